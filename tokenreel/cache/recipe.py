@@ -1,0 +1,111 @@
+"""What the tokens of a store depend on: its recipe, and the fingerprint of that recipe.
+
+Every field here is identity: two stores whose recipes are equal hold the same tokens.  What may
+matter but should not (versions, GPU, host) is recorded beside the recipe, not in it.
+"""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tokenreel.cache.errors import WrongRecipe
+
+__all__ = ["FORMAT_VERSION", "StoreRecipe", "canonical_json"]
+
+FORMAT_VERSION = 1
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with sorted keys, no spaces, no NaN, UTF-8: equal values give equal bytes.
+
+    >>> canonical_json({"b": 1, "a": [1.5, None]})
+    b'{"a":[1.5,null],"b":1}'
+    """
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()
+
+
+class StoreRecipe(BaseModel):
+    """The identity of a token store."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    architecture: str = Field(description="timm name of the backbone")
+    weights_sha256: str = Field(
+        pattern="^[0-9a-f]{64}$", description="hash of the tensors of the weights, by sorted name"
+    )
+    blocks: tuple[int, ...] = Field(description="0-based blocks whose output is kept, sorted")
+    block_norm: Literal["none"] = Field(
+        default="none", description="block outputs are kept before the final norm"
+    )
+    cls: Literal["blocks+normed", "none"] = Field(
+        default="blocks+normed",
+        description="CLS of each kept block, and the last block's after the final norm",
+    )
+    grid: tuple[int, int] = Field(description="rows and columns of the patch grid")
+    dim: int = Field(gt=0, description="channels of a token")
+    image_size: tuple[int, int] = Field(description="height and width that the backbone sees")
+    transform: dict[str, Any] = Field(description="preset name and every parameter of it")
+    frames: dict[str, Any] = Field(description="which frames: {'policy': 'all'} or 'fps'")
+    views: tuple[dict[str, Any], ...] = Field(
+        default=({"name": "clean"},), description="view 0 is clean; others name seed and strength"
+    )
+    numeric: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="precision the backbone computes in"
+    )
+    codec: dict[str, Any] = Field(description="name, parameters and calibration hash")
+
+    @property
+    def num_tokens(self) -> int:
+        """Spatial tokens of a frame, CLS not among them."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def num_views(self) -> int:
+        """Views of each clip, the clean one counted."""
+        return len(self.views)
+
+    def to_json(self) -> bytes:
+        """The canonical bytes of recipe.json."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON, 64 hexadecimal digits."""
+        return hashlib.sha256(self.to_json()).hexdigest()
+
+    def differences(self, other: "StoreRecipe") -> list[tuple[str, Any, Any]]:
+        """Fields that differ: (dotted name, value here, value there), nested ones one by one."""
+        return _differences("", self.model_dump(mode="json"), other.model_dump(mode="json"))
+
+    def require(self, wanted: "StoreRecipe", *, path: object) -> None:
+        """Raise unless the recipe of the store at path is the one wanted.
+
+        Raises:
+            WrongRecipe: with a table of the fields that differ and what to do.
+        """
+        rows = self.differences(wanted)
+        if not rows:
+            return
+        table = "\n".join(
+            f"  {name}: store has {here!r}, wanted {there!r}" for name, here, there in rows
+        )
+        raise WrongRecipe(
+            f"{path} was made by another recipe; {len(rows)} field(s) differ:\n{table}\n"
+            "use another --out, or ask for what the store holds"
+        )
+
+
+def _differences(prefix: str, here: Any, there: Any) -> list[tuple[str, Any, Any]]:
+    if isinstance(here, dict) and isinstance(there, dict):
+        rows = []
+        for key in sorted(here.keys() | there.keys()):
+            name = f"{prefix}.{key}" if prefix else key
+            rows += _differences(name, here.get(key), there.get(key))
+        return rows
+    return [] if here == there else [(prefix, here, there)]

@@ -1,0 +1,1 @@
+"""Phase 3: embeddings -> metrics -> tables.  Imports no torch."""

@@ -1,0 +1,1 @@
+"""Phase 1: video -> frames -> tokens -> token store."""

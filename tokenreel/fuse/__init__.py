@@ -1,0 +1,1 @@
+"""Phase 2: token store -> pooling and fusion models -> embeddings."""

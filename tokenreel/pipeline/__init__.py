@@ -1,0 +1,1 @@
+"""Data sets, recipes, runs and the command line: decides nothing numerical."""
