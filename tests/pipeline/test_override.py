@@ -1,0 +1,72 @@
+"""`key=value` words: what they set, and what they are told when they are wrong."""
+
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.pipeline.override import apply_overrides
+
+
+class Pooling(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    num_entities: int = Field(default=3, gt=0)
+    blocks: tuple[int, ...] = (3, 7, 11)
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    seed: int = 0
+    name: Literal["a", "b"] = "a"
+    fps: float | None = None
+    weights: str = "pretrained"
+    pooling: Pooling = Pooling()
+
+
+@pytest.mark.parametrize(
+    ("word", "field", "value"),
+    [
+        ("seed=7", "seed", 7),
+        ("fps=25", "fps", 25.0),
+        ("fps=null", "fps", None),
+        ("weights=random:0", "weights", "random:0"),
+        ("name=b", "name", "b"),
+    ],
+)
+def test_a_word_sets_its_field(word, field, value):
+    assert getattr(apply_overrides(Config(), [word], root="fuse"), field) == value
+
+
+@pytest.mark.parametrize("text", ["9,10,11", "[9,10,11]"])
+def test_a_sequence_may_be_written_with_commas_or_as_json(text):
+    config = apply_overrides(Config(), [f"pooling.blocks={text}"], root="fuse")
+    assert config.pooling.blocks == (9, 10, 11)
+
+
+def test_a_sequence_of_one_needs_no_comma():
+    assert apply_overrides(Config(), ["pooling.blocks=11"], root="fuse").pooling.blocks == (11,)
+
+
+def test_the_config_given_is_not_changed():
+    config = Config()
+    apply_overrides(config, ["pooling.num_entities=6"], root="fuse")
+    assert config == Config()
+
+
+@pytest.mark.parametrize(
+    ("word", "words_of_error"),
+    [
+        ("pooling.num_entitis=3", r"fuse\.pooling\.num_entitis: no such field, did you mean num_e"),
+        ("sed=3", r"fuse\.sed: no such field, did you mean seed\?"),
+        ("seed", "'seed' is not key=value"),
+        ("seed=many", r"fuse\.seed: Input should be a valid integer.*got 'many'"),
+        ("name=c", r"fuse\.name: Input should be 'a' or 'b', got 'c'"),
+        ("pooling.num_entities=0", r"fuse\.pooling\.num_entities: .*greater than 0, got 0"),
+        ("pooling=3", r"fuse\.pooling is a group of fields: set one of num_entities, blocks"),
+        ("seed.low=3", r"fuse\.seed has no fields of its own"),
+    ],
+)
+def test_a_wrong_word_is_told_what_is_wrong(word, words_of_error):
+    with pytest.raises(UsageError, match=words_of_error):
+        apply_overrides(Config(), [word], root="fuse")
