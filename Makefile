@@ -1,0 +1,51 @@
+# TokenReel.  `make` alone lists what there is.  Folders named extract, fuse, evaluate, cache and
+# pipeline lie beside this file, so every target is phony.
+.PHONY: help setup demo test check bench bench-gpu bench-gpu-extract extract clean
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DATASET ?= sample
+ROOT ?=
+OUT ?=
+OPTIONS ?=
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## make .venv and install everything into it
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --editable '.[all,dev]'
+	@touch $@
+
+demo: setup ## the main job on the embedded sample: render, extract, train, evaluate
+	$(BIN)/tokenreel demo
+
+test: setup ## the tests
+	$(BIN)/python -m pytest $(OPTIONS)
+
+check: setup ## format, lint and types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+bench: setup ## every benchmark that needs no GPU; rows go to benchmarks/results
+	@set -e; for script in benchmarks/[a-z]*_*.py benchmarks/pooling.py benchmarks/fusion.py; do \
+		echo "== $$script"; $(BIN)/python $$script $(OPTIONS); done
+
+bench-gpu: setup ## the pooling and fusion kernels on this GPU: correctness, tuning, rows
+	$(BIN)/python benchmarks/pooling.py --gpu $(OPTIONS)
+	$(BIN)/python benchmarks/fusion.py --gpu $(OPTIONS)
+
+bench-gpu-extract: setup ## extraction on this GPU
+	$(BIN)/python benchmarks/extract_gpu.py $(OPTIONS)
+
+extract: setup ## tokens of a data set: DATASET=finegym ROOT=/videos [OUT=store] [OPTIONS='key=value ...']
+	$(BIN)/extract run $(DATASET) $(if $(ROOT),--root '$(ROOT)') $(if $(OUT),--out '$(OUT)') $(OPTIONS)
+
+clean: ## caches and the virtual environment; never source, stores, runs or results
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist tokenreel.egg-info
+	find tokenreel tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

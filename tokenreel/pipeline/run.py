@@ -1,0 +1,84 @@
+"""Where things are by default, and which code and store a run comes from."""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenreel
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.reader import open_store
+
+__all__ = ["DATA", "RESULTS", "RUNS", "STORES", "code_version", "find_runs", "find_store"]
+
+DATA = Path("data")
+STORES = Path("stores")
+RUNS = Path("runs")
+RESULTS = Path("results")
+
+EMBEDDINGS = "embeddings.h5"  # the file of a run that phase 3 reads
+
+
+def code_version() -> str:
+    """The commit of the checkout this package lies in, "-dirty" when changed; else the version."""
+    package = Path(tokenreel.__file__).parent
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        run = subprocess.run(
+            command, cwd=package, capture_output=True, text=True, timeout=20, check=False
+        )
+    except OSError:
+        return tokenreel.__version__
+    return run.stdout.strip() if run.returncode == 0 else tokenreel.__version__
+
+
+def find_store(dataset: str, *, folder: Path = STORES) -> Path:
+    """The one store of a data set below a folder.
+
+    Raises:
+        UsageError: there is none, or more than one; the message says what to type.
+    """
+    found = [path for path in stores_below(folder) if _dataset_of(path) == dataset]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UsageError(
+            f"no store of {dataset} in {folder}/: make one with `extract run {dataset}`, "
+            "or name one with --store"
+        )
+    names = "\n".join(f"  --store {path}" for path in found)
+    raise UsageError(f"{len(found)} stores of {dataset} in {folder}/, name one of:\n{names}")
+
+
+def stores_below(folder: Path) -> list[Path]:
+    """Every token store directly below a folder, sorted by name."""
+    return sorted(path.parent for path in folder.glob("*/recipe.json"))
+
+
+def find_runs(words: Sequence[Path], *, folder: Path = RUNS) -> list[Path]:
+    """The embedding files of the runs named, or of every run below a folder.
+
+    A word may be a run, a folder of runs or an embedding file.
+
+    Raises:
+        UsageError: a word that is none of these, or no run at all.
+    """
+    if not words:
+        found = sorted(folder.rglob(EMBEDDINGS))
+        if not found:
+            raise UsageError(f"no run in {folder}/: train one with `fuse train`, or name one")
+        return found
+    return [path for word in words for path in _embeddings_of(word)]
+
+
+def _embeddings_of(word: Path) -> list[Path]:
+    if word.is_file():
+        return [word]
+    found = sorted(word.rglob(EMBEDDINGS)) if word.is_dir() else []
+    if not found:
+        what = "holds no embeddings.h5" if word.is_dir() else "does not exist"
+        raise UsageError(f"{word} {what}: name a run, a folder of runs or an embedding file")
+    return found
+
+
+def _dataset_of(path: Path) -> str:
+    return str(open_store(path).made_with.get("dataset", ""))
