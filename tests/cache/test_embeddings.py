@@ -1,0 +1,111 @@
+"""The embedding file: round trip, whole or absent, refusals, users' own files."""
+
+import h5py
+import numpy as np
+import pytest
+
+from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
+from tokenreel.cache.errors import EmbeddingFileError
+
+
+def make_clip(name: str, frames: int = 5, channels: int = 4, **changes) -> EmbeddedClip:
+    rng = np.random.default_rng(frames)
+    fields = {
+        "clip_id": name,
+        "split": "train",
+        "action": "pour",
+        "group": "",
+        "embeddings": rng.standard_normal((frames, channels)).astype(np.float32),
+        "labels": np.arange(frames, dtype=np.int16) - 1,
+        "times_seconds": np.arange(frames) / 25,
+        "phases": ("lift", "tilt"),
+        "frame_index": np.arange(frames) * 2,
+        "video": f"{name}.mp4",
+    }
+    return EmbeddedClip(**(fields | changes))
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    clips = [make_clip("a/\u00e9"), make_clip("b", 1)]
+    provenance = {"run": "r1", "seed": 3, "config": {"x": None}}
+    file = read_embeddings(
+        write_embeddings(tmp_path / "run" / "e.h5", clips, provenance=provenance)
+    )
+    assert file.provenance == provenance
+    for got, want in zip(file.clips, clips, strict=True):
+        for name in EmbeddedClip.__dataclass_fields__:
+            np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+        assert got.embeddings.dtype == np.float32
+        assert got.labels.dtype == np.int16
+
+
+def test_a_failed_write_leaves_the_former_file(tmp_path):
+    path = write_embeddings(tmp_path / "e.h5", [make_clip("a")], provenance={})
+    with pytest.raises(ValueError, match="b: 2 labels for 5 frames"):
+        write_embeddings(path, [make_clip("b", labels=np.zeros(2))], provenance={})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["e.h5"]
+    assert read_embeddings(path).clips[0].clip_id == "a"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"embeddings": np.full((5, 4), np.nan)}, "NaN"),
+        ({"embeddings": np.zeros((5, 3))}, "wanted"),
+        ({"clip_id": "a"}, "same clip_id"),
+    ],
+)
+def test_clips_that_do_not_fit_are_refused(tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        write_embeddings(
+            tmp_path / "e.h5", [make_clip("a"), make_clip("b", **changes)], provenance={}
+        )
+
+
+def test_truncation_and_every_flipped_bit_are_refused_or_harmless(tmp_path):
+    path = write_embeddings(
+        tmp_path / "e.h5", [make_clip("a"), make_clip("b")], provenance={"s": 1}
+    )
+    whole, clean = path.read_bytes(), read_embeddings(path)
+    rng = np.random.default_rng(0)
+    for position in rng.integers(0, len(whole), 200):
+        torn = bytearray(whole)
+        torn[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(torn)
+        try:
+            found = read_embeddings(path)
+        except EmbeddingFileError:
+            continue
+        assert found.provenance == clean.provenance
+        for got, want in zip(found.clips, clean.clips, strict=True):
+            for name in EmbeddedClip.__dataclass_fields__:
+                np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(EmbeddingFileError, match="torn"):
+        read_embeddings(path)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_a_users_own_file_needs_four_arrays(tmp_path, suffix):
+    path = tmp_path / f"mine{suffix}"
+    arrays = {"embeddings": np.ones((3, 2)), "lengths": np.array([1, 2])}
+    if suffix == ".npz":
+        np.savez(path, **arrays, clip_id=np.array(["a", "b"]), split=np.array(["train", "val"]))
+    else:
+        with h5py.File(path, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array
+            file["clip_id"], file["split"] = ["a", "b"], ["train", "val"]
+    first, second = read_embeddings(path).clips
+    assert second.split == "val"
+    assert second.labels.tolist() == [-1, -1]
+    assert second.times_seconds.tolist() == [0, 1]
+    assert first.phases == ()
+
+
+def test_a_file_that_is_absent_or_lacks_an_array_is_named(tmp_path):
+    with pytest.raises(EmbeddingFileError, match="no such"):
+        read_embeddings(tmp_path / "none.h5")
+    np.savez(tmp_path / "x.npz", embeddings=np.ones((1, 1)))
+    with pytest.raises(EmbeddingFileError, match="no array 'lengths'"):
+        read_embeddings(tmp_path / "x.npz")

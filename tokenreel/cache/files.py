@@ -1,0 +1,123 @@
+"""Files that are whole or absent: write beside, flush to the disk, rename."""
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tokenreel.cache.errors import Damaged
+
+__all__ = [
+    "file_inside",
+    "make_directory",
+    "sweep_temporary",
+    "sync_directory",
+    "sync_tree",
+    "temporary_name",
+    "whole_file",
+    "write_synced",
+    "write_whole",
+]
+
+
+def sync_directory(path: Path) -> None:
+    """Flush the entries of a directory to the disk, so that a rename in it survives a power cut."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory and its parents, each flushed into the one above it."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    with suppress(FileExistsError):
+        path.mkdir()
+    sync_directory(path.parent)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that nobody else uses: ".tmp-<name>-<random>"."""
+    return path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:12]}")
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a new file and flush it; the caller flushes the directory."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to; on success it becomes `path`, on an error nothing does."""
+    beside = temporary_name(path)
+    try:
+        yield beside
+        handle = os.open(beside, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        beside.replace(path)
+        sync_directory(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replace a file in one step: a reader, or a power cut, sees the old bytes or the new ones."""
+    with whole_file(path) as beside:
+        write_synced(beside, data)
+
+
+def sync_tree(root: Path) -> None:
+    """Flush every directory below and at `root`; its files were flushed when written."""
+    for folder, _, _ in os.walk(root, topdown=False):
+        sync_directory(Path(folder))
+
+
+def sweep_temporary(folder: Path, *, older_than_seconds: float) -> list[Path]:
+    """Remove the `.tmp-*` entries of a folder untouched for that long, and list them.
+
+    A clock that went backwards makes entries look young: they stay, which is safe.
+    """
+    removed = []
+    for entry in sorted(folder.glob(".tmp-*")) if folder.is_dir() else []:
+        with suppress(FileNotFoundError):
+            if time.time() - entry.stat().st_mtime < older_than_seconds:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+            removed.append(entry)
+    return removed
+
+
+def file_inside(root: Path, relative: str) -> Path:
+    """The path of `relative` below `root`, refused when it could leave it.
+
+    Raises:
+        Damaged: for an absolute path, a ".." or a symbolic link on the way.
+    """
+    parts = Path(relative).parts
+    if not parts or Path(relative).is_absolute() or ".." in parts or "\\" in relative:
+        raise Damaged(f"{root}: the path {relative!r} points outside the store; refused")
+    path = root
+    for part in parts:
+        path = path / part
+        if path.is_symlink():
+            raise Damaged(f"{path} is a symbolic link; a store holds files only; refused")
+    return path
