@@ -1,0 +1,127 @@
+"""`folder`: the clips it finds, and every wrong line named by file, line and value."""
+
+import pytest
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.pipeline.datasets import load_dataset
+
+LABELS = "video,start_seconds,stop_seconds,phase\n"
+
+
+def make_root(tmp_path, **tables):
+    for name in ("train/a.mp4", "val/a.mp4", "val/sub dir/\u00e9.MKV", "other/c.webm"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / ".hidden.mp4").touch()
+    for name, text in tables.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    return tmp_path
+
+
+def test_without_tables_every_video_is_a_clip_of_the_split_of_its_first_folder(tmp_path):
+    manifest = load_dataset("folder", make_root(tmp_path), {})
+
+    assert {clip.video: clip.split for clip in manifest.clips} == {
+        "train/a.mp4": "train",
+        "val/a.mp4": "val",
+        "val/sub dir/\u00e9.MKV": "val",
+        "other/c.webm": "train",
+    }
+    assert len({clip.clip_id for clip in manifest.clips}) == 4
+
+
+def test_tables_give_splits_actions_groups_and_labels(tmp_path):
+    root = make_root(
+        tmp_path,
+        clips="video,split,action,group\nval/a.mp4,test,pour,g1\ntrain/a.mp4,,pour,\n",
+        phases="action,phase\npour,reach\npour,tilt\n",
+        labels=LABELS + "val/a.mp4,1.5,2,tilt\n# a comment\nval/a.mp4,0,1.5,0\n",
+    )
+
+    manifest = load_dataset("folder", root, {})
+
+    by_id = {clip.clip_id: clip for clip in manifest.clips}
+    assert by_id.keys() == {"train/a.mp4", "val/a.mp4"}
+    assert (by_id["val/a.mp4"].split, by_id["val/a.mp4"].group) == ("test", "g1")
+    assert [span.phase for span in by_id["val/a.mp4"].spans] == [0, 1]
+    assert by_id["val/a.mp4"].spans[1].where == "labels.csv:2"
+    assert manifest.phases == {"pour": ("reach", "tilt")}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("val/a.mp4,2,1,0", r"labels\.csv:2: reversed, it starts at 2\.0 s and stops at 1\.0"),
+        (
+            "val/a.mp4,0,2,0\nval/a.mp4,1,3,1",
+            r"labels\.csv:3: starts at 1\.0 s, before labels\.csv:2",
+        ),
+        ("val/a.mp4,0,2,pour", r"labels\.csv:2: unknown phase 'pour'"),
+        ("val/a.mp4,0,2,-1", r"labels\.csv:2: unknown phase '-1'"),
+        ("val/b.mp4,0,2,0", r"labels\.csv:2: no video 'val/b\.mp4'.*did you mean val/a\.mp4"),
+        ("val/a.mp4,nan,2,0", r"labels\.csv:2: start_seconds is 'nan', not a time"),
+        ("val/a.mp4,-1,2,0", r"labels\.csv:2: start_seconds is '-1'"),
+        ("val/a.mp4,0,2", r"labels\.csv:2: 3 cells where the header has 4"),
+    ],
+)
+def test_a_wrong_label_is_named_by_file_line_and_value(tmp_path, line, message):
+    root = make_root(tmp_path, labels=LABELS + line + "\n")
+    with pytest.raises(UsageError, match=message):
+        load_dataset("folder", root, {})
+
+
+def test_an_unknown_phase_name_is_told_the_nearest(tmp_path):
+    root = make_root(
+        tmp_path,
+        clips="video,action\nval/a.mp4,pour\n",
+        phases="action,phase\npour,reach\npour,tilt\n",
+        labels=LABELS + "val/a.mp4,0,1,reech\n",
+    )
+    with pytest.raises(UsageError, match=r"unknown phase 'reech', did you mean reach\?"):
+        load_dataset("folder", root, {})
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("video,split\nval/a.mp4,dev\n", r"clips\.csv:2: split is 'dev', not one of train, val"),
+        ("video\nval/a.mp4\nval/a.mp4\n", r"clips\.csv:3: 'val/a\.mp4' is listed twice"),
+        ("split\ntrain\n", r"clips\.csv:1: no column video"),
+        ("video,splt\nval/a.mp4,val\n", r"clips\.csv:1: unknown column 'splt', did you mean split"),
+        ("", r"clips\.csv: empty"),
+    ],
+)
+def test_a_wrong_clip_table_is_named_by_file_and_line(tmp_path, table, message):
+    with pytest.raises(UsageError, match=message):
+        load_dataset("folder", make_root(tmp_path, clips=table), {})
+
+
+def test_a_missing_root_is_shown_the_expected_layout(tmp_path):
+    with pytest.raises(UsageError, match=r"(?s)no such folder; expected.*labels\.csv"):
+        load_dataset("folder", tmp_path / "nowhere", {})
+
+
+def test_a_root_without_videos_says_what_was_found(tmp_path):
+    (tmp_path / "readme.txt").touch()
+    with pytest.raises(UsageError, match=r"(?s)no videos, 1 other file\(s\); expected"):
+        load_dataset("folder", tmp_path, {})
+
+
+def test_a_link_that_leaves_the_root_is_left_out_and_logged(tmp_path, caplog):
+    outside = tmp_path / "outside.mp4"
+    outside.touch()
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "in.mp4").touch()
+    (root / "out.mp4").symlink_to(outside)
+
+    manifest = load_dataset("folder", root, {})
+
+    assert [clip.video for clip in manifest.clips] == ["in.mp4"]
+    assert "leaves the root" in caplog.text
+
+
+def test_an_unknown_data_set_is_told_the_nearest(tmp_path):
+    with pytest.raises(UsageError, match=r"no data set 'foldr', did you mean folder\?"):
+        load_dataset("foldr", tmp_path, {})
