@@ -1,0 +1,57 @@
+"""What an extraction is told: backbone, weights, preprocessing, frames, codec and the machine."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+__all__ = ["ExtractConfig"]
+
+
+class ExtractConfig(BaseModel):
+    """One extraction.  Fields down to `numeric` decide the tokens; the rest only how fast."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: str = Field(
+        default="vit_base_patch8_224.dino", description="timm name of a ViT or ResNet"
+    )
+    weights: str = Field(
+        default="pretrained", description="pretrained, random:SEED, or a local file"
+    )
+    blocks: tuple[int, ...] = Field(
+        default=(3, 7, 11), description="0-based blocks that are kept; negative from the end"
+    )
+    image_size: int | None = Field(
+        default=None, gt=0, description="side of the square the backbone sees; None: its own"
+    )
+    transform: Literal["dino-256-224", "mvformer-eval", "mvformer-train"] = Field(
+        default="dino-256-224", description="preset that makes the square out of a frame"
+    )
+    fps: float | None = Field(
+        default=None, gt=0, description="at most so many frames a second, by time; None: all"
+    )
+    views: int = Field(default=0, ge=0, le=64, description="augmented views beside the clean one")
+    view_seed: int = Field(default=0, ge=0, description="seed of the augmented views")
+    codec: str = Field(default="int8", description="how tokens are kept: a name of cache.codec")
+    numeric: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="precision the backbone computes in"
+    )
+    decoder: Literal["pyav", "decord"] = Field(
+        default="pyav", description="library of the first attempt; the second uses the other"
+    )
+    batch_frames: int = Field(default=32, ge=1, description="frames of one clip in a batch")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    workers: int = Field(default=1, ge=1, description="decode processes")
+    timeout_seconds: float = Field(
+        default=60.0, gt=0, description="silence of a decode process before it is killed"
+    )
+    max_failures: int | None = Field(
+        default=None, ge=0, description="end the run after more failed clips than this"
+    )
+
+    @field_validator("blocks")
+    @classmethod
+    def _some_distinct_blocks(cls, blocks: tuple[int, ...]) -> tuple[int, ...]:
+        if not blocks or len(set(blocks)) != len(blocks):
+            raise ValueError(f"blocks names at least one block, each once; got {blocks}")
+        return blocks

@@ -1,0 +1,160 @@
+"""The recipe that a config stands for, and the store's first contents: calibration, made_with."""
+
+import logging
+import platform
+import re
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tokenreel.cache.codec import calibrate, codec_recipe
+from tokenreel.cache.errors import TokenReelError
+from tokenreel.cache.recipe import StoreRecipe
+from tokenreel.cache.store import create_store, load_arrays, load_recipe
+from tokenreel.extract.backbone import Backbone, backbone_shape
+from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.transforms import transform_parameters
+from tokenreel.extract.views import view_parameters
+from tokenreel.extract.weights import load_weights, weights_label, weights_sha256
+
+__all__ = ["build_recipe", "default_store_name", "made_with", "open_or_create", "recipe_for"]
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("tokenreel", "torch", "timm", "av", "decord", "numpy", "zarr")
+
+
+def build_recipe(config: ExtractConfig) -> StoreRecipe:
+    """The identity of the store that a config makes, before the codec is calibrated.
+
+    Reads the weights for their hash; builds no backbone.
+
+    Raises:
+        UsageError: an unknown backbone, block, codec, or weights that cannot be had.
+    """
+    return recipe_for(config, weights_sha256(load_weights(config.backbone, config.weights)))
+
+
+def recipe_for(config: ExtractConfig, weights_hash: str) -> StoreRecipe:
+    """As build_recipe, when the hash of the weights is known."""
+    shape = backbone_shape(config.backbone, config.blocks, config.image_size)
+    every = {"policy": "all"}
+    return StoreRecipe(
+        architecture=config.backbone,
+        weights_sha256=weights_hash,
+        blocks=shape.blocks,
+        cls="blocks+normed" if shape.has_cls else "none",
+        grid=shape.grid,
+        dim=shape.dim,
+        image_size=shape.image_size,
+        transform=transform_parameters(config.transform, shape.image_size[0]),
+        frames=every if config.fps is None else {"policy": "fps", "fps": config.fps},
+        views=view_parameters(config.views, config.view_seed),
+        numeric=config.numeric,
+        codec=codec_recipe(config.codec),
+    )
+
+
+def default_store_name(dataset: str, config: ExtractConfig) -> str:
+    """Directory name that tells what is in the store; random weights are named.
+
+    The digits are those of the recipe before calibration, so the name is known beforehand.
+    """
+    fingerprint = build_recipe(config).fingerprint
+    label = re.sub(r"[^A-Za-z0-9._]+", "", weights_label(config.weights))
+    return f"{dataset}-{config.backbone}-{label}-{fingerprint[:12]}"
+
+
+def made_with(config: ExtractConfig, dataset: str, device: torch.device) -> dict[str, Any]:
+    """What is recorded beside the recipe and is not identity."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "absent"
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return {
+        "weights": weights_label(config.weights),
+        "dataset": dataset,
+        "versions": versions,
+        "python": platform.python_version(),
+        "device": device.type,
+        "gpu": gpu,
+    }
+
+
+def open_or_create(
+    store: Path,
+    planned: StoreRecipe,
+    *,
+    config: ExtractConfig,
+    dataset: str,
+    backbone: Backbone,
+    samples: NDArray[np.uint8] | None,
+) -> tuple[StoreRecipe, Mapping[str, NDArray[Any]]]:
+    """Open the store, or create it and calibrate its codec on sample images.
+
+    The first writer decides the calibration; later ones, and other shards, take what is there.
+
+    Args:
+        store: directory.
+        planned: what build_recipe gave.
+        config: of the extraction.
+        dataset: name of the data set.
+        backbone: with its weights.
+        samples: uint8 (F, 3, S, S) of several clips; needed for a new store only.
+
+    Returns:
+        The recipe of the store, and the calibration.
+
+    Raises:
+        WrongRecipe: the store was made by another recipe.
+        TokenReelError: a codec needs samples and no clip could be decoded.
+    """
+    if not (store / "recipe.json").is_file():
+        device = next(backbone.model.parameters()).device
+        calibration: dict[str, NDArray[Any]] = {}
+        if _needs_samples(config.codec):
+            if samples is None or not len(samples):
+                raise TokenReelError(
+                    f"codec={config.codec} is calibrated on frames, and no clip could be decoded"
+                )
+            calibration = calibrate(
+                config.codec, _sample_tokens(backbone, samples), grid=planned.grid
+            )
+        recipe = planned.model_copy(update={"codec": codec_recipe(config.codec, calibration)})
+        try:
+            create_store(
+                store,
+                recipe,
+                made_with=made_with(config, dataset, device),
+                calibration=calibration,
+            )
+        except TokenReelError:
+            if not (store / "recipe.json").is_file():
+                raise
+            log.info("%s: made by another writer meanwhile", store)
+    found, _ = load_recipe(store)
+    codec = found.codec | {"calibration_sha256": planned.codec["calibration_sha256"]}
+    found.model_copy(update={"codec": codec}).require(planned, path=store)
+    return found, load_arrays(store / "calibration")
+
+
+def _needs_samples(codec: str) -> bool:
+    return any(step.startswith(("int", "pca")) for step in codec.split("+"))
+
+
+def _sample_tokens(backbone: Backbone, samples: NDArray[np.uint8]) -> dict[int, NDArray[Any]]:
+    """Tokens of sample images by block, (F, N, D)."""
+    device = next(backbone.model.parameters()).device
+    parts = []
+    for start in range(0, len(samples), 8):
+        images = torch.from_numpy(samples[start : start + 8]).to(device)
+        parts.append({b: t.cpu().numpy() for b, t in backbone(images).tokens.items()})
+    return {block: np.concatenate([part[block] for part in parts]) for block in parts[0]}

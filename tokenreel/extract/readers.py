@@ -1,0 +1,162 @@
+"""The two decoders behind `video.decode`: PyAV, and decord with its known faults guarded."""
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenreel.extract.video import DecodedFrame, VideoError, VideoInfo
+
+__all__ = ["probe_pyav", "read_decord", "read_pyav"]
+
+DECORD_LIMIT_BYTES = 2**30  # decord reads ahead without bound, so a whole video must fit
+DECORD_REFUSES = {"av1"}  # its FFmpeg 4.1 has no decoder for it
+DECORD_REFUSES_CONTAINERS = {"mpegts"}  # hangs for ever on valid files
+SLOTTED_CONTAINERS = {"avi"}
+REPEATS_TOLERATED = 1e-6  # decord raises at the first frame it would fill with a neighbour
+
+
+def probe_pyav(path: Path) -> VideoInfo:
+    """Read the header with PyAV."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            return _info(container, _video_stream(container))
+    except (av.FFmpegError, UnicodeError) as error:
+        raise VideoError(_reason(error), stage="open") from error
+
+
+def read_pyav(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
+    """Yield the frames of a video with PyAV, one thread, memory of a few frames."""
+    for frame, index in _frames(path):
+        pixels = np.rot90(frame.to_ndarray(format="rgb24"), k=frame.rotation // 90)
+        yield DecodedFrame(pixels, index, _ticks(frame, index, info))
+
+
+def _frames(path: Path) -> Iterator[tuple[Any, int]]:
+    """Decoded frames of PyAV, with their index; a corrupt one raises."""
+    import av
+
+    index = -1
+    try:
+        with av.open(str(path)) as container:
+            stream = _video_stream(container)
+            stream.thread_type = "NONE"
+            for index, frame in enumerate(container.decode(stream)):
+                if frame.is_corrupt:
+                    raise VideoError(f"frame {index} is marked corrupt", frame=index)
+                yield frame, index
+    except (av.FFmpegError, UnicodeError) as error:
+        raise VideoError(
+            f"{_reason(error)} after {index + 1} frames", frame=index, final=False
+        ) from error
+
+
+def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
+    """Yield the frames of a video with decord, forwards only.
+
+    FFmpeg runs beside it, without making pixels, for the times and the corrupt flags: decord has
+    no flags, and on edit lists it would repeat frames that do not exist.
+
+    Raises:
+        VideoError: also where decord is known to hang, to have no codec or to take more than
+            1 GiB of memory, and where it would repeat a frame instead of decoding it.
+    """
+    if info.codec in DECORD_REFUSES or info.container in DECORD_REFUSES_CONTAINERS:
+        raise _refusal(f"does not read {info.codec} in {info.container}")
+    try:
+        import decord
+    except ImportError as error:
+        raise _refusal("is not installed") from error
+    index = -1
+    try:
+        reader = decord.VideoReader(str(path), num_threads=1, fault_tol=REPEATS_TOLERATED)
+        size = len(reader) * info.width * info.height * 3
+        if size > DECORD_LIMIT_BYTES:
+            raise _refusal(f"would hold {size / 2**30:.1f} GiB of frames")
+        for index, ticks in enumerate(_times(path, info)):
+            yield DecodedFrame(reader.next().asnumpy(), index, ticks)
+    except StopIteration as error:
+        raise _refusal(f"ends after {index} frames") from error
+    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
+        raise _refusal(f"fails after {max(index, 0)} frames: {_reason(error)}") from error
+
+
+def _refusal(reason: str) -> VideoError:
+    return VideoError(f"decord {reason}: use pyav", final=False)
+
+
+def _times(path: Path, info: VideoInfo) -> Iterator[int]:
+    """Ticks of each frame, from PyAV, which makes no pixels."""
+    for frame, index in _frames(path):
+        yield _ticks(frame, index, info)
+
+
+def _ticks(frame: Any, index: int, info: VideoInfo) -> int:
+    """Time of a frame.  AVI holds no times, only slots of one length: B-frames confuse FFmpeg's."""
+    if info.container in SLOTTED_CONTAINERS and info.rate:
+        return round(index / info.rate / info.time_base)
+    if frame.pts is None:
+        raise VideoError(f"frame {index} has no time", frame=index)
+    return _rescale(frame.pts, frame.time_base, info.time_base) - info.start_ticks
+
+
+def _video_stream(container: Any) -> Any:
+    stream = container.streams.best("video")
+    if stream is None:
+        raise VideoError("has no video stream", stage="open")
+    if stream.disposition.name and "ATTACHED_PIC" in stream.disposition.name.upper():
+        raise VideoError("has no video stream, only a cover picture", stage="open")
+    return stream
+
+
+def _info(container: Any, stream: Any) -> VideoInfo:
+    base: Fraction = stream.time_base
+    start = container.start_time
+    start_ticks = 0 if start is None else _rescale(start, Fraction(1, 1_000_000), base)
+    return VideoInfo(
+        width=stream.codec_context.width,
+        height=stream.codec_context.height,
+        codec=stream.codec_context.name,
+        time_base=base,
+        start_ticks=start_ticks,
+        duration_seconds=_duration_seconds(container, stream),
+        rate=stream.average_rate,
+        container=container.format.name,
+        header_frames=stream.frames,
+    )
+
+
+def _duration_seconds(container: Any, stream: Any) -> float | None:
+    """Length of the video stream; of the file only where there is no other stream to be longer."""
+    if stream.duration is not None:
+        start = (stream.start_time or 0) * stream.time_base
+        offset = start - Fraction(container.start_time or 0, 1_000_000)
+        return float(stream.duration * stream.time_base + offset)
+    tagged = _tagged_seconds(stream.metadata.get("DURATION", ""))
+    if tagged is not None:
+        return tagged
+    return None if container.duration is None else container.duration / 1_000_000
+
+
+def _tagged_seconds(text: str) -> float | None:
+    """Seconds of Matroska's "00:00:10.381000000"."""
+    parts = text.split(":")
+    if len(parts) != 3:
+        return None
+    hours, minutes, seconds = (float(part) for part in parts)
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def _rescale(ticks: int, base: Fraction, wanted: Fraction) -> int:
+    return ticks if base == wanted else round(ticks * base / wanted)
+
+
+def _reason(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    without_place = re.sub(r"\[[0-9:]+\] \S+:\d+: ", "", str(text))  # decord's source lines
+    return " ".join(without_place.split())[:120]

@@ -1,0 +1,222 @@
+"""Decode a video: in order, by presentation time, at native size, whole frames or an error.
+
+Nothing here seeks, resizes, repeats a frame or believes a header's frame count: libraries were
+measured to be silently wrong in each.  What a header says about duration is only used to notice
+that a file ends early.
+"""
+
+import math
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["DecodedFrame", "FrameSelector", "VideoError", "VideoInfo", "decode", "probe"]
+
+LONE_FRAME = 1
+TOLERATED_MISSING_FRAMES = 2
+TOLERATED_MISSING_SECONDS = 0.1
+
+
+class VideoError(Exception):
+    """A video cannot be decoded to what it should hold; the text is the reason for the user.
+
+    Attributes:
+        stage: "open", "decode" or "transform".
+        frame: near which it happened, None when unknown.
+        final: whether another decoder's opinion would change nothing.
+    """
+
+    def __init__(
+        self, reason: str, *, stage: str = "decode", frame: int | None = None, final: bool = True
+    ) -> None:
+        super().__init__(reason)
+        self.stage = stage
+        self.frame = frame
+        self.final = final
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What the header says.
+
+    Attributes:
+        width: pixels of a row as stored, before rotation.
+        height: rows as stored.
+        codec: name of the codec.
+        time_base: seconds of a tick of the video stream.
+        start_ticks: tick that is time zero: the start of the file.
+        duration_seconds: of the video stream, of the file where the stream has none, or None.
+        rate: mean frames a second, None when unknown.
+        container: short name of the format.
+        header_frames: count in the header, 0 when absent; never trusted, only recorded.
+    """
+
+    width: int
+    height: int
+    codec: str
+    time_base: Fraction
+    start_ticks: int
+    duration_seconds: float | None
+    rate: Fraction | None
+    container: str
+    header_frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedFrame:
+    """One frame.
+
+    Attributes:
+        pixels: RGB, uint8 (H, W, 3), turned as a player would.
+        index: position in the decoded video, from 0.
+        ticks: presentation time in ticks of time_base since the start of the file.
+    """
+
+    pixels: NDArray[np.uint8]
+    index: int
+    ticks: int
+
+
+class FrameSelector:
+    """Which frames of a video a clip keeps: those in [start, stop), at most fps a second.
+
+    With fps, time is cut into slots of 1 / fps seconds centred on multiples of 1 / fps since the
+    clip's first frame; each slot keeps its first frame and no frame fills two slots, so a slower
+    video keeps all its frames and nothing is repeated.
+    """
+
+    def __init__(
+        self,
+        time_base: Fraction,
+        *,
+        start_seconds: float | None = None,
+        stop_seconds: float | None = None,
+        fps: float | None = None,
+    ) -> None:
+        self._start = None if start_seconds is None else Fraction(start_seconds) / time_base
+        self._stop = None if stop_seconds is None else Fraction(stop_seconds) / time_base
+        per_second = None if fps is None else Fraction(fps).limit_denominator(10_000)
+        self._slots_per_tick = None if per_second is None else per_second * time_base
+        self._first_ticks: int | None = None
+        self._last_slot = -1
+
+    def is_past(self, ticks: int) -> bool:
+        """Whether the clip ends at or before this time."""
+        return self._stop is not None and ticks >= self._stop
+
+    def keeps(self, ticks: int) -> bool:
+        """Whether the clip keeps the frame at this time; call once for each frame, in order."""
+        if self.is_past(ticks) or (self._start is not None and ticks < self._start):
+            return False
+        if self._slots_per_tick is None:
+            return True
+        if self._first_ticks is None:
+            self._first_ticks = ticks
+        slot = math.floor((ticks - self._first_ticks) * self._slots_per_tick + Fraction(1, 2))
+        if slot <= self._last_slot:
+            return False
+        self._last_slot = slot
+        return True
+
+
+def check_file(path: Path) -> None:
+    """Raise VideoError unless the path is a readable file with bytes in it; never blocks."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise VideoError(_system_reason(error), stage="open") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise VideoError("is a directory", stage="open")
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError("is not a regular file", stage="open")
+    if status.st_size == 0:
+        raise VideoError("is empty (0 bytes)", stage="open")
+    if not os.access(path, os.R_OK):
+        raise VideoError("no permission to read it", stage="open")
+
+
+def probe(path: Path) -> VideoInfo:
+    """Read the header.
+
+    Raises:
+        VideoError: the file cannot be opened or has no video stream; stage "open".
+    """
+    from tokenreel.extract.readers import probe_pyav
+
+    check_file(path)
+    return probe_pyav(path)
+
+
+def decode(
+    path: Path, *, decoder: str = "pyav", until_seconds: float | None = None
+) -> Iterator[DecodedFrame]:
+    """Yield every frame from the first on, in order of time.
+
+    Args:
+        path: the video.
+        decoder: "pyav" or "decord".
+        until_seconds: stop before the first frame at or after this time; None reads to the end,
+            and only then is the length of the file checked against its header.
+
+    Raises:
+        VideoError: a damaged, truncated or unreadable file, a frame that the decoder marks as
+            corrupt, a size that changes, time that stands still, or fewer than two frames.
+    """
+    from tokenreel.extract.readers import read_decord, read_pyav
+
+    info = probe(path)
+    frames = {"pyav": read_pyav, "decord": read_decord}[decoder](path, info)
+    end = None if until_seconds is None else Fraction(until_seconds) / info.time_base
+    first: DecodedFrame | None = None
+    previous: DecodedFrame | None = None
+    for frame in frames:
+        if previous is not None and frame.ticks <= previous.ticks:
+            raise VideoError(
+                f"time does not advance: frame {frame.index} is at "
+                f"{float(frame.ticks * info.time_base):.3f} s as the one before it",
+                frame=frame.index,
+            )
+        first = first or frame
+        if frame.pixels.shape != first.pixels.shape:
+            raise VideoError(
+                f"the size changes from {_size(first)} to {_size(frame)} at frame {frame.index}",
+                frame=frame.index,
+            )
+        previous = frame
+        if end is not None and frame.ticks >= end:
+            return
+        yield frame
+    _check_length(info, first, previous)
+
+
+def _check_length(info: VideoInfo, first: DecodedFrame | None, last: DecodedFrame | None) -> None:
+    if first is None or last is None:
+        raise VideoError("no frame could be decoded")
+    if last.index + 1 <= LONE_FRAME:
+        raise VideoError("holds only one frame: a picture, or a damaged video", frame=0)
+    if info.duration_seconds is None:
+        return
+    step = float((last.ticks - first.ticks) * info.time_base) / last.index
+    end_seconds = float(last.ticks * info.time_base) + step
+    tolerated = max(TOLERATED_MISSING_FRAMES * step, TOLERATED_MISSING_SECONDS)
+    if end_seconds < info.duration_seconds - tolerated:
+        raise VideoError(
+            f"ends early: {last.index + 1} frames reach {end_seconds:.2f} s "
+            f"of {info.duration_seconds:.2f} s in the header",
+            frame=last.index,
+        )
+
+
+def _size(frame: DecodedFrame) -> str:
+    height, width, _ = frame.pixels.shape
+    return f"{width}x{height}"
+
+
+def _system_reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
