@@ -1,0 +1,219 @@
+"""The models against the official code: outputs in all modes, batch norms, parameter counts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tokenreel.fuse.config import DataConfig, FuseConfig, PoolingConfig, TemporalConfig
+from tokenreel.fuse.model import build_model
+from tokenreel.fuse.temporal import position_table
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CASES = json.loads((GOLDEN / "models_small.json").read_text())["cases"]
+MULTI_ENTITY = [name for name in CASES if name.startswith("mtf/") and "dynamic" not in name]
+LATE = {"late/max": "max", "late/cls_1x1": "cls"}
+ENTITY_IDS = {"pool": "pool", "enc": "encoder", "none": "none"}
+
+
+def read_arrays(name):
+    with np.load(GOLDEN / "models_small.npz") as file:
+        prefix = f"{name}/"
+        found = {k.removeprefix(prefix): file[k] for k in file.files if k.startswith(prefix)}
+    return {key: torch.from_numpy(value) for key, value in found.items()}
+
+
+def make_config(name):
+    official = CASES[name]["config"]
+    capacity = official["CAPACITY_SCALAR"]
+    kind = LATE.get(name, "fixed_width" if official.get("FIXED_WIDTH_BASELINE") else "lstp")
+    return FuseConfig(
+        data=DataConfig(num_frames=CASES[name].get("train_num_frames", CASES[name]["T"])),
+        pooling=PoolingConfig(
+            kind=kind,
+            num_entities=official["SMART_TOKENS"],
+            channels=official["SMART_POOL_CHANNELS"],
+            normalise_keys=official.get("SMART_LN_KEYS", False),
+            disjoint=official.get("SMART_DISJOINT", False),
+            value_passthrough=official.get("VAL_PASS", False),
+        ),
+        temporal=TemporalConfig(
+            entity_ids=ENTITY_IDS[official["SMART_ONE_HOT"]],
+            fc_width=official["FC_LAYERS"][0][0] * capacity,
+            hidden=official["HIDDEN_SIZE"],
+            heads=official["NUM_HEADS"],
+            feed_forward=official["D_FF"],
+            layers=official["NUM_LAYERS"],
+            output=official["SMART_FINAL"],
+            embedding=official["EMBEDDING_SIZE"],
+            l2_normalise=False,
+            dropout=0.0,
+        ),
+    )
+
+
+def official_state(arrays):
+    """The official state dict under our names."""
+    state = {k.removeprefix("state/"): v for k, v in arrays.items() if k.startswith("state/")}
+    ours = {}
+    names = {
+        "pooling.cross_att.Q_s_b": "pooling.query_bias",
+        "pooling.lin_conv.": "pooling.split.",
+        "pooling.cross_att.linear_K2d.": "pooling.key.",
+        "pooling.cross_att.linear_V2d.": "pooling.value.",
+        "fc_layers.1.": "temporal.fc.0.",
+        "fc_layers.2.": "temporal.fc.1.",
+        "fc_layers.5.": "temporal.fc.3.",
+        "fc_layers.6.": "temporal.fc.4.",
+        "video_emb.": "temporal.enter.",
+        "embedding_layer.": "temporal.leave.",
+        "smart_final_lin.": "temporal.join.",
+    }
+    inside = {
+        "res_layer0.norm.": "norm1.",
+        "res_layer1.norm.": "norm2.",
+        "self_att.linear_d2Q.": "out.",
+        "feed_forward.": "",
+    }
+    for name, value in state.items():
+        if name == "pooling.cross_att.Q_s":
+            ours["pooling.queries"] = value[0]
+        elif name.startswith("video_encoder.enc_layers."):
+            number, rest = name.removeprefix("video_encoder.enc_layers.").split(".", 1)
+            block = f"temporal.blocks.{number}."
+            if "linear_Q2d" in rest:
+                q, k, v = (state[name.replace("Q2d", f"{x}2d")] for x in "QKV")
+                ours[f"{block}qkv.{rest.rsplit('.', 1)[1]}"] = torch.cat([q, k, v])
+            elif "linear_K2d" not in rest and "linear_V2d" not in rest:
+                here = next(old for old in inside if rest.startswith(old))
+                ours[block + inside[here] + rest.removeprefix(here)] = value
+        else:
+            here = next((old for old in names if name.startswith(old)), None)
+            ours[names[here] + name.removeprefix(here) if here else "temporal.join." + name] = value
+    return ours
+
+
+def load_case(name):
+    arrays = read_arrays(name)
+    config = make_config(name)
+    x = arrays["x"]
+    cls = arrays.get("cls", x[..., 0, 0].flatten(0, 1))
+    model = build_model(config, dim=x.shape[2], cls_dim=cls.shape[-1])
+    state = official_state(arrays)
+    for key in list(state):
+        if key.startswith("temporal.join."):
+            state["temporal.join." + key.rsplit(".", 1)[1]] = state.pop(key)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert all("projection" in key or "num_batches" in key for key in missing)
+    tokens = x.flatten(0, 1).flatten(2).transpose(1, 2)
+    return model, arrays, tokens, cls
+
+
+def run(model, arrays, tokens, cls, valid=None):
+    entities = model.pool(tokens, cls, None)
+    return model.fuse(entities.unflatten(0, arrays["x"].shape[:2]), valid)
+
+
+@pytest.mark.parametrize("name", [*MULTI_ENTITY, *LATE])
+def test_evaluation_equals_the_official_output(name):
+    model, arrays, tokens, cls = load_case(name)
+    with torch.no_grad():
+        out = run(model.eval(), arrays, tokens, cls)
+        torch.testing.assert_close(out, arrays["out_eval"], rtol=0, atol=1e-5)
+        if "video_masks" in arrays:
+            valid = arrays["video_masks"][:, 0] > 0
+            masked = run(model, arrays, tokens, cls, valid)
+            torch.testing.assert_close(masked, arrays["out_eval_masked"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in MULTI_ENTITY if "single" not in name])
+def test_a_training_step_equals_the_official_output_and_batch_norms(name):
+    model, arrays, tokens, cls = load_case(name)
+    with torch.no_grad():
+        valid = arrays["video_masks"][:, 0] > 0
+        out = run(model.train(), arrays, tokens, cls, valid)
+    torch.testing.assert_close(out, arrays["out_train_dropout0"], rtol=0, atol=1e-5)
+    for layer, official in ((1, 2), (4, 6)):
+        for key in ("running_mean", "running_var"):
+            wanted = arrays[f"state_after_one_train_forward/fc_layers.{official}.{key}"]
+            found = getattr(model.temporal.fc[layer], key)
+            torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in MULTI_ENTITY if "fixed" not in name])
+def test_pooled_tokens_and_attention_equal_the_official_ones(name):
+    model, arrays, tokens, _ = load_case(name)
+    with torch.no_grad():
+        pooled, attention = model.pooling(tokens)
+    torch.testing.assert_close(pooled, arrays["pooled_tokens"].transpose(1, 2), rtol=0, atol=1e-5)
+    last = attention[-arrays["x"].shape[1] :]
+    torch.testing.assert_close(last, arrays["lstp_attention_last_video"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MULTI_ENTITY)
+def test_small_models_have_the_official_number_of_parameters(name):
+    model, *_ = load_case(name)
+    found = sum(p.numel() for n, p in model.named_parameters() if "projection" not in n)
+    assert found == CASES[name]["num_params"]
+
+
+@pytest.mark.parametrize(
+    ("dim", "pooling", "temporal", "wanted"),
+    [
+        (2304, {"num_entities": 3}, {"fc_width": 512}, 4_768_640),
+        (
+            2304,
+            {"num_entities": 6},
+            {"fc_width": 1536, "embedding": 256, "output": "avg"},
+            7_569_024,
+        ),
+        (768, {"num_entities": 3}, {"fc_width": 512}, 3_588_992),
+        (2048, {"kind": "max"}, {"fc_width": 512}, 3_847_296),
+    ],
+    ids=["penn", "finegym", "pouring", "carl"],
+)
+def test_the_published_models_have_the_published_number_of_parameters(
+    dim, pooling, temporal, wanted
+):
+    config = FuseConfig(pooling=PoolingConfig(**pooling), temporal=TemporalConfig(**temporal))
+    model = build_model(config, dim=dim, cls_dim=768)
+    found = sum(p.numel() for n, p in model.named_parameters() if "projection" not in n)
+    assert found == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("S7_d16_T7", (7, 16, 7)),
+        ("S12_d16_T7", (12, 16, 7)),
+        ("S5_d16_T80", (5, 16, 80)),
+        ("S1_d16_T80", (1, 16, 80)),
+        ("S9_d13_T9", (9, 13, 9)),
+    ],
+)
+def test_positions_equal_the_official_ones(name, shape):
+    wanted = read_arrays(f"posenc/{name}")["pe"]
+    torch.testing.assert_close(position_table(*shape), wanted, rtol=0, atol=1e-5)
+
+
+def test_the_seed_alone_decides_the_weights():
+    config = make_config("mtf/one_pool")
+    torch.manual_seed(123)
+    first = build_model(config, dim=24, cls_dim=8).state_dict()
+    second = build_model(config, dim=24, cls_dim=8).state_dict()
+    other = build_model(config.model_copy(update={"seed": 1}), dim=24, cls_dim=8).state_dict()
+
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not torch.equal(first["pooling.queries"], other["pooling.queries"])
+
+
+def test_a_hidden_token_changes_nothing():
+    model, _, tokens, cls = load_case("mtf/one_pool")
+    hidden = torch.zeros(tokens.shape[:2], dtype=torch.bool)
+    hidden[:, 3] = True
+    spoiled = tokens.clone()
+    spoiled[:, 3] = 1e3
+    torch.testing.assert_close(model.pool(tokens, cls, hidden), model.pool(spoiled, cls, hidden))

@@ -1,0 +1,120 @@
+"""What a training run is told: data, pooling, fusion, loss, optimiser."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "DataConfig",
+    "FuseConfig",
+    "LossConfig",
+    "OptimConfig",
+    "PoolingConfig",
+    "TemporalConfig",
+]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(_Frozen):
+    """Which frames a step sees.  Source: CARL, section 3.2."""
+
+    num_frames: int = Field(default=80, ge=2, description="frames T of a view")
+    batch_clips: int = Field(default=4, ge=1, description="clips B of a step, two views each")
+    alpha: float = Field(default=1.5, ge=1, description="a view is drawn from [T, alpha T] frames")
+    beta: float = Field(default=0.2, ge=0, le=1, description="least overlap of the two crops")
+    token_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of a view's token positions that it hides"
+    )
+    channel_noise: float = Field(
+        default=0.0, ge=0, description="sd of a view's random factor on each channel"
+    )
+
+
+class PoolingConfig(_Frozen):
+    """From the tokens of a frame to its entities.  Source: MV-Former, section 3.3."""
+
+    kind: Literal["lstp", "mean", "max", "cls", "fixed_width"] = Field(
+        default="lstp", description="LSTP; one entity from all tokens; CLS; CLS split by a layer"
+    )
+    blocks: tuple[int, ...] | None = Field(
+        default=None, description="0-based blocks of the store to use; None: all it has"
+    )
+    num_entities: int = Field(default=3, ge=1, le=16, description="entities E of a frame")
+    channels: int = Field(default=384, ge=1, description="channels of a pooled entity")
+    normalise_keys: bool = Field(default=False, description="L2-normalise the keys")
+    disjoint: bool = Field(default=False, description="a token counts for its first entity only")
+    value_passthrough: bool = Field(default=False, description="pool tokens, not projections")
+
+
+class TemporalConfig(_Frozen):
+    """From entities over time to embeddings.  Source: MV-Former, section 3.4; CARL, section 3.3."""
+
+    entity_ids: Literal["pool", "encoder", "none"] = Field(
+        default="pool", description="where the one-hot ID of an entity is appended"
+    )
+    fc_width: int = Field(default=512, ge=1, description="width of the two layers before fusion")
+    hidden: int = Field(default=256, ge=1, description="channels inside the transformer")
+    heads: int = Field(default=8, ge=1, description="attention heads")
+    feed_forward: int = Field(default=1024, ge=1, description="width inside a block")
+    layers: int = Field(default=3, ge=0, description="transformer blocks")
+    output: Literal["one", "avg", "max", "lin"] = Field(
+        default="one", description="entity 0 (CLS-style), mean, maximum or a layer over entities"
+    )
+    embedding: int = Field(default=128, ge=1, description="channels C of an embedding")
+    l2_normalise: bool = Field(default=True, description="embeddings have unit length")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="on the residual branches")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "TemporalConfig":
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
+        return self
+
+
+class LossConfig(_Frozen):
+    """Sequence contrastive loss.  Source: CARL, section 3.4, equations 1 and 2."""
+
+    temperature: float = Field(default=0.1, gt=0, description="tau")
+    label_variance: float = Field(default=10.0, gt=0, description="sigma squared, frames squared")
+    label_mode: Literal["official", "stable"] = Field(
+        default="official", description="Gaussian labels as float32 that underflow, or in log space"
+    )
+    projection_hidden: int = Field(default=128, ge=1, description="hidden width of the head")
+
+
+class OptimConfig(_Frozen):
+    """Optimiser and schedule.  Source: MV-Former, section 4.4; CARL, section 4.1."""
+
+    name: Literal["adam", "adamw"] = Field(default="adam", description="optimiser")
+    lr: float = Field(default=1e-4, gt=0, description="highest learning rate")
+    weight_decay: float = Field(default=1e-5, ge=0, description="weight decay")
+    epochs: int = Field(default=500, ge=0, description="passes over the training clips; 0: none")
+    warmup_epochs: int = Field(default=0, ge=0, description="epochs of linear warm-up")
+    clip_grad_norm: float = Field(default=10.0, gt=0, description="largest norm of the gradient")
+    checkpoint_epochs: int = Field(default=10, ge=1, description="epochs between checkpoints")
+
+
+class FuseConfig(_Frozen):
+    """A training run on one store."""
+
+    seed: int = Field(default=0, ge=0, description="of weights, order of clips, views and dropout")
+    model: Literal["mvformer", "frozen"] = Field(
+        default="mvformer", description="pooling and fusion; or pooled tokens as they are"
+    )
+    data: DataConfig = DataConfig()
+    pooling: PoolingConfig = PoolingConfig()
+    temporal: TemporalConfig = TemporalConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    embed_frames: int = Field(
+        default=1000, ge=1, description="longest piece of a clip that is embedded at once"
+    )
+
+    @model_validator(mode="after")
+    def _frozen_pools_without_weights(self) -> "FuseConfig":
+        if self.model == "frozen" and self.pooling.kind in ("lstp", "fixed_width"):
+            raise ValueError("model=frozen learns nothing: pooling.kind is mean, max or cls")
+        return self
