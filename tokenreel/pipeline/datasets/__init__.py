@@ -1,7 +1,7 @@
 """Data sets: functions that read annotation files and return a manifest of clips.
 
-`DATASETS` names them all.  A data set opens no video; what it finds partial it says in the
-manifest's notes.
+`DATASETS` names them all; `SURVEYS` those that know how many clips there should be.  What a data
+set finds partial it says in the manifest's notes.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,16 +9,33 @@ from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Manifest
+from tokenreel.pipeline.datasets.check import Check, check_survey
+from tokenreel.pipeline.datasets.finegym import finegym, survey_finegym
 from tokenreel.pipeline.datasets.folder import folder
+from tokenreel.pipeline.datasets.kinetics import kinetics400, survey_kinetics400
+from tokenreel.pipeline.datasets.penn_action import penn_action, survey_penn_action
+from tokenreel.pipeline.datasets.pouring import pouring, survey_pouring
 from tokenreel.pipeline.datasets.sample import sample
+from tokenreel.pipeline.datasets.survey import Survey
 from tokenreel.pipeline.override import nearest
 
-__all__ = ["DATASETS", "load_dataset"]
+__all__ = ["DATASETS", "SURVEYS", "check_dataset", "load_dataset"]
 
 DATASETS: dict[str, Callable[[Path, Mapping[str, str]], Manifest]] = {
+    "finegym": finegym,
     "folder": folder,
+    "kinetics400": kinetics400,
+    "penn_action": penn_action,
+    "pouring": pouring,
     "sample": sample,
 }
+SURVEYS: dict[str, Callable[[Path, Mapping[str, str]], Survey]] = {
+    "finegym": survey_finegym,
+    "kinetics400": survey_kinetics400,
+    "penn_action": survey_penn_action,
+    "pouring": survey_pouring,
+}
+PACKED = ("penn_action", "pouring")  # they write videos of their frames; a check does not
 
 
 def load_dataset(name: str, root: Path, options: Mapping[str, str]) -> Manifest:
@@ -32,7 +49,23 @@ def load_dataset(name: str, root: Path, options: Mapping[str, str]) -> Manifest:
     Raises:
         UsageError: an unknown data set, with the nearest name; a root that is not as expected.
     """
+    return DATASETS[_known(name)](root, options)
+
+
+def check_dataset(name: str, root: Path, options: Mapping[str, str]) -> Check:
+    """What a data set should hold and what is there; opens no video and packs no frames.
+
+    Raises:
+        UsageError: as load_dataset.
+    """
+    if _known(name) not in SURVEYS:
+        return check_survey(Survey(DATASETS[name](root, options)))
+    extra = {"pack": "no"} if name in PACKED else {}
+    return check_survey(SURVEYS[name](root, {**options, **extra}))
+
+
+def _known(name: str) -> str:
     if name not in DATASETS:
         known = ", ".join(DATASETS)
         raise UsageError(f"no data set {name!r}{nearest(name, DATASETS)} (there is: {known})")
-    return DATASETS[name](root, options)
+    return name

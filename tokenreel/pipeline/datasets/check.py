@@ -1,0 +1,138 @@
+"""What a data set should hold beside what is there: `tokenreel data check DATASET --root DIR`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.pipeline.datasets.survey import Survey
+
+__all__ = ["Check", "Coverage", "check_survey"]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Clips and labelled seconds of a split.
+
+    Attributes:
+        split: "train", "val" or "test".
+        published: clips of the complete data set, None where nobody published it.
+        listed: clips that the annotation files name.
+        found: clips whose video is there.
+        labelled: of those, clips with at least one phase label.
+        labelled_seconds: of all phases.
+    """
+
+    split: str
+    published: int | None
+    listed: int
+    found: int
+    labelled: int
+    labelled_seconds: float
+
+
+@dataclass(frozen=True)
+class Check:
+    """The state of a data set.
+
+    Attributes:
+        dataset, root, licence, notes: as in the manifest.
+        splits: coverage of each split.
+        clips_of: (action, split) -> clips.
+        seconds_of: (action, phase, split) -> labelled seconds.
+        phases: names of the phases of each action.
+        shared: groups with clips in train and in val.
+    """
+
+    dataset: str
+    root: Path
+    licence: str
+    notes: tuple[str, ...]
+    splits: tuple[Coverage, ...]
+    clips_of: Mapping[tuple[str, str], int]
+    seconds_of: Mapping[tuple[str, int, str], float]
+    phases: Mapping[str, tuple[str, ...]]
+    shared: tuple[str, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every clip that is listed was found."""
+        return all(split.found == split.listed for split in self.splits)
+
+    def text(self) -> str:
+        """What the command prints."""
+        lines = [f"{self.dataset} in {self.root}", f"licence: {self.licence}", ""]
+        lines.append(f"{'split':6} {'published':>9} {'listed':>7} {'found':>7} {'labelled':>13}")
+        for split in self.splits:
+            published = "?" if split.published is None else str(split.published)
+            share = f" {split.found / split.listed:7.1%}" if split.listed else ""
+            lines.append(
+                f"{split.split:6} {published:>9} {split.listed:7} {split.found:7} "
+                f"{split.labelled:5} {split.labelled_seconds:6.0f}s{share}"
+            )
+        lines += ["", *self._actions(), ""]
+        lines.append(f"groups with clips in train and in val: {len(self.shared)}")
+        lines += [f"note: {note}" for note in self.notes]
+        lines.append("complete" if self.is_complete else "partial: what is there can be used")
+        return "\n".join(lines)
+
+    def _actions(self) -> list[str]:
+        names = [split.split for split in self.splits]
+        lines = []
+        for action in sorted({action for action, _ in self.clips_of} | set(self.phases)):
+            counts = ", ".join(f"{self.clips_of.get((action, s), 0)} {s}" for s in names)
+            lines.append(f"{action or '(no action)'}: {counts}")
+            for phase, title in enumerate(self.phases.get(action, ())):
+                seconds = [self.seconds_of.get((action, phase, s), 0.0) for s in names]
+                values = ", ".join(f"{t:.1f}s {s}" for t, s in zip(seconds, names, strict=True))
+                lines.append(f"    {phase:3} {title[:60]}: {values}")
+        return lines
+
+
+def check_survey(survey: Survey) -> Check:
+    """Count what a survey found, by split, action and phase."""
+    manifest = survey.manifest
+    order = ("train", "val", "test")
+    found = {clip.split for clip in manifest.clips}
+    splits = [s for s in order if s in found | survey.listed.keys() | survey.published.keys()]
+    clips_of: dict[tuple[str, str], int] = {}
+    seconds_of: dict[tuple[str, int, str], float] = {}
+    for clip in manifest.clips:
+        key = clip.action, clip.split
+        clips_of[key] = clips_of.get(key, 0) + 1
+        for span in clip.spans:
+            cell = clip.action, span.phase, clip.split
+            length = span.stop_seconds - span.start_seconds
+            seconds_of[cell] = seconds_of.get(cell, 0.0) + length
+    return Check(
+        manifest.dataset,
+        manifest.root,
+        manifest.licence,
+        manifest.notes,
+        tuple(_coverage(survey, split) for split in splits),
+        clips_of,
+        seconds_of,
+        manifest.phases,
+        _shared(manifest),
+    )
+
+
+def _coverage(survey: Survey, split: str) -> Coverage:
+    clips = [clip for clip in survey.manifest.clips if clip.split == split]
+    return Coverage(
+        split,
+        survey.published.get(split),
+        survey.listed.get(split, len(clips)),
+        len(clips),
+        sum(bool(clip.spans or clip.frame_labels) for clip in clips),
+        sum(span.stop_seconds - span.start_seconds for clip in clips for span in clip.spans),
+    )
+
+
+def _shared(manifest: Manifest) -> tuple[str, ...]:
+    train, val = (_groups(manifest.clips, split) for split in ("train", "val"))
+    return tuple(sorted(train & val))
+
+
+def _groups(clips: tuple[Clip, ...], split: str) -> set[str]:
+    return {clip.group for clip in clips if clip.split == split and clip.group}

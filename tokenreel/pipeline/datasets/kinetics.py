@@ -1,0 +1,161 @@
+"""`kinetics400`: Kinetics-400, videos with one action each and no phases.
+
+    ROOT/**/{train,val,test}.csv      label,youtube_id,time_start,time_end,split   (cvdfoundation)
+    ROOT/{train,val}/<id>_000010_000020.mp4                    flat, or
+    ROOT/videos/<split>/<label>/<id>_000010_000020.mp4         by class, or
+    ROOT/**/kinetics400_{train,val}_list_videos.txt            `path label`, a number (MMAction2)
+    ROOT/videos_train/<label_with_underscores>/<id>_000010_000020.mp4, or
+    ROOT/**/{train,val}.csv           video_file,label                             (CARL)
+
+Without any list, split and action are read from the folders.  Of two files of a name, the one
+below a folder `replacement` is taken.
+"""
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.pipeline.datasets.folder import VIDEO_SUFFIXES
+from tokenreel.pipeline.datasets.survey import Survey, refuse_unknown, wrong_root
+
+__all__ = ["kinetics400", "survey_kinetics400"]
+
+SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {"validate": "val", "validation": "val"} | {split: split for split in SPLITS}
+LAYOUT = __doc__.partition("\n\n")[2].partition("\n\n")[0]
+LICENCE = "Kinetics-400 annotations: CC BY 4.0; the videos belong to their owners"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a list: name of the file without suffix, split, action, where it stands."""
+
+    stem: str
+    split: str
+    action: str
+    where: str
+
+
+def kinetics400(root: Path, options: Mapping[str, str]) -> Manifest:
+    """The videos of Kinetics-400 that are there; it takes no options.
+
+    Raises:
+        UsageError: a root without videos or lists, or a wrong line, named by file and line.
+    """
+    return survey_kinetics400(root, options).manifest
+
+
+def survey_kinetics400(root: Path, options: Mapping[str, str]) -> Survey:
+    """The same, with the numbers of clips listed."""
+    refuse_unknown("kinetics400", options, [])
+    videos = _find_videos(root)
+    entries = _read_lists(root)
+    notes = []
+    if not entries:
+        notes.append("no lists: split and action are those of the folders")
+        entries = {video: _from_path(video) for video in videos.values()}
+    if not videos and not entries:
+        raise wrong_root(root, LAYOUT, "no videos and no lists")
+    clips, listed, missing = [], dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
+    for entry in entries.values():
+        listed[entry.split] += 1
+        video = videos.get(entry.stem)
+        if video is None:
+            missing[entry.split] += 1
+            continue
+        clip_id = f"{entry.split}/{entry.stem}"
+        clips.append(Clip(clip_id, video, split=entry.split, action=entry.action))
+    notes += [f"{n} of {listed[s]} {s} clips have no video" for s, n in missing.items() if n]
+    extra = len(videos.keys() - {entry.stem for entry in entries.values()})
+    if extra:
+        notes.append(f"{extra} videos are in no list and left out")
+    clips.sort(key=lambda clip: clip.clip_id)
+    phases: dict[str, tuple[str, ...]] = {clip.action: () for clip in clips}
+    manifest = Manifest("kinetics400", root, tuple(clips), phases, LICENCE, tuple(notes))
+    return Survey(manifest, {split: n for split, n in listed.items() if n})
+
+
+def _find_videos(root: Path) -> dict[str, str]:
+    if not root.is_dir():
+        raise wrong_root(root, LAYOUT)
+    found: dict[str, str] = {}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if path.suffix.lower() not in VIDEO_SUFFIXES or name.startswith("."):
+            continue
+        if path.stem not in found or "replacement" in PurePosixPath(name).parts:
+            found[path.stem] = name
+    return found
+
+
+def _from_path(video: str) -> Entry:
+    *folders, name = PurePosixPath(video).parts
+    words = [folder.removeprefix("videos_") for folder in folders]
+    split = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "train")
+    is_class = bool(words) and words[-1] not in (*SPLIT_NAMES, "videos", "replacement")
+    return Entry(PurePosixPath(name).stem, split, _action(words[-1]) if is_class else "", video)
+
+
+def _action(label: str) -> str:
+    return label.strip().strip('"').replace("_", " ")
+
+
+def _read_lists(root: Path) -> dict[str, Entry]:
+    entries: dict[str, Entry] = {}
+    for path in sorted([*root.rglob("*.csv"), *root.rglob("kinetics400_*_list_videos.txt")]):
+        reader = _read_text if path.suffix == ".txt" else _read_csv
+        for entry in reader(path):
+            before = entries.setdefault(entry.stem, entry)
+            if (before.split, before.action) != (entry.split, entry.action):
+                raise UsageError(
+                    f"{entry.where}: {entry.stem} is {entry.split} {entry.action!r}, "
+                    f"at {before.where} it is {before.split} {before.action!r}"
+                )
+    return entries
+
+
+def _read_csv(path: Path) -> Iterator[Entry]:
+    rows = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
+    header = [cell.strip() for cell in next(rows, [])]
+    is_cvdf = {"youtube_id", "time_start", "time_end"} <= set(header)
+    if not is_cvdf and header != ["video_file", "label"]:
+        raise UsageError(f"{path.name}:1: columns {','.join(header)}; expected\n{LAYOUT}")
+    for number, cells in enumerate(rows, start=2):
+        where = f"{path.name}:{number}"
+        if not cells:
+            continue
+        if len(cells) != len(header):
+            raise UsageError(f"{where}: {len(cells)} cells where the header has {len(header)}")
+        row = dict(zip(header, cells, strict=True))
+        if not is_cvdf:
+            stem = PurePosixPath(row["video_file"]).stem
+            yield Entry(stem, _split(path.stem, where), _action(row["label"]), where)
+            continue
+        start, stop = (row[key].strip() for key in ("time_start", "time_end"))
+        if not (start.isdigit() and stop.isdigit() and int(start) < int(stop)):
+            raise UsageError(f"{where}: from {start!r} s to {stop!r} s")
+        stem = f"{row['youtube_id']}_{int(start):06d}_{int(stop):06d}"
+        split = _split(row.get("split") or path.stem, where)
+        yield Entry(stem, split, _action(row.get("label", "")), where)
+
+
+def _read_text(path: Path) -> Iterator[Entry]:
+    split = _split(path.name.split("_")[1], path.name)
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        video, _, label = text.strip().rpartition(" ")
+        if text.strip() and not (video and label.isdigit()):
+            raise UsageError(f"{path.name}:{number}: {text!r} is not `path label`")
+        if text.strip():
+            folders = PurePosixPath(video).parts[:-1]
+            action = _action(folders[-1]) if folders else f"class {label}"
+            yield Entry(PurePosixPath(video).stem, split, action, f"{path.name}:{number}")
+
+
+def _split(text: str, where: str) -> str:
+    split = SPLIT_NAMES.get(text.strip())
+    if split is None:
+        raise UsageError(f"{where}: the split is {text!r}, not one of {', '.join(SPLITS)}")
+    return split

@@ -1,0 +1,143 @@
+"""What the data sets share: a survey of a root, labels of frames as spans, errors that show layouts.
+
+A survey is a manifest with two numbers beside it for every split: how many clips the annotation
+files list, and how many were published.  `tokenreel data check` prints the three.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.manifest import LabelSpan, Manifest
+from tokenreel.pipeline.datasets.folder import VIDEO_SUFFIXES
+from tokenreel.pipeline.override import nearest
+
+__all__ = [
+    "Survey",
+    "choose",
+    "find_file",
+    "frames_to_spans",
+    "refuse_unknown",
+    "resample",
+    "videos_by_stem",
+    "wrong_root",
+]
+
+SHOWN = 12  # entries of a wrong root that an error lists
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A data set as it was found.
+
+    Attributes:
+        manifest: the clips whose videos are there.
+        listed: clips named by the annotation files, by split.
+        published: clips of the complete data set, by split; empty where nobody published it.
+    """
+
+    manifest: Manifest
+    listed: Mapping[str, int] = field(default_factory=dict)
+    published: Mapping[str, int] = field(default_factory=dict)
+
+
+def frames_to_spans(
+    labels: Sequence[int] | np.ndarray[tuple[int], np.dtype[np.int64]],
+    *,
+    fps: float,
+    start_seconds: float = 0.0,
+    where: str = "",
+) -> tuple[LabelSpan, ...]:
+    """Labels of frames at a constant rate, as spans of time.
+
+    A span starts half a frame before its first frame and stops half a frame after its last, so
+    that a clock that is off by less keeps every label.
+
+    Args:
+        labels: (T,) phase of each frame, negative for none.
+        fps: frames a second.
+        start_seconds: time of frame 0 in the video.
+        where: file and line, for errors.
+
+    >>> [(s.start_seconds, s.stop_seconds, s.phase) for s in frames_to_spans([-1, 4, 4], fps=10)]
+    [(0.05, 0.25, 4)]
+    """
+    phases = np.asarray(labels, np.int64)
+    if not phases.size:
+        return ()
+    edges = [0, *(np.flatnonzero(np.diff(phases)) + 1).tolist(), len(phases)]
+    spans = []
+    for first, stop in zip(edges[:-1], edges[1:], strict=True):
+        if phases[first] >= 0:
+            start = start_seconds + max(0.0, (first - 0.5) / fps)
+            end = start_seconds + (stop - 0.5) / fps
+            spans.append(LabelSpan(start, end, int(phases[first]), where))
+    return tuple(spans)
+
+
+def resample(count: int, wanted: int) -> list[int]:
+    """Which of `count` things stand for `wanted` ones: floor(j * count / wanted).
+
+    >>> resample(6, 4)
+    [0, 1, 3, 4]
+    """
+    return [math.floor(j * count / wanted) for j in range(wanted)]
+
+
+def videos_by_stem(root: Path) -> dict[str, str]:
+    """Videos anywhere below the root, by name without suffix; of two, the first in order."""
+    found: dict[str, str] = {}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if path.suffix.lower() in VIDEO_SUFFIXES and not hidden and path.is_file():
+            found.setdefault(path.stem, name)
+    return found
+
+
+def find_file(root: Path, names: Iterable[str], layout: str) -> Path:
+    """The first of several paths below the root that exists.
+
+    Raises:
+        UsageError: none does; shows the expected layout and what was found.
+    """
+    tried = list(names)
+    for name in tried:
+        if (root / name).is_file():
+            return root / name
+    raise wrong_root(root, layout, f"no {' or '.join(tried)}")
+
+
+def wrong_root(root: Path, layout: str, reason: str = "") -> UsageError:
+    """An error with the expected layout beside what is there."""
+    if not root.is_dir():
+        reason, found = "no such folder", "nothing"
+    else:
+        entries = sorted(p.name + "/" * p.is_dir() for p in root.iterdir() if p.name[0] != ".")
+        more = f" and {len(entries) - SHOWN} more" if len(entries) > SHOWN else ""
+        found = ", ".join(entries[:SHOWN]) + more if entries else "an empty folder"
+    return UsageError(f"{root}: {reason}\nexpected\n{layout}\nfound\n    {found}")
+
+
+def choose(options: Mapping[str, str], key: str, known: Sequence[str]) -> str:
+    """The value of an option with a few known values, the first by default."""
+    value = options.get(key, known[0])
+    if value not in known:
+        raise UsageError(
+            f"data.{key} is {value!r}{nearest(value, known)} (known: {', '.join(known)})"
+        )
+    return value
+
+
+def refuse_unknown(dataset: str, options: Mapping[str, str], known: Sequence[str]) -> None:
+    """Raise UsageError at the first option that the data set does not take."""
+    for key in options:
+        if key not in known:
+            raise UsageError(
+                f"data.{key}: no option of {dataset}{nearest(key, known)} "
+                f"(it takes {', '.join('data.' + name for name in known)})"
+            )
