@@ -216,10 +216,14 @@ class Store:
         """Index of each frame in the decoded video, int64 (T,)."""
         return self._all_rows(clip_id, "frame_index")
 
+    def pts(self, clip_id: str) -> Array:
+        """Presentation time of each frame in ticks of the record's time_base, int64 (T,)."""
+        return self._all_rows(clip_id, "pts")
+
     def times_seconds(self, clip_id: str) -> Array:
         """Presentation time of each frame, float64 (T,)."""
         numerator, denominator = self.record(clip_id).time_base
-        times: Array = self._all_rows(clip_id, "pts") * (numerator / denominator)
+        times: Array = self.pts(clip_id) * (numerator / denominator)
         return times
 
     def _fresh(self) -> None:

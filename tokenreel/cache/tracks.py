@@ -94,7 +94,7 @@ class Track:
         rows = np.ascontiguousarray(rows)
         if spec.path not in self._open:
             path = self._folder / spec.chunk_file(self.num_frames // SEGMENT)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_room(path)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._open[spec.path] = os.open(path, flags, 0o644)
         _write_all(self._open[spec.path], rows.data.cast("B"))
@@ -110,11 +110,16 @@ class Track:
         for path, rows in self._rows.items():
             spec = self._specs[path]
             file = self._folder / spec.chunk_file(number)
-            file.parent.mkdir(parents=True, exist_ok=True)
+            self._make_room(file)
             data = spec.chunk_bytes(np.concatenate(rows))
             write_synced(file, data)
             self.seals[path].append(int.from_bytes(data[-4:], "little"))
         self._rows = {}
+
+    def _make_room(self, path: Path) -> None:
+        """Make the folder of a file, but never the clip's own: it vanished, or was taken over."""
+        (self._folder / "begin.json").stat()
+        path.parent.mkdir(parents=True, exist_ok=True)
 
     def close(self) -> None:
         """Write the last segment, when it is not full."""
