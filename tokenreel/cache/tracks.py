@@ -9,7 +9,7 @@ import numpy as np
 
 from tokenreel.cache.codec import Codec, Encoded
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.files import write_synced
+from tokenreel.cache.files import write_new
 from tokenreel.cache.layout import SEGMENT, ArraySpec, shard_index, view_arrays
 from tokenreel.cache.recipe import StoreRecipe
 
@@ -105,14 +105,13 @@ class Track:
         number = (self.num_frames - 1) // SEGMENT
         for path, handle in self._open.items():
             _write_all(handle, memoryview(shard_index(num_frames, self._specs[path].row_bytes)))
-            os.fsync(handle)
         self.drop()
         for path, rows in self._rows.items():
             spec = self._specs[path]
             file = self._folder / spec.chunk_file(number)
             self._make_room(file)
             data = spec.chunk_bytes(np.concatenate(rows))
-            write_synced(file, data)
+            write_new(file, data)
             self.seals[path].append(int.from_bytes(data[-4:], "little"))
         self._rows = {}
 

@@ -36,6 +36,7 @@ from tokenreel.cache.files import (
     sweep_temporary,
     sync_directory,
     sync_tree,
+    write_new,
     write_synced,
 )
 from tokenreel.cache.layout import SEGMENT, clip_arrays, group_json
@@ -261,15 +262,15 @@ class ClipWriter:
                 rows = arrays[spec.path][number * spec.rows : (number + 1) * spec.rows]
                 data = spec.chunk_bytes(rows)
                 seals[spec.path].append(int.from_bytes(data[-4:], "little"))
-                write_synced(self._folder / spec.chunk_file(number), data)
+                write_new(self._folder / spec.chunk_file(number), data)
         specs = all_arrays(self._store.recipe, self._store.codec, record)
         for spec in specs.values():
             data = canonical_json(spec.metadata())
-            write_synced(self._folder / spec.path / "zarr.json", data)
+            write_new(self._folder / spec.path / "zarr.json", data)
         for group in groups_of(specs):
-            write_synced(self._folder / group / "zarr.json", group_json())
+            write_new(self._folder / group / "zarr.json", group_json())
         values: dict[str, Any] = {"record": record.to_dict(), "seals": seals}
-        write_synced(self._folder / "zarr.json", group_json({"tokenreel": seal(values)}))
+        write_new(self._folder / "zarr.json", group_json({"tokenreel": seal(values)}))
         (self._folder / "begin.json").unlink()
         sync_tree(self._folder)
 

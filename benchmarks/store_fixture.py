@@ -1,0 +1,57 @@
+"""A store of random int8 tokens for the store benchmarks."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from tokenreel.cache.codec import Encoded, codec_recipe
+from tokenreel.cache.manifest import Clip
+from tokenreel.cache.recipe import StoreRecipe
+from tokenreel.cache.writer import SourceInfo, StoreWriter, create_store
+
+BLOCKS = (3, 7, 11)
+
+
+def empty_store(path: Path, *, grid: tuple[int, int], dim: int = 768) -> Path:
+    """A store without clips, of a codec whose calibration is trivial."""
+    calibration = {f"mean/{b}": np.zeros(dim, np.float32) for b in BLOCKS}
+    calibration |= {f"sd/{b}": np.ones(dim, np.float32) for b in BLOCKS}
+    recipe = StoreRecipe(
+        architecture="random", weights_sha256="0" * 64, blocks=BLOCKS, grid=grid, dim=dim,
+        image_size=(224, 224), transform={"name": "none"}, frames={"policy": "all"},
+        codec=codec_recipe("int8", calibration),
+    )  # fmt: skip
+    return create_store(path, recipe, made_with={}, calibration=calibration)
+
+
+def write_clip(writer: StoreWriter, name: str, codes: np.ndarray, frames: int) -> None:
+    """Write a clip whose every block and segment is `codes`, (64, N, D) int8."""
+    source = SourceInfo("v.mp4", 0, "", "none", "0", {})
+    clip = writer.begin(
+        Clip(name, "v.mp4"), dataset="random", phases=(), source=source, time_base=Fraction(1, 25)
+    )
+    cls = np.zeros((64, codes.shape[-1]), np.float16)
+    scales = np.ones(codes.shape[:2], np.float32)
+    for start in range(0, frames, 64):
+        part = slice(0, min(64, frames - start))
+        encoded = {b: Encoded(codes[part], scales[part]) for b in BLOCKS}
+        clip.append(0, encoded, dict.fromkeys(BLOCKS, cls[part]), cls[part])
+    count = np.arange(frames)
+    clip.commit(count, count, count * 0, count * 0)
+
+
+def make_codes(grid: tuple[int, int], dim: int = 768) -> np.ndarray:
+    """A segment of random codes."""
+    shape = (64, grid[0] * grid[1], dim)
+    return np.random.default_rng(0).integers(-127, 128, shape, dtype=np.int8)
+
+
+def make_store(path: Path, *, grid: tuple[int, int], clips: int, frames: int) -> Path:
+    """A store of that many clips."""
+    empty_store(path, grid=grid)
+    codes = make_codes(grid)
+    with StoreWriter(path, writer_id="bench") as writer:
+        for i in range(clips):
+            write_clip(writer, f"c{i}", codes, frames)
+    return path
