@@ -6,6 +6,7 @@ of numbers, and nothing else: every other name is refused before it is looked up
 
 import io
 import pickle
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,11 @@ def _scalar(dtype: "np.dtype[Any]", data: bytes) -> Any:
     return np.frombuffer(data, dtype, count=1)[0]
 
 
+def _from_buffer(data: bytes, dtype: "np.dtype[Any]", shape: Any, order: Any) -> Any:
+    """An array as protocol 5 writes it."""
+    return np.frombuffer(data, dtype).reshape(shape, order=order).copy()
+
+
 def _storage(data: bytes) -> Any:
     """The numbers of a tensor, through torch's own reader of weights only."""
     import torch
@@ -66,7 +72,9 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Any:
     import torch
 
     numbers = torch.tensor([], dtype=storage.dtype)
-    untyped = storage.untyped() if hasattr(storage, "untyped") else storage
+    with warnings.catch_warnings():  # typed storages are deprecated; CARL's files hold them
+        warnings.simplefilter("ignore", UserWarning)
+        untyped = storage.untyped()
     numbers.set_(untyped, offset, tuple(size), tuple(stride))
     return numbers.numpy().copy()
 
@@ -79,9 +87,10 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch.storage", "_load_from_bytes"): _storage,
 }
-for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _ALLOWED[_module, "_reconstruct"] = _empty_array
-    _ALLOWED[_module, "scalar"] = _scalar
+for _core in ("numpy.core", "numpy._core"):
+    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = _empty_array
+    _ALLOWED[f"{_core}.multiarray", "scalar"] = _scalar
+    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _from_buffer
 
 
 class _Plain(pickle.Unpickler):

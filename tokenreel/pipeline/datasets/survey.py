@@ -1,4 +1,4 @@
-"""What the data sets share: a survey of a root, labels of frames as spans, errors that show layouts.
+"""What the data sets share: a survey of a root, labels of frames as spans, errors with layouts.
 
 A survey is a manifest with two numbers beside it for every split: how many clips the annotation
 files list, and how many were published.  `tokenreel data check` prints the three.
@@ -7,6 +7,7 @@ files list, and how many were published.  `tokenreel data check` prints the thre
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,7 @@ def frames_to_spans(
         return ()
     edges = [0, *(np.flatnonzero(np.diff(phases)) + 1).tolist(), len(phases)]
     spans = []
-    for first, stop in zip(edges[:-1], edges[1:], strict=True):
+    for first, stop in pairwise(edges):
         if phases[first] >= 0:
             start = start_seconds + max(0.0, (first - 0.5) / fps)
             end = start_seconds + (stop - 0.5) / fps

@@ -82,7 +82,7 @@ def _example(data: bytes, where: str) -> Example:
 
 def _entry(data: bytes | int) -> tuple[str, bytes]:
     parts = dict(_fields(_bytes(data)))
-    return _bytes(parts[1] if 1 in parts else b"").decode(), _bytes(parts.get(2, b""))
+    return _bytes(parts.get(1, b"")).decode(), _bytes(parts.get(2, b""))
 
 
 def _feature(data: bytes) -> Values:

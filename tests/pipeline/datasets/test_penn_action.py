@@ -1,0 +1,149 @@
+"""`penn_action`: frames packed without a change, CARL's files, labels that do not fit."""
+
+import pickle
+
+import av
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.pipeline.datasets import check_dataset, load_dataset
+
+
+def make_published(root, jpegs, num_frames=6, labels=(0, 0, 1, 1, 1, 1), action="squats"):
+    frames = root / "frames" / "0001"
+    frames.mkdir(parents=True)
+    for number, data in enumerate(jpegs(num_frames), start=1):
+        (frames / f"{number:06d}.jpg").write_bytes(data)
+    (root / "labels").mkdir()
+    savemat(root / "labels" / "0001.mat", {"action": action.rstrip("s"), "train": -1})
+    if labels is not None:
+        folder = root / "penn_action_labels" / "val" / action
+        folder.mkdir(parents=True)
+        np.save(folder / "0001.npy", np.array(labels))
+    return root
+
+
+def make_carl(root, labels, video="penn_action/videos/0001_squat.mp4"):
+    (root / "videos").mkdir(parents=True)
+    (root / "videos" / "0001_squat.mp4").touch()
+    entry = {"id": 0, "name": "0001_squat", "video_file": video, "frame_label": labels}
+    entry |= {"seq_len": 4, "action_label": 10}
+    for split in ("train", "val"):
+        (root / f"{split}.pkl").write_bytes(pickle.dumps(([entry], [[0]])))
+    return root
+
+
+def test_frames_become_one_video_that_decodes_to_the_same_pixels(tmp_path, jpegs):
+    root = make_published(tmp_path, jpegs)
+
+    manifest = load_dataset("penn_action", root, {})
+
+    (clip,) = manifest.clips
+    assert (clip.clip_id, clip.split, clip.action) == ("val/0001_squat", "val", "squat")
+    assert [(s.start_seconds, s.stop_seconds, s.phase) for s in clip.spans] == [
+        (0.0, 0.06, 0),
+        (0.06, 0.22, 1),
+    ]
+    with av.open(str(manifest.root / clip.video)) as container:
+        frames = list(container.decode(video=0))
+    assert [frame.time for frame in frames] == pytest.approx(np.arange(6) / 25)
+    for number, frame in enumerate(frames, start=1):
+        with av.open(str(root / "frames" / "0001" / f"{number:06d}.jpg")) as picture:
+            (alone,) = picture.decode(video=0)
+        np.testing.assert_array_equal(
+            frame.to_ndarray(format="rgb24"), alone.to_ndarray(format="rgb24")
+        )
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "labels", "num_kept", "phases"),
+    [(4, (0, 1, 2, 3, 3, 3), 4, [0, 1, 3, 3]), (6, (0, 1, 2, 3), 4, [0, 1, 2, 3])],
+)
+def test_the_longer_of_labels_and_frames_is_resampled(
+    tmp_path, jpegs, num_frames, labels, num_kept, phases
+):
+    root = make_published(tmp_path, jpegs, num_frames, labels)
+
+    manifest = load_dataset("penn_action", root, {})
+
+    (clip,) = manifest.clips
+    with av.open(str(manifest.root / clip.video)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == num_kept
+    times = np.arange(num_kept) / 25
+    read = [
+        next(s.phase for s in clip.spans if s.start_seconds <= t < s.stop_seconds) for t in times
+    ]
+    assert read == phases
+    assert any("resampled" in note for note in manifest.notes)
+
+
+def test_without_phase_labels_the_split_is_the_flag_in_the_mat_file(tmp_path, jpegs):
+    root = make_published(tmp_path, jpegs, labels=None)
+    manifest = load_dataset("penn_action", root, {"packed": str(tmp_path / "elsewhere")})
+    assert [(c.split, c.action, c.spans) for c in manifest.clips] == [("val", "squat", ())]
+    assert (tmp_path / "elsewhere").is_dir()
+    assert not (root / "packed").exists()
+
+
+def test_a_second_load_uses_the_packed_video_again_and_a_check_packs_nothing(tmp_path, jpegs):
+    root = make_published(tmp_path, jpegs)
+    check = check_dataset("penn_action", root, {})
+    assert not (root / "packed").exists()
+    assert [(s.split, s.published, s.listed, s.found) for s in check.splits] == [
+        ("train", 1140, 0, 0),
+        ("val", 966, 1, 1),
+    ]
+    first = load_dataset("penn_action", root, {})
+    before = (first.root / first.clips[0].video).stat().st_mtime_ns
+    again = load_dataset("penn_action", root, {})
+    assert (again.root / again.clips[0].video).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_the_pickles_of_carl_are_read_with_lists_arrays_or_tensors(tmp_path, kind):
+    root = make_carl(tmp_path, kind([0.0, 1.0, 1.0, 3.0]))
+
+    manifest = load_dataset("penn_action", root, {})
+
+    assert [clip.clip_id for clip in manifest.clips] == ["train/0001_squat", "val/0001_squat"]
+    clip = manifest.clips[0]
+    assert (clip.video, clip.action) == ("videos/0001_squat.mp4", "squat")
+    assert [(s.phase, s.where) for s in clip.spans] == [(p, "train.pkl[0]") for p in (0, 1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "video", "message"),
+    [
+        ([0, 4], "x.mp4", r"train\.pkl\[0\]: frame 1 has phase 4; squat has 4, from 0"),
+        ([0, 0.5], "x.mp4", r"frame 1 has phase 0\.5"),
+        ([0, float("nan")], "x.mp4", r"frame 1 has phase nan"),
+        (["a"], "x.mp4", r"frame labels are <U1"),
+        ([0], "../x.mp4", r"the video '\.\./x\.mp4' leaves the root"),
+    ],
+)
+def test_a_wrong_entry_of_a_pickle_is_named(tmp_path, labels, video, message):
+    root = make_carl(tmp_path, labels, video if video.startswith("..") else "0001_squat.mp4")
+    with pytest.raises(UsageError, match=message):
+        load_dataset("penn_action", root, {})
+
+
+def test_an_unknown_action_is_told_the_nearest(tmp_path, jpegs):
+    root = make_published(tmp_path, jpegs, action="squad")
+    with pytest.raises(UsageError, match=r"action 'squad', did you mean squat\?"):
+        load_dataset("penn_action", root, {})
+
+
+def test_a_frame_that_is_no_jpeg_is_named_and_leaves_no_video(tmp_path, jpegs):
+    root = make_published(tmp_path, jpegs)
+    (root / "frames" / "0001" / "000003.jpg").write_text("text")
+    with pytest.raises(UsageError, match=r"frames/0001, picture 3: not a JPEG"):
+        load_dataset("penn_action", root, {})
+    assert list((root / "packed").iterdir()) == []
+
+
+def test_a_root_in_neither_layout_is_shown_both(tmp_path):
+    with pytest.raises(UsageError, match=r"(?s)neither frames/ nor train\.pkl.*expected.*empty"):
+        load_dataset("penn_action", tmp_path, {})

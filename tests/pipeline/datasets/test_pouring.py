@@ -1,0 +1,124 @@
+"""`pouring`: TFRecords read without TensorFlow, their frames packed into videos."""
+
+import struct
+
+import av
+import crc32c
+import pytest
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.pipeline.datasets import check_dataset, load_dataset
+from tokenreel.pipeline.datasets.tfrecord import read_examples
+
+
+def varint(number):
+    number &= 2**64 - 1
+    data = b""
+    while number > 127:
+        data += bytes([number & 127 | 128])
+        number >>= 7
+    return data + bytes([number])
+
+
+def field(number, data):
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def feature(value):
+    if isinstance(value, bytes):
+        return field(1, field(1, value))
+    if isinstance(value, float):
+        return field(2, field(1, struct.pack("<f", value)))
+    return field(3, field(1, varint(value)))
+
+
+def example(name, pictures, labels):
+    context = b"".join(
+        field(1, field(1, key) + field(2, feature(value)))
+        for key, value in ((b"name", name), (b"len", len(pictures)), (b"negative", -3))
+    )
+    lists = b"".join(
+        field(1, field(1, key) + field(2, b"".join(field(1, feature(v)) for v in values)))
+        for key, values in ((b"video", pictures), (b"frame_labels", labels))
+    )
+    return field(1, context) + field(2, lists)
+
+
+def masked(data):
+    crc = crc32c.crc32c(data)
+    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def record(data):
+    length = struct.pack("<Q", len(data))
+    return length + masked(length) + data + masked(data)
+
+
+@pytest.fixture
+def root(tmp_path, jpegs):
+    train = example(b"creme/1", jpegs(5), [0, 1, 1, 4, 4])
+    val = example(b"milk", jpegs(3), [0.0, 2.0, 4.0])
+    (tmp_path / "pouring_train-0-of-2.tfrecord").write_bytes(record(train))
+    (tmp_path / "pouring_val-0-of-1.tfrecord").write_bytes(
+        record(val) + record(example(b"oil", jpegs(2), [3, 3]))
+    )
+    return tmp_path
+
+
+def test_records_become_labelled_videos(root):
+    manifest = load_dataset("pouring", root, {})
+
+    assert [clip.clip_id for clip in manifest.clips] == ["train/creme_1", "val/milk", "val/oil"]
+    assert [span.phase for span in manifest.clips[0].spans] == [0, 1, 4]
+    assert manifest.clips[2].spans[0].where == "pouring_val-0-of-1.tfrecord#1"
+    for clip, count in zip(manifest.clips, (5, 3, 2), strict=True):
+        with av.open(str(manifest.root / clip.video)) as container:
+            assert sum(1 for _ in container.decode(video=0)) == count
+
+
+def test_a_check_counts_records_and_writes_nothing(root):
+    before = sorted(root.iterdir())
+    check = check_dataset("pouring", root, {})
+    assert [(s.split, s.published, s.found) for s in check.splits] == [
+        ("train", 70, 1),
+        ("val", 14, 2),
+    ]
+    assert "pouring: 1 train, 2 val" in check.text()
+    assert sorted(root.iterdir()) == before
+
+
+def test_every_kind_of_value_is_read(root):
+    (read,) = read_examples(root / "pouring_train-0-of-2.tfrecord")
+    assert read.context == {"name": [b"creme/1"], "len": [5], "negative": [-3]}
+    assert read.lists["frame_labels"] == [[0], [1], [1], [4], [4]]
+
+
+@pytest.mark.parametrize("at", [0, 9, 40, -1])
+def test_a_flipped_byte_anywhere_is_noticed(root, at):
+    path = root / "pouring_train-0-of-2.tfrecord"
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match=r"tfrecord#0: (the checksum|cut short)"):
+        load_dataset("pouring", root, {})
+
+
+@pytest.mark.parametrize("keep", [5, 12, 100, -1])
+def test_a_file_that_is_cut_short_is_noticed(root, keep):
+    path = root / "pouring_val-0-of-1.tfrecord"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UsageError, match=r"pouring_val-0-of-1\.tfrecord#[01]: "):
+        load_dataset("pouring", root, {})
+
+
+def test_a_record_that_is_no_example_is_named(root):
+    (root / "pouring_val-0-of-1.tfrecord").write_bytes(record(b"\x0a\xff\xff"))
+    with pytest.raises(UsageError, match=r"#0: not a SequenceExample"):
+        load_dataset("pouring", root, {})
+
+
+def test_a_phase_beyond_the_fifth_is_named(root, jpegs):
+    data = record(example(b"x", jpegs(2), [0, 5]))
+    (root / "pouring_train-1-of-2.tfrecord").write_bytes(data)
+    with pytest.raises(UsageError, match=r"train-1-of-2\.tfrecord#0: frame 1 has phase 5"):
+        load_dataset("pouring", root, {})
