@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tokenreel.cache.errors import WrongRecipe
 
-__all__ = ["FORMAT_VERSION", "StoreRecipe", "canonical_json"]
+__all__ = ["FORMAT_VERSION", "StoreRecipe", "canonical_json", "field_differences"]
 
 FORMAT_VERSION = 1
 
@@ -81,7 +81,7 @@ class StoreRecipe(BaseModel):
 
     def differences(self, other: "StoreRecipe") -> list[tuple[str, Any, Any]]:
         """Fields that differ: (dotted name, value here, value there), nested ones one by one."""
-        return _differences("", self.model_dump(mode="json"), other.model_dump(mode="json"))
+        return field_differences(self.model_dump(mode="json"), other.model_dump(mode="json"))
 
     def require(self, wanted: "StoreRecipe", *, path: object) -> None:
         """Raise unless the recipe of the store at path is the one wanted.
@@ -101,11 +101,16 @@ class StoreRecipe(BaseModel):
         )
 
 
-def _differences(prefix: str, here: Any, there: Any) -> list[tuple[str, Any, Any]]:
+def field_differences(here: Any, there: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Fields in which two JSON values differ: (dotted name, value here, value there).
+
+    >>> field_differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
+    [('a.c', 2, 3)]
+    """
     if isinstance(here, dict) and isinstance(there, dict):
         rows = []
         for key in sorted(here.keys() | there.keys()):
             name = f"{prefix}.{key}" if prefix else key
-            rows += _differences(name, here.get(key), there.get(key))
+            rows += field_differences(here.get(key), there.get(key), name)
         return rows
     return [] if here == there else [(prefix, here, there)]

@@ -25,12 +25,6 @@ class DataConfig(_Frozen):
     batch_clips: int = Field(default=4, ge=1, description="clips B of a step, two views each")
     alpha: float = Field(default=1.5, ge=1, description="a view is drawn from [T, alpha T] frames")
     beta: float = Field(default=0.2, ge=0, le=1, description="least overlap of the two crops")
-    token_dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="share of a view's token positions that it hides"
-    )
-    channel_noise: float = Field(
-        default=0.0, ge=0, description="sd of a view's random factor on each channel"
-    )
 
 
 class PoolingConfig(_Frozen):

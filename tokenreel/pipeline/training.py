@@ -6,7 +6,7 @@ from pathlib import Path
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.train import RunResult, train
 from tokenreel.pipeline.override import apply_overrides
-from tokenreel.pipeline.recipes import recipe
+from tokenreel.pipeline.recipes import get_recipe
 from tokenreel.pipeline.run import RUNS, code_version, find_store
 
 __all__ = ["default_run", "train_recipe"]
@@ -31,15 +31,15 @@ def train_recipe(
         device: "auto", "cpu" or "cuda".
         progress: show bars.
     """
-    chosen = recipe(name)
-    config = apply_overrides(chosen.config(), words, root="fuse")
+    chosen = get_recipe(name)
+    config = apply_overrides(chosen.fuse, words, root="fuse")
     return train(
         config,
         store=store or find_store(chosen.dataset),
         out=out or default_run(name, words, config),
         device=device,
         progress=progress,
-        provenance={"recipe": name, "commit": code_version(), "evaluate": chosen.evaluate},
+        provenance={"recipe": name, "commit": code_version(), "evaluate": dict(chosen.evaluate)},
     )
 
 

@@ -5,9 +5,15 @@ from typing import Annotated
 
 import typer
 
-from tokenreel.pipeline.cli.console import finish, format_table, run_app, say
+from tokenreel.pipeline.cli.console import finish, run_app, say
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+
+
+@app.callback()
+def group() -> None:
+    """Phase 1: video to token store."""
+
 
 Dataset = Annotated[str, typer.Argument(help="name of the data set: folder, sample, finegym, ...")]
 Words = Annotated[
@@ -40,6 +46,3 @@ def run(
 def main() -> None:
     """Entry point of the console script."""
     run_app(app)
-
-
-__all__ = ["app", "format_table", "main"]

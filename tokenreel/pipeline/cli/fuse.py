@@ -1,5 +1,6 @@
 """`fuse train | embed | attend | ablate`: phase 2, token store to embeddings."""
 
+from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated
 
@@ -36,8 +37,8 @@ def recipes() -> None:
     """List the recipes: what each is, what it costs, what was published."""
     from tokenreel.pipeline.recipes import RECIPES
 
-    for name, chosen in RECIPES.items():
-        say(f"{name:28} {chosen.summary}")
+    for name, make in RECIPES.items():
+        say(f"{name}\n    " + "\n    ".join(cleandoc(make.__doc__ or "").splitlines()))
 
 
 def main() -> None:

@@ -1,0 +1,29 @@
+"""Optimiser and learning-rate schedule."""
+
+import math
+
+import torch
+from torch import nn
+
+from tokenreel.fuse.config import OptimConfig
+
+__all__ = ["learning_rate", "make_optimiser"]
+
+
+def learning_rate(config: OptimConfig, epoch: int) -> float:
+    """The rate of an epoch, from 0: linear warm-up, then a cosine that ends just above 0.
+
+    >>> config = OptimConfig(lr=1.0, epochs=4, warmup_epochs=2)
+    >>> [round(learning_rate(config, epoch), 3) for epoch in range(4)]
+    [0.5, 1.0, 1.0, 0.5]
+    """
+    if epoch < config.warmup_epochs:
+        return config.lr * (epoch + 1) / config.warmup_epochs
+    rest = max(1, config.epochs - config.warmup_epochs)
+    return config.lr * (1 + math.cos(math.pi * (epoch - config.warmup_epochs) / rest)) / 2
+
+
+def make_optimiser(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Adam or AdamW over all parameters."""
+    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[config.name](model.parameters(), lr=config.lr, weight_decay=config.weight_decay)

@@ -1,0 +1,60 @@
+"""Recipes for the embedded sample and for folders of one's own."""
+
+from tokenreel.fuse.config import (
+    DataConfig,
+    FuseConfig,
+    OptimConfig,
+    PoolingConfig,
+    TemporalConfig,
+)
+from tokenreel.pipeline.recipes.base import Recipe
+
+__all__ = ["folder", "frozen_mean", "sample", "untrained"]
+
+EVALUATE = {"tau_stride": 2, "retrieval_stride": 2}
+
+
+def sample() -> Recipe:
+    """MV-Former, small, on the sample.
+
+    Command: `fuse train sample seed=0`.  Cost: under a minute on 2 cores.
+    """
+    return Recipe(
+        dataset="sample",
+        fuse=FuseConfig(
+            data=DataConfig(num_frames=32, batch_clips=4),
+            pooling=PoolingConfig(num_entities=3, channels=96),
+            temporal=TemporalConfig(
+                fc_width=128, hidden=128, heads=4, feed_forward=256, layers=2, embedding=64
+            ),
+            optim=OptimConfig(name="adamw", lr=1e-3, weight_decay=1e-4, epochs=60, warmup_epochs=3),
+        ),
+        evaluate=EVALUATE,
+    )
+
+
+def untrained() -> Recipe:
+    """A control: the model of `sample` with its first weights.
+
+    Command: `fuse train untrained seed=0`.  Cost: seconds.
+    """
+    trained = sample()
+    optim = trained.fuse.optim.model_copy(update={"epochs": 0})
+    return Recipe("sample", trained.fuse.model_copy(update={"optim": optim}), EVALUATE)
+
+
+def frozen_mean() -> Recipe:
+    """A control: the frozen tokens of a frame, averaged, all blocks end to end; nothing learned.
+
+    Command: `fuse train frozen-mean`.  Cost: seconds.
+    """
+    fuse = FuseConfig(model="frozen", pooling=PoolingConfig(kind="mean"))
+    return Recipe("sample", fuse, EVALUATE)
+
+
+def folder() -> Recipe:
+    """The model of `sample`, on the store of a folder of videos.
+
+    Command: `fuse train folder --store STORE`.  Cost: with the number of clips.
+    """
+    return Recipe("folder", sample().fuse, EVALUATE)
