@@ -9,6 +9,7 @@ from tokenreel.cache.manifest import UNLABELLED, Clip
 __all__ = ["check_reach", "frame_labels"]
 
 TOLERATED_STEPS = 1.5  # a span may end this many frames after the last one is over
+ROUNDING_SECONDS = 1e-6  # of float64 and of decimals in annotation files
 TOLERATED_SECONDS = 0.1  # rounding of annotations
 
 
@@ -46,7 +47,8 @@ def frame_labels(clip: Clip, times_seconds: NDArray[np.float64]) -> NDArray[np.i
                 reason=f"{span.where or 'a span'}: stop_seconds {span.stop_seconds:g} is beyond "
                 f"the end of {clip.video} at {end_seconds:.3f} s",
             )
-        inside = (times_seconds >= span.start_seconds) & (times_seconds < span.stop_seconds)
+        after = times_seconds >= span.start_seconds - ROUNDING_SECONDS
+        inside = after & (times_seconds < span.stop_seconds - ROUNDING_SECONDS)
         labels[inside] = span.phase
     return labels
 

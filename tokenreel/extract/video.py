@@ -16,7 +16,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DecodedFrame", "FrameSelector", "VideoError", "VideoInfo", "decode", "probe"]
+__all__ = [
+    "DecodedFrame",
+    "FrameSelector",
+    "VideoError",
+    "VideoInfo",
+    "check_file",
+    "decode",
+    "exact",
+    "probe",
+]
 
 LONE_FRAME = 1
 TOLERATED_MISSING_FRAMES = 2
@@ -99,8 +108,8 @@ class FrameSelector:
         stop_seconds: float | None = None,
         fps: float | None = None,
     ) -> None:
-        self._start = None if start_seconds is None else Fraction(start_seconds) / time_base
-        self._stop = None if stop_seconds is None else Fraction(stop_seconds) / time_base
+        self._start = None if start_seconds is None else exact(start_seconds) / time_base
+        self._stop = None if stop_seconds is None else exact(stop_seconds) / time_base
         per_second = None if fps is None else Fraction(fps).limit_denominator(10_000)
         self._slots_per_tick = None if per_second is None else per_second * time_base
         self._first_ticks: int | None = None
@@ -123,6 +132,15 @@ class FrameSelector:
             return False
         self._last_slot = slot
         return True
+
+
+def exact(seconds: float) -> Fraction:
+    """The fraction that a decimal of an annotation means, to 10 microseconds.
+
+    >>> exact(0.2), exact(2 / 3)
+    (Fraction(1, 5), Fraction(2, 3))
+    """
+    return Fraction(seconds).limit_denominator(100_000)
 
 
 def check_file(path: Path) -> None:
@@ -172,7 +190,7 @@ def decode(
 
     info = probe(path)
     frames = {"pyav": read_pyav, "decord": read_decord}[decoder](path, info)
-    end = None if until_seconds is None else Fraction(until_seconds) / info.time_base
+    end = None if until_seconds is None else exact(until_seconds) / info.time_base
     first: DecodedFrame | None = None
     previous: DecodedFrame | None = None
     for frame in frames:

@@ -1,0 +1,166 @@
+"""Extraction end to end: whole clips, the same bytes whatever ran beside them, failures by name."""
+
+import os
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from tokenreel.cache.errors import TokenReelError, WrongRecipe
+from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
+from tokenreel.cache.store import read_failures
+from tokenreel.extract import supervisor, worker
+from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.runner import build_recipe, default_store_name, extract_clips
+from tokenreel.extract.supervisor import DecodePool
+from tokenreel.extract.transforms import transform_parameters
+from tokenreel.extract.views import view_parameters
+from tokenreel.extract.worker import ClipFailure, DecodeJob
+
+CONFIG = ExtractConfig(
+    backbone="vit_tiny_patch16_224",
+    weights="random:0",
+    image_size=32,
+    blocks=(3, 11),
+    batch_frames=8,
+    device="cpu",
+)
+
+
+def write_video(path: Path, num_frames: int) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(num_frames):
+            pixels = np.full((48, 64, 3), (number * 5) % 256, np.uint8)
+            pixels[:, number % 64] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def differing(one: Path, other: Path) -> None:
+    a, b = content(one), content(other)
+    assert sorted(k for k in a.keys() | b.keys() if a.get(k) != b.get(k)) == []
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    write_video(root / "a.mp4", 30)
+    write_video(root / "b.mp4", 75)
+    (root / "bad.mp4").write_text("no video")
+    clips = (
+        Clip("a", "a.mp4", action="turn", spans=(LabelSpan(0.2, 0.4, 1),)),
+        Clip("b/part", "b.mp4", start_seconds=1.0, stop_seconds=2.0),
+        Clip("bad", "bad.mp4"),
+        Clip("late", "a.mp4", spans=(LabelSpan(0.0, 9.0, 0, where="l.csv:3"),)),
+    )
+    return Manifest("toy", root, clips, phases={"turn": ("go", "stop")})
+
+
+@pytest.fixture(scope="module")
+def done(manifest, tmp_path_factory):
+    store = tmp_path_factory.mktemp("out") / "store"
+    return extract_clips(manifest, CONFIG, store, progress=False), store
+
+
+def content(store: Path) -> dict[str, bytes]:
+    """Every file of a store but the writers' logs and the attempts counted in quarantine."""
+    names = [path.relative_to(store) for path in store.rglob("*") if path.is_file()]
+    kept = [name for name in names if name.parts[0] not in {"manifest", "failed"}]
+    return {str(name): (store / name).read_bytes() for name in kept}
+
+
+def test_good_clips_are_committed_and_bad_ones_listed_with_their_reason(done):
+    report, store = done
+    assert sorted(report.committed) == ["a", "b/part"]
+    reasons = {failure.clip_id: (failure.stage, failure.reason) for failure in report.failed}
+    assert reasons["bad"][0] == "open"
+    assert "Invalid data" in reasons["bad"][1]
+    assert reasons["late"][0] == "labels"
+    assert "l.csv:3" in reasons["late"][1]
+    assert [record["clip_id"] for record in read_failures(store)] == ["bad", "late"]
+    assert report.num_frames == 30 + 25
+    assert "2 committed, 0 skipped, 2 failed" in report.table()
+
+
+def test_labels_and_times_travel_into_the_store(done):
+    reader = pytest.importorskip("tokenreel.cache.reader")
+    store = reader.open_store(done[1])
+    assert store.labels("a").tolist() == [-1] * 5 + [1] * 5 + [-1] * 20
+    assert store.frame_index("b/part").tolist() == list(range(25, 50))
+    np.testing.assert_allclose(store.times_seconds("b/part")[[0, -1]], [1.0, 1.96])
+
+
+def test_a_second_run_skips_what_is_committed(manifest, done):
+    again = extract_clips(manifest, CONFIG, done[1], progress=False)
+    assert sorted(again.skipped) == ["a", "b/part"]
+    assert again.committed == []
+
+
+def test_the_store_is_the_same_bytes_for_any_number_of_workers(manifest, done, tmp_path):
+    config = CONFIG.model_copy(update={"workers": 3})
+    extract_clips(manifest, config, tmp_path / "store", progress=False)
+    differing(tmp_path / "store", done[1])
+
+
+def test_shards_together_make_the_same_clips(manifest, done, tmp_path):
+    for part in range(2):
+        extract_clips(manifest, CONFIG, tmp_path / "store", progress=False, shard=(part, 2))
+    differing(tmp_path / "store", done[1])
+
+
+def test_a_store_of_another_recipe_is_refused_field_by_field(manifest, done):
+    config = CONFIG.model_copy(update={"weights": "random:1", "fps": 5.0})
+    with pytest.raises(WrongRecipe, match=r"(?s)frames.*weights_sha256"):
+        extract_clips(manifest, config, done[1], progress=False)
+
+
+def test_too_many_failures_end_the_run(manifest, tmp_path):
+    config = CONFIG.model_copy(update={"max_failures": 0})
+    with pytest.raises(TokenReelError, match="max_failures=0"):
+        extract_clips(manifest, config, tmp_path / "store", progress=False)
+
+
+def test_the_name_of_a_store_tells_random_weights():
+    name = default_store_name("toy", CONFIG)
+    assert name == f"toy-vit_tiny_patch16_224-random0-{build_recipe(CONFIG).fingerprint[:12]}"
+
+
+def hang(pipe, memory_name, shape):
+    """A decoder that takes a job and never answers."""
+    pipe.recv()
+    time.sleep(60)
+
+
+def crash(pipe, memory_name, shape):
+    """A decoder that dies in native code."""
+    pipe.recv()
+    os.kill(os.getpid(), 11)
+
+
+@pytest.mark.parametrize(
+    ("body", "timeout_seconds", "reason"),
+    [(hang, 0.3, "no sign of life"), (crash, 30.0, "exit -11")],
+)
+def test_a_decoder_that_hangs_or_dies_is_replaced_and_the_clip_given_up(
+    monkeypatch, tmp_path, body, timeout_seconds, reason
+):
+    monkeypatch.setattr(supervisor, "serve", body)
+    monkeypatch.setattr(supervisor, "START_SECONDS", 0.0)
+    job = DecodeJob(
+        tmp_path / "a.mp4", None, None, None, "pyav",
+        transform_parameters("dino-256-224", 32), view_parameters(0, 0), "a", 8,
+    )  # fmt: skip
+    with DecodePool(
+        [job], slot_shape=(8, 1, 3, 32, 32), workers=1, timeout_seconds=timeout_seconds
+    ) as pool:
+        (batch,) = list(pool)
+    assert isinstance(batch.end, ClipFailure)
+    assert batch.attempt == 2
+    assert [text.split(":")[0] for text in batch.failures] == ["pyav", "decord"]
+    assert all(reason in text for text in batch.failures)
+    assert pool.killed == 2
+    assert CONFIG.timeout_seconds > worker.BEAT_SECONDS

@@ -1,0 +1,162 @@
+"""Decoding: exact frames by time, and a stated reason for every file that is not whole."""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from tokenreel.extract.video import FrameSelector, VideoError, decode, probe
+
+CLIPS = os.environ.get("TOKENREEL_CLIPS")
+needs_clips = pytest.mark.skipif(not CLIPS, reason="TOKENREEL_CLIPS names no folder")
+SIZE = 64
+
+COUNTS = {  # frames that FFmpeg delivers; header counts differ for some
+    "cve_vid1.mp4": 56,
+    "cve_vid2.mp4": 134,
+    "hf_66x50.mov": 82,
+    "tc_discard_first_key.mp4": 25,
+    "nasa_13013.mp4": 390,
+    "asl_again.mkv": 77,
+    "pancake_mkv.mkv": 310,
+    "tc_av1.mkv": 125,
+    "mp_fire2.mp4": 25,
+    "pp_example.avi": 131,
+    "vf_GGSY1.mp4": 355,
+    "tc_nonzero_start.mp4": 12,
+    "psd_delayed.mp4": 24,
+    "tc_odd_wh_vp9.mp4": 25,
+    "tc_h265.mp4": 10,
+}
+REASONS = {
+    "audio_only.mp4": "no video stream",
+    "bitflip_heavy.mp4": "corrupt",
+    "directory.mp4": "directory",
+    "html.mp4": "Invalid data",
+    "jpeg_renamed.mp4": "only one frame",
+    "repo_corrupted.mp4": "Invalid data",
+    "trunc.avi": "corrupt",
+    "trunc.mkv": "ends early",
+    "trunc.webm": "ends early",
+    "trunc_faststart_60.mp4": "Invalid data",
+    "zero.mp4": "empty",
+}
+
+
+def barcode(number: int) -> np.ndarray:
+    """A frame that carries its number: eight bars, one for each bit."""
+    bits = [(number >> bit) & 1 for bit in range(8)]
+    row = np.repeat(np.array(bits, np.uint8) * 255, SIZE // 8)
+    return np.repeat(np.repeat(row[None, :, None], SIZE, 0), 3, 2)
+
+
+def read_barcode(pixels: np.ndarray) -> int:
+    columns = pixels[SIZE // 2, SIZE // 16 :: SIZE // 8, 1] > 127
+    return int(sum(1 << bit for bit, on in enumerate(columns) if on))
+
+
+def write_video(path: Path, times: list[int], *, start: int = 0) -> Path:
+    """H.264 with one frame at each time, in milliseconds."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "10", "bf": "2"})
+        stream.width = stream.height = SIZE
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(barcode(number), format="rgb24")
+            frame.pts, frame.time_base = time + start, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture
+def vfr(tmp_path):
+    times = [0, 40, 80, 200, 240, 280, 500, 540, 580, 620]
+    return write_video(tmp_path / "a video, n\u00famero 1.mp4", times), times
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_each_frame_is_itself_and_has_its_own_time(vfr, decoder):
+    path, times = vfr
+    frames = list(decode(path, decoder=decoder))
+    assert [read_barcode(frame.pixels) for frame in frames] == list(range(len(times)))
+    base = probe(path).time_base
+    assert [round(float(f.ticks * base) * 1000) for f in frames] == times
+    assert [frame.index for frame in frames] == list(range(len(times)))
+
+
+def test_reading_stops_before_the_frame_at_the_end_of_the_clip(vfr):
+    assert len(list(decode(vfr[0], until_seconds=0.24))) == 4
+
+
+def test_a_single_frame_is_refused(tmp_path):
+    path = write_video(tmp_path / "one.mp4", [0])
+    with pytest.raises(VideoError, match="only one frame"):
+        list(decode(path))
+
+
+def test_a_truncated_file_is_refused_whatever_was_decoded(tmp_path):
+    whole = write_video(tmp_path / "whole.mkv", list(range(0, 8000, 40)))
+    data = whole.read_bytes()
+    whole.write_bytes(data[: len(data) // 2])
+    with pytest.raises(VideoError, match=r"ends early|Invalid data|corrupt"):
+        list(decode(whole))
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda p: p.touch(), "empty"),
+        (lambda p: p.mkdir(), "directory"),
+        (os.mkfifo, "not a regular file"),
+        (lambda p: p.write_text("hello"), "Invalid data"),
+        (lambda p: None, "no such file"),
+    ],
+    ids=["empty", "directory", "fifo", "text", "missing"],
+)
+def test_what_is_no_video_is_refused_at_once_with_its_reason(tmp_path, make, reason):
+    path = tmp_path / "x.mp4"
+    make(path)
+    with pytest.raises(VideoError, match=reason) as caught:
+        probe(path)
+    assert caught.value.stage == "open"
+
+
+def test_fps_keeps_the_first_frame_of_each_slot_and_repeats_none():
+    select = FrameSelector(Fraction(1, 30), fps=25)
+    kept = [tick for tick in range(12) if select.keeps(tick)]
+    assert kept == [0, 1, 2, 3, 5, 6, 7, 8, 9, 11]
+    slow = FrameSelector(Fraction(1, 10), fps=25)
+    assert all(slow.keeps(tick) for tick in range(10))
+
+
+def test_a_clip_keeps_frames_from_its_start_up_to_but_not_at_its_stop():
+    select = FrameSelector(Fraction(1, 10), start_seconds=0.2, stop_seconds=0.5)
+    assert [tick for tick in range(8) if select.keeps(tick)] == [2, 3, 4]
+
+
+@needs_clips
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_real_file_gives_as_many_frames_as_ffmpeg(name):
+    assert sum(1 for _ in decode(Path(CLIPS, "real", name))) == COUNTS[name]
+
+
+@needs_clips
+@pytest.mark.parametrize("name", ["cve_vid1.mp4", "hf_66x50.mov", "nasa_rotated.mp4"])
+def test_both_decoders_give_the_same_pixels_and_times(name):
+    path = Path(CLIPS, "real", name)
+    pairs = zip(decode(path), decode(path, decoder="decord"), strict=True)
+    for one, other in pairs:
+        assert one.ticks == other.ticks
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+
+
+@needs_clips
+@pytest.mark.parametrize("name", REASONS)
+def test_a_bad_file_is_refused_with_its_reason(name):
+    with pytest.raises(VideoError, match=REASONS[name]):
+        list(decode(Path(CLIPS, "bad", name)))
