@@ -13,8 +13,9 @@ from tokenreel.cache.blocks import Shard, aligned_empty, check_frames, runs
 from tokenreel.cache.clipfiles import all_arrays, load_clip, load_rows, load_sums
 from tokenreel.cache.codec import Codec, Encoded, codec_from_recipe
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.errors import ClipNotFound, Damaged, StoreError
+from tokenreel.cache.errors import ClipNotFound, Damaged
 from tokenreel.cache.files import file_inside
+from tokenreel.cache.frames import frame_numbers, read_with_tensorstore
 from tokenreel.cache.index import load_records
 from tokenreel.cache.layout import SEGMENT, ArraySpec, parse_json
 from tokenreel.cache.recipe import StoreRecipe
@@ -162,7 +163,7 @@ class Store:
             self.record(clip_id),
             tuple(self.recipe.blocks if layers is None else layers),
         )
-        rows = _frame_numbers(record, frames)
+        rows = frame_numbers(record, frames)
         if not set(blocks) <= set(self.recipe.blocks) or not 0 <= view < record.num_views:
             raise ClipNotFound(
                 f"{clip_id}: no block {blocks} or view {view}; the store has blocks "
@@ -202,7 +203,7 @@ class Store:
         path = f"views/{view}/{name}"
         if path not in self._clip(record)[0]:
             raise ClipNotFound(f"{clip_id}: no {path} in this store")
-        return self._rows(record, path, _frame_numbers(record, frames)).astype(np.float32)
+        return self._rows(record, path, frame_numbers(record, frames)).astype(np.float32)
 
     def labels(self, clip_id: str) -> Array:
         """Phase of each frame, int16 (T,), -1 unlabelled."""
@@ -269,7 +270,7 @@ class Store:
             raise ValueError(f"out is {out.dtype}{out.shape}, wanted contiguous {dtype}{shape}")
         folder = self._folder(record)
         if self._backend == "tensorstore":
-            _read_with_tensorstore(folder, spec, frames, out)
+            read_with_tensorstore(folder, spec, frames, out)
         for first, count, place in runs(frames):
             part = out[place : place + count]
             if self._backend != "tensorstore":
@@ -303,42 +304,3 @@ def _keep(cache: dict[Any, Any], key: Any, value: Any) -> None:
     cache[key] = value
     if len(cache) > HANDLES:
         cache.pop(next(iter(list(cache))), None)
-
-
-def _frame_numbers(record: ClipRecord, frames: Any) -> Array:
-    every = np.arange(record.num_frames)
-    if frames is None:
-        return every
-    if isinstance(frames, slice):
-        return every[frames]
-    rows = np.asarray(frames)
-    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
-        raise TypeError(f"frames: wanted a 1-d list of integers, got {rows.dtype}{rows.shape}")
-    if rows.size and (rows.min() < 0 or rows.max() >= record.num_frames):
-        raise ClipNotFound(
-            f"{record.clip_id} has frames 0 to {record.num_frames - 1}, "
-            f"asked for {rows.min()} to {rows.max()}"
-        )
-    return rows.astype(np.int64)
-
-
-_USED_IN: list[int] = []  # the process tensorstore's threads live in
-
-
-def _read_with_tensorstore(folder: Path, spec: ArraySpec, frames: Array, out: Array) -> None:
-    """The reference: the library's own reading of the array."""
-    import tensorstore
-
-    _USED_IN[:] = _USED_IN or [os.getpid()]
-    if os.getpid() not in _USED_IN:
-        raise StoreError("tensorstore was used before the fork: spawn workers, or backend='direct'")
-    kvstore = {"driver": "file", "path": f"{(folder / spec.path).resolve()}/"}
-    try:
-        array = tensorstore.open(
-            {"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}, read=True
-        ).result()
-        for first, count, place in runs(frames):
-            target = tensorstore.array(out[place : place + count], copy=False)
-            target.write(array[first : first + count]).result()
-    except (ValueError, OSError) as error:
-        raise Damaged(f"{folder / spec.path}: {error}") from error
