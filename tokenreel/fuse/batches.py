@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenreel.cache.codec import Encoded
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.reader import ClipRecord, Store
 from tokenreel.fuse.config import FuseConfig
@@ -96,16 +97,25 @@ class TokenSource:
         codes, scales = self._codes(clip_id, frames)
         parts = []
         for block in self.blocks:
-            folding = self.store.codec.fold(block)
-            part = torch.from_numpy(codes[block]).to(self.device).float()
-            if block in scales:
-                part *= torch.from_numpy(scales[block]).to(self.device)[..., None].float()
-            part = part * torch.from_numpy(folding.channel_scale).to(self.device)
-            part += torch.from_numpy(folding.channel_offset).to(self.device)
-            if folding.rotation is not None:
-                part = part @ torch.from_numpy(folding.rotation).to(self.device)
-            parts.append(part)
+            parts.append(self._decode(block, codes[block], scales.get(block)))
         return torch.cat(parts, dim=-1)
+
+    def _decode(self, block: int, codes: np.ndarray, scales: np.ndarray | None) -> Tensor:
+        """Codes to tokens; on the device, unless the codec packs two codes in a byte."""
+        codec = self.store.codec
+        if codes.dtype == np.uint8:
+            return torch.from_numpy(codec.decode(Encoded(codes, scales), block=block)).to(
+                self.device
+            )
+        folding = codec.fold(block, self.store.recipe.dim)
+        tokens = torch.from_numpy(codes).to(self.device).float()
+        if scales is not None:
+            tokens *= torch.from_numpy(scales).to(self.device)[..., None].float()
+        tokens *= torch.from_numpy(folding.channel_scale).to(self.device)
+        tokens += torch.from_numpy(folding.channel_offset).to(self.device)
+        if folding.rotation is not None:
+            tokens = tokens @ torch.from_numpy(folding.rotation).to(self.device)
+        return tokens
 
     def cls(self, clip_id: str, frames: np.ndarray) -> Tensor:
         """CLS after the final norm, float32 (t, D of CLS)."""

@@ -2,9 +2,9 @@
 
 import subprocess
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
-import tokenreel
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.reader import open_store
 
@@ -20,15 +20,15 @@ EMBEDDINGS = "embeddings.h5"  # the file of a run that phase 3 reads
 
 def code_version() -> str:
     """The commit of the checkout this package lies in, "-dirty" when changed; else the version."""
-    package = Path(tokenreel.__file__).parent
+    package = Path(__file__).parent
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         run = subprocess.run(
             command, cwd=package, capture_output=True, text=True, timeout=20, check=False
         )
     except OSError:
-        return tokenreel.__version__
-    return run.stdout.strip() if run.returncode == 0 else tokenreel.__version__
+        return metadata.version("tokenreel")
+    return run.stdout.strip() if run.returncode == 0 else metadata.version("tokenreel")
 
 
 def find_store(dataset: str, *, folder: Path = STORES) -> Path:

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -80,14 +81,16 @@ def _render_missing(root: Path, scripts: list[Script]) -> None:
     for split in {script.split for script in missing}:
         (root / split).mkdir(exist_ok=True)
     workers = min(os.cpu_count() or 1, 8, len(missing))
-    if workers == 1:
-        for script in missing:
-            render_clip(root, script)
-        return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-        for future in [pool.submit(render_clip, root, script) for script in missing]:
-            future.result()
+    try:
+        with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+            for future in [pool.submit(render_clip, root, script) for script in missing]:
+                future.result()
+    except BrokenProcessPool:  # no process can be started from a notebook or from standard input
+        log.warning("rendering in one process: no other could be started")
+        for script in missing:
+            if not (root / script.video).exists():
+                render_clip(root, script)
 
 
 def _write_tables(root: Path, scripts: list[Script]) -> None:
