@@ -71,6 +71,31 @@ def test_a_wrong_label_is_named_by_file_line_and_value(tmp_path, line, message):
         load_dataset("folder", root, {})
 
 
+def test_a_video_may_hold_several_clips_each_with_the_labels_of_its_time(tmp_path):
+    root = make_root(
+        tmp_path,
+        clips="video,split,start_seconds,stop_seconds\n"
+        "val/a.mp4,train,,2\nval/a.mp4,val,2,4.5\nval/a.mp4,,6,\n",
+        labels=LABELS + "val/a.mp4,0,1,0\nval/a.mp4,1.5,3,1\nval/a.mp4,5,7,2\n",
+    )
+
+    manifest = load_dataset("folder", root, {})
+
+    read = {
+        clip.clip_id: (
+            clip.start_seconds,
+            clip.stop_seconds,
+            [(s.start_seconds, s.stop_seconds, s.phase) for s in clip.spans],
+        )
+        for clip in manifest.clips
+    }
+    assert read == {
+        "val/a.mp4/0.000-2.000": (None, 2.0, [(0.0, 1.0, 0), (1.5, 2.0, 1)]),
+        "val/a.mp4/2.000-4.500": (2.0, 4.5, [(1.5, 3.0, 1)]),
+        "val/a.mp4/6.000-end": (6.0, None, [(5.0, 7.0, 2)]),
+    }
+
+
 def test_an_unknown_phase_name_is_told_the_nearest(tmp_path):
     root = make_root(
         tmp_path,
@@ -87,6 +112,8 @@ def test_an_unknown_phase_name_is_told_the_nearest(tmp_path):
     [
         ("video,split\nval/a.mp4,dev\n", r"clips\.csv:2: split is 'dev', not one of train, val"),
         ("video\nval/a.mp4\nval/a.mp4\n", r"clips\.csv:3: 'val/a\.mp4' is listed twice"),
+        ("video,start_seconds,stop_seconds\nval/a.mp4,3,2\n", r"clips\.csv:2: reversed"),
+        ("video,start_seconds\nval/a.mp4,inf\n", r"clips\.csv:2: start_seconds is 'inf'"),
         ("split\ntrain\n", r"clips\.csv:1: no column video"),
         ("video,splt\nval/a.mp4,val\n", r"clips\.csv:1: unknown column 'splt', did you mean split"),
         ("", r"clips\.csv: empty"),
@@ -106,6 +133,18 @@ def test_a_root_without_videos_says_what_was_found(tmp_path):
     (tmp_path / "readme.txt").touch()
     with pytest.raises(UsageError, match=r"(?s)no videos, 1 other file\(s\); expected"):
         load_dataset("folder", tmp_path, {})
+
+
+def test_labels_without_phases_csv_are_numbers(tmp_path):
+    root = make_root(tmp_path, labels=LABELS + "val/a.mp4,0,1,reach\n")
+    with pytest.raises(UsageError, match=r"unknown phase 'reach' \(known: numbers from 0, or"):
+        load_dataset("folder", root, {})
+
+
+def test_a_wrong_phase_table_is_named_by_file_and_line(tmp_path):
+    root = make_root(tmp_path, phases="action,phase\npour,reach\npour,reach\n")
+    with pytest.raises(UsageError, match=r"phases\.csv:3: phase 'reach' of 'pour' stands there"):
+        load_dataset("folder", root, {})
 
 
 def test_a_link_that_leaves_the_root_is_left_out_and_logged(tmp_path, caplog):

@@ -2,7 +2,7 @@
 
     ROOT/**/*.mp4 ...                                     the videos
     ROOT/labels.csv   video,start_seconds,stop_seconds,phase      phase: a number from 0, or a name
-    ROOT/clips.csv    video,split,action,group                    only the first is required
+    ROOT/clips.csv    video,split,action,group,start_seconds,stop_seconds    the first is required
     ROOT/phases.csv   action,phase                                names in the order of their number
 
 Times are presentation times of the video file; ranges are [start, stop).  Without clips.csv every
@@ -28,6 +28,7 @@ VIDEO_SUFFIXES = (
     *(".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".y4m"),
 )
 SPLITS = ("train", "val", "test")
+CLIP_COLUMNS = ("split", "action", "group", "start_seconds", "stop_seconds")
 LAYOUT = __doc__.partition("\n\n")[2].partition("\n\n")[0]
 
 log = logging.getLogger(__name__)
@@ -43,10 +44,11 @@ def folder(root: Path, options: Mapping[str, str]) -> Manifest:
         raise UsageError(f"data.{next(iter(options))}: the data set `folder` takes no options")
     videos = _find_videos(root)
     phases = _read_phases(root / "phases.csv")
-    clips = {video: Clip(clip_id=video, video=video, split=_split_of(video)) for video in videos}
+    clips = [Clip(clip_id=video, video=video, split=_split_of(video)) for video in videos]
     clips = _read_clips(root / "clips.csv", clips)
     spans = _read_spans(root / "labels.csv", clips, phases)
-    labelled = [replace(clip, spans=spans.get(video, ())) for video, clip in clips.items()]
+    labelled = [replace(clip, spans=spans.get(clip.clip_id, ())) for clip in clips]
+    labelled.sort(key=lambda clip: clip.clip_id)
     notes = [] if spans else ["no labels.csv: metrics that need phase labels will be skipped"]
     return Manifest("folder", root, tuple(labelled), phases, "terms: not stated", tuple(notes))
 
@@ -89,43 +91,66 @@ def _read_phases(path: Path) -> dict[str, tuple[str, ...]]:
     return phases
 
 
-def _read_clips(path: Path, clips: dict[str, Clip]) -> dict[str, Clip]:
+def _read_clips(path: Path, clips: list[Clip]) -> list[Clip]:
     if not path.exists():
         return clips
+    videos = {clip.video: clip for clip in clips}
     listed: dict[str, Clip] = {}
-    for line in read_table(path, required=("video",), optional=("split", "action", "group")):
-        video = _video_of(line, clips)
-        if video in listed:
-            raise UsageError(f"{line.where}: {video!r} is listed twice")
-        split = line.cells.get("split") or clips[video].split
-        if split not in SPLITS:
-            raise UsageError(f"{line.where}: split is {split!r}, not one of {', '.join(SPLITS)}")
-        listed[video] = replace(
-            clips[video],
-            split=split,
-            action=line.cells.get("action", ""),
-            group=line.cells.get("group", ""),
-        )
-    missing = clips.keys() - listed.keys()
+    for line in read_table(path, required=("video",), optional=CLIP_COLUMNS):
+        clip = _clip_of(line, videos)
+        if clip.clip_id in listed:
+            raise UsageError(f"{line.where}: {clip.clip_id!r} is listed twice")
+        listed[clip.clip_id] = clip
+    missing = videos.keys() - {clip.video for clip in listed.values()}
     if missing:
         log.warning("%s: %d video(s) are not listed and left out", path.name, len(missing))
-    return listed
+    return list(listed.values())
+
+
+def _clip_of(line: Line, videos: Mapping[str, Clip]) -> Clip:
+    whole = videos[_video_of(line, videos)]
+    split = line.cells.get("split") or whole.split
+    if split not in SPLITS:
+        raise UsageError(f"{line.where}: split is {split!r}, not one of {', '.join(SPLITS)}")
+    start = line.optional_seconds("start_seconds")
+    stop = line.optional_seconds("stop_seconds")
+    if stop is not None and not (start or 0.0) < stop:
+        raise UsageError(f"{line.where}: reversed, it starts at {start} s and stops at {stop} s")
+    is_whole = start is None and stop is None
+    end = "end" if stop is None else f"{stop:.3f}"
+    return replace(
+        whole,
+        clip_id=whole.video if is_whole else f"{whole.video}/{start or 0.0:.3f}-{end}",
+        start_seconds=start,
+        stop_seconds=stop,
+        split=split,
+        action=line.cells.get("action", ""),
+        group=line.cells.get("group", ""),
+    )
 
 
 def _read_spans(
-    path: Path, clips: Mapping[str, Clip], phases: Mapping[str, tuple[str, ...]]
+    path: Path, clips: list[Clip], phases: Mapping[str, tuple[str, ...]]
 ) -> dict[str, tuple[LabelSpan, ...]]:
     if not path.exists():
         return {}
+    clips_of: dict[str, list[Clip]] = {}
+    for clip in clips:
+        clips_of.setdefault(clip.video, []).append(clip)
     spans: dict[str, list[LabelSpan]] = {}
     for line in read_table(path, required=("video", "start_seconds", "stop_seconds", "phase")):
-        video = _video_of(line, clips)
         start, stop = line.seconds("start_seconds"), line.seconds("stop_seconds")
         if not start < stop:
-            raise UsageError(f"{line.where}: reversed, it starts at {start} s and stops at {stop}")
-        phase = _phase_of(line, phases.get(clips[video].action, ()))
-        spans.setdefault(video, []).append(LabelSpan(start, stop, phase, line.where))
-    return {video: _in_order(listed) for video, listed in spans.items()}
+            raise UsageError(
+                f"{line.where}: reversed, it starts at {start} s and stops at {stop} s"
+            )
+        for clip in clips_of[_video_of(line, clips_of)]:
+            phase = _phase_of(line, phases.get(clip.action, ()))
+            end = stop if clip.stop_seconds is None else min(stop, clip.stop_seconds)
+            if max(start, clip.start_seconds or 0.0) < end:
+                span = LabelSpan(start, end, phase, line.where)
+                spans.setdefault(clip.clip_id, []).append(span)
+    return {clip_id: _in_order(listed) for clip_id, listed in spans.items()}
 
 
 def _in_order(spans: list[LabelSpan]) -> tuple[LabelSpan, ...]:
@@ -149,7 +174,7 @@ def _phase_of(line: Line, names: tuple[str, ...]) -> int:
     raise UsageError(f"{line.where}: unknown phase {text!r}{nearest(text, names)} (known: {known})")
 
 
-def _video_of(line: Line, clips: Mapping[str, Clip]) -> str:
+def _video_of(line: Line, clips: Mapping[str, object]) -> str:
     video = line.cells["video"]
     if video not in clips:
         raise UsageError(f"{line.where}: no video {video!r} below the root{nearest(video, clips)}")
