@@ -1,6 +1,6 @@
 """Draw the clips of the sample: a script decides every frame, a figure is drawn from it.
 
-A script is a pure function of split and index.  A pose is six numbers; a phase moves the figure
+A script is a pure function of split and index.  A pose is five numbers; a phase moves the figure
 from one key pose to the next.  Some poses are passed on the way up and on the way down, so that a
 single frame does not always tell its phase: the frames around it do.
 """
@@ -26,23 +26,27 @@ PHASES = {
     "dance": ("crouch", "jump", "left", "right", "bow"),
 }
 # Pose: angle of the near arm, of the far arm, of the lean (degrees, 0 = down, 180 = up), crouch
-# and spread of the legs (0 to 1), and whether the ball is in the hand (0 or 1).
+# and spread of the legs (0 to 1).
 KEY_POSES = {
     "lift": [
-        (20, 10, 0, 0.0, 0.1, 0),
-        (70, 60, 35, 0.6, 0.3, 0),
-        (175, 165, 0, 0.0, 0.3, 1),
-        (20, 10, 0, 0.0, 0.1, 0),
+        (20, 10, 0, 0.0, 0.1),
+        (70, 60, 35, 0.6, 0.3),
+        (175, 165, 0, 0.0, 0.3),
+        (20, 10, 0, 0.0, 0.1),
     ],
     "dance": [
-        (30, -30, 0, 0.0, 0.1, 0),
-        (60, -60, 10, 0.9, 0.5, 0),
-        (150, -150, 0, 0.0, 0.1, 0),
-        (90, -20, -30, 0.1, 0.6, 0),
-        (20, -90, 30, 0.1, 0.6, 0),
-        (40, -40, 70, 0.3, 0.1, 0),
+        (30, -30, 0, 0.0, 0.1),
+        (60, -60, 10, 0.9, 0.5),
+        (150, -150, 0, 0.0, 0.1),
+        (90, -20, -30, 0.1, 0.6),
+        (20, -90, 30, 0.1, 0.6),
+        (40, -40, 70, 0.3, 0.1),
     ],
 }
+# The lamp in the near hand: which colour of LAMP it has in each phase.  The first and the last
+# phase of the dance share one: their poses and what came before tell them apart.
+LAMP = np.array([(250, 60, 40), (60, 240, 70), (70, 90, 255), (250, 240, 60)], np.float32)
+LAMP_OF = {"lift": (0, 1, 2), "dance": (0, 1, 2, 3, 0)}
 Frame = NDArray[np.float32]
 
 
@@ -55,7 +59,7 @@ class Script:
         split, action: as in the manifest.
         seed: of the look of the clip.
         phases: phase of each frame.
-        poses: pose of each frame, six numbers.
+        poses: pose of each frame, five numbers.
     """
 
     video: str
@@ -73,13 +77,13 @@ def write_script(split: str, index: int) -> Script:
     rng = np.random.default_rng([1, seed])
     keys = np.asarray(KEY_POSES[action], np.float64)
     order = list(range(len(keys) - 1))
-    repeated = int(rng.integers(len(order))) if rng.random() < 0.3 else None
-    if repeated is not None:
-        order.insert(repeated, repeated)
-    shares = rng.uniform(0.4, 1.6, len(order))
+    for _ in range(int(rng.integers(3))):
+        repeated = int(rng.integers(len(order)))
+        order.insert(repeated, order[repeated])
+    shares = rng.uniform(0.25, 1.75, len(order))
     num_frames = int(rng.integers(40, 161))
     lengths = np.maximum(5, np.round(shares / shares.sum() * num_frames)).astype(int)
-    late = float(rng.uniform(0.4, 0.85)) if rng.random() < 0.35 else 0.0
+    late = float(rng.uniform(0.3, 0.8)) if rng.random() < 0.5 else 0.0
     phases: list[int] = []
     poses: list[tuple[float, ...]] = []
     for position, (phase, length) in enumerate(zip(order, lengths, strict=True)):
@@ -113,18 +117,19 @@ def render_clip(root: Path, script: Script) -> None:
 def _draw(script: Script) -> list[NDArray[np.uint8]]:
     rng = np.random.default_rng([2, script.seed])
     background = _texture(rng)
-    skin, cloth, prop = rng.uniform(0, 255, (3, 3)).astype(np.float32)
-    scale = float(rng.uniform(0.8, 1.25))
+    skin, cloth = rng.uniform(170, 255, (2, 3)).astype(np.float32)
+    scale = float(rng.uniform(1.05, 1.4))
     mirrored = bool(rng.random() < 0.5)
-    centre = np.array([WIDTH * rng.uniform(0.42, 0.58), HEIGHT * rng.uniform(0.56, 0.64)])
-    shake = _smooth(rng, len(script.phases), strength=rng.uniform(0, 6))
+    centre = np.array([WIDTH * rng.uniform(0.45, 0.55), HEIGHT * rng.uniform(0.56, 0.6)])
+    shake = _smooth(rng, len(script.phases), strength=rng.uniform(0, 4))
     disc = Disc(rng)
     images = []
     for index, pose in enumerate(script.poses):
         dy, dx = np.clip(shake[index], -MARGIN, MARGIN).round().astype(int) + MARGIN
         image = background[dy : dy + HEIGHT, dx : dx + WIDTH].copy()
         disc.draw(image, index)
-        _draw_figure(image, pose, centre, scale, (skin, cloth, prop), mirrored=mirrored)
+        lamp = LAMP[LAMP_OF[script.action][script.phases[index]]]
+        _draw_figure(image, pose, centre, scale, (skin, cloth, lamp), mirrored=mirrored)
         images.append(image.clip(0, 255).astype(np.uint8))
     return images
 
@@ -133,10 +138,10 @@ class Disc:
     """A distractor: a disc that drifts through the picture and says nothing of the phase."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self._colour = rng.uniform(0, 255, 3).astype(np.float32)
+        self._colour = rng.uniform(40, 140, 3).astype(np.float32)
         self._start = rng.uniform([0, 0], [WIDTH, HEIGHT])
         self._speed = rng.uniform(-3, 3, 2)
-        self._radius = float(rng.uniform(8, 18))
+        self._radius = float(rng.uniform(6, 14))
 
     def draw(self, image: Frame, index: int) -> None:
         """Draw the disc as it is at a frame."""
@@ -153,8 +158,8 @@ def _draw_figure(
     *,
     mirrored: bool,
 ) -> None:
-    near, far, lean, crouch, spread, has_ball = pose
-    skin, cloth, prop = colours
+    near, far, lean, crouch, spread = pose
+    skin, cloth, lamp = colours
     side = -1.0 if mirrored else 1.0
 
     def reach(start: NDArray[np.float64], degrees: float, length: float) -> NDArray[np.float64]:
@@ -173,8 +178,7 @@ def _draw_figure(
     _capsule(image, head, head, 12 * scale, skin)
     hand = reach(neck, near, 46)
     _capsule(image, neck, hand, 6 * scale, skin)
-    if has_ball > 0.5:
-        _capsule(image, hand, hand, 11 * scale, prop)
+    _capsule(image, hand, hand, 17 * scale, lamp)
 
 
 def _capsule(
@@ -203,12 +207,12 @@ def _capsule(
 def _texture(rng: np.random.Generator) -> Frame:
     """A soft coloured background, larger than a frame by the margin on each side."""
     shape = (HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN)
-    image = np.broadcast_to(rng.uniform(60, 190, 3), (*shape, 3)).astype(np.float32)
+    image = np.broadcast_to(rng.uniform(25, 75, 3), (*shape, 3)).astype(np.float32)
     for cells in (3, 9, 24):
         coarse = rng.uniform(-1, 1, (cells, cells, 3)).astype(np.float32)
         rows = np.linspace(0, cells - 1.001, shape[0])
         columns = np.linspace(0, cells - 1.001, shape[1])
-        image = image + 90 / cells**0.5 * _bilinear(coarse, rows, columns)
+        image = image + 25 / cells**0.5 * _bilinear(coarse, rows, columns)
     return image.astype(np.float32)
 
 
