@@ -82,7 +82,8 @@ def _random(backbone: str, seed: int) -> dict[str, torch.Tensor]:
     """Weights that depend on the seed and the shapes only, not on the version of torch.
 
     Matrices are normal with variance 1 / fan_in, which keeps attention and the residual stream
-    alive at any depth; embeddings 0.02; scales 1; offsets 0.
+    alive at any depth; embeddings 1, so that a token knows its place as a trained one does;
+    scales 1; offsets 0.
     """
     import timm
 
@@ -95,8 +96,7 @@ def _random(backbone: str, seed: int) -> dict[str, torch.Tensor]:
         if not like.dtype.is_floating_point:
             state[name] = torch.zeros(shape, dtype=like.dtype)
         elif name.endswith(("_embed", "_token")):
-            values = generator.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
-            state[name] = torch.from_numpy(values)
+            state[name] = torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
         elif len(shape) >= 2:
             scale = np.float32(1 / np.sqrt(np.prod(shape[1:])))
             values = generator.standard_normal(shape, dtype=np.float32) * scale

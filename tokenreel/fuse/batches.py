@@ -72,6 +72,7 @@ class TokenSource:
             raise UsageError(f"{store.path} holds no CLS tokens: extract again with them")
         self.device = device
         self._resident: dict[str, tuple[dict[int, np.ndarray], dict[int, np.ndarray]]] = {}
+        self._foldings: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
         share = len(self.blocks) / len(store.recipe.blocks)
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         self.is_resident = store.num_bytes * share < free / 2
@@ -107,15 +108,24 @@ class TokenSource:
             return torch.from_numpy(codec.decode(Encoded(codes, scales), block=block)).to(
                 self.device
             )
-        folding = codec.fold(block, self.store.recipe.dim)
+        scale, offset, rotation = self._folding(block)
         tokens = torch.from_numpy(codes).to(self.device).float()
         if scales is not None:
             tokens *= torch.from_numpy(scales).to(self.device)[..., None].float()
-        tokens *= torch.from_numpy(folding.channel_scale).to(self.device)
-        tokens += torch.from_numpy(folding.channel_offset).to(self.device)
-        if folding.rotation is not None:
-            tokens = tokens @ torch.from_numpy(folding.rotation).to(self.device)
-        return tokens
+        tokens = tokens.mul_(scale).add_(offset)
+        return tokens if rotation is None else tokens @ rotation
+
+    def _folding(self, block: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        if block not in self._foldings:
+            folding = self.store.codec.fold(block, self.store.recipe.dim)
+            scale, offset, rotation = (
+                None if part is None else torch.tensor(part, device=self.device)
+                for part in (folding.channel_scale, folding.channel_offset, folding.rotation)
+            )
+            assert scale is not None
+            assert offset is not None
+            self._foldings[block] = (scale, offset, rotation)
+        return self._foldings[block]
 
     def cls(self, clip_id: str, frames: np.ndarray) -> Tensor:
         """CLS after the final norm, float32 (t, D of CLS)."""

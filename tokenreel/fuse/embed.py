@@ -6,6 +6,7 @@ and each piece is embedded alone: its own attention, its own positions, no mask,
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.model import FusionModel
 from tokenreel.fuse.pooling import pool_frozen
 
-__all__ = ["embed_store", "pieces"]
+__all__ = ["embed_store", "pieces", "standardise"]
 
 
 def pieces(num_frames: int, longest: int) -> list[slice]:
@@ -59,7 +60,29 @@ def embed_store(
     records = list(source.store.records.values())
     bar = tqdm(records, desc="embed", unit="clip", disable=not progress)
     clips = [_embed_clip(source, model, config, record) for record in bar]
+    if model is None:
+        clips = standardise(clips)
     return write_embeddings(out, clips, provenance=provenance)
+
+
+def standardise(clips: list[EmbeddedClip]) -> list[EmbeddedClip]:
+    """Frozen features as a fair control: channels standardised, then unit length, as a model's are.
+
+    Mean and standard deviation are those of the training clips, or of all where there are none; no
+    label is used.  Frozen channels differ in scale by orders of magnitude, and distances and a
+    linear classifier would see the largest alone.
+    """
+    chosen = [clip for clip in clips if clip.split == "train"] or clips
+    together = np.concatenate([clip.embeddings for clip in chosen]).astype(np.float64)
+    mean, sd = together.mean(0), together.std(0)
+    sd[sd == 0] = 1.0
+    out = []
+    for clip in clips:
+        standard = (clip.embeddings - mean) / sd
+        length = np.linalg.norm(standard, axis=1, keepdims=True)
+        unit = standard / np.where(length == 0, 1.0, length)
+        out.append(replace(clip, embeddings=unit.astype(np.float32)))
+    return out
 
 
 def _embed_clip(

@@ -44,7 +44,7 @@ def untrained() -> Recipe:
 
 
 def frozen_mean() -> Recipe:
-    """A control: the frozen tokens of a frame, averaged, all blocks end to end; nothing learned.
+    """A control: the frozen tokens of a frame, averaged, standardised; nothing learned.
 
     Command: `fuse train frozen-mean`.  Cost: seconds.
     """
