@@ -13,7 +13,7 @@ from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes.extraction import extraction_for
 from tokenreel.pipeline.run import DATA, STORES
 
-__all__ = ["extract_dataset", "parse_shard", "read_words"]
+__all__ = ["data_options", "extract_dataset", "parse_shard", "read_words"]
 
 
 def extract_dataset(
@@ -46,10 +46,19 @@ def read_words(
     dataset: str, words: Sequence[str], *, root: Path | None
 ) -> tuple[Manifest, ExtractConfig]:
     """The manifest and the extraction that the words of a command ask for."""
-    options = dict(_data_option(word) for word in words if word.startswith("data."))
-    rest = [word for word in words if not word.startswith("data.")]
+    options, rest = data_options(words)
     config = apply_overrides(extraction_for(dataset), rest, root="extract")
     return load_dataset(dataset, root or DATA / dataset, options), config
+
+
+def data_options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The `data.key=value` words as a dict, and the words that are left.
+
+    >>> data_options(["data.classes=288", "blocks=11"])
+    ({'classes': '288'}, ['blocks=11'])
+    """
+    own = dict(_data_option(word) for word in words if word.startswith("data."))
+    return own, [word for word in words if not word.startswith("data.")]
 
 
 def parse_shard(text: str) -> tuple[int, int]:

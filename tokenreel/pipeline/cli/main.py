@@ -24,25 +24,38 @@ def demo() -> None:
     finish(run_demo())
 
 
+@data_app.command()
+def check(
+    dataset: Annotated[str, typer.Argument(help="name of the data set")],
+    words: Annotated[list[str] | None, typer.Argument(help="data.key=value")] = None,
+    *,
+    root: Annotated[Path | None, typer.Option(help="folder of the videos")] = None,
+) -> None:
+    """What a data set expects, what is there, how much of each split and class."""
+    from tokenreel.pipeline.datasets import check_dataset
+    from tokenreel.pipeline.extraction import data_options
+    from tokenreel.pipeline.run import DATA
+
+    options, _ = data_options(words or [])
+    found = check_dataset(dataset, root or DATA / dataset, options)
+    say(found.text())
+    finish(0 if found.is_complete else 3)
+
+
 @store_app.command()
 def info(store: StorePath) -> None:
-    """What a store is: recipe, fingerprint, clips, frames."""
+    """What a store is: recipe, fingerprint, clips, frames, versions."""
+    from tokenreel.cache.maintenance import store_info
     from tokenreel.cache.reader import open_store
 
-    opened = open_store(store)
-    frames = sum(record.num_frames for record in opened.records.values())
-    say(f"store        {opened.path}")
-    say(f"fingerprint  {opened.fingerprint}")
-    say(f"clips        {len(opened.records)}, {frames} frames, {opened.recipe.num_views} view(s)")
-    for name, value in opened.recipe.model_dump(mode="json").items():
-        say(f"{name:16} {value}")
-    for name, value in sorted(opened.made_with.items()):
-        say(f"made with {name}: {value}")
+    say(store_info(store).table())
+    for name, value in sorted(open_store(store).made_with.items()):
+        say(f"made with       {name} {value}")
 
 
 @store_app.command(name="ls")
 def list_clips(store: StorePath) -> None:
-    """The clips of a store, one a line."""
+    """The clips of a store, one a line: id, split, action, frames."""
     from tokenreel.cache.reader import open_store
 
     for record in open_store(store).records.values():
@@ -59,10 +72,17 @@ def verify(
     from tokenreel.cache.integrity import verify_store
 
     report = verify_store(store, deep=deep)
-    for problem in report.problems:
-        say(f"{problem}")
-    say(f"{store}: {len(report.problems)} problem(s)")
-    finish(5 if report.problems else 0)
+    say(report.table())
+    finish(report.exit_status)
+
+
+@store_app.command()
+def diff(first: StorePath, second: StorePath) -> None:
+    """In which fields and clips two stores differ."""
+    from tokenreel.cache.maintenance import diff_stores
+
+    lines = diff_stores(first, second)
+    say("\n".join(lines) or "no difference")
 
 
 def main() -> None:

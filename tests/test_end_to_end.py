@@ -1,0 +1,94 @@
+"""The sample through all phases, on tiny sizes, by the commands that a user types."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXTRACT = ["data.train=4", "data.val=2", "image_size=64", "blocks=3,11", "codec=fp16"]
+TRAIN = [
+    "optim.epochs=2", "data.num_frames=8", "data.batch_clips=2", "pooling.channels=16",
+    "temporal.hidden=16", "temporal.fc_width=16", "temporal.feed_forward=16",
+]  # fmt: skip
+
+
+def command(name, *words, cwd, status=0):
+    """Run a console script; returns what it printed."""
+    path = Path(sys.executable).with_name(name)
+    run = subprocess.run(
+        [path, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert run.returncode == status, f"{name} {words}: {run.stdout}\n{run.stderr}"
+    return run.stdout + run.stderr
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder where the sample was extracted, trained on and evaluated."""
+    path = tmp_path_factory.mktemp("work")
+    command("extract", "run", "sample", *EXTRACT, cwd=path)
+    command("fuse", "train", *TRAIN, cwd=path)
+    command("fuse", "train", "frozen-mean", cwd=path)
+    command("evaluate", "all", cwd=path)
+    return path
+
+
+def test_the_table_has_every_task_action_and_run(work):
+    with (work / "results/results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+
+    tasks = {"classification", "progression", "tau", "ap@5", "ap@10", "ap@15"}
+    assert {row["task"] for row in rows} >= {"classification", "progression"}
+    assert {row["task"] for row in rows} <= tasks | {"retrieval"}
+    assert {row["action"] for row in rows} == {"lift", "dance", "mean"}
+    assert {row["recipe"] for row in rows} == {"sample", "frozen-mean"}
+    assert {row["weights"] for row in rows} == {"random:0"}
+    assert all(row["commit"] and row["store_fingerprint"] for row in rows)
+
+
+def test_the_store_says_that_its_weights_are_random(work):
+    [store] = (work / "stores").iterdir()
+    assert "random0" in store.name
+    assert "random:0" in command("tokenreel", "store", "info", store, cwd=work)
+
+
+def test_the_store_of_the_demo_is_clean(work):
+    [store] = (work / "stores").iterdir()
+    assert "0 problem" in command("tokenreel", "store", "verify", store, "--deep", cwd=work)
+
+
+def test_extracting_again_skips_every_clip(work):
+    out = command("extract", "run", "sample", *EXTRACT, cwd=work)
+    assert "0 committed, 6 skipped" in out
+
+
+def test_a_store_of_another_recipe_is_refused_with_its_fields(work):
+    [store] = (work / "stores").iterdir()
+    words = [word for word in EXTRACT if not word.startswith("image_size")]
+    out = command("extract", "run", "sample", *words, "--out", store, cwd=work, status=4)
+    assert "image_size" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("extract", ["run", "sampel"], "did you mean sample?"),
+        ("extract", ["run", "sample", "block=3"], "extract.block: no such field, did you mean"),
+        ("extract", ["run", "folder", "--root", "nowhere"], "no such folder; expected"),
+        ("extract", ["run", "sample", "--shard", "2/2"], "--shard is i/n"),
+        ("fuse", ["train", "smaple"], "did you mean sample?"),
+        ("fuse", ["train", "pooling.num_entitis=2"], "did you mean num_entities?"),
+        ("fuse", ["train", "mvformer-penn"], "no store of penn_action"),
+        ("evaluate", ["all", "nowhere"], "nowhere does not exist"),
+        ("evaluate", ["all", "tau_strid=2"], "did you mean tau_stride?"),
+    ],
+)
+def test_a_wrong_word_ends_with_status_2_and_a_suggestion(work, name, words, message):
+    assert message in command(name, *words, cwd=work, status=2)
+
+
+def test_evaluate_imports_no_torch():
+    code = "import sys, tokenreel.evaluate.suite; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
