@@ -22,12 +22,18 @@ def sample() -> Recipe:
     return Recipe(
         dataset="sample",
         fuse=FuseConfig(
-            data=DataConfig(num_frames=32, batch_clips=4),
+            data=DataConfig(num_frames=48, batch_clips=4),
             pooling=PoolingConfig(num_entities=3, channels=96),
             temporal=TemporalConfig(
-                fc_width=128, hidden=128, heads=4, feed_forward=256, layers=2, embedding=64
+                fc_width=128,
+                hidden=128,
+                heads=4,
+                feed_forward=256,
+                layers=2,
+                output="avg",
+                embedding=64,
             ),
-            optim=OptimConfig(name="adamw", lr=1e-3, weight_decay=1e-4, epochs=60, warmup_epochs=3),
+            optim=OptimConfig(name="adamw", lr=5e-4, weight_decay=1e-4, epochs=30, warmup_epochs=3),
         ),
         evaluate=EVALUATE,
     )
