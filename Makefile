@@ -1,6 +1,6 @@
 # TokenReel.  `make` alone lists what there is.  Folders named extract, fuse, evaluate, cache and
 # pipeline lie beside this file, so every target is phony.
-.PHONY: help setup demo test check bench bench-gpu bench-gpu-extract extract clean
+.PHONY: help setup demo test check bench extract clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -32,15 +32,11 @@ check: setup ## format, lint and types
 	$(BIN)/ruff check
 	$(BIN)/mypy
 
-bench: setup ## every benchmark that needs no GPU; rows go to benchmarks/results
-	@set -e; for script in benchmarks/[a-z]*_*.py benchmarks/pooling.py benchmarks/fusion.py; do \
+bench: setup ## every benchmark; rows go to benchmarks/results
+	@set -e; for script in benchmarks/store_open.py benchmarks/store_read.py benchmarks/store_write.py; do \
 		echo "== $$script"; $(BIN)/python $$script $(OPTIONS); done
 
-bench-gpu: setup ## the pooling and fusion kernels on this GPU: correctness, tuning, rows
-	$(BIN)/python benchmarks/pooling.py --gpu $(OPTIONS)
-	$(BIN)/python benchmarks/fusion.py --gpu $(OPTIONS)
-
-bench-gpu-extract: setup ## extraction on this GPU
+extract: setup ## extraction on this GPU
 	$(BIN)/python benchmarks/extract_gpu.py $(OPTIONS)
 
 extract: setup ## tokens of a data set: DATASET=finegym ROOT=/videos [OUT=store] [OPTIONS='key=value ...']

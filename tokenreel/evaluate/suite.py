@@ -89,16 +89,9 @@ def evaluate_files(
 
 def _evaluate_file(file: EmbeddingFile, config: EvaluateConfig, problems: list[str]) -> list[Score]:
     blank = _blank_score(file, config)
-    bad = [clip.clip_id for clip in file.clips if not np.isfinite(clip.embeddings).all()]
-    if bad:
-        problems.append(
-            f"{file.path}: {len(bad)} clip(s) with NaN or infinite embeddings are left out, "
-            f"the first {bad[0]}"
-        )
-    clips = [clip for clip in file.clips if clip.clip_id not in set(bad)]
-    labelled = [clip for clip in clips if (clip.labels >= 0).any()]
+    labelled = [clip for clip in file.clips if (clip.labels >= 0).any()]
     if not labelled:
-        return _without_labels(clips, blank, config)
+        return _without_labels(list(file.clips), blank, config)
     scores: list[Score] = []
     for action in sorted({clip.action for clip in labelled}):
         own = [clip for clip in labelled if clip.action == action]

@@ -1,0 +1,146 @@
+"""`evaluate all`: rows, counts, averages, and data that is wrong or has no labels."""
+
+import csv
+import math
+
+import h5py
+import numpy as np
+import pytest
+
+from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
+from tokenreel.evaluate.config import EvaluateConfig
+from tokenreel.evaluate.suite import evaluate_files
+
+
+def make_clip(clip_id, split, *, action="act", frames=12, labelled=True, group="", seed=0):
+    rng = np.random.default_rng([seed, *clip_id.encode()])
+    labels = np.arange(frames) * 3 // frames
+    embeddings = np.eye(4)[labels] + 0.1 * rng.standard_normal((frames, 4))
+    embeddings[:, 3] = np.arange(frames) / frames
+    return EmbeddedClip(
+        clip_id=clip_id,
+        split=split,
+        action=action,
+        group=group,
+        embeddings=embeddings.astype(np.float32),
+        labels=(labels if labelled else np.full(frames, -1)).astype(np.int16),
+        times_seconds=np.arange(frames) / 25,
+        phases=("a", "b", "c") if labelled else (),
+        frame_index=np.arange(frames),
+    )
+
+
+def labelled_clips(action="act", **changes):
+    names = [("t0", "train"), ("t1", "train"), ("v0", "val"), ("v1", "val"), ("v2", "val")]
+    return [make_clip(f"{action}/{n}", split, action=action, **changes) for n, split in names]
+
+
+def run(tmp_path, clips, config=None, **provenance):
+    path = write_embeddings(
+        tmp_path / "run/embeddings.h5", clips, provenance={"recipe": "r", "seed": 0, **provenance}
+    )
+    return evaluate_files(
+        [path], config=config or EvaluateConfig(), out=tmp_path / "out", progress=False
+    )
+
+
+def value(report, task, action="mean"):
+    [row] = [s for s in report.scores if (s.task, s.action) == (task, action)]
+    return row
+
+
+def test_separable_phases_are_found_and_averaged_over_actions(tmp_path):
+    report = run(tmp_path, labelled_clips("one") + labelled_clips("two", frames=20))
+
+    assert report.exit_status == 0
+    assert value(report, "classification").value == 1.0
+    one, two = (value(report, "tau", action).value for action in ("one", "two"))
+    assert value(report, "tau").value == pytest.approx((one + two) / 2)
+    assert value(report, "ap@5").num_clips == 6
+    assert value(report, "classification", "two").num_frames == 60
+
+
+def test_the_tables_are_written_with_their_columns(tmp_path):
+    run(tmp_path, labelled_clips())
+    with (tmp_path / "out/results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    with (tmp_path / "out/summary.csv").open() as file:
+        [summary] = csv.DictReader(file)
+    assert {"run", "recipe", "seed", "task", "value", "num_nan", "store_fingerprint"} <= set(
+        rows[0]
+    )
+    assert float(summary["classification mean"]) == 1.0
+    assert summary["seeds"] == "1"
+
+
+def test_frames_without_a_label_are_dropped_and_counted(tmp_path):
+    clips = labelled_clips()
+    clips[2].labels[:4] = -1
+    report = run(tmp_path, clips)
+    assert value(report, "classification", "act").num_dropped == 4
+    assert value(report, "classification", "act").num_frames == 32
+
+
+def test_a_label_fraction_takes_the_first_clips(tmp_path):
+    report = run(tmp_path, labelled_clips(), EvaluateConfig(fractions=(0.5, 1.0)))
+    fractions = [s.fraction for s in report.scores if (s.task, s.action) == ("progression", "act")]
+    assert fractions == [0.5, 1.0]
+
+
+def test_the_recipe_of_a_file_changes_the_settings(tmp_path):
+    report = run(tmp_path, labelled_clips(), evaluate={"tau_stride": 3})
+    assert value(report, "tau").stride == 3
+
+
+def test_without_labels_tau_is_computed_within_groups(tmp_path):
+    clips = [make_clip(n, "train", labelled=False, group="g") for n in ("a", "b")]
+    report = run(tmp_path, [*clips, make_clip("c", "train", labelled=False)])
+    assert report.exit_status == 0
+    assert value(report, "tau", "group g").num_clips == 2
+    assert "no phase labels" in report.summary
+    assert math.isnan(value(report, "classification").value)
+
+
+def test_without_labels_or_groups_everything_is_skipped_with_the_reason(tmp_path):
+    report = run(tmp_path, [make_clip(n, "train", labelled=False) for n in ("a", "b")])
+    assert report.exit_status == 0
+    assert "tau: no phase labels in the embedding file, and no group of clips" in report.summary
+
+
+def test_one_validation_clip_leaves_tau_out_with_the_reason(tmp_path):
+    report = run(tmp_path, labelled_clips()[:3])
+    assert value(report, "tau").note == "1 labelled clip(s) of the split val, it needs 2"
+    assert value(report, "classification").value == 1.0
+
+
+def test_a_file_with_nan_is_refused_and_named_and_ends_with_3(tmp_path):
+    clips = labelled_clips()
+    path = write_embeddings(tmp_path / "run/embeddings.h5", clips, provenance={})
+    with h5py.File(path, "r+") as file:
+        file["embeddings"][40] = np.nan
+        for name in ("format", "sha256"):  # a user's own file
+            del file.attrs[name]
+    report = evaluate_files([path], config=EvaluateConfig(), out=tmp_path, progress=False)
+    assert report.exit_status == 3
+    assert "act/v1: embeddings hold NaN or infinity" in report.problems[0]
+
+
+def test_an_absent_phase_is_a_problem_of_progression_alone(tmp_path):
+    clips = labelled_clips()
+    clips[2].labels[clips[2].labels == 1] = 2
+    report = run(tmp_path, clips)
+    assert report.exit_status == 3
+    assert "progression: phase 1 is absent" in report.problems[0]
+    assert value(report, "ap@5").value > 0.5
+    fixed = run(tmp_path, clips, EvaluateConfig(absent_phase="tcc2021"))
+    assert fixed.exit_status == 0
+
+
+def test_a_file_that_is_no_embedding_file_is_named_and_the_others_go_on(tmp_path):
+    good = write_embeddings(tmp_path / "run/embeddings.h5", labelled_clips(), provenance={})
+    bad = tmp_path / "bad.h5"
+    bad.write_bytes(b"no")
+    report = evaluate_files([bad, good], config=EvaluateConfig(), out=tmp_path, progress=False)
+    assert report.exit_status == 3
+    assert "bad.h5" in report.problems[0]
+    assert value(report, "classification").value == 1.0
