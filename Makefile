@@ -36,9 +36,6 @@ bench: setup ## every benchmark; rows go to benchmarks/results
 	@set -e; for script in benchmarks/store_open.py benchmarks/store_read.py benchmarks/store_write.py; do \
 		echo "== $$script"; $(BIN)/python $$script $(OPTIONS); done
 
-extract: setup ## extraction on this GPU
-	$(BIN)/python benchmarks/extract_gpu.py $(OPTIONS)
-
 extract: setup ## tokens of a data set: DATASET=finegym ROOT=/videos [OUT=store] [OPTIONS='key=value ...']
 	$(BIN)/extract run $(DATASET) $(if $(ROOT),--root '$(ROOT)') $(if $(OUT),--out '$(OUT)') $(OPTIONS)
 

@@ -71,24 +71,6 @@ def test_a_store_of_another_recipe_is_refused_with_its_fields(work):
     assert "image_size" in out
 
 
-@pytest.mark.parametrize(
-    ("name", "words", "message"),
-    [
-        ("extract", ["run", "sampel"], "did you mean sample?"),
-        ("extract", ["run", "sample", "block=3"], "extract.block: no such field, did you mean"),
-        ("extract", ["run", "folder", "--root", "nowhere"], "no such folder; expected"),
-        ("extract", ["run", "sample", "--shard", "2/2"], "--shard is i/n"),
-        ("fuse", ["train", "smaple"], "did you mean sample?"),
-        ("fuse", ["train", "pooling.num_entitis=2"], "did you mean num_entities?"),
-        ("fuse", ["train", "mvformer-penn"], "no store of penn_action"),
-        ("evaluate", ["all", "nowhere"], "nowhere does not exist"),
-        ("evaluate", ["all", "tau_strid=2"], "did you mean tau_stride?"),
-    ],
-)
-def test_a_wrong_word_ends_with_status_2_and_a_suggestion(work, name, words, message):
-    assert message in command(name, *words, cwd=work, status=2)
-
-
 def test_evaluate_imports_no_torch():
     code = "import sys, tokenreel.evaluate.suite; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -32,8 +32,8 @@ def evaluate_all(
 
     given = words or []
     settings = [word for word in given if "=" in word and not Path(word).exists()]
-    runs = find_runs([Path(word) for word in given if word not in settings])
     config = apply_overrides(EvaluateConfig(), settings, root="evaluate")
+    runs = find_runs([Path(word) for word in given if word not in settings])
     report = evaluate_files(runs, config=config, out=out)
     say(report.summary)
     for problem in report.problems:
