@@ -60,3 +60,9 @@ def write_store(path: Path, *, codec: str = "int8", train: int = 5, val: int = 2
 @pytest.fixture(scope="session")
 def store(tmp_path_factory):
     return write_store(tmp_path_factory.mktemp("store") / "s")
+
+
+@pytest.fixture
+def smaller_store(tmp_path):
+    """A store of the same recipe with fewer clips."""
+    return write_store(tmp_path / "smaller", train=3)

@@ -190,6 +190,25 @@ def test_another_config_in_the_same_folder_is_refused_with_the_field(store, tmp_
         run(tiny_config(seed=1), store, tmp_path / "run")
 
 
+def test_other_clips_of_the_same_recipe_are_refused_in_the_same_folder(
+    store, smaller_store, tmp_path
+):
+    run(tiny_config(), store, tmp_path / "run")
+    with pytest.raises(WrongRecipe, match="store_clips_sha256"):
+        run(tiny_config(), smaller_store, tmp_path / "run")
+
+
+def test_a_gradient_that_is_not_finite_names_its_clips(store, tmp_path, monkeypatch):
+    def broken(model, batch, config):
+        weight = next(model.parameters()).flatten()[0]
+        return (weight - weight.detach()).abs().sqrt()  # 0, with a gradient of infinity
+
+    monkeypatch.setattr(train_module, "_loss", broken)
+    with pytest.raises(TokenReelError, match=r"its gradient (nan|inf), on clips train\d"):
+        run(tiny_config(), store, tmp_path / "run")
+    assert not (tmp_path / "run/checkpoint.pt").exists()
+
+
 def test_a_block_that_the_store_lacks_is_refused_with_the_command(store, tmp_path):
     config = tiny_config(pooling=PoolingConfig(blocks=(1, 11), channels=8))
     with pytest.raises(UsageError, match=r"holds \[1, 3\]: extract again with blocks=1,3,11"):
@@ -197,15 +216,21 @@ def test_a_block_that_the_store_lacks_is_refused_with_the_command(store, tmp_pat
 
 
 def test_a_loss_that_is_not_finite_names_its_clips(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_module, "_loss", lambda *_: torch.tensor(float("nan")))
-    with pytest.raises(TokenReelError, match=r"the loss of epoch 0 is nan on clips train\d"):
+    def broken(model, batch, config):
+        return next(model.parameters()).sum() * float("nan")
+
+    monkeypatch.setattr(train_module, "_loss", broken)
+    with pytest.raises(
+        TokenReelError, match=r"the loss of epoch 0 is nan, its gradient nan, on clips train\d"
+    ):
         run(tiny_config(), store, tmp_path / "run")
 
 
-def test_a_torn_checkpoint_is_named(store, tmp_path):
+@pytest.mark.parametrize("kept", [slice(0, 100), slice(0, 0), slice(7, 300)])
+def test_a_torn_checkpoint_is_named(store, tmp_path, kept):
     run(tiny_config(), store, tmp_path / "run")
     (tmp_path / "run/embeddings.h5").unlink()
     checkpoint = tmp_path / "run/checkpoint.pt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    checkpoint.write_bytes(checkpoint.read_bytes()[kept])
     with pytest.raises(Damaged, match=r"checkpoint\.pt: not a checkpoint"):
         run(tiny_config(), store, tmp_path / "run")

@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, and all that an exact resume needs."""
 
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
         raise Damaged(
             f"{path}: not a checkpoint ({error}); delete the run and train again"
         ) from error
+    missing = {"epoch", "model", "optimiser", "rng", "cuda_rng"} - set(state)
+    if missing:
+        raise Damaged(f"{path}: a checkpoint without {', '.join(sorted(missing))}")
     return state

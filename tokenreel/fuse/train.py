@@ -11,6 +11,7 @@ A run is a folder:
 A run that was killed goes on from its last checkpoint and ends with the same bytes.
 """
 
+import hashlib
 import json
 import logging
 import signal
@@ -109,12 +110,22 @@ def _describe(config: FuseConfig, store: Store, provenance: dict[str, Any]) -> d
         "model": config.model if is_trained or config.model == "frozen" else "untrained",
         "augmentation": "none",
         "store_fingerprint": store.fingerprint,
+        "store_clips_sha256": _clips_digest(store),
         "store_name": store.path.name,
         "dataset": store.made_with.get("dataset", ""),
         "weights": store.made_with.get("weights", ""),
         "backbone": store.recipe.architecture,
         "layers": list(config.pooling.blocks or store.recipe.blocks),
     }
+
+
+def _clips_digest(store: Store) -> str:
+    """Which clips the store holds; its fingerprint says how they were made, not which they are."""
+    rows = [
+        [record.clip_id, record.split, record.action, record.num_frames, record.source["sha256"]]
+        for record in store.records.values()
+    ]
+    return hashlib.sha256(canonical_json(rows)).hexdigest()
 
 
 def _claim_folder(out: Path, about: dict[str, Any]) -> bool:
@@ -125,7 +136,7 @@ def _claim_folder(out: Path, about: dict[str, Any]) -> bool:
         write_whole(path, canonical_json(about))
         return False
     former = json.loads(path.read_text())
-    identity = ("config", "store_fingerprint")
+    identity = ("config", "store_fingerprint", "store_clips_sha256")
     rows = field_differences(
         {key: former.get(key) for key in identity}, {key: about[key] for key in identity}
     )
@@ -192,14 +203,15 @@ def _run_epoch(
     losses = []
     for batch in batches_of_epoch(source, clips, config, epoch):
         loss = _loss(model, batch, config)
-        if not torch.isfinite(loss):
-            raise TokenReelError(
-                f"the loss of epoch {epoch} is {loss.item()} on clips {', '.join(batch.clip_ids)}: "
-                "look at them with `tokenreel store verify --deep`, or lower optim.lr"
-            )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise TokenReelError(
+                f"the loss of epoch {epoch} is {loss.item()}, its gradient {norm.item()}, on clips "
+                f"{', '.join(batch.clip_ids)}: look at them with `tokenreel store verify --deep`, "
+                "or lower optim.lr"
+            )
         optimiser.step()
         losses.append(loss.item())
     return sum(losses) / len(losses)
