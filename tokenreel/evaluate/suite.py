@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile, read_embeddings
 from tokenreel.cache.errors import EmbeddingFileError
+from tokenreel.cache.progress import Progress
 from tokenreel.evaluate.config import EvaluateConfig
 from tokenreel.evaluate.probe import classify_phases, labelled_prefix
 from tokenreel.evaluate.progression import AbsentPhase, progression_score, progression_targets
@@ -73,7 +73,7 @@ def evaluate_files(
     """
     scores: list[Score] = []
     problems: list[str] = []
-    for path in tqdm(paths, desc="evaluate", unit="run", disable=not progress):
+    for path in Progress(paths, desc="evaluate", unit="run", enabled=progress):
         try:
             file = read_embeddings(path)
         except EmbeddingFileError as error:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from tokenreel.cache.codec import codec_from_recipe
 from tokenreel.cache.errors import ClipFailed, TokenReelError, UsageError
 from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.cache.progress import Progress
 from tokenreel.cache.recipe import StoreRecipe
 from tokenreel.extract.backbone import backbone_shape, build_backbone
 from tokenreel.extract.clips import ClipBook
@@ -89,7 +89,7 @@ def extract_clips(
         stop_on_signals() as stopping,
         book,
         WriteQueue(report) as writes,
-        tqdm(unit="frame", disable=None if progress else True, smoothing=0.05) as bar,
+        Progress(desc="extract", unit="frame", enabled=progress) as bar,
         decode_pool(book.jobs(stopping), config, recipe) as pool,
     ):
         idle = time.monotonic()

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
+from tokenreel.cache.progress import Progress
 from tokenreel.cache.reader import ClipRecord
 from tokenreel.fuse.batches import TokenSource
 from tokenreel.fuse.config import FuseConfig
@@ -58,7 +58,7 @@ def embed_store(
     if model is not None:
         model.eval()
     records = list(source.store.records.values())
-    bar = tqdm(records, desc="embed", unit="clip", disable=not progress)
+    bar = Progress(records, desc="embed", unit="clip", enabled=progress)
     clips = [_embed_clip(source, model, config, record) for record in bar]
     if model is None:
         clips = standardise(clips)

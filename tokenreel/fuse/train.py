@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import trange
 
 from tokenreel.cache.errors import TokenReelError, UsageError, WrongRecipe
 from tokenreel.cache.files import make_directory, write_whole
+from tokenreel.cache.progress import Progress
 from tokenreel.cache.reader import ClipRecord, Store, open_store
 from tokenreel.cache.recipe import canonical_json, field_differences
 from tokenreel.fuse.batches import Batch, TokenSource, batches_of_epoch
@@ -172,8 +172,8 @@ def _fit(
     torch.manual_seed(config.seed)
     done = _resume(out, model, optimiser)
     with _stop_on_sigterm() as stopped, SummaryWriter(str(out / "tensorboard")) as curves:
-        bar = trange(done, config.optim.epochs, desc=out.name, unit="epoch", disable=not progress,
-                     initial=done, total=config.optim.epochs)  # fmt: skip
+        bar = Progress(range(done, config.optim.epochs), desc=out.name, unit="epoch",
+                       total=config.optim.epochs, initial=done, enabled=progress)  # fmt: skip
         for epoch in bar:
             loss = _run_epoch(model, optimiser, source, clips, config, epoch)
             _log_epoch(out, curves, epoch, loss, learning_rate(config.optim, epoch))

@@ -1,0 +1,49 @@
+"""Progress: plain lines in a log, nothing when it is switched off."""
+
+import io
+import sys
+
+import pytest
+
+from tokenreel.cache import progress
+from tokenreel.cache.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_off_a_terminal_every_line_is_whole_and_has_no_carriage_return(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    for _ in Progress(range(3), desc="extract", unit="frame"):
+        pass
+    text = sys.stderr.getvalue()
+    assert "\r" not in text
+    assert text.endswith("\n")
+    assert "\n\n" not in text
+    assert text.splitlines()[-1].startswith("extract: 3/3 frame, 100 %")
+
+
+def test_a_short_job_writes_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with Progress(desc="extract", unit="frame") as bar:
+        bar.update(5)
+        bar.set_postfix_str("2 failed", refresh=False)
+    (line,) = sys.stderr.getvalue().splitlines()
+    assert line.startswith("extract: 5 frame,")
+    assert line.endswith("2 failed")
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_switched_off_it_writes_nothing(stream, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream())
+    assert list(Progress(range(3), desc="embed", unit="clip", enabled=False)) == [0, 1, 2]
+    assert sys.stderr.getvalue() == ""
+
+
+def test_on_a_terminal_it_is_a_bar(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    list(Progress(range(3), desc="embed", unit="clip"))
+    assert "\r" in sys.stderr.getvalue()
