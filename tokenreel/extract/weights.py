@@ -66,6 +66,10 @@ def _seed(weights: str) -> int:
 def _pretrained(backbone: str) -> dict[str, torch.Tensor]:
     import timm
 
+    log.info("pretrained weights of %s: timm downloads them the first time", backbone)
+    hub = logging.getLogger("huggingface_hub")
+    former = hub.level
+    hub.setLevel(logging.ERROR)  # it logs each retry, twice; the error below says it once
     try:
         model = timm.create_model(backbone, pretrained=True, num_classes=0)
     except Exception as error:  # timm and the hub raise dozens of kinds for "no network"
@@ -75,6 +79,8 @@ def _pretrained(backbone: str) -> dict[str, torch.Tensor]:
             "without a network give weights=FILE (safetensors or torch), "
             "or weights=random:SEED for untrained weights"
         ) from error
+    finally:
+        hub.setLevel(former)
     return dict(model.state_dict())
 
 
