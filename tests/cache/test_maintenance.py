@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tokenreel.cache import files as files_module
-from tokenreel.cache.errors import WrongRecipe
+from tokenreel.cache.errors import StoreError, WrongRecipe
 from tokenreel.cache.export import export_store
 from tokenreel.cache.integrity import verify_store
 from tokenreel.cache.maintenance import (
@@ -97,7 +97,7 @@ def test_a_vanished_directory_is_an_error_and_leaves_the_store_readable(store):
     with StoreWriter(store, writer_id="w") as writer:
         clip = stores.begin(writer, "c")
         shutil.rmtree(next((store / "clips").rglob(".tmp-*")))
-        with pytest.raises(OSError, match="No such file"):
+        with pytest.raises(StoreError, match="No such file"):
             stores.append(writer, clip, "c", 64, batch=64)
         clip.abort()
     assert verify_store(store, deep=True).problems == ()
@@ -110,7 +110,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_store_readable(store, monkeypatc
     with StoreWriter(store, writer_id="w") as writer:
         clip = stores.begin(writer, "c")
         monkeypatch.setattr(os, "write", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(StoreError, match="No space left"):
             stores.append(writer, clip, "c", 64)
         monkeypatch.undo()
         clip.abort()

@@ -53,11 +53,18 @@ def read_bytes(folder: Path, relative: str) -> bytes:
         raise Damaged(f"{path}: {error.strerror or error}; run verify, then repair") from error
 
 
-def load_clip(folder: Path, key: str) -> tuple[ClipRecord, dict[str, list[int]]]:
+def load_clip(
+    folder: Path, key: str, *, fingerprint: str | None = None
+) -> tuple[ClipRecord, dict[str, list[int]]]:
     """The record of a committed clip, and the checksums of the chunk files of each array.
 
+    Args:
+        folder: of the clip.
+        key: that it must have.
+        fingerprint: of the store that it must have been written for.
+
     Raises:
-        Damaged: absent, altered, or another clip's.
+        Damaged: absent, altered, another clip's, or copied from a store of another recipe.
     """
     where = folder / "zarr.json"
     meta = parse_json(read_bytes(folder, "zarr.json"), where=where)
@@ -71,6 +78,12 @@ def load_clip(folder: Path, key: str) -> tuple[ClipRecord, dict[str, list[int]]]
         raise Damaged(f"{where}: not the group of a clip: {error}") from error
     if record.key != key:
         raise Damaged(f"{where}: holds {record.clip_id}, its directory is {key}")
+    theirs = inner.get("fingerprint", fingerprint)  # the first stores of version 1 do not say
+    if fingerprint is not None and theirs != fingerprint:
+        raise Damaged(
+            f"{where}: written for a store of recipe {str(theirs)[:12]}, this one has "
+            f"{fingerprint[:12]}"
+        )
     return record, seals
 
 
@@ -112,7 +125,7 @@ def check_clip(
         deep: read every token, not only sizes, indexes and checksums of the small arrays.
     """
     try:
-        record, seals = load_clip(folder, key)
+        record, seals = load_clip(folder, key, fingerprint=recipe.fingerprint)
     except Damaged as error:
         return [str(error)]
     specs, problems = all_arrays(recipe, codec, record), []

@@ -235,7 +235,7 @@ class Store:
         self._fresh()
         known = self._clips.get(record.key)
         if known is None:
-            found, seals = load_clip(self._folder(record), record.key)
+            found, seals = load_clip(self._folder(record), record.key, fingerprint=self.fingerprint)
             if found != record:
                 raise Damaged(f"{record.clip_id}: the clip is not what the log says; run verify")
             known = (all_arrays(self.recipe, self.codec, record), seals)
