@@ -1,0 +1,43 @@
+"""The doctor names what is there, and what will be slow."""
+
+import builtins
+import importlib
+
+from tokenreel.pipeline import doctor
+from tokenreel.pipeline.doctor import Finding, examine, report
+
+
+def found(folder, what: str, **options) -> Finding:
+    return next(finding for finding in examine(folder, **options) if finding.what == what)
+
+
+def test_every_subject_is_examined(tmp_path):
+    subjects = {finding.what for finding in examine(tmp_path / "not" / "there", measure=False)}
+    assert subjects >= {"python", "cores", "torch", "triton", "PyAV", "decord", "free space"}
+    assert any(subject.startswith("gpu") for subject in subjects)
+
+
+def test_the_disk_is_measured_and_left_as_it_was(tmp_path):
+    assert "GB/s read" in found(tmp_path, "disk").value
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_decoder_is_told_with_what_it_means(tmp_path, monkeypatch):
+    def without(name: str):
+        if name == "decord":
+            raise ImportError("no wheel for this machine")
+        return builtins.__import__(name)
+
+    monkeypatch.setattr(importlib, "import_module", without)
+    finding = found(tmp_path, "decord", measure=False)
+    assert finding.value == "absent (no wheel for this machine)"
+    assert "second opinion" in finding.advice
+
+
+def test_little_space_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "LOW_SPACE_BYTES", float("inf"))
+    assert "extract plan" in found(tmp_path, "free space", measure=False).advice
+
+
+def test_advice_stands_below_its_finding():
+    assert report([Finding("gpu", "none", "be patient")]) == "gpu  none\n     ! be patient"

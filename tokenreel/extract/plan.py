@@ -1,0 +1,275 @@
+"""`extract plan`: what an extraction will take, from headers and a short measurement.
+
+No frame of the data set is counted by decoding it: counts come from the headers, which are good
+enough for a plan and for nothing else.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tokenreel.cache.codec import Codec, codec_from_recipe, codec_recipe
+from tokenreel.cache.files import temporary_name
+from tokenreel.cache.layout import INDEX_BYTES, clip_arrays, view_arrays
+from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.cache.recipe import StoreRecipe
+from tokenreel.extract.backbone import backbone_shape, build_backbone
+from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.identity import recipe_for
+from tokenreel.extract.transforms import apply_transform
+from tokenreel.extract.video import VideoError, VideoInfo, decode, probe
+from tokenreel.extract.weights import load_weights
+
+__all__ = [
+    "HeaderSurvey",
+    "MachineRates",
+    "StoreSize",
+    "disk_rates",
+    "measure_machine",
+    "planned_recipe",
+    "store_size",
+    "survey_headers",
+]
+
+DISK_BLOCK_BYTES = 64 << 20
+DISK_LIMIT_BYTES = 2 << 30
+WARM_BATCHES = 2
+UNKNOWN_WEIGHTS = "0" * 64
+
+
+@dataclass(frozen=True)
+class HeaderSurvey:
+    """What the headers of a data set's videos say.
+
+    Attributes:
+        clip_frames: frames of each clip that would be kept, by clip id.
+        num_seconds: length of those clips together.
+        video_bytes: size of the video files.
+        unreadable: clip id and reason of each clip whose header could not be read.
+    """
+
+    clip_frames: dict[str, int]
+    num_seconds: float
+    video_bytes: int
+    unreadable: tuple[tuple[str, str], ...]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of all clips."""
+        return sum(self.clip_frames.values())
+
+
+@dataclass(frozen=True)
+class StoreSize:
+    """A store with one codec.
+
+    Attributes:
+        codec: its name.
+        frame_bytes: bytes of a frame, all layers and views.
+        num_bytes: bytes of its arrays' files.
+        num_files: files of its clips, which are inodes too.
+    """
+
+    codec: str
+    frame_bytes: float
+    num_bytes: int
+    num_files: int
+
+
+@dataclass(frozen=True)
+class MachineRates:
+    """Measured on this machine in a few seconds.
+
+    Attributes:
+        device: where the backbone ran.
+        decode_frames: frames a second that one process decodes and resizes; 0 when no clip could
+            be decoded.
+        backbone_frames: images a second through the backbone on that device.
+        write_bytes, read_bytes: bytes a second of the disk, flushed and past the page cache.
+    """
+
+    device: str
+    decode_frames: float
+    backbone_frames: float
+    write_bytes: float
+    read_bytes: float
+
+
+def survey_headers(manifest: Manifest, config: ExtractConfig) -> HeaderSurvey:
+    """Read the header of every video once."""
+    headers: dict[str, VideoInfo | str] = {}
+    frames: dict[str, int] = {}
+    unreadable = []
+    seconds, video_bytes = 0.0, 0
+    for clip in manifest.clips:
+        path = manifest.root / clip.video
+        if clip.video not in headers:
+            try:
+                headers[clip.video] = probe(path)
+                video_bytes += path.stat().st_size
+            except VideoError as error:
+                headers[clip.video] = str(error)
+        header = headers[clip.video]
+        if isinstance(header, str):
+            unreadable.append((clip.clip_id, header))
+            continue
+        length = _clip_seconds(clip, header)
+        rate = float(header.rate or 25)
+        frames[clip.clip_id] = round(
+            length * (rate if config.fps is None else min(rate, config.fps))
+        )
+        seconds += length
+    return HeaderSurvey(frames, seconds, video_bytes, tuple(unreadable))
+
+
+def planned_recipe(config: ExtractConfig) -> StoreRecipe:
+    """The recipe as far as its arrays' shapes go; no weights are looked for."""
+    return recipe_for(config, UNKNOWN_WEIGHTS)
+
+
+def store_size(recipe: StoreRecipe, codec: str, clip_frames: Sequence[int]) -> StoreSize:
+    """Bytes and files of a store with a codec.
+
+    Args:
+        recipe: of the store; its codec is replaced.
+        codec: name of the codec.
+        clip_frames: frames of each clip.
+    """
+    coder = codec_from_recipe(codec_recipe(codec), {})
+    sizes = [_clip_size(recipe, coder, max(count, 1)) for count in clip_frames]
+    views = [spec for v in range(recipe.num_views) for spec in view_arrays(recipe, coder, v, 1)]
+    return StoreSize(
+        codec=codec,
+        frame_bytes=sum(spec.row_bytes for spec in views),
+        num_bytes=sum(num_bytes for num_bytes, _ in sizes),
+        num_files=sum(num_files for _, num_files in sizes),
+    )
+
+
+def _clip_size(recipe: StoreRecipe, codec: Codec, num_frames: int) -> tuple[int, int]:
+    """Bytes of a clip's chunk files, and the number of all its files."""
+    specs = clip_arrays(num_frames)
+    for view in range(recipe.num_views):
+        specs += view_arrays(recipe, codec, view, num_frames)
+    groups = {parent for spec in specs for parent in Path(spec.path).parents}
+    num_files = len(groups) + sum(1 + spec.num_files for spec in specs)  # one zarr.json each
+    num_bytes = 0
+    for spec in specs:
+        if spec.sharded:
+            num_bytes += num_frames * spec.row_bytes + spec.num_files * INDEX_BYTES
+        else:  # the last chunk is as long as the others, and each has its crc32c
+            num_bytes += spec.num_files * (spec.rows * spec.row_bytes + 4)
+    return num_bytes, num_files
+
+
+def measure_machine(
+    manifest: Manifest, config: ExtractConfig, folder: Path, *, device: torch.device, seconds: float
+) -> MachineRates:
+    """Decode, run the backbone and use the disk for a third of the time each.
+
+    Args:
+        manifest: clips to decode from.
+        config: of the extraction; its weights are not needed, random ones run as fast.
+        folder: an existing folder on the disk of the store.
+        device: where the backbone runs.
+        seconds: how long to measure altogether.
+    """
+    share = seconds / 3
+    write, read = disk_rates(folder, share)
+    return MachineRates(
+        device=str(device),
+        decode_frames=_decode_rate(manifest, config, share),
+        backbone_frames=_backbone_rate(config, device, share),
+        write_bytes=write,
+        read_bytes=read,
+    )
+
+
+def _clip_seconds(clip: Clip, header: VideoInfo) -> float:
+    start = clip.start_seconds or 0.0
+    end = header.duration_seconds if header.duration_seconds is not None else start
+    stop = end if clip.stop_seconds is None else min(clip.stop_seconds, end or clip.stop_seconds)
+    return max(stop - start, 0.0)
+
+
+def _decode_rate(manifest: Manifest, config: ExtractConfig, seconds: float) -> float:
+    transform = planned_recipe(config).transform
+    count = 0
+    start = time.perf_counter()
+    for clip in _spread(manifest.clips):
+        try:
+            for frame in decode(manifest.root / clip.video, decoder=config.decoder):
+                apply_transform(frame.pixels, transform)
+                count += 1
+                if time.perf_counter() - start > seconds:
+                    return count / (time.perf_counter() - start)
+        except VideoError:
+            continue  # survey_headers and the extraction report it; a rate needs only good clips
+    spent = time.perf_counter() - start
+    return count / spent if count else 0.0
+
+
+def _spread(clips: Sequence[Clip]) -> Iterator[Clip]:
+    """Clips from all over the manifest: the first, the middle one, the quarters, ..."""
+    step = len(clips)
+    seen: set[int] = set()
+    while step >= 1:
+        for place in range(0, len(clips), step):
+            if place not in seen:
+                seen.add(place)
+                yield clips[place]
+        step //= 2
+
+
+def _backbone_rate(config: ExtractConfig, device: torch.device, seconds: float) -> float:
+    shape = backbone_shape(config.backbone, config.blocks, config.image_size)
+    state = load_weights(config.backbone, "random:0")
+    backbone = build_backbone(config.backbone, state, shape, numeric=config.numeric, device=device)
+    size = (config.batch_frames, 3, *shape.image_size)
+    images = torch.zeros(size, dtype=torch.uint8, device=device)
+
+    def run() -> None:
+        backbone(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    for _ in range(WARM_BATCHES if device.type == "cuda" else 1):
+        run()
+    return config.batch_frames * _repeat(run, seconds)
+
+
+def _repeat(work: Callable[[], None], seconds: float) -> float:
+    """Times a second that `work` runs."""
+    start = time.perf_counter()
+    count = 0
+    while count == 0 or time.perf_counter() - start < seconds:
+        work()
+        count += 1
+    return count / (time.perf_counter() - start)
+
+
+def disk_rates(folder: Path, seconds: float) -> tuple[float, float]:
+    """Bytes a second written and flushed, and read back past the page cache."""
+    block = np.random.default_rng(0).bytes(DISK_BLOCK_BYTES)
+    path = temporary_name(folder / "disk")
+    try:
+        with path.open("wb", buffering=0) as file:
+            start = time.perf_counter()
+            while file.tell() < DISK_LIMIT_BYTES and time.perf_counter() - start < seconds / 2:
+                file.write(block)
+                os.fsync(file.fileno())
+            written = file.tell() / (time.perf_counter() - start)
+        with path.open("rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            start = time.perf_counter()
+            while file.tell() < path.stat().st_size and time.perf_counter() - start < seconds / 2:
+                file.read(DISK_BLOCK_BYTES)
+            read = file.tell() / (time.perf_counter() - start)
+    finally:
+        path.unlink(missing_ok=True)
+    return written, read

@@ -1,0 +1,155 @@
+"""`tokenreel doctor`: what this machine has, and what will be slow on it."""
+
+import importlib
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+__all__ = ["Finding", "examine", "report"]
+
+SLOW_DISK_BYTES = 0.5e9  # of reads a second: below it, disk-resident training waits
+LOW_SPACE_BYTES = 20e9
+LOW_INODES = 100_000
+DECODERS = {"av": "PyAV", "decord": "decord"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        what: the subject.
+        value: what was found.
+        advice: what will be slow or not work, and what to do; "" when all is well.
+    """
+
+    what: str
+    value: str
+    advice: str = ""
+
+
+def examine(folder: Path, *, measure: bool = True) -> list[Finding]:
+    """Look at this machine.
+
+    Args:
+        folder: on the disk where stores are kept.
+        measure: whether to write and read up to 2 GB there for its speed.
+
+    Returns:
+        Findings, those on the machine first, then packages, GPU, decoders and disk.
+    """
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        _machine,
+        _packages,
+        _gpu,
+        _decoders,
+        lambda: _disk(folder, measure=measure),
+    ]
+    return [finding for check in checks for finding in check()]
+
+
+def report(findings: list[Finding]) -> str:
+    """The findings as aligned lines, advice below each."""
+    width = max(len(finding.what) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.what.ljust(width)}  {finding.value}")
+        if finding.advice:
+            lines.append(f"{' ' * width}  ! {finding.advice}")
+    return "\n".join(lines)
+
+
+def _machine() -> Iterator[Finding]:
+    yield Finding("python", f"{platform.python_version()} on {platform.platform()}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("cores", str(cores), "" if (cores or 1) > 1 else "one core: nothing overlaps")
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        yield Finding("memory", f"{memory / 1e9:.1f} GB")
+
+
+def _packages() -> Iterator[Finding]:
+    for name in ("tokenreel", "torch", "torchvision", "timm", "triton", "zarr", "tensorstore"):
+        advice = ""
+        try:
+            value = version(name)
+        except PackageNotFoundError:
+            value, advice = "absent", _absence(name)
+        yield Finding(name, value, advice)
+    try:
+        importlib.import_module("timm")
+    except (ImportError, RuntimeError) as error:
+        yield Finding("import timm", "fails", f"{error}: torch and torchvision are not a pair")
+
+
+def _absence(name: str) -> str:
+    if name == "triton":
+        return "fused kernels are off: pooling uses the plain torch path"
+    if name in ("torch", "torchvision", "timm"):
+        return "phases 1 and 2 need it: pip install 'tokenreel[all]'"
+    return "needed: install TokenReel again"
+
+
+def _gpu() -> Iterator[Finding]:
+    try:
+        import torch
+    except ImportError:
+        return
+    if not torch.cuda.is_available():
+        yield Finding(
+            "gpu",
+            "none that torch can use",
+            "ViT-B/8 at 224 needs 156 GFLOP a frame: extract on a GPU node",
+        )
+        return
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        capability = f"sm_{facts.major}{facts.minor}"
+        advice = "" if facts.major >= 8 else f"{capability} is too old for bfloat16 and the kernels"
+        memory = f"{facts.total_memory / 1e9:.0f} GB"
+        yield Finding(f"gpu {index}", f"{facts.name}, {capability}, {memory}", advice)
+    yield Finding("cuda", f"torch was built for {torch.version.cuda}")
+
+
+def _decoders() -> Iterator[Finding]:
+    for module, name in DECODERS.items():
+        try:
+            found = importlib.import_module(module)
+        except ImportError as error:
+            advice = (
+                "videos cannot be decoded" if module == "av" else "there is no second opinion "
+                "on a video that fails"
+            )  # fmt: skip
+            yield Finding(name, f"absent ({error})", advice)
+        else:
+            yield Finding(name, str(found.__version__))
+
+
+def _disk(folder: Path, *, measure: bool) -> Iterator[Finding]:
+    there = folder.absolute()
+    while not there.is_dir():
+        there = there.parent
+    usage = shutil.disk_usage(there)
+    yield Finding(
+        "free space",
+        f"{usage.free / 1e9:.1f} GB below {folder}",
+        "" if usage.free > LOW_SPACE_BYTES else "`extract plan` says how much a store needs",
+    )
+    inodes = os.statvfs(there).f_favail
+    if inodes:  # 0 where the file system does not count them
+        low = "few: a clip takes some 30 files; `extract plan` counts them"
+        yield Finding("free inodes", str(inodes), "" if inodes > LOW_INODES else low)
+    if measure:
+        from tokenreel.extract.plan import disk_rates
+
+        written, read = disk_rates(there, 4.0)
+        slow = "slow: keep stores resident (placement=ram or gpu), or use a smaller codec"
+        yield Finding(
+            "disk",
+            f"{written / 1e9:.2f} GB/s written and flushed, {read / 1e9:.2f} GB/s read",
+            "" if read > SLOW_DISK_BYTES else slow,
+        )

@@ -1,0 +1,235 @@
+"""`extract plan` as one call: headers, a short measurement, and where caching begins to pay.
+
+The break-even compares two ways to feed the same training step: reading cached tokens from the
+disk, and decoding the frames and running the frozen backbone in every epoch.  The step itself
+costs the same in both and is left out.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.manifest import Manifest
+from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.plan import (
+    HeaderSurvey,
+    MachineRates,
+    StoreSize,
+    measure_machine,
+    planned_recipe,
+    store_size,
+    survey_headers,
+)
+from tokenreel.extract.runner import pick_device
+from tokenreel.pipeline.cli.console import format_table
+from tokenreel.pipeline.extraction import read_words
+from tokenreel.pipeline.recipes import RECIPES
+from tokenreel.pipeline.run import STORES
+
+__all__ = ["BreakEven", "Plan", "break_even", "plan_dataset"]
+
+CODECS = ("fp16", "int8", "int4", "pool2+int8", "pool2+int4")
+VIEWS_OF_A_STEP = 2  # of a clip, in every contrastive recipe
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """One way to train, cached against online.
+
+    Attributes:
+        recipes: names of the recipes that read so many frames.
+        epoch_frames: frames of an epoch, both views.
+        cached_seconds, online_seconds: to feed an epoch.
+        epochs: after how many epochs the extraction has paid for itself; None for never.
+    """
+
+    recipes: tuple[str, ...]
+    epoch_frames: int
+    cached_seconds: float
+    online_seconds: float
+    epochs: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `extract plan` prints.
+
+    Attributes:
+        dataset: its name.
+        config: of the extraction.
+        survey: what the headers say.
+        rates: of this machine.
+        sizes: of the store with each codec, the chosen one first.
+        even: break-even of the recipes of this data set.
+        free_bytes: free space where the store would be.
+    """
+
+    dataset: str
+    config: ExtractConfig
+    survey: HeaderSurvey
+    rates: MachineRates
+    sizes: tuple[StoreSize, ...]
+    even: tuple[BreakEven, ...]
+    free_bytes: int
+
+    @property
+    def views(self) -> int:
+        """Views of a frame."""
+        return 1 + self.config.views
+
+    @property
+    def backbone_hours(self) -> float:
+        """Hours of one device for the backbone alone."""
+        return self.survey.num_frames * self.views / self.rates.backbone_frames / 3600
+
+    @property
+    def limit(self) -> str:
+        """Which stage the extraction will wait for, and its hours."""
+        hours = {"backbone": self.backbone_hours}
+        if self.rates.decode_frames:
+            decoding = self.survey.num_frames / self.rates.decode_frames / self.config.workers
+            hours["decoding"] = decoding / 3600
+        hours["disk"] = self.sizes[0].num_bytes / self.rates.write_bytes / 3600
+        slowest = max(hours, key=lambda stage: hours[stage])
+        parts = ", ".join(f"{stage} {value:.2f} h" for stage, value in hours.items())
+        return f"{slowest} ({parts}; they overlap)"
+
+    def text(self) -> str:
+        """The plan for people."""
+        survey, rates = self.survey, self.rates
+        lines = [
+            f"{self.dataset}: {len(survey.clip_frames)} clips, {survey.num_frames} frames, "
+            f"{survey.num_seconds / 3600:.2f} h of video (from headers; nothing was decoded)",
+            f"videos: {survey.video_bytes / 1e9:.2f} GB; unreadable: {len(survey.unreadable)}",
+            *(f"  {clip}: {reason}" for clip, reason in survey.unreadable[:10]),
+            "",
+            f"measured on this machine: backbone {rates.backbone_frames:.1f} frames/s on "
+            f"{rates.device} ({self.config.numeric}), decoding {rates.decode_frames:.0f} frames/s "
+            f"a process, disk {rates.write_bytes / 1e9:.2f} GB/s written, "
+            f"{rates.read_bytes / 1e9:.2f} GB/s read",
+            f"backbone: {self.backbone_hours:.2f} hours of one {rates.device} "
+            f"for {self.views} view(s); slowest stage: {self.limit}",
+            "",
+            self._sizes_table(),
+            f"free where the store would be: {self.free_bytes / 1e9:.1f} GB"
+            + ("" if self.sizes[0].num_bytes < self.free_bytes else "  NOT ENOUGH"),
+            "",
+            self._even_table(),
+        ]
+        return "\n".join(lines)
+
+    def _sizes_table(self) -> str:
+        rows = []
+        for size in self.sizes:
+            needed = size.frame_bytes * self.rates.backbone_frames / self.views
+            verdict = "yes" if needed <= self.rates.write_bytes else "no: the disk is the limit"
+            rows.append([
+                size.codec, round(size.frame_bytes), f"{size.num_bytes / 1e9:.2f}",
+                size.num_files, f"{needed / 1e9:.3f}", verdict,
+            ])  # fmt: skip
+        header = ["codec", "bytes/frame", "GB", "files", "disk GB/s needed", "disk keeps up"]
+        return format_table(header, rows)
+
+    def _even_table(self) -> str:
+        if not self.even:
+            return f"break-even: no recipe reads {self.dataset}; name one with --recipe"
+        rows = [
+            [
+                row.recipes[0] + (f" and {len(row.recipes) - 1} more" if row.recipes[1:] else ""),
+                row.epoch_frames,
+                f"{row.cached_seconds:.1f}",
+                f"{row.online_seconds:.1f}",
+                "never: caching loses here" if row.epochs is None else f"{row.epochs:.1f}",
+            ]
+            for row in self.even
+        ]
+        header = ["recipe", "frames/epoch", "cached s/epoch", "online s/epoch", "pays after epochs"]
+        return format_table(header, rows)
+
+
+def plan_dataset(
+    dataset: str,
+    words: Sequence[str],
+    *,
+    root: Path | None = None,
+    out: Path | None = None,
+    recipe: str | None = None,
+    seconds: float = 30.0,
+) -> Plan:
+    """Plan an extraction.
+
+    Args:
+        dataset: name of the data set.
+        words: as for `extract run`.
+        root: folder of the videos; data/<dataset> when None.
+        out: where the store would be.
+        recipe: break-even of this recipe; None for every recipe of the data set.
+        seconds: length of the measurement.
+
+    Raises:
+        UsageError: an unknown data set, recipe or key; or no clip whose header can be read.
+    """
+    manifest, config = read_words(dataset, words, root=root)
+    survey = survey_headers(manifest, config)
+    if not survey.clip_frames:
+        raise UsageError(f"{dataset}: not one header below {manifest.root} could be read")
+    folder = _existing(out or STORES)
+    rates = measure_machine(
+        manifest, config, folder, device=pick_device(config.device), seconds=seconds
+    )
+    plan_recipe = planned_recipe(config)
+    names = [config.codec, *(name for name in CODECS if name != config.codec)]
+    counts = list(survey.clip_frames.values())
+    sizes = tuple(store_size(plan_recipe, name, counts) for name in names)
+    even = break_even(manifest, config, survey, rates, sizes[0], recipe=recipe)
+    return Plan(dataset, config, survey, rates, sizes, even, shutil.disk_usage(folder).free)
+
+
+def break_even(
+    manifest: Manifest,
+    config: ExtractConfig,
+    survey: HeaderSurvey,
+    rates: MachineRates,
+    size: StoreSize,
+    *,
+    recipe: str | None = None,
+) -> tuple[BreakEven, ...]:
+    """After how many epochs each recipe's extraction has paid for itself.
+
+    Recipes that read equally many frames are one row.
+    """
+    if recipe is not None and recipe not in RECIPES:
+        raise UsageError(f"no recipe {recipe!r}: `fuse recipes` lists them")
+    clips = sum(c.split == "train" and c.clip_id in survey.clip_frames for c in manifest.clips)
+    by_frames: dict[int, list[str]] = {}
+    for name in RECIPES if recipe is None else [recipe]:
+        chosen = RECIPES[name]()
+        if recipe is not None or chosen.dataset == manifest.dataset:
+            frames = clips * VIEWS_OF_A_STEP * chosen.fuse.data.num_frames
+            by_frames.setdefault(frames, []).append(name)
+    frame_seconds = 1 / rates.backbone_frames
+    if rates.decode_frames:
+        frame_seconds = max(frame_seconds, 1 / (rates.decode_frames * config.workers))
+    extraction = max(
+        survey.num_frames * (1 + config.views) * frame_seconds, size.num_bytes / rates.write_bytes
+    )
+    rows = []
+    for frames, names in sorted(by_frames.items()):
+        # of a store with several views a step reads one view for each of its two
+        cached = frames * size.frame_bytes / (1 + config.views) / rates.read_bytes
+        online = frames * frame_seconds
+        gain = online - cached
+        rows.append(
+            BreakEven(tuple(names), frames, cached, online, extraction / gain if gain > 0 else None)
+        )
+    return tuple(rows)
+
+
+def _existing(folder: Path) -> Path:
+    """The nearest folder above that is there."""
+    folder = folder.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    return folder
