@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 
 from tokenreel.cache import files as files_module
-from tokenreel.cache.errors import StoreError, WrongRecipe
+from tokenreel.cache.errors import StoreError
 from tokenreel.cache.export import export_store
 from tokenreel.cache.integrity import verify_store
 from tokenreel.cache.maintenance import (
     collect_garbage,
-    diff_stores,
-    merge_store,
     remove_damaged,
     store_info,
 )
@@ -46,25 +44,18 @@ def test_info_counts_what_is_there(store):
     assert "num_clips       2" in info.table()
 
 
-def test_merge_makes_the_stores_equal_and_diff_says_so(store, tmp_path):
-    other = stores.make_store(tmp_path / "t")
-    assert diff_stores(store, other) == [f"only in {store}: a", f"only in {store}: b"]
-    assert merge_store(store, other) == ["a", "b"]
-    assert merge_store(store, other) == []
-    assert diff_stores(store, other) == []
-    assert verify_store(other, deep=True).problems == ()
-    with pytest.raises(WrongRecipe):
-        merge_store(store, stores.make_store(tmp_path / "u", "fp16"))
-
-
 def test_garbage_is_listed_before_it_is_deleted(store):
     with StoreWriter(store, writer_id="k") as writer:
         clip = stores.begin(writer, "c")
         stores.append(writer, clip, "c", 64)
         clip.suspend()
+    half_made = store.with_name(".tmp-s-0123")
+    half_made.mkdir()
+    (store / "claims" / "dead.json").write_text("{}")
     listed = collect_garbage(store, older_than_seconds=0)
-    assert len(listed) == 1
+    assert [Path(entry).name for entry, _ in listed[1:]] == [".tmp-s-0123", "dead.json"]
     assert listed[0][1] > 64 * 2 * 256
+    assert half_made.exists()
     assert collect_garbage(store, older_than_seconds=3600, delete=True) == []
     assert collect_garbage(store, older_than_seconds=0, delete=True) == listed
     assert collect_garbage(store, older_than_seconds=0) == []

@@ -1,4 +1,4 @@
-"""Stores for other tools: chosen clips and layers as HDF5 or .npy, decoded or as stored."""
+"""Stores for other tools: chosen clips and layers as HDF5 or .npy, decoded."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 
 from tokenreel.cache.files import make_directory, whole_file
 from tokenreel.cache.reader import Store, open_store
+from tokenreel.cache.recipe import canonical_json
 
 __all__ = ["export_store"]
 
@@ -20,8 +21,8 @@ def export_store(
 
     Args:
         path: the store.
-        out: folder for the files: <key>.h5 with tokens/<block>, labels, times_seconds; or
-            <key>.<block>.npy.
+        out: folder for the files: <key>.h5 with tokens/<block>, labels, times_seconds and what is
+            known of the clip as attributes, which import_features reads back; or <key>.<block>.npy.
         kind: "hdf5" or "npy".
         clips: clip ids, None for all.
         layers: blocks, None for all.
@@ -53,8 +54,12 @@ def export_store(
 
 
 def _write_hdf5(store: Store, clip_id: str, blocks: Sequence[int], view: int, path: Path) -> Path:
+    record = store.record(clip_id)
     with whole_file(path) as beside, h5py.File(beside, "w") as file:
         file.attrs.update(clip_id=clip_id, fingerprint=store.fingerprint, codec=store.codec.name)
+        for name in ("video", "split", "action", "group"):
+            file.attrs[name] = getattr(record, name)
+        file.attrs["phases"] = canonical_json(record.phases).decode()
         for block in blocks:
             file[f"tokens/{block}"] = store.read(clip_id, layers=[block], view=view).decode(block)
         file["labels"] = store.labels(clip_id)

@@ -1,6 +1,7 @@
 """Which clips a store holds: its directories are the truth, the writers' logs an index of them."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from tokenreel.cache.clipfiles import load_clip
@@ -9,7 +10,7 @@ from tokenreel.cache.files import file_inside
 from tokenreel.cache.layout import parse_json
 from tokenreel.cache.records import ClipRecord, folder_of, open_seal
 
-__all__ = ["committed_keys", "load_records", "logged_records"]
+__all__ = ["committed_keys", "load_records", "logged_lines", "logged_records"]
 
 
 def committed_keys(path: Path) -> set[str]:
@@ -35,16 +36,24 @@ def committed_keys(path: Path) -> set[str]:
 def logged_records(path: Path) -> tuple[dict[str, ClipRecord], list[str]]:
     """Records of the logs by key, and what is wrong in them.  A torn last line is not."""
     records, problems = {}, []
-    for file in sorted((path / "manifest").glob("*.jsonl")):
+    for _, lines, wrong in logged_lines(path):
+        problems += wrong
+        records.update({record.key: record for record in lines.values()})
+    return records, problems
+
+
+def logged_lines(path: Path) -> Iterator[tuple[Path, dict[bytes, ClipRecord], list[str]]]:
+    """Each writer's log: its good lines with their records, and what is wrong with the others."""
+    for file in sorted(file_inside(path, "manifest").glob("*.jsonl")):
+        good, problems = {}, []
         lines = file_inside(path, f"manifest/{file.name}").read_bytes().split(b"\n")
         for number, line in enumerate(lines[:-1], 1):
             try:
                 values = open_seal(parse_json(line, where=file), where=f"{file}:{number}")
-                record = ClipRecord.from_dict(values["record"])
-                records[record.key] = record
+                good[line] = ClipRecord.from_dict(values["record"])
             except (Damaged, KeyError, TypeError, ValueError) as error:
                 problems.append(f"{file}:{number}: {error}")
-    return records, problems
+        yield file, good, problems
 
 
 def load_records(path: Path) -> dict[str, ClipRecord]:

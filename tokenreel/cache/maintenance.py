@@ -1,29 +1,24 @@
-"""Looking after stores: info, differences, merging, cleaning.  Functions that return data."""
+"""Looking after stores: info, differences, cleaning, repair.  Functions that return data."""
 
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
-from tokenreel.cache.claims import ClaimHeld
-from tokenreel.cache.codec import Encoded
-from tokenreel.cache.codec.base import Array
-from tokenreel.cache.files import sweep_temporary, sync_directory
+from tokenreel.cache.files import sync_directory, write_whole
+from tokenreel.cache.index import logged_lines
 from tokenreel.cache.integrity import VerifyReport
 from tokenreel.cache.layout import segments
-from tokenreel.cache.manifest import Clip
 from tokenreel.cache.reader import Store, open_store
-from tokenreel.cache.records import ClipRecord, SourceInfo, clip_key, folder_of
+from tokenreel.cache.records import clip_key, folder_of
 from tokenreel.cache.store import load_recipe, read_failures
-from tokenreel.cache.writer import StoreWriter
 
 __all__ = [
     "StoreInfo",
     "collect_garbage",
     "diff_stores",
-    "merge_store",
+    "mend_logs",
     "remove_damaged",
     "store_info",
 ]
@@ -99,81 +94,60 @@ def _same_clip(one: Store, two: Store, name: str) -> bool:
     return True
 
 
-def merge_store(source: str | Path, into: str | Path, *, writer_id: str = "merge") -> list[str]:
-    """Copy the clips that `into` lacks, through the writer, so each is checked and whole.
-
-    Returns:
-        The clips copied.
-
-    Raises:
-        WrongRecipe: the stores have different recipes.
-    """
-    store, copied = open_store(source), []
-    load_recipe(Path(into))[0].require(store.recipe, path=into)
-    with StoreWriter(into, writer_id=writer_id) as writer:
-        for record in store.records.values():
-            if not writer.is_committed(record.clip_id):
-                try:
-                    _copy_clip(store, writer, record)
-                    copied.append(record.clip_id)
-                except ClaimHeld:
-                    continue
-    return copied
-
-
-def _copy_clip(store: Store, writer: StoreWriter, record: ClipRecord) -> None:
-    name = record.clip_id
-    clip = writer.begin(
-        Clip(name, record.video, record.start_seconds, record.stop_seconds, record.split,
-             record.action, record.group),
-        dataset=record.dataset, phases=record.phases, source=SourceInfo(**record.source),
-        time_base=Fraction(*record.time_base),
-    )  # fmt: skip
-    try:
-        for view in range(record.num_views):
-            for part in segments(record.num_frames)[clip.resume_frames // 64 :]:
-                rows = slice(part.start, part.stop)
-                tokens = store.read(name, rows, view=view)
-                encoded = {b: Encoded(c, tokens.scales.get(b)) for b, c in tokens.codes.items()}
-                cls: dict[int, Array] = {}
-                normed = None
-                if store.recipe.cls != "none":
-                    cls = {b: store.read_cls(name, rows, block=b, view=view) for b in encoded}
-                    normed = store.read_cls(name, rows, view=view)
-                clip.append(view, encoded, cls, normed)
-        pts = store.pts(name)
-        clip.commit(pts, store.frame_index(name), store.labels(name), store.flags(name))
-    except BaseException:
-        clip.abort()
-        raise
-
-
 def collect_garbage(
     path: str | Path, *, older_than_seconds: float = 86400, delete: bool = False
 ) -> list[tuple[str, int]]:
-    """Leftovers of killed writers: (path, bytes) of each `.tmp-*`; removed only when told to."""
-    path, found = Path(path), []
+    """Leftovers of killed writers, untouched for that long.
+
+    They are `.tmp-*` entries of the store and beside it (stores half made), and claims without a
+    heartbeat.  A clock that went backwards makes them look young: they stay, which is safe.
+
+    Args:
+        path: the store.
+        older_than_seconds: younger ones may be somebody's work.
+        delete: remove them; otherwise they are only listed.
+
+    Returns:
+        (path, bytes) of each.
+    """
+    path = Path(path)
     load_recipe(path)
-    for folder in [path / "claims", path / "failed", *sorted((path / "clips").glob("??"))]:
-        if delete:
-            before = {entry: _size(entry) for entry in folder.glob(".tmp-*")}
-            removed = sweep_temporary(folder, older_than_seconds=older_than_seconds)
-            found += [(str(entry), before.get(entry, 0)) for entry in removed]
-        else:
-            found += [
-                (str(entry), _size(entry)) for entry in sorted(folder.glob(".tmp-*"))
-                if _age(entry) >= older_than_seconds
-            ]  # fmt: skip
+    folders = [path / "claims", path / "failed", *sorted((path / "clips").glob("??"))]
+    entries = [entry for folder in folders for entry in sorted(folder.glob(".tmp-*"))]
+    entries += sorted(path.absolute().parent.glob(f".tmp-{path.absolute().name}-*"))
+    entries += sorted((path / "claims").glob("*.json"))
+    found = []
+    for entry in entries:
+        try:
+            if time.time() - entry.lstat().st_mtime < older_than_seconds:
+                continue
+            found.append((str(entry), _size(entry)))
+        except FileNotFoundError:  # its writer is alive after all, or another gc runs
+            continue
+        if delete and entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif delete:
+            entry.unlink(missing_ok=True)
     return found
 
 
 def _size(entry: Path) -> int:
     files = entry.rglob("*") if entry.is_dir() else [entry]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return sum(file.lstat().st_size for file in files if file.is_symlink() or file.is_file())
 
 
-def _age(entry: Path) -> float:
-    return time.time() - entry.stat().st_mtime
+def mend_logs(path: str | Path) -> list[str]:
+    """Drop the damaged lines of the writers' logs: they are an index of the clips, no more.
+
+    Returns:
+        The logs that were mended.
+    """
+    mended = []
+    for file, lines, problems in logged_lines(Path(path)):
+        if problems:
+            write_whole(file, b"".join(line + b"\n" for line in lines))
+            mended.append(file.name)
+    return mended
 
 
 def remove_damaged(

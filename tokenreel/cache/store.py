@@ -11,7 +11,7 @@ import numpy as np
 
 from tokenreel.cache.codec import calibration_hash, codec_from_recipe
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.errors import Damaged, StoreNotFound
+from tokenreel.cache.errors import Damaged, StoreError, StoreNotFound, WrongRecipe
 from tokenreel.cache.files import (
     file_inside,
     make_directory,
@@ -22,7 +22,7 @@ from tokenreel.cache.files import (
     write_whole,
 )
 from tokenreel.cache.layout import ArraySpec, group_json, parse_json
-from tokenreel.cache.recipe import StoreRecipe, canonical_json
+from tokenreel.cache.recipe import FORMAT_VERSION, StoreRecipe, canonical_json
 from tokenreel.cache.records import clip_key, open_seal, seal
 
 __all__ = ["create_store", "load_arrays", "load_recipe", "read_failures", "record_failure"]
@@ -51,19 +51,22 @@ def create_store(
     Raises:
         WrongRecipe: there is a store of another recipe.
         UsageError: the calibration is not the recipe's.
+        StoreError: it cannot be written there.
     """
     path = Path(path)
     codec_from_recipe(recipe.codec, calibration or {})
     if not (path / "recipe.json").exists():
-        make_directory(path.parent)
         beside = temporary_name(path)
         try:
+            make_directory(path.parent)
             _fill(beside, recipe, made_with, calibration or {}, canary or {})
             os.rename(beside, path)  # noqa: PTH104  fails when another made it first
             sync_directory(path.parent)
-        except OSError:
+        except OSError as error:
             if not (path / "recipe.json").exists():
-                raise
+                raise StoreError(
+                    f"{path}: cannot make a store here: {error.strerror or error}"
+                ) from error
             log.info("%s: another writer made it first", path)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -130,17 +133,28 @@ def load_arrays(folder: Path) -> dict[str, Array]:
     return arrays
 
 
+def array_files(folder: Path) -> set[Path]:
+    """Every file that the arrays below calibration/ or canary/ consist of."""
+    files = set()
+    for meta in folder.rglob("zarr.json"):
+        shape = parse_json(meta.read_bytes(), where=meta)["shape"]
+        files |= {meta, meta.parent.joinpath("c", *["0"] * len(shape))}
+    return files
+
+
 def load_recipe(path: Path) -> tuple[StoreRecipe, dict[str, Any]]:
     """The recipe of a store and the attributes of its root, each checked against the other.
 
     Raises:
         StoreNotFound: no store there.
+        WrongRecipe: a format version that this package does not know.
         Damaged: recipe.json or zarr.json was altered.
     """
     if not (path / "recipe.json").is_file():
         raise StoreNotFound(f"{path}: no token store here (no recipe.json)")
     try:
         data = file_inside(path, "recipe.json").read_bytes()
+        _require_known_version(data, path)
         recipe = StoreRecipe.model_validate_json(data)
         root = parse_json(file_inside(path, "zarr.json").read_bytes(), where=path / "zarr.json")
         if root["zarr_format"] != 3 or root["node_type"] != "group":
@@ -154,6 +168,16 @@ def load_recipe(path: Path) -> tuple[StoreRecipe, dict[str, Any]]:
             f"zarr.json was written for {attributes['fingerprint'][:12]}"
         )
     return recipe, attributes
+
+
+def _require_known_version(data: bytes, path: Path) -> None:
+    values = parse_json(data, where=path / "recipe.json")
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise WrongRecipe(
+            f"{path} is of format version {version}, this tokenreel knows up to {FORMAT_VERSION}: "
+            "use a later tokenreel"
+        )
 
 
 def record_failure(

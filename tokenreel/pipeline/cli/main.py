@@ -5,15 +5,13 @@ from typing import Annotated
 
 import typer
 
+from tokenreel.pipeline.cli import store
 from tokenreel.pipeline.cli.console import finish, run_app, say
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
-store_app = typer.Typer(help="Look at and check token stores.", no_args_is_help=True)
 data_app = typer.Typer(help="Look at and check data sets.", no_args_is_help=True)
-app.add_typer(store_app, name="store")
+app.add_typer(store.app, name="store")
 app.add_typer(data_app, name="data")
-
-StorePath = Annotated[Path, typer.Argument(help="the store")]
 
 
 @app.command()
@@ -22,6 +20,18 @@ def demo() -> None:
     from tokenreel.pipeline.demo import run_demo
 
     finish(run_demo())
+
+
+@app.command()
+def doctor(
+    *,
+    folder: Annotated[Path, typer.Option(help="on the disk of the stores")] = Path("stores"),
+    measure: Annotated[bool, typer.Option(help="write and read up to 2 GB for its speed")] = True,
+) -> None:
+    """What this machine has, and what will be slow on it."""
+    from tokenreel.pipeline.doctor import examine, report
+
+    say(report(examine(folder, measure=measure)))
 
 
 @data_app.command()
@@ -40,49 +50,6 @@ def check(
     found = check_dataset(dataset, root or DATA / dataset, options)
     say(found.text())
     finish(0 if found.is_complete else 3)
-
-
-@store_app.command()
-def info(store: StorePath) -> None:
-    """What a store is: recipe, fingerprint, clips, frames, versions."""
-    from tokenreel.cache.maintenance import store_info
-    from tokenreel.cache.reader import open_store
-
-    say(store_info(store).table())
-    for name, value in sorted(open_store(store).made_with.items()):
-        say(f"made with       {name} {value}")
-
-
-@store_app.command(name="ls")
-def list_clips(store: StorePath) -> None:
-    """The clips of a store, one a line: id, split, action, frames."""
-    from tokenreel.cache.reader import open_store
-
-    for record in open_store(store).records.values():
-        say(f"{record.clip_id}\t{record.split}\t{record.action}\t{record.num_frames}")
-
-
-@store_app.command()
-def verify(
-    store: StorePath,
-    *,
-    deep: Annotated[bool, typer.Option(help="read and check every byte")] = False,
-) -> None:
-    """Check a store; ends with status 5 when something is missing or damaged."""
-    from tokenreel.cache.integrity import verify_store
-
-    report = verify_store(store, deep=deep)
-    say(report.table())
-    finish(report.exit_status)
-
-
-@store_app.command()
-def diff(first: StorePath, second: StorePath) -> None:
-    """In which fields and clips two stores differ."""
-    from tokenreel.cache.maintenance import diff_stores
-
-    lines = diff_stores(first, second)
-    say("\n".join(lines) or "no difference")
 
 
 def main() -> None:

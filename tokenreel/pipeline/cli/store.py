@@ -1,0 +1,157 @@
+"""`tokenreel store ...`: look at, check, copy and clean token stores."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenreel.pipeline.cli.console import finish, say
+
+app = typer.Typer(help="Look at, check, copy and clean token stores.", no_args_is_help=True)
+
+StorePath = Annotated[Path, typer.Argument(help="the store")]
+Clips = Annotated[list[str] | None, typer.Option("--clip", help="only this clip; repeat for more")]
+Yes = Annotated[bool, typer.Option("--yes", help="do it; without, it is only listed")]
+
+
+@app.command()
+def info(store: StorePath) -> None:
+    """What a store is: recipe, fingerprint, clips, frames, versions."""
+    from tokenreel.cache.maintenance import store_info
+    from tokenreel.cache.reader import open_store
+
+    say(store_info(store).table())
+    for name, value in sorted(open_store(store).made_with.items()):
+        say(f"made with       {name} {value}")
+
+
+@app.command(name="ls")
+def list_clips(store: StorePath) -> None:
+    """The clips of a store, one a line: id, split, action, frames."""
+    from tokenreel.cache.reader import open_store
+
+    for record in open_store(store).records.values():
+        say(f"{record.clip_id}\t{record.split}\t{record.action}\t{record.num_frames}")
+
+
+@app.command()
+def verify(
+    store: StorePath,
+    words: Annotated[
+        list[str] | None, typer.Argument(help="for --repair: weights=FILE, data.key=value, ...")
+    ] = None,
+    *,
+    deep: Annotated[bool, typer.Option("--deep", help="read and check every byte")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="extract the damaged clips again, only those")
+    ] = False,
+    root: Annotated[Path | None, typer.Option(help="for --repair: folder of the videos")] = None,
+) -> None:
+    """Check a store; ends with status 5 when something is missing or damaged."""
+    from tokenreel.cache.integrity import verify_store
+
+    report = verify_store(store, deep=deep)
+    say(report.table())
+    if report.problems and repair:
+        from tokenreel.pipeline.repair import repair_store
+
+        done = repair_store(store, report, words or [], root=root)
+        if done is not None:
+            say(done.table())
+        report = verify_store(store, deep=deep)
+        say(f"after the repair: {report.table()}")
+    finish(report.exit_status)
+
+
+@app.command()
+def diff(first: StorePath, second: StorePath) -> None:
+    """In which fields and clips two stores differ."""
+    from tokenreel.cache.maintenance import diff_stores
+
+    lines = diff_stores(first, second)
+    say("\n".join(lines) or "no difference")
+
+
+@app.command()
+def export(
+    store: StorePath,
+    out: Annotated[Path, typer.Argument(help="folder of the files")],
+    *,
+    kind: Annotated[str, typer.Option(help="hdf5 or npy")] = "hdf5",
+    clip: Clips = None,
+    layer: Annotated[list[int] | None, typer.Option(help="only this block; repeat")] = None,
+    view: Annotated[int, typer.Option(help="0 is clean")] = 0,
+) -> None:
+    """Write decoded tokens, float32 (T, N, D), as HDF5 or .npy files for other tools."""
+    from tokenreel.cache.errors import UsageError
+    from tokenreel.cache.export import export_store
+
+    if kind not in ("hdf5", "npy"):
+        raise UsageError(f"--kind {kind!r}: hdf5 or npy")
+    files = export_store(store, out, kind=kind, clips=clip, layers=layer, view=view)
+    say(f"{len(files)} files in {out}")
+
+
+@app.command(name="import")
+def import_(
+    features: Annotated[Path, typer.Argument(help="folder of .npy or .h5 files")],
+    store: StorePath,
+    *,
+    recipe: Annotated[Path, typer.Option(help="TOML or JSON: what made the features")],
+) -> None:
+    """Make a store of features that you have, with the recipe that you state."""
+    from tokenreel.cache.importing import import_features, read_statement
+
+    written = import_features(features, store, read_statement(recipe))
+    say(f"{len(written)} clips written to {store}")
+
+
+@app.command()
+def merge(
+    source: Annotated[Path, typer.Argument(help="the store to copy from")],
+    into: Annotated[Path, typer.Argument(help="the store to copy to; same recipe")],
+) -> None:
+    """Copy the clips that the second store lacks from the first."""
+    from tokenreel.cache.copying import merge_store
+
+    say(f"{len(merge_store(source, into))} clips copied to {into}")
+
+
+@app.command()
+def migrate(
+    store: StorePath,
+    out: Annotated[Path | None, typer.Argument(help="the new store, for --codec")] = None,
+    *,
+    codec: Annotated[str | None, typer.Option(help="keep the tokens by this smaller codec")] = None,
+) -> None:
+    """Bring a store to the current format; with --codec write a smaller one beside it."""
+    from tokenreel.cache.copying import migrate_store, recode_store
+    from tokenreel.cache.errors import UsageError
+    from tokenreel.cache.recipe import FORMAT_VERSION
+
+    if (codec is None) != (out is None):
+        raise UsageError("a new store needs both OUT and --codec; without both: in place")
+    if codec is not None and out is not None:
+        say(f"{len(recode_store(store, out, codec=codec))} clips written to {out}")
+        return
+    changed = migrate_store(store)
+    done = f"{len(changed)} clips brought up to date" if changed else "already current"
+    say(f"{store}: {done} (format version {FORMAT_VERSION})")
+
+
+@app.command()
+def gc(
+    store: StorePath,
+    *,
+    older_than: Annotated[float, typer.Option(help="hours without a change")] = 24.0,
+    yes: Yes = False,
+) -> None:
+    """Leftovers of killed writers: listed, and with --yes deleted."""
+    from tokenreel.cache.maintenance import collect_garbage
+
+    found = collect_garbage(store, older_than_seconds=older_than * 3600, delete=yes)
+    for entry, num_bytes in found:
+        say(f"{num_bytes / 1e6:10.1f} MB  {entry}")
+    total = sum(num_bytes for _, num_bytes in found) / 1e6
+    done = "deleted" if yes else "would be deleted by --yes"
+    say(f"{len(found)} leftovers, {total:.1f} MB, {done}" if found else "nothing to delete")

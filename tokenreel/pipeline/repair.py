@@ -1,0 +1,110 @@
+"""`store verify --repair`: damaged clips are taken out and extracted again, only those."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.integrity import VerifyReport
+from tokenreel.cache.maintenance import mend_logs, remove_damaged
+from tokenreel.cache.manifest import Manifest
+from tokenreel.cache.recipe import StoreRecipe
+from tokenreel.cache.store import load_recipe
+from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.report import ExtractReport
+from tokenreel.extract.runner import build_recipe, extract_clips
+from tokenreel.pipeline.datasets import load_dataset
+from tokenreel.pipeline.extraction import data_options
+from tokenreel.pipeline.override import apply_overrides
+from tokenreel.pipeline.run import DATA
+
+__all__ = ["config_of", "repair_store"]
+
+
+def repair_store(
+    store: Path, report: VerifyReport, words: Sequence[str] = (), *, root: Path | None = None,
+    progress: bool = True,
+) -> ExtractReport | None:  # fmt: skip
+    """Extract the damaged clips of a store again, as its recipe and its data set say.
+
+    Nothing is removed before it is known that the clips can be made again.
+
+    Args:
+        store: the store.
+        report: of verify_store.
+        words: `key=value` where the store does not tell: weights=FILE, data.key=value, device.
+        root: folder of the videos; data/<dataset> when None.
+        progress: show a bar.
+
+    Returns:
+        What the extraction did; None when no clip had to be made again.
+
+    Raises:
+        UsageError: the store was not made by an extraction, or videos are not where they were.
+        WrongRecipe: the words do not describe the extraction that made the store.
+    """
+    mend_logs(store)
+    if not report.repair:
+        return None
+    recipe, attributes = load_recipe(store)
+    made_with = attributes["made_with"]
+    maker = made_with.get("made_by", "extract")
+    if maker != "extract":
+        raise UsageError(
+            f"{store} was made by `store {maker}`, not by an extraction: remove the damaged clips "
+            f"({', '.join(report.repair[:3])}) and run `store {maker}` again"
+        )
+    options, rest = data_options(words)
+    config = apply_overrides(config_of(recipe, made_with), rest, root="extract")
+    before_calibration(recipe).require(build_recipe(config), path=store)
+    dataset = str(made_with["dataset"])
+    manifest = load_dataset(dataset, root or DATA / dataset, options)
+    part = _only(manifest, report.repair)
+    remove_damaged(store, report)
+    return extract_clips(part, config, store, progress=progress)
+
+
+def config_of(recipe: StoreRecipe, made_with: dict[str, Any]) -> ExtractConfig:
+    """The extraction that a store says it was made by; the machine's own fields are defaults.
+
+    Raises:
+        UsageError: the recipe is not that of an extraction.
+    """
+    augmented = recipe.views[1:]
+    try:
+        return ExtractConfig(
+            backbone=recipe.architecture,
+            weights=made_with["weights"],
+            blocks=recipe.blocks,
+            image_size=recipe.image_size[0],
+            transform=recipe.transform["name"],
+            fps=recipe.frames.get("fps"),
+            views=len(augmented),
+            view_seed=augmented[0]["seed"] if augmented else 0,
+            codec=recipe.codec["name"],
+            numeric=recipe.numeric,
+        )
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"the store does not say how it was extracted: {error}") from error
+
+
+def before_calibration(recipe: StoreRecipe) -> StoreRecipe:
+    """The recipe as it was asked for, before the codec was calibrated on data."""
+    codec = recipe.codec | {"calibration_sha256": None}
+    return recipe.model_copy(update={"codec": codec})
+
+
+def _only(manifest: Manifest, clips: Sequence[str]) -> Manifest:
+    """The part of a manifest that is of these clips, its videos there."""
+    chosen = tuple(clip for clip in manifest.clips if clip.clip_id in clips)
+    missing = sorted(set(clips) - {clip.clip_id for clip in chosen})
+    if missing:
+        raise UsageError(
+            f"{manifest.dataset} in {manifest.root} has no clip {missing[0]!r}"
+            f" ({len(missing)} in all): give the --root and data.key=value of the extraction"
+        )
+    for clip in chosen:
+        if not (manifest.root / clip.video).exists():
+            raise UsageError(f"{clip.clip_id}: {manifest.root / clip.video} is not there: --root?")
+    return dataclasses.replace(manifest, clips=chosen)
