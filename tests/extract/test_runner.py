@@ -10,8 +10,8 @@ import pytest
 
 from tokenreel.cache.errors import TokenReelError, WrongRecipe
 from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
-from tokenreel.cache.store import read_failures
-from tokenreel.extract import supervisor, worker
+from tokenreel.cache.store import load_recipe, read_failures
+from tokenreel.extract import runner, supervisor, worker
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.runner import build_recipe, default_store_name, extract_clips
 from tokenreel.extract.supervisor import DecodePool
@@ -84,6 +84,32 @@ def test_good_clips_are_committed_and_bad_ones_listed_with_their_reason(done):
     assert [record["clip_id"] for record in read_failures(store)] == ["bad", "late"]
     assert report.num_frames == 30 + 25
     assert "2 committed, 0 skipped, 2 failed" in report.table()
+
+
+def test_a_writer_whose_weights_broke_after_they_were_hashed_is_refused(
+    done, manifest, monkeypatch
+):
+    _, store = done
+    whole = runner.build_backbone
+
+    def broken(*args, **options):
+        backbone = whole(*args, **options)
+        backbone.model.blocks[2].mlp.fc2.weight[:8] *= 1.1
+        return backbone
+
+    assert extract_clips(manifest, CONFIG, store, progress=False).committed == []
+    monkeypatch.setattr(runner, "build_backbone", broken)
+    with pytest.raises(WrongRecipe, match=r"beyond 0\.001 \(float32\):\n  block 3: "):
+        extract_clips(manifest, CONFIG, store, progress=False)
+
+
+def test_the_stores_name_holds_what_is_known_before_calibration(done):
+    _, store = done
+    recipe, _ = load_recipe(store)
+    assert recipe.codec["calibration_sha256"] is not None
+    assert recipe.before_calibration == build_recipe(CONFIG)
+    digits = recipe.before_calibration.fingerprint[:12]
+    assert default_store_name("toy", CONFIG).endswith(f"random0-{digits}")
 
 
 def test_labels_and_times_travel_into_the_store(done):

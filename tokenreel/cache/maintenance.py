@@ -30,6 +30,7 @@ class StoreInfo:
 
     Attributes:
         name: of its directory; fingerprint: of its recipe; codec: name of the codec.
+        asked_for: fingerprint of the recipe before calibration: the digits in a default name.
         blocks: kept blocks; num_views: V.
         num_clips, num_frames: committed, frames of one view.
         num_token_bytes: of the tokens of every view and block.
@@ -38,6 +39,7 @@ class StoreInfo:
 
     name: str
     fingerprint: str
+    asked_for: str
     codec: str
     blocks: tuple[int, ...]
     num_views: int
@@ -56,7 +58,8 @@ def store_info(path: str | Path) -> StoreInfo:
     store = open_store(path)
     recipe = store.recipe
     return StoreInfo(
-        store.path.name, store.fingerprint, store.codec.name, recipe.blocks, recipe.num_views,
+        store.path.name, store.fingerprint, recipe.before_calibration.fingerprint,
+        store.codec.name, recipe.blocks, recipe.num_views,
         len(store.records), sum(record.num_frames for record in store.records.values()),
         store.num_bytes, len(read_failures(path)),
     )  # fmt: skip

@@ -79,6 +79,12 @@ class StoreRecipe(BaseModel):
         """SHA-256 of the canonical JSON, 64 hexadecimal digits."""
         return hashlib.sha256(self.to_json()).hexdigest()
 
+    @property
+    def before_calibration(self) -> "StoreRecipe":
+        """What was asked for, before a codec was fitted to data: known without a model."""
+        codec = {**self.codec, "calibration_sha256": None}
+        return self.model_copy(update={"codec": codec})
+
     def differences(self, other: "StoreRecipe") -> list[tuple[str, Any, Any]]:
         """Fields that differ: (dotted name, value here, value there), nested ones one by one."""
         return field_differences(self.model_dump(mode="json"), other.model_dump(mode="json"))

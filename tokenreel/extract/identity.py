@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tokenreel.cache.canary import canary_frames, make_canary, require_canary
 from tokenreel.cache.codec import calibrate, codec_recipe
 from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.recipe import StoreRecipe
 from tokenreel.cache.store import create_store, load_arrays, load_recipe
 from tokenreel.extract.backbone import Backbone, backbone_shape
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.transforms import transform_parameters
+from tokenreel.extract.transforms import apply_transform, transform_parameters
 from tokenreel.extract.views import view_parameters
 from tokenreel.extract.weights import load_weights, weights_label, weights_sha256
 
@@ -63,7 +64,8 @@ def recipe_for(config: ExtractConfig, weights_hash: str) -> StoreRecipe:
 def default_store_name(dataset: str, config: ExtractConfig) -> str:
     """Directory name that tells what is in the store; random weights are named.
 
-    The digits are those of the recipe before calibration, so the name is known beforehand.
+    The digits are those of the recipe before calibration (FORMAT.md, "Names"), so the name is known
+    without a model or a video, and every shard of an extraction finds the same store.
     """
     fingerprint = build_recipe(config).fingerprint
     label = re.sub(r"[^A-Za-z0-9._]+", "", weights_label(config.weights))
@@ -114,10 +116,12 @@ def open_or_create(
         The recipe of the store, and the calibration.
 
     Raises:
-        WrongRecipe: the store was made by another recipe.
+        WrongRecipe: the store was made by another recipe, or by a process that computes other
+            tokens of the same frames: see cache.canary.
         TokenReelError: a codec needs samples and no clip could be decoded.
     """
-    if not (store / "recipe.json").is_file():
+    is_new = not (store / "recipe.json").is_file()
+    if is_new:
         device = next(backbone.model.parameters()).device
         calibration: dict[str, NDArray[Any]] = {}
         if _needs_samples(config.codec):
@@ -129,21 +133,34 @@ def open_or_create(
                 config.codec, _sample_tokens(backbone, samples), grid=planned.grid
             )
         recipe = planned.model_copy(update={"codec": codec_recipe(config.codec, calibration)})
+        frames = canary_frames(planned.image_size[0])
         try:
             create_store(
                 store,
                 recipe,
                 made_with=made_with(config, dataset, device),
                 calibration=calibration,
+                canary=make_canary(frames, _canary_tokens(backbone, planned, frames)),
             )
         except TokenReelError:
             if not (store / "recipe.json").is_file():
                 raise
             log.info("%s: made by another writer meanwhile", store)
     found, _ = load_recipe(store)
-    codec = found.codec | {"calibration_sha256": planned.codec["calibration_sha256"]}
-    found.model_copy(update={"codec": codec}).require(planned, path=store)
+    found.before_calibration.require(planned, path=store)
+    canary = load_arrays(store / "canary")
+    if canary and not is_new:
+        tokens = _canary_tokens(backbone, found, np.array(canary["frames"]))
+        require_canary(canary, tokens, numeric=found.numeric, path=store)
     return found, load_arrays(store / "calibration")
+
+
+def _canary_tokens(
+    backbone: Backbone, recipe: StoreRecipe, frames: NDArray[np.uint8]
+) -> dict[int, NDArray[Any]]:
+    """Tokens of fixed frames, (F, H, W, 3), by block, (F, N, D): the way a clip's frames go."""
+    images = torch.stack([apply_transform(frame, recipe.transform) for frame in frames])
+    return _sample_tokens(backbone, images.numpy())
 
 
 def _needs_samples(codec: str) -> bool:

@@ -57,7 +57,7 @@ def repair_store(
         )
     options, rest = data_options(words)
     config = apply_overrides(config_of(recipe, made_with), rest, root="extract")
-    before_calibration(recipe).require(build_recipe(config), path=store)
+    recipe.before_calibration.require(build_recipe(config), path=store)
     dataset = str(made_with["dataset"])
     manifest = load_dataset(dataset, root or DATA / dataset, options)
     part = _only(manifest, report.repair)
@@ -87,12 +87,6 @@ def config_of(recipe: StoreRecipe, made_with: dict[str, Any]) -> ExtractConfig:
         )
     except (KeyError, ValueError) as error:
         raise UsageError(f"the store does not say how it was extracted: {error}") from error
-
-
-def before_calibration(recipe: StoreRecipe) -> StoreRecipe:
-    """The recipe as it was asked for, before the codec was calibrated on data."""
-    codec = recipe.codec | {"calibration_sha256": None}
-    return recipe.model_copy(update={"codec": codec})
 
 
 def _only(manifest: Manifest, clips: Sequence[str]) -> Manifest:

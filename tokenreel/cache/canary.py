@@ -1,0 +1,102 @@
+"""The canary: a few fixed frames whose tokens every writer computes again before it writes.
+
+Equal recipes should give equal tokens, but a library, a processor or a resize may differ where no
+recipe says so.  The first writer keeps the frames and some of their tokens in the store; a later
+one that does not come close to them is refused, rather than mixing two kinds of tokens.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tokenreel.cache.codec.base import Array
+from tokenreel.cache.errors import WrongRecipe
+
+__all__ = ["TOLERANCE", "canary_errors", "canary_frames", "make_canary", "require_canary"]
+
+# Root mean square of the difference over that of the tokens about their channels' means.  int8
+# keeps tokens within 0.0075: writers in float32 may differ by less than a seventh of that.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
+KEPT_TOKENS = 64  # of a frame, evenly spread
+
+
+def canary_frames(image_size: int) -> Array:
+    """Two pictures made of whole numbers alone: ramps, rings and fine texture.
+
+    Args:
+        image_size: side of the square that the backbone sees; the pictures are larger.
+
+    Returns:
+        RGB, uint8 (2, H, W, 3), H = 9/8 and W = 3/2 of the side.
+    """
+    height, width = image_size * 9 // 8, image_size * 3 // 2
+    y, x = np.mgrid[:height, :width].astype(np.int64)
+    pictures = []
+    for number in (1, 2):
+        ramp = (255 * x // width + number * 64 * y // height) % 256
+        rings = (x - width // number) ** 2 + (y - height // 3) ** 2
+        texture = ((x ^ y) * 7 * number) % 256
+        pictures.append(np.stack([ramp, (rings * 16 // image_size) % 256, texture], axis=-1))
+    return np.stack(pictures).astype(np.uint8)
+
+
+def make_canary(frames: Array, tokens: Mapping[int, Array]) -> dict[str, Array]:
+    """What create_store keeps.
+
+    Args:
+        frames: uint8 (F, H, W, 3).
+        tokens: block -> (F, N, D), what the writer computed of them, before any codec.
+    """
+    kept = {f"tokens/{block}": _some(values) for block, values in tokens.items()}
+    return {"frames": frames, **kept}
+
+
+def canary_errors(canary: Mapping[str, Array], tokens: Mapping[int, Array]) -> dict[int, float]:
+    """Relative error of each block's tokens against those in the store; see TOLERANCE.
+
+    A block of which one has tokens and the other has none, or other shapes, is infinitely wrong.
+    """
+    errors = {}
+    for name in canary.keys() - {"frames"} | {f"tokens/{block}" for block in tokens}:
+        block = int(name.removeprefix("tokens/"))
+        errors[block] = float("inf")
+        if name in canary and block in tokens:
+            kept, found = canary[name].astype(np.float64), _some(tokens[block])
+            if kept.shape == found.shape:
+                spread = np.sqrt(np.mean((kept - kept.mean(axis=(0, 1))) ** 2))
+                errors[block] = float(np.sqrt(np.mean((found - kept) ** 2)) / max(spread, 1e-12))
+    return dict(sorted(errors.items()))
+
+
+def require_canary(
+    canary: Mapping[str, Array], tokens: Mapping[int, Array], *, numeric: str, path: Path
+) -> None:
+    """Raise unless this writer computes the tokens that the store's first writer computed.
+
+    Args:
+        canary: of the store.
+        tokens: block -> (F, N, D), of the canary's frames, computed now.
+        numeric: of the recipe: which tolerance holds.
+        path: of the store.
+
+    Raises:
+        WrongRecipe: a block is off by more than the tolerance, or not a number.
+    """
+    errors, limit = canary_errors(canary, tokens), TOLERANCE[numeric]
+    wrong = {block: error for block, error in errors.items() if not error <= limit}
+    if wrong:
+        table = "\n".join(f"  block {block}: {error:.2g}" for block, error in wrong.items())
+        raise WrongRecipe(
+            f"{path}: this process computes other tokens of the store's fixed frames than the "
+            f"process that made the store; relative errors beyond {limit:g} ({numeric}):\n{table}\n"
+            "the recipes are equal, so a library, the device or the weights in memory differ: "
+            "use the machine and versions that `store info` tells, or another --out"
+        )
+
+
+def _some(tokens: Array) -> Array:
+    """At most 64 tokens of each frame, evenly spread, float32 (F, n, D)."""
+    count = tokens.shape[1]
+    chosen = np.linspace(0, count - 1, min(KEPT_TOKENS, count)).astype(int)
+    return np.ascontiguousarray(tokens[:, chosen], np.float32)
