@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import crc32c
 import numpy as np
 
 from tokenreel.cache.blocks import runs
@@ -12,7 +13,7 @@ from tokenreel.cache.errors import ClipNotFound, Damaged, StoreError
 from tokenreel.cache.layout import ArraySpec
 from tokenreel.cache.records import ClipRecord
 
-__all__ = ["frame_numbers", "read_with_tensorstore"]
+__all__ = ["check_with_sums", "frame_numbers", "read_with_tensorstore"]
 
 
 def frame_numbers(record: ClipRecord, frames: Any) -> Array:
@@ -53,3 +54,10 @@ def read_with_tensorstore(folder: Path, spec: ArraySpec, frames: Array, out: Arr
             target.write(array[first : first + count]).result()
     except (ValueError, OSError) as error:
         raise Damaged(f"{folder / spec.path}: {error}") from error
+
+
+def check_with_sums(frames: Array, sums: Array, *, where: object) -> None:
+    """Raise Damaged unless each frame of (t, n, d) has its crc32c of `sums`, (t,)."""
+    for place, frame in enumerate(frames):
+        if crc32c.crc32c(frame) != sums[place]:
+            raise Damaged(f"{where}: a frame is damaged (crc32c); run verify, then repair")

@@ -16,7 +16,13 @@ from tokenreel.cache.index import committed_keys, logged_records
 from tokenreel.cache.layout import segments
 from tokenreel.cache.reader import Store, open_store
 from tokenreel.cache.records import ClipRecord, folder_of
-from tokenreel.cache.store import FOLDERS, array_files, load_arrays, load_recipe
+from tokenreel.cache.store import (
+    FOLDERS,
+    array_files,
+    load_arrays,
+    load_recipe,
+    read_failures,
+)
 
 __all__ = ["Problem", "VerifyReport", "verify_store"]
 
@@ -85,6 +91,7 @@ def verify_store(path: str | Path, deep: bool = False) -> VerifyReport:
         if (calibration_hash(canary) if canary else None) != attributes["canary_sha256"]:
             problems.append(Problem("", "the canary was altered", str(path / "canary")))
         keys, (logged, wrong) = committed_keys(path), logged_records(path)
+        read_failures(path)
     except WrongRecipe:
         raise
     except (StoreError, ValueError, KeyError) as error:
@@ -114,7 +121,7 @@ def verify_store(path: str | Path, deep: bool = False) -> VerifyReport:
 def _look_at_clips(path: Path, records: Sequence[ClipRecord]) -> list[Problem]:
     """What is intact on disk but was wrong when it was written, in clips whose files are sound."""
     try:
-        store = open_store(path, check_every=0)
+        store = open_store(path, checks="never")
     except Damaged:  # a clip whose record cannot be read: told already, and first to be repaired
         return []
     return [

@@ -1,5 +1,6 @@
 """Reading a store: only the frames asked for, straight into a buffer, damage never as zeros."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,22 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from tokenreel.cache.blocks import Shard, aligned_empty, check_frames, runs
-from tokenreel.cache.clipfiles import all_arrays, load_clip, load_rows, load_sums
 from tokenreel.cache.codec import Codec, Encoded, codec_from_recipe
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import ClipNotFound, Damaged
-from tokenreel.cache.files import file_inside
-from tokenreel.cache.frames import frame_numbers, read_with_tensorstore
+from tokenreel.cache.frames import frame_numbers
 from tokenreel.cache.index import load_records
-from tokenreel.cache.layout import SEGMENT, ArraySpec, parse_json
+from tokenreel.cache.opened import CLIPS, Kept, OpenClip, ReadPolicy
 from tokenreel.cache.recipe import StoreRecipe
-from tokenreel.cache.records import ClipRecord, folder_of
+from tokenreel.cache.records import ClipRecord
 from tokenreel.cache.store import load_arrays, load_recipe
 
 __all__ = ["ClipRecord", "Request", "Store", "Tokens", "open_store"]
 
-HANDLES = 256  # shards kept open; clips whose metadata is kept
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +58,7 @@ class Request:
 
 def open_store(
     path: str | Path, *, expect: StoreRecipe | None = None, backend: str = "auto",
-    check_every: int = 1, placement: str = "auto",
+    checks: str = "once", placement: str = "auto",
 ) -> "Store":  # fmt: skip
     """Open a store for reading.
 
@@ -68,26 +66,30 @@ def open_store(
         path: its directory.
         expect: the recipe it must have.
         backend: "direct", "tensorstore" (the reference), or "auto", which is direct.
-        check_every: check the crc32c of every so many-th read; 1 checks all, 0 none.
-        placement: "disk" reads past the page cache, "memory" through it, "auto" chooses "disk" when
-            the tokens are more than half of the machine's memory.
+        checks: whose crc32c is checked: "once", a frame when this process first reads it (again
+            when its shard had to be closed meanwhile); "always", every read; "never".
+        placement: "disk" reads past the page cache (O_DIRECT), "memory" through it; "auto" chooses
+            "disk" when the tokens are more than half of the machine's memory, and logs it.
 
     Raises:
         StoreNotFound, WrongRecipe, Damaged.
     """
-    return Store(Path(path), expect, backend, check_every, placement)
+    return Store(Path(path), expect, backend, checks, placement)
 
 
 class Store:
     """A store, open for reading.  Picklable; handles are opened when needed, in each process."""
 
     def __init__(
-        self, path: Path, expect: StoreRecipe | None, backend: str, check_every: int, placement: str
+        self, path: Path, expect: StoreRecipe | None, backend: str, checks: str, placement: str
     ) -> None:
-        if backend not in ("auto", "direct", "tensorstore"):
-            raise ValueError(f"backend {backend!r}: auto, direct or tensorstore")
-        if placement not in ("auto", "disk", "memory") or check_every < 0:
-            raise ValueError(f"placement {placement!r}, check_every {check_every}")
+        for given, known in (
+            (backend, ("auto", "direct", "tensorstore")),
+            (placement, ("auto", "disk", "memory")),
+            (checks, ("once", "always", "never")),
+        ):
+            if given not in known:
+                raise ValueError(f"{given!r} is none of {', '.join(known)}")
         self.path = path
         self.recipe, attributes = load_recipe(path)
         if expect is not None:
@@ -100,23 +102,25 @@ class Store:
         except (ValueError, KeyError) as error:
             raise Damaged(f"{path}: {error}") from error
         self.records = load_records(path)
-        self._backend, self._check_every = backend, check_every
-        self._disk = placement == "disk" or (placement == "auto" and self._exceeds_memory())
+        direct = placement == "disk" or (placement == "auto" and self._exceeds_memory())
+        self._policy = ReadPolicy(backend == "tensorstore", checks, direct)
         self._forget()
 
     def _forget(self) -> None:
-        self._clips: dict[str, tuple[dict[str, ArraySpec], dict[str, list[int]]]] = {}
-        self._shards: dict[Path, Shard] = {}
-        self._reads, self._pid = 0, os.getpid()
+        self._kept, self._pid = Kept(), os.getpid()
         self._pool: ThreadPoolExecutor | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        hidden: dict[str, Any] = {"_clips": {}, "_shards": {}, "_pool": None, "_pid": -1}
-        return {**self.__dict__, **hidden}
+        return {**self.__dict__, "_kept": Kept(), "_pool": None, "_pid": -1}
 
     def _exceeds_memory(self) -> bool:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return self.num_bytes > memory / 2
+        exceeds = self.num_bytes > memory / 2
+        log.debug(
+            "%s: %.1f GB of tokens, %.1f GB of memory: read %s the page cache",
+            self.path, self.num_bytes / 1e9, memory / 1e9, "past" if exceeds else "through",
+        )  # fmt: skip
+        return exceeds
 
     @property
     def num_bytes(self) -> int:
@@ -159,10 +163,8 @@ class Store:
             ClipNotFound: no such clip, block, view or frame.
             Damaged: a missing or damaged file; never zeros instead.
         """
-        record, blocks = (
-            self.record(clip_id),
-            tuple(self.recipe.blocks if layers is None else layers),
-        )
+        record = self.record(clip_id)
+        blocks = tuple(self.recipe.blocks if layers is None else layers)
         rows = frame_numbers(record, frames)
         if not set(blocks) <= set(self.recipe.blocks) or not 0 <= view < record.num_views:
             raise ClipNotFound(
@@ -171,19 +173,21 @@ class Store:
             )
         distinct, inverse = np.unique(rows, return_inverse=True)
         plain = len(distinct) == len(rows) and bool((distinct == rows).all())
+        clip = self._open(record)
         codes, scales = {}, {}
         for block in blocks:
             target = None if out is None else out[block]
-            read = self._codes(record, f"views/{view}/tokens/{block}", distinct,
-                               target if plain else None)  # fmt: skip
+            path = f"views/{view}/tokens/{block}"
+            read = clip.codes(path, distinct, target if plain else None)
             codes[block] = read if plain else np.take(read, inverse, axis=0, out=target)
-            if f"views/{view}/scale/{block}" in self._clip(record)[0]:
-                scales[block] = self._rows(record, f"views/{view}/scale/{block}", rows)
+            if clip.has(f"views/{view}/scale/{block}"):
+                scales[block] = clip.rows(f"views/{view}/scale/{block}", rows)
         return Tokens(codes, scales, self.codec)
 
     def read_many(self, requests: Sequence[Request], *, threads: int = 16) -> list[Tokens]:
         """Several reads at once, in their order, by so many I/O threads."""
-        self._fresh()
+        if self._pid != os.getpid():
+            self._forget()
         if self._pool is None:
             self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenreel-read")
         waiting = [
@@ -201,9 +205,10 @@ class Store:
         record = self.record(clip_id)
         name = "cls_normed" if block == "normed" else f"cls/{block}"
         path = f"views/{view}/{name}"
-        if path not in self._clip(record)[0]:
+        clip = self._open(record)
+        if not clip.has(path):
             raise ClipNotFound(f"{clip_id}: no {path} in this store")
-        return self._rows(record, path, frame_numbers(record, frames)).astype(np.float32)
+        return clip.rows(path, frame_numbers(record, frames)).astype(np.float32)
 
     def labels(self, clip_id: str) -> Array:
         """Phase of each frame, int16 (T,), -1 unlabelled."""
@@ -227,80 +232,18 @@ class Store:
         times: Array = self.pts(clip_id) * (numerator / denominator)
         return times
 
-    def _fresh(self) -> None:
+    def _open(self, record: ClipRecord) -> OpenClip:
         if self._pid != os.getpid():
             self._forget()
-
-    def _clip(self, record: ClipRecord) -> tuple[dict[str, ArraySpec], dict[str, list[int]]]:
-        self._fresh()
-        known = self._clips.get(record.key)
-        if known is None:
-            found, seals = load_clip(self._folder(record), record.key, fingerprint=self.fingerprint)
-            if found != record:
-                raise Damaged(f"{record.clip_id}: the clip is not what the log says; run verify")
-            known = (all_arrays(self.recipe, self.codec, record), seals)
-            _keep(self._clips, record.key, known)
-        return known
-
-    def _folder(self, record: ClipRecord) -> Path:
-        return file_inside(self.path, folder_of(record.key))
+        clip = self._kept.clips.get(record.key)
+        if clip is None:
+            clip = OpenClip(
+                self.path, record, recipe=self.recipe, codec=self.codec, policy=self._policy,
+                kept=self._kept,
+            )  # fmt: skip
+            Kept.add(self._kept.clips, record.key, clip, limit=CLIPS)
+        return clip
 
     def _all_rows(self, clip_id: str, path: str) -> Array:
         record = self.record(clip_id)
-        return self._rows(record, path, np.arange(record.num_frames))
-
-    def _rows(self, record: ClipRecord, path: str, frames: Array) -> Array:
-        specs, seals = self._clip(record)
-        spec = specs[path]
-        rows = np.empty((len(frames), *spec.shape[1:]), spec.dtype)
-        numbers = frames // spec.rows
-        for number in np.unique(numbers):
-            chunk = load_rows(self._folder(record), spec, int(number), seals)
-            here = numbers == number
-            rows[here] = chunk[frames[here] - number * spec.rows]
-        return rows
-
-    def _codes(self, record: ClipRecord, path: str, frames: Array, out: Array | None) -> Array:
-        specs, seals = self._clip(record)
-        spec, shape = specs[path], (len(frames), *specs[path].shape[1:])
-        dtype = np.dtype(spec.dtype)
-        if out is None:
-            out = aligned_empty(shape, dtype) if self._disk else np.empty(shape, dtype)
-        if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
-            raise ValueError(f"out is {out.dtype}{out.shape}, wanted contiguous {dtype}{shape}")
-        folder = self._folder(record)
-        if self._backend == "tensorstore":
-            read_with_tensorstore(folder, spec, frames, out)
-        for first, count, place in runs(frames):
-            part = out[place : place + count]
-            if self._backend != "tensorstore":
-                self._shard(folder, spec, first // SEGMENT).read(first % SEGMENT, part)
-            self._reads += 1
-            if self._check_every and self._reads % self._check_every == 0:
-                sums = load_sums(folder, spec, first // SEGMENT, seals)
-                begin = first % SEGMENT
-                check_frames(part, sums[begin : begin + count], where=folder / spec.path)
-        return out
-
-    def _shard(self, folder: Path, spec: ArraySpec, number: int) -> Shard:
-        path = folder / spec.chunk_file(number)
-        shard = self._shards.get(path)
-        if shard is None:
-            meta = folder / spec.path / "zarr.json"
-            try:
-                same = parse_json(meta.read_bytes(), where=meta) == spec.metadata()
-            except OSError as error:
-                raise Damaged(f"{meta}: {error.strerror}; run verify, then repair") from error
-            if not same:
-                raise Damaged(f"{meta}: not the metadata of version 1; use backend='tensorstore'")
-            file_inside(folder, spec.chunk_file(number))
-            shard = Shard(path, spec, number, direct=self._disk)
-            _keep(self._shards, path, shard)
-        return shard
-
-
-def _keep(cache: dict[Any, Any], key: Any, value: Any) -> None:
-    """Add to a cache; the oldest goes.  A thread that still uses it holds it."""
-    cache[key] = value
-    if len(cache) > HANDLES:
-        cache.pop(next(iter(list(cache))), None)
+        return self._open(record).rows(path, np.arange(record.num_frames))
