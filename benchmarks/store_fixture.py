@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tokenreel.cache.clipfiles import load_clip
 from tokenreel.cache.codec import Encoded, codec_recipe
+from tokenreel.cache.layout import group_json
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.recipe import StoreRecipe
+from tokenreel.cache.records import ClipRecord, clip_key, folder_of, seal
 from tokenreel.cache.writer import SourceInfo, StoreWriter, create_store
 
 BLOCKS = (3, 7, 11)
@@ -54,4 +57,30 @@ def make_store(path: Path, *, grid: tuple[int, int], clips: int, frames: int) ->
     with StoreWriter(path, writer_id="bench") as writer:
         for i in range(clips):
             write_clip(writer, f"c{i}", codes, frames)
+    return path
+
+
+def make_many_clips(path: Path, clips: int) -> Path:
+    """A store to open, not to read: every clip but the first has a group and a log line only.
+
+    The records are as large as real ones: six phases, the facts of a container.
+    """
+    empty_store(path, grid=(2, 2), dim=8)
+    container = {"codec": "h264", "duration_seconds": 12.48, "frames": 312, "width": 1280}
+    with StoreWriter(path, writer_id="bench") as writer:
+        write_clip(writer, "c0", make_codes((2, 2), 8), 64)
+        record, seals = load_clip(path / folder_of(clip_key("c0")), clip_key("c0"))
+        for i in range(1, clips):
+            video = f"videos/action_{i % 13}/clip_{i:05}.mp4"
+            copy = ClipRecord.from_dict(record.to_dict() | {
+                "clip_id": f"c{i}", "key": clip_key(f"c{i}"), "video": video, "split": "train",
+                "action": f"action_{i % 13}", "phases": [f"phase {n} of it" for n in range(6)],
+                "source": record.source | {"video": video, "sha256": f"{i:064x}",
+                                           "container": container},
+            })  # fmt: skip
+            target = path / folder_of(copy.key)
+            target.mkdir(parents=True)
+            values = {"record": copy.to_dict(), "seals": seals}
+            (target / "zarr.json").write_bytes(group_json({"tokenreel": seal(values)}))
+            writer.log_commit(copy)
     return path
