@@ -4,10 +4,13 @@ An uncompressed shard is a raw file, so a run of frames is one `preadv`, or one 
 What is not exactly such a shard is refused, never guessed at.
 """
 
+import errno
+import fcntl
+import logging
 import mmap
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +19,22 @@ import numpy as np
 
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged
+from tokenreel.cache.files import unreadable
 from tokenreel.cache.layout import INDEX_BYTES, SEGMENT, ArraySpec, shard_index
 
 __all__ = ["Shard", "aligned_empty", "runs"]
 
+log = logging.getLogger(__name__)
 PAGE = 4096
+STEP = 2**21  # bytes of a thread's own pages, for what does not start and end at a page
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # not shared with a forked child
+_own = threading.local()
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """An uninitialised array that starts at a page, as O_DIRECT wants."""
     count = int(np.prod(shape, dtype=np.int64))
-    pages = mmap.mmap(-1, max(count * dtype.itemsize, 1))
+    pages = mmap.mmap(-1, max(count * dtype.itemsize, 1), flags=PRIVATE)
     return np.frombuffer(pages, dtype, count).reshape(shape)
 
 
@@ -56,10 +64,12 @@ class Shard:
         number: which shard of the array.
         sums: crc32c of its frames, (t,); None checks nothing.
         checks: "always", or "once" for the first read of each frame.
-        direct: read past the page cache where the buffer and the frames are page-aligned.
+        direct: read past the page cache, into `out` itself where it and the frames start at a
+            page, else through pages of the thread.
 
     Raises:
         Damaged: missing, of another size, or not a dense shard of version 1.
+        StoreError: this process cannot read it now.
     """
 
     def __init__(
@@ -74,28 +84,29 @@ class Shard:
     ) -> None:
         self.path, self._frame_bytes = path, spec.row_bytes
         self._sums, self._always = sums, checks == "always"
-        self._handle = self._direct = -1
+        self._handle, self._is_direct = -1, direct
         self._num_frames = min(SEGMENT, spec.shape[0] - number * SEGMENT)
         self._seen = np.zeros(self._num_frames, bool)
         self._mapped: Array | None = None
         self._num_bytes = self._num_frames * spec.row_bytes + INDEX_BYTES
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        index = np.empty(INDEX_BYTES, np.uint8)
         try:
-            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            if direct and spec.row_bytes % PAGE == 0:
-                with suppress(OSError):  # a file system without O_DIRECT
-                    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT
-                    self._direct = os.open(path, flags)
-            self._check_size()
-            index = os.pread(self._handle, INDEX_BYTES, self._num_bytes - INDEX_BYTES)
+            self._handle = os.open(path, flags)
+            if direct:
+                fcntl.fcntl(self._handle, fcntl.F_SETFL, flags | os.O_DIRECT)
         except OSError as error:
-            raise Damaged(f"{path}: {error.strerror}; run verify, then repair") from error
-        if index != shard_index(self._num_frames, spec.row_bytes):
+            if self._handle < 0:
+                raise unreadable(path, error) from error
+            self._leave_direct()
+        self._check_size()
+        self._read_bytes(self._num_bytes - INDEX_BYTES, index)
+        if index.tobytes() != shard_index(self._num_frames, spec.row_bytes):
             raise Damaged(f"{path}: not a dense shard of {self._num_frames} frames")
 
     def __del__(self) -> None:
-        for handle in (self._handle, self._direct):
-            if handle >= 0:
-                os.close(handle)
+        if self._handle >= 0:
+            os.close(self._handle)
 
     def read(self, frames: Array, out: Array) -> None:
         """Fill `out`, (t, n, d) contiguous, with frames of the shard.
@@ -109,14 +120,15 @@ class Shard:
         """
         rows = out.reshape(len(frames), -1).view(np.uint8)
         seen = self._seen[frames]
-        if self._direct < 0 and seen.all():
+        if not self._is_direct and seen.all():
             self._check_size()  # touching a mapped file beyond its end would kill the process
             mapped = self._map()
             for first, count, place in runs(frames):
                 rows[place : place + count] = mapped[first : first + count]
         else:
             for first, count, place in runs(frames):
-                self._read_file(first, out[place : place + count])
+                part = rows[place : place + count].reshape(-1)
+                self._read_bytes(first * self._frame_bytes, part)
         for place in np.flatnonzero(~seen | self._always).tolist():
             self._check(rows[place], int(frames[place]))
         self._seen[frames] = True
@@ -141,18 +153,38 @@ class Shard:
             self._mapped = np.frombuffer(pages, np.uint8, count).reshape(shape)
         return self._mapped
 
-    def _read_file(self, first: int, out: Array) -> None:
-        view, offset = out.data.cast("B"), first * self._frame_bytes
-        handle = self._handle
-        if self._direct >= 0 and out.ctypes.data % PAGE == 0:
-            handle = self._direct
-        while view:
+    def _read_bytes(self, offset: int, out: Array) -> None:
+        """Fill `out`, (bytes,) uint8, from `offset` of the file on."""
+        while len(out):
+            target, start = out, offset
+            if self._is_direct and (offset | len(out) | out.ctypes.data) % PAGE:
+                start = offset // PAGE * PAGE
+                target = _own_pages()[: -(-(offset + len(out) - start) // PAGE) * PAGE]
             try:
-                count = os.preadv(handle, [view], offset)
+                count = os.preadv(self._handle, [target.data], start) - (offset - start)
             except OSError as error:
-                raise Damaged(f"{self.path}: {error.strerror}") from error
-            if count == 0:
+                if error.errno == errno.EINVAL and self._is_direct:
+                    self._leave_direct()
+                    continue
+                raise unreadable(self.path, error) from error
+            if count <= 0:
                 raise Damaged(f"{self.path}: ends at byte {offset}, was it truncated?")
-            view, offset = view[count:], offset + count
-            if handle == self._direct and count % PAGE:
-                handle = self._handle
+            if target is not out:
+                count = min(count, len(out))
+                out[:count] = target[offset - start : offset - start + count]
+            out, offset = out[count:], offset + count
+
+    def _leave_direct(self) -> None:
+        """Read through the page cache: this file system has no O_DIRECT, or another alignment."""
+        log.debug("%s: no O_DIRECT here; read through the page cache", self.path)
+        self._is_direct = False
+        flags = fcntl.fcntl(self._handle, fcntl.F_GETFL)
+        fcntl.fcntl(self._handle, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+
+
+def _own_pages() -> Array:
+    """Pages of this thread, (STEP,) uint8: what is read into them is copied out at once."""
+    if not hasattr(_own, "pages"):
+        _own.pages = aligned_empty((STEP,), np.dtype(np.uint8))
+    pages: Array = _own.pages
+    return pages

@@ -10,7 +10,7 @@ import numpy as np
 from tokenreel.cache.codec import Codec
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged
-from tokenreel.cache.files import file_inside
+from tokenreel.cache.files import file_inside, unreadable
 from tokenreel.cache.layout import (
     SEGMENT,
     ArraySpec,
@@ -45,12 +45,13 @@ def read_bytes(folder: Path, relative: str) -> bytes:
 
     Raises:
         Damaged: it is missing, cannot be read, or is a link.
+        StoreError: only this process cannot read it.
     """
     path = file_inside(folder, relative)
     try:
         return path.read_bytes()
     except OSError as error:
-        raise Damaged(f"{path}: {error.strerror or error}; run verify, then repair") from error
+        raise unreadable(path, error) from error
 
 
 def load_clip(
@@ -109,7 +110,10 @@ def check_shard(
                 wrong.append(f"{path}: its index is not that of a dense shard")
             return wrong
     except OSError as error:
-        return [f"{path}: {error.strerror or error}"]
+        problem = unreadable(path, error)
+        if not isinstance(problem, Damaged):
+            raise problem from error
+        return [str(problem)]
 
 
 def check_clip(

@@ -1,5 +1,6 @@
 """Files that are whole or absent: write beside, flush to the disk, rename."""
 
+import errno
 import os
 import shutil
 import time
@@ -9,7 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tokenreel.cache.errors import Damaged
+from tokenreel.cache.errors import Damaged, StoreError
+
+# What the process or the machine lacks: the file may be whole, so it must not be repaired.
+NOT_DAMAGE = {
+    errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.ESTALE,
+    errno.ETIMEDOUT,
+}  # fmt: skip
 
 __all__ = [
     "file_inside",
@@ -18,6 +25,7 @@ __all__ = [
     "sync_directory",
     "sync_tree",
     "temporary_name",
+    "unreadable",
     "whole_file",
     "write_new",
     "write_synced",
@@ -147,3 +155,17 @@ def file_inside(root: Path, relative: str) -> Path:
         if path.is_symlink():
             raise Damaged(f"{path} is a symbolic link; a store holds files only; refused")
     return path
+
+
+def unreadable(path: Path, error: OSError) -> StoreError:
+    """The error for a file that cannot be read: Damaged unless only this process cannot.
+
+    >>> unreadable(Path("a"), OSError(errno.EMFILE, "Too many open files"))
+    StoreError('a: Too many open files; this process cannot read it now (see ulimit -n)')
+    >>> type(unreadable(Path("a"), OSError(errno.ENOENT, "No such file"))).__name__
+    'Damaged'
+    """
+    if error.errno in NOT_DAMAGE:
+        hint = " (see ulimit -n)" if error.errno == errno.EMFILE else ""
+        return StoreError(f"{path}: {error.strerror}; this process cannot read it now{hint}")
+    return Damaged(f"{path}: {error.strerror or error}; run verify, then repair")
