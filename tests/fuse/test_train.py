@@ -14,8 +14,8 @@ import torch
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import Damaged, TokenReelError, UsageError, WrongRecipe
 from tokenreel.cache.reader import open_store
-from tokenreel.fuse import train as train_module
-from tokenreel.fuse.batches import TokenSource, batches_of_epoch
+from tokenreel.fuse import run as run_module
+from tokenreel.fuse.batches import Sampling, stream_batches
 from tokenreel.fuse.config import (
     DataConfig,
     FuseConfig,
@@ -25,6 +25,7 @@ from tokenreel.fuse.config import (
 )
 from tokenreel.fuse.embed import pieces
 from tokenreel.fuse.model import build_model
+from tokenreel.fuse.source import TokenSource
 from tokenreel.fuse.train import train
 
 
@@ -69,17 +70,19 @@ def test_a_run_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(
     store, tmp_path, monkeypatch
 ):
     run(tiny_config(), store, tmp_path / "whole")
-    original = train_module._log_epoch
+    original = run_module.Run.end_epoch
 
-    def stop_in_epoch_2(out, curves, epoch, loss, rate):
-        original(out, curves, epoch, loss, rate)
+    def stop_in_epoch_2(self):
+        epoch = self.position[0]
+        mean = original(self)
         if epoch == 2:
             raise KeyboardInterrupt
+        return mean
 
-    monkeypatch.setattr(train_module, "_log_epoch", stop_in_epoch_2)
+    monkeypatch.setattr(run_module.Run, "end_epoch", stop_in_epoch_2)
     with pytest.raises(KeyboardInterrupt):
         run(tiny_config(), store, tmp_path / "cut")
-    monkeypatch.setattr(train_module, "_log_epoch", original)
+    monkeypatch.setattr(run_module.Run, "end_epoch", original)
     run(tiny_config(), store, tmp_path / "cut")
 
     for name in ("checkpoint.pt", "metrics.jsonl"):
@@ -140,27 +143,32 @@ def test_a_finished_run_is_not_trained_again(store, tmp_path):
 
 
 def test_pooling_distinct_frames_equals_pooling_every_position(store):
-    source = TokenSource(open_store(store), tiny_config(), torch.device("cpu"))
+    config = tiny_config()
+    source = TokenSource(open_store(store), [config], torch.device("cpu"))
     clips = source.store.select(split="train")
-    model = build_model(tiny_config(), dim=source.dim, cls_dim=source.cls_dim)
-    batch = next(batches_of_epoch(source, clips, tiny_config(), epoch=0))
+    model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim)
+    _, batch = next(stream_batches(source, clips, Sampling(0, config.data), epochs=1))
+    tokens = batch.frames.tokens()
 
-    once = model.pool(batch.tokens, None, None)[batch.gather.flatten(0, 1)]
-    every = model.pool(batch.tokens[batch.gather.flatten()], None, None)
+    once = model.pool(tokens, None, None)[batch.gather.flatten(0, 1)]
+    every = model.pool(tokens[batch.gather.flatten()], None, None)
 
-    assert len(batch.tokens) < batch.gather.numel()
+    assert len(tokens) < batch.gather.numel()
     torch.testing.assert_close(once.flatten(0, 1), every)
 
 
-def test_resident_and_disk_tokens_are_the_same(store):
-    source = TokenSource(open_store(store), tiny_config(), torch.device("cpu"))
+def test_tokens_from_memory_and_from_the_disk_are_those_of_the_store(store):
     frames = np.array([1, 4, 5])
-    resident = source.tokens("train0", frames)
-    source.is_resident = False
-    torch.testing.assert_close(source.tokens("train0", frames), resident)
+    tokens = {}
+    for placement in ("ram", "disk"):
+        source = TokenSource(
+            open_store(store), [tiny_config()], torch.device("cpu"), placement=placement
+        )
+        tokens[placement] = source.frames("train0", frames).tokens()
+    torch.testing.assert_close(tokens["ram"], tokens["disk"], rtol=0, atol=0)
     stored = source.store.read("train0", frames)
     together = np.concatenate([stored.decode(1), stored.decode(3)], axis=-1)
-    np.testing.assert_allclose(resident.numpy(), together, atol=1e-5)
+    np.testing.assert_allclose(tokens["ram"].numpy(), together, atol=1e-5)
 
 
 def test_frozen_tokens_and_an_untrained_model_need_no_training(store, tmp_path):
@@ -199,11 +207,11 @@ def test_other_clips_of_the_same_recipe_are_refused_in_the_same_folder(
 
 
 def test_a_gradient_that_is_not_finite_names_its_clips(store, tmp_path, monkeypatch):
-    def broken(model, batch, config):
+    def broken(model, batch, config, *, world):
         weight = next(model.parameters()).flatten()[0]
         return (weight - weight.detach()).abs().sqrt()  # 0, with a gradient of infinity
 
-    monkeypatch.setattr(train_module, "_loss", broken)
+    monkeypatch.setattr(run_module, "batch_loss", broken)
     with pytest.raises(TokenReelError, match=r"its gradient (nan|inf), on clips train\d"):
         run(tiny_config(), store, tmp_path / "run")
     assert not (tmp_path / "run/checkpoint.pt").exists()
@@ -216,10 +224,10 @@ def test_a_block_that_the_store_lacks_is_refused_with_the_command(store, tmp_pat
 
 
 def test_a_loss_that_is_not_finite_names_its_clips(store, tmp_path, monkeypatch):
-    def broken(model, batch, config):
+    def broken(model, batch, config, *, world):
         return next(model.parameters()).sum() * float("nan")
 
-    monkeypatch.setattr(train_module, "_loss", broken)
+    monkeypatch.setattr(run_module, "batch_loss", broken)
     with pytest.raises(
         TokenReelError, match=r"the loss of epoch 0 is nan, its gradient nan, on clips train\d"
     ):

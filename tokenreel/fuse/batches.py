@@ -1,203 +1,282 @@
-"""From a store to the batches of a step.
+"""From a store to the batches of a step, read ahead in a thread.
 
-The order of the clips and the views of each are a pure function of seed, epoch and clip, so a run
-that is resumed sees what it would have seen.  Both views of a clip are read once: the frames that
-they share, and padding that repeats the last frame, are not read again.
+The order of the clips and the views of each are a pure function of seed, epoch and clip: a run that
+is resumed, or that shares its stream with others, sees what it would have seen alone.  Both views
+of a clip are one read: frames that they share, and padding that repeats the last, are read once.
 """
 
-import logging
-import os
-from collections.abc import Iterator
+import queue
+import threading
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tokenreel.cache.codec import Encoded
-from tokenreel.cache.errors import UsageError
-from tokenreel.cache.reader import ClipRecord, Store
-from tokenreel.fuse.config import FuseConfig
+from tokenreel.cache.reader import ClipRecord
+from tokenreel.fuse.config import DataConfig
 from tokenreel.fuse.sampling import sample_views
+from tokenreel.fuse.source import Frames, Piece, TokenSource
 
-__all__ = ["Batch", "TokenSource", "batches_of_epoch"]
+__all__ = [
+    "Batch",
+    "Place",
+    "Sampling",
+    "Stream",
+    "hold_out",
+    "make_batch",
+    "plan_epoch",
+    "stream_batches",
+]
 
-log = logging.getLogger(__name__)
+AHEAD = 2  # batches that wait while a step runs
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One step.
+    """One step: B clips of all processes, of which this process pools `own`.
 
     Attributes:
         clip_ids: the B clips.
-        tokens: float32 (F, N, D) of the F distinct frames of all clips, or None.
-        cls: float32 (F, D of CLS), or None.
-        gather: int64 (B, 2, T): which distinct frame each position of a view is.
+        frames: the F distinct frames of the own clips.
+        gather: int64 (b, 2, T): which distinct frame each position of a view of an own clip is.
         steps: int64 (B, 2, T): the frame's number in its clip.
         valid: bool (B, 2, T), False at padding.
+        labels: int64 (B, 2, T): phase of each frame, -1 unlabelled.
+        actions: the B actions, "" where unknown.
+        own: which of the B clips are this process's.
     """
 
     clip_ids: tuple[str, ...]
-    tokens: Tensor | None
-    cls: Tensor | None
+    frames: Frames
     gather: Tensor
     steps: Tensor
     valid: Tensor
+    labels: Tensor
+    actions: tuple[str, ...]
+    own: slice
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device."""
+        arrays = (self.gather, self.steps, self.valid, self.labels)
+        gather, steps, valid, labels = (one.to(device, non_blocking=True) for one in arrays)
+        return Batch(
+            self.clip_ids, self.frames.to(device), gather, steps, valid, labels, self.actions,
+            self.own,
+        )  # fmt: skip
 
 
-class TokenSource:
-    """Frames of a store as the model takes them; kept in memory as codes when they fit.
+@dataclass(frozen=True)
+class Place:
+    """Where in a run a batch belongs.
 
-    Args:
-        store: the store.
-        config: which blocks, and whether tokens or CLS.
-        device: where the frames go.
+    Attributes:
+        epoch: number of the pass, from 0.
+        step: number of the batch in it.
+        ends_epoch: whether it is the last of its pass.
     """
 
-    def __init__(self, store: Store, config: FuseConfig, device: torch.device) -> None:
-        wanted = config.pooling.blocks or store.recipe.blocks
-        missing = set(wanted) - set(store.recipe.blocks)
-        if missing:
-            raise UsageError(
-                f"pooling.blocks wants {sorted(wanted)}, {store.path} holds "
-                f"{list(store.recipe.blocks)}: extract again with "
-                f"blocks={','.join(map(str, sorted(set(wanted) | set(store.recipe.blocks))))}, "
-                "or set pooling.blocks"
-            )
-        self.store = store
-        self.blocks = tuple(sorted(wanted))
-        self.uses_cls = config.pooling.kind in ("cls", "fixed_width")
-        if self.uses_cls and store.recipe.cls == "none":
-            raise UsageError(f"{store.path} holds no CLS tokens: extract again with them")
-        self.device = device
-        self._resident: dict[str, tuple[dict[int, np.ndarray], dict[int, np.ndarray]]] = {}
-        self._foldings: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
-        share = len(self.blocks) / len(store.recipe.blocks)
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        self.is_resident = store.num_bytes * share < free / 2
-        log.info(
-            "tokens %s: %.2f GB of codes, %.1f GB of memory free",
-            "stay in memory" if self.is_resident else "are read from the disk at each step",
-            store.num_bytes * share / 1e9,
-            free / 1e9,
-        )
-
-    @property
-    def dim(self) -> int:
-        """Channels of the tokens of all blocks used, end to end."""
-        return self.store.recipe.dim * len(self.blocks)
-
-    @property
-    def cls_dim(self) -> int:
-        """Channels of a CLS vector."""
-        return self.store.recipe.dim
-
-    def tokens(self, clip_id: str, frames: np.ndarray) -> Tensor:
-        """Tokens of frames of a clip, float32 (t, N, D), the blocks end to end."""
-        codes, scales = self._codes(clip_id, frames)
-        parts = []
-        for block in self.blocks:
-            parts.append(self._decode(block, codes[block], scales.get(block)))
-        return torch.cat(parts, dim=-1)
-
-    def _decode(self, block: int, codes: np.ndarray, scales: np.ndarray | None) -> Tensor:
-        """Codes to tokens; on the device, unless the codec packs two codes in a byte."""
-        codec = self.store.codec
-        if codes.dtype == np.uint8:
-            return torch.from_numpy(codec.decode(Encoded(codes, scales), block=block)).to(
-                self.device
-            )
-        scale, offset, rotation = self._folding(block)
-        tokens = torch.from_numpy(codes).to(self.device).float()
-        if scales is not None:
-            tokens *= torch.from_numpy(scales).to(self.device)[..., None].float()
-        tokens = tokens.mul_(scale).add_(offset)
-        return tokens if rotation is None else tokens @ rotation
-
-    def _folding(self, block: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        if block not in self._foldings:
-            folding = self.store.codec.fold(block, self.store.recipe.dim)
-            scale, offset, rotation = (
-                None if part is None else torch.tensor(part, device=self.device)
-                for part in (folding.channel_scale, folding.channel_offset, folding.rotation)
-            )
-            assert scale is not None
-            assert offset is not None
-            self._foldings[block] = (scale, offset, rotation)
-        return self._foldings[block]
-
-    def cls(self, clip_id: str, frames: np.ndarray) -> Tensor:
-        """CLS after the final norm, float32 (t, D of CLS)."""
-        return torch.from_numpy(self.store.read_cls(clip_id, frames)).to(self.device)
-
-    def _codes(
-        self, clip_id: str, frames: np.ndarray
-    ) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
-        if not self.is_resident:
-            read = self.store.read(clip_id, frames, layers=self.blocks)
-            return read.codes, read.scales
-        if clip_id not in self._resident:
-            read = self.store.read(clip_id, layers=self.blocks)
-            self._resident[clip_id] = (read.codes, read.scales)
-        codes, scales = self._resident[clip_id]
-        return (
-            {block: part[frames] for block, part in codes.items()},
-            {block: part[frames] for block, part in scales.items()},
-        )
+    epoch: int
+    step: int
+    ends_epoch: bool
 
 
-def batches_of_epoch(
-    source: TokenSource, clips: list[ClipRecord], config: FuseConfig, epoch: int
-) -> Iterator[Batch]:
-    """The batches of one pass over the clips; the last may be smaller, never of one clip alone.
+@dataclass(frozen=True)
+class Sampling:
+    """All that decides which frames a step sees: runs that agree in it share a stream.
+
+    Attributes:
+        seed: of the run.
+        data: sizes and rules.
+    """
+
+    seed: int
+    data: DataConfig
+
+
+def hold_out(
+    clips: Sequence[ClipRecord], share: float
+) -> tuple[list[ClipRecord], list[ClipRecord]]:
+    """Split the training clips into those trained on and those held out, whatever the seed.
+
+    Clips of one group (the same video) stay together, so that no frame is on both sides.
 
     Args:
-        source: where tokens come from.
+        clips: of the split train.
+        share: of the clips to hold out; 0 for none.
+    """
+    if share == 0:
+        return list(clips), []
+    groups = sorted({clip.group or clip.video for clip in clips})
+    order = np.random.default_rng(0).permutation(len(groups))
+    count = min(len(groups) - 1, max(1, round(share * len(groups))))
+    out = {groups[i] for i in order[:count]}
+    return (
+        [clip for clip in clips if (clip.group or clip.video) not in out],
+        [clip for clip in clips if (clip.group or clip.video) in out],
+    )
+
+
+def plan_epoch(clips: Sequence[ClipRecord], sampling: Sampling, epoch: int) -> list[list[int]]:
+    """Which clips each step of an epoch takes; the last may be smaller, never of one clip alone.
+
+    Args:
         clips: the training clips.
-        config: seed and sizes.
+        sampling: seed and sizes.
         epoch: number of the pass, from 0.
     """
-    order = np.random.default_rng([config.seed, epoch]).permutation(len(clips))
-    size = config.data.batch_clips
+    order = np.random.default_rng([sampling.seed, epoch]).permutation(len(clips))
+    size = sampling.data.batch_clips
     groups = [order[start : start + size] for start in range(0, len(order), size)]
     if len(groups) > 1 and len(groups[-1]) == 1:
         groups[-2:] = [np.concatenate(groups[-2:])]
-    for group in groups:
-        yield _make_batch(source, [(int(i), clips[i]) for i in group], config, epoch)
+    return [group.tolist() for group in groups]
 
 
-def _make_batch(
-    source: TokenSource, clips: list[tuple[int, ClipRecord]], config: FuseConfig, epoch: int
+def make_batch(
+    source: TokenSource,
+    clips: Sequence[ClipRecord],
+    numbers: Sequence[int],
+    sampling: Sampling,
+    epoch: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
 ) -> Batch:
-    tokens, cls, gather, steps, valid = [], [], [], [], []
-    offset = 0
-    for number, record in clips:
-        views = sample_views(
+    """Draw the views of some clips and read their frames, into memory.
+
+    Args:
+        source: where frames come from.
+        clips: the training clips.
+        numbers: which of them.
+        sampling: seed and sizes.
+        epoch: number of the pass.
+        rank: of this process; it reads its share of the clips only.
+        world: processes that share the batch.
+    """
+    chosen = [clips[number] for number in numbers]
+    views = [
+        sample_views(
             record.num_frames,
-            config.data.num_frames,
-            alpha=config.data.alpha,
-            beta=config.data.beta,
-            rng=np.random.default_rng([config.seed, epoch, number]),
+            sampling.data.num_frames,
+            alpha=sampling.data.alpha,
+            beta=sampling.data.beta,
+            rng=np.random.default_rng([sampling.seed, epoch, number]),
         )
-        distinct, inverse = np.unique(views.frames, return_inverse=True)
-        if source.uses_cls:
-            cls.append(source.cls(record.clip_id, distinct))
-        else:
-            tokens.append(source.tokens(record.clip_id, distinct))
-        gather.append(inverse.reshape(views.frames.shape) + offset)
-        steps.append(views.frames)
-        valid.append(views.valid)
+        for number, record in zip(numbers, chosen, strict=True)
+    ]
+    own = _share(len(chosen), rank, world)
+    pieces, gather, offset = [], [], 0
+    for record, view in zip(chosen[own], views[own], strict=True):
+        distinct, inverse = np.unique(view.frames, return_inverse=True)
+        pieces.append(Piece(record.clip_id, 0, distinct))
+        gather.append(inverse.reshape(view.frames.shape) + offset)
         offset += len(distinct)
-
-    def on_device(arrays: list[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(arrays)).to(source.device)
-
+    labels = [
+        source.store.labels(record.clip_id)[view.frames]
+        for record, view in zip(chosen, views, strict=True)
+    ]
     return Batch(
-        clip_ids=tuple(record.clip_id for _, record in clips),
-        tokens=torch.cat(tokens) if tokens else None,
-        cls=torch.cat(cls) if cls else None,
-        gather=on_device(gather),
-        steps=on_device(steps),
-        valid=on_device(valid),
+        clip_ids=tuple(record.clip_id for record in chosen),
+        frames=source.read(pieces),
+        gather=torch.from_numpy(np.stack(gather)),
+        steps=torch.from_numpy(np.stack([view.frames for view in views])),
+        valid=torch.from_numpy(np.stack([view.valid for view in views])),
+        labels=torch.from_numpy(np.stack(labels).astype(np.int64)),
+        actions=tuple(record.action for record in chosen),
+        own=own,
     )
+
+
+def _share(count: int, rank: int, world: int) -> slice:
+    """The clips of a process: shares differ by one clip at most.
+
+    >>> [_share(5, rank, 2) for rank in range(2)]
+    [slice(0, 3, None), slice(3, 5, None)]
+    """
+    sizes = [count // world + (place < count % world) for place in range(world)]
+    return slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+
+
+def stream_batches(
+    source: TokenSource,
+    clips: Sequence[ClipRecord],
+    sampling: Sampling,
+    *,
+    start: tuple[int, int] = (0, 0),
+    epochs: int,
+    rank: int = 0,
+    world: int = 1,
+) -> Generator[tuple[Place, Batch]]:
+    """The batches of a run from a position on, each with its place, read ahead.
+
+    Args:
+        source: where frames come from.
+        clips: the training clips.
+        sampling: seed and sizes.
+        start: epoch and step of the first batch.
+        epochs: where to end.
+        rank: of this process.
+        world: processes that share each batch.
+    """
+
+    def make() -> Iterator[tuple[Place, Batch]]:
+        for epoch in range(start[0], epochs):
+            plan = plan_epoch(clips, sampling, epoch)
+            for step, numbers in enumerate(plan):
+                if (epoch, step) >= start:
+                    batch = make_batch(
+                        source, clips, numbers, sampling, epoch, rank=rank, world=world
+                    )
+                    yield Place(epoch, step, step + 1 == len(plan)), batch
+
+    with Stream(make()) as ahead:
+        for place, batch in ahead:
+            yield place, batch.to(source.device)
+
+
+class Stream:
+    """An iterator that a thread runs a few items ahead of; an error in it is raised here.
+
+    Args:
+        items: what to run ahead in.
+        ahead: items that may wait.
+    """
+
+    def __init__(self, items: Iterator[Any], *, ahead: int = AHEAD) -> None:
+        self._items = items
+        self._waiting: queue.Queue[tuple[str, Any]] = queue.Queue(ahead)
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tokenreel-ahead", daemon=True)
+
+    def __enter__(self) -> "Stream":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        while self._thread.is_alive():
+            while not self._waiting.empty():  # the thread may wait for a place
+                self._waiting.get()
+            self._thread.join(0.01)
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            kind, value = self._waiting.get()
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                self._waiting.put(("item", item))
+                if self._is_over.is_set():
+                    return
+            self._waiting.put(("end", None))
+        except BaseException as error:  # handed to the thread that waits
+            self._waiting.put(("error", error))

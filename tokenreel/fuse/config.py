@@ -25,6 +25,9 @@ class DataConfig(_Frozen):
     batch_clips: int = Field(default=4, ge=1, description="clips B of a step, two views each")
     alpha: float = Field(default=1.5, ge=1, description="a view is drawn from [T, alpha T] frames")
     beta: float = Field(default=0.2, ge=0, le=1, description="least overlap of the two crops")
+    held_out: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the training clips kept for a held-out loss"
+    )
 
 
 class PoolingConfig(_Frozen):
@@ -89,6 +92,16 @@ class OptimConfig(_Frozen):
     warmup_epochs: int = Field(default=0, ge=0, description="epochs of linear warm-up")
     clip_grad_norm: float = Field(default=10.0, gt=0, description="largest norm of the gradient")
     checkpoint_epochs: int = Field(default=10, ge=1, description="epochs between checkpoints")
+    checkpoint_minutes: float = Field(
+        default=10.0, ge=0, description="a checkpoint after so long too, wherever in an epoch"
+    )
+    evaluate_epochs: int = Field(
+        default=0, ge=0, description="epochs between losses on the held-out clips; 0: never"
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="of the forward pass; auto: bfloat16 on a GPU, else float32"
+    )
+    compile: bool = Field(default=False, description="compile the temporal fusion")
 
 
 class FuseConfig(_Frozen):
@@ -103,9 +116,18 @@ class FuseConfig(_Frozen):
     temporal: TemporalConfig = TemporalConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
+    init: str | None = Field(
+        default=None, description="folder of a run whose last weights are the first of this one"
+    )
     embed_frames: int = Field(
         default=1000, ge=1, description="longest piece of a clip that is embedded at once"
     )
+
+    @model_validator(mode="after")
+    def _has_clips_to_evaluate(self) -> "FuseConfig":
+        if self.optim.evaluate_epochs and not self.data.held_out:
+            raise ValueError("optim.evaluate_epochs needs held-out clips: set data.held_out")
+        return self
 
     @model_validator(mode="after")
     def _frozen_pools_without_weights(self) -> "FuseConfig":

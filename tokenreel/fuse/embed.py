@@ -1,12 +1,14 @@
 """Embed every clip of a store with a model; write the file that phase 3 reads.
 
 As in the official evaluation, a clip longer than `embed_frames` is cut into nearly equal pieces,
-and each piece is embedded alone: its own attention, its own positions, no mask, no head.
+and each piece is embedded alone: its own attention, its own positions, no mask, no head.  Models
+that read the same store are given each frame together.
 """
 
+import logging
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,38 @@ import torch
 from torch import Tensor
 
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
+from tokenreel.cache.errors import UsageError, WrongRecipe
 from tokenreel.cache.progress import Progress
-from tokenreel.cache.reader import ClipRecord
-from tokenreel.fuse.batches import TokenSource
+from tokenreel.cache.reader import ClipRecord, open_store
+from tokenreel.fuse.checkpoint import load_checkpoint, restore_weights
 from tokenreel.fuse.config import FuseConfig
-from tokenreel.fuse.model import FusionModel
+from tokenreel.fuse.folder import describe_store, read_about
+from tokenreel.fuse.model import FusionModel, build_model
 from tokenreel.fuse.pooling import pool_frozen
+from tokenreel.fuse.source import Frames, TokenSource, uses_tokens
 
-__all__ = ["embed_store", "pieces", "standardise"]
+__all__ = ["Embedder", "embed_run", "embed_together", "load_run", "pieces", "standardise"]
+
+log = logging.getLogger(__name__)
+
+FRAMES_AT_ONCE = 64  # tokens of so many frames bound the memory
+
+
+@dataclass(frozen=True, eq=False)
+class Embedder:
+    """A model and where its embeddings go.
+
+    Attributes:
+        model: in evaluation mode afterwards; None pools frozen tokens without weights.
+        config: of the run.
+        out: the embedding file.
+        provenance: what made the embeddings.
+    """
+
+    model: FusionModel | None
+    config: FuseConfig
+    out: Path
+    provenance: dict[str, Any]
 
 
 def pieces(num_frames: int, longest: int) -> list[slice]:
@@ -36,33 +62,102 @@ def pieces(num_frames: int, longest: int) -> list[slice]:
     return [slice(a, min(a + size, num_frames)) for a in range(0, num_frames, size)]
 
 
-def embed_store(
-    source: TokenSource,
-    model: FusionModel | None,
-    config: FuseConfig,
-    out: Path,
-    *,
-    provenance: dict[str, Any],
-    progress: bool,
+def load_run(run: Path, source_of: Callable[[FuseConfig], TokenSource]) -> Embedder:
+    """The model of a trained run, for a store that may be another than it was trained on.
+
+    Args:
+        run: its folder.
+        source_of: makes the source of a config, for the sizes of the model.
+
+    Raises:
+        UsageError: a run without a checkpoint.
+        Damaged: a folder without a readable run.json or checkpoint.
+        WrongRecipe: tokens of another width than those it was trained on.
+    """
+    about = read_about(run)
+    config = FuseConfig.model_validate(about["config"])
+    source = source_of(config)
+    if config.model == "frozen":
+        return Embedder(None, config, run / "embeddings.h5", about)
+    model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim)
+    path = run / "checkpoint.pt"
+    if path.exists():
+        state = load_checkpoint(path)
+        restore_weights(path, model, config, state)
+        epoch, step = state["position"]
+        if epoch < config.optim.epochs:
+            log.warning("%s is at epoch %d, step %d of %d epochs: embedding with these weights",
+                        run, epoch, step, config.optim.epochs)  # fmt: skip
+    elif config.optim.epochs:
+        raise UsageError(f"{run} has no checkpoint.pt yet: train it first")
+    return Embedder(model.to(source.device), config, run / "embeddings.h5", about)
+
+
+def embed_run(
+    run: Path, store: Path, out: Path, *, device: torch.device, progress: bool = True
 ) -> Path:
-    """Write the embeddings of every clip of every split.
+    """Embed a store with a run that was trained on it, or on another of the same backbone.
+
+    Args:
+        run: folder of the run.
+        store: what to embed.
+        out: the embedding file.
+        device: where to compute.
+        progress: show a bar.
+
+    Raises:
+        WrongRecipe: a store of another backbone, weights or blocks.
+    """
+    opened = open_store(store)
+    about = read_about(run)
+    for field in ("backbone", "weights"):
+        here, there = describe_store(opened)[field], about[field]
+        if here != there:
+            raise WrongRecipe(f"{run} was trained on {field}={there!r}, {store} has {here!r}")
+    found: list[TokenSource] = []
+
+    def source_of(config: FuseConfig) -> TokenSource:
+        found.append(TokenSource(opened, [config], device, placement="disk"))
+        return found[0]
+
+    embedder = load_run(run, source_of)
+    provenance = {
+        "run": run.name, **about, **describe_store(opened),
+        "trained_on": about["store_fingerprint"],
+    }  # fmt: skip
+    embed_together(found[0], [replace(embedder, out=out, provenance=provenance)], progress=progress)
+    return out
+
+
+def embed_together(
+    source: TokenSource,
+    embedders: Sequence[Embedder],
+    *,
+    progress: bool,
+    beat: Callable[[], None] = lambda: None,
+) -> None:
+    """Write the embeddings of every clip of every split, of several models in one pass.
 
     Args:
         source: the store.
-        model: in evaluation mode afterwards; None pools frozen tokens without weights.
-        config: of the run.
-        out: the embedding file.
-        provenance: what made the embeddings.
+        embedders: the models.
         progress: show a bar.
+        beat: called after each clip.
     """
-    if model is not None:
-        model.eval()
+    for embedder in embedders:
+        if embedder.model is not None:
+            embedder.model.eval()
+    found: list[list[EmbeddedClip]] = [[] for _ in embedders]
     records = list(source.store.records.values())
-    bar = Progress(records, desc="embed", unit="clip", enabled=progress)
-    clips = [_embed_clip(source, model, config, record) for record in bar]
-    if model is None:
-        clips = standardise(clips)
-    return write_embeddings(out, clips, provenance=provenance)
+    for record in Progress(records, desc="embed", unit="clip", enabled=progress):
+        about = _facts(source, record)
+        with torch.inference_mode():
+            for clips, embedding in zip(found, _embed_clip(source, embedders, record), strict=True):
+                clips.append(replace(about, embeddings=embedding))
+        beat()
+    for embedder, clips in zip(embedders, found, strict=True):
+        standard = clips if embedder.model is not None else standardise(clips)
+        write_embeddings(embedder.out, standard, provenance=embedder.provenance)
 
 
 def standardise(clips: list[EmbeddedClip]) -> list[EmbeddedClip]:
@@ -85,18 +180,14 @@ def standardise(clips: list[EmbeddedClip]) -> list[EmbeddedClip]:
     return out
 
 
-def _embed_clip(
-    source: TokenSource, model: FusionModel | None, config: FuseConfig, record: ClipRecord
-) -> EmbeddedClip:
+def _facts(source: TokenSource, record: ClipRecord) -> EmbeddedClip:
     store = source.store
-    with torch.inference_mode():
-        parts = list(_embed_pieces(source, model, config, record))
     return EmbeddedClip(
         clip_id=record.clip_id,
         split=record.split,
         action=record.action,
         group=record.group,
-        embeddings=torch.cat(parts).float().cpu().numpy(),
+        embeddings=np.empty((record.num_frames, 0), np.float32),
         labels=store.labels(record.clip_id),
         times_seconds=store.times_seconds(record.clip_id),
         phases=record.phases,
@@ -105,21 +196,30 @@ def _embed_clip(
     )
 
 
-def _embed_pieces(
-    source: TokenSource, model: FusionModel | None, config: FuseConfig, record: ClipRecord
-) -> Iterator[Tensor]:
-    for piece in pieces(record.num_frames, config.embed_frames):
-        frames = np.arange(record.num_frames)[piece]
-        entities = []
-        for start in range(0, len(frames), 64):  # tokens of 64 frames at once bound the memory
-            some = frames[start : start + 64]
-            cls = source.cls(record.clip_id, some) if source.uses_cls else None
-            tokens = None if source.uses_cls else source.tokens(record.clip_id, some)
-            if model is not None:
-                entities.append(model.pool(tokens, cls, None))
-            elif tokens is not None:
-                entities.append(pool_frozen(tokens, config.pooling.kind))
-            elif cls is not None:
-                entities.append(cls)
-        together = torch.cat(entities)
-        yield together if model is None else model.fuse(together[None])[0]
+def _embed_clip(
+    source: TokenSource, embedders: Sequence[Embedder], record: ClipRecord
+) -> Iterator[np.ndarray[Any, Any]]:
+    """The embeddings (T, C) of a clip by each model; each frame is read and decoded once."""
+    entities: list[list[Tensor]] = [[] for _ in embedders]
+    for start in range(0, record.num_frames, FRAMES_AT_ONCE):
+        stop = min(start + FRAMES_AT_ONCE, record.num_frames)
+        frames = source.frames(record.clip_id, np.arange(start, stop))
+        for parts, embedder in zip(entities, embedders, strict=True):
+            parts.append(_pool(embedder, frames))
+    for parts, embedder in zip(entities, embedders, strict=True):
+        together = torch.cat(parts)
+        if embedder.model is not None:
+            cuts = pieces(record.num_frames, embedder.config.embed_frames)
+            together = torch.cat([embedder.model.fuse(together[cut][None])[0] for cut in cuts])
+        yield together.float().cpu().numpy()
+
+
+def _pool(embedder: Embedder, frames: Frames) -> Tensor:
+    config = embedder.config
+    tokens = frames.tokens(config.pooling.blocks) if uses_tokens(config) else None
+    if embedder.model is not None:
+        return embedder.model.pool(tokens, frames.cls, None)
+    if tokens is not None:
+        return pool_frozen(tokens, config.pooling.kind)
+    assert frames.cls is not None
+    return frames.cls

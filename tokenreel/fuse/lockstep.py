@@ -1,0 +1,169 @@
+"""The training loop: one stream of batches, and every run takes its step on each.
+
+Training one run is the case of one.
+"""
+
+import logging
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+
+from tokenreel.cache.errors import TokenReelError, UsageError
+from tokenreel.cache.progress import Progress
+from tokenreel.cache.reader import ClipRecord
+from tokenreel.fuse.batches import Batch, hold_out, make_batch, stream_batches
+from tokenreel.fuse.distributed import ALONE, World, any_of
+from tokenreel.fuse.run import Run
+from tokenreel.fuse.source import TokenSource
+
+__all__ = ["fit"]
+
+log = logging.getLogger(__name__)
+
+
+def fit(
+    runs: Sequence[Run],
+    source: TokenSource,
+    *,
+    progress: bool,
+    world: World = ALONE,
+    beat: Callable[[], None] = lambda: None,
+) -> dict[Run, TokenReelError]:
+    """Train runs that draw the same batches, in lock-step, to their ends.
+
+    A run that is further than another waits; one whose loss is not finite leaves, and the others go
+    on.  SIGTERM saves every run after the step that it comes in, and ends the process with 143.
+
+    Args:
+        runs: with one Sampling.
+        source: of their batches.
+        progress: show a bar of epochs.
+        world: the processes that share each batch.
+        beat: called after each step.
+
+    Returns:
+        The runs that failed, each with its error.
+
+    Raises:
+        UsageError: the store has no training clips.
+    """
+    sampling = runs[0].sampling
+    assert all(run.sampling == sampling for run in runs)
+    clips, held_out = _training_clips(source, sampling.data.held_out, sampling.data.num_frames)
+    failed: dict[Run, TokenReelError] = {}
+    active = [run for run in runs if not run.is_over]
+    if not active:
+        return failed
+    start = min(run.position for run in active)
+    epochs = max(run.config.optim.epochs for run in active)
+    name = runs[0].out.name if len(runs) == 1 else f"{len(runs)} runs"
+    bar = Progress(
+        desc=name, unit="epoch", total=epochs, initial=start[0],
+        enabled=progress and world.is_first,
+    )  # fmt: skip
+    batches = stream_batches(
+        source, clips, sampling, start=start, epochs=epochs, rank=world.rank, world=world.size
+    )
+    with bar, closing(batches), _stop_on_sigterm() as stopped:
+        for place, batch in batches:
+            for run in [run for run in active if run.position == (place.epoch, place.step)]:
+                try:
+                    run.step(batch)
+                except TokenReelError as error:
+                    log.error("%s", error)
+                    failed[run] = error
+                    active.remove(run)
+            if place.ends_epoch:
+                _end_epoch(active, source, held_out, place.epoch, bar)
+            if any_of(bool(stopped), world, source.device) and not all(r.is_over for r in active):
+                _save_and_stop(active)
+            for run in active:
+                run.save_if_due(ends_epoch=place.ends_epoch)
+            beat()
+            active = [run for run in active if not run.is_over]
+            if not active:
+                break
+    return failed
+
+
+def _training_clips(
+    source: TokenSource, share: float, num_frames: int
+) -> tuple[list[ClipRecord], list[ClipRecord]]:
+    clips = source.store.select(split="train")
+    if not clips:
+        raise UsageError(
+            f"{source.store.path} has no clips of the split train: nothing to train on"
+        )
+    clips, held_out = hold_out(clips, share)
+    if share and not held_out:
+        raise UsageError(
+            f"data.held_out={share}: the training clips of {source.store.path} are one group or "
+            "video, none can be held out"
+        )
+    short = sum(record.num_frames < num_frames for record in clips)
+    if short:
+        log.info(
+            "%d of %d clips are shorter than %d frames and are padded",
+            short,
+            len(clips),
+            num_frames,
+        )
+    return clips, held_out
+
+
+def _end_epoch(
+    active: Sequence[Run],
+    source: TokenSource,
+    held_out: Sequence[ClipRecord],
+    epoch: int,
+    bar: Progress,
+) -> None:
+    ending = [run for run in active if run.position[0] == epoch]
+    observers = [run for run in ending if run.wants_held_out(epoch)]
+    if observers:
+        for batch in _held_out_batches(source, held_out, observers[0]):
+            for run in observers:
+                run.observe(batch)
+    losses = [run.end_epoch() for run in ending]
+    if losses:
+        bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}", refresh=False)
+    bar.update()
+
+
+def _held_out_batches(
+    source: TokenSource, clips: Sequence[ClipRecord], run: Run
+) -> Iterator[Batch]:
+    """The same views of the held-out clips at every epoch."""
+    size, world = run.config.data.batch_clips, run.world
+    for start in range(0, len(clips), size):
+        numbers = range(start, min(start + size, len(clips)))
+        batch = make_batch(
+            source, clips, numbers, run.sampling, 0, rank=world.rank, world=world.size
+        )
+        yield batch.to(source.device)
+
+
+def _save_and_stop(active: Sequence[Run]) -> None:
+    for run in active:
+        run.save()
+        epoch, number = run.position
+        log.warning(
+            "told to stop: %s saved at epoch %d, step %d; run it again to go on",
+            run.out, epoch, number,
+        )  # fmt: skip
+    raise SystemExit(143)
+
+
+@contextmanager
+def _stop_on_sigterm() -> Iterator[list[bool]]:
+    """A list that is no longer empty once SIGTERM came."""
+    stopped: list[bool] = []
+    try:
+        former = signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
+    except ValueError:  # not the main thread: whoever owns the process handles signals
+        yield stopped
+        return
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGTERM, former)

@@ -1,0 +1,247 @@
+"""Several runs at once: one stream over the store feeds all that draw the same batches.
+
+Runs are grouped by store and sampling (seed and data); memory decides how many of a group train
+together.  Each has its own folder, checkpoint and random numbers, so it ends with the bytes of the
+same run trained alone, and goes on from where it was killed.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokenreel.cache.errors import TokenReelError, UsageError
+from tokenreel.cache.reader import open_store
+from tokenreel.fuse.batches import Sampling
+from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.distributed import World, world_from_torchrun
+from tokenreel.fuse.embed import Embedder, embed_together
+from tokenreel.fuse.folder import RunFolder, describe_run
+from tokenreel.fuse.lockstep import fit
+from tokenreel.fuse.model import build_model
+from tokenreel.fuse.placement import available_memory_bytes
+from tokenreel.fuse.run import Run
+from tokenreel.fuse.source import TokenSource
+
+__all__ = ["Job", "RunResult", "find_device", "split_by_memory", "train_together"]
+
+log = logging.getLogger(__name__)
+
+MEMORY_SHARE = 0.5  # of what is left, for weights and optimisers; activations are one run's
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to train.
+
+    Attributes:
+        config: the run.
+        store: its token store.
+        out: its folder.
+        provenance: recipe, commit and the like, copied into the embedding file.
+    """
+
+    config: FuseConfig
+    store: Path
+    out: Path
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        path: its folder.
+        embeddings: its embedding file.
+        was_done: whether it had been finished before.
+        error: why it failed, None where it did not.
+    """
+
+    path: Path
+    embeddings: Path
+    was_done: bool
+    error: TokenReelError | None = None
+
+
+def find_device(word: str) -> torch.device:
+    """The device of a word; under torchrun each process has its own GPU.
+
+    Raises:
+        UsageError: a GPU where there is none.
+    """
+    if word == "auto":
+        word = "cuda" if torch.cuda.is_available() else "cpu"
+    if word.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"device {word}: there is no CUDA device here; use cpu or auto")
+    if word == "cuda" and "LOCAL_RANK" in os.environ:
+        word = f"cuda:{os.environ['LOCAL_RANK']}"
+    return torch.device(word)
+
+
+def train_together(
+    jobs: Sequence[Job],
+    *,
+    device: str = "auto",
+    placement: str = "auto",
+    memory_bytes: int | None = None,
+    progress: bool = True,
+) -> list[RunResult]:
+    """Train runs in lock-step, or go on training them, and write the embeddings of every split.
+
+    Args:
+        jobs: the runs, each in its own folder.
+        device: "auto", "cpu" or "cuda".
+        placement: where codes stay: "disk", "ram", "gpu" or "auto".
+        memory_bytes: most that codes may take in memory, None for half of what is available.
+        progress: show bars.
+
+    Returns:
+        One result for each job, in order; a run whose loss is not finite has its error.
+
+    Raises:
+        UsageError: a store without training clips or without what a config needs.
+        WrongRecipe: a folder holds another run.
+        RunLocked: another process works in a folder.
+    """
+    if len({job.out.resolve() for job in jobs}) < len(jobs):
+        raise ValueError("two runs in one folder: give each its own")
+    where = find_device(device)
+    stores = {path: open_store(path) for path in dict.fromkeys(job.store for job in jobs)}
+    with ExitStack() as stack:
+        world = stack.enter_context(world_from_torchrun(where))
+        folders = [
+            RunFolder(job.out, describe_run(job.config, stores[job.store], job.provenance))
+            for job in jobs
+        ]
+        if world.is_first:
+            for folder in folders:
+                stack.enter_context(folder)
+        done = [folder.is_done() for folder in folders]
+        waiting = [
+            _Waiting(job, folder)
+            for job, folder, is_done in zip(jobs, folders, done, strict=True)
+            if not is_done
+        ]
+        errors: dict[Path, TokenReelError] = {}
+        for (path, _), group in _groups(waiting).items():
+            source = TokenSource(
+                stores[path], [one.job.config for one in group], where,
+                placement=placement, memory_bytes=memory_bytes,
+            )  # fmt: skip
+            for some in _parts(group, source):
+                errors |= _train_and_embed(some, source, world, progress=progress)
+    for job, is_done in zip(jobs, done, strict=True):
+        if is_done:
+            log.info("%s is done already", job.out)
+    return [
+        RunResult(job.out, folder.embeddings, is_done, errors.get(job.out))
+        for job, folder, is_done in zip(jobs, folders, done, strict=True)
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    job: Job
+    folder: RunFolder
+
+
+def _groups(waiting: Sequence[_Waiting]) -> dict[tuple[Path, Sampling | None], list[_Waiting]]:
+    """Runs that may share a stream; runs without training are one group of their store."""
+    groups: dict[tuple[Path, Sampling | None], list[_Waiting]] = {}
+    for one in waiting:
+        config = one.job.config
+        is_trained = config.model != "frozen" and config.optim.epochs > 0
+        key = (one.job.store, Sampling(config.seed, config.data) if is_trained else None)
+        groups.setdefault(key, []).append(one)
+    return groups
+
+
+def split_by_memory(sizes: Sequence[int], room: float) -> list[list[int]]:
+    """Cut a list into parts, in order, that fit in memory; one that fits nowhere is alone.
+
+    Args:
+        sizes: bytes of each.
+        room: bytes that a part may take.
+
+    Returns:
+        The numbers of each part.
+
+    >>> split_by_memory([4, 4, 9, 2], room=8)
+    [[0, 1], [2], [3]]
+    """
+    parts: list[list[int]] = [[]]
+    taken = 0
+    for number, size in enumerate(sizes):
+        if parts[-1] and taken + size > room:
+            parts.append([])
+            taken = 0
+        parts[-1].append(number)
+        taken += size
+    return parts
+
+
+def _parts(group: Sequence[_Waiting], source: TokenSource) -> list[list[_Waiting]]:
+    """A group in parts whose weights and optimisers fit in memory together."""
+    if source.device.type == "cuda":
+        free = torch.cuda.mem_get_info(source.device)[0]
+    else:
+        free = available_memory_bytes()
+    room = max(0, free - source.placement.num_bytes) * MEMORY_SHARE
+    sizes = [_run_bytes(one.job.config, source) for one in group]
+    parts = split_by_memory(sizes, room)
+    if len(group) > 1:
+        log.info(
+            "%d runs in lock-step, %d at a time: %.2f GB of weights and optimisers, %.2f GB free",
+            len(group), max(map(len, parts)), sum(sizes) / 1e9, room / 1e9,
+        )  # fmt: skip
+    return [[group[number] for number in part] for part in parts]
+
+
+def _run_bytes(config: FuseConfig, source: TokenSource) -> int:
+    """Weights, gradients and the two moments of Adam, float32, and the embeddings of all clips."""
+    frames = sum(record.num_frames for record in source.store.records.values())
+    embeddings = frames * config.temporal.embedding * 4
+    if config.model == "frozen":
+        return frames * source.dim(config) * 4
+    with torch.device("meta"):
+        model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim)
+    return 16 * sum(parameter.numel() for parameter in model.parameters()) + embeddings
+
+
+def _train_and_embed(
+    group: Sequence[_Waiting], source: TokenSource, world: World, *, progress: bool
+) -> dict[Path, TokenReelError]:
+    def beat() -> None:
+        if world.is_first:
+            for one in group:
+                one.folder.beat()
+
+    runs = {
+        one: Run(one.job.config, source, one.job.out, world=world)
+        for one in group
+        if one.job.config.model != "frozen"
+    }
+    failed: dict[Run, TokenReelError] = {}
+    try:
+        if runs:
+            failed = fit(list(runs.values()), source, progress=progress, world=world, beat=beat)
+    finally:
+        for run in runs.values():
+            run.close()
+    embedders = [
+        Embedder(
+            runs[one].model if one in runs else None, one.job.config, one.folder.embeddings,
+            {"run": one.job.out.name, **one.folder.about},
+        )
+        for one in group
+        if one not in runs or runs[one] not in failed
+    ]  # fmt: skip
+    if embedders and world.is_first:
+        embed_together(source, embedders, progress=progress, beat=beat)
+    return {one.job.out: failed[run] for one, run in runs.items() if run in failed}
