@@ -5,8 +5,6 @@ import multiprocessing
 import os
 import pickle
 import shutil
-import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -145,43 +143,6 @@ def test_a_killed_writers_segments_are_taken_over_and_the_bytes_are_the_same(sto
     assert files(here) == files(there)
 
 
-def _write_until_killed(path, clip_id):
-    with StoreWriter(path, writer_id="k") as writer:
-        if not writer.is_committed(clip_id):
-            stores.write_clip(writer, clip_id, 130, batch=5)
-
-
-def _kill_loop(path, store, kills, seed):
-    rng = np.random.default_rng(seed)
-    context = multiprocessing.get_context("fork")
-    for i in range(kills):
-        clip_id = f"c{i // 4}"
-        worker = context.Process(target=_write_until_killed, args=(path, clip_id))
-        worker.start()
-        time.sleep(float(rng.uniform(0, 0.12)))
-        os.kill(worker.pid, signal.SIGKILL)
-        worker.join()
-        assert verify_store(path, deep=True).problems == ()
-    with StoreWriter(path, writer_id="w") as writer:
-        for i in range(-(-kills // 4)):
-            if not writer.is_committed(f"c{i}"):
-                stores.write_clip(writer, f"c{i}", 130)
-    with StoreWriter(store, writer_id="w") as writer:
-        for i in range(-(-kills // 4)):
-            stores.write_clip(writer, f"c{i}", 130, batch=64)
-            folder = folder_of(clip_key(f"c{i}"))
-            assert files(path / folder) == files(store / folder)
-
-
-def test_after_a_kill_a_clip_is_absent_or_identical_to_an_unkilled_one(store, tmp_path):
-    _kill_loop(stores.make_store(tmp_path / "t", views=2), store, 16, 0)
-
-
-@pytest.mark.slow
-def test_after_200_kills_each_clip_is_absent_or_identical(store, tmp_path):
-    _kill_loop(stores.make_store(tmp_path / "t", views=2), store, 200, 1)
-
-
 def _write_list(path, results):
     done = 0
     with StoreWriter(path, writer_id="p") as writer:
@@ -237,31 +198,6 @@ def test_two_writers_of_one_clip_one_wins(tmp_path):
         count = np.arange(10)
         assert first.commit(count, count, count * 0, count * 0).num_frames == 12
     assert verify_store(path, deep=True).problems == ()
-
-
-def test_random_flipped_bits_are_detected_or_harmless(store):
-    clean = open_store(store)
-    want = {name: clean.read(name).codes for name in clean.records}
-    everything = [p for p in sorted(store.rglob("*")) if p.is_file()]
-    sizes = np.array([p.stat().st_size for p in everything])
-    rng = np.random.default_rng(3)
-    for i in range(200):
-        weights = sizes / sizes.sum() if i % 2 else None
-        path = everything[rng.choice(len(everything), p=weights)]
-        whole = path.read_bytes()
-        torn = bytearray(whole)
-        torn[int(rng.integers(len(whole)))] ^= 1 << int(rng.integers(8))
-        path.write_bytes(torn)
-        assert verify_store(store, deep=True).problems, f"unseen in {path}"
-        try:
-            reader = open_store(store)
-            for name in reader.records:
-                for block, codes in reader.read(name).codes.items():
-                    np.testing.assert_array_equal(codes, want[name][block])
-        except Damaged:
-            pass
-        path.write_bytes(whole)
-    assert verify_store(store, deep=True).problems == ()
 
 
 def test_truncation_deletion_and_swaps_are_detected(store):

@@ -12,7 +12,7 @@ from tokenreel.cache.clipfiles import load_clip
 from tokenreel.cache.codec import Encoded, calibrate, codec_from_recipe, codec_recipe
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.files import file_inside, write_whole
+from tokenreel.cache.files import file_inside, sync_directory, temporary_name, write_synced
 from tokenreel.cache.layout import SEGMENT, group_json, segments
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.reader import Store, Tokens, open_store
@@ -63,7 +63,10 @@ def migrate_store(path: str | Path) -> list[str]:
             continue
         found, seals = load_clip(folder, record.key)
         inner = {"record": found.to_dict(), "seals": seals, "fingerprint": store.fingerprint}
-        write_whole(folder / "zarr.json", group_json({"tokenreel": seal(inner)}))
+        beside = temporary_name(folder)  # not in the clip: a kill leaves it where gc looks
+        write_synced(beside, group_json({"tokenreel": seal(inner)}))
+        beside.replace(folder / "zarr.json")
+        sync_directory(folder)
         changed.append(record.clip_id)
     log.info("%s: format version %d, %d clip(s) changed", path, FORMAT_VERSION, len(changed))
     return changed

@@ -2,6 +2,8 @@
 
 Layout, version 1.  n clips of T_i frames, C channels; the frames of all clips lie end to end.
 
+    user block          512 bytes: "tokenreel-embeddings sha256 <hex>" of all bytes after them, so
+                        that damage is found before the HDF5 library meets it: it may hang
     /                   attributes: format = "tokenreel-embeddings", version = 1,
                         provenance (JSON text), sha256 (of everything below, see `_digest`)
     embeddings          (sum T, C) float32
@@ -13,9 +15,9 @@ Layout, version 1.  n clips of T_i frames, C channels; the frames of all clips l
     action group video  (n,) text                                                    [optional]
     phases              (n,) text          JSON array of the names of the phases     [optional]
 
-A user's own file may leave out what is optional and the attributes, and may be an .npz with the
-same names; then labels are -1, times count frames, text is "".  A file of ours is checked against
-its sha256.
+A user's own file may leave out what is optional, the attributes and the user block, and may be an
+.npz with the same names; then labels are -1, times count frames, text is "".  A file of ours is
+checked against both sums.
 """
 
 import hashlib
@@ -38,6 +40,8 @@ __all__ = ["EmbeddedClip", "EmbeddingFile", "read_embeddings", "write_embeddings
 
 FORMAT = "tokenreel-embeddings"
 VERSION = 1
+BLOCK = 512  # bytes of the user block: what HDF5 allows at least
+MAGIC = b"tokenreel-embeddings sha256 "
 TEXTS = ("clip_id", "split", "action", "group", "video", "phases")
 PER_FRAME = {"labels": np.int16, "times_seconds": np.float64, "frame_index": np.int64}
 
@@ -108,13 +112,16 @@ def write_embeddings(
     arrays = _flatten(clips)
     text = canonical_json(dict(provenance)).decode()
     make_directory(path.parent)
-    with whole_file(path) as beside, h5py.File(beside, "w") as file:
-        for name, array in arrays.items():
-            kind = h5py.string_dtype() if name in TEXTS else None
-            file.create_dataset(name, data=array, dtype=kind)
-        file.attrs.update(
-            format=FORMAT, version=VERSION, provenance=text, sha256=_digest(arrays, text)
-        )
+    with whole_file(path) as beside:
+        with h5py.File(beside, "w", userblock_size=BLOCK) as file:
+            for name, array in arrays.items():
+                kind = h5py.string_dtype() if name in TEXTS else None
+                file.create_dataset(name, data=array, dtype=kind)
+            file.attrs.update(
+                format=FORMAT, version=VERSION, provenance=text, sha256=_digest(arrays, text)
+            )
+        with beside.open("r+b") as handle:
+            handle.write(MAGIC + _sum_after_block(beside))
     return path
 
 
@@ -188,6 +195,10 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                     name: archive[name].tolist() if name in TEXTS else archive[name]
                     for name in known & set(archive.files)
                 }, {}
+        with path.open("rb") as handle:
+            start = handle.read(len(MAGIC) + 64)
+        if start.startswith(MAGIC) and start != MAGIC + _sum_after_block(path):
+            raise EmbeddingFileError(f"{path}: torn or damaged, its bytes do not have their sha256")
         with h5py.File(path, "r") as file:
             arrays = {
                 name: file[name].asstr()[:].tolist() if name in TEXTS else file[name][:]
@@ -196,6 +207,12 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             return arrays, dict(file.attrs)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError) as error:
         raise EmbeddingFileError(f"{path}: torn or not an embedding file: {error}") from error
+
+
+def _sum_after_block(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(BLOCK)
+        return hashlib.file_digest(file, "sha256").hexdigest().encode()
 
 
 def _split(arrays: Mapping[str, Any]) -> list[EmbeddedClip]:

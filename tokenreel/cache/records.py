@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from pathlib import PurePosixPath
 from typing import Any
 
 import crc32c
@@ -11,7 +12,7 @@ import crc32c
 from tokenreel.cache.errors import Damaged
 from tokenreel.cache.recipe import canonical_json
 
-__all__ = ["ClipRecord", "SourceInfo", "clip_key", "open_seal", "seal"]
+__all__ = ["ClipRecord", "SourceInfo", "clip_key", "leaves_root", "open_seal", "seal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +74,31 @@ class ClipRecord:
         """The record of plain values.
 
         Raises:
-            Damaged: a field is absent or unknown, or the key is not that of the clip.
+            Damaged: a field is absent or unknown, the key is not that of the clip, or its video
+                would lie outside the data set's root.
         """
         if set(values) != {field.name for field in fields(cls)}:
             raise Damaged(f"the record of a clip has fields {sorted(values)}")
         if values["key"] != clip_key(str(values["clip_id"])):
             raise Damaged(f"the record of {values['clip_id']!r} has key {values['key']!r}")
+        if leaves_root(str(values["video"])):
+            raise Damaged(f"the record of {values['clip_id']!r} has video {values['video']!r}")
         numerator, denominator = values["time_base"]
         return cls(
             **(dict(values) | {
                 "phases": tuple(values["phases"]), "time_base": (numerator, denominator),
             })
         )  # fmt: skip
+
+
+def leaves_root(video: str) -> bool:
+    """Whether a path with forward slashes is absolute or leads out of its root.
+
+    >>> [leaves_root(path) for path in ("a/b.mp4", "/a.mp4", "a/../../b.mp4")]
+    [False, True, True]
+    """
+    path = PurePosixPath(video)
+    return path.is_absolute() or ".." in path.parts
 
 
 def clip_key(clip_id: str) -> str:

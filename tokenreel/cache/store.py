@@ -118,10 +118,13 @@ def load_arrays(folder: Path) -> dict[str, Array]:
         Damaged: torn, altered, or metadata that version 1 does not write.
     """
     arrays = {}
+    if folder.is_symlink():
+        raise Damaged(f"{folder} is a symbolic link; a store holds files only; refused")
     names = {np.dtype(name).name: name for name in ("i1", "u1", "<i2", "<i8", "<u4", "<f2", "<f4")}
     for file in sorted(folder.rglob("zarr.json")):
         meta = parse_json(file.read_bytes(), where=file)
         try:
+            file_inside(folder.parent, file.relative_to(folder.parent).as_posix())
             spec = _whole_spec(tuple(meta["shape"]), names[meta["data_type"]])
             if meta != spec.metadata():
                 raise Damaged(f"{file}: not the metadata of version 1")
@@ -188,14 +191,20 @@ def record_failure(
     attempts = 1 + next(
         (int(old["attempts"]) for old in read_failures(path) if old["clip_id"] == clip_id), 0
     )
-    record = {"clip_id": clip_id, "stage": stage, "reason": reason, "details": dict(details)}
+    record: dict[str, Any] = {"clip_id": clip_id, "stage": stage, "reason": reason}
+    record |= {"details": dict(details), "attempts": attempts}
     make_directory(file.parent)
-    write_whole(file, canonical_json(record | {"attempts": attempts}))
+    write_whole(file, canonical_json(seal(record)))
 
 
 def read_failures(path: str | Path) -> list[dict[str, Any]]:
-    """The quarantine records, by clip_id."""
+    """The quarantine records, by clip_id.
+
+    Raises:
+        Damaged: one was altered; it may be deleted, the clip is then tried again.
+    """
     found = []
     for file in Path(path).glob("failed/*.json"):
-        found.append(parse_json(file.read_bytes(), where=file))
+        data = file_inside(Path(path), f"failed/{file.name}").read_bytes()
+        found.append(open_seal(parse_json(data, where=file), where=file))
     return sorted(found, key=lambda record: str(record["clip_id"]))

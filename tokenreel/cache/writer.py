@@ -12,7 +12,7 @@ import threading
 import uuid
 from dataclasses import asdict
 from fractions import Fraction
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 
 from tokenreel.cache.claims import Claim, ClaimHeld, take_claim
@@ -22,7 +22,14 @@ from tokenreel.cache.errors import StoreError, UsageError
 from tokenreel.cache.files import sweep_temporary, sync_directory
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.recipe import canonical_json
-from tokenreel.cache.records import ClipRecord, SourceInfo, clip_key, folder_of, seal
+from tokenreel.cache.records import (
+    ClipRecord,
+    SourceInfo,
+    clip_key,
+    folder_of,
+    leaves_root,
+    seal,
+)
 from tokenreel.cache.store import create_store, load_arrays, load_recipe, record_failure
 
 __all__ = ["ClaimHeld", "ClipWriter", "SourceInfo", "StoreWriter", "create_store", "record_failure"]
@@ -89,8 +96,7 @@ class StoreWriter:
             UsageError: the video's path leaves the data set's root.
             StoreError: the store cannot be written.
         """
-        video = PurePosixPath(clip.video)
-        if video.is_absolute() or ".." in video.parts:
+        if leaves_root(clip.video):
             raise UsageError(
                 f"{clip.clip_id}: video {clip.video!r} is not a path below the data set's root"
             )
