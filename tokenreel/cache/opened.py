@@ -3,8 +3,9 @@
 Handles are shared by all clips of a store and their number is bounded.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -111,36 +112,41 @@ class OpenClip:
             rows[here] = self._chunk(spec, number)[frames[here] - number * spec.rows]
         return rows
 
-    def codes(self, path: str, frames: Array, out: Array | None) -> Array:
-        """Frames of a tokens array.
+    def pieces(self, path: str, frames: Array, out: Array) -> Iterator[Callable[[], None]]:
+        """What fills `out` with frames of a tokens array: one call for each shard.
 
         Args:
             path: of the array.
             frames: (t,) sorted and distinct.
-            out: contiguous (t, n, d) to fill; None makes one.
+            out: contiguous (t, n, d).
         """
         spec = self._specs[path]
         shape, dtype = (len(frames), *spec.shape[1:]), np.dtype(spec.dtype)
-        if out is None:
-            make = aligned_empty if self._policy.direct else np.empty
-            out = make(shape, dtype)
         if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
             raise ValueError(f"out is {out.dtype}{out.shape}, wanted contiguous {dtype}{shape}")
-        if self._policy.library:
-            read_with_tensorstore(self._folder, spec, frames, out)
         numbers = frames // SEGMENT
         cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(frames)]
         for start, stop in pairwise(cuts):
-            if start == stop:
-                continue
-            number = int(numbers[start])
-            within, part = frames[start:stop] - number * SEGMENT, out[start:stop]
-            if not self._policy.library:
-                self._shard(spec, number).read(within, part)
-            elif self._policy.checks != "never":
-                sums = load_sums(self._folder, spec, number, self._seals)
-                check_with_sums(part, sums[within], where=self._folder / spec.path)
-        return out
+            if start < stop:
+                yield partial(
+                    self._fill, spec, int(numbers[start]), frames[start:stop], out[start:stop]
+                )
+
+    def empty(self, path: str, count: int) -> Array:
+        """An uninitialised buffer for so many frames of a tokens array."""
+        spec = self._specs[path]
+        make = aligned_empty if self._policy.direct else np.empty
+        return make((count, *spec.shape[1:]), np.dtype(spec.dtype))
+
+    def _fill(self, spec: ArraySpec, number: int, frames: Array, out: Array) -> None:
+        within = frames - number * SEGMENT
+        if not self._policy.library:
+            self._shard(spec, number).read(within, out)
+            return
+        read_with_tensorstore(self._folder, spec, frames, out)
+        if self._policy.checks != "never":
+            sums = load_sums(self._folder, spec, number, self._seals)
+            check_with_sums(out, sums[within], where=self._folder / spec.path)
 
     def _chunk(self, spec: ArraySpec, number: int) -> Array:
         key = (self._key, spec.path, number)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,40 +163,56 @@ class Store:
             ClipNotFound: no such clip, block, view or frame.
             Damaged: a missing or damaged file; never zeros instead.
         """
-        record = self.record(clip_id)
-        blocks = tuple(self.recipe.blocks if layers is None else layers)
-        rows = frame_numbers(record, frames)
+        request = Request(clip_id, frames, layers, view, out)
+        pieces, finish = self._prepare(request)
+        for piece in pieces:
+            piece()
+        return finish()
+
+    def read_many(self, requests: Sequence[Request], *, threads: int = 16) -> list[Tokens]:
+        """Several reads at once, in their order: the shards of all are read by I/O threads."""
+        if self._pool is None or self._pid != os.getpid():
+            self._forget()
+            self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenreel-read")
+        prepared = [self._prepare(request) for request in requests]
+        waiting = [self._pool.submit(piece) for pieces, _ in prepared for piece in pieces]
+        for future in waiting:
+            future.result()
+        return [finish() for _, finish in prepared]
+
+    def _prepare(self, request: Request) -> tuple[list[Callable[[], None]], Callable[[], Tokens]]:
+        """The pieces of a read, and what makes its result once they are done."""
+        record, view = self.record(request.clip_id), request.view
+        blocks = tuple(self.recipe.blocks if request.layers is None else request.layers)
+        rows = frame_numbers(record, request.frames)
         if not set(blocks) <= set(self.recipe.blocks) or not 0 <= view < record.num_views:
             raise ClipNotFound(
-                f"{clip_id}: no block {blocks} or view {view}; the store has blocks "
+                f"{record.clip_id}: no block {blocks} or view {view}; the store has blocks "
                 f"{self.recipe.blocks} and {record.num_views} view(s)"
             )
         distinct, inverse = np.unique(rows, return_inverse=True)
         plain = len(distinct) == len(rows) and bool((distinct == rows).all())
         clip = self._open(record)
-        codes, scales = {}, {}
+        read: dict[int, Array] = {}
+        pieces: list[Callable[[], None]] = []
         for block in blocks:
-            target = None if out is None else out[block]
             path = f"views/{view}/tokens/{block}"
-            read = clip.codes(path, distinct, target if plain else None)
-            codes[block] = read if plain else np.take(read, inverse, axis=0, out=target)
-            if clip.has(f"views/{view}/scale/{block}"):
-                scales[block] = clip.rows(f"views/{view}/scale/{block}", rows)
-        return Tokens(codes, scales, self.codec)
+            given = request.out[block] if request.out is not None and plain else None
+            read[block] = clip.empty(path, len(distinct)) if given is None else given
+            pieces += clip.pieces(path, distinct, read[block])
 
-    def read_many(self, requests: Sequence[Request], *, threads: int = 16) -> list[Tokens]:
-        """Several reads at once, in their order, by so many I/O threads."""
-        if self._pid != os.getpid():
-            self._forget()
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenreel-read")
-        waiting = [
-            self._pool.submit(
-                self.read, r.clip_id, r.frames, layers=r.layers, view=r.view, out=r.out
-            )
-            for r in requests
-        ]
-        return [future.result() for future in waiting]
+        def finish() -> Tokens:
+            codes, scales = {}, {}
+            for block in blocks:
+                target = None if request.out is None else request.out[block]
+                codes[block] = (
+                    read[block] if plain else np.take(read[block], inverse, axis=0, out=target)
+                )
+                if clip.has(f"views/{view}/scale/{block}"):
+                    scales[block] = clip.rows(f"views/{view}/scale/{block}", rows)
+            return Tokens(codes, scales, self.codec)
+
+        return pieces, finish
 
     def read_cls(
         self, clip_id: str, frames: Any = None, *, block: int | str = "normed", view: int = 0
