@@ -11,6 +11,7 @@ import mmap
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +33,34 @@ _own = threading.local()
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An uninitialised array that starts at a page, as O_DIRECT wants."""
+    """An uninitialised array that starts at a page, as O_DIRECT wants, on huge pages when it can.
+
+    Huge pages matter: the kernel pins every page of the target, and 4 KB ones cost O_DIRECT a
+    third of its speed.
+    """
     count = int(np.prod(shape, dtype=np.int64))
     pages = mmap.mmap(-1, max(count * dtype.itemsize, 1), flags=PRIVATE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            pages.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, dtype, count).reshape(shape)
 
 
-def runs(frames: Array) -> Iterator[tuple[int, int, int]]:
+def runs(frames: Array, most: int = SEGMENT) -> Iterator[tuple[int, int, int]]:
     """Runs of consecutive frames that lie in one shard: (first frame, count, place in `frames`).
 
     >>> list(runs(np.array([3, 4, 5, 63, 64, 9])))
     [(3, 3, 0), (63, 1, 3), (64, 1, 4), (9, 1, 5)]
+    >>> list(runs(np.array([3, 4, 5]), most=2))
+    [(3, 2, 0), (5, 1, 2)]
     """
     start = 0
     cut = (np.diff(frames) != 1) | (frames[1:] % SEGMENT == 0)
     for stop in [*(np.flatnonzero(cut) + 1).tolist(), len(frames)]:
-        if stop > start:
-            yield int(frames[start]), stop - start, start
-        start = stop
+        while start < stop:
+            count = min(most, stop - start)
+            yield int(frames[start]), count, start
+            start += count
 
 
 class Shard:
@@ -119,18 +130,21 @@ class Shard:
             Damaged: the file changed, or a frame has not its checksum.
         """
         rows = out.reshape(len(frames), -1).view(np.uint8)
-        seen = self._seen[frames]
-        if not self._is_direct and seen.all():
-            self._check_size()  # touching a mapped file beyond its end would kill the process
-            mapped = self._map()
-            for first, count, place in runs(frames):
-                rows[place : place + count] = mapped[first : first + count]
-        else:
-            for first, count, place in runs(frames):
-                part = rows[place : place + count].reshape(-1)
-                self._read_bytes(first * self._frame_bytes, part)
-        for place in np.flatnonzero(~seen | self._always).tolist():
-            self._check(rows[place], int(frames[place]))
+        seen, mapped, most = self._seen[frames], None, SEGMENT
+        checked = ~seen | self._always if self._sums is not None else np.zeros_like(seen)
+        if not self._is_direct:
+            if seen.all():
+                mapped = self._map()
+            if checked.any():  # while the processor still has the bytes: twice as fast
+                most = max(STEP // 4 // self._frame_bytes, 1)
+        for first, count, place in runs(frames, most):
+            part = rows[place : place + count]
+            if mapped is not None:
+                part[:] = mapped[first : first + count]
+            else:
+                self._read_bytes(first * self._frame_bytes, part.reshape(-1))
+            for i in np.flatnonzero(checked[place : place + count]).tolist():
+                self._check(part[i], first + i)
         self._seen[frames] = True
 
     def _check(self, row: Array, frame: int) -> None:
@@ -146,6 +160,8 @@ class Shard:
             raise Damaged(f"{self.path}: {size} bytes, wanted {self._num_bytes}; run verify")
 
     def _map(self) -> Array:
+        """The frames as pages.  Touching a page beyond the file's end would kill the process."""
+        self._check_size()
         if self._mapped is None:
             pages = mmap.mmap(self._handle, self._num_bytes, prot=mmap.PROT_READ)
             count = self._num_frames * self._frame_bytes
