@@ -1,0 +1,180 @@
+"""Attention of learned queries over frozen tokens, from the codes of the store.
+
+:func:`pooled_attention` is the one entry to LSTP: three implementations, equal in exact arithmetic.
+
+    reference   every token projected to a key and a value; the specification
+    absorbed    W_K and W_V moved to the queries' side; plain torch, the path of the CPU
+    triton      the same in one pass over the codes; CUDA, or Triton's interpreter
+
+:func:`prefix_attention` is that of the temporal fusion.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tokenreel.fuse.kernels import ops
+from tokenreel.fuse.kernels.choose import choose, wanted_word
+from tokenreel.fuse.kernels.prefix import Padding, prefix_attention
+from tokenreel.fuse.kernels.reference import keep_first, project_and_attend
+from tokenreel.fuse.kernels.tokens import CodedTokens, Folding, check_tokens
+from tokenreel.fuse.kernels.weights import (
+    QueryWeights,
+    absorb_queries,
+    apply_values,
+    check_weights,
+    fold_rows,
+)
+
+__all__ = [
+    "CodedTokens",
+    "Folding",
+    "Padding",
+    "Pooled",
+    "QueryWeights",
+    "pooled_attention",
+    "prefix_attention",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """What one model gets.
+
+    Attributes:
+        entities: (F, E, V).
+        attention: (F, E * heads, N), for pictures: it carries no gradient; None if not asked for.
+    """
+
+    entities: Tensor
+    attention: Tensor | None
+
+
+def pooled_attention(
+    tokens: CodedTokens,
+    models: Sequence[QueryWeights],
+    *,
+    hidden: Tensor | None = None,
+    normalise_keys: bool = False,
+    disjoint: bool = False,
+    with_attention: bool = False,
+    implementation: str | None = None,
+) -> list[Pooled]:
+    """Pool the tokens of each frame for one model, or for several that share one read of them.
+
+    Shapes: F frames, N tokens, D channels of all layers, E entities, C of a query, V of an entity.
+    Computes in float32 (float64 where queries are), also under autocast, except the reference.
+
+    Args:
+        tokens: codes of F frames; frozen.
+        models: weights of each model.
+        hidden: bool (F, N), True where a token must not be seen.  A frame that is hidden whole
+            gives NaN.
+        normalise_keys: keys have unit length; only the values' projection is absorbed then.
+        disjoint: a token counts only for the entity of its model that gives it most weight.
+        with_attention: return the attention too.
+        implementation: "auto", "reference", "absorbed" or "triton"; None for what the environment
+            variable TOKENREEL_KERNEL says, and auto without it.
+
+    Returns:
+        Entities and attention of each model.
+
+    Raises:
+        ValueError: a shape, device, stride, gradient or word that is not supported.
+        TypeError: a dtype that is not supported.
+    """
+    check_tokens(tokens, hidden)
+    if not models:
+        raise ValueError("no models: give the weights of one at least")
+    for weights in models:
+        check_weights(tokens, weights)
+    word = wanted_word(implementation)
+    if word == "reference":
+        return _reference(tokens, models, hidden, normalise_keys, disjoint, with_attention)
+    with torch.autocast(tokens.device.type, enabled=False):  # E x D work: keep its precision
+        if normalise_keys or disjoint:
+            choose(tokens.codes, 1, word, fused=False)
+            return [
+                _two_passes(tokens, weights, hidden, normalise_keys, disjoint, with_attention)
+                for weights in models
+            ]
+        return _one_pass(tokens, models, hidden, with_attention, word)
+
+
+def _reference(
+    tokens: CodedTokens, models: Sequence[QueryWeights], hidden: Tensor | None,
+    normalise: bool, disjoint: bool, with_attention: bool,
+) -> list[Pooled]:  # fmt: skip
+    out = []
+    decoded = tokens.decode(_precision(models[0].queries))
+    for weights in models:
+        entities, attention = project_and_attend(
+            decoded, weights, hidden, normalise=normalise, disjoint=disjoint
+        )
+        out.append(Pooled(entities, attention if with_attention else None))
+    return out
+
+
+def _one_pass(
+    tokens: CodedTokens, models: Sequence[QueryWeights], hidden: Tensor | None,
+    with_attention: bool, word: str,
+) -> list[Pooled]:  # fmt: skip
+    queries = [absorb_queries(tokens, weights) for weights in models]
+    if any(rows.dim() == 3 for rows in queries):
+        frames = tokens.num_frames
+        queries = [rows if rows.dim() == 3 else rows.expand(frames, -1, -1) for rows in queries]
+    together = queries[0] if len(queries) == 1 else torch.cat(queries, dim=-2)
+    together = together.to(_precision(together))
+    pooled, scores, lse = ops.pool(
+        list(tokens.codes), together.contiguous(), list(tokens.scales), hidden, word
+    )
+    out, start = [], 0
+    for weights in models:
+        rows = slice(start, start + weights.num_rows)
+        start += weights.num_rows
+        attention = (scores[:, rows] - lse[:, rows, None]).exp() if with_attention else None
+        out.append(Pooled(apply_values(tokens, weights, pooled[:, rows]), attention))
+    return out
+
+
+def _two_passes(
+    tokens: CodedTokens, weights: QueryWeights, hidden: Tensor | None,
+    normalise: bool, disjoint: bool, with_attention: bool,
+) -> Pooled:  # fmt: skip
+    codes, scales = list(tokens.codes), list(tokens.scales)
+    if normalise:
+        scores = _normalised_scores(tokens, weights)
+    else:
+        queries = absorb_queries(tokens, weights)
+        scores = ops.dots(codes, queries.to(_precision(queries)).contiguous(), scales)
+    if hidden is not None:
+        scores = scores.masked_fill(hidden[:, None], -torch.inf)
+    attention = scores.softmax(dim=-1)
+    if disjoint:
+        by_head = attention.unflatten(1, (-1, weights.heads))
+        attention = (by_head * keep_first(by_head)).flatten(1, 2)
+    pooled = ops.mix(codes, attention.contiguous(), scales, False)
+    total = attention.sum(-1, keepdim=True) if disjoint else None
+    entities = apply_values(tokens, weights, pooled, total)
+    return Pooled(entities, attention.detach() if with_attention else None)
+
+
+def _normalised_scores(tokens: CodedTokens, weights: QueryWeights) -> Tensor:
+    """Scores (F, E * H, N) of keys of unit length: the length of a key needs the key itself."""
+    matrix = fold_rows(tokens, weights.key)
+    matrix = matrix.to(_precision(matrix)).contiguous()
+    keys = ops.dots(list(tokens.codes), matrix, list(tokens.scales))
+    constant = weights.key @ tokens.offset(weights.key)
+    if weights.key_bias is not None:
+        constant = constant + weights.key_bias
+    keys = (keys + constant[:, None]).unflatten(1, (weights.heads, -1))
+    keys = torch.nn.functional.normalize(keys, dim=2)
+    queries = weights.queries.unflatten(-1, (weights.heads, -1))
+    queries = queries * queries.shape[-1] ** -0.5
+    return torch.einsum("...ehc,fhcn->fehn", queries.to(keys.dtype), keys).flatten(1, 2)
+
+
+def _precision(queries: Tensor) -> torch.dtype:
+    return torch.float64 if queries.dtype == torch.float64 else torch.float32

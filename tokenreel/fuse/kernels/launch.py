@@ -1,0 +1,251 @@
+"""The host side of the fused kernels: operands in digits, sizes, grids, joining of partial results.
+
+Shapes: F frames, N tokens, E rows of attention, L layers of D stored channels, R stacked rows.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.runtime.errors import OutOfResources
+
+from tokenreel.fuse.kernels import triton as kernels
+from tokenreel.fuse.kernels.choose import fall_back, is_interpreted
+from tokenreel.fuse.kernels.tuned import Sizes, sizes_for, small_sizes
+
+__all__ = ["pool", "pool_backward"]
+
+GROUP = 8  # rows of attention of one pass: the other half of 16 carries low digits
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """What both directions share."""
+
+    codes: Sequence[Tensor]
+    scales: tuple[Tensor, ...]
+    unit: Tensor
+    pointers: tuple[Any, ...]
+
+    @property
+    def width(self) -> int:
+        return self.codes[0].shape[2]
+
+    @property
+    def is_int8(self) -> bool:
+        return self.codes[0].dtype == torch.int8
+
+    @property
+    def num_multiprocessors(self) -> int:
+        device = self.codes[0].device
+        if device.type != "cuda":
+            return 2
+        return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+    def sizes(self, direction: str) -> Sizes:
+        """Of this case on this GPU."""
+        device = self.codes[0].device
+        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+        dtype = str(self.codes[0].dtype).removeprefix("torch.")
+        return sizes_for(gpu, direction, dtype, len(self.codes), self.width)
+
+    def constants(self, sizes: Sizes) -> dict[str, Any]:
+        """Compile-time arguments."""
+        dtype = self.codes[0].dtype
+        split = dtype != torch.float32
+        interpreted = is_interpreted()
+        return {
+            "L": len(self.codes),
+            "D": self.width,
+            "BD": sizes.channels,
+            "ND": triton.cdiv(self.width, sizes.channels),
+            "BN": sizes.tokens,
+            "BE": GROUP if split else 2 * GROUP,
+            "SPLIT": split,
+            "I8": self.is_int8,
+            "DT": {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}.get(dtype, tl.float16),
+            "ASM": self.is_int8 and not interpreted,
+            "PRECISION": "tf32" if split else "ieee",
+            "UP": interpreted and dtype == torch.bfloat16,
+            "num_warps": sizes.warps,
+            "num_stages": sizes.stages,
+            "enable_fp_fusion": True,  # the default is about to change, with a warning
+        }
+
+
+def pool(
+    codes: Sequence[Tensor], queries: Tensor, scales: Sequence[Tensor], hidden: Tensor | None,
+    *, sizes: Sizes | None = None, splits: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor] | None:  # fmt: skip
+    """The fused form of :func:`tokenreel.fuse.kernels.absorbed.pool`, in float32.
+
+    Args:
+        codes: a layer's (F, N, D), of one width.
+        queries: absorbed.
+        scales: a layer's (F, N) for int8, else ().
+        hidden: bool (F, N) or None.
+        sizes: None for the measured or default ones.
+        splits: programs that share a frame, None to fill the GPU.
+
+    Returns:
+        As there; None where the kernel does not fit this GPU, after a line in the log.
+    """
+    call = _prepare(codes, scales)
+    groups = []
+    for rows in queries.float().split(GROUP, dim=-2):
+        found = _first_that_fits(
+            call, sizes or call.sizes("forward"),
+            partial(_pool_group, call, rows, hidden, splits),
+        )  # fmt: skip
+        if found is None:
+            return None
+        groups.append(found)
+    if len(groups) == 1:
+        return groups[0]
+    pooled, scores, lse = (torch.cat(parts, dim=1) for parts in zip(*groups, strict=True))
+    return pooled, scores, lse
+
+
+def pool_backward(
+    codes: Sequence[Tensor], gradient: Tensor, scales: Sequence[Tensor],
+    outputs: tuple[Tensor, Tensor, Tensor],
+    *, shared: bool, sizes: Sizes | None = None, programs: int | None = None,
+) -> Tensor | None:  # fmt: skip
+    """The fused form of :func:`tokenreel.fuse.kernels.absorbed.pool_backward`.
+
+    Args:
+        codes: as in :func:`pool`.
+        gradient: (F, E, d of all layers).
+        scales: as in :func:`pool`.
+        outputs: of :func:`pool`.
+        shared: queries were the same for all frames.
+        sizes: None for the measured or default ones.
+        programs: that share the work where shared, None to fill the GPU.
+    """
+    call = _prepare(codes, scales)
+    groups = []
+    operands = (gradient.float(), *outputs)
+    for group in zip(*(part.split(GROUP, dim=1) for part in operands), strict=True):
+        found = _first_that_fits(
+            call, sizes or call.sizes("backward"),
+            partial(_backward_group, call, group, shared, programs),
+        )  # fmt: skip
+        if found is None:
+            return None
+        groups.append(found)
+    return groups[0] if len(groups) == 1 else torch.cat(groups, dim=-2)
+
+
+def _prepare(codes: Sequence[Tensor], scales: Sequence[Tensor]) -> _Call:
+    own = tuple(part.float().contiguous() for part in scales)
+    first = codes[0]
+    unit = torch.ones(len(codes), device=first.device)
+    if own:  # weights times scales near 1, whatever the scales: half precision holds them
+        peak = torch.stack([part.amax() for part in own]).clamp_min(1e-30)
+        unit = torch.exp2(-torch.ceil(torch.log2(peak)))
+    fill = 4 - len(codes)
+    pointers = (
+        *codes, *[first] * fill,
+        *(part.stride(0) for part in codes), *[0] * fill,
+        *own, *[own[0] if own else first] * (4 - len(own)),
+        unit,
+    )  # fmt: skip
+    return _Call(codes, own, unit, pointers)
+
+
+def _first_that_fits(call: _Call, sizes: Sizes, run: Callable[[Sizes], Any]) -> Any:
+    """Run with these sizes, then with those that need least; None where neither fits."""
+    for used in (sizes, small_sizes(call.width)):
+        try:
+            return run(used)
+        except OutOfResources as error:
+            reason = str(error)
+    fall_back(f"no size of the fused kernel fits this GPU: {reason}")
+    return None
+
+
+def _pool_group(
+    call: _Call, queries: Tensor, hidden: Tensor | None, splits: int | None, sizes: Sizes
+) -> tuple[Tensor, Tensor, Tensor]:
+    frames, num_tokens, _ = call.codes[0].shape
+    rows, device = queries.shape[-2], queries.device
+    constants = call.constants(sizes)
+    digits, worth, low_weight = _digits(queries, call, constants["BE"])
+    tiles = triton.cdiv(num_tokens, sizes.tokens)
+    if splits is None:
+        splits = triton.cdiv(2 * call.num_multiprocessors, frames)
+    tiles_of_split = triton.cdiv(tiles, min(tiles, splits))
+    splits = triton.cdiv(tiles, tiles_of_split)
+    width = len(call.codes) * call.width
+    out = torch.empty(frames, splits, rows, width, device=device)
+    extremes = torch.empty(frames, splits, 2, rows, device=device)
+    scores = torch.empty(frames, rows, num_tokens, device=device)
+    lse = torch.empty(frames, rows, device=device)
+    strides = (digits.stride(0), worth.stride(0)) if queries.dim() == 3 else (0, 0)
+    kernels.pool_kernel[(frames, splits)](
+        *call.pointers, call.unit if hidden is None else hidden.to(torch.int8).contiguous(),
+        digits, worth, out, extremes, scores, lse, num_tokens, rows, tiles_of_split, *strides,
+        low_weight, HIDES=hidden is not None, SPLITS=splits, **constants,
+    )  # fmt: skip
+    if splits == 1:
+        return out[:, 0], scores, lse
+    top, total = extremes.unbind(2)
+    lse = torch.logsumexp(top + total.log(), dim=1)
+    return (out * (top - lse[:, None]).exp()[..., None]).sum(1), scores, lse
+
+
+def _backward_group(
+    call: _Call, operands: tuple[Tensor, ...], shared: bool, programs: int | None, sizes: Sizes
+) -> Tensor:
+    gradient, pooled, scores, lse = operands
+    frames, rows, width = gradient.shape
+    num_tokens = scores.shape[-1]
+    constants = call.constants(sizes)
+    digits, worth, low_weight = _digits(gradient, call, constants["BE"])
+    tiles = triton.cdiv(num_tokens, sizes.tokens)
+    units = frames * tiles
+    if shared:
+        count = min(units, programs or call.num_multiprocessors * sizes.programs)
+        of_program = triton.cdiv(units, count)
+    else:
+        of_program = tiles
+    count = triton.cdiv(units, of_program)
+    out = torch.empty(count, rows, width, device=gradient.device)
+    delta = (pooled * gradient).sum(-1).contiguous()
+    kernels.pool_backward_kernel[(count,)](
+        *call.pointers, digits, worth, scores.contiguous(), lse.contiguous(), delta, out,
+        num_tokens, rows, tiles, units, of_program, low_weight, **constants,
+    )  # fmt: skip
+    return out.sum(0) if shared else out
+
+
+def _digits(rows: Tensor, call: _Call, padded: int) -> tuple[Tensor, Tensor, float]:
+    """Rows (..., E, L * D) as the matrix units take them.
+
+    Returns:
+        Digits (..., L, R, D) in their dtype, high rows and then low ones; what a high one is worth,
+        (..., L, padded); and how much less a low one is.
+    """
+    layers, dtype = len(call.codes), call.codes[0].dtype
+    value = rows.unflatten(-1, (layers, call.width)).movedim(-2, -3)
+    value = torch.nn.functional.pad(value, (0, 0, 0, padded - value.shape[-2]))
+    peak = value.abs().amax(-1).clamp_min(1e-30)
+    if dtype == torch.int8:
+        worth = peak / 127
+        exact = value / worth[..., None]
+        high = exact.round().clamp(-127, 127)
+        low = ((exact - high) * 254).round().clamp(-127, 127)
+        return torch.cat([high, low], -2).to(dtype).contiguous(), worth.contiguous(), 1 / 254
+    # A power of two brings each row into the middle of what the dtype can hold.
+    worth = torch.exp2(torch.floor(torch.log2(peak)))
+    value = value / worth[..., None]
+    if dtype == torch.float32:
+        return value.contiguous(), worth.contiguous(), 0.0
+    high = value.to(dtype)
+    low = (value - high.float()).to(dtype)
+    return torch.cat([high, low], -2).contiguous(), worth.contiguous(), 1.0

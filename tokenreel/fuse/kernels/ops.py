@@ -1,0 +1,175 @@
+"""The kernels as operators of torch: torch.compile, opcheck and DDP see one node, with a gradient.
+
+Shapes: F frames, N tokens, E rows of attention, d stored channels of all layers.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenreel.fuse.kernels import absorbed
+from tokenreel.fuse.kernels.choose import choose
+from tokenreel.fuse.kernels.tokens import width_of
+
+__all__ = ["dots", "mix", "pool", "pool_backward"]
+
+
+@torch.library.custom_op("tokenreel::pool", mutates_args=())
+def pool(
+    codes: Sequence[Tensor],
+    queries: Tensor,
+    scales: Sequence[Tensor],
+    hidden: Tensor | None,
+    implementation: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Absorbed attention: pooled codes (F, E, d), scores (F, E, N) and their lse (F, E).
+
+    Args and the meaning of the results: :func:`tokenreel.fuse.kernels.absorbed.pool`; the
+    implementation is "auto", "absorbed" or "triton".  Gradient: of `queries` alone.
+
+    Raises:
+        ValueError: scales that are not finite (on the CPU: a look at the GPU's would make it wait),
+            or an implementation that cannot run.
+    """
+    require_finite(scales)
+    if choose(codes, queries.shape[-2], implementation) == "triton":
+        from tokenreel.fuse.kernels.launch import pool as fused_pool
+
+        found = fused_pool(codes, queries, scales, hidden)
+        if found is not None:
+            return found
+    return absorbed.pool(codes, queries, scales, hidden)
+
+
+@pool.register_fake
+def _(codes, queries, scales, hidden, implementation):  # type: ignore[no-untyped-def]
+    frames, num_tokens = codes[0].shape[:2]
+    rows = queries.shape[-2]
+    return (
+        queries.new_empty(frames, rows, sum(map(width_of, codes))),
+        queries.new_empty(frames, rows, num_tokens),
+        queries.new_empty(frames, rows),
+    )
+
+
+@torch.library.custom_op("tokenreel::pool_backward", mutates_args=())
+def pool_backward(
+    codes: Sequence[Tensor],
+    gradient: Tensor,
+    scales: Sequence[Tensor],
+    pooled: Tensor,
+    scores: Tensor,
+    lse: Tensor,
+    shared: bool,
+    implementation: str,
+) -> Tensor:
+    """Gradient of the queries of :func:`pool`: (E, d) where shared by all frames, or (F, E, d)."""
+    outputs = (pooled, scores, lse)
+    if choose(codes, gradient.shape[1], implementation) == "triton":
+        from tokenreel.fuse.kernels.launch import pool_backward as fused_backward
+
+        found = fused_backward(codes, gradient, scales, outputs, shared=shared)
+        if found is not None:
+            return found
+    return absorbed.pool_backward(codes, gradient, scales, outputs, shared=shared)
+
+
+@pool_backward.register_fake
+def _(codes, gradient, scales, pooled, scores, lse, shared, implementation):  # type: ignore[no-untyped-def]
+    return gradient.new_empty(gradient.shape[1:] if shared else gradient.shape)
+
+
+def _save_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    codes, queries, scales, _, implementation = inputs
+    ctx.save_for_backward(*codes, *scales, *output)
+    ctx.num_layers, ctx.num_scales = len(codes), len(scales)
+    ctx.shared, ctx.implementation = queries.dim() == 2, implementation
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _pool_gradient(ctx: Any, gradient: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
+    codes, scales, rest = _saved(ctx)
+    if gradient is None:
+        return [None] * len(codes), None, [None] * len(scales), None, None
+    grad = pool_backward(
+        codes, gradient.contiguous(), scales, *rest, ctx.shared, ctx.implementation
+    )
+    return [None] * len(codes), grad, [None] * len(scales), None, None
+
+
+def _saved(ctx: Any) -> tuple[list[Tensor], list[Tensor], tuple[Tensor, ...]]:
+    layers, count = ctx.num_layers, ctx.num_layers + ctx.num_scales
+    saved = ctx.saved_tensors
+    return list(saved[:layers]), list(saved[layers:count]), tuple(saved[count:])
+
+
+pool.register_autograd(_pool_gradient, setup_context=_save_pool)
+
+
+@torch.library.custom_op("tokenreel::dots", mutates_args=())
+def dots(codes: Sequence[Tensor], vectors: Tensor, scales: Sequence[Tensor]) -> Tensor:
+    """Products of every token with vectors (E, d) or (F, E, d): (F, E, N).  For two passes."""
+    require_finite(scales)
+    return absorbed.dots(codes, vectors, scales)
+
+
+@dots.register_fake
+def _(codes, vectors, scales):  # type: ignore[no-untyped-def]
+    frames, num_tokens = codes[0].shape[:2]
+    return vectors.new_empty(frames, vectors.shape[-2], num_tokens)
+
+
+@torch.library.custom_op("tokenreel::mix", mutates_args=())
+def mix(codes: Sequence[Tensor], weights: Tensor, scales: Sequence[Tensor], shared: bool) -> Tensor:
+    """Sums of tokens times weights (F, E, N): (F, E, d), or (E, d) over all frames."""
+    return absorbed.mix(codes, weights, scales, shared=shared)
+
+
+@mix.register_fake
+def _(codes, weights, scales, shared):  # type: ignore[no-untyped-def]
+    width = sum(map(width_of, codes))
+    frames, rows = weights.shape[:2]
+    return weights.new_empty(rows, width) if shared else weights.new_empty(frames, rows, width)
+
+
+def _save_dots(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    codes, vectors, scales = inputs
+    ctx.save_for_backward(*codes, *scales)
+    ctx.num_layers, ctx.num_scales = len(codes), len(scales)
+    ctx.shared = vectors.dim() == 2
+
+
+def _dots_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    codes, scales, _ = _saved(ctx)
+    grad = mix(codes, gradient.contiguous(), scales, ctx.shared)
+    return [None] * len(codes), grad, [None] * len(scales)
+
+
+def _save_mix(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    codes, _, scales, _ = inputs
+    ctx.save_for_backward(*codes, *scales)
+    ctx.num_layers, ctx.num_scales = len(codes), len(scales)
+
+
+def _mix_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    codes, scales, _ = _saved(ctx)
+    grad = dots(codes, gradient.contiguous(), scales)
+    return [None] * len(codes), grad, [None] * len(scales), None
+
+
+dots.register_autograd(_dots_gradient, setup_context=_save_dots)
+mix.register_autograd(_mix_gradient, setup_context=_save_mix)
+
+
+def require_finite(scales: Sequence[Tensor]) -> None:
+    """Raise where a scale on the CPU is NaN or infinite."""
+    for layer, part in enumerate(scales):
+        if not part.is_cuda and not bool(torch.isfinite(part).all()):
+            frame, token = (int(i) for i in torch.nonzero(~torch.isfinite(part))[0][:2])
+            raise ValueError(
+                f"scales of layer {layer}, frame {frame}, token {token}: {part[frame, token]}, "
+                "must be finite: look at the store with `tokenreel store verify --deep`"
+            )

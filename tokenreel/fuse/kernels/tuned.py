@@ -1,0 +1,91 @@
+"""Sizes of the fused kernel's tiles: measured ones of a GPU where there are any, else a default.
+
+tuned.json holds what `make bench-gpu` found: GPU name -> "direction dtype LxD" -> sizes.
+"""
+
+import functools
+import json
+from dataclasses import asdict, dataclass
+from importlib import resources
+from typing import Any
+
+__all__ = ["Sizes", "default_sizes", "key_of", "sizes_for", "small_sizes"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How a kernel is cut.
+
+    Attributes:
+        tokens: of a tile.
+        channels: of a block; a power of two.
+        warps: of a program.
+        stages: of the software pipeline.
+        programs: of the backward, for each multiprocessor.
+    """
+
+    tokens: int = 64
+    channels: int = 128
+    warps: int = 8
+    stages: int = 2
+    programs: int = 1
+
+    def as_json(self) -> dict[str, int]:
+        """As in tuned.json."""
+        return asdict(self)
+
+
+def key_of(direction: str, dtype: str, layers: int, width: int) -> str:
+    """Where a case stands in tuned.json.
+
+    >>> key_of("forward", "int8", 3, 768)
+    'forward int8 3x768'
+    """
+    return f"{direction} {dtype} {layers}x{width}"
+
+
+def sizes_for(gpu: str, direction: str, dtype: str, layers: int, width: int) -> Sizes:
+    """Measured sizes of a case on a GPU, else the default's.
+
+    Args:
+        gpu: name as CUDA gives it; "" in the interpreter.
+        direction: "forward" or "backward".
+        dtype: of the codes, such as "int8".
+        layers: L.
+        width: stored channels of a layer.
+    """
+    found = _measured().get(gpu, {}).get(key_of(direction, dtype, layers, width))
+    return Sizes(**found) if found else default_sizes(dtype, layers, width)
+
+
+def default_sizes(dtype: str, layers: int, width: int) -> Sizes:
+    """Sizes whose sums fit the registers: 16 rows of all channels over the threads."""
+    warps = 4 if layers * width <= 1024 else 8
+    if dtype == "float32":
+        return Sizes(tokens=32, channels=block_of(width), warps=8, stages=1)
+    return Sizes(channels=block_of(width), warps=warps)
+
+
+def small_sizes(width: int) -> Sizes:
+    """What needs least shared memory; slow."""
+    return Sizes(tokens=32, channels=min(64, block_of(width)), warps=8, stages=1)
+
+
+def block_of(width: int) -> int:
+    """A block of channels that divides the width if it can, else covers it.
+
+    >>> [block_of(width) for width in (768, 96, 400, 40)]
+    [128, 32, 128, 64]
+    """
+    for block in (128, 64, 32):
+        if width % block == 0:
+            return block
+    return 128 if width > 64 else 64 if width > 32 else 32
+
+
+@functools.cache
+def _measured() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        resources.files(__package__).joinpath("tuned.json").read_text()
+    )
+    return found
