@@ -2,7 +2,10 @@
 
 import os
 import pickle
+import resource
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from tests.cache import stores
 from tokenreel.cache.errors import Damaged
 from tokenreel.cache.reader import Request, Store, open_store
 from tokenreel.cache.records import clip_key, folder_of
+from tokenreel.cache.requests import run_pieces
 from tokenreel.cache.writer import StoreWriter
 
 FRAMES = 130
@@ -100,6 +104,53 @@ def test_many_reads_at_once_come_back_in_their_order(path):
     for request, tokens in zip(requests, reader.read_many(requests, threads=4), strict=True):
         alone = reader.read(request.clip_id, request.frames)
         np.testing.assert_array_equal(tokens.codes[3], alone.codes[3])
+
+
+def test_frames_asked_for_twice_come_twice_and_in_their_order(path):
+    reader, wanted = open_store(path), open_store(path).read("a").codes[1]
+    frames = [70, 5, 70, 5, 6]
+    out = {block: np.empty((5, 16, 16), np.int8) for block in stores.BLOCKS}
+    tokens = reader.read("a", frames, out=out)
+    np.testing.assert_array_equal(tokens.codes[1], wanted[frames])
+    assert tokens.codes[1] is out[1]
+
+
+def test_a_buffer_that_cannot_take_the_frames_is_refused_before_anything_is_read(path):
+    reader = open_store(path)
+    for wrong, words in (
+        ({1: np.empty((2, 16, 16), np.int8)}, "no array for block 3"),
+        ({1: np.empty((3, 16, 16), np.int8)}, r"wanted contiguous int8\(2, 16, 16\)"),
+        ({1: np.empty((2, 16, 16), np.uint8)}, r"out\[1\] is uint8"),
+        ({1: np.empty((2, 16, 32), np.int8)[..., ::2]}, "contiguous"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            reader.read("a", [0, 1], out=wrong)
+
+
+def test_an_error_of_many_reads_comes_when_no_thread_writes_any_longer():
+    written = []
+
+    def slow() -> None:
+        time.sleep(0.2)
+        written.append(1)
+
+    def broken() -> None:
+        raise Damaged("this one")
+
+    with ThreadPoolExecutor(4) as pool:
+        with pytest.raises(Damaged, match="this one"):
+            run_pieces([broken, slow, slow], pool)
+        count = len(written)
+        time.sleep(0.3)
+        assert len(written) == count
+
+
+def test_a_quarter_of_the_handles_that_are_allowed_is_used(path, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
+    reader = open_store(path, placement="memory")
+    for clip in ("a", "b", "a"):
+        reader.read(clip)
+    assert len(reader._kept.shards) == 64 // 8
 
 
 def test_more_shards_than_may_be_open_are_read_all_the_same(path, monkeypatch):

@@ -3,6 +3,7 @@
 Handles are shared by all clips of a store and their number is bounded.
 """
 
+import resource
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -121,9 +122,6 @@ class OpenClip:
             out: contiguous (t, n, d).
         """
         spec = self._specs[path]
-        shape, dtype = (len(frames), *spec.shape[1:]), np.dtype(spec.dtype)
-        if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
-            raise ValueError(f"out is {out.dtype}{out.shape}, wanted contiguous {dtype}{shape}")
         numbers = frames // SEGMENT
         cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(frames)]
         for start, stop in pairwise(cuts):
@@ -132,11 +130,14 @@ class OpenClip:
                     self._fill, spec, int(numbers[start]), frames[start:stop], out[start:stop]
                 )
 
+    def shape_of(self, path: str, count: int) -> tuple[int, ...]:
+        """The shape of so many frames of an array."""
+        return (count, *self._specs[path].shape[1:])
+
     def empty(self, path: str, count: int) -> Array:
         """An uninitialised buffer for so many frames of a tokens array."""
-        spec = self._specs[path]
         make = aligned_empty if self._policy.direct else np.empty
-        return make((count, *spec.shape[1:]), np.dtype(spec.dtype))
+        return make(self.shape_of(path, count), np.dtype(self._specs[path].dtype))
 
     def _fill(self, spec: ArraySpec, number: int, frames: Array, out: Array) -> None:
         within = frames - number * SEGMENT
@@ -170,7 +171,7 @@ class OpenClip:
                 checks=self._policy.checks,
                 direct=self._policy.direct,
             )
-            Kept.add(self._kept.shards, key, shard, limit=SHARDS)
+            Kept.add(self._kept.shards, key, shard, limit=_num_shards())
         return shard
 
     def _check_metadata(self, spec: ArraySpec) -> None:
@@ -184,3 +185,9 @@ class OpenClip:
         if not same:
             raise Damaged(f"{meta}: not the metadata of version 1; use backend='tensorstore'")
         self._known_arrays.add(spec.path)
+
+
+def _num_shards() -> int:
+    """Shards kept open: at most a quarter of the handles that this process may have."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return SHARDS if allowed == resource.RLIM_INFINITY else max(1, min(SHARDS, allowed // 8))

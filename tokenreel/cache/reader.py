@@ -2,15 +2,14 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tokenreel.cache.codec import Codec, Encoded, codec_from_recipe
+from tokenreel.cache.codec import codec_from_recipe
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import ClipNotFound, Damaged
 from tokenreel.cache.frames import frame_numbers
@@ -18,42 +17,12 @@ from tokenreel.cache.index import load_records
 from tokenreel.cache.opened import CLIPS, Kept, OpenClip, ReadPolicy
 from tokenreel.cache.recipe import StoreRecipe
 from tokenreel.cache.records import ClipRecord
+from tokenreel.cache.requests import Reading, Request, Tokens, run_pieces
 from tokenreel.cache.store import load_arrays, load_recipe
 
 __all__ = ["ClipRecord", "Request", "Store", "Tokens", "open_store"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Tokens:
-    """Frames of a clip as they are stored.
-
-    Attributes:
-        codes: block -> (t, n, d).
-        scales: block -> (t, n), {} for a codec without.
-        codec: of the store.
-    """
-
-    codes: dict[int, Array]
-    scales: dict[int, Array]
-    codec: Codec
-
-    def decode(self, block: int) -> Array:
-        """Tokens of a block, float32 (t, n, D)."""
-        encoded = Encoded(self.codes[block], self.scales.get(block))
-        return self.codec.decode(encoded, block=block)
-
-
-@dataclass(frozen=True, eq=False)
-class Request:
-    """One read of read_many: the arguments of Store.read."""
-
-    clip_id: str
-    frames: Any = None
-    layers: Sequence[int] | None = None
-    view: int = 0
-    out: Mapping[int, Array] | None = None
 
 
 def open_store(
@@ -109,6 +78,7 @@ class Store:
     def _forget(self) -> None:
         self._kept, self._pid = Kept(), os.getpid()
         self._pool: ThreadPoolExecutor | None = None
+        self._num_threads = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": Kept(), "_pool": None, "_pid": -1}
@@ -163,56 +133,29 @@ class Store:
             ClipNotFound: no such clip, block, view or frame.
             Damaged: a missing or damaged file; never zeros instead.
         """
-        request = Request(clip_id, frames, layers, view, out)
-        pieces, finish = self._prepare(request)
-        for piece in pieces:
+        reading = self._begin(Request(clip_id, frames, layers, view, out))
+        for piece in reading.pieces:
             piece()
-        return finish()
+        return reading.result()
 
     def read_many(self, requests: Sequence[Request], *, threads: int = 16) -> list[Tokens]:
-        """Several reads at once, in their order: the shards of all are read by I/O threads."""
-        if self._pool is None or self._pid != os.getpid():
-            self._forget()
+        """Several reads at once, in their order: I/O threads share the shards of all of them.
+
+        Raises:
+            ClipNotFound, Damaged: as read does, once no thread writes to a buffer any longer.
+        """
+        readings = [self._begin(request) for request in requests]
+        if self._pool is None or self._num_threads != threads:
             self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenreel-read")
-        prepared = [self._prepare(request) for request in requests]
-        waiting = [self._pool.submit(piece) for pieces, _ in prepared for piece in pieces]
-        for future in waiting:
-            future.result()
-        return [finish() for _, finish in prepared]
+            self._num_threads = threads
+        run_pieces([piece for reading in readings for piece in reading.pieces], self._pool)
+        return [reading.result() for reading in readings]
 
-    def _prepare(self, request: Request) -> tuple[list[Callable[[], None]], Callable[[], Tokens]]:
-        """The pieces of a read, and what makes its result once they are done."""
-        record, view = self.record(request.clip_id), request.view
-        blocks = tuple(self.recipe.blocks if request.layers is None else request.layers)
-        rows = frame_numbers(record, request.frames)
-        if not set(blocks) <= set(self.recipe.blocks) or not 0 <= view < record.num_views:
-            raise ClipNotFound(
-                f"{record.clip_id}: no block {blocks} or view {view}; the store has blocks "
-                f"{self.recipe.blocks} and {record.num_views} view(s)"
-            )
-        distinct, inverse = np.unique(rows, return_inverse=True)
-        plain = len(distinct) == len(rows) and bool((distinct == rows).all())
-        clip = self._open(record)
-        read: dict[int, Array] = {}
-        pieces: list[Callable[[], None]] = []
-        for block in blocks:
-            path = f"views/{view}/tokens/{block}"
-            given = request.out[block] if request.out is not None and plain else None
-            read[block] = clip.empty(path, len(distinct)) if given is None else given
-            pieces += clip.pieces(path, distinct, read[block])
-
-        def finish() -> Tokens:
-            codes, scales = {}, {}
-            for block in blocks:
-                target = None if request.out is None else request.out[block]
-                codes[block] = (
-                    read[block] if plain else np.take(read[block], inverse, axis=0, out=target)
-                )
-                if clip.has(f"views/{view}/scale/{block}"):
-                    scales[block] = clip.rows(f"views/{view}/scale/{block}", rows)
-            return Tokens(codes, scales, self.codec)
-
-        return pieces, finish
+    def _begin(self, request: Request) -> Reading:
+        record = self.record(request.clip_id)
+        return Reading(
+            request, record, self._open(record), recipe=self.recipe, codec=self.codec
+        )  # fmt: skip
 
     def read_cls(
         self, clip_id: str, frames: Any = None, *, block: int | str = "normed", view: int = 0
