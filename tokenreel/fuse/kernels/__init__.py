@@ -172,8 +172,9 @@ def _normalised_scores(tokens: CodedTokens, weights: QueryWeights) -> Tensor:
     keys = (keys + constant[:, None]).unflatten(1, (weights.heads, -1))
     keys = torch.nn.functional.normalize(keys, dim=2)
     queries = weights.queries.unflatten(-1, (weights.heads, -1))
-    queries = queries * queries.shape[-1] ** -0.5
-    return torch.einsum("...ehc,fhcn->fehn", queries.to(keys.dtype), keys).flatten(1, 2)
+    queries = (queries * queries.shape[-1] ** -0.5).to(keys.dtype)
+    queries = queries.expand(tokens.num_frames, *queries.shape[-3:])
+    return torch.einsum("fehc,fhcn->fehn", queries, keys).flatten(1, 2)
 
 
 def _precision(queries: Tensor) -> torch.dtype:

@@ -32,7 +32,8 @@ def project_and_attend(
     key = functional.linear(tokens, weights.key, weights.key_bias).unflatten(-1, (heads, -1))
     key = functional.normalize(key, dim=-1) if normalise else key
     query = queries.unflatten(-1, (heads, -1)) * (queries.shape[-1] // heads) ** -0.5
-    scores = torch.einsum("...ehc,fnhc->fehn", query.to(key.dtype), key)
+    query = query.to(key.dtype).expand(tokens.shape[0], *query.shape[-3:])
+    scores = torch.einsum("fehc,fnhc->fehn", query, key)
     if hidden is not None:
         scores = scores.masked_fill(hidden[:, None, None], -torch.inf)
     attention = scores.softmax(dim=-1)
