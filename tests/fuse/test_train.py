@@ -11,34 +11,21 @@ import numpy as np
 import pytest
 import torch
 
+from tests.fuse.tiny import tiny_config
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import Damaged, TokenReelError, UsageError, WrongRecipe
 from tokenreel.cache.reader import open_store
 from tokenreel.fuse import run as run_module
 from tokenreel.fuse.batches import Sampling, stream_batches
 from tokenreel.fuse.config import (
-    DataConfig,
     FuseConfig,
     OptimConfig,
     PoolingConfig,
-    TemporalConfig,
 )
 from tokenreel.fuse.embed import pieces
 from tokenreel.fuse.model import build_model
 from tokenreel.fuse.source import TokenSource
 from tokenreel.fuse.train import train
-
-
-def tiny_config(**changes):
-    config = FuseConfig(
-        data=DataConfig(num_frames=6, batch_clips=2),
-        pooling=PoolingConfig(num_entities=2, channels=8),
-        temporal=TemporalConfig(
-            fc_width=8, hidden=8, heads=2, feed_forward=16, layers=1, embedding=4
-        ),
-        optim=OptimConfig(lr=1e-2, epochs=4, checkpoint_epochs=1),
-    )
-    return config.model_copy(update=changes)
 
 
 def run(config, store, out):
@@ -219,7 +206,7 @@ def test_a_gradient_that_is_not_finite_names_its_clips(store, tmp_path, monkeypa
 
 def test_a_block_that_the_store_lacks_is_refused_with_the_command(store, tmp_path):
     config = tiny_config(pooling=PoolingConfig(blocks=(1, 11), channels=8))
-    with pytest.raises(UsageError, match=r"holds \[1, 3\]: extract again with blocks=1,3,11"):
+    with pytest.raises(UsageError, match=r"holds \[1, 3\]: `extract run tiny blocks=1,3,11 "):
         run(config, store, tmp_path / "run")
 
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,11 +21,14 @@ __all__ = [
     "GlobalBatchNorm",
     "World",
     "any_of",
+    "from_first",
     "gather_clips",
     "share_batch_norms",
     "sum_gradients",
     "world_from_torchrun",
 ]
+
+Picklable = TypeVar("Picklable")
 
 
 @dataclass(frozen=True)
@@ -173,3 +176,18 @@ def any_of(here: bool, world: World, device: torch.device) -> bool:
     flag = torch.tensor([float(here)], device=device)
     dist.all_reduce(flag, op=dist.ReduceOp.MAX)
     return bool(flag.item())
+
+
+def from_first(value: Picklable, world: World) -> Picklable:
+    """What the first process has, in every process.
+
+    Args:
+        value: anything that can be pickled; that of other processes does not count.
+        world: the processes.
+    """
+    if world.size == 1:
+        return value
+    shared: list[Any] = [value]
+    dist.broadcast_object_list(shared, src=0)
+    found: Picklable = shared[0]
+    return found

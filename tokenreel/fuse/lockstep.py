@@ -45,7 +45,7 @@ def fit(
         The runs that failed, each with its error.
 
     Raises:
-        UsageError: the store has no training clips.
+        UsageError: no clip can be held out.
     """
     sampling = runs[0].sampling
     assert all(run.sampling == sampling for run in runs)
@@ -89,12 +89,7 @@ def fit(
 def _training_clips(
     source: TokenSource, share: float, num_frames: int
 ) -> tuple[list[ClipRecord], list[ClipRecord]]:
-    clips = source.store.select(split="train")
-    if not clips:
-        raise UsageError(
-            f"{source.store.path} has no clips of the split train: nothing to train on"
-        )
-    clips, held_out = hold_out(clips, share)
+    clips, held_out = hold_out(source.store.select(split="train"), share)
     if share and not held_out:
         raise UsageError(
             f"data.held_out={share}: the training clips of {source.store.path} are one group or "

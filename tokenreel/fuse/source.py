@@ -16,7 +16,15 @@ from tokenreel.cache.reader import ClipRecord, Request, Store
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.placement import choose_placement, code_bytes
 
-__all__ = ["Frames", "Piece", "TokenSource", "blocks_of", "uses_cls", "uses_tokens"]
+__all__ = [
+    "Frames",
+    "Piece",
+    "TokenSource",
+    "blocks_of",
+    "require_store",
+    "uses_cls",
+    "uses_tokens",
+]
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +40,16 @@ def blocks_of(config: FuseConfig, store: Store) -> tuple[int, ...]:
     if missing:
         raise UsageError(
             f"pooling.blocks wants {sorted(wanted)}, {store.path} holds "
-            f"{list(store.recipe.blocks)}: extract again with "
-            f"blocks={','.join(map(str, sorted(set(wanted) | set(store.recipe.blocks))))}, "
-            "or set pooling.blocks"
+            f"{list(store.recipe.blocks)}: `{_extract(store)} "
+            f"blocks={','.join(map(str, sorted(set(wanted) | set(store.recipe.blocks))))} "
+            "--out STORE` makes one that does, or set pooling.blocks"
         )
     return tuple(sorted(wanted))
+
+
+def _extract(store: Store) -> str:
+    """The command that makes a store of the same data set."""
+    return f"extract run {store.made_with.get('dataset') or 'DATASET'}"
 
 
 def uses_cls(config: FuseConfig) -> bool:
@@ -47,6 +60,24 @@ def uses_cls(config: FuseConfig) -> bool:
 def uses_tokens(config: FuseConfig) -> bool:
     """Whether a config pools spatial tokens."""
     return config.pooling.kind not in ("cls", "fixed_width")
+
+
+def require_store(config: FuseConfig, store: Store) -> None:
+    """Refuse, before anything is trained, a store without what a config needs.
+
+    Raises:
+        UsageError: what is missing, and the command that would make it.
+    """
+    if uses_tokens(config):
+        blocks_of(config, store)
+    if uses_cls(config) and store.recipe.cls == "none":
+        raise UsageError(
+            f"{store.path} holds no CLS tokens, {store.recipe.architecture} has none: "
+            f"`{_extract(store)} backbone=vit_small_patch16_224 --out STORE` makes one that does, "
+            "or set pooling.kind"
+        )
+    if config.model != "frozen" and config.optim.epochs and not store.select(split="train"):
+        raise UsageError(f"{store.path} has no clips of the split train: nothing to train on")
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +189,7 @@ class TokenSource:
         clips: that will be read; those of the split train when None.
 
     Raises:
-        UsageError: the store lacks a block or CLS, or the placement does not fit.
+        UsageError: the store lacks what a config needs, or the placement does not fit.
     """
 
     def __init__(
@@ -171,12 +202,12 @@ class TokenSource:
         memory_bytes: int | None = None,
         clips: Sequence[ClipRecord] | None = None,
     ) -> None:
+        for config in configs:
+            require_store(config, store)
         self.store, self.device = store, device
         wanted = [blocks_of(config, store) for config in configs if uses_tokens(config)]
         self.blocks = tuple(sorted({block for blocks in wanted for block in blocks}))
         self.uses_cls = any(map(uses_cls, configs))
-        if self.uses_cls and store.recipe.cls == "none":
-            raise UsageError(f"{store.path} holds no CLS tokens: extract again with them")
         self._decoder = Decoder(store.codec, store.recipe.dim)
         clips = store.select(split="train") if clips is None else clips
         size = code_bytes(store, clips, self.blocks)

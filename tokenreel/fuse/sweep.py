@@ -16,17 +16,17 @@ from typing import Any
 import torch
 
 from tokenreel.cache.errors import TokenReelError, UsageError
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.reader import Store, open_store
 from tokenreel.fuse.batches import Sampling
 from tokenreel.fuse.config import FuseConfig
-from tokenreel.fuse.distributed import World, world_from_torchrun
+from tokenreel.fuse.distributed import World, from_first, world_from_torchrun
 from tokenreel.fuse.embed import Embedder, embed_together
 from tokenreel.fuse.folder import RunFolder, describe_run
 from tokenreel.fuse.lockstep import fit
 from tokenreel.fuse.model import build_model
 from tokenreel.fuse.placement import available_memory_bytes
 from tokenreel.fuse.run import Run
-from tokenreel.fuse.source import TokenSource
+from tokenreel.fuse.source import TokenSource, require_store
 
 __all__ = ["Job", "RunResult", "find_device", "split_by_memory", "train_together"]
 
@@ -102,53 +102,74 @@ def train_together(
         progress: show bars.
 
     Returns:
-        One result for each job, in order; a run whose loss is not finite has its error.
+        One result for each job, in order.  A run that fails has its error, and the others go on:
+        a store without training clips or without what its config needs, a folder that holds
+        another run or that another process works in, a loss that is not finite.
 
     Raises:
-        UsageError: a store without training clips or without what a config needs.
-        WrongRecipe: a folder holds another run.
-        RunLocked: another process works in a folder.
+        StoreNotFound: there is no store at a path.
     """
     if len({job.out.resolve() for job in jobs}) < len(jobs):
         raise ValueError("two runs in one folder: give each its own")
     where = find_device(device)
     stores = {path: open_store(path) for path in dict.fromkeys(job.store for job in jobs)}
+    errors: dict[Path, TokenReelError] = {}
     with ExitStack() as stack:
         world = stack.enter_context(world_from_torchrun(where))
-        folders = [
-            RunFolder(job.out, describe_run(job.config, stores[job.store], job.provenance))
-            for job in jobs
-        ]
-        if world.is_first:
-            for folder in folders:
-                stack.enter_context(folder)
-        done = [folder.is_done() for folder in folders]
-        waiting = [
-            _Waiting(job, folder)
-            for job, folder, is_done in zip(jobs, folders, done, strict=True)
-            if not is_done
-        ]
-        errors: dict[Path, TokenReelError] = {}
-        for (path, _), group in _groups(waiting).items():
-            source = TokenSource(
-                stores[path], [one.job.config for one in group], where,
-                placement=placement, memory_bytes=memory_bytes,
-            )  # fmt: skip
-            for some in _parts(group, source):
-                errors |= _train_and_embed(some, source, world, progress=progress)
-    for job, is_done in zip(jobs, done, strict=True):
-        if is_done:
-            log.info("%s is done already", job.out)
+        waiting = [_prepare(job, stores[job.store], stack, world, errors) for job in jobs]
+        done = [one.folder.embeddings for one in waiting if one.is_done]
+        left = [one for one in waiting if not one.is_done and one.job.out not in errors]
+        for (path, _), group in _groups(left).items():
+            try:
+                source = TokenSource(
+                    stores[path], [one.job.config for one in group], where,
+                    placement=placement, memory_bytes=memory_bytes,
+                )  # fmt: skip
+                for some in _parts(group, source):
+                    errors |= _train_and_embed(some, source, world, progress=progress)
+            except (
+                TokenReelError
+            ) as error:  # of the store or the memory: of every run that reads it
+                log.error("%s", error)
+                errors |= {
+                    one.job.out: error for one in group if not one.folder.embeddings.exists()
+                }
     return [
-        RunResult(job.out, folder.embeddings, is_done, errors.get(job.out))
-        for job, folder, is_done in zip(jobs, folders, done, strict=True)
-    ]
+        RunResult(
+            one.job.out, one.folder.embeddings, one.folder.embeddings in done,
+            errors.get(one.job.out),
+        )
+        for one in waiting
+    ]  # fmt: skip
+
+
+def _prepare(
+    job: Job, store: Store, stack: ExitStack, world: World, errors: dict[Path, TokenReelError]
+) -> "_Waiting":
+    """Lock the folder of a run and see whether it is done; what is wrong goes to `errors`."""
+    folder = RunFolder(job.out, describe_run(job.config, store, job.provenance))
+    error: TokenReelError | None = None
+    is_done = False
+    if world.is_first:
+        try:
+            require_store(job.config, store)
+            stack.enter_context(folder)
+            is_done = folder.is_done()
+        except TokenReelError as found:
+            error = found
+    error, is_done = from_first((error, is_done), world)
+    if error is not None:
+        errors[job.out] = error
+    if is_done:
+        log.info("%s is done already", job.out)
+    return _Waiting(job, folder, is_done)
 
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
     job: Job
     folder: RunFolder
+    is_done: bool
 
 
 def _groups(waiting: Sequence[_Waiting]) -> dict[tuple[Path, Sampling | None], list[_Waiting]]:
@@ -222,15 +243,18 @@ def _train_and_embed(
             for one in group:
                 one.folder.beat()
 
-    runs = {
-        one: Run(one.job.config, source, one.job.out, world=world)
-        for one in group
-        if one.job.config.model != "frozen"
-    }
-    failed: dict[Run, TokenReelError] = {}
+    runs: dict[_Waiting, Run] = {}
+    failed: dict[Path, TokenReelError] = {}
+    for one in group:
+        if one.job.config.model != "frozen":
+            try:
+                runs[one] = Run(one.job.config, source, one.job.out, world=world)
+            except TokenReelError as error:  # a checkpoint that is torn or of another model
+                failed[one.job.out] = error
     try:
         if runs:
-            failed = fit(list(runs.values()), source, progress=progress, world=world, beat=beat)
+            found = fit(list(runs.values()), source, progress=progress, world=world, beat=beat)
+            failed |= {run.out: error for run, error in found.items()}
     finally:
         for run in runs.values():
             run.close()
@@ -240,8 +264,8 @@ def _train_and_embed(
             {"run": one.job.out.name, **one.folder.about},
         )
         for one in group
-        if one not in runs or runs[one] not in failed
+        if one.job.out not in failed
     ]  # fmt: skip
     if embedders and world.is_first:
         embed_together(source, embedders, progress=progress, beat=beat)
-    return {one.job.out: failed[run] for one, run in runs.items() if run in failed}
+    return failed

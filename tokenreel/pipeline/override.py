@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from tokenreel.cache.errors import UsageError
 
-__all__ = ["apply_overrides", "nearest"]
+__all__ = ["apply_overrides", "expand_grid", "nearest"]
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -48,6 +48,29 @@ def apply_overrides(config: Config, words: Iterable[str], *, root: str) -> Confi
         return type(config).model_validate(changes)
     except ValidationError as error:
         raise UsageError(_say(error, root)) from None
+
+
+def expand_grid(config: BaseModel, word: str) -> list[str]:
+    """`key=a,b,c` as one word a value; values of a field that is a list are parted by "/".
+
+    >>> class Few(BaseModel):
+    ...     seed: int = 0
+    ...     blocks: tuple[int, ...] = ()
+    >>> expand_grid(Few(), "seed=0,1")
+    ['seed=0', 'seed=1']
+    >>> expand_grid(Few(), "blocks=3,7/11")
+    ['blocks=3,7', 'blocks=11']
+    """
+    key, equals, text = word.partition("=")
+    *groups, name = key.split(".")
+    inner: Any = config
+    for group in groups:
+        inner = getattr(inner, group, None)
+    known = type(inner).model_fields if isinstance(inner, BaseModel) else {}
+    if not equals or name not in known:
+        return [word]  # apply_overrides says what is wrong with it
+    mark = "/" if _is_sequence(known[name].annotation) else ","
+    return [f"{key}={value}" for value in text.split(mark)]
 
 
 def _set(config: BaseModel, changes: dict[str, Any], key: list[str], text: str, root: str) -> None:

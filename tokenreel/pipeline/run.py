@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -18,6 +19,7 @@ RESULTS = Path("results")
 EMBEDDINGS = "embeddings.h5"  # the file of a run that phase 3 reads
 
 
+@cache
 def code_version() -> str:
     """The commit of the checkout this package lies in, "-dirty" when changed; else the version."""
     package = Path(__file__).parent

@@ -1,15 +1,19 @@
-"""Phase 2 as one call: words of the user -> recipe and store -> run."""
+"""Phase 2 as calls: words of the user -> recipes and stores -> runs."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenreel.fuse.config import FuseConfig
-from tokenreel.fuse.train import RunResult, train
+from tokenreel.fuse.embed import embed_run
+from tokenreel.fuse.sweep import Job, RunResult, find_device
+from tokenreel.fuse.train import train
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import get_recipe
-from tokenreel.pipeline.run import RUNS, code_version, find_store
+from tokenreel.pipeline.run import EMBEDDINGS, RUNS, code_version, find_store
 
-__all__ = ["default_run", "train_recipe"]
+__all__ = ["embed_with", "make_job", "run_name", "train_recipe"]
+
+LONGEST_NAME = 120  # of a run; file systems take 255
 
 
 def train_recipe(
@@ -19,6 +23,7 @@ def train_recipe(
     store: Path | None = None,
     out: Path | None = None,
     device: str = "auto",
+    placement: str = "auto",
     progress: bool = True,
 ) -> RunResult:
     """Train a recipe on a store and write the embeddings of every split.
@@ -29,25 +34,64 @@ def train_recipe(
         store: the store; the one of the recipe's data set in stores/ when None.
         out: folder of the run; runs/<recipe>[-changes]-seed<seed> when None.
         device: "auto", "cpu" or "cuda".
+        placement: where codes stay: "disk", "ram", "gpu" or "auto".
         progress: show bars.
+    """
+    job = make_job(name, words, store=store, out=out)
+    return train(
+        job.config, store=job.store, out=job.out, device=device, placement=placement,
+        progress=progress, provenance=job.provenance,
+    )  # fmt: skip
+
+
+def make_job(
+    name: str,
+    words: Sequence[str],
+    *,
+    store: Path | None = None,
+    out: Path | None = None,
+    folder: Path = RUNS,
+) -> Job:
+    """The run that a recipe and its changes ask for.
+
+    Args:
+        name: of the recipe.
+        words: `key=value` changes of its fuse config.
+        store: the store; the one of the recipe's data set in stores/ when None.
+        out: folder of the run; one below `folder` that is named for it when None.
+        folder: of all runs.
     """
     chosen = get_recipe(name)
     config = apply_overrides(chosen.fuse, words, root="fuse")
-    return train(
+    changes = [word for word in words if not word.startswith("seed=")]
+    return Job(
         config,
-        store=store or find_store(chosen.dataset),
-        out=out or default_run(name, words, config),
-        device=device,
-        progress=progress,
-        provenance={"recipe": name, "commit": code_version(), "evaluate": dict(chosen.evaluate)},
+        store or find_store(chosen.dataset),
+        out or folder / run_name(name, words, config.seed),
+        {
+            "recipe": " ".join([name, *sorted(changes)]),
+            "commit": code_version(),
+            "evaluate": dict(chosen.evaluate),
+        },
     )
 
 
-def default_run(name: str, words: Sequence[str], config: FuseConfig) -> Path:
-    """runs/<recipe>[-key=value...]-seed<seed>: other words never meet in one folder.
+def run_name(name: str, words: Sequence[str], seed: int) -> str:
+    """What the folder of a run is called unless the user says otherwise.
 
-    >>> default_run("sample", ["seed=1", "pooling.num_entities=5"], FuseConfig(seed=1)).name
-    'sample-pooling.num_entities=5-seed1'
+    >>> run_name("sample", ["optim.lr=0.1", "seed=3"], 3)
+    'sample-optim.lr=0.1-seed3'
     """
     changes = sorted(word.replace("/", "_") for word in words if not word.startswith("seed="))
-    return RUNS / "-".join([name, *changes, f"seed{config.seed}"])
+    stem = "-".join([name, *changes])
+    if len(stem) > LONGEST_NAME:
+        stem = f"{stem[:LONGEST_NAME]}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
+    return f"{stem}-seed{seed}"
+
+
+def embed_with(
+    run: Path, store: Path, *, out: Path | None = None, device: str = "auto", progress: bool = True
+) -> Path:
+    """Embed a store with a trained run; RUN/embeddings-<store>.h5 when `out` is None."""
+    target = out or run / f"{Path(EMBEDDINGS).stem}-{store.resolve().name}.h5"
+    return embed_run(run, store, target, device=find_device(device), progress=progress)

@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
-from tokenreel.pipeline.cli.console import run_app, say
+from tokenreel.pipeline.cli.console import finish, run_app, say
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
 Store = Annotated[Path | None, typer.Option(help="the store; by default the recipe's in stores/")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+Placement = Annotated[
+    str, typer.Option(help="where codes stay while training: auto, disk, ram or gpu")
+]
 
 
 @app.command()
@@ -22,14 +25,61 @@ def train(
     store: Store = None,
     out: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
     device: Device = "auto",
+    placement: Placement = "auto",
 ) -> None:
     """Train a recipe on a store and write its embeddings; run it again to go on."""
     from tokenreel.pipeline.training import train_recipe
 
     if "=" in recipe:  # `fuse train seed=1`: the recipe was left out
         recipe, words = "sample", [recipe, *(words or [])]
-    result = train_recipe(recipe, words or [], store=store, out=out, device=device)
+    result = train_recipe(
+        recipe, words or [], store=store, out=out, device=device, placement=placement
+    )
     say(f"run: {result.path}")
+
+
+@app.command()
+def ablate(
+    words: Annotated[
+        list[str], typer.Argument(help="tables, recipes, and key=a,b,c grids (lists: key=3,7/11)")
+    ],
+    *,
+    seeds: Annotated[int, typer.Option(min=1, help="runs of each row, seeds 0 to N - 1")] = 3,
+    store: Annotated[
+        list[Path] | None,
+        typer.Option(help="a store; may be repeated, a row takes the first that has what it needs"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the tables")] = None,
+    device: Device = "auto",
+    placement: Placement = "auto",
+) -> None:
+    """Train a table in lock-step, one stream over the store, and print it beside the paper's."""
+    from tokenreel.pipeline.ablation import ablate as ablate_words
+
+    report = ablate_words(
+        words, seeds=seeds, stores=store or [], out=out, device=device, placement=placement
+    )
+    say(report.text)
+    for problem in report.problems:
+        say(f"problem: {problem}")
+    say(f"tables: {report.out}/ablation.csv, {report.out}/results.csv")
+    finish(report.exit_status)
+
+
+@app.command()
+def embed(
+    run: Annotated[Path, typer.Argument(help="folder of a run")],
+    *,
+    store: Annotated[Path, typer.Option(help="the store to embed")],
+    out: Annotated[
+        Path | None, typer.Option(help="the file; RUN/embeddings-STORE.h5 by default")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Embed a store with a run trained on it, or on another of the same backbone."""
+    from tokenreel.pipeline.training import embed_with
+
+    say(f"embeddings: {embed_with(run, store, out=out, device=device)}")
 
 
 @app.command()

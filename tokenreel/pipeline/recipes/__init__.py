@@ -7,7 +7,7 @@ from tokenreel.pipeline.override import nearest
 from tokenreel.pipeline.recipes import mvformer, sample
 from tokenreel.pipeline.recipes.base import Recipe
 
-__all__ = ["RECIPES", "Recipe", "get_recipe"]
+__all__ = ["RECIPES", "TABLES", "Recipe", "get_recipe"]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "sample": sample.sample,
@@ -17,6 +17,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "mvformer-pouring": mvformer.pouring,
     "mvformer-finegym": mvformer.finegym,
     "folder": sample.folder,
+}
+
+TABLES: dict[str, tuple[str, ...]] = {
+    "controls": ("sample", "untrained", "frozen-mean"),
 }
 
 

@@ -1,0 +1,202 @@
+"""Runs in lock-step: each ends as it would have alone, and goes on from where it was stopped."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fuse.tiny import tiny_config, write_store
+from tokenreel.cache.embeddings import read_embeddings
+from tokenreel.cache.errors import TokenReelError, UsageError, WrongRecipe
+from tokenreel.fuse import run as run_module
+from tokenreel.fuse import sweep as sweep_module
+from tokenreel.fuse.config import (
+    FuseConfig,
+    LossConfig,
+    OptimConfig,
+    PoolingConfig,
+    TemporalConfig,
+)
+from tokenreel.fuse.source import TokenSource
+from tokenreel.fuse.sweep import Job, split_by_memory, train_together
+from tokenreel.fuse.train import train
+
+SMALL = TemporalConfig(fc_width=8, hidden=8, heads=2, feed_forward=16, layers=1, embedding=4)
+
+
+def some_configs():
+    """Five runs of one seed and sampling that differ in all else, and one of another seed."""
+    return {
+        "plain": tiny_config(),
+        "one-block": tiny_config(pooling=PoolingConfig(blocks=(3,), num_entities=1, channels=4)),
+        "cls": tiny_config(pooling=PoolingConfig(kind="cls")),
+        "colder": tiny_config(loss=LossConfig(temperature=0.5)),
+        "longer": tiny_config(optim=OptimConfig(lr=3e-3, epochs=6, name="adamw")),
+        "frozen": FuseConfig(model="frozen", pooling=PoolingConfig(kind="max")),
+        "other-seed": tiny_config(seed=1),
+    }
+
+
+def together(configs, store, folder):
+    jobs = [Job(config, store, folder / name) for name, config in configs.items()]
+    return train_together(jobs, device="cpu", progress=False)
+
+
+def losses_of(run):
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(one, other):
+    for name in ("metrics.jsonl", "checkpoint.pt"):
+        if (one / name).exists() or (other / name).exists():
+            assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    pairs = zip(
+        read_embeddings(one / "embeddings.h5").clips,
+        read_embeddings(other / "embeddings.h5").clips,
+        strict=True,
+    )
+    for here, there in pairs:
+        np.testing.assert_array_equal(here.embeddings, there.embeddings)
+
+
+def test_every_run_ends_with_the_losses_weights_and_embeddings_of_the_same_run_alone(
+    store, tmp_path
+):
+    configs = some_configs()
+    results = together(configs, store, tmp_path / "together")
+    assert [result.error for result in results] == [None] * len(configs)
+    for name, config in configs.items():
+        train(config, store=store, out=tmp_path / "alone" / name, device="cpu", progress=False)
+        assert_same_run(tmp_path / "together" / name, tmp_path / "alone" / name)
+    assert len(losses_of(tmp_path / "together/longer")) == 6
+    assert losses_of(tmp_path / "together/plain") != losses_of(tmp_path / "together/colder")
+
+
+def test_runs_that_draw_the_same_batches_read_them_once(store, tmp_path, monkeypatch):
+    reads = []
+    original = TokenSource.read
+    monkeypatch.setattr(
+        TokenSource, "read", lambda self, pieces: reads.append(1) or original(self, pieces)
+    )
+    counts = {}
+    for name, num_runs in (("one", 1), ("three", 3)):
+        configs = {
+            f"{name}{i}": tiny_config(loss=LossConfig(temperature=0.1 + i)) for i in range(num_runs)
+        }
+        reads.clear()
+        together(configs, store, tmp_path)
+        counts[name] = len(reads)
+    assert counts["one"] == counts["three"]
+
+
+def test_stopped_in_the_middle_each_goes_on_and_ends_the_same(store, tmp_path, monkeypatch):
+    configs = {name: some_configs()[name] for name in ("plain", "cls", "longer")}
+    together(configs, store, tmp_path / "whole")
+    original, taken = run_module.Run.step, []
+
+    def stop_at_step_20(self, batch):
+        taken.append(self)
+        if len(taken) == 20:
+            raise KeyboardInterrupt
+        return original(self, batch)
+
+    monkeypatch.setattr(run_module.Run, "step", stop_at_step_20)
+    with pytest.raises(KeyboardInterrupt):
+        together(configs, store, tmp_path / "cut")
+    monkeypatch.setattr(run_module.Run, "step", original)
+    # One of them is trained to its end alone: lock-step waits for whoever is behind.
+    train(configs["cls"], store=store, out=tmp_path / "cut/cls", device="cpu", progress=False)
+    results = together(configs, store, tmp_path / "cut")
+    assert [result.was_done for result in results] == [False, True, False]
+    for name in configs:
+        assert_same_run(tmp_path / "whole" / name, tmp_path / "cut" / name)
+
+
+def test_one_whose_loss_is_not_finite_leaves_and_the_others_end_as_alone(
+    store, tmp_path, monkeypatch
+):
+    original = run_module.batch_loss
+
+    def broken(model, batch, config, *, world):
+        loss = original(model, batch, config, world=world)
+        return loss * float("nan") if config.loss.temperature == 0.5 else loss
+
+    train(tiny_config(), store=store, out=tmp_path / "alone", device="cpu", progress=False)
+    monkeypatch.setattr(run_module, "batch_loss", broken)
+    good, bad = together(
+        {name: some_configs()[name] for name in ("plain", "colder")}, store, tmp_path
+    )
+    assert good.error is None
+    assert_same_run(tmp_path / "plain", tmp_path / "alone")
+    assert isinstance(bad.error, TokenReelError)
+    assert "colder: the loss of epoch 0 is nan" in str(bad.error)
+    assert "on clips train" in str(bad.error)
+    assert not bad.embeddings.exists()
+
+
+def test_a_run_that_cannot_start_is_told_and_the_others_go_on(store, tmp_path):
+    train(tiny_config(seed=4), store=store, out=tmp_path / "taken", device="cpu", progress=False)
+    results = together(
+        {
+            "taken": tiny_config(),
+            "no-block": tiny_config(pooling=PoolingConfig(blocks=(11,))),
+            "no-start": tiny_config(init=str(tmp_path / "nowhere")),
+            "good": tiny_config(),
+        },
+        store,
+        tmp_path,
+    )
+    kinds = [type(result.error) for result in results]
+    assert kinds == [WrongRecipe, UsageError, UsageError, type(None)]
+    assert "config.seed: run has 4, asked 0" in str(results[0].error)
+    assert "name the folder of a trained run" in str(results[2].error)
+
+
+def test_a_store_that_is_damaged_fails_its_runs_and_not_those_of_another(store, tmp_path):
+    broken = write_store(tmp_path / "broken")
+    for shard in broken.rglob("tokens/*/c/**/*"):
+        if shard.is_file():
+            data = bytearray(shard.read_bytes())
+            data[len(data) // 3] ^= 0xFF
+            shard.write_bytes(data)
+    jobs = [Job(tiny_config(), broken, tmp_path / "a"), Job(tiny_config(), store, tmp_path / "b")]
+    bad, good = train_together(jobs, device="cpu", progress=False)
+    assert isinstance(bad.error, TokenReelError)
+    assert good.error is None
+    assert good.embeddings.exists()
+
+
+def test_memory_decides_how_many_train_at_a_time(store, tmp_path, monkeypatch):
+    configs = {f"r{i}": tiny_config(loss=LossConfig(temperature=0.1 + i)) for i in range(4)}
+    sizes = []
+    original = sweep_module.fit
+    monkeypatch.setattr(
+        sweep_module,
+        "fit",
+        lambda runs, *a, **k: sizes.append(len(runs)) or original(runs, *a, **k),
+    )
+    monkeypatch.setattr(sweep_module, "available_memory_bytes", lambda: 2 * 2.5 * 16_000)
+    monkeypatch.setattr(sweep_module, "_run_bytes", lambda config, source: 16_000)
+    jobs = [Job(config, store, tmp_path / name) for name, config in configs.items()]
+    train_together(jobs, device="cpu", placement="disk", progress=False)
+    assert sizes == [2, 2]
+
+
+def test_a_list_is_cut_where_it_no_longer_fits():
+    assert split_by_memory([], room=1) == [[]]
+    assert split_by_memory([5, 5, 5], room=10) == [[0, 1], [2]]
+    assert split_by_memory([50], room=10) == [[0]]
+
+
+def test_two_runs_in_one_folder_are_refused(store, tmp_path):
+    jobs = [Job(tiny_config(seed=s), store, tmp_path / "run") for s in (0, 1)]
+    with pytest.raises(ValueError, match="two runs in one folder"):
+        train_together(jobs, device="cpu", progress=False)
+
+
+def test_a_gpu_is_refused_where_there_is_none(store, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(UsageError, match="no CUDA device here; use cpu or auto"):
+        train_together([Job(tiny_config(), store, tmp_path)], device="cuda", progress=False)

@@ -1,0 +1,85 @@
+"""A tiny store and a tiny config: a few clips of two actions, tokens that drift with time."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
+from tokenreel.cache.manifest import Clip
+from tokenreel.cache.recipe import StoreRecipe
+from tokenreel.cache.writer import SourceInfo, StoreWriter, create_store
+from tokenreel.fuse.config import (
+    DataConfig,
+    FuseConfig,
+    OptimConfig,
+    PoolingConfig,
+    TemporalConfig,
+)
+
+GRID, DIM = (2, 3), 8
+SOURCE = SourceInfo("v.mp4", 10, "0" * 64, "pyav", "1", {})
+
+
+def write_store(
+    path: Path,
+    *,
+    codec: str = "int8",
+    train: int = 5,
+    val: int = 2,
+    blocks: tuple[int, ...] = (1, 3),
+    views: int = 1,
+    actions: tuple[str, ...] = ("act",),
+    labelled: bool = True,
+    first_frames: int = 6,
+) -> Path:
+    """Clips train0, train1, ... and val0, ...; each has 3 frames more than the one before."""
+    rng = np.random.default_rng(0)
+    samples = {b: rng.standard_normal((4, 6, DIM)).astype(np.float32) for b in blocks}
+    calibration = calibrate(codec, samples, grid=GRID)
+    recipe = StoreRecipe(
+        architecture="tiny", weights_sha256="0" * 64, blocks=blocks, grid=GRID, dim=DIM,
+        image_size=(64, 64), transform={"name": "t"}, frames={"policy": "all"},
+        views=tuple({"name": "clean" if view == 0 else f"view{view}"} for view in range(views)),
+        codec=codec_recipe(codec, calibration),
+    )  # fmt: skip
+    create_store(path, recipe, made_with={"dataset": "tiny"}, calibration=calibration)
+    code = codec_from_recipe(recipe.codec, calibration)
+    with StoreWriter(path, writer_id="test") as writer:
+        for split, count in (("train", train), ("val", val)):
+            for index in range(count):
+                frames = first_frames + 3 * index
+                action = actions[index % len(actions)]
+                clip = Clip(f"{split}{index}", f"{split}{index}.mp4", split=split, action=action)
+                open_clip = writer.begin(
+                    clip, dataset="tiny", phases=("a", "b"), source=SOURCE,
+                    time_base=Fraction(1, 25),
+                )  # fmt: skip
+                drift = np.linspace(-1, 1, frames, dtype=np.float32)[:, None, None]
+                for view in range(views):
+                    noise = {
+                        b: rng.standard_normal((frames, 6, DIM)).astype(np.float32) for b in blocks
+                    }
+                    tokens = {b: 0.3 * noise[b] + drift + view for b in blocks}
+                    encoded = {b: code.encode(t, block=b, grid=GRID) for b, t in tokens.items()}
+                    cls = {b: t[:, 0] for b, t in tokens.items()}
+                    open_clip.append(view, encoded, cls, cls[blocks[-1]])
+                numbers = np.arange(frames)
+                labels = (numbers >= frames // 2).astype(np.int16) if labelled else -np.ones(
+                    frames, np.int16
+                )  # fmt: skip
+                open_clip.commit(numbers, numbers, labels, np.zeros(frames, np.uint8))
+    return path
+
+
+def tiny_config(**changes: object) -> FuseConfig:
+    """A config that trains in a fraction of a second."""
+    config = FuseConfig(
+        data=DataConfig(num_frames=6, batch_clips=2),
+        pooling=PoolingConfig(num_entities=2, channels=8),
+        temporal=TemporalConfig(
+            fc_width=8, hidden=8, heads=2, feed_forward=16, layers=1, embedding=4
+        ),
+        optim=OptimConfig(lr=1e-2, epochs=4, checkpoint_epochs=1),
+    )
+    return config.model_copy(update=changes)

@@ -1,0 +1,193 @@
+"""`fuse ablate` and `fuse embed`: rows from words, the table, what is refused, going on."""
+
+import csv
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from tests.fuse.tiny import write_store
+from tokenreel.cache.embeddings import read_embeddings
+from tokenreel.cache.errors import TokenReelError, UsageError
+from tokenreel.evaluate.table import MEAN, Score
+from tokenreel.fuse.config import FuseConfig
+from tokenreel.pipeline import recipes
+from tokenreel.pipeline.ablation import plan_rows
+from tokenreel.pipeline.ablation_table import Row, format_ablation, values_of_rows
+from tokenreel.pipeline.cli.fuse import app
+from tokenreel.pipeline.recipes import Recipe
+from tokenreel.pipeline.training import run_name
+
+SMALL = [
+    "optim.epochs=2", "data.num_frames=6", "data.batch_clips=2", "pooling.channels=8",
+    "temporal.hidden=8", "temporal.heads=2", "temporal.fc_width=8", "temporal.feed_forward=8",
+    "temporal.layers=1", "temporal.embedding=4",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("store") / "s", val=3)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def call(*words, status=0):
+    """Run `fuse`; returns what it printed."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if isinstance(result.exception, TokenReelError):
+        return result.exception
+    assert result.exit_code == status, (result.output, result.exception)
+    return result.stdout
+
+
+def test_a_grid_makes_a_row_of_each_value_and_one_value_is_for_all_rows():
+    rows = plan_rows(["sample", "untrained", "loss.temperature=0.1,0.5", "optim.epochs=2"])
+    assert [(row.recipe, row.words) for row in rows] == [
+        (name, (f"loss.temperature={value}", "optim.epochs=2"))
+        for name in ("sample", "untrained")
+        for value in ("0.1", "0.5")
+    ]
+    assert rows[0].label == "sample loss.temperature=0.1"
+
+
+def test_values_that_are_lists_are_parted_by_a_slash():
+    rows = plan_rows(["sample", "pooling.blocks=3,7/11"])
+    assert [row.words for row in rows] == [("pooling.blocks=3,7",), ("pooling.blocks=11",)]
+
+
+def test_a_table_is_the_rows_of_its_recipes():
+    assert [row.recipe for row in plan_rows(["controls"])] == ["sample", "untrained", "frozen-mean"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["control"], "no table or recipe 'control', did you mean controls"),
+        (["optim.epochs=2"], "name a table or recipes to ablate"),
+        (["sample", "seed=1,2"], "--seeds N trains each row"),
+    ],
+)
+def test_words_that_mean_nothing_are_told(words, message):
+    with pytest.raises(UsageError, match=message):
+        plan_rows(words)
+
+
+def test_a_table_is_trained_evaluated_and_printed_and_again_at_once(store, tmp_path):
+    words = ["ablate", "controls", *SMALL[:1], *SMALL[1:], "--seeds", "2", "--store", store]
+    out = call(*words, "--device", "cpu", status=0)
+    lines = out.splitlines()
+    assert [line.split()[:2] for line in lines[1:4]] == [
+        ["1", "sample"], ["2", "untrained"], ["3", "frozen-mean"]
+    ]  # fmt: skip
+    assert "mean +- 2 std (ddof=0) over 2 seed(s)" in out
+    assert "augmentation: none" in out
+    with (tmp_path / "results/controls/ablation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["seeds"] for row in rows} == {"2"}
+    assert {row["row"] for row in rows} == {"sample", "untrained", "frozen-mean"}
+    made = sorted((tmp_path / "runs").glob("*/embeddings.h5"))
+    times = [path.stat().st_mtime_ns for path in made]
+    assert len(made) == 6
+
+    assert call(*words, "--device", "cpu") == out
+    assert [path.stat().st_mtime_ns for path in made] == times
+
+
+def test_a_row_that_the_store_cannot_feed_is_told_with_its_command_and_the_others_go_on(
+    store, tmp_path
+):
+    out = call(
+        "ablate", "sample", "pooling.blocks=1/3,11", *SMALL, "--seeds", "1", "--store", store,
+        "--out", tmp_path / "t", status=3,
+    )  # fmt: skip
+    lines = out.splitlines()
+    first, second = (line.split("  ") for line in lines[1:3])
+    assert "-" not in [cell.strip() for cell in first[2:3]]
+    assert {cell.strip() for cell in second if cell.strip()} == {
+        "2", "sample pooling.blocks=3,11", "-"
+    }  # fmt: skip
+    assert "`extract run tiny blocks=1,3,11 --out STORE`" in out
+    assert [path.name for path in (tmp_path / "t/runs").iterdir()] == [
+        path.name for path in (tmp_path / "t/runs").glob("sample-data*pooling.blocks=1*seed0")
+    ]
+
+
+def test_a_row_takes_the_first_store_that_has_what_it_needs(store, tmp_path):
+    other = write_store(tmp_path / "other", blocks=(5,))
+    call(
+        "ablate", "sample", "pooling.blocks=1/5", *SMALL, "--seeds", "1", "--store", store,
+        "--store", other, "--out", "t",
+    )  # fmt: skip
+    names = {}
+    for path in (tmp_path / "t/runs").glob("*/embeddings.h5"):
+        names[path.parent.name.partition("blocks=")[2][0]] = read_embeddings(path).provenance
+    assert {key: about["store_name"] for key, about in names.items()} == {"1": "s", "5": "other"}
+
+
+def test_a_recipe_about_another_backbone_is_refused_with_its_command(store, monkeypatch):
+    recipe = Recipe("tiny", FuseConfig(), backbone="resnet50")
+    monkeypatch.setitem(recipes.RECIPES, "resnet-row", lambda: recipe)
+    error = call("ablate", "resnet-row", "--store", store)
+    assert isinstance(error, UsageError)
+    assert "the store's backbone is tiny, this recipe is about resnet50" in str(error)
+    assert "`extract run tiny backbone=resnet50 --out STORE`" in str(error)
+
+
+def test_an_unknown_field_ends_with_the_nearest(store):
+    error = call("ablate", "sample", "optim.epoch=1", "--store", store)
+    assert isinstance(error, UsageError)
+    assert "did you mean epochs?" in str(error)
+
+
+def a_score(run, task, value, *, fraction=1.0, action=MEAN):
+    return Score(
+        run, run, "m", "0", "d", task, action, "val", fraction, value, "carl", 1, "e",
+        1, 1, 0, 0, 2, "f", "random:0", "none", "c", "undefined" if value != value else "",
+    )  # fmt: skip
+
+
+def test_the_table_has_mean_and_2_std_in_the_units_of_the_papers_beside_the_published_value():
+    row = Row("r", (), "MV-Former", {"classification": (94.21, 0.04), "tau": (0.989, None)})
+    scores = [
+        a_score("r-seed0", "classification", 0.5),
+        a_score("r-seed1", "classification", 0.7),
+        a_score("r-seed1", "classification", 0.1, fraction=0.1),
+        a_score("r-seed1", "classification", 0.1, action="jump"),
+        a_score("r-seed0", "tau", 0.25),
+        a_score("r-seed1", "tau", float("nan")),
+        a_score("unknown", "tau", 0.5),
+    ]
+    values, missing = values_of_rows(scores, {"r-seed0": row, "r-seed1": row})
+    assert missing == ["r-seed1: tau: undefined"]
+    lines = format_ablation([row], values, scores).splitlines()
+    assert lines[0].split() == ["row", "classification", "published", "tau", "published"]
+    assert " ".join(lines[1].split()) == "1 MV-Former 60.00 +- 20.00 94.21 +- 0.04 0.250 0.989"
+    assert "over 1 or 2 seed(s)" in lines[2]
+    assert lines[3] == "weights of the backbone: random:0; augmentation: none"
+
+
+def test_a_name_too_long_for_a_file_is_cut_and_stays_its_own():
+    words = [f"data.num_frames={i}" for i in range(40)]
+    one, other = (run_name("sample", [*words, f"optim.epochs={i}"], 0) for i in (1, 2))
+    assert one != other
+    assert len(one) < 150
+    assert one.endswith("-seed0")
+
+
+def test_a_run_embeds_another_store(store, tmp_path):
+    other = write_store(tmp_path / "other", train=1, val=1)
+    call("train", "sample", *SMALL, "--store", store, "--out", "run", "--device", "cpu")
+    out = call("embed", "run", "--store", other, "--device", "cpu")
+    assert out == "embeddings: run/embeddings-other.h5\n"
+    file = read_embeddings(tmp_path / "run/embeddings-other.h5")
+    assert [clip.clip_id for clip in file.clips] == ["train0", "val0"]
+    assert file.provenance["store_name"] == "other"
+    whole = {c.clip_id: c for c in read_embeddings(tmp_path / "run/embeddings.h5").clips}
+    again = call("embed", "run", "--store", store, "--out", "again.h5", "--device", "cpu")
+    assert again == "embeddings: again.h5\n"
+    for clip in read_embeddings(tmp_path / "again.h5").clips:
+        np.testing.assert_array_equal(clip.embeddings, whole[clip.clip_id].embeddings)

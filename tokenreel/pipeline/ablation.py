@@ -1,0 +1,196 @@
+"""`fuse ablate`: the runs of a table trained together, evaluated, and printed beside the paper.
+
+The words are tables, recipes, and `key=a,b,c` grids; a row is a recipe with one value of each grid,
+a run is a row with one seed.
+"""
+
+import itertools
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenreel.cache.errors import StoreError, UsageError
+from tokenreel.cache.files import make_directory, write_whole
+from tokenreel.cache.reader import Store, open_store
+from tokenreel.evaluate.config import EvaluateConfig
+from tokenreel.evaluate.suite import evaluate_files
+from tokenreel.fuse.source import require_store
+from tokenreel.fuse.sweep import Job, RunResult, train_together
+from tokenreel.pipeline.ablation_table import Row, ablation_csv, format_ablation, values_of_rows
+from tokenreel.pipeline.override import expand_grid, nearest
+from tokenreel.pipeline.recipes import RECIPES, TABLES, get_recipe
+from tokenreel.pipeline.run import EMBEDDINGS, RESULTS, RUNS, find_store
+from tokenreel.pipeline.training import make_job
+
+__all__ = ["AblationReport", "ablate", "plan_rows"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AblationReport:
+    """What `fuse ablate` did.
+
+    Attributes:
+        text: the table.
+        out: folder of the tables.
+        problems: rows that were refused, runs that failed, data that could not be evaluated.
+    """
+
+    text: str
+    out: Path
+    problems: tuple[str, ...]
+
+    @property
+    def exit_status(self) -> int:
+        """0, or 3 when there are problems."""
+        return 3 if self.problems else 0
+
+
+def plan_rows(words: Sequence[str]) -> list[Row]:
+    """The rows that words ask for.
+
+    Raises:
+        UsageError: a word that is no table, recipe or `key=value`, or no recipe at all.
+    """
+    names: list[str] = []
+    grids: list[str] = []
+    for word in words:
+        if "=" in word:
+            grids.append(word)
+        elif word in TABLES:
+            names += TABLES[word]
+        elif word in RECIPES:
+            names.append(word)
+        else:
+            known = [*TABLES, *RECIPES]
+            raise UsageError(
+                f"no table or recipe {word!r}{nearest(word, known)} (tables: {', '.join(TABLES)}; "
+                f"recipes: {', '.join(RECIPES)})"
+            )
+    if not names:
+        raise UsageError(f"name a table or recipes to ablate (tables: {', '.join(TABLES)})")
+    if any(grid.startswith("seed=") for grid in grids):
+        raise UsageError("seed is not ablated: --seeds N trains each row with seeds 0 to N - 1")
+    return [row for name in dict.fromkeys(names) for row in _rows_of(name, grids)]
+
+
+def _rows_of(name: str, grids: Sequence[str]) -> list[Row]:
+    recipe = get_recipe(name)
+    values = [expand_grid(recipe.fuse, grid) for grid in grids]
+    rows = []
+    for words in itertools.product(*values):
+        varied = [w for w, options in zip(words, values, strict=True) if len(options) > 1]
+        label = " ".join([recipe.label or name, *varied])
+        # A published number is of the recipe, not of another value of one of its fields.
+        rows.append(Row(name, words, label, {} if varied else recipe.published))
+    return rows
+
+
+def ablate(
+    words: Sequence[str],
+    *,
+    seeds: int,
+    stores: Sequence[Path],
+    out: Path | None = None,
+    device: str = "auto",
+    placement: str = "auto",
+    progress: bool = True,
+) -> AblationReport:
+    """Train every row with every seed, evaluate, and make the table.
+
+    A row that no store can feed is left out, and told; the others go on.  Typed again, it goes on
+    where it was stopped.
+
+    Args:
+        words: tables, recipes and `key=a,b,c` grids.
+        seeds: runs of a row, with seeds 0 to seeds - 1.
+        stores: each row takes the first that has what it needs; the store of its recipe's data set
+            in stores/ when there are none.
+        out: folder of the tables and, in runs/, of the runs; results/<words> when None, and the
+            runs are beside all others in runs/.
+        device: "auto", "cpu" or "cuda".
+        placement: where codes stay.
+        progress: show bars.
+
+    Raises:
+        UsageError: words that mean nothing, or no row that the stores can feed.
+    """
+    rows = plan_rows(words)
+    folder = out or RESULTS / "-".join(word for word in words if "=" not in word)
+    jobs, problems = _plan_jobs(rows, seeds, stores, RUNS if out is None else out / "runs")
+    results = train_together(
+        [job for _, job in jobs], device=device, placement=placement, progress=progress
+    )
+    problems += [f"{one.path.name}: {one.error}" for one in results if one.error is not None]
+    if int(os.environ.get("RANK", "0")) > 0:  # of torchrun; the first process evaluates
+        return AblationReport("", folder, tuple(problems))
+    owners = {job.out.name: row for row, job in jobs}
+    text, left = _evaluate(rows, owners, results, folder, progress=progress)
+    return AblationReport(text, folder, (*problems, *left))
+
+
+def _plan_jobs(
+    rows: Sequence[Row], seeds: int, stores: Sequence[Path], folder: Path
+) -> tuple[list[tuple[Row, Job]], list[str]]:
+    """The runs of the rows that can be trained, and why the others cannot."""
+    opened = {path: open_store(path) for path in stores}
+    jobs: list[tuple[Row, Job]] = []
+    problems: list[str] = []
+    for row in rows:
+        try:
+            store = _store_for(row, opened)
+            for seed in range(seeds):
+                words = [*row.words, f"seed={seed}"]
+                jobs.append((row, make_job(row.recipe, words, store=store, folder=folder)))
+        except (UsageError, StoreError) as error:
+            problems.append(f"{row.label}: {error}")
+    if not jobs:
+        raise UsageError("no row can be trained:\n" + "\n".join(problems))
+    for problem in problems:
+        log.warning("left out: %s", problem)
+    return jobs, problems
+
+
+def _store_for(row: Row, stores: Mapping[Path, Store]) -> Path:
+    """The first store that has what a row needs."""
+    recipe = get_recipe(row.recipe)
+    candidates = dict(stores)
+    if not candidates:
+        path = find_store(recipe.dataset)
+        candidates = {path: open_store(path)}
+    reasons = []
+    for path, store in candidates.items():
+        job = make_job(row.recipe, row.words, store=path)
+        try:
+            require_store(job.config, store)
+            recipe.require_backbone(store.recipe.architecture)
+        except UsageError as error:
+            reasons.append(str(error))
+            continue
+        return path
+    raise UsageError("; ".join(reasons))
+
+
+def _evaluate(
+    rows: Sequence[Row],
+    owners: Mapping[str, Row],
+    results: Sequence[RunResult],
+    folder: Path,
+    *,
+    progress: bool,
+) -> tuple[str, list[str]]:
+    """The table of the runs that did not fail, and what could not be evaluated."""
+    good = [result.path for result in results if result.error is None]
+    report = evaluate_files(
+        [path / EMBEDDINGS for path in good], config=EvaluateConfig(), out=folder,
+        progress=progress,
+    )  # fmt: skip
+    values, missing = values_of_rows(report.scores, owners)
+    text = format_ablation(rows, values, report.scores)
+    make_directory(folder)
+    write_whole(folder / "ablation.csv", ablation_csv(rows, values).encode())
+    write_whole(folder / "ablation.txt", f"{text}\n".encode())
+    return text, [*report.problems, *missing]
