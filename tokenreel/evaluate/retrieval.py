@@ -10,18 +10,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.evaluate.tau import squared_distances
+from tokenreel.evaluate.nearest import MEMORY_BYTES, nearest_in_other_clips
 
 __all__ = ["Retrieved", "retrieve_frames"]
 
-_BLOCK_VALUES = 4_000_000  # distances held at once
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Retrieved:
-    """Attributes: precision by K (NaN where no clip counts); num_queries, frames; num_nan_clips."""
+    """What the search found.
+
+    Attributes:
+        precision: K -> mean over clips, NaN where no clip counts.
+        by_clip: K -> (clips,) mean over the frames of each, NaN without frames or gallery.
+        num_queries: frames.
+        num_nan_clips: clips that give NaN.
+    """
 
     precision: dict[int, float]
+    by_clip: dict[int, NDArray[np.float64]]
     num_queries: int
     num_nan_clips: int
 
@@ -30,6 +36,9 @@ def retrieve_frames(
     clips: Sequence[NDArray[np.floating]],
     labels: Sequence[NDArray[np.int64]],
     ks: Sequence[int],
+    *,
+    memory_bytes: int = MEMORY_BYTES,
+    threads: int = 1,
 ) -> Retrieved:
     """Precision at each K.
 
@@ -37,38 +46,24 @@ def retrieve_frames(
         clips: embeddings (T_i, C), strided already.
         labels: phases (T_i,).
         ks: numbers of neighbours; fewer are used where the gallery has fewer.
+        memory_bytes: what the blocks of the search may hold.
+        threads: blocks searched at once; the answer does not depend on it.
     """
-    by_clip: dict[int, list[float]] = {k: [] for k in ks}
-    for own, (queries, wanted) in enumerate(zip(clips, labels, strict=True)):
-        others = [i for i in range(len(clips)) if i != own and len(clips[i])]
-        if not others or not len(queries):
-            for values in by_clip.values():
-                values.append(float("nan"))
-            continue
-        gallery = np.concatenate([clips[i] for i in others])
-        gallery_labels = np.concatenate([labels[i] for i in others])
-        hits = _nearest_labels(queries, gallery, gallery_labels, max(ks)) == wanted[:, None]
+    lengths = np.array([len(clip) for clip in clips])
+    by_clip = {k: np.full(len(clips), np.nan) for k in ks}
+    if np.count_nonzero(lengths) > 1:
+        found = nearest_in_other_clips(clips, max(ks), memory_bytes=memory_bytes, threads=threads)
+        phases = np.concatenate(labels)
+        is_there = found.index >= 0
+        hits = (phases[found.index] == phases[:, None]) & is_there
+        full = np.flatnonzero(lengths)
+        starts = (np.cumsum(lengths) - lengths)[full]
         for k, values in by_clip.items():
-            values.append(float(hits[:, :k].mean(axis=1).mean()))
+            each = hits[:, :k].sum(axis=1) / is_there[:, :k].sum(axis=1)
+            values[full] = np.add.reduceat(each, starts) / lengths[full]
     num_nan = int(np.isnan(by_clip[ks[0]]).sum())
     precision = {
         k: float(np.nanmean(values)) if num_nan < len(values) else float("nan")
         for k, values in by_clip.items()
     }
-    return Retrieved(precision, sum(map(len, clips)), num_nan)
-
-
-def _nearest_labels(
-    queries: NDArray[np.floating],
-    gallery: NDArray[np.floating],
-    gallery_labels: NDArray[np.int64],
-    count: int,
-) -> NDArray[np.int64]:
-    """Labels of the nearest gallery frames, (n, count), in blocks that bound the memory."""
-    rows = max(1, _BLOCK_VALUES // len(gallery))
-    parts = []
-    for start in range(0, len(queries), rows):
-        distances = squared_distances(queries[start : start + rows], gallery)
-        order = np.argsort(distances, axis=1, kind="stable")[:, :count]
-        parts.append(gallery_labels[order])
-    return np.concatenate(parts)
+    return Retrieved(precision, by_clip, int(lengths.sum()), num_nan)
