@@ -2,15 +2,17 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokenreel.extract.video import DecodedFrame, VideoError, VideoInfo
 
-__all__ = ["probe_pyav", "read_decord", "read_pyav"]
+__all__ = ["frame_of", "opened", "probe_pyav", "read_decord", "read_pyav", "ticks_of"]
 
 DECORD_LIMIT_BYTES = 2**30  # decord reads ahead without bound, so a whole video must fit
 DECORD_REFUSES = {"av1"}  # its FFmpeg 4.1 has no decoder for it
@@ -19,22 +21,47 @@ SLOTTED_CONTAINERS = {"avi"}
 REPEATS_TOLERATED = 1e-6  # decord raises at the first frame it would fill with a neighbour
 
 
-def probe_pyav(path: Path) -> VideoInfo:
-    """Read the header with PyAV."""
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The file and its video stream, decoding in one thread.
+
+    Raises:
+        VideoError: stage "open": it cannot be opened, or has no video stream.
+    """
     import av
 
     try:
-        with av.open(str(path)) as container:
-            return _info(container, _video_stream(container))
+        container = av.open(str(path))
     except (av.FFmpegError, UnicodeError) as error:
         raise VideoError(_reason(error), stage="open") from error
+    with container:
+        stream = _video_stream(container)
+        stream.thread_type = "NONE"
+        yield container, stream
+
+
+def probe_pyav(path: Path) -> VideoInfo:
+    """Read the header with PyAV."""
+    with opened(path) as (container, stream):
+        return _info(container, stream)
 
 
 def read_pyav(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
     """Yield the frames of a video with PyAV, one thread, memory of a few frames."""
     for frame, index in _frames(path):
-        pixels = np.rot90(frame.to_ndarray(format="rgb24"), k=frame.rotation // 90)
-        yield DecodedFrame(pixels, index, _ticks(frame, index, info))
+        yield frame_of(frame, index, ticks_of(frame, index, info))
+
+
+def frame_of(frame: Any, index: int, ticks: int) -> DecodedFrame:
+    """A frame of PyAV, turned as a player would; its pixels are made when they are asked for."""
+    turns = frame.rotation // 90
+
+    def pixels() -> NDArray[np.uint8]:
+        turned: NDArray[np.uint8] = np.rot90(frame.to_ndarray(format="rgb24"), k=turns)
+        return turned
+
+    size = (frame.height, frame.width) if turns % 2 == 0 else (frame.width, frame.height)
+    return DecodedFrame(pixels, size, index, ticks)
 
 
 def _frames(path: Path) -> Iterator[tuple[Any, int]]:
@@ -42,18 +69,16 @@ def _frames(path: Path) -> Iterator[tuple[Any, int]]:
     import av
 
     index = -1
-    try:
-        with av.open(str(path)) as container:
-            stream = _video_stream(container)
-            stream.thread_type = "NONE"
+    with opened(path) as (container, stream):
+        try:
             for index, frame in enumerate(container.decode(stream)):
                 if frame.is_corrupt:
                     raise VideoError(f"frame {index} is marked corrupt", frame=index)
                 yield frame, index
-    except (av.FFmpegError, UnicodeError) as error:
-        raise VideoError(
-            f"{_reason(error)} after {index + 1} frames", frame=index, final=False
-        ) from error
+        except (av.FFmpegError, UnicodeError) as error:
+            raise VideoError(
+                f"{_reason(error)} after {index + 1} frames", frame=index, final=False
+            ) from error
 
 
 def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
@@ -79,7 +104,8 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
         if size > DECORD_LIMIT_BYTES:
             raise _refusal(f"would hold {size / 2**30:.1f} GiB of frames")
         for index, ticks in enumerate(_times(path, info)):
-            yield DecodedFrame(reader.next().asnumpy(), index, ticks)
+            frame = reader.next()
+            yield DecodedFrame(frame.asnumpy, frame.shape[:2], index, ticks)
     except StopIteration as error:
         raise _refusal(f"ends after {index} frames") from error
     except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
@@ -93,10 +119,10 @@ def _refusal(reason: str) -> VideoError:
 def _times(path: Path, info: VideoInfo) -> Iterator[int]:
     """Ticks of each frame, from PyAV, which makes no pixels."""
     for frame, index in _frames(path):
-        yield _ticks(frame, index, info)
+        yield ticks_of(frame, index, info)
 
 
-def _ticks(frame: Any, index: int, info: VideoInfo) -> int:
+def ticks_of(frame: Any, index: int, info: VideoInfo) -> int:
     """Time of a frame.  AVI holds no times, only slots of one length: B-frames confuse FFmpeg's."""
     if info.container in SLOTTED_CONTAINERS and info.rate:
         return round(index / info.rate / info.time_base)
@@ -121,7 +147,7 @@ def _info(container: Any, stream: Any) -> VideoInfo:
     return VideoInfo(
         width=stream.codec_context.width,
         height=stream.codec_context.height,
-        codec=stream.codec_context.name,
+        codec=stream.codec_context.codec.canonical_name,
         time_base=base,
         start_ticks=start_ticks,
         duration_seconds=_duration_seconds(container, stream),
@@ -132,15 +158,17 @@ def _info(container: Any, stream: Any) -> VideoInfo:
 
 
 def _duration_seconds(container: Any, stream: Any) -> float | None:
-    """Length of the video stream; of the file only where there is no other stream to be longer."""
+    """Seconds from the start of the file to the end of the video stream, where a header says."""
+    file_start = Fraction(container.start_time or 0, 1_000_000)
     if stream.duration is not None:
         start = (stream.start_time or 0) * stream.time_base
-        offset = start - Fraction(container.start_time or 0, 1_000_000)
-        return float(stream.duration * stream.time_base + offset)
+        return float(stream.duration * stream.time_base + start - file_start)
+    # FFmpeg writes the time at which a stream of Matroska ends, not how long it lasts.
+    before = float(file_start) if "matroska" in container.format.name else 0.0
     tagged = _tagged_seconds(stream.metadata.get("DURATION", ""))
     if tagged is not None:
-        return tagged
-    return None if container.duration is None else container.duration / 1_000_000
+        return tagged - before
+    return None if container.duration is None else container.duration / 1_000_000 - before
 
 
 def _tagged_seconds(text: str) -> float | None:

@@ -1,16 +1,18 @@
 """Decode a video: in order, by presentation time, at native size, whole frames or an error.
 
-Nothing here seeks, resizes, repeats a frame or believes a header's frame count: libraries were
-measured to be silently wrong in each.  What a header says about duration is only used to notice
-that a file ends early.
+Nothing here resizes, repeats a frame or believes a header's frame count: libraries were measured
+to be silently wrong in each.  What a header says about duration is only used to notice that a file
+ends early.  A clip that starts in the middle of a video is reached by a seek only in files where
+that was seen to give the same frames: see `seeking`.
 """
 
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -77,19 +79,29 @@ class VideoInfo:
     header_frames: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DecodedFrame:
     """One frame.
 
     Attributes:
-        pixels: RGB, uint8 (H, W, 3), turned as a player would.
+        make_pixels: makes the pixels.
+        size: height and width, turned as a player would.
         index: position in the decoded video, from 0.
         ticks: presentation time in ticks of time_base since the start of the file.
     """
 
-    pixels: NDArray[np.uint8]
+    make_pixels: Callable[[], NDArray[np.uint8]]
+    size: tuple[int, int]
     index: int
     ticks: int
+
+    @cached_property
+    def pixels(self) -> NDArray[np.uint8]:
+        """RGB, uint8 (H, W, 3), turned as a player would; made when first asked for."""
+        try:
+            return self.make_pixels()
+        except (ValueError, OSError) as error:
+            raise VideoError(f"no RGB can be made: {error}", frame=self.index) from error
 
 
 class FrameSelector:
@@ -172,13 +184,19 @@ def probe(path: Path) -> VideoInfo:
 
 
 def decode(
-    path: Path, *, decoder: str = "pyav", until_seconds: float | None = None
+    path: Path,
+    *,
+    decoder: str = "pyav",
+    from_seconds: float | None = None,
+    until_seconds: float | None = None,
 ) -> Iterator[DecodedFrame]:
-    """Yield every frame from the first on, in order of time.
+    """Yield every frame, in order of time.
 
     Args:
         path: the video.
         decoder: "pyav" or "decord".
+        from_seconds: leave out the frames before this time; the others are, bit by bit and with
+            their index, those of a read from the first frame on.
         until_seconds: stop before the first frame at or after this time; None reads to the end,
             and only then is the length of the file checked against its header.
 
@@ -187,9 +205,14 @@ def decode(
             corrupt, a size that changes, time that stands still, or fewer than two frames.
     """
     from tokenreel.extract.readers import read_decord, read_pyav
+    from tokenreel.extract.seeking import read_pyav_from
 
     info = probe(path)
-    frames = {"pyav": read_pyav, "decord": read_decord}[decoder](path, info)
+    start = None if from_seconds is None else exact(from_seconds) / info.time_base
+    if start and decoder == "pyav":
+        frames = read_pyav_from(path, info, start)
+    else:
+        frames = {"pyav": read_pyav, "decord": read_decord}[decoder](path, info)
     end = None if until_seconds is None else exact(until_seconds) / info.time_base
     first: DecodedFrame | None = None
     previous: DecodedFrame | None = None
@@ -201,7 +224,7 @@ def decode(
                 frame=frame.index,
             )
         first = first or frame
-        if frame.pixels.shape != first.pixels.shape:
+        if frame.size != first.size:
             raise VideoError(
                 f"the size changes from {_size(first)} to {_size(frame)} at frame {frame.index}",
                 frame=frame.index,
@@ -209,7 +232,8 @@ def decode(
         previous = frame
         if end is not None and frame.ticks >= end:
             return
-        yield frame
+        if start is None or frame.ticks >= start:
+            yield frame
     _check_length(info, first, previous)
 
 
@@ -220,7 +244,7 @@ def _check_length(info: VideoInfo, first: DecodedFrame | None, last: DecodedFram
         raise VideoError("holds only one frame: a picture, or a damaged video", frame=0)
     if info.duration_seconds is None:
         return
-    step = float((last.ticks - first.ticks) * info.time_base) / last.index
+    step = float((last.ticks - first.ticks) * info.time_base) / max(last.index - first.index, 1)
     end_seconds = float(last.ticks * info.time_base) + step
     tolerated = max(TOLERATED_MISSING_FRAMES * step, TOLERATED_MISSING_SECONDS)
     if end_seconds < info.duration_seconds - tolerated:
@@ -232,8 +256,7 @@ def _check_length(info: VideoInfo, first: DecodedFrame | None, last: DecodedFram
 
 
 def _size(frame: DecodedFrame) -> str:
-    height, width, _ = frame.pixels.shape
-    return f"{width}x{height}"
+    return f"{frame.size[1]}x{frame.size[0]}"
 
 
 def _system_reason(error: OSError) -> str:

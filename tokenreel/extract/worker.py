@@ -115,7 +115,12 @@ def clip_images(
     pts: list[int] = []
     index: list[int] = []
     count = 0
-    for frame in decode(job.path, decoder=job.decoder, until_seconds=job.stop_seconds):
+    for frame in decode(
+        job.path,
+        decoder=job.decoder,
+        from_seconds=job.start_seconds,
+        until_seconds=job.stop_seconds,
+    ):
         if not select.keeps(frame.ticks):
             yield None
             continue

@@ -1,0 +1,236 @@
+"""Start in the middle of a video, where that is known to give the frames of a read from its start.
+
+A source of FineGym lasts hours and holds dozens of clips: reading each from the first frame on
+would decode the source dozens of times.  A seek is only believed of a file that has earned it:
+
+- MP4 and Matroska, and codecs of which one packet is one frame;
+- a scan of its packets (no decoding) gives the times of all frames, hence the place of each;
+- decoding starts at a key frame after which, in the file, no earlier time stands; frames shown
+  before that key frame (the leading ones of an open group of pictures) are dropped;
+- frames around the second key frame were decoded both ways, from the start and after a seek, and
+  were the same pixels at the same times, one for each packet;
+- every frame read has the time that the scan says is next.
+
+Where one of them fails, the video is read from its first frame, and the log says so.
+"""
+
+import hashlib
+import logging
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenreel.extract.readers import frame_of, opened, read_pyav, ticks_of
+from tokenreel.extract.video import DecodedFrame, VideoError, VideoInfo
+
+__all__ = ["PacketIndex", "read_pyav_from", "scan_packets"]
+
+log = logging.getLogger(__name__)
+
+CONTAINERS = ("mp4", "matroska")  # with a time for every packet and an index of key frames
+CODECS = ("h264", "hevc", "vp9", "av1", "mjpeg")  # one packet is one frame; not so in VP8, MPEG-4
+TRIAL_FRAMES = 16  # frames compared around the second key frame
+TRIES = 3  # key frames to try, each before the last, when a seek lands after the one it was for
+
+
+class Untrusted(Exception):
+    """A seek in this file is not to be believed; the text says why."""
+
+
+@dataclass(frozen=True)
+class PacketIndex:
+    """The packets of a video stream, without their data.
+
+    Attributes:
+        pts: presentation time of each packet in the order of the file, int64 (P,).
+        place: byte in the file of each, -1 where the container does not tell, int64 (P,).
+        shown: times of the packets that are shown, in order of time, int64 (T,): frame i of the
+            video has time shown[i].
+        keys: packets at which decoding can start, rising.
+        first_pts: time of each packet of keys.
+    """
+
+    pts: NDArray[np.int64]
+    place: NDArray[np.int64]
+    shown: NDArray[np.int64]
+    keys: tuple[int, ...]
+    first_pts: tuple[int, ...]
+
+    def key_before(self, pts: float | Fraction) -> int:
+        """Number, in keys, of the last key frame at or before a time; 0 where there is none."""
+        return max(0, bisect_right(self.first_pts, pts) - 1)
+
+
+def read_pyav_from(path: Path, info: VideoInfo, start_ticks: Fraction) -> Iterator[DecodedFrame]:
+    """Yield the frames of a video from a time on, and perhaps some before it, with PyAV.
+
+    Args:
+        path: the video.
+        info: of it.
+        start_ticks: time from which frames are wanted.
+
+    Yields:
+        The frames that read_pyav yields, pixels, times and index alike, without the first ones.
+    """
+    yielded = -1
+    try:
+        index = trusted_index(path, info)
+        key = index.key_before(start_ticks + info.start_ticks)
+        if key > 0:
+            for frame in _read_from_key(path, info, index, key):
+                yielded = frame.index
+                yield frame
+            return
+    except Untrusted as reason:
+        _say_once(path, str(reason))
+    for frame in read_pyav(path, info):
+        if frame.index > yielded:
+            yield frame
+
+
+@lru_cache(maxsize=1024)
+def _say_once(path: Path, reason: str) -> None:
+    log.warning("%s: %s; its clips are read from its first frame on", path.name, reason)
+
+
+def trusted_index(path: Path, info: VideoInfo) -> PacketIndex:
+    """The packets of a file that has passed every test above; the last files are remembered.
+
+    Raises:
+        Untrusted: it has not.
+    """
+    status = path.stat()
+    found = _examined(path, info, status.st_size, status.st_mtime_ns)
+    if isinstance(found, str):
+        raise Untrusted(found)
+    return found
+
+
+@lru_cache(maxsize=8)
+def _examined(path: Path, info: VideoInfo, num_bytes: int, mtime_ns: int) -> PacketIndex | str:
+    """The packets, or the reason why seeking is not to be believed."""
+    del num_bytes, mtime_ns  # of the key only: a file that was replaced is examined anew
+    try:
+        if not any(name in info.container.split(",") for name in CONTAINERS):
+            raise Untrusted(f"no exact seek in {info.container}")
+        if info.codec not in CODECS:
+            raise Untrusted(f"no exact seek in {info.codec}")
+        index = scan_packets(path)
+        if len(index.keys) > 1:
+            _try_out(path, info, index)
+    except Untrusted as reason:
+        return str(reason)
+    return index
+
+
+def scan_packets(path: Path) -> PacketIndex:
+    """Read the packets of the video stream, which decodes nothing.
+
+    Raises:
+        Untrusted: a packet without a time, or two of one time.
+        VideoError: the file cannot be read.
+    """
+    rows: list[tuple[int, int, bool, bool]] = []
+    with opened(path) as (container, stream):
+        for packet in container.demux(stream):
+            if packet.size == 0 and packet.dts is None:
+                continue  # the end
+            if packet.pts is None:
+                raise Untrusted(f"packet {len(rows)} has no time")
+            if packet.is_corrupt:
+                raise Untrusted(f"packet {len(rows)} is damaged")
+            place = -1 if packet.pos is None else packet.pos
+            rows.append((packet.pts, place, packet.is_keyframe, packet.is_discard))
+    if not rows:
+        raise Untrusted("no packets")
+    pts, places = (np.array([row[column] for row in rows], np.int64) for column in (0, 1))
+    is_key, is_discarded = (np.array([row[column] for row in rows], bool) for column in (2, 3))
+    shown = np.sort(pts[~is_discarded])
+    if (np.diff(shown) <= 0).any():
+        raise Untrusted("two packets have one time")
+    before = np.concatenate([[np.iinfo(np.int64).min], np.maximum.accumulate(pts)[:-1]])
+    keys = np.flatnonzero(is_key & ~is_discarded & (pts > before))
+    return PacketIndex(pts, places, shown, tuple(keys.tolist()), tuple(pts[keys].tolist()))
+
+
+def _try_out(path: Path, info: VideoInfo, index: PacketIndex) -> None:
+    """Decode the frames around the second key frame both ways and compare them."""
+    first = int(np.searchsorted(index.shown, index.first_pts[1]))
+    stop = min(first + TRIAL_FRAMES, len(index.shown))
+    wanted = []
+    for frame in islice(read_pyav(path, info), stop):
+        if frame.ticks + info.start_ticks != index.shown[frame.index]:
+            raise Untrusted(f"frame {frame.index} is not at the time of its packet")
+        if frame.index >= first:
+            wanted.append((frame.ticks, _digest(frame)))
+    after = islice(_read_from_key(path, info, index, 1, tries=1), stop - first)
+    found = [(frame.ticks, _digest(frame)) for frame in after]
+    if found != wanted:
+        raise Untrusted("frames after a seek are not those of a read from the start")
+
+
+def _digest(frame: DecodedFrame) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(frame.pixels).data).digest()
+
+
+def _read_from_key(
+    path: Path, info: VideoInfo, index: PacketIndex, key: int, *, tries: int = TRIES
+) -> Iterator[DecodedFrame]:
+    """Frames from a key frame on, or from an earlier one where the seek lands there.
+
+    Raises:
+        Untrusted: the seek lands elsewhere, or a frame has not the time that is next.
+    """
+    import av
+
+    try:
+        with opened(path) as (container, stream):
+            packets, landed = _land(container, stream, index, key, tries)
+            start = index.pts[landed]
+            number = int(np.searchsorted(index.shown, start))
+            for packet in packets:
+                for frame in packet.decode():
+                    ticks = ticks_of(frame, number, info)
+                    pts = ticks + info.start_ticks
+                    if pts < start:
+                        continue  # leads an open group of pictures: what it is made from is absent
+                    if frame.is_corrupt:
+                        raise Untrusted(f"frame {number} is marked corrupt")
+                    if number >= len(index.shown) or pts != index.shown[number]:
+                        raise Untrusted(f"frame {number} is not at the time of its packet")
+                    yield frame_of(frame, number, ticks)
+                    number += 1
+            if number != len(index.shown):
+                raise Untrusted(f"{number} frames of {len(index.shown)} packets")
+    except (VideoError, av.FFmpegError, ValueError) as error:
+        raise Untrusted(f"after a seek: {error}") from error
+
+
+def _land(
+    container: Any, stream: Any, index: PacketIndex, key: int, tries: int
+) -> tuple[Iterator[Any], int]:
+    """Seek, and find which packet comes first; gives it back with those after it."""
+    keys = dict(zip(index.first_pts, index.keys, strict=True))
+    for number in range(key, max(key - tries, -1), -1):
+        wanted = index.keys[number]
+        container.seek(int(index.pts[wanted]), stream=stream, backward=True, any_frame=False)
+        packets = container.demux(stream)
+        head = next(packets, None)
+        landed = None if head is None else keys.get(head.pts)
+        place = -1 if head is None or head.pos is None else head.pos
+        if landed is not None and landed <= index.keys[key] and place == index.place[landed]:
+            return _chain(head, packets), landed
+    raise Untrusted("a seek does not land on the key frame that it was for")
+
+
+def _chain(head: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield head
+    yield from rest
