@@ -1,0 +1,116 @@
+"""What a codec does to tokens: bytes, and errors that mean something to whoever uses the tokens.
+
+Tokens are compared after decoding, in float32, with each channel standardised by the mean and
+deviation of the sample, so that a few large channels do not hide all the others.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenreel.cache.codec import Codec, Encoded
+from tokenreel.cache.codec.base import Array, Grid
+
+__all__ = ["CodecError", "bytes_per_frame", "measure_codec", "pool_tokens", "spread_over_grid"]
+
+QUERIES = 8  # of a frame
+STEP_FRAMES = 16  # in memory at once
+
+
+@dataclass(frozen=True, slots=True)
+class CodecError:
+    """Errors of a codec on sample frames, over every block.
+
+    Attributes:
+        relative: root mean square of the error over that of the tokens about their means.
+        cosine_median: between standardised tokens before and after, of the tokens in the middle.
+        cosine_worst: of the worst hundredth: the 1st percentile.
+        pooled: as relative, after attention pooling (`pool_tokens`): what a model meets.
+    """
+
+    relative: float
+    cosine_median: float
+    cosine_worst: float
+    pooled: float
+
+
+def measure_codec(codec: Codec, samples: Mapping[int, Array], *, grid: Grid) -> CodecError:
+    """Errors of a codec on tokens it was not calibrated on.
+
+    Args:
+        codec: calibrated.
+        samples: block -> float32 (F, N, D).
+        grid: rows and columns of N.
+    """
+    sums = np.zeros(4)  # squares of the error and of the tokens, before and after pooling
+    cosines = []
+    for block, tokens in samples.items():
+        mean, sd = tokens.mean(axis=(0, 1)), np.maximum(tokens.std(axis=(0, 1)), 1e-6)
+        centre = _pool_mean(tokens, mean, sd, seed=block)
+        for start in range(0, len(tokens), STEP_FRAMES):
+            part = tokens[start : start + STEP_FRAMES]
+            encoded = codec.encode(part, block=block, grid=grid)
+            one = (part - mean) / sd
+            few = (codec.decode(encoded, block=block) - mean) / sd
+            two = spread_over_grid(few, grid)
+            lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(two, axis=-1)
+            cosines.append(((one * two).sum(axis=-1) / np.maximum(lengths, 1e-12)).ravel())
+            before, after = pool_tokens(one, seed=block), pool_tokens(few, seed=block)
+            pairs = (two - one, one, after - before, before - centre)
+            sums += [float(np.square(values, dtype=np.float64).sum()) for values in pairs]
+    every = np.concatenate(cosines)
+    return CodecError(
+        relative=float(np.sqrt(sums[0] / sums[1])),
+        cosine_median=float(np.median(every)),
+        cosine_worst=float(np.quantile(every, 0.01)),
+        pooled=float(np.sqrt(sums[2] / max(sums[3], 1e-12))),
+    )
+
+
+def _pool_mean(tokens: Array, mean: Array, sd: Array, *, seed: int) -> Array:
+    """Mean pooled entity, (D,)."""
+    starts = range(0, len(tokens), STEP_FRAMES)
+    entities = [
+        pool_tokens((tokens[start : start + STEP_FRAMES] - mean) / sd, seed=seed)
+        for start in starts
+    ]
+    centre: Array = np.concatenate(entities).mean(axis=(0, 1))
+    return centre
+
+
+def pool_tokens(tokens: Array, *, seed: int, num_queries: int = QUERIES) -> Array:
+    """Attention pooling by fixed random queries: LSTP as it is before training.
+
+    Args:
+        tokens: standardised, (F, n, D).
+        seed: of the queries.
+        num_queries: E.
+
+    Returns:
+        (F, E, D): sum over tokens of softmax(2 q x / sqrt D) x; the 2 makes each query choose.
+    """
+    width = tokens.shape[-1]
+    queries = np.random.default_rng(seed).standard_normal((num_queries, width)).astype(np.float32)
+    scores = np.einsum("ed,fnd->fen", queries * np.float32(2 / np.sqrt(width)), tokens)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    pooled: Array = weights @ tokens
+    return pooled
+
+
+def spread_over_grid(tokens: Array, grid: Grid) -> Array:
+    """Tokens of a pooled grid, (F, n, D), at every place of the grid they stand for: (F, N, D)."""
+    rows, columns = grid
+    if tokens.shape[1] == rows * columns:
+        return tokens
+    small = tokens.reshape(len(tokens), -(-rows // 2), -(-columns // 2), -1)
+    large = small.repeat(2, axis=1).repeat(2, axis=2)[:, :rows, :columns]
+    spread: Array = large.reshape(len(tokens), rows * columns, -1)
+    return spread
+
+
+def bytes_per_frame(encoded: Encoded) -> float:
+    """Bytes of the codes and scales of a frame of one block."""
+    scales = 0 if encoded.scales is None else encoded.scales.nbytes
+    return (encoded.codes.nbytes + scales) / len(encoded.codes)
