@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tokenreel.fuse.kernels import ops
-from tokenreel.fuse.kernels.choose import choose, wanted_word
+from tokenreel.fuse.kernels.choose import say_reference, wanted_word
 from tokenreel.fuse.kernels.prefix import Padding, prefix_attention
 from tokenreel.fuse.kernels.reference import keep_first, project_and_attend
 from tokenreel.fuse.kernels.tokens import CodedTokens, Folding, check_tokens
@@ -95,9 +95,8 @@ def pooled_attention(
         return _reference(tokens, models, hidden, normalise_keys, disjoint, with_attention)
     with torch.autocast(tokens.device.type, enabled=False):  # E x D work: keep its precision
         if normalise_keys or disjoint:
-            choose(tokens.codes, 1, word, fused=False)
             return [
-                _two_passes(tokens, weights, hidden, normalise_keys, disjoint, with_attention)
+                _two_passes(tokens, weights, hidden, normalise_keys, disjoint, with_attention, word)
                 for weights in models
             ]
         return _one_pass(tokens, models, hidden, with_attention, word)
@@ -107,6 +106,7 @@ def _reference(
     tokens: CodedTokens, models: Sequence[QueryWeights], hidden: Tensor | None,
     normalise: bool, disjoint: bool, with_attention: bool,
 ) -> list[Pooled]:  # fmt: skip
+    say_reference()
     out = []
     decoded = tokens.decode(_precision(models[0].queries))
     for weights in models:
@@ -141,14 +141,14 @@ def _one_pass(
 
 def _two_passes(
     tokens: CodedTokens, weights: QueryWeights, hidden: Tensor | None,
-    normalise: bool, disjoint: bool, with_attention: bool,
+    normalise: bool, disjoint: bool, with_attention: bool, word: str,
 ) -> Pooled:  # fmt: skip
     codes, scales = list(tokens.codes), list(tokens.scales)
     if normalise:
-        scores = _normalised_scores(tokens, weights)
+        scores = _normalised_scores(tokens, weights, word)
     else:
         queries = absorb_queries(tokens, weights)
-        scores = ops.dots(codes, queries.to(_precision(queries)).contiguous(), scales)
+        scores = ops.dots(codes, queries.to(_precision(queries)).contiguous(), scales, word)
     if hidden is not None:
         scores = scores.masked_fill(hidden[:, None], -torch.inf)
     attention = scores.softmax(dim=-1)
@@ -161,11 +161,11 @@ def _two_passes(
     return Pooled(entities, attention.detach() if with_attention else None)
 
 
-def _normalised_scores(tokens: CodedTokens, weights: QueryWeights) -> Tensor:
+def _normalised_scores(tokens: CodedTokens, weights: QueryWeights, word: str) -> Tensor:
     """Scores (F, E * H, N) of keys of unit length: the length of a key needs the key itself."""
     matrix = fold_rows(tokens, weights.key)
     matrix = matrix.to(_precision(matrix)).contiguous()
-    keys = ops.dots(list(tokens.codes), matrix, list(tokens.scales))
+    keys = ops.dots(list(tokens.codes), matrix, list(tokens.scales), word)
     constant = weights.key @ tokens.offset(weights.key)
     if weights.key_bias is not None:
         constant = constant + weights.key_bias

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokenreel.fuse.kernels.tokens import width_of
 
-__all__ = ["VARIABLE", "WORDS", "choose", "fall_back", "wanted_word"]
+__all__ = ["VARIABLE", "WORDS", "decide", "fall_back", "say_reference", "wanted_word"]
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def wanted_word(implementation: str | None) -> str:
     return word
 
 
-def choose(codes: Sequence[Tensor], rows: int, word: str, *, fused: bool = True) -> str:
+def decide(codes: Sequence[Tensor], rows: int, word: str, *, fused: bool = True) -> str:
     """Decide between "absorbed" and "triton".
 
     Args:
@@ -100,3 +100,9 @@ def is_interpreted() -> bool:
 def fall_back(reason: str) -> None:
     """Say once for each reason that the slower path is taken."""
     log.warning("pooled attention takes the absorbed path in plain torch: %s", reason)
+
+
+def say_reference() -> None:
+    """Say that the reference runs: it is no operator, and a compiler can trace no logger."""
+    if not torch.compiler.is_compiling():
+        log.debug("pooled attention: reference")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenreel.fuse.kernels import absorbed
-from tokenreel.fuse.kernels.choose import choose
+from tokenreel.fuse.kernels.choose import decide
 from tokenreel.fuse.kernels.tokens import width_of
 
 __all__ = ["dots", "mix", "pool", "pool_backward"]
@@ -34,7 +34,7 @@ def pool(
             or an implementation that cannot run.
     """
     require_finite(scales)
-    if choose(codes, queries.shape[-2], implementation) == "triton":
+    if decide(codes, queries.shape[-2], implementation) == "triton":
         from tokenreel.fuse.kernels.launch import pool as fused_pool
 
         found = fused_pool(codes, queries, scales, hidden)
@@ -67,7 +67,7 @@ def pool_backward(
 ) -> Tensor:
     """Gradient of the queries of :func:`pool`: (E, d) where shared by all frames, or (F, E, d)."""
     outputs = (pooled, scores, lse)
-    if choose(codes, gradient.shape[1], implementation) == "triton":
+    if decide(codes, gradient.shape[1], implementation) == "triton":
         from tokenreel.fuse.kernels.launch import pool_backward as fused_backward
 
         found = fused_backward(codes, gradient, scales, outputs, shared=shared)
@@ -110,14 +110,21 @@ pool.register_autograd(_pool_gradient, setup_context=_save_pool)
 
 
 @torch.library.custom_op("tokenreel::dots", mutates_args=())
-def dots(codes: Sequence[Tensor], vectors: Tensor, scales: Sequence[Tensor]) -> Tensor:
-    """Products of every token with vectors (E, d) or (F, E, d): (F, E, N).  For two passes."""
+def dots(
+    codes: Sequence[Tensor], vectors: Tensor, scales: Sequence[Tensor], implementation: str
+) -> Tensor:
+    """Products of every token with vectors (E, d) or (F, E, d): (F, E, N).  For two passes.
+
+    Raises:
+        ValueError: scales that are not finite, or "triton", which has no fused form of it.
+    """
     require_finite(scales)
+    decide(codes, vectors.shape[-2], implementation, fused=False)
     return absorbed.dots(codes, vectors, scales)
 
 
 @dots.register_fake
-def _(codes, vectors, scales):  # type: ignore[no-untyped-def]
+def _(codes, vectors, scales, implementation):  # type: ignore[no-untyped-def]
     frames, num_tokens = codes[0].shape[:2]
     return vectors.new_empty(frames, vectors.shape[-2], num_tokens)
 
@@ -136,7 +143,7 @@ def _(codes, weights, scales, shared):  # type: ignore[no-untyped-def]
 
 
 def _save_dots(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    codes, vectors, scales = inputs
+    codes, vectors, scales, _ = inputs
     ctx.save_for_backward(*codes, *scales)
     ctx.num_layers, ctx.num_scales = len(codes), len(scales)
     ctx.shared = vectors.dim() == 2
@@ -145,7 +152,7 @@ def _save_dots(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _dots_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     codes, scales, _ = _saved(ctx)
     grad = mix(codes, gradient.contiguous(), scales, ctx.shared)
-    return [None] * len(codes), grad, [None] * len(scales)
+    return [None] * len(codes), grad, [None] * len(scales), None
 
 
 def _save_mix(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -156,7 +163,7 @@ def _save_mix(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _mix_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     codes, scales, _ = _saved(ctx)
-    grad = dots(codes, gradient.contiguous(), scales)
+    grad = dots(codes, gradient.contiguous(), scales, "absorbed")
     return [None] * len(codes), grad, [None] * len(scales), None
 
 

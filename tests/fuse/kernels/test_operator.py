@@ -1,0 +1,147 @@
+"""Pooled attention as torch sees it, one operator; and which implementation runs."""
+
+import logging
+
+import pytest
+import torch
+
+from tests.fuse.kernels.cases import error, make_tokens, make_weights
+from tokenreel.fuse.kernels import choose, ops, pooled_attention
+
+
+@pytest.fixture(autouse=True)
+def clear_environment(monkeypatch):
+    monkeypatch.delenv(choose.VARIABLE, raising=False)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # opcheck's own look at it
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float32])
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_the_operators_keep_the_contract_of_torch(dtype, per_frame):
+    tokens = make_tokens(dtype, tokens=7, widths=(12, 12))
+    codes, scales = list(tokens.codes), list(tokens.scales)
+    hidden = torch.zeros(2, 7, dtype=torch.bool)
+    shape = (2, 3, 24) if per_frame else (3, 24)
+    queries = torch.randn(shape, requires_grad=True)
+    torch.library.opcheck(ops.pool, (codes, queries, scales, hidden, "auto"))
+    torch.library.opcheck(ops.dots, (codes, queries, scales, "auto"))
+    attention = torch.rand(2, 3, 7, requires_grad=True)
+    torch.library.opcheck(ops.mix, (codes, attention, scales, not per_frame))
+    outputs = ops.pool(codes, queries.detach(), scales, hidden, "auto")
+    gradient = torch.randn(2, 3, 24)
+    torch.library.opcheck(
+        ops.pool_backward, (codes, gradient, scales, *outputs, not per_frame, "auto")
+    )
+
+
+@pytest.mark.parametrize(
+    ("of_weights", "options"),
+    [
+        ({}, {}),
+        ({"per_frame": True}, {}),
+        ({}, {"disjoint": True}),
+        ({}, {"normalise_keys": True}),
+        ({}, {"implementation": "reference"}),
+    ],
+    ids=["plain", "per_frame", "disjoint", "normalised", "reference"],
+)
+def test_torch_compile_sees_one_graph(of_weights, options):
+    tokens = make_tokens(torch.int8, tokens=13, widths=(24,), folds=True)
+    weights = make_weights(tokens, **of_weights)
+
+    def pool(given):
+        return pooled_attention(tokens, [given], **options)[0].entities
+
+    compiled = torch.compile(pool, fullgraph=True, backend="aot_eager")
+    found, wanted = compiled(weights), pool(weights)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    first = torch.autograd.grad(found.square().sum(), weights.key)[0]
+    second = torch.autograd.grad(wanted.square().sum(), weights.key)[0]
+    assert error(first, second) < 1e-6
+
+
+def words_of(caplog):
+    return [r.getMessage() for r in caplog.records if r.name.startswith("tokenreel.fuse.kernels")]
+
+
+def test_the_implementation_is_said_at_debug_level(caplog):
+    caplog.set_level(logging.DEBUG)
+    tokens = make_tokens(torch.int8)
+    pooled_attention(tokens, [make_weights(tokens)])
+    [word] = words_of(caplog)
+    assert word.startswith("pooled attention: absorbed, 1 layers of torch.int8 (2, 37, 96) on cpu")
+
+
+def test_the_environment_variable_forces_one(monkeypatch, caplog):
+    tokens = make_tokens(torch.float32)
+    weights = make_weights(tokens)
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv(choose.VARIABLE, "reference")
+    pooled_attention(tokens, [weights])
+    assert words_of(caplog) == ["pooled attention: reference"]
+    caplog.clear()
+    pooled_attention(tokens, [weights], implementation="absorbed")  # the argument has the last word
+    assert "absorbed" in words_of(caplog)[0]
+
+
+def test_an_unknown_word_is_refused(monkeypatch):
+    tokens = make_tokens(torch.float32)
+    weights = make_weights(tokens)
+    with pytest.raises(ValueError, match=r"implementation='cuda': there are auto, reference, abso"):
+        pooled_attention(tokens, [weights], implementation="cuda")
+    monkeypatch.setenv(choose.VARIABLE, "fast")
+    with pytest.raises(ValueError, match=r"TOKENREEL_KERNEL='fast': there are"):
+        pooled_attention(tokens, [weights])
+
+
+def test_triton_that_was_asked_for_and_cannot_run_is_an_error():
+    tokens = make_tokens(torch.int8)
+    weights = make_weights(tokens)
+    with pytest.raises(ValueError, match=r"triton cannot run: tokens are on cpu.*use auto or"):
+        pooled_attention(tokens, [weights], implementation="triton")
+    with pytest.raises(ValueError, match="normalised keys and disjoint tokens take two passes"):
+        pooled_attention(tokens, [weights], implementation="triton", disjoint=True)
+
+
+class OnGpu:
+    """What :func:`choose.choose` looks at, of codes on a GPU."""
+
+    is_cuda, device = True, torch.device("cuda:0")
+
+    def __init__(self, dtype=torch.int8, shape=(2, 37, 96)):
+        self.dtype, self.shape = dtype, shape
+
+
+@pytest.mark.parametrize(
+    ("codes", "has_triton", "capability", "reason"),
+    [
+        ([OnGpu()], False, (9, 0), "Triton is not installed"),
+        ([OnGpu()], True, (7, 5), r"compute capability (7, 5); it needs (8, 0) or later"),
+        ([OnGpu(torch.float64)], True, (9, 0), "tokens are torch.float64; it takes torch.int8"),
+        ([OnGpu(torch.uint8)], True, (9, 0), "tokens are torch.uint8; it takes"),
+        ([OnGpu(), OnGpu(shape=(2, 37, 64))], True, (9, 0), "layers have [96, 64] channels"),
+        ([OnGpu()] * 5, True, (9, 0), "up to 4 layers of one width"),
+        ([OnGpu(shape=(2, 9, 4096))], True, (9, 0), "3072 channels together"),
+    ],
+    ids=["no triton", "old gpu", "float64", "packed", "widths", "layers", "wide"],
+)
+def test_what_the_kernel_cannot_take_goes_the_absorbed_way_with_one_line(
+    monkeypatch, caplog, codes, has_triton, capability, reason
+):
+    monkeypatch.setattr(choose, "has_triton", lambda: has_triton)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    choose.fall_back.cache_clear()
+    assert [choose.decide(codes, 3, "auto") for _ in range(3)] == ["absorbed"] * 3
+    [line] = words_of(caplog)
+    assert line.startswith("pooled attention takes the absorbed path in plain torch: ")
+    assert reason in line
+    with pytest.raises(ValueError, match="implementation triton cannot run"):
+        choose.decide(codes, 3, "triton")
+
+
+def test_codes_on_a_gpu_that_can_take_them_go_to_the_kernel(monkeypatch, caplog):
+    monkeypatch.setattr(choose, "has_triton", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    assert choose.decide([OnGpu()] * 3, 3, "auto") == "triton"
+    assert choose.decide([OnGpu()], 3, "absorbed") == "absorbed"
+    assert not words_of(caplog)
