@@ -1,0 +1,188 @@
+"""What a run is told about its loss: one frozen config for each, chosen by `loss.name`."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "CrossEntropyConfig",
+    "GtaConfig",
+    "LavConfig",
+    "LossConfig",
+    "SalConfig",
+    "SclConfig",
+    "TccConfig",
+    "TcnConfig",
+    "VspConfig",
+]
+
+
+class _Loss(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def pairs_by_action(self) -> bool:
+        """Whether it aligns clips of one action, so that a batch must hold several of each."""
+        return False
+
+    @property
+    def draws(self) -> Literal["views", "pairs"]:
+        """How a sequence is drawn: frames of a view, or an anchor and a positive in turn."""
+        return "views"
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether it needs the phase of frames."""
+        return False
+
+
+class _AlignmentLoss(_Loss):
+    pairs: Literal["action", "views"] = Field(
+        default="action",
+        description="what is aligned: two clips of one action (weak labels), or a clip's two views",
+    )
+
+    @property
+    def pairs_by_action(self) -> bool:
+        """Unless it aligns two views of one clip."""
+        return self.pairs == "action"
+
+
+class SclConfig(_Loss):
+    """Sequence contrastive loss.  Source: CARL, section 3.4, equations 1 and 2."""
+
+    name: Literal["scl"] = "scl"
+    temperature: float = Field(default=0.1, gt=0, description="tau")
+    label_variance: float = Field(default=10.0, gt=0, description="sigma squared, frames squared")
+    label_mode: Literal["official", "stable"] = Field(
+        default="official", description="Gaussian labels as float32 that underflow, or in log space"
+    )
+    negatives: Literal["view", "batch_noself", "batch"] = Field(
+        default="view",
+        description="frames of the clip's other view (released: single_noself); those of the other "
+        "clips too; and those of the own view",
+    )
+    projection_hidden: int = Field(default=128, ge=1, description="hidden width of the head")
+
+
+class TccConfig(_AlignmentLoss):
+    """Temporal cycle consistency, on embeddings of any length (temporal.l2_normalise=false).
+
+    Source: Dwibedi et al., Temporal Cycle-Consistency Learning, 2019, as CARL compares with it.
+    """
+
+    name: Literal["tcc"] = "tcc"
+    kind: Literal["mse_var", "mse", "huber", "classification", "classification_kl"] = Field(
+        default="mse_var",
+        description="regression of the time that a cycle returns to, weighed by its variance or "
+        "not; cross-entropy of its frame; the same as CARL released it, KL of plain logits",
+    )
+    temperature: float = Field(default=0.1, gt=0, description="of both similarities")
+    label_smoothing: float = Field(
+        default=0.1, ge=0, lt=1, description="share of the target on the frames of no cycle"
+    )
+    variance_weight: float = Field(default=1e-3, ge=0, description="lambda, of the log variance")
+    huber_delta: float = Field(default=1.0, gt=0, description="where huber becomes linear")
+    normalise_times: bool = Field(default=True, description="frame numbers as shares of the clip")
+
+
+class TcnConfig(_Loss):
+    """Time-contrastive n-pairs loss of one view: an anchor and a frame just before it.
+
+    Source: Sermanet et al., Time-Contrastive Networks, 2018, as TCC and CARL compare with it.
+    """
+
+    name: Literal["tcn"] = "tcn"
+    regularisation: float = Field(
+        default=0.002, ge=0, description="weight of the embeddings' squared length"
+    )
+
+    @property
+    def draws(self) -> Literal["views", "pairs"]:
+        """Anchors and positives in turn."""
+        return "pairs"
+
+
+class SalConfig(_Loss):
+    """Shuffle and learn: tell ordered triplets of frames from shuffled ones.
+
+    Source: Misra et al., Shuffle and Learn, 2016, as TCC compares with it.
+    """
+
+    name: Literal["sal"] = "sal"
+    triplets: int = Field(default=8, ge=1, description="triplets drawn from each sequence")
+    shuffled: float = Field(default=0.75, gt=0, lt=1, description="share of shuffled triplets")
+    hidden: tuple[int, int] = Field(default=(128, 64), description="widths of the classifier")
+
+
+class LavConfig(_AlignmentLoss):
+    """Learning by aligning videos in time: soft-DTW and contrastive inverse difference moments.
+
+    Source: Haresh et al., Learning by Aligning Videos in Time, 2021.
+    """
+
+    name: Literal["lav"] = "lav"
+    gamma: float = Field(default=0.1, gt=0, description="softness of the minimum in soft-DTW")
+    normalise: bool = Field(
+        default=False, description="take from soft-DTW the halves of both self-alignments"
+    )
+    weight: float = Field(default=0.5, ge=0, description="alpha, of the inverse difference moment")
+    window: float = Field(default=10.0, gt=0, description="sigma: frames that count as near")
+    margin: float = Field(default=2.0, gt=0, description="squared distance wanted of far frames")
+    normalise_times: bool = Field(default=True, description="frame numbers as shares of the clip")
+
+
+class GtaConfig(_AlignmentLoss):
+    """Global temporal alignment: a differentiable DTW and the consistency of both directions.
+
+    Source: Hadji et al., Representation Learning via Global Temporal Alignment and
+    Cycle-Consistency, 2021.
+    """
+
+    name: Literal["gta"] = "gta"
+    consistency: bool = Field(
+        default=True, description="add the cycle's loss; the path's cost counts alignment_weight"
+    )
+    minimum: Literal["expected", "soft"] = Field(
+        default="expected", description="smooth minimum: mean under a softmax, or log-sum-exp"
+    )
+    gamma_path: float = Field(default=0.1, gt=0, description="softness of the minimum")
+    gamma_match: float = Field(default=0.1, gt=0, description="temperature of a frame's matches")
+    alignment_weight: float = Field(
+        default=0.1, ge=0, description="weight of a path's cost beside the cycle's loss"
+    )
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="of the cycle's target")
+
+
+class VspConfig(_Loss):
+    """Process contrastive loss over a Brownian bridge.
+
+    Source: Zhang et al., Modeling Video as Stochastic Processes for Fine-Grained Video
+    Representation Learning, 2023, with one bridge a sequence.
+    """
+
+    name: Literal["vsp"] = "vsp"
+
+
+class CrossEntropyConfig(_Loss):
+    """Supervised: a linear classifier of the phases of frames."""
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+
+    @property
+    def uses_labels(self) -> bool:
+        """It does."""
+        return True
+
+
+LossConfig = Annotated[
+    SclConfig
+    | TccConfig
+    | TcnConfig
+    | SalConfig
+    | LavConfig
+    | GtaConfig
+    | VspConfig
+    | CrossEntropyConfig,
+    Field(discriminator="name"),
+]

@@ -1,0 +1,29 @@
+"""Supervised: cross-entropy of the phase of each frame, from a linear layer over its embedding."""
+
+from torch import Tensor
+from torch.nn import functional
+
+from tokenreel.fuse.loss_config import CrossEntropyConfig
+from tokenreel.fuse.losses.inputs import LossInput
+
+__all__ = ["cross_entropy", "frame_classification_loss"]
+
+
+def cross_entropy(inputs: LossInput, config: CrossEntropyConfig) -> Tensor:
+    """The loss of a batch whose embeddings are logits of classes, a scalar."""
+    return frame_classification_loss(inputs.embeddings, inputs.labels, inputs.valid)
+
+
+def frame_classification_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """The mean over the frames that have a label and are not padding; 0 where none has.
+
+    Args:
+        logits: (..., K) of K classes.
+        labels: int64 (...), -1 where there is none.
+        valid: bool (...), False at padding.
+    """
+    targets = labels.masked_fill(~valid, -1).flatten()
+    total = functional.cross_entropy(
+        logits.flatten(0, -2), targets, ignore_index=-1, reduction="sum"
+    )
+    return total / (targets >= 0).sum().clamp_min(1)

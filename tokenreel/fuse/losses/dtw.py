@@ -1,0 +1,53 @@
+"""Differentiable dynamic time warping, by anti-diagonals, for a batch of cost tables.
+
+A cell is its cost plus a smooth minimum of the three cells before it.
+Shapes: P tables of N rows and M columns.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["expected_minimum", "path_table", "soft_minimum"]
+
+FAR = 1e10  # outside the table: finite, so that no gradient is NaN
+
+
+def soft_minimum(values: Tensor, gamma: float) -> Tensor:
+    """-gamma log sum exp(-x / gamma) over the last axis (Cuturi and Blondel, 2017)."""
+    return -gamma * torch.logsumexp(-values / gamma, dim=-1)
+
+
+def expected_minimum(values: Tensor, gamma: float) -> Tensor:
+    """The mean over the last axis under softmax(-x / gamma) (Hadji et al., 2021, equation 4)."""
+    return ((-values / gamma).softmax(dim=-1) * values).sum(dim=-1)
+
+
+def path_table(cost: Tensor, minimum: Callable[[Tensor], Tensor]) -> Tensor:
+    """Smooth least cost of a path from the first cell to each: (P, N, M) -> (P, N, M).
+
+    Args:
+        cost: of each cell; any sign.
+        minimum: (P, N, 3) -> (P, N), smooth.
+    """
+    rows, columns = cost.shape[1:]
+    row = torch.arange(rows, device=cost.device)
+    column = torch.arange(rows + columns - 1, device=cost.device)[:, None] - row  # of a diagonal
+    is_inside = (column >= 0) & (column < columns)
+    skewed = cost[:, row, column.clamp(0, columns - 1)]  # (P, diagonals, N)
+    outside = cost.new_full((len(cost), 1), FAR)
+    before = former = cost.new_full((len(cost), rows), FAR)
+    diagonals = []
+    for number, inside in enumerate(is_inside):
+        corner = torch.zeros_like(outside) if number == 0 else outside
+        steps = [
+            torch.cat([corner, former[:, :-1]], dim=1),
+            torch.cat([outside, before[:, :-1]], dim=1),
+            before,
+        ]
+        here = skewed[:, number] + minimum(torch.stack(steps, dim=-1))
+        former, before = before, torch.where(inside, here, FAR)
+        diagonals.append(before)
+    place = row[:, None] + torch.arange(columns, device=cost.device)
+    return torch.stack(diagonals, dim=1)[:, place, row[:, None]]

@@ -1,0 +1,87 @@
+"""Global temporal alignment (Hadji et al., 2021), as the authors' code computes it.
+
+Each clip is aligned with another of its action by a differentiable DTW whose costs are contrastive:
+the negative log share of a frame among all frames of the other clip that could match.  Going there
+along one alignment and back along the other should end where it began.
+
+Shapes: S sequences, T frames, C channels, P pairs.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from tokenreel.fuse.loss_config import GtaConfig
+from tokenreel.fuse.losses.dtw import expected_minimum, path_table, soft_minimum
+from tokenreel.fuse.losses.inputs import LossInput, masked_mean
+
+__all__ = ["cycle_loss", "global_alignment_loss", "gta", "match_costs"]
+
+LOW = -1e9  # of what is padding: finite, so that no gradient is NaN
+
+
+def gta(inputs: LossInput, config: GtaConfig) -> Tensor:
+    """The loss of a batch: the first clip of an action with each other one, a scalar."""
+    embeddings, valid = inputs.sequences()
+    return global_alignment_loss(embeddings, valid, inputs.pairs(config.pairs, "first"), config)
+
+
+def global_alignment_loss(
+    embeddings: Tensor, valid: Tensor, pairs: Tensor, config: GtaConfig
+) -> Tensor:
+    """The mean over pairs: cost of the path, or the cycle's loss with both paths' costs.
+
+    Args:
+        embeddings: (S, T, C), of unit length.
+        valid: bool (S, T), False at padding, which is at the end and counts nowhere.
+        pairs: int64 (P, 2).
+        config: its constants.
+    """
+    first, second = pairs.unbind(1)
+    a, b, in_a, in_b = embeddings[first], embeddings[second], valid[first], valid[second]
+    forth = _paths(match_costs(a, b, in_a, config.gamma_match), config)
+    if not config.consistency:
+        return _ends(forth, in_a, in_b).mean()
+    back = _paths(match_costs(b, a, in_b, config.gamma_match), config)
+    ends = (_ends(forth, in_a, in_b) + _ends(back, in_b, in_a)).mean()
+    return cycle_loss(forth, back, in_a, in_b, config.label_smoothing) + (
+        config.alignment_weight * ends
+    )
+
+
+def match_costs(a: Tensor, b: Tensor, in_a: Tensor, gamma: float) -> Tensor:
+    """(P, T, T): minus the log share of each frame of a among those that match a frame of b."""
+    scores = (a @ b.transpose(-1, -2) / gamma).masked_fill(~in_a[..., None], LOW)
+    costs = -scores.log_softmax(dim=1)
+    return torch.where(in_a[..., None], costs, 0.0)
+
+
+def cycle_loss(forth: Tensor, back: Tensor, in_a: Tensor, in_b: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy of the cycle with the identity; as released, a softmax of shares.
+
+    Args:
+        forth: (P, T, T) path costs from a to b.
+        back: (P, T, T) path costs from b to a.
+        in_a: bool (P, T).
+        in_b: bool (P, T).
+        smoothing: share of the target that is spread over all frames.
+    """
+    there = (-forth).masked_fill(~in_a[..., None], LOW).softmax(dim=1)
+    home = (-back).masked_fill(~in_b[..., None], LOW).softmax(dim=1)
+    cycle = (there @ home).masked_fill(~in_a[..., None], LOW)
+    count = in_a.sum(-1).clamp_min(1)[:, None, None]
+    own = torch.eye(in_a.shape[1], dtype=cycle.dtype, device=cycle.device)
+    targets = (1 - smoothing) * own + smoothing / count
+    terms = torch.where(in_a[..., None], targets * cycle.log_softmax(dim=1), 0.0)
+    return masked_mean(-terms.sum(1), in_a)
+
+
+def _paths(costs: Tensor, config: GtaConfig) -> Tensor:
+    smooth = {"expected": expected_minimum, "soft": soft_minimum}[config.minimum]
+    return path_table(costs, partial(smooth, gamma=config.gamma_path))
+
+
+def _ends(table: Tensor, in_rows: Tensor, in_columns: Tensor) -> Tensor:
+    rows, columns = (mask.sum(-1).clamp_min(1) - 1 for mask in (in_rows, in_columns))
+    return table[torch.arange(len(table), device=table.device), rows, columns]

@@ -1,0 +1,123 @@
+"""What every loss is given, and the pairs of sequences that an alignment loss compares.
+
+Shapes: B clips, V views, T frames of a sequence, C channels, S = B V sequences, P pairs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["LossInput", "action_pairs", "masked_mean", "view_pairs"]
+
+
+@dataclass(frozen=True, eq=False)
+class LossInput:
+    """A batch as a loss sees it.
+
+    Attributes:
+        embeddings: (B, V, T, C), or what the loss's head made of them.
+        steps: int64 (B, V, T) frame numbers in the clip.
+        valid: bool (B, V, T), False at padding, which is at the end of a sequence.
+        labels: int64 (B, V, T) class of a frame, -1 where it has none.
+        actions: the B actions, "" where unknown.
+        num_frames: int64 (B,) frames of each clip.
+        head: weights that a loss applies itself; the identity for most.
+        rng: where a loss draws from: the same in every process of a run.
+    """
+
+    embeddings: Tensor
+    steps: Tensor
+    valid: Tensor
+    labels: Tensor
+    actions: Sequence[str]
+    num_frames: Tensor
+    head: Callable[[Tensor], Tensor]
+    rng: np.random.Generator
+
+    def sequences(self) -> tuple[Tensor, Tensor]:
+        """The views of all clips, one after another: embeddings (S, T, C) and valid (S, T)."""
+        return self.embeddings.flatten(0, 1), self.valid.flatten(0, 1)
+
+    def times(self, *, normalise: bool) -> Tensor:
+        """Frame numbers (S, T), float; as shares of the clip where asked for."""
+        steps = self.steps.to(self.embeddings.dtype)
+        return (steps / self.num_frames[:, None, None] if normalise else steps).flatten(0, 1)
+
+    def lengths(self) -> Tensor:
+        """Frames of the clip of each sequence, float (S,)."""
+        views = self.valid.shape[1]
+        return self.num_frames.to(self.embeddings.dtype).repeat_interleave(views)
+
+    def pairs(
+        self, between: Literal["action", "views"], kind: Literal["ordered", "unordered", "first"]
+    ) -> Tensor:
+        """Which sequences are aligned: (P, 2), on the device of the embeddings.
+
+        Args:
+            between: clips of one action, the same view of each; or two views of a clip.
+            kind: as in :func:`action_pairs`.
+
+        Raises:
+            ValueError: no two clips of one action, or one view only.
+        """
+        views = self.valid.shape[1]
+        if between == "views":
+            found = view_pairs(len(self.actions), views, kind)
+        else:
+            found = action_pairs(self.actions, views, kind)
+        if not found:
+            raise ValueError(
+                f"nothing to align: clips of the actions {sorted(set(self.actions))}, {views} "
+                "views of each; draw batches with two clips of one action, or set loss.pairs=views"
+            )
+        return torch.tensor(found, device=self.embeddings.device)
+
+
+def action_pairs(
+    actions: Sequence[str], views: int, kind: Literal["ordered", "unordered", "first"]
+) -> list[tuple[int, int]]:
+    """Pairs of sequences, the same view of different clips of one known action.
+
+    Args:
+        actions: of the clips.
+        views: of each clip; sequence v of clip b has the number b * views + v.
+        kind: every pair both ways; once; or the first clip of an action with each other one.
+
+    >>> action_pairs(["run", "swim", "run", "run"], 1, "ordered")
+    [(0, 2), (0, 3), (2, 0), (2, 3), (3, 0), (3, 2)]
+    >>> action_pairs(["run", "swim", "run", "run"], 1, "first")
+    [(0, 2), (0, 3)]
+    """
+    clips = [
+        (i, j)
+        for i, action in enumerate(actions)
+        for j, other in enumerate(actions)
+        if i != j and action == other != ""
+    ]
+    if kind == "unordered":
+        clips = [(i, j) for i, j in clips if i < j]
+    if kind == "first":
+        clips = [(i, j) for i, j in clips if i == list(actions).index(actions[i])]
+    return [(i * views + v, j * views + v) for i, j in clips for v in range(views)]
+
+
+def view_pairs(
+    clips: int, views: int, kind: Literal["ordered", "unordered", "first"]
+) -> list[tuple[int, int]]:
+    """Pairs of views of each clip; `kind` as in :func:`action_pairs`.
+
+    >>> view_pairs(2, 2, "ordered")
+    [(0, 1), (1, 0), (2, 3), (3, 2)]
+    """
+    one_clip = action_pairs(["a"] * views, 1, kind)
+    return [(b * views + i, b * views + j) for b in range(clips) for i, j in one_clip]
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the values where the mask is true; 0 where it never is."""
+    total = torch.where(mask, values, 0.0).sum()
+    return total / mask.sum().clamp_min(1)

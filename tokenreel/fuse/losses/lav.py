@@ -1,0 +1,95 @@
+"""Learning by aligning videos in time (Haresh et al., 2021), as the authors' code computes it.
+
+Two clips of one action are aligned by soft-DTW, and within each the frames that are far apart in
+time are pushed apart, those that are near pulled together (contrastive inverse difference moment).
+
+Shapes: S sequences, T frames, C channels, P pairs.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from tokenreel.fuse.loss_config import LavConfig
+from tokenreel.fuse.losses.dtw import path_table, soft_minimum
+from tokenreel.fuse.losses.inputs import LossInput
+
+__all__ = ["align_videos_loss", "inverse_difference_moment", "lav", "soft_dtw"]
+
+
+def lav(inputs: LossInput, config: LavConfig) -> Tensor:
+    """The loss of a batch: every pair once, a scalar."""
+    embeddings, valid = inputs.sequences()
+    return align_videos_loss(
+        embeddings,
+        inputs.times(normalise=config.normalise_times),
+        inputs.lengths(),
+        valid,
+        inputs.pairs(config.pairs, "unordered"),
+        config,
+    )
+
+
+def align_videos_loss(
+    embeddings: Tensor,
+    times: Tensor,
+    lengths: Tensor,
+    valid: Tensor,
+    pairs: Tensor,
+    config: LavConfig,
+) -> Tensor:
+    """The mean over pairs of (soft-DTW + alpha (moment of one + moment of the other)) / T.
+
+    Args:
+        embeddings: (S, T, C), of unit length.
+        times: (S, T), in frames or as a share of the clip.
+        lengths: (S,) frames of the clips.
+        valid: bool (S, T), False at padding, which is at the end and counts nowhere.
+        pairs: int64 (P, 2).
+        config: its constants.
+    """
+    first, second = pairs.unbind(1)
+    a, b, in_a, in_b = embeddings[first], embeddings[second], valid[first], valid[second]
+    cost = soft_dtw(a, b, in_a, in_b, gamma=config.gamma)
+    if config.normalise:
+        own = [soft_dtw(x, x, mask, mask, gamma=config.gamma) for x, mask in ((a, in_a), (b, in_b))]
+        cost = cost - 0.5 * (own[0] + own[1])
+    # As released, the window is a share of the clip even where times are in frames.
+    moments = inverse_difference_moment(
+        embeddings, times, valid, window=config.window / lengths, margin=config.margin
+    )
+    total = cost + config.weight * (moments[first] + moments[second])
+    return total.mean() / embeddings.shape[1]
+
+
+def soft_dtw(a: Tensor, b: Tensor, in_a: Tensor, in_b: Tensor, *, gamma: float) -> Tensor:
+    """Soft-DTW of squared distances: (P, T, C) twice -> (P,), to the last valid frame of each."""
+    table = path_table(_squared(a, b), partial(soft_minimum, gamma=gamma))
+    rows, columns = (mask.sum(-1).clamp_min(1) - 1 for mask in (in_a, in_b))
+    return table[torch.arange(len(table), device=table.device), rows, columns]
+
+
+def inverse_difference_moment(
+    embeddings: Tensor, times: Tensor, valid: Tensor, *, window: Tensor, margin: float
+) -> Tensor:
+    """The contrastive moment of each sequence, (S, T, C) -> (S,).
+
+    Args:
+        embeddings: of unit length.
+        times: (S, T).
+        valid: bool (S, T).
+        window: (S,) how far apart, in the unit of times, frames are near.
+        margin: squared distance that is wanted of frames that are not.
+    """
+    gap = (times[:, :, None] - times[:, None, :]).abs()
+    distance = _squared(embeddings, embeddings)
+    far = (1 + gap**2) * (margin - distance).relu()
+    terms = torch.where(gap > window[:, None, None], far, distance)
+    both = valid[:, :, None] & valid[:, None, :]
+    return torch.where(both, terms, 0.0).sum((1, 2))
+
+
+def _squared(a: Tensor, b: Tensor) -> Tensor:
+    lengths = (a**2).sum(-1)[..., :, None] + (b**2).sum(-1)[..., None, :]
+    return (lengths - 2 * a @ b.transpose(-1, -2)).clamp_min(0)

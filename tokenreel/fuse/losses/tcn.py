@@ -1,0 +1,48 @@
+"""Time-contrastive loss of one view (Sermanet et al., 2018), the n-pairs form of TCC and CARL.
+
+A sequence holds an anchor and its positive in turn, the positive a few frames before; the anchors'
+other negatives are the positives of the same sequence.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tokenreel.fuse.loss_config import TcnConfig
+from tokenreel.fuse.losses.inputs import LossInput
+
+__all__ = ["tcn", "time_contrastive_loss"]
+
+
+def tcn(inputs: LossInput, config: TcnConfig) -> Tensor:
+    """The loss of a batch, a scalar."""
+    embeddings, valid = inputs.sequences()
+    return time_contrastive_loss(embeddings, valid, regularisation=config.regularisation)
+
+
+def time_contrastive_loss(embeddings: Tensor, valid: Tensor, *, regularisation: float) -> Tensor:
+    """The mean over sequences.
+
+    Args:
+        embeddings: (S, T, C), T even: anchor, positive, anchor, positive, ...
+        valid: bool (S, T); a pair with padding in it does not count, nor a sequence without pairs.
+        regularisation: weight of a quarter of the mean squared length of anchors and positives.
+
+    Raises:
+        ValueError: an odd number of frames.
+    """
+    if embeddings.shape[1] % 2:
+        raise ValueError(
+            f"{embeddings.shape[1]} frames cannot be pairs: set an even data.num_frames"
+        )
+    anchors, positives = embeddings[:, 0::2], embeddings[:, 1::2]
+    both = valid[:, 0::2] & valid[:, 1::2]
+    count = both.sum(-1).clamp_min(1)
+    logits = anchors @ positives.transpose(-1, -2)  # (S, T/2, T/2)
+    logits = logits.masked_fill(~both[:, None], torch.finfo(logits.dtype).min)
+    own = torch.arange(logits.shape[-1], device=logits.device).expand(both.shape)
+    error = functional.cross_entropy(logits.transpose(1, 2), own, reduction="none")
+    squared = (anchors**2).sum(-1) + (positives**2).sum(-1)
+    terms = error + 0.25 * regularisation * squared
+    per_sequence = torch.where(both, terms, 0.0).sum(-1) / count
+    return per_sequence.sum() / both.any(-1).sum().clamp_min(1)
