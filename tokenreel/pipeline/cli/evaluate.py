@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tokenreel.pipeline.cli import evaluate_pictures
 from tokenreel.pipeline.cli.console import finish, run_app, say
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
@@ -40,6 +41,9 @@ def evaluate_all(
         say(f"problem: {problem}")
     say(f"tables: {out / 'results.csv'}, {out / 'summary.csv'}")
     finish(report.exit_status)
+
+
+evaluate_pictures.register(app)
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Pictures of embeddings: the page of `evaluate report`, aligned videos, retrieval strips."""

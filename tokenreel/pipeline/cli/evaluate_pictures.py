@@ -1,0 +1,120 @@
+"""`evaluate report | align | retrieve`: the results as things to look at."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tokenreel.pipeline.cli.console import format_table, say
+
+if TYPE_CHECKING:
+    from tokenreel.cache.embeddings import EmbeddingFile
+    from tokenreel.evaluate.report.frames import FrameSource
+
+__all__ = ["align", "register", "retrieve"]
+
+Run = Annotated[Path, typer.Option(help="a run, or an embedding file")]
+Root = Annotated[Path | None, typer.Option(help="folder of the videos; data/DATASET when left out")]
+Out = Annotated[Path, typer.Option(help="folder of the files")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to `evaluate`."""
+    for command in (align, retrieve):
+        app.command()(command)
+
+
+def align(
+    query: Annotated[str, typer.Argument(help="id of a clip, or an end of it that is unique")],
+    reference: Annotated[str, typer.Argument(metavar="REF", help="the clip it is laid beside")],
+    *,
+    run: Run,
+    root: Root = None,
+    out: Out = Path("results/align"),
+    height: Annotated[int, typer.Option(min=32, max=2160, help="of the frames, pixels")] = 240,
+) -> None:
+    """Dynamic time warping of two clips: the path as CSV, and a video of both side by side."""
+    from tokenreel.cache.files import make_directory, write_whole
+    from tokenreel.evaluate.alignment import align_pair, find_clip, path_table
+    from tokenreel.evaluate.report.frames import FramesUnreachable
+    from tokenreel.evaluate.report.movie import playback_rate, side_by_side, write_movie
+
+    file = _read_run(run)
+    pair = align_pair(find_clip(file, query), find_clip(file, reference))
+    make_directory(out)
+    name = f"{_file_name(pair.query.clip_id)}--{_file_name(pair.reference.clip_id)}"
+    write_whole(out / f"{name}.csv", path_table(pair))
+    say(
+        f"{pair.query.num_frames} and {pair.reference.num_frames} frames, {len(pair.path.steps)} "
+        f"steps, mean cost {pair.path.mean:.4f}, same phase on {pair.phase_agreement:.1%} of the "
+        f"labelled steps, tau {pair.tau:.4f}"
+    )
+    say(f"path: {out / name}.csv")
+    try:
+        images = side_by_side(pair, _source(file, root), height=height)
+        write_movie(out / f"{name}.mp4", images, rate=playback_rate(pair.query))
+    except FramesUnreachable as error:
+        say(f"no video: {error} (--root is the folder of the videos)")
+    else:
+        say(f"video: {out / name}.mp4")
+
+
+def retrieve(
+    query_clip: Annotated[str, typer.Argument(help="id of a clip, or an end of it that is unique")],
+    frame: Annotated[int, typer.Argument(help="frame of the clip, from 0")],
+    *,
+    run: Run,
+    root: Root = None,
+    out: Out = Path("results/retrieve"),
+    k: Annotated[int, typer.Option(min=1, max=100, help="how many frames")] = 5,
+    height: Annotated[int, typer.Option(min=32, max=2160, help="of the frames, pixels")] = 180,
+) -> None:
+    """The nearest frames of other clips of the action: a table, and the frames in one picture."""
+    from tokenreel.evaluate.alignment import find_clip, phase_name
+    from tokenreel.evaluate.report.frames import FramesUnreachable
+    from tokenreel.evaluate.report.neighbours import gallery_of, nearest_frames
+    from tokenreel.evaluate.report.strip import judge, write_strip
+
+    file = _read_run(run)
+    clip = find_clip(file, query_clip)
+    found = nearest_frames(clip, frame, gallery_of(file, clip), k=k)
+    say(f"query: {clip.clip_id}, frame {frame}, {clip.times_seconds[frame]:.2f} s, "
+        f"{phase_name(clip, frame) or 'no label'}")  # fmt: skip
+    rows = [[rank, one.clip.clip_id, one.frame, f"{one.clip.times_seconds[one.frame]:.2f}",
+             f"{one.distance:.4f}", phase_name(one.clip, one.frame), judge(one)]
+            for rank, one in enumerate(found, start=1)]  # fmt: skip
+    say(format_table(["rank", "clip", "frame", "seconds", "distance", "phase", "verdict"], rows))
+    path = out / f"{_file_name(clip.clip_id)}-{frame}.png"
+    try:
+        write_strip(path, clip, frame, found, _source(file, root), height=height)
+    except FramesUnreachable as error:
+        say(f"no picture: {error} (--root is the folder of the videos)")
+    else:
+        say(f"picture: {path}")
+
+
+def _read_run(run: Path) -> "EmbeddingFile":
+    from tokenreel.cache.embeddings import read_embeddings
+    from tokenreel.cache.errors import UsageError
+    from tokenreel.pipeline.run import find_runs
+
+    [*found] = find_runs([run])
+    if len(found) > 1:
+        raise UsageError(f"--run {run}: {len(found)} runs are below it, name one, as {found[0]}")
+    return read_embeddings(found[0])
+
+
+def _source(file: "EmbeddingFile", root: Path | None) -> "FrameSource":
+    from tokenreel.pipeline.frames import frames_below
+    from tokenreel.pipeline.run import DATA
+
+    return frames_below(root or DATA / str(file.provenance.get("dataset", "")))
+
+
+def _file_name(clip_id: str) -> str:
+    """A clip's id as a part of a file name.
+
+    >>> _file_name("val/lift 0")
+    'val_lift_0'
+    """
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in clip_id)
