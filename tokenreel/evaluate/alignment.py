@@ -70,7 +70,7 @@ def align_pair(query: EmbeddedClip, reference: EmbeddedClip) -> AlignedClips:
 
 
 def find_clip(file: EmbeddingFile, clip_id: str) -> EmbeddedClip:
-    """The clip of that name, or the only one whose name ends or begins with it.
+    """The clip of that name, or the only one whose name has it as a part.
 
     Raises:
         UsageError: there is none, or more than one; the message lists them.
@@ -78,7 +78,7 @@ def find_clip(file: EmbeddingFile, clip_id: str) -> EmbeddedClip:
     by_id = {clip.clip_id: clip for clip in file.clips}
     if clip_id in by_id:
         return by_id[clip_id]
-    found = [name for name in by_id if name.endswith(clip_id) or name.startswith(clip_id)]
+    found = [name for name in by_id if clip_id in name]
     if len(found) == 1 and clip_id:
         return by_id[found[0]]
     what = f"{len(found)} clips are called so" if found and clip_id else "no clip is called so"

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def align(
-    query: Annotated[str, typer.Argument(help="id of a clip, or an end of it that is unique")],
+    query: Annotated[str, typer.Argument(help="id of a clip, or a part of it that is unique")],
     reference: Annotated[str, typer.Argument(metavar="REF", help="the clip it is laid beside")],
     *,
     run: Run,
@@ -60,7 +60,7 @@ def align(
 
 
 def retrieve(
-    query_clip: Annotated[str, typer.Argument(help="id of a clip, or an end of it that is unique")],
+    query_clip: Annotated[str, typer.Argument(help="id of a clip, or a part of it that is unique")],
     frame: Annotated[int, typer.Argument(help="frame of the clip, from 0")],
     *,
     run: Run,
