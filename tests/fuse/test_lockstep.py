@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fuse.tiny import tiny_config, write_store
+from tests.fuse.tiny import scl, tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import TokenReelError, UsageError, WrongRecipe
 from tokenreel.fuse import run as run_module
 from tokenreel.fuse import sweep as sweep_module
 from tokenreel.fuse.config import (
     FuseConfig,
-    LossConfig,
     OptimConfig,
     PoolingConfig,
     TemporalConfig,
 )
+from tokenreel.fuse.memory import split_by_memory
 from tokenreel.fuse.source import TokenSource
-from tokenreel.fuse.sweep import Job, split_by_memory, train_together
+from tokenreel.fuse.sweep import Job, train_together
 from tokenreel.fuse.train import train
 
 SMALL = TemporalConfig(fc_width=8, hidden=8, heads=2, feed_forward=16, layers=1, embedding=4)
@@ -31,7 +31,7 @@ def some_configs():
         "plain": tiny_config(),
         "one-block": tiny_config(pooling=PoolingConfig(blocks=(3,), num_entities=1, channels=4)),
         "cls": tiny_config(pooling=PoolingConfig(kind="cls")),
-        "colder": tiny_config(loss=LossConfig(temperature=0.5)),
+        "colder": tiny_config(loss=scl(temperature=0.5)),
         "longer": tiny_config(optim=OptimConfig(lr=3e-3, epochs=6, name="adamw")),
         "frozen": FuseConfig(model="frozen", pooling=PoolingConfig(kind="max")),
         "other-seed": tiny_config(seed=1),
@@ -82,7 +82,7 @@ def test_runs_that_draw_the_same_batches_read_them_once(store, tmp_path, monkeyp
     counts = {}
     for name, num_runs in (("one", 1), ("three", 3)):
         configs = {
-            f"{name}{i}": tiny_config(loss=LossConfig(temperature=0.1 + i)) for i in range(num_runs)
+            f"{name}{i}": tiny_config(loss=scl(temperature=0.1 + i)) for i in range(num_runs)
         }
         reads.clear()
         together(configs, store, tmp_path)
@@ -168,7 +168,7 @@ def test_a_store_that_is_damaged_fails_its_runs_and_not_those_of_another(store, 
 
 
 def test_memory_decides_how_many_train_at_a_time(store, tmp_path, monkeypatch):
-    configs = {f"r{i}": tiny_config(loss=LossConfig(temperature=0.1 + i)) for i in range(4)}
+    configs = {f"r{i}": tiny_config(loss=scl(temperature=0.1 + i)) for i in range(4)}
     sizes = []
     original = sweep_module.fit
     monkeypatch.setattr(
@@ -177,7 +177,7 @@ def test_memory_decides_how_many_train_at_a_time(store, tmp_path, monkeypatch):
         lambda runs, *a, **k: sizes.append(len(runs)) or original(runs, *a, **k),
     )
     monkeypatch.setattr(sweep_module, "available_memory_bytes", lambda: 2 * 2.5 * 16_000)
-    monkeypatch.setattr(sweep_module, "_run_bytes", lambda config, source: 16_000)
+    monkeypatch.setattr(sweep_module, "run_bytes", lambda config, source: 16_000)
     jobs = [Job(config, store, tmp_path / name) for name, config in configs.items()]
     train_together(jobs, device="cpu", placement="disk", progress=False)
     assert sizes == [2, 2]

@@ -83,3 +83,8 @@ def tiny_config(**changes: object) -> FuseConfig:
         optim=OptimConfig(lr=1e-2, epochs=4, checkpoint_epochs=1),
     )
     return config.model_copy(update=changes)
+
+
+def scl(**changes: object) -> object:
+    """The loss of :func:`tiny_config` with changes."""
+    return tiny_config().loss.model_copy(update=changes)

@@ -5,33 +5,29 @@ is resumed, or that shares its stream with others, sees what it would have seen 
 of a clip are one read: frames that they share, and padding that repeats the last, are read once.
 """
 
-import queue
-import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tokenreel.cache.reader import ClipRecord
+from tokenreel.fuse.ahead import Stream
 from tokenreel.fuse.config import DataConfig
+from tokenreel.fuse.frames import Frames, Piece
 from tokenreel.fuse.sampling import sample_views
-from tokenreel.fuse.source import Frames, Piece, TokenSource
+from tokenreel.fuse.source import TokenSource
 
 __all__ = [
     "Batch",
     "Place",
     "Sampling",
-    "Stream",
     "hold_out",
     "make_batch",
     "plan_epoch",
     "stream_batches",
 ]
-
-AHEAD = 2  # batches that wait while a step runs
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,48 +231,3 @@ def stream_batches(
     with Stream(make()) as ahead:
         for place, batch in ahead:
             yield place, batch.to(source.device)
-
-
-class Stream:
-    """An iterator that a thread runs a few items ahead of; an error in it is raised here.
-
-    Args:
-        items: what to run ahead in.
-        ahead: items that may wait.
-    """
-
-    def __init__(self, items: Iterator[Any], *, ahead: int = AHEAD) -> None:
-        self._items = items
-        self._waiting: queue.Queue[tuple[str, Any]] = queue.Queue(ahead)
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="tokenreel-ahead", daemon=True)
-
-    def __enter__(self) -> "Stream":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        while self._thread.is_alive():
-            while not self._waiting.empty():  # the thread may wait for a place
-                self._waiting.get()
-            self._thread.join(0.01)
-
-    def __iter__(self) -> Iterator[Any]:
-        while True:
-            kind, value = self._waiting.get()
-            if kind == "error":
-                raise value
-            if kind == "end":
-                return
-            yield value
-
-    def _run(self) -> None:
-        try:
-            for item in self._items:
-                self._waiting.put(("item", item))
-                if self._is_over.is_set():
-                    return
-            self._waiting.put(("end", None))
-        except BaseException as error:  # handed to the thread that waits
-            self._waiting.put(("error", error))

@@ -23,9 +23,11 @@ from tokenreel.cache.reader import ClipRecord, open_store
 from tokenreel.fuse.checkpoint import load_checkpoint, restore_weights
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.folder import describe_store, read_about
+from tokenreel.fuse.frames import Frames
 from tokenreel.fuse.model import FusionModel, build_model
+from tokenreel.fuse.needs import uses_tokens
 from tokenreel.fuse.pooling import pool_frozen
-from tokenreel.fuse.source import Frames, TokenSource, uses_tokens
+from tokenreel.fuse.source import TokenSource
 
 __all__ = ["Embedder", "embed_run", "embed_together", "load_run", "pieces", "standardise"]
 

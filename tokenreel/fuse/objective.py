@@ -8,7 +8,7 @@ from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.distributed import ALONE, World, gather_clips
 from tokenreel.fuse.losses.scl import sequence_contrastive_loss
 from tokenreel.fuse.model import FusionModel
-from tokenreel.fuse.source import uses_tokens
+from tokenreel.fuse.needs import uses_tokens
 
 __all__ = ["batch_loss", "precision_of"]
 

@@ -1,8 +1,7 @@
-"""Frames of a store as a model takes them: codes from disk, memory or the GPU, tokens on demand."""
+"""Where the frames of a store come from: the disk, memory or the GPU."""
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,171 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenreel.cache.codec import Codec, Encoded
-from tokenreel.cache.errors import UsageError
 from tokenreel.cache.reader import ClipRecord, Request, Store
 from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.frames import Decoder, Frames, Piece
+from tokenreel.fuse.needs import blocks_of, require_store, uses_cls, uses_tokens
 from tokenreel.fuse.placement import choose_placement, code_bytes
 
-__all__ = [
-    "Frames",
-    "Piece",
-    "TokenSource",
-    "blocks_of",
-    "require_store",
-    "uses_cls",
-    "uses_tokens",
-]
+__all__ = ["TokenSource"]
 
 log = logging.getLogger(__name__)
-
-
-def blocks_of(config: FuseConfig, store: Store) -> tuple[int, ...]:
-    """The blocks whose tokens a config uses, those of the store by default.
-
-    Raises:
-        UsageError: the store lacks one.
-    """
-    wanted = config.pooling.blocks or store.recipe.blocks
-    missing = set(wanted) - set(store.recipe.blocks)
-    if missing:
-        raise UsageError(
-            f"pooling.blocks wants {sorted(wanted)}, {store.path} holds "
-            f"{list(store.recipe.blocks)}: `{_extract(store)} "
-            f"blocks={','.join(map(str, sorted(set(wanted) | set(store.recipe.blocks))))} "
-            "--out STORE` makes one that does, or set pooling.blocks"
-        )
-    return tuple(sorted(wanted))
-
-
-def _extract(store: Store) -> str:
-    """The command that makes a store of the same data set."""
-    return f"extract run {store.made_with.get('dataset') or 'DATASET'}"
-
-
-def uses_cls(config: FuseConfig) -> bool:
-    """Whether a config pools CLS vectors."""
-    return config.pooling.kind in ("cls", "fixed_width")
-
-
-def uses_tokens(config: FuseConfig) -> bool:
-    """Whether a config pools spatial tokens."""
-    return config.pooling.kind not in ("cls", "fixed_width")
-
-
-def require_store(config: FuseConfig, store: Store) -> None:
-    """Refuse, before anything is trained, a store without what a config needs.
-
-    Raises:
-        UsageError: what is missing, and the command that would make it.
-    """
-    if uses_tokens(config):
-        blocks_of(config, store)
-    if uses_cls(config) and store.recipe.cls == "none":
-        raise UsageError(
-            f"{store.path} holds no CLS tokens, {store.recipe.architecture} has none: "
-            f"`{_extract(store)} backbone=vit_small_patch16_224 --out STORE` makes one that does, "
-            "or set pooling.kind"
-        )
-    if config.model != "frozen" and config.optim.epochs and not store.select(split="train"):
-        raise UsageError(f"{store.path} has no clips of the split train: nothing to train on")
-
-
-@dataclass(frozen=True, eq=False)
-class Piece:
-    """Frames wanted of one view of one clip.
-
-    Attributes:
-        clip_id: the clip.
-        view: of the store; 0 is clean.
-        frames: (t,) sorted and distinct.
-    """
-
-    clip_id: str
-    view: int
-    frames: NDArray[np.int64]
-
-
-class Frames:
-    """F distinct frames, end to end, on one device.
-
-    Tokens are made from codes when asked for, once for all runs that share the batch.
-
-    Attributes:
-        codes: block -> (F, n, d) in the codec's dtype; {} where only CLS is wanted.
-        scales: block -> (F, n) or (F, n, groups); {} for a codec without.
-        cls: float32 (F, D of CLS) after the final norm, or None.
-    """
-
-    def __init__(
-        self,
-        codes: dict[int, Tensor],
-        scales: dict[int, Tensor],
-        cls: Tensor | None,
-        decoder: "Decoder",
-    ) -> None:
-        self.codes, self.scales, self.cls = codes, scales, cls
-        self._decoder = decoder
-        self._tokens: dict[tuple[int, ...], Tensor] = {}
-
-    def tokens(self, blocks: Sequence[int] | None = None) -> Tensor:
-        """Tokens of blocks, None for all, in order, end to end: float32 (F, n, D of them all)."""
-        key = tuple(sorted(self.codes if blocks is None else blocks))
-        if key not in self._tokens:
-            parts = [
-                self._decoder(block, self.codes[block], self.scales.get(block)) for block in key
-            ]
-            self._tokens[key] = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-        return self._tokens[key]
-
-    def to(self, device: torch.device) -> "Frames":
-        """The same frames on a device; the copy does not wait where memory is pinned."""
-
-        def move(part: Tensor) -> Tensor:
-            return part.to(device, non_blocking=True)
-
-        return Frames(
-            {block: move(part) for block, part in self.codes.items()},
-            {block: move(part) for block, part in self.scales.items()},
-            None if self.cls is None else move(self.cls),
-            self._decoder,
-        )
-
-
-@dataclass
-class Decoder:
-    """Codes to tokens, on the device where the codes are."""
-
-    codec: Codec
-    dim: int
-    _foldings: dict[tuple[int, torch.device], tuple[Tensor, Tensor, Tensor | None]] = field(
-        default_factory=dict
-    )
-
-    def __call__(self, block: int, codes: Tensor, scales: Tensor | None) -> Tensor:
-        """(F, n, d) codes -> (F, n, D) float32."""
-        if codes.dtype == torch.uint8:  # two codes in a byte: the codec unpacks them
-            plain = None if scales is None else scales.cpu().numpy()
-            unpacked = self.codec.decode(Encoded(codes.cpu().numpy(), plain), block=block)
-            return torch.from_numpy(unpacked).to(codes.device)
-        scale, offset, rotation = self._folding(block, codes.device)
-        tokens = codes.float()
-        if scales is not None:
-            tokens *= scales[..., None].float()
-        tokens = tokens.mul_(scale).add_(offset)
-        return tokens if rotation is None else tokens @ rotation
-
-    def _folding(self, block: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
-        key = (block, device)
-        if key not in self._foldings:
-            found = self.codec.fold(block, self.dim)
-            rotation = found.rotation
-            self._foldings[key] = (
-                torch.tensor(found.channel_scale, device=device),
-                torch.tensor(found.channel_offset, device=device),
-                None if rotation is None else torch.tensor(rotation, device=device),
-            )
-        return self._foldings[key]
 
 
 class TokenSource:

@@ -23,12 +23,13 @@ from tokenreel.fuse.distributed import World, from_first, world_from_torchrun
 from tokenreel.fuse.embed import Embedder, embed_together
 from tokenreel.fuse.folder import RunFolder, describe_run
 from tokenreel.fuse.lockstep import fit
-from tokenreel.fuse.model import build_model
+from tokenreel.fuse.memory import run_bytes, split_by_memory
+from tokenreel.fuse.needs import require_store
 from tokenreel.fuse.placement import available_memory_bytes
 from tokenreel.fuse.run import Run
-from tokenreel.fuse.source import TokenSource, require_store
+from tokenreel.fuse.source import TokenSource
 
-__all__ = ["Job", "RunResult", "find_device", "split_by_memory", "train_together"]
+__all__ = ["Job", "RunResult", "find_device", "train_together"]
 
 log = logging.getLogger(__name__)
 
@@ -183,30 +184,6 @@ def _groups(waiting: Sequence[_Waiting]) -> dict[tuple[Path, Sampling | None], l
     return groups
 
 
-def split_by_memory(sizes: Sequence[int], room: float) -> list[list[int]]:
-    """Cut a list into parts, in order, that fit in memory; one that fits nowhere is alone.
-
-    Args:
-        sizes: bytes of each.
-        room: bytes that a part may take.
-
-    Returns:
-        The numbers of each part.
-
-    >>> split_by_memory([4, 4, 9, 2], room=8)
-    [[0, 1], [2], [3]]
-    """
-    parts: list[list[int]] = [[]]
-    taken = 0
-    for number, size in enumerate(sizes):
-        if parts[-1] and taken + size > room:
-            parts.append([])
-            taken = 0
-        parts[-1].append(number)
-        taken += size
-    return parts
-
-
 def _parts(group: Sequence[_Waiting], source: TokenSource) -> list[list[_Waiting]]:
     """A group in parts whose weights and optimisers fit in memory together."""
     if source.device.type == "cuda":
@@ -214,7 +191,7 @@ def _parts(group: Sequence[_Waiting], source: TokenSource) -> list[list[_Waiting
     else:
         free = available_memory_bytes()
     room = max(0, free - source.placement.num_bytes) * MEMORY_SHARE
-    sizes = [_run_bytes(one.job.config, source) for one in group]
+    sizes = [run_bytes(one.job.config, source) for one in group]
     parts = split_by_memory(sizes, room)
     if len(group) > 1:
         log.info(
@@ -222,17 +199,6 @@ def _parts(group: Sequence[_Waiting], source: TokenSource) -> list[list[_Waiting
             len(group), max(map(len, parts)), sum(sizes) / 1e9, room / 1e9,
         )  # fmt: skip
     return [[group[number] for number in part] for part in parts]
-
-
-def _run_bytes(config: FuseConfig, source: TokenSource) -> int:
-    """Weights, gradients and the two moments of Adam, float32, and the embeddings of all clips."""
-    frames = sum(record.num_frames for record in source.store.records.values())
-    embeddings = frames * config.temporal.embedding * 4
-    if config.model == "frozen":
-        return frames * source.dim(config) * 4
-    with torch.device("meta"):
-        model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim)
-    return 16 * sum(parameter.numel() for parameter in model.parameters()) + embeddings
 
 
 def _train_and_embed(

@@ -16,7 +16,7 @@ from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.reader import Store, open_store
 from tokenreel.evaluate.config import EvaluateConfig
 from tokenreel.evaluate.suite import evaluate_files
-from tokenreel.fuse.source import require_store
+from tokenreel.fuse.needs import require_store
 from tokenreel.fuse.sweep import Job, RunResult, train_together
 from tokenreel.pipeline.ablation_table import Row, ablation_csv, format_ablation, values_of_rows
 from tokenreel.pipeline.override import expand_grid, nearest
