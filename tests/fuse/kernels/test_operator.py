@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from tests.fuse.kernels.cases import error, make_tokens, make_weights
+from tests.fuse.kernels.cases import error, gradients, make_tokens, make_weights
 from tokenreel.fuse.kernels import choose, ops, pooled_attention
 
 
@@ -103,8 +103,11 @@ def test_triton_that_was_asked_for_and_cannot_run_is_an_error():
         pooled_attention(tokens, [weights], implementation="triton", disjoint=True)
 
 
+ROWS = torch.zeros(3, 96)
+
+
 class OnGpu:
-    """What :func:`choose.choose` looks at, of codes on a GPU."""
+    """What :func:`choose.decide` looks at, of codes on a GPU."""
 
     is_cuda, device = True, torch.device("cuda:0")
 
@@ -131,17 +134,65 @@ def test_what_the_kernel_cannot_take_goes_the_absorbed_way_with_one_line(
     monkeypatch.setattr(choose, "has_triton", lambda: has_triton)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     choose.fall_back.cache_clear()
-    assert [choose.decide(codes, 3, "auto") for _ in range(3)] == ["absorbed"] * 3
+    assert [choose.decide(codes, ROWS, "auto") for _ in range(3)] == ["absorbed"] * 3
     [line] = words_of(caplog)
     assert line.startswith("pooled attention takes the absorbed path in plain torch: ")
     assert reason in line
     with pytest.raises(ValueError, match="implementation triton cannot run"):
-        choose.decide(codes, 3, "triton")
+        choose.decide(codes, ROWS, "triton")
 
 
 def test_codes_on_a_gpu_that_can_take_them_go_to_the_kernel(monkeypatch, caplog):
     monkeypatch.setattr(choose, "has_triton", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
-    assert choose.decide([OnGpu()] * 3, 3, "auto") == "triton"
-    assert choose.decide([OnGpu()], 3, "absorbed") == "absorbed"
+    assert choose.decide([OnGpu()] * 3, ROWS, "auto") == "triton"
+    assert choose.decide([OnGpu()], ROWS, "absorbed") == "absorbed"
     assert not words_of(caplog)
+
+
+def test_queries_in_float64_and_gpus_of_others_go_the_absorbed_way(monkeypatch):
+    monkeypatch.setattr(choose, "has_triton", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    reason = choose.obstacle([OnGpu()], torch.float64)
+    assert reason == "queries are torch.float64; it computes in float32"
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert choose.obstacle([OnGpu()], torch.float32) == "the GPU is not one of NVIDIA's"
+
+
+@pytest.mark.skipif(not choose.has_triton(), reason="needs Triton")
+def test_a_kernel_that_fits_no_gpu_falls_back_unless_it_was_asked_for(monkeypatch, caplog):
+    from tokenreel.fuse.kernels import launch
+
+    def fail(*_, **__):
+        raise choose.CannotRun("no size of the fused kernel fits this GPU: shared memory")
+
+    monkeypatch.setattr(choose, "obstacle", lambda *_: None)
+    monkeypatch.setattr(launch, "pool", fail)
+    monkeypatch.setattr(launch, "pool_backward", fail)
+    choose.fall_back.cache_clear()
+    monkeypatch.setattr(ops, "decide", lambda *_, **__: "triton")
+    tokens = make_tokens(torch.int8)
+    weights = make_weights(tokens)
+    found = pooled_attention(tokens, [weights])
+    wanted = pooled_attention(tokens, [weights], implementation="reference")
+    assert error(found[0].entities, wanted[0].entities) < 1e-5
+    assert torch.isfinite(gradients(found, weights)["queries"]).all()
+    assert len([word for word in words_of(caplog) if "no size of the fused kernel" in word]) == 1
+    with pytest.raises(ValueError, match="implementation triton cannot run: no size"):
+        pooled_attention(tokens, [weights], implementation="triton")
+
+
+def test_a_backward_inside_autocast_keeps_the_precision_of_the_operators():
+    tokens = make_tokens(torch.float32)
+    codes = list(tokens.codes)
+    queries = torch.randn(3, 96, requires_grad=True)
+    attention = torch.rand(2, 3, 37, requires_grad=True)
+    outputs = [(ops.pool(codes, queries, [], None, "auto")[0], queries),
+               (ops.dots(codes, queries, [], "auto"), queries),
+               (ops.mix(codes, attention, [], False), attention)]  # fmt: skip
+    for found, leaf in outputs:
+        weight = torch.randn_like(found)
+        [plain] = torch.autograd.grad(found, leaf, weight, retain_graph=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            [inside] = torch.autograd.grad(found, leaf, weight)
+        assert torch.equal(inside, plain)

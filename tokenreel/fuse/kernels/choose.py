@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokenreel.fuse.kernels.tokens import width_of
 
-__all__ = ["VARIABLE", "WORDS", "decide", "fall_back", "say_reference", "wanted_word"]
+__all__ = ["VARIABLE", "WORDS", "CannotRun", "decide", "fall_back", "say_reference", "wanted_word"]
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,10 @@ CAPABILITY = (8, 0)  # Ampere: the first with bfloat16 and int8 matrix units of 
 MAX_LAYERS = 4
 MAX_WIDTH = 3072  # channels of all layers: their sums of 16 rows must fit the registers
 FUSED_DTYPES = (torch.int8, torch.float16, torch.bfloat16, torch.float32)
+
+
+class CannotRun(Exception):
+    """The fused kernel could be chosen, but not launched: the reason."""
 
 
 def wanted_word(implementation: str | None) -> str:
@@ -36,12 +40,12 @@ def wanted_word(implementation: str | None) -> str:
     return word
 
 
-def decide(codes: Sequence[Tensor], rows: int, word: str, *, fused: bool = True) -> str:
+def decide(codes: Sequence[Tensor], rows: Tensor, word: str, *, fused: bool = True) -> str:
     """Decide between "absorbed" and "triton".
 
     Args:
         codes: a layer's array each.
-        rows: of attention.
+        rows: what meets them, (..., E, d).
         word: "auto", "absorbed" or "triton".
         fused: whether the variant has a fused form.
 
@@ -50,7 +54,11 @@ def decide(codes: Sequence[Tensor], rows: int, word: str, *, fused: bool = True)
     """
     chosen = "absorbed"
     if word == "triton" or (word == "auto" and codes[0].is_cuda):
-        reason = obstacle(codes) if fused else "normalised keys and disjoint tokens take two passes"
+        reason = (
+            obstacle(codes, rows.dtype)
+            if fused
+            else "normalised keys and disjoint tokens take two passes"
+        )
         if reason is None:
             chosen = "triton"
         elif word == "triton":
@@ -59,23 +67,28 @@ def decide(codes: Sequence[Tensor], rows: int, word: str, *, fused: bool = True)
             fall_back(reason)
     log.debug(
         "pooled attention: %s, %d layers of %s %s on %s, %d rows",
-        chosen, len(codes), codes[0].dtype, tuple(codes[0].shape), codes[0].device, rows,
+        chosen, len(codes), codes[0].dtype, tuple(codes[0].shape), codes[0].device,
+        rows.shape[-2],
     )  # fmt: skip
     return chosen
 
 
-def obstacle(codes: Sequence[Tensor]) -> str | None:
+def obstacle(codes: Sequence[Tensor], precision: torch.dtype) -> str | None:
     """Why the fused kernel cannot take these codes; None where it can."""
     first = codes[0]
     if not has_triton():
         return "Triton is not installed"
     if not first.is_cuda and not is_interpreted():
         return f"tokens are on {first.device}; it needs CUDA (or TRITON_INTERPRET=1)"
+    if first.is_cuda and torch.version.hip is not None:
+        return "the GPU is not one of NVIDIA's"
     if first.is_cuda and torch.cuda.get_device_capability(first.device) < CAPABILITY:
         found = torch.cuda.get_device_capability(first.device)
         return f"the GPU has compute capability {found}; it needs {CAPABILITY} or later"
     if first.dtype not in FUSED_DTYPES:
         return f"tokens are {first.dtype}; it takes {', '.join(map(str, FUSED_DTYPES))}"
+    if precision == torch.float64:
+        return "queries are torch.float64; it computes in float32"
     widths = [width_of(part) for part in codes]
     if len(set(widths)) > 1 or len(codes) > MAX_LAYERS or sum(widths) > MAX_WIDTH:
         return (

@@ -15,7 +15,8 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources
 
 from tokenreel.fuse.kernels import triton as kernels
-from tokenreel.fuse.kernels.choose import fall_back, is_interpreted
+from tokenreel.fuse.kernels.choose import CannotRun, is_interpreted
+from tokenreel.fuse.kernels.digits import split_digits
 from tokenreel.fuse.kernels.tuned import Sizes, sizes_for, small_sizes
 
 __all__ = ["pool", "pool_backward"]
@@ -81,7 +82,7 @@ class _Call:
 def pool(
     codes: Sequence[Tensor], queries: Tensor, scales: Sequence[Tensor], hidden: Tensor | None,
     *, sizes: Sizes | None = None, splits: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor] | None:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The fused form of :func:`tokenreel.fuse.kernels.absorbed.pool`, in float32.
 
     Args:
@@ -93,18 +94,16 @@ def pool(
         splits: programs that share a frame, None to fill the GPU.
 
     Returns:
-        As there; None where the kernel does not fit this GPU, after a line in the log.
+        As there.
+
+    Raises:
+        CannotRun: no size of the kernel fits this GPU, or there is no compiler for its launcher.
     """
     call = _prepare(codes, scales)
     groups = []
     for rows in queries.float().split(GROUP, dim=-2):
-        found = _first_that_fits(
-            call, sizes or call.sizes("forward"),
-            partial(_pool_group, call, rows, hidden, splits),
-        )  # fmt: skip
-        if found is None:
-            return None
-        groups.append(found)
+        run = partial(_pool_group, call, rows, hidden, splits)
+        groups.append(_first_that_fits(call, sizes or call.sizes("forward"), run))
     if len(groups) == 1:
         return groups[0]
     pooled, scores, lse = (torch.cat(parts, dim=1) for parts in zip(*groups, strict=True))
@@ -115,7 +114,7 @@ def pool_backward(
     codes: Sequence[Tensor], gradient: Tensor, scales: Sequence[Tensor],
     outputs: tuple[Tensor, Tensor, Tensor],
     *, shared: bool, sizes: Sizes | None = None, programs: int | None = None,
-) -> Tensor | None:  # fmt: skip
+) -> Tensor:  # fmt: skip
     """The fused form of :func:`tokenreel.fuse.kernels.absorbed.pool_backward`.
 
     Args:
@@ -126,18 +125,16 @@ def pool_backward(
         shared: queries were the same for all frames.
         sizes: None for the measured or default ones.
         programs: that share the work where shared, None to fill the GPU.
+
+    Raises:
+        CannotRun: as there.
     """
     call = _prepare(codes, scales)
     groups = []
     operands = (gradient.float(), *outputs)
     for group in zip(*(part.split(GROUP, dim=1) for part in operands), strict=True):
-        found = _first_that_fits(
-            call, sizes or call.sizes("backward"),
-            partial(_backward_group, call, group, shared, programs),
-        )  # fmt: skip
-        if found is None:
-            return None
-        groups.append(found)
+        run = partial(_backward_group, call, group, shared, programs)
+        groups.append(_first_that_fits(call, sizes or call.sizes("backward"), run))
     return groups[0] if len(groups) == 1 else torch.cat(groups, dim=-2)
 
 
@@ -159,14 +156,18 @@ def _prepare(codes: Sequence[Tensor], scales: Sequence[Tensor]) -> _Call:
 
 
 def _first_that_fits(call: _Call, sizes: Sizes, run: Callable[[Sizes], Any]) -> Any:
-    """Run with these sizes, then with those that need least; None where neither fits."""
-    for used in (sizes, small_sizes(call.width)):
-        try:
-            return run(used)
-        except OutOfResources as error:
-            reason = str(error)
-    fall_back(f"no size of the fused kernel fits this GPU: {reason}")
-    return None
+    """Run with these sizes, or with those that need least, on the device of the codes."""
+    with torch.cuda.device_of(call.codes[0]):  # Triton launches on the current one
+        for used in (sizes, small_sizes(call.width)):
+            try:
+                return run(used)
+            except OutOfResources as error:
+                reason = f"no size of the fused kernel fits this GPU: {error}"
+            except RuntimeError as error:
+                if "C compiler" not in str(error):
+                    raise
+                reason = f"Triton could not build the launcher: {error}"
+    raise CannotRun(reason)
 
 
 def _pool_group(
@@ -175,7 +176,9 @@ def _pool_group(
     frames, num_tokens, _ = call.codes[0].shape
     rows, device = queries.shape[-2], queries.device
     constants = call.constants(sizes)
-    digits, worth, low_weight = _digits(queries, call, constants["BE"])
+    digits, worth, low_weight = split_digits(
+        queries, call.codes[0].dtype, len(call.codes), constants["BE"]
+    )
     tiles = triton.cdiv(num_tokens, sizes.tokens)
     if splits is None:
         splits = triton.cdiv(2 * call.num_multiprocessors, frames)
@@ -206,7 +209,9 @@ def _backward_group(
     frames, rows, width = gradient.shape
     num_tokens = scores.shape[-1]
     constants = call.constants(sizes)
-    digits, worth, low_weight = _digits(gradient, call, constants["BE"])
+    digits, worth, low_weight = split_digits(
+        gradient, call.codes[0].dtype, len(call.codes), constants["BE"]
+    )
     tiles = triton.cdiv(num_tokens, sizes.tokens)
     units = frames * tiles
     if shared:
@@ -222,30 +227,3 @@ def _backward_group(
         num_tokens, rows, tiles, units, of_program, low_weight, **constants,
     )  # fmt: skip
     return out.sum(0) if shared else out
-
-
-def _digits(rows: Tensor, call: _Call, padded: int) -> tuple[Tensor, Tensor, float]:
-    """Rows (..., E, L * D) as the matrix units take them.
-
-    Returns:
-        Digits (..., L, R, D) in their dtype, high rows and then low ones; what a high one is worth,
-        (..., L, padded); and how much less a low one is.
-    """
-    layers, dtype = len(call.codes), call.codes[0].dtype
-    value = rows.unflatten(-1, (layers, call.width)).movedim(-2, -3)
-    value = torch.nn.functional.pad(value, (0, 0, 0, padded - value.shape[-2]))
-    peak = value.abs().amax(-1).clamp_min(1e-30)
-    if dtype == torch.int8:
-        worth = peak / 127
-        exact = value / worth[..., None]
-        high = exact.round().clamp(-127, 127)
-        low = ((exact - high) * 254).round().clamp(-127, 127)
-        return torch.cat([high, low], -2).to(dtype).contiguous(), worth.contiguous(), 1 / 254
-    # A power of two brings each row into the middle of what the dtype can hold.
-    worth = torch.exp2(torch.floor(torch.log2(peak)))
-    value = value / worth[..., None]
-    if dtype == torch.float32:
-        return value.contiguous(), worth.contiguous(), 0.0
-    high = value.to(dtype)
-    low = (value - high.float()).to(dtype)
-    return torch.cat([high, low], -2).contiguous(), worth.contiguous(), 1.0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenreel.fuse.kernels import absorbed
-from tokenreel.fuse.kernels.choose import decide
+from tokenreel.fuse.kernels.choose import CannotRun, decide, fall_back
 from tokenreel.fuse.kernels.tokens import width_of
 
 __all__ = ["dots", "mix", "pool", "pool_backward"]
@@ -34,12 +34,13 @@ def pool(
             or an implementation that cannot run.
     """
     require_finite(scales)
-    if decide(codes, queries.shape[-2], implementation) == "triton":
+    if decide(codes, queries, implementation) == "triton":
         from tokenreel.fuse.kernels.launch import pool as fused_pool
 
-        found = fused_pool(codes, queries, scales, hidden)
-        if found is not None:
-            return found
+        try:
+            return fused_pool(codes, queries, scales, hidden)
+        except CannotRun as error:
+            _allow_fall_back(implementation, error)
     return absorbed.pool(codes, queries, scales, hidden)
 
 
@@ -67,18 +68,26 @@ def pool_backward(
 ) -> Tensor:
     """Gradient of the queries of :func:`pool`: (E, d) where shared by all frames, or (F, E, d)."""
     outputs = (pooled, scores, lse)
-    if decide(codes, gradient.shape[1], implementation) == "triton":
+    if decide(codes, gradient, implementation) == "triton":
         from tokenreel.fuse.kernels.launch import pool_backward as fused_backward
 
-        found = fused_backward(codes, gradient, scales, outputs, shared=shared)
-        if found is not None:
-            return found
+        try:
+            return fused_backward(codes, gradient, scales, outputs, shared=shared)
+        except CannotRun as error:
+            _allow_fall_back(implementation, error)
     return absorbed.pool_backward(codes, gradient, scales, outputs, shared=shared)
 
 
 @pool_backward.register_fake
 def _(codes, gradient, scales, pooled, scores, lse, shared, implementation):  # type: ignore[no-untyped-def]
     return gradient.new_empty(gradient.shape[1:] if shared else gradient.shape)
+
+
+def _allow_fall_back(implementation: str, error: CannotRun) -> None:
+    """Log why, unless the fused kernel was asked for by name."""
+    if implementation == "triton":
+        raise ValueError(f"implementation triton cannot run: {error}; use auto or absorbed")
+    fall_back(str(error))
 
 
 def _save_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -94,9 +103,10 @@ def _pool_gradient(ctx: Any, gradient: Tensor | None, *_: Tensor | None) -> tupl
     codes, scales, rest = _saved(ctx)
     if gradient is None:
         return [None] * len(codes), None, [None] * len(scales), None, None
-    grad = pool_backward(
-        codes, gradient.contiguous(), scales, *rest, ctx.shared, ctx.implementation
-    )
+    with torch.autocast(gradient.device.type, enabled=False):
+        grad = pool_backward(
+            codes, gradient.contiguous(), scales, *rest, ctx.shared, ctx.implementation
+        )
     return [None] * len(codes), grad, [None] * len(scales), None, None
 
 
@@ -119,7 +129,7 @@ def dots(
         ValueError: scales that are not finite, or "triton", which has no fused form of it.
     """
     require_finite(scales)
-    decide(codes, vectors.shape[-2], implementation, fused=False)
+    decide(codes, vectors, implementation, fused=False)
     return absorbed.dots(codes, vectors, scales)
 
 
@@ -151,7 +161,8 @@ def _save_dots(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _dots_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     codes, scales, _ = _saved(ctx)
-    grad = mix(codes, gradient.contiguous(), scales, ctx.shared)
+    with torch.autocast(gradient.device.type, enabled=False):
+        grad = mix(codes, gradient.contiguous(), scales, ctx.shared)
     return [None] * len(codes), grad, [None] * len(scales), None
 
 
@@ -163,7 +174,8 @@ def _save_mix(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _mix_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     codes, scales, _ = _saved(ctx)
-    grad = dots(codes, gradient.contiguous(), scales, "absorbed")
+    with torch.autocast(gradient.device.type, enabled=False):
+        grad = dots(codes, gradient.contiguous(), scales, "absorbed")
     return [None] * len(codes), grad, [None] * len(scales), None
 
 

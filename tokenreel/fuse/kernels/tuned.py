@@ -60,10 +60,11 @@ def sizes_for(gpu: str, direction: str, dtype: str, layers: int, width: int) -> 
 
 def default_sizes(dtype: str, layers: int, width: int) -> Sizes:
     """Sizes whose sums fit the registers: 16 rows of all channels over the threads."""
-    warps = 4 if layers * width <= 1024 else 8
+    block = block_of(width)
     if dtype == "float32":
-        return Sizes(tokens=32, channels=block_of(width), warps=8, stages=1)
-    return Sizes(channels=block_of(width), warps=warps)
+        return Sizes(tokens=32, channels=block, warps=8, stages=1)
+    padded = layers * block * -(-width // block)
+    return Sizes(channels=block, warps=4 if padded <= 384 else 8)
 
 
 def small_sizes(width: int) -> Sizes:
