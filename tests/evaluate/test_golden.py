@@ -150,3 +150,34 @@ def test_one_phase_in_the_training_frames_is_refused():
     one = np.ones((3, 2), np.float32)
     with pytest.raises(ValueError, match=r"hold 1 phase\(s\)"):
         classify_phases(one, np.zeros(3, int), one, np.zeros(3, int))
+
+
+def logistic_runs():
+    with np.load(GOLDEN / "logreg_official_sklearn102.npz") as file:
+        return sorted({name.rpartition("/")[0] for name in file.files})
+
+
+@pytest.mark.parametrize("run", logistic_runs())
+def test_the_logistic_fit_predicts_as_the_old_multinomial_one(run):
+    with np.load(GOLDEN / "logreg_official_sklearn102.npz") as file:
+        wanted, accuracies = file[f"{run}/val_pred"], file[f"{run}/acc"]
+    case, _, fraction = run.rpartition("/")
+    train, train_labels = read_side(case, "train")
+    val, val_labels = (np.concatenate(part) for part in read_side(case, "val"))
+    count = labelled_prefix(len(train), float(fraction))
+    found = classify_phases(
+        np.concatenate(train[:count]), np.concatenate(train_labels[:count]), val, val_labels
+    )
+    assert np.count_nonzero(found.predicted != wanted) <= 1
+    assert found.accuracy == pytest.approx(accuracies[1], abs=1.001 / len(val))
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if WANTED[c].get("svc_rbf_tcc_lav_style", {}).get("val_acc")]
+)
+def test_the_svm_of_tcc_gives_the_official_accuracy(case):
+    train, train_labels = (np.concatenate(part) for part in read_side(case, "train"))
+    val, val_labels = (np.concatenate(part) for part in read_side(case, "val"))
+    found = classify_phases(train, train_labels, val, val_labels, classifier="svc")
+    wanted = WANTED[case]["svc_rbf_tcc_lav_style"]["val_acc"]
+    assert found.accuracy == pytest.approx(wanted, abs=1.001 / len(val))

@@ -3,7 +3,6 @@
 import csv
 import math
 
-import h5py
 import numpy as np
 import pytest
 
@@ -107,22 +106,98 @@ def test_without_labels_or_groups_everything_is_skipped_with_the_reason(tmp_path
     assert "tau: no phase labels in the embedding file, and no group of clips" in report.summary
 
 
-def test_one_validation_clip_leaves_tau_out_with_the_reason(tmp_path):
-    report = run(tmp_path, labelled_clips()[:3])
-    assert value(report, "tau").note == "1 labelled clip(s) of the split val, it needs 2"
+def write_npz(path, clips, **changes):
+    """A user's own file, which nobody checked."""
+    arrays = {
+        "embeddings": np.concatenate([clip.embeddings for clip in clips]),
+        "lengths": np.array([clip.num_frames for clip in clips]),
+        "labels": np.concatenate([clip.labels for clip in clips]),
+        "phases": np.array(['["a", "b", "c"]' for _ in clips]),
+        **{name: np.array([getattr(clip, name) for clip in clips])
+           for name in ("clip_id", "split", "action")},
+    }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **(arrays | changes))
+    return path
+
+
+def evaluate(path, out, config=None, **limits):
+    return evaluate_files(
+        [path], config=config or EvaluateConfig(), out=out, progress=False, **limits
+    )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_clip_that_is_not_finite_is_left_out_named_and_counted(tmp_path, bad):
+    clips = labelled_clips()
+    embeddings = np.concatenate([clip.embeddings for clip in clips])
+    embeddings[40:43, 1] = bad
+    path = write_npz(tmp_path / "mine.npz", clips, embeddings=embeddings)
+    report = evaluate(path, tmp_path / "out")
+    assert report.exit_status == 3
+    assert report.problems == (
+        f"{tmp_path.name}: act: 1 clip(s) left out: "
+        "act/v1: 3 of 12 frames have NaN or infinite embeddings",
+    )
+    row = value(report, "classification", "act")
+    assert (row.value, row.num_clips, row.num_left_out) == (1.0, 2, 1)
+    assert value(report, "tau", "act").num_pairs == 2
+
+
+def test_labels_out_of_range_leave_their_clip_out(tmp_path):
+    clips = labelled_clips()
+    labels = np.concatenate([clip.labels for clip in clips])
+    labels[0], labels[15] = 3, -2
+    report = evaluate(write_npz(tmp_path / "a/mine.npz", clips, labels=labels), tmp_path / "out")
+    assert report.exit_status == 3
+    [problem] = report.problems
+    assert "act/t0: label 3 is out of range, its action has 3 phases" in problem
+    assert "act/t1: label -2 is out of range" in problem
+    assert value(report, "classification").status == "skipped"
+    assert value(report, "ap@5").status == "ok"
+
+
+def test_lengths_that_disagree_are_named_and_the_other_files_go_on(tmp_path):
+    bad = write_npz(tmp_path / "bad.npz", labelled_clips(), lengths=np.array([12, 12, 12, 12, 11]))
+    short = write_npz(tmp_path / "short.npz", labelled_clips(), labels=np.zeros(59, int))
+    good = write_npz(tmp_path / "good.npz", labelled_clips())
+    report = evaluate_files(
+        [bad, short, good], config=EvaluateConfig(), out=tmp_path / "out", progress=False
+    )
+    assert report.exit_status == 3
+    assert "bad.npz: embeddings (60, 4) do not fit lengths of sum 59" in report.problems[0]
+    assert "short.npz: 59 labels for 5 clips of 60 frames" in report.problems[1]
     assert value(report, "classification").value == 1.0
 
 
-def test_a_file_with_nan_is_refused_and_named_and_ends_with_3(tmp_path):
+def test_one_phase_only_is_a_problem_of_what_learns(tmp_path):
     clips = labelled_clips()
-    path = write_embeddings(tmp_path / "run/embeddings.h5", clips, provenance={})
-    with h5py.File(path, "r+") as file:
-        file["embeddings"][40] = np.nan
-        for name in ("format", "sha256"):  # a user's own file
-            del file.attrs[name]
-    report = evaluate_files([path], config=EvaluateConfig(), out=tmp_path, progress=False)
+    path = write_npz(
+        tmp_path / "mine.npz", clips, labels=np.zeros(60, int), phases=np.array([""] * 5)
+    )
+    report = evaluate(path, tmp_path / "out")
     assert report.exit_status == 3
-    assert "act/v1: embeddings hold NaN or infinity" in report.problems[0]
+    assert "the training frames hold 1 phase(s), a classifier needs 2" in report.problems[0]
+    assert "progression: one phase has no boundary" in report.problems[1]
+    assert value(report, "tau", "act").status == "ok"
+    assert value(report, "ap@5", "act").value == 1.0
+
+
+def test_no_second_clip_of_an_action_is_a_problem_of_what_needs_two(tmp_path):
+    report = run(tmp_path, labelled_clips()[:3])
+    assert value(report, "tau").note == "1 labelled clip(s) of the split val, it needs 2"
+    assert value(report, "classification").value == 1.0
+    assert report.exit_status == 3
+    assert [problem.split(": ")[2] for problem in report.problems] == [
+        "tau", "ap@5", "ap@10", "ap@15"
+    ]  # fmt: skip
+
+
+def test_without_training_clips_what_learns_is_skipped(tmp_path):
+    report = run(tmp_path, labelled_clips()[2:])
+    assert report.exit_status == 0
+    assert value(report, "classification").note == "no labelled clips of the split train"
+    assert value(report, "tau").status == "ok"
 
 
 def test_an_absent_phase_is_a_problem_of_progression_alone(tmp_path):

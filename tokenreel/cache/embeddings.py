@@ -125,8 +125,12 @@ def write_embeddings(
     return path
 
 
-def read_embeddings(path: str | Path) -> EmbeddingFile:
+def read_embeddings(path: str | Path, *, finite: bool = True) -> EmbeddingFile:
     """Read an embedding file, ours or a user's, and check all of it.
+
+    Args:
+        path: the file.
+        finite: refuse NaN and infinity; False leaves them to the caller.
 
     Raises:
         EmbeddingFileError: absent, torn, altered, or not in the layout above.
@@ -144,7 +148,7 @@ def read_embeddings(path: str | Path) -> EmbeddingFile:
     if "format" in attributes and attributes.get("sha256") != _digest(arrays, text):
         raise EmbeddingFileError(f"{path}: damaged, its contents do not have its sha256")
     try:
-        clips = tuple(_split(arrays))
+        clips = tuple(_split(arrays, finite=finite))
         provenance = json.loads(text)
     except (ValueError, KeyError, TypeError) as error:
         raise EmbeddingFileError(f"{path}: {error}") from error
@@ -174,11 +178,11 @@ def _flatten(clips: Sequence[EmbeddedClip]) -> dict[str, Any]:
     return arrays
 
 
-def _check(clip: EmbeddedClip, *, channels: int) -> None:
+def _check(clip: EmbeddedClip, *, channels: int, finite: bool = True) -> None:
     shape = clip.embeddings.shape
     if len(shape) != 2 or shape[0] < 1 or shape[1] != channels:
         raise ValueError(f"{clip.clip_id}: embeddings are {shape}, wanted (T >= 1, {channels})")
-    if not np.isfinite(clip.embeddings).all():
+    if finite and not np.isfinite(clip.embeddings).all():
         raise ValueError(f"{clip.clip_id}: embeddings hold NaN or infinity")
     for name in PER_FRAME:
         length = len(getattr(clip, name))
@@ -215,7 +219,7 @@ def _sum_after_block(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").hexdigest().encode()
 
 
-def _split(arrays: Mapping[str, Any]) -> list[EmbeddedClip]:
+def _split(arrays: Mapping[str, Any], *, finite: bool) -> list[EmbeddedClip]:
     lengths = np.asarray(arrays["lengths"], np.int64)
     embeddings = np.asarray(arrays["embeddings"], np.float32)
     total = int(lengths.sum())
@@ -238,7 +242,7 @@ def _split(arrays: Mapping[str, Any]) -> list[EmbeddedClip]:
         phases = tuple(json.loads(texts["phases"][i] or "[]"))
         rows: dict[str, Any] = {name: values[start:stop] for name, values in frames.items()}
         clip = EmbeddedClip(embeddings=embeddings[start:stop], phases=phases, **words, **rows)
-        _check(clip, channels=embeddings.shape[1])
+        _check(clip, channels=embeddings.shape[1], finite=finite)
         clips.append(clip)
     if len(set(texts["clip_id"])) != len(clips):
         raise ValueError("two clips have the same clip_id")

@@ -225,7 +225,8 @@ def _first_nearest(
         exact[tied] = _measure(frames, rows[tied], cols[tied])
         cols = cols[np.lexsort((cols, exact, cell))]
     best = cols[is_first]
-    return (best - edges[clip_of[best]]).reshape(-1, num_clips)
+    nearest: Ints = (best - edges[clip_of[best]]).reshape(-1, num_clips)
+    return nearest
 
 
 def _scale(

@@ -1,16 +1,26 @@
-"""Phase classification: a linear classifier on frozen embeddings (spec: CARL, section 4.2).
+"""Phase classification: a classifier on frozen embeddings, and which clips it may learn from.
 
-scikit-learn 1.0.2 fitted the published numbers with multi_class="multinomial".  Today's fit is the
-same model with float64 input, tol = 1e-4 / n, and C = 2 where there are exactly two classes.
+CARL, section 4.2: a multinomial logistic regression.  scikit-learn 1.0.2 fitted the published
+numbers with multi_class="multinomial"; today's fit is the same model with float64 input,
+tol = 1e-4 / n, and C = 2 where there are exactly two classes.  TCC: an RBF SVM on float32.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from sklearn.svm import SVC
 
-__all__ = ["Classified", "classify_phases", "labelled_prefix"]
+__all__ = [
+    "CLASSIFIERS", "Classified", "classify_phases", "draw_episodes", "labelled_prefix",
+    "stratified_draw",
+]  # fmt: skip
+
+Floats = NDArray[np.float32]
+Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +34,7 @@ class Classified:
     """
 
     accuracy: float
-    predicted: NDArray[np.int64]
+    predicted: Labels
     num_classes: int
 
 
@@ -37,11 +47,50 @@ def labelled_prefix(num_clips: int, fraction: float) -> int:
     return max(1, int(fraction * num_clips))
 
 
+def stratified_draw(labels: Sequence[Labels], count: int, *, seed: int) -> list[int]:
+    """A random `count` of the clips, in order, with each phase in about its share of them.
+
+    A clip stands for the phase of its own that the fewest clips have, so that rare phases keep
+    their share; what is left over by rounding goes to the largest remainders.
+
+    Args:
+        labels: phases of each clip.
+        count: how many clips.
+        seed: of the draw.
+    """
+    rng = np.random.default_rng(seed)
+    own = [np.unique(one) for one in labels]
+    num_with = np.bincount(np.concatenate(own))
+    rarest = np.array([int(phases[np.argmin(num_with[phases])]) for phases in own])
+    strata = [rng.permutation(np.flatnonzero(rarest == phase)) for phase in np.unique(rarest)]
+    quota = np.array([count * len(stratum) / len(labels) for stratum in strata])
+    taken = quota.astype(int)
+    # float rounding must not decide between equal remainders
+    most = np.argsort(-np.round(quota - taken, 9), kind="stable")
+    taken[most[: count - taken.sum()]] += 1
+    chosen = [stratum[:some] for stratum, some in zip(strata, taken, strict=True)]
+    return sorted(int(i) for i in np.concatenate(chosen))
+
+
+def draw_episodes(num_clips: int, shots: Sequence[int], num_episodes: int) -> list[list[list[int]]]:
+    """TCC's draws of few-shot: for each number of shots, for each episode, the clips.
+
+    The same generator, seed and order as in its code, so that the draws are the same.
+    """
+    rng = np.random.RandomState(42)
+    return [
+        [rng.permutation(num_clips)[:count].tolist() for _ in range(num_episodes)]
+        for count in shots
+    ]
+
+
 def classify_phases(
-    train: NDArray[np.float32],
-    train_labels: NDArray[np.int64],
-    val: NDArray[np.float32],
-    val_labels: NDArray[np.int64],
+    train: Floats,
+    train_labels: Labels,
+    val: Floats,
+    val_labels: Labels,
+    *,
+    classifier: Literal["logistic", "svc"] = "logistic",
 ) -> Classified:
     """Fit on the training frames, count right validation frames.
 
@@ -49,7 +98,8 @@ def classify_phases(
         train: embeddings (n, C).
         train_labels: phases (n,), all >= 0.
         val: embeddings of the validation frames.
-        val_labels: their phases.
+        val_labels: their phases; one that the training frames lack is never right.
+        classifier: of CLASSIFIERS.
 
     Raises:
         ValueError: fewer than two phases in the training frames.
@@ -57,9 +107,23 @@ def classify_phases(
     num_classes = len(np.unique(train_labels))
     if num_classes < 2:
         raise ValueError(f"the training frames hold {num_classes} phase(s), a classifier needs 2")
+    predicted = CLASSIFIERS[classifier](train, train_labels, val, num_classes)
+    return Classified(float((predicted == val_labels).mean()), predicted, num_classes)
+
+
+def _logistic(train: Floats, labels: Labels, val: Floats, num_classes: int) -> Labels:
     model = LogisticRegression(
         C=2.0 if num_classes == 2 else 1.0, tol=1e-4 / len(train), max_iter=100_000
     )
-    model.fit(train.astype(np.float64), train_labels)
-    predicted = model.predict(val.astype(np.float64))
-    return Classified(float((predicted == val_labels).mean()), predicted, num_classes)
+    model.fit(train.astype(np.float64), labels)
+    return np.asarray(model.predict(val.astype(np.float64)))
+
+
+def _svc(train: Floats, labels: Labels, val: Floats, num_classes: int) -> Labels:
+    return np.asarray(SVC(C=1.0, gamma="scale").fit(train, labels).predict(val))
+
+
+CLASSIFIERS: dict[str, Callable[[Any, Any, Any, int], Labels]] = {
+    "logistic": _logistic,
+    "svc": _svc,
+}

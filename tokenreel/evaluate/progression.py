@@ -5,19 +5,37 @@ last frame of the phase.  One regression a boundary; the score is the mean R2.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LinearRegression
 
-__all__ = ["AbsentPhase", "Rule", "progression_score", "progression_targets"]
+__all__ = [
+    "AbsentPhase", "Regressed", "Rule", "count_absent", "fit_progression", "progression_score",
+    "progression_targets",
+]  # fmt: skip
 
 Rule = Literal["error", "tcc2021", "lav", "casa"]
+Floats = NDArray[np.float64]
 
 
 class AbsentPhase(ValueError):
     """A clip lacks a phase and the rule is to say so."""
+
+
+@dataclass(frozen=True, eq=False)
+class Regressed:
+    """What the regressions did.
+
+    Attributes:
+        score: mean R2 over boundaries; it can be negative.
+        predicted: (n, boundaries) for the validation frames.
+    """
+
+    score: float
+    predicted: Floats
 
 
 def progression_targets(
@@ -28,43 +46,54 @@ def progression_targets(
     Args:
         labels: (T,) phases, all >= 0.
         num_phases: of the action.
-        rule: for a phase that the clip lacks: "error" raises; "tcc2021" takes the first frame,
-            from frame 1 on, of a later phase, or the last frame where there is none; "lav" takes
-            frame -1; "casa" takes frame T, and raises where phase 0 is lacking.
+        rule: where the boundary of a phase lies that the clip lacks.  "error" raises.  "tcc2021"
+            takes the first frame, from frame 1 on, of a later phase, or the last frame where there
+            is none; as in TCC's code, it also ends a phase that is there at the first such frame.
+            "lav" takes frame -1.  "casa" takes frame T, and raises where phase 0 is lacking.
 
     Raises:
         AbsentPhase: with the rules "error" and "casa".
     """
     frames = np.arange(len(labels), dtype=np.float64)
-    columns: list[NDArray[np.float64]] = []
-    for phase in range(num_phases - 1):
-        found = np.flatnonzero(labels == phase)
-        if len(found):
-            boundary = float(found[-1])
-        elif rule == "error" or (rule == "casa" and phase == 0):
-            raise AbsentPhase(
-                f"phase {phase} is absent from a clip: choose absent_phase=tcc2021, lav or casa"
-            )
-        else:
-            boundary = _absent_boundary(labels, phase, rule)
-        columns.append((frames - boundary) / len(labels))
+    columns = [
+        (frames - _boundary(labels, phase, rule)) / len(labels) for phase in range(num_phases - 1)
+    ]
     return np.stack(columns, axis=1)
 
 
-def _absent_boundary(labels: NDArray[np.int64], phase: int, rule: Rule) -> float:
-    if rule != "tcc2021":
-        return -1.0 if rule == "lav" else float(len(labels))
-    later = np.flatnonzero(labels[1:] > phase)
-    return float(later[0] + 1) if len(later) else float(len(labels) - 1)
+def count_absent(labels: NDArray[np.int64], num_phases: int) -> int:
+    """How many phases with a boundary a clip lacks.
+
+    >>> count_absent(np.array([0, 0, 2]), 4)
+    1
+    """
+    return num_phases - 1 - len(np.unique(labels[labels < num_phases - 1]))
 
 
-def progression_score(
+def _boundary(labels: NDArray[np.int64], phase: int, rule: Rule) -> float:
+    """The frame that ends a phase."""
+    if rule == "tcc2021":
+        later = np.flatnonzero(labels[1:] > phase)
+        if not len(later):
+            return float(len(labels) - 1)
+        return float(later[0] if labels[later[0]] == phase else later[0] + 1)
+    found = np.flatnonzero(labels == phase)
+    if len(found):
+        return float(found[-1])
+    if rule == "error" or (rule == "casa" and phase == 0):
+        raise AbsentPhase(
+            f"phase {phase} is absent from a clip: choose absent_phase=tcc2021, lav or casa"
+        )
+    return -1.0 if rule == "lav" else float(len(labels))
+
+
+def fit_progression(
     train: NDArray[np.float32],
-    train_targets: Sequence[NDArray[np.float64]],
+    train_targets: Sequence[Floats],
     val: NDArray[np.float32],
-    val_targets: Sequence[NDArray[np.float64]],
-) -> float:
-    """Mean over boundaries of R2 on all validation frames; it can be negative.
+    val_targets: Sequence[Floats],
+) -> Regressed:
+    """One least-squares fit for all boundaries, R2 of each on all validation frames.
 
     Args:
         train: embeddings (n, C).
@@ -72,9 +101,27 @@ def progression_score(
         val: embeddings of the validation frames.
         val_targets: their targets.
     """
-    wanted, given = np.concatenate(val_targets), np.concatenate(train_targets)
-    scores = []
-    for boundary in range(given.shape[1]):
-        model = LinearRegression().fit(train, given[:, boundary])
-        scores.append(model.score(val, wanted[:, boundary]))
-    return float(np.mean(scores))
+    wanted = np.concatenate(val_targets)
+    model = LinearRegression().fit(train, np.concatenate(train_targets))
+    predicted = np.asarray(model.predict(val), np.float64)
+    return Regressed(float(np.mean(_r2(wanted, predicted))), predicted)
+
+
+def progression_score(
+    train: NDArray[np.float32],
+    train_targets: Sequence[Floats],
+    val: NDArray[np.float32],
+    val_targets: Sequence[Floats],
+) -> float:
+    """Mean over boundaries of R2 on all validation frames; arguments as fit_progression."""
+    return fit_progression(train, train_targets, val, val_targets).score
+
+
+def _r2(wanted: Floats, predicted: Floats) -> Floats:
+    """R2 of each column; as in scikit-learn, 1 or 0 for a constant target, NaN for one frame."""
+    if len(wanted) < 2:
+        return np.full(wanted.shape[1], np.nan)
+    rest = np.square(wanted - predicted).sum(axis=0)
+    total = np.square(wanted - wanted.mean(axis=0)).sum(axis=0)
+    safe = np.where(total == 0, 1.0, total)
+    return np.asarray(np.where(total == 0, rest == 0, 1 - rest / safe), np.float64)

@@ -1,36 +1,51 @@
-"""The tables of phase 3: one row a number, and the papers' layout."""
+"""One row a number: what a row says, and results.csv, which grows row by row."""
 
 import csv
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tokenreel.cache.files import make_directory, write_whole
+from tokenreel.cache.files import write_whole
 
-__all__ = ["MEAN", "Score", "format_summary", "write_tables"]
+__all__ = [
+    "COUNTS", "MEAN", "RESULTS", "Score", "append_rows", "mean_rows", "read_rows", "write_rows",
+]  # fmt: skip
 
 MEAN = "mean"  # the "action" of a row that averages over actions
-COLUMNS = ("classification", "progression", "tau", "ap@5", "ap@10", "ap@15")
+RESULTS = "results.csv"
 
 
 @dataclass(frozen=True)
 class Score:
-    """One number and all that says what it is.  A row of results.csv.
+    """One number and all that says what it is.  A row of results.csv; docs/results.md tells more.
 
     Attributes:
         run, recipe, model, seed, dataset: what was evaluated.
-        task: classification, progression, tau or ap@K.
+        task: classification, classification-unshared, progression, tau, ap@K or few-shot@K.
         action: the action, or "mean" over them.
         split, fraction: validation split; share of labelled training clips.
-        value: 0 to 1 (progression can be negative), NaN where it is not defined: see note.
+        value: 0 to 1 (progression and tau can be negative), NaN where it is not defined: see note.
         protocol, stride, distance: how it was computed.
-        num_clips, num_frames, num_dropped, num_nan, num_classes: validation clips and frames used,
-            frames without a label, pairs or clips that gave NaN, phases seen in training.
+        num_clips, num_frames: validation clips and frames used.
+        num_dropped: their frames without a label.
+        num_nan: pairs (tau), clips (ap@K) or draws (few-shot) that gave NaN and are left out.
+        num_classes: phases that the classifier saw, or that progression knows.
         store_fingerprint, weights, augmentation, commit: where the embeddings come from.
-        note: why there is no value.
+        note: why there is no value, or what to know about it.
+        status: "ok", "undefined" (no pair or clip counts), "skipped" (the file lacks what it
+            needs) or "problem" (the data is wrong).
+        num_train_clips, num_train_frames: what the classifier or regression learned from.
+        num_left_out: clips of the action that were left out because their data is wrong.
+        num_pairs: ordered pairs of clips (tau), draws (few-shot).
+        num_absent: clips that lack a phase (progression).
+        classifier, labelled, absent_phase: names of the settings.
+        embeddings_sha256: of the embedding file.
+        settings: short hash of all settings and of the version of the metrics.
     """
 
     run: str
@@ -56,74 +71,88 @@ class Score:
     augmentation: str
     commit: str
     note: str = ""
+    status: str = "ok"
+    num_train_clips: int = 0
+    num_train_frames: int = 0
+    num_left_out: int = 0
+    num_pairs: int = 0
+    num_absent: int = 0
+    classifier: str = ""
+    labelled: str = ""
+    absent_phase: str = ""
+    embeddings_sha256: str = ""
+    settings: str = ""
 
 
-def write_tables(scores: Sequence[Score], out: Path) -> None:
-    """Write results.csv and summary.csv, each whole."""
-    make_directory(out)
-    columns = [field.name for field in fields(Score)]
-    rows: list[list[object]] = [list(asdict(score).values()) for score in scores]
-    write_whole(out / "results.csv", _csv(columns, rows))
-    header = ["recipe", "dataset", "weights", "fraction", "seeds"]
-    for task in COLUMNS:
-        header += [f"{task} mean", f"{task} 2std ddof=0", f"{task} 2std ddof=1"]
-    rows = []
-    for key, by_task in _by_recipe(scores).items():
-        seeds = max((len(values) for values in by_task.values()), default=0)
-        row: list[object] = [*key, seeds]
-        for task in COLUMNS:
-            row += _mean_and_spread(by_task.get(task, []))
-        rows.append(row)
-    write_whole(out / "summary.csv", _csv(header, rows))
+_PARSERS: dict[Any, Callable[[str], Any]] = {int: int, float: float, str: str}
+_FIELDS = {field.name: _PARSERS[field.type] for field in fields(Score)}
+COUNTS = tuple(name for name in _FIELDS if name.startswith("num_"))
 
 
-def format_summary(scores: Sequence[Score]) -> str:
-    """The papers' table as text: mean +- 2 std (ddof=0) over seeds, averaged over actions."""
-    header = ["recipe", "weights", "seeds", *COLUMNS]
-    lines = [header]
-    for (recipe, _, weights, fraction), by_task in _by_recipe(scores).items():
-        name = recipe if fraction == 1 else f"{recipe} ({fraction:.0%})"
-        seeds = max((len(values) for values in by_task.values()), default=0)
-        cells = [_cell(by_task.get(task, [])) for task in COLUMNS]
-        lines.append([name, weights, str(seeds), *cells])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
-            for line in lines]  # fmt: skip
-    reasons = sorted({f"{s.run}: {s.task}: {s.note}" for s in scores if s.note})
-    return "\n".join([*text, *(f"skipped: {reason}" for reason in reasons)])
+def write_rows(scores: Iterable[Score], path: Path) -> None:
+    """Replace results.csv, whole."""
+    write_whole(path, _text([list(_FIELDS), *map(_cells, scores)]).encode())
 
 
-def _by_recipe(
-    scores: Sequence[Score],
-) -> dict[tuple[str, str, str, float], dict[str, list[float]]]:
-    found: dict[tuple[str, str, str, float], dict[str, list[float]]] = {}
-    fractions = sorted({score.fraction for score in scores}, reverse=True)
-    for score in scores:
-        if score.action != MEAN:
+def append_rows(scores: Iterable[Score], path: Path) -> None:
+    """Add rows to results.csv in one write, flushed to the disk."""
+    data = _text(map(_cells, scores)).encode()
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def read_rows(path: Path) -> list[Score]:
+    """The whole rows of results.csv; [] without one, or with one of other columns.
+
+    A row that was torn by a kill is left out: what it held is computed again.
+    """
+    if not path.is_file():
+        return []
+    text = path.read_bytes().decode(errors="replace")
+    found = []
+    for row in csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])):
+        if list(row) != list(_FIELDS) or None in row.values():
             continue
-        whole = score.task in ("tau", "ap@5", "ap@10", "ap@15")
-        for fraction in fractions[:1] if whole else [score.fraction]:
-            key = (score.recipe or score.run, score.dataset, score.weights, fraction)
-            found.setdefault(key, {}).setdefault(score.task, []).append(score.value)
+        try:
+            found.append(Score(**{name: parse(row[name]) for name, parse in _FIELDS.items()}))
+        except ValueError:
+            continue
     return found
 
 
-def _mean_and_spread(values: Sequence[float]) -> list[object]:
-    if not values:
-        return ["", "", ""]
-    sample = 2 * float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-    return [float(np.mean(values)), 2 * float(np.std(values)), sample]
+def mean_rows(scores: Sequence[Score]) -> list[Score]:
+    """One row a protocol, task and fraction of one run: the mean over its actions.
+
+    Unweighted, as published; actions without a value are left out and counted in the note.
+    """
+    grouped: dict[tuple[str, str, float], list[Score]] = {}
+    for score in scores:
+        grouped.setdefault((score.protocol, score.task, score.fraction), []).append(score)
+    means = []
+    for rows in grouped.values():
+        known = [row for row in rows if not np.isnan(row.value)]
+        counted = {name: sum(getattr(row, name) for row in known or rows) for name in COUNTS}
+        values = asdict(known[0] if known else rows[0])
+        if known:
+            left = len(rows) - len(known)
+            values["note"] = f"{left} of {len(rows)} actions left out" if left else ""
+            values["value"] = float(np.mean([row.value for row in known]))
+        means.append(Score(**{**values, **counted, "action": MEAN}))
+    return means
 
 
-def _cell(values: Sequence[float]) -> str:
-    if not values or np.isnan(values).all():
-        return "-"
-    return f"{np.mean(values):.4f} +- {2 * np.std(values):.4f}"
+def _cells(score: Score) -> list[object]:
+    values = asdict(score).values()
+    return [repr(value) if isinstance(value, float) else value for value in values]
 
 
-def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> bytes:
+def _text(rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([[repr(c) if isinstance(c, float) else c for c in row] for row in rows])
-    return text.getvalue().encode()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

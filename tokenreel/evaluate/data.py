@@ -1,0 +1,151 @@
+"""An embedding file as metrics see it: sound clips, labelled frames, splits of one action.
+
+A clip whose embeddings are not finite, or that has a label its action does not know, is left out of
+everything, named and counted; the others go on.  Frames without a label (-1) are dropped before any
+stride.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile, read_embeddings
+
+__all__ = [
+    "ActionData", "ScreenedFile", "Side", "file_sha256", "load_action", "load_screened",
+    "screen_clips",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The labelled frames of one split of one action, by clip, in the order of the file.
+
+    Attributes:
+        clip_ids: names of the clips.
+        embeddings: (T_i, C) float32.
+        labels: (T_i,) int64, all >= 0.
+        num_dropped: frames without a label, of these clips.
+    """
+
+    clip_ids: list[str]
+    embeddings: list[NDArray[np.float32]]
+    labels: list[NDArray[np.int64]]
+    num_dropped: int
+
+    @property
+    def num_frames(self) -> int:
+        """Labelled frames."""
+        return sum(map(len, self.labels))
+
+
+@dataclass(frozen=True, eq=False)
+class ActionData:
+    """The clips of one action.
+
+    Attributes:
+        train, val: its splits.
+        num_phases: named in the file, or the largest label + 1.
+        is_shared: for each validation clip, whether its video is among the training clips too.
+    """
+
+    train: Side
+    val: Side
+    num_phases: int
+    is_shared: list[bool]
+
+
+@dataclass(frozen=True, eq=False)
+class ScreenedFile:
+    """A file without its bad clips.
+
+    Attributes:
+        file: with the sound clips.
+        left_out: action -> one sentence for each clip that was left out.
+    """
+
+    file: EmbeddingFile
+    left_out: dict[str, list[str]]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=1)
+def load_screened(path: Path, sha256: str) -> ScreenedFile:
+    """Read a file and leave its bad clips out; the last file is kept.
+
+    Args:
+        path: the file.
+        sha256: of its bytes, so that a changed file is read again.
+
+    Raises:
+        EmbeddingFileError: absent, torn, or not in the layout.
+    """
+    file = read_embeddings(path, finite=False)
+    clips, left_out = screen_clips(file.clips)
+    return ScreenedFile(EmbeddingFile(file.path, file.provenance, tuple(clips)), left_out)
+
+
+def screen_clips(
+    clips: Sequence[EmbeddedClip],
+) -> tuple[list[EmbeddedClip], dict[str, list[str]]]:
+    """Sound clips, and by action a sentence for each of the others."""
+    sound: list[EmbeddedClip] = []
+    left_out: dict[str, list[str]] = {}
+    for clip in clips:
+        reason = _what_is_wrong(clip)
+        if reason:
+            left_out.setdefault(clip.action, []).append(f"{clip.clip_id}: {reason}")
+        else:
+            sound.append(clip)
+    return sound, left_out
+
+
+def _what_is_wrong(clip: EmbeddedClip) -> str:
+    bad = int((~np.isfinite(clip.embeddings).all(axis=1)).sum())
+    if bad:
+        return f"{bad} of {clip.num_frames} frames have NaN or infinite embeddings"
+    low, high = int(clip.labels.min()), int(clip.labels.max())
+    if low < -1:
+        return f"label {low} is out of range, -1 means unlabelled"
+    if clip.phases and high >= len(clip.phases):
+        return f"label {high} is out of range, its action has {len(clip.phases)} phases"
+    return ""
+
+
+def load_action(path: Path, sha256: str, action: str) -> ActionData:
+    """The labelled clips of one action."""
+    clips = [
+        clip
+        for clip in load_screened(path, sha256).file.clips
+        if clip.action == action and (clip.labels >= 0).any()
+    ]
+    train = [clip for clip in clips if clip.split == "train"]
+    val = [clip for clip in clips if clip.split == "val"]
+    groups = {clip.group for clip in train if clip.group}
+    is_shared = [clip.group.startswith("shared:") or clip.group in groups for clip in val]
+    phases = max((int(clip.labels.max()) + 1 for clip in clips), default=0)
+    named = max((len(clip.phases) for clip in clips), default=0)
+    return ActionData(_side(train), _side(val), max(phases, named), is_shared)
+
+
+def _side(clips: Sequence[EmbeddedClip]) -> Side:
+    kept = [clip.labels >= 0 for clip in clips]
+    return Side(
+        [clip.clip_id for clip in clips],
+        [
+            clip.embeddings if keep.all() else clip.embeddings[keep]
+            for clip, keep in zip(clips, kept, strict=True)
+        ],
+        [clip.labels[keep].astype(np.int64) for clip, keep in zip(clips, kept, strict=True)],
+        int(sum((~keep).sum() for keep in kept)),
+    )
