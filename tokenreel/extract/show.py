@@ -6,7 +6,7 @@ each frame differs from the one before.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tokenreel.extract.transforms import apply_transform
 from tokenreel.extract.video import VideoError, decode
 from tokenreel.extract.views import ViewAugmenter
 
-__all__ = ["ClipPicture", "draw_clip", "look_at_clip", "tokens_to_rgb"]
+__all__ = ["ClipPicture", "draw_clip", "frames_as_seen", "look_at_clip", "tokens_to_rgb"]
 
 Array = NDArray[Any]
 
@@ -76,7 +76,8 @@ def look_at_clip(
     count = min(num_frames, record.num_frames)
     frames = np.unique(np.linspace(0, record.num_frames - 1, count).round().astype(np.int64))
     try:
-        seen, reason = _as_seen(store, record, frames, root / record.video, view), ""
+        seen = np.stack(list(frames_as_seen(store, record, frames, root / record.video, view=view)))
+        reason = ""
     except VideoError as error:
         seen, reason = None, str(error)
     tokens = store.read(clip_id, frames, view=view)
@@ -139,29 +140,43 @@ def draw_clip(picture: ClipPicture, out: Path) -> Path:
     return out
 
 
-def _as_seen(store: Store, record: ClipRecord, frames: Array, path: Path, view: int) -> Array:
-    """The shown frames through the recipe's preprocessing, uint8 (K, S, S, 3)."""
+def frames_as_seen(
+    store: Store, record: ClipRecord, frames: Array, path: Path, *, view: int = 0
+) -> Iterator[Array]:
+    """Frames of a clip through the recipe's preprocessing, uint8 (S, S, 3) each.
+
+    Args:
+        store: that holds the clip.
+        record: the clip.
+        frames: indices into the clip, rising.
+        path: the video.
+        view: of the store.
+
+    Raises:
+        VideoError: no such video, or another one than the clip was made from.
+    """
     recipe = store.recipe
     wanted = store.frame_index(record.clip_id)[frames].tolist()
     stored_ticks = store.pts(record.clip_id)[frames].tolist()
     augment = ViewAugmenter(recipe.views[view], record.clip_id, recipe.transform) if view else None
-    images: list[Array] = []
+    count = 0
     for frame in decode(path, decoder=record.source["decoder"]):
-        if frame.index == wanted[len(images)]:
-            if frame.ticks != stored_ticks[len(images)]:
+        if frame.index == wanted[count]:
+            if frame.ticks != stored_ticks[count]:
                 raise VideoError(
                     f"{path} is not the video of the store: frame {frame.index} is at tick "
-                    f"{frame.ticks}, the store has {stored_ticks[len(images)]}"
+                    f"{frame.ticks}, the store has {stored_ticks[count]}"
                 )
             image = (
                 augment(frame.pixels)
                 if augment
                 else apply_transform(frame.pixels, recipe.transform)
             )
-            images.append(image.permute(1, 2, 0).numpy())
-            if len(images) == len(wanted):
-                return np.stack(images)
-    raise VideoError(f"{path} has no frame {wanted[len(images)]}, which the store has tokens of")
+            yield image.permute(1, 2, 0).numpy()
+            count += 1
+            if count == len(wanted):
+                return
+    raise VideoError(f"{path} has no frame {wanted[count]}, which the store has tokens of")
 
 
 def _grid(store: Store) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
 from tokenreel.cache.errors import UsageError, WrongRecipe
 from tokenreel.cache.progress import Progress
-from tokenreel.cache.reader import ClipRecord, open_store
+from tokenreel.cache.reader import ClipRecord, Store, open_store
 from tokenreel.fuse.checkpoint import load_checkpoint, restore_weights
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.folder import describe_store, read_about
@@ -29,7 +29,15 @@ from tokenreel.fuse.needs import uses_tokens
 from tokenreel.fuse.pooling import pool_frozen
 from tokenreel.fuse.source import TokenSource
 
-__all__ = ["Embedder", "embed_run", "embed_together", "load_run", "pieces", "standardise"]
+__all__ = [
+    "Embedder",
+    "embed_run",
+    "embed_together",
+    "load_run",
+    "pieces",
+    "require_backbone",
+    "standardise",
+]
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +103,20 @@ def load_run(run: Path, source_of: Callable[[FuseConfig], TokenSource]) -> Embed
     return Embedder(model.to(source.device), config, run / "embeddings.h5", about)
 
 
+def require_backbone(run: Path, store: Store) -> dict[str, Any]:
+    """What run.json says of a run, if its model can read a store.
+
+    Raises:
+        WrongRecipe: a store of another backbone or other weights.
+    """
+    about = read_about(run)
+    for field in ("backbone", "weights"):
+        here, there = describe_store(store)[field], about[field]
+        if here != there:
+            raise WrongRecipe(f"{run} was trained on {field}={there!r}, {store.path} has {here!r}")
+    return about
+
+
 def embed_run(
     run: Path, store: Path, out: Path, *, device: torch.device, progress: bool = True
 ) -> Path:
@@ -111,11 +133,7 @@ def embed_run(
         WrongRecipe: a store of another backbone, weights or blocks.
     """
     opened = open_store(store)
-    about = read_about(run)
-    for field in ("backbone", "weights"):
-        here, there = describe_store(opened)[field], about[field]
-        if here != there:
-            raise WrongRecipe(f"{run} was trained on {field}={there!r}, {store} has {here!r}")
+    about = require_backbone(run, opened)
     found: list[TokenSource] = []
 
     def source_of(config: FuseConfig) -> TokenSource:

@@ -83,6 +83,34 @@ def embed(
 
 
 @app.command()
+def attend(
+    run: Annotated[Path, typer.Argument(help="folder of a run with pooling.kind=lstp")],
+    *,
+    clips: Annotated[
+        str, typer.Option(help="ids of clips, or unique parts of them, with commas between")
+    ],
+    store: Annotated[
+        Path | None, typer.Option(help="by default the one that the run was trained on")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="folder of the videos; data/DATASET when left out")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the pictures; RUN/attention by default")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Where each entity of a run looks in some clips: a PNG grid, an MP4 and the numbers."""
+    from tokenreel.pipeline.attention import attend_clips
+
+    words = [word for word in clips.split(",") if word]
+    for files in attend_clips(run, words, store=store, root=root, out=out, device=device):
+        say(f"{files.clip_id}: {files.grid}, {files.movie}, {files.numbers}")
+        if files.unseen_reason:
+            say(f"  attention alone, no frames: {files.unseen_reason} (--root names the videos)")
+
+
+@app.command()
 def recipes() -> None:
     """List the recipes: what each is, what it costs, what was published."""
     from tokenreel.pipeline.recipes import RECIPES

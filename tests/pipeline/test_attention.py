@@ -1,0 +1,91 @@
+"""`fuse attend`: the grid, the movie and the numbers, with frames and without."""
+
+import av
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from tests.fuse.tiny import write_store
+from tokenreel.cache.errors import UsageError
+from tokenreel.pipeline import attention
+from tokenreel.pipeline.attention import attend_clips
+from tokenreel.pipeline.cli.extract import app as extract_app
+from tokenreel.pipeline.cli.fuse import app
+from tokenreel.pipeline.training import train_recipe
+
+SMALL = [
+    "optim.epochs=1", "data.num_frames=6", "data.batch_clips=2", "pooling.channels=8",
+    "temporal.hidden=8", "temporal.heads=2", "temporal.fc_width=8", "temporal.feed_forward=8",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with the sample extracted, small, and a run on it."""
+    path = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        words = ["data.train=2", "data.val=2", "image_size=32", "blocks=11", "codec=fp16"]
+        made = CliRunner().invoke(extract_app, ["run", "sample", *words])
+        assert made.exit_code == 0, made.output
+        train_recipe("sample", SMALL, out=path / "run", device="cpu", progress=False)
+    return path
+
+
+def read_movie(path):
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def test_a_clip_gets_a_grid_a_movie_and_its_numbers(work, monkeypatch):
+    monkeypatch.chdir(work)
+    result = CliRunner().invoke(app, ["attend", "run", "--clips", "val/dance", "--device", "cpu"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "attention alone" not in result.stdout
+    [numbers] = (work / "run/attention").glob("*.npz")
+    with np.load(numbers) as file:
+        found = dict(file)
+    frames, entities = found["weights"].shape[:2]
+    assert entities == 3
+    assert len(found["times_seconds"]) == len(found["labels"]) == frames
+    np.testing.assert_allclose(found["weights"].sum(axis=(2, 3)), 1, atol=1e-4)
+    movie = read_movie(numbers.with_suffix(".mp4"))
+    assert len(movie) == frames
+    assert movie[0].shape == (224, 4 * 224, 3)  # the frame, then three entities
+    assert numbers.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_the_video_it_is_the_attention_alone_and_a_line_says_so(work, monkeypatch):
+    monkeypatch.chdir(work)
+    words = ["--clips", "val/dance", "--root", "nowhere", "--out", "alone", "--device", "cpu"]
+    result = CliRunner().invoke(app, ["attend", "run", *words])
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "attention alone, no frames: " in result.stdout
+    assert "(--root names the videos)" in result.stdout
+    [movie] = (work / "alone").glob("*.mp4")
+    assert read_movie(movie)[0].shape == (224, 3 * 224, 3)
+
+
+def test_a_clip_is_named_by_a_part_of_its_id_that_only_it_has(tmp_path):
+    store = attention.open_store(write_store(tmp_path / "s"))
+    assert attention.find_clips(store, ["val1", "n4"]) == ["val1", "train4"]
+    with pytest.raises(UsageError, match=r"'train': 5 clips are called so .* of train0, "):
+        attention.find_clips(store, ["train"])
+    with pytest.raises(UsageError, match=r"'nobody': no such clip in .* one of train0"):
+        attention.find_clips(store, ["nobody"])
+
+
+def test_a_store_that_is_elsewhere_has_to_be_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = write_store(tmp_path / "s")
+    train_recipe("sample", SMALL, store=store, out=tmp_path / "run", device="cpu", progress=False)
+    with pytest.raises(UsageError, match=r"trained on s, which is not in stores/: --store"):
+        next(attend_clips(tmp_path / "run", ["val0"], device="cpu"))
+
+
+def test_a_place_that_nobody_looks_at_shows_the_frame_dimmed():
+    image = np.full((4, 4, 3), 200, np.uint8)
+    strength = np.array([[0.0, 1.0]], np.float32)
+    drawn = attention._overlay(strength, image, 4)
+    assert (drawn[:, :2] == 140).all()  # 0.7 of 200
+    assert drawn[0, 3, 0] > drawn[0, 3, 2] + 50  # the bright end of the colours is yellow

@@ -1,0 +1,106 @@
+"""Where LSTP looks: the attention of each entity over the tokens of a frame.
+
+Source: MV-Former, section 3.3 and Figures 3 and 4.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.reader import ClipRecord, Store
+from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.embed import load_run, require_backbone
+from tokenreel.fuse.needs import uses_tokens
+from tokenreel.fuse.pooling import Lstp
+from tokenreel.fuse.source import TokenSource
+
+__all__ = ["ClipAttention", "attend"]
+
+FRAMES_AT_ONCE = 64  # tokens of so many frames bound the memory
+
+
+@dataclass(frozen=True, eq=False)
+class ClipAttention:
+    """The attention over one clip.
+
+    Attributes:
+        record: the clip.
+        weights: float32 (T, E, rows, columns); the sum over a frame's tokens is 1 for every
+            entity, or over all entities less where they are disjoint.
+        times_seconds: float64 (T,).
+        labels: int16 (T,), -1 where a frame has none.
+    """
+
+    record: ClipRecord
+    weights: NDArray[np.float32]
+    times_seconds: NDArray[np.float64]
+    labels: NDArray[Any]
+
+
+def attend(
+    run: Path, store: Store, clips: Sequence[str], *, device: torch.device
+) -> Iterator[ClipAttention]:
+    """The attention of a trained run over each clip, in order.
+
+    Args:
+        run: its folder.
+        store: that it was trained on, or another of the same backbone.
+        clips: ids of clips of the store.
+        device: where to compute.
+
+    Raises:
+        UsageError: the run pools without attention, or has no checkpoint yet.
+        ClipNotFound: the store has no such clip.
+        WrongRecipe: a store of another backbone or weights.
+    """
+    require_backbone(run, store)
+    records = [store.record(clip) for clip in clips]
+    sources: list[TokenSource] = []
+
+    def source_of(config: FuseConfig) -> TokenSource:
+        sources.append(TokenSource(store, [config], device, placement="disk"))
+        return sources[0]
+
+    embedder = load_run(run, source_of)
+    pooling = embedder.model.pooling if embedder.model is not None else None
+    if embedder.model is None or not isinstance(pooling, Lstp) or not uses_tokens(embedder.config):
+        raise UsageError(
+            f"{run} pools with pooling.kind={embedder.config.pooling.kind}, without attention: "
+            "name a run with pooling.kind=lstp"
+        )
+    embedder.model.eval()
+    return (_attend(record, pooling, embedder.config, sources[0]) for record in records)
+
+
+def _attend(
+    record: ClipRecord, pooling: Lstp, config: FuseConfig, source: TokenSource
+) -> ClipAttention:
+    parts = []
+    for start in range(0, record.num_frames, FRAMES_AT_ONCE):
+        rows = np.arange(start, min(start + FRAMES_AT_ONCE, record.num_frames))
+        tokens = source.frames(record.clip_id, rows).tokens(config.pooling.blocks)
+        with torch.inference_mode():
+            parts.append(pooling(tokens)[1].float().cpu().numpy())
+    flat = np.concatenate(parts)
+    store = source.store
+    return ClipAttention(
+        record,
+        flat.reshape(*flat.shape[:2], *_stored_grid(store)),
+        store.times_seconds(record.clip_id),
+        store.labels(record.clip_id),
+    )
+
+
+def _stored_grid(store: Store) -> tuple[int, int]:
+    """Rows and columns of the tokens as stored: a codec may have made them fewer."""
+    recipe = store.recipe
+    num_tokens, dim, grid = recipe.num_tokens, recipe.dim, recipe.grid
+    for step in store.codec.reducers:
+        num_tokens, dim, grid = step.shape(num_tokens, dim, grid)
+    return grid

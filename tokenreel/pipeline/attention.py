@@ -1,0 +1,215 @@
+"""`fuse attend`: pictures of where each entity looks, as in MV-Former, Figures 3 and 4.
+
+Each clip gets a PNG grid (columns are moments; the frame, then each entity's attention over it), an
+MP4 of every frame, and the numbers as npz.
+"""
+
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.files import make_directory, write_whole
+from tokenreel.cache.reader import Store, open_store
+from tokenreel.evaluate.report.movie import write_movie
+from tokenreel.extract.show import frames_as_seen
+from tokenreel.extract.video import VideoError
+from tokenreel.fuse.attend import ClipAttention, attend
+from tokenreel.fuse.folder import read_about
+from tokenreel.fuse.sweep import find_device
+from tokenreel.pipeline.run import DATA, STORES
+
+__all__ = ["AttentionFiles", "attend_clips", "find_clips"]
+
+log = logging.getLogger(__name__)
+
+Image = NDArray[np.uint8]
+
+NUM_COLUMNS = 8  # moments in the grid, as in the figures
+SIDE = 224  # pixels of a panel of the movie
+PANEL_INCHES, DOTS_PER_INCH = 1.3, 120
+DIMMED = 0.7  # brightness of a frame where nobody looks
+STRONGEST = 0.75  # share of the colours where an entity looks most
+FEW = 99.5  # percentile of an entity's weights over the clip that is drawn brightest
+
+
+@dataclass(frozen=True)
+class AttentionFiles:
+    """What was written for a clip.
+
+    Attributes:
+        clip_id: the clip.
+        grid, movie, numbers: the PNG, MP4 and npz.
+        unseen_reason: why the frames are not in the pictures, "" where they are.
+    """
+
+    clip_id: str
+    grid: Path
+    movie: Path
+    numbers: Path
+    unseen_reason: str
+
+
+def attend_clips(
+    run: Path,
+    clips: Sequence[str],
+    *,
+    store: Path | None = None,
+    root: Path | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+) -> Iterator[AttentionFiles]:
+    """Draw the attention of a run over clips, one after another.
+
+    Args:
+        run: folder of a run with pooling.kind=lstp.
+        clips: ids of clips, or parts of ids that are unique in the store.
+        store: the one that the run was trained on, in stores/, when None.
+        root: folder of the videos; data/<dataset> when None.  Where a video is out of reach the
+            pictures have the attention alone.
+        out: folder of the files; RUN/attention when None.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        UsageError: no such clip, a run without attention, or a store that has to be named.
+    """
+    about = read_about(run)
+    path = store or STORES / str(about.get("store_name"))
+    if store is None and not path.exists():
+        raise UsageError(f"{run} was trained on {path.name}, which is not in {STORES}/: --store")
+    opened = open_store(path)
+    videos = root or DATA / str(about.get("dataset", ""))
+    folder = out or run / "attention"
+    for found in attend(run, opened, find_clips(opened, clips), device=find_device(device)):
+        yield _write(found, opened, videos, folder)
+
+
+def find_clips(store: Store, words: Sequence[str]) -> list[str]:
+    """The clips of words that are ids, or parts of an id that only one clip has.
+
+    Raises:
+        UsageError: a word that no clip or more than one has.
+    """
+    names, clips = list(store.records), []
+    for word in words:
+        found = [word] if word in names else [name for name in names if word in name]
+        if len(found) != 1:
+            some = ", ".join((found or names)[:5])
+            what = f"{len(found)} clips are called so" if found else "no such clip"
+            raise UsageError(f"{word!r}: {what} in {store.path}, name one of {some}, ...")
+        clips += found
+    return clips
+
+
+def _write(found: ClipAttention, store: Store, root: Path, folder: Path) -> AttentionFiles:
+    make_directory(folder)
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in found.record.clip_id)
+    files = {kind: folder / f"{name}.{kind}" for kind in ("png", "mp4", "npz")}
+    numbers = io.BytesIO()
+    np.savez_compressed(
+        numbers, weights=found.weights, times_seconds=found.times_seconds, labels=found.labels,
+        clip_id=found.record.clip_id, phases=np.array(found.record.phases),
+    )  # fmt: skip
+    write_whole(files["npz"], numbers.getvalue())
+    columns = np.unique(
+        np.linspace(0, len(found.weights) - 1, NUM_COLUMNS).round().astype(np.int64)
+    )
+    video = root / found.record.video
+    reason = ""
+    try:
+        seen: Sequence[Image | None] = list(frames_as_seen(store, found.record, columns, video))
+    except VideoError as error:
+        seen, reason = [None] * len(columns), str(error)
+        log.warning("%s: attention alone, no frames: %s", found.record.clip_id, error)
+    write_whole(files["png"], _draw_grid(found, columns, seen))
+    every = np.arange(len(found.weights))
+    frames: Iterator[Image | None] = (
+        iter([None] * len(every)) if reason else frames_as_seen(store, found.record, every, video)
+    )
+    write_movie(files["mp4"], _panels(found, frames), rate=_rate(found.times_seconds))
+    return AttentionFiles(found.record.clip_id, files["png"], files["mp4"], files["npz"], reason)
+
+
+def _draw_grid(found: ClipAttention, columns: NDArray[Any], seen: Sequence[Image | None]) -> bytes:
+    """The PNG: the frames, then a row an entity."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    entities = found.weights.shape[1]
+    figure = Figure(
+        figsize=(len(columns) * PANEL_INCHES + 0.6, (1 + entities) * PANEL_INCHES + 0.6),
+        layout="constrained",
+    )
+    record = found.record
+    figure.suptitle(
+        f"{record.clip_id}  ({record.split}, {record.action or '-'}): LSTP attention", fontsize=9
+    )
+    panels = figure.subplots(1 + entities, len(columns), squeeze=False)
+    maps = _scaled(found.weights)
+    for place, (frame, image) in enumerate(zip(columns.tolist(), seen, strict=True)):
+        label = int(found.labels[frame])
+        phase = record.phases[label] if 0 <= label < len(record.phases) else ""
+        panels[0][place].set_title(f"{found.times_seconds[frame]:.2f} s\n{phase}", fontsize=7)
+        panels[0][place].imshow(np.full((2, 2, 3), 255, np.uint8) if image is None else image)
+        for entity in range(entities):
+            panels[1 + entity][place].imshow(_overlay(maps[frame, entity], image, SIDE))
+    for panel in panels.flat:
+        panel.set_xticks([])
+        panel.set_yticks([])
+    panels[0][0].set_ylabel("frame", fontsize=8)
+    for entity in range(entities):
+        panels[1 + entity][0].set_ylabel(f"entity {entity}", fontsize=8)
+    FigureCanvasAgg(figure)
+    data = io.BytesIO()
+    figure.savefig(data, dpi=DOTS_PER_INCH, format="png")
+    return data.getvalue()
+
+
+def _panels(found: ClipAttention, frames: Iterator[Image | None]) -> Iterator[Image]:
+    """The pictures of the movie: the frame where there is one, then each entity's attention."""
+    for maps, image in zip(_scaled(found.weights), frames, strict=True):
+        parts = [_overlay(one, image, SIDE) for one in maps]
+        if image is not None:
+            parts.insert(0, _enlarge(image, SIDE))
+        yield np.concatenate(parts, axis=1)
+
+
+def _scaled(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weights (T, E, rows, columns) from 0 to 1: of each entity alike over the whole clip."""
+    most = np.percentile(weights, FEW, axis=(0, 2, 3), keepdims=True)
+    scaled: NDArray[np.float32] = np.clip(weights / np.maximum(most, 1e-12), 0, 1)
+    return scaled
+
+
+def _overlay(strength: NDArray[np.float32], image: Image | None, side: int) -> Image:
+    """A map (rows, columns) in colours over a dimmed frame, uint8 (side, side, 3)."""
+    from matplotlib import colormaps
+
+    large = _enlarge(strength, side)
+    colours = colormaps["inferno"](large)[..., :3] * 255
+    if image is not None:
+        grey = _enlarge(image, side).mean(axis=-1, keepdims=True)
+        share = STRONGEST * large[..., None]
+        colours = share * colours + (1 - share) * DIMMED * grey
+    drawn: Image = np.clip(colours.round(), 0, 255).astype(np.uint8)
+    return drawn
+
+
+def _enlarge(image: NDArray[Any], side: int) -> NDArray[Any]:
+    """The nearest pixels, (side, side, ...)."""
+    rows, columns = (np.arange(side) * size // side for size in image.shape[:2])
+    large: NDArray[Any] = image[rows[:, None], columns]
+    return large
+
+
+def _rate(times_seconds: NDArray[np.float64]) -> Fraction:
+    """Frames a second of the movie: those of the clip, from 1 to 60."""
+    step = float(np.median(np.diff(times_seconds))) if len(times_seconds) > 1 else 0.0
+    return Fraction(min(60.0, max(1.0, 1 / step if step > 0 else 25.0))).limit_denominator(1001)
