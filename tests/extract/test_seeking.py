@@ -44,8 +44,8 @@ SEEKABLE = {
 }
 NOT_SEEKABLE = {
     "slots.avi": ({"codec": "mpeg4", "options": {"g": "25"}, "time_base": Fraction(1, 25),
-                   "times": list(range(NUM_FRAMES))}, "no exact seek in avi"),
-    "stream.ts": ({"options": X264}, "no exact seek in mpegts"),
+                   "times": list(range(NUM_FRAMES))}, "no exact seek in mpeg4 in avi"),
+    "stream.ts": ({"options": X264}, "no exact seek in h264 in mpegts"),
     "vp8.webm": ({"codec": "libvpx", "options": {"g": "25", "deadline": "realtime"}},
                  "no exact seek in vp8"),
     "refresh.mp4": (

@@ -39,8 +39,8 @@ REASONS = {
     "jpeg_renamed.mp4": "only one frame",
     "repo_corrupted.mp4": "Invalid data",
     "trunc.avi": "corrupt",
-    "trunc.mkv": "ends early",
-    "trunc.webm": "ends early",
+    "trunc.mkv": "ended prematurely",
+    "trunc.webm": "ended prematurely",
     "trunc_faststart_60.mp4": "Invalid data",
     "zero.mp4": "empty",
 }
@@ -103,7 +103,7 @@ def test_a_truncated_file_is_refused_whatever_was_decoded(tmp_path):
     whole = write_video(tmp_path / "whole.mkv", list(range(0, 8000, 40)))
     data = whole.read_bytes()
     whole.write_bytes(data[: len(data) // 2])
-    with pytest.raises(VideoError, match=r"ends early|Invalid data|corrupt"):
+    with pytest.raises(VideoError, match=r"ended prematurely|Invalid data|corrupt"):
         list(decode(whole))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.extract.damage import DamageWatch
 from tokenreel.extract.video import DecodedFrame, VideoError, VideoInfo
 
 __all__ = ["frame_of", "opened", "probe_pyav", "read_decord", "read_pyav", "ticks_of"]
@@ -65,16 +66,20 @@ def frame_of(frame: Any, index: int, ticks: int) -> DecodedFrame:
 
 
 def _frames(path: Path) -> Iterator[tuple[Any, int]]:
-    """Decoded frames of PyAV, with their index; a corrupt one raises."""
+    """Decoded frames of PyAV, with their index; a sign of damage raises."""
     import av
 
     index = -1
     with opened(path) as (container, stream):
+        watch = DamageWatch(container, stream)
         try:
-            for index, frame in enumerate(container.decode(stream)):
-                if frame.is_corrupt:
-                    raise VideoError(f"frame {index} is marked corrupt", frame=index)
-                yield frame, index
+            for packet in container.demux(stream):
+                watch.sent(packet)
+                for frame in packet.decode():
+                    index += 1
+                    watch.got(frame, index)
+                    yield frame, index
+            watch.end(index)
         except (av.FFmpegError, UnicodeError) as error:
             raise VideoError(
                 f"{_reason(error)} after {index + 1} frames", frame=index, final=False
@@ -98,6 +103,7 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
     except ImportError as error:
         raise _refusal("is not installed") from error
     index = -1
+    decord.logging.set_level(decord.logging.QUIET)
     try:
         reader = decord.VideoReader(str(path), num_threads=1, fault_tol=REPEATS_TOLERATED)
         size = len(reader) * info.width * info.height * 3
@@ -137,6 +143,8 @@ def _video_stream(container: Any) -> Any:
         raise VideoError("has no video stream", stage="open")
     if stream.disposition.name and "ATTACHED_PIC" in stream.disposition.name.upper():
         raise VideoError("has no video stream, only a cover picture", stage="open")
+    if stream.codec_context is None:
+        raise VideoError("has a video stream of an unknown codec", stage="open")
     return stream
 
 

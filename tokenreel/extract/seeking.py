@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.extract.damage import is_paired
 from tokenreel.extract.readers import frame_of, opened, read_pyav, ticks_of
 from tokenreel.extract.video import DecodedFrame, VideoError, VideoInfo
 
@@ -35,8 +36,6 @@ __all__ = ["PacketIndex", "read_pyav_from", "scan_packets"]
 
 log = logging.getLogger(__name__)
 
-CONTAINERS = ("mp4", "matroska")  # with a time for every packet and an index of key frames
-CODECS = ("h264", "hevc", "vp9", "av1", "mjpeg")  # one packet is one frame; not so in VP8, MPEG-4
 TRIAL_FRAMES = 16  # frames compared around the second key frame
 TRIES = 3  # key frames to try, each before the last, when a seek lands after the one it was for
 
@@ -119,10 +118,8 @@ def _examined(path: Path, info: VideoInfo, num_bytes: int, mtime_ns: int) -> Pac
     """The packets, or the reason why seeking is not to be believed."""
     del num_bytes, mtime_ns  # of the key only: a file that was replaced is examined anew
     try:
-        if not any(name in info.container.split(",") for name in CONTAINERS):
-            raise Untrusted(f"no exact seek in {info.container}")
-        if info.codec not in CODECS:
-            raise Untrusted(f"no exact seek in {info.codec}")
+        if not is_paired(info.container, info.codec):
+            raise Untrusted(f"no exact seek in {info.codec} in {info.container}")
         index = scan_packets(path)
         if len(index.keys) > 1:
             _try_out(path, info, index)
