@@ -175,7 +175,7 @@ class Shard:
             target, start = out, offset
             if self._is_direct and (offset | len(out) | out.ctypes.data) % PAGE:
                 start = offset // PAGE * PAGE
-                target = _own_pages()[: -(-(offset + len(out) - start) // PAGE) * PAGE]
+                target = _own_pages(offset + len(out) - start)
             try:
                 count = os.preadv(self._handle, [target.data], start) - (offset - start)
             except OSError as error:
@@ -198,9 +198,11 @@ class Shard:
         fcntl.fcntl(self._handle, fcntl.F_SETFL, flags & ~os.O_DIRECT)
 
 
-def _own_pages() -> Array:
-    """Pages of this thread, (STEP,) uint8: what is read into them is copied out at once."""
-    if not hasattr(_own, "pages"):
-        _own.pages = aligned_empty((STEP,), np.dtype(np.uint8))
-    pages: Array = _own.pages
-    return pages
+def _own_pages(num_bytes: int) -> Array:
+    """Pages of this thread, at most STEP of them: what is read into them is copied out at once."""
+    wanted = min(-(-num_bytes // PAGE) * PAGE, STEP)
+    pages: Array = getattr(_own, "pages", np.empty(0, np.uint8))
+    if len(pages) < wanted:  # two for the index of a shard, as many as ever for frames
+        pages = aligned_empty((2 * PAGE if wanted <= 2 * PAGE else STEP,), np.dtype(np.uint8))
+        _own.pages = pages
+    return pages[:wanted]

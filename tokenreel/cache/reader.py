@@ -138,7 +138,7 @@ class Store:
             piece()
         return reading.result()
 
-    def read_many(self, requests: Sequence[Request], *, threads: int = 16) -> list[Tokens]:
+    def read_many(self, requests: Sequence[Request], *, threads: int = 8) -> list[Tokens]:
         """Several reads at once, in their order: I/O threads share the shards of all of them.
 
         Raises:
