@@ -1,36 +1,40 @@
 """Multi-entity temporal fusion: entities of all frames -> one embedding a frame.
 
-Shapes: B sequences, T frames, E entities, C channels.  Tokens are laid out entity by entity, all
-frames of entity 0 first; attention does not care, and the published positions are by frame.
+Shapes: B sequences, T frames, E entities, C channels.  Tokens are laid out frame by frame, so that
+valid ones lie together; attention does not care (the published order is by entity).
 Source: MV-Former, section 3.4; CARL, section 3.3 (one entity).
 """
 
 import copy
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from tokenreel.fuse.config import TemporalConfig
+from tokenreel.fuse.kernels import Padding, padded_attention
 
 __all__ = ["TemporalFusion", "position_table"]
 
 
-@cache
-def position_table(num_frames: int, channels: int, train_frames: int) -> Tensor:
+@lru_cache(maxsize=16)  # embedding meets clips of many lengths: 5,000 frames are 5 MB
+def position_table(
+    num_frames: int, channels: int, train_frames: int, device: torch.device | None = None
+) -> Tensor:
     """Sinusoidal positions, (T, C) float32.
 
     Other lengths than the trained one are interpolated: positions 0 to train_frames - 1 in T equal
     steps.  The cosine's exponent is odd_index / C, as in the official code.
     """
-    if num_frames == train_frames:
-        positions = torch.arange(num_frames, dtype=torch.float64)
-    else:
-        positions = torch.linspace(0, train_frames - 1, num_frames, dtype=torch.float64)
-    exponent = torch.arange(channels, dtype=torch.float64) / channels
-    angles = positions[:, None] / 10000**exponent
-    table = torch.where(torch.arange(channels) % 2 == 0, angles.sin(), angles.cos())
-    return table.float()
+    with torch.inference_mode(False):  # what embedding makes may serve training
+        if num_frames == train_frames:
+            positions = torch.arange(num_frames, dtype=torch.float64)
+        else:
+            positions = torch.linspace(0, train_frames - 1, num_frames, dtype=torch.float64)
+        exponent = torch.arange(channels, dtype=torch.float64) / channels
+        angles = positions[:, None] / 10000**exponent
+        table = torch.where(torch.arange(channels) % 2 == 0, angles.sin(), angles.cos())
+        return table.float().to(device)
 
 
 class Block(nn.Module):
@@ -47,14 +51,14 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(config.feed_forward, config.hidden)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, may_attend: Tensor | None) -> Tensor:
-        """(B, S, C) -> (B, S, C); may_attend: bool (B, 1, 1, S), False at padded keys."""
+    def forward(self, x: Tensor, padding: Padding | None) -> Tensor:
+        """(B, S, C) -> (B, S, C); no token attends to padding."""
         query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            part.unflatten(-1, (self.heads, -1))
             for part in self.qkv(self.norm1(x)).chunk(3, dim=-1)
         )
-        mixed = nn.functional.scaled_dot_product_attention(query, key, value, may_attend)
-        x = x + self.dropout(self.out(mixed.transpose(1, 2).flatten(2)))
+        mixed = padded_attention(query, key, value, padding)
+        x = x + self.dropout(self.out(mixed.flatten(2)))
         branch = self.fc2(self.fc1(self.norm2(x)).relu())
         return x + self.dropout(branch)
 
@@ -100,40 +104,46 @@ class TemporalFusion(nn.Module):
 
         Returns:
             Embeddings (B, T, C of an embedding).
+
+        Raises:
+            ValueError: a sequence that is padding alone.
         """
-        clips, frames = entities.shape[:2]
-        x = self._enter(entities)  # (B, E, T, hidden)
-        may_attend = None
-        if valid is not None and not bool(valid.all()):
-            may_attend = valid.repeat(1, self.num_entities)[:, None, None]
-        x = x.flatten(1, 2)
+        padding, positions = self._prepare(entities, valid)
+        x = self._enter(entities, positions).flatten(1, 2)  # (B, T E, hidden)
         for block in self.blocks:
-            x = block(x, may_attend)
-        x = self._choose(x.unflatten(1, (self.num_entities, frames)))
+            x = block(x, padding)
+        x = self._choose(x.unflatten(1, (-1, self.num_entities)))
         out: Tensor = self.leave(x)
-        assert out.shape[:2] == (clips, frames)
+        assert out.shape[:2] == entities.shape[:2]
         return nn.functional.normalize(out, dim=-1) if self.config.l2_normalise else out
 
-    def _enter(self, entities: Tensor) -> Tensor:
+    # Caches, and lengths that the host looks at: no part of a compiled graph.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _prepare(self, entities: Tensor, valid: Tensor | None) -> tuple[Padding | None, Tensor]:
+        frames, device = entities.shape[1], entities.device
+        padding = None if valid is None else Padding.of(valid, self.num_entities, device)
+        table = position_table(frames, self.enter.out_features, self.train_frames, device)
+        return padding, table
+
+    def _enter(self, entities: Tensor, positions: Tensor) -> Tensor:
         ids = torch.eye(self.num_entities, dtype=entities.dtype, device=entities.device)
         ids = ids.expand(*entities.shape[:2], -1, -1)
         if self.config.entity_ids == "pool":
             entities = torch.cat([entities, ids], dim=-1)
         x: Tensor = self.enter(self.fc(entities.flatten(0, 2)).unflatten(0, entities.shape[:3]))
-        table = position_table(x.shape[1], x.shape[-1], self.train_frames)
-        x = self.dropout(x + table.to(x)[:, None])
+        x = self.dropout(x + positions.to(x)[:, None])
         if self.config.entity_ids == "encoder":
             x = torch.cat([x, ids.to(x)], dim=-1)
-        return x.transpose(1, 2)
+        return x
 
     def _choose(self, x: Tensor) -> Tensor:
-        """(B, E, T, C) -> (B, T, C)."""
+        """(B, T, E, C) -> (B, T, C)."""
         if self.config.output == "one":
-            return x[:, 0]
+            return x[:, :, 0]
         if self.config.output == "avg":
-            return x.mean(dim=1)
+            return x.mean(dim=2)
         if self.config.output == "max":
-            return x.amax(dim=1)
+            return x.amax(dim=2)
         assert self.join is not None
-        joined: Tensor = self.join(x.permute(0, 2, 1, 3).flatten(2))
+        joined: Tensor = self.join(x.flatten(2))
         return joined

@@ -6,7 +6,7 @@
     absorbed    W_K and W_V moved to the queries' side; plain torch, the path of the CPU
     triton      the same in one pass over the codes; CUDA, or Triton's interpreter
 
-:func:`prefix_attention` is that of the temporal fusion.
+:func:`padded_attention` is that of the temporal fusion.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tokenreel.fuse.kernels import ops
 from tokenreel.fuse.kernels.choose import say_reference, wanted_word
-from tokenreel.fuse.kernels.prefix import Padding, prefix_attention
+from tokenreel.fuse.kernels.padded import Padding, padded_attention
 from tokenreel.fuse.kernels.reference import keep_first, project_and_attend
 from tokenreel.fuse.kernels.tokens import CodedTokens, Folding, check_tokens
 from tokenreel.fuse.kernels.weights import (
@@ -34,8 +34,8 @@ __all__ = [
     "Padding",
     "Pooled",
     "QueryWeights",
+    "padded_attention",
     "pooled_attention",
-    "prefix_attention",
 ]
 
 
