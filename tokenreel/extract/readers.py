@@ -32,7 +32,7 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
     import av
 
     try:
-        container = av.open(str(path))
+        container = av.open(str(path.absolute()))  # a name may look like a protocol
     except (av.FFmpegError, UnicodeError) as error:
         raise VideoError(_reason(error), stage="open") from error
     with container:
@@ -105,7 +105,9 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
     index = -1
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        reader = decord.VideoReader(str(path), num_threads=1, fault_tol=REPEATS_TOLERATED)
+        reader = decord.VideoReader(
+            str(path.absolute()), num_threads=1, fault_tol=REPEATS_TOLERATED
+        )
         size = len(reader) * info.width * info.height * 3
         if size > DECORD_LIMIT_BYTES:
             raise _refusal(f"would hold {size / 2**30:.1f} GiB of frames")
