@@ -6,32 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
+from tests.evaluate.clips import labelled_clips, make_clip
+from tokenreel.cache.embeddings import write_embeddings
 from tokenreel.evaluate.config import EvaluateConfig
 from tokenreel.evaluate.suite import evaluate_files
-
-
-def make_clip(clip_id, split, *, action="act", frames=12, labelled=True, group="", seed=0):
-    rng = np.random.default_rng([seed, *clip_id.encode()])
-    labels = np.arange(frames) * 3 // frames
-    embeddings = np.eye(4)[labels] + 0.1 * rng.standard_normal((frames, 4))
-    embeddings[:, 3] = np.arange(frames) / frames
-    return EmbeddedClip(
-        clip_id=clip_id,
-        split=split,
-        action=action,
-        group=group,
-        embeddings=embeddings.astype(np.float32),
-        labels=(labels if labelled else np.full(frames, -1)).astype(np.int16),
-        times_seconds=np.arange(frames) / 25,
-        phases=("a", "b", "c") if labelled else (),
-        frame_index=np.arange(frames),
-    )
-
-
-def labelled_clips(action="act", **changes):
-    names = [("t0", "train"), ("t1", "train"), ("v0", "val"), ("v1", "val"), ("v2", "val")]
-    return [make_clip(f"{action}/{n}", split, action=action, **changes) for n, split in names]
 
 
 def run(tmp_path, clips, config=None, **provenance):

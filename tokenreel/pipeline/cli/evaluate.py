@@ -1,4 +1,4 @@
-"""`evaluate all | ...`: phase 3, embeddings to tables, on a CPU and without torch."""
+"""`evaluate all | compare | frozen | check | ...`: phase 3, embeddings to tables, without torch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +9,10 @@ from tokenreel.pipeline.cli import evaluate_pictures
 from tokenreel.pipeline.cli.console import finish, run_app, say
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+
+Jobs = Annotated[int, typer.Option(min=0, help="processors to use, 0 for all")]
+Memory = Annotated[str, typer.Option(help="for embeddings and searches of all processes")]
+Out = Annotated[Path, typer.Option(help="folder of the tables")]
 
 
 @app.callback()
@@ -23,23 +27,18 @@ def evaluate_all(
         typer.Argument(help="runs, folders of runs or embedding files, and key=value settings"),
     ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="folder of the tables")] = Path("results"),
+    out: Out = Path("results"),
+    jobs: Jobs = 0,
+    memory: Memory = "2GB",
 ) -> None:
-    """Every metric of every run: results.csv, summary.csv, and the summary on the screen."""
-    from tokenreel.evaluate.config import EvaluateConfig
-    from tokenreel.evaluate.suite import evaluate_files
-    from tokenreel.pipeline.override import apply_overrides
-    from tokenreel.pipeline.run import find_runs
+    """Every metric of every run: results.csv, summary.csv, .md, .tex; run it again to go on."""
+    from tokenreel.pipeline.evaluation import evaluate_words
 
-    given = words or []
-    settings = [word for word in given if "=" in word and not Path(word).exists()]
-    config = apply_overrides(EvaluateConfig(), settings, root="evaluate")
-    runs = find_runs([Path(word) for word in given if word not in settings])
-    report = evaluate_files(runs, config=config, out=out)
+    report = evaluate_words(words or [], out=out, jobs=jobs, memory=memory)
     say(report.summary)
     for problem in report.problems:
         say(f"problem: {problem}")
-    say(f"tables: {out / 'results.csv'}, {out / 'summary.csv'}")
+    say(f"tables: {out / 'results.csv'}, {out / 'summary.csv'}, summary.md, summary.tex")
     finish(report.exit_status)
 
 
