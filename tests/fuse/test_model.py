@@ -13,7 +13,7 @@ from tokenreel.fuse.temporal import position_table
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = json.loads((GOLDEN / "models_small.json").read_text())["cases"]
-MULTI_ENTITY = [name for name in CASES if name.startswith("mtf/") and "dynamic" not in name]
+MULTI_ENTITY = [name for name in CASES if name.startswith("mtf/")]
 LATE = {"late/max": "max", "late/cls_1x1": "cls"}
 ENTITY_IDS = {"pool": "pool", "enc": "encoder", "none": "none"}
 
@@ -34,6 +34,8 @@ def make_config(name):
         pooling=PoolingConfig(
             kind=kind,
             num_entities=official["SMART_TOKENS"],
+            num_dynamic=official.get("SMART_DYNAMIC_TOKENS", 0),
+            dynamic=official.get("DYNAMIC_CTRL", "separate"),
             channels=official["SMART_POOL_CHANNELS"],
             normalise_keys=official.get("SMART_LN_KEYS", False),
             disjoint=official.get("SMART_DISJOINT", False),
@@ -63,6 +65,7 @@ def official_state(arrays):
         "pooling.lin_conv.": "pooling.split.",
         "pooling.cross_att.linear_K2d.": "pooling.key.",
         "pooling.cross_att.linear_V2d.": "pooling.value.",
+        "pooling.cross_att.in2dynQ.": "pooling.dynamic.",
         "fc_layers.1.": "temporal.fc.0.",
         "fc_layers.2.": "temporal.fc.1.",
         "fc_layers.5.": "temporal.fc.3.",
@@ -112,8 +115,15 @@ def load_case(name):
     return model, arrays, tokens, cls
 
 
+def context_of(model, arrays, cls):
+    """What the dynamic queries of all frames are made from, clip by clip."""
+    if not model.config.pooling.num_dynamic:
+        return None
+    return torch.cat([model.sequence_context(part) for part in cls.split(arrays["x"].shape[1])])
+
+
 def run(model, arrays, tokens, cls, valid=None):
-    entities = model.pool(tokens, cls, None)
+    entities = model.pool(tokens, cls, None, context_of(model, arrays, cls))
     return model.fuse(entities.unflatten(0, arrays["x"].shape[:2]), valid)
 
 
@@ -145,9 +155,11 @@ def test_a_training_step_equals_the_official_output_and_batch_norms(name):
 
 @pytest.mark.parametrize("name", [name for name in MULTI_ENTITY if "fixed" not in name])
 def test_pooled_tokens_and_attention_equal_the_official_ones(name):
-    model, arrays, tokens, _ = load_case(name)
+    model, arrays, tokens, cls = load_case(name)
     with torch.no_grad():
-        pooled, attention = model.pooling(tokens)
+        context = context_of(model, arrays, cls)
+        pooled = model.pool(tokens, cls, None, context)
+        attention = model.attention(tokens, cls, None, context)
     torch.testing.assert_close(pooled, arrays["pooled_tokens"].transpose(1, 2), rtol=0, atol=1e-5)
     last = attention[-arrays["x"].shape[1] :]
     torch.testing.assert_close(last, arrays["lstp_attention_last_video"], rtol=0, atol=1e-5)

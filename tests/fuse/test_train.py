@@ -194,7 +194,7 @@ def test_other_clips_of_the_same_recipe_are_refused_in_the_same_folder(
 
 
 def test_a_gradient_that_is_not_finite_names_its_clips(store, tmp_path, monkeypatch):
-    def broken(model, batch, config, *, world):
+    def broken(model, batch, config, **rest):
         weight = next(model.parameters()).flatten()[0]
         return (weight - weight.detach()).abs().sqrt()  # 0, with a gradient of infinity
 
@@ -211,7 +211,7 @@ def test_a_block_that_the_store_lacks_is_refused_with_the_command(store, tmp_pat
 
 
 def test_a_loss_that_is_not_finite_names_its_clips(store, tmp_path, monkeypatch):
-    def broken(model, batch, config, *, world):
+    def broken(model, batch, config, **rest):
         return next(model.parameters()).sum() * float("nan")
 
     monkeypatch.setattr(run_module, "batch_loss", broken)

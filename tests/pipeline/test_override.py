@@ -6,6 +6,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.loss_config import LavConfig
 from tokenreel.pipeline.override import apply_overrides
 
 
@@ -70,3 +72,19 @@ def test_the_config_given_is_not_changed():
 def test_a_wrong_word_is_told_what_is_wrong(word, words_of_error):
     with pytest.raises(UsageError, match=words_of_error):
         apply_overrides(Config(), [word], root="fuse")
+
+
+def test_a_loss_is_chosen_by_its_name_wherever_the_word_is():
+    words = ["loss.gamma=0.5", "loss.name=lav"]
+    config = apply_overrides(FuseConfig(), words, root="fuse")
+
+    assert config.loss == LavConfig(gamma=0.5)
+    again = apply_overrides(config, ["loss.name=lav", "loss.margin=1"], root="fuse")
+    assert again.loss == LavConfig(gamma=0.5, margin=1)
+
+
+def test_a_field_of_another_loss_and_an_unknown_loss_are_refused():
+    with pytest.raises(UsageError, match=r"fuse.loss.gamma: no such field"):
+        apply_overrides(FuseConfig(), ["loss.gamma=0.5"], root="fuse")
+    with pytest.raises(UsageError, match=r"fuse.loss.name: no loss 'tccc', did you mean tcc\?"):
+        apply_overrides(FuseConfig(), ["loss.name=tccc"], root="fuse")

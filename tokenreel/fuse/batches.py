@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.cache.reader import ClipRecord
 from tokenreel.fuse.ahead import Stream
-from tokenreel.fuse.config import DataConfig
+from tokenreel.fuse.config import DataConfig, FuseConfig
 from tokenreel.fuse.frames import Frames, Piece
 from tokenreel.fuse.sampling import sample_views
 from tokenreel.fuse.source import TokenSource
@@ -40,7 +41,8 @@ class Batch:
         gather: int64 (b, 2, T): which distinct frame each position of a view of an own clip is.
         steps: int64 (B, 2, T): the frame's number in its clip.
         valid: bool (B, 2, T), False at padding.
-        labels: int64 (B, 2, T): phase of each frame, -1 unlabelled.
+        labels: int64 (B, 2, T): phase of each frame as a class of the store, -1 unlabelled.
+        num_frames: int64 (B,): frames of each clip.
         actions: the B actions, "" where unknown.
         own: which of the B clips are this process's.
     """
@@ -51,16 +53,19 @@ class Batch:
     steps: Tensor
     valid: Tensor
     labels: Tensor
+    num_frames: Tensor
     actions: tuple[str, ...]
     own: slice
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
-        arrays = (self.gather, self.steps, self.valid, self.labels)
-        gather, steps, valid, labels = (one.to(device, non_blocking=True) for one in arrays)
+        arrays = (self.gather, self.steps, self.valid, self.labels, self.num_frames)
+        gather, steps, valid, labels, num_frames = (
+            one.to(device, non_blocking=True) for one in arrays
+        )
         return Batch(
-            self.clip_ids, self.frames.to(device), gather, steps, valid, labels, self.actions,
-            self.own,
+            self.clip_ids, self.frames.to(device), gather, steps, valid, labels, num_frames,
+            self.actions, self.own,
         )  # fmt: skip
 
 
@@ -86,10 +91,17 @@ class Sampling:
     Attributes:
         seed: of the run.
         data: sizes and rules.
+        by_action: whether all clips of a batch are of one action.
     """
 
     seed: int
     data: DataConfig
+    by_action: bool = False
+
+    @classmethod
+    def of(cls, config: FuseConfig) -> "Sampling":
+        """That of a run."""
+        return cls(config.seed, config.data, config.loss.pairs_by_action)
 
 
 def hold_out(
@@ -120,11 +132,26 @@ def plan_epoch(clips: Sequence[ClipRecord], sampling: Sampling, epoch: int) -> l
 
     Args:
         clips: the training clips.
-        sampling: seed and sizes.
+        sampling: seed and sizes.  By action, the batches of all actions are shuffled, and a clip
+            that is the only one of its action is in none.
         epoch: number of the pass, from 0.
     """
-    order = np.random.default_rng([sampling.seed, epoch]).permutation(len(clips))
-    size = sampling.data.batch_clips
+    rng = np.random.default_rng([sampling.seed, epoch])
+    order, size = rng.permutation(len(clips)), sampling.data.batch_clips
+    if not sampling.by_action:
+        return _cut(order, size)
+    actions = np.array([clip.action for clip in clips])
+    parts = [order[actions[order] == action] for action in np.unique(actions[actions != ""])]
+    batches = [batch for part in parts if len(part) > 1 for batch in _cut(part, max(2, size))]
+    return [batches[number] for number in rng.permutation(len(batches))]
+
+
+def _cut(order: NDArray[np.int64], size: int) -> list[list[int]]:
+    """Groups of a size, a last one of one clip joined to that before.
+
+    >>> _cut(np.arange(5), 2)
+    [[0, 1], [2, 3, 4]]
+    """
     groups = [order[start : start + size] for start in range(0, len(order), size)]
     if len(groups) > 1 and len(groups[-1]) == 1:
         groups[-2:] = [np.concatenate(groups[-2:])]
@@ -171,16 +198,16 @@ def make_batch(
         gather.append(inverse.reshape(view.frames.shape) + offset)
         offset += len(distinct)
     labels = [
-        source.store.labels(record.clip_id)[view.frames]
-        for record, view in zip(chosen, views, strict=True)
+        source.classes(record)[view.frames] for record, view in zip(chosen, views, strict=True)
     ]
     return Batch(
         clip_ids=tuple(record.clip_id for record in chosen),
         frames=source.read(pieces),
-        gather=torch.from_numpy(np.stack(gather)),
+        gather=torch.from_numpy(np.array(gather, np.int64).reshape(-1, *views[0].frames.shape)),
         steps=torch.from_numpy(np.stack([view.frames for view in views])),
         valid=torch.from_numpy(np.stack([view.valid for view in views])),
-        labels=torch.from_numpy(np.stack(labels).astype(np.int64)),
+        labels=torch.from_numpy(np.stack(labels)),
+        num_frames=torch.tensor([record.num_frames for record in chosen]),
         actions=tuple(record.action for record in chosen),
         own=own,
     )

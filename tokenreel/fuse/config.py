@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tokenreel.fuse.loss_config import LossConfig, SclConfig
+
 __all__ = [
     "DataConfig",
     "FuseConfig",
@@ -39,11 +41,32 @@ class PoolingConfig(_Frozen):
     blocks: tuple[int, ...] | None = Field(
         default=None, description="0-based blocks of the store to use; None: all it has"
     )
-    num_entities: int = Field(default=3, ge=1, le=16, description="entities E of a frame")
+    num_entities: int = Field(
+        default=3, ge=0, le=16, description="entities of a frame whose queries are parameters"
+    )
+    num_dynamic: int = Field(
+        default=0, ge=0, le=16, description="further entities whose queries are made from CLS"
+    )
+    dynamic: Literal["separate", "first", "average"] = Field(
+        default="average", description="CLS of the frame itself, of the first of its sequence, mean"
+    )
     channels: int = Field(default=384, ge=1, description="channels of a pooled entity")
     normalise_keys: bool = Field(default=False, description="L2-normalise the keys")
     disjoint: bool = Field(default=False, description="a token counts for its first entity only")
     value_passthrough: bool = Field(default=False, description="pool tokens, not projections")
+
+    @property
+    def total_entities(self) -> int:
+        """Entities E of a frame, with static and with dynamic queries."""
+        return self.num_entities + self.num_dynamic
+
+    @model_validator(mode="after")
+    def _has_entities(self) -> "PoolingConfig":
+        if not self.total_entities:
+            raise ValueError("no entities: set num_entities or num_dynamic")
+        if self.num_dynamic and self.kind != "lstp":
+            raise ValueError(f"num_dynamic={self.num_dynamic} queries nothing: kind={self.kind}")
+        return self
 
 
 class TemporalConfig(_Frozen):
@@ -69,17 +92,6 @@ class TemporalConfig(_Frozen):
         if self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
         return self
-
-
-class LossConfig(_Frozen):
-    """Sequence contrastive loss.  Source: CARL, section 3.4, equations 1 and 2."""
-
-    temperature: float = Field(default=0.1, gt=0, description="tau")
-    label_variance: float = Field(default=10.0, gt=0, description="sigma squared, frames squared")
-    label_mode: Literal["official", "stable"] = Field(
-        default="official", description="Gaussian labels as float32 that underflow, or in log space"
-    )
-    projection_hidden: int = Field(default=128, ge=1, description="hidden width of the head")
 
 
 class OptimConfig(_Frozen):
@@ -114,7 +126,7 @@ class FuseConfig(_Frozen):
     data: DataConfig = DataConfig()
     pooling: PoolingConfig = PoolingConfig()
     temporal: TemporalConfig = TemporalConfig()
-    loss: LossConfig = LossConfig()
+    loss: LossConfig = SclConfig()
     optim: OptimConfig = OptimConfig()
     init: str | None = Field(
         default=None, description="folder of a run whose last weights are the first of this one"

@@ -1,6 +1,6 @@
 """The model of phase 2: pooling, temporal fusion, and the head that only the loss sees.
 
-Shapes: F distinct frames, N spatial tokens, D channels of all blocks together, B sequences,
+Shapes: F distinct frames, N spatial tokens, D channels of all blocks together, B clips, V views,
 T frames of a sequence, E entities, C channels.
 """
 
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.kernels import CodedTokens
+from tokenreel.fuse.losses.heads import apply_head, make_head
 from tokenreel.fuse.pooling import FixedWidth, Lstp, make_pooling, pool_frozen
 from tokenreel.fuse.temporal import TemporalFusion
 
@@ -17,11 +19,11 @@ __all__ = ["FusionModel", "build_model"]
 class FusionModel(nn.Module):
     """MV-Former, or CARL's late fusion where the pooling gives one entity without weights."""
 
-    def __init__(self, config: FuseConfig, *, dim: int, cls_dim: int) -> None:
+    def __init__(self, config: FuseConfig, *, dim: int, cls_dim: int, num_classes: int = 0) -> None:
         super().__init__()
         self.config = config
         kind = config.pooling.kind
-        self.pooling = make_pooling(config.pooling, cls_dim if kind == "fixed_width" else dim)
+        self.pooling = make_pooling(config.pooling, dim, cls_dim)
         channels = {"cls": cls_dim, "mean": dim, "max": dim}.get(kind)
         # Late fusion has one entity and no ID for it.
         temporal = config.temporal
@@ -30,26 +32,34 @@ class FusionModel(nn.Module):
         self.temporal = TemporalFusion(
             temporal,
             channels=self.pooling.channels if self.pooling is not None else channels or dim,
-            num_entities=config.pooling.num_entities if self.pooling is not None else 1,
+            num_entities=config.pooling.total_entities if self.pooling is not None else 1,
             train_frames=config.data.num_frames,
         )
-        width = temporal.embedding
-        hidden = config.loss.projection_hidden
-        self.projection = nn.Sequential(
-            nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, width)
-        )
+        self.projection = make_head(config.loss, width=temporal.embedding, num_classes=num_classes)
 
-    def pool(self, tokens: Tensor | None, cls: Tensor | None, hidden: Tensor | None) -> Tensor:
+    def pool(
+        self,
+        tokens: CodedTokens | Tensor | None,
+        cls: Tensor | None,
+        hidden: Tensor | None = None,
+        context: Tensor | None = None,
+    ) -> Tensor:
         """Entities of distinct frames.
 
         Args:
-            tokens: (F, N, D), None where only CLS is used.
+            tokens: (F, N, D), as codes or floats; None where only CLS is used.
             cls: (F, D of CLS), None where only tokens are used.
             hidden: bool (F, N), True at tokens that must not be seen, or None.
+            context: (F, K, D of CLS), what dynamic queries are made from; the frame's own CLS, K
+                = 1, when None.
 
         Returns:
-            (F, E, C).
+            (F, E, C), the dynamic ones last, K times over.
         """
+        if isinstance(self.pooling, Lstp):
+            assert tokens is not None
+            pooled: Tensor = self.pooling(tokens, hidden, self._context(cls, context))[0]
+            return pooled
         if isinstance(self.pooling, FixedWidth):
             assert cls is not None
             entities: Tensor = self.pooling(cls)
@@ -58,9 +68,97 @@ class FusionModel(nn.Module):
             assert cls is not None
             return cls[:, None]
         assert tokens is not None
-        if isinstance(self.pooling, Lstp):
-            return self.pooling(tokens, hidden)[0]
-        return pool_frozen(tokens, self.config.pooling.kind)[:, None]
+        floats = tokens.decode() if isinstance(tokens, CodedTokens) else tokens
+        return pool_frozen(floats, self.config.pooling.kind, hidden)[:, None]
+
+    def attention(
+        self,
+        tokens: CodedTokens | Tensor,
+        cls: Tensor | None,
+        hidden: Tensor | None = None,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """Where each entity looks: (F, E, N), rows that sum to 1.  Arguments as :meth:`pool`.
+
+        Raises:
+            ValueError: a model without learned attention.
+        """
+        if not isinstance(self.pooling, Lstp):
+            raise ValueError(f"pooling.kind={self.config.pooling.kind} has no attention to show")
+        context = self._context(cls, context)
+        attention: Tensor = self.pooling(tokens, hidden, context, with_attention=True)[1]
+        return attention
+
+    def pool_views(
+        self,
+        tokens: CodedTokens | Tensor | None,
+        cls: Tensor | None,
+        gather: Tensor,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
+        """Entities of sequences that share frames: each distinct frame is pooled once.
+
+        Args:
+            tokens: of F distinct frames, as for :meth:`pool`.
+            cls: as for :meth:`pool`.
+            gather: int64 (B, V, T), which distinct frame each position is; no two clips share one.
+            hidden: as for :meth:`pool`.
+
+        Returns:
+            (B V, T, E, C).
+        """
+        views = gather.shape[1]
+        context = None
+        if self._asks_the_sequence:
+            assert cls is not None
+            context = self._context_of_views(cls, gather)
+        entities = self.pool(tokens, cls, hidden, context)[gather]  # (B, V, T, E, C)
+        if context is not None:  # every frame has the dynamic entities of all views
+            static = self.config.pooling.num_entities
+            dynamic = entities[..., static:, :].unflatten(3, (views, -1))
+            own = torch.stack([dynamic[:, view, :, view] for view in range(views)], dim=1)
+            entities = torch.cat([entities[..., :static, :], own], dim=3)
+        return entities.flatten(0, 1)
+
+    def sequence_context(self, cls: Tensor) -> Tensor:
+        """What the dynamic queries of one sequence's frames are made from.
+
+        Args:
+            cls: (T, D of CLS) of the whole sequence, padding included, as published.
+
+        Returns:
+            (T, 1, D of CLS).
+        """
+        how = self.config.pooling.dynamic
+        if how == "separate":
+            return cls[:, None]
+        one = cls[:1] if how == "first" else cls.mean(dim=0, keepdim=True)
+        return one[None].expand(len(cls), -1, -1)
+
+    @property
+    def _asks_the_sequence(self) -> bool:
+        pooling = self.config.pooling
+        return bool(pooling.num_dynamic) and pooling.dynamic != "separate"
+
+    def _context(self, cls: Tensor | None, context: Tensor | None) -> Tensor | None:
+        if context is not None or not self.config.pooling.num_dynamic:
+            return context
+        if self._asks_the_sequence or cls is None:
+            raise ValueError(
+                f"pooling.dynamic={self.config.pooling.dynamic} needs the CLS vectors of the "
+                "sequence: give a context"
+            )
+        return cls[:, None]
+
+    def _context_of_views(self, cls: Tensor, gather: Tensor) -> Tensor:
+        """(F, V, D of CLS): for each distinct frame the contexts of all views of its clip."""
+        of_positions = cls[gather]  # (B, V, T, D)
+        is_first = self.config.pooling.dynamic == "first"
+        of_views = of_positions[:, :, 0] if is_first else of_positions.mean(dim=2)
+        clip = torch.zeros(len(cls), dtype=torch.long, device=gather.device)
+        for number, frames in enumerate(gather.flatten(1)):
+            clip[frames] = number
+        return of_views[clip]
 
     def fuse(self, entities: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, T, E, C) -> embeddings (B, T, C)."""
@@ -68,19 +166,19 @@ class FusionModel(nn.Module):
         return out
 
     def project(self, embeddings: Tensor) -> Tensor:
-        """Embeddings (B, T, C) as the loss sees them: (B, T, C), of unit length."""
-        flat = self.projection(embeddings.flatten(0, 1)).unflatten(0, embeddings.shape[:2])
-        return nn.functional.normalize(flat, dim=-1)
+        """Embeddings (B, T, C) as the loss sees them; most losses see them as they are."""
+        return apply_head(self.projection, self.config.loss, embeddings)
 
 
-def build_model(config: FuseConfig, *, dim: int, cls_dim: int) -> FusionModel:
+def build_model(config: FuseConfig, *, dim: int, cls_dim: int, num_classes: int = 0) -> FusionModel:
     """A model whose weights depend on config.seed alone.
 
     Args:
         config: what to build.
         dim: channels D of the tokens of all blocks used, end to end.
         cls_dim: channels of the CLS vector.
+        num_classes: phases to tell apart, for a supervised loss.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return FusionModel(config, dim=dim, cls_dim=cls_dim)
+        return FusionModel(config, dim=dim, cls_dim=cls_dim, num_classes=num_classes)

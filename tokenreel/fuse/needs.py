@@ -1,10 +1,12 @@
 """What a config needs of a store, refused before anything is trained."""
 
+from collections import Counter
+
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.reader import Store
 from tokenreel.fuse.config import FuseConfig
 
-__all__ = ["blocks_of", "require_store", "uses_cls", "uses_tokens"]
+__all__ = ["blocks_of", "class_offsets", "require_store", "uses_cls", "uses_tokens"]
 
 
 def blocks_of(config: FuseConfig, store: Store) -> tuple[int, ...]:
@@ -31,13 +33,31 @@ def _extract(store: Store) -> str:
 
 
 def uses_cls(config: FuseConfig) -> bool:
-    """Whether a config pools CLS vectors."""
-    return config.pooling.kind in ("cls", "fixed_width")
+    """Whether a config pools CLS vectors, or makes queries from them."""
+    return config.pooling.kind in ("cls", "fixed_width") or config.pooling.num_dynamic > 0
 
 
 def uses_tokens(config: FuseConfig) -> bool:
     """Whether a config pools spatial tokens."""
     return config.pooling.kind not in ("cls", "fixed_width")
+
+
+def class_offsets(store: Store) -> tuple[dict[str, int], int]:
+    """How phases are numbered as classes of a supervised loss.
+
+    Phases that all actions share are classes as they are; otherwise each action has its own.
+
+    Returns:
+        The first class of each action, and the number of classes.
+    """
+    phases = {record.action: record.phases for record in store.records.values()}
+    if len(set(phases.values())) == 1:
+        return dict.fromkeys(phases, 0), len(next(iter(phases.values())))
+    offsets, count = {}, 0
+    for action in sorted(phases):
+        offsets[action] = count
+        count += len(phases[action])
+    return offsets, count
 
 
 def require_store(config: FuseConfig, store: Store) -> None:
@@ -56,3 +76,22 @@ def require_store(config: FuseConfig, store: Store) -> None:
         )
     if config.model != "frozen" and config.optim.epochs and not store.select(split="train"):
         raise UsageError(f"{store.path} has no clips of the split train: nothing to train on")
+    if config.model != "frozen":
+        _require_labels(config, store)
+
+
+def _require_labels(config: FuseConfig, store: Store) -> None:
+    loss = config.loss
+    count = class_offsets(store)[1]
+    if loss.uses_labels and count < 2:
+        raise UsageError(
+            f"loss.name={loss.name} learns phases, {store.path} has {count}: extract clips with "
+            "labels (`tokenreel check-data` says what it finds), or take another loss"
+        )
+    actions = Counter(record.action for record in store.select(split="train") if record.action)
+    if loss.pairs_by_action and max(actions.values(), default=0) < 2:
+        raise UsageError(
+            f"loss.name={loss.name} aligns two clips of one action, the training clips of "
+            f"{store.path} are of {dict(actions) or 'no known action'}: extract clips with "
+            "actions, or set loss.pairs=views"
+        )

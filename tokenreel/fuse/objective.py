@@ -1,12 +1,15 @@
 """From a batch to the scalar that a run lowers."""
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from tokenreel.fuse.batches import Batch
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.distributed import ALONE, World, gather_clips
-from tokenreel.fuse.losses.scl import sequence_contrastive_loss
+from tokenreel.fuse.losses import LOSSES, LossInput
 from tokenreel.fuse.model import FusionModel
 from tokenreel.fuse.needs import uses_tokens
 
@@ -23,7 +26,12 @@ def precision_of(word: str, device: torch.device) -> torch.dtype:
 
 
 def batch_loss(
-    model: FusionModel, batch: Batch, config: FuseConfig, *, world: World = ALONE
+    model: FusionModel,
+    batch: Batch,
+    config: FuseConfig,
+    *,
+    rng: np.random.Generator,
+    world: World = ALONE,
 ) -> Tensor:
     """The loss of a batch, float32; in every process that of the whole batch.
 
@@ -31,21 +39,38 @@ def batch_loss(
         model: pools and fuses the own clips.
         batch: the step.
         config: of the run.
+        rng: where a loss draws from, the same in every process.
         world: the processes that share the batch.
     """
     device = batch.gather.device
     precision = precision_of(config.optim.precision, device)
     with torch.autocast(device.type, precision, enabled=precision != torch.float32):
         tokens = batch.frames.tokens(config.pooling.blocks) if uses_tokens(config) else None
-        entities = model.pool(tokens, batch.frames.cls, None)
-        views = entities[batch.gather.flatten(0, 1)]  # (b V, T, E, C)
+        views = model.pool_views(tokens, batch.frames.cls, batch.gather)
         embeddings = model.project(model.fuse(views, batch.valid[batch.own].flatten(0, 1)))
     embeddings = embeddings.float().unflatten(0, batch.gather.shape[:2])
-    return sequence_contrastive_loss(
-        gather_clips(embeddings, len(batch.clip_ids), batch.own, world),
-        batch.steps,
-        batch.valid,
-        temperature=config.loss.temperature,
-        label_variance=config.loss.label_variance,
-        label_mode=config.loss.label_mode,
+    inputs = LossInput(
+        embeddings=gather_clips(embeddings, len(batch.clip_ids), batch.own, world),
+        steps=batch.steps,
+        valid=batch.valid,
+        labels=batch.labels,
+        actions=batch.actions,
+        num_frames=batch.num_frames,
+        head=_head_of(model, world),
+        rng=rng,
     )
+    return LOSSES[config.loss.name](inputs, config.loss)
+
+
+def _head_of(model: FusionModel, world: World) -> Callable[[Tensor], Tensor]:
+    """The head for a loss that applies it to the whole batch, in each of the processes.
+
+    Their gradients are added up, so each counts for its share only.
+    """
+    if world.size == 1:
+        return model.projection
+    shares = {
+        name: parameter / world.size + (parameter * (1 - 1 / world.size)).detach()
+        for name, parameter in model.projection.named_parameters()
+    }
+    return lambda x: torch.func.functional_call(model.projection, shares, (x,))

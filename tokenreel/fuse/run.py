@@ -56,7 +56,7 @@ class Run:
         self.device = source.device
         self.position = (0, 0)
         self.model: FusionModel = build_model(
-            config, dim=source.dim(config), cls_dim=source.cls_dim
+            config, dim=source.dim(config), cls_dim=source.cls_dim, num_classes=source.num_classes
         )
         if config.init is not None:
             initialise(Path(config.init), self.model, config)
@@ -77,7 +77,7 @@ class Run:
     @property
     def sampling(self) -> Sampling:
         """What decides its batches."""
-        return Sampling(self.config.seed, self.config.data)
+        return Sampling.of(self.config)
 
     @property
     def is_over(self) -> bool:
@@ -100,7 +100,8 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config.optim, epoch)
         torch.manual_seed(_step_seed(self.config.seed, epoch, number, self.world.rank))
-        loss = batch_loss(self.model, batch, self.config, world=self.world)
+        rng = np.random.default_rng([self.config.seed, epoch, number])
+        loss = batch_loss(self.model, batch, self.config, rng=rng, world=self.world)
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimiser)
@@ -124,7 +125,8 @@ class Run:
         """Count a held-out batch into the loss of the epoch that ends."""
         self.model.eval()
         with torch.inference_mode():
-            loss = batch_loss(self.model, batch, self.config, world=self.world)
+            rng = np.random.default_rng(self.config.seed)
+            loss = batch_loss(self.model, batch, self.config, rng=rng, world=self.world)
         self._held_out.append((loss.item(), int(batch.valid.sum())))
 
     def end_epoch(self) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tokenreel.cache.reader import ClipRecord, Request, Store
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.frames import Decoder, Frames, Piece
-from tokenreel.fuse.needs import blocks_of, require_store, uses_cls, uses_tokens
+from tokenreel.fuse.needs import blocks_of, class_offsets, require_store, uses_cls, uses_tokens
 from tokenreel.fuse.placement import choose_placement, code_bytes
 
 __all__ = ["TokenSource"]
@@ -51,6 +51,7 @@ class TokenSource:
         wanted = [blocks_of(config, store) for config in configs if uses_tokens(config)]
         self.blocks = tuple(sorted({block for blocks in wanted for block in blocks}))
         self.uses_cls = any(map(uses_cls, configs))
+        self._first_class, self.num_classes = class_offsets(store)
         self._decoder = Decoder(store.codec, store.recipe.dim)
         clips = store.select(split="train") if clips is None else clips
         size = code_bytes(store, clips, self.blocks)
@@ -71,6 +72,11 @@ class TokenSource:
         """Channels of the tokens of all blocks that a config uses, end to end."""
         return self.store.recipe.dim * len(blocks_of(config, self.store))
 
+    def classes(self, record: ClipRecord) -> NDArray[np.int64]:
+        """The class of each frame of a clip, -1 where it has none."""
+        labels = self.store.labels(record.clip_id).astype(np.int64)
+        return np.where(labels < 0, -1, labels + self._first_class[record.action])
+
     @property
     def cls_dim(self) -> int:
         """Channels of a CLS vector."""
@@ -83,7 +89,7 @@ class TokenSource:
         :meth:`Frames.to` before use.
         """
         kept = [piece for piece in pieces if piece.clip_id in self._kept_ids]
-        if len(kept) == len(pieces):
+        if kept and len(kept) == len(pieces):
             return self._join([self._take(self._whole(piece), piece.frames) for piece in pieces])
         return self._read(pieces)
 
@@ -149,5 +155,7 @@ class TokenSource:
     def _read_cls(self, pieces: Sequence[Piece]) -> Tensor | None:
         if not self.uses_cls:
             return None
+        if not pieces:
+            return torch.empty(0, self.cls_dim)
         parts = [self.store.read_cls(p.clip_id, p.frames, view=p.view) for p in pieces]
         return torch.from_numpy(np.concatenate(parts))

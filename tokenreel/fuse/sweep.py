@@ -179,7 +179,7 @@ def _groups(waiting: Sequence[_Waiting]) -> dict[tuple[Path, Sampling | None], l
     for one in waiting:
         config = one.job.config
         is_trained = config.model != "frozen" and config.optim.epochs > 0
-        key = (one.job.store, Sampling(config.seed, config.data) if is_trained else None)
+        key = (one.job.store, Sampling.of(config) if is_trained else None)
         groups.setdefault(key, []).append(one)
     return groups
 

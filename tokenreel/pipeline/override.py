@@ -28,7 +28,8 @@ def apply_overrides(config: Config, words: Iterable[str], *, root: str) -> Confi
     """A copy of the config with every `a.b=value` applied, then validated as a whole.
 
     A value is read as JSON where it is JSON (3, 0.5, true, null, [9,10,11]), `9,10,11` as a list
-    where the field is a sequence, and as text otherwise.
+    where the field is a sequence, and as text otherwise.  A word that chooses a group of fields by
+    its name, `loss.name=tcc`, comes before all others, and gives that group its defaults.
 
     Args:
         config: what to start from; it is not changed.
@@ -38,6 +39,9 @@ def apply_overrides(config: Config, words: Iterable[str], *, root: str) -> Confi
     Raises:
         UsageError: a word without "=", an unknown field, or a value that does not validate.
     """
+    words = list(words)
+    for word in words:
+        config = _choose_group(config, word, root=root)
     changes = config.model_dump()
     for word in words:
         key, equals, text = word.partition("=")
@@ -71,6 +75,24 @@ def expand_grid(config: BaseModel, word: str) -> list[str]:
         return [word]  # apply_overrides says what is wrong with it
     mark = "/" if _is_sequence(known[name].annotation) else ","
     return [f"{key}={value}" for value in text.split(mark)]
+
+
+def _choose_group(config: Config, word: str, *, root: str) -> Config:
+    """The config with another kind of a group, where the word is the name that chooses one."""
+    key, _, text = word.partition("=")
+    group, _, name = key.partition(".")
+    field = type(config).model_fields.get(group)
+    if field is None or field.discriminator != name:
+        return config
+    kinds = {kind.model_fields[name].default: kind for kind in get_args(field.annotation)}
+    if text not in kinds:
+        raise UsageError(
+            f"{root}.{key}: no {group} {text!r}{nearest(text, kinds)} (there is: "
+            f"{', '.join(kinds)})"
+        )
+    if isinstance(getattr(config, group), kinds[text]):
+        return config
+    return config.model_copy(update={group: kinds[text]()})
 
 
 def _set(config: BaseModel, changes: dict[str, Any], key: list[str], text: str, root: str) -> None:

@@ -1,0 +1,157 @@
+"""Every loss on a batch of a store: what reaches the model, and what batches it asks for."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fuse.tiny import tiny_config, write_store
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.reader import open_store
+from tokenreel.fuse.batches import Sampling, plan_epoch, stream_batches
+from tokenreel.fuse.config import PoolingConfig
+from tokenreel.fuse.distributed import World
+from tokenreel.fuse.loss_config import (
+    CrossEntropyConfig,
+    GtaConfig,
+    LavConfig,
+    SalConfig,
+    SclConfig,
+    TccConfig,
+    TcnConfig,
+    VspConfig,
+)
+from tokenreel.fuse.losses import LOSSES
+from tokenreel.fuse.model import build_model
+from tokenreel.fuse.needs import class_offsets, require_store
+from tokenreel.fuse.objective import _head_of, batch_loss
+from tokenreel.fuse.source import TokenSource
+
+CONFIGS = {
+    "scl": SclConfig(),
+    "scl-batch": SclConfig(negatives="batch"),
+    "tcc": TccConfig(),
+    "tcc-views": TccConfig(pairs="views"),
+    "tcn": TcnConfig(),
+    "sal": SalConfig(),
+    "lav": LavConfig(),
+    "gta": GtaConfig(),
+    "vsp": VspConfig(),
+    "cross_entropy": CrossEntropyConfig(),
+}
+
+
+@pytest.fixture(scope="module")
+def two_actions(tmp_path_factory):
+    return write_store(
+        tmp_path_factory.mktemp("store") / "s", train=7, actions=("lift", "dance"), first_frames=9
+    )
+
+
+def prepare(path, config):
+    source = TokenSource(open_store(path), [config], torch.device("cpu"))
+    model = build_model(
+        config, dim=source.dim(config), cls_dim=source.cls_dim, num_classes=source.num_classes
+    )
+    clips = source.store.select(split="train")
+    stream = stream_batches(source, clips, Sampling.of(config), epochs=50)
+    return source, model, clips, stream
+
+
+def test_every_loss_has_a_case():
+    assert {name.partition("-")[0] for name in CONFIGS} == set(LOSSES)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_loss_goes_down_and_reaches_every_weight(two_actions, name):
+    config = tiny_config(loss=CONFIGS[name])
+    _, model, _, stream = prepare(two_actions, config)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for (_, batch), number in zip(stream, range(60), strict=False):
+        loss = batch_loss(model, batch, config, rng=np.random.default_rng(number))
+        optimiser.zero_grad()
+        loss.backward()
+        if number == 0:
+            untouched = [n for n, p in model.named_parameters() if p.grad is None]
+            assert untouched == []
+        optimiser.step()
+        losses.append(loss.item())
+    stream.close()
+
+    assert np.mean(losses[-15:]) < np.mean(losses[:15])
+
+
+@pytest.mark.parametrize("dynamic", ["separate", "first", "average"])
+@pytest.mark.parametrize("static", [0, 2])
+def test_frames_that_views_share_have_the_dynamic_entities_of_their_own_view(
+    two_actions, dynamic, static
+):
+    pooling = PoolingConfig(num_entities=static, num_dynamic=3, dynamic=dynamic, channels=8)
+    config = tiny_config(pooling=pooling)
+    _, model, _, stream = prepare(two_actions, config)
+    _, batch = next(stream)
+    stream.close()
+    tokens, cls = batch.frames.tokens(), batch.frames.cls
+
+    found = model.pool_views(tokens, cls, batch.gather)
+
+    assert found.shape == (4, 6, static + 3, 8)
+    for sequence, frames in zip(found, batch.gather.flatten(0, 1), strict=True):
+        alone = cls[frames]
+        wanted = model.pool(tokens[frames], alone, None, model.sequence_context(alone))
+        torch.testing.assert_close(sequence, wanted)
+
+
+def test_batches_by_action_hold_one_action_and_every_clip_that_has_a_partner(tmp_path):
+    path = write_store(tmp_path / "s", train=9, actions=("a", "b", "a", "c", "b", "a"))
+    config = tiny_config(loss=TccConfig())  # a: 5 clips, b: 3, c: 1
+    source, _, clips, stream = prepare(path, config)
+    stream.close()
+    for epoch in range(20):
+        plan = plan_epoch(clips, Sampling.of(config), epoch)
+        assert all(len({clips[n].action for n in batch}) == 1 < len(batch) for batch in plan)
+        seen = sorted(number for batch in plan for number in batch)
+        assert seen == [n for n, clip in enumerate(clips) if clip.action != "c"]
+    assert plan != plan_epoch(clips, Sampling.of(config), 0)
+    assert source.num_classes == 2
+
+
+def test_runs_share_batches_unless_one_wants_one_action_in_each():
+    scl, vsp, tcc = (Sampling.of(tiny_config(loss=CONFIGS[n])) for n in ("scl", "vsp", "tcc"))
+
+    assert scl == vsp != tcc
+
+
+def test_phases_are_classes_of_their_own_action_unless_all_share_them(two_actions):
+    class Record:
+        def __init__(self, action, phases):
+            self.action, self.phases = action, phases
+
+    class Fake:
+        def __init__(self, *records):
+            self.records = dict(enumerate(records))
+
+    lift, dance = Record("lift", ("up", "down")), Record("dance", ("a", "b", "c"))
+    assert class_offsets(Fake(lift, dance, lift)) == ({"dance": 0, "lift": 3}, 5)
+    assert class_offsets(open_store(two_actions)) == ({"lift": 0, "dance": 0}, 2)
+
+
+def test_losses_without_their_labels_are_refused_before_training(tmp_path):
+    path = write_store(tmp_path / "s", train=3, actions=("a", "b", "c"))
+
+    with pytest.raises(UsageError, match=r"loss.name=lav aligns two clips of one action"):
+        require_store(tiny_config(loss=LavConfig()), open_store(path))
+    require_store(tiny_config(loss=LavConfig(pairs="views")), open_store(path))
+
+
+def test_a_head_on_the_whole_batch_counts_its_share_in_each_process(two_actions):
+    _, model, _, stream = prepare(two_actions, tiny_config(loss=SalConfig()))
+    stream.close()
+    x = torch.randn(3, 12)
+    alone, shared = _head_of(model, World()), _head_of(model, World(1, 4))
+
+    torch.testing.assert_close(alone(x), shared(x))
+    whole = torch.autograd.grad(alone(x).sum(), model.projection.parameters())
+    part = torch.autograd.grad(shared(x).sum(), model.projection.parameters())
+    for one, other in zip(whole, part, strict=True):
+        torch.testing.assert_close(one / 4, other)
