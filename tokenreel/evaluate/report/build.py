@@ -1,0 +1,172 @@
+"""`evaluate report`: runs and their scores become one page that can be sent to anyone.
+
+The same inputs give the same bytes: no clock, no path of this machine, no order of a set.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tokenreel.cache.embeddings import EmbeddingFile
+from tokenreel.cache.files import make_directory, write_whole
+from tokenreel.evaluate.report.aligned import align_group
+from tokenreel.evaluate.report.bars import action_bars
+from tokenreel.evaluate.report.config import ReportConfig
+from tokenreel.evaluate.report.confusion import confusion_article
+from tokenreel.evaluate.report.curves import training_curves
+from tokenreel.evaluate.report.frames import FrameSource
+from tokenreel.evaluate.report.gather import (
+    RunPage,
+    gather_runs,
+    shown_groups,
+    shown_runs,
+)
+from tokenreel.evaluate.report.html import Html, join, number, tag
+from tokenreel.evaluate.report.page import Section, make_page
+from tokenreel.evaluate.report.pictures import Pictures
+from tokenreel.evaluate.report.projection import projection_article
+from tokenreel.evaluate.report.provenance import provenance_section
+from tokenreel.evaluate.report.retrieved import retrieve_group
+from tokenreel.evaluate.report.scores import ScoreTable, all_rows, task_title
+from tokenreel.evaluate.report.summary_table import summary_table
+from tokenreel.evaluate.summary import Published, summarise
+from tokenreel.evaluate.table import MEAN, Score
+
+__all__ = ["make_report", "write_report"]
+
+log = logging.getLogger(__name__)
+
+
+def write_report(
+    files: Sequence[EmbeddingFile],
+    scores: Sequence[Score],
+    out: Path,
+    *,
+    frames: FrameSource,
+    config: ReportConfig | None = None,
+    published: Mapping[str, Published] | None = None,
+) -> Path:
+    """Write OUT/index.html, whole or not at all; arguments as in :func:`make_report`."""
+    page = make_report(files, scores, frames=frames, config=config, published=published)
+    make_directory(out)
+    path = out / "index.html"
+    write_whole(path, page)
+    log.info("%s: %.1f MB", path, len(page) / 1e6)
+    return path
+
+
+def make_report(
+    files: Sequence[EmbeddingFile],
+    scores: Sequence[Score],
+    *,
+    frames: FrameSource,
+    config: ReportConfig | None = None,
+    published: Mapping[str, Published] | None = None,
+) -> bytes:
+    """The page.
+
+    Args:
+        files: embedding files, at least one; the first of each recipe is shown in pictures.
+        scores: rows of results.csv for them.
+        frames: where real frames come from.
+        config: what is shown.
+        published: recipe -> published numbers.
+
+    Raises:
+        ValueError: no file.
+    """
+    if not files:
+        raise ValueError("a report is of at least one embedding file, got none")
+    config = config or ReportConfig()
+    runs = gather_runs(files)
+    table = ScoreTable(scores)
+    colours = {run.recipe: run.colour for run in runs}
+    sections = [
+        Section(
+            "summary", "Summary", "Mean over actions, \u00b1 two standard deviations over seeds. "
+            "The best of a column is bold, the second underlined.",
+            summary_table(summarise(scores, published), colours),
+        ),
+        Section(
+            "actions", "By action", "The same numbers for each action; whiskers are two standard "
+            "deviations over seeds.", action_bars(table, colours),
+        ),
+        *_pictures(runs, frames, config),
+        Section(
+            "training", "Training", "What each run has logged by epoch. Colour is the recipe, the "
+            "dash of a line its seed.", training_curves(runs),
+        ),
+        Section(
+            "scores", "All scores", "Every number with its counts. A heading sorts, the fields "
+            "filter.", all_rows(scores),
+        ),
+        Section(
+            "provenance", "Provenance", "What every run is, and what its tokens were made with.",
+            provenance_section(runs),
+        ),
+    ]  # fmt: skip
+    return make_page(config.title, _lead(runs, table), sections)
+
+
+def _pictures(runs: Sequence[RunPage], frames: FrameSource, config: ReportConfig) -> list[Section]:
+    """The sections of single clips: frames are asked for by all, fetched once, then drawn."""
+    shown = shown_runs(runs, config)
+    groups = shown_groups(shown, config)
+    aligned = [align_group(group, shown, config) for group in groups]
+    retrieved = [retrieve_group(group, shown, config) for group in groups]
+    pictures = Pictures(frames, height=config.height)
+    for alignment in aligned:
+        alignment.want(pictures)
+    for retrieval in retrieved:
+        retrieval.want(pictures)
+    pictures.fetch()
+    notice = pictures.notice()
+    none = tag("p", "No action or group has two clips to compare.", class_="absent")
+    bodies = {
+        "alignment": [part.render(pictures) for part in aligned],
+        "retrieval": [part.render(pictures) for part in retrieved],
+        "confusion": [confusion_article(group, shown) for group in groups],
+        "projection": [projection_article(group, shown, config) for group in groups],
+    }
+    texts = {
+        "alignment": ("Alignment", "Distances between the frames of two clips (near is bright), "
+                      "the cheapest warping path (line), and each query frame's nearest neighbour "
+                      "(dots). Bands beside the axes are phases."),
+        "retrieval": ("Retrieval", "The nearest frames of other clips of the action: \u2713 is the "
+                      "query's phase, \u2717 another."),
+        "confusion": ("Confusion", "Linear classifier on all labelled training frames of the "
+                      "action: percent of a phase's frames; framed cells are right."),
+        "projection": ("Embeddings", "Frames of the held-out clips in two dimensions; colour and "
+                       "shape are the phase."),
+    }  # fmt: skip
+    return [
+        Section(name, *texts[name], join(
+            notice if name in ("alignment", "retrieval") else None, *(found or [none])))
+        for name, found in bodies.items()
+    ]  # fmt: skip
+
+
+def _lead(runs: Sequence[RunPage], table: ScoreTable) -> Html:
+    """What was evaluated in a sentence, a warning where weights are random, the best numbers."""
+    names = sorted({str(run.file.provenance.get("dataset", "")) for run in runs} - {""})
+    recipes = len({run.recipe for run in runs})
+    data = f" on {', '.join(names)}" if names else ""
+    lead = tag("p", f"{_count(len(runs), 'run')} of {_count(recipes, 'recipe')}{data}, "
+               f"{_count(len(table.actions), 'action')}.", class_="lead")  # fmt: skip
+    random = sorted({str(run.file.provenance.get("weights", "")) for run in runs})
+    weights = [words for words in random if words.startswith("random")]
+    words = f"The backbone has random weights ({', '.join(weights)}): compare the rows with one "
+    warning = tag("p", words + "another, never with a paper.", class_="absent") if weights else None
+    cards = []
+    for task in table.tasks:
+        found = [(table.cell(row, MEAN, task).mean, row) for row in table.rows]
+        known = [(value, row) for value, row in found if value == value]
+        if known:
+            value, row = max(known, key=lambda item: item[0])
+            cards.append(tag("li", tag("span", task_title(task)), tag("b", number(value)),
+                             tag("span", f"best: {row}")))  # fmt: skip
+    return join(lead, warning, tag("ul", *cards, class_="cards", aria_label="Best of each metric"))
+
+
+def _count(number_of: int, what: str) -> str:
+    return f"{number_of} {what}" + ("" if number_of == 1 else "s")
