@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.cache.codec import Codec, Encoded
+from tokenreel.fuse.kernels import CodedTokens, Folding
 
 __all__ = ["Decoder", "Frames", "Piece"]
 
@@ -60,6 +61,15 @@ class Frames:
             self._tokens[key] = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         return self._tokens[key]
 
+    def coded(self, blocks: Sequence[int] | None = None) -> CodedTokens:
+        """Tokens of blocks, None for all, in order, as codes that a pooling takes: no copy."""
+        chosen = sorted(self.codes if blocks is None else blocks)
+        return CodedTokens(
+            tuple(self.codes[block] for block in chosen),
+            tuple(self.scales[block] for block in chosen) if self.scales else (),
+            tuple(self._decoder.folding(block, self.codes[block].device) for block in chosen),
+        )
+
     def to(self, device: torch.device) -> "Frames":
         """The same frames on a device; the copy does not wait where memory is pinned."""
 
@@ -80,9 +90,7 @@ class Decoder:
 
     codec: Codec
     dim: int
-    _foldings: dict[tuple[int, torch.device], tuple[Tensor, Tensor, Tensor | None]] = field(
-        default_factory=dict
-    )
+    _foldings: dict[tuple[int, torch.device], Folding] = field(default_factory=dict)
 
     def __call__(self, block: int, codes: Tensor, scales: Tensor | None) -> Tensor:
         """(F, n, d) codes -> (F, n, D) float32."""
@@ -90,19 +98,20 @@ class Decoder:
             plain = None if scales is None else scales.cpu().numpy()
             unpacked = self.codec.decode(Encoded(codes.cpu().numpy(), plain), block=block)
             return torch.from_numpy(unpacked).to(codes.device)
-        scale, offset, rotation = self._folding(block, codes.device)
+        folding = self.folding(block, codes.device)
         tokens = codes.float()
         if scales is not None:
             tokens *= scales[..., None].float()
-        tokens = tokens.mul_(scale).add_(offset)
-        return tokens if rotation is None else tokens @ rotation
+        tokens = tokens.mul_(folding.channel_scale).add_(folding.channel_offset)
+        return tokens if folding.rotation is None else tokens @ folding.rotation
 
-    def _folding(self, block: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+    def folding(self, block: int, device: torch.device) -> Folding:
+        """What the codec does to all tokens of a block alike."""
         key = (block, device)
         if key not in self._foldings:
             found = self.codec.fold(block, self.dim)
             rotation = found.rotation
-            self._foldings[key] = (
+            self._foldings[key] = Folding(
                 torch.tensor(found.channel_scale, device=device),
                 torch.tensor(found.channel_offset, device=device),
                 None if rotation is None else torch.tensor(rotation, device=device),
