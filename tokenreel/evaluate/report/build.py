@@ -7,6 +7,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.evaluate.report.aligned import align_group
@@ -47,7 +49,8 @@ def write_report(
     published: Mapping[str, Published] | None = None,
 ) -> Path:
     """Write OUT/index.html, whole or not at all; arguments as in :func:`make_report`."""
-    page = make_report(files, scores, frames=frames, config=config, published=published)
+    with threadpool_limits(1):  # more make small fits slower, and change the last digits
+        page = make_report(files, scores, frames=frames, config=config, published=published)
     make_directory(out)
     path = out / "index.html"
     write_whole(path, page)

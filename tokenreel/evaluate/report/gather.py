@@ -99,7 +99,9 @@ def shown_groups(runs: Sequence[RunPage], config: ReportConfig) -> list[Group]:
         splits = [[clip for clip in own if clip.split == split] for split in ("val", "test")]
         chosen = next((some for some in splits if len(some) > 1), own)
         if len(chosen) > 1:
-            found.append(Group(f"{word} {value}", tuple(clip.clip_id for clip in chosen)))
+            found.append(
+                Group(f"{word.capitalize()} {value}", tuple(clip.clip_id for clip in chosen))
+            )
     return found[: config.actions]
 
 

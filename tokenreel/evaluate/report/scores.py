@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenreel.evaluate.report.html import Html, join, number, tag
-from tokenreel.evaluate.table import MEAN, Score
+from tokenreel.evaluate.table import COUNTS, MEAN, Score
 
 __all__ = ["Cell", "ScoreTable", "all_rows", "task_title"]
 
@@ -18,12 +18,12 @@ TITLES = {
     "ap@5": "AP@5",
     "ap@10": "AP@10",
     "ap@15": "AP@15",
+    "classification-unshared": "Classification, unshared events",
 }
-COUNTS = ("num_clips", "num_frames", "num_dropped", "num_nan", "num_classes")
 COLUMNS = (
     ("recipe", "text"), ("run", "text"), ("seed", "number"), ("task", "text"), ("action", "text"),
     ("fraction", "number"), ("value", "number"), ("protocol", "text"), ("stride", "number"),
-    *((name, "number") for name in COUNTS), ("note", "text"),
+    *((name, "number") for name in COUNTS), ("status", "text"), ("note", "text"),
 )  # fmt: skip
 
 
@@ -99,11 +99,11 @@ class ScoreTable:
 
 def all_rows(scores: Sequence[Score]) -> Html:
     """Every score with its counts; the page's script sorts and filters it."""
-    head = [
-        tag("th", tag("button", name.removeprefix("num_"), type="button"), scope="col",
-            aria_sort="none", data_kind=kind, class_="num" if kind == "number" else None)
-        for name, kind in COLUMNS
-    ]  # fmt: skip
+    head = []
+    for name, kind in COLUMNS:
+        button = tag("button", name.removeprefix("num_").replace("_", " "), type="button")
+        side = "num" if kind == "number" else None
+        head.append(tag("th", button, scope="col", aria_sort="none", data_kind=kind, class_=side))
     body = [tag("tr", *(_score_cell(score, name, kind) for name, kind in COLUMNS),
                 data_task=score.task, data_action=score.action)
             for score in scores]  # fmt: skip
