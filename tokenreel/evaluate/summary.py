@@ -232,7 +232,7 @@ def _cell(row: Row, task: str, sign: str) -> str:
     mean, spread = row.mean(task), row.two_std(task, 0)
     if np.isnan(mean):
         return "-"
-    is_one = row.kind == MEASURED and row.num_seeds < 2
+    is_one = row.kind == MEASURED and len(row.values[task]) < 2
     text = _digits(mean, task)
     return text if is_one or np.isnan(spread) else f"{text} {sign} {_digits(spread, task)}"
 
