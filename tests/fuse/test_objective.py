@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from tests.fuse.tiny import tiny_config, write_store
+from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.reader import open_store
 from tokenreel.fuse.batches import Sampling, plan_epoch, stream_batches
-from tokenreel.fuse.config import PoolingConfig
+from tokenreel.fuse.config import OptimConfig, PoolingConfig
 from tokenreel.fuse.distributed import World
+from tokenreel.fuse.embed import load_run
 from tokenreel.fuse.loss_config import (
     CrossEntropyConfig,
     GtaConfig,
@@ -25,6 +27,7 @@ from tokenreel.fuse.model import build_model
 from tokenreel.fuse.needs import class_offsets, require_store
 from tokenreel.fuse.objective import _head_of, batch_loss
 from tokenreel.fuse.source import TokenSource
+from tokenreel.fuse.train import train
 
 CONFIGS = {
     "scl": SclConfig(),
@@ -67,7 +70,7 @@ def test_every_loss_goes_down_and_reaches_every_weight(two_actions, name):
     _, model, _, stream = prepare(two_actions, config)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     losses = []
-    for (_, batch), number in zip(stream, range(60), strict=False):
+    for (_, batch), number in zip(stream, range(40), strict=False):
         loss = batch_loss(model, batch, config, rng=np.random.default_rng(number))
         optimiser.zero_grad()
         loss.backward()
@@ -78,7 +81,7 @@ def test_every_loss_goes_down_and_reaches_every_weight(two_actions, name):
         losses.append(loss.item())
     stream.close()
 
-    assert np.mean(losses[-15:]) < np.mean(losses[:15])
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
 
 
 @pytest.mark.parametrize("dynamic", ["separate", "first", "average"])
@@ -155,3 +158,32 @@ def test_a_head_on_the_whole_batch_counts_its_share_in_each_process(two_actions)
     part = torch.autograd.grad(shared(x).sum(), model.projection.parameters())
     for one, other in zip(whole, part, strict=True):
         torch.testing.assert_close(one / 4, other)
+
+
+@pytest.mark.parametrize("dynamic", ["separate", "first", "average"])
+def test_a_clip_is_embedded_with_the_dynamic_entities_of_its_pieces(two_actions, tmp_path, dynamic):
+    pooling = PoolingConfig(num_entities=1, num_dynamic=2, dynamic=dynamic, channels=8)
+    config = tiny_config(pooling=pooling, optim=OptimConfig(epochs=1), embed_frames=8)
+    result = train(config, store=two_actions, out=tmp_path / "run", device="cpu", progress=False)
+    embedded = {clip.clip_id: clip for clip in read_embeddings(result.embeddings).clips}
+    source = TokenSource(open_store(two_actions), [config], torch.device("cpu"))
+    model = load_run(tmp_path / "run", lambda _: source).model.eval()
+
+    found = embedded["train1"].embeddings  # 12 frames: two pieces of 6
+    for cut in (np.arange(6), np.arange(6, 12)):
+        frames = source.frames("train1", cut)
+        entities = model.pool_views(frames.tokens(), frames.cls, torch.arange(6)[None, None])
+        with torch.inference_mode():
+            wanted = model.fuse(entities)[0]
+        np.testing.assert_allclose(found[cut], wanted, atol=1e-5)
+
+
+def test_a_supervised_run_embeds_a_store_with_other_phases(two_actions, tmp_path):
+    config = tiny_config(loss=CrossEntropyConfig(), optim=OptimConfig(epochs=1))
+    train(config, store=two_actions, out=tmp_path / "run", device="cpu", progress=False)
+    other = TokenSource(open_store(two_actions), [config], torch.device("cpu"))
+    other.num_classes = 7
+
+    model = load_run(tmp_path / "run", lambda _: other).model
+
+    assert model.projection.out_features == 2

@@ -1,11 +1,13 @@
 """The weights that only a loss sees: on top of the embeddings in training, never in evaluation."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tokenreel.fuse.loss_config import CrossEntropyConfig, LossConfig, SalConfig, SclConfig
 
-__all__ = ["apply_head", "make_head"]
+__all__ = ["apply_head", "classes_in", "make_head"]
 
 
 def make_head(config: LossConfig, *, width: int, num_classes: int) -> nn.Module:
@@ -35,6 +37,12 @@ def make_head(config: LossConfig, *, width: int, num_classes: int) -> nn.Module:
             raise ValueError(f"{num_classes} phases: a supervised loss needs two or more")
         return nn.Linear(width, num_classes)
     return nn.Identity()
+
+
+def classes_in(state: Mapping[str, Tensor]) -> int:
+    """The classes of a model's state, whatever the store has that it is used on; 0 for none."""
+    weight = state.get("projection.weight")  # only a linear classifier has one
+    return 0 if weight is None else len(weight)
 
 
 def apply_head(head: nn.Module, config: LossConfig, embeddings: Tensor) -> Tensor:
