@@ -1,8 +1,8 @@
 """`make demo`: the main job, end to end, on the embedded sample.
 
 Renders the sample, extracts it with a small ViT of fixed random weights, trains MV-Former with
-three seeds, adds two controls (frozen tokens average-pooled, the fusion model untrained) and
-evaluates them all.  Everything that is there already is used again.
+three seeds, adds two controls (frozen tokens average-pooled, the fusion model untrained),
+evaluates them all and ends with a page to look at.  Everything that is there is used again.
 """
 
 import logging
@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 from tokenreel.evaluate.config import EvaluateConfig
+from tokenreel.evaluate.report.config import ReportConfig
 from tokenreel.evaluate.suite import evaluate_files
 from tokenreel.pipeline.cli.console import say
 from tokenreel.pipeline.extraction import extract_dataset
+from tokenreel.pipeline.reporting import report_scores
 from tokenreel.pipeline.run import EMBEDDINGS, RESULTS
 from tokenreel.pipeline.training import train_recipe
 
@@ -45,7 +47,9 @@ def run_demo() -> int:
         say(f"problem: {problem}")
     say("backbone weights: random:0, so compare the rows with one another, not with a paper")
     say(f"tables: {out / 'results.csv'}, {out / 'summary.csv'}")
+    page = report_scores(runs, tables, out=out, config=ReportConfig(title="TokenReel demo"))
     say(f"done in {time.monotonic() - start:.0f} s")
+    say(f"report: {page}")
     return max(tables.exit_status, 3 if report.failed else 0)
 
 

@@ -14,9 +14,10 @@ __all__ = ["frames_below"]
 SAME_SECONDS = 1e-3  # a frame further from its time than this is of another video
 
 
-def frames_below(root: Path) -> FrameSource:
-    """A source of the frames of the videos in a folder, by the paths in the embedding file.
+def frames_below(*roots: Path) -> FrameSource:
+    """A source of the frames of videos in folders, by the paths in the embedding file.
 
+    The first folder that has the video of a clip is used.
     The source raises FramesUnreachable for a clip without a path, a video that is not there or
     cannot be decoded, and one whose frames are not at the times of the clip.
     """
@@ -24,10 +25,12 @@ def frames_below(root: Path) -> FrameSource:
     def source(clip: EmbeddedClip, positions: Sequence[int]) -> Iterator[Image]:
         if not clip.video:
             raise FramesUnreachable(f"the embedding file names no video of {clip.clip_id}")
+        paths = [root / clip.video for root in roots]
+        path = next((path for path in paths if path.exists()), paths[0])
         try:
-            yield from _read(root / clip.video, clip, positions)
+            yield from _read(path, clip, positions)
         except VideoError as error:
-            raise FramesUnreachable(f"{root / clip.video}: {error}") from error
+            raise FramesUnreachable(f"{path}: {error}") from error
 
     return source
 

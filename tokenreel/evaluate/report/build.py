@@ -47,10 +47,13 @@ def write_report(
     frames: FrameSource,
     config: ReportConfig | None = None,
     published: Mapping[str, Published] | None = None,
+    problems: Sequence[str] = (),
 ) -> Path:
     """Write OUT/index.html, whole or not at all; arguments as in :func:`make_report`."""
     with threadpool_limits(1):  # more make small fits slower, and change the last digits
-        page = make_report(files, scores, frames=frames, config=config, published=published)
+        page = make_report(
+            files, scores, frames=frames, config=config, published=published, problems=problems
+        )
     make_directory(out)
     path = out / "index.html"
     write_whole(path, page)
@@ -65,6 +68,7 @@ def make_report(
     frames: FrameSource,
     config: ReportConfig | None = None,
     published: Mapping[str, Published] | None = None,
+    problems: Sequence[str] = (),
 ) -> bytes:
     """The page.
 
@@ -74,6 +78,7 @@ def make_report(
         frames: where real frames come from.
         config: what is shown.
         published: recipe -> published numbers.
+        problems: what was wrong with the data, a sentence each, shown above everything.
 
     Raises:
         ValueError: no file.
@@ -108,7 +113,7 @@ def make_report(
             provenance_section(runs),
         ),
     ]  # fmt: skip
-    return make_page(config.title, _lead(runs, table), sections)
+    return make_page(config.title, _lead(runs, table, problems), sections)
 
 
 def _pictures(runs: Sequence[RunPage], frames: FrameSource, config: ReportConfig) -> list[Section]:
@@ -149,8 +154,8 @@ def _pictures(runs: Sequence[RunPage], frames: FrameSource, config: ReportConfig
     ]  # fmt: skip
 
 
-def _lead(runs: Sequence[RunPage], table: ScoreTable) -> Html:
-    """What was evaluated in a sentence, a warning where weights are random, the best numbers."""
+def _lead(runs: Sequence[RunPage], table: ScoreTable, problems: Sequence[str]) -> Html:
+    """What was evaluated in a sentence, what to beware of, the best numbers."""
     names = sorted({str(run.file.provenance.get("dataset", "")) for run in runs} - {""})
     recipes = len({run.recipe for run in runs})
     data = f" on {', '.join(names)}" if names else ""
@@ -168,7 +173,13 @@ def _lead(runs: Sequence[RunPage], table: ScoreTable) -> Html:
             value, row = max(known, key=lambda item: item[0])
             cards.append(tag("li", tag("span", task_title(task)), tag("b", number(value)),
                              tag("span", f"best: {row}")))  # fmt: skip
-    return join(lead, warning, tag("ul", *cards, class_="cards", aria_label="Best of each metric"))
+    wrong = tag("ul", *(tag("li", problem) for problem in problems), class_="absent")
+    return join(
+        lead,
+        warning,
+        wrong if problems else None,
+        tag("ul", *cards, class_="cards", aria_label="Best of each metric"),
+    )
 
 
 def _count(number_of: int, what: str) -> str:

@@ -1,6 +1,5 @@
 """What the page is made of: runs, their files beside the embeddings, and what is shown of them."""
 
-import hashlib
 import json
 import logging
 import math
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
+from tokenreel.evaluate.data import file_sha256
 from tokenreel.evaluate.report.config import ReportConfig
 
 __all__ = ["Group", "RunPage", "evenly", "gather_runs", "shown_groups", "shown_runs"]
@@ -70,12 +70,12 @@ class Group:
 def gather_runs(files: Sequence[EmbeddingFile]) -> list[RunPage]:
     """The runs of embedding files, in their order; colours by first appearance of the recipe."""
     colours: dict[str, int] = {}
-    runs = []
+    runs: list[RunPage] = []
     for file in files:
         name = str(file.provenance.get("run", file.path.parent.name))
         recipe = str(file.provenance.get("recipe", "") or name)
         colour = colours.setdefault(recipe, len(colours))
-        digest = hashlib.sha256(file.path.read_bytes()).hexdigest()[:16]
+        digest = file_sha256(file.path)[:16]
         curves = _read_curves(file.path.parent / "metrics.jsonl")
         runs.append(RunPage(name, recipe, colour, file, curves, digest))
     return runs

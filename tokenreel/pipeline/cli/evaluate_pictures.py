@@ -1,27 +1,65 @@
 """`evaluate report | align | retrieve`: the results as things to look at."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokenreel.pipeline.cli.console import format_table, say
+from tokenreel.pipeline.cli.console import finish, format_table, say
 
 if TYPE_CHECKING:
     from tokenreel.cache.embeddings import EmbeddingFile
-    from tokenreel.evaluate.report.frames import FrameSource
 
-__all__ = ["align", "register", "retrieve"]
+__all__ = ["align", "register", "report", "retrieve"]
 
 Run = Annotated[Path, typer.Option(help="a run, or an embedding file")]
 Root = Annotated[Path | None, typer.Option(help="folder of the videos; data/DATASET when left out")]
 Out = Annotated[Path, typer.Option(help="folder of the files")]
 
 
+class Projection(StrEnum):
+    """How embeddings are brought to two dimensions."""
+
+    PCA = "pca"
+    TSNE = "tsne"
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to `evaluate`."""
-    for command in (align, retrieve):
+    for command in (report, align, retrieve):
         app.command()(command)
+
+
+def report(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(help="runs, folders of runs or embedding files, and key=value settings"),
+    ] = None,
+    *,
+    out: Annotated[Path, typer.Option(help="folder of the page")] = Path("results/report"),
+    root: Root = None,
+    actions: Annotated[int, typer.Option(min=0, help="at most so many with pictures")] = 4,
+    recipes: Annotated[int, typer.Option(min=1, help="at most so many with pictures")] = 4,
+    projection: Annotated[Projection, typer.Option(help="of the embeddings")] = Projection.PCA,
+    title: Annotated[str, typer.Option(help="heading of the page")] = "TokenReel report",
+    jobs: Annotated[int, typer.Option(min=0, help="processors to use, 0 for all")] = 0,
+    memory: Annotated[str, typer.Option(help="of all processes")] = "2GB",
+) -> None:
+    """One page to look at and to send: tables, alignments, retrieved frames, curves, provenance."""
+    from tokenreel.evaluate.report.config import ReportConfig
+    from tokenreel.pipeline.reporting import report_words
+
+    config = ReportConfig(
+        title=title, actions=actions, recipes=recipes, projection=projection.value
+    )
+    path, scores = report_words(
+        words or [], out=out, root=root, jobs=jobs, memory=memory, config=config
+    )
+    for problem in scores.problems:
+        say(f"problem: {problem}")
+    say(f"report: {path}")
+    finish(scores.exit_status)
 
 
 def align(
@@ -38,6 +76,7 @@ def align(
     from tokenreel.evaluate.alignment import align_pair, find_clip, path_table
     from tokenreel.evaluate.report.frames import FramesUnreachable
     from tokenreel.evaluate.report.movie import playback_rate, side_by_side, write_movie
+    from tokenreel.pipeline.reporting import frames_of
 
     file = _read_run(run)
     pair = align_pair(find_clip(file, query), find_clip(file, reference))
@@ -51,7 +90,7 @@ def align(
     )
     say(f"path: {out / name}.csv")
     try:
-        images = side_by_side(pair, _source(file, root), height=height)
+        images = side_by_side(pair, frames_of([file], root), height=height)
         write_movie(out / f"{name}.mp4", images, rate=playback_rate(pair.query))
     except FramesUnreachable as error:
         say(f"no video: {error} (--root is the folder of the videos)")
@@ -74,6 +113,7 @@ def retrieve(
     from tokenreel.evaluate.report.frames import FramesUnreachable
     from tokenreel.evaluate.report.neighbours import gallery_of, nearest_frames
     from tokenreel.evaluate.report.strip import judge, write_strip
+    from tokenreel.pipeline.reporting import frames_of
 
     file = _read_run(run)
     clip = find_clip(file, query_clip)
@@ -86,7 +126,7 @@ def retrieve(
     say(format_table(["rank", "clip", "frame", "seconds", "distance", "phase", "verdict"], rows))
     path = out / f"{_file_name(clip.clip_id)}-{frame}.png"
     try:
-        write_strip(path, clip, frame, found, _source(file, root), height=height)
+        write_strip(path, clip, frame, found, frames_of([file], root), height=height)
     except FramesUnreachable as error:
         say(f"no picture: {error} (--root is the folder of the videos)")
     else:
@@ -102,13 +142,6 @@ def _read_run(run: Path) -> "EmbeddingFile":
     if len(found) > 1:
         raise UsageError(f"--run {run}: {len(found)} runs are below it, name one, as {found[0]}")
     return read_embeddings(found[0])
-
-
-def _source(file: "EmbeddingFile", root: Path | None) -> "FrameSource":
-    from tokenreel.pipeline.frames import frames_below
-    from tokenreel.pipeline.run import DATA
-
-    return frames_below(root or DATA / str(file.provenance.get("dataset", "")))
 
 
 def _file_name(clip_id: str) -> str:
