@@ -24,8 +24,10 @@ from tokenreel.evaluate.sgd_probe import BATCH_CLIPS, train_layer
 from tokenreel.evaluate.table import Score
 from tokenreel.evaluate.tau import Alignment, align_clips
 
-__all__ = ["Limits", "align_action", "choose_labelled", "classify_action", "regress_action",
-           "retrieve_action", "run_job"]  # fmt: skip
+__all__ = [
+    "Limits", "align_action", "choose_labelled", "classify_action", "missing_data",
+    "regress_action", "retrieve_action", "run_job",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def run_job(job: Job, limits: Limits) -> list[Score]:
         return _group_tau(job, limits)
     data = load_action(job.path, job.sha256, job.blank.action)
     blank = _with_counts(job.blank, data)
-    why, status = _missing(job.kind, data)
+    why, status = missing_data(job.kind, data)
     if why:
         return [replace(blank, task=task, note=why, status=status) for task in job.tasks]
     try:
@@ -61,7 +63,7 @@ def _with_counts(blank: Score, data: ActionData) -> Score:
     )
 
 
-def _missing(kind: str, data: ActionData) -> tuple[str, str]:
+def missing_data(kind: str, data: ActionData) -> tuple[str, str]:
     """Why a task cannot be computed and what that is; ("", "") when it can."""
     learns = kind in ("classification", "progression", "few-shot")
     if learns and not data.train.labels:

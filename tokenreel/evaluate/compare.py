@@ -1,0 +1,319 @@
+"""Is a gain real?  Two sets of runs on the same clips, by a paired bootstrap over validation clips.
+
+A resample draws the clips of each action with replacement, the same ones for A and B, and computes
+every metric of both from what each clip contributes; the mean is over actions, and over the runs
+(seeds) of a side.  Classifier, regression and the frames that are searched stay as they are: only
+which clips are judged varies.  A pair of a clip with its own copy is no pair of tau.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.progress import Progress
+from tokenreel.evaluate.config import EvaluateConfig, Settings, resolve
+from tokenreel.evaluate.data import ActionData, file_sha256, load_action, load_screened
+from tokenreel.evaluate.progression import progression_targets
+from tokenreel.evaluate.tasks import (
+    Limits,
+    align_action,
+    choose_labelled,
+    classify_action,
+    missing_data,
+    regress_action,
+    retrieve_action,
+)
+
+__all__ = ["RESAMPLES", "Difference", "compare_files", "paired_bootstrap"]
+
+RESAMPLES = 2000
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Metric = Callable[[Ints], float]
+"""How often each clip was drawn, (clips,) -> the value."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric of A and of B.
+
+    Attributes:
+        task: the metric.
+        a, b: values on all clips.
+        gain: b - a.
+        low, high: 95 % interval of the gain.
+        p_value: twice the smaller share of resamples on one side of 0, at most 1.
+        num_clips, num_actions: that were resampled.
+        num_resamples: that gave a value.
+        note: actions that were left out, and why.
+    """
+
+    task: str
+    a: float
+    b: float
+    gain: float
+    low: float
+    high: float
+    p_value: float
+    num_clips: int
+    num_actions: int
+    num_resamples: int
+    note: str = ""
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
+
+
+def compare_files(
+    first: Sequence[Path],
+    second: Sequence[Path],
+    *,
+    config: EvaluateConfig,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[Difference]:
+    """Every metric of two sets of runs.
+
+    Args:
+        first: embedding files of A, the seeds of one recipe.
+        second: those of B.
+        config: settings; the protocol is the first that it or the recipe names.
+        resamples: draws of clips.
+        seed: of the draws.
+        progress: show a bar.
+
+    Raises:
+        UsageError: the files hold no validation clips with labels in common.
+        EmbeddingFileError: a file cannot be read.
+    """
+    sides = [_load(path, config) for path in [*first, *second]]
+    clips = _common_clips(sides)
+    bar = Progress(sides, desc="compare", unit="run", enabled=progress)
+    found = [{action: _metrics(side, action) for action in clips} for side in bar]
+    tasks = dict.fromkeys(task for one in found for some in one.values() for task in some)
+    return [
+        _compare_task(task, found, clips, len(first), resamples=resamples, seed=seed)
+        for task in tasks
+    ]
+
+
+def _compare_task(
+    task: str,
+    found: Sequence[Mapping[str, "Metrics"]],
+    clips: Mapping[str, Sequence[str]],
+    num_first: int,
+    *,
+    resamples: int,
+    seed: int,
+) -> Difference:
+    """One metric over the actions where every run has it; the others are named."""
+    reasons: dict[str, str] = {}
+    metrics: dict[str, list[Metric]] = {action: [] for action in clips}
+    for one in found:
+        for action, some in one.items():
+            metric = some[task]
+            if isinstance(metric, str):
+                reasons[action] = metric
+            else:
+                metrics[action].append(metric)
+    actions = [action for action in clips if action not in reasons]
+    return paired_bootstrap(
+        task,
+        [metrics[action][:num_first] for action in actions],
+        [metrics[action][num_first:] for action in actions],
+        [len(clips[action]) for action in actions],
+        resamples=resamples,
+        seed=seed,
+        note="; ".join(f"without {action}: {reason}" for action, reason in reasons.items()),
+    )
+
+
+def paired_bootstrap(
+    task: str,
+    first: Sequence[Sequence[Metric]],
+    second: Sequence[Sequence[Metric]],
+    sizes: Sequence[int],
+    *,
+    resamples: int,
+    seed: int,
+    note: str = "",
+) -> Difference:
+    """Resample the clips of every action for both sides at once.
+
+    Args:
+        task: name of the metric.
+        first: for each action, the metric of each run of A.
+        second: the same of B.
+        sizes: clips of each action.
+        resamples: draws.
+        seed: of the draws.
+        note: for the result.
+    """
+    rng = np.random.default_rng(seed)
+    whole = [np.ones(size, np.int64) for size in sizes]
+    a, b = _mean(first, whole), _mean(second, whole)
+    gains = np.empty(resamples)
+    for i in range(resamples):
+        drawn = [np.bincount(rng.integers(0, size, size), minlength=size) for size in sizes]
+        gains[i] = _mean(second, drawn) - _mean(first, drawn)
+    gains = gains[~np.isnan(gains)]
+    low, high = np.quantile(gains, [0.025, 0.975]) if len(gains) else (np.nan, np.nan)
+    sides = min((gains <= 0).mean(), (gains >= 0).mean()) if len(gains) else np.nan
+    return Difference(
+        task, a, b, b - a, float(low), float(high), float(min(1.0, 2 * sides)), sum(sizes),
+        len(sizes), len(gains), note,
+    )  # fmt: skip
+
+
+def _mean(metrics: Sequence[Sequence[Metric]], drawn: Sequence[Ints]) -> float:
+    """Over actions, then over runs, as in the tables."""
+    values = [metric(some) for runs, some in zip(metrics, drawn, strict=True) for metric in runs]
+    return float(np.mean(values)) if values else float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """A file: where it is, its settings, its actions with their validation clips."""
+
+    path: Path
+    sha256: str
+    settings: Settings
+    clips: dict[str, list[str]]
+
+
+def _load(path: Path, config: EvaluateConfig) -> _Side:
+    sha256 = file_sha256(path)
+    file = load_screened(path, sha256).file
+    clips: dict[str, list[str]] = {}
+    for clip in file.clips:
+        if clip.split == "val" and (clip.labels >= 0).any():
+            clips.setdefault(clip.action, []).append(clip.clip_id)
+    recipe = dict(file.provenance.get("evaluate", {}))
+    return _Side(path, sha256, resolve(config, recipe)[0], clips)
+
+
+def _common_clips(sides: Sequence[_Side]) -> dict[str, list[str]]:
+    clips = sides[0].clips
+    for side in sides[1:]:
+        if side.clips != clips:
+            raise UsageError(
+                f"{sides[0].path} and {side.path} hold other validation clips: a paired test needs "
+                f"the same ones ({_count(sides[0])} and {_count(side)})"
+            )
+    if not clips:
+        raise UsageError(f"{sides[0].path} holds no labelled clips of the split val")
+    for side in sides[1:]:
+        if side.settings != sides[0].settings:
+            raise UsageError(
+                f"{sides[0].path} and {side.path} are to be evaluated with other settings: name "
+                "them, such as tau_stride=2 retrieval_stride=2"
+            )
+    return clips
+
+
+def _count(side: _Side) -> int:
+    return sum(map(len, side.clips.values()))
+
+
+Metrics = dict[str, Metric | str]
+"""Task -> its metric, or why it has none."""
+
+
+def _metrics(side: _Side, action: str) -> Metrics:
+    """The metrics of an action as functions of how often each clip is drawn."""
+    data = load_action(side.path, side.sha256, action)
+    found: Metrics = {}
+    for kind, make in METRICS.items():
+        if kind not in side.settings.tasks:
+            continue
+        why, _ = missing_data(kind, data)
+        try:
+            if not why:
+                found |= make(data, side.settings)
+        except ValueError as error:
+            why = str(error)
+        if why:
+            rows = [f"ap@{k}" for k in side.settings.ks] if kind == "retrieval" else [kind]
+            found |= dict.fromkeys(rows, why)
+    return found
+
+
+def _accuracy(data: ActionData, settings: Settings) -> dict[str, Metric]:
+    chosen = choose_labelled(data.train, settings, max(settings.fractions))
+    found = classify_action(data, settings, chosen)
+    right = found.predicted == np.concatenate(data.val.labels)
+    correct, frames = _by_clip(data, right), _lengths(data)
+    return {"classification": lambda drawn: float(drawn @ correct / (drawn @ frames))}
+
+
+def _progress(data: ActionData, settings: Settings) -> dict[str, Metric]:
+    chosen = choose_labelled(data.train, settings, max(settings.fractions))
+    predicted = regress_action(data, settings, chosen).predicted
+    rule = settings.absent_phase
+    wanted = np.concatenate(
+        [progression_targets(one, data.num_phases, rule) for one in data.val.labels]
+    )
+    rest = _by_clip(data, np.square(wanted - predicted))
+    total, squares, frames = _by_clip(data, wanted), _by_clip(data, wanted**2), _lengths(data)
+
+    def r2(drawn: Ints) -> float:
+        spread = drawn @ squares - (drawn @ total) ** 2 / (drawn @ frames)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = 1 - (drawn @ rest) / spread
+        return float(np.mean(np.where(spread > 1e-12, value, np.nan)))
+
+    return {"progression": r2}
+
+
+def _tau(data: ActionData, settings: Settings) -> dict[str, Metric]:
+    pairs = align_action(data.val.embeddings, settings, Limits()).pairs
+    is_known = ~np.isnan(pairs)
+    values = np.where(is_known, pairs, 0.0)
+
+    def tau(drawn: Ints) -> float:
+        count = drawn @ is_known @ drawn
+        return float(drawn @ values @ drawn / count) if count else float("nan")
+
+    return {"tau": tau}
+
+
+def _retrieval(data: ActionData, settings: Settings) -> dict[str, Metric]:
+    found = retrieve_action(data, settings, Limits())
+    return {f"ap@{k}": _mean_of(values) for k, values in found.by_clip.items()}
+
+
+def _mean_of(values: Floats) -> Metric:
+    is_known = ~np.isnan(values)
+    filled = np.where(is_known, values, 0.0)
+
+    def mean(drawn: Ints) -> float:
+        count = drawn @ is_known
+        return float(drawn @ filled / count) if count else float("nan")
+
+    return mean
+
+
+def _lengths(data: ActionData) -> Ints:
+    return np.array([len(one) for one in data.val.labels])
+
+
+def _by_clip(data: ActionData, values: NDArray[np.generic]) -> Floats:
+    """Sums over the frames of each clip, (clips, ...)."""
+    starts = np.cumsum(_lengths(data)) - _lengths(data)
+    return np.add.reduceat(values.astype(np.float64), starts, axis=0)
+
+
+METRICS: dict[str, Callable[[ActionData, Settings], dict[str, Metric]]] = {
+    "classification": _accuracy,
+    "progression": _progress,
+    "tau": _tau,
+    "retrieval": _retrieval,
+}
