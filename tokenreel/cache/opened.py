@@ -19,7 +19,11 @@ from tokenreel.cache.codec import Codec
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged
 from tokenreel.cache.files import file_inside
-from tokenreel.cache.frames import check_with_sums, read_with_tensorstore
+from tokenreel.cache.frames import (
+    check_with_sums,
+    open_with_tensorstore,
+    read_with_tensorstore,
+)
 from tokenreel.cache.layout import SEGMENT, ArraySpec, parse_json
 from tokenreel.cache.recipe import StoreRecipe
 from tokenreel.cache.records import ClipRecord, folder_of
@@ -94,6 +98,7 @@ class OpenClip:
         self._key, self._policy, self._kept = record.key, policy, kept
         self._specs = all_arrays(recipe, codec, record)
         self._known_arrays: set[str] = set()
+        self._library: dict[str, Any] = {}  # tensorstore's handle of each array it has read
 
     def has(self, path: str) -> bool:
         """Whether the clip has an array of this path."""
@@ -144,10 +149,15 @@ class OpenClip:
         if not self._policy.library:
             self._shard(spec, number).read(within, out)
             return
-        read_with_tensorstore(self._folder, spec, frames, out)
+        where = self._folder / spec.path
+        if spec.path not in self._library:
+            self._library[spec.path] = open_with_tensorstore(
+                self._folder, spec, mapped=not self._policy.direct
+            )
+        read_with_tensorstore(self._library[spec.path], frames, out, where=where)
         if self._policy.checks != "never":
             sums = load_sums(self._folder, spec, number, self._seals)
-            check_with_sums(out, sums[within], where=self._folder / spec.path)
+            check_with_sums(out, sums[within], where=where)
 
     def _chunk(self, spec: ArraySpec, number: int) -> Array:
         key = (self._key, spec.path, number)
