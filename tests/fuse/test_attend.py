@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.fuse.tiny import tiny_config, write_store
+from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import ClipNotFound, UsageError
 from tokenreel.cache.reader import open_store
 from tokenreel.fuse.attend import attend
@@ -36,6 +37,27 @@ def test_the_weights_are_those_that_pool_the_tokens(store, run):
         entities = model.pool(tokens, None, None)
         pooled = torch.from_numpy(found.weights).flatten(2) @ tokens
         torch.testing.assert_close(model.pooling.value(pooled), entities)
+
+
+@pytest.mark.parametrize("dynamic", ["separate", "first", "average"])
+def test_dynamic_queries_ask_for_the_piece_that_a_frame_is_in(store, tmp_path, dynamic):
+    pooling = PoolingConfig(num_entities=1, num_dynamic=2, dynamic=dynamic, channels=8)
+    config = tiny_config(pooling=pooling, embed_frames=6)
+    result = train(config, store=store, out=tmp_path / "run", device="cpu", progress=False)
+    opened = open_store(store)
+    source = TokenSource(opened, [config], CPU, placement="disk")
+    model = load_run(tmp_path / "run", lambda config: source).model.eval()
+    frames = source.frames("val1", np.arange(9))  # in two pieces, of 5 and of 4 frames
+    [found] = attend(tmp_path / "run", opened, ["val1"], device=CPU)
+    [clip] = [c for c in read_embeddings(result.embeddings).clips if c.clip_id == "val1"]
+    for cut in (slice(0, 5), slice(5, 9)):
+        context = model.sequence_context(frames.cls[cut])
+        tokens, cls = frames.tokens()[cut], frames.cls[cut]
+        with torch.inference_mode():
+            weights = model.attention(tokens, cls, None, context).unflatten(2, (2, 3))
+            whole = model.fuse(model.pool(tokens, cls, None, context)[None])[0]
+        np.testing.assert_allclose(found.weights[cut], weights, atol=1e-5)
+        np.testing.assert_allclose(clip.embeddings[cut], whole, atol=1e-5)
 
 
 def test_a_long_clip_is_taken_in_parts_and_is_the_same(store, run, monkeypatch):

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.reader import ClipRecord, Store
 from tokenreel.fuse.config import FuseConfig
-from tokenreel.fuse.embed import load_run, require_backbone
-from tokenreel.fuse.needs import uses_tokens
-from tokenreel.fuse.pooling import Lstp
+from tokenreel.fuse.embed import clip_context, load_run, require_backbone
+from tokenreel.fuse.model import FusionModel
 from tokenreel.fuse.source import TokenSource
 
 __all__ = ["ClipAttention", "attend"]
@@ -31,8 +30,8 @@ class ClipAttention:
 
     Attributes:
         record: the clip.
-        weights: float32 (T, E, rows, columns); the sum over a frame's tokens is 1 for every
-            entity, or over all entities less where they are disjoint.
+        weights: float32 (T, E, rows, columns); over the tokens of a frame they sum to 1 for every
+            entity, or to less where entities are disjoint.  Dynamic entities come last.
         times_seconds: float64 (T,).
         labels: int16 (T,), -1 where a frame has none.
     """
@@ -68,25 +67,27 @@ def attend(
         return sources[0]
 
     embedder = load_run(run, source_of)
-    pooling = embedder.model.pooling if embedder.model is not None else None
-    if embedder.model is None or not isinstance(pooling, Lstp) or not uses_tokens(embedder.config):
+    model, config = embedder.model, embedder.config
+    if model is None or config.pooling.kind != "lstp":
         raise UsageError(
-            f"{run} pools with pooling.kind={embedder.config.pooling.kind}, without attention: "
+            f"{run} pools with pooling.kind={config.pooling.kind}, without attention: "
             "name a run with pooling.kind=lstp"
         )
-    embedder.model.eval()
-    return (_attend(record, pooling, embedder.config, sources[0]) for record in records)
+    model.eval()
+    return (_attend(record, model, sources[0]) for record in records)
 
 
-def _attend(
-    record: ClipRecord, pooling: Lstp, config: FuseConfig, source: TokenSource
-) -> ClipAttention:
+def _attend(record: ClipRecord, model: FusionModel, source: TokenSource) -> ClipAttention:
+    config = model.config
     parts = []
-    for start in range(0, record.num_frames, FRAMES_AT_ONCE):
-        rows = np.arange(start, min(start + FRAMES_AT_ONCE, record.num_frames))
-        tokens = source.frames(record.clip_id, rows).tokens(config.pooling.blocks)
-        with torch.inference_mode():
-            parts.append(pooling(tokens)[1].float().cpu().numpy())
+    with torch.inference_mode():
+        context = clip_context(model, source, record)
+        for start in range(0, record.num_frames, FRAMES_AT_ONCE):
+            stop = min(start + FRAMES_AT_ONCE, record.num_frames)
+            frames = source.frames(record.clip_id, np.arange(start, stop))
+            tokens = frames.tokens(config.pooling.blocks)
+            own = None if context is None else context[start:stop]
+            parts.append(model.attention(tokens, frames.cls, None, own).float().cpu().numpy())
     flat = np.concatenate(parts)
     store = source.store
     return ClipAttention(

@@ -24,19 +24,21 @@ from tokenreel.fuse.checkpoint import load_checkpoint, restore_weights
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.folder import describe_store, read_about
 from tokenreel.fuse.frames import Frames
+from tokenreel.fuse.losses.heads import classes_in
 from tokenreel.fuse.model import FusionModel, build_model
 from tokenreel.fuse.needs import uses_tokens
 from tokenreel.fuse.pooling import pool_frozen
 from tokenreel.fuse.source import TokenSource
+from tokenreel.fuse.standard import standardise
 
 __all__ = [
     "Embedder",
+    "clip_context",
     "embed_run",
     "embed_together",
     "load_run",
     "pieces",
     "require_backbone",
-    "standardise",
 ]
 
 log = logging.getLogger(__name__)
@@ -89,10 +91,11 @@ def load_run(run: Path, source_of: Callable[[FuseConfig], TokenSource]) -> Embed
     source = source_of(config)
     if config.model == "frozen":
         return Embedder(None, config, run / "embeddings.h5", about)
-    model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim)
     path = run / "checkpoint.pt"
-    if path.exists():
-        state = load_checkpoint(path)
+    state = load_checkpoint(path) if path.exists() else None
+    classes = classes_in(state["model"]) if state else source.num_classes
+    model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim, num_classes=classes)
+    if state is not None:
         restore_weights(path, model, config, state)
         epoch, step = state["position"]
         if epoch < config.optim.epochs:
@@ -180,26 +183,6 @@ def embed_together(
         write_embeddings(embedder.out, standard, provenance=embedder.provenance)
 
 
-def standardise(clips: list[EmbeddedClip]) -> list[EmbeddedClip]:
-    """Frozen features as a fair control: channels standardised, then unit length, as a model's are.
-
-    Mean and standard deviation are those of the training clips, or of all where there are none; no
-    label is used.  Frozen channels differ in scale by orders of magnitude, and distances and a
-    linear classifier would see the largest alone.
-    """
-    chosen = [clip for clip in clips if clip.split == "train"] or clips
-    together = np.concatenate([clip.embeddings for clip in chosen]).astype(np.float64)
-    mean, sd = together.mean(0), together.std(0)
-    sd[sd == 0] = 1.0
-    out = []
-    for clip in clips:
-        standard = (clip.embeddings - mean) / sd
-        length = np.linalg.norm(standard, axis=1, keepdims=True)
-        unit = standard / np.where(length == 0, 1.0, length)
-        out.append(replace(clip, embeddings=unit.astype(np.float32)))
-    return out
-
-
 def _facts(source: TokenSource, record: ClipRecord) -> EmbeddedClip:
     store = source.store
     return EmbeddedClip(
@@ -216,16 +199,34 @@ def _facts(source: TokenSource, record: ClipRecord) -> EmbeddedClip:
     )
 
 
+def clip_context(model: FusionModel, source: TokenSource, record: ClipRecord) -> Tensor | None:
+    """What dynamic queries of the frames of a clip are made from, (T, 1, D of CLS).
+
+    None where there are none, or where each frame asks with its own CLS vector.  The sequence that
+    a frame belongs to is its piece of the clip.
+    """
+    pooling = model.config.pooling
+    if not pooling.num_dynamic or pooling.dynamic == "separate":
+        return None
+    cls = torch.from_numpy(source.store.read_cls(record.clip_id)).to(source.device)
+    cuts = pieces(record.num_frames, model.config.embed_frames)
+    return torch.cat([model.sequence_context(cls[cut]) for cut in cuts])
+
+
 def _embed_clip(
     source: TokenSource, embedders: Sequence[Embedder], record: ClipRecord
 ) -> Iterator[np.ndarray[Any, Any]]:
     """The embeddings (T, C) of a clip by each model; each frame is read and decoded once."""
+    contexts = [
+        None if one.model is None else clip_context(one.model, source, record) for one in embedders
+    ]
     entities: list[list[Tensor]] = [[] for _ in embedders]
     for start in range(0, record.num_frames, FRAMES_AT_ONCE):
         stop = min(start + FRAMES_AT_ONCE, record.num_frames)
         frames = source.frames(record.clip_id, np.arange(start, stop))
-        for parts, embedder in zip(entities, embedders, strict=True):
-            parts.append(_pool(embedder, frames))
+        for parts, embedder, context in zip(entities, embedders, contexts, strict=True):
+            own = None if context is None else context[start:stop]
+            parts.append(_pool(embedder, frames, own))
     for parts, embedder in zip(entities, embedders, strict=True):
         together = torch.cat(parts)
         if embedder.model is not None:
@@ -234,11 +235,11 @@ def _embed_clip(
         yield together.float().cpu().numpy()
 
 
-def _pool(embedder: Embedder, frames: Frames) -> Tensor:
+def _pool(embedder: Embedder, frames: Frames, context: Tensor | None) -> Tensor:
     config = embedder.config
     tokens = frames.tokens(config.pooling.blocks) if uses_tokens(config) else None
     if embedder.model is not None:
-        return embedder.model.pool(tokens, frames.cls, None)
+        return embedder.model.pool(tokens, frames.cls, None, context)
     if tokens is not None:
         return pool_frozen(tokens, config.pooling.kind)
     assert frames.cls is not None

@@ -1,0 +1,148 @@
+"""Batches: who is trained on, in which order, and that each distinct frame is read once."""
+
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fuse.tiny import tiny_config, write_store
+from tokenreel.cache.reader import open_store
+from tokenreel.fuse.ahead import Stream
+from tokenreel.fuse.batches import Sampling, hold_out, make_batch, plan_epoch, stream_batches
+from tokenreel.fuse.config import DataConfig, PoolingConfig
+from tokenreel.fuse.model import build_model
+from tokenreel.fuse.source import TokenSource
+
+CPU = torch.device("cpu")
+
+
+def source_of(store, **options):
+    return TokenSource(open_store(store), [tiny_config()], CPU, **options)
+
+
+def sampling(**changes):
+    return Sampling(0, DataConfig(num_frames=6, batch_clips=2, **changes))
+
+
+def test_each_distinct_frame_is_read_once_and_gathered_to_every_position(store):
+    source = source_of(store)
+    clips = source.store.select(split="train")
+    batch = make_batch(source, clips, [0, 3], sampling(), 0)
+    frames = batch.frames.tokens()
+    assert len(frames) == sum(len(np.unique(steps)) for steps in batch.steps.numpy())
+    for clip, steps, gather in zip(batch.clip_ids, batch.steps, batch.gather, strict=True):
+        for view_steps, view_gather in zip(steps, gather, strict=True):
+            every = source.frames(clip, np.arange(source.store.record(clip).num_frames)).tokens()
+            torch.testing.assert_close(frames[view_gather], every[view_steps], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("placement", ["disk", "ram"])
+@pytest.mark.parametrize("kind", ["lstp", "cls"])
+def test_a_process_may_have_no_clip_of_a_small_batch(store, placement, kind):
+    config = tiny_config(pooling=PoolingConfig(kind=kind, num_entities=2, channels=8))
+    source = TokenSource(open_store(store), [config], CPU, placement=placement)
+    clips = source.store.select(split="train")
+    model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim).eval()
+    batch = make_batch(source, clips, [2], sampling(), 0, rank=1, world=2)
+    assert (batch.own, len(batch.clip_ids), tuple(batch.gather.shape)) == (
+        slice(1, 1),
+        1,
+        (0, 2, 6),
+    )
+    tokens = batch.frames.tokens() if kind == "lstp" else None
+    entities = model.pool(tokens, batch.frames.cls, None)[batch.gather.flatten(0, 1)]
+    assert tuple(model.fuse(entities, torch.ones(0, 6, dtype=torch.bool)).shape) == (0, 6, 4)
+
+
+def test_a_clip_shorter_than_a_view_is_padded_with_its_last_frame(store):
+    source = source_of(store)
+    clips = source.store.select(split="train")
+    short = Sampling(0, DataConfig(num_frames=12, batch_clips=1))
+    batch = make_batch(source, clips, [0], short, 0)
+    assert source.store.record(batch.clip_ids[0]).num_frames == 6
+    assert not batch.valid.all()
+    assert (batch.steps[~batch.valid] == 5).all()
+
+
+def test_every_clip_is_in_an_epoch_once_and_no_batch_has_one_clip(store):
+    clips = open_store(store).select(split="train")
+    plan = plan_epoch(clips, sampling(), 0)
+    assert sorted(itertools.chain.from_iterable(plan)) == list(range(5))
+    assert [len(numbers) for numbers in plan] == [2, 3]
+    assert plan_epoch(clips, sampling(), 0) == plan
+    assert plan_epoch(clips, sampling(), 1) != plan
+
+
+def test_a_stream_that_starts_later_gives_what_the_whole_one_gives_there(store):
+    source = source_of(store)
+    clips = source.store.select(split="train")
+    whole = list(stream_batches(source, clips, sampling(), epochs=3))
+    part = list(stream_batches(source, clips, sampling(), start=(1, 1), epochs=3))
+    assert [place for place, _ in part] == [place for place, _ in whole[3:]]
+    for (_, here), (_, there) in zip(part, whole[3:], strict=True):
+        assert here.clip_ids == there.clip_ids
+        torch.testing.assert_close(here.steps, there.steps)
+
+
+def test_clips_of_one_group_are_on_one_side_and_the_same_whatever_the_seed(store):
+    clips = open_store(store).select(split="train")
+    kept, out = hold_out(clips, 0.4)
+    assert len(out) == 2
+    assert {clip.video for clip in kept}.isdisjoint(clip.video for clip in out)
+    assert hold_out(clips, 0.4)[1] == out
+    assert hold_out(clips, 0)[1] == []
+
+
+def test_an_error_of_the_reader_is_raised_where_the_batch_is_taken():
+    def items():
+        yield 1
+        raise OSError("gone")
+
+    with Stream(items()) as ahead:
+        found = iter(ahead)
+        assert next(found) == 1
+        with pytest.raises(OSError, match="gone"):
+            next(found)
+
+
+def test_a_stream_that_is_left_early_ends_its_thread():
+    with Stream(iter(range(1000))) as ahead:
+        assert next(iter(ahead)) == 0
+    assert not ahead._thread.is_alive()
+
+
+def test_codes_that_stay_on_the_disk_are_not_kept_and_those_in_memory_are_within_the_bound(store):
+    disk, ram = source_of(store, placement="disk"), source_of(store, placement="ram")
+    for source in (disk, ram):
+        for number in range(5):
+            source.frames(f"train{number}", np.arange(6))
+    assert disk._kept == {}
+    kept = sum(
+        part.nbytes
+        for whole in ram._kept.values()
+        for parts in (whole.codes, whole.scales)
+        for part in parts.values()
+    )
+    assert 0 < kept <= ram.placement.num_bytes
+    ram.frames("val0", np.arange(6))  # not of the split train: never kept
+    assert ("val0", 0) not in ram._kept
+
+
+@pytest.mark.parametrize("placement", ["disk", "ram"])
+def test_a_source_goes_to_a_spawned_process_without_its_memory(store, placement):
+    source = source_of(store, placement=placement)
+    before = source.frames("train0", np.arange(3)).tokens()
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy._kept == {}
+    torch.testing.assert_close(copy.frames("train0", np.arange(3)).tokens(), before)
+
+
+@pytest.mark.parametrize("codec", ["fp16", "int8", "int4", "pool2+int8"])
+def test_tokens_of_every_codec_are_those_that_the_codec_decodes(tmp_path, codec):
+    source = source_of(write_store(tmp_path / "s", codec=codec, train=1))
+    frames = np.array([0, 2, 5])
+    stored = source.store.read("train0", frames)
+    wanted = np.concatenate([stored.decode(1), stored.decode(3)], axis=-1)
+    np.testing.assert_allclose(source.frames("train0", frames).tokens(), wanted, atol=1e-5)
