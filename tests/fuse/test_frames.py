@@ -6,6 +6,7 @@ import torch
 
 from tests.fuse.kernels.cases import error, in_float64, make_weights
 from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
+from tokenreel.fuse.config import FuseConfig, PoolingConfig
 from tokenreel.fuse.frames import Decoder, Frames
 from tokenreel.fuse.kernels import CodedTokens, pooled_attention
 
@@ -50,3 +51,16 @@ def test_codes_are_handed_over_as_they_lie():
     coded = frames.to(CPU).coded((5,))
     assert coded.codes[0].data_ptr() == frames.codes[5].data_ptr()
     assert coded.foldings[0] is frames.coded((5,)).foldings[0]
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("lstp", CodedTokens), ("mean", torch.Tensor)])
+def test_a_model_gets_what_it_pools(kind, wanted):
+    config = FuseConfig(pooling=PoolingConfig(kind=kind, blocks=(5,)))
+    tokens = make_frames("int8").tokens_for(config)
+    assert isinstance(tokens, wanted)
+    assert tokens.num_tokens == 24 if kind == "lstp" else tokens.shape == (7, 24, DIM)
+
+
+def test_a_model_of_cls_vectors_gets_no_tokens():
+    config = FuseConfig(pooling=PoolingConfig(kind="cls"))
+    assert make_frames("int8").tokens_for(config) is None

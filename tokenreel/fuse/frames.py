@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.cache.codec import Codec, Encoded
+from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.kernels import CodedTokens, Folding
+from tokenreel.fuse.needs import uses_tokens
 
 __all__ = ["Decoder", "Frames", "Piece"]
 
@@ -69,6 +71,13 @@ class Frames:
             tuple(self.scales[block] for block in chosen) if self.scales else (),
             tuple(self._decoder.folding(block, self.codes[block].device) for block in chosen),
         )
+
+    def tokens_for(self, config: FuseConfig) -> CodedTokens | Tensor | None:
+        """What a model pools: codes, floats where its pooling has no weights, or no tokens."""
+        if not uses_tokens(config):
+            return None
+        take = self.coded if config.pooling.kind == "lstp" else self.tokens
+        return take(config.pooling.blocks)
 
     def to(self, device: torch.device) -> "Frames":
         """The same frames on a device; the copy does not wait where memory is pinned."""

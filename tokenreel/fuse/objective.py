@@ -11,7 +11,6 @@ from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.distributed import ALONE, World, gather_clips
 from tokenreel.fuse.losses import LOSSES, LossInput
 from tokenreel.fuse.model import FusionModel
-from tokenreel.fuse.needs import uses_tokens
 
 __all__ = ["batch_loss", "precision_of"]
 
@@ -45,7 +44,7 @@ def batch_loss(
     device = batch.gather.device
     precision = precision_of(config.optim.precision, device)
     with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        tokens = batch.frames.tokens(config.pooling.blocks) if uses_tokens(config) else None
+        tokens = batch.frames.tokens_for(config)
         views = model.pool_views(tokens, batch.frames.cls, batch.gather)
         embeddings = model.project(model.fuse(views, batch.valid[batch.own].flatten(0, 1)))
     embeddings = embeddings.float().unflatten(0, batch.gather.shape[:2])
