@@ -58,23 +58,115 @@ def test_the_blocks_equal_those_of_official_dino():
     torch.testing.assert_close(found.cls_normed, normed, rtol=0, atol=1e-5)
 
 
-def test_registers_are_not_among_the_spatial_tokens():
-    name = "vit_small_patch14_reg4_dinov2"
-    shape = backbone_shape(name, (-1,), 28)
-    state = load_weights(name, "random:1")
-    found = build_backbone(name, state, shape)(torch.zeros(1, 3, 28, 28, dtype=torch.uint8))
-    assert shape.blocks == (11,)
-    assert found.tokens[11].shape == (1, 4, 384)
+VITS = [  # name, height and width
+    (TINY, (32, 48)),
+    ("vit_small_patch14_reg4_dinov2", (28, 56)),  # CLS and four registers
+    ("vit_tiny_patch16_dinov3_qkvb", (48, 32)),  # CLS, registers and rotary positions
+    ("deit_tiny_distilled_patch16_224", (32, 48)),  # CLS and a token of distillation
+    ("eva02_tiny_patch14_224", (28, 42)),
+    ("vit_wee_patch16_reg1_gap_256", (32, 48)),  # a register, no CLS
+    ("vit_tiny_r_s16_p8_224", (64, 96)),  # patches of a ResNet's map
+]
 
 
-@pytest.mark.parametrize(("block", "side", "dim"), [(3, 2, 2048), (2, 4, 1024)])
-def test_a_resnet_gives_its_map_and_its_freeze_point(block, side, dim):
-    shape = backbone_shape("resnet50", (block,), 64)
-    state = load_weights("resnet50", "random:0")
-    found = build_backbone("resnet50", state, shape)(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
-    assert shape.grid == (side, side)
-    assert found.tokens[block].shape == (1, side * side, dim)
-    assert found.cls_normed is None
+@pytest.mark.parametrize(("name", "size"), VITS, ids=[name for name, _ in VITS])
+def test_any_vit_gives_its_blocks_spatial_tokens_on_its_own_grid(name, size):
+    shape = backbone_shape(name, (1, -1), size)
+    backbone = build_backbone(name, load_weights(name, "random:1"), shape)
+    model, kept = backbone.model, {}
+    for block in shape.blocks:
+        model.blocks[block].register_forward_hook(
+            lambda _, __, out, block=block: kept.__setitem__(block, out)
+        )
+    found = backbone(torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8))
+    rows, columns = shape.grid
+    assert shape.image_size == size
+    assert (rows > columns) == (size[0] > size[1])
+    for block in shape.blocks:
+        assert kept[block].shape[1] == model.num_prefix_tokens + rows * columns
+        wanted = kept[block][:, model.num_prefix_tokens :]
+        torch.testing.assert_close(found.tokens[block], wanted, rtol=0, atol=0)
+        assert found.tokens[block].shape == (2, rows * columns, shape.dim)
+    assert shape.has_cls == ("gap" not in name)
+    if shape.has_cls:
+        torch.testing.assert_close(found.cls[1], kept[1][:, 0], rtol=0, atol=0)
+        normed = model.norm(kept[shape.blocks[-1]])[:, 0]
+        torch.testing.assert_close(found.cls_normed, normed)
+    else:
+        assert found.cls == {}
+        assert found.cls_normed is None
+
+
+@pytest.mark.parametrize("name", [TINY, "resnet18"])
+def test_tokens_stand_in_rows_of_the_grid(name):
+    patch, size = (16, (48, 80)) if name == TINY else (32, (96, 160))
+    shape = backbone_shape(name, (0,) if name == TINY else (3,), size)
+    backbone = build_backbone(name, load_weights(name, "random:0"), shape)
+    grey = torch.full((1, 3, *size), 128, dtype=torch.uint8)
+    dotted = grey.clone()
+    row, column = 1, 3
+    dotted[:, :, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] = 255
+    one, other = (backbone(images).tokens[shape.blocks[0]] for images in (grey, dotted))
+    assert shape.grid == (3, 5)
+    assert int((one - other).norm(dim=-1).argmax()) == row * shape.grid[1] + column
+
+
+@pytest.mark.parametrize("size", [(64, 64), (70, 100), (224, 224)])
+def test_a_resnet_gives_its_maps_and_its_freeze_point(size):
+    name = "resnet50"
+    state, kept = load_weights(name, "random:0"), {}
+    images = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)
+    found = {}
+    for block, layer in [(2, "layer3"), (3, "layer4")]:
+        shape = backbone_shape(name, (block,), size)
+        backbone = build_backbone(name, state, shape)
+        model = backbone.model
+        getattr(model, layer).register_forward_hook(
+            lambda _, __, out, block=block: kept.__setitem__(block, out)
+        )
+        found[block] = backbone(images)
+        tokens, (rows, columns) = found[block].tokens[block], shape.grid
+        assert tokens.shape == (1, rows * columns, shape.dim)
+        as_map = tokens.transpose(1, 2).reshape(1, shape.dim, rows, columns)
+        torch.testing.assert_close(as_map, kept[block], rtol=0, atol=0)
+        assert found[block].cls_normed is None
+    assert found[2].tokens[2].shape[-1] == 1024
+    if size == (224, 224):
+        assert found[3].tokens[3].shape == (1, 49, 2048)
+        assert found[2].tokens[2].shape == (1, 196, 1024)
+    with torch.no_grad():  # a last block that is trained takes the freeze point's map
+        torch.testing.assert_close(model.layer4(kept[2]), kept[3], rtol=1e-4, atol=1e-4)
+
+
+def test_maps_of_two_sizes_are_not_kept_together():
+    with pytest.raises(UsageError, match="maps of resnet50 differ in shape"):
+        backbone_shape("resnet50", (2, 3), None)
+
+
+def test_images_are_normalised_as_the_model_was_trained():
+    shape = backbone_shape("vit_tiny_patch16_224.augreg_in21k", (11,), 32)
+    assert shape.mean == shape.std == (0.5, 0.5, 0.5)
+    assert backbone_shape("vit_small_patch16_224.dino", (11,), 32).mean == (0.485, 0.456, 0.406)
+    backbone = build_backbone(TINY, load_weights(TINY, "random:0"), shape)
+    white = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
+    torch.testing.assert_close(
+        backbone(white).tokens[11], backbone.run(torch.ones(1, 3, 32, 32)).tokens[11]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "reason"),
+    [
+        ("swin_tiny_patch4_window7_224", None, "neither a ResNet nor a ViT with patch tokens"),
+        ("cait_xxs24_224", None, "neither a ResNet nor a ViT with patch tokens"),
+        ("vit_tiny_patch16_225", None, "near names: .*vit_tiny_patch"),
+        (TINY, (32, 40), "32x40 does not divide into patches of 16x16"),
+        (TINY, 40, "40x40 does not divide into patches of 16x16"),
+    ],
+)
+def test_a_backbone_that_cannot_be_is_refused(name, size, reason):
+    with pytest.raises(UsageError, match=reason):
+        backbone_shape(name, (-1,), size)
 
 
 def test_the_batch_size_does_not_matter_within_1e_5():

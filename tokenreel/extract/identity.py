@@ -45,6 +45,10 @@ def recipe_for(config: ExtractConfig, weights_hash: str) -> StoreRecipe:
     """As build_recipe, when the hash of the weights is known."""
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
     every = {"policy": "all"}
+    height, width = shape.image_size
+    transform = transform_parameters(
+        config.transform, height if height == width else (height, width)
+    )
     return StoreRecipe(
         architecture=config.backbone,
         weights_sha256=weights_hash,
@@ -53,7 +57,7 @@ def recipe_for(config: ExtractConfig, weights_hash: str) -> StoreRecipe:
         grid=shape.grid,
         dim=shape.dim,
         image_size=shape.image_size,
-        transform=transform_parameters(config.transform, shape.image_size[0]),
+        transform=transform | {"mean": shape.mean, "std": shape.std},
         frames=every if config.fps is None else {"policy": "fps", "fps": config.fps},
         views=view_parameters(config.views, config.view_seed),
         numeric=config.numeric,
@@ -133,7 +137,7 @@ def open_or_create(
                 config.codec, _sample_tokens(backbone, samples), grid=planned.grid
             )
         recipe = planned.model_copy(update={"codec": codec_recipe(config.codec, calibration)})
-        frames = canary_frames(planned.image_size[0])
+        frames = canary_frames(max(planned.image_size))
         try:
             create_store(
                 store,

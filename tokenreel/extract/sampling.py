@@ -42,7 +42,7 @@ def sample_images(
     """Up to eight frames of the first two seconds of up to eight clips, spread over the manifest.
 
     Returns:
-        uint8 (F, 3, S, S), clean view, in the order of the clips; clips that fail give none.
+        uint8 (F, 3, H, W), clean view, in the order of the clips; clips that fail give none.
     """
     step = max(1, len(manifest.clips) // SAMPLE_CLIPS)
     jobs = []
@@ -63,10 +63,10 @@ def sample_images(
             )
         )
     found: dict[int, NDArray[np.uint8]] = {}
-    size = recipe.image_size[0]
+    height, width = recipe.image_size
     with DecodePool(
         jobs,
-        slot_shape=(SAMPLE_FRAMES, 1, 3, size, size),
+        slot_shape=(SAMPLE_FRAMES, 1, 3, height, width),
         workers=1,
         timeout_seconds=config.timeout_seconds,
     ) as pool:
@@ -76,5 +76,5 @@ def sample_images(
                     found[batch.position] = np.array(batch.images[:, 0])
                 batch.release()
     if not found:
-        return np.zeros((0, 3, size, size), np.uint8)
+        return np.zeros((0, 3, height, width), np.uint8)
     return np.concatenate([found[position] for position in sorted(found)])

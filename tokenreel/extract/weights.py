@@ -11,7 +11,7 @@ import torch
 
 from tokenreel.cache.errors import UsageError
 
-__all__ = ["load_weights", "weights_label", "weights_sha256"]
+__all__ = ["HEADS", "load_weights", "weights_label", "weights_sha256"]
 
 log = logging.getLogger(__name__)
 
