@@ -1,0 +1,154 @@
+"""The control that every table needs: frozen tokens of a store, pooled by nothing that is learned.
+
+A frame becomes the maximum or the mean of its patch tokens after a block (before the final norm),
+or its CLS token after the final norm.  Channels are standardised by the training clips and frames
+scaled to unit length, as the embeddings of a model are; no label is used.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
+from tokenreel.cache.errors import EmbeddingFileError, UsageError
+from tokenreel.cache.progress import Progress
+from tokenreel.cache.reader import ClipRecord, Store, open_store
+from tokenreel.cache.recipe import canonical_json
+
+__all__ = ["POOLS", "pool_store", "standardise"]
+
+POOLS = ("max", "mean", "cls")
+FRAMES_AT_ONCE = 64  # decoded tokens of so many frames bound the memory
+
+Floats = NDArray[np.float32]
+
+
+def pool_store(
+    path: Path, out: Path, *, blocks: Sequence[int] | None = None, progress: bool = True
+) -> list[Path]:
+    """Write an embedding file for each way of pooling: OUT/frozen-max/embeddings.h5 and so on.
+
+    Files that are there already, of the same clips and blocks, are used again.
+
+    Args:
+        path: the token store.
+        out: folder of the files.
+        blocks: whose tokens are pooled, their channels side by side; the last one when None.
+        progress: show a bar.
+
+    Raises:
+        UsageError: a block that the store has not.
+        StoreError: the store cannot be read.
+    """
+    store = open_store(path)
+    chosen = tuple(blocks or store.recipe.blocks[-1:])
+    if missing := sorted(set(chosen) - set(store.recipe.blocks)):
+        raise UsageError(f"{path} holds blocks {store.recipe.blocks}, not {missing}")
+    pools = POOLS if store.recipe.cls != "none" else POOLS[:2]
+    files = {pool: out / f"frozen-{pool}" / "embeddings.h5" for pool in pools}
+    abouts = {pool: _provenance(store, pool, chosen) for pool in pools}
+    todo = [pool for pool in pools if not _is_there(files[pool], abouts[pool])]
+    found: dict[str, list[EmbeddedClip]] = {pool: [] for pool in todo}
+    records = list(store.records.values()) if todo else []
+    for record in Progress(records, desc="pool", unit="clip", enabled=progress):
+        frames = _pool_clip(store, record, chosen, todo)
+        for pool in todo:
+            found[pool].append(_clip(store, record, frames[pool]))
+    for pool in todo:
+        write_embeddings(files[pool], standardise(found.pop(pool)), provenance=abouts[pool])
+    return list(files.values())
+
+
+def standardise(clips: Sequence[EmbeddedClip]) -> list[EmbeddedClip]:
+    """Channels with mean 0 and standard deviation 1, then frames of unit length.
+
+    Mean and standard deviation are those of the training clips, or of all where there are none.
+    Frozen channels differ in scale by orders of magnitude: a classifier would see the largest.
+    """
+    chosen = [clip for clip in clips if clip.split == "train"] or clips
+    together = np.concatenate([clip.embeddings for clip in chosen]).astype(np.float64)
+    mean, sd = together.mean(0), together.std(0)
+    sd[sd == 0] = 1.0
+    out = []
+    for clip in clips:
+        standard = (clip.embeddings - mean) / sd
+        length = np.linalg.norm(standard, axis=1, keepdims=True)
+        unit = standard / np.where(length == 0, 1.0, length)
+        out.append(replace(clip, embeddings=unit.astype(np.float32)))
+    return out
+
+
+def _pool_clip(
+    store: Store, record: ClipRecord, blocks: Sequence[int], pools: Sequence[str]
+) -> dict[str, Floats]:
+    """The frames of a clip, (T, C), by each way of pooling."""
+    found: dict[str, Floats] = {}
+    if "cls" in pools:
+        found["cls"] = store.read_cls(record.clip_id, block="normed").astype(np.float32)
+    if {"max", "mean"} & set(pools):
+        parts = list(_pool_tokens(store, record, blocks))
+        for place, pool in enumerate(("max", "mean")):
+            found[pool] = np.concatenate([part[place] for part in parts])
+    return found
+
+
+def _pool_tokens(
+    store: Store, record: ClipRecord, blocks: Sequence[int]
+) -> Iterator[tuple[Floats, Floats]]:
+    """Maximum and mean over the tokens of a few frames at a time, (t, C) each."""
+    for start in range(0, record.num_frames, FRAMES_AT_ONCE):
+        frames = slice(start, start + FRAMES_AT_ONCE)
+        tokens = store.read(record.clip_id, frames, layers=list(blocks))
+        decoded = [tokens.decode(block) for block in blocks]
+        yield (
+            np.concatenate([one.max(axis=1) for one in decoded], axis=1),
+            np.concatenate([one.mean(axis=1) for one in decoded], axis=1),
+        )
+
+
+def _clip(store: Store, record: ClipRecord, embeddings: Floats) -> EmbeddedClip:
+    return EmbeddedClip(
+        clip_id=record.clip_id,
+        split=record.split,
+        action=record.action,
+        group=record.group,
+        embeddings=embeddings,
+        labels=store.labels(record.clip_id),
+        times_seconds=store.times_seconds(record.clip_id),
+        phases=record.phases,
+        frame_index=store.frame_index(record.clip_id),
+        video=record.video,
+    )
+
+
+def _provenance(store: Store, pool: str, blocks: Sequence[int]) -> dict[str, Any]:
+    clips = [
+        [record.clip_id, record.split, record.action, record.num_frames, record.source["sha256"]]
+        for record in store.records.values()
+    ]
+    what = "CLS, normed" if pool == "cls" else f"{pool}, block {','.join(map(str, blocks))}"
+    return {
+        "run": f"frozen-{pool}",
+        "recipe": f"frozen {what}",
+        "model": "frozen",
+        "augmentation": "none",
+        "layers": list(blocks),
+        "store_fingerprint": store.fingerprint,
+        "store_clips_sha256": hashlib.sha256(canonical_json(clips)).hexdigest(),
+        "store_name": store.path.name,
+        "dataset": store.made_with.get("dataset", ""),
+        "weights": store.made_with.get("weights", ""),
+        "backbone": store.recipe.architecture,
+    }
+
+
+def _is_there(path: Path, about: dict[str, Any]) -> bool:
+    try:
+        return read_embeddings(path).provenance == about
+    except EmbeddingFileError:
+        return False
