@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from tokenreel.extract.transforms import image_sides
+
 __all__ = ["ViewAugmenter", "view_parameters"]
 
 GREY = (0.299, 0.587, 0.114)
@@ -49,14 +51,14 @@ class ViewAugmenter:
     Args:
         view: parameters of the view.
         seed_text: the clip's id.
-        transform: parameters of the preset; its image_size is the side of the square.
+        transform: parameters of the preset; its image_size is that of the view.
     """
 
     def __init__(self, view: dict[str, Any], seed_text: str, transform: dict[str, Any]) -> None:
         text = f"{view['seed']}|{view['view']}|{seed_text}".encode()
         draw = np.random.Generator(np.random.PCG64(list(hashlib.sha256(text).digest())))
         self._view = view
-        self._size = int(transform["image_size"])
+        self._size = image_sides(transform)
         self._crops = draw.uniform(size=(CROP_ATTEMPTS, 4))
         self._flip = draw.uniform() < view["flip"]
         jitters = draw.uniform() < view["jitter"]
@@ -69,12 +71,11 @@ class ViewAugmenter:
         self._kernel = _gaussian(sigma) if blurs else None
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Augment a frame, uint8 (H, W, 3), to uint8 (3, S, S)."""
+        """Augment a frame, uint8 (H, W, 3), to uint8 (3, H, W) of the transform."""
         top, left, height, width = self._box(*pixels.shape[:2])
         window = np.ascontiguousarray(pixels[top : top + height, left : left + width])
         frame = torch.from_numpy(window).permute(2, 0, 1)[None]
-        size = (self._size, self._size)
-        small = functional.interpolate(frame, size=size, mode="bicubic", antialias=True)[0]
+        small = functional.interpolate(frame, size=self._size, mode="bicubic", antialias=True)[0]
         image: Tensor = small.float() / 255
         if self._flip:
             image = image.flip(2)
