@@ -85,7 +85,7 @@ def _attend(record: ClipRecord, model: FusionModel, source: TokenSource) -> Clip
         for start in range(0, record.num_frames, FRAMES_AT_ONCE):
             stop = min(start + FRAMES_AT_ONCE, record.num_frames)
             frames = source.frames(record.clip_id, np.arange(start, stop))
-            tokens = frames.tokens(config.pooling.blocks)
+            tokens = frames.coded(config.pooling.blocks)
             own = None if context is None else context[start:stop]
             parts.append(model.attention(tokens, frames.cls, None, own).float().cpu().numpy())
     flat = np.concatenate(parts)

@@ -237,10 +237,9 @@ def _embed_clip(
 
 def _pool(embedder: Embedder, frames: Frames, context: Tensor | None) -> Tensor:
     config = embedder.config
-    tokens = frames.tokens(config.pooling.blocks) if uses_tokens(config) else None
     if embedder.model is not None:
-        return embedder.model.pool(tokens, frames.cls, None, context)
-    if tokens is not None:
-        return pool_frozen(tokens, config.pooling.kind)
+        return embedder.model.pool(frames.tokens_for(config), frames.cls, None, context)
+    if uses_tokens(config):
+        return pool_frozen(frames.tokens(config.pooling.blocks), config.pooling.kind)
     assert frames.cls is not None
     return frames.cls
