@@ -1,11 +1,7 @@
 """Training: what a run leaves behind, that it can be killed anywhere, and what it refuses."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,17 +9,21 @@ import torch
 
 from tests.fuse.tiny import tiny_config
 from tokenreel.cache.embeddings import read_embeddings
-from tokenreel.cache.errors import Damaged, TokenReelError, UsageError, WrongRecipe
+from tokenreel.cache.errors import TokenReelError, UsageError, WrongRecipe
 from tokenreel.cache.reader import open_store
 from tokenreel.fuse import run as run_module
-from tokenreel.fuse.batches import Sampling, stream_batches
+from tokenreel.fuse.batches import stream_batches
 from tokenreel.fuse.config import (
+    DataConfig,
     FuseConfig,
     OptimConfig,
     PoolingConfig,
 )
 from tokenreel.fuse.embed import pieces
+from tokenreel.fuse.epochs import Sampling
+from tokenreel.fuse.frames import Piece
 from tokenreel.fuse.model import build_model
+from tokenreel.fuse.objective import batch_loss
 from tokenreel.fuse.source import TokenSource
 from tokenreel.fuse.train import train
 
@@ -53,63 +53,43 @@ def test_the_loss_goes_down(store, tmp_path):
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
-def test_a_run_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(
+def test_held_out_clips_are_not_trained_on_and_their_loss_comes_every_n_epochs(
     store, tmp_path, monkeypatch
 ):
-    run(tiny_config(), store, tmp_path / "whole")
-    original = run_module.Run.end_epoch
-
-    def stop_in_epoch_2(self):
-        epoch = self.position[0]
-        mean = original(self)
-        if epoch == 2:
-            raise KeyboardInterrupt
-        return mean
-
-    monkeypatch.setattr(run_module.Run, "end_epoch", stop_in_epoch_2)
-    with pytest.raises(KeyboardInterrupt):
-        run(tiny_config(), store, tmp_path / "cut")
-    monkeypatch.setattr(run_module.Run, "end_epoch", original)
-    run(tiny_config(), store, tmp_path / "cut")
-
-    for name in ("checkpoint.pt", "metrics.jsonl"):
-        whole, cut = (tmp_path / side / name for side in ("whole", "cut"))
-        assert whole.read_bytes() == cut.read_bytes()
-    whole, cut = (read_embeddings(tmp_path / side / "embeddings.h5") for side in ("whole", "cut"))
-    for one, other in zip(whole.clips, cut.clips, strict=True):
-        np.testing.assert_array_equal(one.embeddings, other.embeddings)
+    config = tiny_config(
+        data=DataConfig(num_frames=6, batch_clips=2, held_out=0.4),
+        optim=OptimConfig(lr=1e-2, epochs=4, evaluate_epochs=2),
+    )
+    seen = {"step": set(), "observe": set()}
+    for name, clips in seen.items():
+        original = getattr(run_module.Run, name)
+        monkeypatch.setattr(
+            run_module.Run, name,
+            lambda self, batch, original=original, clips=clips: (
+                clips.update(batch.clip_ids), original(self, batch)
+            )[1],
+        )  # fmt: skip
+    run(config, store, tmp_path / "run")
+    assert (len(seen["step"]), len(seen["observe"])) == (3, 2)
+    assert seen["step"].isdisjoint(seen["observe"])
+    lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert ["held_out_loss" in line for line in lines] == [False, True, False, True]
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_train import tiny_config, run
-from tokenreel.fuse.config import OptimConfig
-config = tiny_config(optim=OptimConfig(lr=1e-2, epochs={epochs}, checkpoint_epochs=1))
-run(config, Path({store!r}), Path({out!r}))
-"""
+def test_a_loss_on_held_out_clips_does_not_change_what_is_trained(store, tmp_path):
+    data = DataConfig(num_frames=6, batch_clips=2, held_out=0.4)
+    states = []
+    for every in (0, 1):
+        optim = OptimConfig(lr=1e-2, epochs=3, evaluate_epochs=every)
+        run(tiny_config(data=data, optim=optim), store, tmp_path / f"{every}")
+        states.append(torch.load(tmp_path / f"{every}/checkpoint.pt", weights_only=True)["model"])
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=0, atol=0)
 
 
-def test_killed_at_random_moments_it_still_ends_with_the_same_checkpoint(store, tmp_path):
-    config = tiny_config(optim=OptimConfig(lr=1e-2, epochs=60, checkpoint_epochs=1))
-    run(config, store, tmp_path / "whole")
-    tests = os.path.dirname(__file__)  # noqa: PTH120
-    script = SCRIPT.format(tests=tests, epochs=60, store=str(store), out=str(tmp_path / "cut"))
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
-        for _ in range(600):
-            if (tmp_path / "cut/metrics.jsonl").exists() or child.poll() is not None:
-                break
-            time.sleep(0.05)
-        time.sleep(rng.uniform(0, 0.6))
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    run(config, store, tmp_path / "cut")
-
-    whole, cut = (tmp_path / side / "checkpoint.pt" for side in ("whole", "cut"))
-    assert whole.read_bytes() == cut.read_bytes()
+def test_held_out_clips_are_asked_for_with_the_epochs_between_them():
+    with pytest.raises(ValueError, match=r"evaluate_epochs needs held-out clips"):
+        FuseConfig(optim=OptimConfig(evaluate_epochs=1))
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(store, tmp_path):
@@ -142,6 +122,37 @@ def test_pooling_distinct_frames_equals_pooling_every_position(store):
 
     assert len(tokens) < batch.gather.numel()
     torch.testing.assert_close(once.flatten(0, 1), every)
+
+
+def test_a_step_on_distinct_frames_is_the_step_on_every_position_batch_norms_included(store):
+    config = tiny_config()
+    source = TokenSource(open_store(store), [config], torch.device("cpu"))
+    clips = source.store.select(split="train")
+    _, batch = next(stream_batches(source, clips, Sampling.of(config), epochs=1))
+    every = replace(
+        batch,
+        frames=source.read([
+            Piece(clip, 0, frames)
+            for clip, views in zip(batch.clip_ids, batch.steps.numpy(), strict=True)
+            for frames in views.reshape(-1, 1)
+        ]),
+        gather=torch.arange(batch.gather.numel()).view(batch.gather.shape),
+    )  # fmt: skip
+    found = []
+    for one in (batch, every):
+        model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim).train()
+        torch.manual_seed(0)
+        loss = batch_loss(model, one, config, rng=np.random.default_rng(0))
+        loss.backward()
+        found.append((loss.detach(), model))
+    assert len(batch.frames.tokens()) < 0.8 * len(every.frames.tokens())
+    torch.testing.assert_close(found[0][0], found[1][0])
+    parameters = zip(found[0][1].parameters(), found[1][1].parameters(), strict=True)
+    for here, there in parameters:
+        torch.testing.assert_close(here.grad, there.grad, rtol=1e-4, atol=1e-5)
+    buffers = zip(found[0][1].named_buffers(), found[1][1].named_buffers(), strict=True)
+    for (name, here), (_, there) in buffers:
+        torch.testing.assert_close(here, there, msg=name)
 
 
 def test_tokens_from_memory_and_from_the_disk_are_those_of_the_store(store):
@@ -218,14 +229,4 @@ def test_a_loss_that_is_not_finite_names_its_clips(store, tmp_path, monkeypatch)
     with pytest.raises(
         TokenReelError, match=r"the loss of epoch 0 is nan, its gradient nan, on clips train\d"
     ):
-        run(tiny_config(), store, tmp_path / "run")
-
-
-@pytest.mark.parametrize("kept", [slice(0, 100), slice(0, 0), slice(7, 300)])
-def test_a_torn_checkpoint_is_named(store, tmp_path, kept):
-    run(tiny_config(), store, tmp_path / "run")
-    (tmp_path / "run/embeddings.h5").unlink()
-    checkpoint = tmp_path / "run/checkpoint.pt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[kept])
-    with pytest.raises(Damaged, match=r"checkpoint\.pt: not a checkpoint"):
         run(tiny_config(), store, tmp_path / "run")

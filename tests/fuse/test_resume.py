@@ -1,0 +1,130 @@
+"""A run that is killed, told to stop, or finds its checkpoint torn."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fuse.tiny import tiny_config
+from tokenreel.cache.embeddings import read_embeddings
+from tokenreel.cache.errors import Damaged
+from tokenreel.fuse import run as run_module
+from tokenreel.fuse.config import OptimConfig
+from tokenreel.fuse.train import train
+
+
+def run(config, store, out):
+    return train(config, store=store, out=out, device="cpu", progress=False)
+
+
+def test_a_run_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(
+    store, tmp_path, monkeypatch
+):
+    run(tiny_config(), store, tmp_path / "whole")
+    original = run_module.Run.end_epoch
+
+    def stop_in_epoch_2(self):
+        epoch = self.position[0]
+        mean = original(self)
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return mean
+
+    monkeypatch.setattr(run_module.Run, "end_epoch", stop_in_epoch_2)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_config(), store, tmp_path / "cut")
+    monkeypatch.setattr(run_module.Run, "end_epoch", original)
+    run(tiny_config(), store, tmp_path / "cut")
+
+    for name in ("checkpoint.pt", "metrics.jsonl"):
+        whole, cut = (tmp_path / side / name for side in ("whole", "cut"))
+        assert whole.read_bytes() == cut.read_bytes()
+    whole, cut = (read_embeddings(tmp_path / side / "embeddings.h5") for side in ("whole", "cut"))
+    for one, other in zip(whole.clips, cut.clips, strict=True):
+        np.testing.assert_array_equal(one.embeddings, other.embeddings)
+
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)  # a forked child has no threads of its parent
+from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.train import train
+config, store, out = sys.argv[1:]
+
+def run():
+    train(FuseConfig.model_validate_json(config), store=Path(store), out=Path(out), device="cpu",
+          progress=False)
+
+chance, kills = random.Random(0), 0
+while kills < 10:
+    child = os.fork()
+    if child == 0:
+        run()
+        os._exit(0)
+    time.sleep(chance.uniform(0.02, 0.3))
+    os.kill(child, signal.SIGKILL)
+    kills += 1
+    if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+        sys.exit(f"done after {kills} kills: more epochs")
+run()
+print(kills)
+"""
+
+
+def test_killed_at_ten_random_moments_it_still_ends_with_the_same_bytes(store, tmp_path):
+    optim = OptimConfig(lr=1e-2, epochs=250, checkpoint_minutes=5e-4)  # wherever in an epoch
+    config = tiny_config(optim=optim)
+    run(config, store, tmp_path / "whole")
+    command = [sys.executable, "-c", KILLED, config.model_dump_json(), store, tmp_path / "cut"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    killed = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert (killed.stdout, killed.returncode) == ("10\n", 0), killed.stderr
+    for name in ("checkpoint.pt", "metrics.jsonl"):
+        whole, cut = (tmp_path / side / name for side in ("whole", "cut"))
+        assert whole.read_bytes() == cut.read_bytes()
+
+
+def test_told_to_stop_it_saves_ends_with_143_and_goes_on_to_the_same_bytes(
+    store, tmp_path, monkeypatch
+):
+    run(tiny_config(), store, tmp_path / "whole")
+    original, steps = run_module.Run.step, []
+
+    def told_in_step_5(self, batch):
+        steps.append(self.position)
+        if len(steps) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch)
+
+    monkeypatch.setattr(run_module.Run, "step", told_in_step_5)
+    former = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        run(tiny_config(), store, tmp_path / "cut")
+    assert stopped.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is former
+    assert not (tmp_path / "cut/embeddings.h5").exists()
+    state = torch.load(tmp_path / "cut/checkpoint.pt", weights_only=True)
+    assert state["position"] == [2, 1]  # two steps an epoch: the step that it came in is taken
+    run(tiny_config(), store, tmp_path / "cut")
+    assert len(steps) == 8  # none is taken twice
+    whole, cut = (tmp_path / side / "checkpoint.pt" for side in ("whole", "cut"))
+    assert whole.read_bytes() == cut.read_bytes()
+
+
+@pytest.mark.parametrize("kept", [slice(0, 100), slice(0, 0), slice(7, 300)])
+def test_a_torn_checkpoint_is_named(store, tmp_path, kept):
+    run(tiny_config(), store, tmp_path / "run")
+    (tmp_path / "run/embeddings.h5").unlink()
+    checkpoint = tmp_path / "run/checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[kept])
+    with pytest.raises(Damaged, match=r"checkpoint\.pt: not a checkpoint"):
+        run(tiny_config(), store, tmp_path / "run")
