@@ -91,6 +91,5 @@ def _table(run: RunPage, found: Confusion) -> Html:
 def _cell(value: int, total: int, *, is_right: bool) -> Html:
     share = value / total if total else 0.0
     words = f"{value} frames, {100 * share:.0f} % of the phase"
-    classes = " ".join(["full" if share > 0.5 else "", "hit" if is_right else ""]).strip()
     return tag("td", f"{100 * share:.0f}" if value else "0", title=words,
-               class_=classes or None, style=f"--share:{share:.3f}")  # fmt: skip
+               class_="hit" if is_right else None, style=f"--share:{share:.3f}")  # fmt: skip
