@@ -66,7 +66,9 @@ def _differences(runs: Sequence[RunPage]) -> Html | None:
     table = tag("table", tag("thead", head), tag("tbody", *rows))
     region = tag("div", table, class_="scroll", tabindex="0", role="region",
                  aria_label="Differing settings")  # fmt: skip
-    return tag("details", tag("summary", f"{len(differing)} settings differ between runs"), region)
+    return tag(
+        "details", tag("summary", f"Settings that differ between runs ({len(differing)})"), region
+    )
 
 
 def _short(value: object) -> Html:
