@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import h5py
 import numpy as np
@@ -194,7 +195,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     known = {"embeddings", "lengths", *PER_FRAME, *TEXTS}
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
                 return {
                     name: archive[name].tolist() if name in TEXTS else archive[name]
                     for name in known & set(archive.files)
@@ -209,7 +210,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 for name in known & set(file)
             }
             return arrays, dict(file.attrs)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, BadZipFile) as error:
         raise EmbeddingFileError(f"{path}: torn or not an embedding file: {error}") from error
 
 

@@ -28,6 +28,8 @@ __all__ = ["SuiteReport", "evaluate_files"]
 
 log = logging.getLogger(__name__)
 
+SMALL_BYTES = 16_000_000  # of embeddings: a second of work
+
 
 @dataclass(frozen=True, eq=False)
 class SuiteReport:
@@ -102,7 +104,7 @@ def _compute(
     if num_kept:
         log.info("%d of %d tasks stand in %s already", num_kept, len(planned), results)
     write_rows(found.values(), results)
-    processes = _num_processes(plans, len(todo), jobs, memory_bytes)
+    processes = _num_processes(plans, todo, jobs, memory_bytes)
     threads = max(1, jobs // processes)
     bar = Progress(
         desc="evaluate", unit="task", total=len(planned), initial=num_kept, enabled=progress
@@ -165,11 +167,20 @@ def _is_done(job: Job, found: Found) -> bool:
     return all(key in found for key in job.keys)
 
 
-def _num_processes(plans: Sequence[FilePlan], todo: int, jobs: int, memory_bytes: int) -> int:
-    """At most one a job, and no more than can hold their embeddings in half of the memory."""
-    largest = max((plan.num_bytes for plan in plans), default=0)
-    fit = memory_bytes // 2 // max(1, largest)
-    return max(1, min(jobs, todo, fit))
+def _num_processes(
+    plans: Sequence[FilePlan], todo: Sequence[Job], jobs: int, memory_bytes: int
+) -> int:
+    """At most one a job, and no more than can hold their embeddings in half of the memory.
+
+    One where a new process would take longer to start than the work takes.
+    """
+    waiting = {job.path for job in todo}
+    sizes = [plan.num_bytes for plan in plans if any(job.path in waiting for job in plan.jobs)]
+    is_slow = any(job.kind == "few-shot" or job.settings.classifier == "sgd" for job in todo)
+    if sum(sizes) < SMALL_BYTES and not is_slow:
+        return 1
+    fit = memory_bytes // 2 // max([1, *sizes])
+    return max(1, min(jobs, len(todo), fit))
 
 
 def _in_order(plan: FilePlan, found: Found) -> list[Score]:

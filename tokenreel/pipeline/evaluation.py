@@ -1,19 +1,28 @@
 """Phase 3 as calls: words of the user -> embedding files and settings -> tables."""
 
+import csv
+import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.files import make_directory, write_whole
+from tokenreel.evaluate.compare import Difference, compare_files
 from tokenreel.evaluate.config import EvaluateConfig
 from tokenreel.evaluate.pool import num_processors
 from tokenreel.evaluate.suite import SuiteReport, evaluate_files
 from tokenreel.evaluate.summary import Published
+from tokenreel.pipeline.cli.console import format_table
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import RECIPES
 from tokenreel.pipeline.run import find_runs
 
-__all__ = ["evaluate_words", "parse_bytes", "published_numbers", "split_words"]
+__all__ = [
+    "compare_words", "evaluate_words", "format_differences", "parse_bytes", "published_numbers",
+    "split_words",
+]  # fmt: skip
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -46,6 +55,54 @@ def split_words(words: Sequence[str]) -> tuple[EvaluateConfig, list[Path]]:
     settings = [word for word in words if "=" in word and not Path(word).exists()]
     config = apply_overrides(EvaluateConfig(), settings, root="evaluate")
     return config, find_runs([Path(word) for word in words if word not in settings])
+
+
+def compare_words(
+    first: Path,
+    second: Path,
+    words: Sequence[str],
+    *,
+    resamples: int,
+    seed: int = 0,
+    out: Path | None = None,
+    progress: bool = True,
+) -> list[Difference]:
+    """Compare two runs, or two folders of runs, and write the table where `out` says.
+
+    Raises:
+        UsageError: a word that means nothing, or runs that cannot be compared.
+    """
+    config = apply_overrides(EvaluateConfig(), words, root="evaluate")
+    found = compare_files(
+        find_runs([first]), find_runs([second]), config=config, resamples=resamples, seed=seed,
+        progress=progress,
+    )  # fmt: skip
+    if out is not None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([list(asdict(found[0])), *(asdict(one).values() for one in found)])
+        make_directory(out.parent)
+        write_whole(out, text.getvalue().encode())
+    return found
+
+
+def format_differences(found: Sequence[Difference]) -> str:
+    """The comparison as a table for people, and what its numbers are."""
+    header = ["metric", "A", "B", "B - A", "95 % interval", "p", "clips", ""]
+    rows = [
+        [
+            one.task, f"{one.a:.4f}", f"{one.b:.4f}", f"{one.gain:+.4f}",
+            f"{one.low:+.4f} to {one.high:+.4f}", f"{one.p_value:.3f}", one.num_clips,
+            "real" if one.is_real else "within chance",
+        ]
+        for one in found
+    ]  # fmt: skip
+    notes = sorted({f"{one.task}: {one.note}" for one in found if one.note})
+    about = (
+        f"{found[0].num_resamples} paired draws of validation clips within each action; a run "
+        "trained with another seed varies besides: compare folders of several seeds"
+    )
+    return "\n".join([format_table(header, rows), about, *notes])
 
 
 def published_numbers() -> Mapping[str, Published]:

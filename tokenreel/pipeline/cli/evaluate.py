@@ -1,12 +1,15 @@
 """`evaluate all | compare | frozen | check | ...`: phase 3, embeddings to tables, without torch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from tokenreel.pipeline.cli import evaluate_pictures
 from tokenreel.pipeline.cli.console import finish, run_app, say
+
+if TYPE_CHECKING:
+    from tokenreel.evaluate.suite import SuiteReport
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -34,7 +37,68 @@ def evaluate_all(
     """Every metric of every run: results.csv, summary.csv, .md, .tex; run it again to go on."""
     from tokenreel.pipeline.evaluation import evaluate_words
 
-    report = evaluate_words(words or [], out=out, jobs=jobs, memory=memory)
+    _report(evaluate_words(words or [], out=out, jobs=jobs, memory=memory), out)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="a run, or a folder of its seeds")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="what may be better")],
+    words: Annotated[list[str] | None, typer.Argument(help="key=value settings")] = None,
+    *,
+    resamples: Annotated[int, typer.Option(min=100, help="draws of clips")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="of the draws")] = 0,
+    out: Annotated[Path | None, typer.Option(help="a CSV file of the table")] = None,
+) -> None:
+    """Is B better than A?  Each metric's gain with its 95 % interval over validation clips."""
+    from tokenreel.pipeline.evaluation import compare_words, format_differences
+
+    found = compare_words(first, second, words or [], resamples=resamples, seed=seed, out=out)
+    say(format_differences(found))
+    if out is not None:
+        say(f"table: {out}")
+
+
+@app.command()
+def frozen(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="a token store with labels")],
+    words: Annotated[list[str] | None, typer.Argument(help="key=value settings")] = None,
+    *,
+    block: Annotated[
+        list[int] | None, typer.Option(help="whose tokens, may be repeated; the store's last")
+    ] = None,
+    out: Out = Path("results/frozen"),
+    jobs: Jobs = 0,
+    memory: Memory = "2GB",
+) -> None:
+    """The control of every table: all metrics on frozen tokens, pooled by max, mean and CLS."""
+    from tokenreel.evaluate.frozen import pool_store
+    from tokenreel.pipeline.evaluation import evaluate_words
+
+    files = pool_store(store, out, blocks=block)
+    _report(evaluate_words([*map(str, files), *(words or [])], out=out, jobs=jobs, memory=memory),
+            out)  # fmt: skip
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="HDF5 or .npz, as docs/embeddings.md lays it out")],
+) -> None:
+    """What an embedding file holds, what it lacks, and what is wrong with it."""
+    from tokenreel.evaluate.check import check_file
+
+    found = check_file(file)
+    for fact in found.facts:
+        say(fact)
+    for note in found.notes:
+        say(f"note: {note}")
+    for problem in found.problems:
+        say(f"problem: {problem}")
+    say("it can be evaluated" if found.is_good else f"{len(found.problems)} problem(s)")
+    finish(0 if found.is_good else 3)
+
+
+def _report(report: "SuiteReport", out: Path) -> NoReturn:
     say(report.summary)
     for problem in report.problems:
         say(f"problem: {problem}")
