@@ -10,8 +10,9 @@ import torch
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.reader import open_store
 from tokenreel.fuse.ahead import Stream
-from tokenreel.fuse.batches import Sampling, hold_out, make_batch, plan_epoch, stream_batches
+from tokenreel.fuse.batches import make_batch, stream_batches
 from tokenreel.fuse.config import DataConfig, PoolingConfig
+from tokenreel.fuse.epochs import Sampling, hold_out, plan_epoch
 from tokenreel.fuse.model import build_model
 from tokenreel.fuse.source import TokenSource
 

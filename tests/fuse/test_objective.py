@@ -8,10 +8,11 @@ from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.reader import open_store
-from tokenreel.fuse.batches import Sampling, plan_epoch, stream_batches
+from tokenreel.fuse.batches import stream_batches
 from tokenreel.fuse.config import OptimConfig, PoolingConfig
 from tokenreel.fuse.distributed import World
 from tokenreel.fuse.embed import load_run
+from tokenreel.fuse.epochs import Sampling, plan_epoch
 from tokenreel.fuse.loss_config import (
     CrossEntropyConfig,
     GtaConfig,

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tokenreel.fuse.loss_config import LossConfig, SclConfig
+from tokenreel.fuse.sampling import SamplingKind
 
 __all__ = [
     "DataConfig",
@@ -25,6 +26,9 @@ class DataConfig(_Frozen):
 
     num_frames: int = Field(default=80, ge=2, description="frames T of a view")
     batch_clips: int = Field(default=4, ge=1, description="clips B of a step, two views each")
+    sampling: SamplingKind = Field(
+        default="paper", description="which crops: as in the text, or as the released code does"
+    )
     alpha: float = Field(default=1.5, ge=1, description="a view is drawn from [T, alpha T] frames")
     beta: float = Field(default=0.2, ge=0, le=1, description="least overlap of the two crops")
     held_out: float = Field(
@@ -139,6 +143,15 @@ class FuseConfig(_Frozen):
     def _has_clips_to_evaluate(self) -> "FuseConfig":
         if self.optim.evaluate_epochs and not self.data.held_out:
             raise ValueError("optim.evaluate_epochs needs held-out clips: set data.held_out")
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_are_whole(self) -> "FuseConfig":
+        if self.loss.pair_window and self.data.num_frames % 2:
+            raise ValueError(
+                f"loss.name={self.loss.name} draws pairs of frames: data.num_frames="
+                f"{self.data.num_frames} must be even"
+            )
         return self
 
     @model_validator(mode="after")

@@ -11,8 +11,9 @@ from contextlib import closing, contextmanager
 from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.cache.progress import Progress
 from tokenreel.cache.reader import ClipRecord
-from tokenreel.fuse.batches import Batch, hold_out, make_batch, stream_batches
+from tokenreel.fuse.batches import Batch, make_batch, stream_batches
 from tokenreel.fuse.distributed import ALONE, World, any_of
+from tokenreel.fuse.epochs import hold_out
 from tokenreel.fuse.run import Run
 from tokenreel.fuse.source import TokenSource
 

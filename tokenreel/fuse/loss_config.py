@@ -26,9 +26,9 @@ class _Loss(BaseModel):
         return False
 
     @property
-    def draws(self) -> Literal["views", "pairs"]:
-        """How a sequence is drawn: frames of a view, or an anchor and a positive in turn."""
-        return "views"
+    def pair_window(self) -> int:
+        """How far before each frame of a sequence a second one is drawn, in frames; 0: none is."""
+        return 0
 
     @property
     def uses_labels(self) -> bool:
@@ -97,10 +97,14 @@ class TcnConfig(_Loss):
         default=0.002, ge=0, description="weight of the embeddings' squared length"
     )
 
+    positive_window: int = Field(
+        default=5, ge=1, description="a positive is 1 to so many frames before its anchor"
+    )
+
     @property
-    def draws(self) -> Literal["views", "pairs"]:
-        """Anchors and positives in turn."""
-        return "pairs"
+    def pair_window(self) -> int:
+        """Sequences are anchors and positives in turn."""
+        return self.positive_window
 
 
 class SalConfig(_Loss):

@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.files import write_whole
-from tokenreel.fuse.batches import Batch, Sampling
+from tokenreel.fuse.batches import Batch
 from tokenreel.fuse.checkpoint import (
     initialise,
     load_checkpoint,
@@ -26,6 +26,7 @@ from tokenreel.fuse.checkpoint import (
 )
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.distributed import ALONE, World, share_batch_norms, sum_gradients
+from tokenreel.fuse.epochs import Sampling
 from tokenreel.fuse.model import FusionModel, build_model
 from tokenreel.fuse.objective import batch_loss, precision_of
 from tokenreel.fuse.optim import learning_rate, make_optimiser

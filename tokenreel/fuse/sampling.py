@@ -1,16 +1,29 @@
-"""Which frames the two views of a clip see (CARL, section 3.2).
+"""Which frames the two views of a clip see (CARL, section 3.2, and what its released code does).
 
-Each view is a crop of between T and alpha T frames, of which T are drawn at random, in order; the
-crops overlap by at least beta of the shorter.  A clip shorter than its crop is padded: positions
-beyond its end repeat the last frame and are not valid.
+A view is a crop of the clip, of which T frames are drawn at random, in order; a position beyond the
+end of the clip repeats the last frame and is not valid.  The kinds differ in the crop:
+
+    paper             T to alpha T frames; the crops overlap by beta of the shorter at least
+    official          1 to alpha times the clip: Penn Action, Pouring and K400 as released, where
+                      nothing is cropped and a fifth of the positions is beyond the end
+    official_finegym  1 to alpha times T or the clip, whichever is shorter: FineGym as released
+    official_fixed    1 to alpha times T: Pouring with SAMPLE_FIX
+    uniform           the whole clip, T of its frames: TCC, TCN, LAV and GTA
+
+The released kinds ask of the second crop that it begins within (1 - beta) T frames of the first
+frame *drawn* in the other view, so that crops may overlap by less than beta.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Views", "sample_views"]
+__all__ = ["SamplingKind", "Views", "sample_views"]
+
+SamplingKind = Literal["paper", "official", "official_finegym", "official_fixed", "uniform"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +31,7 @@ class Views:
     """Frames of the two views of a clip.
 
     Attributes:
-        frames: int64 (2, T), in order, within the clip.
+        frames: int64 (2, T), within the clip; in order, or anchors in order with their positives.
         valid: bool (2, T), False where a position is padding.
     """
 
@@ -27,28 +40,92 @@ class Views:
 
 
 def sample_views(
-    clip_frames: int, num_frames: int, *, alpha: float, beta: float, rng: np.random.Generator
+    clip_frames: int,
+    num_frames: int,
+    *,
+    alpha: float,
+    beta: float,
+    rng: np.random.Generator,
+    kind: SamplingKind = "paper",
+    pair_window: int = 0,
 ) -> Views:
     """Draw two views.
 
     Args:
         clip_frames: frames of the clip, at least 1.
         num_frames: T.
-        alpha: longest crop, as a multiple of T.
-        beta: least overlap of the crops, as a share of the shorter.
+        alpha: longest crop, as a multiple.
+        beta: least overlap of the crops, as a share.
         rng: where the draws come from.
+        kind: which crops.
+        pair_window: 0, or W: of T / 2 frames each is followed by another, 1 to W frames before it.
     """
-    lengths = [int(np.ceil(rng.uniform(1, alpha) * num_frames)) for _ in range(2)]
+    count = num_frames // 2 if pair_window else num_frames
+    views: list[NDArray[np.int64]] = []
+    starts = _paper_crops(clip_frames, count, alpha, beta, rng) if kind == "paper" else []
+    for number in range(2):
+        if kind == "paper":
+            start, length = starts[number]
+            steps = start + np.sort(rng.permutation(length)[:count])
+        elif kind == "uniform":
+            steps = _uniform(clip_frames, count, rng)
+        else:
+            other = int(views[0][0]) if views else None
+            steps = _official(clip_frames, count, alpha, beta, rng, kind, other)
+        views.append(_with_positives(steps, pair_window, rng) if pair_window else steps)
+    frames = np.stack(views)
+    valid = (frames >= 0) & (frames < clip_frames)
+    valid[~valid.any(axis=1), 0] = True  # of a few frames, all may be left out: one stays
+    return Views(np.clip(frames, 0, clip_frames - 1).astype(np.int64), valid)
+
+
+def _with_positives(
+    anchors: NDArray[np.int64], window: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Each anchor followed by a frame 1 to `window` frames before it."""
+    positives = anchors + rng.integers(-window, 0, size=len(anchors))
+    return np.stack([anchors, positives], axis=-1).reshape(-1)
+
+
+def _paper_crops(
+    clip_frames: int, count: int, alpha: float, beta: float, rng: np.random.Generator
+) -> list[tuple[int, int]]:
+    """First frame and length of the crops of both views."""
+    lengths = [math.ceil(rng.uniform(1, alpha) * count) for _ in range(2)]
     last = [max(0, clip_frames - length) for length in lengths]
     first = int(rng.integers(last[0] + 1))
-    overlap = int(np.ceil(beta * min(lengths)))
+    overlap = math.ceil(beta * min(lengths))
     low = min(last[1], max(0, first + overlap - lengths[1]))
     high = max(low, min(last[1], first + lengths[0] - overlap))
-    starts = [first, int(rng.integers(low, high + 1))]
-    frames = np.stack(
-        [
-            start + np.sort(rng.permutation(length)[:num_frames])
-            for start, length in zip(starts, lengths, strict=True)
-        ]
-    )
-    return Views(np.minimum(frames, clip_frames - 1), frames < clip_frames)
+    return [(first, lengths[0]), (int(rng.integers(low, high + 1)), lengths[1])]
+
+
+def _official(
+    clip_frames: int,
+    count: int,
+    alpha: float,
+    beta: float,
+    rng: np.random.Generator,
+    kind: SamplingKind,
+    other: int | None,
+) -> NDArray[np.int64]:
+    """One view; `other` is the first frame of the view that was drawn before."""
+    drawn = min(clip_frames, count)
+    base = {"official": clip_frames, "official_finegym": drawn, "official_fixed": count}[kind]
+    ratio = rng.uniform(1.0, alpha) if alpha > 1 else 1.0
+    length = math.ceil(ratio * base)
+    last = clip_frames - length
+    if other is None or beta == 0:
+        start = int(rng.integers(0, max(last, 1)))
+    else:
+        shift = int((1 - beta) * drawn)
+        low, high = max(0, min(last, other - shift)), max(1, min(last + 1, other + shift + 1))
+        start = int(rng.integers(low, high))
+    steps = start + np.sort(rng.permutation(length)[:drawn])
+    return np.pad(steps, (0, count - drawn), constant_values=clip_frames)
+
+
+def _uniform(clip_frames: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    if clip_frames < count:
+        return np.arange(count)
+    return np.sort(rng.permutation(clip_frames)[:count])

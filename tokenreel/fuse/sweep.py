@@ -17,10 +17,10 @@ import torch
 
 from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.cache.reader import Store, open_store
-from tokenreel.fuse.batches import Sampling
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.distributed import World, from_first, world_from_torchrun
 from tokenreel.fuse.embed import Embedder, embed_together
+from tokenreel.fuse.epochs import Sampling
 from tokenreel.fuse.folder import RunFolder, describe_run
 from tokenreel.fuse.lockstep import fit
 from tokenreel.fuse.memory import run_bytes, split_by_memory
