@@ -1,12 +1,10 @@
 """The clips of a run: which are to be done, how far each is, how each ends."""
 
-import hashlib
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +25,9 @@ from tokenreel.extract.encode import EncodedView
 from tokenreel.extract.labels import check_reach, frame_labels
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.sampling import job_for
+from tokenreel.extract.sources import SourceFiles, decoder_version
 from tokenreel.extract.supervisor import DecodedBatch
-from tokenreel.extract.video import VideoError, VideoInfo, check_file, probe
+from tokenreel.extract.video import VideoError, VideoInfo
 from tokenreel.extract.worker import ClipFailure, DecodeJob
 
 __all__ = ["ClipBook", "Entry"]
@@ -81,7 +80,7 @@ class ClipBook:
         self._manifest, self._config, self._recipe = manifest, config, recipe
         self._store, self._report, self._part = store, report, part
         self._entries: list[Entry] = []
-        self._hashes: dict[Path, str] = {}
+        self._sources = SourceFiles(manifest.root)
         self._writer = StoreWriter(store, writer_id=f"extract-{os.getpid()}")
 
     def __enter__(self) -> "ClipBook":
@@ -211,25 +210,7 @@ class ClipBook:
         )
 
     def _open(self, clip: Clip) -> Entry:
-        path = self._manifest.root / clip.video
-        check_file(path)
-        info = probe(path)
-        source = SourceInfo(
-            video=clip.video,
-            num_bytes=path.stat().st_size,
-            sha256=self._sha256(path),
-            decoder=self._config.decoder,
-            decoder_version=_decoder_version(self._config.decoder),
-            container={
-                "codec": info.codec,
-                "container": info.container,
-                "width": info.width,
-                "height": info.height,
-                "duration_seconds": info.duration_seconds,
-                "header_frames": info.header_frames,
-                "start_ticks": info.start_ticks,
-            },
-        )
+        source, info = self._sources.examine(clip.video, self._config.decoder)
         writer = self._begin(clip, source, info)
         return Entry(clip, source, info, writer, writer.resume_frames)
 
@@ -247,7 +228,7 @@ class ClipBook:
         if entry.writer is not None:
             entry.writer.abort()
         entry.source = replace(
-            entry.source, decoder=decoder, decoder_version=_decoder_version(decoder)
+            entry.source, decoder=decoder, decoder_version=decoder_version(decoder)
         )
         entry.writer = self._begin(entry.clip, entry.source, entry.info)
 
@@ -257,19 +238,3 @@ class ClipBook:
             return float((self._manifest.root / clip.video).stat().st_size)
         except OSError:
             return 0.0
-
-    def _sha256(self, path: Path) -> str:
-        if path not in self._hashes:
-            try:
-                with path.open("rb") as file:
-                    self._hashes[path] = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise VideoError(f"cannot be read: {error.strerror}", stage="open") from error
-        return self._hashes[path]
-
-
-def _decoder_version(decoder: str) -> str:
-    try:
-        return version({"pyav": "av"}.get(decoder, decoder))
-    except PackageNotFoundError:
-        return "absent"

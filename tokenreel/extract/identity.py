@@ -57,7 +57,7 @@ def recipe_for(config: ExtractConfig, weights_hash: str) -> StoreRecipe:
         grid=shape.grid,
         dim=shape.dim,
         image_size=shape.image_size,
-        transform=transform | {"mean": shape.mean, "std": shape.std},
+        transform=transform | {"mean": list(shape.mean), "std": list(shape.std)},
         frames=every if config.fps is None else {"policy": "fps", "fps": config.fps},
         views=view_parameters(config.views, config.view_seed),
         numeric=config.numeric,
