@@ -93,7 +93,10 @@ def fit_progression(
     val: NDArray[np.float32],
     val_targets: Sequence[Floats],
 ) -> Regressed:
-    """One least-squares fit for all boundaries, R2 of each on all validation frames.
+    """A least-squares fit for each boundary, R2 of each on all validation frames.
+
+    One fit with all boundaries is the same in exact arithmetic, and further from the published
+    code in float32: 4e-7 instead of 2e-8 on one golden case.
 
     Args:
         train: embeddings (n, C).
@@ -101,9 +104,9 @@ def fit_progression(
         val: embeddings of the validation frames.
         val_targets: their targets.
     """
-    wanted = np.concatenate(val_targets)
-    model = LinearRegression().fit(train, np.concatenate(train_targets))
-    predicted = np.asarray(model.predict(val), np.float64)
+    wanted, given = np.concatenate(val_targets), np.concatenate(train_targets)
+    columns = [LinearRegression().fit(train, target).predict(val) for target in given.T]
+    predicted = np.stack(columns, axis=1).astype(np.float64)
     return Regressed(float(np.mean(_r2(wanted, predicted))), predicted)
 
 
