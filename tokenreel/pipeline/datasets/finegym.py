@@ -12,11 +12,8 @@ are two clips with the same `group`, "shared:" before it, so that an evaluation 
 Labels are made at 25 frames a second, as in CARL: extract with fps=25.
 """
 
-import json
 import math
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,13 @@ import numpy as np
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import UNLABELLED, Clip, LabelSpan, Manifest
+from tokenreel.pipeline.datasets.finegym_lists import (
+    Element,
+    by_event,
+    read_list,
+    read_names,
+    read_times,
+)
 from tokenreel.pipeline.datasets.survey import (
     Survey,
     choose,
@@ -45,20 +49,10 @@ OPTIONS = {
     "labels": ("carl", "full"),  # carl: the last stage of an element; full: all of its stages
     "videos": ("auto", "sources", "events"),  # auto: a source video where there is one
 }
-PUBLISHED = {("99", "v1.1"): {"train": 3791, "val": 1442}, ("99", "v1.0"): {"val": 1442}}
-ELEMENT = re.compile(r"((.+)_E_\d+_\d+)_(A_\d+_\d+) +(\d+)")
-CATEGORY = re.compile(r"Clabel:\s*(\d+);.*?Glabel:\s*\d+;\s*(.+)")
-
-
-@dataclass(frozen=True)
-class Element:
-    """A line of an element list: event, element, class and where it stands."""
-
-    event: str
-    youtube: str
-    name: str
-    label: int
-    where: str
+PUBLISHED = {  # events with an element of the list; v1.0's are those that CARL counted
+    ("99", "v1.1"): {"train": 3791, "val": 1442},
+    ("99", "v1.0"): {"train": 3182, "val": 1442},
+}
 
 
 def finegym(root: Path, options: Mapping[str, str]) -> Manifest:
@@ -87,8 +81,8 @@ def survey_finegym(root: Path, options: Mapping[str, str]) -> Survey:
         "val": _find(root, f"{action}_val_element.txt"),
     }
     times_path = _find(root, f"finegym_annotation_info_{version}.json")
-    events = {s: _by_event(_read_list(path, int(classes))) for s, path in lists.items()}
-    times = _read_times(times_path)
+    events = {s: by_event(read_list(path, int(classes))) for s, path in lists.items()}
+    times = read_times(times_path)
     videos = videos_by_stem(root)
     shared = events["train"].keys() & events["val"].keys()
     notes = Notes(len(shared))
@@ -108,7 +102,7 @@ def survey_finegym(root: Path, options: Mapping[str, str]) -> Survey:
         "finegym",
         root,
         tuple(clips),
-        {action: _read_names(root, int(classes))},
+        {action: read_names(root, int(classes))},
         LICENCE,
         notes.sentences(listed_counts),
     )
@@ -117,58 +111,6 @@ def survey_finegym(root: Path, options: Mapping[str, str]) -> Survey:
 
 def _find(root: Path, name: str) -> Path:
     return find_file(root, (f"annotations/{name}", name), LAYOUT)
-
-
-def _read_list(path: Path, num_classes: int) -> Iterator[Element]:
-    seen: dict[str, Element] = {}
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        where = f"{path.name}:{number}"
-        if not text.strip():
-            continue
-        match = ELEMENT.fullmatch(text.strip())
-        if match is None:
-            raise UsageError(f"{where}: {text!r} is not `<id>_E_.._.._A_.._.. <class>`")
-        element = Element(match[1], match[2], match[3], int(match[4]), where)
-        if element.label >= num_classes:
-            raise UsageError(f"{where}: class {element.label} of {num_classes}, counted from 0")
-        key = f"{element.event}_{element.name}"
-        if key in seen:
-            raise UsageError(f"{where}: {key} stands at {seen[key].where} already")
-        seen[key] = element
-        yield element
-
-
-def _by_event(elements: Iterator[Element]) -> dict[str, list[Element]]:
-    events: dict[str, list[Element]] = {}
-    for element in elements:
-        events.setdefault(element.event, []).append(element)
-    return events
-
-
-def _read_times(path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        times = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path.name}: not JSON: {error}") from None
-    if not isinstance(times, dict) or not all(isinstance(v, dict) for v in times.values()):
-        raise UsageError(f"{path.name}: expected {{youtube id: {{event: ...}}}}")
-    return times
-
-
-def _read_names(root: Path, num_classes: int) -> tuple[str, ...]:
-    """Names of the classes; a text that stands there twice gets its number (gym288 has three)."""
-    names = [f"class {label}" for label in range(num_classes)]
-    for path in (root / "annotations", root):
-        file = path / f"gym{num_classes}_categories.txt"
-        if file.is_file():
-            for text in file.read_text(encoding="utf-8").splitlines():
-                match = CATEGORY.match(text)
-                if match and int(match[1]) < num_classes:
-                    names[int(match[1])] = match[2].strip()
-            break
-    return tuple(
-        f"{name} [{label}]" if names.count(name) > 1 else name for label, name in enumerate(names)
-    )
 
 
 def _source_of(event: str, youtube: str, videos: Mapping[str, str], wanted: str) -> str | None:
