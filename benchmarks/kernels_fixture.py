@@ -1,0 +1,196 @@
+"""What the benchmarks of the kernels share: cases, limits of the machine, memory, rows.
+
+Times are of the machine that they ran on; shares of its own copy bandwidth carry over.
+"""
+
+import logging
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from harness import Row, Timing, cpu_name, make_row, measure
+from torch import Tensor
+
+from tokenreel.fuse.kernels import CodedTokens, QueryWeights, pooled_attention
+from tokenreel.fuse.kernels.reference import project_and_attend
+
+CHANNELS = 384  # of a query and of an entity, as published
+SHORT = {torch.int8: "int8", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Frames of `layers` layers of `width` channels, pooled by `entities` queries."""
+
+    dtype: torch.dtype
+    frames: int
+    layers: int = 3
+    width: int = 768
+    entities: int = 3
+    tokens: int = 784
+
+    @property
+    def shape(self) -> str:
+        """For a row; the number of frames first."""
+        dim = f"D={self.layers}x{self.width}"
+        return f"{self.frames} frames N={self.tokens} {dim} E={self.entities} {SHORT[self.dtype]}"
+
+    @property
+    def pass_bytes(self) -> int:
+        """What one direction must move: codes and scales once, scores and pooled tokens once."""
+        per_token = self.layers * (self.width * self.dtype.itemsize)
+        per_token += 4 * self.layers * (self.dtype == torch.int8) + 4 * self.entities
+        side = 4 * self.entities * self.layers * self.width
+        return self.frames * (self.tokens * per_token + side)
+
+
+def make_case(case: Case, device: torch.device) -> tuple[CodedTokens, QueryWeights]:
+    """Codes of frames and the weights of a model, with scores about 1.5 apart."""
+    rng = torch.Generator(device).manual_seed(0)
+    shape = (case.frames, case.tokens, case.width)
+    codes, scales = [], []
+    for _ in range(case.layers):
+        part = torch.empty(shape, dtype=torch.int8, device=device)
+        part.random_(-127, 128, generator=rng)
+        if case.dtype == torch.int8:
+            scale = torch.rand(shape[:2], device=device, generator=rng)
+            scales.append(scale * 0.004 + 0.012)  # tokens of standard deviation 1
+        else:
+            part = part.to(case.dtype).mul_(0.0137)
+        codes.append(part)
+    dim = case.layers * case.width
+    parts = {
+        "queries": torch.randn(case.entities, CHANNELS, device=device, generator=rng) * 1.5,
+        "key": torch.randn(CHANNELS, dim, device=device, generator=rng) * dim**-0.5,
+        "key_bias": torch.zeros(CHANNELS, device=device),
+        "value": torch.randn(CHANNELS, dim, device=device, generator=rng) * dim**-0.5,
+        "value_bias": torch.zeros(CHANNELS, device=device),
+    }
+    weights = QueryWeights(**{name: part.requires_grad_() for name, part in parts.items()})
+    return CodedTokens(tuple(codes), tuple(scales)), weights
+
+
+def make_subjects(
+    implementation: str, tokens: CodedTokens, weights: QueryWeights
+) -> dict[str, Callable[[], None]]:
+    """Forward, and forward with backward, of an implementation; each ends when the GPU is done.
+
+    The reference gets decoded tokens, on a GPU in bfloat16 and under autocast: what a training
+    loop without a token cache has.
+    """
+    device = tokens.device
+    is_reference = implementation == "reference"
+    half = device.type == "cuda"
+    decoded = tokens.decode(torch.bfloat16 if half else torch.float32) if is_reference else None
+    learned = [part for part in vars(weights).values() if isinstance(part, Tensor)]
+    out_gradient = torch.ones(tokens.num_frames, weights.queries.shape[0], CHANNELS, device=device)
+
+    def pool() -> Tensor:
+        if decoded is None:
+            return pooled_attention(tokens, [weights], implementation=implementation)[0].entities
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return project_and_attend(decoded, weights, None, normalise=False, disjoint=False)[0]
+
+    def forward() -> None:
+        with torch.no_grad():
+            pool()
+        wait(device)
+
+    def both() -> None:
+        out = pool()
+        torch.autograd.grad(out, learned, out_gradient.to(out.dtype), allow_unused=True)
+        wait(device)
+
+    return {"forward": forward, "forward+backward": both}
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def device_name(device: torch.device) -> str:
+    """As in a row."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+
+
+def measure_limits(device: torch.device) -> tuple[float, list[Row]]:
+    """Copy bandwidth in bytes a second, read and written; and the rows of it and of matrices."""
+    is_gpu = device.type == "cuda"
+    size, side = (1 << 32, 8192) if is_gpu else (1 << 28, 1024)
+    source = torch.zeros(size, dtype=torch.int8, device=device)
+    target = torch.ones_like(source)
+    dtype = torch.bfloat16 if is_gpu else torch.float32
+    matrix = torch.ones(side, side, dtype=dtype, device=device)
+
+    def copy() -> None:
+        target.copy_(source)
+        wait(device)
+
+    def multiply() -> None:
+        matrix @ matrix
+        wait(device)
+
+    times = measure({"copy": copy, "multiply": multiply}, repeats=9, warmups=2)
+    name = device_name(device)
+    rows = [
+        make_row("pooling", "copy of memory", rate(times["copy"], 2 * size / 1e9), unit="GB/s",
+                 shape=f"{size >> 20} MiB", baseline="itself", ratio=1.0, device=name),
+        make_row("pooling", f"matrix product {SHORT[dtype]}",
+                 rate(times["multiply"], 2 * side**3 / 1e12), unit="TFLOP/s", shape=f"{side}^3",
+                 baseline="itself", ratio=1.0, device=name),
+    ]  # fmt: skip
+    return 2 * size / times["copy"].median, rows
+
+
+def rate(timing: Timing, amount: float) -> Timing:
+    """Amounts a second of each repeat."""
+    return Timing(tuple(amount / seconds for seconds in timing.seconds))
+
+
+def in_unit(timing: Timing, factor: float) -> Timing:
+    """Seconds in another unit."""
+    return Timing(tuple(seconds * factor for seconds in timing.seconds))
+
+
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """Memory that a call takes over what is taken before it.
+
+    On a CPU call it in a process of its own (:func:`in_fresh_process`): memory that was freed
+    earlier is taken again without a trace.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    status = Path("/proc/self/status")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from now
+    before = _kilobytes(status.read_text(), "VmRSS")
+    run()
+    return (_kilobytes(status.read_text(), "VmHWM") - before) * 1024
+
+
+def _kilobytes(status: str, field: str) -> int:
+    return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1])
+
+
+def in_fresh_process(function: Callable[..., int], *arguments: object) -> int:
+    """The result of a function of a module, called in a new interpreter."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Rows for reading, after all that was said while measuring."""
+    for row in rows:
+        print(f"{row.case:44s} {row.shape:44s} {row.median:10.4g} {row.unit:8s} "
+              f"{row.ratio:8.3g} x {row.baseline}")  # fmt: skip
