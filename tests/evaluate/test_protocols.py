@@ -83,9 +83,9 @@ def test_two_protocols_stand_in_one_table(tmp_path):
 def test_few_shot_draws_are_those_of_tcc():
     # numpy's generator of old, seeded with 42: one permutation a draw, shots after shots
     rng = np.random.RandomState(42)
-    wanted = [[rng.permutation(6)[:shots].tolist() for _ in range(3)] for shots in (1, 4)]
-    assert draw_episodes(6, (1, 4), 3) == wanted
-    assert draw_episodes(6, (1,), 2) == [[[0], [3]]]
+    wanted = {shots: [rng.permutation(6)[:shots].tolist() for _ in range(3)] for shots in (1, 2, 3)}
+    for shots, draws in wanted.items():
+        assert draw_episodes(6, shots, 3) == draws
 
 
 def test_a_draw_with_one_phase_is_counted_and_left_out(tmp_path):
@@ -93,7 +93,7 @@ def test_a_draw_with_one_phase_is_counted_and_left_out(tmp_path):
     clips[0].labels[:] = 0
     config = EvaluateConfig(protocol="tcc", tasks=("few-shot",), shots=(1, 3), episodes=8)
     report = evaluate(tmp_path, clips, config)
-    draws = [draw[0] for draw in draw_episodes(2, (1,), 8)[0]]
+    draws = [draw[0] for draw in draw_episodes(2, 1, 8)]
     found = row(report, "few-shot@1", "act")
     assert (found.num_pairs, found.num_nan) == (8, draws.count(0))
     assert 0 < found.num_nan < 8

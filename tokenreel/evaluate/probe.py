@@ -72,16 +72,15 @@ def stratified_draw(labels: Sequence[Labels], count: int, *, seed: int) -> list[
     return sorted(int(i) for i in np.concatenate(chosen))
 
 
-def draw_episodes(num_clips: int, shots: Sequence[int], num_episodes: int) -> list[list[list[int]]]:
-    """TCC's draws of few-shot: for each number of shots, for each episode, the clips.
+def draw_episodes(num_clips: int, shots: int, num_episodes: int) -> list[list[int]]:
+    """TCC's draws of `shots` clips: for each episode, the clips.
 
-    The same generator, seed and order as in its code, so that the draws are the same.
+    Its code draws for 1, 2, 3... shots in turn from one generator seeded with 42; the draws for
+    one number of shots are those that come after the draws for all smaller ones.
     """
     rng = np.random.RandomState(42)
-    return [
-        [rng.permutation(num_clips)[:count].tolist() for _ in range(num_episodes)]
-        for count in shots
-    ]
+    draws = [rng.permutation(num_clips) for _ in range(shots * num_episodes)]
+    return [draw[:shots].tolist() for draw in draws[-num_episodes:]]
 
 
 def classify_phases(

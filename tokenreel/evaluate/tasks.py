@@ -159,8 +159,7 @@ def _few_shot(job: Job, data: ActionData, blank: Score, _: Limits) -> list[Score
     shots = job.shots
     if shots > len(data.train.labels):
         raise ValueError(f"{len(data.train.labels)} training clips, {shots} shots are wanted")
-    place = job.settings.shots.index(shots)
-    draws = draw_episodes(len(data.train.labels), job.settings.shots, job.settings.episodes)[place]
+    draws = draw_episodes(len(data.train.labels), shots, job.settings.episodes)
     values, classes = [], 0
     for episode in draws:
         if len(np.unique(np.concatenate([data.train.labels[i] for i in episode]))) < 2:
