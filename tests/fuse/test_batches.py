@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from tests.fuse.tiny import tiny_config, write_store
+from tokenreel.cache.embeddings import read_embeddings
+from tokenreel.cache.errors import UsageError
 from tokenreel.cache.reader import open_store
 from tokenreel.fuse.ahead import Stream
 from tokenreel.fuse.batches import make_batch, stream_batches
@@ -15,6 +17,7 @@ from tokenreel.fuse.config import DataConfig, PoolingConfig
 from tokenreel.fuse.epochs import Sampling, hold_out, plan_epoch
 from tokenreel.fuse.model import build_model
 from tokenreel.fuse.source import TokenSource
+from tokenreel.fuse.train import train
 
 CPU = torch.device("cpu")
 
@@ -55,6 +58,48 @@ def test_a_process_may_have_no_clip_of_a_small_batch(store, placement, kind):
     tokens = batch.frames.tokens() if kind == "lstp" else None
     entities = model.pool(tokens, batch.frames.cls, None)[batch.gather.flatten(0, 1)]
     assert tuple(model.fuse(entities, torch.ones(0, 6, dtype=torch.bool)).shape) == (0, 6, 4)
+
+
+def test_crops_are_drawn_from_different_stored_views_where_all_are_asked_for(tmp_path):
+    path = write_store(tmp_path / "s", views=3, codec="fp16")
+    config = tiny_config(data=DataConfig(num_frames=6, batch_clips=2, views="all"))
+    source = TokenSource(open_store(path), [config], CPU)
+    clips = source.store.select(split="train")
+    used = set()
+    for epoch in range(6):
+        batch = make_batch(source, clips, [1, 4], Sampling.of(config), epoch)
+        frames = batch.frames.tokens()
+        for clip, steps, gather in zip(batch.clip_ids, batch.steps, batch.gather, strict=True):
+            views = []
+            for crop_steps, crop_gather in zip(steps, gather, strict=True):
+                read = frames[crop_gather]
+                same = [
+                    view for view in range(3)
+                    if torch.equal(source.frames(clip, crop_steps.unique().numpy(), view=view)
+                                   .tokens(), read[crop_steps.diff(prepend=-torch.ones(1)) > 0])
+                ]  # fmt: skip
+                views += same
+            assert len(views) == len(set(views)) == 2
+            used |= set(views)
+    assert used == {0, 1, 2}
+    clean = make_batch(source, clips, [1, 4], sampling(), 0)
+    every = source.frames("train1", np.arange(9)).tokens()
+    torch.testing.assert_close(clean.frames.tokens()[clean.gather[0]], every[clean.steps[0]])
+
+
+def test_augmented_views_that_the_store_lacks_are_refused_with_the_command(store, tmp_path):
+    config = tiny_config(data=DataConfig(num_frames=6, views="all"))
+    with pytest.raises(UsageError, match=r"has the clean one: `extract run tiny views=2 --out"):
+        train(config, store=store, out=tmp_path / "run", device="cpu", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_says_what_augmentation_it_had(tmp_path):
+    path = write_store(tmp_path / "s", views=2)
+    for views, words in (("all", "1 stored view(s) and the clean one"), ("clean", "none")):
+        config = tiny_config(data=DataConfig(num_frames=6, batch_clips=2, views=views))
+        result = train(config, store=path, out=tmp_path / views, device="cpu", progress=False)
+        assert read_embeddings(result.embeddings).provenance["augmentation"] == words
 
 
 def test_a_clip_shorter_than_a_view_is_padded_with_its_last_frame(store):

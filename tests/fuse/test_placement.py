@@ -1,6 +1,7 @@
 """Where codes stay: what is chosen, why, and that a bound is a bound."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,6 +58,9 @@ def test_the_size_is_that_of_codes_and_scales_of_the_blocks_used(store):
     clips = opened.select(split="train")
     frames = sum(clip.num_frames for clip in clips)
     assert code_bytes(opened, clips, (1,)) == frames * 6 * (8 + 4)  # int8 codes, a float32 scale
+    views = [replace(clip, num_views=3) for clip in clips]
+    assert code_bytes(opened, views, (1,)) == 3 * code_bytes(opened, clips, (1,))
+    assert code_bytes(opened, views, (1,), every_view=False) == code_bytes(opened, clips, (1,))
     source = TokenSource(opened, [tiny_config()], CPU)
     assert source.placement.num_bytes == 2 * frames * 6 * (8 + 4)
 

@@ -10,16 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.cache.reader import ClipRecord
 from tokenreel.fuse.ahead import Stream
+from tokenreel.fuse.config import DataConfig
 from tokenreel.fuse.epochs import Sampling, plan_epoch
 from tokenreel.fuse.frames import Frames, Piece
 from tokenreel.fuse.sampling import sample_views
 from tokenreel.fuse.source import TokenSource
 
 __all__ = ["Batch", "Place", "make_batch", "stream_batches"]
+
+STORED_VIEW = 1  # the stream of random numbers of a clip that its stored views are drawn from
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +114,16 @@ def make_batch(
         for number, record in zip(numbers, chosen, strict=True)
     ]
     own = _share(len(chosen), rank, world)
-    pieces, gather, offset = [], [], 0
-    for record, view in zip(chosen[own], views[own], strict=True):
-        distinct, inverse = np.unique(view.frames, return_inverse=True)
-        pieces.append(Piece(record.clip_id, 0, distinct))
-        gather.append(inverse.reshape(view.frames.shape) + offset)
-        offset += len(distinct)
+    pieces: list[Piece] = []
+    gather: list[NDArray[np.int64]] = []
+    offset = 0
+    for number, record, view in zip(numbers[own], chosen[own], views[own], strict=True):
+        rng = np.random.default_rng([sampling.seed, epoch, number, STORED_VIEW])
+        stored = _stored_views(record, len(view.frames), sampling.data, rng)
+        found, where = _distinct(record, stored, view.frames)
+        pieces += found
+        gather.append(where + offset)
+        offset += sum(len(piece.frames) for piece in found)
     labels = [
         source.classes(record)[view.frames] for record, view in zip(chosen, views, strict=True)
     ]
@@ -130,6 +138,38 @@ def make_batch(
         actions=tuple(record.action for record in chosen),
         own=own,
     )
+
+
+def _stored_views(
+    record: ClipRecord, count: int, data: DataConfig, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Which view of the store each of the crops of a clip is taken from, (V,)."""
+    if data.views == "clean":
+        return np.zeros(count, np.int64)
+    return rng.permutation(record.num_views)[np.arange(count) % record.num_views]
+
+
+def _distinct(
+    record: ClipRecord, stored: NDArray[np.int64], frames: NDArray[np.int64]
+) -> tuple[list[Piece], NDArray[np.int64]]:
+    """What to read of a clip so that no frame is read twice, and where each position is in it.
+
+    Args:
+        record: the clip.
+        stored: (V,) the store's view of each crop.
+        frames: (V, T) the frames of each crop.
+
+    Returns:
+        A piece for each view of the store that is used, and int64 (V, T).
+    """
+    pieces, gather, offset = [], np.empty_like(frames), 0
+    for one in np.unique(stored):
+        own = stored == one
+        distinct, inverse = np.unique(frames[own], return_inverse=True)
+        pieces.append(Piece(record.clip_id, int(one), distinct))
+        gather[own] = inverse.reshape(-1, frames.shape[1]) + offset
+        offset += len(distinct)
+    return pieces, gather
 
 
 def _share(count: int, rank: int, world: int) -> slice:

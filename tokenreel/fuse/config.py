@@ -8,6 +8,7 @@ from tokenreel.fuse.loss_config import LossConfig, SclConfig
 from tokenreel.fuse.sampling import SamplingKind
 
 __all__ = [
+    "AugmentConfig",
     "DataConfig",
     "FuseConfig",
     "LossConfig",
@@ -31,9 +32,60 @@ class DataConfig(_Frozen):
     )
     alpha: float = Field(default=1.5, ge=1, description="a view is drawn from [T, alpha T] frames")
     beta: float = Field(default=0.2, ge=0, le=1, description="least overlap of the two crops")
+    views: Literal["clean", "all"] = Field(
+        default="clean",
+        description="views of the store that the two crops are drawn from: the clean one for both; "
+        "two different ones of all that it has",
+    )
     held_out: float = Field(
         default=0.0, ge=0, lt=1, description="share of the training clips kept for a held-out loss"
     )
+
+
+class AugmentConfig(_Frozen):
+    """How the two views of a clip differ beyond their frames; each change holds for a whole view.
+
+    Pixels can change only when a store is extracted: its augmented views.  Tokens can change here,
+    which is a variant of the papers' augmentation.
+    """
+
+    views: Literal["clean", "clean+augmented", "augmented"] = Field(
+        default="clean",
+        description="views of the store that a pair is drawn from: the clean one twice, it and an "
+        "augmented one, or two augmented ones, different where there are two",
+    )
+    crop: float = Field(
+        default=1.0, gt=0, le=1, description="least share of the tokens in the rectangle of a view"
+    )
+    flip: bool = Field(
+        default=False,
+        description="mirror half of the views; poolings know no places, so only rectangles turn",
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="share of tokens that are hidden")
+    noise: float = Field(
+        default=0.0, ge=0, description="standard deviation of each channel's factor around 1"
+    )
+
+    @property
+    def changes_tokens(self) -> bool:
+        """Whether anything is done to tokens in training."""
+        return self.crop < 1 or self.flip or self.dropout > 0 or self.noise > 0
+
+    def describe(self) -> str:
+        """One line for the provenance of a run and for tables.
+
+        >>> AugmentConfig().describe()
+        'none'
+        >>> AugmentConfig(views="augmented", crop=0.4, noise=0.1).describe()
+        'store views: augmented; tokens: crop 0.4, noise 0.1'
+        """
+        tokens = [f"crop {self.crop:g}"] if self.crop < 1 else []
+        tokens += ["flip"] if self.flip else []
+        tokens += [f"{name} {value:g}" for name in ("dropout", "noise")
+                   if (value := getattr(self, name))]  # fmt: skip
+        parts = [] if self.views == "clean" else [f"store views: {self.views}"]
+        parts += [f"tokens: {', '.join(tokens)}"] if tokens else []
+        return "; ".join(parts) or "none"
 
 
 class PoolingConfig(_Frozen):
@@ -128,6 +180,7 @@ class FuseConfig(_Frozen):
         default="mvformer", description="pooling and fusion; or pooled tokens as they are"
     )
     data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
     pooling: PoolingConfig = PoolingConfig()
     temporal: TemporalConfig = TemporalConfig()
     loss: LossConfig = SclConfig()

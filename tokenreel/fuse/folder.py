@@ -47,13 +47,20 @@ def describe_run(config: FuseConfig, store: Store, provenance: Mapping[str, Any]
         "config": config.model_dump(mode="json"),
         "seed": config.seed,
         "model": config.model if is_trained or config.model == "frozen" else "untrained",
-        "augmentation": "none",
+        "augmentation": _augmentation(config, store) if is_trained else "none",
         **describe_store(store),
         "layers": list(config.pooling.blocks or store.recipe.blocks),
     }
     if config.init is not None:
         about["init_sha256"] = _init_digest(Path(config.init))
     return about
+
+
+def _augmentation(config: FuseConfig, store: Store) -> str:
+    """What was changed in the frames that a run trained on, in a few words for the tables."""
+    if config.data.views == "clean":
+        return "none"
+    return f"{store.recipe.num_views - 1} stored view(s) and the clean one"
 
 
 def describe_store(store: Store) -> dict[str, Any]:

@@ -78,6 +78,11 @@ def require_store(config: FuseConfig, store: Store) -> None:
         raise UsageError(f"{store.path} has no clips of the split train: nothing to train on")
     if config.model != "frozen":
         _require_labels(config, store)
+        if config.data.views == "all" and store.recipe.num_views < 2:
+            raise UsageError(
+                f"data.views=all wants augmented views, {store.path} has the clean one: "
+                f"`{_extract(store)} views=2 --out STORE` makes one that has more"
+            )
 
 
 def _require_labels(config: FuseConfig, store: Store) -> None:

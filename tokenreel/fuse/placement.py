@@ -89,14 +89,24 @@ def _left_in(folder: Path) -> int | None:
     return None
 
 
-def code_bytes(store: Store, clips: Sequence[ClipRecord], blocks: Sequence[int]) -> int:
-    """Bytes of the codes and scales of some clips, every view."""
+def code_bytes(
+    store: Store, clips: Sequence[ClipRecord], blocks: Sequence[int], *, every_view: bool = True
+) -> int:
+    """Bytes of the codes and scales of some clips.
+
+    Args:
+        store: that holds them.
+        clips: which.
+        blocks: of the tokens.
+        every_view: count the augmented views too.
+    """
     recipe, codec = store.recipe, store.codec
     shape = (recipe.num_tokens, recipe.dim, recipe.grid)
     scales = codec.scale_shape(*shape)
     frame = prod(codec.stored_shape(*shape)) * codec.dtype.itemsize
     frame += prod(scales) * 4 if scales else 0
-    return sum(clip.num_frames * clip.num_views for clip in clips) * frame * len(blocks)
+    frames = sum(clip.num_frames * (clip.num_views if every_view else 1) for clip in clips)
+    return frames * frame * len(blocks)
 
 
 def choose_placement(

@@ -54,7 +54,8 @@ class TokenSource:
         self._first_class, self.num_classes = class_offsets(store)
         self._decoder = Decoder(store.codec, store.recipe.dim)
         clips = store.select(split="train") if clips is None else clips
-        size = code_bytes(store, clips, self.blocks)
+        every_view = any(config.data.views == "all" for config in configs)
+        size = code_bytes(store, clips, self.blocks, every_view=every_view)
         self.placement = choose_placement(placement, size, device, memory_bytes=memory_bytes)
         self._kept_ids = (
             {clip.clip_id for clip in clips} if self.placement.kind != "disk" else set()
