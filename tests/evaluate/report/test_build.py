@@ -16,8 +16,8 @@ _spec = importlib.util.spec_from_file_location("made", Path(__file__).with_name(
 made = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(made)
 
-SECTIONS = ["summary", "actions", "alignment", "retrieval", "confusion", "projection", "training",
-            "scores", "provenance"]  # fmt: skip
+SECTIONS = ["summary", "actions", "alignment", "retrieval", "confusion", "projection",
+            "attention", "training", "scores", "provenance"]  # fmt: skip
 VOID = {"img", "input", "meta", "br", "col"}
 
 

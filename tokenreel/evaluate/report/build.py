@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.evaluate.report.aligned import align_group
+from tokenreel.evaluate.report.attended import attention_article, read_attention
 from tokenreel.evaluate.report.bars import action_bars
 from tokenreel.evaluate.report.config import ReportConfig
 from tokenreel.evaluate.report.confusion import confusion_article
@@ -100,6 +101,7 @@ def make_report(
             "deviations over seeds.", action_bars(table, colours),
         ),
         *_pictures(runs, frames, config),
+        _attention(runs, config),
         Section(
             "training", "Training", "What each run has logged by epoch. Colour is the recipe, the "
             "dash of a line its seed.", training_curves(runs),
@@ -152,6 +154,15 @@ def _pictures(runs: Sequence[RunPage], frames: FrameSource, config: ReportConfig
             notice if name in ("alignment", "retrieval") else None, *(found or [none])))
         for name, found in bodies.items()
     ]  # fmt: skip
+
+
+def _attention(runs: Sequence[RunPage], config: ReportConfig) -> Section:
+    """Where LSTP looks, or what to type to see it."""
+    note = "Where each entity of LSTP looks, over the frames as the backbone saw them."
+    found = [attention_article(one) for one in read_attention(runs, config)]
+    hint = "No run has attention in its folder; `fuse attend RUN --clips CLIP` puts it there."
+    body = join(*found) if found else tag("p", hint, class_="absent")
+    return Section("attention", "Attention", note, body)
 
 
 def _lead(runs: Sequence[RunPage], table: ScoreTable, problems: Sequence[str]) -> Html:

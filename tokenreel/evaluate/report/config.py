@@ -19,6 +19,7 @@ class ReportConfig(BaseModel):
     slider_frames: int = Field(default=48, ge=2, description="frames of a clip under the slider")
     queries: int = Field(default=2, ge=1, description="retrieval queries of an action")
     k: int = Field(default=5, ge=1, description="frames retrieved for each")
+    attention_clips: int = Field(default=2, ge=0, description="clips of a run with attention")
     height: int = Field(default=84, ge=16, description="of a frame, pixels")
     points: int = Field(default=500, ge=10, description="frames drawn in a projection")
     projection: Literal["pca", "tsne"] = Field(default="pca", description="of the embeddings")
