@@ -30,7 +30,11 @@ def test_a_one_frame_clip(tmp_path):
     clips[3] = cut(clips[3], 1)
     report, rows = evaluate(tmp_path, clips)
     # 3 clips, 6 ordered pairs, 4 of them with the clip of one frame
-    assert (rows["tau"].num_pairs, rows["tau"].num_nan, rows["tau"].value) == (6, 4, pytest.approx(1.0))
+    assert (rows["tau"].num_pairs, rows["tau"].num_nan, rows["tau"].value) == (
+        6,
+        4,
+        pytest.approx(1.0),
+    )
     assert rows["ap@5"].num_nan == 0
     assert rows["classification"].num_frames == 25
     # it lacks phase 1: a problem of progression alone

@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.svm import SVC
 
 __all__ = [
     "CLASSIFIERS", "Classified", "classify_phases", "draw_episodes", "labelled_prefix",
@@ -111,6 +109,8 @@ def classify_phases(
 
 
 def _logistic(train: Floats, labels: Labels, val: Floats, num_classes: int) -> Labels:
+    from sklearn.linear_model import LogisticRegression  # half a second to import
+
     model = LogisticRegression(
         C=2.0 if num_classes == 2 else 1.0, tol=1e-4 / len(train), max_iter=100_000
     )
@@ -119,6 +119,8 @@ def _logistic(train: Floats, labels: Labels, val: Floats, num_classes: int) -> L
 
 
 def _svc(train: Floats, labels: Labels, val: Floats, num_classes: int) -> Labels:
+    from sklearn.svm import SVC
+
     return np.asarray(SVC(C=1.0, gamma="scale").fit(train, labels).predict(val))
 
 

@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LinearRegression
 
 __all__ = [
     "AbsentPhase", "Regressed", "Rule", "count_absent", "fit_progression", "progression_score",
@@ -104,6 +103,8 @@ def fit_progression(
         val: embeddings of the validation frames.
         val_targets: their targets.
     """
+    from sklearn.linear_model import LinearRegression  # half a second to import
+
     wanted, given = np.concatenate(val_targets), np.concatenate(train_targets)
     columns = [LinearRegression().fit(train, target).predict(val) for target in given.T]
     predicted = np.stack(columns, axis=1).astype(np.float64)
