@@ -1,0 +1,216 @@
+"""Temporal fusion and a whole MV-Former step: time against published scores, memory, profile.
+
+    python benchmarks/fusion.py [--quick]
+
+On a GPU where there is one, else on the CPU.  Fusion: ratios are of attention that writes its
+scores and masks them, as published / ours.  Memory: the bound / what 5,000 frames x 6 entities took
+at evaluation; wanted is under 16 GB.  Step (B=4 clips x 2 views; on a GPU T=240, 6 entities, three
+layers of int8 codes that stay there): ratios are shares of the step; wanted on a GPU: less than
+half outside MTF.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from unittest.mock import patch
+
+import torch
+from harness import Row, Timing, make_row, measure, quick_flag, write_rows
+from kernels_fixture import (
+    Case,
+    device_name,
+    in_fresh_process,
+    in_unit,
+    make_case,
+    peak_bytes,
+    wait,
+)
+from torch import Tensor
+
+from tokenreel.fuse.config import DataConfig, FuseConfig, PoolingConfig, TemporalConfig
+from tokenreel.fuse.kernels import CodedTokens, Padding
+from tokenreel.fuse.losses.scl import sequence_contrastive_loss
+from tokenreel.fuse.model import FusionModel, build_model
+from tokenreel.fuse.temporal import TemporalFusion
+
+PUBLISHED = TemporalConfig(fc_width=1536, embedding=256, output="avg")  # FineGym99's
+BOUND_BYTES = 16e9
+PARTS = ("take frames", "pool", "fuse (MTF)", "loss", "backward of loss", "backward of fuse (MTF)",
+         "backward of pool", "optimiser")  # fmt: skip
+
+
+def main() -> None:
+    """Measure every case and write its rows."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    write_rows(run(device, quick=quick_flag()))
+
+
+def run(device: torch.device, *, quick: bool = False) -> list[Row]:
+    """All rows of a device."""
+    is_gpu = device.type == "cuda"
+    if quick:
+        sizes = [(2, 8, 2)]
+    else:
+        sizes = [(8, 80, 3), (8, 240, 6)] if is_gpu else [(2, 80, 3), (2, 240, 6)]
+    rows: list[Row] = []
+    for clips, frames, entities in sizes:
+        rows += _training(clips, frames, entities, device)
+    if not quick:
+        rows.append(_embedding(device))
+    return rows + _step(device, quick)
+
+
+def publish_scores(query: Tensor, key: Tensor, value: Tensor, padding: Padding | None) -> Tensor:
+    """Attention that writes its scores, and masks those of padding: what was published."""
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    if padding is not None:
+        scores = scores.masked_fill(
+            ~padding.may_attend, -1e9 if scores.dtype.itemsize > 2 else -1e4
+        )
+    return (scores.softmax(-1) @ value).transpose(1, 2)
+
+
+def _training(clips: int, frames: int, entities: int, device: torch.device) -> list[Row]:
+    """Forward and backward of MTF, with and without padding."""
+    fusion = TemporalFusion(PUBLISHED, channels=384, num_entities=entities, train_frames=frames).to(
+        device
+    )
+    x = torch.randn(clips, frames, entities, 384, device=device, requires_grad=True)
+    whole = torch.ones(clips, frames, dtype=torch.bool)
+    padded = whole.clone()
+    padded[::2, frames // 2 :] = False
+    rows = []
+    for words, valid in (("nothing padded", whole), ("a quarter padded", padded)):
+
+        def train(valid: Tensor = valid) -> None:
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                out = fusion(x, valid)
+            torch.autograd.grad(out.float().square().sum(), list(fusion.parameters()))
+            wait(device)
+
+        def train_published(train: Callable[[], None] = train) -> None:
+            with patch("tokenreel.fuse.temporal.padded_attention", publish_scores):
+                train()
+
+        times = measure({"ours": train, "published": train_published}, repeats=5)
+        for name, timing in times.items():
+            rows.append(
+                make_row("fusion", f"MTF {name} forward+backward, {words}", in_unit(timing, 1e3),
+                         shape=f"{clips} sequences T={frames} E={entities}", unit="ms",
+                         baseline="published", device=device_name(device),
+                         ratio=times["published"].median / timing.median)
+            )  # fmt: skip
+    return rows
+
+
+def embed_long(device_type: str) -> int:
+    """Extra memory of 5,000 frames x 6 entities at evaluation."""
+    device = torch.device(device_type)
+    fusion = TemporalFusion(PUBLISHED, channels=384, num_entities=6, train_frames=240)
+    fusion.to(device).eval()
+    x = torch.randn(1, 5000, 6, 384, device=device)
+
+    def embed() -> None:
+        half = device.type == "cuda"
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+            fusion(x)
+        wait(device)
+
+    return peak_bytes(embed, device)
+
+
+def _embedding(device: torch.device) -> Row:
+    start = time.perf_counter()
+    taken = in_fresh_process(embed_long, "cpu") if device.type == "cpu" else embed_long(device.type)
+    print(f"fusion: 5,000 frames x 6 entities in {time.perf_counter() - start:.1f} s", flush=True)
+    return make_row("fusion", "MTF at evaluation, extra memory", Timing((taken / 1e9,)),
+                    shape="1 sequence T=5000 E=6", unit="GB", baseline="the bound of 16 GB",
+                    ratio=BOUND_BYTES / taken, device=device_name(device))  # fmt: skip
+
+
+def _step(device: torch.device, quick: bool) -> list[Row]:
+    """Milliseconds of each part of a training step, and its share of the whole."""
+    is_gpu = device.type == "cuda"
+    views, entities = 8, 6
+    frames = 4 if quick else 240 if is_gpu else 40
+    case = Case(torch.int8, views * frames, layers=3 if is_gpu else 1, entities=entities,
+                tokens=784 if is_gpu and not quick else 196)  # fmt: skip
+    tokens, _ = make_case(case, device)
+    config = FuseConfig(
+        data=DataConfig(num_frames=frames),
+        pooling=PoolingConfig(num_entities=entities),
+        temporal=PUBLISHED,
+    )
+    model = build_model(config, dim=case.layers * case.width, cls_dim=case.width).to(device)
+    step = partial(_take_step, model, torch.optim.Adam(model.parameters(), 1e-4), tokens, frames)
+    repeats = [step() for _ in range(3 if quick else 8)][2:]
+    total = [sum(one.values()) for one in repeats]
+    shape = f"4 clips x 2 views T={frames} {case.shape}"
+    about = {"shape": shape, "unit": "ms", "baseline": "step", "device": device_name(device)}
+    whole = Timing(tuple(total))
+    outside = [sum(v for k, v in one.items() if "MTF" not in k) for one in repeats]
+    named = {part: Timing(tuple(one[part] for one in repeats)) for part in PARTS}
+    named |= {"outside MTF": Timing(tuple(outside)), "all": whole}
+    return [
+        make_row("fusion", f"step: {name}", in_unit(timing, 1e3),
+                 ratio=timing.median / whole.median, **about)
+        for name, timing in named.items()
+    ]  # fmt: skip
+
+
+def _take_step(
+    model: FusionModel, optimiser: torch.optim.Optimizer, resident: CodedTokens, frames: int
+) -> dict[str, float]:
+    """One step; seconds of each part.  The gradient stops at each part's door and is handed on."""
+    device = resident.device
+    seconds: dict[str, float] = {}
+    clock = [0.0]
+
+    def lap(part: str | None) -> None:
+        wait(device)
+        now = time.perf_counter()
+        if part is not None:
+            seconds[part] = now - clock[0]
+        clock[0] = now
+
+    clips = resident.num_frames // (2 * frames)
+    gather = torch.arange(resident.num_frames, device=device).unflatten(0, (clips, 2, frames))
+    valid = torch.ones(clips, 2, frames, dtype=torch.bool)
+    half = device.type == "cuda"
+    model.train()
+    optimiser.zero_grad(set_to_none=True)
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        lap(None)
+        rows = torch.arange(resident.num_frames, device=device)
+        taken = CodedTokens(
+            tuple(codes[rows] for codes in resident.codes),
+            tuple(scales[rows] for scales in resident.scales),
+        )
+        lap("take frames")
+        views = model.pool_views(taken, None, gather)
+        lap("pool")
+        entities = views.detach().requires_grad_()
+        embeddings = model.fuse(entities, valid.flatten(0, 1))
+        lap("fuse (MTF)")
+        leaf = embeddings.detach().requires_grad_()
+        projected = model.project(leaf).float().unflatten(0, (clips, 2))
+        steps = gather - gather[:, :, :1]
+        loss = sequence_contrastive_loss(projected, steps, valid.to(device), temperature=0.1,
+                                         label_variance=10.0)  # fmt: skip
+    lap("loss")
+    loss.backward()
+    lap("backward of loss")
+    embeddings.backward(leaf.grad)
+    lap("backward of fuse (MTF)")
+    views.backward(entities.grad)
+    lap("backward of pool")
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+    optimiser.step()
+    lap("optimiser")
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
