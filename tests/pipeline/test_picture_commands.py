@@ -152,3 +152,38 @@ def test_frames_of_another_video_are_refused(work, change, message):
     changed = EmbeddedClip(**{**vars(clip), **change})
     with pytest.raises(FramesUnreachable, match=message):
         list(frames_below(work / "videos")(changed, range(20)))
+
+
+def test_report_evaluates_and_writes_the_page_beside_its_tables(work, tmp_path):
+    words = ["report", work / "run", "--out", tmp_path, "--jobs", 1, "--title", "Two clips"]
+    status, out = call(*words, "--root", work / "videos", "--projection", "tsne")
+    assert status == 0
+    assert f"report: {tmp_path / 'index.html'}" in out
+    page = (tmp_path / "index.html").read_text()
+    assert "<h1>Two clips</h1>" in page
+    assert "t-SNE, perplexity" in page
+    assert page.count('src="data:image/jpeg') > 10
+    assert (tmp_path / "results.csv").is_file()
+
+    before = (tmp_path / "index.html").read_bytes()
+    call(*words, "--root", work / "videos", "--projection", "tsne")
+    assert (tmp_path / "index.html").read_bytes() == before
+
+
+def test_report_tells_what_was_wrong_with_a_file_and_shows_the_others(work, tmp_path):
+    bad = tmp_path / "bad.h5"
+    bad.write_bytes(b"torn")
+    status, out = call("report", work / "run", bad, "--out", tmp_path / "out", "--root", tmp_path,
+                       "--jobs", 1)  # fmt: skip
+    assert status == 3
+    assert "problem: " in out
+    page = (tmp_path / "out/index.html").read_text()
+    assert "bad.h5" in page
+    assert "Without the frames of" in page
+
+
+def test_report_of_nothing_that_can_be_read_is_refused(tmp_path):
+    bad = tmp_path / "bad.h5"
+    bad.write_bytes(b"torn")
+    status, out = call("report", bad, "--out", tmp_path / "out", "--jobs", 1)
+    assert (status, "no embedding file to report on" in out) == (5, True)

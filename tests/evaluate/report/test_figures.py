@@ -122,7 +122,7 @@ def test_pca_finds_the_plane_and_its_sign_is_fixed():
     assert words == "PCA, 100 % of the variance"
 
 
-@pytest.mark.parametrize("shape", [(1, 3), (5, 1), (6, 4)])
+@pytest.mark.parametrize("shape", [(1, 3), (5, 1), (6, 4), (12, 1)])
 def test_small_and_constant_sets_are_projected_too(shape):
     for method in ("pca", "tsne"):
         points, _ = project(np.ones(shape, np.float32), method=method)

@@ -41,21 +41,30 @@ def project(
         method: "pca" or "tsne"; for t-SNE fewer than 8 frames are projected by PCA.
     """
     centred = frames.astype(np.float64) - frames.mean(axis=0, dtype=np.float64)
-    if method == "tsne" and len(frames) >= 8:
-        from sklearn.manifold import TSNE
-
-        perplexity = min(30.0, (len(frames) - 1) / 3)
-        model = TSNE(random_state=0, init="pca", perplexity=perplexity)
-        found = model.fit_transform(centred.astype(np.float32))
-        return np.asarray(found, np.float64), f"t-SNE, perplexity {perplexity:g}"
     values, directions = np.linalg.eigh(centred.T @ centred)
     top = directions[:, ::-1][:, :2]
     if top.shape[1] < 2:  # one channel
         top = np.hstack([top, np.zeros((len(top), 1))])
     top = top * np.sign(top[np.abs(top).argmax(axis=0), [0, 1]] + 1e-300)
+    points = centred @ top
+    if method == "tsne" and len(frames) >= 8:
+        return _tsne(centred, points)
     total = float(values.sum())
     share = float(values[::-1][:2].sum()) / total if total > 0 else 1.0
-    return centred @ top, f"PCA, {100 * share:.0f} % of the variance"
+    return points, f"PCA, {100 * share:.0f} % of the variance"
+
+
+def _tsne(
+    centred: NDArray[np.float64], start: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], str]:
+    """t-SNE from the principal components, scaled down as its authors' code does."""
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, (len(centred) - 1) / 3)
+    small = 1e-4 * start / (start[:, 0].std() or 1.0)
+    model = TSNE(random_state=0, init=small.astype(np.float32), perplexity=perplexity)
+    found = model.fit_transform(centred.astype(np.float32))
+    return np.asarray(found, np.float64), f"t-SNE, perplexity {perplexity:g}"
 
 
 def projection_article(group: Group, runs: Sequence[RunPage], config: ReportConfig) -> Html:
