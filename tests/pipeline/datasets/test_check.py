@@ -1,6 +1,12 @@
 """`check_dataset`: what is expected, what is found, coverage by split, action and phase."""
 
-from tokenreel.pipeline.datasets import check_dataset
+import logging
+import shutil
+
+import pytest
+
+from tests.pipeline.datasets.miniatures import MINIATURES
+from tokenreel.pipeline.datasets import check_dataset, load_dataset
 
 
 def test_a_folder_is_counted_by_split_action_and_phase(tmp_path):
@@ -27,3 +33,29 @@ def test_a_folder_is_counted_by_split_action_and_phase(tmp_path):
     assert "0 reach: 1.5s train, 2.0s val" in text
     assert "1 tilt: 0.0s train, 0.0s val" in text
     assert "groups with clips in train and in val: 1" in text
+    assert text.endswith("complete")
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_partial_data_is_loaded_and_says_how_partial(tmp_path, name, caplog):
+    MINIATURES[name](tmp_path)
+    whole = check_dataset(name, tmp_path, {})
+    assert [split.found for split in whole.splits] == [split.listed for split in whole.splits]
+    if name == "pouring":
+        (tmp_path / "pouring_val-0-of-1.tfrecord").unlink()
+    elif name == "penn_action":
+        shutil.rmtree(tmp_path / "frames" / "0001")
+    else:
+        sorted(tmp_path.rglob("*.mp4"))[0].unlink()
+
+    check = check_dataset(name, tmp_path, {})
+    with caplog.at_level(logging.WARNING):
+        manifest = load_dataset(name, tmp_path, {})
+
+    before = sum(split.found for split in whole.splits)
+    assert 0 < len(manifest.clips) == sum(split.found for split in check.splits) < before
+    assert not check.is_complete
+    assert check.state.startswith("partial (")
+    assert manifest.notes
+    assert all(f"{name}: {note}" in caplog.messages for note in manifest.notes)
+    assert all(f"note: {note}" in check.text() for note in manifest.notes)

@@ -84,6 +84,8 @@ def test_a_check_counts_records_and_writes_nothing(root):
         ("val", 14, 2),
     ]
     assert "pouring: 1 train, 2 val" in check.text()
+    assert not check.is_complete, "all that is listed, but not all that was published"
+    assert check.text().endswith("partial (1 of 70 train, 2 of 14 val): what is there can be used")
     assert sorted(root.iterdir()) == before
 
 

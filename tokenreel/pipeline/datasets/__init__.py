@@ -4,6 +4,7 @@
 set finds partial it says in the manifest's notes.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from tokenreel.pipeline.datasets.survey import Survey
 from tokenreel.pipeline.override import nearest
 
 __all__ = ["DATASETS", "SURVEYS", "check_dataset", "load_dataset"]
+
+log = logging.getLogger(__name__)
 
 DATASETS: dict[str, Callable[[Path, Mapping[str, str]], Manifest]] = {
     "finegym": finegym,
@@ -39,7 +42,7 @@ PACKED = ("penn_action", "pouring")  # they write videos of their frames; a chec
 
 
 def load_dataset(name: str, root: Path, options: Mapping[str, str]) -> Manifest:
-    """The manifest of a data set.
+    """The manifest of a data set; what was found partial or odd is logged.
 
     Args:
         name: a key of DATASETS.
@@ -49,7 +52,10 @@ def load_dataset(name: str, root: Path, options: Mapping[str, str]) -> Manifest:
     Raises:
         UsageError: an unknown data set, with the nearest name; a root that is not as expected.
     """
-    return DATASETS[_known(name)](root, options)
+    manifest = DATASETS[_known(name)](root, options)
+    for note in manifest.notes:
+        log.warning("%s: %s", name, note)
+    return manifest
 
 
 def check_dataset(name: str, root: Path, options: Mapping[str, str]) -> Check:

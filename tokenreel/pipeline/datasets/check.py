@@ -30,6 +30,11 @@ class Coverage:
     labelled: int
     labelled_seconds: float
 
+    @property
+    def expected(self) -> int:
+        """Clips of the complete split: those published, or listed where more are."""
+        return max(self.published or 0, self.listed)
+
 
 @dataclass(frozen=True)
 class Check:
@@ -56,8 +61,16 @@ class Check:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every clip that is listed was found."""
-        return all(split.found == split.listed for split in self.splits)
+        """Whether every clip that is listed was found, and as many as were published."""
+        return all(split.found >= split.expected for split in self.splits)
+
+    @property
+    def state(self) -> str:
+        """Say "complete", or how partial it is, in one line."""
+        if self.is_complete:
+            return "complete"
+        parts = ", ".join(f"{s.found} of {s.expected} {s.split}" for s in self.splits)
+        return f"partial ({parts}): what is there can be used"
 
     def text(self) -> str:
         """What the command prints."""
@@ -65,7 +78,7 @@ class Check:
         lines.append(f"{'split':6} {'published':>9} {'listed':>7} {'found':>7} {'labelled':>13}")
         for split in self.splits:
             published = "?" if split.published is None else str(split.published)
-            share = f" {split.found / split.listed:7.1%}" if split.listed else ""
+            share = f" {split.found / split.expected:7.1%}" if split.expected else ""
             lines.append(
                 f"{split.split:6} {published:>9} {split.listed:7} {split.found:7} "
                 f"{split.labelled:5} {split.labelled_seconds:6.0f}s{share}"
@@ -73,7 +86,7 @@ class Check:
         lines += ["", *self._actions(), ""]
         lines.append(f"groups with clips in train and in val: {len(self.shared)}")
         lines += [f"note: {note}" for note in self.notes]
-        lines.append("complete" if self.is_complete else "partial: what is there can be used")
+        lines.append(self.state)
         return "\n".join(lines)
 
     def _actions(self) -> list[str]:
