@@ -32,13 +32,14 @@ def write_store(
     actions: tuple[str, ...] = ("act",),
     labelled: bool = True,
     first_frames: int = 6,
+    architecture: str = "tiny",
 ) -> Path:
     """Clips train0, train1, ... and val0, ...; each has 3 frames more than the one before."""
     rng = np.random.default_rng(0)
     samples = {b: rng.standard_normal((4, 6, DIM)).astype(np.float32) for b in blocks}
     calibration = calibrate(codec, samples, grid=GRID)
     recipe = StoreRecipe(
-        architecture="tiny", weights_sha256="0" * 64, blocks=blocks, grid=GRID, dim=DIM,
+        architecture=architecture, weights_sha256="0" * 64, blocks=blocks, grid=GRID, dim=DIM,
         image_size=(64, 64), transform={"name": "t"}, frames={"policy": "all"},
         views=tuple({"name": "clean" if view == 0 else f"view{view}"} for view in range(views)),
         codec=codec_recipe(codec, calibration),

@@ -10,12 +10,11 @@ from tests.fuse.tiny import write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.evaluate.table import MEAN, Score
-from tokenreel.fuse.config import FuseConfig
 from tokenreel.pipeline import recipes
 from tokenreel.pipeline.ablation import plan_rows
 from tokenreel.pipeline.ablation_table import Row, format_ablation, values_of_rows
 from tokenreel.pipeline.cli.fuse import app
-from tokenreel.pipeline.recipes import Recipe
+from tokenreel.pipeline.recipes import Recipe, get_recipe
 from tokenreel.pipeline.training import run_name
 
 SMALL = [
@@ -60,7 +59,7 @@ def test_values_that_are_lists_are_parted_by_a_slash():
 
 
 def test_a_table_is_the_rows_of_its_recipes():
-    assert [row.recipe for row in plan_rows(["controls"])] == ["sample", "untrained", "frozen-mean"]
+    assert [row.recipe for row in plan_rows(["controls"])] == list(recipes.TABLES["controls"])
 
 
 @pytest.mark.parametrize(
@@ -80,18 +79,19 @@ def test_a_table_is_trained_evaluated_and_printed_and_again_at_once(store, tmp_p
     words = ["ablate", "controls", *SMALL[:1], *SMALL[1:], "--seeds", "2", "--store", store]
     out = call(*words, "--device", "cpu", status=0)
     lines = out.splitlines()
-    assert [line.split()[:2] for line in lines[1:4]] == [
-        ["1", "sample"], ["2", "untrained"], ["3", "frozen-mean"]
-    ]  # fmt: skip
+    names = list(recipes.TABLES["controls"])
+    assert [line.split()[:2] for line in lines[1:6]] == [
+        [str(number), name] for number, name in enumerate(names, 1)
+    ]
     assert "mean +- 2 std (ddof=0) over 2 seed(s)" in out
     assert "augmentation: none" in out
     with (tmp_path / "results/controls/ablation.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["seeds"] for row in rows} == {"2"}
-    assert {row["row"] for row in rows} == {"sample", "untrained", "frozen-mean"}
+    assert {row["row"] for row in rows} == set(names)
     made = sorted((tmp_path / "runs").glob("*/embeddings.h5"))
     times = [path.stat().st_mtime_ns for path in made]
-    assert len(made) == 6
+    assert len(made) == 2 * len(names)
 
     assert call(*words, "--device", "cpu") == out
     assert [path.stat().st_mtime_ns for path in made] == times
@@ -128,13 +128,20 @@ def test_a_row_takes_the_first_store_that_has_what_it_needs(store, tmp_path):
     assert {key: about["store_name"] for key, about in names.items()} == {"1": "s", "5": "other"}
 
 
-def test_a_recipe_about_another_backbone_is_refused_with_its_command(store, monkeypatch):
-    recipe = Recipe("tiny", FuseConfig(), backbone="resnet50")
+def test_a_row_takes_the_store_of_its_own_backbone_and_says_where_there_is_none(
+    store, tmp_path, monkeypatch
+):
+    recipe = Recipe("tiny", get_recipe("sample").fuse, label="ResNet", backbone="resnet50")
     monkeypatch.setitem(recipes.RECIPES, "resnet-row", lambda: recipe)
-    error = call("ablate", "resnet-row", "--store", store)
-    assert isinstance(error, UsageError)
-    assert "the store's backbone is tiny, this recipe is about resnet50" in str(error)
-    assert "`extract run tiny backbone=resnet50 --out STORE`" in str(error)
+    alone = ("ablate", "resnet-row", *SMALL, "--seeds", "1", "--store", store)
+    note = "ResNet: read from tiny (s); `extract run tiny backbone=resnet50 --out STORE`"
+    assert note in call(*alone, "--out", "alone")
+    assert note in (tmp_path / "alone/ablation.txt").read_text()
+    other = write_store(tmp_path / "other", architecture="resnet50.tv")
+    both = call(*alone, "--store", other, "--out", "both")
+    assert "read from" not in both
+    path = next((tmp_path / "both/runs").glob("*/embeddings.h5"))
+    assert read_embeddings(path).provenance["store_name"] == "other"
 
 
 def test_an_unknown_field_ends_with_the_nearest(store):

@@ -6,16 +6,18 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.reader import Store
 from tokenreel.fuse.config import FuseConfig
 
-__all__ = ["blocks_of", "class_offsets", "require_store", "uses_cls", "uses_tokens"]
+__all__ = ["blocks_of", "class_offsets", "for_store", "require_store", "uses_cls", "uses_tokens"]
 
 
 def blocks_of(config: FuseConfig, store: Store) -> tuple[int, ...]:
     """The blocks whose tokens a config uses, those of the store by default.
 
+    A negative one counts from the last of the store: -1 is the last.
+
     Raises:
         UsageError: the store lacks one.
     """
-    wanted = config.pooling.blocks or store.recipe.blocks
+    wanted = for_store(config, store).pooling.blocks or store.recipe.blocks
     missing = set(wanted) - set(store.recipe.blocks)
     if missing:
         raise UsageError(
@@ -25,6 +27,16 @@ def blocks_of(config: FuseConfig, store: Store) -> tuple[int, ...]:
             "--out STORE` makes one that does, or set pooling.blocks"
         )
     return tuple(sorted(wanted))
+
+
+def for_store(config: FuseConfig, store: Store) -> FuseConfig:
+    """The config with the blocks of a store by number, where it counts from the last."""
+    kept, words = store.recipe.blocks, config.pooling.blocks or ()
+    if min(words, default=0) >= 0:
+        return config
+    blocks = tuple(kept[block] if -len(kept) <= block < 0 else block for block in words)
+    pooling = config.pooling.model_copy(update={"blocks": blocks})
+    return config.model_copy(update={"pooling": pooling})
 
 
 def _extract(store: Store) -> str:

@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from tokenreel.fuse.epochs import Sampling
 from tokenreel.fuse.folder import RunFolder, describe_run
 from tokenreel.fuse.lockstep import fit
 from tokenreel.fuse.memory import run_bytes, split_by_memory
-from tokenreel.fuse.needs import require_store
+from tokenreel.fuse.needs import for_store, require_store
 from tokenreel.fuse.placement import available_memory_bytes
 from tokenreel.fuse.run import Run
 from tokenreel.fuse.source import TokenSource
@@ -114,6 +114,7 @@ def train_together(
         raise ValueError("two runs in one folder: give each its own")
     where = find_device(device)
     stores = {path: open_store(path) for path in dict.fromkeys(job.store for job in jobs)}
+    jobs = [replace(job, config=for_store(job.config, stores[job.store])) for job in jobs]
     errors: dict[Path, TokenReelError] = {}
     with ExitStack() as stack:
         world = stack.enter_context(world_from_torchrun(where))

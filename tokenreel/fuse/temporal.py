@@ -131,7 +131,9 @@ class TemporalFusion(nn.Module):
         if self.config.entity_ids == "pool":
             entities = torch.cat([entities, ids], dim=-1)
         x: Tensor = self.enter(self.fc(entities.flatten(0, 2)).unflatten(0, entities.shape[:3]))
-        x = self.dropout(x + positions.to(x)[:, None])
+        if self.config.layers:  # positions are for the attention: without it they are a clock
+            x = x + positions.to(x)[:, None]
+        x = self.dropout(x)
         if self.config.entity_ids == "encoder":
             x = torch.cat([x, ids.to(x)], dim=-1)
         return x

@@ -128,7 +128,8 @@ def ablate(
     if int(os.environ.get("RANK", "0")) > 0:  # of torchrun; the first process evaluates
         return AblationReport("", folder, tuple(problems))
     owners = {job.out.name: row for row, job in jobs}
-    text, left = _evaluate(rows, owners, results, folder, progress=progress)
+    notes = _substitutes(jobs)
+    text, left = _evaluate(rows, owners, results, folder, notes, progress=progress)
     return AblationReport(text, folder, (*problems, *left))
 
 
@@ -155,18 +156,16 @@ def _plan_jobs(
 
 
 def _store_for(row: Row, stores: Mapping[Path, Store]) -> Path:
-    """The first store that has what a row needs."""
+    """The first store that has what a row needs; one of the row's own backbone before others."""
     recipe = get_recipe(row.recipe)
     candidates = dict(stores)
     if not candidates:
         path = find_store(recipe.dataset)
         candidates = {path: open_store(path)}
     reasons = []
-    for path, store in candidates.items():
-        job = make_job(row.recipe, row.words, store=path)
+    for path in sorted(candidates, key=lambda path: not recipe.is_about(candidates[path].recipe)):
         try:
-            require_store(job.config, store)
-            recipe.require_backbone(store.recipe.architecture)
+            require_store(make_job(row.recipe, row.words, store=path).config, candidates[path])
         except UsageError as error:
             reasons.append(str(error))
             continue
@@ -174,11 +173,27 @@ def _store_for(row: Row, stores: Mapping[Path, Store]) -> Path:
     raise UsageError("; ".join(reasons))
 
 
+def _substitutes(jobs: Sequence[tuple[Row, Job]]) -> list[str]:
+    """A sentence for each row that reads another backbone than the published row is about."""
+    notes: dict[str, None] = {}
+    for row, job in jobs:
+        recipe, store = get_recipe(row.recipe), open_store(job.store)
+        if not recipe.is_about(store.recipe):
+            notes[
+                f"{row.label}: read from {store.recipe.architecture} ({store.path.name}); "
+                f"`extract run {store.made_with.get('dataset') or recipe.dataset} "
+                f"backbone={recipe.backbone} --out STORE` and a further --store STORE give the "
+                "published row's backbone"
+            ] = None
+    return list(notes)
+
+
 def _evaluate(
     rows: Sequence[Row],
     owners: Mapping[str, Row],
     results: Sequence[RunResult],
     folder: Path,
+    notes: Sequence[str],
     *,
     progress: bool,
 ) -> tuple[str, list[str]]:
@@ -189,7 +204,7 @@ def _evaluate(
         progress=progress,
     )  # fmt: skip
     values, missing = values_of_rows(report.scores, owners)
-    text = format_ablation(rows, values, report.scores)
+    text = "\n".join([format_ablation(rows, values, report.scores), *notes])
     make_directory(folder)
     write_whole(folder / "ablation.csv", ablation_csv(rows, values).encode())
     write_whole(folder / "ablation.txt", f"{text}\n".encode())

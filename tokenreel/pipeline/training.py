@@ -63,6 +63,7 @@ def make_job(
     """
     chosen = get_recipe(name)
     config = apply_overrides(chosen.fuse, words, root="fuse")
+    chosen.require_words(name, config)
     changes = [word for word in words if not word.startswith("seed=")]
     return Job(
         config,

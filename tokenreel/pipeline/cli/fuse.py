@@ -1,6 +1,5 @@
 """`fuse train | embed | attend | ablate`: phase 2, token store to embeddings."""
 
-from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated
 
@@ -113,10 +112,13 @@ def attend(
 @app.command()
 def recipes() -> None:
     """List the recipes: what each is, what it costs, what was published."""
-    from tokenreel.pipeline.recipes import RECIPES
+    from tokenreel.pipeline.recipes import RECIPES, TABLES, describe
 
     for name, make in RECIPES.items():
-        say(f"{name}\n    " + "\n    ".join(cleandoc(make.__doc__ or "").splitlines()))
+        say(describe(name, make))
+    say("tables, for `fuse ablate`:")
+    for name, rows in TABLES.items():
+        say(f"    {name}: {', '.join(rows)}")
 
 
 def main() -> None:

@@ -1,27 +1,58 @@
-"""Experiments as functions: each returns a recipe, its docstring has command, cost and number."""
+"""Experiments as functions: each row of the papers' frame-level tables is one recipe name."""
 
 from collections.abc import Callable
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.pipeline.override import nearest
 from tokenreel.pipeline.recipes import mvformer, sample
-from tokenreel.pipeline.recipes.base import Recipe
+from tokenreel.pipeline.recipes.base import Recipe, describe
+from tokenreel.pipeline.recipes.baselines import BASELINES
+from tokenreel.pipeline.recipes.carl import CARL, CARL_TABLES
 
-__all__ = ["RECIPES", "TABLES", "Recipe", "get_recipe"]
+__all__ = ["RECIPES", "TABLES", "Recipe", "describe", "get_recipe"]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "sample": sample.sample,
     "untrained": sample.untrained,
     "frozen-mean": sample.frozen_mean,
+    "frozen-max": sample.frozen_max,
+    "frozen-cls": sample.frozen_cls,
+    "folder": sample.folder,
     "mvformer-penn": mvformer.penn,
     "mvformer-pouring": mvformer.pouring,
     "mvformer-finegym": mvformer.finegym,
-    "folder": sample.folder,
+    "mvformer-finegym288": mvformer.finegym288,
+    "mvformer-kinetics400": mvformer.kinetics400,
+    "mvformer-penn-finetuned": mvformer.penn_finetuned,
+    **mvformer.TABLE4,
+    **CARL,
+    **BASELINES,
 }
 
 TABLES: dict[str, tuple[str, ...]] = {
-    "controls": ("sample", "untrained", "frozen-mean"),
-}
+    "controls": ("sample", "untrained", "frozen-mean", "frozen-max", "frozen-cls"),
+    "mvformer-table1": (
+        "sal-penn", "tcn-penn", "carl-penn", "vsp-penn", "mvformer-penn",
+        "sal-finegym", "tcn-finegym", "carl-finegym", "vsp-finegym", "mvformer-finegym",
+    ),
+    "mvformer-table2": (
+        "sal-pouring", "tcn-pouring", "carl-pouring", "vsp-pouring", "mvformer-pouring",
+    ),
+    "mvformer-table3": ("carl-penn", "vsp-penn", "mvformer-penn", "mvformer-penn-finetuned"),
+    "mvformer-table4": tuple(mvformer.TABLE4),
+    "mvformer-table5": (
+        "tcc-penn", "lav-penn", "gta-penn", "sal-penn", "tcn-penn", "carl-penn", "vsp-penn",
+        "mvformer-penn", "mvformer-penn-finetuned",
+    ),
+    "carl-table1": (
+        "tcc-penn", "lav-penn", "gta-penn", "sal-penn", "tcn-penn", "carl-penn",
+    ),
+    "carl-table3": (
+        "tcn-finegym", "sal-finegym", "tcc-finegym", "gta-finegym", "carl-finegym",
+    ),
+    "carl-table4": ("tcn-pouring", "tcc-pouring", "lav-pouring", "carl-pouring"),
+    **CARL_TABLES,
+}  # fmt: skip
 
 
 def get_recipe(name: str) -> Recipe:
@@ -32,6 +63,7 @@ def get_recipe(name: str) -> Recipe:
     """
     if name not in RECIPES:
         raise UsageError(
-            f"no recipe {name!r}{nearest(name, RECIPES)} (there is: {', '.join(RECIPES)})"
+            f"no recipe {name!r}{nearest(name, RECIPES)} (`fuse recipes` lists all "
+            f"{len(RECIPES)}: {', '.join(RECIPES)})"
         )
     return RECIPES[name]()

@@ -9,16 +9,13 @@ from tokenreel.fuse.config import (
 )
 from tokenreel.pipeline.recipes.base import Recipe
 
-__all__ = ["folder", "frozen_mean", "sample", "untrained"]
+__all__ = ["folder", "frozen_cls", "frozen_max", "frozen_mean", "sample", "untrained"]
 
 EVALUATE = {"tau_stride": 2, "retrieval_stride": 2}
 
 
 def sample() -> Recipe:
-    """MV-Former, small, on the sample.
-
-    Command: `fuse train sample seed=0`.  Cost: under a minute on 2 cores.
-    """
+    """MV-Former, small, on the sample: under a minute on 2 cores."""
     return Recipe(
         dataset="sample",
         fuse=FuseConfig(
@@ -40,27 +37,33 @@ def sample() -> Recipe:
 
 
 def untrained() -> Recipe:
-    """A control: the model of `sample` with its first weights.
-
-    Command: `fuse train untrained seed=0`.  Cost: seconds.
-    """
+    """A control: the model of `sample` with its first weights."""
     trained = sample()
     optim = trained.fuse.optim.model_copy(update={"epochs": 0})
     return Recipe("sample", trained.fuse.model_copy(update={"optim": optim}), EVALUATE)
 
 
 def frozen_mean() -> Recipe:
-    """A control: the frozen tokens of a frame, averaged, standardised; nothing learned.
+    """A control: the frozen tokens of a frame, averaged, standardised; nothing learned."""
+    return _frozen("mean")
 
-    Command: `fuse train frozen-mean`.  Cost: seconds.
-    """
-    fuse = FuseConfig(model="frozen", pooling=PoolingConfig(kind="mean"))
+
+def frozen_max() -> Recipe:
+    """A control: the largest value of each channel over a frame's frozen tokens, standardised."""
+    return _frozen("max")
+
+
+def frozen_cls() -> Recipe:
+    """A control: the frozen CLS of a frame, standardised."""
+    return _frozen("cls")
+
+
+def _frozen(kind: str) -> Recipe:
+    pooling = PoolingConfig.model_validate({"kind": kind})
+    fuse = FuseConfig(model="frozen", pooling=pooling)
     return Recipe("sample", fuse, EVALUATE)
 
 
 def folder() -> Recipe:
-    """The model of `sample`, on the store of a folder of videos.
-
-    Command: `fuse train folder --store STORE`.  Cost: with the number of clips.
-    """
+    """The model of `sample`, on the store of a folder of videos."""
     return Recipe("folder", sample().fuse, EVALUATE)

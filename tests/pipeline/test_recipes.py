@@ -1,0 +1,80 @@
+"""Recipes: each name makes a valid config, says what it is, and matches the paper's rows."""
+
+import pytest
+
+from tests.fuse.tiny import write_store
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.reader import open_store
+from tokenreel.evaluate.config import EvaluateConfig, resolve
+from tokenreel.fuse.model import build_model
+from tokenreel.fuse.needs import blocks_of, for_store
+from tokenreel.pipeline.recipes import RECIPES, TABLES, describe, get_recipe
+from tokenreel.pipeline.training import make_job
+
+PAPERS = [name for name in RECIPES if get_recipe(name).source]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_command_cost_and_whether_it_is_exact(name):
+    text = describe(name, RECIPES[name])
+    for word in (f"command: fuse train {name}", "cost: "):
+        assert word in text
+    assert any(word in text for word in ("exact", "variant", "control"))
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_papers_recipe_names_its_table_and_published_number(name):
+    recipe = get_recipe(name)
+    assert "Table" in recipe.source
+    assert recipe.published
+    for task, (value, _) in recipe.published.items():
+        limit = 1 if task in ("progression", "tau") else 100
+        assert 0 < value <= limit, (task, value)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_a_recipe_tells_phase_3_is_understood_there(name):
+    assert resolve(EvaluateConfig(), get_recipe(name).evaluate)
+
+
+def test_tables_are_of_recipes_and_table_4_has_its_15_rows_in_order():
+    assert {row for rows in TABLES.values() for row in rows} <= set(RECIPES)
+    rows = [get_recipe(name) for name in TABLES["mvformer-table4"]]
+    assert [row.source for row in rows] == [f"MV-Former, Table 4 row {i}" for i in range(1, 16)]
+    kinds = [row.fuse.pooling.kind for row in rows]
+    assert kinds == ["max", *["lstp"] * 3, "max", "mean", "cls", *["lstp"] * 3,
+                     *["fixed_width"] * 2, *["lstp"] * 3]  # fmt: skip
+    assert [row.fuse.pooling.num_entities for row in rows if row.fuse.pooling.kind == "lstp"] == [
+        1, 3, 5, 1, 3, 5, 1, 3, 5,
+    ]  # fmt: skip
+    assert rows[13].fuse == get_recipe("mvformer-penn").fuse
+    assert rows[13].published == get_recipe("mvformer-penn").published
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "count"),
+    [
+        ("mvformer-penn", 3 * 768, 4_768_640),
+        ("mvformer-finegym", 3 * 768, 7_569_024),
+        ("mvformer-pouring", 768, 3_588_992),
+        ("carl-penn", 2048, 3_847_296),
+    ],
+)
+def test_the_models_have_the_published_number_of_parameters(name, dim, count):
+    model = build_model(get_recipe(name).fuse, dim=dim, cls_dim=dim)
+    head = {id(p) for p in model.projection.parameters()}
+    assert sum(p.numel() for p in model.parameters() if id(p) not in head) == count
+
+
+def test_the_last_block_is_the_stores_last(tmp_path):
+    store = open_store(write_store(tmp_path / "s", blocks=(1, 5)))
+    config = get_recipe("mvformer-table4-9").fuse
+    assert blocks_of(config, store) == (5,)
+    assert for_store(config, store).pooling.blocks == (5,)
+
+
+def test_a_run_that_goes_on_from_another_asks_for_it(tmp_path):
+    with pytest.raises(UsageError, match="type `fuse train mvformer-penn-finetuned init=RUN`"):
+        make_job("mvformer-penn-finetuned", [], store=tmp_path)
+    job = make_job("mvformer-penn-finetuned", ["init=runs/x"], store=tmp_path)
+    assert job.config.init == "runs/x"

@@ -1,0 +1,180 @@
+"""CARL and the ablations of its paper, on frozen features: Tables 1 to 11 and 13.
+
+The paper trains the last stage of its ResNet-50 with the rest; a store's backbone is frozen, as in
+the row 'None' of its Table 7.  Table 5's "ResNet-50+C3D" convolves maps over time and is not here;
+nor are the rows of Table 7 that train the backbone, and Table 12 (localisation on ActivityNet).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.loss_config import CrossEntropyConfig, SclConfig, TccConfig, TcnConfig
+from tokenreel.pipeline.override import apply_overrides
+from tokenreel.pipeline.recipes.base import Published, Recipe, percent
+from tokenreel.pipeline.recipes.parts import (
+    FINEGYM_PROTOCOL,
+    FROZEN,
+    PENN_PROTOCOL,
+    POURING_PROTOCOL,
+    RESNET,
+    SAME_VIEW,
+    late_fusion,
+)
+
+__all__ = ["CARL", "CARL_TABLES"]
+
+Maker = Callable[[], Recipe]
+OURS: Published = {
+    **percent(93.07, 0.918, 0.985, 92.28), "ap@10": (92.10, None), "ap@15": (91.82, None),
+}  # fmt: skip
+
+
+def penn() -> Recipe:
+    """CARL on Penn Action."""
+    return _carl("penn_action", late_fusion(), "CARL", OURS, "Tables 1, 2, 5 to 9 and 13")
+
+
+def pouring() -> Recipe:
+    """CARL on Pouring; the released configuration has two transformer blocks here."""
+    fuse = late_fusion(num_frames=240, layers=2)
+    return _carl("pouring", fuse, "CARL", percent(93.73, 0.935, 0.992), "Table 4")
+
+
+def _finegym() -> FuseConfig:
+    return late_fusion(num_frames=240, sampling="official_finegym", embed_frames=6000)
+
+
+def finegym() -> Recipe:
+    """CARL on FineGym99; the number is of the paper's SGD probe."""
+    return _carl("finegym", _finegym(), "CARL", percent(41.75), "Tables 3, 10 and 11, FineGym99")
+
+
+def finegym288() -> Recipe:
+    """CARL on FineGym288: a store of `extract run finegym classes=288`."""
+    return _carl("finegym", _finegym(), "CARL", percent(35.23), "Table 3, FineGym288")
+
+
+def _carl(
+    dataset: str, fuse: FuseConfig, label: str, published: Published, source: str, *,
+    differs: str = FROZEN,
+) -> Recipe:  # fmt: skip
+    protocols: dict[str, dict[str, Any]] = {
+        "penn_action": PENN_PROTOCOL, "pouring": POURING_PROTOCOL, "finegym": FINEGYM_PROTOCOL,
+    }  # fmt: skip
+    return Recipe(
+        dataset, fuse, protocols[dataset], label, published, RESNET, f"CARL, {source}", "variant",
+        differs,
+    )  # fmt: skip
+
+
+def _change(
+    base: Maker, table: int, label: str, words: tuple[str, ...], published: Published,
+    *, differs: str = FROZEN,
+) -> Maker:  # fmt: skip
+    def make() -> Recipe:
+        recipe = base()
+        fuse = apply_overrides(recipe.fuse, words, root="fuse")
+        return _carl(recipe.dataset, fuse, label, published, f"Table {table}", differs=differs)
+
+    make.__doc__ = f"An ablation of CARL: {label}."
+    return make
+
+
+def _with_loss(label: str, loss: Any, published: Published, *, words: tuple[str, ...]) -> Maker:
+    def make() -> Recipe:
+        fuse = apply_overrides(late_fusion(), words, root="fuse")
+        fuse = FuseConfig.model_validate(fuse.model_dump() | {"loss": loss.model_dump()})
+        return _carl("penn_action", fuse, label, published, "Table 8")
+
+    make.__doc__ = f"CARL's encoder under another loss: {label}."
+    return make
+
+
+def _contrastive() -> Recipe:
+    """The contrastive baseline: only the frame of the other view nearest in time is a positive."""
+    loss = SclConfig(label_variance=1e-3, label_mode="stable")
+    fuse = late_fusion().model_copy(update={"loss": loss})
+    return _carl("penn_action", fuse, "contrastive baseline", percent(88.05, 0.898, 0.891),
+                 "Table 13")  # fmt: skip
+
+
+def _supervised() -> Recipe:
+    """The supervised row of Table 11, with the backbone frozen."""
+    fuse = _finegym().model_copy(update={"loss": CrossEntropyConfig()})
+    differs = f"the paper trains all layers of the backbone on labels; {SAME_VIEW}"
+    return _carl("finegym", fuse, "supervised", percent(60.37), "Table 11", differs=differs)
+
+
+def _scl(variance: float, temperature: float) -> tuple[str, ...]:
+    return (f"loss.label_variance={variance}", f"loss.temperature={temperature}")
+
+
+CARL: dict[str, Maker] = {
+    "carl-penn": penn,
+    "carl-pouring": pouring,
+    "carl-finegym": finegym,
+    "carl-finegym288": finegym288,
+    "carl-table5-resnet": _change(
+        penn, 5, "ResNet-50 only", ("temporal.layers=0",), percent(68.63, 0.296, 0.440)
+    ),
+    "carl-table6-1": _change(
+        penn, 6, "1 layer", ("temporal.layers=1",), percent(92.15, 0.909, 0.985)
+    ),
+    "carl-table6-2": _change(
+        penn, 6, "2 layers", ("temporal.layers=2",), percent(92.61, 0.913, 0.990)
+    ),
+    "carl-table6-4": _change(
+        penn, 6, "4 layers", ("temporal.layers=4",), percent(92.81, 0.910, 0.990)
+    ),
+    "carl-table7-none": _change(
+        penn, 7, "no block of the backbone trained", (), percent(90.63, 0.907, 0.994),
+        differs=SAME_VIEW,
+    ),
+    "carl-table8-tcn": _with_loss(
+        "TCN", TcnConfig(), percent(86.31, 0.898, 0.832), words=("data.sampling=uniform",)
+    ),
+    "carl-table8-tcc": _with_loss(
+        "TCC", TccConfig(), percent(86.35, 0.899, 0.980),
+        words=("data.sampling=uniform", "temporal.l2_normalise=false"),
+    ),
+    "carl-table9-variance1": _change(
+        penn, 9, "tau 0.1, sigma^2 1", _scl(1, 0.1), percent(92.95, 0.903, 0.963)
+    ),
+    "carl-table9-variance25": _change(
+        penn, 9, "tau 0.1, sigma^2 25", _scl(25, 0.1), percent(92.03, 0.922, 0.993)
+    ),
+    "carl-table9-tau1": _change(
+        penn, 9, "tau 1.0, sigma^2 10", _scl(10, 1.0), percent(91.57, 0.889, 0.993)
+    ),
+    "carl-table9-tau0.3": _change(
+        penn, 9, "tau 0.3, sigma^2 10", _scl(10, 0.3), percent(92.13, 0.903, 0.992)
+    ),
+    "carl-table10-alpha1": _change(finegym, 10, "alpha 1", ("data.alpha=1",), percent(36.72)),
+    "carl-table10-beta0": _change(finegym, 10, "beta 0", ("data.beta=0",), percent(38.15)),
+    "carl-table10-beta50": _change(finegym, 10, "beta 50", ("data.beta=0.5",), percent(39.14)),
+    "carl-table10-beta80": _change(finegym, 10, "beta 80", ("data.beta=0.8",), percent(37.94)),
+    "carl-table10-beta100": _change(finegym, 10, "beta 100", ("data.beta=1",), percent(35.53)),
+    "carl-table11-80": _change(
+        finegym, 11, "80 frames", ("data.num_frames=80",), percent(34.02)
+    ),
+    "carl-table11-160": _change(
+        finegym, 11, "160 frames", ("data.num_frames=160",), percent(38.06)
+    ),
+    "carl-table11-480": _change(
+        finegym, 11, "480 frames", ("data.num_frames=480",), percent(39.45)
+    ),
+    "carl-table11-supervised": _supervised,
+    "carl-table13-contrastive": _contrastive,
+}  # fmt: skip
+
+
+def _rows(table: int, first: str) -> tuple[str, ...]:
+    """The rows of a table: what it changes, and CARL itself."""
+    return (*(name for name in CARL if name.startswith(f"carl-table{table}-")), first)
+
+
+CARL_TABLES: dict[str, tuple[str, ...]] = {
+    f"carl-table{table}": _rows(table, "carl-finegym" if table in (10, 11) else "carl-penn")
+    for table in (5, 6, 7, 8, 9, 10, 11, 13)
+}

@@ -1,0 +1,80 @@
+"""What the recipes of several papers share: data sets, models and protocols."""
+
+from tokenreel.fuse.config import (
+    DataConfig,
+    FuseConfig,
+    OptimConfig,
+    PoolingConfig,
+    TemporalConfig,
+)
+from tokenreel.fuse.loss_config import SclConfig
+
+__all__ = [
+    "FINEGYM_PROTOCOL",
+    "FROZEN",
+    "LAST",
+    "PENN_PROTOCOL",
+    "POURING_PROTOCOL",
+    "RESNET",
+    "SAME_VIEW",
+    "late_fusion",
+    "mvformer",
+]
+
+PENN_PROTOCOL = {"tau_stride": 2, "retrieval_stride": 2}
+POURING_PROTOCOL = {"tau_stride": 5, "retrieval_stride": 5, "fractions": (0.1, 0.5, 1.0)}
+FINEGYM_PROTOCOL = {"protocol": "finegym"}
+
+RESNET = "resnet50"
+LAST = (-1,)  # the last block of the store
+SAME_VIEW = (
+    "the paper draws new pixel augmentations at every step; a store has the clean view, and as "
+    "many fixed augmented ones as it was extracted with"
+)
+FROZEN = f"the paper trains the last stage of the backbone, which is frozen here; {SAME_VIEW}"
+
+
+def mvformer(
+    *,
+    num_frames: int = 80,
+    batch_clips: int = 4,
+    epochs: int = 500,
+    pooling: PoolingConfig,
+    output: str = "one",
+    capacity: int = 2,
+    embedding: int = 128,
+    sampling: str = "official",
+    embed_frames: int = 1000,
+) -> FuseConfig:
+    """MV-Former as released: `capacity` widens the two layers before fusion (256 times it)."""
+    return FuseConfig(
+        data=DataConfig.model_validate(
+            {"num_frames": num_frames, "batch_clips": batch_clips, "sampling": sampling}
+        ),
+        pooling=pooling,
+        temporal=TemporalConfig.model_validate(
+            {"fc_width": 256 * capacity, "embedding": embedding, "output": output}
+        ),
+        loss=SclConfig(),
+        optim=OptimConfig(epochs=epochs),
+        embed_frames=embed_frames,
+    )
+
+
+def late_fusion(
+    *,
+    num_frames: int = 80,
+    epochs: int = 300,
+    layers: int = 3,
+    pool: str = "max",
+    sampling: str = "official",
+    embed_frames: int = 1000,
+) -> FuseConfig:
+    """CARL's frame-level encoder: one vector a frame, two layers, a transformer."""
+    return FuseConfig(
+        data=DataConfig.model_validate({"num_frames": num_frames, "sampling": sampling}),
+        pooling=PoolingConfig.model_validate({"kind": pool, "blocks": LAST}),
+        temporal=TemporalConfig(layers=layers),
+        optim=OptimConfig(epochs=epochs),
+        embed_frames=embed_frames,
+    )
