@@ -66,23 +66,22 @@ def test_every_loss_has_a_case():
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_loss_goes_down_and_reaches_every_weight(two_actions, name):
+def test_every_loss_fits_a_batch_and_reaches_every_weight(two_actions, name):
     config = tiny_config(loss=CONFIGS[name])
     _, model, _, stream = prepare(two_actions, config)
+    _, batch = next(stream)
+    stream.close()
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     losses = []
-    for (_, batch), number in zip(stream, range(40), strict=False):
-        loss = batch_loss(model, batch, config, rng=np.random.default_rng(number))
+    for _ in range(30):
+        loss = batch_loss(model, batch, config, rng=np.random.default_rng(0))
         optimiser.zero_grad()
         loss.backward()
-        if number == 0:
-            untouched = [n for n, p in model.named_parameters() if p.grad is None]
-            assert untouched == []
+        assert [n for n, p in model.named_parameters() if p.grad is None] == []
         optimiser.step()
         losses.append(loss.item())
-    stream.close()
 
-    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
 @pytest.mark.parametrize("dynamic", ["separate", "first", "average"])

@@ -40,6 +40,7 @@ class Batch:
         num_frames: int64 (B,): frames of each clip.
         actions: the B actions, "" where unknown.
         own: which of the B clips are this process's.
+        grid: rows and columns of the tokens.
     """
 
     clip_ids: tuple[str, ...]
@@ -51,6 +52,7 @@ class Batch:
     num_frames: Tensor
     actions: tuple[str, ...]
     own: slice
+    grid: tuple[int, int]
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
@@ -60,7 +62,7 @@ class Batch:
         )
         return Batch(
             self.clip_ids, self.frames.to(device), gather, steps, valid, labels, num_frames,
-            self.actions, self.own,
+            self.actions, self.own, self.grid,
         )  # fmt: skip
 
 
@@ -137,6 +139,7 @@ def make_batch(
         num_frames=torch.tensor([record.num_frames for record in chosen]),
         actions=tuple(record.action for record in chosen),
         own=own,
+        grid=source.grid,
     )
 
 

@@ -43,17 +43,11 @@ class DataConfig(_Frozen):
 
 
 class AugmentConfig(_Frozen):
-    """How the two views of a clip differ beyond their frames; each change holds for a whole view.
+    """What is done to cached tokens in training, alike in all frames of a view.
 
-    Pixels can change only when a store is extracted: its augmented views.  Tokens can change here,
-    which is a variant of the papers' augmentation.
+    A variant of the papers' augmentation, which changes pixels: that is what stored views are for.
     """
 
-    views: Literal["clean", "clean+augmented", "augmented"] = Field(
-        default="clean",
-        description="views of the store that a pair is drawn from: the clean one twice, it and an "
-        "augmented one, or two augmented ones, different where there are two",
-    )
     crop: float = Field(
         default=1.0, gt=0, le=1, description="least share of the tokens in the rectangle of a view"
     )
@@ -76,16 +70,14 @@ class AugmentConfig(_Frozen):
 
         >>> AugmentConfig().describe()
         'none'
-        >>> AugmentConfig(views="augmented", crop=0.4, noise=0.1).describe()
-        'store views: augmented; tokens: crop 0.4, noise 0.1'
+        >>> AugmentConfig(crop=0.4, flip=True, noise=0.1).describe()
+        'of tokens: crop 0.4, flip, noise 0.1'
         """
-        tokens = [f"crop {self.crop:g}"] if self.crop < 1 else []
-        tokens += ["flip"] if self.flip else []
-        tokens += [f"{name} {value:g}" for name in ("dropout", "noise")
-                   if (value := getattr(self, name))]  # fmt: skip
-        parts = [] if self.views == "clean" else [f"store views: {self.views}"]
-        parts += [f"tokens: {', '.join(tokens)}"] if tokens else []
-        return "; ".join(parts) or "none"
+        parts = [f"crop {self.crop:g}"] if self.crop < 1 else []
+        parts += ["flip"] if self.flip else []
+        parts += [f"dropout {self.dropout:g}"] if self.dropout else []
+        parts += [f"noise {self.noise:g}"] if self.noise else []
+        return f"of tokens: {', '.join(parts)}" if parts else "none"
 
 
 class PoolingConfig(_Frozen):

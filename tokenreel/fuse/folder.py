@@ -58,9 +58,11 @@ def describe_run(config: FuseConfig, store: Store, provenance: Mapping[str, Any]
 
 def _augmentation(config: FuseConfig, store: Store) -> str:
     """What was changed in the frames that a run trained on, in a few words for the tables."""
+    tokens = config.augment.describe()
     if config.data.views == "clean":
-        return "none"
-    return f"{store.recipe.num_views - 1} stored view(s) and the clean one"
+        return tokens
+    stored = f"{store.recipe.num_views - 1} stored view(s) and the clean one"
+    return stored if tokens == "none" else f"{stored}; {tokens}"
 
 
 def describe_store(store: Store) -> dict[str, Any]:

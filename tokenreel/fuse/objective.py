@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenreel.fuse.augment import ViewTokens, augment_views
 from tokenreel.fuse.batches import Batch
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.distributed import ALONE, World, gather_clips
@@ -38,14 +39,18 @@ def batch_loss(
         model: pools and fuses the own clips.
         batch: the step.
         config: of the run.
-        rng: where a loss draws from, the same in every process.
+        rng: where augmentation and loss draw from, the same in every process.
         world: the processes that share the batch.
     """
     device = batch.gather.device
+    seed = int(rng.integers(2**63))  # drawn in every process, by every config
     precision = precision_of(config.optim.precision, device)
     with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        tokens = batch.frames.tokens_for(config)
-        views = model.pool_views(tokens, batch.frames.cls, batch.gather)
+        seen = ViewTokens(batch.frames.tokens_for(config), batch.frames.cls, batch.gather)
+        if model.training and config.augment.changes_tokens:
+            clips = batch.clip_ids[batch.own]
+            seen = augment_views(seen, config.augment, grid=batch.grid, clip_ids=clips, seed=seed)
+        views = model.pool_views(seen.tokens, seen.cls, seen.gather, seen.hidden)
         embeddings = model.project(model.fuse(views, batch.valid[batch.own].flatten(0, 1)))
     embeddings = embeddings.float().unflatten(0, batch.gather.shape[:2])
     inputs = LossInput(

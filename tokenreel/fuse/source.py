@@ -79,6 +79,15 @@ class TokenSource:
         return np.where(labels < 0, -1, labels + self._first_class[record.action])
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokens of a frame, as the codec stores them."""
+        recipe = self.store.recipe
+        num_tokens, dim, grid = recipe.num_tokens, recipe.dim, recipe.grid
+        for step in self.store.codec.reducers:
+            num_tokens, dim, grid = step.shape(num_tokens, dim, grid)
+        return grid
+
+    @property
     def cls_dim(self) -> int:
         """Channels of a CLS vector."""
         return self.store.recipe.dim
