@@ -12,6 +12,7 @@ from pathlib import Path
 from tokenreel.evaluate.config import EvaluateConfig
 from tokenreel.evaluate.report.config import ReportConfig
 from tokenreel.evaluate.suite import evaluate_files
+from tokenreel.pipeline.attention import attend_clips
 from tokenreel.pipeline.cli.console import say
 from tokenreel.pipeline.extraction import extract_dataset
 from tokenreel.pipeline.reporting import report_scores
@@ -21,6 +22,7 @@ from tokenreel.pipeline.training import train_recipe
 __all__ = ["SEEDS", "run_demo"]
 
 SEEDS = (0, 1, 2)
+CLIP = "val/dance_001.mp4"  # the attention over it is drawn
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ def run_demo() -> int:
 
     say("2/3 train: MV-Former, 3 seeds, and two controls")
     runs = _train(store)
+    _attend(runs[-1].parent, store)
 
     say("3/3 evaluate")
     out = RESULTS / "demo"
@@ -51,6 +54,13 @@ def run_demo() -> int:
     say(f"done in {time.monotonic() - start:.0f} s")
     say(f"report: {page}")
     return max(tables.exit_status, 3 if report.failed else 0)
+
+
+def _attend(run: Path, store: Path) -> None:
+    """Where the last run looks in a clip, for the report."""
+    if not (run / "attention").is_dir():
+        for found in attend_clips(run, [CLIP], store=store):
+            log.info("attention: %s", found.grid)
 
 
 def _train(store: Path) -> list[Path]:

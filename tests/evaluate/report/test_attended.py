@@ -20,7 +20,7 @@ _spec.loader.exec_module(made)
 
 @pytest.fixture
 def run(tmp_path):
-    """A run with attention over one clip: entity 1 looks at one token, entity 2 at all of 6."""
+    """A run with attention over one clip: entity 0 looks at one token, entity 1 at all of 6."""
     found = made.write_runs(tmp_path)
     folder = found.files[0].path.parent / "attention"
     folder.mkdir()
@@ -45,8 +45,8 @@ def test_focus_is_the_share_of_tokens_looked_at():
 
 def test_the_page_shows_the_picture_and_the_focus_of_each_entity(run):
     page = make_report(run.files, run.scores.scores, frames=made.make_frames).decode()
-    assert "2 entities over 2 x 3 tokens; entity 1 looks at 17 % of the tokens; " in page
-    assert "entity 2 looks at 100 % of the tokens" in page
+    assert "2 entities over 2 x 3 tokens; entity 0 looks at 17 % of the tokens; " in page
+    assert "entity 1 looks at 100 % of the tokens" in page
     assert 'alt="Attention of good over jump/v0: a column a moment' in page
     assert 'width="1400" height="280"' in page
 

@@ -88,7 +88,7 @@ def attention_article(found: Attended) -> Html:
     """The picture of a clip and how wide each entity looks."""
     _, entities, rows, columns = found.weights.shape
     shares = "; ".join(
-        f"entity {i + 1} looks at {100 * share:.0f} % of the tokens"
+        f"entity {i} looks at {100 * share:.0f} % of the tokens"
         for i, share in enumerate(focus(found.weights))
     )
     caption = tag("figcaption", run_title(found.run), tag(
