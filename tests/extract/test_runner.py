@@ -13,7 +13,7 @@ from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
 from tokenreel.cache.store import load_recipe, read_failures
 from tokenreel.extract import runner, supervisor, worker
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.runner import build_recipe, default_store_name, extract_clips
+from tokenreel.extract.runner import build_recipe, extract_clips, store_name
 from tokenreel.extract.supervisor import DecodePool
 from tokenreel.extract.transforms import transform_parameters
 from tokenreel.extract.views import view_parameters
@@ -103,13 +103,10 @@ def test_a_writer_whose_weights_broke_after_they_were_hashed_is_refused(
         extract_clips(manifest, CONFIG, store, progress=False)
 
 
-def test_the_stores_name_holds_what_is_known_before_calibration(done):
-    _, store = done
-    recipe, _ = load_recipe(store)
+def test_the_stores_recipe_is_the_planned_one_and_a_calibration(done):
+    recipe, _ = load_recipe(done[1])
     assert recipe.codec["calibration_sha256"] is not None
     assert recipe.before_calibration == build_recipe(CONFIG)
-    digits = recipe.before_calibration.fingerprint[:12]
-    assert default_store_name("toy", CONFIG).endswith(f"random0-{digits}")
 
 
 def test_labels_and_times_travel_into_the_store(done):
@@ -150,9 +147,10 @@ def test_too_many_failures_end_the_run(manifest, tmp_path):
         extract_clips(manifest, config, tmp_path / "store", progress=False)
 
 
-def test_the_name_of_a_store_tells_random_weights():
-    name = default_store_name("toy", CONFIG)
-    assert name == f"toy-vit_tiny_patch16_224-random0-{build_recipe(CONFIG).fingerprint[:12]}"
+def test_the_name_of_a_store_tells_random_weights_and_its_final_fingerprint(done):
+    recipe, _ = load_recipe(done[1])
+    assert store_name("toy", CONFIG) == "toy-vit_tiny_patch16_224-random0-"
+    assert store_name("toy", CONFIG, recipe) == store_name("toy", CONFIG) + recipe.fingerprint[:12]
 
 
 def hang(pipe, memory_name, shape):

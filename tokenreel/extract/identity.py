@@ -23,7 +23,7 @@ from tokenreel.extract.transforms import apply_transform, transform_parameters
 from tokenreel.extract.views import view_parameters
 from tokenreel.extract.weights import load_weights, weights_label, weights_sha256
 
-__all__ = ["build_recipe", "default_store_name", "made_with", "open_or_create", "recipe_for"]
+__all__ = ["build_recipe", "made_with", "open_or_create", "recipe_for", "store_name"]
 
 log = logging.getLogger(__name__)
 
@@ -65,15 +65,20 @@ def recipe_for(config: ExtractConfig, weights_hash: str) -> StoreRecipe:
     )
 
 
-def default_store_name(dataset: str, config: ExtractConfig) -> str:
+def store_name(dataset: str, config: ExtractConfig, recipe: StoreRecipe | None = None) -> str:
     """Directory name that tells what is in the store; random weights are named.
 
-    The digits are those of the recipe before calibration (FORMAT.md, "Names"), so the name is known
-    without a model or a video, and every shard of an extraction finds the same store.
+    Args:
+        dataset: name of the data set.
+        config: of the extraction.
+        recipe: of the store, calibrated: its fingerprint ends the name.
+
+    Returns:
+        The name; without a recipe its beginning, up to the fingerprint.
     """
-    fingerprint = build_recipe(config).fingerprint
     label = re.sub(r"[^A-Za-z0-9._]+", "", weights_label(config.weights))
-    return f"{dataset}-{config.backbone}-{label}-{fingerprint[:12]}"
+    digits = "" if recipe is None else recipe.fingerprint[:12]
+    return f"{dataset}-{config.backbone}-{label}-{digits}"
 
 
 def made_with(config: ExtractConfig, dataset: str, device: torch.device) -> dict[str, Any]:

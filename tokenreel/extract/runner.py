@@ -1,19 +1,22 @@
-"""Phase 1: manifest -> token store.  Decode | backbone and codec | write, all at once.
+"""Phase 1: manifest -> token store.
 
-The frames of a batch are of one clip and a fixed place in it, whatever decodes or writes beside
-it: so the tokens are the same bytes for any number of workers, shards and restarts.
+    decode and resize | resize | backbone | quantise | copy out | checksum and write
+    processes         | the device ------------------------- | threads
+
+All of them work at once, behind short queues, so that memory does not grow with the length of a
+clip.  A frame's tokens do not depend on what ran beside it (see `batching`): the store is the same
+bytes for any number of workers, shards and restarts.
 """
 
-import logging
-import signal
-import threading
+import resource
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from tokenreel.cache.codec import codec_from_recipe
@@ -21,10 +24,13 @@ from tokenreel.cache.errors import ClipFailed, TokenReelError, UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.progress import Progress
 from tokenreel.cache.recipe import StoreRecipe
-from tokenreel.extract.backbone import backbone_shape, build_backbone
-from tokenreel.extract.clips import ClipBook
+from tokenreel.extract.backbone import Backbone, backbone_shape, build_backbone
+from tokenreel.extract.batching import Batch, Batcher
+from tokenreel.extract.book import ClipBook
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.encode import encode_batch
+from tokenreel.extract.devices import Machine, machine_for, pick_device, ready
+from tokenreel.extract.encode import EncodedView, Quantiser
+from tokenreel.extract.engine import Engine, Rows
 from tokenreel.extract.identity import (
     build_recipe,
     default_store_name,
@@ -33,13 +39,15 @@ from tokenreel.extract.identity import (
 )
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.sampling import sample_images
+from tokenreel.extract.stopping import Stopping, stop_on_signals
 from tokenreel.extract.supervisor import DecodedBatch, DecodePool
 from tokenreel.extract.weights import load_weights, weights_sha256
-from tokenreel.extract.writing import WriteQueue
+from tokenreel.extract.writing import WriteLanes
 
 __all__ = ["ExtractReport", "build_recipe", "default_store_name", "extract_clips", "pick_device"]
 
-log = logging.getLogger(__name__)
+CHUNK_FRAMES = 16  # of a slot, at most
+WINDOW_ROOM = 4  # a window of a frame may have so many times the bytes of an image, or goes fewer
 
 
 def extract_clips(
@@ -49,6 +57,9 @@ def extract_clips(
     *,
     progress: bool = True,
     shard: tuple[int, int] = (0, 1),
+    retries: bool = False,
+    processes: int = 1,
+    tick: Callable[[ExtractReport], None] = lambda _: None,
 ) -> ExtractReport:
     """Write the tokens of every clip of a manifest that the store does not hold yet.
 
@@ -58,6 +69,9 @@ def extract_clips(
         store: directory of the store; made when absent.
         progress: whether to draw a bar of frames.
         shard: (i, n): only every n-th clip, from the i-th on.
+        retries: whether clips in quarantine are tried again; they are only reported otherwise.
+        processes: that extract on this machine, this one included.
+        tick: called with the report now and then.
 
     Returns:
         What was done.  Clips that failed are in it, and in the store's quarantine.
@@ -68,11 +82,46 @@ def extract_clips(
         TokenReelError: more clips failed than config.max_failures.
     """
     started = time.monotonic()
-    device = pick_device(config.device)
+    report = ExtractReport()
+    machine = machine_for(config, processes=processes)
+    backbone, quantiser, recipe = _open(manifest, config, store, machine)
+    machine = ready(backbone, machine, compiles=config.compile_backbone)
+    book = ClipBook(
+        manifest, config, recipe, store, report, part=clips_of_shard(manifest, shard),
+        align=1 if machine.mixes else machine.batch_frames, retries=retries,
+    )  # fmt: skip
+    with ExitStack() as stack:
+        stopping = stack.enter_context(stop_on_signals())
+        run = _Run(machine, config, recipe, report, book, stopping)
+        stack.enter_context(book)
+        run.enter(stack, backbone, quantiser)
+        bar = stack.enter_context(Progress(desc="extract", unit="frame", enabled=progress))
+
+        def show() -> None:
+            report.seconds["total"] = time.monotonic() - started
+            run.measure()
+            bar.set_postfix_str(report.status(), refresh=False)
+            bar.update(report.num_appended - bar.n)
+            tick(report)
+
+        run.hear_decoders(show)
+        run.finish(show)
+        show()
+    report.stopped = stopping.event.is_set()
+    check_failures(report, config)
+    return report
+
+
+def _open(
+    manifest: Manifest, config: ExtractConfig, store: Path, machine: Machine
+) -> tuple[Backbone, Quantiser, StoreRecipe]:
+    """The backbone, what encodes its outputs, and the recipe of the store, which is made if new."""
     state = load_weights(config.backbone, config.weights)
     planned = recipe_for(config, weights_sha256(state))
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
-    backbone = build_backbone(config.backbone, state, shape, numeric=config.numeric, device=device)
+    backbone = build_backbone(
+        config.backbone, state, shape, numeric=config.numeric, device=machine.device
+    )
     is_new = not (store / "recipe.json").is_file()
     recipe, calibration = open_or_create(
         store,
@@ -83,59 +132,133 @@ def extract_clips(
         samples=sample_images(manifest, config, planned) if is_new else None,
     )
     codec = codec_from_recipe(recipe.codec, calibration)
-    report = ExtractReport()
-    book = ClipBook(manifest, config, recipe, store, report, part=clips_of_shard(manifest, shard))
-    with (
-        stop_on_signals() as stopping,
-        book,
-        WriteQueue(report) as writes,
-        Progress(desc="extract", unit="frame", enabled=progress) as bar,
-        decode_pool(book.jobs(stopping), config, recipe) as pool,
-    ):
-        idle = time.monotonic()
-        for batch in pool:
-            report.seconds["wait"] += time.monotonic() - idle
-            entry = book.entry(batch.position)
-            if batch.end is not None:
-                writes.put(book.closing(entry, batch))
-            elif book.accepts(entry, batch):
-                start = time.monotonic()
-                images = images_of(batch, device)
-                try:
-                    views = encode_batch(backbone, codec, recipe, images)
-                except ValueError as error:
-                    writes.put(partial(book.fail, entry, "encode", str(error)))
-                else:
-                    writes.put(book.writing(entry, batch, views))
-                report.seconds["compute"] += time.monotonic() - start
-            report.seconds["decode"] += batch.seconds
-            bar.update(len(batch.pts))
-            bar.set_postfix_str(status(report), refresh=False)
-            check_failures(report, config)
-            if stopping.is_set():
-                break
-            idle = time.monotonic()
-    report.stopped = stopping.is_set()
-    report.seconds["total"] = time.monotonic() - started
-    check_failures(report, config)
-    return report
+    return backbone, Quantiser(codec, recipe, machine.device), recipe
 
 
-def pick_device(device: str) -> torch.device:
-    """The device of a word of the config: "auto" is CUDA where there is one.
+class _Run:
+    """The stages of one run, between the decode processes and the store."""
 
-    Raises:
-        UsageError: no such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"device={device!r}: auto, cpu, cuda or cuda:N") from error
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"device={device!r}: torch sees {torch.cuda.device_count()} CUDA devices")
-    return chosen
+    def __init__(
+        self,
+        machine: Machine,
+        config: ExtractConfig,
+        recipe: StoreRecipe,
+        report: ExtractReport,
+        book: ClipBook,
+        stopping: Stopping,
+    ) -> None:
+        self._machine, self._config, self._recipe = machine, config, recipe
+        self._report, self._book, self._stopping = report, book, stopping
+        self._decode_seconds = 0.0
+        image_bytes = recipe.num_views * 3 * recipe.image_size[0] * recipe.image_size[1]
+        self._room = WINDOW_ROOM if machine.resizes else 1
+        self._batcher = Batcher(
+            batch_frames=machine.batch_frames,
+            buffer_bytes=max(machine.batch_frames, CHUNK_FRAMES) * image_bytes * self._room,
+            mixes=machine.mixes,
+            pins=machine.device.type == "cuda",
+        )
+
+    def enter(self, stack: ExitStack, backbone: Backbone, quantiser: Quantiser) -> None:
+        """Start the stages, the last first."""
+        self._quantiser = quantiser
+        self._lanes = stack.enter_context(WriteLanes(self._machine.write_threads))
+        self._engine = stack.enter_context(
+            Engine(
+                self._machine,
+                backbone,
+                quantiser,
+                self._recipe,
+                emit=self._write,
+                release=self._batcher.release,
+            )
+        )
+        self._pool = DecodePool(
+            (replace(job, chunk_frames=CHUNK_FRAMES, on_device=self._machine.resizes)
+             for job in self._book.jobs(self._stopping.event)),
+            slot_shape=(
+                CHUNK_FRAMES * self._room, self._recipe.num_views, 3, *self._recipe.image_size
+            ),
+            workers=self._machine.workers,
+            timeout_seconds=self._config.timeout_seconds,
+        )  # fmt: skip
+
+    def hear_decoders(self, show: Callable[[], None]) -> None:
+        """Batch what the decoders give until all clips have ended, or the run is stopped."""
+        with self._pool as pool:
+            for chunk in pool:
+                self._take(chunk)
+                show()
+                check_failures(self._report, self._config)
+                if self._stopping.event.is_set():
+                    self._book.cut()
+                    if self._stopping.is_overdue or self._book.is_cut():
+                        break
+
+    def finish(self, show: Callable[[], None]) -> None:
+        """Run the batches that are not full, and wait for the stages; drop them when overdue."""
+
+        def watch() -> None:
+            if self._stopping.is_overdue:
+                self._engine.run.drop()
+            show()
+
+        watch()
+        for batch in self._batcher.rest():
+            self._engine.run.put(batch)
+        self._engine.run.finish(watch)
+        self._engine.copy.finish(show)
+
+    def measure(self) -> None:
+        """Fill in the seconds and the memory of the report."""
+        seconds = self._report.seconds
+        seconds["decode"] = self._decode_seconds / self._machine.workers
+        seconds["backbone"], seconds["wait"] = self._engine.busy_seconds, self._engine.idle_seconds
+        seconds["encode"] = self._engine.copy.busy_seconds
+        seconds["write"] = self._lanes.busy_seconds
+        self._report.peak_bytes = own_peak_bytes() + self._pool.peak_bytes
+        if self._machine.device.type == "cuda":
+            self._report.peak_device_bytes = torch.cuda.max_memory_allocated(self._machine.device)
+
+    def _take(self, chunk: DecodedBatch) -> None:
+        entry = self._book.entry(chunk.position)
+        if chunk.end is not None:
+            for batch in self._batcher.end(chunk.position):
+                self._put(batch)
+            self._lanes.put(chunk.position, self._book.ended(entry, chunk))
+            return
+        self._decode_seconds += chunk.seconds
+        if chunk.attempt != entry.attempt:
+            self._batcher.forget(chunk.position)
+        first, wanted = self._book.takes(entry, chunk)
+        if chunk.images is not None:
+            for batch in self._batcher.add(chunk, first=first, wanted=wanted):
+                self._put(batch)
+        chunk.release()
+
+    def _put(self, batch: Batch) -> None:
+        self._engine.run.put(batch)
+
+    def _write(self, rows: Rows) -> None:
+        """Give a piece to the thread that writes its clip."""
+        piece = rows.piece
+        entry = self._book.entry(piece.position)
+
+        def encode(known: int) -> list[EncodedView]:
+            part = slice(rows.rows.start + known, rows.rows.stop)
+            place = piece.first + known
+            return [self._quantiser.on_host(view, part, first=place) for view in rows.views]
+
+        work = partial(
+            self._book.commits.write,
+            entry,
+            encode,
+            attempt=piece.attempt,
+            decoder=piece.decoder,
+            first=piece.first,
+            count=piece.num_frames,
+        )
+        self._lanes.put(piece.position, work, rows.done)
 
 
 def clips_of_shard(manifest: Manifest, shard: tuple[int, int]) -> list[Clip]:
@@ -146,33 +269,10 @@ def clips_of_shard(manifest: Manifest, shard: tuple[int, int]) -> list[Clip]:
     return list(manifest.clips[part::parts])
 
 
-def decode_pool(jobs: Iterator[object], config: ExtractConfig, recipe: StoreRecipe) -> DecodePool:
-    """The decode processes of an extraction."""
-    size = recipe.image_size[0]
-    return DecodePool(
-        jobs,  # type: ignore[arg-type]
-        slot_shape=(config.batch_frames, recipe.num_views, 3, size, size),
-        workers=config.workers,
-        timeout_seconds=config.timeout_seconds,
-    )
-
-
-def images_of(batch: DecodedBatch, device: torch.device) -> torch.Tensor:
-    """Copy a batch out of its slot, uint8 (t, V, 3, S, S), and give the slot back."""
-    assert batch.images is not None
-    images = torch.from_numpy(np.array(batch.images)).to(device)
-    batch.release()
-    return images
-
-
-def status(report: ExtractReport) -> str:
-    """The end of the progress bar."""
-    seconds = report.seconds
-    return (
-        f"decode {seconds['decode']:.0f} s, compute {seconds['compute']:.0f} s, "
-        f"write {seconds['write']:.0f} s, {report.num_bytes / 1e9:.2f} GB, "
-        f"{len(report.failed)} failed"
-    )
+def own_peak_bytes() -> int:
+    """Most memory that this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def check_failures(report: ExtractReport, config: ExtractConfig) -> None:
@@ -183,24 +283,3 @@ def check_failures(report: ExtractReport, config: ExtractConfig) -> None:
             f"{len(report.failed)} clips failed, more than max_failures={config.max_failures}; "
             f"the last: {last}"
         )
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """Set the event on SIGTERM or SIGINT, so that the run ends at the next batch."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def stop(number: int, _: object) -> None:
-        log.warning("signal %d: stopping after this batch (%d again ends at once)", number, number)
-        event.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    old = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield event
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -7,8 +7,9 @@ from pathlib import Path
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Manifest
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.runner import ExtractReport, default_store_name, extract_clips
+from tokenreel.extract.runner import ExtractReport, extract_clips
 from tokenreel.pipeline.datasets import load_dataset
+from tokenreel.pipeline.naming import named_store
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes.extraction import extraction_for
 from tokenreel.pipeline.run import DATA, STORES
@@ -30,7 +31,7 @@ def extract_dataset(
         dataset: name of the data set.
         words: `key=value` for the extraction, `data.key=value` for the data set.
         root: folder of the videos; data/<dataset> when None.
-        out: the store; named after its recipe in stores/ when None.
+        out: the store; when None the one of this extraction in stores/, see named_store.
         shard: "i/n", this job's part.
 
     Returns:
@@ -38,7 +39,7 @@ def extract_dataset(
     """
     part = parse_shard(shard)
     manifest, config = read_words(dataset, words, root=root)
-    store = out or STORES / default_store_name(manifest.dataset, config)
+    store = out or named_store(STORES, manifest, config)
     return extract_clips(manifest, config, store, shard=part), store
 
 

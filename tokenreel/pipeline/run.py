@@ -52,8 +52,8 @@ def find_store(dataset: str, *, folder: Path = STORES) -> Path:
 
 
 def stores_below(folder: Path) -> list[Path]:
-    """Every token store directly below a folder, sorted by name."""
-    return sorted(path.parent for path in folder.glob("*/recipe.json"))
+    """Every token store directly below a folder, sorted by name; not what is in the making."""
+    return sorted(path.parent for path in folder.glob("[!.]*/recipe.json"))
 
 
 def find_runs(words: Sequence[Path], *, folder: Path = RUNS) -> list[Path]:
