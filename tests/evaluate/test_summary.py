@@ -94,8 +94,13 @@ def test_published_rows_stand_on_the_screen_too():
 
 
 def test_published_numbers_go_through_the_suite(tmp_path):
-    path = write_run(tmp_path / "run", labelled_clips(), recipe="first fuse.seed=1")
+    paths = [
+        write_run(tmp_path / f"run{i}", labelled_clips(), recipe=recipe)
+        for i, recipe in enumerate(("first", "first pooling.num_entities=5"))
+    ]
     evaluate_files(
-        [path], config=EvaluateConfig(), out=tmp_path / "out", progress=False, published=PUBLISHED
+        paths, config=EvaluateConfig(), out=tmp_path / "out", progress=False, published=PUBLISHED
     )
-    assert "published | 94.21 ± 0.04" in (tmp_path / "out/summary.md").read_text()
+    text = (tmp_path / "out/summary.md").read_text()
+    assert text.count("| published |") == 1  # a changed recipe is not the published one
+    assert "| first |  | published | 94.21 ± 0.04" in text

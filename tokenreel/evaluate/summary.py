@@ -78,7 +78,7 @@ def summarise(
 
     Args:
         scores: rows of results.csv; those that average over actions are used.
-        published: recipe -> published numbers; the first word of a row's recipe is looked up.
+        published: recipe -> published numbers; a recipe with changes has none.
     """
     means = [score for score in scores if score.action == MEAN]
     rows: dict[Key, Row] = {}
@@ -94,7 +94,7 @@ def summarise(
     found = []
     for row in rows.values():
         found.append(row)
-        given = (published or {}).get(row.recipe.partition(" ")[0])
+        given = (published or {}).get(row.recipe)
         if given and row.fraction == 1.0 and row.protocol != "tcc":
             found.append(_published_row(row, given))
     return found
