@@ -2,21 +2,35 @@
 
 import errno
 import fcntl
+import importlib.util
+import itertools
 import logging
+import multiprocessing
 import os
-import subprocess
-import sys
+import shutil
+import time
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from tokenreel.cache.codec import codec_recipe
 from tokenreel.cache.errors import Damaged, UsageError
+from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.reader import open_store
-from tokenreel.pipeline import extraction
+from tokenreel.cache.store import create_store
+from tokenreel.extract.config import ExtractConfig
+from tokenreel.pipeline import extraction, naming
 from tokenreel.pipeline.extraction import extract_dataset
 from tokenreel.pipeline.naming import named_store
 from tokenreel.pipeline.run import find_store, stores_below
+
+_spec = importlib.util.spec_from_file_location(
+    "stores", Path(__file__).parents[1] / "cache" / "stores.py"
+)
+stores = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(stores)
 
 WORDS = ["backbone=vit_tiny_patch16_224", "weights=random:3", "image_size=32", "blocks=11",
          "device=cpu"]  # fmt: skip
@@ -65,75 +79,97 @@ def test_a_second_run_finds_the_store_and_makes_nothing_again(folder, extracted,
     assert (report.committed, report.skipped) == ([], ["a.mp4"])
 
 
-def test_another_extraction_gets_a_store_of_its_own(folder, extracted, root, tmp_path, monkeypatch):
-    for words in (["codec=fp16"], ["blocks=3"], ["weights=random:4"]):
-        manifest, config = extraction.read_words("folder", [*WORDS, *words], root=root)
-        made = named_store(tmp_path, manifest, config)
-        assert made.name.endswith(open_store(made).fingerprint[:12])
-        assert named_store(tmp_path, manifest, config) == made
-    assert len(stores_below(tmp_path)) == 3
-    assert named_store(folder, *extraction.read_words("folder", WORDS, root=root)) == extracted[1]
+def test_another_extraction_gets_a_store_of_its_own(folder, extracted, root):
+    config = extraction.read_words("folder", [*WORDS, "codec=fp16"], root=root)[1]
+    found = named_store(folder, Manifest("folder", root, ()), config)
+    assert found != extracted[1]
+    assert found.name.endswith(open_store(found).fingerprint[:12])
+    assert len(stores_below(folder)) == 2
+    shutil.rmtree(found)
 
 
-def test_two_stores_of_one_extraction_are_a_question_to_the_user(root, tmp_path, monkeypatch):
-    manifest, config = extraction.read_words("folder", WORDS, root=root)
-    first = named_store(tmp_path, manifest, config)
+@pytest.fixture
+def quick(monkeypatch):
+    """No backbone: a store is a tiny one, calibrated on samples of this seed; returns the seeds."""
+    seeds = itertools.count()
+
+    def planned(config):
+        return stores.make_recipe("int8")[0].before_calibration
+
+    def prepare(manifest, config, path):
+        time.sleep(0.05)
+        recipe, calibration = stores.make_recipe("int8")
+        calibration = {name: array + next(seeds) for name, array in calibration.items()}
+        codec = codec_recipe("int8", calibration)
+        recipe = recipe.model_copy(update={"codec": codec})
+        create_store(path, recipe, made_with={"dataset": "d"}, calibration=calibration)
+        return None, recipe, None, None
+
+    monkeypatch.setattr(naming, "build_recipe", planned)
+    monkeypatch.setattr(naming, "prepare_store", prepare)
+    return seeds
+
+
+MANIFEST, CONFIG = Manifest("d", Path(), ()), ExtractConfig(weights="random:0")
+
+
+def test_two_stores_of_one_extraction_are_a_question_to_the_user(quick, tmp_path):
+    first = named_store(tmp_path, MANIFEST, CONFIG)
     hidden = first.rename(tmp_path / "aside")
-    monkeypatch.setattr(
-        "tokenreel.extract.runner.sample_images",
-        lambda *_: np.random.default_rng(0).integers(0, 255, (4, 3, 32, 32), np.uint8),
-    )
-    second = named_store(tmp_path, manifest, config)
+    second = named_store(tmp_path, MANIFEST, CONFIG)
     hidden.rename(first)
     assert first != second
-    with pytest.raises(UsageError, match=f"name one: --out {tmp_path}.* --out {tmp_path}"):
-        named_store(tmp_path, manifest, config)
+    with pytest.raises(UsageError, match=f"2 stores .*name one: --out {tmp_path}.* --out "):
+        named_store(tmp_path, MANIFEST, CONFIG)
 
 
-def test_a_damaged_store_that_could_be_the_one_is_not_passed_over(root, tmp_path):
-    manifest, config = extraction.read_words("folder", WORDS, root=root)
-    made = named_store(tmp_path, manifest, config)
+def test_a_damaged_store_that_could_be_the_one_is_not_passed_over(quick, tmp_path):
+    made = named_store(tmp_path, MANIFEST, CONFIG)
     (made / "recipe.json").write_bytes((made / "recipe.json").read_bytes()[:-9])
     with pytest.raises(Damaged, match=made.name):
-        named_store(tmp_path, manifest, config)
+        named_store(tmp_path, MANIFEST, CONFIG)
 
 
-CHILD = """
-import sys
-from pathlib import Path
-from tokenreel.pipeline import extraction, naming
-words, root, folder = sys.argv[1].split(";"), Path(sys.argv[2]), Path(sys.argv[3])
-print(naming.named_store(folder, *extraction.read_words("folder", words, root=root)).name)
-"""
+def _name(folder, seed, results, seeds):
+    for _ in range(seed):
+        next(seeds)  # each would calibrate to other values
+    results.put(named_store(folder, MANIFEST, CONFIG).name)
 
 
-@pytest.mark.timeout(120)
-def test_processes_that_start_together_get_one_store(root, tmp_path):
-    command = [sys.executable, "-c", CHILD, ";".join(WORDS), root, tmp_path]
-    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    names = {child.communicate(timeout=100)[0].strip() for child in children}
-    assert [child.returncode for child in children] == [0, 0, 0]
+@pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_processes_that_start_together_get_one_store(quick, tmp_path):
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    workers = [
+        context.Process(target=_name, args=(tmp_path, seed * 10, results, quick))
+        for seed in range(6)
+    ]
+    for worker in workers:
+        worker.start()
+    names = {results.get(timeout=50) for _ in workers}
+    for worker in workers:
+        worker.join()
     assert len(names) == 1
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
-def test_what_a_dead_process_left_is_swept_and_never_taken_for_a_store(root, tmp_path):
-    manifest, config = extraction.read_words("folder", WORDS, root=root)
-    left = named_store(tmp_path, manifest, config).rename(tmp_path / ".tmp-folder-vit-0")
+def test_what_a_dead_process_left_is_swept_and_never_taken_for_a_store(quick, tmp_path):
+    left = named_store(tmp_path, MANIFEST, CONFIG).rename(tmp_path / ".tmp-d-vit-0")
     os.utime(left, (0, 0))
     (tmp_path / ".tmp-young").mkdir()
-    with pytest.raises(UsageError, match="no store of folder"):
-        find_store("folder", folder=tmp_path)
-    made = named_store(tmp_path, manifest, config)
+    with pytest.raises(UsageError, match="no store of d"):
+        find_store("d", folder=tmp_path)
+    made = named_store(tmp_path, MANIFEST, CONFIG)
     assert {path.name for path in tmp_path.iterdir()} == {made.name, ".tmp-young"}
+    assert find_store("d", folder=tmp_path) == made
 
 
-def test_a_file_system_without_locks_is_told_and_used(root, tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_is_told_and_used(quick, tmp_path, monkeypatch, caplog):
     def refuse(handle: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    manifest, config = extraction.read_words("folder", WORDS, root=root)
     with caplog.at_level(logging.WARNING):
-        assert named_store(tmp_path, manifest, config).is_dir()
+        assert named_store(tmp_path, MANIFEST, CONFIG).is_dir()
     assert "no locks (No locks available): let one process make the store" in caplog.text
