@@ -146,6 +146,14 @@ def test_no_view_is_padding_alone_and_every_frame_is_of_the_clip(kind, clip_fram
         assert views.frames.max() < clip_frames
 
 
+def test_even_frames_span_their_crop_at_even_distances():
+    views = sample_views(500, 20, alpha=1.5, beta=0.2, rng=np.random.default_rng(0), kind="even")
+    for frames in views.frames:
+        steps = np.diff(frames)
+        assert steps.max() - steps.min() <= 1
+        assert 20 <= frames[-1] - frames[0] + 1 <= 30
+
+
 def test_a_positive_is_up_to_five_frames_before_its_anchor():
     rng = np.random.default_rng(0)
     gaps = set()

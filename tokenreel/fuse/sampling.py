@@ -4,6 +4,7 @@ A view is a crop of the clip, of which T frames are drawn at random, in order; a
 end of the clip repeats the last frame and is not valid.  The kinds differ in the crop:
 
     paper             T to alpha T frames; the crops overlap by beta of the shorter at least
+    even              the same crops, T frames at even distances (CARL, Table 10)
     official          1 to alpha times the clip: Penn Action, Pouring and K400 as released, where
                       nothing is cropped and a fifth of the positions is beyond the end
     official_finegym  1 to alpha times T or the clip, whichever is shorter: FineGym as released
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 __all__ = ["SamplingKind", "Views", "sample_views"]
 
-SamplingKind = Literal["paper", "official", "official_finegym", "official_fixed", "uniform"]
+SamplingKind = Literal["paper", "even", "official", "official_finegym", "official_fixed", "uniform"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +63,15 @@ def sample_views(
     """
     count = num_frames // 2 if pair_window else num_frames
     views: list[NDArray[np.int64]] = []
-    starts = _paper_crops(clip_frames, count, alpha, beta, rng) if kind == "paper" else []
+    of_paper = kind in ("paper", "even")
+    crops = _paper_crops(clip_frames, count, alpha, beta, rng) if of_paper else []
     for number in range(2):
         if kind == "paper":
-            start, length = starts[number]
+            start, length = crops[number]
             steps = start + np.sort(rng.permutation(length)[:count])
+        elif kind == "even":
+            start, length = crops[number]
+            steps = start + np.linspace(0, length - 1, count).round().astype(np.int64)
         elif kind == "uniform":
             steps = _uniform(clip_frames, count, rng)
         else:

@@ -151,6 +151,9 @@ CARL: dict[str, Maker] = {
         penn, 9, "tau 0.3, sigma^2 10", _scl(10, 0.3), percent(92.13, 0.903, 0.992)
     ),
     "carl-table10-alpha1": _change(finegym, 10, "alpha 1", ("data.alpha=1",), percent(36.72)),
+    "carl-table10-even": _change(
+        finegym, 10, "even sampling", ("data.sampling=even",), percent(38.44)
+    ),
     "carl-table10-beta0": _change(finegym, 10, "beta 0", ("data.beta=0",), percent(38.15)),
     "carl-table10-beta50": _change(finegym, 10, "beta 50", ("data.beta=0.5",), percent(39.14)),
     "carl-table10-beta80": _change(finegym, 10, "beta 80", ("data.beta=0.8",), percent(37.94)),
