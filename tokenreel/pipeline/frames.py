@@ -42,7 +42,8 @@ def _read(path: Path, clip: EmbeddedClip, positions: Sequence[int]) -> Iterator[
     wanted = next(left, None)
     if wanted is None:
         return
-    for frame in decode(path):
+    start_seconds = max(0.0, float(clip.times_seconds[wanted]) - SAME_SECONDS)
+    for frame in decode(path, from_seconds=start_seconds):
         if frame.index != index[wanted]:
             continue
         seconds, stated = float(frame.ticks * base), float(clip.times_seconds[wanted])

@@ -68,7 +68,7 @@ def report_scores(
         raise EmbeddingFileError(f"no embedding file to report on: {last}")
     return write_report(
         files, scores.scores, out, frames=frames_of(files, root), config=config,
-        published=published_numbers(), problems=scores.problems,
+        published=published_numbers(), problems=scores.problems, progress=True,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.cache.files import make_directory, write_whole
+from tokenreel.cache.progress import Progress
 from tokenreel.evaluate.report.aligned import align_group
 from tokenreel.evaluate.report.attended import attention_article, read_attention
 from tokenreel.evaluate.report.bars import action_bars
@@ -49,12 +50,14 @@ def write_report(
     config: ReportConfig | None = None,
     published: Mapping[str, Published] | None = None,
     problems: Sequence[str] = (),
+    progress: bool = False,
 ) -> Path:
     """Write OUT/index.html, whole or not at all; arguments as in :func:`make_report`."""
     with threadpool_limits(1):  # more make small fits slower, and change the last digits
         page = make_report(
-            files, scores, frames=frames, config=config, published=published, problems=problems
-        )
+            files, scores, frames=frames, config=config, published=published,
+            problems=problems, progress=progress,
+        )  # fmt: skip
     make_directory(out)
     path = out / "index.html"
     write_whole(path, page)
@@ -70,6 +73,7 @@ def make_report(
     config: ReportConfig | None = None,
     published: Mapping[str, Published] | None = None,
     problems: Sequence[str] = (),
+    progress: bool = False,
 ) -> bytes:
     """The page.
 
@@ -80,6 +84,7 @@ def make_report(
         config: what is shown.
         published: recipe -> published numbers.
         problems: what was wrong with the data, a sentence each, shown above everything.
+        progress: show a bar.
 
     Raises:
         ValueError: no file.
@@ -100,7 +105,7 @@ def make_report(
             "actions", "By action", "The same numbers for each action; whiskers are two standard "
             "deviations over seeds.", action_bars(table, colours),
         ),
-        *_pictures(runs, frames, config),
+        *_pictures(runs, frames, config, progress=progress),
         _attention(runs, config),
         Section(
             "training", "Training", "What each run has logged by epoch. Colour is the recipe, the "
@@ -118,7 +123,9 @@ def make_report(
     return make_page(config.title, _lead(runs, table, problems), sections)
 
 
-def _pictures(runs: Sequence[RunPage], frames: FrameSource, config: ReportConfig) -> list[Section]:
+def _pictures(
+    runs: Sequence[RunPage], frames: FrameSource, config: ReportConfig, *, progress: bool
+) -> list[Section]:
     """The sections of single clips: frames are asked for by all, fetched once, then drawn."""
     shown = shown_runs(runs, config)
     groups = shown_groups(shown, config)
@@ -132,10 +139,11 @@ def _pictures(runs: Sequence[RunPage], frames: FrameSource, config: ReportConfig
     pictures.fetch()
     notice = pictures.notice()
     none = tag("p", "No action or group has two clips to compare.", class_="absent")
+    counted = Progress(groups, desc="report", unit="action", enabled=progress)
     bodies = {
         "alignment": [part.render(pictures) for part in aligned],
         "retrieval": [part.render(pictures) for part in retrieved],
-        "confusion": [confusion_article(group, shown) for group in groups],
+        "confusion": [confusion_article(group, shown) for group in counted],
         "projection": [projection_article(group, shown, config) for group in groups],
     }
     texts = {
