@@ -8,10 +8,8 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
 from tokenreel.cache.errors import UsageError
 from tokenreel.extract.backbone import Backbone, BackboneShape, backbone_shape, build_backbone
-from tokenreel.extract.encode import encode_tokens
 from tokenreel.extract.weights import load_weights, weights_sha256
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -204,16 +202,3 @@ def test_weights_that_cannot_be_had_name_the_other_ways(monkeypatch):
 def test_a_block_that_is_not_there_is_refused():
     with pytest.raises(UsageError, match="has blocks 0 to 11"):
         backbone_shape(TINY, (12,), None)
-
-
-@pytest.mark.parametrize("name", ["int8", "fp16", "int4"])
-def test_encoding_on_the_device_gives_the_bytes_of_the_codec(name):
-    tokens = torch.randn(3, 16, 24, generator=torch.Generator().manual_seed(0)) * 5 + 1
-    tokens[0, 0] = 1.0
-    calibration = calibrate(name, {7: tokens.numpy()}, grid=(4, 4))
-    codec = codec_from_recipe(codec_recipe(name, calibration), calibration)
-    wanted = codec.encode(tokens.numpy(), block=7, grid=(4, 4))
-    found = encode_tokens(codec, tokens, block=7, grid=(4, 4))
-    assert found.codes.tobytes() == wanted.codes.tobytes()
-    if wanted.scales is not None:
-        assert found.scales.tobytes() == wanted.scales.tobytes()

@@ -11,7 +11,7 @@ import pytest
 from tokenreel.cache.errors import TokenReelError, WrongRecipe
 from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
 from tokenreel.cache.store import load_recipe, read_failures
-from tokenreel.extract import runner, supervisor, worker
+from tokenreel.extract import process, runner, worker
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.runner import build_recipe, extract_clips, store_name
 from tokenreel.extract.supervisor import DecodePool
@@ -172,8 +172,8 @@ def crash(pipe, memory_name, shape):
 def test_a_decoder_that_hangs_or_dies_is_replaced_and_the_clip_given_up(
     monkeypatch, tmp_path, body, timeout_seconds, reason
 ):
-    monkeypatch.setattr(supervisor, "serve", body)
-    monkeypatch.setattr(supervisor, "START_SECONDS", 0.0)
+    monkeypatch.setattr(process, "serve", body)
+    monkeypatch.setattr(process, "START_SECONDS", 0.0)
     job = DecodeJob(
         tmp_path / "a.mp4", None, None, None, "pyav",
         transform_parameters("dino-256-224", 32), view_parameters(0, 0), "a", 8,

@@ -1,6 +1,6 @@
 """What an extraction is told: backbone, weights, preprocessing, frames, codec and the machine."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -21,11 +21,11 @@ class ExtractConfig(BaseModel):
     blocks: tuple[int, ...] = Field(
         default=(3, 7, 11), description="0-based blocks that are kept; negative from the end"
     )
-    image_size: int | None = Field(
-        default=None, gt=0, description="side of the square the backbone sees; None: its own"
+    image_size: int | tuple[int, int] | None = Field(
+        default=None, description="what the backbone sees: side of a square, or height,width"
     )
     transform: Literal["dino-256-224", "mvformer-eval", "mvformer-train"] = Field(
-        default="dino-256-224", description="preset that makes the square out of a frame"
+        default="dino-256-224", description="preset that makes the image out of a frame"
     )
     fps: float | None = Field(
         default=None, gt=0, description="at most so many frames a second, by time; None: all"
@@ -39,9 +39,19 @@ class ExtractConfig(BaseModel):
     decoder: Literal["pyav", "decord"] = Field(
         default="pyav", description="library of the first attempt; the second uses the other"
     )
-    batch_frames: int = Field(default=32, ge=1, description="frames of one clip in a batch")
+    batch_frames: int | None = Field(
+        default=None, ge=1, description="frames of a batch, of any clips; None: the device's"
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
-    workers: int = Field(default=1, ge=1, description="decode processes")
+    compile_backbone: bool = Field(
+        default=False, description="whether torch.compile makes the backbone's kernels, on CUDA"
+    )
+    workers: int | None = Field(
+        default=None, ge=1, description="decode processes; None: this process's share of the cores"
+    )
+    write_threads: int | None = Field(
+        default=None, ge=1, description="threads that write clips; None: the device's"
+    )
     timeout_seconds: float = Field(
         default=60.0, gt=0, description="silence of a decode process before it is killed"
     )
@@ -55,3 +65,11 @@ class ExtractConfig(BaseModel):
         if not blocks or len(set(blocks)) != len(blocks):
             raise ValueError(f"blocks names at least one block, each once; got {blocks}")
         return blocks
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _one_side_is_a_square(cls, given: Any) -> Any:
+        sides = list(given) if isinstance(given, list | tuple) else [given]
+        if any(isinstance(side, int) and side <= 0 for side in sides):
+            raise ValueError("image_size is positive")
+        return sides[0] if len(sides) == 1 or sides[0] == sides[-1] else given

@@ -20,6 +20,7 @@ from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.recipe import StoreRecipe
 from tokenreel.extract.backbone import backbone_shape, build_backbone
 from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.devices import machine_for
 from tokenreel.extract.identity import recipe_for
 from tokenreel.extract.transforms import apply_transform
 from tokenreel.extract.video import VideoError, VideoInfo, decode, probe
@@ -230,7 +231,8 @@ def _backbone_rate(config: ExtractConfig, device: torch.device, seconds: float) 
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
     state = load_weights(config.backbone, "random:0")
     backbone = build_backbone(config.backbone, state, shape, numeric=config.numeric, device=device)
-    size = (config.batch_frames, 3, *shape.image_size)
+    batch_frames = machine_for(config).batch_frames
+    size = (batch_frames, 3, *shape.image_size)
     images = torch.zeros(size, dtype=torch.uint8, device=device)
 
     def run() -> None:
@@ -240,7 +242,7 @@ def _backbone_rate(config: ExtractConfig, device: torch.device, seconds: float) 
 
     for _ in range(WARM_BATCHES if device.type == "cuda" else 1):
         run()
-    return config.batch_frames * _repeat(run, seconds)
+    return batch_frames * _repeat(run, seconds)
 
 
 def _repeat(work: Callable[[], None], seconds: float) -> float:

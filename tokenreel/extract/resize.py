@@ -51,6 +51,12 @@ class ResizePlan:
         """The part of a frame that the image depends on."""
         return slice(self.rows.start, self.rows.stop), slice(self.columns.start, self.columns.stop)
 
+    @property
+    def window_shape(self) -> tuple[int, int, int]:
+        """Of the window's pixels."""
+        rows, columns = self.rows, self.columns
+        return rows.stop - rows.start, columns.stop - columns.start, 3
+
 
 def plan_resize(
     frame: tuple[int, int],
@@ -114,8 +120,8 @@ def _matrices(axis: Axis, device: str) -> tuple[Tensor, Tensor]:
             _on_device.clear()
         assert axis.weights is not None
         high, low = axis.weights >> 8, axis.weights & 255
-        both = (torch.tensor(part.T, dtype=torch.float32, device=device) for part in (high, low))
-        _on_device[key] = (axis, *both)  # the axis is kept, so that its id stays its own
+        both = [torch.tensor(part.T, dtype=torch.float32, device=device) for part in (high, low)]
+        _on_device[key] = axis, both[0], both[1]  # the axis is kept, so that its id stays its own
     return _on_device[key][1:]
 
 

@@ -11,13 +11,15 @@ bytes for any number of workers, shards and restarts.
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from tokenreel.cache.codec import codec_from_recipe
 from tokenreel.cache.errors import ClipFailed, TokenReelError, UsageError
@@ -33,9 +35,9 @@ from tokenreel.extract.encode import EncodedView, Quantiser
 from tokenreel.extract.engine import Engine, Rows
 from tokenreel.extract.identity import (
     build_recipe,
-    default_store_name,
     open_or_create,
     recipe_for,
+    store_name,
 )
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.sampling import sample_images
@@ -44,7 +46,14 @@ from tokenreel.extract.supervisor import DecodedBatch, DecodePool
 from tokenreel.extract.weights import load_weights, weights_sha256
 from tokenreel.extract.writing import WriteLanes
 
-__all__ = ["ExtractReport", "build_recipe", "default_store_name", "extract_clips", "pick_device"]
+__all__ = [
+    "ExtractReport",
+    "build_recipe",
+    "extract_clips",
+    "pick_device",
+    "prepare_store",
+    "store_name",
+]
 
 CHUNK_FRAMES = 16  # of a slot, at most
 WINDOW_ROOM = 4  # a window of a frame may have so many times the bytes of an image, or goes fewer
@@ -83,9 +92,10 @@ def extract_clips(
     """
     started = time.monotonic()
     report = ExtractReport()
+    backbone, recipe, calibration, device = prepare_store(manifest, config, store)
     machine = machine_for(config, processes=processes)
-    backbone, quantiser, recipe = _open(manifest, config, store, machine)
     machine = ready(backbone, machine, compiles=config.compile_backbone)
+    quantiser = Quantiser(codec_from_recipe(recipe.codec, calibration), recipe, device)
     book = ClipBook(
         manifest, config, recipe, store, report, part=clips_of_shard(manifest, shard),
         align=1 if machine.mixes else machine.batch_frames, retries=retries,
@@ -112,16 +122,24 @@ def extract_clips(
     return report
 
 
-def _open(
-    manifest: Manifest, config: ExtractConfig, store: Path, machine: Machine
-) -> tuple[Backbone, Quantiser, StoreRecipe]:
-    """The backbone, what encodes its outputs, and the recipe of the store, which is made if new."""
+def prepare_store(
+    manifest: Manifest, config: ExtractConfig, store: Path
+) -> tuple[Backbone, StoreRecipe, Mapping[str, NDArray[Any]], torch.device]:
+    """Open the store, or make it and calibrate its codec on frames of some clips.
+
+    Returns:
+        The backbone, the recipe of the store, the calibration of its codec, and the device.
+
+    Raises:
+        WrongRecipe: the store was made by another recipe.
+        UsageError: the backbone, its weights or the device are not to be had.
+        TokenReelError: the codec needs frames, and no clip could be decoded.
+    """
+    device = pick_device(config.device)
     state = load_weights(config.backbone, config.weights)
     planned = recipe_for(config, weights_sha256(state))
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
-    backbone = build_backbone(
-        config.backbone, state, shape, numeric=config.numeric, device=machine.device
-    )
+    backbone = build_backbone(config.backbone, state, shape, numeric=config.numeric, device=device)
     is_new = not (store / "recipe.json").is_file()
     recipe, calibration = open_or_create(
         store,
@@ -131,8 +149,7 @@ def _open(
         backbone=backbone,
         samples=sample_images(manifest, config, planned) if is_new else None,
     )
-    codec = codec_from_recipe(recipe.codec, calibration)
-    return backbone, Quantiser(codec, recipe, machine.device), recipe
+    return backbone, recipe, calibration, device
 
 
 class _Run:

@@ -31,7 +31,7 @@ def job_for(
         transform=recipe.transform,
         views=recipe.views,
         seed_text=clip.clip_id,
-        chunk_frames=config.batch_frames,
+        chunk_frames=SAMPLE_FRAMES,
         skip_frames=skip_frames,
     )
 

@@ -1,29 +1,26 @@
 """Keeps decode processes: starts them, hears their heartbeat, kills the silent, tries again."""
 
-import contextlib
 import logging
-import multiprocessing
+import math
 import multiprocessing.connection
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from multiprocessing.shared_memory import SharedMemory
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.extract.worker import Chunk, ClipEnd, ClipFailure, DecodeJob, Heartbeat, serve
+from tokenreel.extract.process import STOP_SECONDS, DecodeProcess, Task
+from tokenreel.extract.transforms import image_sides, plan_on_device
+from tokenreel.extract.worker import Chunk, ClipEnd, ClipFailure, DecodeJob, Heartbeat
 
 __all__ = ["DecodePool", "DecodedBatch"]
 
 log = logging.getLogger(__name__)
 
-SLOTS = 3  # of a worker: one filled, one read, one spare
 ATTEMPTS = 2
 OTHER_DECODER = {"pyav": "decord", "decord": "pyav"}
-START_SECONDS = 120.0  # a process imports torch before it first answers
-STOP_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +29,10 @@ class DecodedBatch:
 
     Attributes:
         position: of the clip in the jobs.
-        images: uint8 (t, V, 3, S, S), valid until release() is called; None at an end.
+        images: uint8 (t - skipped, V, 3, H, W), or windows of frames, (t - skipped, h, w, 3), see
+            frame_size; valid until release() is called; None at an end, or when all are skipped.
+        frame_size: height and width of the frames, where images are windows of them.
+        skipped: first frames, without pixels.
         pts: ticks since the start of the file, int64 (t,).
         index: of each frame in the video, int64 (t,).
         seconds: spent on decoding and resizing.
@@ -45,6 +45,8 @@ class DecodedBatch:
 
     position: int
     images: NDArray[np.uint8] | None
+    frame_size: tuple[int, int] | None
+    skipped: int
     pts: NDArray[np.int64]
     index: NDArray[np.int64]
     seconds: float
@@ -58,66 +60,6 @@ class DecodedBatch:
 NO_FRAMES = np.zeros(0, np.int64)
 
 
-@dataclass
-class _Task:
-    position: int
-    job: DecodeJob
-    attempt: int = 1
-    failures: list[str] = field(default_factory=list)
-
-
-class _Worker:
-    """A process with its ring of shared memory."""
-
-    def __init__(self, slot_shape: tuple[int, ...]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.shape = (SLOTS, *slot_shape)
-        self.memory = SharedMemory(create=True, size=int(np.prod(self.shape)))
-        self.ring: NDArray[np.uint8] = np.ndarray(self.shape, np.uint8, self.memory.buf)
-        self.pipe, child = context.Pipe()
-        self.process = context.Process(
-            target=serve, args=(child, self.memory.name, self.shape), daemon=True
-        )
-        self.process.start()
-        child.close()
-        self.task: _Task | None = None
-        self.lent = 0  # slots that the parent has not given back
-        self.heard = time.monotonic()
-        self.has_answered = False
-
-    def give(self, task: _Task) -> None:
-        """Start on a task."""
-        self.task, self.heard = task, time.monotonic()
-        self.pipe.send(task.job)
-
-    def release(self, slot: int) -> None:
-        """Give a slot back; a worker that is gone needs none."""
-        self.lent -= 1
-        self.heard = time.monotonic()
-        with contextlib.suppress(OSError):
-            self.pipe.send(slot)
-
-    def is_silent(self, timeout_seconds: float) -> bool:
-        """Whether it has owed a sign of life for too long; one that waits for a slot owes none."""
-        if self.task is None or self.lent >= SLOTS:
-            return False
-        limit = timeout_seconds if self.has_answered else max(timeout_seconds, START_SECONDS)
-        return time.monotonic() - self.heard > limit
-
-    def close(self, *, kill: bool) -> None:
-        """End the process and free its memory."""
-        self.pipe.close()
-        if not kill:
-            self.process.join(STOP_SECONDS)
-        if self.process.is_alive():
-            self.process.kill()
-        self.process.join()
-        del self.ring
-        with contextlib.suppress(BufferError):  # a batch of it is still being read
-            self.memory.close()
-        self.memory.unlink()
-
-
 class DecodePool:
     """Decode clips in processes.
 
@@ -127,7 +69,8 @@ class DecodePool:
 
     Args:
         jobs: the clips, taken one by one as a worker is free.
-        slot_shape: (chunk_frames, V, 3, S, S) of all jobs.
+        slot_shape: (chunk_frames, V, 3, H, W): images that a slot holds; windows of frames
+            are as many as fit.
         workers: processes.
         timeout_seconds: silence after which a process is killed.
     """
@@ -140,21 +83,26 @@ class DecodePool:
         workers: int,
         timeout_seconds: float,
     ) -> None:
-        self._fresh = (_Task(position, job) for position, job in enumerate(jobs))
-        self._again: deque[_Task] = deque()
-        self._slot_shape = slot_shape
+        self._fresh = (Task(position, job) for position, job in enumerate(jobs))
+        self._again: deque[Task] = deque()
+        self._slot_bytes = math.prod(slot_shape)
         self._timeout_seconds = timeout_seconds
         self._num_workers = workers
-        self._workers: list[_Worker] = []
+        self._workers: list[DecodeProcess] = []
         self.killed = 0
+        self.peak_bytes = 0  # of the processes that have ended, summed
 
     def __enter__(self) -> "DecodePool":
         return self
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
-            worker.close(kill=worker.task is not None)
+            self._end(worker, kill=worker.task is not None)
         self._workers = []
+
+    def _end(self, worker: DecodeProcess, *, kill: bool) -> None:
+        self.peak_bytes += worker.peak_bytes()
+        worker.close(kill=kill)
 
     def __iter__(self) -> Iterator[DecodedBatch]:
         """Yield batches of the clips as they come; those of one clip in order."""
@@ -179,11 +127,11 @@ class DecodePool:
             if task is None:
                 return
             if not idle:
-                idle.append(_Worker(self._slot_shape))
+                idle.append(DecodeProcess(self._slot_bytes))
                 self._workers.append(idle[-1])
             idle.pop().give(task)
 
-    def _hear(self, worker: _Worker) -> Iterator[DecodedBatch]:
+    def _hear(self, worker: DecodeProcess) -> Iterator[DecodedBatch]:
         task = worker.task
         assert task is not None
         try:
@@ -197,11 +145,13 @@ class DecodePool:
             return
         if isinstance(message, Chunk):
             worker.lent += 1
-            images = worker.ring[message.slot][: len(message.pts)]
             slot = message.slot
+            task.frame = int(message.index[-1])
             yield DecodedBatch(
                 position=task.position,
-                images=images if message.has_pixels else None,
+                images=_images_in(worker.ring[slot], task.job, message),
+                frame_size=message.frame_size,
+                skipped=message.skipped,
                 pts=message.pts,
                 index=message.index,
                 seconds=message.seconds,
@@ -215,17 +165,19 @@ class DecodePool:
         worker.task = None
         yield from self._finish(task, message)
 
-    def _finish(self, task: _Task, end: ClipEnd | ClipFailure) -> Iterator[DecodedBatch]:
+    def _finish(self, task: Task, end: ClipEnd | ClipFailure) -> Iterator[DecodedBatch]:
         if isinstance(end, ClipFailure):
             task.failures.append(f"{task.job.decoder}: {end.reason}")
             if not end.final and task.attempt < ATTEMPTS:
                 log.warning("%s: %s; once more", task.job.path, task.failures[-1])
                 other = replace(task.job, decoder=OTHER_DECODER[task.job.decoder], skip_frames=0)
-                self._again.append(_Task(task.position, other, task.attempt + 1, task.failures))
+                self._again.append(Task(task.position, other, task.attempt + 1, task.failures))
                 return
         yield DecodedBatch(
             position=task.position,
             images=None,
+            frame_size=None,
+            skipped=0,
             pts=NO_FRAMES,
             index=NO_FRAMES,
             seconds=0.0,
@@ -236,13 +188,27 @@ class DecodePool:
             release=lambda: None,
         )
 
-    def _lost(self, worker: _Worker, reason: str) -> Iterator[DecodedBatch]:
+    def _lost(self, worker: DecodeProcess, reason: str) -> Iterator[DecodedBatch]:
         """Replace a worker that hangs or has died, and go on with its clip."""
         task = worker.task
         assert task is not None
-        worker.close(kill=True)
+        self._end(worker, kill=True)
         self.killed += 1
-        fresh = _Worker(self._slot_shape)
+        fresh = DecodeProcess(self._slot_bytes)
         self._workers[self._workers.index(worker)] = fresh
         worker.task = None
-        yield from self._finish(task, ClipFailure("decode", reason, None, final=False))
+        yield from self._finish(task, ClipFailure("decode", reason, task.frame, final=False))
+
+
+def _images_in(slot: NDArray[np.uint8], job: DecodeJob, chunk: Chunk) -> NDArray[np.uint8] | None:
+    """The pixels of a chunk, as they lie in its slot."""
+    count = len(chunk.pts) - chunk.skipped
+    if count == 0:
+        return None
+    if chunk.frame_size is None:
+        shape: tuple[int, ...] = (len(job.views), 3, *image_sides(job.transform))
+    else:
+        plan = plan_on_device(chunk.frame_size, job.transform)
+        assert plan is not None  # the worker found one
+        shape = plan.window_shape
+    return slot[: count * math.prod(shape)].reshape(count, *shape)

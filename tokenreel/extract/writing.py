@@ -1,33 +1,35 @@
-"""A thread that does the writing, in order, behind a short queue."""
+"""The threads that write: each clip has one of them, so that its frames stay in order."""
 
-import queue
-import threading
-import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
 
-from tokenreel.extract.report import ExtractReport
+from tokenreel.extract.stages import Stage
 
-__all__ = ["WriteQueue"]
+__all__ = ["WriteLanes"]
 
-DEPTH = 4  # batches that may wait: memory stays bounded when the disk is slow
+DEPTH = 4  # pieces that may wait in a lane: memory stays bounded when the disk is slow
+
+Task = tuple[Callable[[], None], Callable[[], None]]  # the work, and what follows it in any case
 
 
-class WriteQueue:
-    """Run tasks one after the other in a thread; leaving the context waits for all of them.
+class WriteLanes:
+    """Tasks in threads; those of one clip in order.  Leaving the context waits for all of them.
 
     Args:
-        report: its seconds["write"] grows.
+        count: threads.
     """
 
-    def __init__(self, report: ExtractReport) -> None:
-        self._report = report
-        self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue(DEPTH)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="write", daemon=True)
+    def __init__(self, count: int) -> None:
+        self._lanes = [
+            Stage[Task](f"write-{number}", _work, depth=DEPTH, discard=_discard)
+            for number in range(count)
+        ]
+        self._stack = ExitStack()
 
-    def __enter__(self) -> "WriteQueue":
-        self._thread.start()
+    def __enter__(self) -> "WriteLanes":
+        for lane in self._lanes:
+            self._stack.enter_context(lane)
         return self
 
     def __exit__(
@@ -36,28 +38,35 @@ class WriteQueue:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._tasks.put(None)
-        self._thread.join()
-        if error is None and self._error is not None:
-            raise self._error
+        self._stack.__exit__(kind, error, trace)
 
-    def put(self, task: Callable[[], None]) -> None:
-        """Queue a task; waits while the queue is full.
+    @property
+    def busy_seconds(self) -> float:
+        """Time that a thread worked, their mean."""
+        return sum(lane.busy_seconds for lane in self._lanes) / len(self._lanes)
+
+    def put(
+        self, position: int, work: Callable[[], None], done: Callable[[], None] = lambda: None
+    ) -> None:
+        """Queue a task of a clip; waits while its lane is full.
+
+        Args:
+            position: of the clip.
+            work: the task.
+            done: called after it, or instead of it when the run has failed.
 
         Raises:
             Exception: what an earlier task raised: a full disk, a damaged store.
         """
-        if self._error is not None:
-            raise self._error
-        self._tasks.put(task)
+        self._lanes[position % len(self._lanes)].put((work, done))
 
-    def _run(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            if self._error is not None:
-                continue  # drain, so that put never blocks for ever
-            start = time.monotonic()
-            try:
-                task()
-            except Exception as error:  # handed to the main thread by put and __exit__
-                self._error = error
-            self._report.seconds["write"] += time.monotonic() - start
+
+def _work(task: Task) -> None:
+    try:
+        task[0]()
+    finally:
+        task[1]()
+
+
+def _discard(task: Task) -> None:
+    task[1]()

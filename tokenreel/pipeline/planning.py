@@ -13,6 +13,7 @@ from pathlib import Path
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Manifest
 from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.devices import machine_for
 from tokenreel.extract.plan import (
     HeaderSurvey,
     MachineRates,
@@ -89,8 +90,8 @@ class Plan:
         """Which stage the extraction will wait for, and its hours."""
         hours = {"backbone": self.backbone_hours}
         if self.rates.decode_frames:
-            decoding = self.survey.num_frames / self.rates.decode_frames / self.config.workers
-            hours["decoding"] = decoding / 3600
+            rate = self.rates.decode_frames * machine_for(self.config).workers
+            hours["decoding"] = self.survey.num_frames / rate / 3600
         hours["disk"] = self.sizes[0].num_bytes / self.rates.write_bytes / 3600
         slowest = max(hours, key=lambda stage: hours[stage])
         parts = ", ".join(f"{stage} {value:.2f} h" for stage, value in hours.items())
@@ -211,7 +212,7 @@ def break_even(
             by_frames.setdefault(frames, []).append(name)
     frame_seconds = 1 / rates.backbone_frames
     if rates.decode_frames:
-        frame_seconds = max(frame_seconds, 1 / (rates.decode_frames * config.workers))
+        frame_seconds = max(frame_seconds, 1 / (rates.decode_frames * machine_for(config).workers))
     extraction = max(
         survey.num_frames * (1 + config.views) * frame_seconds, size.num_bytes / rates.write_bytes
     )

@@ -1,0 +1,152 @@
+"""What an extraction does with this machine: device, batch, processes, threads."""
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.extract.backbone import Backbone
+from tokenreel.extract.config import ExtractConfig
+
+__all__ = ["Machine", "is_place_free", "machine_for", "pick_device", "pick_gpus", "ready"]
+
+log = logging.getLogger(__name__)
+
+CUDA_BATCH_FRAMES = 128  # batches beyond it gain little
+CPU_BATCH_FRAMES = 8  # a batch cannot be interrupted: a small one lets SIGTERM be heard
+CUDA_WRITE_THREADS = 4
+CORES_KEPT = 2  # for the process that feeds the GPU and for its writers
+MOST_WORKERS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """How one process extracts.
+
+    Attributes:
+        device: where the backbone runs.
+        batch_frames: frames of a batch.
+        mixes: whether a batch may hold frames of several clips.
+        pads: whether every batch is run at its full size, whatever it holds.
+        resizes: whether frames are resized on the device rather than in decode processes.
+        workers: decode processes.
+        write_threads: threads that write.
+    """
+
+    device: torch.device
+    batch_frames: int
+    mixes: bool
+    pads: bool
+    resizes: bool
+    workers: int
+    write_threads: int
+
+
+def machine_for(config: ExtractConfig, *, processes: int = 1) -> Machine:
+    """Fill in what a config leaves to the machine, for one of `processes` on it.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    device = pick_device(config.device)
+    is_cuda = device.type == "cuda"
+    share = (len(os.sched_getaffinity(0)) if is_cuda else 1) // processes
+    return Machine(
+        device=device,
+        batch_frames=config.batch_frames or (CUDA_BATCH_FRAMES if is_cuda else CPU_BATCH_FRAMES),
+        mixes=is_cuda,
+        pads=is_cuda,
+        resizes=is_cuda,
+        workers=config.workers or min(max(share - CORES_KEPT, 1), MOST_WORKERS),
+        write_threads=config.write_threads or (CUDA_WRITE_THREADS if is_cuda else 1),
+    )
+
+
+def ready(backbone: Backbone, machine: Machine, *, compiles: bool) -> Machine:
+    """Compile the backbone where asked, and see whether batches may be filled across clips.
+
+    Returns:
+        The machine; without mixing where a row's tokens depend on its place in a batch.
+    """
+    if compiles and machine.device.type == "cuda":
+        compile_blocks(backbone)
+    if machine.mixes and not is_place_free(backbone, machine):
+        log.warning(
+            "%s: tokens depend on a frame's place in a batch here, so a batch holds frames of one "
+            "clip only; extraction will be slower",
+            machine.device,
+        )
+        return replace(machine, mixes=False, resizes=False)
+    return machine
+
+
+def compile_blocks(backbone: Backbone) -> None:
+    """torch.compile each block of a ViT or part of a ResNet: elementwise work in few kernels."""
+    model: Any = backbone.model
+    parts = model.blocks if hasattr(model, "blocks") else [m for _, m in model.named_children()]
+    for part in parts:
+        part.compile(dynamic=False)
+
+
+def is_place_free(backbone: Backbone, machine: Machine) -> bool:
+    """Whether frames give the same bytes in every place of a batch: tried in three orders."""
+    draw = np.random.default_rng(0)
+    shape = (machine.batch_frames, 3, *backbone.shape.image_size)
+    images = torch.from_numpy(draw.integers(0, 256, shape, np.uint8)).to(machine.device)
+    wanted = backbone(images)
+    orders = (draw.permutation(len(images)), np.roll(np.arange(len(images)), 1))
+    for order in (torch.from_numpy(order).to(machine.device) for order in orders):
+        found = backbone(images[order])
+        pairs = [(wanted.tokens[b], found.tokens[b]) for b in wanted.tokens]
+        pairs += [(wanted.cls[b], found.cls[b]) for b in wanted.cls]
+        if not all(torch.equal(one[order], other) for one, other in pairs):
+            return False
+    return True
+
+
+def pick_device(device: str) -> torch.device:
+    """The device of a word of the config: "auto" is CUDA where there is one.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device={device!r}: auto, cpu, cuda or cuda:N") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"device={device!r}: torch sees {torch.cuda.device_count()} CUDA devices")
+    return chosen
+
+
+def pick_gpus(words: str) -> tuple[str, ...]:
+    """The devices of `--gpus`: "all", how many, or their numbers with a comma.
+
+    >>> pick_gpus("cpu,cpu")
+    ('cpu', 'cpu')
+
+    Raises:
+        UsageError: words that are neither, or a GPU that is not there.
+    """
+    count = torch.cuda.device_count()
+    parts = words.split(",")
+    if words == "all":
+        chosen = [f"cuda:{number}" for number in range(count)]
+    elif words.isdecimal() and int(words) > 0:
+        chosen = [f"cuda:{number}" for number in range(int(words))]
+    elif all(part == "cpu" for part in parts):
+        chosen = parts
+    elif all(part.isdecimal() for part in parts if part) and "," in words:
+        chosen = [f"cuda:{int(part)}" for part in parts if part]
+    else:
+        raise UsageError(f"--gpus is all, how many, or numbers such as 0,1; got {words!r}")
+    missing = [d for d in chosen if d != "cpu" and int(d.removeprefix("cuda:")) >= count]
+    if missing or not chosen:
+        raise UsageError(f"--gpus {words}: torch sees {count} CUDA devices")
+    return tuple(chosen)
