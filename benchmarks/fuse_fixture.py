@@ -1,0 +1,89 @@
+"""What the benchmarks of phase 2 share: a config, a throttled store, peak memory."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tokenreel.cache.reader import open_store
+from tokenreel.fuse.config import (
+    DataConfig,
+    FuseConfig,
+    OptimConfig,
+    PoolingConfig,
+    TemporalConfig,
+)
+from tokenreel.fuse.frames import Frames, Piece
+from tokenreel.fuse.loss_config import SclConfig
+from tokenreel.fuse.run import Run
+from tokenreel.fuse.source import TokenSource
+
+CPU = torch.device("cpu")
+
+
+def small_config(
+    *, num_frames: int, batch_clips: int, temperature: float = 0.1, **pooling: Any
+) -> FuseConfig:
+    """MV-Former with the small head of the recipe `sample`, one epoch."""
+    return FuseConfig(
+        data=DataConfig(num_frames=num_frames, batch_clips=batch_clips),
+        pooling=PoolingConfig(**{"num_entities": 3, "channels": 96} | pooling),
+        temporal=TemporalConfig(
+            fc_width=128, hidden=128, heads=4, feed_forward=256, layers=2, output="avg",
+            embedding=64,
+        ),
+        loss=SclConfig(temperature=temperature),
+        optim=OptimConfig(name="adamw", lr=5e-4, epochs=1),
+    )  # fmt: skip
+
+
+def make_runs(
+    configs: Sequence[FuseConfig], store: Path, folder: Path, *, placement: str
+) -> tuple[list[Run], TokenSource]:
+    """Runs that share a source, at their first step."""
+    source = TokenSource(open_store(store), configs, CPU, placement=placement)
+    runs = []
+    for number, config in enumerate(configs):
+        out = folder / f"{placement}-{len(configs)}-{number}"
+        out.mkdir(parents=True)
+        runs.append(Run(config, source, out))
+    return runs, source
+
+
+def bytes_of(frames: Frames) -> int:
+    """Bytes of the codes and scales of some frames."""
+    parts = [*frames.codes.values(), *frames.scales.values()]
+    return sum(part.nbytes for part in parts)
+
+
+@contextmanager
+def throttled(bytes_per_second: float) -> Iterator[None]:
+    """Every read of a store takes at least the time of a link of that speed."""
+    original = TokenSource._read
+
+    def slow(self: TokenSource, pieces: Sequence[Piece], **options: Any) -> Frames:
+        start = time.perf_counter()
+        frames = original(self, pieces, **options)
+        left = bytes_of(frames) / bytes_per_second - (time.perf_counter() - start)
+        time.sleep(max(0.0, left))
+        return frames
+
+    TokenSource._read = slow  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        TokenSource._read = original  # type: ignore[method-assign]
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """The most resident memory of the process inside, in bytes, in a list of one."""
+    found: list[int] = []
+    Path("/proc/self/clear_refs").write_text("5")
+    yield found
+    status = Path("/proc/self/status").read_text()
+    [line] = [x for x in status.splitlines() if x.startswith("VmHWM")]
+    found.append(int(line.split()[1]) * 1024)

@@ -1,0 +1,108 @@
+"""Lock-step: k runs on one stream against reading once and computing k times.
+
+    python benchmarks/fuse_lockstep.py [--quick]
+
+One epoch of MV-Former (three blocks of B/8's 28 x 28 x 768, int8), checkpoint included, for
+k = 1, 4 and 15 runs that differ in their temperature.  read: the stream alone, from the disk's page
+cache.  compute: the epoch of one run whose codes stay in memory.  The ratio of k runs is
+seconds / (read + k compute), at most 1.15 wanted.  Behind a link of 200 MB/s the ratio is 15 runs
+in lock-step / the 15 one after another, at most 0.25 wanted.  Peak memory of the process is a row
+of its own.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fuse_fixture import make_runs, peak_memory, small_config, throttled
+from harness import Timing, make_row, measure, quick_flag, write_rows
+from store_fixture import make_store
+
+from tokenreel.fuse.batches import stream_batches
+from tokenreel.fuse.lockstep import fit
+from tokenreel.fuse.run import Run
+from tokenreel.fuse.source import TokenSource
+
+KS = (1, 4, 15)
+LINK = 200e6  # bytes a second
+
+
+def epoch_of(runs: Sequence[Run], source: TokenSource) -> Callable[[], object]:
+    """Train an epoch, from the first step again."""
+
+    def train() -> None:
+        for run in runs:
+            run.position = (0, 0)
+        assert not fit(runs, source, progress=False)
+
+    return train
+
+
+def main() -> None:
+    """Measure and write the rows."""
+    is_quick = quick_flag()
+    grid, frames, clips = ((7, 7), 8, 4) if is_quick else ((28, 28), 16, 12)
+    configs = [
+        small_config(num_frames=frames, batch_clips=2, temperature=0.05 + 0.01 * n)
+        for n in range(15)
+    ]
+    shape = f"B=2 T={frames} L=3 {grid[0]}x{grid[1]}x768 int8, {clips // 2} steps"
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        store = make_store(Path(folder) / "s", grid=grid, clips=clips, frames=64)
+        alone, resident = make_runs(configs[:1], store, Path(folder) / "a", placement="ram")
+        made = {
+            k: make_runs(configs[:k], store, Path(folder) / f"k{k}", placement="disk") for k in KS
+        }
+        records = resident.store.select(split="train")
+
+        def read() -> None:
+            for _ in stream_batches(made[1][1], records, made[1][0][0].sampling, epochs=1):
+                pass
+
+        subjects = {"read": read, "compute": epoch_of(alone, resident)}
+        subjects |= {f"{k} run(s)": epoch_of(*made[k]) for k in KS}
+        timings = measure(subjects, repeats=1 if is_quick else 3)
+        peaks = {}
+        for k in KS:
+            with peak_memory() as peak:
+                subjects[f"{k} run(s)"]()
+            peaks[k] = peak[0]
+        runs, source = made[15]
+        with throttled(LINK):
+            slow = measure(
+                {
+                    "lock-step": epoch_of(runs, source),
+                    "one after another": lambda: [epoch_of([run], source)() for run in runs],
+                },
+                repeats=1 if is_quick else 2, warmups=0,
+            )  # fmt: skip
+    write(timings, peaks, slow, shape)
+
+
+def write(
+    timings: dict[str, Timing], peaks: dict[int, int], slow: dict[str, Timing], shape: str
+) -> None:
+    """The rows."""
+    read, compute = timings["read"].median, timings["compute"].median
+    rows = [
+        make_row("fuse_lockstep", name, timings[name], shape=shape, baseline="itself", ratio=1.0)
+        for name in ("read", "compute")
+    ]
+    for k in KS:
+        timing = timings[f"{k} run(s)"]
+        ratio = timing.median / (read + k * compute)
+        rows.append(make_row("fuse_lockstep", f"{k} run(s) in lock-step", timing, shape=shape,
+                             baseline=f"read + {k} x compute", ratio=ratio))  # fmt: skip
+        peak = Timing((peaks[k] / 1e9,))
+        rows.append(make_row("fuse_lockstep", f"{k} run(s), peak memory", peak, shape=shape,
+                             unit="GB", baseline="1 run", ratio=peaks[k] / peaks[1]))  # fmt: skip
+    each = slow["one after another"]
+    for name, timing in slow.items():
+        rows.append(make_row("fuse_lockstep", f"15 runs {name}, 200 MB/s", timing, shape=shape,
+                             baseline="one after another",
+                             ratio=timing.median / each.median))  # fmt: skip
+    write_rows(rows)
+
+
+if __name__ == "__main__":
+    main()
