@@ -13,6 +13,8 @@
 Arguments of the wrong type or value raise TypeError and ValueError, as everywhere in Python.
 """
 
+from functools import partial
+
 __all__ = [
     "ClipFailed",
     "ClipNotFound",
@@ -90,3 +92,6 @@ class ClipFailed(TokenReelError):
         self.clip_id = clip_id
         self.stage = stage
         self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(ClipFailed, stage=self.stage, reason=self.reason), (self.clip_id,)

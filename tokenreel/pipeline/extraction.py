@@ -1,20 +1,33 @@
 """Phase 1 as one call: words of the user -> manifest and config -> store."""
 
+import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Manifest
+from tokenreel.cache.recipe import StoreRecipe
+from tokenreel.cache.store import load_recipe, read_failures
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.runner import ExtractReport, extract_clips
+from tokenreel.extract.devices import pick_gpus
+from tokenreel.extract.gpus import extract_on_gpus
+from tokenreel.extract.report import ExtractReport
 from tokenreel.pipeline.datasets import load_dataset
 from tokenreel.pipeline.naming import named_store
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes.extraction import extraction_for
 from tokenreel.pipeline.run import DATA, STORES
 
-__all__ = ["data_options", "extract_dataset", "parse_shard", "read_words"]
+__all__ = [
+    "config_of",
+    "data_options",
+    "extract_dataset",
+    "parse_shard",
+    "read_words",
+    "retry_store",
+]
 
 
 def extract_dataset(
@@ -24,6 +37,7 @@ def extract_dataset(
     root: Path | None = None,
     out: Path | None = None,
     shard: str = "0/1",
+    gpus: str | None = None,
 ) -> tuple[ExtractReport, Path]:
     """Write the tokens of a data set into its store.
 
@@ -33,14 +47,78 @@ def extract_dataset(
         root: folder of the videos; data/<dataset> when None.
         out: the store; when None the one of this extraction in stores/, see named_store.
         shard: "i/n", this job's part.
+        gpus: a process on each: "all", how many, or numbers with a comma; None: one process,
+            where the word device= says.
 
     Returns:
         What was done, and the store.
     """
     part = parse_shard(shard)
     manifest, config = read_words(dataset, words, root=root)
+    devices = [config.device] if gpus is None else pick_gpus(gpus)
     store = out or named_store(STORES, manifest, config)
-    return extract_clips(manifest, config, store, shard=part), store
+    return extract_on_gpus(devices, manifest, config, store, shard=part), store
+
+
+def retry_store(
+    store: Path, words: Sequence[str] = (), *, root: Path | None = None, gpus: str | None = None
+) -> ExtractReport:
+    """Try the clips in quarantine again, exactly those, as the store says they were extracted.
+
+    Args:
+        store: the store.
+        words: `key=value` where the store does not tell: weights=FILE, data.key=value, device.
+        root: folder of the videos; data/<dataset> when None.
+        gpus: as extract_dataset.
+
+    Raises:
+        UsageError: the store was not made by an extraction, or the data set there has no such
+            clip any more.
+        WrongRecipe: the words do not describe the extraction that made the store.
+    """
+    recipe, attributes = load_recipe(store)
+    held = [str(record["clip_id"]) for record in read_failures(store)]
+    if not held:
+        return ExtractReport()
+    made_with = attributes["made_with"]
+    options, rest = data_options(words)
+    config = apply_overrides(config_of(recipe, made_with), rest, root="extract")
+    dataset = str(made_with["dataset"])
+    manifest = load_dataset(dataset, root or DATA / dataset, options)
+    chosen = tuple(clip for clip in manifest.clips if clip.clip_id in held)
+    missing = sorted(set(held) - {clip.clip_id for clip in chosen})
+    if missing:
+        raise UsageError(
+            f"{manifest.dataset} in {manifest.root} has no clip {missing[0]!r}"
+            f" ({len(missing)} in all): give the --root and data.key=value of the extraction"
+        )
+    devices = [config.device] if gpus is None else pick_gpus(gpus)
+    part = dataclasses.replace(manifest, clips=chosen)
+    return extract_on_gpus(devices, part, config, store, retries=True)
+
+
+def config_of(recipe: StoreRecipe, made_with: Mapping[str, Any]) -> ExtractConfig:
+    """The extraction that a store says it was made by; the machine's own fields are defaults.
+
+    Raises:
+        UsageError: the recipe is not that of an extraction.
+    """
+    augmented = recipe.views[1:]
+    try:
+        return ExtractConfig(
+            backbone=recipe.architecture,
+            weights=made_with["weights"],
+            blocks=recipe.blocks,
+            image_size=recipe.image_size,
+            transform=recipe.transform["name"],
+            fps=recipe.frames.get("fps"),
+            views=len(augmented),
+            view_seed=augmented[0]["seed"] if augmented else 0,
+            codec=recipe.codec["name"],
+            numeric=recipe.numeric,
+        )
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"the store does not say how it was extracted: {error}") from error
 
 
 def read_words(

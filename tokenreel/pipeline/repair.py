@@ -3,23 +3,20 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.integrity import VerifyReport
 from tokenreel.cache.maintenance import mend_logs, remove_damaged
 from tokenreel.cache.manifest import Manifest
-from tokenreel.cache.recipe import StoreRecipe
 from tokenreel.cache.store import load_recipe
-from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.runner import build_recipe, extract_clips
 from tokenreel.pipeline.datasets import load_dataset
-from tokenreel.pipeline.extraction import data_options
+from tokenreel.pipeline.extraction import config_of, data_options
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.run import DATA
 
-__all__ = ["config_of", "repair_store"]
+__all__ = ["repair_store"]
 
 
 def repair_store(
@@ -62,31 +59,7 @@ def repair_store(
     manifest = load_dataset(dataset, root or DATA / dataset, options)
     part = _only(manifest, report.repair)
     remove_damaged(store, report)
-    return extract_clips(part, config, store, progress=progress)
-
-
-def config_of(recipe: StoreRecipe, made_with: dict[str, Any]) -> ExtractConfig:
-    """The extraction that a store says it was made by; the machine's own fields are defaults.
-
-    Raises:
-        UsageError: the recipe is not that of an extraction.
-    """
-    augmented = recipe.views[1:]
-    try:
-        return ExtractConfig(
-            backbone=recipe.architecture,
-            weights=made_with["weights"],
-            blocks=recipe.blocks,
-            image_size=recipe.image_size[0],
-            transform=recipe.transform["name"],
-            fps=recipe.frames.get("fps"),
-            views=len(augmented),
-            view_seed=augmented[0]["seed"] if augmented else 0,
-            codec=recipe.codec["name"],
-            numeric=recipe.numeric,
-        )
-    except (KeyError, ValueError) as error:
-        raise UsageError(f"the store does not say how it was extracted: {error}") from error
+    return extract_clips(part, config, store, progress=progress, retries=True)
 
 
 def _only(manifest: Manifest, clips: Sequence[str]) -> Manifest:

@@ -1,11 +1,14 @@
 """`extract run | plan | show | retry`: phase 1, video to token store."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from tokenreel.pipeline.cli.console import finish, run_app, say
+
+if TYPE_CHECKING:
+    from tokenreel.extract.report import ExtractReport
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -22,6 +25,13 @@ Words = Annotated[
 Root = Annotated[Path | None, typer.Option(help="folder of the videos")]
 Out = Annotated[Path | None, typer.Option(help="the store; by default named in stores/")]
 
+Gpus = Annotated[
+    str | None, typer.Option(help="a process on each: all, how many, or numbers such as 0,1")
+]
+MaxFailures = Annotated[
+    int | None, typer.Option(min=0, help="end once more clips than this have failed")
+]
+
 
 @app.command()
 def run(
@@ -31,16 +41,36 @@ def run(
     root: Root = None,
     out: Out = None,
     shard: Annotated[str, typer.Option(help="i/n: this job's part of the clips, from 0")] = "0/1",
+    gpus: Gpus = None,
+    max_failures: MaxFailures = None,
 ) -> None:
-    """Write the tokens of every clip of a data set into a store; run it again to go on."""
+    """Write the tokens of every clip of a data set into a store; run it again to go on.
+
+    Clips that failed before are listed, not tried: see `extract retry`.
+    """
     from tokenreel.pipeline.extraction import extract_dataset
 
-    report, store = extract_dataset(dataset, words or [], root=root, out=out, shard=shard)
-    say(report.table())
-    for failure in report.failed:
-        say(f"failed: {failure}")
-    say(f"store: {store}")
-    finish(3 if report.failed else 0)
+    words = [*(words or []), *_limit(max_failures)]
+    report, store = extract_dataset(dataset, words, root=root, out=out, shard=shard, gpus=gpus)
+    _close(report, store)
+
+
+@app.command()
+def retry(
+    store: Annotated[Path, typer.Argument(help="the store")],
+    words: Annotated[
+        list[str] | None, typer.Argument(help="key=value of the machine, data.key=value")
+    ] = None,
+    *,
+    root: Root = None,
+    gpus: Gpus = None,
+    max_failures: MaxFailures = None,
+) -> None:
+    """Try the clips in a store's quarantine again, exactly those."""
+    from tokenreel.pipeline.extraction import retry_store
+
+    words = [*(words or []), *_limit(max_failures)]
+    _close(retry_store(store, words, root=root, gpus=gpus), store)
 
 
 @app.command()
@@ -82,6 +112,21 @@ def show(
     if picture.unseen_reason:
         say(f"without frames: {picture.unseen_reason} (--root is the folder of the videos)")
     say(f"picture: {draw_clip(picture, out or Path(opened.record(clip).key + '.png'))}")
+
+
+def _limit(max_failures: int | None) -> list[str]:
+    return [] if max_failures is None else [f"max_failures={max_failures}"]
+
+
+def _close(report: "ExtractReport", store: Path) -> NoReturn:
+    """Tell what was done; status 3 while clips are in quarantine."""
+    say(report.table())
+    for failure in report.failed:
+        say(f"failed: {failure}")
+    for failure in report.quarantined:
+        say(f"in quarantine: {failure}")
+    say(f"store: {store}")
+    finish(report.exit_status)
 
 
 def main() -> None:
