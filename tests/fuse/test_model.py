@@ -1,13 +1,17 @@
 """The models against the official code: outputs in all modes, batch norms, parameter counts."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from tokenreel.fuse.config import DataConfig, FuseConfig, PoolingConfig, TemporalConfig
+from tokenreel.fuse.loss_config import SclConfig
+from tokenreel.fuse.losses.heads import apply_head, make_head
 from tokenreel.fuse.model import build_model
 from tokenreel.fuse.temporal import position_table
 
@@ -209,6 +213,106 @@ def test_the_published_models_have_the_published_number_of_parameters(
 def test_positions_equal_the_official_ones(name, shape):
     wanted = read_arrays(f"posenc/{name}")["pe"]
     torch.testing.assert_close(position_table(*shape), wanted, rtol=0, atol=1e-5)
+
+
+def test_positions_of_the_published_size_equal_the_official_ones():
+    wanted = read_arrays("posenc/S240_d256_T240")["rows_0_1_100_last"]
+    found = position_table(240, 256, 240)[[0, 1, 100, 239]]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("unit", [False, True])
+def test_the_head_of_the_contrastive_loss_equals_the_official_one(unit):
+    state, arrays = read_arrays("mlphead/state"), read_arrays("mlphead")
+    config = SclConfig(projection_hidden=10)
+    head = make_head(config, width=8, num_classes=0).eval()
+    head.load_state_dict({name.removeprefix("net."): value for name, value in state.items()},
+                         strict=False)  # fmt: skip
+    with torch.no_grad():
+        found = (
+            apply_head(head, config, arrays["x"])
+            if unit
+            else head(arrays["x"].flatten(0, 1)).unflatten(0, (2, 7))
+        )
+    torch.testing.assert_close(found, arrays["out_l2" if unit else "out"], rtol=0, atol=1e-5)
+
+
+def test_embeddings_have_unit_length_as_the_official_ones():
+    arrays = read_arrays("embedding_l2")
+    found = torch.nn.functional.normalize(arrays["x"], dim=-1)
+    torch.testing.assert_close(found, arrays["out"], rtol=0, atol=1e-5)
+    model, inputs, tokens, cls = load_case("mtf/one_pool")
+    model.temporal.config = model.temporal.config.model_copy(update={"l2_normalise": True})
+    with torch.no_grad():
+        out = run(model.eval(), inputs, tokens, cls)
+    wanted = torch.nn.functional.normalize(inputs["out_eval"], dim=-1)
+    torch.testing.assert_close(out, wanted, rtol=0, atol=1e-5)
+
+
+def test_late_fusion_may_average_the_tokens():
+    model, _, tokens, cls = load_case("late/max")
+    averaging = model.config.pooling.model_copy(update={"kind": "mean"})
+    model.config = model.config.model_copy(update={"pooling": averaging})
+    torch.testing.assert_close(model.pool(tokens, cls)[:, 0], tokens.mean(1))
+
+
+@pytest.mark.skipif("TOKENREEL_GOLDEN" not in os.environ, reason="TOKENREEL_GOLDEN is not set")
+def test_the_published_model_of_penn_action_equals_the_official_one():
+    with np.load(Path(os.environ["TOKENREEL_GOLDEN"]) / "model_penn_real_dims.npz") as file:
+        arrays = {
+            key.removeprefix("penn/"): torch.from_numpy(file[key]).float() for key in file.files
+        }
+    config = FuseConfig(
+        data=DataConfig(num_frames=80), temporal=TemporalConfig(l2_normalise=False, dropout=0.0)
+    )
+    model = build_model(config, dim=2304, cls_dim=768).eval()
+    missing, unexpected = model.load_state_dict(official_state(arrays), strict=False)
+    assert not unexpected
+    assert all("projection" in key or "num_batches" in key for key in missing)
+    tokens = arrays["x"].flatten(0, 1).flatten(2).transpose(1, 2)
+    with torch.no_grad():
+        pooled, attention = model.pool(tokens, None), model.attention(tokens, None)
+        out = run(model, arrays, tokens, None)
+        masked = run(model, arrays, tokens, None, arrays["video_masks"][:, 0] > 0)
+    for found, wanted in (
+        (pooled, arrays["pooled_tokens"].transpose(1, 2)),
+        (attention, arrays["lstp_attention"]),
+        (out, arrays["out_eval"]),
+        (masked, arrays["out_eval_masked"]),
+    ):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_dynamic_queries_are_made_from_the_frame_the_first_or_the_mean():
+    cls = torch.tensor([[1.0, 5.0], [2.0, 7.0], [6.0, 0.0]])
+    wanted = {
+        "separate": cls,
+        "first": cls[:1].expand(3, -1),
+        "average": torch.tensor([[3.0, 4.0]]),
+    }
+    for how, rows in wanted.items():
+        pooling = PoolingConfig(num_entities=0, num_dynamic=2, dynamic=how, channels=4)
+        model = build_model(make_config("mtf/one_pool").model_copy(update={"pooling": pooling}),
+                            dim=24, cls_dim=2)  # fmt: skip
+        torch.testing.assert_close(model.sequence_context(cls)[:, 0], rows.expand(3, -1))
+        assert model.pooling.queries is None
+
+
+def test_queries_of_a_sequence_are_not_made_of_a_frame_alone():
+    pooling = PoolingConfig(num_dynamic=1, dynamic="average", channels=4)
+    config = make_config("mtf/one_pool").model_copy(update={"pooling": pooling})
+    model = build_model(config, dim=24, cls_dim=2)
+    with pytest.raises(ValueError, match=r"pooling.dynamic=average needs the CLS vectors"):
+        model.pool(torch.zeros(1, 2, 24), torch.zeros(1, 2))
+    with pytest.raises(ValueError, match=r"pooling.kind=cls has no attention to show"):
+        load_case("late/cls_1x1")[0].attention(torch.zeros(1, 2, 24), None)
+
+
+def test_a_pooling_needs_entities_and_dynamic_ones_need_lstp():
+    with pytest.raises(ValidationError, match="no entities: set num_entities or num_dynamic"):
+        PoolingConfig(num_entities=0)
+    with pytest.raises(ValidationError, match="num_dynamic=2 queries nothing: kind=max"):
+        PoolingConfig(kind="max", num_dynamic=2)
 
 
 def test_the_seed_alone_decides_the_weights():
