@@ -33,6 +33,8 @@ def write_store(
     labelled: bool = True,
     first_frames: int = 6,
     architecture: str = "tiny",
+    cls: bool = True,
+    phases: tuple[str, ...] = ("a", "b"),
 ) -> Path:
     """Clips train0, train1, ... and val0, ...; each has 3 frames more than the one before."""
     rng = np.random.default_rng(0)
@@ -41,6 +43,7 @@ def write_store(
     recipe = StoreRecipe(
         architecture=architecture, weights_sha256="0" * 64, blocks=blocks, grid=GRID, dim=DIM,
         image_size=(64, 64), transform={"name": "t"}, frames={"policy": "all"},
+        cls="blocks+normed" if cls else "none",
         views=tuple({"name": "clean" if view == 0 else f"view{view}"} for view in range(views)),
         codec=codec_recipe(codec, calibration),
     )  # fmt: skip
@@ -53,7 +56,7 @@ def write_store(
                 action = actions[index % len(actions)]
                 clip = Clip(f"{split}{index}", f"{split}{index}.mp4", split=split, action=action)
                 open_clip = writer.begin(
-                    clip, dataset="tiny", phases=("a", "b"), source=SOURCE,
+                    clip, dataset="tiny", phases=phases, source=SOURCE,
                     time_base=Fraction(1, 25),
                 )  # fmt: skip
                 drift = np.linspace(-1, 1, frames, dtype=np.float32)[:, None, None]
@@ -63,8 +66,9 @@ def write_store(
                     }
                     tokens = {b: 0.3 * noise[b] + drift + view for b in blocks}
                     encoded = {b: code.encode(t, block=b, grid=GRID) for b, t in tokens.items()}
-                    cls = {b: t[:, 0] for b, t in tokens.items()}
-                    open_clip.append(view, encoded, cls, cls[blocks[-1]])
+                    vectors = {b: t[:, 0] for b, t in tokens.items()} if cls else {}
+                    last = vectors[blocks[-1]] if cls else None
+                    open_clip.append(view, encoded, vectors, last)
                 numbers = np.arange(frames)
                 labels = (numbers >= frames // 2).astype(np.int16) if labelled else -np.ones(
                     frames, np.int16

@@ -98,14 +98,17 @@ def require_store(config: FuseConfig, store: Store) -> None:
 
 
 def _require_labels(config: FuseConfig, store: Store) -> None:
-    loss = config.loss
-    count = class_offsets(store)[1]
-    if loss.uses_labels and count < 2:
-        raise UsageError(
-            f"loss.name={loss.name} learns phases, {store.path} has {count}: extract clips with "
-            "labels (`tokenreel check-data` says what it finds), or take another loss"
-        )
-    actions = Counter(record.action for record in store.select(split="train") if record.action)
+    loss, clips = config.loss, store.select(split="train")
+    if loss.uses_labels:
+        count = class_offsets(store)[1]
+        has_labels = any((store.labels(record.clip_id) >= 0).any() for record in clips)
+        if count < 2 or not has_labels:
+            what = f"has {count}" if count < 2 else "has no labelled frame in the split train"
+            raise UsageError(
+                f"loss.name={loss.name} learns phases, {store.path} {what}: extract clips with "
+                "labels (`tokenreel data check` says what it finds), or take another loss"
+            )
+    actions = Counter(record.action for record in clips if record.action)
     if loss.pairs_by_action and max(actions.values(), default=0) < 2:
         raise UsageError(
             f"loss.name={loss.name} aligns two clips of one action, the training clips of "

@@ -1,0 +1,118 @@
+"""What a store or a run cannot do for a config: told before training, with what to type."""
+
+import logging
+
+import pytest
+import torch
+
+from tests.fuse.tiny import tiny_config, write_store
+from tokenreel.cache.errors import UsageError, WrongRecipe
+from tokenreel.cache.reader import open_store
+from tokenreel.fuse.config import DataConfig, FuseConfig, OptimConfig, PoolingConfig
+from tokenreel.fuse.loss_config import CrossEntropyConfig, TccConfig
+from tokenreel.fuse.needs import require_store
+from tokenreel.fuse.train import train
+
+
+def run(config, store, out):
+    return train(config, store=store, out=out, device="cpu", progress=False)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A store without CLS, labels or actions."""
+    path = tmp_path_factory.mktemp("bare") / "s"
+    return write_store(path, cls=False, labelled=False, actions=("",), phases=())
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            tiny_config(pooling=PoolingConfig(blocks=(1, 7))),
+            r"holds \[1, 3\]: `extract run tiny blocks=1,3,7 --out STORE` makes one that does",
+        ),
+        (
+            tiny_config(pooling=PoolingConfig(kind="cls")),
+            r"no CLS tokens, tiny has none: `extract run tiny backbone=\S+ --out STORE`",
+        ),
+        (
+            tiny_config(pooling=PoolingConfig(num_dynamic=1)),
+            r"no CLS tokens",
+        ),
+        (
+            FuseConfig(model="frozen", pooling=PoolingConfig(kind="cls")),
+            r"no CLS tokens",
+        ),
+        (
+            tiny_config(loss=CrossEntropyConfig()),
+            r"loss\.name=cross_entropy learns phases, \S+ has 0: .*tokenreel data check",
+        ),
+        (
+            tiny_config(loss=TccConfig()),
+            r"loss\.name=tcc aligns two clips of one action, .* no known action",
+        ),
+        (
+            tiny_config(data=DataConfig(num_frames=6, views="all")),
+            r"data\.views=all wants augmented views.*`extract run tiny views=2 --out STORE`",
+        ),
+    ],
+    ids=["layers", "cls", "dynamic", "frozen-cls", "labels", "actions", "views"],
+)
+def test_what_a_store_lacks_is_told_with_the_command_before_a_folder_is_made(
+    bare, tmp_path, config, message
+):
+    with pytest.raises(UsageError, match=message):
+        run(config, bare, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_phases_without_a_labelled_frame_teach_nothing(tmp_path):
+    store = open_store(write_store(tmp_path / "s", labelled=False))
+    with pytest.raises(UsageError, match="has no labelled frame in the split train"):
+        require_store(tiny_config(loss=CrossEntropyConfig()), store)
+
+
+def test_a_split_without_clips_is_told_and_an_untrained_model_needs_none(tmp_path):
+    store = write_store(tmp_path / "s", train=0)
+    with pytest.raises(UsageError, match="no clips of the split train: nothing to train on"):
+        run(tiny_config(), store, tmp_path / "run")
+    run(tiny_config(optim=OptimConfig(epochs=0)), store, tmp_path / "untrained")
+
+
+def test_one_video_cannot_be_split_into_trained_and_held_out(tmp_path):
+    store = write_store(tmp_path / "s", train=1)
+    config = tiny_config(data=DataConfig(num_frames=6, held_out=0.5))
+    with pytest.raises(UsageError, match=r"data\.held_out=0\.5: .* none can be held out"):
+        run(config, store, tmp_path / "run")
+
+
+def test_short_clips_are_padded_and_counted(store, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    run(tiny_config(data=DataConfig(num_frames=10, batch_clips=2)), store, tmp_path / "run")
+    assert "2 of 5 clips are shorter than 10 frames and are padded" in caplog.text
+
+
+def test_a_run_of_another_model_cannot_be_started_from_and_the_fields_are_listed(store, tmp_path):
+    run(tiny_config(), store, tmp_path / "first")
+    wider = PoolingConfig(num_entities=3, channels=8)
+    config = tiny_config(pooling=wider, init=str(tmp_path / "first"))
+    with pytest.raises(WrongRecipe, match=r"pooling\.num_entities: it has 2, asked 3"):
+        run(config, store, tmp_path / "second")
+
+
+def test_a_run_goes_on_from_the_weights_of_another_on_another_store(store, smaller_store, tmp_path):
+    run(tiny_config(), store, tmp_path / "first")
+    config = tiny_config(init=str(tmp_path / "first"), optim=OptimConfig(epochs=1, lr=1e-12))
+    run(config, smaller_store, tmp_path / "second")
+    first, second = (
+        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"]
+        for name in ("first", "second")
+    )
+    for name, value in first.items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(second[name], value, atol=1e-6, rtol=0)
+
+
+def test_a_store_that_has_all_is_taken(store):
+    require_store(tiny_config(), open_store(store))
