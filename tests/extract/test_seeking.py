@@ -116,8 +116,8 @@ def test_a_frame_that_is_not_where_the_packets_say_ends_the_trust_and_loses_noth
     whole = facts(decode(path))
     true = seeking.trusted_index
 
-    def lying(path, info):
-        index = true(path, info)
+    def lying(path, info, alive):
+        index = true(path, info, alive)
         shown = index.shown.copy()
         shown[90] += 1
         return seeking.PacketIndex(index.pts, index.place, shown, index.keys, index.first_pts)
@@ -144,6 +144,15 @@ def test_a_video_that_was_replaced_is_examined_anew(tmp_path):
     ticks = whole[80][1]
     found = decode(path, from_seconds=ticks * float(probe(path).time_base) - 0.001)
     assert facts(found) == whole[80:]
+
+
+@pytest.mark.parametrize("name", ["b-frames.mp4", "stream.ts"])
+def test_the_way_to_a_late_clip_gives_signs_of_life(tmp_path, name):
+    """A supervisor would take a worker for dead that says nothing for a minute."""
+    path = write(tmp_path / name, options=X264)
+    signs = []
+    list(decode(path, from_seconds=4.6, until_seconds=4.8, alive=lambda: signs.append(1)))
+    assert len(signs) >= 100
 
 
 def test_a_damaged_tail_does_not_concern_a_clip_before_it(tmp_path):

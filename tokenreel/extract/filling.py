@@ -125,8 +125,13 @@ class ChunkFiller:
         self._rows = self._slot[: count * math.prod(shape)].reshape(count, *shape)
 
 
-def fill_chunks(job: DecodeJob, filler: ChunkFiller) -> Iterator[bool]:
+def fill_chunks(job: DecodeJob, filler: ChunkFiller, alive: Callable[[], None]) -> Iterator[bool]:
     """Decode a clip.
+
+    Args:
+        job: the clip.
+        filler: takes its frames.
+        alive: called now and then while the way to the clip's start takes long.
 
     Yields:
         After each decoded frame: whether the filler's chunk is full, or is the clip's last.
@@ -145,6 +150,7 @@ def fill_chunks(job: DecodeJob, filler: ChunkFiller) -> Iterator[bool]:
         decoder=job.decoder,
         from_seconds=job.start_seconds,
         until_seconds=job.stop_seconds,
+        alive=alive,
     ):
         yield select.keeps(frame.ticks) and filler.add(frame)
     if filler.count == 0:

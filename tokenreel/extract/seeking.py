@@ -17,7 +17,8 @@ Where one of them fails, the video is read from its first frame, and the log say
 import hashlib
 import logging
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -37,7 +38,11 @@ __all__ = ["PacketIndex", "read_pyav_from", "scan_packets"]
 log = logging.getLogger(__name__)
 
 TRIAL_FRAMES = 16  # frames compared around the second key frame
+REMEMBERED = 8  # files
 TRIES = 3  # key frames to try, each before the last, when a seek lands after the one it was for
+
+
+_examined: "OrderedDict[tuple[object, ...], PacketIndex | str]" = OrderedDict()
 
 
 class Untrusted(Exception):
@@ -68,20 +73,23 @@ class PacketIndex:
         return max(0, bisect_right(self.first_pts, pts) - 1)
 
 
-def read_pyav_from(path: Path, info: VideoInfo, start_ticks: Fraction) -> Iterator[DecodedFrame]:
+def read_pyav_from(
+    path: Path, info: VideoInfo, start_ticks: Fraction, alive: Callable[[], None]
+) -> Iterator[DecodedFrame]:
     """Yield the frames of a video from a time on, and perhaps some before it, with PyAV.
 
     Args:
         path: the video.
         info: of it.
         start_ticks: time from which frames are wanted.
+        alive: called now and then while the file is examined, which may take long.
 
     Yields:
         The frames that read_pyav yields, pixels, times and index alike, without the first ones.
     """
     yielded = -1
     try:
-        index = trusted_index(path, info)
+        index = trusted_index(path, info, alive)
         key = index.key_before(start_ticks + info.start_ticks)
         if key > 0:
             for frame in _read_from_key(path, info, index, key):
@@ -100,35 +108,37 @@ def _say_once(path: Path, reason: str) -> None:
     log.warning("%s: %s; its clips are read from its first frame on", path.name, reason)
 
 
-def trusted_index(path: Path, info: VideoInfo) -> PacketIndex:
+def trusted_index(path: Path, info: VideoInfo, alive: Callable[[], None]) -> PacketIndex:
     """The packets of a file that has passed every test above; the last files are remembered.
 
     Raises:
         Untrusted: it has not.
     """
     status = path.stat()
-    found = _examined(path, info, status.st_size, status.st_mtime_ns)
+    key = path, info, status.st_size, status.st_mtime_ns  # a file that was replaced is another
+    found = _examined.pop(key, None) or _examine(path, info, alive)
+    _examined[key] = found
+    if len(_examined) > REMEMBERED:
+        _examined.popitem(last=False)
     if isinstance(found, str):
         raise Untrusted(found)
     return found
 
 
-@lru_cache(maxsize=8)
-def _examined(path: Path, info: VideoInfo, num_bytes: int, mtime_ns: int) -> PacketIndex | str:
+def _examine(path: Path, info: VideoInfo, alive: Callable[[], None]) -> PacketIndex | str:
     """The packets, or the reason why seeking is not to be believed."""
-    del num_bytes, mtime_ns  # of the key only: a file that was replaced is examined anew
     try:
         if not is_paired(info.container, info.codec):
             raise Untrusted(f"no exact seek in {info.codec} in {info.container}")
-        index = scan_packets(path)
+        index = scan_packets(path, alive)
         if len(index.keys) > 1:
-            _try_out(path, info, index)
+            _try_out(path, info, index, alive)
     except Untrusted as reason:
         return str(reason)
     return index
 
 
-def scan_packets(path: Path) -> PacketIndex:
+def scan_packets(path: Path, alive: Callable[[], None] = lambda: None) -> PacketIndex:
     """Read the packets of the video stream, which decodes nothing.
 
     Raises:
@@ -138,6 +148,7 @@ def scan_packets(path: Path) -> PacketIndex:
     rows: list[tuple[int, int, bool, bool]] = []
     with opened(path) as (container, stream):
         for packet in container.demux(stream):
+            alive()
             if packet.size == 0 and packet.dts is None:
                 continue  # the end
             if packet.pts is None:
@@ -158,12 +169,13 @@ def scan_packets(path: Path) -> PacketIndex:
     return PacketIndex(pts, places, shown, tuple(keys.tolist()), tuple(pts[keys].tolist()))
 
 
-def _try_out(path: Path, info: VideoInfo, index: PacketIndex) -> None:
+def _try_out(path: Path, info: VideoInfo, index: PacketIndex, alive: Callable[[], None]) -> None:
     """Decode the frames around the second key frame both ways and compare them."""
     first = int(np.searchsorted(index.shown, index.first_pts[1]))
     stop = min(first + TRIAL_FRAMES, len(index.shown))
     wanted = []
     for frame in islice(read_pyav(path, info), stop):
+        alive()
         if frame.ticks + info.start_ticks != index.shown[frame.index]:
             raise Untrusted(f"frame {frame.index} is not at the time of its packet")
         if frame.index >= first:

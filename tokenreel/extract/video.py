@@ -139,6 +139,7 @@ def decode(
     decoder: str = "pyav",
     from_seconds: float | None = None,
     until_seconds: float | None = None,
+    alive: Callable[[], None] = lambda: None,
 ) -> Iterator[DecodedFrame]:
     """Yield every frame, in order of time.
 
@@ -149,6 +150,7 @@ def decode(
             their index, those of a read from the first frame on.
         until_seconds: stop before the first frame at or after this time; None reads to the end,
             and only then is the length of the file checked against its header.
+        alive: called now and then where no frame is yielded for long: before from_seconds.
 
     Raises:
         VideoError: a damaged, truncated or unreadable file, a frame that the decoder marks as
@@ -160,7 +162,7 @@ def decode(
     info = probe(path)
     start = None if from_seconds is None else exact(from_seconds) / info.time_base
     if start and decoder == "pyav":
-        frames = read_pyav_from(path, info, start)
+        frames = read_pyav_from(path, info, start, alive)
     else:
         frames = {"pyav": read_pyav, "decord": read_decord}[decoder](path, info)
     end = None if until_seconds is None else exact(until_seconds) / info.time_base
@@ -184,6 +186,8 @@ def decode(
             return
         if start is None or frame.ticks >= start:
             yield frame
+        else:
+            alive()
     _check_length(info, first, previous)
 
 

@@ -110,15 +110,20 @@ def _do(job: DecodeJob, pipe: Connection, ring: NDArray[np.uint8], free: list[in
         place: NDArray[np.uint8] = ring[held[0]]
         return place
 
+    def beat() -> None:
+        nonlocal last_beat
+        if time.monotonic() - last_beat > BEAT_SECONDS:
+            pipe.send(Heartbeat())
+            last_beat = time.monotonic()
+
     filler = ChunkFiller(job, buffer)
     try:
-        for is_full in fill_chunks(job, filler):
-            now = time.monotonic()
+        for is_full in fill_chunks(job, filler, beat):
             if is_full:
-                pipe.send(Chunk(held.pop(), *filler.empty(), now - started, filler.frame_size))
-            elif now - last_beat > BEAT_SECONDS:
-                pipe.send(Heartbeat())
-                last_beat = now
+                seconds = time.monotonic() - started
+                pipe.send(Chunk(held.pop(), *filler.empty(), seconds, filler.frame_size))
+            else:
+                beat()
         answer: ClipEnd | ClipFailure = ClipEnd(probe(job.path).time_base)
     except VideoError as error:
         answer = ClipFailure(error.stage, str(error), error.frame, error.final)

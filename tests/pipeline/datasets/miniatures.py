@@ -87,7 +87,7 @@ def make_carl(root, names, num_phases):
 
 def make_pouring(root):
     """TFRecords of JPEG frames and labels."""
-    root.mkdir(parents=True)
+    root.mkdir(parents=True, exist_ok=True)
     counts = {"train-0-of-2": (45, 30), "train-1-of-2": (33,), "val-0-of-1": (41,)}
     for part, lengths in counts.items():
         data = b""

@@ -1,16 +1,10 @@
 """Every data set through extraction in miniature: real formats, rendered videos, true labels."""
 
 import json
-import os
 import pickle
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.reader import open_store
@@ -95,40 +89,3 @@ def test_every_data_set_is_decoded_cut_and_labelled_frame_by_frame(tmp_path, wri
     assert store.labels("penn_action/train/0001_bowl").tolist() == [0, 0, 1, 1, 2, 2]
     assert store.labels("pouring/val/milk").tolist() == [0] * 5 + [4] * 5
     assert store.records["kinetics400/val/a"].action == "tying tie"
-
-
-@pytest.mark.slow
-def test_finegym_killed_twenty_times_ends_in_the_store_of_an_unkilled_run(
-    tmp_path, write_video, request
-):
-    if "slow" not in request.config.option.markexpr:
-        pytest.skip("takes minutes: run with -m slow")
-    root = tmp_path / "root"
-    make_finegym(root, write_video)
-    words = [f"{key}={value}" for key, value in TINY.items() if key != "blocks"]
-    words += ["blocks=11", "fps=25"]
-
-    def command(out):
-        call = "from tokenreel.pipeline.cli.extract import main; main()"
-        job = ["run", "finegym", "--root", str(root), "--out", str(out), *words]
-        return [sys.executable, "-c", call, *job]
-
-    subprocess.run(command(tmp_path / "whole"), check=True, timeout=120)
-    start = time.monotonic()
-    subprocess.run(command(tmp_path / "timed"), check=True, timeout=120)
-    seconds = time.monotonic() - start
-    for number in range(20):
-        job = subprocess.Popen(command(tmp_path / "killed"), start_new_session=True)
-        time.sleep(seconds * (0.3 + 0.7 * (number % 7) / 7))
-        os.killpg(job.pid, signal.SIGKILL)
-        job.wait()
-    subprocess.run(command(tmp_path / "killed"), check=True, timeout=120)
-
-    assert content(tmp_path / "killed") == content(tmp_path / "whole")
-
-
-def content(store):
-    """Every file of a store but the logs of the writers and what an unfinished one left."""
-    names = [path.relative_to(store) for path in store.rglob("*") if path.is_file()]
-    kept = [n for n in names if n.parts[0] == "clips" and ".tmp" not in str(n)]
-    return {str(name): (store / name).read_bytes() for name in kept}

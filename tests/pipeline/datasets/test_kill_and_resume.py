@@ -1,0 +1,98 @@
+"""`extract run` of each data set, killed and started again: the store of a run left in peace.
+
+Every data set is there in its real format, with rendered frames.  The kills are by SIGKILL of the
+command and all its decode processes, at any moment from the first import to the last commit.
+"""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.pipeline.datasets.miniatures import MINIATURES, make_carl
+from tokenreel.cache.integrity import verify_store
+from tokenreel.cache.reader import open_store
+
+WORDS = ["backbone=vit_tiny_patch16_224", "weights=random:0", "image_size=32", "blocks=5,11"]
+WORDS += ["device=cpu", "codec=fp16", "fps=25", "batch_frames=8"]
+CARL = {
+    "penn_action-carl": lambda root: make_carl(root, [("0001_bowl", 40), ("0002_bowl", 33)], 3),
+    "pouring-carl": lambda root: make_carl(root, [("milk", 40), ("oil", 33)], 5),
+}
+FRAMES = {  # of the miniatures: labelled frames, all frames
+    "finegym": (176, 491),
+    "kinetics400": (0, 282),
+    "penn_action": (123, 123),
+    "penn_action-carl": (73, 73),
+    "pouring": (149, 149),
+    "pouring-carl": (73, 73),
+}
+
+
+def command(name, root, out):
+    call = "from tokenreel.pipeline.cli.extract import main; main()"
+    dataset = name.removesuffix("-carl")
+    job = ["run", dataset, "--root", str(root), "--out", str(out), *WORDS]
+    return [sys.executable, "-c", call, *job]
+
+
+def run(name, root, out):
+    start = time.monotonic()
+    subprocess.run(command(name, root, out), check=True, timeout=240, capture_output=True)
+    return time.monotonic() - start
+
+
+def content(store):
+    """Every file of the clips; what an unfinished writer left beside them is no part of them."""
+    names = [path.relative_to(store) for path in store.rglob("*") if path.is_file()]
+    kept = [n for n in names if n.parts[0] == "clips" and ".tmp" not in str(n)]
+    return {str(name): (store / name).read_bytes() for name in kept}
+
+
+def kill_and_resume(tmp_path, name, kills):
+    root, whole, killed = (tmp_path / part for part in ("root", "whole", "killed"))
+    (MINIATURES | CARL)[name](root)
+    seconds = run(name, root, whole)
+    draw = random.Random(name)
+    num_killed = 0
+    while num_killed < kills:
+        job = subprocess.Popen(
+            command(name, root, killed),
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(seconds * draw.uniform(0.4, 0.95))
+        if job.poll() is None:
+            num_killed += 1
+        else:  # all was done: begin anew, with less patience
+            shutil.rmtree(killed)
+            seconds *= 0.8
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+    run(name, root, killed)
+    assert content(killed) == content(whole)
+    assert verify_store(killed, deep=True).problems == ()
+    store = open_store(killed)
+    labelled, frames = FRAMES[name]
+    assert sum(record.num_frames for record in store.records.values()) == frames
+    labels = np.concatenate([store.labels(clip_id) for clip_id in store.records])
+    assert (labels >= 0).sum() == labelled
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MINIATURES | CARL)
+def test_killed_twenty_times_a_data_set_ends_in_the_store_of_an_unkilled_run(tmp_path, name):
+    kill_and_resume(tmp_path, name, 20)
+
+
+def test_killed_twice_finegym_ends_in_the_store_of_an_unkilled_run(tmp_path):
+    kill_and_resume(tmp_path, "finegym", 2)
