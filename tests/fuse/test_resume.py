@@ -120,6 +120,45 @@ def test_told_to_stop_it_saves_ends_with_143_and_goes_on_to_the_same_bytes(
     assert whole.read_bytes() == cut.read_bytes()
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_trains_and_goes_on_with_its_scale(store, tmp_path, precision, monkeypatch):
+    optim = OptimConfig(lr=1e-3, epochs=3, checkpoint_epochs=1, precision=precision)
+    config = tiny_config(optim=optim)
+    run(config, store, tmp_path / "whole")
+    original = run_module.Run.save
+
+    def stop_after(self):
+        original(self)
+        if self.position == (2, 0):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module.Run, "save", stop_after)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, store, tmp_path / "cut")
+    monkeypatch.setattr(run_module.Run, "save", original)
+    run(config, store, tmp_path / "cut")
+    whole, cut = (tmp_path / side / "checkpoint.pt" for side in ("whole", "cut"))
+    assert whole.read_bytes() == cut.read_bytes()
+    state = torch.load(whole, weights_only=True)
+    assert bool(state["scaler"]) == (precision == "float16")
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_the_gradient_of_a_step_is_clipped(store, tmp_path, monkeypatch):
+    norms = []
+    original = torch.optim.Adam.step
+
+    def look(self, *arguments, **options):
+        gradients = [p.grad for group in self.param_groups for p in group["params"]]
+        norms.append(torch.cat([g.flatten() for g in gradients if g is not None]).norm().item())
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", look)
+    optim = OptimConfig(lr=1e-3, epochs=2, clip_grad_norm=0.01)
+    run(tiny_config(optim=optim), store, tmp_path / "run")
+    assert max(norms) == pytest.approx(0.01, rel=1e-3)
+
+
 @pytest.mark.parametrize("kept", [slice(0, 100), slice(0, 0), slice(7, 300)])
 def test_a_torn_checkpoint_is_named(store, tmp_path, kept):
     run(tiny_config(), store, tmp_path / "run")
