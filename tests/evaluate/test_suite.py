@@ -1,6 +1,7 @@
 """`evaluate all`: rows, counts, averages, and data that is wrong or has no labels."""
 
 import csv
+import dataclasses
 import math
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 
 from tests.evaluate.clips import labelled_clips, make_clip
 from tokenreel.cache.embeddings import write_embeddings
+from tokenreel.evaluate import suite
 from tokenreel.evaluate.config import EvaluateConfig
+from tokenreel.evaluate.plan import plan_file
 from tokenreel.evaluate.suite import evaluate_files
 
 
@@ -197,3 +200,47 @@ def test_a_file_that_is_no_embedding_file_is_named_and_the_others_go_on(tmp_path
     assert report.exit_status == 3
     assert "bad.h5" in report.problems[0]
     assert value(report, "classification").value == 1.0
+
+
+def test_a_file_without_a_sound_clip_says_so(tmp_path):
+    path = write_npz(tmp_path / "a/mine.npz", labelled_clips(), labels=np.full(60, 9))
+    report = evaluate(path, tmp_path / "out")
+    assert report.exit_status == 3
+    assert "5 clip(s) left out" in report.problems[0]
+    assert "no sound clip with phase labels" in value(report, "classification").note
+
+
+def test_more_than_five_bad_clips_are_counted_and_not_all_named(tmp_path):
+    clips = [make_clip(f"v{i}", "val") for i in range(8)]
+    path = write_npz(tmp_path / "a/mine.npz", clips, labels=np.full(96, 9))
+    [problem] = evaluate(path, tmp_path / "out").problems
+    assert problem.startswith("a: act: 8 clip(s) left out: v0: label 9")
+    assert problem.endswith("; v4: label 9 is out of range, its action has 3 phases, and 3 more")
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "jobs", "wanted"),
+    [(10**9, 4, 4), (10**9, 1, 1), (200_000_000, 4, 2), (1, 4, 1)],
+)
+def test_no_more_processes_than_their_embeddings_fit_in_half_of_the_memory(
+    tmp_path, memory_bytes, jobs, wanted
+):
+    path = write_embeddings(tmp_path / "run/embeddings.h5", labelled_clips(), provenance={})
+    plan = dataclasses.replace(plan_file(path, EvaluateConfig()), num_bytes=50_000_000)
+    assert suite._num_processes([plan], plan.jobs, jobs, memory_bytes) == wanted
+
+
+def test_a_small_evaluation_starts_no_process(tmp_path):
+    path = write_embeddings(tmp_path / "run/embeddings.h5", labelled_clips(), provenance={})
+    plan = plan_file(path, EvaluateConfig())
+    assert suite._num_processes([plan], plan.jobs, 4, 10**9) == 1
+    slow = plan_file(path, EvaluateConfig(protocol="tcc"))
+    assert suite._num_processes([slow], slow.jobs, 4, 10**9) == 4
+
+
+def test_the_same_file_named_twice_is_evaluated_once(tmp_path):
+    path = write_embeddings(tmp_path / "run/embeddings.h5", labelled_clips(), provenance={})
+    report = evaluate_files(
+        [path, path], config=EvaluateConfig(), out=tmp_path / "out", progress=False
+    )
+    assert len([score for score in report.scores if score.task == "tau"]) == 2

@@ -1,6 +1,8 @@
 """`evaluate all | compare | frozen | check` as a user types them."""
 
 import csv
+import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +10,22 @@ from typer.testing import CliRunner
 
 from tests.evaluate.clips import labelled_clips, make_clip, write_run
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.writer import StoreWriter
 from tokenreel.pipeline.cli.evaluate import app
 from tokenreel.pipeline.evaluation import parse_bytes
+
+_path = Path(__file__).parents[1] / "cache/stores.py"
+_spec = importlib.util.spec_from_file_location("stores", _path)
+stores = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(stores)
+
+
+def make_labelled_store(path):
+    stores.make_store(path)
+    with StoreWriter(path, writer_id="test") as writer:
+        for clip_id in ("t0", "t1", "v0", "v1"):
+            stores.write_clip(writer, clip_id, frames=20)
+    return path
 
 
 def call(*words):
@@ -83,3 +99,15 @@ def test_sizes(text, number):
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(UsageError, match="is not a size such as 2GB"):
         parse_bytes(text)
+
+
+def test_frozen_pools_a_store_and_evaluates_it(tmp_path):
+    store = make_labelled_store(tmp_path / "store")
+    result = call("frozen", store, "tasks=classification,tau", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.stdout
+    for name in ("frozen CLS, normed", "frozen max, block 3", "frozen mean, block 3"):
+        assert name in result.stdout
+    assert (tmp_path / "out/frozen-max/embeddings.h5").is_file()
+    rows = list(csv.DictReader((tmp_path / "out/results.csv").read_text().splitlines()))
+    assert {row["task"] for row in rows} == {"classification", "tau"}
+    assert {row["model"] for row in rows} == {"frozen"}

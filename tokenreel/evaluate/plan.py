@@ -139,6 +139,8 @@ def _jobs_without_labels(
 ) -> tuple[list[Job], list[Score]]:
     """Tau within groups of clips of the same video; all else is skipped with the reason."""
     reason = "no phase labels in the embedding file"
+    if screened.left_out:
+        reason = "no sound clip with phase labels in the embedding file"
     clips = screened.file.clips
     groups = sorted({clip.group for clip in clips if clip.group})
     sizes = {group: sum(clip.group == group for clip in clips) for group in groups}

@@ -18,6 +18,7 @@ from tokenreel.cache.errors import EmbeddingFileError, UsageError
 from tokenreel.cache.files import make_directory
 from tokenreel.cache.progress import Progress
 from tokenreel.evaluate.config import EvaluateConfig
+from tokenreel.evaluate.data import load_screened
 from tokenreel.evaluate.nearest import MEMORY_BYTES
 from tokenreel.evaluate.plan import FilePlan, Job, plan_file, row_key
 from tokenreel.evaluate.pool import run_jobs
@@ -82,7 +83,7 @@ def evaluate_files(
     """
     plans, problems = _plan(paths, config)
     make_directory(out)
-    with _alone_in(out):
+    with _alone_in(out), _forget_files():
         found, num_jobs, num_kept = _compute(
             plans, out / RESULTS, jobs=jobs, memory_bytes=memory_bytes, progress=progress
         )
@@ -115,6 +116,15 @@ def _compute(
             found |= {row_key(row): row for row in rows}
             bar.update()
     return found, len(planned), num_kept
+
+
+@contextmanager
+def _forget_files() -> Iterator[None]:
+    """Embeddings are kept between the jobs of a file, not beyond the evaluation."""
+    try:
+        yield
+    finally:
+        load_screened.cache_clear()
 
 
 @contextmanager
