@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch.nn import functional
 
 from tests.fuse.losses.goldens import arrays, assert_gradient, facts
 from tokenreel.fuse.loss_config import TccConfig
-from tokenreel.fuse.losses.tcc import temporal_cycle_consistency_loss
+from tokenreel.fuse.losses.tcc import cycle_back_logits, temporal_cycle_consistency_loss
 
 CASES = facts("losses")["tcc"]
 FINITE = [name for name, case in CASES.items() if "loss" in case]
@@ -57,10 +58,13 @@ def test_collapsed_embeddings_give_no_finite_loss():
 
 
 def test_classification_is_the_cross_entropy_of_the_frame_that_a_cycle_returns_to():
-    embeddings = torch.eye(4, 8).repeat(2, 1, 1) * 30  # every cycle ends where it began
+    case, times, _ = read("mse_var_default")
     config = TccConfig(kind="classification", label_smoothing=0.0)
+    every = torch.ones(2, 20, dtype=torch.bool)
+    logits = cycle_back_logits(case["embs"], case["embs"].flip(0), every, temperature=0.1)
 
-    assert loss_of(embeddings, torch.zeros(2, 4), config).item() == pytest.approx(0, abs=1e-6)
+    wanted = functional.cross_entropy(logits.flatten(0, 1), torch.arange(20).repeat(2))
+    torch.testing.assert_close(loss_of(case["embs"], times, config), wanted)
 
 
 @pytest.mark.parametrize("kind", ["mse_var", "mse", "huber", "classification", "classification_kl"])
