@@ -34,12 +34,11 @@ def path_table(cost: Tensor, minimum: Callable[[Tensor], Tensor]) -> Tensor:
     rows, columns = cost.shape[1:]
     row = torch.arange(rows, device=cost.device)
     column = torch.arange(rows + columns - 1, device=cost.device)[:, None] - row  # of a diagonal
-    is_inside = (column >= 0) & (column < columns)
-    skewed = cost[:, row, column.clamp(0, columns - 1)]  # (P, diagonals, N)
+    skewed = cost[:, row, column.clamp(0, columns - 1)]  # (P, diagonals, N); beyond: not used
     outside = cost.new_full((len(cost), 1), FAR)
     before = former = cost.new_full((len(cost), rows), FAR)
     diagonals = []
-    for number, inside in enumerate(is_inside):
+    for number in range(len(column)):
         corner = torch.zeros_like(outside) if number == 0 else outside
         steps = [
             torch.cat([corner, former[:, :-1]], dim=1),
@@ -47,7 +46,7 @@ def path_table(cost: Tensor, minimum: Callable[[Tensor], Tensor]) -> Tensor:
             before,
         ]
         here = skewed[:, number] + minimum(torch.stack(steps, dim=-1))
-        former, before = before, torch.where(inside, here, FAR)
-        diagonals.append(before)
+        former, before = before, here
+        diagonals.append(here)
     place = row[:, None] + torch.arange(columns, device=cost.device)
     return torch.stack(diagonals, dim=1)[:, place, row[:, None]]
