@@ -90,7 +90,7 @@ def pool(
         queries: absorbed.
         scales: a layer's (F, N) for int8, else ().
         hidden: bool (F, N) or None.
-        sizes: None for the measured or default ones.
+        sizes: None for the measured or default ones, or smaller ones where those do not fit.
         splits: programs that share a frame, None to fill the GPU.
 
     Returns:
@@ -103,7 +103,7 @@ def pool(
     groups = []
     for rows in queries.float().split(GROUP, dim=-2):
         run = partial(_pool_group, call, rows, hidden, splits)
-        groups.append(_first_that_fits(call, sizes or call.sizes("forward"), run))
+        groups.append(_first_that_fits(call, "forward", sizes, run))
     if len(groups) == 1:
         return groups[0]
     pooled, scores, lse = (torch.cat(parts, dim=1) for parts in zip(*groups, strict=True))
@@ -134,7 +134,7 @@ def pool_backward(
     operands = (gradient.float(), *outputs)
     for group in zip(*(part.split(GROUP, dim=1) for part in operands), strict=True):
         run = partial(_backward_group, call, group, shared, programs)
-        groups.append(_first_that_fits(call, sizes or call.sizes("backward"), run))
+        groups.append(_first_that_fits(call, "backward", sizes, run))
     return groups[0] if len(groups) == 1 else torch.cat(groups, dim=-2)
 
 
@@ -155,10 +155,13 @@ def _prepare(codes: Sequence[Tensor], scales: Sequence[Tensor]) -> _Call:
     return _Call(codes, own, unit, pointers)
 
 
-def _first_that_fits(call: _Call, sizes: Sizes, run: Callable[[Sizes], Any]) -> Any:
-    """Run with these sizes, or with those that need least, on the device of the codes."""
+def _first_that_fits(
+    call: _Call, direction: str, sizes: Sizes | None, run: Callable[[Sizes], Any]
+) -> Any:
+    """Run with the sizes given, or the measured, or those that need least, where the codes are."""
+    wanted = (sizes,) if sizes else (call.sizes(direction), small_sizes(call.width))
     with torch.cuda.device_of(call.codes[0]):  # Triton launches on the current one
-        for used in (sizes, small_sizes(call.width)):
+        for used in wanted:
             try:
                 return run(used)
             except OutOfResources as error:

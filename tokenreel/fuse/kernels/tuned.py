@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
-__all__ = ["Sizes", "default_sizes", "key_of", "sizes_for", "small_sizes"]
+__all__ = ["Sizes", "default_sizes", "forget", "key_of", "sizes_for", "small_sizes"]
 
 
 @dataclass(frozen=True)
@@ -90,3 +90,8 @@ def _measured() -> dict[str, Any]:
         resources.files(__package__).joinpath("tuned.json").read_text()
     )
     return found
+
+
+def forget() -> None:
+    """Read tuned.json again when it is needed next."""
+    _measured.cache_clear()
