@@ -134,7 +134,10 @@ def test_a_row_takes_the_store_of_its_own_backbone_and_says_where_there_is_none(
     recipe = Recipe("tiny", get_recipe("sample").fuse, label="ResNet", backbone="resnet50")
     monkeypatch.setitem(recipes.RECIPES, "resnet-row", lambda: recipe)
     alone = ("ablate", "resnet-row", *SMALL, "--seeds", "1", "--store", store)
-    note = "ResNet: read from tiny (s); `extract run tiny backbone=resnet50 --out STORE`"
+    note = (
+        "ResNet: read from tiny (s), not from resnet50: "
+        "`extract run tiny backbone=resnet50 --out STORE`"
+    )
     assert note in call(*alone, "--out", "alone")
     assert note in (tmp_path / "alone/ablation.txt").read_text()
     other = write_store(tmp_path / "other", architecture="resnet50.tv")

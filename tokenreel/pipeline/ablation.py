@@ -174,18 +174,19 @@ def _store_for(row: Row, stores: Mapping[Path, Store]) -> Path:
 
 
 def _substitutes(jobs: Sequence[tuple[Row, Job]]) -> list[str]:
-    """A sentence for each row that reads another backbone than the published row is about."""
-    notes: dict[str, None] = {}
+    """A sentence for rows that read another backbone than the published rows are about."""
+    notes: dict[str, dict[str, None]] = {}
     for row, job in jobs:
         recipe, store = get_recipe(row.recipe), open_store(job.store)
         if not recipe.is_about(store.recipe):
-            notes[
-                f"{row.label}: read from {store.recipe.architecture} ({store.path.name}); "
-                f"`extract run {store.made_with.get('dataset') or recipe.dataset} "
-                f"backbone={recipe.backbone} --out STORE` and a further --store STORE give the "
-                "published row's backbone"
-            ] = None
-    return list(notes)
+            dataset = store.made_with.get("dataset") or recipe.dataset
+            what = (
+                f"read from {store.recipe.architecture} ({store.path.name}), not from "
+                f"{recipe.backbone}: `extract run {dataset} "
+                f"backbone={recipe.backbone} --out STORE` and a further --store STORE change that"
+            )
+            notes.setdefault(what, {})[row.label] = None
+    return [f"{', '.join(labels)}: {what}" for what, labels in notes.items()]
 
 
 def _evaluate(

@@ -2,7 +2,8 @@
 
 The blocks are the papers' (MV-Former, section 4.4, as the released configurations count them,
 from 0).  `sample` needs no network: its backbone is small and has fixed random weights, which the
-store's name, the log and every table say.
+store's name, the log and every table say.  It is DeiT's, the tiny ViT that takes images normalised
+as DINO does.
 """
 
 from tokenreel.extract.config import ExtractConfig
@@ -15,7 +16,7 @@ EXTRACTIONS: dict[str, ExtractConfig] = {
     "pouring": ExtractConfig(blocks=(11,), transform="mvformer-eval"),
     "kinetics400": ExtractConfig(blocks=(3, 7, 11)),
     "sample": ExtractConfig(
-        backbone="vit_tiny_patch16_224", weights="random:0", image_size=112, blocks=(3, 7, 11)
+        backbone="deit_tiny_patch16_224", weights="random:0", image_size=112, blocks=(3, 7, 11)
     ),
 }
 
