@@ -188,3 +188,27 @@ def test_a_decoder_that_hangs_or_dies_is_replaced_and_the_clip_given_up(
     assert all(reason in text for text in batch.failures)
     assert pool.killed == 2
     assert CONFIG.timeout_seconds > worker.BEAT_SECONDS
+
+
+@pytest.mark.parametrize(("num_videos", "num_clips"), [(40, 7), (3, 50)])
+def test_shards_divide_the_clips_and_a_video_is_read_by_one_where_there_are_many(
+    tmp_path, num_videos, num_clips
+):
+    clips = tuple(
+        Clip(f"{video}/{number}", f"{video}.mp4")
+        for video in range(num_videos)
+        for number in range(num_clips)
+    )
+    manifest = Manifest("toy", tmp_path, clips)
+    shards = [runner.clips_of_shard(manifest, (part, 5)) for part in range(5)]
+    together = [clip for shard in shards for clip in shard]
+    assert sorted(together, key=lambda clip: clip.clip_id) == sorted(
+        clips, key=lambda clip: clip.clip_id
+    )
+    readers = [
+        sum(any(clip.video == f"{video}.mp4" for clip in shard) for shard in shards)
+        for video in range(num_videos)
+    ]
+    assert (max(readers) == 1) == (num_videos == 40)
+    lengths = [len(shard) for shard in shards]
+    assert max(lengths) - min(lengths) <= num_clips // 5

@@ -56,6 +56,7 @@ __all__ = [
 ]
 
 CHUNK_FRAMES = 16  # of a slot, at most
+VIDEOS_A_SHARD = 8  # with fewer, shards of whole videos differ too much in length
 WINDOW_ROOM = 4  # a window of a frame may have so many times the bytes of an image, or goes fewer
 
 
@@ -279,11 +280,18 @@ class _Run:
 
 
 def clips_of_shard(manifest: Manifest, shard: tuple[int, int]) -> list[Clip]:
-    """Every n-th clip from the i-th on."""
+    """The clips of every n-th video from the i-th on, so that one shard reads a video.
+
+    Where there are few videos for so many shards, every n-th clip instead: shares are even then.
+    """
     part, parts = shard
     if not 0 <= part < parts:
         raise UsageError(f"shard {part}/{parts}: i/n with 0 <= i < n")
-    return list(manifest.clips[part::parts])
+    videos = sorted({clip.video for clip in manifest.clips})
+    if len(videos) < VIDEOS_A_SHARD * parts:
+        return list(manifest.clips[part::parts])
+    mine = set(videos[part::parts])
+    return [clip for clip in manifest.clips if clip.video in mine]
 
 
 def own_peak_bytes() -> int:
