@@ -33,7 +33,7 @@ from tokenreel.extract.damage import is_paired
 from tokenreel.extract.readers import frame_of, opened, read_pyav, ticks_of
 from tokenreel.extract.video import DecodedFrame, VideoError, VideoInfo
 
-__all__ = ["PacketIndex", "read_pyav_from", "scan_packets"]
+__all__ = ["PacketIndex", "forget", "read_pyav_from", "scan_packets"]
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +123,11 @@ def trusted_index(path: Path, info: VideoInfo, alive: Callable[[], None]) -> Pac
     if isinstance(found, str):
         raise Untrusted(found)
     return found
+
+
+def forget() -> None:
+    """Forget the files that were examined."""
+    _examined.clear()
 
 
 def _examine(path: Path, info: VideoInfo, alive: Callable[[], None]) -> PacketIndex | str:
