@@ -44,6 +44,7 @@ def run_jobs(
         WorkerLost: a process died; what was yielded before stays good.
     """
     limits = Limits(max(1, memory_bytes // processes), threads)
+    _load_blas()
     if processes == 1:
         for job in jobs:
             with threadpool_limits(1, user_api="blas"):
@@ -63,7 +64,13 @@ def run_jobs(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _load_blas() -> None:
+    """Load scipy's own BLAS: a limit holds for what is loaded, and tasks load it only when run."""
+    import scipy.linalg  # noqa: F401
+
+
 def _begin_worker() -> None:
+    _load_blas()
     threadpool_limits(1, user_api="blas")
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
