@@ -16,7 +16,7 @@ from functools import partial
 from unittest.mock import patch
 
 import torch
-from harness import Row, Timing, make_row, measure, quick_flag, write_rows
+from harness import Row, Timing, make_row, quick_flag, write_rows
 from kernels_fixture import (
     Case,
     device_name,
@@ -24,6 +24,7 @@ from kernels_fixture import (
     in_unit,
     make_case,
     peak_bytes,
+    timed,
     wait,
 )
 from torch import Tensor
@@ -94,7 +95,7 @@ def _training(clips: int, frames: int, entities: int, device: torch.device) -> l
             with patch("tokenreel.fuse.temporal.padded_attention", publish_scores):
                 train()
 
-        times = measure({"ours": train, "published": train_published}, repeats=5)
+        times = timed({"ours": train, "published": train_published}, device, repeats=5)
         for name, timing in times.items():
             rows.append(
                 make_row("fusion", f"MTF {name} forward+backward, {words}", in_unit(timing, 1e3),
@@ -165,12 +166,13 @@ def _take_step(
 ) -> dict[str, float]:
     """One step; seconds of each part.  The gradient stops at each part's door and is handed on."""
     device = resident.device
+    half = device.type == "cuda"
     seconds: dict[str, float] = {}
     clock = [0.0]
 
     def lap(part: str | None) -> None:
         wait(device)
-        now = time.perf_counter()
+        now = time.perf_counter() if half else time.process_time()
         if part is not None:
             seconds[part] = now - clock[0]
         clock[0] = now
@@ -178,7 +180,6 @@ def _take_step(
     clips = resident.num_frames // (2 * frames)
     gather = torch.arange(resident.num_frames, device=device).unflatten(0, (clips, 2, frames))
     valid = torch.ones(clips, 2, frames, dtype=torch.bool)
-    half = device.type == "cuda"
     model.train()
     optimiser.zero_grad(set_to_none=True)
     with torch.autocast(device.type, torch.bfloat16, enabled=half):

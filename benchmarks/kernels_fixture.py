@@ -1,17 +1,18 @@
 """What the benchmarks of the kernels share: cases, limits of the machine, memory, rows.
 
-Times are of the machine that they ran on; shares of its own copy bandwidth carry over.
+Times are of the machine that they ran on; shares of its own copy bandwidth carry over.  On a CPU
+they are processor seconds of one thread, which others that use the machine hardly change.
 """
 
-import logging
 import multiprocessing
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from harness import Row, Timing, cpu_name, make_row, measure
+from harness import K, Row, Timing, cpu_name, make_row, measure
 from torch import Tensor
 
 from tokenreel.fuse.kernels import CodedTokens, QueryWeights, pooled_attention
@@ -19,8 +20,6 @@ from tokenreel.fuse.kernels.reference import project_and_attend
 
 CHANNELS = 384  # of a query and of an entity, as published
 SHORT = {torch.int8: "int8", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,16 @@ def make_subjects(
     return {"forward": forward, "forward+backward": both}
 
 
+def timed(
+    subjects: dict[K, Callable[[], object]], device: torch.device, *, repeats: int
+) -> dict[K, Timing]:
+    """The harness's :func:`measure` with the clock of the device."""
+    if device.type == "cuda":
+        return measure(subjects, repeats=repeats)
+    torch.set_num_threads(1)
+    return measure(subjects, repeats=repeats, clock=time.process_time)
+
+
 def wait(device: torch.device) -> None:
     """Until the device has done what it was given."""
     if device.type == "cuda":
@@ -117,7 +126,9 @@ def wait(device: torch.device) -> None:
 
 def device_name(device: torch.device) -> str:
     """As in a row."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_name()}, one thread"
 
 
 def measure_limits(device: torch.device) -> tuple[float, list[Row]]:
@@ -137,7 +148,7 @@ def measure_limits(device: torch.device) -> tuple[float, list[Row]]:
         matrix @ matrix
         wait(device)
 
-    times = measure({"copy": copy, "multiply": multiply}, repeats=9, warmups=2)
+    times = timed({"copy": copy, "multiply": multiply}, device, repeats=9)
     name = device_name(device)
     rows = [
         make_row("pooling", "copy of memory", rate(times["copy"], 2 * size / 1e9), unit="GB/s",

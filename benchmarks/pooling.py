@@ -11,7 +11,7 @@ D=768, 6 times the reference, 2.5 times absorbed, 1/20 of the reference's memory
 """
 
 import torch
-from harness import Row, Timing, make_row, measure, quick_flag, write_rows
+from harness import Row, Timing, make_row, quick_flag, write_rows
 from kernels_fixture import (
     Case,
     device_name,
@@ -22,6 +22,7 @@ from kernels_fixture import (
     measure_limits,
     peak_bytes,
     rate,
+    timed,
 )
 
 F32, I8, F16, BF16 = torch.float32, torch.int8, torch.float16, torch.bfloat16
@@ -84,7 +85,7 @@ def _rows_of(
             memory[name] = peak_bytes(found["forward+backward"], device)
         elif case.dtype == F32 and case.entities == 3:
             memory[name] = in_fresh_process(cpu_peak, name, case)
-    times = measure(subjects, repeats=repeats)
+    times = timed(subjects, device, repeats=repeats)
     rows = []
     baseline = implementations[0]
     about = {"shape": case.shape, "device": device_name(device)}
