@@ -85,7 +85,7 @@ def test_padding_changes_only_the_division_by_the_frames():
     valid = torch.ones(2, 20, dtype=torch.bool)
     valid[0, 14:] = valid[1, 17:] = False
     spoiled = both.clone()
-    spoiled[~valid] = 5.0
+    spoiled[~valid] = torch.arange(9.0)[:, None]  # padding that does not align with padding
     spoiled.requires_grad_()
 
     loss = loss_of(spoiled, times, case["len"].float(), config, valid)

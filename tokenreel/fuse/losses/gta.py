@@ -53,8 +53,7 @@ def global_alignment_loss(
 def match_costs(a: Tensor, b: Tensor, in_a: Tensor, gamma: float) -> Tensor:
     """(P, T, T): minus the log share of each frame of a among those that match a frame of b."""
     scores = (a @ b.transpose(-1, -2) / gamma).masked_fill(~in_a[..., None], LOW)
-    costs = -scores.log_softmax(dim=1)
-    return torch.where(in_a[..., None], costs, 0.0)
+    return -scores.log_softmax(dim=1)
 
 
 def cycle_loss(forth: Tensor, back: Tensor, in_a: Tensor, in_b: Tensor, smoothing: float) -> Tensor:
