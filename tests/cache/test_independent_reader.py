@@ -1,4 +1,4 @@
-"""A reader written from FORMAT.md alone: no import of ours in it."""
+"""A reader written from FORMAT.md alone: its functions use nothing of ours."""
 
 import importlib.util
 import json
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import crc32c
 import numpy as np
+
+from tokenreel.cache import layout
 
 _spec = importlib.util.spec_from_file_location("stores", Path(__file__).parent / "stores.py")
 stores = importlib.util.module_from_spec(_spec)
@@ -63,3 +65,11 @@ def test_a_reader_written_from_the_format_alone_reads_a_store(tmp_path):
     codec = stores.StoreWriter(path, writer_id="r").codec
     wanted = stores.expected(*stores.make_recipe("int8", 2), "a/1", 3, 70, 1)
     np.testing.assert_allclose(tokens, codec.decode(wanted, block=3), rtol=1e-5, atol=1e-5)
+
+
+def test_the_metadata_in_the_format_is_what_is_written():
+    text = (Path(layout.__file__).parent / "FORMAT.md").read_text()
+    plain, sharded = (json.loads(part.split("```")[0]) for part in text.split("```json")[1:])
+    cls = layout.ArraySpec("cls/1", (130, 768), "<f2", float("nan"), 64)
+    tokens = layout.ArraySpec("tokens/1", (130, 784, 768), "i1", -128, 64, sharded=True)
+    assert (plain, sharded) == (cls.metadata(), tokens.metadata())
