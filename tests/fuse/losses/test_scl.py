@@ -70,3 +70,43 @@ def test_both_label_modes_agree_where_nothing_underflows():
 
     torch.testing.assert_close(official, stable)
     torch.testing.assert_close(official.sum(-1), torch.tensor([[1.0, 1.0, 1.0, 0.0, 1.0]]))
+
+
+def full_matrix(embeddings, steps, valid, *, temperature, variance, negatives):
+    """The loss as the paper's equations and the released masks have it, all pairs in one matrix."""
+    clips, views, frames = valid.shape
+    flat, times, real = embeddings.flatten(0, 2), steps.flatten(), valid.flatten()
+    both = real[:, None] & real
+    view = torch.arange(clips * views).repeat_interleave(frames)
+    clip = view // views
+    is_other_view = (clip[:, None] == clip) & (view[:, None] != view)
+    is_negative = {
+        "view": is_other_view,
+        "batch_noself": is_other_view | (clip[:, None] != clip),
+        "batch": torch.ones_like(both),
+    }[negatives]
+    weights = torch.where(both, is_negative.float(), 1e-6)
+    gauss = (-((times[:, None] - times).float() ** 2) / (2 * variance)).exp()
+    labels = torch.where(both & is_other_view, gauss, 0.0)
+    labels = labels / labels.sum(1, keepdim=True).clamp_min(1e-38)
+    similar = (flat @ flat.T / temperature).exp()
+    shares = similar / (weights * similar).sum(1, keepdim=True)
+    terms = torch.special.xlogy(labels, labels) - labels * (shares + 1e-6).log()
+    return terms[both].sum() / real.sum()
+
+
+@pytest.mark.parametrize("negatives", ["view", "batch_noself", "batch"])
+def test_blocks_equal_the_full_matrix_with_padding(negatives):
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.nn.functional.normalize(torch.randn(3, 2, 9, 6, generator=generator), dim=-1)
+    steps = torch.arange(9).expand(3, 2, -1)
+    valid = torch.arange(9) < torch.tensor([[9, 7], [4, 9], [9, 9]])[..., None]
+
+    found = sequence_contrastive_loss(
+        embeddings, steps, valid, temperature=0.1, label_variance=10.0, negatives=negatives
+    )
+
+    wanted = full_matrix(
+        embeddings, steps, valid, temperature=0.1, variance=10.0, negatives=negatives
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
