@@ -159,8 +159,9 @@ def frames_as_seen(
     wanted = store.frame_index(record.clip_id)[frames].tolist()
     stored_ticks = store.pts(record.clip_id)[frames].tolist()
     augment = ViewAugmenter(recipe.views[view], record.clip_id, recipe.transform) if view else None
+    start = max(float(store.times_seconds(record.clip_id)[frames[0]]) - 1e-3, 0.0)
     count = 0
-    for frame in decode(path, decoder=record.source["decoder"]):
+    for frame in decode(path, decoder=record.source["decoder"], from_seconds=start):
         if frame.index == wanted[count]:
             if frame.ticks != stored_ticks[count]:
                 raise VideoError(
