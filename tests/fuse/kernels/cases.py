@@ -47,7 +47,7 @@ def make_tokens(dtype, *, frames=2, tokens=37, widths=(96,), folds=False, seed=0
 def move(tokens, device):
     """The same tokens on a device."""
     folded = tuple(
-        fold and Folding(*(part.to(device) for part in vars(fold).values()))
+        fold and Folding(*(part.to(device) for part in vars(fold).values() if part is not None))
         for fold in tokens.foldings
     )
     return CodedTokens(

@@ -1,12 +1,17 @@
 """Triton decides when it is imported whether it compiles or interprets: one process, one of them.
 
-A run without TRITON_INTERPRET=1 has the tests that compile, and starts those of the interpreter in
-a process of its own (test_in_interpreter.py); a run with it has those of the interpreter alone.
+A run without TRITON_INTERPRET=1 has the tests that compile, and starts those of the fused kernels
+in an interpreting process of its own (test_in_interpreter.py); a run with it has those alone.
+Where there is a GPU, a run without it has them too, compiled.
 """
 
 import os
 
-INTERPRETED = ["test_interpreter.py"]
-COMPILED = ["test_compile.py", "test_in_interpreter.py", "test_gpu.py"]
+import torch
 
-collect_ignore = COMPILED if os.environ.get("TRITON_INTERPRET") == "1" else INTERPRETED
+COMPILED = ["test_bench_gpu.py", "test_compile.py", "test_gpu.py", "test_in_interpreter.py"]
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    collect_ignore = COMPILED
+elif not torch.cuda.is_available():
+    collect_ignore = ["test_fused.py"]

@@ -1,4 +1,4 @@
-"""test_interpreter.py, in a process that Triton interprets in."""
+"""test_fused.py, in a process that Triton interprets in."""
 
 import os
 import re
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 def test_the_fused_kernels_pass_their_tests_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     run = subprocess.run(
-        [*command, str(Path(__file__).with_name("test_interpreter.py"))],
+        [*command, str(Path(__file__).with_name("test_fused.py"))],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTEST_ADDOPTS": ""},
         capture_output=True,

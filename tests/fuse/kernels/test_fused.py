@@ -1,6 +1,6 @@
-"""The fused kernels in Triton's interpreter against float64: numbers, ragged ends, promises.
+"""The fused kernels against float64: numbers, ragged ends, promises.
 
-Run through test_in_interpreter.py, or with TRITON_INTERPRET=1.
+In Triton's interpreter through test_in_interpreter.py, or compiled where there is a GPU.
 """
 
 import math
@@ -9,32 +9,48 @@ import random
 import pytest
 import torch
 
+from tests.fuse.kernels import cases
 from tests.fuse.kernels.cases import (
     TOLERANCE,
     error,
     gradients,
     in_float64,
     loss_of,
-    make_tokens,
     make_weights,
+    move,
     parameters,
 )
-from tokenreel.fuse.kernels import absorbed, launch, pooled_attention
+from tokenreel.fuse.kernels import absorbed, choose, launch, pooled_attention
 from tokenreel.fuse.kernels.tuned import Sizes
 
+DEVICE = "cpu" if choose.is_interpreted() else "cuda"
+pytestmark = [] if choose.is_interpreted() else [pytest.mark.gpu]
 DTYPES = list(TOLERANCE)
 SMALL = Sizes(tokens=16, channels=32, warps=4, stages=1)
+
+
+def make_tokens(dtype, **options):
+    return cases.make_tokens(dtype, device=DEVICE, **options)
+
+
+def normal(*shape):
+    """Random numbers, the same on every device."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(5)).to(DEVICE)
 
 
 def make_queries(tokens, rows, *, per_frame=False, seed=0):
     rng = torch.Generator().manual_seed(seed)
     width = sum(tokens.widths)
     shape = (tokens.num_frames, rows, width) if per_frame else (rows, width)
-    return torch.randn(shape, generator=rng) * 1.5 / tokens.decode().std() / math.sqrt(width)
+    spread = tokens.decode().std().item()
+    return (torch.randn(shape, generator=rng) * 1.5 / spread / math.sqrt(width)).to(DEVICE)
 
 
 def exact(tokens, queries, gradient=None, hidden=None):
-    """Pooled codes, scores, lse, and the gradient of the queries, in float64."""
+    """Pooled codes, scores, lse, and the gradient of the queries, in float64 on the CPU."""
+    tokens, queries = move(tokens, "cpu"), queries.cpu()
+    gradient = None if gradient is None else gradient.cpu()
+    hidden = None if hidden is None else hidden.cpu()
     scales = list(tokens.scales)
     outputs = absorbed.pool(list(tokens.codes), queries.double(), scales, hidden)
     if gradient is None:
@@ -71,25 +87,25 @@ def random_case(seed):
 @pytest.mark.parametrize("seed", range(16))
 def test_random_sizes_equal_float64(seed):
     tokens, queries, splits = random_case(seed)
-    gradient = torch.randn(tokens.num_frames, queries.shape[-2], queries.shape[-1]) * 1e-3
+    gradient = normal(tokens.num_frames, queries.shape[-2], queries.shape[-1]) * 1e-3
     pooled, scores, lse, grad = fused(tokens, queries, gradient, splits=splits, programs=3)
     wanted = exact(tokens, queries, gradient)
 
     forward, backward = TOLERANCE[tokens.codes[0].dtype]
     assert error(pooled, wanted[0]) < forward
-    torch.testing.assert_close(scores.double(), wanted[1], rtol=0, atol=20 * forward)
-    torch.testing.assert_close(lse.double(), wanted[2], rtol=0, atol=20 * forward)
+    torch.testing.assert_close(scores.cpu().double(), wanted[1], rtol=0, atol=20 * forward)
+    torch.testing.assert_close(lse.cpu().double(), wanted[2], rtol=0, atol=20 * forward)
     assert grad.shape == queries.shape
     # one token: the softmax is constant, and so the truth is zero
     scale = (gradient.norm() * tokens.codes[0].float().norm()).item() * 1e-9
-    assert error(grad, wanted[3]) < backward or (grad - wanted[3]).norm() < scale
+    assert error(grad, wanted[3]) < backward or (grad.cpu() - wanted[3]).norm() < scale
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_odd_frame_of_full_width_equals_float64(dtype):
     tokens = make_tokens(dtype, frames=1, tokens=65, widths=(400,))
     queries = make_queries(tokens, 3)
-    gradient = torch.randn(1, 3, 400)
+    gradient = normal(1, 3, 400)
     found = fused(tokens, queries, gradient, sizes=None)
     wanted = exact(tokens, queries, gradient)
     assert error(found[0], wanted[0]) < TOLERANCE[dtype][0]
@@ -100,7 +116,7 @@ def test_an_odd_frame_of_full_width_equals_float64(dtype):
 def test_more_rows_than_a_pass_holds_go_in_groups(dtype):
     tokens = make_tokens(dtype, tokens=21)
     queries = make_queries(tokens, 13)
-    gradient = torch.randn(2, 13, 96)
+    gradient = normal(2, 13, 96)
     found, wanted = fused(tokens, queries, gradient), exact(tokens, queries, gradient)
     assert [tuple(part.shape) for part in found] == [tuple(part.shape) for part in wanted]
     assert error(found[0], wanted[0]) < TOLERANCE[dtype][0]
@@ -112,22 +128,22 @@ def test_more_rows_than_a_pass_holds_go_in_groups(dtype):
 def test_hidden_tokens_have_no_weight(dtype, splits):
     tokens = make_tokens(dtype, tokens=45)
     queries = make_queries(tokens, 3)
-    hidden = torch.rand(2, 45, generator=torch.Generator().manual_seed(3)) < 0.5
+    hidden = (torch.rand(2, 45, generator=torch.Generator().manual_seed(3)) < 0.5).to(DEVICE)
     hidden[0, :16] = True  # a whole tile, so that the first split of a frame sees nothing
-    gradient = torch.randn(2, 3, 96)
+    gradient = normal(2, 3, 96)
     pooled, scores, lse, grad = fused(tokens, queries, gradient, hidden, splits=splits)
     wanted = exact(tokens, queries, gradient, hidden)
     assert torch.equal(scores.isinf(), hidden[:, None].expand(-1, 3, -1))
     assert error(pooled, wanted[0]) < TOLERANCE[dtype][0]
     assert error(grad, wanted[3]) < TOLERANCE[dtype][1]
-    torch.testing.assert_close(lse.double(), wanted[2], rtol=0, atol=1e-3)
+    torch.testing.assert_close(lse.cpu().double(), wanted[2], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float16, torch.float32])
 def test_the_order_of_tokens_does_not_matter(dtype):
     tokens = make_tokens(dtype, tokens=41)
     queries = make_queries(tokens, 4)
-    order = torch.randperm(41, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(41, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     turned = type(tokens)(
         tuple(part[:, order].contiguous() for part in tokens.codes),
         tuple(part[:, order] for part in tokens.scales),
@@ -138,14 +154,14 @@ def test_the_order_of_tokens_does_not_matter(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_queries_of_zero_give_the_mean(dtype):
     tokens = make_tokens(dtype)
-    pooled = fused(tokens, torch.zeros(2, 96))[0]
+    pooled = fused(tokens, torch.zeros(2, 96, device=DEVICE))[0]
     mean = tokens.decode(torch.float64).mean(1, keepdim=True).expand(-1, 2, -1)
     assert error(pooled, mean) < TOLERANCE[dtype][0]
 
 
 def test_a_shift_of_all_tokens_shifts_the_pooled_ones():
     tokens = make_tokens(torch.float32)
-    queries, shift = make_queries(tokens, 3), torch.randn(96)
+    queries, shift = make_queries(tokens, 3), normal(96)
     moved = type(tokens)((tokens.codes[0] + shift,))
     assert error(fused(moved, queries)[0], fused(tokens, queries)[0] + shift) < 1e-5
 
@@ -163,7 +179,7 @@ def test_scores_far_apart_choose_one_token(dtype):
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16])
 def test_splits_and_tiles_do_not_change_the_result(dtype):
     tokens = make_tokens(dtype, tokens=70)
-    queries, gradient = make_queries(tokens, 3), torch.randn(2, 3, 96)
+    queries, gradient = make_queries(tokens, 3), normal(2, 3, 96)
     first = fused(tokens, queries, gradient, splits=1, programs=1)
     other = Sizes(tokens=32, channels=64, warps=4, stages=1)
     second = fused(tokens, queries, gradient, sizes=other, splits=3, programs=5)
@@ -173,7 +189,7 @@ def test_splits_and_tiles_do_not_change_the_result(dtype):
 
 def test_gradients_of_frames_add_up_to_the_shared_one():
     tokens = make_tokens(torch.int8, frames=3)
-    queries, gradient = make_queries(tokens, 3), torch.randn(3, 3, 96)
+    queries, gradient = make_queries(tokens, 3), normal(3, 3, 96)
     outputs = launch.pool(list(tokens.codes), queries, list(tokens.scales), None, sizes=SMALL)
     codes, scales = list(tokens.codes), list(tokens.scales)
     each = launch.pool_backward(codes, gradient, scales, outputs, shared=False, sizes=SMALL)
@@ -183,7 +199,7 @@ def test_gradients_of_frames_add_up_to_the_shared_one():
 
 def test_the_backward_gives_the_same_bits_each_time():
     tokens = make_tokens(torch.int8, frames=3, tokens=50)
-    queries, gradient = make_queries(tokens, 3), torch.randn(3, 3, 96)
+    queries, gradient = make_queries(tokens, 3), normal(3, 3, 96)
     first = fused(tokens, queries, gradient, programs=4)
     second = fused(tokens, queries, gradient, programs=4)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -191,7 +207,7 @@ def test_the_backward_gives_the_same_bits_each_time():
 
 def test_every_element_of_the_outputs_is_written(monkeypatch):
     tokens = make_tokens(torch.int8, frames=2, tokens=33, widths=(40, 40))
-    queries, gradient = make_queries(tokens, 3), torch.randn(2, 3, 80)
+    queries, gradient = make_queries(tokens, 3), normal(2, 3, 80)
     wanted = fused(tokens, queries, gradient, splits=2, programs=3)
     make_empty = torch.empty
 
@@ -216,12 +232,12 @@ def test_frames_may_lie_apart():
 def test_frames_may_lie_further_apart_than_32_bits_count():
     """Only the pages that are touched exist: 4 GB of codes that nobody reads take no memory."""
     stride = (1 << 31) + 4096
-    huge = torch.empty(stride + 2 * 37 * 96, dtype=torch.int8)
+    huge = torch.empty(stride + 2 * 37 * 96, dtype=torch.int8, device=DEVICE)
     codes = huge.as_strided((2, 37, 96), (stride, 96, 1))
     tokens = make_tokens(torch.int8)
     codes.copy_(tokens.codes[0])
     apart = type(tokens)((codes,), tokens.scales)
-    queries, gradient = make_queries(tokens, 3), torch.randn(2, 3, 96)
+    queries, gradient = make_queries(tokens, 3), normal(2, 3, 96)
     near, far = fused(tokens, queries, gradient), fused(apart, queries, gradient)
     assert all(torch.equal(a, b) for a, b in zip(near, far, strict=True))
 
@@ -230,7 +246,7 @@ def test_frames_may_lie_further_apart_than_32_bits_count():
 def test_scales_and_gradients_of_any_size_keep_their_precision(size):
     tokens = make_tokens(torch.int8)
     tiny = type(tokens)(tokens.codes, tuple(part * size for part in tokens.scales))
-    queries, gradient = make_queries(tokens, 3), torch.randn(2, 3, 96)
+    queries, gradient = make_queries(tokens, 3), normal(2, 3, 96)
     plain = exact(tokens, queries, gradient)
     pooled, _, _, grad = fused(tiny, queries / size, gradient / size)
     assert error(pooled / size, plain[0]) < TOLERANCE[torch.int8][0]
@@ -255,7 +271,9 @@ def test_the_public_function_equals_the_reference_in_float64(dtype, per_frame):
     tokens = make_tokens(dtype, tokens=19, widths=(40, 40), folds=True)
     weights = make_weights(tokens, heads=2, per_frame=per_frame)
     truth = in_float64(weights)
-    wanted = pooled_attention(tokens, [truth], implementation="reference", with_attention=True)
+    wanted = pooled_attention(
+        move(tokens, "cpu"), [truth], implementation="reference", with_attention=True
+    )
     found = pooled_attention(tokens, [weights], implementation="triton", with_attention=True)
     forward, backward = TOLERANCE[dtype]
     assert error(found[0].entities, wanted[0].entities) < forward
