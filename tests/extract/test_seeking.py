@@ -10,7 +10,8 @@ import pytest
 
 from tests.extract.barcodes import every_40_ms, read_barcode, write_barcodes
 from tokenreel.extract import seeking
-from tokenreel.extract.video import decode, probe
+from tokenreel.extract.packets import PacketIndex
+from tokenreel.extract.video import VideoError, decode, probe
 
 CLIPS = os.environ.get("TOKENREEL_CLIPS")
 NUM_FRAMES = 150
@@ -120,7 +121,7 @@ def test_a_frame_that_is_not_where_the_packets_say_ends_the_trust_and_loses_noth
         index = true(path, info, alive)
         shown = index.shown.copy()
         shown[90] += 1
-        return seeking.PacketIndex(index.pts, index.place, shown, index.keys, index.first_pts)
+        return PacketIndex(index.pts, index.place, shown, index.keys, index.first_pts)
 
     monkeypatch.setattr(seeking, "trusted_index", lying)
     assert facts(decode(path, from_seconds=3.2)) == whole[80:]
@@ -155,12 +156,27 @@ def test_the_way_to_a_late_clip_gives_signs_of_life(tmp_path, name):
     assert len(signs) >= 100
 
 
-def test_a_damaged_tail_does_not_concern_a_clip_before_it(tmp_path):
-    path = write(tmp_path / "a.mkv", options=X264)
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+def test_a_missing_tail_does_not_concern_a_clip_before_it(tmp_path, name, caplog):
+    path = write(tmp_path / name, options=X264, container_options={"movflags": "faststart"}
+                 if name == "a.mp4" else {})  # fmt: skip
     whole = facts(decode(path))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 9 // 10])
     assert facts(decode(path, from_seconds=2.0, until_seconds=3.0)) == whole[50:75]
+    assert "packets cannot be read to the end" in caplog.text
+    with pytest.raises(VideoError):
+        list(decode(path, from_seconds=5.0))
+
+
+def test_a_hole_in_the_middle_is_not_jumped_over(tmp_path):
+    """Places of the frames after it would be those of a shorter video."""
+    path = write(tmp_path / "a.mkv", options=X264)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
+    path.write_bytes(bytes(data))
+    with pytest.raises(VideoError, match=r"damaged|corrupt|cannot be decoded"):
+        list(decode(path, from_seconds=5.0))
 
 
 def test_pixels_are_made_of_the_frames_that_are_asked_for_only(tmp_path, monkeypatch):

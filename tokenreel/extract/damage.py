@@ -55,7 +55,7 @@ class DamageWatch:
         """
         if frame.is_corrupt:
             raise VideoError(f"frame {index} is marked corrupt", frame=index)
-        self._check_container(index)
+        self.check_container(index)
         if not self._is_paired or frame.pts is None or frame.interlaced_frame:
             return
         if self._first is None:
@@ -73,12 +73,13 @@ class DamageWatch:
         Raises:
             VideoError: as above.
         """
-        self._check_container(index)
+        self.check_container(index)
         lost = [pts for pts in self._pending if self._first is not None and pts > self._first]
         if self._is_paired and lost:
             raise self._lost(min(lost), index + 1)
 
-    def _check_container(self, index: int) -> None:
+    def check_container(self, index: int) -> None:
+        """Raise VideoError where the reader of the container has complained since the last call."""
         count, last = self._last_error()
         if count == self._num_errors or last is None:
             return

@@ -5,7 +5,7 @@ would decode the source dozens of times.  A seek is only believed of a file that
 
 - MP4 and Matroska, and codecs of which one packet is one frame;
 - a scan of its packets (no decoding) gives the times of all frames, hence the place of each;
-- decoding starts at a key frame after which, in the file, no earlier time stands; frames shown
+- decoding starts at a key frame before which, in the file, no later time stands; frames shown
   before that key frame (the leading ones of an open group of pictures) are dropped;
 - frames around the second key frame were decoded both ways, from the start and after a seek, and
   were the same pixels at the same times, one for each packet;
@@ -16,10 +16,8 @@ Where one of them fails, the video is read from its first frame, and the log say
 
 import hashlib
 import logging
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
@@ -27,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tokenreel.extract.damage import is_paired
+from tokenreel.extract.packets import PacketIndex, Untrusted, scan_packets
 from tokenreel.extract.readers import frame_of, opened, read_pyav, ticks_of
 from tokenreel.extract.video import DecodedFrame, VideoError, VideoInfo
 
-__all__ = ["PacketIndex", "forget", "read_pyav_from", "scan_packets"]
+__all__ = ["forget", "read_pyav_from", "trusted_index"]
 
 log = logging.getLogger(__name__)
 
@@ -43,34 +41,6 @@ TRIES = 3  # key frames to try, each before the last, when a seek lands after th
 
 
 _examined: "OrderedDict[tuple[object, ...], PacketIndex | str]" = OrderedDict()
-
-
-class Untrusted(Exception):
-    """A seek in this file is not to be believed; the text says why."""
-
-
-@dataclass(frozen=True)
-class PacketIndex:
-    """The packets of a video stream, without their data.
-
-    Attributes:
-        pts: presentation time of each packet in the order of the file, int64 (P,).
-        place: byte in the file of each, -1 where the container does not tell, int64 (P,).
-        shown: times of the packets that are shown, in order of time, int64 (T,): frame i of the
-            video has time shown[i].
-        keys: packets at which decoding can start, rising.
-        first_pts: time of each packet of keys.
-    """
-
-    pts: NDArray[np.int64]
-    place: NDArray[np.int64]
-    shown: NDArray[np.int64]
-    keys: tuple[int, ...]
-    first_pts: tuple[int, ...]
-
-    def key_before(self, pts: float | Fraction) -> int:
-        """Number, in keys, of the last key frame at or before a time; 0 where there is none."""
-        return max(0, bisect_right(self.first_pts, pts) - 1)
 
 
 def read_pyav_from(
@@ -140,38 +110,9 @@ def _examine(path: Path, info: VideoInfo, alive: Callable[[], None]) -> PacketIn
             _try_out(path, info, index, alive)
     except Untrusted as reason:
         return str(reason)
+    except VideoError as error:
+        return f"its packets cannot be read to the end: {error}"
     return index
-
-
-def scan_packets(path: Path, alive: Callable[[], None] = lambda: None) -> PacketIndex:
-    """Read the packets of the video stream, which decodes nothing.
-
-    Raises:
-        Untrusted: a packet without a time, or two of one time.
-        VideoError: the file cannot be read.
-    """
-    rows: list[tuple[int, int, bool, bool]] = []
-    with opened(path) as (container, stream):
-        for packet in container.demux(stream):
-            alive()
-            if packet.size == 0 and packet.dts is None:
-                continue  # the end
-            if packet.pts is None:
-                raise Untrusted(f"packet {len(rows)} has no time")
-            if packet.is_corrupt:
-                raise Untrusted(f"packet {len(rows)} is damaged")
-            place = -1 if packet.pos is None else packet.pos
-            rows.append((packet.pts, place, packet.is_keyframe, packet.is_discard))
-    if not rows:
-        raise Untrusted("no packets")
-    pts, places = (np.array([row[column] for row in rows], np.int64) for column in (0, 1))
-    is_key, is_discarded = (np.array([row[column] for row in rows], bool) for column in (2, 3))
-    shown = np.sort(pts[~is_discarded])
-    if (np.diff(shown) <= 0).any():
-        raise Untrusted("two packets have one time")
-    before = np.concatenate([[np.iinfo(np.int64).min], np.maximum.accumulate(pts)[:-1]])
-    keys = np.flatnonzero(is_key & ~is_discarded & (pts > before))
-    return PacketIndex(pts, places, shown, tuple(keys.tolist()), tuple(pts[keys].tolist()))
 
 
 def _try_out(path: Path, info: VideoInfo, index: PacketIndex, alive: Callable[[], None]) -> None:
