@@ -11,7 +11,8 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.reader import open_store
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.plan import measure_machine, planned_recipe, store_size, survey_headers
+from tokenreel.extract.plan import planned_recipe, store_size, survey_headers
+from tokenreel.extract.rates import measure_machine
 from tokenreel.extract.runner import extract_clips
 from tokenreel.extract.show import draw_clip, look_at_clip, tokens_to_rgb
 from tokenreel.extract.transforms import apply_transform

@@ -7,7 +7,8 @@ import pytest
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.plan import HeaderSurvey, MachineRates, StoreSize
+from tokenreel.extract.plan import HeaderSurvey, StoreSize
+from tokenreel.extract.rates import MachineRates
 from tokenreel.pipeline.planning import Plan, break_even
 from tokenreel.pipeline.recipes import get_recipe
 

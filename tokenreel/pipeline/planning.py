@@ -16,13 +16,12 @@ from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.devices import machine_for
 from tokenreel.extract.plan import (
     HeaderSurvey,
-    MachineRates,
     StoreSize,
-    measure_machine,
     planned_recipe,
     store_size,
     survey_headers,
 )
+from tokenreel.extract.rates import MachineRates, measure_machine
 from tokenreel.extract.runner import pick_device
 from tokenreel.pipeline.cli.console import format_table
 from tokenreel.pipeline.extraction import read_words
