@@ -10,6 +10,8 @@ from timm.models.vision_transformer import VisionTransformer
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.extract.backbone import Backbone, BackboneShape, backbone_shape, build_backbone
+from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.identity import recipe_for
 from tokenreel.extract.weights import load_weights, weights_sha256
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -150,6 +152,20 @@ def test_images_are_normalised_as_the_model_was_trained():
     torch.testing.assert_close(
         backbone(white).tokens[11], backbone.run(torch.ones(1, 3, 32, 32)).tokens[11]
     )
+
+
+def test_a_recipe_names_the_models_own_normalisation_grid_and_image():
+    config = ExtractConfig(
+        backbone="vit_tiny_patch16_224.augreg_in21k", weights="random:0", blocks=(-1,),
+        image_size=(32, 48), numeric="float32",
+    )  # fmt: skip
+    recipe = recipe_for(config, "0" * 64)
+    assert recipe.transform["mean"] == recipe.transform["std"] == [0.5, 0.5, 0.5]
+    assert recipe.transform["image_size"] == [32, 48]
+    assert (recipe.image_size, recipe.grid, recipe.blocks) == ((32, 48), (2, 3), (11,))
+    resnet = config.model_copy(update={"backbone": "resnet50", "blocks": (2,)})
+    recipe = recipe_for(resnet, "0" * 64)
+    assert (recipe.grid, recipe.dim, recipe.cls) == ((2, 3), 1024, "none")
 
 
 @pytest.mark.parametrize(
