@@ -133,7 +133,8 @@ class Quantiser:
         sd, mean = self._channels[block]
         standard = tokens.sub(mean).div_(sd)
         peak = standard.abs().amax(-1)
-        scale = torch.where(peak == 0, torch.ones_like(peak), peak / 127)
+        # a tensor of 127, because CUDA multiplies by the rounded reciprocal of a plain number
+        scale = torch.where(peak == 0, 1.0, peak / torch.full_like(peak, 127))
         codes = standard.div_(scale[..., None]).round_().clamp_(-127, 127).to(torch.int8)
         return codes, scale
 
