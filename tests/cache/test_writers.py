@@ -74,3 +74,14 @@ def test_two_writers_of_one_clip_one_wins(tmp_path):
         count = np.arange(10)
         assert first.commit(count, count, count * 0, count * 0).num_frames == 12
     assert verify_store(path, deep=True).problems == ()
+
+
+def test_a_writer_sweeps_what_nobody_has_touched_for_long_and_nothing_else(tmp_path):
+    path = stores.make_store(tmp_path / "s")
+    folder = path / "clips/ab"
+    for name in (".tmp-old", ".tmp-young", "kept"):
+        (folder / name / "views").mkdir(parents=True)
+    for name in (".tmp-old", "kept"):
+        os.utime(folder / name, (1e9, 1e9))
+    with StoreWriter(path, writer_id="w", sweep_seconds=3600):
+        assert {entry.name for entry in folder.iterdir()} == {".tmp-young", "kept"}
