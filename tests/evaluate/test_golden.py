@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
-from tokenreel.evaluate.probe import classify_phases, labelled_prefix
+from tokenreel.evaluate.probe import classify_phases, fit_logistic, labelled_prefix
 from tokenreel.evaluate.progression import AbsentPhase, progression_score, progression_targets
 from tokenreel.evaluate.retrieval import retrieve_frames
 from tokenreel.evaluate.tau import align_clips, squared_distances, tau_b
@@ -155,6 +156,34 @@ def test_one_phase_in_the_training_frames_is_refused():
 def logistic_runs():
     with np.load(GOLDEN / "logreg_official_sklearn102.npz") as file:
         return sorted({name.rpartition("/")[0] for name in file.files})
+
+
+@pytest.mark.parametrize("run", logistic_runs())
+def test_the_logistic_fit_has_the_old_coefficients(run):
+    with np.load(GOLDEN / "logreg_official_sklearn102.npz") as file:
+        wanted, intercept = file[f"{run}/coef"], file[f"{run}/intercept"]
+    case, _, fraction = run.rpartition("/")
+    train, labels = read_side(case, "train")
+    count = labelled_prefix(len(train), float(fraction))
+    model = fit_logistic(np.concatenate(train[:count]), np.concatenate(labels[:count]))
+    np.testing.assert_allclose(model.coef_, wanted, atol=2e-4 * np.abs(wanted).max())
+    np.testing.assert_allclose(model.intercept_, intercept, atol=2e-3)
+
+
+def test_two_classes_are_fitted_as_the_old_pair_of_weight_vectors():
+    rng = np.random.default_rng(0)
+    frames = rng.standard_normal((60, 3)).astype(np.float32)
+    labels = (frames[:, 0] + rng.standard_normal(60) > 0).astype(np.int64)
+
+    def loss(flat):
+        weights, bias = flat[:6].reshape(2, 3), flat[6:]
+        logits = frames @ weights.T + bias
+        logits = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        return -logits[np.arange(60), labels].sum() + 0.5 * np.square(weights).sum()
+
+    found = minimize(loss, np.zeros(8), tol=1e-12).x[:6].reshape(2, 3)
+    model = fit_logistic(frames, labels)
+    np.testing.assert_allclose(model.coef_[0], found[1] - found[0], atol=1e-3)
 
 
 @pytest.mark.parametrize("run", logistic_runs())

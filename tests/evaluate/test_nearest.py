@@ -67,6 +67,15 @@ def test_blocks_of_the_gallery_and_threads_change_nothing(monkeypatch, kind):
         np.testing.assert_array_equal(found.index, wanted)
 
 
+@pytest.mark.parametrize("group", [1, 4])
+def test_equal_distances_that_rounding_parts_are_not_lost(monkeypatch, group):
+    # groups of one frame make the first bound as tight as it can be
+    monkeypatch.setattr(nearest, "_GROUP", group)
+    clips = make_clips([40, 60, 50], 9, "ties", seed=3)
+    found = nearest_in_other_clips(clips, 15)
+    np.testing.assert_array_equal(found.index, slow_in_other_clips(clips, 15))
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6),

@@ -1,5 +1,7 @@
 """Named protocols: who wins, which labels, few-shot, FineGym, shared events, TCC's boundaries."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -146,6 +148,16 @@ def test_finegym_is_the_sgd_probe_with_and_without_shared_events(tmp_path):
     assert (rest.num_clips, rest.num_frames, rest.value) == (3, 36, 1.0)
     assert every.value == pytest.approx((36 + 4) / 48)
     assert "without 1 clips whose video is among the training clips too" in rest.note
+
+
+def test_validation_clips_of_a_video_to_learn_from_are_told_apart_under_any_protocol(tmp_path):
+    clips = labelled_clips()
+    groups = ("scene", "", "scene", "", "other")
+    clips = [dataclasses.replace(c, group=g) for c, g in zip(clips, groups, strict=True)]
+    report = evaluate(tmp_path, clips)
+    assert row(report, "classification", "act").num_clips == 3
+    assert row(report, "classification-unshared", "act").num_clips == 2
+    assert "classification-unshared" in (tmp_path / "out/summary.md").read_text()
 
 
 def test_fewer_training_clips_than_a_batch_of_sgd_are_a_problem(tmp_path):

@@ -69,3 +69,14 @@ def test_a_layer_for_all_classes_learns_the_same_from_the_same_seed(num_classes)
 def test_fewer_clips_than_a_batch_are_refused():
     with pytest.raises(ValueError, match="9 labelled clips to learn from, a batch holds 10"):
         train_layer([np.ones((2, 3), np.float32)] * 9, [np.zeros(2, int)] * 9, num_classes=2)
+
+
+def test_clips_that_fill_no_batch_are_left_out_of_an_epoch():
+    rng = np.random.default_rng(0)
+    clips = [rng.standard_normal((3, 4)).astype(np.float32) for _ in range(12)]
+    labels = [rng.integers(0, 3, 3) for _ in range(12)]
+    whole, cut = (
+        train_layer(clips, labels, num_classes=3, epochs=2, orders=[range(count)] * 2)
+        for count in (12, 10)
+    )
+    np.testing.assert_array_equal(whole.weight, cut.weight)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "CLASSIFIERS", "Classified", "classify_phases", "draw_episodes", "labelled_prefix",
-    "stratified_draw",
+    "CLASSIFIERS", "Classified", "classify_phases", "draw_episodes", "fit_logistic",
+    "labelled_prefix", "stratified_draw",
 ]  # fmt: skip
 
 Floats = NDArray[np.float32]
@@ -104,27 +104,35 @@ def classify_phases(
     num_classes = len(np.unique(train_labels))
     if num_classes < 2:
         raise ValueError(f"the training frames hold {num_classes} phase(s), a classifier needs 2")
-    predicted = CLASSIFIERS[classifier](train, train_labels, val, num_classes)
+    predicted = CLASSIFIERS[classifier](train, train_labels, val)
     return Classified(float((predicted == val_labels).mean()), predicted, num_classes)
 
 
-def _logistic(train: Floats, labels: Labels, val: Floats, num_classes: int) -> Labels:
+def fit_logistic(train: Floats, labels: Labels) -> Any:
+    """The multinomial logistic regression of scikit-learn 1.0.2, by today's: a fitted model.
+
+    The old one was over-parametrised: of two classes each had weights of its own, and paid for
+    them; one vector w for both is the same model with twice the C.
+    """
     from sklearn.linear_model import LogisticRegression  # half a second to import
 
     model = LogisticRegression(
-        C=2.0 if num_classes == 2 else 1.0, tol=1e-4 / len(train), max_iter=100_000
+        C=2.0 if len(np.unique(labels)) == 2 else 1.0, tol=1e-4 / len(train), max_iter=100_000
     )
-    model.fit(train.astype(np.float64), labels)
-    return np.asarray(model.predict(val.astype(np.float64)))
+    return model.fit(train.astype(np.float64), labels)
 
 
-def _svc(train: Floats, labels: Labels, val: Floats, num_classes: int) -> Labels:
+def _logistic(train: Floats, labels: Labels, val: Floats) -> Labels:
+    return np.asarray(fit_logistic(train, labels).predict(val.astype(np.float64)))
+
+
+def _svc(train: Floats, labels: Labels, val: Floats) -> Labels:
     from sklearn.svm import SVC
 
     return np.asarray(SVC(C=1.0, gamma="scale").fit(train, labels).predict(val))
 
 
-CLASSIFIERS: dict[str, Callable[[Any, Any, Any, int], Labels]] = {
+CLASSIFIERS: dict[str, Callable[[Floats, Labels, Floats], Labels]] = {
     "logistic": _logistic,
     "svc": _svc,
 }
