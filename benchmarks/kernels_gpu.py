@@ -57,7 +57,7 @@ def main() -> int:
     # What is fixed by what Triton was imported as comes after the question.
     import fusion
     import pooling
-    from harness import RESULTS, write_rows
+    from harness import RESULTS
     from kernels_fixture import Case, device_name, print_table
 
     start = time.monotonic()
@@ -73,7 +73,6 @@ def main() -> int:
              Case(torch.float16, 1920, layers=1)]  # fmt: skip
     keep(name, tune(device, cases, seconds=TUNE_SECONDS))
     rows = pooling.run(device) + fusion.run(device)
-    write_rows(rows)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         for path in (TUNED, RESULTS / "pooling.csv", RESULTS / "fusion.csv"):

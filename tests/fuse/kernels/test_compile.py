@@ -33,7 +33,7 @@ def compile_case(direction, dtype, layers, width, capability, *, hides=False):
     constants = {
         "L": layers, "D": width, "BD": sizes.channels, "ND": -(-width // sizes.channels),
         "BN": sizes.tokens, "BE": 16 if dtype == "float32" else 8, "SPLIT": dtype != "float32",
-        "I8": is_int8, "HIDES": hides, "ASM": is_int8, "SPLITS": 1, "UP": False,
+        "I8": is_int8, "HIDES": hides, "ASM": is_int8, "WHOLE": True, "UP": False,
         "DT": {"bfloat16": tl.bfloat16, "float32": tl.float32}.get(dtype, tl.float16),
         "PRECISION": "ieee" if dtype == "float32" else "tf32",
     }  # fmt: skip

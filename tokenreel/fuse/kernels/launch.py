@@ -195,8 +195,8 @@ def _pool_group(
     strides = (digits.stride(0), worth.stride(0)) if queries.dim() == 3 else (0, 0)
     kernels.pool_kernel[(frames, splits)](
         *call.pointers, call.unit if hidden is None else hidden.to(torch.int8).contiguous(),
-        digits, worth, out, extremes, scores, lse, num_tokens, rows, tiles_of_split, *strides,
-        low_weight, HIDES=hidden is not None, SPLITS=splits, **constants,
+        digits, worth, out, extremes, scores, lse, num_tokens, rows, splits, tiles_of_split,
+        *strides, low_weight, HIDES=hidden is not None, WHOLE=splits == 1, **constants,
     )  # fmt: skip
     if splits == 1:
         return out[:, 0], scores, lse

@@ -28,18 +28,22 @@ from tokenreel.fuse.kernels.tiles import (
 __all__ = ["pool_backward_kernel", "pool_kernel"]
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["num_rows", "num_splits", "tiles_of_split", "q_stride", "q_scale_stride"]
+)  # they vary with the batch: no new compilation
 def pool_kernel(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, unit, hidden, q, q_scale,
-                out, extremes, scores, lse, num_tokens, num_rows, tiles_of_split, q_stride,
-                q_scale_stride, low_weight, L: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
-                ND: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr, SPLIT: tl.constexpr,
-                I8: tl.constexpr, HIDES: tl.constexpr, DT: tl.constexpr, ASM: tl.constexpr,
-                SPLITS: tl.constexpr, PRECISION: tl.constexpr, UP: tl.constexpr):  # fmt: skip
-    """Pool frames: grid (F, SPLITS), each program a part of a frame's tokens.
+                out, extremes, scores, lse, num_tokens, num_rows, num_splits, tiles_of_split,
+                q_stride, q_scale_stride, low_weight, L: tl.constexpr, D: tl.constexpr,
+                BD: tl.constexpr, ND: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr,
+                SPLIT: tl.constexpr, I8: tl.constexpr, HIDES: tl.constexpr, DT: tl.constexpr,
+                ASM: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+                UP: tl.constexpr):  # fmt: skip
+    """Pool frames: grid (F, num_splits), each program a part of a frame's tokens.
 
-    q (..., L, R, D) holds stacked rows, q_scale (..., L, BE) what they are worth.  With one split
-    `out` (F, E, L * D) is finished and `lse` (F, E) written; otherwise `out` (F, SPLITS, E, L * D)
-    and `extremes` (F, SPLITS, 2, E), the largest score and the sum, wait to be joined.
+    q (..., L, R, D) holds stacked rows, q_scale (..., L, BE) what they are worth.  WHOLE: there
+    is one split, `out` (F, E, L * D) is finished and `lse` (F, E) written; otherwise `out`
+    (F, num_splits, E, L * D) and `extremes` (F, num_splits, 2, E), the largest score and the sum,
+    wait to be joined.
     """
     R: tl.constexpr = BE * 2 if SPLIT else BE
     frame = tl.program_id(0).to(tl.int64)  # F * N * D passes 2^31
@@ -74,18 +78,18 @@ def pool_kernel(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, unit, hidden
             frame, n0, num_tokens, L, D, BD, ND, BN, BE, R, SPLIT, I8, DT, ASM, PRECISION,
             UP)  # fmt: skip
     factor = tl.full([BE], 1.0, tl.float32)
-    if SPLITS == 1:
+    if WHOLE:
         tl.store(lse + frame * num_rows + rows, top + tl.log(total), mask=rows < num_rows)
         factor = 1.0 / total
     else:
-        at = extremes + (frame * SPLITS + split) * 2 * num_rows + rows
+        at = extremes + (frame * num_splits + split) * 2 * num_rows + rows
         tl.store(at, top, mask=rows < num_rows)
         tl.store(at + num_rows, total, mask=rows < num_rows)
-    out += (frame * SPLITS + split) * num_rows * (L * D)
+    out += (frame * num_splits + split) * num_rows * (L * D)
     store_sums(out, sums, offsets, factor, unit, num_rows, L, D, BD, ND, BE, SPLIT, I8, ASM)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_tiles", "num_units", "units_of_program"])
 def pool_backward_kernel(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, unit, g, g_scale,
                          scores, lse, delta, out, num_tokens, num_rows, num_tiles, num_units,
                          units_of_program, low_weight, L: tl.constexpr, D: tl.constexpr,
