@@ -89,8 +89,10 @@ def action_pairs(
 
     >>> action_pairs(["run", "swim", "run", "run"], 1, "ordered")
     [(0, 2), (0, 3), (2, 0), (2, 3), (3, 0), (3, 2)]
-    >>> action_pairs(["run", "swim", "run", "run"], 1, "first")
-    [(0, 2), (0, 3)]
+    >>> action_pairs(["swim", "run", "run", "run"], 2, "first")
+    [(2, 4), (3, 5), (2, 6), (3, 7)]
+    >>> action_pairs(["", ""], 1, "ordered")
+    []
     """
     clips = [
         (i, j)
