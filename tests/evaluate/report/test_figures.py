@@ -59,6 +59,17 @@ def test_a_run_without_the_pair_is_left_out_of_its_pictures(evaluated):
     assert [len(query.found) for query in found.queries] == [1, 2]
 
 
+def test_a_run_that_has_fewer_frames_of_a_clip_is_left_out_of_its_pictures(evaluated):
+    one, other = gather_runs([evaluated.files[0], evaluated.files[2]])
+    short = made.make_clip("jump/v0", frames=3)
+    clips = [short if clip.clip_id == "jump/v0" else clip for clip in other.file.clips]
+    other = replace(other, file=replace(other.file, clips=tuple(clips)))
+    group = Group("g", ("jump/v0", "jump/v1", "jump/v2"))
+    assert len(align_group(group, [one, other], ReportConfig()).pairs) == 1
+    found = retrieve_group(group, [one, other], ReportConfig(queries=1))
+    assert [len(query.found) for query in found.queries] == [1]
+
+
 def test_the_matrix_is_bright_where_frames_are_near():
     distances = np.full((4, 6), 4.0)
     distances[1, 2] = 0

@@ -66,6 +66,15 @@ def test_a_clip_out_of_reach_leaves_the_others():
     assert pictures.frame(made.make_clip("good"), 0, words="w") is not None
 
 
+def test_frames_are_asked_for_in_rising_order_and_once():
+    def source(clip, positions):
+        assert list(positions) == [1, 20, 300]
+        return made.make_frames(clip, [1, 20, 30])
+
+    found = thumbnails(source, made.make_clip("a"), [300, 1, 20, 300], height=24)
+    assert [int(found[key][0, 20, 0]) for key in (1, 20, 300)] == [44, 120, 160]
+
+
 def test_a_sprite_is_row_by_row_in_order():
     images = {key: np.full((2, 4, 3), key, np.uint8) for key in (5, 1, 9)}
     sheet = sprite(images, columns=2)
@@ -102,12 +111,12 @@ def test_the_movie_holds_a_frame_while_the_path_stays_on_it():
     assert shown == [i // 2 for i in range(12)]
 
 
-def test_phases_that_differ_are_marked_in_the_movie():
-    query = made.make_clip("a", noise=0, frames=3)
-    other = replace(query, clip_id="b", labels=query.labels[::-1].copy())
+def test_phases_that_differ_are_marked_in_the_movie_where_both_are_known():
+    query = made.make_clip("a", noise=0, frames=4)
+    other = replace(query, clip_id="b", labels=np.array([1, 0, 2, -1], np.int16))
     images = list(side_by_side(align_pair(query, other), made.make_frames, height=24))
     bars = [image[24, 0].tolist() == [230, 159, 0] for image in images]
-    assert bars == [True, False, True]
+    assert bars == [True, False, True, False]
 
 
 def test_a_clip_plays_in_its_own_time_within_bounds():
