@@ -5,8 +5,9 @@ would decode the source dozens of times.  A seek is only believed of a file that
 
 - MP4 and Matroska, and codecs of which one packet is one frame;
 - a scan of its packets (no decoding) gives the times of all frames, hence the place of each;
-- decoding starts at a key frame before which, in the file, no later time stands; frames shown
-  before that key frame (the leading ones of an open group of pictures) are dropped;
+- decoding starts at a key frame before which, in the file, no later time stands, and gives that
+  frame first: FFmpeg drops the leading frames of an open group of pictures, made from what is not
+  there;
 - frames around the second key frame were decoded both ways, from the start and after a seek, and
   were the same pixels at the same times, one for each packet;
 - every frame read has the time that the scan says is next.
@@ -149,14 +150,11 @@ def _read_from_key(
     try:
         with opened(path) as (container, stream):
             packets, landed = _land(container, stream, index, key, tries)
-            start = index.pts[landed]
-            number = int(np.searchsorted(index.shown, start))
+            number = int(np.searchsorted(index.shown, index.pts[landed]))
             for packet in packets:
                 for frame in packet.decode():
                     ticks = ticks_of(frame, number, info)
                     pts = ticks + info.start_ticks
-                    if pts < start:
-                        continue  # leads an open group of pictures: what it is made from is absent
                     if frame.is_corrupt:
                         raise Untrusted(f"frame {number} is marked corrupt")
                     if number >= len(index.shown) or pts != index.shown[number]:
