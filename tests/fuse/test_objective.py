@@ -8,7 +8,8 @@ from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.reader import open_store
-from tokenreel.fuse.batches import stream_batches
+from tokenreel.fuse import objective
+from tokenreel.fuse.batches import make_batch, stream_batches
 from tokenreel.fuse.config import OptimConfig, PoolingConfig
 from tokenreel.fuse.distributed import World
 from tokenreel.fuse.embed import load_run
@@ -187,3 +188,34 @@ def test_a_supervised_run_embeds_a_store_with_other_phases(two_actions, tmp_path
     model = load_run(tmp_path / "run", lambda _: other).model
 
     assert model.projection.out_features == 2
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_gradients_of_two_processes_add_up_to_those_of_one(two_actions, name, monkeypatch):
+    config = tiny_config(loss=CONFIGS[name])
+    source, model, clips, stream = prepare(two_actions, config)
+    stream.close()
+    model.eval()  # batch norms of two processes are tested with two processes
+    numbers, sampling = plan_epoch(clips, Sampling.of(config), 0)[0], Sampling.of(config)
+
+    def gradients(world):
+        batch = make_batch(
+            source, clips, numbers, sampling, 0, rank=world.rank, world=world.size
+        ).to(torch.device("cpu"))
+        loss = batch_loss(model, batch, config, rng=np.random.default_rng(0), world=world)
+        return loss.item(), torch.autograd.grad(loss, list(model.parameters()))
+
+    gathered = []
+    monkeypatch.setattr(objective, "gather_clips", lambda own, *_: gathered.append(own) or own)
+    whole_loss, whole = gradients(World())
+    everything = gathered[0].detach()
+    monkeypatch.setattr(
+        objective,
+        "gather_clips",
+        lambda own, _, at, __: torch.cat([everything[: at.start], own, everything[at.stop :]]),
+    )
+    losses, parts = zip(*(gradients(World(rank, 2)) for rank in range(2)), strict=True)
+
+    assert losses == pytest.approx([whole_loss] * 2, rel=1e-5)
+    for (label, _), one, *shares in zip(model.named_parameters(), whole, *parts, strict=True):
+        torch.testing.assert_close(sum(shares), one, rtol=1e-4, atol=1e-6, msg=label)
