@@ -39,7 +39,9 @@ def files(path: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("codec", ["fp16", "int8", "int4", "pool2+int8", "pca:4+int8", "pca:8+int4"])
+@pytest.mark.parametrize(
+    "codec", ["fp16", "int8", "int4", "pool2+int8", "pca:4+int8", "pca:8+int4"]
+)
 @pytest.mark.parametrize("frames", [1, 63, 64, 65, 129])
 def test_what_is_written_is_read_back(tmp_path, codec, frames):
     path = stores.make_store(tmp_path / "s", codec)
