@@ -10,8 +10,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.progress import Progress
@@ -169,8 +167,6 @@ def _extract(
             last = time.monotonic()
             pipe.send(report)
 
-    if config.device == "cpu":
-        torch.set_num_threads(max(1, torch.get_num_threads() // options["processes"]))
     try:
         pipe.send(extract_clips(manifest, config, store, progress=False, tick=tick, **options))
     except TokenReelError as error:

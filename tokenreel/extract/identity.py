@@ -23,7 +23,14 @@ from tokenreel.extract.transforms import apply_transform, transform_parameters
 from tokenreel.extract.views import view_parameters
 from tokenreel.extract.weights import load_weights, weights_label, weights_sha256
 
-__all__ = ["build_recipe", "made_with", "open_or_create", "recipe_for", "store_name"]
+__all__ = [
+    "build_recipe",
+    "made_with",
+    "needs_samples",
+    "open_or_create",
+    "recipe_for",
+    "store_name",
+]
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +140,7 @@ def open_or_create(
     if is_new:
         device = next(backbone.model.parameters()).device
         calibration: dict[str, NDArray[Any]] = {}
-        if _needs_samples(config.codec):
+        if needs_samples(config.codec):
             if samples is None or not len(samples):
                 raise TokenReelError(
                     f"codec={config.codec} is calibrated on frames, and no clip could be decoded"
@@ -172,7 +179,8 @@ def _canary_tokens(
     return _sample_tokens(backbone, images.numpy())
 
 
-def _needs_samples(codec: str) -> bool:
+def needs_samples(codec: str) -> bool:
+    """Whether a codec is calibrated on frames."""
     return any(step.startswith(("int", "pca")) for step in codec.split("+"))
 
 

@@ -35,6 +35,7 @@ from tokenreel.extract.encode import EncodedView, Quantiser
 from tokenreel.extract.engine import Engine, Rows
 from tokenreel.extract.identity import (
     build_recipe,
+    needs_samples,
     open_or_create,
     recipe_for,
     store_name,
@@ -141,14 +142,14 @@ def prepare_store(
     planned = recipe_for(config, weights_sha256(state))
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
     backbone = build_backbone(config.backbone, state, shape, numeric=config.numeric, device=device)
-    is_new = not (store / "recipe.json").is_file()
+    calibrates = needs_samples(config.codec) and not (store / "recipe.json").is_file()
     recipe, calibration = open_or_create(
         store,
         planned,
         config=config,
         dataset=manifest.dataset,
         backbone=backbone,
-        samples=sample_images(manifest, config, planned) if is_new else None,
+        samples=sample_images(manifest, config, planned) if calibrates else None,
     )
     return backbone, recipe, calibration, device
 
