@@ -47,7 +47,8 @@ class Difference:
         a, b: values on all clips.
         gain: b - a.
         low, high: 95 % interval of the gain.
-        p_value: twice the smaller share of resamples on one side of 0, at most 1.
+        p_value: twice the share of resamples on the rarer side of 0, one more counted in each, so
+            that it is never 0.
         num_clips, num_actions: that were resampled.
         num_resamples: that gave a value.
         note: actions that were left out, and why.
@@ -166,10 +167,11 @@ def paired_bootstrap(
         gains[i] = _mean(second, drawn) - _mean(first, drawn)
     gains = gains[~np.isnan(gains)]
     low, high = np.quantile(gains, [0.025, 0.975]) if len(gains) else (np.nan, np.nan)
-    sides = min((gains <= 0).mean(), (gains >= 0).mean()) if len(gains) else np.nan
+    fewer = min(np.count_nonzero(gains <= 0), np.count_nonzero(gains >= 0))
+    p_value = min(1.0, 2 * (fewer + 1) / (len(gains) + 1)) if len(gains) else float("nan")
     return Difference(
-        task, a, b, b - a, float(low), float(high), float(min(1.0, 2 * sides)), sum(sizes),
-        len(sizes), len(gains), note,
+        task, a, b, b - a, float(low), float(high), p_value, sum(sizes), len(sizes),
+        len(gains), note,
     )  # fmt: skip
 
 
