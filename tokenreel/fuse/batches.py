@@ -35,7 +35,7 @@ class Batch:
         frames: the F distinct frames of the own clips.
         gather: int64 (b, 2, T): which distinct frame each position of a view of an own clip is.
         steps: int64 (B, 2, T): the frame's number in its clip.
-        valid: bool (B, 2, T), False at padding.
+        valid: bool (B, 2, T), False at padding; always on the host, which asks where it ends.
         labels: int64 (B, 2, T): phase of each frame as a class of the store, -1 unlabelled.
         num_frames: int64 (B,): frames of each clip.
         actions: the B actions, "" where unknown.
@@ -56,12 +56,10 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
-        arrays = (self.gather, self.steps, self.valid, self.labels, self.num_frames)
-        gather, steps, valid, labels, num_frames = (
-            one.to(device, non_blocking=True) for one in arrays
-        )
+        arrays = (self.gather, self.steps, self.labels, self.num_frames)
+        gather, steps, labels, num_frames = (one.to(device, non_blocking=True) for one in arrays)
         return Batch(
-            self.clip_ids, self.frames.to(device), gather, steps, valid, labels, num_frames,
+            self.clip_ids, self.frames.to(device), gather, steps, self.valid, labels, num_frames,
             self.actions, self.own, self.grid,
         )  # fmt: skip
 

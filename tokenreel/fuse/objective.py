@@ -56,7 +56,7 @@ def batch_loss(
     inputs = LossInput(
         embeddings=gather_clips(embeddings, len(batch.clip_ids), batch.own, world),
         steps=batch.steps,
-        valid=batch.valid,
+        valid=batch.valid.to(device, non_blocking=True),
         labels=batch.labels,
         actions=batch.actions,
         num_frames=batch.num_frames,
