@@ -67,6 +67,24 @@ def test_blocks_of_the_gallery_and_threads_change_nothing(monkeypatch, kind):
         np.testing.assert_array_equal(found.index, wanted)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_measuring_candidates_early_changes_nothing_and_bounds_their_number(monkeypatch, kind):
+    monkeypatch.setattr(nearest, "_COLUMNS", 64)
+    monkeypatch.setattr(nearest, "_KEPT", 1)
+    sizes = []
+    quick = nearest._Candidates._keep_nearest
+
+    def watched(self):
+        sizes.append(len(self.rows) / self.num_rows)
+        return quick(self)
+
+    monkeypatch.setattr(nearest._Candidates, "_keep_nearest", watched)
+    clips = make_clips([57, 1, 200, 129, 64, 90], 5, kind, seed=2)
+    found = nearest_in_other_clips(clips, 7)
+    np.testing.assert_array_equal(found.index, slow_in_other_clips(clips, 7))
+    assert max(sizes) <= 7 + 64
+
+
 @pytest.mark.parametrize("group", [1, 4])
 def test_equal_distances_that_rounding_parts_are_not_lost(monkeypatch, group):
     # groups of one frame make the first bound as tight as it can be

@@ -27,6 +27,7 @@ Ints = NDArray[np.int64]
 
 _GROUP = 64  # columns whose minimum is looked at first
 _COLUMNS = 4096  # of a block: wide enough for the matrix product, small enough for the cache
+_KEPT = 16  # candidates for each frame that is wanted, before they are measured
 _EXACT_BYTES = 32_000_000  # float64 rows measured at once
 
 
@@ -159,6 +160,8 @@ class _Candidates:
         bound = self._bound(rows, values)
         keep = values <= bound[rows]
         self.rows, self.cols, self.values = rows[keep], cols[keep], values[keep]
+        if len(self.rows) > _KEPT * self.search.count * self.num_rows:
+            self._keep_nearest()  # ties by the thousand would fill the memory
         return bound
 
     def _bound(self, rows: Ints, values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -169,15 +172,24 @@ class _Candidates:
         bound[full] = _raised(values[last[full]], self.slack[full])
         return bound
 
-    def nearest(self) -> Ints:
-        """Measure the candidates and order them."""
+    def _keep_nearest(self) -> Ints:
+        """Measure the candidates and keep the nearest of each row; returns their ranks.
+
+        A later frame at the same distance loses to them, as blocks come in the order of frames.
+        """
         exact = _measure(self.search.frames, self.rows + self.start, self.cols)
         order = np.lexsort((self.cols, exact, self.rows))
-        rows, cols = self.rows[order], self.cols[order]
+        rows = self.rows[order]
         rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
-        keep = rank < self.search.count
+        keep = order[rank < self.search.count]
+        self.rows, self.cols, self.values = self.rows[keep], self.cols[keep], self.values[keep]
+        return rank[rank < self.search.count]
+
+    def nearest(self) -> Ints:
+        """The nearest frames of each row in order, (n, count), -1 where there are fewer."""
+        rank = self._keep_nearest()
         out = np.full((self.num_rows, self.search.count), -1, np.int64)
-        out[rows[keep], rank[keep]] = cols[keep]
+        out[self.rows, rank] = self.cols
         return out
 
 
