@@ -333,6 +333,64 @@ def test_damage_in_the_middle_never_loses_or_moves_a_frame(tmp_path, name):
     assert refused >= 5
 
 
+def garbage_first(data):
+    at = data.index(b"mdat") + 8
+    data[at : at + 4000] = random.Random(0).randbytes(4000)
+
+
+def zeros_within(data):
+    middle = (data.index(b"mdat") + data.index(b"moov")) // 2
+    data[middle : middle + 4000] = bytes(4000)
+
+
+def places_outside(data):
+    at = data.index(b"stco") + 12
+    struct.pack_into(">I", data, at, 2**31)
+
+
+def sizes_of_nothing(data):
+    at = data.index(b"stsz") + 16
+    for packet in range(10, 20):
+        struct.pack_into(">I", data, at + 4 * packet, 0)
+
+
+def times_that_stand_still(data):
+    at = data.index(b"stts") + 12
+    struct.pack_into(">I", data, at + 4, 0)
+
+
+def another_size(data):
+    at = data.index(b"avc1") + 4 + 24
+    struct.pack_into(">HH", data, at, 65_535, 65_535)
+
+
+def a_longer_duration(data):
+    for box, offset in ((b"mvhd", 20), (b"tkhd", 24), (b"mdhd", 20)):
+        at = data.index(box) + offset
+        struct.pack_into(">I", data, at, struct.unpack_from(">I", data, at)[0] * 3)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(garbage_first, zeros_within, places_outside, sizes_of_nothing),
+        *(times_that_stand_still, another_size, a_longer_duration),
+    ],
+)
+def test_a_spoilt_header_or_start_gives_the_frames_or_a_reason(tmp_path, sound, spoil, decoder):
+    data = bytearray(sound.read_bytes())
+    spoil(data)
+    path = tmp_path / "x.mp4"
+    path.write_bytes(bytes(data))
+    try:
+        found = numbers(path, decoder)
+    except VideoError as error:
+        assert str(error)  # noqa: PT017
+    else:
+        assert found == list(range(NUM_FRAMES))
+
+
 def test_a_frame_lost_in_the_middle_of_a_stream_is_missed(tmp_path):
     path = write(tmp_path / "x.mp4", codec="libx265", options={
         "preset": "ultrafast", "x265-params": "log-level=none:keyint=25"})  # fmt: skip
@@ -362,6 +420,7 @@ def test_decord_is_not_asked_where_it_hangs_has_no_codec_or_would_fill_the_memor
         ({"codec": "av1"}, "does not read av1"),
         ({"container": "mpegts"}, "in mpegts"),
         ({"width": 80_000, "height": 48_000}, "would hold"),
+        ({"duration_seconds": 1e6}, "would hold"),
     ]:
         with pytest.raises(VideoError, match=reason) as caught:
             next(read_decord(sound, replace(info, **change)))

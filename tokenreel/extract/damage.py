@@ -86,7 +86,8 @@ class DamageWatch:
         self._num_errors = count
         if last[1] == self._reader:
             reason = " ".join(last[2].split())[:90]
-            raise VideoError(f"the file is damaged near frame {index}: {reason}", frame=index)
+            near = max(index, 0)
+            raise VideoError(f"the file is damaged near frame {near}: {reason}", frame=near)
 
     def _lost(self, pts: int, index: int) -> VideoError:
         seconds = float(pts * self._time_base)

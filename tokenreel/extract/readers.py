@@ -98,6 +98,8 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
     """
     if info.codec in DECORD_REFUSES or info.container in DECORD_REFUSES_CONTAINERS:
         raise _refusal(f"does not read {info.codec} in {info.container}")
+    frame_bytes = info.width * info.height * 3
+    _require_room(frame_bytes * (info.duration_seconds or 0.0) * float(info.rate or 0))
     try:
         import decord
     except ImportError as error:
@@ -108,9 +110,7 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
         reader = decord.VideoReader(
             str(path.absolute()), num_threads=1, fault_tol=REPEATS_TOLERATED
         )
-        size = len(reader) * info.width * info.height * 3
-        if size > DECORD_LIMIT_BYTES:
-            raise _refusal(f"would hold {size / 2**30:.1f} GiB of frames")
+        _require_room(len(reader) * frame_bytes)
         for index, ticks in enumerate(_times(path, info)):
             frame = reader.next()
             yield DecodedFrame(frame.asnumpy, frame.shape[:2], index, ticks)
@@ -118,6 +118,12 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
         raise _refusal(f"ends after {index} frames") from error
     except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
         raise _refusal(f"fails after {max(index, 0)} frames: {_reason(error)}") from error
+
+
+def _require_room(num_bytes: float) -> None:
+    """Refuse a video that decord would hold all of; by its header first, which costs nothing."""
+    if num_bytes > DECORD_LIMIT_BYTES:
+        raise _refusal(f"would hold {num_bytes / 2**30:.1f} GiB of frames")
 
 
 def _refusal(reason: str) -> VideoError:
