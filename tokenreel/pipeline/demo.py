@@ -58,7 +58,7 @@ def run_demo() -> int:
 
 def _attend(run: Path, store: Path) -> None:
     """Where the last run looks in a clip, for the report."""
-    if not (run / "attention").is_dir():
+    if not any((run / "attention").glob("*.mp4")):  # its last file
         for found in attend_clips(run, [CLIP], store=store):
             log.info("attention: %s", found.grid)
 
