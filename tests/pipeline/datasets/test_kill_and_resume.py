@@ -86,6 +86,12 @@ def kill_and_resume(tmp_path, name, kills):
     assert sum(record.num_frames for record in store.records.values()) == frames
     labels = np.concatenate([store.labels(clip_id) for clip_id in store.records])
     assert (labels >= 0).sum() == labelled
+    if name == "finegym":  # an event starts a frame after the second that names it
+        for clip_id, record in store.records.items():
+            first = int(clip_id.split("_E_")[1][:6]) * 25 + 1
+            assert store.frame_index(clip_id).tolist() == list(
+                range(first, first + record.num_frames)
+            )
 
 
 @pytest.mark.slow
