@@ -101,6 +101,20 @@ def test_clips_of_a_source_are_those_of_a_read_of_all_of_it(tmp_path, decoded, n
     assert decoded[name] <= groups * 25 + seeking.TRIAL_FRAMES + 5, "decoded again and again"
 
 
+@pytest.mark.parametrize("name", ["b-frames.mp4", "open-gop.mp4", "vfr.mp4"])
+def test_decord_never_seeks_and_gives_the_same_clip(tmp_path, name, monkeypatch):
+    decord = pytest.importorskip("decord")
+    path = write(tmp_path / name, **SEEKABLE[name])
+    base = float(probe(path).time_base)
+    whole = list(decode(path))
+    start, stop = (whole[number].ticks * base - 0.001 for number in (60, 70))
+    monkeypatch.delattr(decord.VideoReader, "seek")
+    monkeypatch.delattr(decord.VideoReader, "seek_accurate")
+    monkeypatch.delattr(decord.VideoReader, "get_batch")
+    found = list(decode(path, decoder="decord", from_seconds=start, until_seconds=stop))
+    assert facts(found) == facts(whole[60:70])
+
+
 @pytest.mark.parametrize("name", NOT_SEEKABLE)
 def test_where_a_seek_cannot_be_believed_the_file_is_read_from_its_start(tmp_path, name, caplog):
     kind, reason = NOT_SEEKABLE[name]
