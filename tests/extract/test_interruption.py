@@ -1,0 +1,96 @@
+"""A real process, told to stop or killed: what it leaves, and what the next one makes of it."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.extract.extraction import differing, write_video
+
+CALL = "from tokenreel.pipeline.cli.extract import main; main()"
+WORDS = ["backbone=vit_tiny_patch16_224", "weights=random:0", "image_size=64", "blocks=3,11"]
+WORDS += ["codec=fp16", "device=cpu", "batch_frames=4"]
+
+
+def start(root, store, *words):
+    command = [sys.executable, "-c", CALL, "run", "folder", "--root", str(root)]
+    return subprocess.Popen(
+        [*command, "--out", str(store), *WORDS, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def run(root, store):
+    process = start(root, store)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def shards(store):
+    """Files of whole segments, and of those that are being written."""
+    return [path for path in (store / "clips").rglob("tokens/*/c/*/0/0") if path.is_file()]
+
+
+def wait_for_shards(process, store, count):
+    deadline = time.monotonic() + 240
+    while len(shards(store)) < count:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    for name, frames in (("long", 1000), ("b", 90), ("c", 70)):
+        write_video(root / f"{name}.mp4", frames)
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(root, tmp_path_factory):
+    store = tmp_path_factory.mktemp("out") / "whole"
+    assert "3 committed, 0 skipped, 0 failed" in run(root, store)
+    return store
+
+
+def test_sigterm_finishes_the_segment_gives_up_claims_and_ends_within_30_seconds(
+    root, whole, tmp_path
+):
+    store = tmp_path / "store"
+    process = start(root, store)
+    wait_for_shards(process, store, 3)  # the first segment is whole: 2 blocks, and one has begun
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert time.monotonic() - begun < 30
+    assert "stopped early: run it again to go on" in output
+    assert list((store / "claims").iterdir()) == []
+    kept = shards(store)
+    assert kept
+    sizes = {path.stat().st_size for path in kept}
+    assert len(sizes) == 1, "every segment that was begun is whole"
+    assert "3 committed" in run(root, store)
+    assert differing(store, whole) == []
+
+
+def test_killed_at_any_moment_and_started_again_it_is_the_same_store(root, whole, tmp_path):
+    store = tmp_path / "store"
+    draw = random.Random(4)
+    for number in range(3):
+        process = start(root, store)
+        wait_for_shards(process, store, 2 * number + 1)
+        time.sleep(draw.uniform(0, 0.2))
+        process.kill()
+        process.communicate()
+    run(root, store)
+    assert differing(store, whole) == []
