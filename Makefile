@@ -1,6 +1,6 @@
 # TokenReel.  `make` alone lists what there is.  Folders named extract, fuse, evaluate, cache and
 # pipeline lie beside this file, so every target is phony.
-.PHONY: help setup demo test check bench bench-gpu extract clean
+.PHONY: help setup demo test check bench bench-gpu bench-gpu-extract extract clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -39,6 +39,9 @@ bench: setup ## every benchmark; rows go to benchmarks/results
 
 bench-gpu: setup ## fused kernels on a GPU: checked, tuned, measured; the table comes last
 	@$(BIN)/python benchmarks/kernels_gpu.py $(OPTIONS)
+
+bench-gpu-extract: setup ## extraction on a GPU, end to end, against the card's matrix rate
+	@$(BIN)/python benchmarks/extract_gpu.py $(OPTIONS)
 
 extract: setup ## tokens of a data set: DATASET=finegym ROOT=/videos [OUT=store] [OPTIONS='key=value ...']
 	$(BIN)/extract run $(DATASET) $(if $(ROOT),--root '$(ROOT)') $(if $(OUT),--out '$(OUT)') $(OPTIONS)
