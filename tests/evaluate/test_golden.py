@@ -5,10 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
+from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from tokenreel.evaluate.probe import classify_phases, fit_logistic, labelled_prefix
-from tokenreel.evaluate.progression import AbsentPhase, progression_score, progression_targets
+from tokenreel.evaluate.progression import (
+    AbsentPhase,
+    fit_progression,
+    progression_score,
+    progression_targets,
+)
 from tokenreel.evaluate.retrieval import retrieve_frames
 from tokenreel.evaluate.tau import align_clips, squared_distances, tau_b
 
@@ -159,31 +164,30 @@ def logistic_runs():
 
 
 @pytest.mark.parametrize("run", logistic_runs())
-def test_the_logistic_fit_has_the_old_coefficients(run):
+def test_the_logistic_fit_is_the_old_one_step_for_step(run):
     with np.load(GOLDEN / "logreg_official_sklearn102.npz") as file:
-        wanted, intercept = file[f"{run}/coef"], file[f"{run}/intercept"]
+        wanted, intercept, steps = (file[f"{run}/{n}"] for n in ("coef", "intercept", "n_iter"))
     case, _, fraction = run.rpartition("/")
     train, labels = read_side(case, "train")
     count = labelled_prefix(len(train), float(fraction))
-    model = fit_logistic(np.concatenate(train[:count]), np.concatenate(labels[:count]))
-    np.testing.assert_allclose(model.coef_, wanted, atol=2e-4 * np.abs(wanted).max())
-    np.testing.assert_allclose(model.intercept_, intercept, atol=2e-3)
+    found = fit_logistic(np.concatenate(train[:count]), np.concatenate(labels[:count]))
+    assert found.num_iterations == steps[0]
+    np.testing.assert_allclose(found.weight, wanted, atol=1e-9)
+    np.testing.assert_allclose(found.bias, intercept, atol=1e-9)
 
 
-def test_two_classes_are_fitted_as_the_old_pair_of_weight_vectors():
-    rng = np.random.default_rng(0)
-    frames = rng.standard_normal((60, 3)).astype(np.float32)
-    labels = (frames[:, 0] + rng.standard_normal(60) > 0).astype(np.int64)
-
-    def loss(flat):
-        weights, bias = flat[:6].reshape(2, 3), flat[6:]
-        logits = frames @ weights.T + bias
-        logits = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-        return -logits[np.arange(60), labels].sum() + 0.5 * np.square(weights).sum()
-
-    found = minimize(loss, np.zeros(8), tol=1e-12).x[:6].reshape(2, 3)
-    model = fit_logistic(frames, labels)
-    np.testing.assert_allclose(model.coef_[0], found[1] - found[0], atol=1e-3)
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_the_logistic_fit_is_that_of_scikit_learn_of_today_with_its_settings(num_classes):
+    rng = np.random.default_rng(num_classes)
+    frames = rng.standard_normal((90, 3)).astype(np.float32)
+    labels = 2 * (frames @ rng.standard_normal((3, num_classes))).argmax(axis=1)
+    model = LogisticRegression(
+        C=2.0 if num_classes == 2 else 1.0, tol=1e-4 / len(frames), max_iter=100_000
+    ).fit(frames.astype(np.float64), labels)
+    found = fit_logistic(frames, labels)
+    weight = found.weight[1:] - found.weight[:1] if num_classes == 2 else found.weight
+    np.testing.assert_allclose(weight, model.coef_, atol=1e-3)
+    np.testing.assert_array_equal(found.predict(frames), model.predict(frames.astype(np.float64)))
 
 
 @pytest.mark.parametrize("run", logistic_runs())
@@ -210,3 +214,13 @@ def test_the_svm_of_tcc_gives_the_official_accuracy(case):
     found = classify_phases(train, train_labels, val, val_labels, classifier="svc")
     wanted = WANTED[case]["svc_rbf_tcc_lav_style"]["val_acc"]
     assert found.accuracy == pytest.approx(wanted, abs=1.001 / len(val))
+
+
+def test_regressions_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    train, val = (rng.standard_normal((n, 8)).astype(np.float32) for n in (70, 30))
+    targets = [rng.standard_normal((n, 2)) for n in (70, 30)]
+    found = fit_progression(train, targets[:1], val, targets[1:])
+    model = LinearRegression().fit(train, targets[0])
+    np.testing.assert_allclose(found.predicted, model.predict(val), atol=1e-5)
+    assert found.score == pytest.approx(model.score(val, targets[1]), abs=1e-6)

@@ -17,7 +17,7 @@ from tokenreel.evaluate.table import MEAN, Score
 
 __all__ = ["METRICS_VERSION", "FilePlan", "Job", "plan_file", "row_key"]
 
-METRICS_VERSION = 1  # raised when a change of the code changes a number
+METRICS_VERSION = 2  # raised when a change of the code changes a number
 
 GROUP = "group "  # the "action" of clips without labels that show the same video
 
