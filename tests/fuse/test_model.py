@@ -13,6 +13,7 @@ from tokenreel.fuse.config import DataConfig, FuseConfig, PoolingConfig, Tempora
 from tokenreel.fuse.loss_config import SclConfig
 from tokenreel.fuse.losses.heads import apply_head, make_head
 from tokenreel.fuse.model import build_model
+from tokenreel.fuse.pooling import pool_frozen
 from tokenreel.fuse.temporal import position_table
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -247,6 +248,14 @@ def test_embeddings_have_unit_length_as_the_official_ones():
         out = run(model.eval(), inputs, tokens, cls)
     wanted = torch.nn.functional.normalize(inputs["out_eval"], dim=-1)
     torch.testing.assert_close(out, wanted, rtol=0, atol=1e-5)
+
+
+def test_frozen_pooling_sees_only_the_tokens_that_are_not_hidden():
+    tokens = torch.tensor([[[-4.0, 1.0], [-2.0, 5.0], [9.0, 9.0]]])
+    hidden = torch.tensor([[False, False, True]])
+    assert pool_frozen(tokens, "mean", hidden).tolist() == [[-3, 3]]
+    assert pool_frozen(tokens, "max", hidden).tolist() == [[-2, 5]]
+    assert pool_frozen(tokens, "max").tolist() == [[9, 9]]
 
 
 def test_late_fusion_may_average_the_tokens():

@@ -93,10 +93,6 @@ class Lstp(nn.Module):
             queries = weights.queries.shape[-2]
             nothing = self.key.weight.new_zeros(0, queries, self.channels)
             return nothing, nothing.new_zeros(0, queries, tokens.codes[0].shape[1])
-        if not tokens.num_frames:  # a process whose share of a small batch has no clip
-            shape = (0, weights.queries.shape[-2])
-            attention = weights.queries.new_zeros(*shape, tokens.num_tokens)
-            return weights.queries.new_zeros(*shape, self.channels), attention
         [pooled] = pooled_attention(
             tokens,
             [weights],
