@@ -103,12 +103,13 @@ def test_packed_codes_are_pooled_as_what_they_stand_for():
     assert error(found.entities, wanted.entities) < 1e-13
 
 
-def test_chunks_of_frames_do_not_change_the_result(monkeypatch):
+@pytest.mark.parametrize("size", [1, 3 * 37 * 96 * 4])  # one frame and three at a time
+def test_chunks_do_not_change_the_result(monkeypatch, size):
     tokens = make_tokens(torch.int8, frames=7)
     weights = make_weights(tokens)
     whole = pooled_attention(tokens, [weights])
     grads = gradients(whole, weights)
-    monkeypatch.setitem(absorbed.CHUNK_BYTES, "cpu", 1)  # a frame at a time
+    monkeypatch.setitem(absorbed.CHUNK_BYTES, "cpu", size)
     pieces = pooled_attention(tokens, [weights])
     assert error(pieces[0].entities, whole[0].entities) < 1e-6
     for name, grad in gradients(pieces, weights).items():

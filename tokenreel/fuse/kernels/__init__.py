@@ -25,6 +25,7 @@ from tokenreel.fuse.kernels.weights import (
     absorb_queries,
     apply_values,
     check_weights,
+    constants_of,
     fold_rows,
 )
 
@@ -166,10 +167,9 @@ def _normalised_scores(tokens: CodedTokens, weights: QueryWeights, word: str) ->
     matrix = fold_rows(tokens, weights.key)
     matrix = matrix.to(_precision(matrix)).contiguous()
     keys = ops.dots(list(tokens.codes), matrix, list(tokens.scales), word)
-    constant = weights.key @ tokens.offset(weights.key)
-    if weights.key_bias is not None:
-        constant = constant + weights.key_bias
-    keys = (keys + constant[:, None]).unflatten(1, (weights.heads, -1))
+    for constant in constants_of(tokens, weights.key, weights.key_bias):
+        keys = keys + constant[:, None]
+    keys = keys.unflatten(1, (weights.heads, -1))
     keys = torch.nn.functional.normalize(keys, dim=2)
     queries = weights.queries.unflatten(-1, (weights.heads, -1))
     queries = (queries * queries.shape[-1] ** -0.5).to(keys.dtype)

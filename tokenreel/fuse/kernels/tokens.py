@@ -78,8 +78,10 @@ class CodedTokens:
         """`foldings`, with None for each layer where there are none."""
         return self.foldings or (None,) * len(self.codes)
 
-    def offset(self, like: Tensor) -> Tensor:
+    def offset(self, like: Tensor) -> Tensor | None:
         """What decoding adds to every token, (D of all layers,), in the dtype of `like`."""
+        if not any(self.foldings):
+            return None
         parts = []
         for dim, folding in zip(self.dims, self.folding_of_layers, strict=True):
             if folding is None:

@@ -16,7 +16,14 @@ from torch import Tensor
 
 from tokenreel.fuse.kernels.tokens import CodedTokens
 
-__all__ = ["QueryWeights", "absorb_queries", "apply_values", "check_weights", "fold_rows"]
+__all__ = [
+    "QueryWeights",
+    "absorb_queries",
+    "apply_values",
+    "check_weights",
+    "constants_of",
+    "fold_rows",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +100,8 @@ def absorb_queries(tokens: CodedTokens, weights: QueryWeights) -> Tensor:
 
 def fold_rows(tokens: CodedTokens, rows: Tensor) -> Tensor:
     """Rows (..., D) that meet tokens, as rows (..., d) that meet scaled codes, up to a constant."""
+    if not any(tokens.foldings):
+        return rows
     parts = []
     for part, folding in zip(rows.split(tokens.dims, -1), tokens.folding_of_layers, strict=True):
         if folding is None:
@@ -120,14 +129,22 @@ def apply_values(
     if weights.value is None:
         return _unfold(tokens, pooled, total)
     matrix = fold_rows(tokens, weights.value).unflatten(0, (weights.heads, -1))
-    constant = weights.value @ tokens.offset(pooled)
-    if weights.value_bias is not None:
-        constant = constant + weights.value_bias
-    constant = constant.unflatten(0, (weights.heads, -1))
     rows = pooled.unflatten(1, (-1, weights.heads))
-    if total is not None:
-        constant = constant * total.unflatten(1, (-1, weights.heads))
-    return (torch.einsum("fehd,hvd->fehv", rows, matrix) + constant).flatten(2)
+    entities = torch.einsum("fehd,hvd->fehv", rows, matrix)
+    for constant in constants_of(tokens, weights.value, weights.value_bias):
+        own = constant.unflatten(0, (weights.heads, -1))
+        if total is not None:
+            own = own * total.unflatten(1, (-1, weights.heads))
+        entities = entities + own
+    return entities.flatten(2)
+
+
+def constants_of(tokens: CodedTokens, matrix: Tensor, bias: Tensor | None) -> list[Tensor]:
+    """What a projection of tokens adds to that of their codes: (rows of the matrix,) each."""
+    offset = tokens.offset(matrix)
+    return [
+        part for part in (None if offset is None else matrix @ offset, bias) if part is not None
+    ]
 
 
 def _unfold(tokens: CodedTokens, pooled: Tensor, total: Tensor | None) -> Tensor:
