@@ -61,7 +61,7 @@ def simulated_share(num_frames: int, clip_frames: int) -> float:
 
 def main() -> None:
     """Measure and write the rows."""
-    words = ["data.train=4", "data.val=1", "image_size=32"] if quick_flag() else ["data.val=1"]
+    words = ["data.train=8", "data.val=1", *(["image_size=32"] if quick_flag() else [])]
     config = get_recipe("sample").fuse
     with tempfile.TemporaryDirectory(dir=".") as folder:
         _, store = extract_dataset(

@@ -3,12 +3,18 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from tokenreel.cache.codec import Encoded, codec_recipe
+from tokenreel.cache.manifest import Clip
 from tokenreel.cache.reader import open_store
+from tokenreel.cache.recipe import StoreRecipe
+from tokenreel.cache.writer import SourceInfo, StoreWriter, create_store
 from tokenreel.fuse.config import (
     DataConfig,
     FuseConfig,
@@ -38,6 +44,30 @@ def small_config(
         loss=SclConfig(temperature=temperature),
         optim=OptimConfig(name="adamw", lr=5e-4, epochs=1),
     )  # fmt: skip
+
+
+def make_half_store(path: Path, *, grid: tuple[int, int], clips: int, frames: int) -> Path:
+    """A store of random fp16 tokens: three blocks, as wide as those of B/8."""
+    blocks, dim = (3, 7, 11), 768
+    recipe = StoreRecipe(
+        architecture="random", weights_sha256="0" * 64, blocks=blocks, grid=grid, dim=dim,
+        image_size=(224, 224), transform={"name": "none"}, frames={"policy": "all"}, cls="none",
+        codec=codec_recipe("fp16"),
+    )  # fmt: skip
+    create_store(path, recipe, made_with={}, calibration={})
+    shape = (frames, grid[0] * grid[1], dim)
+    tokens = np.random.default_rng(0).standard_normal(shape, np.float32).astype(np.float16)
+    encoded = {block: Encoded(tokens, None) for block in blocks}
+    numbers = np.arange(frames)
+    with StoreWriter(path, writer_id="bench") as writer:
+        for index in range(clips):
+            clip = writer.begin(
+                Clip(f"c{index}", f"{index}.mp4"), dataset="random", phases=(),
+                source=SourceInfo("v.mp4", 0, "", "none", "0", {}), time_base=Fraction(1, 25),
+            )  # fmt: skip
+            clip.append(0, encoded, {}, None)
+            clip.commit(numbers, numbers, numbers * 0, numbers * 0)
+    return path
 
 
 def make_runs(
