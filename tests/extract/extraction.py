@@ -9,7 +9,7 @@ import numpy as np
 from tokenreel.extract.config import ExtractConfig
 
 CONFIG = ExtractConfig(
-    backbone="vit_tiny_patch16_224", weights="random:0", image_size=32, blocks=(3, 11),
+    backbone="test_vit", weights="random:0", image_size=32, blocks=(1, 5),
     batch_frames=8, device="cpu",
 )  # fmt: skip
 

@@ -148,7 +148,7 @@ def test_the_second_attempt_uses_the_other_decoder_and_begins_the_clip_anew(
     frames = np.arange(75)
     if not mixes:  # another size of the last batch may change the last bits
         np.testing.assert_array_equal(
-            one.read("b", frames).codes[11], other.read("b", frames).codes[11]
+            one.read("b", frames).codes[5], other.read("b", frames).codes[5]
         )
     np.testing.assert_array_equal(one.frame_index("b"), frames)
 
@@ -158,7 +158,7 @@ def test_a_clip_whose_tokens_cannot_be_encoded_fails_alone(root, good, tmp_path,
 
     def broken(self, outputs, rows, *, first=0):
         if first == 64:
-            raise ValueError("block 3, frame 64, token 0: NaN or infinity")
+            raise ValueError("block 1, frame 64, token 0: NaN or infinity")
         return whole(self, outputs, rows, first=first)
 
     monkeypatch.setattr(runner.Quantiser, "on_host", broken)
@@ -166,7 +166,7 @@ def test_a_clip_whose_tokens_cannot_be_encoded_fails_alone(root, good, tmp_path,
     report = extract_clips(Manifest("toy", root, GOOD), CONFIG, store, progress=False)
     assert report.committed == ["a"]
     assert [str(failure) for failure in report.failed] == [
-        "b: encode: block 3, frame 64, token 0: NaN or infinity"
+        "b: encode: block 1, frame 64, token 0: NaN or infinity"
     ]
     kept = {name for name in content(good) if "/a-" in name}
     assert not [name for name in differing(store, good) if name in kept]
