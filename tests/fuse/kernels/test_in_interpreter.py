@@ -6,12 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 ROOT = Path(__file__).parents[3]
 
 
+def version_of(text):
+    return tuple(int(part) for part in text.split(".")[:2])
+
+
+@pytest.mark.skipif(
+    version_of(triton.__version__) < (3, 7) and version_of(np.__version__) >= (2, 4),
+    reason="Triton 3.6 interprets no loop with numpy 2.4 (triton#9171): pin numpy<2.4 there",
+)
 def test_the_fused_kernels_pass_their_tests_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     run = subprocess.run(
