@@ -100,7 +100,7 @@ class TokenSource:
         """
         kept = [piece for piece in pieces if piece.clip_id in self._kept_ids]
         if kept and len(kept) == len(pieces):
-            return self._join([self._take(self._whole(piece), piece.frames) for piece in pieces])
+            return self._take([self._whole(piece) for piece in pieces], pieces)
         return self._read(pieces)
 
     def frames(self, clip_id: str, frames: NDArray[np.int64], *, view: int = 0) -> Frames:
@@ -115,30 +115,30 @@ class TokenSource:
             self._kept[key] = whole.to(self.device) if self.placement.kind == "gpu" else whole
         return self._kept[key]
 
-    def _take(self, whole: Frames, frames: NDArray[np.int64]) -> Frames:
-        rows = torch.from_numpy(frames)
-        if self.placement.kind == "gpu":
-            rows = rows.to(self.device)
+    def _take(self, wholes: Sequence[Frames], pieces: Sequence[Piece]) -> Frames:
+        """From the clips that stay: every frame is copied once, into the buffer of the batch."""
+        on_gpu = self.placement.kind == "gpu"
+        pin = self.device.type == "cuda" and not on_gpu
+        rows = [torch.from_numpy(piece.frames) for piece in pieces]
+        if on_gpu:
+            rows = [row.to(self.device) for row in rows]
+        total = sum(map(len, rows))
+
+        def gather(parts: Sequence[Tensor]) -> Tensor:
+            first = parts[0]
+            shape = (total, *first.shape[1:])
+            out = torch.empty(shape, dtype=first.dtype, device=first.device, pin_memory=pin)
+            start = 0
+            for part, row in zip(parts, rows, strict=True):
+                torch.index_select(part, 0, row, out=out[start : start + len(row)])
+                start += len(row)
+            return out
+
+        cls = [whole.cls for whole in wholes if whole.cls is not None]
         return Frames(
-            {block: part[rows] for block, part in whole.codes.items()},
-            {block: part[rows] for block, part in whole.scales.items()},
-            None if whole.cls is None else whole.cls[rows],
-            self._decoder,
-        )
-
-    def _join(self, parts: Sequence[Frames]) -> Frames:
-        pin = self.device.type == "cuda" and self.placement.kind == "ram"
-
-        def join(tensors: list[Tensor]) -> Tensor:
-            joined = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-            return joined.pin_memory() if pin else joined
-
-        first = parts[0]
-        cls = [part.cls for part in parts if part.cls is not None]
-        return Frames(
-            {block: join([part.codes[block] for part in parts]) for block in first.codes},
-            {block: join([part.scales[block] for part in parts]) for block in first.scales},
-            join(cls) if cls else None,
+            {block: gather([one.codes[block] for one in wholes]) for block in wholes[0].codes},
+            {block: gather([one.scales[block] for one in wholes]) for block in wholes[0].scales},
+            gather(cls) if cls else None,
             self._decoder,
         )
 
