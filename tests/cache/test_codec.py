@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
+from tokenreel.cache.codec.pca import Pca
 from tokenreel.cache.errors import UsageError
 
 GRID = (4, 5)
@@ -95,3 +96,16 @@ def test_another_calibration_is_refused():
     changed = calibration | {"mean/7": calibration["mean/7"] + 1}
     with pytest.raises(UsageError, match="calibration"):
         codec_from_recipe(recipe, changed)
+
+
+def test_a_projection_has_the_same_bits_whatever_the_order_of_its_sums():
+    tokens = np.random.default_rng(0).standard_normal((64, 20, 768)).astype(np.float32)
+    order = np.random.default_rng(1).permutation(768)
+    calibration = calibrate("pca:32", {7: tokens}, grid=GRID)
+    sd, basis = calibration["pca_sd/7"], calibration["pca_basis/7"]
+    shuffled = {"pca_sd/7": sd[order], "pca_basis/7": basis[order]}
+    some = tokens[:2]
+    plain = Pca(32, calibration).apply(some, block=7, grid=GRID)
+    other = Pca(32, shuffled).apply(some[..., order], block=7, grid=GRID)
+    np.testing.assert_array_equal(plain, other)
+    np.testing.assert_allclose(plain, (some / sd).astype(float) @ basis, atol=1e-4)

@@ -37,7 +37,17 @@ def found_in(tokens: torch.Tensor) -> FrameTokens:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    "name", ["int8", "fp16", "int4", "pool2+int8", "pool2+pool2+fp16", "pca:8+int8"]
+    "name",
+    [
+        "int8",
+        "fp16",
+        "int4",
+        "pool2+int8",
+        "pool2+pool2+fp16",
+        "pca:8+int8",
+        "pca:40+int4",
+        "pool2+pca:8",
+    ],
 )
 def test_on_the_device_and_on_the_host_it_is_the_same_bytes(name, device):
     quantiser, codec = quantiser_of(name, device)
@@ -53,7 +63,7 @@ def test_on_the_device_and_on_the_host_it_is_the_same_bytes(name, device):
     np.testing.assert_array_equal(view.cls_normed, tokens[1:, 1])
 
 
-@pytest.mark.parametrize("name", ["int8", "fp16"])
+@pytest.mark.parametrize("name", ["int8", "fp16", "int4", "pca:8+int8", "pca:8"])
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_a_value_that_is_no_number_is_named_by_its_place_in_the_clip(name, wrong):
     quantiser, _ = quantiser_of(name)

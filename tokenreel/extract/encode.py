@@ -1,7 +1,7 @@
 """Backbone outputs -> what a store keeps.
 
-What can be done where the tokens are is done there: pool2, int8, fp16.  The numpy codecs are the
-law, and the two give the same bytes; the other steps run on the host.
+Codecs run where the tokens are.  Those of numpy are the law, and the two give the same bytes; what
+a float cannot hold is found on the host.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from tokenreel.cache.codec import Codec, Encoded
 from tokenreel.cache.codec.fp16 import Float16
-from tokenreel.cache.codec.int8 import Int8
+from tokenreel.cache.codec.int4 import Int4
+from tokenreel.cache.codec.pca import Pca
 from tokenreel.cache.codec.pool2 import Pool2
 from tokenreel.cache.recipe import StoreRecipe
 from tokenreel.extract.backbone import FrameTokens
+from tokenreel.extract.quantise import int4, int8, pool2, project
 
 __all__ = ["EncodedView", "Quantiser"]
 
@@ -56,9 +57,7 @@ class Quantiser:
 
     def __init__(self, codec: Codec, recipe: StoreRecipe, device: torch.device) -> None:
         self._codec, self._recipe, self._device = codec, recipe, device
-        on_device = all(isinstance(step, Pool2) for step in codec.reducers)
-        self._on_device = on_device and isinstance(codec.terminal, Int8 | Float16)
-        self._channels: dict[int, tuple[Tensor, Tensor]] = {}
+        self._constants: dict[tuple[str, int], tuple[Tensor, ...]] = {}
 
     @torch.inference_mode()
     def on_device(self, found: FrameTokens) -> dict[str, Tensor]:
@@ -67,16 +66,22 @@ class Quantiser:
         if found.cls_normed is not None:
             outputs["cls_normed"] = found.cls_normed
         for block, tokens in found.tokens.items():
-            if not self._on_device:
-                outputs[f"tokens/{block}"] = tokens
-                continue
-            for _ in self._codec.reducers:  # each is pool2, and the second finds a smaller grid
-                tokens = _pool2(tokens, self._grid_of(tokens))
+            for step in self._codec.reducers:
+                if isinstance(step, Pool2):  # a second one finds a smaller grid
+                    tokens = pool2(tokens, self._grid_of(tokens))
+                else:
+                    assert isinstance(step, Pca)
+                    names = ("pca", block)
+                    parts = (step.standard_deviations(block), step.whole_basis(block))
+                    tokens = project(tokens, *self._moved(names, parts))
             if isinstance(self._codec.terminal, Float16):
                 outputs[f"codes/{block}"] = tokens.to(torch.float16)
-            else:
-                codes, scales = self._int8(block, tokens)
-                outputs |= {f"codes/{block}": codes, f"scales/{block}": scales}
+                continue
+            terminal = self._codec.terminal
+            sides = self._moved(("channels", block), terminal.channels(block, tokens.shape[-1]))
+            quantise = int4 if isinstance(terminal, Int4) else int8
+            codes, scales = quantise(tokens, *sides)
+            outputs |= {f"codes/{block}": codes, f"scales/{block}": scales}
         return outputs
 
     def on_host(
@@ -94,10 +99,6 @@ class Quantiser:
         """
         encoded = {}
         for block in self._recipe.blocks:
-            if f"tokens/{block}" in outputs:
-                tokens = outputs[f"tokens/{block}"][rows]
-                encoded[block] = self._codec.encode(tokens, block=block, grid=self._recipe.grid)
-                continue
             codes = outputs[f"codes/{block}"][rows]
             scales = outputs.get(f"scales/{block}")
             scales = None if scales is None else scales[rows]
@@ -123,27 +124,10 @@ class Quantiser:
             rows, columns = -(-rows // 2), -(-columns // 2)
         return rows, columns
 
-    def _int8(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (T, n, d) and scales (T, n), as cache.codec.int8."""
-        if block not in self._channels:
-            folding = self._codec.fold(block, tokens.shape[-1])
-            both = (folding.channel_scale, folding.channel_offset)
-            sd, mean = (torch.from_numpy(np.array(part)).to(self._device) for part in both)
-            self._channels[block] = sd, mean
-        sd, mean = self._channels[block]
-        standard = tokens.sub(mean).div_(sd)
-        peak = standard.abs().amax(-1)
-        # a tensor of 127, because CUDA multiplies by the rounded reciprocal of a plain number
-        scale = torch.where(peak == 0, 1.0, peak / torch.full_like(peak, 127))
-        codes = standard.div_(scale[..., None]).round_().clamp_(-127, 127).to(torch.int8)
-        return codes, scale
-
-
-def _pool2(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Means of 2x2 squares, (T, N, d), added up in the order of cache.codec.pool2."""
-    rows, columns = grid
-    image = tokens.reshape(len(tokens), rows, columns, -1).permute(0, 3, 1, 2)
-    image = functional.pad(image, (0, columns % 2, 0, rows % 2), mode="replicate")
-    top, bottom = image[:, :, 0::2], image[:, :, 1::2]
-    total = (top[..., 0::2] + top[..., 1::2]) + (bottom[..., 0::2] + bottom[..., 1::2])
-    return (total * 0.25).flatten(2).transpose(1, 2).contiguous()
+    def _moved(self, name: tuple[str, int], parts: tuple[NDArray[Any], ...]) -> tuple[Tensor, ...]:
+        """Constants of a codec, moved once."""
+        if name not in self._constants:
+            self._constants[name] = tuple(
+                torch.from_numpy(np.array(part)).to(self._device) for part in parts
+            )
+        return self._constants[name]
