@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tokenreel.cache.errors import ClipFailed, TokenReelError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.reader import open_store
 from tokenreel.cache.store import read_failures
-from tokenreel.extract import commits, filling, process, runner, worker
+from tokenreel.extract import commits, encode, filling, process, runner, worker
 from tokenreel.extract.devices import machine_for
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.runner import extract_clips
@@ -47,7 +48,7 @@ def good(root, tmp_path_factory):
 
 def mixing(config, **options):
     machine = machine_for(config, **options)
-    return runner.replace(machine, mixes=True, pads=True, resizes=True)
+    return replace(machine, mixes=True, pads=True, resizes=True)
 
 
 @pytest.mark.parametrize("mixes", [False, True])
@@ -154,14 +155,14 @@ def test_the_second_attempt_uses_the_other_decoder_and_begins_the_clip_anew(
 
 
 def test_a_clip_whose_tokens_cannot_be_encoded_fails_alone(root, good, tmp_path, monkeypatch):
-    whole = runner.Quantiser.on_host
+    whole = encode.Quantiser.on_host
 
     def broken(self, outputs, rows, *, first=0):
         if first == 64:
             raise ValueError("block 1, frame 64, token 0: NaN or infinity")
         return whole(self, outputs, rows, first=first)
 
-    monkeypatch.setattr(runner.Quantiser, "on_host", broken)
+    monkeypatch.setattr(encode.Quantiser, "on_host", broken)
     store = copy_without_clips(good, tmp_path / "store")
     report = extract_clips(Manifest("toy", root, GOOD), CONFIG, store, progress=False)
     assert report.committed == ["a"]

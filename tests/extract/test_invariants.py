@@ -1,5 +1,7 @@
 """What does not change a store: workers, shards, processes, where frames are resized, views."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from tokenreel.cache.codec import codec_from_recipe, codec_recipe
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.reader import open_store
-from tokenreel.extract import runner
+from tokenreel.extract import flow, runner
 from tokenreel.extract.backbone import backbone_shape, build_backbone
 from tokenreel.extract.batching import Batcher
 from tokenreel.extract.devices import is_place_free, machine_for, pick_gpus, ready
@@ -34,9 +36,7 @@ def manifest(tmp_path_factory):
 
 def as_on_a_gpu(resizes):
     def machine(config, **options):
-        return runner.replace(
-            machine_for(config, **options), mixes=True, pads=True, resizes=resizes
-        )
+        return replace(machine_for(config, **options), mixes=True, pads=True, resizes=resizes)
 
     return machine
 
@@ -54,7 +54,7 @@ def test_batches_across_clips_are_the_same_bytes_for_any_number_of_workers(
 
 
 def test_views_are_decoded_once_and_each_is_its_own(manifest, tmp_path, monkeypatch):
-    whole, decoded = runner.DecodePool.__iter__, []
+    whole, decoded = flow.DecodePool.__iter__, []
 
     def counting(self):
         for found in whole(self):
@@ -64,7 +64,7 @@ def test_views_are_decoded_once_and_each_is_its_own(manifest, tmp_path, monkeypa
     store = tmp_path / "store"
     config = CONFIG.model_copy(update={"views": 4, "codec": "fp16"})
     with monkeypatch.context() as patched:
-        patched.setattr(runner.DecodePool, "__iter__", counting)
+        patched.setattr(flow.DecodePool, "__iter__", counting)
         extract_clips(manifest, config, store, progress=False)
     assert sum(decoded) == 70 + 21 + 9 + 13 + 25
     opened = open_store(store)
@@ -87,7 +87,7 @@ def tokens_through_the_engine(images, batch_frames, *, pads):
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
     state = load_weights(config.backbone, config.weights)
     backbone = build_backbone(config.backbone, state, shape)
-    machine = runner.replace(machine_for(config), pads=pads)
+    machine = replace(machine_for(config), pads=pads)
     recipe = runner.build_recipe(config)
     codec = codec_from_recipe(codec_recipe("int4"), {})  # which is done on the host
     quantiser = Quantiser(codec, recipe, torch.device("cpu"))
@@ -122,7 +122,7 @@ def test_any_batch_size_gives_the_tokens_within_1e_5():
 def test_a_backbone_that_minds_the_place_in_a_batch_is_found_out(caplog):
     shape = backbone_shape(CONFIG.backbone, CONFIG.blocks, 32)
     backbone = build_backbone(CONFIG.backbone, load_weights(CONFIG.backbone, "random:0"), shape)
-    machine = runner.replace(machine_for(CONFIG), mixes=True)
+    machine = replace(machine_for(CONFIG), mixes=True)
     assert is_place_free(backbone, machine)
     assert ready(backbone, machine, compiles=False).mixes
     whole = backbone.model.blocks[2].forward

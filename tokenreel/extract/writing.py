@@ -40,6 +40,11 @@ class WriteLanes:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
+    def finish(self, tick: Callable[[], None] = lambda: None) -> None:
+        """Wait until every task is done; `tick` is called meanwhile."""
+        for lane in self._lanes:
+            lane.finish(tick)
+
     @property
     def busy_seconds(self) -> float:
         """Time that a thread worked, their mean."""
