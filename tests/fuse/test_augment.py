@@ -54,6 +54,14 @@ def test_a_crop_is_a_rectangle_of_at_least_its_share(grid):
     assert np.mean(shares) < 0.95
 
 
+def test_a_rectangle_changes_its_shape_and_keeps_its_area():
+    seen = ~masks(AugmentConfig(crop=0.5), (100, 60))
+    assert seen.mean((1, 2)).min() >= 0.5
+    heights, widths = seen.any(2).mean(1), seen.any(1).mean(1)
+    assert (heights / widths).min() < 0.85
+    assert (heights / widths).max() > 1.2
+
+
 def test_every_token_is_cropped_away_about_as_often_at_both_ends():
     share = masks(AugmentConfig(crop=0.3), count=2000).mean(0)
     np.testing.assert_allclose(share, share[::-1, ::-1], atol=0.06)
