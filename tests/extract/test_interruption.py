@@ -12,7 +12,7 @@ import pytest
 from tests.extract.extraction import differing, write_video
 
 CALL = "from tokenreel.pipeline.cli.extract import main; main()"
-WORDS = ["backbone=vit_tiny_patch16_224", "weights=random:0", "image_size=64", "blocks=3,11"]
+WORDS = ["backbone=test_vit", "weights=random:0", "image_size=96", "blocks=1,5"]
 WORDS += ["codec=fp16", "device=cpu", "batch_frames=4"]
 
 
@@ -29,7 +29,7 @@ def start(root, store, *words):
 
 def run(root, store):
     process = start(root, store)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     return output
 
@@ -40,7 +40,7 @@ def shards(store):
 
 
 def wait_for_shards(process, store, count):
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while len(shards(store)) < count:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
