@@ -87,7 +87,7 @@ def main() -> None:
     """Interleaved repeats; one row."""
     logging.getLogger().setLevel(logging.ERROR)
     quick = quick_flag()
-    clips, frames, repeats = (2, 30, 1) if quick else (4, 150, 5)
+    clips, frames, repeats = (2, 30, 1) if quick else (4, 120, 3)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         render(root / "a.mp4", num_frames=frames, width=1280, height=720)
