@@ -218,3 +218,11 @@ def test_weights_that_cannot_be_had_name_the_other_ways(monkeypatch):
 def test_a_block_that_is_not_there_is_refused():
     with pytest.raises(UsageError, match="has blocks 0 to 11"):
         backbone_shape(TINY, (12,), None)
+
+
+@pytest.mark.parametrize("weights", ["random:0", "pretrained"])
+def test_weights_of_an_unknown_backbone_end_with_near_names(weights):
+    with pytest.raises(
+        UsageError, match=r"backbone='vit_tny_patch16_224' is no model of timm; .*vit_tiny"
+    ):
+        load_weights("vit_tny_patch16_224", weights)

@@ -1,5 +1,6 @@
 """Weights of a backbone: from timm, from a file, or random from a seed; and their hash."""
 
+import difflib
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -35,8 +36,9 @@ def load_weights(backbone: str, weights: str) -> dict[str, torch.Tensor]:
         weights: "pretrained", "random:SEED", or the path of a safetensors or torch file.
 
     Raises:
-        UsageError: no such word, file or download; the message names what else there is.
+        UsageError: no such backbone, word, file or download; the message names what else there is.
     """
+    _require_known(backbone)
     if weights == "pretrained":
         state = _pretrained(backbone)
     elif weights.startswith("random:"):
@@ -54,6 +56,14 @@ def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _require_known(backbone: str) -> None:
+    import timm
+
+    if not timm.is_model(backbone):
+        near = difflib.get_close_matches(backbone, timm.list_models(), n=3, cutoff=0.5)
+        raise UsageError(f"backbone={backbone!r} is no model of timm; near names: {near}")
 
 
 def _seed(weights: str) -> int:
