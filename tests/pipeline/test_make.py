@@ -1,0 +1,73 @@
+"""`make extract` as it is typed, on a FineGym in its real format."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.extract.extraction import differing
+from tests.pipeline.datasets.miniatures import make_finegym
+from tokenreel.cache.integrity import verify_store
+from tokenreel.cache.reader import open_store
+
+REPOSITORY = Path(__file__).parents[2]
+OPTIONS = "backbone=test_vit weights=random:0 image_size=32 blocks=1,5 device=cpu numeric=float32"
+
+
+@pytest.fixture
+def extract(tmp_path):
+    """Call `make extract` with this environment in place of the one that it would make."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    venv = tmp_path / "venv"
+    venv.mkdir()
+    (venv / "bin").symlink_to(Path(sys.executable).parent)
+    (venv / ".ready").touch()
+
+    def call(root, out):
+        words = [f"VENV={venv}", "DATASET=finegym", f"ROOT={root}", f"OUT={out}"]
+        job = subprocess.run(
+            ["make", "extract", *words, f"OPTIONS={OPTIONS}"],
+            cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False,
+        )  # fmt: skip
+        return job.returncode, job.stdout + job.stderr
+
+    return call
+
+
+def test_make_extract_writes_every_event_of_finegym_and_then_finds_nothing_to_do(extract, tmp_path):
+    root, store = tmp_path / "gym videos", tmp_path / "store"
+    make_finegym(root)
+    status, output = extract(root, store)
+    assert status == 0, output
+    assert "9 committed, 0 skipped, 0 failed" in output
+    assert verify_store(store, deep=True).problems == ()
+    opened = open_store(store)
+    for clip_id, record in opened.records.items():  # an event begins a frame after its second
+        start, stop = (int(part[:6]) for part in clip_id.split("_E_")[1].split("_")[:2])
+        wanted = list(range(25 * start + 1, 25 * stop))
+        assert opened.frame_index(clip_id).tolist() == wanted
+        assert record.num_frames == len(wanted)
+    assert sum((opened.labels(clip_id) >= 0).sum() for clip_id in opened.records) == 176
+
+    before = tmp_path / "before"
+    shutil.copytree(store, before)
+    status, output = extract(root, store)
+    assert status == 0, output
+    assert "0 committed, 9 skipped, 0 failed" in output
+    assert differing(store, before) == []
+
+
+def test_make_extract_fails_where_a_video_does_and_keeps_the_events_of_the_others(
+    extract, tmp_path
+):
+    root, store = tmp_path / "videos", tmp_path / "store"
+    make_finegym(root)
+    (root / "videos" / "video_-0001.mp4").write_text("no video")
+    status, output = extract(root, store)
+    assert status == 2  # of make; the command's own is 3
+    assert "Error 3" in output
+    assert "4 committed, 0 skipped, 5 failed" in output
+    assert {clip_id[:17] for clip_id in open_store(store).records} == {"train/video_-0000"}
