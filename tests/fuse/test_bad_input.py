@@ -1,17 +1,21 @@
 """What a store or a run cannot do for a config: told before training, with what to type."""
 
+import json
 import logging
 
 import pytest
 import torch
 
 from tests.fuse.tiny import tiny_config, write_store
-from tokenreel.cache.errors import UsageError, WrongRecipe
+from tokenreel.cache.errors import Damaged, UsageError, WrongRecipe
 from tokenreel.cache.reader import open_store
 from tokenreel.fuse.config import DataConfig, FuseConfig, OptimConfig, PoolingConfig
+from tokenreel.fuse.embed import embed_run
 from tokenreel.fuse.loss_config import CrossEntropyConfig, TccConfig
 from tokenreel.fuse.needs import require_store
 from tokenreel.fuse.train import train
+
+CPU = torch.device("cpu")
 
 
 def run(config, store, out):
@@ -112,6 +116,41 @@ def test_a_run_goes_on_from_the_weights_of_another_on_another_store(store, small
     for name, value in first.items():
         if "running" not in name and "num_batches" not in name:
             torch.testing.assert_close(second[name], value, atol=1e-6, rtol=0)
+
+
+def test_a_run_of_a_version_with_other_fields_is_told_with_file_field_and_commit(store, tmp_path):
+    run(tiny_config(), store, tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    about = json.loads(path.read_text())
+    del about["config"]["loss"]["name"]
+    about["config"]["pooling"]["num_slots"] = 3
+    path.write_text(json.dumps(about | {"commit": "abc123"}))
+
+    with pytest.raises(Damaged) as told:
+        embed_run(tmp_path / "run", store, tmp_path / "e.h5", device=CPU, progress=False)
+
+    for words in (
+        f"{path}: this version does not know the config of the run",
+        "config.loss: Unable to extract tag using discriminator 'name'",
+        "config.pooling.num_slots: Extra inputs are not permitted",
+        "the version that trained it (commit abc123), or train it again with another --out",
+    ):
+        assert words in str(told.value)
+    with pytest.raises(WrongRecipe, match=r"config\.pooling\.num_slots: run has 3, asked None"):
+        run(tiny_config(), store, tmp_path / "run")
+
+
+def test_a_run_from_before_a_field_existed_goes_on_with_its_default(store, tmp_path):
+    run(tiny_config(), store, tmp_path / "run")
+    path = tmp_path / "run" / "run.json"
+    about = json.loads(path.read_text())
+    del about["config"]["data"]["views"]
+    path.write_text(json.dumps(about))
+
+    assert run(tiny_config(), store, tmp_path / "run").was_done
+    other = DataConfig(num_frames=6, batch_clips=2, sampling="uniform")
+    with pytest.raises(WrongRecipe, match=r"config\.data\.sampling: run has 'paper', asked"):
+        run(tiny_config(data=other), store, tmp_path / "run")
 
 
 def test_a_store_that_has_all_is_taken(store):

@@ -78,3 +78,14 @@ def test_a_run_that_goes_on_from_another_asks_for_it(tmp_path):
         make_job("mvformer-penn-finetuned", [], store=tmp_path)
     job = make_job("mvformer-penn-finetuned", ["init=runs/x"], store=tmp_path)
     assert job.config.init == "runs/x"
+
+
+def test_a_name_that_is_no_recipe_gets_the_near_ones_and_not_the_whole_list():
+    with pytest.raises(UsageError) as told:
+        get_recipe("mvformer-pen")
+    assert str(told.value) == (
+        "no recipe 'mvformer-pen', did you mean mvformer-penn or mvformer-pouring or "
+        f"mvformer-finegym? (`fuse recipes` lists all {len(RECIPES)})"
+    )
+    with pytest.raises(UsageError, match=r"no recipe 'sampl', did you mean sample"):
+        make_job("sampl", [])

@@ -22,7 +22,7 @@ from tokenreel.cache.progress import Progress
 from tokenreel.cache.reader import ClipRecord, Store, open_store
 from tokenreel.fuse.checkpoint import load_checkpoint, restore_weights
 from tokenreel.fuse.config import FuseConfig
-from tokenreel.fuse.folder import describe_store, read_about
+from tokenreel.fuse.folder import describe_store, read_about, read_config
 from tokenreel.fuse.frames import Frames
 from tokenreel.fuse.losses.heads import classes_in
 from tokenreel.fuse.model import FusionModel, build_model
@@ -87,7 +87,7 @@ def load_run(run: Path, source_of: Callable[[FuseConfig], TokenSource]) -> Embed
         WrongRecipe: tokens of another width than those it was trained on.
     """
     about = read_about(run)
-    config = FuseConfig.model_validate(about["config"])
+    config = read_config(run, about)
     source = source_of(config)
     if config.model == "frozen":
         return Embedder(None, config, run / "embeddings.h5", about)

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pydantic import ValidationError
+
 from tokenreel.cache.claims import ClaimHeld, take_claim
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import Damaged, EmbeddingFileError, WrongRecipe
@@ -26,7 +28,7 @@ from tokenreel.cache.reader import Store
 from tokenreel.cache.recipe import canonical_json, field_differences
 from tokenreel.fuse.config import FuseConfig
 
-__all__ = ["RunFolder", "RunLocked", "describe_run", "read_about"]
+__all__ = ["RunFolder", "RunLocked", "describe_run", "read_about", "read_config"]
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +105,41 @@ def read_about(run: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise Damaged(f"{path}: no description of a run ({error}); name a run's folder") from error
     return about
+
+
+def read_config(run: Path, about: Mapping[str, Any]) -> FuseConfig:
+    """The config that a run was trained with, as its run.json has it.
+
+    Args:
+        run: its folder.
+        about: what its run.json says.
+
+    Raises:
+        Damaged: a config of another version, or none; the fields that are wrong, and what to do.
+    """
+    try:
+        return FuseConfig.model_validate(about.get("config"))
+    except ValidationError as error:
+        rows = "\n".join(
+            f"  {'.'.join(['config', *map(str, item['loc'])])}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise Damaged(
+            f"{run / 'run.json'}: this version does not know the config of the run:\n{rows}\n"
+            f"use the version that trained it (commit {about.get('commit', 'not recorded')}), or "
+            "train it again with another --out"
+        ) from error
+
+
+def _with_later_fields(config: Any) -> Any:
+    """A config as this version would write it: the default of a new field is what was before it.
+
+    One that this version does not know stays as it is, and differs from all others.
+    """
+    try:
+        return FuseConfig.model_validate(config).model_dump(mode="json")
+    except ValidationError:
+        return config
 
 
 @dataclass
@@ -185,10 +222,9 @@ class RunFolder:
             write_whole(path, canonical_json(self.about))
 
     def _require(self, former: Mapping[str, Any], where: Path) -> None:
-        rows = field_differences(
-            {key: former.get(key) for key in IDENTITY},
-            {key: self.about.get(key) for key in IDENTITY},
-        )
+        held = {key: former.get(key) for key in IDENTITY}
+        held["config"] = _with_later_fields(held["config"])
+        rows = field_differences(held, {key: self.about.get(key) for key in IDENTITY})
         if rows:
             table = "\n".join(
                 f"  {name}: run has {here!r}, asked {there!r}" for name, here, there in rows

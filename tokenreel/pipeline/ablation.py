@@ -65,10 +65,9 @@ def plan_rows(words: Sequence[str]) -> list[Row]:
         elif word in RECIPES:
             names.append(word)
         else:
-            known = [*TABLES, *RECIPES]
             raise UsageError(
-                f"no table or recipe {word!r}{nearest(word, known)} (tables: {', '.join(TABLES)}; "
-                f"recipes: {', '.join(RECIPES)})"
+                f"no table or recipe {word!r}{nearest(word, [*TABLES, *RECIPES], count=3)} "
+                f"(`fuse recipes` lists all {len(TABLES)} tables and {len(RECIPES)} recipes)"
             )
     if not names:
         raise UsageError(f"name a table or recipes to ablate (tables: {', '.join(TABLES)})")

@@ -14,14 +14,21 @@ __all__ = ["apply_overrides", "expand_grid", "nearest"]
 Config = TypeVar("Config", bound=BaseModel)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The part of an error that suggests the nearest known word; "" when none is near.
+def nearest(word: str, known: Iterable[str], *, count: int = 1) -> str:
+    """The part of an error that suggests the nearest known words; "" when none is near.
+
+    Args:
+        word: that is not known.
+        known: the words that are.
+        count: most that are suggested.
 
     >>> nearest("finegim", ["finegym", "folder"])
     ', did you mean finegym?'
+    >>> nearest("carl-pen", ["carl-penn", "carl-pouring", "sample"], count=2)
+    ', did you mean carl-penn or carl-pouring?'
     """
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f", did you mean {close[0]}?" if close else ""
+    close = difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)
+    return f", did you mean {' or '.join(close)}?" if close else ""
 
 
 def apply_overrides(config: Config, words: Iterable[str], *, root: str) -> Config:

@@ -110,12 +110,19 @@ def attend(
 
 
 @app.command()
-def recipes() -> None:
+def recipes(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="recipes to tell about; all when left out")
+    ] = None,
+) -> None:
     """List the recipes: what each is, what it costs, what was published."""
-    from tokenreel.pipeline.recipes import RECIPES, TABLES, describe
+    from tokenreel.pipeline.recipes import RECIPES, TABLES, describe, get_recipe
 
-    for name, make in RECIPES.items():
-        say(describe(name, make))
+    for name in names or RECIPES:
+        get_recipe(name)  # says which are near
+        say(describe(name, RECIPES[name]))
+    if names:
+        return
     say("tables, for `fuse ablate`:")
     for name, rows in TABLES.items():
         say(f"    {name}: {', '.join(rows)}")

@@ -63,7 +63,7 @@ def get_recipe(name: str) -> Recipe:
     """
     if name not in RECIPES:
         raise UsageError(
-            f"no recipe {name!r}{nearest(name, RECIPES)} (`fuse recipes` lists all "
-            f"{len(RECIPES)}: {', '.join(RECIPES)})"
+            f"no recipe {name!r}{nearest(name, RECIPES, count=3)} (`fuse recipes` lists all "
+            f"{len(RECIPES)})"
         )
     return RECIPES[name]()
