@@ -1,5 +1,8 @@
 """What does not change a store: workers, shards, processes, where frames are resized, views."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -51,6 +54,39 @@ def test_batches_across_clips_are_the_same_bytes_for_any_number_of_workers(
         report = extract_clips(manifest, config, store, progress=False)
         assert len(report.committed) == 5
     assert differing(tmp_path / "1", tmp_path / "3") == []
+
+
+@pytest.mark.parametrize("numeric", ["float32", "bfloat16"])
+def test_the_store_is_the_same_bytes_for_any_number_of_threads(tmp_path, numeric):
+    write_video(tmp_path / "a.mp4", 22)
+    words = {"backbone": "deit_tiny_patch16_224", "image_size": 112, "numeric": numeric}
+    config = CONFIG.model_copy(update=words | {"batch_frames": None})
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 5):  # torch's own products differ from three on, in bfloat16
+            torch.set_num_threads(threads)
+            clips = Manifest("toy", tmp_path, (Clip("a", "a.mp4"),))
+            extract_clips(clips, config, tmp_path / str(threads), progress=False)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for threads in (2, 3, 5):
+        assert differing(tmp_path / "1", tmp_path / str(threads)) == []
+
+
+def test_the_store_is_the_same_bytes_whatever_omp_num_threads_says(manifest, tmp_path):
+    call = "from tokenreel.pipeline.cli.extract import main; main()"
+    words = ["backbone=deit_tiny_patch16_224", "weights=random:0", "image_size=112", "blocks=11"]
+    words += ["numeric=bfloat16", "device=cpu"]
+    rest = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    for threads in ("", "1", "2"):
+        folder = ["folder", "--root", str(manifest.root), "--out", str(tmp_path / f"omp{threads}")]
+        subprocess.run(
+            [sys.executable, "-c", call, "run", *folder, *words], check=True, capture_output=True,
+            timeout=240, env=rest | ({"OMP_NUM_THREADS": threads} if threads else {}),
+        )  # fmt: skip
+    assert differing(tmp_path / "omp", tmp_path / "omp1") == []
+    assert differing(tmp_path / "omp", tmp_path / "omp2") == []
 
 
 def test_views_are_decoded_once_and_each_is_its_own(manifest, tmp_path, monkeypatch):

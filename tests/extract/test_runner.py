@@ -1,5 +1,6 @@
 """Extraction end to end: whole clips, the same bytes whatever ran beside them, failures by name."""
 
+import dataclasses
 import os
 import time
 
@@ -67,6 +68,22 @@ def test_a_writer_whose_weights_broke_after_they_were_hashed_is_refused(
     monkeypatch.setattr(runner, "build_backbone", broken)
     with pytest.raises(WrongRecipe, match=r"beyond 0\.001 \(float32\):\n  block 5: "):
         extract_clips(manifest, CONFIG, store, progress=False)
+
+
+@pytest.mark.parametrize("pads", [False, True])
+def test_a_backbone_that_compiling_changed_is_refused_by_the_store_that_it_just_made(
+    manifest, tmp_path, monkeypatch, pads
+):
+    def compiled(backbone, machine, *, compiles):
+        whole = backbone.model.blocks[2].forward
+        backbone.model.blocks[2].forward = lambda *arguments, **options: (
+            whole(*arguments, **options) * 1.01
+        )
+        return dataclasses.replace(machine, pads=pads)
+
+    monkeypatch.setattr(runner, "ready", compiled)
+    with pytest.raises(WrongRecipe, match="computes other tokens of the store's fixed frames"):
+        extract_clips(manifest, CONFIG, tmp_path / "store", progress=False)
 
 
 def test_the_stores_recipe_is_the_planned_one_and_a_calibration(done):

@@ -11,13 +11,14 @@ import torch
 from tokenreel.cache.errors import UsageError
 from tokenreel.extract.backbone import Backbone
 from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.parts import PART_FRAMES, num_threads
 
 __all__ = ["Machine", "is_place_free", "machine_for", "pick_device", "pick_gpus", "ready"]
 
 log = logging.getLogger(__name__)
 
 CUDA_BATCH_FRAMES = 128  # batches beyond it gain little
-CPU_BATCH_FRAMES = 8  # a batch cannot be interrupted: a small one lets SIGTERM be heard
+CPU_BATCH_FRAMES = 8  # at least; a batch cannot be interrupted: a small one lets SIGTERM be heard
 CUDA_WRITE_THREADS = 4
 CORES_KEPT = 2  # for the process that feeds the GPU and for its writers
 MOST_WORKERS = 24
@@ -55,9 +56,10 @@ def machine_for(config: ExtractConfig, *, processes: int = 1) -> Machine:
     device = pick_device(config.device)
     is_cuda = device.type == "cuda"
     share = (len(os.sched_getaffinity(0)) if is_cuda else 1) // processes
+    cpu_batch_frames = max(CPU_BATCH_FRAMES, PART_FRAMES * num_threads(processes))
     return Machine(
         device=device,
-        batch_frames=config.batch_frames or (CUDA_BATCH_FRAMES if is_cuda else CPU_BATCH_FRAMES),
+        batch_frames=config.batch_frames or (CUDA_BATCH_FRAMES if is_cuda else cpu_batch_frames),
         mixes=is_cuda,
         pads=is_cuda,
         resizes=is_cuda,

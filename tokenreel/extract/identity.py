@@ -29,6 +29,7 @@ __all__ = [
     "needs_samples",
     "open_or_create",
     "recipe_for",
+    "require_same_tokens",
     "store_name",
 ]
 
@@ -100,6 +101,7 @@ def made_with(config: ExtractConfig, dataset: str, device: torch.device) -> dict
     return {
         "weights": weights_label(config.weights),
         "dataset": dataset,
+        "compile_backbone": config.compile_backbone,
         "versions": versions,
         "python": platform.python_version(),
         "device": device.type,
@@ -132,12 +134,10 @@ def open_or_create(
         The recipe of the store, and the calibration.
 
     Raises:
-        WrongRecipe: the store was made by another recipe, or by a process that computes other
-            tokens of the same frames: see cache.canary.
+        WrongRecipe: the store was made by another recipe.
         TokenReelError: a codec needs samples and no clip could be decoded.
     """
-    is_new = not (store / "recipe.json").is_file()
-    if is_new:
+    if not (store / "recipe.json").is_file():
         device = next(backbone.model.parameters()).device
         calibration: dict[str, NDArray[Any]] = {}
         if needs_samples(config.codec):
@@ -164,19 +164,45 @@ def open_or_create(
             log.info("%s: made by another writer meanwhile", store)
     found, _ = load_recipe(store)
     found.before_calibration.require(planned, path=store)
-    canary = load_arrays(store / "canary")
-    if canary and not is_new:
-        tokens = _canary_tokens(backbone, found, np.array(canary["frames"]))
-        require_canary(canary, tokens, numeric=found.numeric, path=store)
     return found, load_arrays(store / "calibration")
 
 
+def require_same_tokens(
+    store: Path, recipe: StoreRecipe, backbone: Backbone, *, batch_frames: int | None = None
+) -> None:
+    """Compute the tokens of the store's fixed frames with the backbone as it is going to run.
+
+    Whether torch.compile has made its kernels is not in a recipe, for it may not matter: here it
+    is seen not to, within the tolerance of the recipe's `numeric` (cache.canary.TOLERANCE).
+
+    Args:
+        store: directory.
+        recipe: of the store.
+        backbone: compiled where it is going to be.
+        batch_frames: of every batch, for which it was compiled; None for any.
+
+    Raises:
+        WrongRecipe: the tokens are not those of the store's first writer; see cache.canary.
+    """
+    canary = load_arrays(store / "canary")
+    if canary:
+        frames = np.array(canary["frames"])
+        tokens = _canary_tokens(backbone, recipe, frames, batch_frames=batch_frames)
+        require_canary(canary, tokens, numeric=recipe.numeric, path=store)
+
+
 def _canary_tokens(
-    backbone: Backbone, recipe: StoreRecipe, frames: NDArray[np.uint8]
+    backbone: Backbone,
+    recipe: StoreRecipe,
+    frames: NDArray[np.uint8],
+    *,
+    batch_frames: int | None = None,
 ) -> dict[int, NDArray[Any]]:
     """Tokens of fixed frames, (F, H, W, 3), by block, (F, N, D): the way a clip's frames go."""
     images = torch.stack([apply_transform(frame, recipe.transform) for frame in frames])
-    return _sample_tokens(backbone, images.numpy())
+    rows = np.arange(batch_frames or len(frames)) % len(frames)  # the frames again and again
+    found = _tokens(backbone, images[rows])
+    return {block: tokens[: len(frames)] for block, tokens in found.items()}
 
 
 def needs_samples(codec: str) -> bool:
@@ -186,9 +212,14 @@ def needs_samples(codec: str) -> bool:
 
 def _sample_tokens(backbone: Backbone, samples: NDArray[np.uint8]) -> dict[int, NDArray[Any]]:
     """Tokens of sample images by block, (F, N, D)."""
-    device = next(backbone.model.parameters()).device
-    parts = []
-    for start in range(0, len(samples), 8):
-        images = torch.from_numpy(samples[start : start + 8]).to(device)
-        parts.append({b: t.cpu().numpy() for b, t in backbone(images).tokens.items()})
+    parts = [
+        _tokens(backbone, torch.from_numpy(samples[start : start + 8]))
+        for start in range(0, len(samples), 8)
+    ]
     return {block: np.concatenate([part[block] for part in parts]) for block in parts[0]}
+
+
+def _tokens(backbone: Backbone, images: torch.Tensor) -> dict[int, NDArray[Any]]:
+    """Tokens of a batch of images by block, (B, N, D)."""
+    device = next(backbone.model.parameters()).device
+    return {b: t.cpu().numpy() for b, t in backbone(images.to(device)).tokens.items()}

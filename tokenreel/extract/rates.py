@@ -13,7 +13,8 @@ from tokenreel.cache.files import temporary_name
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.backbone import backbone_shape, build_backbone
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.devices import machine_for
+from tokenreel.extract.devices import machine_for, ready
+from tokenreel.extract.parts import in_parts, num_threads
 from tokenreel.extract.plan import planned_recipe
 from tokenreel.extract.transforms import apply_transform
 from tokenreel.extract.video import VideoError, decode
@@ -101,8 +102,9 @@ def _backbone_rate(config: ExtractConfig, device: torch.device, seconds: float) 
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
     state = load_weights(config.backbone, "random:0")
     backbone = build_backbone(config.backbone, state, shape, numeric=config.numeric, device=device)
-    batch_frames = machine_for(config).batch_frames
-    size = (batch_frames, 3, *shape.image_size)
+    backbone, machine = in_parts(backbone, threads=num_threads()), machine_for(config)
+    ready(backbone, machine, compiles=config.compile_backbone)
+    size = (machine.batch_frames, 3, *shape.image_size)
     images = torch.zeros(size, dtype=torch.uint8, device=device)
 
     def run() -> None:
@@ -112,7 +114,7 @@ def _backbone_rate(config: ExtractConfig, device: torch.device, seconds: float) 
 
     for _ in range(WARM_BATCHES if device.type == "cuda" else 1):
         run()
-    return batch_frames * _repeat(run, seconds)
+    return machine.batch_frames * _repeat(run, seconds)
 
 
 def _repeat(work: Callable[[], None], seconds: float) -> float:

@@ -33,8 +33,10 @@ from tokenreel.extract.identity import (
     needs_samples,
     open_or_create,
     recipe_for,
+    require_same_tokens,
     store_name,
 )
+from tokenreel.extract.parts import in_parts, num_threads
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.sampling import sample_images
 from tokenreel.extract.stopping import stop_on_signals
@@ -86,9 +88,14 @@ def extract_clips(
     """
     started = time.monotonic()
     report = ExtractReport()
-    backbone, recipe, calibration, device = prepare_store(manifest, config, store)
+    backbone, recipe, calibration, device = prepare_store(
+        manifest, config, store, processes=processes
+    )
     machine = machine_for(config, processes=processes)
     machine = ready(backbone, machine, compiles=config.compile_backbone)
+    require_same_tokens(
+        store, recipe, backbone, batch_frames=machine.batch_frames if machine.pads else None
+    )
     quantiser = Quantiser(codec_from_recipe(recipe.codec, calibration), recipe, device)
     book = ClipBook(
         manifest, config, recipe, store, report, part=clips_of_shard(manifest, shard),
@@ -117,9 +124,15 @@ def extract_clips(
 
 
 def prepare_store(
-    manifest: Manifest, config: ExtractConfig, store: Path
+    manifest: Manifest, config: ExtractConfig, store: Path, *, processes: int = 1
 ) -> tuple[Backbone, StoreRecipe, Mapping[str, NDArray[Any]], torch.device]:
     """Open the store, or make it and calibrate its codec on frames of some clips.
+
+    Args:
+        manifest: the clips.
+        config: the extraction.
+        store: directory of the store; made when absent.
+        processes: that extract on this machine, this one included.
 
     Returns:
         The backbone, the recipe of the store, the calibration of its codec, and the device.
@@ -134,6 +147,7 @@ def prepare_store(
     planned = recipe_for(config, weights_sha256(state))
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
     backbone = build_backbone(config.backbone, state, shape, numeric=config.numeric, device=device)
+    backbone = in_parts(backbone, threads=num_threads(processes))
     calibrates = needs_samples(config.codec) and not (store / "recipe.json").is_file()
     recipe, calibration = open_or_create(
         store,
