@@ -13,7 +13,7 @@ from tokenreel.cache.integrity import verify_store
 from tokenreel.cache.reader import open_store
 
 REPOSITORY = Path(__file__).parents[2]
-OPTIONS = "backbone=test_vit weights=random:0 image_size=32 blocks=1,5 device=cpu numeric=float32"
+OPTIONS = "backbone=test_vit weights=random:0 image_size=32 blocks=1,5 device=cpu"
 
 
 @pytest.fixture

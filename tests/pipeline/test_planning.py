@@ -7,10 +7,14 @@ import pytest
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.identity import recipe_for
 from tokenreel.extract.plan import HeaderSurvey, StoreSize
 from tokenreel.extract.rates import MachineRates
+from tokenreel.pipeline.extraction import config_of
+from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.planning import Plan, break_even
 from tokenreel.pipeline.recipes import get_recipe
+from tokenreel.pipeline.recipes.extraction import extraction_for
 
 MANIFEST = Manifest("sample", Path(), (Clip("a", "a.mp4"), Clip("b", "b.mp4", split="val")))
 SURVEY = HeaderSurvey({"a": 100, "b": 100}, 8.0, 1000, ())
@@ -49,3 +53,28 @@ def test_an_unknown_recipe_is_refused():
     with pytest.raises(UsageError, match="no recipe 'sampel'"):
         break_even(MANIFEST, ExtractConfig(), SURVEY, MachineRates("cpu", 1, 1, 1, 1), SIZE,
                    recipe="sampel")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("device", "numeric"),
+    [("cuda:0", "on cuda:0 (bfloat16, compiled)"), ("cpu", "on cpu (bfloat16)")],
+)
+def test_a_plan_says_in_which_precision_and_whether_compiled(device, numeric):
+    config = extraction_for("finegym").model_copy(update={"device": "cpu"})
+    rates = MachineRates(device, 100.0, 50.0, write_bytes=1e9, read_bytes=1e9)
+    plan = Plan("finegym", config, SURVEY, rates, (SIZE,), (), free_bytes=10**9)
+    assert numeric in plan.text()
+
+
+@pytest.mark.parametrize("dataset", ["finegym", "penn_action", "pouring", "kinetics400"])
+def test_the_papers_data_sets_are_extracted_in_bfloat16_unless_a_word_says_otherwise(dataset):
+    config = extraction_for(dataset)
+    assert (config.numeric, config.compile_backbone) == ("bfloat16", True)
+    own = apply_overrides(config, ["numeric=float32"], root="extract")
+    assert (own.numeric, own.compile_backbone) == ("float32", True)
+    recipe = recipe_for(config, "0" * 64)
+    assert [row[0] for row in recipe.differences(recipe_for(own, "0" * 64))] == ["numeric"]
+    assert recipe.fingerprint != recipe_for(own, "0" * 64).fingerprint
+    made_with = {"weights": "pretrained", "compile_backbone": True}
+    again = config_of(recipe, made_with)
+    assert again == config.model_copy(update={"image_size": 224})

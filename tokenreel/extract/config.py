@@ -34,7 +34,7 @@ class ExtractConfig(BaseModel):
     view_seed: int = Field(default=0, ge=0, description="seed of the augmented views")
     codec: str = Field(default="int8", description="how tokens are kept: a name of cache.codec")
     numeric: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="precision the backbone computes in"
+        default="float32", description="precision the backbone's products are computed in"
     )
     decoder: Literal["pyav", "decord"] = Field(
         default="pyav", description="library of the first attempt; the second uses the other"
@@ -44,7 +44,8 @@ class ExtractConfig(BaseModel):
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     compile_backbone: bool = Field(
-        default=False, description="whether torch.compile makes the backbone's kernels, on CUDA"
+        default=False,
+        description="whether torch.compile makes the backbone's kernels; on a GPU, never on a CPU",
     )
     workers: int | None = Field(
         default=None, ge=1, description="decode processes; None: this process's share of the cores"

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.extract.backbone import Backbone
@@ -75,7 +76,9 @@ def ready(backbone: Backbone, machine: Machine, *, compiles: bool) -> Machine:
         The machine; without mixing where a row's tokens depend on its place in a batch.
     """
     if compiles and machine.device.type == "cuda":
-        compile_blocks(backbone)
+        compile_blocks(backbone, _zeros(backbone, machine))
+    elif compiles:
+        log.info("compile_backbone is for GPUs: on %s the backbone runs as it is", machine.device)
     if machine.mixes and not is_place_free(backbone, machine):
         log.warning(
             "%s: tokens depend on a frame's place in a batch here, so a batch holds frames of one "
@@ -86,12 +89,33 @@ def ready(backbone: Backbone, machine: Machine, *, compiles: bool) -> Machine:
     return machine
 
 
-def compile_blocks(backbone: Backbone) -> None:
-    """torch.compile each block of a ViT or part of a ResNet: elementwise work in few kernels."""
+def compile_blocks(backbone: Backbone, images: Tensor) -> None:
+    """torch.compile each block of a ViT or part of a ResNet: elementwise work in few kernels.
+
+    Where that fails, for want of a compiler say, a line of the log tells, and they run as they are.
+
+    Args:
+        backbone: on its device.
+        images: a batch, uint8 (B, 3, H, W), of the size of all that are to come.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
     model: Any = backbone.model
     parts = model.blocks if hasattr(model, "blocks") else [m for _, m in model.named_children()]
     for part in parts:
         part.compile(dynamic=False)
+    try:
+        backbone(images)
+    except TorchDynamoException as error:
+        for part in parts:
+            part._compiled_call_impl = None
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        log.warning("the backbone is not compiled, and slower for it: %s", reason)
+
+
+def _zeros(backbone: Backbone, machine: Machine) -> Tensor:
+    shape = (machine.batch_frames, 3, *backbone.shape.image_size)
+    return torch.zeros(shape, dtype=torch.uint8, device=machine.device)
 
 
 def is_place_free(backbone: Backbone, machine: Machine) -> bool:

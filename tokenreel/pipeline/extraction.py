@@ -116,6 +116,7 @@ def config_of(recipe: StoreRecipe, made_with: Mapping[str, Any]) -> ExtractConfi
             view_seed=augmented[0]["seed"] if augmented else 0,
             codec=recipe.codec["name"],
             numeric=recipe.numeric,
+            compile_backbone=made_with.get("compile_backbone", False),
         )
     except (KeyError, ValueError) as error:
         raise UsageError(f"the store does not say how it was extracted: {error}") from error

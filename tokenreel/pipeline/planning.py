@@ -85,6 +85,12 @@ class Plan:
         return self.survey.num_frames * self.views / self.rates.backbone_frames / 3600
 
     @property
+    def numeric(self) -> str:
+        """How the backbone computes here."""
+        is_compiled = self.config.compile_backbone and self.rates.device.startswith("cuda")
+        return self.config.numeric + (", compiled" if is_compiled else "")
+
+    @property
     def limit(self) -> str:
         """Which stage the extraction will wait for, and its hours."""
         hours = {"backbone": self.backbone_hours}
@@ -106,7 +112,7 @@ class Plan:
             *(f"  {clip}: {reason}" for clip, reason in survey.unreadable[:10]),
             "",
             f"measured on this machine: backbone {rates.backbone_frames:.1f} frames/s on "
-            f"{rates.device} ({self.config.numeric}), decoding {rates.decode_frames:.0f} frames/s "
+            f"{rates.device} ({self.numeric}), decoding {rates.decode_frames:.0f} frames/s "
             f"a process, disk {rates.write_bytes / 1e9:.2f} GB/s written, "
             f"{rates.read_bytes / 1e9:.2f} GB/s read",
             f"backbone: {self.backbone_hours:.2f} hours of one {rates.device} "
