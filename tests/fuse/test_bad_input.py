@@ -3,10 +3,12 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 import torch
 
 from tests.fuse.tiny import tiny_config, write_store
+from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import Damaged, UsageError, WrongRecipe
 from tokenreel.cache.reader import open_store
 from tokenreel.fuse.config import DataConfig, FuseConfig, OptimConfig, PoolingConfig
@@ -57,11 +59,15 @@ def bare(tmp_path_factory):
             r"loss\.name=tcc aligns two clips of one action, .* no known action",
         ),
         (
+            tiny_config(data=DataConfig(num_frames=6, action="jump")),
+            r"no clip of the action data\.action=jump \(it has: none\): take another store",
+        ),
+        (
             tiny_config(data=DataConfig(num_frames=6, views="all")),
             r"data\.views=all wants augmented views.*`extract run tiny views=2 --out STORE`",
         ),
     ],
-    ids=["layers", "cls", "dynamic", "frozen-cls", "labels", "actions", "views"],
+    ids=["layers", "cls", "dynamic", "frozen-cls", "labels", "actions", "action", "views"],
 )
 def test_what_a_store_lacks_is_told_with_the_command_before_a_folder_is_made(
     bare, tmp_path, config, message
@@ -153,5 +159,44 @@ def test_a_run_from_before_a_field_existed_goes_on_with_its_default(store, tmp_p
         run(tiny_config(data=other), store, tmp_path / "run")
 
 
+def test_a_run_may_take_the_weights_of_another_as_they_are(store, smaller_store, tmp_path):
+    run(tiny_config(), store, tmp_path / "first")
+    config = tiny_config(init=str(tmp_path / "first"), optim=OptimConfig(epochs=0))
+    result = run(config, smaller_store, tmp_path / "second")
+    (tmp_path / "first/checkpoint.pt").unlink()  # the second has its own
+    embed_run(tmp_path / "second", store, tmp_path / "again.h5", device=CPU, progress=False)
+    files = [tmp_path / "first/embeddings.h5", result.embeddings, tmp_path / "again.h5"]
+    first, second, again = (
+        {clip.clip_id: clip.embeddings for clip in read_embeddings(file).clips} for file in files
+    )
+    for name in ("train0", "train1", "train2"):  # the same clips in both stores
+        np.testing.assert_array_equal(second[name], first[name])
+    np.testing.assert_array_equal(again["val1"], first["val1"])
+    assert read_embeddings(result.embeddings).provenance["model"] == "mvformer"
+
+
 def test_a_store_that_has_all_is_taken(store):
     require_store(tiny_config(), open_store(store))
+
+
+def test_an_action_that_the_store_lacks_is_told_with_the_nearest(tmp_path):
+    path = write_store(tmp_path / "s", actions=("lift", "dance"))
+    config = tiny_config(data=DataConfig(num_frames=6, action="dances"))
+    with pytest.raises(UsageError, match=r"did you mean dance\? \(it has: dance, lift\)"):
+        run(config, path, tmp_path / "run")
+    one_clip = write_store(tmp_path / "t", train=3, actions=("lift", "lift", "dance"))
+    config = tiny_config(data=DataConfig(num_frames=6, action="dance"), loss=TccConfig())
+    with pytest.raises(UsageError, match=r"tcc aligns two clips of one action.*\{'dance': 1\}"):
+        run(config, one_clip, tmp_path / "run")
+
+
+def test_what_only_training_needs_is_not_asked_of_a_store_that_is_embedded(store, bare, tmp_path):
+    config = tiny_config(
+        loss=CrossEntropyConfig(), data=DataConfig(num_frames=6, batch_clips=2),
+        optim=OptimConfig(epochs=1),
+    )  # fmt: skip
+    run(config, store, tmp_path / "run")
+    embed_run(tmp_path / "run", bare, tmp_path / "unlabelled.h5", device=CPU, progress=False)
+    without_train = write_store(tmp_path / "val", train=0)
+    embed_run(tmp_path / "run", without_train, tmp_path / "val.h5", device=CPU, progress=False)
+    assert [c.clip_id for c in read_embeddings(tmp_path / "val.h5").clips] == ["val0", "val1"]

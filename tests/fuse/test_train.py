@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fuse.tiny import tiny_config
+from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import TokenReelError, UsageError, WrongRecipe
 from tokenreel.cache.reader import open_store
@@ -25,6 +25,7 @@ from tokenreel.fuse.frames import Piece
 from tokenreel.fuse.model import build_model
 from tokenreel.fuse.objective import batch_loss
 from tokenreel.fuse.source import TokenSource
+from tokenreel.fuse.sweep import Job, train_together
 from tokenreel.fuse.train import train
 
 
@@ -230,3 +231,26 @@ def test_a_loss_that_is_not_finite_names_its_clips(store, tmp_path, monkeypatch)
         TokenReelError, match=r"the loss of epoch 0 is nan, its gradient nan, on clips train\d"
     ):
         run(tiny_config(), store, tmp_path / "run")
+
+
+def test_a_run_of_one_action_sees_and_embeds_the_clips_of_that_action_alone(tmp_path, monkeypatch):
+    path = write_store(tmp_path / "s", train=6, val=3, actions=("lift", "dance"))
+    data = DataConfig(num_frames=6, batch_clips=2)
+    seen: dict[str, set[str]] = {"lift": set(), "dance": set()}
+
+    def watched(model, batch, config, **rest):
+        seen[config.data.action].update(batch.clip_ids)
+        return batch_loss(model, batch, config, **rest)
+
+    monkeypatch.setattr(run_module, "batch_loss", watched)
+    jobs = [
+        Job(tiny_config(data=data.model_copy(update={"action": action})), path, tmp_path / action)
+        for action in seen
+    ]
+    results = train_together(jobs, device="cpu", progress=False)
+
+    assert seen == {"lift": {"train0", "train2", "train4"}, "dance": {"train1", "train3", "train5"}}
+    embedded = [
+        {clip.clip_id for clip in read_embeddings(result.embeddings).clips} for result in results
+    ]
+    assert embedded == [seen["lift"] | {"val0", "val2"}, seen["dance"] | {"val1"}]

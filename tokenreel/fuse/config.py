@@ -37,6 +37,9 @@ class DataConfig(_Frozen):
         description="views of the store that the two crops are drawn from: the clean one for both; "
         "two different ones of all that it has",
     )
+    action: str | None = Field(
+        default=None, description="train on and embed the clips of this action alone; None: of all"
+    )
     held_out: float = Field(
         default=0.0, ge=0, lt=1, description="share of the training clips kept for a held-out loss"
     )

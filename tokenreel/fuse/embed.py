@@ -26,7 +26,7 @@ from tokenreel.fuse.folder import describe_store, read_about, read_config
 from tokenreel.fuse.frames import Frames
 from tokenreel.fuse.losses.heads import classes_in
 from tokenreel.fuse.model import FusionModel, build_model
-from tokenreel.fuse.needs import uses_tokens
+from tokenreel.fuse.needs import is_of, uses_tokens
 from tokenreel.fuse.pooling import pool_frozen
 from tokenreel.fuse.source import TokenSource
 from tokenreel.fuse.standard import standardise
@@ -161,6 +161,8 @@ def embed_together(
 ) -> None:
     """Write the embeddings of every clip of every split, of several models in one pass.
 
+    A model of one action embeds the clips of that action alone.
+
     Args:
         source: the store.
         embedders: the models.
@@ -171,12 +173,17 @@ def embed_together(
         if embedder.model is not None:
             embedder.model.eval()
     found: list[list[EmbeddedClip]] = [[] for _ in embedders]
-    records = list(source.store.records.values())
+    records = [
+        record for record in source.store.records.values()
+        if any(is_of(embedder.config, record) for embedder in embedders)
+    ]  # fmt: skip
     for record in Progress(records, desc="embed", unit="clip", enabled=progress):
         about = _facts(source, record)
+        own = [number for number, one in enumerate(embedders) if is_of(one.config, record)]
         with torch.inference_mode():
-            for clips, embedding in zip(found, _embed_clip(source, embedders, record), strict=True):
-                clips.append(replace(about, embeddings=embedding))
+            made = _embed_clip(source, [embedders[number] for number in own], record)
+            for number, embedding in zip(own, made, strict=True):
+                found[number].append(replace(about, embeddings=embedding))
         beat()
     for embedder, clips in zip(embedders, found, strict=True):
         standard = clips if embedder.model is not None else standardise(clips)

@@ -44,11 +44,12 @@ class RunLocked(ClaimHeld):
 def describe_run(config: FuseConfig, store: Store, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """What run.json says of a run."""
     is_trained = config.model == "mvformer" and config.optim.epochs > 0
+    has_weights = is_trained or config.model == "frozen" or config.init is not None
     about = {
         **provenance,
         "config": config.model_dump(mode="json"),
         "seed": config.seed,
-        "model": config.model if is_trained or config.model == "frozen" else "untrained",
+        "model": config.model if has_weights else "untrained",
         "augmentation": _augmentation(config, store) if is_trained else "none",
         **describe_store(store),
         "layers": list(config.pooling.blocks or store.recipe.blocks),

@@ -12,8 +12,10 @@ from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.cache.progress import Progress
 from tokenreel.cache.reader import ClipRecord
 from tokenreel.fuse.batches import Batch, make_batch, stream_batches
+from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.distributed import ALONE, World, any_of
 from tokenreel.fuse.epochs import hold_out
+from tokenreel.fuse.needs import training_clips
 from tokenreel.fuse.run import Run
 from tokenreel.fuse.source import TokenSource
 
@@ -50,7 +52,7 @@ def fit(
     """
     sampling = runs[0].sampling
     assert all(run.sampling == sampling for run in runs)
-    clips, held_out = _training_clips(source, sampling.data.held_out, sampling.data.num_frames)
+    clips, held_out = _training_clips(source, runs[0].config)
     failed: dict[Run, TokenReelError] = {}
     active = [run for run in runs if not run.is_over]
     if not active:
@@ -88,9 +90,10 @@ def fit(
 
 
 def _training_clips(
-    source: TokenSource, share: float, num_frames: int
+    source: TokenSource, config: FuseConfig
 ) -> tuple[list[ClipRecord], list[ClipRecord]]:
-    clips, held_out = hold_out(source.store.select(split="train"), share)
+    share, num_frames = config.data.held_out, config.data.num_frames
+    clips, held_out = hold_out(training_clips(config, source.store), share)
     if share and not held_out:
         raise UsageError(
             f"data.held_out={share}: the training clips of {source.store.path} are one group or "

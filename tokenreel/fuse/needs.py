@@ -1,12 +1,16 @@
 """What a config needs of a store, refused before anything is trained."""
 
+import difflib
 from collections import Counter
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.reader import Store
+from tokenreel.cache.reader import ClipRecord, Store
 from tokenreel.fuse.config import FuseConfig
 
-__all__ = ["blocks_of", "class_offsets", "for_store", "require_store", "uses_cls", "uses_tokens"]
+__all__ = [
+    "blocks_of", "class_offsets", "for_store", "is_of", "require_store", "require_tokens",
+    "training_clips", "uses_cls", "uses_tokens",
+]  # fmt: skip
 
 
 def blocks_of(config: FuseConfig, store: Store) -> tuple[int, ...]:
@@ -54,6 +58,16 @@ def uses_tokens(config: FuseConfig) -> bool:
     return config.pooling.kind not in ("cls", "fixed_width")
 
 
+def is_of(config: FuseConfig, clip: ClipRecord) -> bool:
+    """Whether a clip is of the action that a config is about."""
+    return config.data.action in (None, clip.action)
+
+
+def training_clips(config: FuseConfig, store: Store) -> list[ClipRecord]:
+    """The clips that a config is trained on, before any is held out."""
+    return store.select(split="train", action=config.data.action)
+
+
 def class_offsets(store: Store) -> tuple[dict[str, int], int]:
     """How phases are numbered as classes of a supervised loss.
 
@@ -78,6 +92,29 @@ def require_store(config: FuseConfig, store: Store) -> None:
     Raises:
         UsageError: what is missing, and the command that would make it.
     """
+    require_tokens(config, store)
+    if config.model == "frozen":
+        return
+    if config.optim.epochs and not training_clips(config, store):
+        of_action = f" of the action {config.data.action}" if config.data.action else ""
+        raise UsageError(
+            f"{store.path} has no clips of the split train{of_action}: nothing to train on"
+        )
+    _require_labels(config, store)
+    if config.data.views == "all" and store.recipe.num_views < 2:
+        raise UsageError(
+            f"data.views=all wants augmented views, {store.path} has the clean one: "
+            f"`{_extract(store)} views=2 --out STORE` makes one that has more"
+        )
+
+
+def require_tokens(config: FuseConfig, store: Store) -> None:
+    """Refuse a store without the clips, tokens or CLS vectors that a model of a config reads.
+
+    Raises:
+        UsageError: what is missing, and the command that would make it.
+    """
+    _require_action(config, store)
     if uses_tokens(config):
         blocks_of(config, store)
     if uses_cls(config) and store.recipe.cls == "none":
@@ -86,19 +123,23 @@ def require_store(config: FuseConfig, store: Store) -> None:
             f"`{_extract(store)} backbone=vit_small_patch16_224 --out STORE` makes one that does, "
             "or set pooling.kind"
         )
-    if config.model != "frozen" and config.optim.epochs and not store.select(split="train"):
-        raise UsageError(f"{store.path} has no clips of the split train: nothing to train on")
-    if config.model != "frozen":
-        _require_labels(config, store)
-        if config.data.views == "all" and store.recipe.num_views < 2:
-            raise UsageError(
-                f"data.views=all wants augmented views, {store.path} has the clean one: "
-                f"`{_extract(store)} views=2 --out STORE` makes one that has more"
-            )
+
+
+def _require_action(config: FuseConfig, store: Store) -> None:
+    actions = sorted({record.action for record in store.records.values() if record.action})
+    wanted = config.data.action
+    if wanted is None or wanted in actions:
+        return
+    close = difflib.get_close_matches(wanted, actions, n=1, cutoff=0.5)
+    near = f", did you mean {close[0]}?" if close else ""
+    raise UsageError(
+        f"{store.path} has no clip of the action data.action={wanted}{near} (it has: "
+        f"{', '.join(actions) or 'none'}): take another store, or set data.action"
+    )
 
 
 def _require_labels(config: FuseConfig, store: Store) -> None:
-    loss, clips = config.loss, store.select(split="train")
+    loss, clips = config.loss, training_clips(config, store)
     if loss.uses_labels:
         count = class_offsets(store)[1]
         has_labels = any((store.labels(record.clip_id) >= 0).any() for record in clips)

@@ -72,6 +72,8 @@ class Run:
         self._saved_at = time.monotonic()
         self._curves: SummaryWriter | None = None
         self._resume()
+        if config.init is not None and not config.optim.epochs:
+            self.save()  # the weights of another run as they are: no step writes them
         if config.optim.compile:
             self.model.fuse = torch.compile(self.model.fuse)  # type: ignore[method-assign]
 

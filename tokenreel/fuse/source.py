@@ -12,7 +12,14 @@ from torch import Tensor
 from tokenreel.cache.reader import ClipRecord, Request, Store
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.frames import Decoder, Frames, Piece
-from tokenreel.fuse.needs import blocks_of, class_offsets, require_store, uses_cls, uses_tokens
+from tokenreel.fuse.needs import (
+    blocks_of,
+    class_offsets,
+    is_of,
+    require_tokens,
+    uses_cls,
+    uses_tokens,
+)
 from tokenreel.fuse.placement import choose_placement, code_bytes
 
 __all__ = ["TokenSource"]
@@ -29,10 +36,10 @@ class TokenSource:
         device: where the frames go.
         placement: "disk", "ram", "gpu" or "auto".
         memory_bytes: most that may stay resident in memory, None for half of what is available.
-        clips: that will be read; those of the split train when None.
+        clips: that will be read; those of the split train that a config is about when None.
 
     Raises:
-        UsageError: the store lacks what a config needs, or the placement does not fit.
+        UsageError: the store lacks tokens that a config pools, or the placement does not fit.
     """
 
     def __init__(
@@ -46,14 +53,18 @@ class TokenSource:
         clips: Sequence[ClipRecord] | None = None,
     ) -> None:
         for config in configs:
-            require_store(config, store)
+            require_tokens(config, store)
         self.store, self.device = store, device
         wanted = [blocks_of(config, store) for config in configs if uses_tokens(config)]
         self.blocks = tuple(sorted({block for blocks in wanted for block in blocks}))
         self.uses_cls = any(map(uses_cls, configs))
         self._first_class, self.num_classes = class_offsets(store)
         self._decoder = Decoder(store.codec, store.recipe.dim)
-        clips = store.select(split="train") if clips is None else clips
+        if clips is None:
+            clips = [
+                clip for clip in store.select(split="train")
+                if any(is_of(config, clip) for config in configs)
+            ]  # fmt: skip
         every_view = any(config.data.views == "all" for config in configs)
         size = code_bytes(store, clips, self.blocks, every_view=every_view)
         self.placement = choose_placement(placement, size, device, memory_bytes=memory_bytes)
