@@ -41,6 +41,9 @@ CONFIGS = {
     "lav": LavConfig(),
     "gta": GtaConfig(),
     "vsp": VspConfig(),
+    "vsp-segments": VspConfig(segments=2),
+    "vsp-phase": VspConfig(supervision="phase"),
+    "vsp-frame": VspConfig(supervision="frame"),
     "cross_entropy": CrossEntropyConfig(),
 }
 

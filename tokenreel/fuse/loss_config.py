@@ -162,10 +162,27 @@ class VspConfig(_Loss):
     """Process contrastive loss over a Brownian bridge.
 
     Source: Zhang et al., Modeling Video as Stochastic Processes for Fine-Grained Video
-    Representation Learning, 2023, with one bridge a sequence.
+    Representation Learning, 2023.
     """
 
     name: Literal["vsp"] = "vsp"
+    segments: int = Field(
+        default=1, ge=1, description="bridges of a sequence, end to end: 5 on Pouring and K400"
+    )
+    overlap: float = Field(
+        default=0.2, ge=0, lt=1, description="how far neighbouring bridges overlap, as a share"
+    )
+    supervision: Literal["none", "phase", "frame"] = Field(
+        default="none",
+        description="bridges of segments; of phases, by their boundaries alone (VSP-P); and a "
+        "contrastive loss of phases besides (VSP-F)",
+    )
+    temperature: float = Field(default=0.1, gt=0, description="of that loss")
+
+    @property
+    def uses_labels(self) -> bool:
+        """Where bridges are those of phases."""
+        return self.supervision != "none"
 
 
 class CrossEntropyConfig(_Loss):

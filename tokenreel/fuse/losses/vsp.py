@@ -1,46 +1,113 @@
 """Process contrastive loss over Brownian bridges (Zhang et al., VSP, 2023), as released.
 
-Between the first and the last frame of a sequence the embedding should follow a Brownian bridge: a
+Between the first and the last frame of a bridge the embedding should follow a Brownian bridge: a
 frame is told from the frames of the other bridges by how near it is to the straight line, measured
 with the bridge's spread at its time.
+
+A bridge spans a whole sequence; or one of several overlapping segments of it (Pouring and K400 as
+published); or a phase, where the boundaries of phases are known (VSP-P).  VSP-F knows the phases
+themselves: frames of one phase are drawn together by a supervised contrastive loss besides.
+
+Shapes: S sequences, T frames, C channels, R bridges.
 """
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.fuse.loss_config import VspConfig
 from tokenreel.fuse.losses.inputs import LossInput
 
-__all__ = ["draw_bridges", "process_contrastive_loss", "vsp"]
+__all__ = [
+    "draw_bridges", "phase_bridges", "process_contrastive_loss", "supervised_contrastive_loss",
+    "vsp",
+]  # fmt: skip
+
+Bridges = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def vsp(inputs: LossInput, config: VspConfig) -> Tensor:
-    """The loss of a batch: one bridge a sequence, a scalar; 0 with fewer than two bridges."""
+    """The loss of a batch, a scalar; 0 with fewer than two bridges."""
     embeddings, valid = inputs.sequences()
-    numbers, bridges = draw_bridges(valid, inputs.rng)
+    labels = inputs.labels.flatten(0, 1)
+    if config.supervision == "none":
+        numbers, bridges = draw_bridges(
+            valid, inputs.rng, segments=config.segments, overlap=config.overlap
+        )
+    else:
+        numbers, bridges = phase_bridges(valid, labels, inputs.rng)
     if len(numbers) < 2:
         return embeddings.sum() * 0.0
     where = torch.from_numpy(numbers).to(embeddings.device)
     points = torch.from_numpy(bridges).to(embeddings.device)
-    return process_contrastive_loss(embeddings[where[:, None], points], points)
+    loss = process_contrastive_loss(embeddings[where[:, None], points], points)
+    if config.supervision == "frame":
+        middles = points[:, 1]
+        loss = loss + supervised_contrastive_loss(
+            embeddings[where, middles], labels[where, middles], temperature=config.temperature
+        )
+    return loss
 
 
-def draw_bridges(valid: Tensor, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A start, a middle and an end in each sequence of at least three valid frames.
+def draw_bridges(
+    valid: Tensor, rng: np.random.Generator, *, segments: int = 1, overlap: float = 0.0
+) -> Bridges:
+    """A start, a middle and an end in each segment of each sequence.
+
+    Segments are of equal length; each end is moved at random, at the ends of the sequence inwards
+    and elsewhere into the neighbour: two that reach furthest share `overlap` of a bridge that does
+    so at one end.
 
     Args:
         valid: bool (S, T), False at padding, which is at the end.
-        rng: where the middle is drawn from.
+        rng: where they are drawn from.
+        segments: of a sequence; fewer in one so short that they would have no frame inside.
+        overlap: of neighbours, as a share of a bridge; one segment has none.
 
     Returns:
-        The numbers of those sequences (R,), and positions (R, 3).
+        The numbers of the sequences (R,), none of fewer than three valid frames, and positions
+        (R, 3).
     """
-    counts = valid.sum(-1).cpu().numpy()
-    numbers = np.flatnonzero(counts >= 3)
-    ends = counts[numbers] - 1
-    middles = rng.integers(1, ends)
-    return numbers, np.stack([np.zeros_like(ends), middles, ends], axis=1)
+    numbers, bridges = [], []
+    for number, count in enumerate(valid.sum(-1).tolist()):
+        if count < 3:
+            continue
+        pieces = max(1, min(segments, count // 3))
+        length = count // pieces
+        reach = int(length * overlap / (2 - overlap)) if pieces > 1 else 0
+        for piece in range(pieces):
+            back, ahead = rng.integers(0, reach + 1, size=2).tolist()
+            start = abs(piece * length - back)
+            is_last = piece + 1 == pieces
+            end = count - 1 - ahead if is_last else (piece + 1) * length + ahead
+            end = max(start + 2, min(end, count - 1))
+            numbers.append(number)
+            bridges.append([start, int(rng.integers(start + 1, end)), end])
+    return _arrays(numbers, bridges)
+
+
+def phase_bridges(valid: Tensor, labels: Tensor, rng: np.random.Generator) -> Bridges:
+    """A start, a middle and an end in each run of frames of one phase, where it has three or more.
+
+    Args:
+        valid: bool (S, T), False at padding, which is at the end.
+        labels: int64 (S, T), -1 where a frame has none; only where they change is asked for.
+        rng: where middles are drawn from.
+
+    Returns:
+        As :func:`draw_bridges`.
+    """
+    numbers, bridges = [], []
+    phases = labels.masked_fill(~valid.to(labels.device), -1).cpu().numpy()
+    for number, row in enumerate(phases):
+        starts = np.flatnonzero(np.diff(row, prepend=row[0] - 1))
+        ends = np.append(starts[1:], len(row)) - 1
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            if row[start] >= 0 and end - start >= 2:
+                numbers.append(number)
+                bridges.append([start, int(rng.integers(start + 1, end)), end])
+    return _arrays(numbers, bridges)
 
 
 def process_contrastive_loss(points: Tensor, times: Tensor) -> Tensor:
@@ -63,3 +130,30 @@ def process_contrastive_loss(points: Tensor, times: Tensor) -> Tensor:
     is_candidate[..., 1] = True  # its own middle is in the sum, its own ends are not
     every = scores.masked_fill(~is_candidate, -torch.inf).flatten(1).logsumexp(-1)
     return (every - positive).mean()
+
+
+def supervised_contrastive_loss(frames: Tensor, labels: Tensor, *, temperature: float) -> Tensor:
+    """The mean over frames of minus the log of the share that frames of its own phase have.
+
+    The released code adds up the shares themselves, a loss that would drive frames of one phase
+    apart, and counts a frame as its own positive; this is the loss that it stands for.
+
+    Args:
+        frames: (R, C), of unit length.
+        labels: int64 (R,) their phases.
+        temperature: of the similarities.
+
+    Returns:
+        A scalar; 0 where no two frames are of one phase.
+    """
+    scores = frames @ frames.T / temperature
+    own = torch.eye(len(frames), dtype=torch.bool, device=frames.device)
+    same = (labels[:, None] == labels).to(frames.device) & ~own
+    every = scores.masked_fill(own, -torch.inf).logsumexp(-1)
+    has_any = same.any(-1)
+    positive = scores[has_any].masked_fill(~same[has_any], -torch.inf).logsumexp(-1)
+    return (every[has_any] - positive).sum() / has_any.sum().clamp_min(1)
+
+
+def _arrays(numbers: list[int], bridges: list[list[int]]) -> Bridges:
+    return np.array(numbers, np.int64), np.array(bridges, np.int64).reshape(-1, 3)
