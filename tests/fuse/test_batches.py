@@ -60,9 +60,10 @@ def test_a_process_may_have_no_clip_of_a_small_batch(store, placement, kind):
     assert tuple(model.fuse(entities, torch.ones(0, 6, dtype=torch.bool)).shape) == (0, 6, 4)
 
 
-def test_crops_are_drawn_from_different_stored_views_where_all_are_asked_for(tmp_path):
+@pytest.mark.parametrize(("views", "among"), [("all", {0, 1, 2}), ("augmented", {1, 2})])
+def test_crops_are_drawn_from_two_different_stored_views_of_those_asked_for(tmp_path, views, among):
     path = write_store(tmp_path / "s", views=3, codec="fp16")
-    config = tiny_config(data=DataConfig(num_frames=6, batch_clips=2, views="all"))
+    config = tiny_config(data=DataConfig(num_frames=6, batch_clips=2, views=views))
     source = TokenSource(open_store(path), [config], CPU)
     clips = source.store.select(split="train")
     used = set()
@@ -70,7 +71,7 @@ def test_crops_are_drawn_from_different_stored_views_where_all_are_asked_for(tmp
         batch = make_batch(source, clips, [1, 4], Sampling.of(config), epoch)
         frames = batch.frames.tokens()
         for clip, steps, gather in zip(batch.clip_ids, batch.steps, batch.gather, strict=True):
-            views = []
+            found = []
             for crop_steps, crop_gather in zip(steps, gather, strict=True):
                 read = frames[crop_gather]
                 same = [
@@ -78,25 +79,40 @@ def test_crops_are_drawn_from_different_stored_views_where_all_are_asked_for(tmp
                     if torch.equal(source.frames(clip, crop_steps.unique().numpy(), view=view)
                                    .tokens(), read[crop_steps.diff(prepend=-torch.ones(1)) > 0])
                 ]  # fmt: skip
-                views += same
-            assert len(views) == len(set(views)) == 2
-            used |= set(views)
-    assert used == {0, 1, 2}
+                found += same
+            assert len(found) == len(set(found)) == 2
+            used |= set(found)
+    assert used == among
     clean = make_batch(source, clips, [1, 4], sampling(), 0)
     every = source.frames("train1", np.arange(9)).tokens()
     torch.testing.assert_close(clean.frames.tokens()[clean.gather[0]], every[clean.steps[0]])
 
 
-def test_augmented_views_that_the_store_lacks_are_refused_with_the_command(store, tmp_path):
-    config = tiny_config(data=DataConfig(num_frames=6, views="all"))
-    with pytest.raises(UsageError, match=r"has the clean one: `extract run tiny views=2 --out"):
+@pytest.mark.parametrize(
+    ("views", "held", "words"),
+    [
+        ("all", 1, "data.views=all wants augmented views, .* has the clean one"),
+        ("augmented", 1, "data.views=augmented wants two augmented views, .* has the clean one"),
+        ("augmented", 2, "wants two augmented views, .* has 1 beside the clean one"),
+    ],
+)
+def test_augmented_views_that_the_store_lacks_are_refused_with_the_command(
+    tmp_path, views, held, words
+):
+    config = tiny_config(data=DataConfig(num_frames=6, views=views))
+    store = write_store(tmp_path / "s", views=held)
+    with pytest.raises(UsageError, match=words + ": `extract run tiny views=2 --out STORE` makes"):
         train(config, store=store, out=tmp_path / "run", device="cpu", progress=False)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_run_says_what_augmentation_it_had(tmp_path):
-    path = write_store(tmp_path / "s", views=2)
-    for views, words in (("all", "1 stored view(s) and the clean one"), ("clean", "none")):
+    path = write_store(tmp_path / "s", views=3)
+    for views, words in (
+        ("all", "2 stored view(s) and the clean one"),
+        ("augmented", "2 stored view(s)"),
+        ("clean", "none"),
+    ):
         config = tiny_config(data=DataConfig(num_frames=6, batch_clips=2, views=views))
         result = train(config, store=path, out=tmp_path / views, device="cpu", progress=False)
         assert read_embeddings(result.embeddings).provenance["augmentation"] == words

@@ -147,7 +147,9 @@ def _stored_views(
     """Which view of the store each of the crops of a clip is taken from, (V,)."""
     if data.views == "clean":
         return np.zeros(count, np.int64)
-    return rng.permutation(record.num_views)[np.arange(count) % record.num_views]
+    first = 1 if data.views == "augmented" else 0
+    views = first + rng.permutation(record.num_views - first)
+    return views[np.arange(count) % len(views)]
 
 
 def _distinct(

@@ -32,10 +32,10 @@ class DataConfig(_Frozen):
     )
     alpha: float = Field(default=1.5, ge=1, description="a view is drawn from [T, alpha T] frames")
     beta: float = Field(default=0.2, ge=0, le=1, description="least overlap of the two crops")
-    views: Literal["clean", "all"] = Field(
+    views: Literal["clean", "augmented", "all"] = Field(
         default="clean",
         description="views of the store that the two crops are drawn from: the clean one for both; "
-        "two different ones of all that it has",
+        "two different augmented ones, as in the papers; two different ones of all that it has",
     )
     action: str | None = Field(
         default=None, description="train on and embed the clips of this action alone; None: of all"

@@ -64,7 +64,8 @@ def _augmentation(config: FuseConfig, store: Store) -> str:
     tokens = config.augment.describe()
     if config.data.views == "clean":
         return tokens
-    stored = f"{store.recipe.num_views - 1} stored view(s) and the clean one"
+    stored = f"{store.recipe.num_views - 1} stored view(s)"
+    stored += " and the clean one" if config.data.views == "all" else ""
     return stored if tokens == "none" else f"{stored}; {tokens}"
 
 

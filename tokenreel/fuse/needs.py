@@ -101,10 +101,12 @@ def require_store(config: FuseConfig, store: Store) -> None:
             f"{store.path} has no clips of the split train{of_action}: nothing to train on"
         )
     _require_labels(config, store)
-    if config.data.views == "all" and store.recipe.num_views < 2:
+    wanted, augmented = config.data.views, store.recipe.num_views - 1
+    if augmented < {"clean": 0, "all": 1, "augmented": 2}[wanted]:
+        has = f"has {augmented} beside the clean one" if augmented else "has the clean one"
         raise UsageError(
-            f"data.views=all wants augmented views, {store.path} has the clean one: "
-            f"`{_extract(store)} views=2 --out STORE` makes one that has more"
+            f"data.views={wanted} wants {'two ' if wanted == 'augmented' else ''}augmented views, "
+            f"{store.path} {has}: `{_extract(store)} views=2 --out STORE` makes one that has more"
         )
 
 

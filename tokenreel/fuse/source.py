@@ -65,7 +65,7 @@ class TokenSource:
                 clip for clip in store.select(split="train")
                 if any(is_of(config, clip) for config in configs)
             ]  # fmt: skip
-        every_view = any(config.data.views == "all" for config in configs)
+        every_view = any(config.data.views != "clean" for config in configs)
         size = code_bytes(store, clips, self.blocks, every_view=every_view)
         self.placement = choose_placement(placement, size, device, memory_bytes=memory_bytes)
         self._kept_ids = (
