@@ -4,8 +4,10 @@ Codecs run where the tokens are.  Those of numpy are the law, and the two give t
 a float cannot hold is found on the host.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,26 @@ from tokenreel.cache.codec.pca import Pca
 from tokenreel.cache.codec.pool2 import Pool2
 from tokenreel.cache.recipe import StoreRecipe
 from tokenreel.extract.backbone import FrameTokens
-from tokenreel.extract.quantise import int4, int8, pool2, project
+from tokenreel.extract.quantise import (
+    INT4_STEPS,
+    INT8_STEPS,
+    half,
+    int4,
+    int8,
+    pool2,
+    project,
+)
 
 __all__ = ["EncodedView", "Quantiser"]
+
+log = logging.getLogger(__name__)
+
+SAME_BYTES: dict[str, Any] = {
+    "eager_numerics.division_rounding": True
+}  # Triton's own division is approximate
+
+Coded = tuple[Tensor, Tensor | None]  # codes, scales
+Constants = tuple[tuple[Tensor, ...], ...]  # of each step of a codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,32 +76,41 @@ class Quantiser:
 
     def __init__(self, codec: Codec, recipe: StoreRecipe, device: torch.device) -> None:
         self._codec, self._recipe, self._device = codec, recipe, device
-        self._constants: dict[tuple[str, int], tuple[Tensor, ...]] = {}
+        self._encode = _encoder(codec, recipe.grid)
+        self._constants: dict[int, Constants] = {}
 
     @torch.inference_mode()
     def on_device(self, found: FrameTokens) -> dict[str, Tensor]:
-        """What is to be copied out, by name, frames first; nothing here waits for the device."""
-        outputs = {f"cls/{block}": values for block, values in found.cls.items()}
+        """What is to be copied out, by name, frames first; nothing here waits for the device.
+
+        Everything is contiguous, so that no view keeps all of the backbone's output alive.
+        """
+        outputs = {f"cls/{block}": values.contiguous() for block, values in found.cls.items()}
         if found.cls_normed is not None:
-            outputs["cls_normed"] = found.cls_normed
+            outputs["cls_normed"] = found.cls_normed.contiguous()
         for block, tokens in found.tokens.items():
-            for step in self._codec.reducers:
-                if isinstance(step, Pool2):  # a second one finds a smaller grid
-                    tokens = pool2(tokens, self._grid_of(tokens))
-                else:
-                    assert isinstance(step, Pca)
-                    names = ("pca", block)
-                    parts = (step.standard_deviations(block), step.whole_basis(block))
-                    tokens = project(tokens, *self._moved(names, parts))
-            if isinstance(self._codec.terminal, Float16):
-                outputs[f"codes/{block}"] = tokens.to(torch.float16)
-                continue
-            terminal = self._codec.terminal
-            sides = self._moved(("channels", block), terminal.channels(block, tokens.shape[-1]))
-            quantise = int4 if isinstance(terminal, Int4) else int8
-            codes, scales = quantise(tokens, *sides)
-            outputs |= {f"codes/{block}": codes, f"scales/{block}": scales}
+            codes, scales = self._encode(tokens, self._constants_of(block))
+            outputs[f"codes/{block}"] = codes.contiguous()
+            if scales is not None:
+                outputs[f"scales/{block}"] = scales
         return outputs
+
+    def compile(self, found: FrameTokens) -> None:
+        """Have torch.compile fuse the steps, if that leaves the bytes as they are.
+
+        Args:
+            found: a batch of the size that is to come, to try it with.
+        """
+        plain, wanted = self._encode, self.on_device(found)
+        self._encode = torch.compile(plain, dynamic=False, options=SAME_BYTES)
+        outputs = self.on_device(found)
+        if not all(torch.equal(outputs[name], values) for name, values in wanted.items()):
+            self._encode = plain
+            log.warning(
+                "%s: compiled, %s gives other bytes here, so it is not; extraction will be slower",
+                self._device,
+                self._codec.name,
+            )
 
     def on_host(
         self, outputs: Mapping[str, NDArray[Any]], rows: slice, *, first: int = 0
@@ -118,16 +146,44 @@ class Quantiser:
             cls_normed=None if normed is None else normed[rows],
         )
 
-    def _grid_of(self, tokens: Tensor) -> tuple[int, int]:
-        rows, columns = self._recipe.grid
-        while rows * columns != tokens.shape[1]:
-            rows, columns = -(-rows // 2), -(-columns // 2)
-        return rows, columns
-
-    def _moved(self, name: tuple[str, int], parts: tuple[NDArray[Any], ...]) -> tuple[Tensor, ...]:
-        """Constants of a codec, moved once."""
-        if name not in self._constants:
-            self._constants[name] = tuple(
-                torch.from_numpy(np.array(part)).to(self._device) for part in parts
+    def _constants_of(self, block: int) -> Constants:
+        """What each step of the codec needs of a block, moved to the device once."""
+        if block not in self._constants:
+            self._constants[block] = tuple(
+                tuple(torch.from_numpy(np.array(part)).to(self._device) for part in step)
+                for step in _constants(self._codec, block)
             )
-        return self._constants[name]
+        return self._constants[block]
+
+
+def _encoder(codec: Codec, grid: tuple[int, int]) -> Callable[[Tensor, Constants], Coded]:
+    """The steps of a codec, one after the other; `_constants` has those of each."""
+    reducers: list[Callable[..., Tensor]] = []
+    for step in codec.reducers:
+        is_pool = isinstance(step, Pool2)
+        reducers.append(partial(pool2, grid=grid) if is_pool else project)
+        grid = step.shape(0, 0, grid)[2] if is_pool else grid
+    quantise: Callable[..., Coded] = int4 if isinstance(codec.terminal, Int4) else int8
+    if isinstance(codec.terminal, Float16):
+        quantise = half
+
+    def encode(tokens: Tensor, constants: Constants) -> Coded:
+        for reduce, own in zip(reducers, constants, strict=False):
+            tokens = reduce(tokens, *own)
+        return quantise(tokens, *constants[-1])
+
+    return encode
+
+
+def _constants(codec: Codec, block: int) -> list[tuple[NDArray[Any], ...]]:
+    """What each step of a codec needs of a block, the quantiser's last."""
+    parts: list[tuple[NDArray[Any], ...]] = []
+    for step in codec.reducers:
+        if isinstance(step, Pca):
+            parts.append((step.standard_deviations(block), step.whole_basis(block)))
+        else:
+            parts.append(())
+    if isinstance(codec.terminal, Float16):
+        return [*parts, ()]
+    steps = INT4_STEPS if isinstance(codec.terminal, Int4) else INT8_STEPS
+    return [*parts, (*codec.terminal.channels(block, 0), np.array([steps], np.float32))]

@@ -1,6 +1,7 @@
 """The steps of the codecs in torch: each gives the bytes of its numpy twin in cache.codec.
 
-Divisors are tensors, because CUDA multiplies by the rounded reciprocal of a plain number.
+Divisors are tensors that come from outside, because CUDA multiplies by the rounded reciprocal of a
+plain number, and so does torch.compile by that of a tensor it sees being made.
 """
 
 import torch
@@ -10,29 +11,47 @@ from torch.nn import functional
 from tokenreel.cache.codec.int4 import GROUP
 from tokenreel.cache.codec.pca import BASIS_STEPS, EXPONENT_BITS, TOKEN_STEPS
 
-__all__ = ["int4", "int8", "pool2", "project"]
+__all__ = ["INT4_STEPS", "INT8_STEPS", "half", "int4", "int8", "pool2", "project"]
+
+INT8_STEPS = 127.0
+INT4_STEPS = 7.0
 
 
-def int8(tokens: Tensor, sd: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes (T, n, d) and scales (T, n) of float32 (T, n, d), as cache.codec.int8."""
+def half(tokens: Tensor) -> tuple[Tensor, None]:
+    """Float16 (T, n, d) of float32 (T, n, d), as cache.codec.fp16."""
+    return tokens.to(torch.float16), None
+
+
+def int8(tokens: Tensor, sd: Tensor, mean: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes (T, n, d) and scales (T, n) of float32 (T, n, d), as cache.codec.int8.
+
+    Args:
+        tokens: of a batch.
+        sd: of each channel, (d,).
+        mean: of each channel, (d,).
+        steps: INT8_STEPS, (1,).
+    """
     standard = tokens.sub(mean).div_(sd)
-    scale = _scale(standard.abs().amax(-1), 127)
+    scale = _scale(standard.abs().amax(-1), steps)
     return standard.div_(scale[..., None]).round_().clamp_(-127, 127).to(torch.int8), scale
 
 
-def int4(tokens: Tensor, sd: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Bytes (T, n, d/2) and scales (T, n, groups) of float32 (T, n, d), as cache.codec.int4."""
+def int4(tokens: Tensor, sd: Tensor, mean: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Bytes (T, n, d/2) and scales (T, n, groups) of float32 (T, n, d), as cache.codec.int4.
+
+    Args are those of int8, with INT4_STEPS.
+    """
     standard = tokens.sub(mean).div_(sd)
     width = standard.shape[-1]
     padded = functional.pad(standard, (0, -width % GROUP)).unflatten(-1, (-1, GROUP))
-    scale = _scale(padded.abs().amax(-1), 7)
+    scale = _scale(padded.abs().amax(-1), steps)
     spread = scale.repeat_interleave(GROUP, dim=-1, output_size=padded.shape[-2] * GROUP)
     codes = standard.div_(spread[..., :width]).round_().clamp_(-7, 7).add_(7).to(torch.uint8)
     return codes[..., 0::2] | (codes[..., 1::2] << 4), scale
 
 
-def _scale(peak: Tensor, steps: int) -> Tensor:
-    return torch.where(peak == 0, 1.0, peak / torch.full_like(peak, steps))
+def _scale(peak: Tensor, steps: Tensor) -> Tensor:
+    return torch.where(peak == 0, 1.0, peak / steps)
 
 
 def project(tokens: Tensor, sd: Tensor, whole_basis: Tensor) -> Tensor:
@@ -48,8 +67,11 @@ def project(tokens: Tensor, sd: Tensor, whole_basis: Tensor) -> Tensor:
 def pool2(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Means of 2x2 squares, (T, N, d), added up in the order of cache.codec.pool2."""
     rows, columns = grid
-    image = tokens.reshape(len(tokens), rows, columns, -1).permute(0, 3, 1, 2)
-    image = functional.pad(image, (0, columns % 2, 0, rows % 2), mode="replicate")
-    top, bottom = image[:, :, 0::2], image[:, :, 1::2]
-    total = (top[..., 0::2] + top[..., 1::2]) + (bottom[..., 0::2] + bottom[..., 1::2])
-    return (total * 0.25).flatten(2).transpose(1, 2).contiguous()
+    image = tokens.unflatten(1, grid)
+    if rows % 2:
+        image = torch.cat([image, image[:, -1:]], dim=1)
+    if columns % 2:
+        image = torch.cat([image, image[:, :, -1:]], dim=2)
+    top, bottom = image[:, 0::2], image[:, 1::2]
+    total = (top[:, :, 0::2] + top[:, :, 1::2]) + (bottom[:, :, 0::2] + bottom[:, :, 1::2])
+    return (total * 0.25).flatten(1, 2)
