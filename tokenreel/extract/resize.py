@@ -21,7 +21,7 @@ __all__ = ["ResizePlan", "plan_resize", "resize_on_device"]
 BITS = 15
 MOST_BITS = 22
 EXACT = 2**24
-PRECISIONS_KEPT = 64
+AXES_KEPT = 256  # of sizes of frames, and of their matrices on a device
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,30 +102,27 @@ def _pass(images: Tensor, axis: Axis) -> Tensor:
     """One axis, the last: uint8 (..., in) to uint8 (..., out)."""
     if axis.weights is None:
         return images
-    values = images.float()
-    high, low = _matrices(axis, str(images.device))
+    values = images.to(torch.float32, memory_format=torch.contiguous_format)
+    high, low = _matrices(axis, images.device)
     total = (values @ high).to(torch.int32) * 256 + (values @ low).to(torch.int32)
     rounded = (total + (1 << (axis.bits - 1))) >> axis.bits
     return rounded.clamp_(0, 255).to(torch.uint8)
 
 
-_on_device: dict[tuple[int, str], tuple[Axis, Tensor, Tensor]] = {}
-
-
-def _matrices(axis: Axis, device: str) -> tuple[Tensor, Tensor]:
+@lru_cache(maxsize=AXES_KEPT)
+def _matrices(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor]:
     """The two float32 (in, out) matrices of an axis on a device."""
-    key = (id(axis), device)
-    if key not in _on_device:
-        if len(_on_device) >= PRECISIONS_KEPT:
-            _on_device.clear()
-        assert axis.weights is not None
-        high, low = axis.weights >> 8, axis.weights & 255
-        both = [torch.tensor(part.T, dtype=torch.float32, device=device) for part in (high, low)]
-        _on_device[key] = axis, both[0], both[1]  # the axis is kept, so that its id stays its own
-    return _on_device[key][1:]
+    assert axis.weights is not None
+    high, low = (
+        torch.from_numpy(np.ascontiguousarray(part.T, np.float32))
+        for part in (axis.weights >> 8, axis.weights & 255)
+    )
+    if device.type == "cuda":  # from other memory a copy would wait for all the device has to do
+        high, low = high.pin_memory(), low.pin_memory()
+    return high.to(device, non_blocking=True), low.to(device, non_blocking=True)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=AXES_KEPT)
 def _axis(size: int, resized: int, first: int, count: int) -> Axis:
     if size == resized:
         return Axis(first, first + count, None, 0)
