@@ -86,8 +86,10 @@ class AugmentConfig(_Frozen):
 class PoolingConfig(_Frozen):
     """From the tokens of a frame to its entities.  Source: MV-Former, section 3.3."""
 
-    kind: Literal["lstp", "mean", "max", "cls", "fixed_width"] = Field(
-        default="lstp", description="LSTP; one entity from all tokens; CLS; CLS split by a layer"
+    kind: Literal["lstp", "mean", "max", "cls", "fixed_width", "grid"] = Field(
+        default="lstp",
+        description="LSTP; one entity from all tokens; CLS; CLS split by a layer; all tokens as "
+        "they are, for temporal.kind=conv3d",
     )
     blocks: tuple[int, ...] | None = Field(
         default=None, description="0-based blocks of the store to use; None: all it has"
@@ -123,14 +125,20 @@ class PoolingConfig(_Frozen):
 class TemporalConfig(_Frozen):
     """From entities over time to embeddings.  Source: MV-Former, section 3.4; CARL, section 3.3."""
 
+    kind: Literal["transformer", "conv3d"] = Field(
+        default="transformer",
+        description="attention over all frames; 3D convolutions over their grids (CARL, Table 5)",
+    )
     entity_ids: Literal["pool", "encoder", "none"] = Field(
         default="pool", description="where the one-hot ID of an entity is appended"
     )
     fc_width: int = Field(default=512, ge=1, description="width of the two layers before fusion")
-    hidden: int = Field(default=256, ge=1, description="channels inside the transformer")
+    hidden: int = Field(
+        default=256, ge=1, description="channels inside the transformer, of a convolution"
+    )
     heads: int = Field(default=8, ge=1, description="attention heads")
     feed_forward: int = Field(default=1024, ge=1, description="width inside a block")
-    layers: int = Field(default=3, ge=0, description="transformer blocks")
+    layers: int = Field(default=3, ge=0, description="transformer blocks, or convolutions")
     output: Literal["one", "avg", "max", "lin"] = Field(
         default="one", description="entity 0 (CLS-style), mean, maximum or a layer over entities"
     )
@@ -203,7 +211,16 @@ class FuseConfig(_Frozen):
         return self
 
     @model_validator(mode="after")
+    def _convolutions_have_a_grid(self) -> "FuseConfig":
+        if (self.temporal.kind == "conv3d") != (self.pooling.kind == "grid"):
+            raise ValueError(
+                f"temporal.kind={self.temporal.kind} with pooling.kind={self.pooling.kind}: "
+                "conv3d convolves over the grid that pooling.kind=grid leaves whole"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _frozen_pools_without_weights(self) -> "FuseConfig":
-        if self.model == "frozen" and self.pooling.kind in ("lstp", "fixed_width"):
+        if self.model == "frozen" and self.pooling.kind not in ("mean", "max", "cls"):
             raise ValueError("model=frozen learns nothing: pooling.kind is mean, max or cls")
         return self

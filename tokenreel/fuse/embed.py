@@ -94,7 +94,10 @@ def load_run(run: Path, source_of: Callable[[FuseConfig], TokenSource]) -> Embed
     path = run / "checkpoint.pt"
     state = load_checkpoint(path) if path.exists() else None
     classes = classes_in(state["model"]) if state else source.num_classes
-    model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim, num_classes=classes)
+    model = build_model(
+        config, dim=source.dim(config), cls_dim=source.cls_dim, num_classes=classes,
+        grid=source.grid,
+    )  # fmt: skip
     if state is not None:
         restore_weights(path, model, config, state)
         epoch, step = state["position"]

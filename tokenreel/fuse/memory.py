@@ -43,6 +43,7 @@ def run_bytes(config: FuseConfig, source: TokenSource) -> int:
         return frames * source.dim(config) * 4
     with torch.device("meta"):
         model = build_model(
-            config, dim=source.dim(config), cls_dim=source.cls_dim, num_classes=source.num_classes
-        )
+            config, dim=source.dim(config), cls_dim=source.cls_dim,
+            num_classes=source.num_classes, grid=source.grid,
+        )  # fmt: skip
     return 16 * sum(parameter.numel() for parameter in model.parameters()) + embeddings

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.convolution import ConvolutionalFusion
 from tokenreel.fuse.kernels import CodedTokens
 from tokenreel.fuse.losses.heads import apply_head, make_head
 from tokenreel.fuse.pooling import FixedWidth, Lstp, make_pooling, pool_frozen
@@ -19,23 +20,41 @@ __all__ = ["FusionModel", "build_model"]
 class FusionModel(nn.Module):
     """MV-Former, or CARL's late fusion where the pooling gives one entity without weights."""
 
-    def __init__(self, config: FuseConfig, *, dim: int, cls_dim: int, num_classes: int = 0) -> None:
+    def __init__(
+        self,
+        config: FuseConfig,
+        *,
+        dim: int,
+        cls_dim: int,
+        num_classes: int = 0,
+        grid: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
-        kind = config.pooling.kind
         self.pooling = make_pooling(config.pooling, dim, cls_dim)
-        channels = {"cls": cls_dim, "mean": dim, "max": dim}.get(kind)
+        self.temporal = self._make_temporal(dim, cls_dim, grid)
+        width = config.temporal.embedding
+        self.projection = make_head(config.loss, width=width, num_classes=num_classes)
+
+    def _make_temporal(
+        self, dim: int, cls_dim: int, grid: tuple[int, int] | None
+    ) -> TemporalFusion | ConvolutionalFusion:
+        config, frames = self.config.temporal, self.config.data.num_frames
+        if config.kind == "conv3d":
+            if grid is None:
+                raise ValueError(
+                    "temporal.kind=conv3d needs the grid of the tokens: none was given"
+                )
+            return ConvolutionalFusion(config, channels=dim, grid=grid)
+        if self.pooling is not None:
+            entities = self.config.pooling.total_entities
+            return TemporalFusion(
+                config, channels=self.pooling.channels, num_entities=entities, train_frames=frames
+            )
         # Late fusion has one entity and no ID for it.
-        temporal = config.temporal
-        if self.pooling is None:
-            temporal = temporal.model_copy(update={"entity_ids": "none"})
-        self.temporal = TemporalFusion(
-            temporal,
-            channels=self.pooling.channels if self.pooling is not None else channels or dim,
-            num_entities=config.pooling.total_entities if self.pooling is not None else 1,
-            train_frames=config.data.num_frames,
-        )
-        self.projection = make_head(config.loss, width=temporal.embedding, num_classes=num_classes)
+        config = config.model_copy(update={"entity_ids": "none"})
+        channels = cls_dim if self.config.pooling.kind == "cls" else dim
+        return TemporalFusion(config, channels=channels, num_entities=1, train_frames=frames)
 
     def pool(
         self,
@@ -54,7 +73,7 @@ class FusionModel(nn.Module):
                 = 1, when None.
 
         Returns:
-            (F, E, C), the dynamic ones last, K times over.
+            (F, E, C), the dynamic ones last, K times over; (F, N, D) where the grid stays whole.
         """
         if isinstance(self.pooling, Lstp):
             assert tokens is not None
@@ -69,6 +88,8 @@ class FusionModel(nn.Module):
             return cls[:, None]
         assert tokens is not None
         floats = tokens.decode() if isinstance(tokens, CodedTokens) else tokens
+        if self.config.pooling.kind == "grid":
+            return floats if hidden is None else floats.masked_fill(hidden[..., None], 0.0)
         return pool_frozen(floats, self.config.pooling.kind, hidden)[:, None]
 
     def attention(
@@ -170,7 +191,14 @@ class FusionModel(nn.Module):
         return apply_head(self.projection, self.config.loss, embeddings)
 
 
-def build_model(config: FuseConfig, *, dim: int, cls_dim: int, num_classes: int = 0) -> FusionModel:
+def build_model(
+    config: FuseConfig,
+    *,
+    dim: int,
+    cls_dim: int,
+    num_classes: int = 0,
+    grid: tuple[int, int] | None = None,
+) -> FusionModel:
     """A model whose weights depend on config.seed alone.
 
     Args:
@@ -178,7 +206,8 @@ def build_model(config: FuseConfig, *, dim: int, cls_dim: int, num_classes: int 
         dim: channels D of the tokens of all blocks used, end to end.
         cls_dim: channels of the CLS vector.
         num_classes: phases to tell apart, for a supervised loss.
+        grid: rows and columns of the tokens, for convolutions.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return FusionModel(config, dim=dim, cls_dim=cls_dim, num_classes=num_classes)
+        return FusionModel(config, dim=dim, cls_dim=cls_dim, num_classes=num_classes, grid=grid)
