@@ -18,7 +18,7 @@ from tokenreel.fuse.ahead import Stream
 from tokenreel.fuse.config import DataConfig
 from tokenreel.fuse.epochs import Sampling, plan_epoch
 from tokenreel.fuse.frames import Frames, Piece
-from tokenreel.fuse.sampling import sample_views
+from tokenreel.fuse.sampling import Views, sample_views
 from tokenreel.fuse.source import TokenSource
 
 __all__ = ["Batch", "Place", "make_batch", "stream_batches"]
@@ -102,15 +102,7 @@ def make_batch(
     """
     chosen = [clips[number] for number in numbers]
     views = [
-        sample_views(
-            record.num_frames,
-            sampling.data.num_frames,
-            alpha=sampling.data.alpha,
-            beta=sampling.data.beta,
-            rng=np.random.default_rng([sampling.seed, epoch, number]),
-            kind=sampling.data.sampling,
-            pair_window=sampling.pair_window,
-        )
+        _draw_views(record, number, sampling, epoch)
         for number, record in zip(numbers, chosen, strict=True)
     ]
     own = _share(len(chosen), rank, world)
@@ -138,6 +130,20 @@ def make_batch(
         actions=tuple(record.action for record in chosen),
         own=own,
         grid=source.grid,
+    )
+
+
+def _draw_views(record: ClipRecord, number: int, sampling: Sampling, epoch: int) -> Views:
+    """The frames of both views of a clip in an epoch."""
+    data = sampling.data
+    return sample_views(
+        record.num_frames,
+        data.num_frames,
+        alpha=data.alpha,
+        beta=data.beta,
+        rng=np.random.default_rng([sampling.seed, epoch, number]),
+        kind=data.sampling,
+        pair_window=sampling.pair_window,
     )
 
 

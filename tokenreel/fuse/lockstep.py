@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.cache.progress import Progress
 from tokenreel.cache.reader import ClipRecord
-from tokenreel.fuse.batches import Batch, make_batch, stream_batches
+from tokenreel.fuse.batches import Batch, Place, make_batch, stream_batches
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.distributed import ALONE, World, any_of
 from tokenreel.fuse.epochs import hold_out
@@ -59,23 +59,17 @@ def fit(
         return failed
     start = min(run.position for run in active)
     epochs = max(run.config.optim.epochs for run in active)
-    name = runs[0].out.name if len(runs) == 1 else f"{len(runs)} runs"
     bar = Progress(
-        desc=name, unit="epoch", total=epochs, initial=start[0],
-        enabled=progress and world.is_first,
+        desc=runs[0].out.name if len(runs) == 1 else f"{len(runs)} runs", unit="epoch",
+        total=epochs, initial=start[0], enabled=progress and world.is_first,
     )  # fmt: skip
     batches = stream_batches(
         source, clips, sampling, start=start, epochs=epochs, rank=world.rank, world=world.size
     )
     with bar, closing(batches), _stop_on_sigterm() as stopped:
         for place, batch in batches:
-            for run in [run for run in active if run.position == (place.epoch, place.step)]:
-                try:
-                    run.step(batch)
-                except TokenReelError as error:
-                    log.error("%s", error)
-                    failed[run] = error
-                    active.remove(run)
+            failed |= _step(active, place, batch)
+            active = [run for run in active if run not in failed]
             if place.ends_epoch:
                 _end_epoch(active, source, held_out, place.epoch, bar)
             if any_of(bool(stopped), world, source.device) and not all(r.is_over for r in active):
@@ -86,6 +80,19 @@ def fit(
             active = [run for run in active if not run.is_over]
             if not active:
                 break
+    return failed
+
+
+def _step(active: Sequence[Run], place: Place, batch: Batch) -> dict[Run, TokenReelError]:
+    """Every run whose turn it is takes its step; those that failed, each with its error."""
+    failed: dict[Run, TokenReelError] = {}
+    for run in active:
+        if run.position == (place.epoch, place.step):
+            try:
+                run.step(batch)
+            except TokenReelError as error:
+                log.error("%s", error)
+                failed[run] = error
     return failed
 
 

@@ -7,9 +7,10 @@ same run trained alone, and goes on from where it was killed.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,20 +123,11 @@ def train_together(
         done = [one.folder.embeddings for one in waiting if one.is_done]
         left = [one for one in waiting if not one.is_done and one.job.out not in errors]
         for (path, _), group in _groups(left).items():
-            try:
-                source = TokenSource(
-                    stores[path], [one.job.config for one in group], where,
-                    placement=placement, memory_bytes=memory_bytes,
-                )  # fmt: skip
-                for some in _parts(group, source):
-                    errors |= _train_and_embed(some, source, world, progress=progress)
-            except (
-                TokenReelError
-            ) as error:  # of the store or the memory: of every run that reads it
-                log.error("%s", error)
-                errors |= {
-                    one.job.out: error for one in group if not one.folder.embeddings.exists()
-                }
+            make_source = partial(
+                TokenSource, stores[path], [one.job.config for one in group], where,
+                placement=placement, memory_bytes=memory_bytes,
+            )  # fmt: skip
+            errors |= _train_group(group, make_source, world, progress=progress)
     return [
         RunResult(
             one.job.out, one.folder.embeddings, one.folder.embeddings in done,
@@ -183,6 +175,26 @@ def _groups(waiting: Sequence[_Waiting]) -> dict[tuple[Path, Sampling | None], l
         key = (one.job.store, Sampling.of(config) if is_trained else None)
         groups.setdefault(key, []).append(one)
     return groups
+
+
+def _train_group(
+    group: Sequence[_Waiting],
+    make_source: Callable[[], TokenSource],
+    world: World,
+    *,
+    progress: bool,
+) -> dict[Path, TokenReelError]:
+    """Train and embed runs that share a stream; those that failed, each with its error."""
+    errors: dict[Path, TokenReelError] = {}
+    try:
+        source = make_source()
+        for some in _parts(group, source):
+            errors |= _train_and_embed(some, source, world, progress=progress)
+    except TokenReelError as error:  # of the store or the memory: of every run that reads it
+        log.error("%s", error)
+        left = [one for one in group if not one.folder.embeddings.exists()]
+        errors = {one.job.out: error for one in left} | errors
+    return errors
 
 
 def _parts(group: Sequence[_Waiting], source: TokenSource) -> list[list[_Waiting]]:
