@@ -103,17 +103,28 @@ def test_packed_codes_are_pooled_as_what_they_stand_for():
     assert error(found.entities, wanted.entities) < 1e-13
 
 
-@pytest.mark.parametrize("size", [1, 3 * 37 * 96 * 4])  # one frame and three at a time
-def test_chunks_do_not_change_the_result(monkeypatch, size):
-    tokens = make_tokens(torch.int8, frames=7)
-    weights = make_weights(tokens)
-    whole = pooled_attention(tokens, [weights])
+FRAME_BYTES = 37 * 96 * 8
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("size", [1, FRAME_BYTES // 5, FRAME_BYTES, 3 * FRAME_BYTES])
+def test_blocks_of_a_token_a_part_of_a_frame_or_some_frames_change_nothing(
+    monkeypatch, size, variant
+):
+    of_weights, options = VARIANTS[variant]
+    frames = 2 * absorbed.GROUP + 3
+    tokens = make_tokens(torch.int8, frames=frames)
+    weights = in_float64(make_weights(tokens, **of_weights))
+    hidden = torch.zeros(frames, 37, dtype=torch.bool)
+    hidden[1::2, 5:29] = True  # whole blocks of a frame, but not the frame
+    options = options | {"hidden": hidden, "implementation": "absorbed"}
+    whole = pooled_attention(tokens, [weights], **options)
     grads = gradients(whole, weights)
-    monkeypatch.setitem(absorbed.CHUNK_BYTES, "cpu", size)
-    pieces = pooled_attention(tokens, [weights])
-    assert error(pieces[0].entities, whole[0].entities) < 1e-6
+    monkeypatch.setitem(absorbed.BLOCK_BYTES, "cpu", size)
+    pieces = pooled_attention(tokens, [weights], **options)
+    assert error(pieces[0].entities, whole[0].entities) < 1e-13
     for name, grad in gradients(pieces, weights).items():
-        assert error(grad, grads[name]) < 1e-5 or not grad.any(), name
+        assert error(grad, grads[name]) < 1e-12 or not grad.any(), name
 
 
 def test_models_that_share_a_read_get_what_each_gets_alone():

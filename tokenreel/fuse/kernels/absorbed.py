@@ -1,9 +1,10 @@
 """Attention with absorbed queries in plain torch: any device, the path of the CPU.
 
-A few frames at a time: codes become floats, so memory does not grow with the batch, and floats of
-the wanted precision, which are used where they lie, stay in the cache of a CPU.
+A block of tokens at a time: it becomes floats, so memory does not grow with the batch, and on a CPU
+it is small enough to be found in the core's own cache by the second of the two products it meets.
 
-Shapes: F frames, N tokens, E rows of attention, d stored channels of all layers.
+Shapes: F frames, N tokens, E rows of attention, d stored channels of all layers; a block has f
+frames and n tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,16 +17,17 @@ from tokenreel.fuse.kernels.tokens import unpack, width_of
 
 __all__ = ["dots", "mix", "pool", "pool_backward"]
 
-CHUNK_BYTES = {"cpu": 1 << 23, "cuda": 1 << 28}  # of decoded tokens at once
+BLOCK_BYTES = {"cpu": 7 << 18, "cuda": 1 << 28}  # of the floats of a block
+GROUP = 8  # frames whose blocks are joined together: fewer, longer operations
 
-# Floats of one layer, and the scales of its tokens where those are not in them yet.
+# Floats (f, n, d of a layer), and the scales of its tokens where those are not in them yet.
 Part = tuple[Tensor, Tensor | None]
 
 
 def pool(
     codes: Sequence[Tensor], queries: Tensor, scales: Sequence[Tensor], hidden: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attend over the codes of each frame, each chunk of them decoded once.
+    """Attend over the codes of each frame; each block of them is decoded once.
 
     Args:
         codes: a layer's (F, N, d), or uint8 (F, N, d/2).
@@ -39,17 +41,42 @@ def pool(
     """
     frames, num_tokens = codes[0].shape[:2]
     rows, dtype = queries.shape[-2], queries.dtype
+    queries = queries.expand(frames, -1, -1)
     pooled = queries.new_empty(frames, rows, sum(map(width_of, codes)))
     scores = queries.new_empty(frames, rows, num_tokens)
     lse = queries.new_empty(frames, rows)
-    for at, parts in _chunks(codes, scales, dtype):
-        own = _scores(parts, queries if queries.dim() == 2 else queries[at])
+    step, insides = _blocks(codes, dtype)
+    for group in _slices(0, frames, max(step, GROUP)):
+        sums = pooled.new_empty(pooled[group].shape[0], len(insides), *pooled.shape[1:])
+        for at in _slices(group.start, group.stop, step):
+            place = sums[at.start - group.start : at.stop - group.start]
+            for block, inside in enumerate(insides):
+                parts = _parts(codes, scales, at, inside, dtype)
+                own = _scores(parts, queries[at])
+                if hidden is not None:  # not -inf: a block may be hidden whole
+                    own.masked_fill_(hidden[at, None, inside], torch.finfo(dtype).min)
+                scores[at, :, inside] = own
+                _mix_into(place[:, block], parts, own.softmax(-1))
         if hidden is not None:
-            own = own.masked_fill(hidden[at, None], -torch.inf)
-        scores[at] = own
-        lse[at] = own.logsumexp(-1)
-        _mix_into(pooled[at], parts, (own - lse[at, :, None]).exp_())
+            scores[group].masked_fill_(hidden[group, None], -torch.inf)
+        pooled[group], lse[group] = _join(sums, [scores[group, :, inside] for inside in insides])
     return pooled, scores, lse
+
+
+def _join(sums: Tensor, scores: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Attention over all tokens from attention within each block of them.
+
+    Args:
+        sums: pooled codes of each block, (f, blocks, E, d); overwritten.
+        scores: of each block, (f, E, n).
+
+    Returns:
+        Pooled codes (f, E, d), and the logarithm of the sum of exponentials (f, E).
+    """
+    of_blocks = torch.stack([own.logsumexp(-1) for own in scores], dim=1)
+    lse = of_blocks.logsumexp(1)
+    shares = (of_blocks - lse[:, None]).exp_()
+    return sums.mul_(shares[..., None]).sum(1), lse
 
 
 def pool_backward(
@@ -69,16 +96,17 @@ def pool_backward(
         (E, d) where shared, else (F, E, d).
     """
     pooled, scores, lse = outputs
-    frames, rows, width = gradient.shape
     delta = (pooled * gradient).sum(-1, keepdim=True)  # what the softmax takes off: sum of a t
-    out = gradient.new_zeros(rows, width) if shared else gradient.new_empty(frames, rows, width)
-    for at, parts in _chunks(codes, scales, gradient.dtype):
-        weights = _scores(parts, gradient[at]).sub_(delta[at])
-        weights *= (scores[at] - lse[at, :, None]).exp_()
-        if shared:
-            _add_shared(out, parts, weights)
-        else:
-            _mix_into(out[at], parts, weights)
+    attention = (scores - lse[..., None]).exp_()
+    shift = attention * -delta
+    out = _room(gradient, gradient.shape[-1], shared)
+    step, insides = _blocks(codes, gradient.dtype)
+    for at in _slices(0, gradient.shape[0], step):
+        for inside in insides:
+            parts = _parts(codes, scales, at, inside, gradient.dtype)
+            where = at, slice(None), inside
+            own = torch.addcmul(shift[where], attention[where], _scores(parts, gradient[at]))
+            _add(out, at, parts, own)
     return out
 
 
@@ -86,8 +114,12 @@ def dots(codes: Sequence[Tensor], vectors: Tensor, scales: Sequence[Tensor]) -> 
     """Products of every token with vectors (E, d) or (F, E, d): (F, E, N)."""
     frames, num_tokens = codes[0].shape[:2]
     out = vectors.new_empty(frames, vectors.shape[-2], num_tokens)
-    for at, parts in _chunks(codes, scales, vectors.dtype):
-        out[at] = _scores(parts, vectors if vectors.dim() == 2 else vectors[at])
+    vectors = vectors.expand(frames, -1, -1)
+    step, insides = _blocks(codes, vectors.dtype)
+    for at in _slices(0, frames, step):
+        for inside in insides:
+            parts = _parts(codes, scales, at, inside, vectors.dtype)
+            out[at, :, inside] = _scores(parts, vectors[at])
     return out
 
 
@@ -95,32 +127,45 @@ def mix(
     codes: Sequence[Tensor], weights: Tensor, scales: Sequence[Tensor], *, shared: bool
 ) -> Tensor:
     """Sums of tokens times weights (F, E, N): (F, E, d), or (E, d) over all frames where shared."""
-    width = sum(map(width_of, codes))
-    if shared:
-        out = weights.new_zeros(weights.shape[1], width)
-    else:
-        out = weights.new_empty(*weights.shape[:2], width)
-    for at, parts in _chunks(codes, scales, weights.dtype):
-        if shared:
-            _add_shared(out, parts, weights[at])
-        else:
-            _mix_into(out[at], parts, weights[at])
+    out = _room(weights, sum(map(width_of, codes)), shared)
+    step, insides = _blocks(codes, weights.dtype)
+    for at in _slices(0, weights.shape[0], step):
+        for inside in insides:
+            parts = _parts(codes, scales, at, inside, weights.dtype)
+            _add(out, at, parts, weights[at, :, inside])
     return out
 
 
-def _chunks(
-    codes: Sequence[Tensor], scales: Sequence[Tensor], dtype: torch.dtype
-) -> Iterator[tuple[slice, list[Part]]]:
+def _room(like: Tensor, width: int, shared: bool) -> Tensor:
+    return like.new_zeros(*like.shape[1 if shared else 0 : 2], width)
+
+
+def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
+    for first in range(start, stop, step):
+        yield slice(first, min(first + step, stop))
+
+
+def _blocks(codes: Sequence[Tensor], dtype: torch.dtype) -> tuple[int, list[slice]]:
+    """How blocks are cut: frames of one, and its tokens; only on a CPU less than a frame's."""
     frames, num_tokens = codes[0].shape[:2]
-    step, device = frames, codes[0].device.type
-    if codes[0].dtype != dtype or device == "cpu":  # there the second sweep finds a chunk in cache
-        width = sum(map(width_of, codes))
-        chunk = CHUNK_BYTES.get(device, CHUNK_BYTES["cpu"])
-        step = max(1, chunk // (num_tokens * width * dtype.itemsize))
-    for start in range(0, frames, step):
-        at = slice(start, start + step)
-        yield at, [_part(c[at], None if s is None else s[at], dtype)
-                   for c, s in zip_longest(codes, scales)]  # fmt: skip
+    device = codes[0].device.type
+    size = BLOCK_BYTES.get(device, BLOCK_BYTES["cpu"])
+    frame_bytes = num_tokens * sum(map(width_of, codes)) * dtype.itemsize
+    if device != "cpu":
+        nothing_to_decode = all(layer.dtype == dtype for layer in codes)
+        step = frames if nothing_to_decode else size // frame_bytes
+        return max(1, step), [slice(0, num_tokens)]
+    num_blocks = -(-frame_bytes // size)
+    return max(1, size // frame_bytes), list(_slices(0, num_tokens, -(-num_tokens // num_blocks)))
+
+
+def _parts(
+    codes: Sequence[Tensor], scales: Sequence[Tensor], at: slice, inside: slice, dtype: torch.dtype
+) -> list[Part]:
+    return [
+        _part(layer[at, inside], None if scale is None else scale[at, inside], dtype)
+        for layer, scale in zip_longest(codes, scales)
+    ]
 
 
 def _part(codes: Tensor, scales: Tensor | None, dtype: torch.dtype) -> Part:
@@ -132,10 +177,13 @@ def _part(codes: Tensor, scales: Tensor | None, dtype: torch.dtype) -> Part:
 
 
 def _scores(parts: list[Part], vectors: Tensor) -> Tensor:
-    """(F, E, N), contiguous."""
+    """(f, E, n).
+
+    `bmm` and not `@`: where the vectors carry a gradient, that takes a product half as fast.
+    """
     total: Tensor | None = None
     for (values, scales), own in zip(parts, _split(vectors, parts), strict=True):
-        products = own @ values.transpose(-1, -2)  # three times as fast as values @ own^T
+        products = torch.bmm(own, values.transpose(1, 2))
         products = products if scales is None else products.mul_(scales)
         total = products if total is None else total.add_(products)
     assert total is not None
@@ -144,13 +192,17 @@ def _scores(parts: list[Part], vectors: Tensor) -> Tensor:
 
 def _mix_into(out: Tensor, parts: list[Part], weights: Tensor) -> None:
     for (values, scales), place in zip(parts, _split(out, parts), strict=True):
-        place.copy_((weights if scales is None else weights * scales) @ values)
+        place.copy_(torch.bmm(weights if scales is None else weights * scales, values))
 
 
-def _add_shared(out: Tensor, parts: list[Part], weights: Tensor) -> None:
+def _add(out: Tensor, at: slice, parts: list[Part], weights: Tensor) -> None:
+    """Sums of tokens times weights (f, E, n), onto those frames of (F, E, d) or onto (E, d)."""
     for (values, scales), place in zip(parts, _split(out, parts), strict=True):
         own = weights if scales is None else weights * scales
-        place.addmm_(own.transpose(0, 1).flatten(1), values.flatten(0, 1))
+        if out.dim() == 3:
+            place[at] += torch.bmm(own, values)
+        else:
+            place.addmm_(own.transpose(0, 1).flatten(1), values.flatten(0, 1))
 
 
 def _split(rows: Tensor, parts: list[Part]) -> tuple[Tensor, ...]:
