@@ -159,6 +159,9 @@ class OptimConfig(_Frozen):
     name: Literal["adam", "adamw"] = Field(default="adam", description="optimiser")
     lr: float = Field(default=1e-4, gt=0, description="highest learning rate")
     weight_decay: float = Field(default=1e-5, ge=0, description="weight decay")
+    eps: float = Field(
+        default=1e-8, gt=0, description="of Adam: weights whose gradients are smaller hardly move"
+    )
     epochs: int = Field(default=500, ge=0, description="passes over the training clips; 0: none")
     warmup_epochs: int = Field(default=0, ge=0, description="epochs of linear warm-up")
     clip_grad_norm: float = Field(default=10.0, gt=0, description="largest norm of the gradient")

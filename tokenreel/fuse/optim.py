@@ -28,4 +28,6 @@ def learning_rate(config: OptimConfig, epoch: int) -> float:
 def make_optimiser(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Adam or AdamW over all parameters."""
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[config.name](model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    return kinds[config.name](
+        model.parameters(), lr=config.lr, eps=config.eps, weight_decay=config.weight_decay
+    )
