@@ -2,6 +2,9 @@
 
 import logging
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,12 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.extract.backbone import Backbone
 from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.encode import Quantiser
 from tokenreel.extract.parts import PART_FRAMES, num_threads
 
-__all__ = ["Machine", "is_place_free", "machine_for", "pick_device", "pick_gpus", "ready"]
+__all__ = [
+    "Machine",
+    "compile_quantiser",
+    "is_place_free",
+    "machine_for",
+    "named_failures",
+    "pick_device",
+    "pick_gpus",
+    "ready",
+]
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +60,11 @@ class Machine:
     workers: int
     write_threads: int
 
+    @property
+    def is_cuda(self) -> bool:
+        """Whether work is launched, and ends later."""
+        return self.device.type == "cuda"
+
 
 def machine_for(config: ExtractConfig, *, processes: int = 1) -> Machine:
     """Fill in what a config leaves to the machine, for one of `processes` on it.
@@ -74,24 +92,42 @@ def ready(backbone: Backbone, machine: Machine, *, compiles: bool) -> Machine:
 
     Returns:
         The machine; without mixing where a row's tokens depend on its place in a batch.
+
+    Raises:
+        UsageError: the GPU has not the memory for a batch.
     """
-    if compiles and machine.device.type == "cuda":
-        compile_blocks(backbone, _zeros(backbone, machine))
-    elif compiles:
-        log.info("compile_backbone is for GPUs: on %s the backbone runs as it is", machine.device)
-    if machine.mixes and not is_place_free(backbone, machine):
-        log.warning(
-            "%s: tokens depend on a frame's place in a batch here, so a batch holds frames of one "
-            "clip only; extraction will be slower",
-            machine.device,
-        )
-        return replace(machine, mixes=False, resizes=False)
+    with named_failures(machine):
+        if compiles and machine.is_cuda:
+            compile_blocks(backbone, noise(backbone, machine))
+        elif compiles:
+            log.info(
+                "compile_backbone is for GPUs: on %s the backbone runs as it is", machine.device
+            )
+        if machine.mixes and not is_place_free(backbone, machine):
+            log.warning(
+                "%s: tokens depend on a frame's place in a batch here, so a batch holds frames of "
+                "one clip only; extraction will be slower",
+                machine.device,
+            )
+            return replace(machine, mixes=False, resizes=False)
     return machine
+
+
+def compile_quantiser(quantiser: Quantiser, backbone: Backbone, machine: Machine) -> None:
+    """See Quantiser.compile; on a CPU it has no need of it.
+
+    Raises:
+        UsageError: the GPU has not the memory for a batch.
+    """
+    if machine.is_cuda:
+        with named_failures(machine):
+            quantiser.compile(backbone(noise(backbone, machine)))
 
 
 def compile_blocks(backbone: Backbone, images: Tensor) -> None:
     """torch.compile each block of a ViT or part of a ResNet: elementwise work in few kernels.
 
+    The blocks of a ViT share one graph, made once, for the one size of batch that there is.
     Where that fails, for want of a compiler say, a line of the log tells, and they run as they are.
 
     Args:
@@ -105,48 +141,80 @@ def compile_blocks(backbone: Backbone, images: Tensor) -> None:
     for part in parts:
         part.compile(dynamic=False)
     try:
-        backbone(images)
+        with warnings.catch_warnings():  # "TensorFloat32 is not enabled": on purpose
+            warnings.filterwarnings("ignore", message="TensorFloat32")
+            backbone(images)
     except TorchDynamoException as error:
         for part in parts:
             part._compiled_call_impl = None
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        log.warning("the backbone is not compiled, and slower for it: %s", reason)
-
-
-def _zeros(backbone: Backbone, machine: Machine) -> Tensor:
-    shape = (machine.batch_frames, 3, *backbone.shape.image_size)
-    return torch.zeros(shape, dtype=torch.uint8, device=machine.device)
+        log.warning("the backbone is not compiled, and slower for it: %s", _first_line(error))
 
 
 def is_place_free(backbone: Backbone, machine: Machine) -> bool:
     """Whether frames give the same bytes in every place of a batch: tried in three orders."""
-    draw = np.random.default_rng(0)
-    shape = (machine.batch_frames, 3, *backbone.shape.image_size)
-    images = torch.from_numpy(draw.integers(0, 256, shape, np.uint8)).to(machine.device)
+    images = noise(backbone, machine)
+    draw = np.random.default_rng(1)
     wanted = backbone(images)
     orders = (draw.permutation(len(images)), np.roll(np.arange(len(images)), 1))
     for order in (torch.from_numpy(order).to(machine.device) for order in orders):
         found = backbone(images[order])
         pairs = [(wanted.tokens[b], found.tokens[b]) for b in wanted.tokens]
         pairs += [(wanted.cls[b], found.cls[b]) for b in wanted.cls]
+        if wanted.cls_normed is not None and found.cls_normed is not None:
+            pairs.append((wanted.cls_normed, found.cls_normed))
         if not all(torch.equal(one[order], other) for one, other in pairs):
             return False
     return True
 
 
+def noise(backbone: Backbone, machine: Machine) -> torch.Tensor:
+    """A whole batch of images, uint8 (B, 3, H, W), to try a backbone with."""
+    shape = (machine.batch_frames, 3, *backbone.shape.image_size)
+    draw = np.random.default_rng(0)
+    return torch.from_numpy(draw.integers(0, 256, shape, np.uint8)).to(machine.device)
+
+
+@contextmanager
+def named_failures(machine: Machine) -> Iterator[None]:
+    """Raise what goes wrong on a GPU as an error that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UsageError(
+            f"{machine.device} has not the memory for {machine.batch_frames} frames at a time: "
+            f"batch_frames={max(machine.batch_frames // 2, 1)}, or see who else uses it "
+            f"({_first_line(error)})"
+        ) from error
+    except torch.AcceleratorError as error:
+        raise TokenReelError(
+            f"{machine.device} failed: {_first_line(error)}; what is committed stays, run it again"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def pick_device(device: str) -> torch.device:
     """The device of a word of the config: "auto" is CUDA where there is one.
+
+    A GPU is always named with its number, which torch.cuda.set_device needs.
 
     Raises:
         UsageError: no such device here.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise UsageError(f"device={device!r}: auto, cpu, cuda or cuda:N") from error
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+    if chosen.type not in {"cpu", "cuda"}:
+        raise UsageError(f"device={device!r}: auto, cpu, cuda or cuda:N")
+    if chosen.type == "cpu":
+        return chosen
+    chosen = torch.device("cuda", chosen.index or 0)
+    if chosen.index >= torch.cuda.device_count():
         raise UsageError(f"device={device!r}: torch sees {torch.cuda.device_count()} CUDA devices")
     return chosen
 

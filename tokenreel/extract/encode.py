@@ -96,21 +96,29 @@ class Quantiser:
         return outputs
 
     def compile(self, found: FrameTokens) -> None:
-        """Have torch.compile fuse the steps, if that leaves the bytes as they are.
+        """Have torch.compile fuse the steps, where it can and leaves the bytes as they are.
+
+        Else a line of the log says why not.
 
         Args:
             found: a batch of the size that is to come, to try it with.
         """
+        from torch._dynamo.exc import TorchDynamoException
+
         plain, wanted = self._encode, self.on_device(found)
         self._encode = torch.compile(plain, dynamic=False, options=SAME_BYTES)
-        outputs = self.on_device(found)
-        if not all(torch.equal(outputs[name], values) for name, values in wanted.items()):
+        try:
+            outputs = self.on_device(found)
+            same = all(torch.equal(outputs[name], values) for name, values in wanted.items())
+            reason = "" if same else "it would give other bytes here"
+        except TorchDynamoException as error:
+            reason = str(error).splitlines()[0]
+        if reason:
             self._encode = plain
             log.warning(
-                "%s: compiled, %s gives other bytes here, so it is not; extraction will be slower",
-                self._device,
-                self._codec.name,
-            )
+                "%s: %s is not compiled, and slower for it: %s",
+                self._device, self._codec.name, reason,
+            )  # fmt: skip
 
     def on_host(
         self, outputs: Mapping[str, NDArray[Any]], rows: slice, *, first: int = 0

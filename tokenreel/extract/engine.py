@@ -1,13 +1,15 @@
 """Batches -> encoded rows: resize | backbone | quantise | copy out, each ahead of the next.
 
-On CUDA the host only launches: a batch is resized, run and quantised, and copied into page-locked
-memory on a second stream while the next one runs; a second thread waits for the copy.  On a CPU
-the backbone has a thread, and quantising another.  Memory is bounded by SLOTS and queue depths.
+On CUDA the host only launches: a batch is resized, run and quantised.  Its pixels come up on one
+stream and its tokens go down on another, both to and from page-locked memory, while the batches
+before and after it run; a second thread waits for the copy.  On a CPU the backbone has a thread,
+and quantising another.  Memory is bounded by SLOTS and queue depths.
 """
 
 import queue
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import groupby
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +21,7 @@ from torch import Tensor
 from tokenreel.cache.recipe import StoreRecipe
 from tokenreel.extract.backbone import Backbone, FrameTokens
 from tokenreel.extract.batching import Batch, Piece
-from tokenreel.extract.devices import Machine
+from tokenreel.extract.devices import Machine, named_failures
 from tokenreel.extract.encode import Quantiser
 from tokenreel.extract.resize import resize_on_device
 from tokenreel.extract.stages import Stage
@@ -87,11 +89,12 @@ class Engine:
     ) -> None:
         self._machine, self._backbone, self._quantiser = machine, backbone, quantiser
         self._recipe, self._emit, self._release = recipe, emit, release
-        self._is_cuda = machine.device.type == "cuda"
+        self._is_cuda = machine.is_cuda
         self._slots: queue.SimpleQueue[list[dict[str, Tensor]]] = queue.SimpleQueue()
         for _ in range(SLOTS):
             self._slots.put([])
-        self._copies = torch.cuda.Stream(machine.device) if self._is_cuda else None
+        if self._is_cuda:
+            self._uploads, self._copies = (torch.cuda.Stream(machine.device) for _ in range(2))
         self._images: Tensor | None = None
         self._last_end: Any = None
         self._gpu_seconds = [0.0, 0.0]  # busy, waiting
@@ -128,52 +131,64 @@ class Engine:
     def _run(self, batch: Batch) -> None:
         """Launch a batch; on a CPU, run its backbone."""
         running = _Running(batch)
-        if self._is_cuda:
-            torch.cuda.set_device(self._machine.device)
-            running.began, running.ended, running.copied = (
-                torch.cuda.Event(enable_timing=True) for _ in range(3)
-            )
-            running.began.record()
-        images = self._images_of(batch)
-        for view in range(images.shape[1]):
-            found = self._backbone(images[:, view])
+        with named_failures(self._machine):
             if self._is_cuda:
-                running.outputs.append(self._quantiser.on_device(found))
-            else:
-                running.found.append(found)
-        if self._is_cuda:
-            running.ended.record()
-            self._copy_out(running)
+                torch.cuda.set_device(self._machine.device)  # this thread's
+                running.began, running.ended, running.copied = (
+                    torch.cuda.Event(enable_timing=True) for _ in range(3)
+                )
+                running.began.record()
+            images = self._images_of(batch)
+            for view in range(images.shape[1]):
+                found = self._backbone(images[:, view])
+                if self._is_cuda:
+                    running.outputs.append(self._quantiser.on_device(found))
+                else:
+                    running.found.append(found)
+            if self._is_cuda:
+                running.ended.record()
+                self._copy_out(running)
         self.copy.put(running)
 
     def _images_of(self, batch: Batch) -> Tensor:
         """Every row's images, uint8 (B, V, 3, H, W) on the device; rows beyond num_rows are old."""
-        device, pieces = self._machine.device, batch.pieces
         shape = (self._machine.batch_frames, self._recipe.num_views, 3, *self._recipe.image_size)
         if not self._machine.pads:
             shape = (batch.num_rows, *shape[1:])
-        if not self._is_cuda and all(piece.frame_size is None for piece in pieces):
+        if not self._is_cuda and all(piece.frame_size is None for piece in batch.pieces):
             return batch.buffer[: int(np.prod(shape))].reshape(shape)
         if self._images is None or self._images.shape != shape:
-            self._images = torch.zeros(shape, dtype=torch.uint8, device=device)
-        on_device = batch.buffer[: batch.num_bytes].to(device, non_blocking=True)
-        for piece in pieces:
-            pixels = on_device[piece.offset : piece.offset + piece.pixels.nbytes]
-            pixels = pixels.reshape(piece.pixels.shape)
-            rows = self._images[piece.row : piece.row + piece.num_frames]
-            if piece.frame_size is None:
+            self._images = torch.zeros(shape, dtype=torch.uint8, device=self._machine.device)
+        on_device = self._on_device(batch)
+        for frame_size, group in groupby(batch.pieces, key=lambda piece: piece.frame_size):
+            pieces = list(group)  # neighbours: their rows and their bytes follow one another
+            first, last = pieces[0], pieces[-1]
+            pixels = on_device[first.offset : last.offset + last.pixels.nbytes]
+            pixels = pixels.reshape(-1, *first.pixels.shape[1:])
+            rows = self._images[first.row : last.row + last.num_frames]
+            if frame_size is None:
                 rows.copy_(pixels)
             else:
-                plan = plan_on_device(piece.frame_size, self._recipe.transform)
+                plan = plan_on_device(frame_size, self._recipe.transform)
                 assert plan is not None
                 rows[:, 0].copy_(resize_on_device(pixels, plan))
         return self._images
+
+    def _on_device(self, batch: Batch) -> Tensor:
+        """The bytes of a batch; they are copied up beside what the device does."""
+        if not self._is_cuda:
+            return batch.buffer
+        with torch.cuda.stream(self._uploads):
+            pixels = batch.buffer[: batch.num_bytes].to(self._machine.device, non_blocking=True)
+        here = torch.cuda.current_stream(self._machine.device)
+        here.wait_stream(self._uploads)
+        pixels.record_stream(here)  # or a later batch's could take their memory too early
+        return pixels
 
     def _copy_out(self, running: _Running) -> None:
         """Copy into a page-locked slot, beside what the device does next; waits for a free one."""
         slot = self._slots.get()
         running.slot = slot
-        assert self._copies is not None
         self._copies.wait_event(running.ended)
         with torch.cuda.stream(self._copies):
             for number, outputs in enumerate(running.outputs):
@@ -190,7 +205,8 @@ class Engine:
     def _copy(self, running: _Running) -> None:
         """Wait for the copy, or quantise; then hand the pieces over."""
         if self._is_cuda:
-            running.copied.synchronize()
+            with named_failures(self._machine):
+                running.copied.synchronize()
             self._take_time(running)
             assert running.slot is not None
             views = tuple({n: v.numpy() for n, v in view.items()} for view in running.slot)

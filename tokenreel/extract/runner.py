@@ -25,7 +25,7 @@ from tokenreel.cache.recipe import StoreRecipe
 from tokenreel.extract.backbone import Backbone, backbone_shape, build_backbone
 from tokenreel.extract.book import ClipBook
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.devices import machine_for, pick_device, ready
+from tokenreel.extract.devices import compile_quantiser, machine_for, pick_device, ready
 from tokenreel.extract.encode import Quantiser
 from tokenreel.extract.flow import Flow, check_failures
 from tokenreel.extract.identity import (
@@ -97,6 +97,8 @@ def extract_clips(
         store, recipe, backbone, batch_frames=machine.batch_frames if machine.pads else None
     )
     quantiser = Quantiser(codec_from_recipe(recipe.codec, calibration), recipe, device)
+    if config.compile_backbone:
+        compile_quantiser(quantiser, backbone, machine)
     book = ClipBook(
         manifest, config, recipe, store, report, part=clips_of_shard(manifest, shard),
         align=1 if machine.mixes else machine.batch_frames, retries=retries,
