@@ -73,6 +73,16 @@ def test_every_run_ends_with_the_losses_weights_and_embeddings_of_the_same_run_a
     assert losses_of(tmp_path / "together/plain") != losses_of(tmp_path / "together/colder")
 
 
+def test_models_that_are_not_trained_are_embedded_together_whatever_their_seeds(store, tmp_path):
+    optim = OptimConfig(epochs=0)
+    configs = {f"seed{seed}": tiny_config(seed=seed, optim=optim) for seed in range(2)}
+    configs["frozen"] = FuseConfig(model="frozen", pooling=PoolingConfig(kind="mean"))
+    results = together(configs, store, tmp_path)
+    assert [result.error for result in results] == [None] * 3
+    one, other = (read_embeddings(result.embeddings).clips[0].embeddings for result in results[:2])
+    assert not np.allclose(one, other)
+
+
 def test_runs_that_draw_the_same_batches_read_them_once(store, tmp_path, monkeypatch):
     reads = []
     original = TokenSource.read

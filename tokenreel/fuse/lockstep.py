@@ -38,7 +38,7 @@ def fit(
     on.  SIGTERM saves every run after the step that it comes in, and ends the process with 143.
 
     Args:
-        runs: with one Sampling.
+        runs: with one Sampling, those that are over apart.
         source: of their batches.
         progress: show a bar of epochs.
         world: the processes that share each batch.
@@ -50,13 +50,13 @@ def fit(
     Raises:
         UsageError: no clip can be held out.
     """
-    sampling = runs[0].sampling
-    assert all(run.sampling == sampling for run in runs)
-    clips, held_out = _training_clips(source, runs[0].config)
     failed: dict[Run, TokenReelError] = {}
     active = [run for run in runs if not run.is_over]
     if not active:
         return failed
+    sampling = active[0].sampling
+    assert all(run.sampling == sampling for run in active)
+    clips, held_out = _training_clips(source, active[0].config)
     start = min(run.position for run in active)
     epochs = max(run.config.optim.epochs for run in active)
     bar = Progress(
