@@ -12,7 +12,12 @@ from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.evaluate.table import MEAN, Score
 from tokenreel.pipeline import recipes
 from tokenreel.pipeline.ablation import plan_rows
-from tokenreel.pipeline.ablation_table import Row, format_ablation, values_of_rows
+from tokenreel.pipeline.ablation_table import (
+    Row,
+    ablation_csv,
+    format_ablation,
+    values_of_rows,
+)
 from tokenreel.pipeline.cli.fuse import app
 from tokenreel.pipeline.recipes import Recipe, get_recipe
 from tokenreel.pipeline.training import run_name
@@ -171,7 +176,7 @@ def test_the_table_has_mean_and_2_std_in_the_units_of_the_papers_beside_the_publ
         a_score("r-seed1", "tau", float("nan")),
         a_score("unknown", "tau", 0.5),
     ]
-    values, missing = values_of_rows(scores, {"r-seed0": row, "r-seed1": row})
+    values, missing = values_of_rows(scores, {"r-seed0": (row, 0), "r-seed1": (row, 1)})
     assert missing == ["r-seed1: tau: undefined"]
     lines = format_ablation([row], values, scores).splitlines()
     assert lines[0].split() == ["row", "classification", "published", "tau", "published"]
@@ -201,3 +206,70 @@ def test_a_run_embeds_another_store(store, tmp_path):
     assert again == "embeddings: again.h5\n"
     for clip in read_embeddings(tmp_path / "again.h5").clips:
         np.testing.assert_array_equal(clip.embeddings, whole[clip.clip_id].embeddings)
+
+
+def test_a_row_of_one_model_for_each_action_is_the_mean_of_their_runs(tmp_path):
+    path = write_store(tmp_path / "two", train=8, val=4, actions=("lift", "dance"), first_frames=9)
+    words = ("tcc-star-penn", "sample", *SMALL, "--seeds", "2", "--store", path, "--out", "t")
+    out = call("ablate", *words, "--device", "cpu")
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[1][:2] == ["1", "TCC*"]
+    assert "over 2 seed(s)" in out
+    names = {path.parent.name for path in (tmp_path / "t/runs").glob("*/embeddings.h5")}
+    starred = {name for name in names if name.startswith("tcc-star")}
+    assert {(a, s) for a in ("lift", "dance") for s in (0, 1)} == {
+        (a, s) for a in ("lift", "dance") for s in (0, 1)
+        if any(f"data.action={a}" in name and name.endswith(f"seed{s}") for name in starred)
+    }  # fmt: skip
+    assert len(starred) == 4
+    for name in starred:
+        clips = read_embeddings(tmp_path / "t/runs" / name / "embeddings.h5").clips
+        assert {clip.action for clip in clips} == {name.partition("action=")[2].split("-")[0]}
+    with (tmp_path / "t/results.csv").open() as file:
+        scores = [row for row in csv.DictReader(file) if row["task"] == "classification"]
+    by_seed = [
+        np.mean([
+            100 * float(row["value"]) for row in scores
+            if row["run"].startswith("tcc-star") and row["run"].endswith(f"seed{seed}")
+            and row["action"] == MEAN
+        ])
+        for seed in (0, 1)
+    ]  # fmt: skip
+    with (tmp_path / "t/ablation.csv").open() as file:
+        [own] = [
+            row for row in csv.DictReader(file)
+            if (row["row"], row["task"]) == ("TCC*", "classification")
+        ]  # fmt: skip
+    assert own["seeds"] == "2"
+    assert float(own["mean"]) == pytest.approx(np.mean(by_seed))
+    assert float(own["2std ddof=0"]) == pytest.approx(2 * np.std(by_seed))
+
+
+def test_one_model_for_each_action_needs_actions(tmp_path):
+    path = write_store(tmp_path / "none", actions=("",))
+    error = call("ablate", "tcc-star-penn", "--store", path)
+    assert "is one model for each action, the training clips of" in str(error)
+
+
+def test_shares_of_the_labels_have_columns_where_the_paper_has_them():
+    with_shares = Row("a", (), "CARL", {"classification@10%": (33.53, None)})
+    without = Row("b", (), "MV-Former", {"classification": (44.77, 0.71)})
+    scores = [
+        a_score(run, "classification", value, fraction=share)
+        for run in ("a-seed0", "b-seed0")
+        for value, share in ((0.1, 0.1), (0.5, 0.5), (0.9, 1.0))
+    ]
+    owners = {"a-seed0": (with_shares, 0), "b-seed0": (without, 0)}
+    values, _ = values_of_rows(scores, owners)
+    whole = format_ablation([without], {without: values[without]}, scores).splitlines()
+    assert whole[0].split() == ["row", "classification", "published"]
+    both = format_ablation([with_shares, without], values, scores).splitlines()
+    assert both[0].split() == [
+        "row", "classification@10%", "published", "classification", "published",
+    ]  # fmt: skip
+    assert both[1].split() == ["1", "CARL", "10.00", "33.53", "90.00", "-"]
+    assert both[2].split() == ["2", "MV-Former", "10.00", "-", "90.00", "44.77", "+-", "0.71"]
+    lines = ablation_csv([without], values).splitlines()
+    assert [line.split(",")[3] for line in lines[1:]] == [
+        "classification@10%", "classification@50%", "classification",
+    ]  # fmt: skip

@@ -28,6 +28,8 @@ __all__ = ["AblationReport", "ablate", "plan_rows"]
 
 log = logging.getLogger(__name__)
 
+_Planned = tuple[Row, int, Job]  # row, seed, run
+
 
 @dataclass(frozen=True)
 class AblationReport:
@@ -121,12 +123,12 @@ def ablate(
     folder = out or RESULTS / "-".join(word for word in words if "=" not in word)
     jobs, problems = _plan_jobs(rows, seeds, stores, RUNS if out is None else out / "runs")
     results = train_together(
-        [job for _, job in jobs], device=device, placement=placement, progress=progress
+        [job for _, _, job in jobs], device=device, placement=placement, progress=progress
     )
     problems += [f"{one.path.name}: {one.error}" for one in results if one.error is not None]
     if int(os.environ.get("RANK", "0")) > 0:  # of torchrun; the first process evaluates
         return AblationReport("", folder, tuple(problems))
-    owners = {job.out.name: row for row, job in jobs}
+    owners = {job.out.name: (row, seed) for row, seed, job in jobs}
     notes = _substitutes(jobs)
     text, left = _evaluate(rows, owners, results, folder, notes, progress=progress)
     return AblationReport(text, folder, (*problems, *left))
@@ -134,17 +136,20 @@ def ablate(
 
 def _plan_jobs(
     rows: Sequence[Row], seeds: int, stores: Sequence[Path], folder: Path
-) -> tuple[list[tuple[Row, Job]], list[str]]:
+) -> tuple[list[_Planned], list[str]]:
     """The runs of the rows that can be trained, and why the others cannot."""
     opened = {path: open_store(path) for path in stores}
-    jobs: list[tuple[Row, Job]] = []
+    jobs: list[_Planned] = []
     problems: list[str] = []
     for row in rows:
         try:
-            store = _store_for(row, opened)
+            store, runs = _store_for(row, opened, folder)
             for seed in range(seeds):
-                words = [*row.words, f"seed={seed}"]
-                jobs.append((row, make_job(row.recipe, words, store=store, folder=folder)))
+                jobs += [
+                    (row, seed, make_job(row.recipe, [*words, f"seed={seed}"], store=store,
+                                         folder=folder))
+                    for words in runs
+                ]  # fmt: skip
         except (UsageError, StoreError) as error:
             problems.append(f"{row.label}: {error}")
     if not jobs:
@@ -154,8 +159,14 @@ def _plan_jobs(
     return jobs, problems
 
 
-def _store_for(row: Row, stores: Mapping[Path, Store]) -> Path:
-    """The first store that has what a row needs; one of the row's own backbone before others."""
+def _store_for(
+    row: Row, stores: Mapping[Path, Store], folder: Path
+) -> tuple[Path, list[list[str]]]:
+    """The first store that has what a row needs, one of its own backbone before others.
+
+    Returns:
+        The store, and the words of each of the row's runs with one seed.
+    """
     recipe = get_recipe(row.recipe)
     candidates = dict(stores)
     if not candidates:
@@ -164,18 +175,36 @@ def _store_for(row: Row, stores: Mapping[Path, Store]) -> Path:
     reasons = []
     for path in sorted(candidates, key=lambda path: not recipe.is_about(candidates[path].recipe)):
         try:
-            require_store(make_job(row.recipe, row.words, store=path).config, candidates[path])
+            runs = _words_of_runs(row, candidates[path])
+            for words in runs:
+                job = make_job(row.recipe, words, store=path, folder=folder)
+                require_store(job.config, candidates[path])
         except UsageError as error:
             reasons.append(str(error))
             continue
-        return path
+        return path, runs
     raise UsageError("; ".join(reasons))
 
 
-def _substitutes(jobs: Sequence[tuple[Row, Job]]) -> list[str]:
+def _words_of_runs(row: Row, store: Store) -> list[list[str]]:
+    """One run, or one for each action of the training clips where the recipe is of one action."""
+    words = list(row.words)
+    is_named = any(word.startswith("data.action=") for word in words)
+    if not get_recipe(row.recipe).per_action or is_named:
+        return [words]
+    actions = sorted({clip.action for clip in store.select(split="train")} - {""})
+    if not actions:
+        raise UsageError(
+            f"recipe {row.recipe} is one model for each action, the training clips of "
+            f"{store.path} are of no known action: extract clips with actions"
+        )
+    return [[*words, f"data.action={action}"] for action in actions]
+
+
+def _substitutes(jobs: Sequence[_Planned]) -> list[str]:
     """A sentence for rows that read another backbone than the published rows are about."""
     notes: dict[str, dict[str, None]] = {}
-    for row, job in jobs:
+    for row, _, job in jobs:
         recipe, store = get_recipe(row.recipe), open_store(job.store)
         if not recipe.is_about(store.recipe):
             dataset = store.made_with.get("dataset") or recipe.dataset
@@ -190,7 +219,7 @@ def _substitutes(jobs: Sequence[tuple[Row, Job]]) -> list[str]:
 
 def _evaluate(
     rows: Sequence[Row],
-    owners: Mapping[str, Row],
+    owners: Mapping[str, tuple[Row, int]],
     results: Sequence[RunResult],
     folder: Path,
     notes: Sequence[str],

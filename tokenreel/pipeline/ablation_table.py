@@ -12,8 +12,11 @@ from tokenreel.evaluate.table import MEAN, Score
 
 __all__ = ["Row", "Values", "ablation_csv", "format_ablation", "values_of_rows"]
 
-TASKS = ("classification", "progression", "tau", "ap@5", "ap@10", "ap@15")
-PERCENT = ("classification", "ap@5", "ap@10", "ap@15")  # in percent in the papers
+TASKS = (
+    "classification@10%", "classification@50%", "classification", "progression", "tau", "ap@5",
+    "ap@10", "ap@15",
+)  # fmt: skip
+PERCENT = ("classification", "ap@")  # how the tasks begin that are in percent in the papers
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,42 +40,54 @@ Values = dict[Row, dict[str, list[float]]]
 """Row -> task -> one value a seed, in the papers' units; a seed without a value is not in it."""
 
 
-def values_of_rows(scores: Sequence[Score], rows: Mapping[str, Row]) -> tuple[Values, list[str]]:
-    """The values of a table, averaged over actions, with all labels.
+def values_of_rows(
+    scores: Sequence[Score], rows: Mapping[str, tuple[Row, int]]
+) -> tuple[Values, list[str]]:
+    """The values of a table, averaged over actions.
+
+    What is learned from a share of the labels is a task of its own, such as "classification@10%".
+    Where a row is one run for each action, they are averaged like the actions of one run.
 
     Args:
         scores: of the evaluation of every run.
-        rows: name of a run -> its row.
+        rows: name of a run -> its row and seed.
 
     Returns:
         The values, and a sentence for each that is not defined.
     """
-    values: Values = {}
+    by_seed: dict[tuple[Row, str, int], list[float]] = {}
     missing: list[str] = []
     whole = max((score.fraction for score in scores), default=1.0)
     for score in scores:
         if score.action != MEAN or score.run not in rows:
             continue
-        if score.fraction != whole and score.task in ("classification", "progression"):
-            continue
         if np.isnan(score.value):
             missing.append(f"{score.run}: {score.task}: {score.note or 'not a number'}")
             continue
-        by_task = values.setdefault(rows[score.run], {})
-        factor = 100 if score.task in PERCENT else 1
-        by_task.setdefault(score.task, []).append(score.value * factor)
+        is_learned = score.task in ("classification", "progression")
+        is_share = is_learned and score.fraction != whole
+        task = f"{score.task}@{score.fraction:.0%}" if is_share else score.task
+        row, seed = rows[score.run]
+        factor = 100 if task.startswith(PERCENT) else 1
+        by_seed.setdefault((row, task, seed), []).append(score.value * factor)
+    values: Values = {}
+    for (row, task, _), of_runs in by_seed.items():
+        values.setdefault(row, {}).setdefault(task, []).append(float(np.mean(of_runs)))
     return values, missing
 
 
 def format_ablation(rows: Sequence[Row], values: Values, scores: Sequence[Score]) -> str:
     """The table as text: mean +- 2 std over seeds (ddof=0, as the papers), published values beside.
 
+    Shares of the labels have columns where the paper has them.
+
     Args:
         rows: of the table, in order.
         values: what was measured.
         scores: where it comes from: weights and augmentation are told below.
     """
-    tasks = _tasks(rows, values)
+    published = {task for row in rows for task in row.published}
+    tasks = [task for task in _tasks(rows, values) if "%" not in task or task in published]
     lines = [["", "row", *itertools.chain.from_iterable((task, "published") for task in tasks)]]
     for number, row in enumerate(rows, 1):
         cells = [str(number), row.label]
@@ -111,7 +126,7 @@ def ablation_csv(rows: Sequence[Row], values: Values) -> str:
 
 def _tasks(rows: Sequence[Row], values: Values) -> list[str]:
     seen = {task for row in rows for task in [*row.published, *values.get(row, {})]}
-    return [task for task in TASKS if task in seen]
+    return [*(task for task in TASKS if task in seen), *sorted(seen - set(TASKS))]
 
 
 def _mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
@@ -119,7 +134,7 @@ def _mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def _pair(pair: tuple[float, float | None], task: str) -> str:
-    digits = 2 if task in PERCENT else 3
+    digits = 2 if task.startswith(PERCENT) else 3
     mean, spread = pair
     return f"{mean:.{digits}f}" + ("" if spread is None else f" +- {spread:.{digits}f}")
 

@@ -1,9 +1,11 @@
 """Phase 2 as calls: words of the user -> recipes and stores -> runs."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from tokenreel.cache.errors import UsageError
 from tokenreel.fuse.embed import embed_run
 from tokenreel.fuse.sweep import Job, RunResult, find_device
 from tokenreel.fuse.train import train
@@ -12,6 +14,8 @@ from tokenreel.pipeline.recipes import get_recipe
 from tokenreel.pipeline.run import EMBEDDINGS, RUNS, code_version, find_store
 
 __all__ = ["embed_with", "make_job", "run_name", "train_recipe"]
+
+log = logging.getLogger(__name__)
 
 LONGEST_NAME = 120  # of a run; file systems take 255
 
@@ -60,10 +64,21 @@ def make_job(
         store: the store; the one of the recipe's data set in stores/ when None.
         out: folder of the run; one below `folder` that is named for it when None.
         folder: of all runs.
+
+    Raises:
+        UsageError: a word that means nothing, no store of the data set, a recipe that goes on from
+            a run that is not there, or that is of one action without that action.
     """
     chosen = get_recipe(name)
     config = apply_overrides(chosen.fuse, words, root="fuse")
-    chosen.require_words(name, config)
+    if chosen.per_action and config.data.action is None:
+        raise UsageError(
+            f"recipe {name} is one model for each action: type `fuse train {name} "
+            f"data.action=ACTION`, or `fuse ablate {name}` for all of them"
+        )
+    if chosen.begins_from and config.init is None:
+        first = _run_to_begin_from(name, chosen.begins_from, config.seed, (folder, RUNS))
+        config = config.model_copy(update={"init": str(first)})
     changes = [word for word in words if not word.startswith("seed=")]
     return Job(
         config,
@@ -74,6 +89,20 @@ def make_job(
             "commit": code_version(),
             "evaluate": dict(chosen.evaluate),
         },
+    )
+
+
+def _run_to_begin_from(name: str, source: str, seed: int, folders: Sequence[Path]) -> Path:
+    """The run of a recipe, with a seed, whose weights another recipe begins from."""
+    wanted = run_name(source, [], seed)
+    for folder in folders:
+        if (folder / wanted / "checkpoint.pt").exists():
+            log.info("%s begins from %s", name, folder / wanted)
+            return folder / wanted
+    raise UsageError(
+        f"recipe {name} goes on from a run of {source}, and {folders[0] / wanted} has no "
+        f"checkpoint: type `fuse train {source} seed={seed}` first, or name another run with "
+        f"`fuse train {name} init=RUN`"
     )
 
 

@@ -6,17 +6,17 @@ from inspect import cleandoc
 from math import ceil
 from typing import Literal
 
-from tokenreel.cache.errors import UsageError
 from tokenreel.cache.recipe import StoreRecipe
 from tokenreel.fuse.config import FuseConfig
 
-__all__ = ["Published", "Recipe", "describe", "percent"]
+__all__ = ["Published", "Recipe", "by_labels", "describe", "documented", "percent"]
 
 Published = Mapping[str, tuple[float, float | None]]
 
 # Training clips of the papers' data sets, for the number of steps that a recipe takes.
-TRAIN_CLIPS = {"penn_action": 1140, "pouring": 70}
-IN_PERCENT = ("classification", "ap@5", "ap@10", "ap@15")
+TRAIN_CLIPS = {"penn_action": 1140, "pouring": 70, "finegym": 3182, "kinetics400": 240_000}
+NUM_ACTIONS = 13  # of Penn Action
+IN_PERCENT = ("classification", "ap@")  # how the tasks begin that papers print in percent
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,18 @@ class Recipe:
         label: what a table calls it; the recipe's name where it is empty.
         published: task -> the published mean and 2 std (None where not given), as the paper prints
             them: classification and AP in percent, progression and tau from 0 to 1.
+            "classification@10%" is what a tenth of the labels gives.
         backbone: how the published row's backbone is named in timm, or begins: "resnet50"; empty
             where any will do.
         source: table and row of the paper.
         status: "exact": the published system, given the store; "variant": something of it cannot
             come from a cache of frozen tokens; "control": ours, not a paper's.
         differs: what a variant lacks.
-        needs: dotted fields of `fuse` that the user must set, such as "init".
+        unpublished: why a paper's row has no published number here.
+        begins_from: the recipe whose run, of the same seed, gives its first weights, unless `init`
+            names one.
+        per_action: whether it is one model for each action, as the rows with a star are: a run
+            wants `data.action`, and a table averages the runs of all actions.
     """
 
     dataset: str
@@ -48,23 +53,13 @@ class Recipe:
     source: str = ""
     status: Literal["exact", "variant", "control"] = "control"
     differs: str = ""
-    needs: tuple[str, ...] = ()
+    unpublished: str = ""
+    begins_from: str = ""
+    per_action: bool = False
 
     def is_about(self, store: StoreRecipe) -> bool:
         """Whether a store is of the backbone that the published row is about."""
         return store.architecture.startswith(self.backbone)
-
-    def require_words(self, name: str, config: FuseConfig) -> None:
-        """Refuse a run of this recipe without what only the user can know.
-
-        Raises:
-            UsageError: a field of `needs` that is not set, and what to type.
-        """
-        for key in self.needs:
-            if getattr(config, key) is None:
-                raise UsageError(
-                    f"recipe {name} goes on from another run: type `fuse train {name} {key}=RUN`"
-                )
 
 
 def percent(
@@ -89,27 +84,44 @@ def percent(
     }
 
 
-def describe(name: str, make: Callable[[], Recipe]) -> str:
-    """A recipe as text: what it is, command, published numbers, cost, exact or variant."""
+def by_labels(tenth: float, half: float, all_of_them: float) -> Published:
+    """Published classification with 10, 50 and 100 % of the labels."""
+    shares = {"classification@10%": (tenth, None), "classification@50%": (half, None)}
+    return {**shares, **percent(all_of_them)}
+
+
+def documented(name: str, make: Callable[[], Recipe]) -> Callable[[], Recipe]:
+    """The recipe with a docstring that ends with its command, source, numbers, status and cost.
+
+    They are made from its fields, so that they say what is run.
+    """
     recipe = make()
-    command = " ".join([f"fuse train {name}", *(f"{key}=RUN" for key in recipe.needs)])
-    facts = [
-        cleandoc(make.__doc__ or recipe.label),
-        f"command: {command} --store STORE",
-        f"source: {recipe.source} ({recipe.label})" if recipe.source else "",
-        f"published: {_numbers(recipe.published)}" if recipe.published else "",
-        f"backbone of the paper: {recipe.backbone}" if recipe.backbone else "",
-        f"{recipe.status}: {recipe.differs}" if recipe.differs else recipe.status,
-        f"cost: {_cost(recipe)}",
-    ]
-    lines = "\n".join(fact for fact in facts if fact).splitlines()
-    return "\n".join([name, *(f"    {line}".rstrip() for line in lines)])
+    words = [name, "data.action=ACTION"] if recipe.per_action else [name]
+    facts = {
+        "command": f"fuse train {' '.join(words)} --store STORE",
+        "source": f"{recipe.source} ({recipe.label})" if recipe.source else "",
+        "published": _numbers(recipe.published) or recipe.unpublished or "nothing",
+        "first weights": f"a run of {recipe.begins_from}" if recipe.begins_from else "",
+        "backbone of the paper": recipe.backbone,
+        recipe.status: recipe.differs
+        or {"exact": "the published system"}.get(recipe.status, "ours"),
+        "cost": _cost(recipe),
+    }
+    lines = [f"{fact}: {text}" for fact, text in facts.items() if text]
+    make.__doc__ = "\n".join([cleandoc(make.__doc__ or recipe.label), "", *lines])
+    return make
+
+
+def describe(name: str, make: Callable[[], Recipe]) -> str:
+    """A recipe as text: its name and its docstring."""
+    lines = [line for line in (make.__doc__ or "").splitlines() if line]
+    return "\n".join([name, *(f"    {line}" for line in lines)])
 
 
 def _numbers(published: Published) -> str:
     parts = []
     for task, (mean, spread) in published.items():
-        digits = 2 if task in IN_PERCENT else 3
+        digits = 2 if task.startswith(IN_PERCENT) else 3
         text = f"{task} {mean:.{digits}f}"
         parts.append(text if spread is None else f"{text} +- {spread:.{digits}f}")
     return ", ".join(parts)
@@ -125,4 +137,7 @@ def _cost(recipe: Recipe) -> str:
     if clips is None:
         return f"{config.optim.epochs} epochs, steps {frames}"
     steps = ceil(clips / batch) * config.optim.epochs
-    return f"{steps:,} steps {frames} ({config.optim.epochs} epochs of {clips:,} clips)"
+    all_of_them = f" in all {NUM_ACTIONS} runs" if recipe.per_action else ""
+    return (
+        f"{steps:,} steps {frames} ({config.optim.epochs} epochs of {clips:,} clips){all_of_them}"
+    )

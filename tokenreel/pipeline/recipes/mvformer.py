@@ -12,6 +12,8 @@ from tokenreel.fuse.loss_config import SclConfig
 from tokenreel.pipeline.recipes.base import Published, Recipe, percent
 from tokenreel.pipeline.recipes.parts import (
     FINEGYM_PROTOCOL,
+    GYM99,
+    GYM288,
     LAST,
     PENN_PROTOCOL,
     POURING_PROTOCOL,
@@ -20,8 +22,9 @@ from tokenreel.pipeline.recipes.parts import (
     mvformer,
 )
 
-__all__ = ["TABLE4", "finegym", "finegym288", "kinetics400", "penn", "penn_finetuned", "pouring"]
+__all__ = ["MVFORMER", "TABLE4"]
 
+DEEP = (3, 7, 11)  # "4, 8, 12" in the paper, which counts from 1
 PENN = percent(94.21, 0.931, 0.989, 92.99, spread=(0.04, 0.006, 0.002, 0.06))
 
 
@@ -31,16 +34,20 @@ def _variant(
     protocol: Mapping[str, object],
     source: str,
     published: Published,
+    *,
+    label: str = "MV-Former",
+    unpublished: str = "",
+    begins_from: str = "",
 ) -> Recipe:
     return Recipe(
-        dataset, fuse, protocol, "MV-Former", published, source=f"MV-Former, {source}",
-        status="variant", differs=SAME_VIEW,
+        dataset, fuse, protocol, label, published, source=f"MV-Former, {source}",
+        status="variant", differs=SAME_VIEW, unpublished=unpublished, begins_from=begins_from,
     )  # fmt: skip
 
 
 def penn() -> Recipe:
     """MV-Former on Penn Action."""
-    fuse = mvformer(pooling=PoolingConfig(blocks=(3, 7, 11)))
+    fuse = mvformer(pooling=PoolingConfig(blocks=DEEP))
     return _variant("penn_action", fuse, PENN_PROTOCOL, "Table 1 and Table 4 row 14", PENN)
 
 
@@ -51,42 +58,65 @@ def pouring() -> Recipe:
     return _variant("pouring", fuse, POURING_PROTOCOL, "Table 2", published)
 
 
-def _finegym() -> FuseConfig:
+def _finegym(action: str) -> FuseConfig:
     return mvformer(
         num_frames=240, batch_clips=8, epochs=300, output="avg", capacity=6, embedding=256,
         pooling=PoolingConfig(blocks=(9, 10, 11), num_entities=6), sampling="official_finegym",
-        embed_frames=2000,
+        embed_frames=2000, action=action,
     )  # fmt: skip
 
 
 def finegym() -> Recipe:
     """MV-Former on FineGym99; the number is of the papers' SGD probe."""
     published = percent(44.77, spread=(0.71, None, None, None))
-    return _variant("finegym", _finegym(), FINEGYM_PROTOCOL, "Table 1, FineGym99", published)
+    return _variant("finegym", _finegym(GYM99), FINEGYM_PROTOCOL, "Table 1, FineGym99", published)
 
 
 def finegym288() -> Recipe:
     """MV-Former on FineGym288: a store of `extract run finegym classes=288`."""
     published = percent(38.30, spread=(0.26, None, None, None))
-    return _variant("finegym", _finegym(), FINEGYM_PROTOCOL, "Table 1, FineGym288", published)
+    return _variant("finegym", _finegym(GYM288), FINEGYM_PROTOCOL, "Table 1, FineGym288", published)
 
 
 def kinetics400() -> Recipe:
-    """MV-Former pre-trained on Kinetics-400; `fuse embed RUN --store PENN` gives the numbers."""
-    fuse = mvformer(batch_clips=8, epochs=10, pooling=PoolingConfig(blocks=(3, 7, 11)))
+    """MV-Former pre-trained on Kinetics-400."""
+    fuse = mvformer(batch_clips=8, epochs=10, pooling=PoolingConfig(blocks=DEEP))
     fuse = fuse.model_copy(update={"loss": SclConfig(negatives="batch_noself")})
+    return _variant(
+        "kinetics400", fuse, PENN_PROTOCOL, "Table 3, pre-training", {},
+        unpublished="its numbers are of Penn Action: mvformer-penn-transferred",
+    )  # fmt: skip
+
+
+def penn_transferred() -> Recipe:
+    """MV-Former of Kinetics-400 on Penn Action as it is."""
+    config = penn().fuse
+    fuse = config.model_copy(update={"optim": config.optim.model_copy(update={"epochs": 0})})
     published = percent(91.62, 0.927, 0.895, 88.38, spread=(0.30, 0.005, 0.004, 0.20))
-    return _variant("kinetics400", fuse, PENN_PROTOCOL, "Table 3, not fine-tuned", published)
+    return _variant(
+        "penn_action", fuse, PENN_PROTOCOL, "Table 3, not fine-tuned", published,
+        label="MV-Former, K400, as it is", begins_from="mvformer-kinetics400",
+    )  # fmt: skip
 
 
 def penn_finetuned() -> Recipe:
-    """MV-Former on Penn Action from the weights of a run of `mvformer-kinetics400`."""
+    """MV-Former on Penn Action from the weights of a run on Kinetics-400."""
     published = percent(94.56, 0.924, 0.980, 93.40, spread=(0.32, 0.004, 0.002, 0.08))
-    return Recipe(
-        "penn_action", penn().fuse, PENN_PROTOCOL, "MV-Former, K400", published,
-        source="MV-Former, Table 3, fine-tuned", status="variant", differs=SAME_VIEW,
-        needs=("init",),
+    return _variant(
+        "penn_action", penn().fuse, PENN_PROTOCOL, "Table 3, fine-tuned", published,
+        label="MV-Former, K400", begins_from="mvformer-kinetics400",
     )  # fmt: skip
+
+
+MVFORMER: dict[str, Callable[[], Recipe]] = {
+    "mvformer-penn": penn,
+    "mvformer-pouring": pouring,
+    "mvformer-finegym": finegym,
+    "mvformer-finegym288": finegym288,
+    "mvformer-kinetics400": kinetics400,
+    "mvformer-penn-transferred": penn_transferred,
+    "mvformer-penn-finetuned": penn_finetuned,
+}
 
 
 Numbers = tuple[float, float, float, float]
@@ -118,7 +148,6 @@ def _split(num_entities: int) -> PoolingConfig:
     return PoolingConfig(kind="fixed_width", num_entities=num_entities)
 
 
-DEEP = (3, 7, 11)  # "4, 8, 12" in the paper, which counts from 1
 _ROWS = (
     ("ResNet-50 Last Max", _one("max"), (91.96, 0.900, 0.993, 90.88), (0.48, 0.008, 0.001, 0.38)),
     ("ResNet-50 Last LSTP 1", _lstp(1), (92.77, 0.909, 0.991, 91.50), (0.08, 0.008, 0.001, 0.23)),

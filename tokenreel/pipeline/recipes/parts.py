@@ -12,6 +12,8 @@ from tokenreel.fuse.loss_config import SclConfig
 __all__ = [
     "FINEGYM_PROTOCOL",
     "FROZEN",
+    "GYM99",
+    "GYM288",
     "LAST",
     "PENN_PROTOCOL",
     "POURING_PROTOCOL",
@@ -31,6 +33,7 @@ SAME_VIEW = (
     "the paper draws new pixel augmentations at every step; a store has the clean view, and as "
     "many fixed augmented ones as it was extracted with"
 )
+GYM99, GYM288 = "gym99", "gym288"  # the action of every clip: which classes its labels are of
 FROZEN = f"the paper trains the last stage of the backbone, which is frozen here; {SAME_VIEW}"
 
 
@@ -45,11 +48,17 @@ def mvformer(
     embedding: int = 128,
     sampling: str = "official",
     embed_frames: int = 1000,
+    action: str | None = None,
 ) -> FuseConfig:
     """MV-Former as released: `capacity` widens the two layers before fusion (256 times it)."""
     return FuseConfig(
         data=DataConfig.model_validate(
-            {"num_frames": num_frames, "batch_clips": batch_clips, "sampling": sampling}
+            {
+                "num_frames": num_frames,
+                "batch_clips": batch_clips,
+                "sampling": sampling,
+                "action": action,
+            }
         ),
         pooling=pooling,
         temporal=TemporalConfig.model_validate(
@@ -69,10 +78,13 @@ def late_fusion(
     pool: str = "max",
     sampling: str = "official",
     embed_frames: int = 1000,
+    action: str | None = None,
 ) -> FuseConfig:
     """CARL's frame-level encoder: one vector a frame, two layers, a transformer."""
     return FuseConfig(
-        data=DataConfig.model_validate({"num_frames": num_frames, "sampling": sampling}),
+        data=DataConfig.model_validate(
+            {"num_frames": num_frames, "sampling": sampling, "action": action}
+        ),
         pooling=PoolingConfig.model_validate({"kind": pool, "blocks": LAST}),
         temporal=TemporalConfig(layers=layers),
         optim=OptimConfig(epochs=epochs),

@@ -1,5 +1,7 @@
 """Recipes for the embedded sample and for folders of one's own."""
 
+from collections.abc import Callable
+
 from tokenreel.fuse.config import (
     DataConfig,
     FuseConfig,
@@ -9,7 +11,7 @@ from tokenreel.fuse.config import (
 )
 from tokenreel.pipeline.recipes.base import Recipe
 
-__all__ = ["folder", "frozen_cls", "frozen_max", "frozen_mean", "sample", "untrained"]
+__all__ = ["SAMPLE"]
 
 EVALUATE = {"tau_stride": 2, "retrieval_stride": 2}
 
@@ -67,3 +69,13 @@ def _frozen(kind: str) -> Recipe:
 def folder() -> Recipe:
     """The model of `sample`, on the store of a folder of videos."""
     return Recipe("folder", sample().fuse, EVALUATE)
+
+
+SAMPLE: dict[str, Callable[[], Recipe]] = {
+    "sample": sample,
+    "untrained": untrained,
+    "frozen-mean": frozen_mean,
+    "frozen-max": frozen_max,
+    "frozen-cls": frozen_cls,
+    "folder": folder,
+}
