@@ -5,11 +5,13 @@ they are processor seconds of one thread, which others that use the machine hard
 """
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import torch
 from harness import K, Row, Timing, cpu_name, make_row, measure
@@ -38,6 +40,11 @@ class Case:
         """For a row; the number of frames first."""
         dim = f"D={self.layers}x{self.width}"
         return f"{self.frames} frames N={self.tokens} {dim} E={self.entities} {SHORT[self.dtype]}"
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Of the gradients of W_K, W_V and queries in float32: what every implementation returns."""
+        return 4 * CHANNELS * (2 * self.layers * self.width + self.entities)
 
     @property
     def pass_bytes(self) -> int:
@@ -194,10 +201,14 @@ def _kilobytes(status: str, field: str) -> int:
 
 
 def in_fresh_process(function: Callable[..., int], *arguments: object) -> int:
-    """The result of a function of a module, called in a new interpreter."""
+    """The result of a function of a module, called in a new interpreter.
+
+    Whose memory comes from the system and goes back to it: what was freed is not taken again.
+    """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *arguments).result()
+    with mock.patch.dict(os.environ, MALLOC_MMAP_THRESHOLD_=str(1 << 16)):
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(function, *arguments).result()
 
 
 def print_table(rows: Sequence[Row]) -> None:
