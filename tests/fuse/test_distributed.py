@@ -39,9 +39,13 @@ def train_in_processes(words, store, out, *, processes):
     )  # fmt: skip
 
 
-def test_two_processes_give_the_numbers_of_one_at_the_same_global_batch(store, tmp_path):
-    train_recipe("sample", WORDS, store=store, out=tmp_path / "one", device="cpu", progress=False)
-    done = train_in_processes(WORDS, store, tmp_path / "two", processes=2)
+@pytest.mark.parametrize(
+    "words", [[], pytest.param(["loss.name=sal"], marks=pytest.mark.slow)], ids=["scl", "sal"]
+)
+def test_two_processes_give_the_numbers_of_one_at_the_same_global_batch(store, tmp_path, words):
+    words = [*words, *WORDS]
+    train_recipe("sample", words, store=store, out=tmp_path / "one", device="cpu", progress=False)
+    done = train_in_processes(words, store, tmp_path / "two", processes=2)
     assert done.returncode == 0, done.stderr
     one, two = (
         [json.loads(x) for x in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
