@@ -43,7 +43,7 @@ class Case:
 
     @property
     def gradient_bytes(self) -> int:
-        """Of the gradients of W_K, W_V and queries in float32: what every implementation returns."""
+        """Of the gradients of W_K, W_V and queries in float32, that every form returns."""
         return 4 * CHANNELS * (2 * self.layers * self.width + self.entities)
 
     @property
@@ -206,9 +206,11 @@ def in_fresh_process(function: Callable[..., int], *arguments: object) -> int:
     Whose memory comes from the system and goes back to it: what was freed is not taken again.
     """
     context = multiprocessing.get_context("spawn")
-    with mock.patch.dict(os.environ, MALLOC_MMAP_THRESHOLD_=str(1 << 16)):
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(function, *arguments).result()
+    with (
+        mock.patch.dict(os.environ, MALLOC_MMAP_THRESHOLD_=str(1 << 16)),
+        ProcessPoolExecutor(1, mp_context=context) as pool,
+    ):
+        return pool.submit(function, *arguments).result()
 
 
 def print_table(rows: Sequence[Row]) -> None:

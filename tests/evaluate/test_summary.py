@@ -9,7 +9,8 @@ import pytest
 from tests.evaluate.clips import labelled_clips, write_run
 from tokenreel.evaluate.config import EvaluateConfig
 from tokenreel.evaluate.suite import evaluate_files
-from tokenreel.evaluate.summary import format_summary, summarise, write_tables
+from tokenreel.evaluate.summary import summarise
+from tokenreel.evaluate.summary_text import format_summary, write_tables
 from tokenreel.evaluate.table import MEAN, Score
 
 PUBLISHED = {"first": {"classification": (94.21, 0.04), "tau": (0.989, None)}}

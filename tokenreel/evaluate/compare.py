@@ -6,36 +6,21 @@ every metric of both from what each clip contributes; the mean is over actions, 
 which clips are judged varies.  A pair of a clip with its own copy is no pair of tau.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.progress import Progress
 from tokenreel.evaluate.config import EvaluateConfig, Settings, resolve
-from tokenreel.evaluate.data import ActionData, file_sha256, load_action, load_screened
-from tokenreel.evaluate.progression import progression_targets
-from tokenreel.evaluate.tasks import (
-    Limits,
-    align_action,
-    choose_labelled,
-    classify_action,
-    missing_data,
-    regress_action,
-    retrieve_action,
-)
+from tokenreel.evaluate.data import file_sha256, load_action, load_screened
+from tokenreel.evaluate.resampled import Ints, Metric, Metrics, resampled_metrics
 
 __all__ = ["RESAMPLES", "Difference", "compare_files", "paired_bootstrap"]
 
 RESAMPLES = 2000
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Metric = Callable[[Ints], float]
-"""How often each clip was drawn, (clips,) -> the value."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +93,7 @@ def compare_files(
 
 def _compare_task(
     task: str,
-    found: Sequence[Mapping[str, "Metrics"]],
+    found: Sequence[Mapping[str, Metrics]],
     clips: Mapping[str, Sequence[str]],
     num_first: int,
     *,
@@ -225,97 +210,5 @@ def _count(side: _Side) -> int:
     return sum(map(len, side.clips.values()))
 
 
-Metrics = dict[str, Metric | str]
-"""Task -> its metric, or why it has none."""
-
-
 def _metrics(side: _Side, action: str) -> Metrics:
-    """The metrics of an action as functions of how often each clip is drawn."""
-    data = load_action(side.path, side.sha256, action)
-    found: Metrics = {}
-    for kind, make in METRICS.items():
-        if kind not in side.settings.tasks:
-            continue
-        why, _ = missing_data(kind, data)
-        try:
-            if not why:
-                found |= make(data, side.settings)
-        except ValueError as error:
-            why = str(error)
-        if why:
-            rows = [f"ap@{k}" for k in side.settings.ks] if kind == "retrieval" else [kind]
-            found |= dict.fromkeys(rows, why)
-    return found
-
-
-def _accuracy(data: ActionData, settings: Settings) -> dict[str, Metric]:
-    chosen = choose_labelled(data.train, settings, max(settings.fractions))
-    found = classify_action(data, settings, chosen)
-    right = found.predicted == np.concatenate(data.val.labels)
-    correct, frames = _by_clip(data, right), _lengths(data)
-    return {"classification": lambda drawn: float(drawn @ correct / (drawn @ frames))}
-
-
-def _progress(data: ActionData, settings: Settings) -> dict[str, Metric]:
-    chosen = choose_labelled(data.train, settings, max(settings.fractions))
-    predicted = regress_action(data, settings, chosen).predicted
-    rule = settings.absent_phase
-    wanted = np.concatenate(
-        [progression_targets(one, data.num_phases, rule) for one in data.val.labels]
-    )
-    rest = _by_clip(data, np.square(wanted - predicted))
-    total, squares, frames = _by_clip(data, wanted), _by_clip(data, wanted**2), _lengths(data)
-
-    def r2(drawn: Ints) -> float:
-        spread = drawn @ squares - (drawn @ total) ** 2 / (drawn @ frames)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            value = 1 - (drawn @ rest) / spread
-        return float(np.mean(np.where(spread > 1e-12, value, np.nan)))
-
-    return {"progression": r2}
-
-
-def _tau(data: ActionData, settings: Settings) -> dict[str, Metric]:
-    pairs = align_action(data.val.embeddings, settings, Limits()).pairs
-    is_known = ~np.isnan(pairs)
-    values = np.where(is_known, pairs, 0.0)
-
-    def tau(drawn: Ints) -> float:
-        count = drawn @ is_known @ drawn
-        return float(drawn @ values @ drawn / count) if count else float("nan")
-
-    return {"tau": tau}
-
-
-def _retrieval(data: ActionData, settings: Settings) -> dict[str, Metric]:
-    found = retrieve_action(data, settings, Limits())
-    return {f"ap@{k}": _mean_of(values) for k, values in found.by_clip.items()}
-
-
-def _mean_of(values: Floats) -> Metric:
-    is_known = ~np.isnan(values)
-    filled = np.where(is_known, values, 0.0)
-
-    def mean(drawn: Ints) -> float:
-        count = drawn @ is_known
-        return float(drawn @ filled / count) if count else float("nan")
-
-    return mean
-
-
-def _lengths(data: ActionData) -> Ints:
-    return np.array([len(one) for one in data.val.labels])
-
-
-def _by_clip(data: ActionData, values: NDArray[np.generic]) -> Floats:
-    """Sums over the frames of each clip, (clips, ...)."""
-    starts = np.cumsum(_lengths(data)) - _lengths(data)
-    return np.add.reduceat(values.astype(np.float64), starts, axis=0)
-
-
-METRICS: dict[str, Callable[[ActionData, Settings], dict[str, Metric]]] = {
-    "classification": _accuracy,
-    "progression": _progress,
-    "tau": _tau,
-    "retrieval": _retrieval,
-}
+    return resampled_metrics(load_action(side.path, side.sha256, action), side.settings)

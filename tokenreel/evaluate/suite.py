@@ -22,7 +22,8 @@ from tokenreel.evaluate.data import load_screened
 from tokenreel.evaluate.nearest import MEMORY_BYTES
 from tokenreel.evaluate.plan import FilePlan, Job, plan_file, row_key
 from tokenreel.evaluate.pool import run_jobs
-from tokenreel.evaluate.summary import Published, format_summary, write_tables
+from tokenreel.evaluate.summary import Published
+from tokenreel.evaluate.summary_text import format_summary, write_tables
 from tokenreel.evaluate.table import RESULTS, Score, append_rows, mean_rows, read_rows, write_rows
 
 __all__ = ["SuiteReport", "evaluate_files"]
