@@ -1,11 +1,13 @@
 """A real process, told to stop or killed: what it leaves, and what the next one makes of it."""
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +26,7 @@ def start(root, store, *words):
         stderr=subprocess.STDOUT,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,  # as a terminal or a scheduler would: signals go to all of it
     )
 
 
@@ -69,10 +72,11 @@ def test_sigterm_finishes_the_segment_gives_up_claims_and_ends_within_30_seconds
     process = start(root, store)
     wait_for_shards(process, store, 3)  # the first segment is whole: 2 blocks, and one has begun
     begun = time.monotonic()
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # a scheduler tells the decoders, too
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert time.monotonic() - begun < 30
+    assert "0 failed" in output
     assert "stopped early: run it again to go on" in output
     assert list((store / "claims").iterdir()) == []
     kept = shards(store)
@@ -94,3 +98,45 @@ def test_killed_at_any_moment_and_started_again_it_is_the_same_store(root, whole
         process.communicate()
     run(root, store)
     assert differing(store, whole) == []
+
+
+def members(group):
+    """Command lines of the processes of a group."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if folder.joinpath("stat").read_text().rpartition(")")[2].split()[2] == str(group):
+                found.append(folder.joinpath("cmdline").read_text())
+    return [line for line in found if line]
+
+
+MOMENTS = [
+    (signal.SIGINT, "imports", 0.0, 130),
+    (signal.SIGINT, "forkserver", 0.0, 130),  # it imports torch, for seconds
+    (signal.SIGINT, "forkserver", 1.0, 130),
+    (signal.SIGTERM, "forkserver", 0.5, 143),
+]
+
+
+@pytest.mark.parametrize(("number", "moment", "seconds", "status"), MOMENTS)
+def test_stopped_before_its_first_clip_it_ends_in_one_line(
+    root, tmp_path, number, moment, seconds, status
+):
+    if not Path("/proc/self/stat").is_file():
+        pytest.skip("no /proc to see processes in")
+    process = start(root, tmp_path / "store", "codec=int8")  # int8 is calibrated: decodes at once
+    if moment == "imports":
+        maps = Path(f"/proc/{process.pid}/maps")
+        while process.poll() is None and "libtorch" not in maps.read_text():
+            time.sleep(0.01)
+    else:
+        while process.poll() is None and not any("forkserver" in m for m in members(process.pid)):
+            time.sleep(0.01)
+    time.sleep(seconds)
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == status, output
+    assert "Traceback" not in output
+    assert "leaked" not in output
+    assert "run the same command" in output.splitlines()[-1]
+    assert not (tmp_path / "store" / "recipe.json").exists()

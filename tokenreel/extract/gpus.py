@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import multiprocessing.connection
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from tokenreel.cache.progress import Progress
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.runner import extract_clips
-from tokenreel.extract.stopping import stop_on_signals
+from tokenreel.extract.stopping import stop_on_signals, unheard_by_children
 
 __all__ = ["extract_on_gpus"]
 
@@ -69,11 +70,12 @@ def extract_on_gpus(
         alone = config.model_copy(update={"device": devices[0]})
         return extract_clips(manifest, alone, store, progress=progress, **options)  # type: ignore[arg-type]
     options["processes"] = len(devices)
-    children = [_start(device, manifest, config, store, options) for device in devices]
     with (
         stop_on_signals() as stopping,
         Progress(desc="extract", unit="frame", enabled=progress) as bar,
     ):
+        with unheard_by_children(signal.SIGINT):  # they are told to stop by SIGTERM
+            children = [_start(device, manifest, config, store, options) for device in devices]
         has_told = False
         while not all(child.is_done for child in children):
             _hear(children)

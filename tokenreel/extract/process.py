@@ -1,9 +1,11 @@
 """A decode process as its parent sees it: its pipe, its ring of slots, when it was last heard."""
 
+import atexit
 import contextlib
 import math
 import multiprocessing
 import os
+import signal
 import time
 from dataclasses import dataclass, field
 from multiprocessing.shared_memory import SharedMemory
@@ -13,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.cache.errors import TokenReelError
+from tokenreel.extract.stopping import unheard_by_children
 from tokenreel.extract.worker import DecodeJob, serve
 
 __all__ = ["STOP_SECONDS", "DecodeProcess", "Task"]
@@ -56,7 +59,13 @@ class DecodeProcess:
         self.process = context.Process(
             target=serve, args=(child, self.memory.name, self.shape), daemon=True
         )
-        self.process.start()
+        try:
+            with unheard_by_children(signal.SIGINT, signal.SIGTERM):
+                self.process.start()
+                atexit.register(self.process.kill)  # it hears no SIGTERM of multiprocessing's
+        except BaseException:  # Ctrl-C: nobody else knows of the process yet
+            self.close(kill=True)
+            raise
         child.close()
         self.task: Task | None = None
         self.lent = 0  # slots that the parent has not given back
@@ -95,11 +104,13 @@ class DecodeProcess:
     def close(self, *, kill: bool) -> None:
         """End the process and free its memory."""
         self.pipe.close()
-        if not kill:
-            self.process.join(STOP_SECONDS)
-        if self.process.is_alive():
-            self.process.kill()
-        self.process.join()
+        if self.process.pid is not None:
+            if not kill:
+                self.process.join(STOP_SECONDS)
+            if self.process.is_alive():
+                self.process.kill()
+            self.process.join()
+            atexit.unregister(self.process.kill)
         del self.ring
         with contextlib.suppress(BufferError):  # a batch of it is still being read
             self.memory.close()

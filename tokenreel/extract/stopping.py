@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 
-__all__ = ["Stopping", "stop_on_signals"]
+__all__ = ["Stopping", "stop_on_signals", "unheard_by_children"]
 
 log = logging.getLogger(__name__)
 
@@ -54,3 +55,28 @@ def stop_on_signals() -> Iterator[Stopping]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def unheard_by_children(*signals: signal.Signals) -> Iterator[None]:
+    """Processes started meanwhile never hear these signals, from their first instruction on.
+
+    A terminal sends Ctrl-C, and a scheduler SIGTERM, to every process of a job at once.  One is to
+    answer, and only when the others have been started; they would die in the middle of an import.
+    """
+    resource_tracker.ensure_running()  # starting it later would unblock them
+    heard: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    later = {
+        number: signal.signal(number, lambda number, _: heard.append(number))
+        for number in (signals if is_main else ())
+    }
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # which children inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in later.items():
+            signal.signal(number, handler)
+        for first in heard[:1]:
+            signal.raise_signal(first)

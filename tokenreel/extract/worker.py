@@ -78,8 +78,8 @@ def serve(pipe: Connection, memory_name: str, shape: tuple[int, ...]) -> None:
 
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
     torch.set_num_threads(1)
     memory = SharedMemory(name=memory_name)
     ring: NDArray[np.uint8] = np.ndarray(shape, dtype=np.uint8, buffer=memory.buf)

@@ -1,6 +1,7 @@
 """What the four commands share: running an app, printing, and ending with the right status."""
 
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -12,6 +13,8 @@ from tokenreel.cache.errors import TokenReelError
 __all__ = ["finish", "format_table", "run_app", "say"]
 
 log = logging.getLogger(__name__)
+
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def say(text: str = "") -> None:
@@ -50,7 +53,8 @@ def finish(status: int) -> NoReturn:
 
 def run_app(app: typer.Typer) -> NoReturn:
     """Run a command; print an error of ours as one message and end with its status."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("tokenreel").setLevel(logging.INFO)
     try:
         app()
     except TokenReelError as error:
@@ -65,9 +69,12 @@ def run_app(app: typer.Typer) -> NoReturn:
             err=True,
         )
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted: what is committed stays, run the same command to go on", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # which typer makes of Ctrl-C, without a word
+            typer.echo(
+                "interrupted: what is committed stays, run the same command to go on", err=True
+            )
+        raise
     sys.exit(0)
 
 

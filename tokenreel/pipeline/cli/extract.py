@@ -1,5 +1,7 @@
 """`extract run | plan | show | retry`: phase 1, video to token store."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -129,6 +131,13 @@ def _close(report: "ExtractReport", store: Path) -> NoReturn:
     finish(report.exit_status)
 
 
+def _end(number: int, _: object) -> NoReturn:
+    """Leave in order when told to before there is anything to finish."""
+    typer.echo(f"signal {number}: nothing was begun, run the same command again", err=True)
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, _end)  # a run has its own answer from its first clip on
     run_app(app)
