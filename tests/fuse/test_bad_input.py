@@ -11,10 +11,12 @@ from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import Damaged, UsageError, WrongRecipe
 from tokenreel.cache.reader import open_store
-from tokenreel.fuse.config import DataConfig, FuseConfig, OptimConfig, PoolingConfig
+from tokenreel.fuse import run as run_module
+from tokenreel.fuse.config import AugmentConfig, DataConfig, FuseConfig, OptimConfig, PoolingConfig
 from tokenreel.fuse.embed import embed_run
 from tokenreel.fuse.loss_config import CrossEntropyConfig, TccConfig
 from tokenreel.fuse.needs import require_store
+from tokenreel.fuse.objective import batch_loss
 from tokenreel.fuse.train import train
 
 CPU = torch.device("cpu")
@@ -97,6 +99,28 @@ def test_one_video_cannot_be_split_into_trained_and_held_out(tmp_path):
         run(config, store, tmp_path / "run")
 
 
+def test_held_out_clips_come_by_action_too_and_two_of_one_are_needed(tmp_path, monkeypatch):
+    store = write_store(tmp_path / "s", train=9, actions=("lift", "dance", "jump"))
+    seen = []
+
+    def watched(model, batch, config, **rest):
+        seen.append((model.training, batch.actions))
+        return batch_loss(model, batch, config, **rest)
+
+    monkeypatch.setattr(run_module, "batch_loss", watched)
+    data = DataConfig(num_frames=6, batch_clips=2, held_out=0.5)
+    often = OptimConfig(epochs=1, evaluate_epochs=1)
+    run(tiny_config(loss=TccConfig(), data=data, optim=often), store, tmp_path / "run")
+    assert {training for training, _ in seen} == {True, False}
+    assert all(len(set(actions)) == 1 < len(actions) for _, actions in seen)
+    few = data.model_copy(update={"held_out": 0.2})
+    with pytest.raises(UsageError, match=r"no two of the 2 held-out clips are of one action"):
+        run(tiny_config(loss=TccConfig(), data=few, optim=often), store, tmp_path / "few")
+    most = data.model_copy(update={"held_out": 0.8})
+    with pytest.raises(UsageError, match=r"no two of the 2 left clips are of one action"):
+        run(tiny_config(loss=TccConfig(), data=most, optim=often), store, tmp_path / "most")
+
+
 def test_short_clips_are_padded_and_counted(store, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     run(tiny_config(data=DataConfig(num_frames=10, batch_clips=2)), store, tmp_path / "run")
@@ -160,7 +184,8 @@ def test_a_run_from_before_a_field_existed_goes_on_with_its_default(store, tmp_p
 
 
 def test_a_run_may_take_the_weights_of_another_as_they_are(store, smaller_store, tmp_path):
-    run(tiny_config(), store, tmp_path / "first")
+    augment = AugmentConfig(dropout=0.1)
+    run(tiny_config(augment=augment), store, tmp_path / "first")
     config = tiny_config(init=str(tmp_path / "first"), optim=OptimConfig(epochs=0))
     result = run(config, smaller_store, tmp_path / "second")
     (tmp_path / "first/checkpoint.pt").unlink()  # the second has its own
@@ -172,7 +197,8 @@ def test_a_run_may_take_the_weights_of_another_as_they_are(store, smaller_store,
     for name in ("train0", "train1", "train2"):  # the same clips in both stores
         np.testing.assert_array_equal(second[name], first[name])
     np.testing.assert_array_equal(again["val1"], first["val1"])
-    assert read_embeddings(result.embeddings).provenance["model"] == "mvformer"
+    about = read_embeddings(result.embeddings).provenance
+    assert (about["model"], about["augmentation"]) == ("mvformer", "of tokens: dropout 0.1")
 
 
 def test_a_store_that_has_all_is_taken(store):

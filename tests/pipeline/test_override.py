@@ -88,3 +88,12 @@ def test_a_field_of_another_loss_and_an_unknown_loss_are_refused():
         apply_overrides(FuseConfig(), ["loss.gamma=0.5"], root="fuse")
     with pytest.raises(UsageError, match=r"fuse.loss.name: no loss 'tccc', did you mean tcc\?"):
         apply_overrides(FuseConfig(), ["loss.name=tccc"], root="fuse")
+
+
+def test_fields_that_do_not_fit_together_are_told_without_all_the_others():
+    with pytest.raises(UsageError) as told:
+        apply_overrides(FuseConfig(), ["pooling.kind=grid"], root="fuse")
+    assert str(told.value) == (
+        "fuse: temporal.kind=transformer with pooling.kind=grid: conv3d convolves over the grid "
+        "that pooling.kind=grid leaves whole"
+    )

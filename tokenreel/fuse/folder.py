@@ -50,7 +50,7 @@ def describe_run(config: FuseConfig, store: Store, provenance: Mapping[str, Any]
         "config": config.model_dump(mode="json"),
         "seed": config.seed,
         "model": config.model if has_weights else "untrained",
-        "augmentation": _augmentation(config, store) if is_trained else "none",
+        "augmentation": _augmentation(config, store) if is_trained else _inherited(config),
         **describe_store(store),
         "layers": list(config.pooling.blocks or store.recipe.blocks),
     }
@@ -67,6 +67,13 @@ def _augmentation(config: FuseConfig, store: Store) -> str:
     stored = f"{store.recipe.num_views - 1} stored view(s)"
     stored += " and the clean one" if config.data.views == "all" else ""
     return stored if tokens == "none" else f"{stored}; {tokens}"
+
+
+def _inherited(config: FuseConfig) -> str:
+    """The augmentation of the run whose weights are taken as they are; none without one."""
+    if config.init is None or not (Path(config.init) / "run.json").exists():
+        return "none"
+    return str(read_about(Path(config.init)).get("augmentation", "none"))
 
 
 def describe_store(store: Store) -> dict[str, Any]:

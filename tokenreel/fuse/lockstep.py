@@ -14,7 +14,7 @@ from tokenreel.cache.reader import ClipRecord
 from tokenreel.fuse.batches import Batch, Place, make_batch, stream_batches
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.distributed import ALONE, World, any_of
-from tokenreel.fuse.epochs import hold_out
+from tokenreel.fuse.epochs import Sampling, hold_out, plan_epoch
 from tokenreel.fuse.needs import training_clips
 from tokenreel.fuse.run import Run
 from tokenreel.fuse.source import TokenSource
@@ -106,6 +106,12 @@ def _training_clips(
             f"data.held_out={share}: the training clips of {source.store.path} are one group or "
             "video, none can be held out"
         )
+    for what, some in (("left", clips), ("held-out", held_out)):
+        if some and not plan_epoch(some, Sampling.of(config), 0):
+            raise UsageError(
+                f"data.held_out={share}: no two of the {len(some)} {what} clips are of one action, "
+                f"as loss.name={config.loss.name} wants: change it, or set loss.pairs=views"
+            )
     short = sum(record.num_frames < num_frames for record in clips)
     if short:
         log.info(
@@ -139,10 +145,9 @@ def _end_epoch(
 def _held_out_batches(
     source: TokenSource, clips: Sequence[ClipRecord], run: Run
 ) -> Iterator[Batch]:
-    """The same views of the held-out clips at every epoch."""
-    size, world = run.config.data.batch_clips, run.world
-    for start in range(0, len(clips), size):
-        numbers = range(start, min(start + size, len(clips)))
+    """The same views of the held-out clips at every epoch, in batches as the loss wants them."""
+    world = run.world
+    for numbers in plan_epoch(clips, run.sampling, 0):
         batch = make_batch(
             source, clips, numbers, run.sampling, 0, rank=world.rank, world=world.size
         )

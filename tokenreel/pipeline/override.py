@@ -137,7 +137,10 @@ def _is_sequence(annotation: Any) -> bool:
 
 
 def _say(error: ValidationError, root: str) -> str:
-    return "\n".join(
-        f"{'.'.join([root, *map(str, item['loc'])])}: {item['msg']}, got {item['input']!r}"
-        for item in error.errors()
-    )
+    lines = []
+    for item in error.errors():
+        given = item["input"]  # a whole group where several of its fields do not fit together
+        got = "" if isinstance(given, dict | BaseModel) else f", got {given!r}"
+        what = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{'.'.join([root, *map(str, item['loc'])])}: {what}{got}")
+    return "\n".join(lines)
