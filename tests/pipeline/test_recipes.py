@@ -27,6 +27,18 @@ def test_a_docstring_says_command_cost_published_number_and_whether_it_is_exact(
     assert all(f"{key}: {value}" in told for key, value in lines.items())
 
 
+def test_a_docstring_says_whose_sampling_it_has():
+    for name, words in {
+        "mvformer-penn": "official, as the released code does",
+        "carl-finegym": "official_finegym, as the released code does",
+        "carl-table10-even": "even, as in the text",
+        "tcc-penn": "uniform, of the whole clip",
+        "sample": "paper, as in the text",
+    }.items():
+        assert f"sampling: {words}" in RECIPES[name].__doc__.splitlines()
+    assert "sampling" not in RECIPES["frozen-mean"].__doc__
+
+
 def test_the_number_in_a_docstring_is_that_of_the_recipe():
     assert (
         "published: classification 94.21 +- 0.04, progression 0.931 +- 0.006, "

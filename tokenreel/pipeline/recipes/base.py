@@ -103,6 +103,7 @@ def documented(name: str, make: Callable[[], Recipe]) -> Callable[[], Recipe]:
         "published": _numbers(recipe.published) or recipe.unpublished or "nothing",
         "first weights": f"a run of {recipe.begins_from}" if recipe.begins_from else "",
         "backbone of the paper": recipe.backbone,
+        "sampling": _sampling(recipe.fuse),
         recipe.status: recipe.differs
         or {"exact": "the published system"}.get(recipe.status, "ours"),
         "cost": _cost(recipe),
@@ -125,6 +126,15 @@ def _numbers(published: Published) -> str:
         text = f"{task} {mean:.{digits}f}"
         parts.append(text if spread is None else f"{text} +- {spread:.{digits}f}")
     return ", ".join(parts)
+
+
+def _sampling(config: FuseConfig) -> str:
+    """Which frames a view sees, in words; what each kind is stands in fuse/sampling.py."""
+    if config.model == "frozen" or not config.optim.epochs:
+        return ""
+    kind = config.data.sampling
+    whose = {"paper": "as in the text", "even": "as in the text", "uniform": "of the whole clip"}
+    return f"{kind}, {whose.get(kind, 'as the released code does')}"
 
 
 def _cost(recipe: Recipe) -> str:
