@@ -136,12 +136,29 @@ def test_an_unknown_action_is_told_the_nearest(tmp_path, jpegs):
         load_dataset("penn_action", root, {})
 
 
-def test_a_frame_that_is_no_jpeg_is_named_and_leaves_no_video(tmp_path, jpegs):
+def test_a_frame_that_is_no_jpeg_is_named_and_fails_its_own_clip_alone(tmp_path, jpegs):
     root = make_published(tmp_path, jpegs)
-    (root / "frames" / "0001" / "000003.jpg").write_text("text")
-    with pytest.raises(UsageError, match=r"frames/0001, picture 3: not a JPEG"):
-        load_dataset("penn_action", root, {})
-    assert list((root / "packed").iterdir()) == []
+    picture = root / "frames" / "0001" / "000003.jpg"
+    data = picture.read_bytes()
+    picture.write_text("text")
+    manifest = load_dataset("penn_action", root, {})
+    assert any("frames/0001, picture 3: not a JPEG" in note for note in manifest.notes)
+    absent = [c.clip_id for c in manifest.clips if not (manifest.root / c.video).is_file()]
+    assert [clip_id.split("/")[1][:4] for clip_id in absent] == ["0001"]
+    picture.write_bytes(data)
+    again = load_dataset("penn_action", root, {})
+    assert again.clips == manifest.clips
+    assert all((again.root / clip.video).is_file() for clip in again.clips)
+
+
+def test_a_video_that_lacks_a_frame_in_between_is_left_out(tmp_path, jpegs):
+    root = make_published(tmp_path, jpegs)
+    before = load_dataset("penn_action", root, {"pack": "no"})
+    (root / "frames" / "0001" / "000003.jpg").unlink()
+    manifest = load_dataset("penn_action", root, {"pack": "no"})
+    left = {clip.clip_id for clip in before.clips} - {clip.clip_id for clip in manifest.clips}
+    assert [clip_id.split("/")[1][:4] for clip_id in left] == ["0001"]
+    assert any(note.startswith("1 of ") and "lack a frame" in note for note in manifest.notes)
 
 
 def test_a_root_in_neither_layout_is_shown_both(tmp_path):

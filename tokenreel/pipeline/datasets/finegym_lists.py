@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.pipeline.datasets.tables import read_lines
 
 __all__ = ["Element", "by_event", "read_list", "read_names", "read_times"]
 
@@ -34,7 +35,7 @@ def read_list(path: Path, num_classes: int) -> Iterator[Element]:
             that stands there twice; named by file and line.
     """
     seen: dict[str, Element] = {}
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, text in enumerate(read_lines(path), start=1):
         where = f"{path.name}:{number}"
         if not text.strip():
             continue
@@ -66,7 +67,7 @@ def read_times(path: Path) -> dict[str, dict[str, Any]]:
         UsageError: a file that is not of this form.
     """
     try:
-        times = json.loads(path.read_text(encoding="utf-8"))
+        times = json.loads("\n".join(read_lines(path)))
     except ValueError as error:
         raise UsageError(f"{path.name}: not JSON: {error}") from None
     if not isinstance(times, dict) or not all(isinstance(v, dict) for v in times.values()):
@@ -80,7 +81,7 @@ def read_names(root: Path, num_classes: int) -> tuple[str, ...]:
     for path in (root / "annotations", root):
         file = path / f"gym{num_classes}_categories.txt"
         if file.is_file():
-            for text in file.read_text(encoding="utf-8").splitlines():
+            for text in read_lines(file):
                 match = CATEGORY.match(text)
                 if match and int(match[1]) < num_classes:
                     names[int(match[1])] = match[2].strip()

@@ -13,7 +13,21 @@ import av
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import whole_file
 
-__all__ = ["pack_jpegs"]
+__all__ = ["pack_jpegs", "packed"]
+
+
+def packed(path: Path, pictures: Iterable[bytes], *, fps: int, where: str) -> list[str]:
+    """Pack pictures unless the video is there; as a note, why they cannot be.
+
+    Without its video a clip fails alone when it is extracted, and the other clips go on.
+    """
+    if path.is_file():
+        return []
+    try:
+        pack_jpegs(path, pictures, fps=fps, where=where)
+    except UsageError as error:
+        return [f"{error}: {path.name} is not made, and its clip will fail"]
+    return []
 
 
 def pack_jpegs(path: Path, pictures: Iterable[bytes], *, fps: int, where: str) -> int:

@@ -11,7 +11,6 @@ Without any list, split and action are read from the folders.  Of two files of a
 below a folder `replacement` is taken.
 """
 
-import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +19,7 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.pipeline.datasets.folder import VIDEO_SUFFIXES
 from tokenreel.pipeline.datasets.survey import Survey, refuse_unknown, wrong_root
+from tokenreel.pipeline.datasets.tables import read_lines, read_rows
 
 __all__ = ["kinetics400", "survey_kinetics400"]
 
@@ -118,7 +118,7 @@ def _read_lists(root: Path) -> dict[str, Entry]:
 
 
 def _read_csv(path: Path) -> Iterator[Entry]:
-    rows = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
+    rows = iter(read_rows(path))
     header = [cell.strip() for cell in next(rows, [])]
     is_cvdf = {"youtube_id", "time_start", "time_end"} <= set(header)
     if not is_cvdf and header != ["video_file", "label"]:
@@ -144,7 +144,7 @@ def _read_csv(path: Path) -> Iterator[Entry]:
 
 def _read_text(path: Path) -> Iterator[Entry]:
     split = _split(path.name.split("_")[1], path.name)
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, text in enumerate(read_lines(path), start=1):
         video, _, label = text.strip().rpartition(" ")
         if text.strip() and not (video and label.isdigit()):
             raise UsageError(f"{path.name}:{number}: {text!r} is not `path label`")

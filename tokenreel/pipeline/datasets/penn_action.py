@@ -21,7 +21,7 @@ import numpy as np
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.pipeline.datasets.carl import FPS, check_phases, is_carl, read_carl
-from tokenreel.pipeline.datasets.jpegs import pack_jpegs
+from tokenreel.pipeline.datasets.jpegs import packed
 from tokenreel.pipeline.datasets.survey import (
     Survey,
     choose,
@@ -113,7 +113,7 @@ def _known_action(text: str, where: str) -> str:
 
 
 def _read_published(
-    root: Path, packed: Path | None
+    root: Path, folder: Path | None
 ) -> tuple[list[Clip], dict[str, int], list[str]]:
     notes: list[str] = []
     if (root / "penn_action_labels").is_dir():
@@ -123,18 +123,25 @@ def _read_published(
         entries = list(_unlabelled(root))
     listed: dict[str, int] = {}
     clips = []
-    num_missing = num_resampled = 0
+    num_missing = num_resampled = num_torn = 0
     for entry in entries:
         listed[entry.split] = listed.get(entry.split, 0) + 1
         frames = sorted((root / "frames" / entry.number).glob("*.jpg"))
         if not frames:
             num_missing += 1
             continue
-        clip, was_resampled = _clip(entry, frames, packed, root)
+        if not _are_in_a_row(frames):
+            num_torn += 1
+            continue
+        clip, was_resampled = _clip(entry, frames, folder, root, notes)
         num_resampled += was_resampled
         clips.append(clip)
     if num_missing:
         notes.append(f"{num_missing} of {len(entries)} videos have no frames")
+    if num_torn:
+        notes.append(
+            f"{num_torn} of {len(entries)} videos lack a frame before their last: left out"
+        )
     if num_resampled:
         notes.append(f"{num_resampled} clips had more labels than frames or fewer: resampled")
     return clips, listed, notes
@@ -164,8 +171,14 @@ def _unlabelled(root: Path) -> Iterator[Entry]:
             yield Entry(path.stem, split, _known_action(action, path.name), None)
 
 
+def _are_in_a_row(frames: Sequence[Path]) -> bool:
+    """Whether the frames' names count without a gap: behind one, labels would be of neighbours."""
+    numbers = [int(path.stem) if path.stem.isdecimal() else -1 for path in frames]
+    return numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
 def _clip(
-    entry: Entry, frames: Sequence[Path], packed: Path | None, root: Path
+    entry: Entry, frames: Sequence[Path], folder: Path | None, root: Path, notes: list[str]
 ) -> tuple[Clip, bool]:
     """The clip, packed where asked for, and whether labels and frames differed in number."""
     name = f"{entry.number}_{entry.action}"
@@ -180,12 +193,11 @@ def _clip(
         elif len(labels) < len(frames):
             kept = [frames[j] for j in resample(len(frames), len(labels))]
         clip = replace(clip, spans=frames_to_spans(labels, fps=FPS, where=where))
-    if packed is None:
+    if folder is None:
         return replace(clip, video=f"frames/{entry.number}"), was_resampled
     video = f"{entry.number}-{len(kept)}.mkv"
-    if not (packed / video).is_file():
-        pictures = (path.read_bytes() for path in kept)
-        pack_jpegs(packed / video, pictures, fps=FPS, where=f"frames/{entry.number}")
+    pictures = (path.read_bytes() for path in kept)
+    notes += packed(folder / video, pictures, fps=FPS, where=f"frames/{entry.number}")
     return replace(clip, video=video), was_resampled
 
 

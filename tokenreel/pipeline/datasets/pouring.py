@@ -10,13 +10,13 @@ The frames of TFRecords are put, as they are, into one video for each record:
 ROOT/packed/<split>-<name>.mkv, or elsewhere with data.packed=DIR.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.pipeline.datasets.carl import FPS, SPLITS, check_phases, is_carl, read_carl
-from tokenreel.pipeline.datasets.jpegs import pack_jpegs
+from tokenreel.pipeline.datasets.jpegs import packed
 from tokenreel.pipeline.datasets.survey import (
     Survey,
     choose,
@@ -25,7 +25,7 @@ from tokenreel.pipeline.datasets.survey import (
     resample,
     wrong_root,
 )
-from tokenreel.pipeline.datasets.tfrecord import Example, read_examples
+from tokenreel.pipeline.datasets.tfrecord import DamagedRecord, Example, read_examples
 
 __all__ = ["pouring", "survey_pouring"]
 
@@ -44,7 +44,7 @@ def pouring(root: Path, options: Mapping[str, str]) -> Manifest:
             "no" nothing is written and a clip's video is its record, "file.tfrecord#0".
 
     Raises:
-        UsageError: a root in neither layout, an unknown option, or a damaged file.
+        UsageError: a root in neither layout, an unknown option, or a record of other things.
     """
     return survey_pouring(root, options).manifest
 
@@ -62,9 +62,9 @@ def survey_pouring(root: Path, options: Mapping[str, str]) -> Survey:
         )
     elif any(records.values()):
         video_root = Path(options.get("packed", root / "packed")) if pack else root
-        clips = _read_records(records, video_root if pack else None)
+        clips, notes = _read_records(records, video_root if pack else None)
         listed = {split: sum(clip.split == split for clip in clips) for split in SPLITS}
-        notes = [f"no pouring_{split}*.tfrecord" for split, files in records.items() if not files]
+        notes += [f"no pouring_{split}*.tfrecord" for split, files in records.items() if not files]
     else:
         raise wrong_root(root, LAYOUT, "neither pouring_*.tfrecord nor train.pkl or val.pkl")
     clips.sort(key=lambda clip: clip.clip_id)
@@ -73,19 +73,30 @@ def survey_pouring(root: Path, options: Mapping[str, str]) -> Survey:
     return Survey(manifest, listed, PUBLISHED)
 
 
-def _read_records(records: Mapping[str, list[Path]], packed: Path | None) -> list[Clip]:
+def _read_records(
+    records: Mapping[str, list[Path]], folder: Path | None
+) -> tuple[list[Clip], list[str]]:
     clips: dict[str, Clip] = {}
+    notes: list[str] = []
     for split, paths in records.items():
         for path in paths:
-            for example in read_examples(path):
-                clip = _clip(example, split, packed)
+            for example in _whole_examples(path, notes):
+                clip = _clip(example, split, folder, notes)
                 if clip.clip_id in clips:
                     raise UsageError(f"{example.where}: {clip.clip_id} stands there twice")
                 clips[clip.clip_id] = clip
-    return list(clips.values())
+    return list(clips.values()), notes
 
 
-def _clip(example: Example, split: str, packed: Path | None) -> Clip:
+def _whole_examples(path: Path, notes: list[str]) -> Iterator[Example]:
+    """The records up to the first that is damaged, of a download that was cut short say."""
+    try:
+        yield from read_examples(path)
+    except DamagedRecord as error:
+        notes.append(f"{error}: it and what follows are left out")
+
+
+def _clip(example: Example, split: str, folder: Path | None, notes: list[str]) -> Clip:
     names = example.context.get("name", [])
     if not names or not isinstance(names[0], bytes):
         raise UsageError(f"{example.where}: no name in its context")
@@ -100,9 +111,8 @@ def _clip(example: Example, split: str, packed: Path | None) -> Clip:
     elif 0 < len(labels) < len(pictures):
         pictures = [pictures[j] for j in resample(len(pictures), len(labels))]
     video = example.where
-    if packed is not None:
+    if folder is not None:
         video = f"{split}-{name}.mkv"
-        if not (packed / video).is_file():
-            pack_jpegs(packed / video, pictures, fps=FPS, where=example.where)
+        notes += packed(folder / video, pictures, fps=FPS, where=example.where)
     spans = frames_to_spans(labels, fps=FPS, where=example.where)
     return Clip(f"{split}/{name}", video, split=split, action="pouring", spans=spans)

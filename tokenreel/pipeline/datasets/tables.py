@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenreel.cache.errors import UsageError
 from tokenreel.pipeline.override import nearest
 
-__all__ = ["Line", "read_table"]
+__all__ = ["Line", "read_lines", "read_rows", "read_table"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,32 @@ class Line:
         return self.seconds(column) if self.cells.get(column) else None
 
 
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file, without a byte order mark.
+
+    Raises:
+        UsageError: a file that cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path.name}: not UTF-8 text ({error.reason})") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    """Cells of each line of a CSV file.
+
+    Raises:
+        UsageError: as read_lines, or a line that is not CSV.
+    """
+    try:
+        return list(csv.reader(read_lines(path)))
+    except csv.Error as error:
+        raise UsageError(f"{path.name}: not CSV ({error})") from None
+
+
 def read_table(
     path: Path, *, required: Sequence[str], optional: Sequence[str] = ()
 ) -> Iterator[Line]:
@@ -49,10 +75,7 @@ def read_table(
         UsageError: a column that is missing or unknown, a line with too few or too many cells,
             or a file that is not UTF-8.
     """
-    try:
-        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path.name}: not UTF-8 text ({error.reason})") from None
+    rows = read_rows(path)
     if not rows:
         raise UsageError(f"{path.name}: empty, its first line is {','.join(required)}")
     header = [cell.strip() for cell in rows[0]]

@@ -13,10 +13,14 @@ import crc32c
 
 from tokenreel.cache.errors import UsageError
 
-__all__ = ["Example", "read_examples"]
+__all__ = ["DamagedRecord", "Example", "read_examples"]
 
 Values = list[bytes] | list[float] | list[int]
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+
+
+class DamagedRecord(UsageError):
+    """A record that is cut short, or whose checksum does not match."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ def read_examples(path: Path) -> Iterator[Example]:
     """Yield the records of a file, one in memory at a time.
 
     Raises:
-        UsageError: a record that is cut short, fails its checksum or is no SequenceExample.
+        DamagedRecord: a record that is cut short or fails its checksum.
+        UsageError: a record that is no SequenceExample.
     """
     with path.open("rb") as file:
         index = 0
@@ -47,7 +52,7 @@ def read_examples(path: Path) -> Iterator[Example]:
             length = struct.unpack("<Q", _checked(head, where)[:8])[0] if len(head) == 12 else -1
             left = path.stat().st_size - file.tell() - 4
             if not 0 <= length <= left:
-                raise UsageError(f"{where}: cut short: {length} bytes wanted, {left} there")
+                raise DamagedRecord(f"{where}: cut short: {length} bytes wanted, {left} there")
             try:
                 yield _example(_checked(file.read(length + 4), where), where)
             except (IndexError, struct.error, UnicodeDecodeError) as error:
@@ -61,7 +66,7 @@ def _checked(data: bytes, where: str) -> bytes:
     crc = crc32c.crc32c(body)
     masked = (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
     if masked != struct.unpack("<I", data[-4:])[0]:
-        raise UsageError(f"{where}: the checksum does not match, the file is damaged")
+        raise DamagedRecord(f"{where}: the checksum does not match, the file is damaged")
     return body
 
 
