@@ -9,14 +9,18 @@ import torch
 from tests.fuse.tiny import scl, tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import TokenReelError, UsageError, WrongRecipe
+from tokenreel.cache.reader import open_store
 from tokenreel.fuse import run as run_module
 from tokenreel.fuse import sweep as sweep_module
 from tokenreel.fuse.config import (
+    AugmentConfig,
     FuseConfig,
     OptimConfig,
     PoolingConfig,
     TemporalConfig,
 )
+from tokenreel.fuse.kernels import absorbed
+from tokenreel.fuse.lockstep import fit
 from tokenreel.fuse.memory import split_by_memory
 from tokenreel.fuse.source import TokenSource
 from tokenreel.fuse.sweep import Job, train_together
@@ -26,12 +30,15 @@ SMALL = TemporalConfig(fc_width=8, hidden=8, heads=2, feed_forward=16, layers=1,
 
 
 def some_configs():
-    """Five runs of one seed and sampling that differ in all else, and one of another seed."""
+    """Runs of one seed and sampling that differ in all else, and one of another seed."""
     return {
         "plain": tiny_config(),
         "one-block": tiny_config(pooling=PoolingConfig(blocks=(3,), num_entities=1, channels=4)),
         "cls": tiny_config(pooling=PoolingConfig(kind="cls")),
         "colder": tiny_config(loss=scl(temperature=0.5)),
+        "other-block": tiny_config(pooling=PoolingConfig(blocks=(3,), value_passthrough=True)),
+        "hidden": tiny_config(augment=AugmentConfig(dropout=0.3)),
+        "disjoint": tiny_config(pooling=PoolingConfig(disjoint=True, channels=8)),
         "longer": tiny_config(optim=OptimConfig(lr=3e-3, epochs=6, name="adamw")),
         "frozen": FuseConfig(model="frozen", pooling=PoolingConfig(kind="max")),
         "other-seed": tiny_config(seed=1),
@@ -100,10 +107,28 @@ def test_runs_that_draw_the_same_batches_read_them_once(store, tmp_path, monkeyp
     assert counts["one"] == counts["three"]
 
 
+def test_runs_that_attend_over_the_same_tokens_decode_them_once(store, tmp_path, monkeypatch):
+    decoded = []
+    original = absorbed._parts
+    monkeypatch.setattr(absorbed, "_parts", lambda *some: decoded.append(1) or original(*some))
+    counts = {}
+    for name, num_runs in (("one", 1), ("three", 3)):
+        runs = {f"{name}{i}": tiny_config(loss=scl(temperature=0.1 + i)) for i in range(num_runs)}
+        source = TokenSource(open_store(store), list(runs.values()), torch.device("cpu"))
+        made = []
+        for run, config in runs.items():
+            (tmp_path / run).mkdir()
+            made.append(run_module.Run(config, source, tmp_path / run))
+        decoded.clear()
+        assert fit(made, source, progress=False) == {}
+        counts[name] = len(decoded)
+    assert counts["one"] == counts["three"] > 0
+
+
 def test_stopped_in_the_middle_each_goes_on_and_ends_the_same(store, tmp_path, monkeypatch):
     configs = {name: some_configs()[name] for name in ("plain", "cls", "longer")}
     together(configs, store, tmp_path / "whole")
-    original, taken = run_module.Run.step, []
+    original, taken = run_module.Run.descend, []
 
     def stop_at_step_20(self, batch):
         taken.append(self)
@@ -111,10 +136,10 @@ def test_stopped_in_the_middle_each_goes_on_and_ends_the_same(store, tmp_path, m
             raise KeyboardInterrupt
         return original(self, batch)
 
-    monkeypatch.setattr(run_module.Run, "step", stop_at_step_20)
+    monkeypatch.setattr(run_module.Run, "descend", stop_at_step_20)
     with pytest.raises(KeyboardInterrupt):
         together(configs, store, tmp_path / "cut")
-    monkeypatch.setattr(run_module.Run, "step", original)
+    monkeypatch.setattr(run_module.Run, "descend", original)
     # One of them is trained to its end alone: lock-step waits for whoever is behind.
     train(configs["cls"], store=store, out=tmp_path / "cut/cls", device="cpu", progress=False)
     results = together(configs, store, tmp_path / "cut")

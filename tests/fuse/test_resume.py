@@ -97,7 +97,7 @@ def test_told_to_stop_it_saves_ends_with_143_and_goes_on_to_the_same_bytes(
     store, tmp_path, monkeypatch
 ):
     run(tiny_config(), store, tmp_path / "whole")
-    original, steps = run_module.Run.step, []
+    original, steps = run_module.Run.descend, []
 
     def told_in_step_5(self, batch):
         steps.append(self.position)
@@ -105,7 +105,7 @@ def test_told_to_stop_it_saves_ends_with_143_and_goes_on_to_the_same_bytes(
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, batch)
 
-    monkeypatch.setattr(run_module.Run, "step", told_in_step_5)
+    monkeypatch.setattr(run_module.Run, "descend", told_in_step_5)
     former = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stopped:
         run(tiny_config(), store, tmp_path / "cut")

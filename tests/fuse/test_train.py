@@ -61,7 +61,7 @@ def test_held_out_clips_are_not_trained_on_and_their_loss_comes_every_n_epochs(
         data=DataConfig(num_frames=6, batch_clips=2, held_out=0.4),
         optim=OptimConfig(lr=1e-2, epochs=4, evaluate_epochs=2),
     )
-    seen = {"step": set(), "observe": set()}
+    seen = {"descend": set(), "observe": set()}
     for name, clips in seen.items():
         original = getattr(run_module.Run, name)
         monkeypatch.setattr(
@@ -71,8 +71,8 @@ def test_held_out_clips_are_not_trained_on_and_their_loss_comes_every_n_epochs(
             )[1],
         )  # fmt: skip
     run(config, store, tmp_path / "run")
-    assert (len(seen["step"]), len(seen["observe"])) == (3, 2)
-    assert seen["step"].isdisjoint(seen["observe"])
+    assert (len(seen["descend"]), len(seen["observe"])) == (3, 2)
+    assert seen["descend"].isdisjoint(seen["observe"])
     lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert ["held_out_loss" in line for line in lines] == [False, True, False, True]
 

@@ -17,6 +17,7 @@ from tokenreel.fuse.distributed import ALONE, World, any_of
 from tokenreel.fuse.epochs import Sampling, hold_out, plan_epoch
 from tokenreel.fuse.needs import training_clips
 from tokenreel.fuse.run import Run
+from tokenreel.fuse.shared import share_attention
 from tokenreel.fuse.source import TokenSource
 
 __all__ = ["fit"]
@@ -86,13 +87,16 @@ def fit(
 def _step(active: Sequence[Run], place: Place, batch: Batch) -> dict[Run, TokenReelError]:
     """Every run whose turn it is takes its step; those that failed, each with its error."""
     failed: dict[Run, TokenReelError] = {}
-    for run in active:
-        if run.position == (place.epoch, place.step):
-            try:
-                run.step(batch)
-            except TokenReelError as error:
-                log.error("%s", error)
-                failed[run] = error
+    due = [run for run in active if run.position == (place.epoch, place.step)]
+    with share_attention([run.model for run in due], batch.frames) as attended:
+        for run in due:
+            run.backward(batch, attended.get(run.model))
+    for run in due:
+        try:
+            run.descend(batch)
+        except TokenReelError as error:
+            log.error("%s", error)
+            failed[run] = error
     return failed
 
 

@@ -11,7 +11,7 @@ from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.convolution import ConvolutionalFusion
 from tokenreel.fuse.kernels import CodedTokens
 from tokenreel.fuse.losses.heads import apply_head, make_head
-from tokenreel.fuse.pooling import FixedWidth, Lstp, make_pooling, pool_frozen
+from tokenreel.fuse.pooling import AttendedTokens, FixedWidth, Lstp, make_pooling, pool_frozen
 from tokenreel.fuse.temporal import TemporalFusion
 
 __all__ = ["FusionModel", "build_model"]
@@ -58,7 +58,7 @@ class FusionModel(nn.Module):
 
     def pool(
         self,
-        tokens: CodedTokens | Tensor | None,
+        tokens: CodedTokens | AttendedTokens | Tensor | None,
         cls: Tensor | None,
         hidden: Tensor | None = None,
         context: Tensor | None = None,
@@ -66,7 +66,8 @@ class FusionModel(nn.Module):
         """Entities of distinct frames.
 
         Args:
-            tokens: (F, N, D), as codes or floats; None where only CLS is used.
+            tokens: (F, N, D), as codes or floats, or attended to already; None where only CLS is
+                used.
             cls: (F, D of CLS), None where only tokens are used.
             hidden: bool (F, N), True at tokens that must not be seen, or None.
             context: (F, K, D of CLS), what dynamic queries are made from; the frame's own CLS, K
@@ -87,6 +88,7 @@ class FusionModel(nn.Module):
             assert cls is not None
             return cls[:, None]
         assert tokens is not None
+        assert not isinstance(tokens, AttendedTokens)
         floats = tokens.decode() if isinstance(tokens, CodedTokens) else tokens
         if self.config.pooling.kind == "grid":
             return floats if hidden is None else floats.masked_fill(hidden[..., None], 0.0)
@@ -112,7 +114,7 @@ class FusionModel(nn.Module):
 
     def pool_views(
         self,
-        tokens: CodedTokens | Tensor | None,
+        tokens: CodedTokens | AttendedTokens | Tensor | None,
         cls: Tensor | None,
         gather: Tensor,
         hidden: Tensor | None = None,

@@ -12,6 +12,7 @@ from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.distributed import ALONE, World, gather_clips
 from tokenreel.fuse.losses import LOSSES, LossInput
 from tokenreel.fuse.model import FusionModel
+from tokenreel.fuse.pooling import AttendedTokens
 
 __all__ = ["batch_loss", "precision_of"]
 
@@ -32,6 +33,7 @@ def batch_loss(
     *,
     rng: np.random.Generator,
     world: World = ALONE,
+    attended: AttendedTokens | None = None,
 ) -> Tensor:
     """The loss of a batch, float32; in every process that of the whole batch.
 
@@ -41,6 +43,7 @@ def batch_loss(
         config: of the run.
         rng: where augmentation and loss draw from, the same in every process.
         world: the processes that share the batch.
+        attended: its frames, where the model's queries have attended over them already.
     """
     device = batch.gather.device
     seed = int(rng.integers(2**63))  # drawn in every process, by every config
@@ -50,7 +53,8 @@ def batch_loss(
         if model.training and config.augment.changes_tokens:
             clips = batch.clip_ids[batch.own]
             seen = augment_views(seen, config.augment, grid=batch.grid, clip_ids=clips, seed=seed)
-        views = model.pool_views(seen.tokens, seen.cls, seen.gather, seen.hidden)
+        tokens = seen.tokens if attended is None else attended
+        views = model.pool_views(tokens, seen.cls, seen.gather, seen.hidden)
         embeddings = model.project(model.fuse(views, batch.valid[batch.own].flatten(0, 1)))
     embeddings = embeddings.float().unflatten(0, batch.gather.shape[:2])
     inputs = LossInput(

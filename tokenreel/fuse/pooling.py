@@ -3,13 +3,29 @@
 Shapes: F frames, N spatial tokens, D channels of all blocks together, E entities, C channels.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from tokenreel.fuse.config import PoolingConfig
 from tokenreel.fuse.kernels import CodedTokens, QueryWeights, pooled_attention
+from tokenreel.fuse.kernels.weights import apply_values
 
-__all__ = ["FixedWidth", "Lstp", "make_pooling", "pool_frozen"]
+__all__ = ["AttendedTokens", "FixedWidth", "Lstp", "make_pooling", "pool_frozen"]
+
+
+@dataclass(frozen=True, eq=False)
+class AttendedTokens:
+    """Tokens over which the queries of one LSTP have attended already.
+
+    Attributes:
+        tokens: of F frames.
+        pooled: (F, E, d), the codes mixed by the attention of each query.
+    """
+
+    tokens: CodedTokens
+    pooled: Tensor
 
 
 class Lstp(nn.Module):
@@ -68,7 +84,7 @@ class Lstp(nn.Module):
 
     def forward(
         self,
-        tokens: CodedTokens | Tensor,
+        tokens: CodedTokens | AttendedTokens | Tensor,
         hidden: Tensor | None = None,
         context: Tensor | None = None,
         *,
@@ -77,7 +93,7 @@ class Lstp(nn.Module):
         """Pool.
 
         Args:
-            tokens: of F frames, as codes or as floats (F, N, D).
+            tokens: of F frames, as codes or as floats (F, N, D); or attended to already.
             hidden: bool (F, N), True where a token must not be seen; never a whole frame.
             context: (F, K, D of CLS), see :meth:`weights`.
             with_attention: return it too; it has no gradient.
@@ -87,6 +103,9 @@ class Lstp(nn.Module):
         """
         if isinstance(tokens, Tensor):
             tokens = CodedTokens((tokens.contiguous(),))
+        if isinstance(tokens, AttendedTokens):
+            with torch.autocast(tokens.pooled.device.type, enabled=False):
+                return apply_values(tokens.tokens, self.weights(), tokens.pooled), None
         with torch.autocast(tokens.device.type, enabled=False):
             weights = self.weights(context)
         if not len(tokens.codes[0]):  # a process without a clip of a small batch

@@ -30,6 +30,7 @@ from tokenreel.fuse.epochs import Sampling
 from tokenreel.fuse.model import FusionModel, build_model
 from tokenreel.fuse.objective import batch_loss, precision_of
 from tokenreel.fuse.optim import learning_rate, make_optimiser
+from tokenreel.fuse.pooling import AttendedTokens
 from tokenreel.fuse.source import TokenSource
 
 __all__ = ["Run"]
@@ -99,15 +100,31 @@ class Run:
         Raises:
             TokenReelError: a loss or gradient that is not finite; the clips of the batch.
         """
+        self.backward(batch)
+        return self.descend(batch)
+
+    def backward(self, batch: Batch, attended: AttendedTokens | None = None) -> None:
+        """The first half of a step: the gradients; those of `attended`, where given, are left."""
         epoch, number = self.position
         self.model.train()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config.optim, epoch)
         torch.manual_seed(_step_seed(self.config.seed, epoch, number, self.world.rank))
         rng = np.random.default_rng([self.config.seed, epoch, number])
-        loss = batch_loss(self.model, batch, self.config, rng=rng, world=self.world)
+        loss = batch_loss(
+            self.model, batch, self.config, rng=rng, world=self.world, attended=attended
+        )
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        self._loss = loss.detach()
+
+    def descend(self, batch: Batch) -> float:
+        """The second half of a step: down the gradients; returns the loss.
+
+        Raises:
+            TokenReelError: a loss or gradient that is not finite; the clips of the batch.
+        """
+        (epoch, number), loss = self.position, self._loss
         self.scaler.unscale_(self.optimiser)
         sum_gradients(self.model, self.world)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad_norm)

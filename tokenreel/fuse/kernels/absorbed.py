@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tokenreel.fuse.kernels.tokens import unpack, width_of
 
-__all__ = ["dots", "mix", "pool", "pool_backward"]
+__all__ = ["dots", "mix", "pool", "pool_backward", "pool_backward_each", "pool_each"]
 
 BLOCK_BYTES = {"cpu": 7 << 18, "cuda": 1 << 28}  # of the floats of a block
 GROUP = 8  # frames whose blocks are joined together: fewer, longer operations
@@ -39,28 +39,60 @@ def pool(
         Pooled codes (F, E, d of all layers), scores (F, E, N), -inf where hidden, and their
         logarithm of the sum of exponentials (F, E).
     """
-    frames, num_tokens = codes[0].shape[:2]
-    rows, dtype = queries.shape[-2], queries.dtype
-    queries = queries.expand(frames, -1, -1)
-    pooled = queries.new_empty(frames, rows, sum(map(width_of, codes)))
-    scores = queries.new_empty(frames, rows, num_tokens)
-    lse = queries.new_empty(frames, rows)
+    return pool_each(codes, [queries], scales, hidden)[0]
+
+
+def pool_each(
+    codes: Sequence[Tensor],
+    models: Sequence[Tensor],
+    scales: Sequence[Tensor],
+    hidden: Tensor | None,
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Attend for several models over the same codes, which become floats once for all of them.
+
+    The products are each model's own: it gets the bytes that it would get alone.
+
+    Args:
+        codes: as in :func:`pool`.
+        models: queries of each, as in :func:`pool`, of one dtype.
+        scales: as in :func:`pool`.
+        hidden: as in :func:`pool`.
+
+    Returns:
+        What :func:`pool` returns, for each model.
+    """
+    frames, dtype = codes[0].shape[0], models[0].dtype
+    models = [queries.expand(frames, -1, -1) for queries in models]
+    found = [_room_to_pool(codes, queries) for queries in models]
     step, insides = _blocks(codes, dtype)
     for group in _slices(0, frames, max(step, GROUP)):
-        sums = pooled.new_empty(pooled[group].shape[0], len(insides), *pooled.shape[1:])
+        sums = [pooled.new_empty(pooled[group].shape[0], len(insides), *pooled.shape[1:])
+                for pooled, _, _ in found]  # fmt: skip
         for at in _slices(group.start, group.stop, step):
-            place = sums[at.start - group.start : at.stop - group.start]
+            here = slice(at.start - group.start, at.stop - group.start)
             for block, inside in enumerate(insides):
                 parts = _parts(codes, scales, at, inside, dtype)
-                own = _scores(parts, queries[at])
-                if hidden is not None:  # not -inf: a block may be hidden whole
-                    own.masked_fill_(hidden[at, None, inside], torch.finfo(dtype).min)
-                scores[at, :, inside] = own
-                _mix_into(place[:, block], parts, own.softmax(-1))
-        if hidden is not None:
-            scores[group].masked_fill_(hidden[group, None], -torch.inf)
-        pooled[group], lse[group] = _join(sums, [scores[group, :, inside] for inside in insides])
-    return pooled, scores, lse
+                for queries, (_, scores, _), place in zip(models, found, sums, strict=True):
+                    own = _scores(parts, queries[at])
+                    if hidden is not None:  # not -inf: a block may be hidden whole
+                        own.masked_fill_(hidden[at, None, inside], torch.finfo(dtype).min)
+                    scores[at, :, inside] = own
+                    _mix_into(place[here, block], parts, own.softmax(-1))
+        for (pooled, scores, lse), place in zip(found, sums, strict=True):
+            if hidden is not None:
+                scores[group].masked_fill_(hidden[group, None], -torch.inf)
+            of_blocks = [scores[group, :, inside] for inside in insides]
+            pooled[group], lse[group] = _join(place, of_blocks)
+    return found
+
+
+def _room_to_pool(codes: Sequence[Tensor], queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    frames, rows = queries.shape[:2]
+    return (
+        queries.new_empty(frames, rows, sum(map(width_of, codes))),
+        queries.new_empty(frames, rows, codes[0].shape[1]),
+        queries.new_empty(frames, rows),
+    )
 
 
 def _join(sums: Tensor, scores: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -95,19 +127,44 @@ def pool_backward(
     Returns:
         (E, d) where shared, else (F, E, d).
     """
-    pooled, scores, lse = outputs
-    delta = (pooled * gradient).sum(-1, keepdim=True)  # what the softmax takes off: sum of a t
-    attention = (scores - lse[..., None]).exp_()
-    shift = attention * -delta
-    out = _room(gradient, gradient.shape[-1], shared)
-    step, insides = _blocks(codes, gradient.dtype)
-    for at in _slices(0, gradient.shape[0], step):
+    return pool_backward_each(codes, [gradient], scales, [outputs], shared=shared)[0]
+
+
+def pool_backward_each(
+    codes: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    scales: Sequence[Tensor],
+    outputs: Sequence[tuple[Tensor, Tensor, Tensor]],
+    *,
+    shared: bool,
+) -> list[Tensor]:
+    """Gradients of the absorbed queries of several models, of :func:`pool_each`.
+
+    Args:
+        codes: as in :func:`pool_each`.
+        gradients: of the pooled codes of each model, (F, E, d).
+        scales: as in :func:`pool_each`.
+        outputs: of :func:`pool_each`.
+        shared: queries were the same for all frames.
+
+    Returns:
+        What :func:`pool_backward` returns, for each model.
+    """
+    found, softmaxes = [], []
+    for gradient, (pooled, scores, lse) in zip(gradients, outputs, strict=True):
+        delta = (pooled * gradient).sum(-1, keepdim=True)  # what the softmax takes off: sum of a t
+        attention = (scores - lse[..., None]).exp_()
+        softmaxes.append((attention * -delta, attention))
+        found.append(_room(gradient, gradient.shape[-1], shared))
+    step, insides = _blocks(codes, gradients[0].dtype)
+    for at in _slices(0, gradients[0].shape[0], step):
         for inside in insides:
-            parts = _parts(codes, scales, at, inside, gradient.dtype)
+            parts = _parts(codes, scales, at, inside, gradients[0].dtype)
             where = at, slice(None), inside
-            own = torch.addcmul(shift[where], attention[where], _scores(parts, gradient[at]))
-            _add(out, at, parts, own)
-    return out
+            for gradient, (shift, attention), out in zip(gradients, softmaxes, found, strict=True):
+                products = _scores(parts, gradient[at])
+                _add(out, at, parts, torch.addcmul(shift[where], attention[where], products))
+    return found
 
 
 def dots(codes: Sequence[Tensor], vectors: Tensor, scales: Sequence[Tensor]) -> Tensor:

@@ -1,0 +1,109 @@
+"""One pass over the codes of a batch for all models in lock-step that attend over them.
+
+On a CPU half of a step is spent on turning codes into floats, so that is done once for all models.
+Their products stay their own: one product for the queries of all would round otherwise, and a run
+would no longer end with the bytes of the same run alone.  On a GPU the fused kernel turns codes
+into floats in registers, and nothing is shared.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tokenreel.fuse.frames import Frames
+from tokenreel.fuse.kernels import CodedTokens
+from tokenreel.fuse.kernels.absorbed import pool_backward_each, pool_each
+from tokenreel.fuse.kernels.choose import wanted_word
+from tokenreel.fuse.kernels.ops import require_finite
+from tokenreel.fuse.kernels.weights import absorb_queries
+from tokenreel.fuse.model import FusionModel
+from tokenreel.fuse.pooling import AttendedTokens, Lstp
+
+__all__ = ["share_attention"]
+
+
+@contextmanager
+def share_attention(
+    models: Sequence[FusionModel], frames: Frames
+) -> Iterator[Mapping[FusionModel, AttendedTokens]]:
+    """Attend over frames for all models that can share it.
+
+    Inside, each computes the gradient of its loss down to what it attended to; at the end come the
+    gradients of all their queries.
+
+    Args:
+        models: that train on the frames.
+        frames: of the batch.
+
+    Yields:
+        The attended tokens of each model that shares; empty where fewer than two can.
+    """
+    groups: dict[tuple[int, ...], list[FusionModel]] = {}
+    for model in models:
+        if _can_share(model, frames):
+            blocks = model.config.pooling.blocks or tuple(frames.codes)
+            groups.setdefault(tuple(sorted(blocks)), []).append(model)
+    shared = [
+        _attend(group, frames.coded(blocks)) for blocks, group in groups.items() if len(group) > 1
+    ]
+    yield {model: one for some in shared for model, one in some.attended.items()}
+    for some in shared:
+        some.backward()
+
+
+def _can_share(model: FusionModel, frames: Frames) -> bool:
+    """Whether a model attends in one pass over tokens as they are stored, on a CPU."""
+    config = model.config
+    if not isinstance(model.pooling, Lstp) or config.augment.changes_tokens:
+        return False
+    pooling = config.pooling
+    if pooling.num_dynamic or pooling.normalise_keys or pooling.disjoint:
+        return False
+    codes = next(iter(frames.codes.values()))
+    is_absorbed = wanted_word(None) in ("auto", "absorbed") and codes.device.type == "cpu"
+    return is_absorbed and len(codes) > 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Shared:
+    """Models that attended together.
+
+    Attributes:
+        tokens: of F frames.
+        attended: what each model got.
+        queries: absorbed, (E, d) of each.
+        outputs: of the pass, of each.
+    """
+
+    tokens: CodedTokens
+    attended: Mapping[FusionModel, AttendedTokens]
+    queries: list[Tensor]
+    outputs: list[tuple[Tensor, Tensor, Tensor]]
+
+    def backward(self) -> None:
+        """From the gradients of what was attended to, those of the queries."""
+        gradients = [one.pooled.grad for one in self.attended.values()]
+        rows = pool_backward_each(
+            self.tokens.codes, [g.contiguous() for g in gradients if g is not None],
+            self.tokens.scales, self.outputs, shared=True,
+        )  # fmt: skip
+        for queries, gradient in zip(self.queries, rows, strict=True):
+            queries.backward(gradient)
+
+
+def _attend(models: Sequence[FusionModel], tokens: CodedTokens) -> _Shared:
+    require_finite(tokens.scales)
+    queries = []
+    for model in models:
+        assert isinstance(model.pooling, Lstp)
+        queries.append(absorb_queries(tokens, model.pooling.weights()).contiguous())
+    with torch.no_grad():
+        outputs = pool_each(tokens.codes, queries, tokens.scales, None)
+    attended = {
+        model: AttendedTokens(tokens, pooled.detach().requires_grad_())
+        for model, (pooled, _, _) in zip(models, outputs, strict=True)
+    }
+    return _Shared(tokens, attended, queries, outputs)
