@@ -21,6 +21,7 @@ from tests.fuse.kernels.cases import (
     parameters,
 )
 from tokenreel.fuse.kernels import absorbed, choose, launch, pooled_attention
+from tokenreel.fuse.kernels.digits import LOW_WEIGHT, split_digits
 from tokenreel.fuse.kernels.tuned import Sizes
 
 DEVICE = "cpu" if choose.is_interpreted() else "cuda"
@@ -112,15 +113,63 @@ def test_an_odd_frame_of_full_width_equals_float64(dtype):
     assert error(found[3], wanted[3]) < TOLERANCE[dtype][1]
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.float32])
-def test_more_rows_than_a_pass_holds_go_in_groups(dtype):
-    tokens = make_tokens(dtype, tokens=21)
-    queries = make_queries(tokens, 13)
-    gradient = normal(2, 13, 96)
-    found, wanted = fused(tokens, queries, gradient), exact(tokens, queries, gradient)
+@pytest.mark.parametrize(
+    ("rows", "dtype"), list(zip((9, 16, 17, 24, 48), [*DTYPES, torch.int8], strict=True))
+)
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_more_rows_than_a_program_holds_share_one_launch(monkeypatch, rows, dtype, per_frame):
+    """Heads times entities, or the entities of runs in lock-step: 48 are 16 runs of three."""
+    launches = []
+    for name in ("pool_kernel", "pool_backward_kernel"):
+        kernel = getattr(launch.kernels, name)
+        recorder = type(
+            "", (), {"__getitem__": lambda _, grid, k=kernel: launches.append(k) or k[grid]}
+        )
+        monkeypatch.setattr(launch.kernels, name, recorder())
+    tokens = make_tokens(dtype, tokens=21, widths=(40,))
+    queries = make_queries(tokens, rows, per_frame=per_frame)
+    gradient = normal(2, rows, 40)
+    found = fused(tokens, queries, gradient, splits=2, programs=3)
+    assert len(launches) == 2
+    wanted = exact(tokens, queries, gradient)
     assert [tuple(part.shape) for part in found] == [tuple(part.shape) for part in wanted]
     assert error(found[0], wanted[0]) < TOLERANCE[dtype][0]
     assert error(found[3], wanted[3]) < TOLERANCE[dtype][1]
+    again = fused(tokens, queries, gradient, splits=2, programs=3)
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_digits_add_up_to_the_rows_and_multiply_them(dtype):
+    rows = normal(2, 3, 2 * 40) * torch.tensor([1e-12, 1.0, 1e12], device=DEVICE)[:, None]
+    pooled = normal(2, 3, 2 * 40)
+    digits, worth, dots = split_digits(rows, dtype, 2, pooled)
+    assert digits.dtype == dtype
+    assert digits.shape == (2, 2, 1 if dtype == torch.float32 else 2, 3, 40)
+    weights = torch.tensor([1.0, LOW_WEIGHT.get(dtype, 1.0)], device=DEVICE)[: digits.shape[2]]
+    whole = torch.einsum("fldec,d->flec", digits.double(), weights.double()) * worth[..., None]
+    whole = whole.movedim(1, 2).flatten(2)
+    peak = (
+        rows.unflatten(-1, (2, 40)).abs().amax(-1, keepdim=True).expand(-1, -1, -1, 40).flatten(2)
+    )
+    within = {torch.int8: 2**-15.9, torch.float16: 2**-21, torch.bfloat16: 2**-15}.get(
+        dtype, 2**-22
+    )
+    assert ((whole - rows).abs() <= peak * within).all()
+    torch.testing.assert_close(dots, (rows * pooled).sum(-1), rtol=1e-4, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, in the interpreter
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float16])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_stays_so(dtype, bad):
+    """A training loop must see it: no digit may take it for a number."""
+    tokens = make_tokens(dtype, tokens=9, widths=(40,))
+    queries, gradient = make_queries(tokens, 3), normal(2, 3, 40)
+    gradient[1, 2, 7] = bad
+    grad = fused(tokens, queries, gradient)[3]
+    assert torch.isfinite(grad[:2]).all()
+    assert not torch.isfinite(grad[2]).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float16])

@@ -1,27 +1,28 @@
 """The host side of the fused kernels: operands in digits, sizes, grids, joining of partial results.
 
-Shapes: F frames, N tokens, E rows of attention, L layers of D stored channels, R stacked rows.
+Shapes: F frames, N tokens, E rows of attention, L layers of D stored channels.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from subprocess import CalledProcessError
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.runtime.errors import OutOfResources
+from triton.runtime.errors import OutOfResources, PTXASError
 
 from tokenreel.fuse.kernels import triton as kernels
 from tokenreel.fuse.kernels.choose import CannotRun, is_interpreted
-from tokenreel.fuse.kernels.digits import split_digits
+from tokenreel.fuse.kernels.digits import LOW_WEIGHT, split_digits
 from tokenreel.fuse.kernels.tuned import Sizes, sizes_for, small_sizes
 
 __all__ = ["pool", "pool_backward"]
 
-GROUP = 8  # rows of attention of one pass: the other half of 16 carries low digits
+GROUP = 8  # rows of attention of a program: the other half of 16 carries low digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +30,6 @@ class _Call:
     """What both directions share."""
 
     codes: Sequence[Tensor]
-    scales: tuple[Tensor, ...]
-    unit: Tensor
     pointers: tuple[Any, ...]
 
     @property
@@ -38,8 +37,8 @@ class _Call:
         return self.codes[0].shape[2]
 
     @property
-    def is_int8(self) -> bool:
-        return self.codes[0].dtype == torch.int8
+    def dtype(self) -> torch.dtype:
+        return self.codes[0].dtype
 
     @property
     def num_multiprocessors(self) -> int:
@@ -52,27 +51,25 @@ class _Call:
         """Of this case on this GPU."""
         device = self.codes[0].device
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-        dtype = str(self.codes[0].dtype).removeprefix("torch.")
+        dtype = str(self.dtype).removeprefix("torch.")
         return sizes_for(gpu, direction, dtype, len(self.codes), self.width)
 
     def constants(self, sizes: Sizes) -> dict[str, Any]:
         """Compile-time arguments."""
-        dtype = self.codes[0].dtype
-        split = dtype != torch.float32
-        interpreted = is_interpreted()
+        split = self.dtype != torch.float32
+        half = {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
         return {
             "L": len(self.codes),
             "D": self.width,
             "BD": sizes.channels,
             "ND": triton.cdiv(self.width, sizes.channels),
             "BN": sizes.tokens,
-            "BE": GROUP if split else 2 * GROUP,
+            "BE": GROUP,
             "SPLIT": split,
-            "I8": self.is_int8,
-            "DT": {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}.get(dtype, tl.float16),
-            "ASM": self.is_int8 and not interpreted,
+            "I8": self.dtype == torch.int8,
+            "DT": half.get(self.dtype, tl.float16),
             "PRECISION": "tf32" if split else "ieee",
-            "UP": interpreted and dtype == torch.bfloat16,
+            "INTERPRET": is_interpreted(),
             "num_warps": sizes.warps,
             "num_stages": sizes.stages,
             "enable_fp_fusion": True,  # the default is about to change, with a warning
@@ -100,14 +97,8 @@ def pool(
         CannotRun: no size of the kernel fits this GPU, or there is no compiler for its launcher.
     """
     call = _prepare(codes, scales)
-    groups = []
-    for rows in queries.float().split(GROUP, dim=-2):
-        run = partial(_pool_group, call, rows, hidden, splits)
-        groups.append(_first_that_fits(call, "forward", sizes, run))
-    if len(groups) == 1:
-        return groups[0]
-    pooled, scores, lse = (torch.cat(parts, dim=1) for parts in zip(*groups, strict=True))
-    return pooled, scores, lse
+    run = partial(_pool, call, queries, hidden, splits)
+    return _first_that_fits(call, "forward", sizes, run)  # type: ignore[no-any-return]
 
 
 def pool_backward(
@@ -130,29 +121,23 @@ def pool_backward(
         CannotRun: as there.
     """
     call = _prepare(codes, scales)
-    groups = []
-    operands = (gradient.float(), *outputs)
-    for group in zip(*(part.split(GROUP, dim=1) for part in operands), strict=True):
-        run = partial(_backward_group, call, group, shared, programs)
-        groups.append(_first_that_fits(call, "backward", sizes, run))
-    return groups[0] if len(groups) == 1 else torch.cat(groups, dim=-2)
+    run = partial(_pool_backward, call, gradient, outputs, shared, programs)
+    return _first_that_fits(call, "backward", sizes, run)  # type: ignore[no-any-return]
 
 
 def _prepare(codes: Sequence[Tensor], scales: Sequence[Tensor]) -> _Call:
-    own = tuple(part.float().contiguous() for part in scales)
-    first = codes[0]
-    unit = torch.ones(len(codes), device=first.device)
-    if own:  # weights times scales near 1, whatever the scales: half precision holds them
-        peak = torch.stack([part.amax() for part in own]).clamp_min(1e-30)
-        unit = torch.exp2(-torch.ceil(torch.log2(peak)))
-    fill = 4 - len(codes)
+    own = [part.float().contiguous() for part in scales]
+    first, fill = codes[0], 4 - len(codes)
+    peaks = first
+    if own:  # what brings weights times scales near 1: half precision holds them then
+        peaks = torch.stack([torch.linalg.vector_norm(part, torch.inf) for part in own])
     pointers = (
         *codes, *[first] * fill,
         *(part.stride(0) for part in codes), *[0] * fill,
         *own, *[own[0] if own else first] * (4 - len(own)),
-        unit,
+        peaks,
     )  # fmt: skip
-    return _Call(codes, own, unit, pointers)
+    return _Call(codes, pointers)
 
 
 def _first_that_fits(
@@ -166,6 +151,12 @@ def _first_that_fits(
                 return run(used)
             except OutOfResources as error:
                 reason = f"no size of the fused kernel fits this GPU: {error}"
+            except PTXASError as error:
+                reason = f"Triton could not compile for this GPU: {error}"
+            except CalledProcessError as error:
+                reason = (
+                    f"Triton could not build the launcher (are Python's headers here?): {error}"
+                )
             except RuntimeError as error:
                 if "C compiler" not in str(error):
                     raise
@@ -173,30 +164,28 @@ def _first_that_fits(
     raise CannotRun(reason)
 
 
-def _pool_group(
+def _pool(
     call: _Call, queries: Tensor, hidden: Tensor | None, splits: int | None, sizes: Sizes
 ) -> tuple[Tensor, Tensor, Tensor]:
     frames, num_tokens, _ = call.codes[0].shape
-    rows, device = queries.shape[-2], queries.device
-    constants = call.constants(sizes)
-    digits, worth, low_weight = split_digits(
-        queries, call.codes[0].dtype, len(call.codes), constants["BE"]
-    )
-    tiles = triton.cdiv(num_tokens, sizes.tokens)
+    layers, rows, device = len(call.codes), queries.shape[-2], queries.device
+    varies = queries.dim() == 3
+    operand = queries.float().contiguous()
+    digits, worth, _ = split_digits(operand if varies else operand[None], call.dtype, layers)
+    tiles, groups = triton.cdiv(num_tokens, sizes.tokens), triton.cdiv(rows, GROUP)
     if splits is None:
-        splits = triton.cdiv(2 * call.num_multiprocessors, frames)
+        splits = triton.cdiv(2 * call.num_multiprocessors, frames * groups)
     tiles_of_split = triton.cdiv(tiles, min(tiles, splits))
     splits = triton.cdiv(tiles, tiles_of_split)
-    width = len(call.codes) * call.width
-    out = torch.empty(frames, splits, rows, width, device=device)
+    out = torch.empty(frames, splits, rows, layers * call.width, device=device)
     extremes = torch.empty(frames, splits, 2, rows, device=device)
     scores = torch.empty(frames, rows, num_tokens, device=device)
     lse = torch.empty(frames, rows, device=device)
-    strides = (digits.stride(0), worth.stride(0)) if queries.dim() == 3 else (0, 0)
-    kernels.pool_kernel[(frames, splits)](
-        *call.pointers, call.unit if hidden is None else hidden.to(torch.int8).contiguous(),
-        digits, worth, out, extremes, scores, lse, num_tokens, rows, splits, tiles_of_split,
-        *strides, low_weight, HIDES=hidden is not None, WHOLE=splits == 1, **constants,
+    kernels.pool_kernel[(frames * groups, splits)](
+        *call.pointers, worth if hidden is None else hidden.contiguous().view(torch.int8),
+        digits, worth, out, extremes, scores, lse, num_tokens, rows, groups, splits,
+        tiles_of_split, int(varies), LOW_WEIGHT.get(call.dtype, 1.0), HIDES=hidden is not None,
+        WHOLE=splits == 1, **call.constants(sizes),
     )  # fmt: skip
     if splits == 1:
         return out[:, 0], scores, lse
@@ -205,28 +194,27 @@ def _pool_group(
     return (out * (top - lse[:, None]).exp()[..., None]).sum(1), scores, lse
 
 
-def _backward_group(
-    call: _Call, operands: tuple[Tensor, ...], shared: bool, programs: int | None, sizes: Sizes
-) -> Tensor:
-    gradient, pooled, scores, lse = operands
+def _pool_backward(
+    call: _Call, gradient: Tensor, outputs: tuple[Tensor, Tensor, Tensor], shared: bool,
+    programs: int | None, sizes: Sizes,
+) -> Tensor:  # fmt: skip
+    pooled, scores, lse = (part.contiguous() for part in outputs)
     frames, rows, width = gradient.shape
     num_tokens = scores.shape[-1]
-    constants = call.constants(sizes)
-    digits, worth, low_weight = split_digits(
-        gradient, call.codes[0].dtype, len(call.codes), constants["BE"]
+    digits, worth, delta = split_digits(
+        gradient.float().contiguous(), call.dtype, len(call.codes), pooled
     )
-    tiles = triton.cdiv(num_tokens, sizes.tokens)
+    tiles, groups = triton.cdiv(num_tokens, sizes.tokens), triton.cdiv(rows, GROUP)
     units = frames * tiles
     if shared:
-        count = min(units, programs or call.num_multiprocessors * sizes.programs)
-        of_program = triton.cdiv(units, count)
+        fill = triton.cdiv(call.num_multiprocessors * sizes.programs, groups)
+        of_program = triton.cdiv(units, min(units, programs or fill))
     else:
         of_program = tiles
     count = triton.cdiv(units, of_program)
     out = torch.empty(count, rows, width, device=gradient.device)
-    delta = (pooled * gradient).sum(-1).contiguous()
-    kernels.pool_backward_kernel[(count,)](
-        *call.pointers, digits, worth, scores.contiguous(), lse.contiguous(), delta, out,
-        num_tokens, rows, tiles, units, of_program, low_weight, **constants,
+    kernels.pool_backward_kernel[(count * groups,)](
+        *call.pointers, digits, worth, scores, lse, delta, out, num_tokens, rows, groups, tiles,
+        units, of_program, LOW_WEIGHT.get(call.dtype, 1.0), **call.constants(sizes),
     )  # fmt: skip
     return out.sum(0) if shared else out

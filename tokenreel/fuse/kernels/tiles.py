@@ -6,7 +6,7 @@ The letters are those of :mod:`tokenreel.fuse.kernels.triton`.
 import triton
 import triton.language as tl
 
-__all__ = ["accumulate", "empty_blocks", "empty_rows", "products", "store_sums"]
+__all__ = ["accumulate", "empty_blocks", "products", "store_sums"]
 
 
 @triton.jit
@@ -22,14 +22,17 @@ def _pick(first, second, third, fourth, i: tl.constexpr):
 
 
 @triton.jit
-def _dequantise(x, DT: tl.constexpr, ASM: tl.constexpr):
-    # ASM gives 1152 + x exactly; the caller takes 1152 times the weights' sum off again.  Without
-    # is_pure=False the conversion moves behind the change of layout, and loads become byte-wise.
-    if ASM:
+def _widen(x, I8: tl.constexpr, DT: tl.constexpr, INTERPRET: tl.constexpr):
+    # int8 to float16, exactly, in five instructions for four codes: a byte after 0x64 is 1024 + it
+    # in float16, so permuted bytes are 1152 + x.  1152 goes off at once: matrix units round their
+    # sums towards zero, and a sum of 1152 for each token would show it.  Without is_pure=False the
+    # conversion moves behind the change of layout, and loads become byte-wise.
+    if I8 and not INTERPRET:
         return tl.inline_asm_elementwise(
-            "{ .reg .b32 t; xor.b32 t, $2, 0x80808080; prmt.b32 $0, t, 0x64646464, 0x4140; "
-            "prmt.b32 $1, t, 0x64646464, 0x4342; }",
-            "=r,=r,r",
+            "{ .reg .b32 t, c; mov.b32 c, 0x64806480; xor.b32 t, $2, 0x80808080; "
+            "prmt.b32 $0, t, 0x64646464, 0x4140; prmt.b32 $1, t, 0x64646464, 0x4342; "
+            "sub.rn.f16x2 $0, $0, c; sub.rn.f16x2 $1, $1, c; }",
+            "=&r,=&r,r",
             [x],
             dtype=tl.float16,
             is_pure=False,
@@ -40,22 +43,11 @@ def _dequantise(x, DT: tl.constexpr, ASM: tl.constexpr):
 
 
 @triton.jit
-def _dot(a, b, c, PRECISION: tl.constexpr, UP: tl.constexpr):
-    if UP:
+def _dot(a, b, c, PRECISION: tl.constexpr, INTERPRET: tl.constexpr):
+    if INTERPRET:  # whose dot takes bfloat16 for raw bits
         return tl.dot(a.to(tl.float32), b.to(tl.float32), c, input_precision="ieee")
     else:
         return tl.dot(a, b, c, input_precision=PRECISION)
-
-
-@triton.jit
-def _stack(high, BE: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr, DT: tl.constexpr):
-    # (BE, BN) float32 to (R, BN): rows [0, BE) the value in DT, [BE, 2 BE) what that left over.
-    rounded = high.to(DT)
-    if SPLIT:
-        low = (high - rounded.to(tl.float32)).to(DT)
-        return tl.reshape(tl.permute(tl.join(rounded, low), [2, 0, 1]), [2 * BE, BN])
-    else:
-        return rounded
 
 
 @triton.jit
@@ -67,15 +59,6 @@ def _merge(rows, low_weight, BE: tl.constexpr, WIDTH: tl.constexpr, SPLIT: tl.co
         return tl.sum(halves * weight[:, None, None], 0)
     else:
         return rows
-
-
-@triton.jit
-def _twice(row, R: tl.constexpr, SPLIT: tl.constexpr):
-    # (BE,) to (R,): the same factor for high and low rows.
-    if SPLIT:
-        return tl.reshape(tl.permute(tl.join(row, row), [1, 0]), [R])
-    else:
-        return row
 
 
 @triton.jit
@@ -94,50 +77,66 @@ def _tile(x, n0, num_tokens, i, D: tl.constexpr, BD: tl.constexpr, BN: tl.conste
 
 
 @triton.jit
-def _rows(q, i, D: tl.constexpr, BD: tl.constexpr, R: tl.constexpr):
-    rows = tl.arange(0, R)
+def _rows(digits, first, num_rows, i, D: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr,
+          R: tl.constexpr):  # fmt: skip
+    # (R, BD) of digits (R / BE, num_rows, D): high ones of BE rows from the first, then low ones.
+    at = tl.arange(0, R)
+    rows = first + at % BE
     channels = i * BD + tl.arange(0, BD)
-    at = q + rows[:, None] * D + channels[None, :]
+    mask = (rows < num_rows)[:, None]
     if D % BD != 0:
-        return tl.load(at, mask=(channels < D)[None, :], other=0)
-    else:
-        return tl.load(at)
+        mask = mask & (channels < D)[None, :]
+    at = digits + ((at // BE) * num_rows + rows)[:, None] * D + channels[None, :]
+    return tl.load(at, mask=mask, other=0)
 
 
 @triton.jit
-def _contract(x, q, n0, num_tokens, D: tl.constexpr, BD: tl.constexpr, ND: tl.constexpr,
-              BN: tl.constexpr, R: tl.constexpr, I8: tl.constexpr, PRECISION: tl.constexpr,
-              UP: tl.constexpr):  # fmt: skip
-    # (R, BN) float32: rows of q times tokens of the tile, over the channels of a layer.
+def _contract(x, digits, n0, num_tokens, first, num_rows, D: tl.constexpr, BD: tl.constexpr,
+              ND: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr, R: tl.constexpr,
+              I8: tl.constexpr, PRECISION: tl.constexpr, INTERPRET: tl.constexpr):  # fmt: skip
+    # (R, BN) float32: digits times tokens of the tile, over the channels of a layer.
     if I8:
         total = tl.zeros([R, BN], tl.int32)
         for i in range(ND):
             tile = _tile(x, n0, num_tokens, i, D, BD, BN, False)
-            total = tl.dot(_rows(q, i, D, BD, R), tl.trans(tile), total, out_dtype=tl.int32)
+            rows = _rows(digits, first, num_rows, i, D, BD, BE, R)
+            total = tl.dot(rows, tl.trans(tile), total, out_dtype=tl.int32)
         return total.to(tl.float32)
     else:
         total = tl.zeros([R, BN], tl.float32)
         for i in range(ND):
             tile = _tile(x, n0, num_tokens, i, D, BD, BN, False)
-            total = _dot(_rows(q, i, D, BD, R), tl.trans(tile), total, PRECISION, UP)
+            rows = _rows(digits, first, num_rows, i, D, BD, BE, R)
+            total = _dot(rows, tl.trans(tile), total, PRECISION, INTERPRET)
         return total
 
 
 @triton.jit
-def products(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, q, q_scale, frame, n0,
-              num_tokens, low_weight, L: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
-              ND: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr, R: tl.constexpr,
-              SPLIT: tl.constexpr, I8: tl.constexpr, PRECISION: tl.constexpr,
-              UP: tl.constexpr):  # fmt: skip
-    # (BE, BN) float32: the first sweep over all layers.
-    rows = tl.arange(0, BE)
+def _power_below(peak):
+    # A power of two that brings the peak into [1/2, 1).
+    exponent = tl.maximum(peak, 1e-30).to(tl.int32, bitcast=True) >> 23
+    return (tl.maximum(253 - exponent, 1) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def products(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, digits, worth, frame, n0,
+             num_tokens, first, num_rows, low_weight, L: tl.constexpr, D: tl.constexpr,
+             BD: tl.constexpr, ND: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr,
+             SPLIT: tl.constexpr, I8: tl.constexpr, PRECISION: tl.constexpr,
+             INTERPRET: tl.constexpr):  # fmt: skip
+    # (BE, BN) float32: the first sweep, rows from the first times tokens, over all layers.
+    R: tl.constexpr = BE * 2 if SPLIT else BE
+    rows = first + tl.arange(0, BE)
     tokens = n0 + tl.arange(0, BN)
     total = tl.zeros([BE, BN], tl.float32)
     for layer in tl.static_range(L):
         x = _pick(x0, x1, x2, x3, layer) + frame * _pick(fs0, fs1, fs2, fs3, layer)
-        part = _contract(x, q + layer * R * D, n0, num_tokens, D, BD, ND, BN, R, I8, PRECISION, UP)
+        own = digits + layer * (R // BE) * num_rows * D
+        part = _contract(x, own, n0, num_tokens, first, num_rows, D, BD, ND, BN, BE, R, I8,
+                         PRECISION, INTERPRET)  # fmt: skip
         part = _merge(part, low_weight, BE, BN, SPLIT)
-        part = part * tl.load(q_scale + layer * BE + rows)[:, None]
+        scale = tl.load(worth + layer * num_rows + rows, mask=rows < num_rows, other=0.0)
+        part = part * scale[:, None]
         if I8:
             at = _pick(s0, s1, s2, s3, layer) + frame * num_tokens + tokens
             part = part * tl.load(at, mask=tokens < num_tokens, other=0.0)[None, :]
@@ -146,65 +145,55 @@ def products(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, q, q_scale, fra
 
 
 @triton.jit
-def accumulate(sums, offsets, weights, keep, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3,
-                unit, frame, n0, num_tokens, L: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
-                ND: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr, R: tl.constexpr,
-                SPLIT: tl.constexpr, I8: tl.constexpr, DT: tl.constexpr, ASM: tl.constexpr,
-                PRECISION: tl.constexpr, UP: tl.constexpr):  # fmt: skip
+def accumulate(sums, weights, keep, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3,
+               peaks, frame, n0, num_tokens, L: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
+               ND: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr, SPLIT: tl.constexpr,
+               I8: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
+               INTERPRET: tl.constexpr):  # fmt: skip
     # The second sweep: sums * keep + weights @ tile, for each block of channels of each layer.
+    # Channels are the rows of these products and rows of attention the columns, of which a matrix
+    # unit needs only 8: weights' low halves have products of their own, and sums no padding.
     tokens = n0 + tl.arange(0, BN)
-    kept = _twice(keep, R, SPLIT)
     new_sums = ()
-    new_offsets = ()
     for layer in tl.static_range(L):
         x = _pick(x0, x1, x2, x3, layer) + frame * _pick(fs0, fs1, fs2, fs3, layer)
         own = weights
         if I8:
             at = _pick(s0, s1, s2, s3, layer) + frame * num_tokens + tokens
-            scale = tl.load(at, mask=tokens < num_tokens, other=0.0) * tl.load(unit + layer)
-            own = own * scale[None, :]
-        stacked = _stack(own, BE, BN, SPLIT, DT)
-        if ASM:
-            total = tl.sum(stacked.to(tl.float32), 1)
-            new_offsets = new_offsets + (offsets[layer] * kept + total,)
+            scale = tl.load(at, mask=tokens < num_tokens, other=0.0)
+            own = own * (scale * _power_below(tl.load(peaks + layer)))[None, :]
+        own = tl.trans(own)
+        high = own.to(DT)
+        low = (own - high.to(tl.float32)).to(DT)
         for i in tl.static_range(ND):
-            tile = _dequantise(_tile(x, n0, num_tokens, i, D, BD, BN, True), DT, ASM)
-            former = sums[layer * ND + i] * kept[:, None]
-            new_sums = new_sums + (_dot(stacked, tile, former, PRECISION, UP),)
-    return new_sums, new_offsets
+            tile = _widen(_tile(x, n0, num_tokens, i, D, BD, BN, True), I8, DT, INTERPRET)
+            block = sums[layer * ND + i] * keep[None, :]
+            block = _dot(tl.trans(tile), high, block, PRECISION, INTERPRET)
+            if SPLIT:
+                block = _dot(tl.trans(tile), low, block, PRECISION, INTERPRET)
+            new_sums = new_sums + (block,)
+    return new_sums
 
 
 @triton.jit
-def store_sums(out, sums, offsets, factor, unit, num_rows, L: tl.constexpr, D: tl.constexpr,
-                BD: tl.constexpr, ND: tl.constexpr, BE: tl.constexpr, SPLIT: tl.constexpr,
-                I8: tl.constexpr, ASM: tl.constexpr):  # fmt: skip
-    # Rows of `out`, (E, L * D), times factor (BE,).
-    rows = tl.arange(0, BE)
+def store_sums(out, sums, factor, peaks, first, num_rows, L: tl.constexpr, D: tl.constexpr,
+               BD: tl.constexpr, ND: tl.constexpr, BE: tl.constexpr, I8: tl.constexpr):  # fmt: skip
+    # Rows of `out`, (E, L * D), from the first on, times factor (BE,).
+    rows = first + tl.arange(0, BE)
     for layer in tl.static_range(L):
         scale = factor
         if I8:
-            scale = scale / tl.load(unit + layer)
+            scale = scale / _power_below(tl.load(peaks + layer))
         for i in tl.static_range(ND):
-            block = sums[layer * ND + i]
-            if ASM:
-                block = block - 1152.0 * offsets[layer][:, None]
-            merged = _merge(block, 1.0, BE, BD, SPLIT) * scale[:, None]
             channels = i * BD + tl.arange(0, BD)
-            at = out + rows[:, None] * (L * D) + (layer * D + channels)[None, :]
-            tl.store(at, merged, mask=(rows < num_rows)[:, None] & (channels < D)[None, :])
+            at = out + rows[None, :] * (L * D) + (layer * D + channels)[:, None]
+            mask = (rows < num_rows)[None, :] & (channels < D)[:, None]
+            tl.store(at, sums[layer * ND + i] * scale[None, :], mask=mask)
 
 
 @triton.jit
-def empty_blocks(COUNT: tl.constexpr, R: tl.constexpr, BD: tl.constexpr):
+def empty_blocks(COUNT: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr):
     blocks = ()
     for _ in tl.static_range(COUNT):
-        blocks = blocks + (tl.zeros([R, BD], tl.float32),)
-    return blocks
-
-
-@triton.jit
-def empty_rows(COUNT: tl.constexpr, R: tl.constexpr):
-    blocks = ()
-    for _ in tl.static_range(COUNT):
-        blocks = blocks + (tl.zeros([R], tl.float32),)
+        blocks = blocks + (tl.zeros([BD, BE], tl.float32),)
     return blocks
