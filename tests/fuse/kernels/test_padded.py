@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.fuse.kernels.cases import error
 from tokenreel.fuse.config import TemporalConfig
@@ -63,6 +64,43 @@ def test_packed_keys_give_the_same(monkeypatch, mask):
     heads = make_heads(valid)
     found = padded_attention(*heads, Padding.of(valid, 2, torch.device("cpu")))
     assert error(found, attend_slowly(*heads, valid, 2)) < 1e-14
+
+
+def on_gpu(*shape, dtype=torch.bfloat16):
+    return torch.empty(*shape, device="cuda", dtype=dtype)
+
+
+def test_torch_takes_what_the_packed_form_hands_over(monkeypatch):
+    """Its own checks of arguments, and the shape it promises, for a GPU that is not here."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    with FakeTensorMode():
+        heads = [on_gpu(3, 120, 4, 32) for _ in range(3)]
+        padding = Padding(
+            longest=100, size=120, may_attend=on_gpu(3, 1, 1, 120, dtype=torch.bool),
+            starts=on_gpu(4, dtype=torch.int32), key_starts=on_gpu(4, dtype=torch.int32),
+            valid_index=on_gpu(250, dtype=torch.int64),
+        )  # fmt: skip
+        out = padded.attend_packed(*heads, padding)
+    assert out.shape == (3, 120, 4, 32)
+    assert out.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype", "capability", "takes"),
+    [
+        (32, torch.bfloat16, (8, 0), True),
+        (20, torch.float16, (9, 0), False),  # torch pads to a multiple of 8 for others alone
+        (256, torch.float16, (8, 9), False),
+        (32, torch.float32, (9, 0), False),
+        (32, torch.bfloat16, (7, 5), False),
+    ],
+)
+def test_packed_keys_are_for_heads_that_torch_takes(
+    monkeypatch, channels, dtype, capability, takes
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    with FakeTensorMode():
+        assert padded.takes_packed_keys(on_gpu(1, 5, 2, channels, dtype=dtype)) == takes
 
 
 def test_nothing_padded_needs_no_mask(monkeypatch):

@@ -91,19 +91,23 @@ def padded_attention(query: Tensor, key: Tensor, value: Tensor, padding: Padding
 def takes_packed_keys(query: Tensor) -> bool:
     """Whether torch's attention over sequences of different lengths can take these queries.
 
-    It is for CUDA from compute capability 8.0, in half precisions.
+    It is for CUDA from compute capability 8.0, in half precisions; channels of a head a multiple of
+    8 (torch pads them for its masked form alone), and few enough for a gradient on every GPU.
     """
     if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16):
         return False
-    return query.shape[-1] <= 256 and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    channels = query.shape[-1]
+    if channels % 8 or channels > 192:
+        return False
+    return torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def attend_packed(query: Tensor, key: Tensor, value: Tensor, padding: Padding) -> Tensor:
     """All queries against the valid keys, sequences end to end; shapes as above."""
     out = varlen_attn(
         query.flatten(0, 1),
-        key.flatten(0, 1)[padding.valid_index],
-        value.flatten(0, 1)[padding.valid_index],
+        key.flatten(0, 1).index_select(0, padding.valid_index),  # its gradient sorts no index
+        value.flatten(0, 1).index_select(0, padding.valid_index),
         padding.starts,
         padding.key_starts,
         padding.size,
