@@ -167,7 +167,7 @@ def a_score(run, task, value, *, fraction=1.0, action=MEAN):
 
 
 def test_the_table_has_mean_and_2_std_in_the_units_of_the_papers_beside_the_published_value():
-    row = Row("r", (), "MV-Former", {"classification": (94.21, 0.04), "tau": (0.989, None)})
+    row = Row("r", (), "MV-Former", {"classification": (94.21, 0.04), "tau": (0.989, 0.0004)})
     scores = [
         a_score("r-seed0", "classification", 0.5),
         a_score("r-seed1", "classification", 0.7),
@@ -181,7 +181,10 @@ def test_the_table_has_mean_and_2_std_in_the_units_of_the_papers_beside_the_publ
     assert missing == ["r-seed1: tau: undefined"]
     lines = format_ablation([row], values, scores).splitlines()
     assert lines[0].split() == ["row", "classification", "published", "tau", "published"]
-    assert " ".join(lines[1].split()) == "1 MV-Former 60.00 +- 20.00 94.21 +- 0.04 0.250 0.989"
+    assert (
+        " ".join(lines[1].split())
+        == "1 MV-Former 60.00 +- 20.00 94.21 +- 0.04 0.250 0.989 +- 0.0004"
+    )
     assert "over 1 or 2 seed(s)" in lines[2]
     assert lines[3] == "weights of the backbone: random:0; augmentation: none"
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenreel.evaluate.table import MEAN, Score
+from tokenreel.pipeline.recipes.base import IN_PERCENT, as_printed
 
 __all__ = ["Row", "Values", "ablation_csv", "format_ablation", "values_of_rows"]
 
@@ -16,7 +17,6 @@ TASKS = (
     "classification@10%", "classification@50%", "classification", "progression", "tau", "ap@5",
     "ap@10", "ap@15",
 )  # fmt: skip
-PERCENT = ("classification", "ap@")  # how the tasks begin that are in percent in the papers
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def values_of_rows(
         is_share = is_learned and score.fraction != whole
         task = f"{score.task}@{score.fraction:.0%}" if is_share else score.task
         row, seed = rows[score.run]
-        factor = 100 if task.startswith(PERCENT) else 1
+        factor = 100 if task.startswith(IN_PERCENT) else 1
         by_seed.setdefault((row, task, seed), []).append(score.value * factor)
     values: Values = {}
     for (row, task, _), of_runs in by_seed.items():
@@ -94,7 +94,8 @@ def format_ablation(rows: Sequence[Row], values: Values, scores: Sequence[Score]
         for task in tasks:
             own = values.get(row, {}).get(task, [])
             cells.append(_pair(_mean_and_spread(own), task) if own else "-")
-            cells.append(_pair(row.published[task], task) if task in row.published else "-")
+            given = row.published.get(task)
+            cells.append("-" if given is None else as_printed(task, *given))
         lines.append(cells)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
@@ -134,7 +135,7 @@ def _mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def _pair(pair: tuple[float, float | None], task: str) -> str:
-    digits = 2 if task.startswith(PERCENT) else 3
+    digits = 2 if task.startswith(IN_PERCENT) else 3
     mean, spread = pair
     return f"{mean:.{digits}f}" + ("" if spread is None else f" +- {spread:.{digits}f}")
 

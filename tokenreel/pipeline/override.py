@@ -27,7 +27,9 @@ def nearest(word: str, known: Iterable[str], *, count: int = 1) -> str:
     >>> nearest("carl-pen", ["carl-penn", "carl-pouring", "sample"], count=2)
     ', did you mean carl-penn or carl-pouring?'
     """
-    close = difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=count, cutoff=0.7)  # of several, the very near
+    close = close or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f", did you mean {' or '.join(close)}?" if close else ""
 
 

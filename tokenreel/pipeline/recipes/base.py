@@ -9,7 +9,10 @@ from typing import Literal
 from tokenreel.cache.recipe import StoreRecipe
 from tokenreel.fuse.config import FuseConfig
 
-__all__ = ["Published", "Recipe", "by_labels", "describe", "documented", "percent"]
+__all__ = [
+    "IN_PERCENT", "Published", "Recipe", "as_printed", "by_labels", "describe", "documented",
+    "percent",
+]  # fmt: skip
 
 Published = Mapping[str, tuple[float, float | None]]
 
@@ -119,13 +122,25 @@ def describe(name: str, make: Callable[[], Recipe]) -> str:
     return "\n".join([name, *(f"    {line}" for line in lines)])
 
 
+def as_printed(task: str, mean: float, spread: float | None) -> str:
+    """A published number: percent with two digits, 0 to 1 with three, or more where it has more.
+
+    >>> as_printed("classification", 94.21, 0.04), as_printed("tau", 0.992, 0.0004)
+    ('94.21 +- 0.04', '0.992 +- 0.0004')
+    """
+    digits = 2 if task.startswith(IN_PERCENT) else 3
+    parts = [
+        f"{number:.{digits}f}" if round(number, digits) == number else str(number)
+        for number in (mean, spread)
+        if number is not None
+    ]
+    return " +- ".join(parts)
+
+
 def _numbers(published: Published) -> str:
-    parts = []
-    for task, (mean, spread) in published.items():
-        digits = 2 if task.startswith(IN_PERCENT) else 3
-        text = f"{task} {mean:.{digits}f}"
-        parts.append(text if spread is None else f"{text} +- {spread:.{digits}f}")
-    return ", ".join(parts)
+    return ", ".join(
+        f"{task} {as_printed(task, mean, spread)}" for task, (mean, spread) in published.items()
+    )
 
 
 def _sampling(config: FuseConfig) -> str:
