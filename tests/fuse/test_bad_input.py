@@ -14,7 +14,7 @@ from tokenreel.cache.reader import open_store
 from tokenreel.fuse import run as run_module
 from tokenreel.fuse.config import AugmentConfig, DataConfig, FuseConfig, OptimConfig, PoolingConfig
 from tokenreel.fuse.embed import embed_run
-from tokenreel.fuse.loss_config import CrossEntropyConfig, TccConfig
+from tokenreel.fuse.loss_config import CrossEntropyConfig, TccConfig, VspConfig
 from tokenreel.fuse.needs import require_store
 from tokenreel.fuse.objective import batch_loss
 from tokenreel.fuse.train import train
@@ -57,6 +57,10 @@ def bare(tmp_path_factory):
             r"loss\.name=cross_entropy learns phases, \S+ has 0: .*tokenreel data check",
         ),
         (
+            tiny_config(loss=VspConfig(supervision="phase")),
+            r"loss\.name=vsp learns phases, \S+ has 0: .*tokenreel data check",
+        ),
+        (
             tiny_config(loss=TccConfig()),
             r"loss\.name=tcc aligns two clips of one action, .* no known action",
         ),
@@ -69,7 +73,17 @@ def bare(tmp_path_factory):
             r"data\.views=all wants augmented views.*`extract run tiny views=2 --out STORE`",
         ),
     ],
-    ids=["layers", "cls", "dynamic", "frozen-cls", "labels", "actions", "action", "views"],
+    ids=[
+        "layers",
+        "cls",
+        "dynamic",
+        "frozen-cls",
+        "labels",
+        "phases",
+        "actions",
+        "action",
+        "views",
+    ],
 )
 def test_what_a_store_lacks_is_told_with_the_command_before_a_folder_is_made(
     bare, tmp_path, config, message
@@ -137,7 +151,10 @@ def test_a_run_of_another_model_cannot_be_started_from_and_the_fields_are_listed
 
 def test_a_run_goes_on_from_the_weights_of_another_on_another_store(store, smaller_store, tmp_path):
     run(tiny_config(), store, tmp_path / "first")
-    config = tiny_config(init=str(tmp_path / "first"), optim=OptimConfig(epochs=1, lr=1e-12))
+    config = tiny_config(
+        init=str(tmp_path / "first"), optim=OptimConfig(epochs=1, lr=1e-12),
+        data=DataConfig(num_frames=10, batch_clips=2),  # positions have no weights
+    )  # fmt: skip
     run(config, smaller_store, tmp_path / "second")
     first, second = (
         torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"]
@@ -226,3 +243,12 @@ def test_what_only_training_needs_is_not_asked_of_a_store_that_is_embedded(store
     without_train = write_store(tmp_path / "val", train=0)
     embed_run(tmp_path / "run", without_train, tmp_path / "val.h5", device=CPU, progress=False)
     assert [c.clip_id for c in read_embeddings(tmp_path / "val.h5").clips] == ["val0", "val1"]
+
+
+def test_a_run_of_one_action_does_not_embed_a_store_without_it(tmp_path):
+    two = write_store(tmp_path / "two", train=4, actions=("lift", "dance"))
+    data = DataConfig(num_frames=6, batch_clips=2, action="lift")
+    run(tiny_config(data=data, optim=OptimConfig(epochs=1)), two, tmp_path / "run")
+    other = write_store(tmp_path / "other", actions=("jump",))
+    with pytest.raises(UsageError, match=r"no clip of the action data\.action=lift"):
+        embed_run(tmp_path / "run", other, tmp_path / "e.h5", device=CPU, progress=False)

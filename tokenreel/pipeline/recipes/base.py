@@ -105,7 +105,7 @@ def documented(name: str, make: Callable[[], Recipe]) -> Callable[[], Recipe]:
         "source": f"{recipe.source} ({recipe.label})" if recipe.source else "",
         "published": _numbers(recipe.published) or recipe.unpublished or "nothing",
         "first weights": f"a run of {recipe.begins_from}" if recipe.begins_from else "",
-        "backbone of the paper": recipe.backbone,
+        "backbone of the paper": recipe.backbone and f"{recipe.backbone}, pre-trained by BYOL",
         "sampling": _sampling(recipe.fuse),
         recipe.status: recipe.differs
         or {"exact": "the published system"}.get(recipe.status, "ours"),
