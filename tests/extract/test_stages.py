@@ -90,6 +90,19 @@ def test_what_is_dropped_is_discarded_and_the_item_in_work_is_finished():
     assert (done, discarded) == ([0], [1, 2])
 
 
+def test_an_error_while_discarding_blocks_nobody_and_the_first_error_is_told():
+    def fail(number):
+        raise OSError(f"device lost at {number}")
+
+    def put_ten():
+        with Stage("s", fail, depth=1, discard=fail) as stage:
+            for number in range(10):
+                stage.put(number)
+
+    with pytest.raises(OSError, match="device lost at 0"):
+        put_ten()
+
+
 def test_lanes_keep_the_order_of_a_clip_and_always_call_what_follows():
     done, followed = {0: [], 1: [], 2: []}, []
     with WriteLanes(2) as lanes:

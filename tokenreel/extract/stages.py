@@ -76,7 +76,10 @@ class Stage(Generic[T]):
             Exception: what an earlier item raised: a full disk, a GPU out of memory.
         """
         if self._error is not None:
-            self._discard(item)
+            try:
+                self._discard(item)
+            except Exception as error:  # the first error is the cause of it
+                raise self._error from error
             raise self._error
         self._items.put(item)
 
@@ -95,13 +98,10 @@ class Stage(Generic[T]):
             if not is_first:
                 self.idle_seconds += waited
             is_first = False
-            if self._dropping.is_set():
-                self._discard(item)
-                continue
             start = time.monotonic()
             try:
-                self._work(item)
+                (self._discard if self._dropping.is_set() else self._work)(item)
             except Exception as error:  # handed to the thread that puts, and to __exit__
-                self._error = error
+                self._error = self._error or error
                 self._dropping.set()
             self.busy_seconds += time.monotonic() - start
