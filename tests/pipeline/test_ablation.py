@@ -177,9 +177,10 @@ def test_the_table_has_mean_and_2_std_in_the_units_of_the_papers_beside_the_publ
         a_score("r-seed1", "tau", float("nan")),
         a_score("unknown", "tau", 0.5),
     ]
-    values, missing = values_of_rows(scores, {"r-seed0": (row, 0), "r-seed1": (row, 1)})
+    owners = {"r-seed0": (row, 0), "r-seed1": (row, 1)}
+    values, missing = values_of_rows(scores, owners)
     assert missing == ["r-seed1: tau: undefined"]
-    lines = format_ablation([row], values, scores).splitlines()
+    lines = format_ablation([row], values, scores, owners).splitlines()
     assert lines[0].split() == ["row", "classification", "published", "tau", "published"]
     assert (
         " ".join(lines[1].split())
@@ -265,9 +266,10 @@ def test_shares_of_the_labels_have_columns_where_the_paper_has_them():
     ]
     owners = {"a-seed0": (with_shares, 0), "b-seed0": (without, 0)}
     values, _ = values_of_rows(scores, owners)
-    whole = format_ablation([without], {without: values[without]}, scores).splitlines()
+    alone = {without: values[without]}
+    whole = format_ablation([without], alone, scores, owners).splitlines()
     assert whole[0].split() == ["row", "classification", "published"]
-    both = format_ablation([with_shares, without], values, scores).splitlines()
+    both = format_ablation([with_shares, without], values, scores, owners).splitlines()
     assert both[0].split() == [
         "row", "classification@10%", "published", "classification", "published",
     ]  # fmt: skip
@@ -277,3 +279,13 @@ def test_shares_of_the_labels_have_columns_where_the_paper_has_them():
     assert [line.split(",")[3] for line in lines[1:]] == [
         "classification@10%", "classification@50%", "classification",
     ]  # fmt: skip
+
+
+def test_the_table_says_which_row_had_which_augmentation(store, tmp_path):
+    words = ("sample", "frozen-mean", "augment.dropout=0,0.2", *SMALL)
+    out = call("ablate", *words, "--seeds", "1", "--store", store)
+    [line] = [line for line in out.splitlines() if "augmentation: " in line]
+    assert line.endswith(
+        "augmentation: none (sample augment.dropout=0, frozen-mean augment.dropout=0, "
+        "frozen-mean augment.dropout=0.2); of tokens: dropout 0.2 (sample augment.dropout=0.2)"
+    )

@@ -235,7 +235,7 @@ def _evaluate(
         progress=progress,
     )  # fmt: skip
     values, missing = values_of_rows(report.scores, owners)
-    text = "\n".join([format_ablation(rows, values, report.scores), *notes])
+    text = "\n".join([format_ablation(rows, values, report.scores, owners), *notes])
     make_directory(folder)
     write_whole(folder / "ablation.csv", ablation_csv(rows, values).encode())
     write_whole(folder / "ablation.txt", f"{text}\n".encode())

@@ -76,7 +76,12 @@ def values_of_rows(
     return values, missing
 
 
-def format_ablation(rows: Sequence[Row], values: Values, scores: Sequence[Score]) -> str:
+def format_ablation(
+    rows: Sequence[Row],
+    values: Values,
+    scores: Sequence[Score],
+    owners: Mapping[str, tuple[Row, int]],
+) -> str:
     """The table as text: mean +- 2 std over seeds (ddof=0, as the papers), published values beside.
 
     Shares of the labels have columns where the paper has them.
@@ -84,7 +89,9 @@ def format_ablation(rows: Sequence[Row], values: Values, scores: Sequence[Score]
     Args:
         rows: of the table, in order.
         values: what was measured.
-        scores: where it comes from: weights and augmentation are told below.
+        scores: where it comes from: weights and augmentation are told below, the augmentation of
+            each row where they differ.
+        owners: name of a run -> its row and seed.
     """
     published = {task for row in rows for task in row.published}
     tasks = [task for task in _tasks(rows, values) if "%" not in task or task in published]
@@ -102,7 +109,7 @@ def format_ablation(rows: Sequence[Row], values: Values, scores: Sequence[Score]
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
-    return "\n".join([*text, *_notes(values, scores)])
+    return "\n".join([*text, *_notes(values, scores, owners)])
 
 
 def ablation_csv(rows: Sequence[Row], values: Values) -> str:
@@ -140,13 +147,19 @@ def _pair(pair: tuple[float, float | None], task: str) -> str:
     return f"{mean:.{digits}f}" + ("" if spread is None else f" +- {spread:.{digits}f}")
 
 
-def _notes(values: Values, scores: Sequence[Score]) -> list[str]:
+def _notes(
+    values: Values, scores: Sequence[Score], owners: Mapping[str, tuple[Row, int]]
+) -> list[str]:
     counts = sorted({len(own) for by_task in values.values() for own in by_task.values()})
     seeds = " or ".join(map(str, counts)) or "no"
     weights = sorted({score.weights for score in scores})
-    augmentation = sorted({score.augmentation for score in scores})
+    labels: dict[str, dict[str, None]] = {}
+    for score in scores:
+        if score.run in owners:
+            labels.setdefault(score.augmentation, {})[owners[score.run][0].label] = None
+    told = [what if len(labels) == 1 else f"{what} ({', '.join(labels[what])})" for what in labels]
     return [
         f"mean +- 2 std (ddof=0) over {seeds} seed(s), averaged over actions; "
         "classification and AP in percent; published: as printed in the paper",
-        f"weights of the backbone: {', '.join(weights)}; augmentation: {', '.join(augmentation)}",
+        f"weights of the backbone: {', '.join(weights)}; augmentation: {'; '.join(told) or 'none'}",
     ]
