@@ -32,14 +32,9 @@ from tokenreel.fuse.source import TokenSource
 from tokenreel.fuse.standard import standardise
 
 __all__ = [
-    "Embedder",
-    "clip_context",
-    "embed_run",
-    "embed_together",
-    "load_run",
-    "pieces",
+    "Embedder", "clip_context", "embed_run", "embed_together", "load_run", "pieces",
     "require_backbone",
-]
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -176,10 +171,8 @@ def embed_together(
         if embedder.model is not None:
             embedder.model.eval()
     found: list[list[EmbeddedClip]] = [[] for _ in embedders]
-    records = [
-        record for record in source.store.records.values()
-        if any(is_of(embedder.config, record) for embedder in embedders)
-    ]  # fmt: skip
+    every = source.store.records.values()
+    records = [clip for clip in every if any(is_of(one.config, clip) for one in embedders)]
     for record in Progress(records, desc="embed", unit="clip", enabled=progress):
         about = _facts(source, record)
         own = [number for number, one in enumerate(embedders) if is_of(one.config, record)]
