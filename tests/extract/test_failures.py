@@ -118,6 +118,14 @@ def test_too_many_failures_end_the_run_and_leave_no_claim(root, tmp_path):
     assert list((tmp_path / "store" / "claims").iterdir()) == []
 
 
+def test_where_no_video_can_be_opened_few_are_in_quarantine_when_the_run_ends(tmp_path):
+    clips = tuple(Clip(f"c{number:02d}", f"{number}.mp4") for number in range(30))
+    config = CONFIG.model_copy(update={"max_failures": 2, "codec": "fp16"})
+    with pytest.raises(TokenReelError, match="3 clips failed, more than max_failures=2"):
+        extract_clips(Manifest("toy", tmp_path, clips), config, tmp_path / "s", progress=False)
+    assert len(read_failures(tmp_path / "s")) == 3
+
+
 def die_midway(pipe, memory_name, shape):
     """PyAV kills its process at frame 70 of a clip; decord does not."""
     whole = filling.fill_chunks

@@ -83,7 +83,7 @@ class ClipBook:
         are neighbours, in order of time, so that its index is read while it is remembered.
         """
         for clip in self._left_to_do():
-            if stopping.is_set():
+            if stopping.is_set() or self._fails_too_often():
                 return
             try:
                 source, info = self._sources.examine(clip.video, self._config.decoder)
@@ -100,6 +100,11 @@ class ClipBook:
                 yield job_for(
                     clip, self._manifest.root, self._config, self._recipe, skip_frames=skip
                 )
+
+    def _fails_too_often(self) -> bool:
+        """Whether the run is about to end: a disk that is gone must not put all in quarantine."""
+        limit = self._config.max_failures
+        return limit is not None and len(self._report.failed) > limit
 
     def _left_to_do(self) -> list[Clip]:
         """Clips that are neither committed nor in quarantine, in the order to do them."""

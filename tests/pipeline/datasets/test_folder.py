@@ -3,6 +3,7 @@
 import pytest
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.extract.video import VideoError, check_file
 from tokenreel.pipeline.datasets import load_dataset
 
 LABELS = "video,start_seconds,stop_seconds,phase\n"
@@ -164,3 +165,12 @@ def test_a_link_that_leaves_the_root_is_left_out_and_logged(tmp_path, caplog):
 def test_an_unknown_data_set_is_told_the_nearest(tmp_path):
     with pytest.raises(UsageError, match=r"no data set 'foldr', did you mean folder\?"):
         load_dataset("foldr", tmp_path, {})
+
+
+def test_a_link_to_itself_is_a_video_that_cannot_be_opened(tmp_path):
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    (tmp_path / "away.mp4").symlink_to("/nowhere/away.mp4")
+    manifest = load_dataset("folder", tmp_path, {})
+    assert [clip.video for clip in manifest.clips] == ["loop.mp4"]
+    with pytest.raises(VideoError, match="too many levels of symbolic links"):
+        check_file(tmp_path / "loop.mp4")

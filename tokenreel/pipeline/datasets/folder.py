@@ -11,6 +11,7 @@ video is a clip: of the split "train", "val" or "test" when its first folder is 
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -63,7 +64,7 @@ def _find_videos(root: Path) -> list[str]:
             continue
         if path.suffix.lower() not in VIDEO_SUFFIXES:
             others += path.is_file()
-        elif not path.resolve().is_relative_to(root.resolve()):
+        elif not Path(os.path.realpath(path)).is_relative_to(root.resolve()):  # of a loop, too
             log.warning("%s is a link that leaves the root: left out", name)
         else:
             found.append(name)
