@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenreel.cache.codec import Encoded, codec_recipe
+from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.reader import open_store
 from tokenreel.cache.recipe import StoreRecipe
@@ -46,18 +46,20 @@ def small_config(
     )  # fmt: skip
 
 
-def make_half_store(path: Path, *, grid: tuple[int, int], clips: int, frames: int) -> Path:
-    """A store of random fp16 tokens: three blocks, as wide as those of B/8."""
+def make_store(path: Path, codec: str, *, grid: tuple[int, int], clips: int, frames: int) -> Path:
+    """A store of random tokens: three blocks, as wide as those of B/8."""
     blocks, dim = (3, 7, 11), 768
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_normal((frames, grid[0] * grid[1], dim), np.float32)
+    calibration = calibrate(codec, dict.fromkeys(blocks, tokens[:2]), grid=grid)
     recipe = StoreRecipe(
         architecture="random", weights_sha256="0" * 64, blocks=blocks, grid=grid, dim=dim,
         image_size=(224, 224), transform={"name": "none"}, frames={"policy": "all"}, cls="none",
-        codec=codec_recipe("fp16"),
+        codec=codec_recipe(codec, calibration),
     )  # fmt: skip
-    create_store(path, recipe, made_with={}, calibration={})
-    shape = (frames, grid[0] * grid[1], dim)
-    tokens = np.random.default_rng(0).standard_normal(shape, np.float32).astype(np.float16)
-    encoded = {block: Encoded(tokens, None) for block in blocks}
+    create_store(path, recipe, made_with={}, calibration=calibration)
+    code = codec_from_recipe(recipe.codec, calibration)
+    encoded = {block: code.encode(tokens, block=block, grid=grid) for block in blocks}
     numbers = np.arange(frames)
     with StoreWriter(path, writer_id="bench") as writer:
         for index in range(clips):
@@ -110,10 +112,15 @@ def throttled(bytes_per_second: float) -> Iterator[None]:
 
 @contextmanager
 def peak_memory() -> Iterator[list[int]]:
-    """The most resident memory of the process inside, in bytes, in a list of one."""
+    """The most memory that the process takes inside beyond what it held before, in bytes."""
     found: list[int] = []
     Path("/proc/self/clear_refs").write_text("5")
+    before = _status_bytes("VmRSS")
     yield found
-    status = Path("/proc/self/status").read_text()
-    [line] = [x for x in status.splitlines() if x.startswith("VmHWM")]
-    found.append(int(line.split()[1]) * 1024)
+    found.append(_status_bytes("VmHWM") - before)
+
+
+def _status_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    [line] = [x for x in lines if x.startswith(field)]
+    return int(line.split()[1]) * 1024
