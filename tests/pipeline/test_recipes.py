@@ -8,6 +8,7 @@ from tokenreel.cache.reader import open_store
 from tokenreel.evaluate.config import EvaluateConfig, resolve
 from tokenreel.fuse.model import build_model
 from tokenreel.fuse.needs import blocks_of, for_store
+from tokenreel.fuse.sweep import train_together
 from tokenreel.pipeline.recipes import RECIPES, TABLES, describe, get_recipe
 from tokenreel.pipeline.training import make_job
 
@@ -135,3 +136,38 @@ def test_a_name_that_is_no_recipe_gets_the_near_ones_and_not_the_whole_list():
     )
     with pytest.raises(UsageError, match=r"no recipe 'sampl', did you mean sample"):
         make_job("sampl", [])
+
+
+SMALL = [
+    "data.num_frames=12", "data.batch_clips=2", "pooling.channels=8", "temporal.hidden=8",
+    "temporal.heads=2", "temporal.fc_width=8", "temporal.feed_forward=8", "temporal.embedding=4",
+]  # fmt: skip
+
+
+def test_every_recipe_trains_an_epoch_and_embeds(tmp_path):
+    runs = tmp_path / "runs"
+    stores = {
+        action: write_store(
+            tmp_path / action,
+            train=2,
+            val=1,
+            first_frames=13,
+            blocks=(3, 7, 9, 10, 11),
+            actions=(action,),
+        )
+        for action in ("gym99", "gym288", "act")
+    }
+
+    def job(name):
+        recipe = get_recipe(name)
+        words = [*SMALL, *(["optim.epochs=1"] if recipe.fuse.optim.epochs else [])]
+        words += ["data.action=act"] if recipe.per_action else []
+        words += [f"init={runs / recipe.begins_from}"] if recipe.begins_from else []
+        store = stores[recipe.fuse.data.action or "act"]
+        return make_job(name, words, store=store, out=runs / name)
+
+    begun = [name for name in RECIPES if get_recipe(name).begins_from]
+    for names in ([name for name in RECIPES if name not in begun], begun):
+        results = train_together([job(name) for name in names], device="cpu", progress=False)
+        assert [result.error for result in results] == [None] * len(names)
+        assert all(result.embeddings.exists() for result in results)

@@ -151,7 +151,10 @@ def _supervised() -> Recipe:
 
 
 def _c3d() -> Recipe:
-    """CARL's C3D: two 3D convolutions before the spatial pooling, in place of the transformer."""
+    """CARL's C3D: two 3D convolutions before the spatial pooling, in place of the transformer.
+
+    A step is for a GPU: 1 TFLOP forward on the 7 x 7 x 2048 map of a ResNet-50.
+    """
     words = ("pooling.kind=grid", "temporal.kind=conv3d", "temporal.layers=2")
     fuse = apply_overrides(late_fusion(), words, root="fuse")
     differs = (
