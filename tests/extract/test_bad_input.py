@@ -333,6 +333,24 @@ def test_damage_in_the_middle_never_loses_or_moves_a_frame(tmp_path, name):
     assert refused >= 5
 
 
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("length", [40, 300])
+def test_a_damaged_picture_of_motion_jpeg_is_refused_and_not_filled_up_with_grey(
+    tmp_path, length, decoder
+):
+    path = write(tmp_path / "a.mkv", codec="mjpeg", pix_fmt="yuvj420p", options={"q:v": "3"})
+    assert len(list(decode(path, decoder=decoder))) == NUM_FRAMES
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][7]
+        picture = bytes(packet)
+    data = path.read_bytes()
+    at = data.index(picture) + len(picture) // 2
+    path.write_bytes(data[:at] + bytes(length) + data[at + length :])
+    with pytest.raises(VideoError, match="Invalid data"):
+        for _ in decode(path, decoder=decoder):
+            pass
+
+
 def garbage_first(data):
     at = data.index(b"mdat") + 8
     data[at : at + 4000] = random.Random(0).randbytes(4000)

@@ -19,6 +19,7 @@ DECORD_LIMIT_BYTES = 2**30  # decord reads ahead without bound, so a whole video
 DECORD_REFUSES = {"av1"}  # its FFmpeg 4.1 has no decoder for it
 DECORD_REFUSES_CONTAINERS = {"mpegts"}  # hangs for ever on valid files
 SLOTTED_CONTAINERS = {"avi"}
+GREYING = {"mjpeg"}  # codecs of which FFmpeg fills a damaged frame up, and marks it as sound
 REPEATS_TOLERATED = 1e-6  # decord raises at the first frame it would fill with a neighbour
 
 
@@ -38,6 +39,8 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
     with container:
         stream = _video_stream(container)
         stream.thread_type = "NONE"
+        if stream.codec_context.name in GREYING:
+            stream.codec_context.options = {"err_detect": "explode"}
         yield container, stream
 
 

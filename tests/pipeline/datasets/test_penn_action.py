@@ -151,6 +151,14 @@ def test_a_frame_that_is_no_jpeg_is_named_and_fails_its_own_clip_alone(tmp_path,
     assert all((again.root / clip.video).is_file() for clip in again.clips)
 
 
+def test_a_picture_that_is_cut_short_is_named(tmp_path, jpegs):
+    root = make_published(tmp_path, jpegs)
+    picture = root / "frames" / "0001" / "000003.jpg"
+    picture.write_bytes(picture.read_bytes()[:-2])
+    manifest = load_dataset("penn_action", root, {})
+    assert any("0001, picture 3: a JPEG picture that is cut short" in n for n in manifest.notes)
+
+
 def test_a_video_that_lacks_a_frame_in_between_is_left_out(tmp_path, jpegs):
     root = make_published(tmp_path, jpegs)
     before = load_dataset("penn_action", root, {"pack": "no"})

@@ -43,7 +43,7 @@ def pack_jpegs(path: Path, pictures: Iterable[bytes], *, fps: int, where: str) -
         The number of frames.
 
     Raises:
-        UsageError: no picture, or one that is not a JPEG of the size of the first.
+        UsageError: no picture, or one that is not a whole JPEG of the size of the first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -53,6 +53,7 @@ def pack_jpegs(path: Path, pictures: Iterable[bytes], *, fps: int, where: str) -
         size: tuple[int, int] | None = None
         for count, data in enumerate(pictures, start=1):
             found = _jpeg_size(data, f"{where}, picture {count}")
+            _require_end(data, f"{where}, picture {count}")
             if size is None:
                 size = stream.width, stream.height = found
                 stream.pix_fmt = "yuvj420p"
@@ -79,3 +80,12 @@ def _jpeg_size(data: bytes, where: str) -> tuple[int, int]:
             return int.from_bytes(width, "big"), int.from_bytes(height, "big")
         at += 2 + length
     raise UsageError(f"{where}: not a JPEG picture")
+
+
+def _require_end(data: bytes, where: str) -> None:
+    """Raise unless the picture's data are followed by their end (EOI): decoders fill up with grey.
+
+    A thumbnail in the header ends in the same way, so it is looked for after the last scan (SOS).
+    """
+    if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise UsageError(f"{where}: a JPEG picture that is cut short")
