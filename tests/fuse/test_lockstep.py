@@ -170,6 +170,24 @@ def test_one_whose_loss_is_not_finite_leaves_and_the_others_end_as_alone(
     assert not bad.embeddings.exists()
 
 
+def test_one_whose_loss_cannot_be_computed_leaves_and_the_others_end_as_alone(
+    store, tmp_path, monkeypatch
+):
+    original = run_module.batch_loss
+
+    def broken(model, batch, config, **rest):
+        if config.loss.temperature == 0.5:
+            raise UsageError("this batch has no loss")
+        return original(model, batch, config, **rest)
+
+    configs = {name: some_configs()[name] for name in ("plain", "colder", "longer")}
+    train(configs["plain"], store=store, out=tmp_path / "alone", device="cpu", progress=False)
+    monkeypatch.setattr(run_module, "batch_loss", broken)
+    results = together(configs, store, tmp_path)
+    assert [str(result.error) for result in results] == ["None", "this batch has no loss", "None"]
+    assert_same_run(tmp_path / "plain", tmp_path / "alone")
+
+
 def test_a_run_that_cannot_start_is_told_and_the_others_go_on(store, tmp_path):
     train(tiny_config(seed=4), store=store, out=tmp_path / "taken", device="cpu", progress=False)
     results = together(

@@ -88,15 +88,18 @@ def _step(active: Sequence[Run], place: Place, batch: Batch) -> dict[Run, TokenR
     """Every run whose turn it is takes its step; those that failed, each with its error."""
     failed: dict[Run, TokenReelError] = {}
     due = [run for run in active if run.position == (place.epoch, place.step)]
+
+    def each(half: Callable[[Run], object]) -> None:
+        for run in [run for run in due if run not in failed]:
+            try:
+                half(run)
+            except TokenReelError as error:
+                log.error("%s", error)
+                failed[run] = error
+
     with share_attention([run.model for run in due], batch.frames) as attended:
-        for run in due:
-            run.backward(batch, attended.get(run.model))
-    for run in due:
-        try:
-            run.descend(batch)
-        except TokenReelError as error:
-            log.error("%s", error)
-            failed[run] = error
+        each(lambda run: run.backward(batch, attended.get(run.model)))
+    each(lambda run: run.descend(batch))
     return failed
 
 

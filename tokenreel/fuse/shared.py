@@ -84,14 +84,21 @@ class _Shared:
     outputs: list[tuple[Tensor, Tensor, Tensor]]
 
     def backward(self) -> None:
-        """From the gradients of what was attended to, those of the queries."""
-        gradients = [one.pooled.grad for one in self.attended.values()]
+        """From the gradients of what was attended to, where there are any, the queries' own."""
+        pooled = [one.pooled for one in self.attended.values()]
+        parts = [
+            (queries, one.grad.contiguous(), outputs)
+            for queries, one, outputs in zip(self.queries, pooled, self.outputs, strict=True)
+            if one.grad is not None
+        ]
+        if not parts:
+            return
+        queries, gradients, outputs = zip(*parts, strict=True)
         rows = pool_backward_each(
-            self.tokens.codes, [g.contiguous() for g in gradients if g is not None],
-            self.tokens.scales, self.outputs, shared=True,
-        )  # fmt: skip
-        for queries, gradient in zip(self.queries, rows, strict=True):
-            queries.backward(gradient)
+            self.tokens.codes, gradients, self.tokens.scales, outputs, shared=True
+        )
+        for own, gradient in zip(queries, rows, strict=True):
+            own.backward(gradient)
 
 
 def _attend(models: Sequence[FusionModel], tokens: CodedTokens) -> _Shared:
