@@ -254,3 +254,18 @@ def test_a_run_of_one_action_sees_and_embeds_the_clips_of_that_action_alone(tmp_
         {clip.clip_id for clip in read_embeddings(result.embeddings).clips} for result in results
     ]
     assert embedded == [seen["lift"] | {"val0", "val2"}, seen["dance"] | {"val1"}]
+
+
+def test_models_of_different_actions_that_are_embedded_together_get_their_own_clips(tmp_path):
+    path = write_store(tmp_path / "s", train=4, val=2, actions=("lift", "dance"))
+    untrained = [  # they need no stream, so they are one group
+        tiny_config(data=DataConfig(num_frames=6, action=action), optim=OptimConfig(epochs=0))
+        for action in ("lift", "dance", None)
+    ]
+    jobs = [Job(config, path, tmp_path / str(n)) for n, config in enumerate(untrained)]
+    embedded = [
+        {clip.clip_id for clip in read_embeddings(result.embeddings).clips}
+        for result in train_together(jobs, device="cpu", progress=False)
+    ]
+    lift, dance = {"train0", "train2", "val0"}, {"train1", "train3", "val1"}
+    assert embedded == [lift, dance, lift | dance]
