@@ -190,6 +190,16 @@ def test_the_table_has_mean_and_2_std_in_the_units_of_the_papers_beside_the_publ
     assert lines[3] == "weights of the backbone: random:0; augmentation: none"
 
 
+def test_columns_of_published_values_are_left_out_where_no_row_has_one():
+    row = Row("r", (), "sample", {})
+    scores = [a_score("r-seed0", "classification", 0.5)]
+    values, _ = values_of_rows(scores, {"r-seed0": (row, 0)})
+    lines = format_ablation([row], values, scores, {"r-seed0": (row, 0)}).splitlines()
+    assert [line.split() for line in lines[:2]] == [
+        ["row", "classification"], ["1", "sample", "50.00"],
+    ]  # fmt: skip
+
+
 def test_a_name_too_long_for_a_file_is_cut_and_stays_its_own():
     words = [f"data.num_frames={i}" for i in range(40)]
     one, other = (run_name("sample", [*words, f"optim.epochs={i}"], 0) for i in (1, 2))

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -84,7 +83,7 @@ def format_ablation(
 ) -> str:
     """The table as text: mean +- 2 std over seeds (ddof=0, as the papers), published values beside.
 
-    Shares of the labels have columns where the paper has them.
+    Shares of the labels have columns where the paper has them, published values where one does.
 
     Args:
         rows: of the table, in order.
@@ -95,14 +94,17 @@ def format_ablation(
     """
     published = {task for row in rows for task in row.published}
     tasks = [task for task in _tasks(rows, values) if "%" not in task or task in published]
-    lines = [["", "row", *itertools.chain.from_iterable((task, "published") for task in tasks)]]
+    lines = [["", "row"]]
+    for task in tasks:
+        lines[0] += [task, "published"] if task in published else [task]
     for number, row in enumerate(rows, 1):
         cells = [str(number), row.label]
         for task in tasks:
             own = values.get(row, {}).get(task, [])
             cells.append(_pair(_mean_and_spread(own), task) if own else "-")
-            given = row.published.get(task)
-            cells.append("-" if given is None else as_printed(task, *given))
+            if task in published:
+                given = row.published.get(task)
+                cells.append("-" if given is None else as_printed(task, *given))
         lines.append(cells)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
