@@ -5,9 +5,12 @@ In Triton's interpreter through test_in_interpreter.py, or compiled where there 
 
 import math
 import random
+from dataclasses import replace
+from subprocess import CalledProcessError
 
 import pytest
 import torch
+from triton.runtime.errors import OutOfResources, PTXASError
 
 from tests.fuse.kernels import cases
 from tests.fuse.kernels.cases import (
@@ -236,6 +239,16 @@ def test_splits_and_tiles_do_not_change_the_result(dtype):
     assert error(second[3], first[3]) < TOLERANCE[dtype][1]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_tile_held_for_both_sweeps_gives_the_same(dtype):
+    tokens = make_tokens(dtype, tokens=37, widths=(40, 40))
+    queries, gradient = make_queries(tokens, 3), normal(2, 3, 80)
+    plain = fused(tokens, queries, gradient, splits=2, programs=3)
+    held = fused(tokens, queries, gradient, splits=2, programs=3, sizes=replace(SMALL, hold=True))
+    assert error(held[0], plain[0]) < TOLERANCE[dtype][0]
+    assert error(held[3], plain[3]) < TOLERANCE[dtype][1]
+
+
 def test_gradients_of_frames_add_up_to_the_shared_one():
     tokens = make_tokens(torch.int8, frames=3)
     queries, gradient = make_queries(tokens, 3), normal(3, 3, 96)
@@ -300,6 +313,32 @@ def test_scales_and_gradients_of_any_size_keep_their_precision(size):
     pooled, _, _, grad = fused(tiny, queries / size, gradient / size)
     assert error(pooled / size, plain[0]) < TOLERANCE[torch.int8][0]
     assert error(grad / size, plain[3]) < TOLERANCE[torch.int8][1]
+
+
+NO_COMPILER = "Failed to find C compiler. Please specify via CC environment variable"
+FAILURES = {
+    "shared memory": (
+        OutOfResources(200, 100, "shared memory"),
+        "no size .* fits this GPU: out of",
+    ),
+    "unknown GPU": (PTXASError("sm_999 is not defined"), "could not compile for this GPU"),
+    "no compiler": (RuntimeError(NO_COMPILER), "could not build the launcher: Failed to find C"),
+    "no headers": (CalledProcessError(1, "gcc"), "are Python's headers here"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_why_the_kernel_cannot_run_is_said(monkeypatch, case):
+    raised, words = FAILURES[case]
+
+    def fail(*_, **__):
+        raise raised
+
+    kernel = type("", (), {"__getitem__": lambda *_: fail})()
+    monkeypatch.setattr(launch.kernels, "pool_kernel", kernel)
+    tokens = make_tokens(torch.int8)
+    with pytest.raises(choose.CannotRun, match=words):
+        launch.pool(list(tokens.codes), make_queries(tokens, 3), list(tokens.scales), None)
 
 
 def test_bfloat16_is_not_multiplied_as_raw_bits():

@@ -19,7 +19,7 @@ VARIABLE = "TOKENREEL_KERNEL"
 WORDS = ("auto", "reference", "absorbed", "triton")
 CAPABILITY = (8, 0)  # Ampere: the first with bfloat16 and int8 matrix units of this shape
 MAX_LAYERS = 4
-MAX_WIDTH = 3072  # channels of all layers: their sums of 16 rows must fit the registers
+MAX_WIDTH = 3072  # channels of all layers: their sums of 8 rows must fit the registers
 FUSED_DTYPES = (torch.int8, torch.float16, torch.bfloat16, torch.float32)
 
 

@@ -65,6 +65,7 @@ class _Call:
             "ND": triton.cdiv(self.width, sizes.channels),
             "BN": sizes.tokens,
             "BE": GROUP,
+            "HOLD": sizes.hold,
             "SPLIT": split,
             "I8": self.dtype == torch.int8,
             "DT": half.get(self.dtype, tl.float16),

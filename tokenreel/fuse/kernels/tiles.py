@@ -6,7 +6,7 @@ The letters are those of :mod:`tokenreel.fuse.kernels.triton`.
 import triton
 import triton.language as tl
 
-__all__ = ["accumulate", "empty_blocks", "products", "store_sums"]
+__all__ = ["accumulate", "empty_blocks", "load_tile", "products", "store_sums"]
 
 
 @triton.jit
@@ -77,6 +77,19 @@ def _tile(x, n0, num_tokens, i, D: tl.constexpr, BD: tl.constexpr, BN: tl.conste
 
 
 @triton.jit
+def load_tile(x0, x1, x2, x3, fs0, fs1, fs2, fs3, frame, n0, num_tokens, L: tl.constexpr,
+              D: tl.constexpr, BD: tl.constexpr, ND: tl.constexpr, BN: tl.constexpr,
+              HOLD: tl.constexpr):  # fmt: skip
+    # Blocks (BN, BD) of a whole tile, layer after layer, for both sweeps; none unless HOLD.
+    blocks = ()
+    for layer in tl.static_range(L if HOLD else 0):
+        x = _pick(x0, x1, x2, x3, layer) + frame * _pick(fs0, fs1, fs2, fs3, layer)
+        for i in tl.static_range(ND):
+            blocks = blocks + (_tile(x, n0, num_tokens, i, D, BD, BN, True),)
+    return blocks
+
+
+@triton.jit
 def _rows(digits, first, num_rows, i, D: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr,
           R: tl.constexpr):  # fmt: skip
     # (R, BD) of digits (R / BE, num_rows, D): high ones of BE rows from the first, then low ones.
@@ -91,24 +104,33 @@ def _rows(digits, first, num_rows, i, D: tl.constexpr, BD: tl.constexpr, BE: tl.
 
 
 @triton.jit
-def _contract(x, digits, n0, num_tokens, first, num_rows, D: tl.constexpr, BD: tl.constexpr,
-              ND: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr, R: tl.constexpr,
-              I8: tl.constexpr, PRECISION: tl.constexpr, INTERPRET: tl.constexpr):  # fmt: skip
-    # (R, BN) float32: digits times tokens of the tile, over the channels of a layer.
+def _multiply(a, b, total, I8: tl.constexpr, PRECISION: tl.constexpr,
+              INTERPRET: tl.constexpr):  # fmt: skip
     if I8:
-        total = tl.zeros([R, BN], tl.int32)
-        for i in range(ND):
-            tile = _tile(x, n0, num_tokens, i, D, BD, BN, False)
-            rows = _rows(digits, first, num_rows, i, D, BD, BE, R)
-            total = tl.dot(rows, tl.trans(tile), total, out_dtype=tl.int32)
-        return total.to(tl.float32)
+        return tl.dot(a, b, total, out_dtype=tl.int32)
     else:
-        total = tl.zeros([R, BN], tl.float32)
+        return _dot(a, b, total, PRECISION, INTERPRET)
+
+
+@triton.jit
+def _contract(held, x, digits, n0, num_tokens, first, num_rows, layer: tl.constexpr,
+              D: tl.constexpr, BD: tl.constexpr, ND: tl.constexpr, BN: tl.constexpr,
+              BE: tl.constexpr, R: tl.constexpr, I8: tl.constexpr, HOLD: tl.constexpr,
+              PRECISION: tl.constexpr, INTERPRET: tl.constexpr):  # fmt: skip
+    # (R, BN) float32: digits times tokens of the tile, over the channels of a layer.
+    if HOLD:  # a chain of products shares its first axis among the warps: tokens, not 16 rows
+        total = tl.zeros([BN, R], tl.int32 if I8 else tl.float32)
+        for i in tl.static_range(ND):
+            rows = tl.trans(_rows(digits, first, num_rows, i, D, BD, BE, R))
+            total = _multiply(held[layer * ND + i], rows, total, I8, PRECISION, INTERPRET)
+        return tl.trans(total).to(tl.float32)
+    else:
+        total = tl.zeros([R, BN], tl.int32 if I8 else tl.float32)
         for i in range(ND):
             tile = _tile(x, n0, num_tokens, i, D, BD, BN, False)
             rows = _rows(digits, first, num_rows, i, D, BD, BE, R)
-            total = _dot(rows, tl.trans(tile), total, PRECISION, INTERPRET)
-        return total
+            total = _multiply(rows, tl.trans(tile), total, I8, PRECISION, INTERPRET)
+        return total.to(tl.float32)
 
 
 @triton.jit
@@ -119,10 +141,10 @@ def _power_below(peak):
 
 
 @triton.jit
-def products(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, digits, worth, frame, n0,
+def products(held, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, digits, worth, frame, n0,
              num_tokens, first, num_rows, low_weight, L: tl.constexpr, D: tl.constexpr,
              BD: tl.constexpr, ND: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr,
-             SPLIT: tl.constexpr, I8: tl.constexpr, PRECISION: tl.constexpr,
+             SPLIT: tl.constexpr, I8: tl.constexpr, HOLD: tl.constexpr, PRECISION: tl.constexpr,
              INTERPRET: tl.constexpr):  # fmt: skip
     # (BE, BN) float32: the first sweep, rows from the first times tokens, over all layers.
     R: tl.constexpr = BE * 2 if SPLIT else BE
@@ -132,8 +154,8 @@ def products(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, digits, worth, 
     for layer in tl.static_range(L):
         x = _pick(x0, x1, x2, x3, layer) + frame * _pick(fs0, fs1, fs2, fs3, layer)
         own = digits + layer * (R // BE) * num_rows * D
-        part = _contract(x, own, n0, num_tokens, first, num_rows, D, BD, ND, BN, BE, R, I8,
-                         PRECISION, INTERPRET)  # fmt: skip
+        part = _contract(held, x, own, n0, num_tokens, first, num_rows, layer, D, BD, ND, BN, BE,
+                         R, I8, HOLD, PRECISION, INTERPRET)  # fmt: skip
         part = _merge(part, low_weight, BE, BN, SPLIT)
         scale = tl.load(worth + layer * num_rows + rows, mask=rows < num_rows, other=0.0)
         part = part * scale[:, None]
@@ -145,10 +167,10 @@ def products(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, digits, worth, 
 
 
 @triton.jit
-def accumulate(sums, weights, keep, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3,
+def accumulate(held, sums, weights, keep, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3,
                peaks, frame, n0, num_tokens, L: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
                ND: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr, SPLIT: tl.constexpr,
-               I8: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
+               I8: tl.constexpr, HOLD: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
                INTERPRET: tl.constexpr):  # fmt: skip
     # The second sweep: sums * keep + weights @ tile, for each block of channels of each layer.
     # Channels are the rows of these products and rows of attention the columns, of which a matrix
@@ -166,7 +188,8 @@ def accumulate(sums, weights, keep, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, 
         high = own.to(DT)
         low = (own - high.to(tl.float32)).to(DT)
         for i in tl.static_range(ND):
-            tile = _widen(_tile(x, n0, num_tokens, i, D, BD, BN, True), I8, DT, INTERPRET)
+            tile = held[layer * ND + i] if HOLD else _tile(x, n0, num_tokens, i, D, BD, BN, True)
+            tile = _widen(tile, I8, DT, INTERPRET)
             block = sums[layer * ND + i] * keep[None, :]
             block = _dot(tl.trans(tile), high, block, PRECISION, INTERPRET)
             if SPLIT:

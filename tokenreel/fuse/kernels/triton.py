@@ -2,14 +2,19 @@
 
 A program owns a tile of tokens.  Its first sweep contracts channels (scores), its second contracts
 tokens (weighted sums); the tile is read from DRAM by the first and from cache by the second.  The
-sums of all channels stay in registers, as a tuple of (R, BD) blocks.  R = 16 rows is the least a
-matrix unit takes, and BE = 8 of them are the rows of attention: the others carry the LOW half of
-the small operand (queries, gradients, weights), so results have float32's quality on int8 and
-half-precision units.  More rows of attention are groups of 8; the programs of a frame's groups run
-beside each other, so that the first brings the codes from DRAM and the others find them in cache.
+small operand (queries, gradients, weights) is a high and a low half, so that results have float32's
+quality on int8 and half-precision units.  In the first sweep, where 16 rows are the fewest that a
+unit takes, halves of 8 rows of attention are stacked.  In the second, rows of attention are
+columns, of which 8 are the fewest, and halves are two products: the sums of all channels, which
+stay in registers as a tuple of (BD, BE) blocks, have no padding.  More rows of attention are groups
+of 8; the programs of a frame's groups run beside each other, so that the first brings the codes
+from DRAM and the others find them in cache.
+
+With HOLD a tile is loaded once for both sweeps, as values that the compiler's pipeline keeps in
+shared memory while the next tile's are copied there: where it fits, and was measured to be faster.
 
 Letters of the kernels: L layers of D channels, ND = blocks of BD channels in a layer, BN tokens of
-a tile, BE rows of attention, R = 2 BE where low halves are stacked (SPLIT), else BE.  I8: codes are
+a tile, BE rows of attention, R = 2 BE where there are low halves (SPLIT), else BE.  I8: codes are
 int8 with scales.  DT: what the second sweep multiplies in.  INTERPRET: no assembly, and products in
 float32: the interpreter takes bfloat16 for raw bits.
 
@@ -22,6 +27,7 @@ import triton.language as tl
 from tokenreel.fuse.kernels.tiles import (
     accumulate,
     empty_blocks,
+    load_tile,
     products,
     store_sums,
 )
@@ -36,8 +42,8 @@ def pool_kernel(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, peaks, hidde
                 out, extremes, scores, lse, num_tokens, num_rows, num_groups, num_splits,
                 tiles_of_split, varies, low_weight, L: tl.constexpr, D: tl.constexpr,
                 BD: tl.constexpr, ND: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr,
-                SPLIT: tl.constexpr, I8: tl.constexpr, HIDES: tl.constexpr, DT: tl.constexpr,
-                WHOLE: tl.constexpr, PRECISION: tl.constexpr,
+                SPLIT: tl.constexpr, I8: tl.constexpr, HIDES: tl.constexpr, HOLD: tl.constexpr,
+                DT: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
                 INTERPRET: tl.constexpr):  # fmt: skip
     """Pool frames: grid (F * num_groups, num_splits), each program a part of a frame's tokens.
 
@@ -63,9 +69,11 @@ def pool_kernel(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, peaks, hidde
         seen = tokens < num_tokens
         if HIDES:
             seen = seen & (tl.load(hidden + frame * num_tokens + tokens, mask=seen, other=1) == 0)
-        s = products(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, digits, worth, frame, n0,
-                     num_tokens, first_row, num_rows, low_weight, L, D, BD, ND, BN, BE, SPLIT, I8,
-                     PRECISION, INTERPRET)  # fmt: skip
+        held = load_tile(x0, x1, x2, x3, fs0, fs1, fs2, fs3, frame, n0, num_tokens, L, D, BD, ND,
+                         BN, HOLD)  # fmt: skip
+        s = products(held, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, digits, worth,
+                     frame, n0, num_tokens, first_row, num_rows, low_weight, L, D, BD, ND, BN, BE,
+                     SPLIT, I8, HOLD, PRECISION, INTERPRET)  # fmt: skip
         s = tl.where(seen[None, :], s, -float("inf"))
         at = scores + (frame * num_rows + rows)[:, None] * num_tokens + tokens[None, :]
         tl.store(at, s, mask=is_row[:, None] & (tokens < num_tokens)[None, :])
@@ -76,8 +84,8 @@ def pool_kernel(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, peaks, hidde
         total = total * keep + tl.sum(p, 1)
         top = new_top
         sums = accumulate(
-            sums, p, keep, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, peaks,
-            frame, n0, num_tokens, L, D, BD, ND, BN, BE, SPLIT, I8, DT, PRECISION,
+            held, sums, p, keep, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, peaks,
+            frame, n0, num_tokens, L, D, BD, ND, BN, BE, SPLIT, I8, HOLD, DT, PRECISION,
             INTERPRET)  # fmt: skip
     factor = tl.full([BE], 1.0, tl.float32)
     if WHOLE:
@@ -97,7 +105,7 @@ def pool_backward_kernel(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, pea
                          num_units, units_of_program, low_weight, L: tl.constexpr,
                          D: tl.constexpr, BD: tl.constexpr, ND: tl.constexpr, BN: tl.constexpr,
                          BE: tl.constexpr, SPLIT: tl.constexpr, I8: tl.constexpr,
-                         DT: tl.constexpr, PRECISION: tl.constexpr,
+                         HOLD: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
                          INTERPRET: tl.constexpr):  # fmt: skip
     """Gradient of queries: grid (P * num_groups,), each program units, (frame, tile) pairs.
 
@@ -119,10 +127,12 @@ def pool_backward_kernel(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, pea
         frame = (u // num_tiles).to(tl.int64)
         n0 = (u % num_tiles) * BN
         tokens = n0 + tl.arange(0, BN)
-        t = products(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3,
+        held = load_tile(x0, x1, x2, x3, fs0, fs1, fs2, fs3, frame, n0, num_tokens, L, D, BD, ND,
+                         BN, HOLD)  # fmt: skip
+        t = products(held, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3,
                      digits + frame * (L * (R // BE) * D) * num_rows, worth + frame * L * num_rows,
                      frame, n0, num_tokens, first_row, num_rows, low_weight, L, D, BD, ND, BN, BE,
-                     SPLIT, I8, PRECISION, INTERPRET)  # fmt: skip
+                     SPLIT, I8, HOLD, PRECISION, INTERPRET)  # fmt: skip
         own = frame * num_rows + rows
         at = scores + own[:, None] * num_tokens + tokens[None, :]
         s = tl.load(at, mask=is_row[:, None] & (tokens < num_tokens)[None, :], other=-float("inf"))
@@ -133,8 +143,8 @@ def pool_backward_kernel(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, pea
         keep = top / new_top
         top = new_top
         sums = accumulate(
-            sums, w / new_top[:, None], keep, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1,
-            s2, s3, peaks, frame, n0, num_tokens, L, D, BD, ND, BN, BE, SPLIT, I8, DT, PRECISION,
-            INTERPRET)  # fmt: skip
+            held, sums, w / new_top[:, None], keep, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1,
+            s2, s3, peaks, frame, n0, num_tokens, L, D, BD, ND, BN, BE, SPLIT, I8, HOLD, DT,
+            PRECISION, INTERPRET)  # fmt: skip
     out += program.to(tl.int64) * num_rows * (L * D)
     store_sums(out, sums, top, peaks, first_row, num_rows, L, D, BD, ND, BE, I8)

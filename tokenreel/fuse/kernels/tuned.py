@@ -22,6 +22,7 @@ class Sizes:
         warps: of a program.
         stages: of the software pipeline.
         programs: of the backward, for each multiprocessor.
+        hold: a tile in shared memory for both sweeps, so that codes are read once, also from cache.
     """
 
     tokens: int = 64
@@ -29,8 +30,9 @@ class Sizes:
     warps: int = 8
     stages: int = 3
     programs: int = 1
+    hold: bool = False
 
-    def as_json(self) -> dict[str, int]:
+    def as_json(self) -> dict[str, int | bool]:
         """As in tuned.json."""
         return asdict(self)
 
