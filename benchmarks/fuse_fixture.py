@@ -3,12 +3,14 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
 from tokenreel.cache.manifest import Clip
@@ -72,11 +74,28 @@ def make_store(path: Path, codec: str, *, grid: tuple[int, int], clips: int, fra
     return path
 
 
+@dataclass(frozen=True, eq=False)
+class OnlineFrames:
+    """Tokens that were never codes, in the place of a batch's frames."""
+
+    tokens: Tensor
+    cls: None = None
+
+    def tokens_for(self, config: FuseConfig) -> Tensor:
+        """All of them."""
+        return self.tokens
+
+
 def make_runs(
-    configs: Sequence[FuseConfig], store: Path, folder: Path, *, placement: str
+    configs: Sequence[FuseConfig],
+    store: Path,
+    folder: Path,
+    *,
+    placement: str,
+    device: torch.device = CPU,
 ) -> tuple[list[Run], TokenSource]:
     """Runs that share a source, at their first step."""
-    source = TokenSource(open_store(store), configs, CPU, placement=placement)
+    source = TokenSource(open_store(store), configs, device, placement=placement)
     runs = []
     for number, config in enumerate(configs):
         out = folder / f"{placement}-{len(configs)}-{number}"

@@ -13,16 +13,14 @@ dropped before each step.  200 MB/s: behind a link of that speed.
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from fuse_fixture import bytes_of, make_runs, small_config, throttled
+from fuse_fixture import OnlineFrames, bytes_of, make_runs, small_config, throttled
 from harness import make_row, measure, quick_flag, write_rows
 from store_training_read import drop_pages
-from torch import Tensor
 
 from tokenreel.cache.reader import ClipRecord, Store
 from tokenreel.extract.backbone import Backbone, backbone_shape, build_backbone
@@ -36,18 +34,6 @@ from tokenreel.pipeline.extraction import extract_dataset
 
 BLOCKS = (3, 7, 11)
 LINK = 200e6  # bytes a second
-
-
-@dataclass(frozen=True, eq=False)
-class OnlineFrames:
-    """Tokens that were never codes, in the place of a batch's frames."""
-
-    tokens: Tensor
-    cls: None = None
-
-    def tokens_for(self, config: Any) -> Tensor:
-        """All of them."""
-        return self.tokens
 
 
 def make_store(folder: Path, backbone: str, frames: int) -> tuple[Path, Path]:

@@ -1,0 +1,153 @@
+"""A training step from the cache against the same step with the frozen backbone online, on a GPU.
+
+    python benchmarks/fuse_online_gpu.py [--quick]
+
+MV-Former of Penn Action (two crops of T = 80 of B = 4 clips, three blocks, E = 3), bfloat16; random
+int8 codes.  online: the decoded frames are on the GPU already; each distinct one goes through a
+compiled ViT-B/8 at 224 in bfloat16, and the model is trained on its tokens; the released code runs
+it on every position and decodes videos, which costs more.  cached: the stream of batches of a run,
+read ahead.  The ratio is online / cached, at least 80 wanted on an H200 where the codes stay on the
+GPU.  gpu, ram: codes stay there.  disk: from the page cache.  200 MB/s, 2 GB/s: behind links of
+that speed; where the ratio is below 1, caching loses.  --quick: ViT-B/16 and few frames, on a CPU
+too, to see that it runs.  Status 2 and one line without a GPU.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from fuse_fixture import OnlineFrames, bytes_of, make_runs, make_store, throttled
+from harness import Timing, cpu_name, make_row, measure, quick_flag, write_rows
+from torch import Tensor
+
+from tokenreel.cache.reader import ClipRecord
+from tokenreel.extract.backbone import Backbone, backbone_shape, build_backbone
+from tokenreel.extract.devices import compile_blocks
+from tokenreel.extract.weights import load_weights
+from tokenreel.fuse.batches import Batch, make_batch, stream_batches
+from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.run import Run
+from tokenreel.fuse.source import TokenSource
+from tokenreel.pipeline.override import apply_overrides
+from tokenreel.pipeline.recipes import get_recipe
+
+BLOCKS = (3, 7, 11)
+LINKS = {"200 MB/s": 200e6, "2 GB/s": 2e9}  # bytes a second
+IMAGES = 64  # through the backbone at once
+STEPS = 8  # of one timing of the cached step
+
+
+def make_backbone(name: str, device: torch.device) -> Backbone:
+    """The backbone as extraction runs it."""
+    weights, shape = load_weights(name, "random:0"), backbone_shape(name, BLOCKS, None)
+    numeric = "bfloat16" if device.type == "cuda" else "float32"
+    backbone = build_backbone(name, weights, shape, numeric=numeric, device=device).to(device)
+    if device.type == "cuda":
+        compile_blocks(backbone, torch.zeros(IMAGES, 3, 224, 224, dtype=torch.uint8, device=device))
+    return backbone
+
+
+def online_step(run: Run, backbone: Backbone, batch: Batch, images: Tensor) -> Callable[[], float]:
+    """A step whose tokens are made from images, uint8 (F, 3, 224, 224)."""
+    precision = torch.bfloat16 if images.is_cuda else torch.float32
+
+    def step() -> float:
+        parts = []
+        for some in images.split(IMAGES):
+            found = backbone(some).tokens
+            parts.append(torch.cat([found[block].to(precision) for block in BLOCKS], dim=-1))
+        online = OnlineFrames(torch.cat(parts))
+        return run.step(replace(batch, frames=online))  # type: ignore[arg-type]
+
+    return step
+
+
+def cached_steps(
+    run: Run, source: TokenSource, records: Sequence[ClipRecord]
+) -> Callable[[], object]:
+    """STEPS steps of the stream; every one waits for the loss."""
+
+    def steps() -> None:
+        for _, batch in stream_batches(source, records, run.sampling, epochs=STEPS):
+            run.position = (0, 0)
+            run.step(batch)
+
+    return steps
+
+
+def main() -> int:
+    """Measure and write the rows; the status."""
+    is_quick = quick_flag()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu" and not is_quick:
+        print("fuse_online_gpu: no NVIDIA GPU here; run it where `nvidia-smi` shows one",
+              file=sys.stderr)  # fmt: skip
+        return 2
+    name, grid = ("vit_base_patch16_224", (14, 14)) if is_quick else (
+        "vit_base_patch8_224", (28, 28)
+    )  # fmt: skip
+    sizes = ["data.num_frames=4", "data.batch_clips=2"] if is_quick else []
+    config = apply_overrides(get_recipe("mvformer-penn").fuse, sizes, root="fuse")
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        clips, frames = config.data.batch_clips, 10 if is_quick else 150
+        store = make_store(Path(folder) / "s", "int8", grid=grid, clips=clips, frames=frames)
+        timings, batch = measure_steps(config, store, Path(folder), name, device)
+    write(timings, batch, name, device, config)
+    return 0
+
+
+def measure_steps(
+    config: FuseConfig, store: Path, folder: Path, name: str, device: torch.device
+) -> tuple[dict[str, Timing], Batch]:
+    """Seconds of a step of each kind, and the batch of the online one."""
+    placements = ["gpu", "ram", "disk"] if device.type == "cuda" else ["ram", "disk"]
+    made = {
+        kind: make_runs([config], store, folder / kind, placement=kind, device=device)
+        for kind in placements
+    }
+    [[other], source] = make_runs([config], store, folder / "o", placement="ram", device=device)
+    records = source.store.select(split="train")
+    batch = make_batch(source, records, range(len(records)), other.sampling, 0).to(device)
+    count = len(batch.frames.codes[BLOCKS[0]])
+    images = torch.randint(0, 256, (count, 3, 224, 224), dtype=torch.uint8, device=device)
+    subjects: dict[str, Callable[[], object]] = {
+        kind: cached_steps(runs[0], of_kind, records) for kind, (runs, of_kind) in made.items()
+    }
+    from_disk = subjects["disk"]
+
+    def behind(link: float) -> Callable[[], object]:
+        def slow() -> None:
+            with throttled(link):
+                from_disk()
+
+        return slow
+
+    subjects |= {f"disk, {words}": behind(link) for words, link in LINKS.items()}
+    found = measure(subjects, repeats=3)
+    cached = {k: Timing(tuple(s / STEPS for s in t.seconds)) for k, t in found.items()}
+    online = online_step(other, make_backbone(name, device), batch, images)
+    return measure({"online": online}, repeats=5, warmups=2) | cached, batch
+
+
+def write(
+    timings: dict[str, Timing], batch: Batch, name: str, device: torch.device, config: FuseConfig
+) -> None:
+    """The rows."""
+    frames, data = len(batch.frames.codes[BLOCKS[0]]), config.data
+    shape = (
+        f"{name} L=3 T={data.num_frames} B={data.batch_clips}, {frames} distinct frames, "
+        f"{bytes_of(batch.frames) / 1e6:.0f} MB"
+    )
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    write_rows([
+        make_row("fuse_online_gpu", f"step, {kind}", timing, shape=shape, device=where,
+                 baseline="online / this", ratio=timings["online"].median / timing.median)
+        for kind, timing in timings.items()
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
