@@ -9,6 +9,7 @@ import csv
 import datetime
 import platform
 import random
+import shutil
 import statistics
 import subprocess
 import time
@@ -174,6 +175,8 @@ def _quantile(values: tuple[float, ...], share: float) -> float:
 
 
 def _commit() -> str:
+    if shutil.which("git") is None:
+        return "unknown"
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     run = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True, check=False)
     return run.stdout.strip() or "unknown"
