@@ -12,7 +12,7 @@ import torch
 from tests.extract.extraction import CONFIG, differing, write_video
 from tests.extract.test_stages import chunk
 from tokenreel.cache.codec import codec_from_recipe, codec_recipe
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.reader import open_store
 from tokenreel.extract import flow, runner
@@ -191,6 +191,17 @@ def test_two_processes_share_the_clips_of_one_store(manifest, tmp_path):
     assert report.skipped == []
     assert report.num_frames == 138
     assert differing(shared, alone) == []
+
+
+def test_where_one_process_fails_too_often_the_others_end_too(tmp_path):
+    clips = [Clip(f"c{number}", f"{number}.mp4") for number in range(4)]
+    write_video(tmp_path / "long.mp4", 3000)
+    manifest = Manifest("toy", tmp_path, (*clips, Clip("long", "long.mp4")))
+    config = CONFIG.model_copy(update={"codec": "fp16", "max_failures": 3})
+    with pytest.raises(TokenReelError, match="4 clips failed, more than max_failures=3"):
+        extract_on_gpus(("cpu", "cpu"), manifest, config, tmp_path / "store", progress=False)
+    assert open_store(tmp_path / "store").records == {}  # the long clip was under way, or not begun
+    assert list((tmp_path / "store" / "claims").iterdir()) == []
 
 
 def test_an_error_of_a_process_is_the_error_of_the_command(manifest, tmp_path):

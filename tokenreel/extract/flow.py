@@ -23,7 +23,7 @@ from tokenreel.extract.stopping import Stopping
 from tokenreel.extract.supervisor import DecodedBatch, DecodePool
 from tokenreel.extract.writing import WriteLanes
 
-__all__ = ["Flow", "check_failures"]
+__all__ = ["Flow", "check_failures", "has_too_many_failures"]
 
 CHUNK_FRAMES = 16  # of a slot, at most
 WINDOW_ROOM = 4  # a window of a frame may have so many times the bytes of an image, or goes fewer
@@ -171,9 +171,14 @@ def own_peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def has_too_many_failures(report: ExtractReport, config: ExtractConfig) -> bool:
+    """Whether more clips have failed than the user allows."""
+    return config.max_failures is not None and len(report.failed) > config.max_failures
+
+
 def check_failures(report: ExtractReport, config: ExtractConfig) -> None:
-    """Raise once more clips have failed than the user allows."""
-    if config.max_failures is not None and len(report.failed) > config.max_failures:
+    """Raise where more clips have failed than the user allows."""
+    if has_too_many_failures(report, config):
         last: ClipFailed = report.failed[-1]
         raise TokenReelError(
             f"{len(report.failed)} clips failed, more than max_failures={config.max_failures}; "

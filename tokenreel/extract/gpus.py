@@ -15,6 +15,7 @@ from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.progress import Progress
 from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.flow import check_failures, has_too_many_failures
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.runner import extract_clips
 from tokenreel.extract.stopping import stop_on_signals, unheard_by_children
@@ -82,15 +83,16 @@ def extract_on_gpus(
             total = together([child.report for child in children])
             bar.set_postfix_str(total.status(), refresh=False)
             bar.update(total.num_appended - bar.n)
-            if stopping.event.is_set() and not has_told:
+            if (stopping.event.is_set() or has_too_many_failures(total, config)) and not has_told:
                 has_told = True
                 for child in children:
                     child.process.terminate()
         is_stopped = stopping.event.is_set()
+    report = together([child.report for child in children])
+    check_failures(report, config)
     for child in children:
         if child.error is not None and not is_stopped:
             raise child.error
-    report = together([child.report for child in children])
     report.stopped = is_stopped
     return report
 
@@ -161,10 +163,11 @@ def _extract(
     options: dict[str, Any],
 ) -> None:
     """Body of a process."""
-    last = 0.0
+    last, latest = 0.0, ExtractReport()
 
     def tick(report: ExtractReport) -> None:
-        nonlocal last
+        nonlocal last, latest
+        latest = report
         if time.monotonic() - last > REPORT_SECONDS:
             last = time.monotonic()
             pipe.send(report)
@@ -172,4 +175,5 @@ def _extract(
     try:
         pipe.send(extract_clips(manifest, config, store, progress=False, tick=tick, **options))
     except TokenReelError as error:
+        pipe.send(latest)  # of the failures that made it end, say
         pipe.send(error)
