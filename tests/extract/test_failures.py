@@ -4,6 +4,9 @@ import logging
 import os
 import pickle
 import shutil
+import signal
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +17,7 @@ from tokenreel.cache.errors import ClipFailed, TokenReelError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.reader import open_store
 from tokenreel.cache.store import read_failures
-from tokenreel.extract import commits, encode, filling, process, runner, worker
+from tokenreel.extract import commits, encode, filling, process, runner, stopping, worker
 from tokenreel.extract.devices import machine_for
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.runner import extract_clips
@@ -116,6 +119,38 @@ def test_too_many_failures_end_the_run_and_leave_no_claim(root, tmp_path):
     with pytest.raises(TokenReelError, match="1 clips failed, more than max_failures=0"):
         extract_clips(manifest, config, tmp_path / "store", progress=False)
     assert list((tmp_path / "store" / "claims").iterdir()) == []
+
+
+def beat_for_ever(pipe, memory_name, shape):
+    """A decoder on its way to a clip late in a long video: alive, and without a frame."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pipe.recv()
+    for _ in range(40):
+        pipe.send(worker.Heartbeat())
+        time.sleep(0.25)
+
+
+def test_told_to_stop_while_no_frame_comes_it_gives_up_the_clip_without_a_failure(
+    root, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(process, "serve", beat_for_ever)
+    monkeypatch.setattr(stopping, "GRACE_SECONDS", 0.2)
+    config = CONFIG.model_copy(update={"codec": "fp16"})
+    store = tmp_path / "store"
+    told = []
+
+    def tell(self, *arguments, **options):
+        if not told:
+            told.append(threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)))
+            told[0].start()
+        return give(self, *arguments, **options)
+
+    give = process.DecodeProcess.give
+    monkeypatch.setattr(process.DecodeProcess, "give", tell)
+    report = extract_clips(Manifest("toy", root, GOOD), config, store, progress=False)
+    assert report.stopped
+    assert (report.committed, report.failed, read_failures(store)) == ([], [], [])
+    assert list((store / "claims").iterdir()) == []
 
 
 def test_where_no_video_can_be_opened_few_are_in_quarantine_when_the_run_ends(tmp_path):

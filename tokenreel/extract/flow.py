@@ -84,6 +84,7 @@ class Flow:
             ),
             workers=self._machine.workers,
             timeout_seconds=self._config.timeout_seconds,
+            is_over=lambda: self._stopping.is_overdue,  # a decoder may yield nothing for minutes
         )  # fmt: skip
 
     def hear_decoders(self, show: Callable[[], None]) -> None:

@@ -73,6 +73,7 @@ class DecodePool:
             are as many as fit.
         workers: processes.
         timeout_seconds: silence after which a process is killed.
+        is_over: asked now and then; once true, what is being decoded is given up.
     """
 
     def __init__(
@@ -82,11 +83,12 @@ class DecodePool:
         slot_shape: tuple[int, ...],
         workers: int,
         timeout_seconds: float,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> None:
         self._fresh = (Task(position, job) for position, job in enumerate(jobs))
         self._again: deque[Task] = deque()
         self._slot_bytes = math.prod(slot_shape)
-        self._timeout_seconds = timeout_seconds
+        self._timeout_seconds, self._is_over = timeout_seconds, is_over
         self._num_workers = workers
         self._workers: list[DecodeProcess] = []
         self.killed = 0
@@ -106,7 +108,7 @@ class DecodePool:
 
     def __iter__(self) -> Iterator[DecodedBatch]:
         """Yield batches of the clips as they come; those of one clip in order."""
-        while True:
+        while not self._is_over():
             self._give_out()
             if all(worker.task is None for worker in self._workers):
                 return
