@@ -99,7 +99,7 @@ def pool(
     """
     call = _prepare(codes, scales)
     run = partial(_pool, call, queries, hidden, splits)
-    return _first_that_fits(call, "forward", sizes, run)  # type: ignore[no-any-return]
+    return _first_that_fits(call, "forward", sizes, run)
 
 
 def pool_backward(
@@ -123,7 +123,7 @@ def pool_backward(
     """
     call = _prepare(codes, scales)
     run = partial(_pool_backward, call, gradient, outputs, shared, programs)
-    return _first_that_fits(call, "backward", sizes, run)  # type: ignore[no-any-return]
+    return _first_that_fits(call, "backward", sizes, run)
 
 
 def _prepare(codes: Sequence[Tensor], scales: Sequence[Tensor]) -> _Call:
