@@ -54,7 +54,8 @@ def bare(tmp_path_factory):
         ),
         (
             tiny_config(loss=CrossEntropyConfig()),
-            r"loss\.name=cross_entropy learns phases, \S+ has 0: .*tokenreel data check",
+            r"loss\.name=cross_entropy learns phases, \S+ has 0: `extract run tiny --out STORE` of "
+            r"clips with labels .*tokenreel data check",
         ),
         (
             tiny_config(loss=VspConfig(supervision="phase")),
@@ -62,11 +63,11 @@ def bare(tmp_path_factory):
         ),
         (
             tiny_config(loss=TccConfig()),
-            r"loss\.name=tcc aligns two clips of one action, .* no known action",
+            r"tcc aligns two clips of one action, .* no known action: `extract run tiny --out ",
         ),
         (
             tiny_config(data=DataConfig(num_frames=6, action="jump")),
-            r"no clip of the action data\.action=jump \(it has: none\): take another store",
+            r"no clip of the action data\.action=jump \(it has: none\): `extract run tiny --out ",
         ),
         (
             tiny_config(data=DataConfig(num_frames=6, views="all")),
@@ -101,7 +102,10 @@ def test_phases_without_a_labelled_frame_teach_nothing(tmp_path):
 
 def test_a_split_without_clips_is_told_and_an_untrained_model_needs_none(tmp_path):
     store = write_store(tmp_path / "s", train=0)
-    with pytest.raises(UsageError, match="no clips of the split train: nothing to train on"):
+    told = (
+        r"no clips of the split train: nothing to train on \(its splits: \{'val': 2\}\); `extract"
+    )
+    with pytest.raises(UsageError, match=told):
         run(tiny_config(), store, tmp_path / "run")
     run(tiny_config(optim=OptimConfig(epochs=0)), store, tmp_path / "untrained")
 

@@ -98,7 +98,9 @@ def require_store(config: FuseConfig, store: Store) -> None:
     if config.optim.epochs and not training_clips(config, store):
         of_action = f" of the action {config.data.action}" if config.data.action else ""
         raise UsageError(
-            f"{store.path} has no clips of the split train{of_action}: nothing to train on"
+            f"{store.path} has no clips of the split train{of_action}: nothing to train on (its "
+            f"splits: {dict(Counter(record.split for record in store.records.values()))}); "
+            f"`{_extract(store)} --out STORE` with training clips makes one that has them"
         )
     _require_labels(config, store)
     wanted, augmented = config.data.views, store.recipe.num_views - 1
@@ -136,7 +138,8 @@ def _require_action(config: FuseConfig, store: Store) -> None:
     near = f", did you mean {close[0]}?" if close else ""
     raise UsageError(
         f"{store.path} has no clip of the action data.action={wanted}{near} (it has: "
-        f"{', '.join(actions) or 'none'}): take another store, or set data.action"
+        f"{', '.join(actions) or 'none'}): `{_extract(store)} --out STORE` of clips of it makes "
+        "one that has them, or set data.action"
     )
 
 
@@ -148,13 +151,14 @@ def _require_labels(config: FuseConfig, store: Store) -> None:
         if count < 2 or not has_labels:
             what = f"has {count}" if count < 2 else "has no labelled frame in the split train"
             raise UsageError(
-                f"loss.name={loss.name} learns phases, {store.path} {what}: extract clips with "
-                "labels (`tokenreel data check` says what it finds), or take another loss"
+                f"loss.name={loss.name} learns phases, {store.path} {what}: `{_extract(store)} "
+                "--out STORE` of clips with labels makes one that has them (`tokenreel data check` "
+                "says what it finds), or take another loss"
             )
     actions = Counter(record.action for record in clips if record.action)
     if loss.pairs_by_action and max(actions.values(), default=0) < 2:
         raise UsageError(
             f"loss.name={loss.name} aligns two clips of one action, the training clips of "
-            f"{store.path} are of {dict(actions) or 'no known action'}: extract clips with "
-            "actions, or set loss.pairs=views"
+            f"{store.path} are of {dict(actions) or 'no known action'}: `{_extract(store)} --out "
+            "STORE` of clips with actions makes one that has them, or set loss.pairs=views"
         )

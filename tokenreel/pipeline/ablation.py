@@ -192,13 +192,15 @@ def _words_of_runs(row: Row, store: Store) -> list[list[str]]:
     """One run, or one for each action of the training clips where the recipe is of one action."""
     words = list(row.words)
     is_named = any(word.startswith("data.action=") for word in words)
-    if not get_recipe(row.recipe).per_action or is_named:
+    recipe = get_recipe(row.recipe)
+    if not recipe.per_action or is_named:
         return [words]
     actions = sorted({clip.action for clip in store.select(split="train")} - {""})
     if not actions:
         raise UsageError(
             f"recipe {row.recipe} is one model for each action, the training clips of "
-            f"{store.path} are of no known action: extract clips with actions"
+            f"{store.path} are of no known action: `extract run {recipe.dataset} --out STORE` of "
+            "clips with actions makes one that has them"
         )
     return [[*words, f"data.action={action}"] for action in actions]
 

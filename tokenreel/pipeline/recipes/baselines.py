@@ -128,7 +128,8 @@ def _baseline(method: str, place: str, published: Published) -> Maker:
             differs=ENCODER + also,
         )  # fmt: skip
 
-    make.__doc__ = f"{label} on {dataset}{f', {action}' if action else ''}."
+    of_classes = f": a store of `extract run finegym classes={action[3:]}`" if action else ""
+    make.__doc__ = f"{label} on {dataset}{of_classes}."
     return make
 
 
