@@ -180,3 +180,28 @@ def test_an_unknown_option_or_value_is_told_the_nearest(tmp_path):
         load_dataset("finegym", tmp_path, {"clases": "99"})
     with pytest.raises(UsageError, match=r"data\.labels is 'carll', did you mean carl\?"):
         load_dataset("finegym", tmp_path, {"labels": "carll"})
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ({"timestamps": [[0]]}, r"E_000001_000003: its times are"),
+        ({"timestamps": [[0, 2]], "segments": [1]}, r"E_000001_000003: its times are"),
+        (
+            {"timestamps": [[0, 1e12]]},
+            r"E_000001_000003: starts at 0\.0 s and stops at 1000000000000",
+        ),
+        *(
+            (
+                {"timestamps": [[0, 2]], "segments": {"A_0000_0001": wrong}},
+                r"v1\.1\.txt:1: the stages",
+            )
+            for wrong in ({"stages": 1}, {"timestamps": []}, {"timestamps": "x"}, [1])
+        ),
+    ],
+)
+def test_times_of_another_form_are_named(tmp_path, info, message):
+    root = make_root(tmp_path, times={"abc-_DEF012": {VAULT: info}})
+    (root / "abc-_DEF012.mp4").touch()
+    with pytest.raises(UsageError, match=message):
+        load_dataset("finegym", root, {})

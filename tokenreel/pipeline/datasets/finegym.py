@@ -41,6 +41,7 @@ from tokenreel.pipeline.datasets.survey import (
 __all__ = ["finegym", "survey_finegym"]
 
 FPS = 25
+LONGEST_SECONDS = 86_400.0  # no source lasts a day
 LAYOUT = __doc__.partition("\n\n")[2].partition("\n\n")[0]
 LICENCE = "FineGym annotations: CC BY-NC 4.0; the videos belong to their owners"
 OPTIONS = {
@@ -124,10 +125,10 @@ def _timed(
     """The clip with its time in the video and its labels."""
     try:
         start, stop = (float(value) for value in info["timestamps"][0])
-        segments = info.get("segments") or {}
+        segments = dict(info.get("segments") or {})
     except (KeyError, IndexError, TypeError, ValueError):
         raise UsageError(f"{event}: its times are {info!r}, not [[start, end]]") from None
-    if not (math.isfinite(start) and 0 <= start < stop < math.inf):
+    if not (math.isfinite(start) and 0 <= start < stop < LONGEST_SECONDS):
         raise UsageError(f"{event}: starts at {start} s and stops at {stop} s")
     is_cut = Path(clip.video).stem == event
     notes.num_cut += is_cut
@@ -137,7 +138,7 @@ def _timed(
         if segment is None:
             notes.num_untimed += 1
             continue
-        first, last = _range(segment["timestamps"], rule, element)
+        first, last = _range(segment, rule, element)
         # evaluation of CARL: both ends belong to the element, a later element wins
         before = labels[int(first * FPS) : int(last * FPS) + 1]
         notes.num_overwritten += int((before >= 0).sum())
@@ -163,8 +164,15 @@ def _within(spans: tuple[LabelSpan, ...], stop: float) -> tuple[LabelSpan, ...]:
     )
 
 
-def _range(stages: list[list[float]], rule: str, element: Element) -> tuple[float, float]:
-    first, last = stages[-1][0] if rule == "carl" else stages[0][0], stages[-1][1]
+def _range(segment: Any, rule: str, element: Element) -> tuple[float, float]:
+    """Start and end of an element in its event: its last stage, or all of them."""
+    try:
+        stages = segment["timestamps"]
+        first, last = (float(v) for v in (stages[-1 if rule == "carl" else 0][0], stages[-1][1]))
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise UsageError(
+            f"{element.where}: the stages of {element.name} are {segment!r}, not [[start, end]]"
+        ) from None
     if not (math.isfinite(first) and 0 <= first <= last < math.inf):
         raise UsageError(f"{element.where}: {element.name} lasts from {first} s to {last} s")
     return first, last
