@@ -60,6 +60,7 @@ def test_tables_give_splits_actions_groups_and_labels(tmp_path):
         ),
         ("val/a.mp4,0,2,pour", r"labels\.csv:2: unknown phase 'pour'"),
         ("val/a.mp4,0,2,-1", r"labels\.csv:2: unknown phase '-1'"),
+        ("val/a.mp4,0,2,32768", r"labels\.csv:2: unknown phase '32768'"),
         ("val/b.mp4,0,2,0", r"labels\.csv:2: no video 'val/b\.mp4'.*did you mean val/a\.mp4"),
         ("val/a.mp4,nan,2,0", r"labels\.csv:2: start_seconds is 'nan', not a time"),
         ("val/a.mp4,-1,2,0", r"labels\.csv:2: start_seconds is '-1'"),

@@ -34,6 +34,8 @@ LAYOUT = __doc__.partition("\n\n")[2].partition("\n\n")[0]
 
 log = logging.getLogger(__name__)
 
+MOST_PHASES = 2**15  # labels of frames are int16
+
 
 def folder(root: Path, options: Mapping[str, str]) -> Manifest:
     """The clips of a directory tree of videos.
@@ -169,7 +171,7 @@ def _phase_of(line: Line, names: tuple[str, ...]) -> int:
     text = line.cells["phase"]
     if text in names:
         return names.index(text)
-    if text.isascii() and text.isdigit() and (not names or int(text) < len(names)):
+    if text.isascii() and text.isdigit() and int(text) < (len(names) or MOST_PHASES):
         return int(text)
     known = ", ".join(names) or "numbers from 0, or names listed in phases.csv"
     raise UsageError(f"{line.where}: unknown phase {text!r}{nearest(text, names)} (known: {known})")
