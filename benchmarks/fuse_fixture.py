@@ -1,4 +1,4 @@
-"""What the benchmarks of phase 2 share: a config, a throttled store, peak memory."""
+"""What the benchmarks of phase 2 share: a config, a store, a link that is slow."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -127,19 +127,3 @@ def throttled(bytes_per_second: float) -> Iterator[None]:
         yield
     finally:
         TokenSource._read = original  # type: ignore[method-assign]
-
-
-@contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """The most memory that the process takes inside beyond what it held before, in bytes."""
-    found: list[int] = []
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status_bytes("VmRSS")
-    yield found
-    found.append(_status_bytes("VmHWM") - before)
-
-
-def _status_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    [line] = [x for x in lines if x.startswith(field)]
-    return int(line.split()[1]) * 1024

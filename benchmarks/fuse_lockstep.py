@@ -8,18 +8,21 @@ alone, from the disk's page cache.  compute: the epoch of one run whose codes st
 thread computes, another reads.  The ratio of k runs is seconds / (read + k compute), at most 1.15
 wanted; it is below 1 because runs in lock-step turn codes into floats once.  Behind a link of 200
 MB/s the ratio is 15 runs in lock-step / the 15 one after another, at most 0.25 wanted.  Peak memory
-is what an epoch takes beyond what the process held before its runs were made.
+is that of a process that trains one epoch, Python and torch included.
 """
 
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from fuse_fixture import make_runs, make_store, peak_memory, small_config, throttled
+from fuse_fixture import make_runs, make_store, small_config, throttled
 from harness import Timing, make_row, measure, quick_flag, write_rows
 
 from tokenreel.fuse.batches import stream_batches
+from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.lockstep import fit
 from tokenreel.fuse.run import Run
 from tokenreel.fuse.source import TokenSource
@@ -37,6 +40,21 @@ def epoch_of(runs: Sequence[Run], source: TokenSource) -> Callable[[], object]:
         assert not fit(runs, source, progress=False)
 
     return train
+
+
+def peak_of(configs: Sequence[FuseConfig], store: Path, folder: Path) -> int:
+    """The most memory of a process that trains an epoch, in bytes."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(train_epoch, configs, store, folder).result()
+
+
+def train_epoch(configs: Sequence[FuseConfig], store: Path, folder: Path) -> int:
+    """What the process of :func:`peak_of` does."""
+    torch.set_num_threads(1)
+    epoch_of(*make_runs(configs, store, folder, placement="disk"))()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    [peak] = [line for line in lines if line.startswith("VmHWM")]  # of this program, not its parent
+    return int(peak.split()[1]) * 1024
 
 
 def main() -> None:
@@ -57,12 +75,8 @@ def measure_store(store: Path, folder: Path, frames: int, shape: str, *, repeats
         small_config(num_frames=frames, batch_clips=2, temperature=0.05 + 0.01 * n)
         for n in range(max(KS))
     ]
-    made, peaks = {}, {}
-    for k in KS:
-        with peak_memory() as peak:
-            made[k] = make_runs(configs[:k], store, folder / f"k{k}", placement="disk")
-            epoch_of(*made[k])()
-        peaks[k] = peak[0]
+    peaks = {k: peak_of(configs[:k], store, folder / f"peak{k}") for k in KS}
+    made = {k: make_runs(configs[:k], store, folder / f"k{k}", placement="disk") for k in KS}
     alone, resident = make_runs(configs[:1], store, folder / "a", placement="ram")
     records = resident.store.select(split="train")
 
