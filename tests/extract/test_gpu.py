@@ -120,7 +120,7 @@ def test_a_frames_place_in_a_batch_changes_nothing(numeric, compiles):
 def test_a_compiled_quantiser_gives_the_bytes_of_numpy(name, caplog):
     quantiser, codec = quantiser_of(name, DEVICE)
     quantiser.compile(found_in(tokens_of().to(DEVICE)))
-    assert caplog.text == "", "it is not compiled"
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("tokenreel")] == []
     tokens = tokens_of(7.0)
     tokens[1, 2] = 0
     tokens[2, 3] *= 1e-20
@@ -151,7 +151,7 @@ def test_a_batch_beyond_the_memory_says_which_would_fit():
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
     root = tmp_path_factory.mktemp("videos")
-    sizes = [(70, 64, 48), (21, 48, 64), (9, 320, 180), (13, 64, 48), (1, 66, 50), (90, 128, 96)]
+    sizes = [(70, 64, 48), (21, 48, 64), (9, 320, 180), (13, 64, 48), (2, 66, 50), (90, 128, 96)]
     for number, (frames, width, height) in enumerate(sizes):
         write_video(root / f"{number}.mp4", frames, width=width, height=height)
     clips = [Clip(str(number), f"{number}.mp4") for number in range(len(sizes))]
@@ -209,7 +209,7 @@ def test_workers_processes_and_where_frames_are_resized_change_no_byte(
 def test_killed_or_told_to_stop_and_started_again_it_is_the_same_store(tmp_path):
     root = tmp_path / "videos"
     root.mkdir()
-    for name, frames in (("long", 4000), ("b", 90), ("c", 70)):
+    for name, frames in (("long", 2500), ("b", 90), ("c", 70)):
         write_video(root / f"{name}.mp4", frames, width=128, height=96)
     call = "from tokenreel.pipeline.cli.extract import main; main()"
     words = ["backbone=vit_tiny_patch16_224", "weights=random:0", "image_size=96", "blocks=1,11"]
