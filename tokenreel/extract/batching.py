@@ -2,7 +2,7 @@
 
 A batch has always the same number of rows, so that every matrix product has the same shape: a row's
 tokens are then the same bytes whatever rows lie beside it.  Where that holds for every place in a
-batch (`engine.is_place_free`), batches are filled across clips; elsewhere a batch holds frames of
+batch (`devices.is_place_free`), batches are filled across clips; elsewhere a batch holds frames of
 one clip, frame i of it in row i modulo the size.
 """
 
