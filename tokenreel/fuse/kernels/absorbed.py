@@ -1,7 +1,7 @@
 """Attention with absorbed queries in plain torch: any device, the path of the CPU.
 
-A block of tokens at a time: it becomes floats, so memory does not grow with the batch, and on a CPU
-it is small enough to be found in the core's own cache by the second of the two products it meets.
+Codes become floats a block at a time, so memory does not grow with the batch; on a CPU a block is
+small enough to be found in the core's own cache by the two products that it meets.
 
 Shapes: F frames, N tokens, E rows of attention, d stored channels of all layers; a block has f
 frames and n tokens.
@@ -17,7 +17,7 @@ from tokenreel.fuse.kernels.tokens import unpack, width_of
 
 __all__ = ["dots", "mix", "pool", "pool_backward", "pool_backward_each", "pool_each"]
 
-BLOCK_BYTES = {"cpu": 7 << 18, "cuda": 1 << 28}  # of the floats of a block
+BLOCK_BYTES = {"cpu": 7 << 18, "cuda": 1 << 28}  # of the floats that codes become at once
 GROUP = 8  # frames whose blocks are joined together: fewer, longer operations
 
 # Floats (f, n, d of a layer), and the scales of its tokens where those are not in them yet.
@@ -203,16 +203,14 @@ def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
 
 
 def _blocks(codes: Sequence[Tensor], dtype: torch.dtype) -> tuple[int, list[slice]]:
-    """How blocks are cut: frames of one, and its tokens; only on a CPU less than a frame's."""
+    """How blocks are cut: frames of one, and its tokens.  Floats are used whole, where they lie."""
     frames, num_tokens = codes[0].shape[:2]
+    if all(layer.dtype == dtype for layer in codes):
+        return frames, [slice(0, num_tokens)]
     device = codes[0].device.type
     size = BLOCK_BYTES.get(device, BLOCK_BYTES["cpu"])
     frame_bytes = num_tokens * sum(map(width_of, codes)) * dtype.itemsize
-    if device != "cpu":
-        nothing_to_decode = all(layer.dtype == dtype for layer in codes)
-        step = frames if nothing_to_decode else size // frame_bytes
-        return max(1, step), [slice(0, num_tokens)]
-    num_blocks = -(-frame_bytes // size)
+    num_blocks = -(-frame_bytes // size) if device == "cpu" else 1
     return max(1, size // frame_bytes), list(_slices(0, num_tokens, -(-num_tokens // num_blocks)))
 
 
@@ -259,7 +257,7 @@ def _add(out: Tensor, at: slice, parts: list[Part], weights: Tensor) -> None:
         if out.dim() == 3:
             place[at] += torch.bmm(own, values)
         else:
-            place.addmm_(own.transpose(0, 1).flatten(1), values.flatten(0, 1))
+            place += torch.bmm(own, values).sum(0)  # one product would copy frames that lie apart
 
 
 def _split(rows: Tensor, parts: list[Part]) -> tuple[Tensor, ...]:
