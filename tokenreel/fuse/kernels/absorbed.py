@@ -17,11 +17,8 @@ from tokenreel.fuse.kernels.tokens import unpack, width_of
 
 __all__ = ["dots", "mix", "pool", "pool_backward", "pool_backward_each", "pool_each"]
 
-BLOCK_BYTES = {"cpu": 7 << 18, "cuda": 1 << 28}  # of the floats that codes become at once
+BLOCK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 28}  # of the floats that codes become at once
 GROUP = 8  # frames whose blocks are joined together: fewer, longer operations
-
-# Floats (f, n, d of a layer), and the scales of its tokens where those are not in them yet.
-Part = tuple[Tensor, Tensor | None]
 
 
 def pool(
@@ -216,49 +213,48 @@ def _blocks(codes: Sequence[Tensor], dtype: torch.dtype) -> tuple[int, list[slic
 
 def _parts(
     codes: Sequence[Tensor], scales: Sequence[Tensor], at: slice, inside: slice, dtype: torch.dtype
-) -> list[Part]:
-    return [
-        _part(layer[at, inside], None if scale is None else scale[at, inside], dtype)
-        for layer, scale in zip_longest(codes, scales)
-    ]
+) -> list[Tensor]:
+    """Floats (f, n, d) of a block: each layer where it lies, or codes made floats, end to end."""
+    layers = [layer[at, inside] for layer in codes]
+    if all(layer.dtype == dtype for layer in layers):
+        return layers
+    widths = [width_of(layer) for layer in layers]
+    out = layers[0].new_empty(*layers[0].shape[:2], sum(widths), dtype=dtype)
+    for layer, scale, place in zip_longest(layers, scales, out.split(widths, dim=-1)):
+        if layer.dtype == torch.uint8:
+            place.copy_(unpack(layer, scale[at, inside], dtype))
+            continue
+        place.copy_(layer)
+        if scale is not None:
+            place.mul_(scale[at, inside, None])
+    return [out]
 
 
-def _part(codes: Tensor, scales: Tensor | None, dtype: torch.dtype) -> Part:
-    if codes.dtype == torch.uint8:
-        assert scales is not None
-        return unpack(codes, scales, dtype), None
-    # A token's scale goes to its score and its weight: E * N products instead of N * d.
-    return codes.to(dtype), None if scales is None else scales[:, None].to(dtype)
-
-
-def _scores(parts: list[Part], vectors: Tensor) -> Tensor:
+def _scores(parts: list[Tensor], vectors: Tensor) -> Tensor:
     """(f, E, n).
 
     `bmm` and not `@`: where the vectors carry a gradient, that takes a product half as fast.
     """
-    total: Tensor | None = None
-    for (values, scales), own in zip(parts, _split(vectors, parts), strict=True):
-        products = torch.bmm(own, values.transpose(1, 2))
-        products = products if scales is None else products.mul_(scales)
-        total = products if total is None else total.add_(products)
-    assert total is not None
+    first, *others = zip(parts, _split(vectors, parts), strict=True)
+    total = torch.bmm(first[1], first[0].transpose(1, 2))
+    for values, own in others:
+        total += torch.bmm(own, values.transpose(1, 2))
     return total
 
 
-def _mix_into(out: Tensor, parts: list[Part], weights: Tensor) -> None:
-    for (values, scales), place in zip(parts, _split(out, parts), strict=True):
-        place.copy_(torch.bmm(weights if scales is None else weights * scales, values))
+def _mix_into(out: Tensor, parts: list[Tensor], weights: Tensor) -> None:
+    for values, place in zip(parts, _split(out, parts), strict=True):
+        place.copy_(torch.bmm(weights, values))
 
 
-def _add(out: Tensor, at: slice, parts: list[Part], weights: Tensor) -> None:
+def _add(out: Tensor, at: slice, parts: list[Tensor], weights: Tensor) -> None:
     """Sums of tokens times weights (f, E, n), onto those frames of (F, E, d) or onto (E, d)."""
-    for (values, scales), place in zip(parts, _split(out, parts), strict=True):
-        own = weights if scales is None else weights * scales
+    for values, place in zip(parts, _split(out, parts), strict=True):
         if out.dim() == 3:
-            place[at] += torch.bmm(own, values)
-        else:
-            place += torch.bmm(own, values).sum(0)  # one product would copy frames that lie apart
+            place[at] += torch.bmm(weights, values)
+        else:  # not one product, which would copy frames that lie apart
+            place += torch.bmm(weights, values).sum(0)
 
 
-def _split(rows: Tensor, parts: list[Part]) -> tuple[Tensor, ...]:
-    return rows.split([values.shape[-1] for values, _ in parts], dim=-1)
+def _split(rows: Tensor, parts: list[Tensor]) -> tuple[Tensor, ...]:
+    return rows.split([values.shape[-1] for values in parts], dim=-1)
