@@ -346,7 +346,7 @@ def test_a_damaged_picture_of_motion_jpeg_is_refused_and_not_filled_up_with_grey
     data = path.read_bytes()
     at = data.index(picture) + len(picture) // 2
     path.write_bytes(data[:at] + bytes(length) + data[at + length :])
-    with pytest.raises(VideoError, match="Invalid data"):
+    with pytest.raises(VideoError):
         for _ in decode(path, decoder=decoder):
             pass
 

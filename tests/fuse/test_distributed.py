@@ -59,7 +59,8 @@ def test_two_processes_give_the_numbers_of_one_at_the_same_global_batch(store, t
         torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("one", "two")
     )
     assert one["position"] == two["position"] == [3, 0]
-    torch.testing.assert_close(two["model"], one["model"], rtol=1e-5, atol=1e-6)
+    # float32 sums of two halves, over three epochs of weights about 0.1 to 1
+    torch.testing.assert_close(two["model"], one["model"], rtol=1e-5, atol=1e-5)
     pairs = zip(
         read_embeddings(tmp_path / "one/embeddings.h5").clips,
         read_embeddings(tmp_path / "two/embeddings.h5").clips,
