@@ -5,13 +5,34 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
+from timm.models.vision_transformer import VisionTransformer
 
+from tokenreel.extract.backbone import Backbone, BackboneShape
 from tokenreel.extract.config import ExtractConfig
 
 CONFIG = ExtractConfig(
     backbone="test_vit", weights="random:0", image_size=32, blocks=(1, 5),
     batch_frames=8, device="cpu",
 )  # fmt: skip
+
+
+def official_dino() -> tuple[Backbone, dict[str, torch.Tensor]]:
+    """A backbone of every block with golden weights; golden images "x" and what comes of them."""
+    with np.load(Path(__file__).parents[1] / "golden/dino_vit_small.npz") as file:
+        golden = {
+            k.removeprefix("small/"): torch.from_numpy(file[k]) for k in file if "small/" in k
+        }
+    state = {k.removeprefix("state/"): golden[k] for k in golden if "state/" in k}
+    width, depth = state["pos_embed"].shape[-1], len(golden["block_outputs_no_norm"])
+    hidden = len(state["blocks.0.mlp.fc1.bias"])
+    model = VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=width, depth=depth, num_classes=0,
+        num_heads=golden["dino_last_selfattention"].shape[1], mlp_ratio=hidden / width,
+    )  # fmt: skip
+    model.load_state_dict(state)
+    shape = BackboneShape(tuple(range(depth)), (4, 4), width, (32, 32), True)
+    return Backbone(model, shape, numeric="float32"), golden
 
 
 def write_video(path: Path, num_frames: int, *, width: int = 64, height: int = 48) -> None:

@@ -1,20 +1,16 @@
 """The backbone: official block outputs, weights and their hash."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
+from tests.extract.extraction import official_dino
 from tokenreel.cache.errors import UsageError
-from tokenreel.extract.backbone import Backbone, BackboneShape, backbone_shape, build_backbone
+from tokenreel.extract.backbone import backbone_shape, build_backbone
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.identity import recipe_for
 from tokenreel.extract.weights import load_weights, weights_sha256
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = "vit_tiny_patch16_224"
 
 
@@ -38,23 +34,12 @@ def test_tokens_are_the_outputs_of_the_blocks_before_the_final_norm():
 
 
 def test_the_blocks_equal_those_of_official_dino():
-    golden = np.load(GOLDEN / "dino_vit_small.npz")
-    prefix = "small/state/"
-    state = {k.removeprefix(prefix): torch.from_numpy(golden[k]) for k in golden if prefix in k}
-    width, depth = state["pos_embed"].shape[-1], len(golden["small/block_outputs_no_norm"])
-    hidden = len(state["blocks.0.mlp.fc1.bias"])
-    model = VisionTransformer(
-        img_size=32, patch_size=8, embed_dim=width, depth=depth, num_classes=0,
-        num_heads=golden["small/dino_last_selfattention"].shape[1], mlp_ratio=hidden / width,
-    )  # fmt: skip
-    model.load_state_dict(state)
-    shape = BackboneShape(tuple(range(depth)), (4, 4), width, (32, 32), True)
-    found = Backbone(model, shape, numeric="float32").run(torch.from_numpy(golden["small/x"]))
-    for block in range(depth):
-        wanted = torch.from_numpy(golden["small/block_outputs_no_norm"][block])
+    backbone, golden = official_dino()
+    found = backbone.run(golden["x"])
+    for block, wanted in enumerate(golden["block_outputs_no_norm"]):
         torch.testing.assert_close(found.tokens[block], wanted[:, 1:], rtol=0, atol=1e-5)
         torch.testing.assert_close(found.cls[block], wanted[:, 0], rtol=0, atol=1e-5)
-    normed = torch.from_numpy(golden["small/dino_forward_cls"])
+    normed = golden["dino_forward_cls"]
     torch.testing.assert_close(found.cls_normed, normed, rtol=0, atol=1e-5)
 
 

@@ -13,23 +13,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
-from tests.extract.extraction import CONFIG, differing, write_video
+from tests.extract.extraction import CONFIG, differing, official_dino, write_video
 from tests.extract.test_encode import found_in, quantiser_of, tokens_of
 from tokenreel.cache.canary import TOLERANCE, canary_errors, make_canary
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.reader import open_store
 from tokenreel.extract import runner
-from tokenreel.extract.backbone import Backbone, BackboneShape, backbone_shape, build_backbone
+from tokenreel.extract.backbone import backbone_shape, build_backbone
 from tokenreel.extract.devices import is_place_free, machine_for, ready
 from tokenreel.extract.gpus import extract_on_gpus
 from tokenreel.extract.runner import extract_clips, prepare_store
 from tokenreel.extract.weights import load_weights
 
 DEVICE = "cuda"
-GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = "vit_tiny_patch16_224"
 CODECS = ["int8", "fp16", "int4", "pool2+int8", "pool2+pool2+fp16", "pca:8+int8", "pca:40+int4"]
 
@@ -65,23 +63,11 @@ def test_float32_tokens_are_those_of_the_cpu():
 
 
 def test_the_blocks_equal_those_of_official_dino():
-    golden = np.load(GOLDEN / "dino_vit_small.npz")
-    prefix = "small/state/"
-    state = {k.removeprefix(prefix): torch.from_numpy(golden[k]) for k in golden if prefix in k}
-    width, depth = state["pos_embed"].shape[-1], len(golden["small/block_outputs_no_norm"])
-    hidden = len(state["blocks.0.mlp.fc1.bias"])
-    model = VisionTransformer(
-        img_size=32, patch_size=8, embed_dim=width, depth=depth, num_classes=0,
-        num_heads=golden["small/dino_last_selfattention"].shape[1], mlp_ratio=hidden / width,
-    )  # fmt: skip
-    model.load_state_dict(state)
     tiny(DEVICE)  # makes float32 exact in this process
-    shape = BackboneShape(tuple(range(depth)), (4, 4), width, (32, 32), True)
-    backbone = Backbone(model, shape, numeric="float32").to(DEVICE)
+    backbone, golden = official_dino()
     with torch.inference_mode():
-        found = backbone.run(torch.from_numpy(golden["small/x"]).to(DEVICE))
-    for block in range(depth):
-        wanted = torch.from_numpy(golden["small/block_outputs_no_norm"][block])
+        found = backbone.to(DEVICE).run(golden["x"].to(DEVICE))
+    for block, wanted in enumerate(golden["block_outputs_no_norm"]):
         assert relative(found.tokens[block], wanted[:, 1:]) <= 1e-5
         assert relative(found.cls[block], wanted[:, 0]) <= 1e-5
 
