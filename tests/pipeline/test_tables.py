@@ -170,7 +170,9 @@ CARL = {
         ("carl-table11-160", LABELS, "30.28 36.46 38.06"),
         ("carl-finegym", LABELS, "33.53 39.89 41.75"),
         ("carl-table11-480", LABELS, "31.46 37.92 39.45"),
-        ("carl-table11-supervised", G, "60.37"),
+        ("carl-table11-supervised-10", LABELS, "24.51 - -"),
+        ("carl-table11-supervised-50", LABELS, "- 48.75 -"),
+        ("carl-table11-supervised", LABELS, "- - 60.37"),
     ],
     "carl-table13": [
         ("carl-table13-contrastive", P[:3], "88.05 0.898 0.891"),
@@ -244,6 +246,8 @@ CHANGES = {
     "carl-table11-160": ("carl-finegym", {"data.num_frames": 160}),
     "carl-table11-480": ("carl-finegym", {"data.num_frames": 480}),
     "carl-table11-supervised": ("carl-finegym", {"loss.name": "cross_entropy"}),
+    "carl-table11-supervised-10": ("carl-table11-supervised", {"data.label_share": 0.1}),
+    "carl-table11-supervised-50": ("carl-table11-supervised", {"data.label_share": 0.5}),
     "carl-table13-contrastive": (
         "carl-penn", {"loss.label_variance": 1e-3, "loss.label_mode": "stable"},
     ),

@@ -40,6 +40,13 @@ class DataConfig(_Frozen):
     action: str | None = Field(
         default=None, description="train on and embed the clips of this action alone; None: of all"
     )
+    label_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="below 1: train on this share of the labelled clips alone, drawn by the seed; "
+        "a smaller share is within a larger one",
+    )
     held_out: float = Field(
         default=0.0, ge=0, lt=1, description="share of the training clips kept for a held-out loss"
     )
@@ -202,6 +209,16 @@ class FuseConfig(_Frozen):
     def _has_clips_to_evaluate(self) -> "FuseConfig":
         if self.optim.evaluate_epochs and not self.data.held_out:
             raise ValueError("optim.evaluate_epochs needs held-out clips: set data.held_out")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_used(self) -> "FuseConfig":
+        if self.data.label_share < 1 and not self.loss.uses_labels:
+            raise ValueError(
+                f"data.label_share={self.data.label_share:g} is of clips with labels, loss.name="
+                f"{self.loss.name} learns from none: set loss.name=cross_entropy, or give the "
+                "probe fewer with `evaluate all fractions=SHARE`"
+            )
         return self
 
     @model_validator(mode="after")

@@ -24,6 +24,7 @@ from tokenreel.fuse.checkpoint import load_checkpoint, restore_weights
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.folder import describe_store, read_about, read_config
 from tokenreel.fuse.frames import Frames
+from tokenreel.fuse.labelled import in_order_of_draw
 from tokenreel.fuse.losses.heads import classes_in
 from tokenreel.fuse.model import FusionModel, build_model
 from tokenreel.fuse.needs import is_of, uses_tokens
@@ -183,7 +184,8 @@ def embed_together(
         beat()
     for embedder, clips in zip(embedders, found, strict=True):
         standard = clips if embedder.model is not None else standardise(clips)
-        write_embeddings(embedder.out, standard, provenance=embedder.provenance)
+        ordered = in_order_of_draw(standard, embedder.config)
+        write_embeddings(embedder.out, ordered, provenance=embedder.provenance)
 
 
 def _facts(source: TokenSource, record: ClipRecord) -> EmbeddedClip:

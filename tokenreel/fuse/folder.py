@@ -27,6 +27,7 @@ from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.reader import Store
 from tokenreel.cache.recipe import canonical_json, field_differences
 from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.needs import labelled_clips
 
 __all__ = ["RunFolder", "RunLocked", "describe_run", "read_about", "read_config"]
 
@@ -54,6 +55,9 @@ def describe_run(config: FuseConfig, store: Store, provenance: Mapping[str, Any]
         **describe_store(store),
         "layers": list(config.pooling.blocks or store.recipe.blocks),
     }
+    if config.data.label_share < 1 and is_trained:
+        drawn, every = (labelled_clips(config, store, x) for x in (config.data.label_share, 1.0))
+        about["labelled_clips"] = f"{len(drawn)} of {len(every)}, drawn with seed {config.seed}"
     if config.init is not None:
         about["init_sha256"] = _init_digest(Path(config.init))
     return about

@@ -2,14 +2,16 @@
 
 import difflib
 from collections import Counter
+from collections.abc import Sequence
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.reader import ClipRecord, Store
 from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.labelled import draw_labelled
 
 __all__ = [
-    "blocks_of", "class_offsets", "for_store", "is_of", "require_store", "require_tokens",
-    "training_clips", "uses_cls", "uses_tokens",
+    "blocks_of", "class_offsets", "for_store", "is_of", "labelled_clips", "require_store",
+    "require_tokens", "training_clips", "uses_cls", "uses_tokens",
 ]  # fmt: skip
 
 
@@ -65,7 +67,20 @@ def is_of(config: FuseConfig, clip: ClipRecord) -> bool:
 
 def training_clips(config: FuseConfig, store: Store) -> list[ClipRecord]:
     """The clips that a config is trained on, before any is held out."""
+    share = config.data.label_share
+    return _clips_of(config, store) if share == 1 else labelled_clips(config, store, share)
+
+
+def _clips_of(config: FuseConfig, store: Store) -> list[ClipRecord]:
     return store.select(split="train", action=config.data.action)
+
+
+def labelled_clips(config: FuseConfig, store: Store, share: float) -> list[ClipRecord]:
+    """A share of the labelled training clips, in the order that the seed of a config draws them."""
+    clips = _clips_of(config, store)
+    labels = [store.labels(clip.clip_id) for clip in clips]
+    chosen = draw_labelled([c.action for c in clips], labels, share=share, seed=config.seed)
+    return [clips[place] for place in chosen]
 
 
 def class_offsets(store: Store) -> tuple[dict[str, int], int]:
@@ -95,7 +110,7 @@ def require_store(config: FuseConfig, store: Store) -> None:
     require_tokens(config, store)
     if config.model == "frozen":
         return
-    if config.optim.epochs and not training_clips(config, store):
+    if config.optim.epochs and not _clips_of(config, store):
         of_action = f" of the action {config.data.action}" if config.data.action else ""
         raise UsageError(
             f"{store.path} has no clips of the split train{of_action}: nothing to train on (its "
@@ -144,7 +159,7 @@ def _require_action(config: FuseConfig, store: Store) -> None:
 
 
 def _require_labels(config: FuseConfig, store: Store) -> None:
-    loss, clips = config.loss, training_clips(config, store)
+    loss, clips = config.loss, _clips_of(config, store)
     if loss.uses_labels:
         count = class_offsets(store)[1]
         has_labels = any((store.labels(record.clip_id) >= 0).any() for record in clips)
@@ -155,10 +170,29 @@ def _require_labels(config: FuseConfig, store: Store) -> None:
                 "--out STORE` of clips with labels makes one that has them (`tokenreel data check` "
                 "says what it finds), or take another loss"
             )
+        _require_every_phase(config, store, clips)
     actions = Counter(record.action for record in clips if record.action)
     if loss.pairs_by_action and max(actions.values(), default=0) < 2:
         raise UsageError(
             f"loss.name={loss.name} aligns two clips of one action, the training clips of "
             f"{store.path} are of {dict(actions) or 'no known action'}: `{_extract(store)} --out "
             "STORE` of clips with actions makes one that has them, or set loss.pairs=views"
+        )
+
+
+def _require_every_phase(config: FuseConfig, store: Store, clips: Sequence[ClipRecord]) -> None:
+    """Refuse a share of the labels that lacks a phase which all of them have."""
+
+    def phases(some: Sequence[ClipRecord]) -> set[tuple[str, int]]:
+        found = [(clip.action, store.labels(clip.clip_id).tolist()) for clip in some]
+        return {(action, phase) for action, own in found for phase in own if phase >= 0}
+
+    drawn = training_clips(config, store)
+    missing = sorted(phases(clips) - phases(drawn)) if len(drawn) < len(clips) else []
+    if missing:
+        names = {(c.action, place): name for c in clips for place, name in enumerate(c.phases)}
+        told = ", ".join(f"{names[one]} of {one[0]}" if one[0] else names[one] for one in missing)
+        raise UsageError(
+            f"data.label_share={config.data.label_share:g} leaves {len(drawn)} clips of "
+            f"{store.path}, too few to have each of its phases (without: {told}): set a larger one"
         )

@@ -161,6 +161,7 @@ def _cost(recipe: Recipe) -> str:
     clips = TRAIN_CLIPS.get(recipe.dataset)
     if clips is None:
         return f"{config.optim.epochs} epochs, steps {frames}"
+    clips = int(config.data.label_share * clips)
     steps = ceil(clips / batch) * config.optim.epochs
     all_of_them = f" in all {NUM_ACTIONS} runs" if recipe.per_action else ""
     return (

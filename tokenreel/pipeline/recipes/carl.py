@@ -14,14 +14,14 @@ from tokenreel.fuse.loss_config import CrossEntropyConfig, SclConfig, TccConfig,
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes.base import Published, Recipe, by_labels, percent
 from tokenreel.pipeline.recipes.parts import (
-    FINEGYM_PROTOCOL,
+    DRAWN,
     FROZEN,
     GYM99,
     GYM288,
-    PENN_PROTOCOL,
-    POURING_PROTOCOL,
+    PROTOCOLS,
     RESNET,
     SAME_VIEW,
+    SUPERVISED,
     late_fusion,
 )
 
@@ -99,12 +99,8 @@ def _carl(
     dataset: str, fuse: FuseConfig, label: str, published: Published, source: str, *,
     differs: str = FROZEN,
 ) -> Recipe:  # fmt: skip
-    protocols: dict[str, dict[str, Any]] = {
-        "penn_action": PENN_PROTOCOL, "pouring": POURING_PROTOCOL, "finegym": FINEGYM_PROTOCOL,
-        "kinetics400": PENN_PROTOCOL,
-    }  # fmt: skip
     return Recipe(
-        dataset, fuse, protocols[dataset], label, published, RESNET, f"CARL, {source}", "variant",
+        dataset, fuse, PROTOCOLS[dataset], label, published, RESNET, f"CARL, {source}", "variant",
         differs,
     )  # fmt: skip
 
@@ -143,11 +139,7 @@ def _contrastive() -> Recipe:
 def _supervised() -> Recipe:
     """The supervised row of Table 11, with the backbone frozen."""
     fuse = _finegym().model_copy(update={"loss": CrossEntropyConfig()})
-    differs = (
-        "the paper trains all layers of the backbone on labels; its 24.51 and 48.75 at 10 and 50 % "
-        f"come from training on that share, here a probe alone has fewer; {SAME_VIEW}"
-    )
-    return _carl("finegym", fuse, "supervised", percent(60.37), "Table 11", differs=differs)
+    return _carl("finegym", fuse, "supervised", percent(60.37), "Table 11", differs=SUPERVISED)
 
 
 def _c3d() -> Recipe:
@@ -243,6 +235,14 @@ CARL: dict[str, Maker] = {
     ),
     "carl-table11-480": _change(
         finegym, 11, "480 frames", ("data.num_frames=480",), by_labels(31.46, 37.92, 39.45)
+    ),
+    "carl-table11-supervised-10": _change(
+        _supervised, 11, "supervised, 10% of labels", ("data.label_share=0.1",),
+        {"classification@10%": (24.51, None)}, differs=DRAWN,
+    ),
+    "carl-table11-supervised-50": _change(
+        _supervised, 11, "supervised, 50% of labels", ("data.label_share=0.5",),
+        {"classification@50%": (48.75, None)}, differs=DRAWN,
     ),
     "carl-table11-supervised": _supervised,
     "carl-table13-contrastive": _contrastive,

@@ -1,5 +1,7 @@
 """What the recipes of several papers share: data sets, models and protocols."""
 
+from collections.abc import Mapping
+
 from tokenreel.fuse.config import (
     DataConfig,
     FuseConfig,
@@ -10,6 +12,7 @@ from tokenreel.fuse.config import (
 from tokenreel.fuse.loss_config import SclConfig
 
 __all__ = [
+    "DRAWN",
     "FINEGYM_PROTOCOL",
     "FROZEN",
     "GYM99",
@@ -17,8 +20,10 @@ __all__ = [
     "LAST",
     "PENN_PROTOCOL",
     "POURING_PROTOCOL",
+    "PROTOCOLS",
     "RESNET",
     "SAME_VIEW",
+    "SUPERVISED",
     "late_fusion",
     "mvformer",
 ]
@@ -26,12 +31,26 @@ __all__ = [
 PENN_PROTOCOL = {"tau_stride": 2, "retrieval_stride": 2}
 POURING_PROTOCOL = {"tau_stride": 5, "retrieval_stride": 5, "fractions": (0.1, 0.5, 1.0)}
 FINEGYM_PROTOCOL = {"protocol": "finegym"}
+PROTOCOLS: dict[str, Mapping[str, object]] = {
+    "penn_action": PENN_PROTOCOL,
+    "pouring": POURING_PROTOCOL,
+    "finegym": FINEGYM_PROTOCOL,
+    "kinetics400": PENN_PROTOCOL,
+}
 
 RESNET = "resnet50"
 LAST = (-1,)  # the last block of the store
 SAME_VIEW = (
     "the paper draws new pixel augmentations at every step; a store has the clean view, and as "
     "many fixed augmented ones as it was extracted with"
+)
+SUPERVISED = (
+    "the paper trains all layers of the backbone, which is frozen here; its accuracy is that of a "
+    f"probe with the same labels; {SAME_VIEW}"
+)
+DRAWN = (
+    f"{SUPERVISED}; the paper does not say which clips have labels, here the seed draws them, one "
+    "of each class first"
 )
 GYM99, GYM288 = "gym99", "gym288"  # the action of every clip: which classes its labels are of
 FROZEN = f"the paper trains the last stage of the backbone, which is frozen here; {SAME_VIEW}"

@@ -53,7 +53,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     ),
     "carl-table11": (
         "carl-table11-80", "carl-table11-160", "carl-finegym", "carl-table11-480",
-        "carl-table11-supervised",
+        "carl-table11-supervised-10", "carl-table11-supervised-50", "carl-table11-supervised",
     ),
     "carl-table13": ("carl-table13-contrastive", "carl-penn"),
     "carl-table14": ("carl-penn-transferred", "carl-penn-finetuned"),
