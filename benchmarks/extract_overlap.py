@@ -4,7 +4,7 @@
 
 Both decode, resize, run a small backbone, quantise, checksum and write the same clips to a store on
 the same disk.  The claim is 1.3 times the frames a second on two cores.  Starting decode processes
-is not counted: the overlapped run is timed from its first batch on.
+is not counted: the overlapped run is timed from when its first chunk of frames was begun.
 """
 
 import logging
@@ -71,13 +71,14 @@ def in_sequence(manifest: Manifest, store: Path) -> float:
 
 
 def overlapped(manifest: Manifest, store: Path) -> tuple[float, ExtractReport]:
-    """Seconds of an extraction, from its first frames on."""
+    """Seconds of an extraction, the decoding of its first frames included."""
     prepare_store(manifest, CONFIG, store)
+    workers = machine_for(CONFIG).workers
     first = []
 
     def tick(report: ExtractReport) -> None:
-        if not first:
-            first.append(time.perf_counter())
+        if not first:  # one chunk has come; the report has its seconds over all workers
+            first.append(time.perf_counter() - report.seconds["decode"] * workers)
 
     report = extract_clips(manifest, CONFIG, store, progress=False, tick=tick)
     return time.perf_counter() - first[0], report
@@ -101,7 +102,7 @@ def main() -> None:
     print(report.table())
     sequence, overlap = Timing(tuple(one)), Timing(tuple(other))
     shape = f"{clips} clips x {frames} frames 1280x720, ViT-tiny at 112, int8 x 3 blocks"
-    shape += f", {machine_for(CONFIG).workers} decode process, {torch.get_num_threads()} threads"
+    shape += f", {machine_for(CONFIG).workers} decode processes, {torch.get_num_threads()} threads"
     ratio = sequence.median / overlap.median
     case = "stages overlapped: seconds of the sequence over its own"
     baseline = f"the stages in sequence, {sequence.median:.3g} s"

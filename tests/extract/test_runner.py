@@ -6,12 +6,14 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from tests.extract.extraction import CONFIG, differing, write_video
 from tokenreel.cache.errors import TokenReelError, WrongRecipe
 from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
 from tokenreel.cache.store import load_recipe, read_failures
 from tokenreel.extract import process, runner, worker
+from tokenreel.extract.devices import machine_for
 from tokenreel.extract.runner import build_recipe, extract_clips, store_name
 from tokenreel.extract.supervisor import DecodePool
 from tokenreel.extract.transforms import transform_parameters
@@ -106,10 +108,18 @@ def test_a_second_run_skips_what_is_committed(manifest, done):
     assert again.committed == []
 
 
-def test_the_store_is_the_same_bytes_for_any_number_of_workers(manifest, done, tmp_path):
-    config = CONFIG.model_copy(update={"workers": 3})
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_store_is_the_same_bytes_for_any_number_of_workers(manifest, done, tmp_path, workers):
+    config = CONFIG.model_copy(update={"workers": workers})
     extract_clips(manifest, config, tmp_path / "store", progress=False)
     assert differing(tmp_path / "store", done[1]) == []
+
+
+def test_on_a_cpu_there_is_a_decode_process_for_each_thread_of_the_backbone(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert machine_for(CONFIG).workers == 4
+    assert machine_for(CONFIG, processes=2).workers == 2
+    assert machine_for(CONFIG.model_copy(update={"workers": 3})).workers == 3
 
 
 def test_shards_together_make_the_same_clips(manifest, done, tmp_path):

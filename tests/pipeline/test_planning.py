@@ -6,6 +6,7 @@ import pytest
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.extract import rates as rates_module
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.identity import recipe_for
 from tokenreel.extract.plan import HeaderSurvey, StoreSize
@@ -22,7 +23,7 @@ SIZE = StoreSize("int8", 1000.0, 200_000, 20)
 
 
 def even(read_bytes: float):
-    rates = MachineRates("cpu", 100.0, 50.0, 1e6, read_bytes)
+    rates = MachineRates("cuda:0", 100.0, 50.0, 1e6, read_bytes)
     (row,) = break_even(MANIFEST, ExtractConfig(), SURVEY, rates, SIZE, recipe="sample")
     return row
 
@@ -33,7 +34,7 @@ def test_caching_pays_after_extraction_divided_by_the_gain_of_an_epoch():
     assert row.epoch_frames == frames
     assert row.online_seconds == pytest.approx(frames / 50)
     assert row.cached_seconds == pytest.approx(frames * 1000 / 1e6)
-    extraction = 200 / 50  # slower than 200 kB at 1 MB/s
+    extraction = 200 / 50  # slower than 200 kB at 1 MB/s, and than decoding
     assert row.epochs == pytest.approx(extraction / (row.online_seconds - row.cached_seconds))
 
 
@@ -47,6 +48,20 @@ def test_a_disk_that_cannot_take_the_tokens_is_named_before_the_extraction():
     assert "no: the disk is the limit" in plan.text()
     assert plan.limit.startswith("disk")
     assert "NOT ENOUGH" in plan.text()
+
+
+def test_on_a_cpu_the_plan_adds_up_what_shares_the_cores(monkeypatch):
+    monkeypatch.setattr(rates_module, "num_threads", lambda: 2)
+    rates = MachineRates("cpu", 100.0, 50.0, write_bytes=1e9, read_bytes=1e6)
+    own = ExtractConfig(device="cpu", workers=2)
+    assert rates.stage_seconds(own, views=1) == {
+        "backbone and decoding on the same cores": 1 / 50 + 1 / (2 * 100),
+        "decoding": 1 / (2 * 100),
+    }
+    on_gpu = MachineRates("cuda:0", 100.0, 50.0, write_bytes=1e9, read_bytes=1e6)
+    assert on_gpu.stage_seconds(own, views=5) == {"backbone": 5 / 50, "decoding": 1 / 200}
+    plan = Plan("sample", own, SURVEY, rates, (SIZE,), (), free_bytes=10**9)
+    assert plan.limit.startswith("backbone and decoding on the same cores")
 
 
 def test_an_unknown_recipe_is_refused():

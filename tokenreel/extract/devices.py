@@ -69,20 +69,26 @@ class Machine:
 def machine_for(config: ExtractConfig, *, processes: int = 1) -> Machine:
     """Fill in what a config leaves to the machine, for one of `processes` on it.
 
+    On a CPU there are as many decode processes as threads of the backbone.  Those that the queues
+    hold up cost no time, so the cores go to whichever is behind: large frames or a large model.
+
     Raises:
         UsageError: no such device here.
     """
     device = pick_device(config.device)
     is_cuda = device.type == "cuda"
-    share = (len(os.sched_getaffinity(0)) if is_cuda else 1) // processes
-    cpu_batch_frames = max(CPU_BATCH_FRAMES, PART_FRAMES * num_threads(processes))
+    threads = num_threads(processes)
+    cpu_batch_frames = max(CPU_BATCH_FRAMES, PART_FRAMES * threads)
+    decoders = (
+        max(len(os.sched_getaffinity(0)) // processes - CORES_KEPT, 1) if is_cuda else threads
+    )
     return Machine(
         device=device,
         batch_frames=config.batch_frames or (CUDA_BATCH_FRAMES if is_cuda else cpu_batch_frames),
         mixes=is_cuda,
         pads=is_cuda,
         resizes=is_cuda,
-        workers=config.workers or min(max(share - CORES_KEPT, 1), MOST_WORKERS),
+        workers=config.workers or min(decoders, MOST_WORKERS),
         write_threads=config.write_threads or (CUDA_WRITE_THREADS if is_cuda else 1),
     )
 

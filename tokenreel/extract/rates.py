@@ -45,6 +45,24 @@ class MachineRates:
     write_bytes: float
     read_bytes: float
 
+    def stage_seconds(self, config: ExtractConfig, *, views: int) -> dict[str, float]:
+        """Seconds of a frame in each stage but the disk's; stages overlap.
+
+        On a CPU decoding and the backbone share the cores: their work adds up.
+
+        Args:
+            config: of the extraction.
+            views: of a frame, which is decoded once for all of them.
+        """
+        backbone = views / self.backbone_frames
+        if not self.decode_frames:
+            return {"backbone": backbone}
+        decoding = 1 / (self.decode_frames * machine_for(config).workers)
+        if self.device != "cpu":
+            return {"backbone": backbone, "decoding": decoding}
+        together = backbone + 1 / (self.decode_frames * num_threads())
+        return {"backbone and decoding on the same cores": together, "decoding": decoding}
+
 
 def measure_machine(
     manifest: Manifest, config: ExtractConfig, folder: Path, *, device: torch.device, seconds: float

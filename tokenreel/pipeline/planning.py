@@ -13,7 +13,6 @@ from pathlib import Path
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Manifest
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.devices import machine_for
 from tokenreel.extract.plan import (
     HeaderSurvey,
     StoreSize,
@@ -93,10 +92,8 @@ class Plan:
     @property
     def limit(self) -> str:
         """Which stage the extraction will wait for, and its hours."""
-        hours = {"backbone": self.backbone_hours}
-        if self.rates.decode_frames:
-            rate = self.rates.decode_frames * machine_for(self.config).workers
-            hours["decoding"] = self.survey.num_frames / rate / 3600
+        seconds = self.rates.stage_seconds(self.config, views=self.views)
+        hours = {s: self.survey.num_frames * value / 3600 for s, value in seconds.items()}
         hours["disk"] = self.sizes[0].num_bytes / self.rates.write_bytes / 3600
         slowest = max(hours, key=lambda stage: hours[stage])
         parts = ", ".join(f"{stage} {value:.2f} h" for stage, value in hours.items())
@@ -215,12 +212,9 @@ def break_even(
         if recipe is not None or chosen.dataset == manifest.dataset:
             frames = clips * VIEWS_OF_A_STEP * chosen.fuse.data.num_frames
             by_frames.setdefault(frames, []).append(name)
-    frame_seconds = 1 / rates.backbone_frames
-    if rates.decode_frames:
-        frame_seconds = max(frame_seconds, 1 / (rates.decode_frames * machine_for(config).workers))
-    extraction = max(
-        survey.num_frames * (1 + config.views) * frame_seconds, size.num_bytes / rates.write_bytes
-    )
+    frame_seconds = max(rates.stage_seconds(config, views=1).values())
+    stages = rates.stage_seconds(config, views=1 + config.views)
+    extraction = max(survey.num_frames * max(stages.values()), size.num_bytes / rates.write_bytes)
     rows = []
     for frames, names in sorted(by_frames.items()):
         # of a store with several views a step reads one view for each of its two
