@@ -14,6 +14,7 @@ import torch
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.fuse.batches import _share
 from tokenreel.fuse.distributed import ALONE, any_of, from_first, gather_clips
+from tokenreel.pipeline.cli.fuse import train as train_command
 from tokenreel.pipeline.training import train_recipe
 
 WORDS = [  # batches of three clips over two processes: shares of two and one
@@ -27,16 +28,24 @@ WORDS = [  # batches of three clips over two processes: shares of two and one
 ]  # fmt: skip
 
 
+OPTIONS = ["--standalone", "--no-python", "--nproc-per-node"]
+
+
 def train_in_processes(words, store, out, *, processes):
     """`fuse train` under torchrun."""
     fuse = [shutil.which("fuse", path=str(Path(sys.executable).parent)), "train", "sample"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python",
-                "--nproc-per-node", str(processes)]  # fmt: skip
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *OPTIONS, str(processes)]
     options = ["--store", str(store), "--out", str(out), "--device", "cpu"]
     return subprocess.run(
         [*torchrun, *fuse, *words, *options], env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
+
+
+def test_what_is_trained_here_is_the_command_of_the_readme_and_of_the_help():
+    command = f"torchrun {' '.join(OPTIONS)} N fuse train RECIPE --store STORE"
+    assert command in (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+    assert command in map(str.strip, train_command.__doc__.splitlines())
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,11 @@ def train(
     device: Device = "auto",
     placement: Placement = "auto",
 ) -> None:
-    """Train a recipe on a store and write its embeddings; run it again to go on."""
+    """Train a recipe on a store and write its embeddings; run it again to go on.
+
+    On N GPUs, with the numbers of one process at the same batch:
+    torchrun --standalone --no-python --nproc-per-node N fuse train RECIPE --store STORE
+    """
     from tokenreel.pipeline.training import train_recipe
 
     if "=" in recipe:  # `fuse train seed=1`: the recipe was left out
