@@ -19,7 +19,7 @@ from tokenreel.fuse.config import (
     PoolingConfig,
     TemporalConfig,
 )
-from tokenreel.fuse.kernels import absorbed
+from tokenreel.fuse.kernels import loops
 from tokenreel.fuse.lockstep import fit
 from tokenreel.fuse.memory import split_by_memory
 from tokenreel.fuse.source import TokenSource
@@ -107,10 +107,11 @@ def test_runs_that_draw_the_same_batches_read_them_once(store, tmp_path, monkeyp
     assert counts["one"] == counts["three"]
 
 
-def test_runs_that_attend_over_the_same_tokens_decode_them_once(store, tmp_path, monkeypatch):
-    decoded = []
-    original = absorbed._parts
-    monkeypatch.setattr(absorbed, "_parts", lambda *some: decoded.append(1) or original(*some))
+def test_runs_that_attend_over_the_same_tokens_read_them_once(store, tmp_path, monkeypatch):
+    passes = []
+    for name in ("attend", "attend_backward"):
+        loop = getattr(loops, name)
+        monkeypatch.setattr(loops, name, lambda *some, loop=loop: passes.append(1) or loop(*some))
     counts = {}
     for name, num_runs in (("one", 1), ("three", 3)):
         runs = {f"{name}{i}": tiny_config(loss=scl(temperature=0.1 + i)) for i in range(num_runs)}
@@ -119,9 +120,9 @@ def test_runs_that_attend_over_the_same_tokens_decode_them_once(store, tmp_path,
         for run, config in runs.items():
             (tmp_path / run).mkdir()
             made.append(run_module.Run(config, source, tmp_path / run))
-        decoded.clear()
+        passes.clear()
         assert fit(made, source, progress=False) == {}
-        counts[name] = len(decoded)
+        counts[name] = len(passes)
     assert counts["one"] == counts["three"] > 0
 
 

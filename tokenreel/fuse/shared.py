@@ -1,9 +1,8 @@
 """One pass over the codes of a batch for all models in lock-step that attend over them.
 
-On a CPU half of a step is spent on turning codes into floats, so that is done once for all models.
-Their products stay their own: one product for the queries of all would round otherwise, and a run
-would no longer end with the bytes of the same run alone.  On a GPU the fused kernel turns codes
-into floats in registers, and nothing is shared.
+On a CPU a step is bound by its memory and by turning codes into floats: the compiled loops do both
+once for all models, and a run still ends with the bytes of the same run alone.  On a GPU the fused
+kernel is another model's own, and nothing is shared.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +14,7 @@ from torch import Tensor
 
 from tokenreel.fuse.frames import Frames
 from tokenreel.fuse.kernels import CodedTokens
-from tokenreel.fuse.kernels.absorbed import pool_backward_each, pool_each
-from tokenreel.fuse.kernels.choose import wanted_word
+from tokenreel.fuse.kernels.choose import has_numba, wanted_word
 from tokenreel.fuse.kernels.ops import require_finite
 from tokenreel.fuse.kernels.weights import absorb_queries
 from tokenreel.fuse.model import FusionModel
@@ -64,7 +62,7 @@ def _can_share(model: FusionModel, frames: Frames) -> bool:
         return False
     codes = next(iter(frames.codes.values()))
     is_absorbed = wanted_word(None) in ("auto", "absorbed") and codes.device.type == "cpu"
-    return is_absorbed and len(codes) > 0
+    return is_absorbed and has_numba() and len(codes) > 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +91,10 @@ class _Shared:
         ]
         if not parts:
             return
+        from tokenreel.fuse.kernels import compiled
+
         queries, gradients, outputs = zip(*parts, strict=True)
-        rows = pool_backward_each(
+        rows = compiled.pool_backward_each(
             self.tokens.codes, gradients, self.tokens.scales, outputs, shared=True
         )
         for own, gradient in zip(queries, rows, strict=True):
@@ -102,13 +102,15 @@ class _Shared:
 
 
 def _attend(models: Sequence[FusionModel], tokens: CodedTokens) -> _Shared:
+    from tokenreel.fuse.kernels import compiled  # there is no Numba where nothing can be shared
+
     require_finite(tokens.scales)
     queries = []
     for model in models:
         assert isinstance(model.pooling, Lstp)
         queries.append(absorb_queries(tokens, model.pooling.weights()).contiguous())
     with torch.no_grad():
-        outputs = pool_each(tokens.codes, queries, tokens.scales, None)
+        outputs = compiled.pool_each(tokens.codes, queries, tokens.scales, None)
     attended = {
         model: AttendedTokens(tokens, pooled.detach().requires_grad_())
         for model, (pooled, _, _) in zip(models, outputs, strict=True)

@@ -14,12 +14,7 @@ from tests.fuse.kernels.cases import (
     make_weights,
     parameters,
 )
-from tokenreel.fuse.kernels import (
-    CodedTokens,
-    absorbed,
-    ops,
-    pooled_attention,
-)
+from tokenreel.fuse.kernels import CodedTokens, ops, pooled_attention
 
 DTYPES = [torch.int8, torch.float16, torch.bfloat16, torch.float32, torch.float64]
 VARIANTS = {
@@ -33,6 +28,12 @@ VARIANTS = {
     "disjoint_tokens_as_values": ({"values": None}, {"disjoint": True}),
     "normalised_disjoint": ({}, {"normalise_keys": True, "disjoint": True}),
 }
+
+
+@pytest.fixture(params=["compiled loops", "plain torch"])
+def path(request, monkeypatch):
+    """Either form of the absorbed path."""
+    monkeypatch.setattr(ops, "has_numba", lambda: request.param == "compiled loops")
 
 
 def make_packed(frames=2, tokens=9, width=72):
@@ -54,6 +55,7 @@ def both(tokens, weights, **options):
     return wanted, truth, found, other
 
 
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("folds", [False, True])
 def test_absorbed_equals_project_and_attend(variant, folds):
@@ -67,6 +69,7 @@ def test_absorbed_equals_project_and_attend(variant, folds):
         assert error(grad, true_grads[name]) < 1e-11 or not grad.any(), name
 
 
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("variant", ["plain", "disjoint", "normalised"])
 def test_absorbed_equals_the_reference_where_tokens_are_hidden(variant):
     of_weights, options = VARIANTS[variant]
@@ -81,6 +84,7 @@ def test_absorbed_equals_the_reference_where_tokens_are_hidden(variant):
         assert error(grad, true_grads[name]) < 1e-11 or not grad.any(), name
 
 
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_is_pooled_in_float32_or_better(dtype):
     tokens = make_tokens(dtype, tokens=50, widths=(40, 40), folds=True)
@@ -92,6 +96,7 @@ def test_every_dtype_is_pooled_in_float32_or_better(dtype):
     assert error(found.entities, wanted.entities) < 2e-6
 
 
+@pytest.mark.usefixtures("path")
 def test_packed_codes_are_pooled_as_what_they_stand_for():
     tokens = make_packed()
     low, high = tokens.codes[0] & 15, tokens.codes[0] >> 4
@@ -103,30 +108,7 @@ def test_packed_codes_are_pooled_as_what_they_stand_for():
     assert error(found.entities, wanted.entities) < 1e-13
 
 
-FRAME_BYTES = 37 * 96 * 8
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("size", [1, FRAME_BYTES // 5, FRAME_BYTES, 3 * FRAME_BYTES])
-def test_blocks_of_a_token_a_part_of_a_frame_or_some_frames_change_nothing(
-    monkeypatch, size, variant
-):
-    of_weights, options = VARIANTS[variant]
-    frames = 2 * absorbed.GROUP + 3
-    tokens = make_tokens(torch.int8, frames=frames)
-    weights = in_float64(make_weights(tokens, **of_weights))
-    hidden = torch.zeros(frames, 37, dtype=torch.bool)
-    hidden[1::2, 5:29] = True  # whole blocks of a frame, but not the frame
-    options = options | {"hidden": hidden, "implementation": "absorbed"}
-    whole = pooled_attention(tokens, [weights], **options)
-    grads = gradients(whole, weights)
-    monkeypatch.setitem(absorbed.BLOCK_BYTES, "cpu", size)
-    pieces = pooled_attention(tokens, [weights], **options)
-    assert error(pieces[0].entities, whole[0].entities) < 1e-13
-    for name, grad in gradients(pieces, weights).items():
-        assert error(grad, grads[name]) < 1e-12 or not grad.any(), name
-
-
+@pytest.mark.usefixtures("path")
 def test_models_that_share_a_read_get_what_each_gets_alone():
     tokens = make_tokens(torch.float64)
     models = [in_float64(make_weights(tokens, entities=n, heads=n, values=6, channels=6, seed=n))

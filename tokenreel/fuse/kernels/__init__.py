@@ -3,7 +3,7 @@
 :func:`pooled_attention` is the one entry to LSTP: three implementations, equal in exact arithmetic.
 
     reference   every token projected to a key and a value; the specification
-    absorbed    W_K and W_V moved to the queries' side; plain torch, the path of the CPU
+    absorbed    W_K and W_V moved to the queries' side; compiled loops on a CPU, else plain torch
     triton      the same in one pass over the codes; CUDA, or Triton's interpreter
 
 :func:`padded_attention` is that of the temporal fusion.

@@ -104,6 +104,12 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+@functools.cache
+def has_numba() -> bool:
+    """Whether the package can be found."""
+    return importlib.util.find_spec("numba") is not None
+
+
 def is_interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"

@@ -4,13 +4,14 @@ Shapes: F frames, N tokens, E rows of attention, d stored channels of all layers
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokenreel.fuse.kernels import absorbed
-from tokenreel.fuse.kernels.choose import CannotRun, decide, fall_back
+from tokenreel.fuse.kernels.choose import CannotRun, decide, fall_back, has_numba
 from tokenreel.fuse.kernels.tokens import width_of
 
 __all__ = ["dots", "mix", "pool", "pool_backward"]
@@ -41,7 +42,7 @@ def pool(
             return fused_pool(codes, queries, scales, hidden)
         except CannotRun as error:
             _allow_fall_back(implementation, error)
-    return absorbed.pool(codes, queries, scales, hidden)
+    return _absorbed(codes).pool(codes, queries, scales, hidden)
 
 
 @pool.register_fake
@@ -75,12 +76,24 @@ def pool_backward(
             return fused_backward(codes, gradient, scales, outputs, shared=shared)
         except CannotRun as error:
             _allow_fall_back(implementation, error)
-    return absorbed.pool_backward(codes, gradient, scales, outputs, shared=shared)
+    return _absorbed(codes).pool_backward(codes, gradient, scales, outputs, shared=shared)
 
 
 @pool_backward.register_fake
 def _(codes, gradient, scales, pooled, scores, lse, shared, implementation):  # type: ignore[no-untyped-def]
     return gradient.new_empty(gradient.shape[1:] if shared else gradient.shape)
+
+
+def _absorbed(codes: Sequence[Tensor]) -> ModuleType:
+    """The absorbed path of a device: compiled loops on a CPU, else plain torch."""
+    if codes[0].device.type != "cpu":
+        return absorbed
+    if not has_numba():
+        fall_back("Numba is not installed")
+        return absorbed
+    from tokenreel.fuse.kernels import compiled
+
+    return compiled
 
 
 def _allow_fall_back(implementation: str, error: CannotRun) -> None:
@@ -130,7 +143,7 @@ def dots(
     """
     require_finite(scales)
     decide(codes, vectors, implementation, fused=False)
-    return absorbed.dots(codes, vectors, scales)
+    return _absorbed(codes).dots(codes, vectors, scales)
 
 
 @dots.register_fake
@@ -142,7 +155,7 @@ def _(codes, vectors, scales, implementation):  # type: ignore[no-untyped-def]
 @torch.library.custom_op("tokenreel::mix", mutates_args=())
 def mix(codes: Sequence[Tensor], weights: Tensor, scales: Sequence[Tensor], shared: bool) -> Tensor:
     """Sums of tokens times weights (F, E, N): (F, E, d), or (E, d) over all frames."""
-    return absorbed.mix(codes, weights, scales, shared=shared)
+    return _absorbed(codes).mix(codes, weights, scales, shared=shared)
 
 
 @mix.register_fake

@@ -1,0 +1,271 @@
+"""Attention with absorbed queries as loops over tokens, compiled for this processor by Numba.
+
+A block of tokens is small enough to be found in the core's own cache by the second of the two
+products that it meets; codes become floats in registers.  So a pass costs one read of the codes.
+Sums are of `ROWS` rows at a time, each by the same instructions: what a row gets does not depend on
+the rows beside it, nor on the number of threads.
+
+Shapes: f frames, N tokens, E rows of attention, d channels of all layers; `room` is (rows, block)
+where rows is E made up to a multiple of `ROWS`.  A side that meets tokens lies layer after layer:
+(f, rows * d), of each layer (rows, its channels).  Half floats come as the integers of their bits:
+int16 is a float16, uint16 a bfloat16.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, overload
+from numba.np.numpy_support import carray
+
+__all__ = ["ROWS", "attend", "attend_backward", "dots", "mix"]
+
+log = logging.getLogger(__name__)
+
+ROWS = 3
+MATHS = {
+    "reassoc",
+    "nsz",
+    "contract",
+    "arcp",
+}  # sums in any order; NaN and infinity stay what they are
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile at the first call; machine code is kept beside the module or in the user's cache."""
+    compiler = njit(nogil=True, fastmath=MATHS, error_model="numpy")
+    loops = compiler(function)
+    try:
+        loops.enable_caching()
+    except RuntimeError as error:  # neither can be written
+        log.info("%s is compiled again in each process: %s", function.__name__, error)
+    return loops
+
+
+@intrinsic
+def _at(context, address, like):
+    """Pointer to the elements, of the dtype of `like`, that lie at an address."""
+
+    def make(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like.dtype)(address, like), make
+
+
+@intrinsic
+def _of_half(context, bits):
+    def make(context, builder, signature, arguments):
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(bits), make
+
+
+@intrinsic
+def _of_bfloat16(context, bits):
+    def make(context, builder, signature, arguments):
+        word = ir.IntType(32)
+        wide = builder.shl(builder.zext(arguments[0], word), ir.Constant(word, 16))
+        return builder.bitcast(wide, ir.FloatType())
+
+    return types.float32(bits), make
+
+
+def _number(code: Any) -> Any:
+    """The float that a code is before its scale."""
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(_number, inline="always")
+def _(code):
+    if code == types.int16:
+        return lambda code: _of_half(code)
+    if code == types.uint16:
+        return lambda code: _of_bfloat16(code)
+    if code == types.int8:
+        return lambda code: np.float32(code)
+    return lambda code: code
+
+
+@compiled
+def _score(tokens, scales, vectors, first, stop, room):
+    """Add products of tokens (N, c) of one layer with vectors (rows, c); two tokens at a time."""
+    zero = vectors.dtype.type(0)
+    for n in range(first, stop, 2):
+        m = min(n + 1, stop - 1)
+        for e in range(0, len(vectors), 3):
+            a = b = c = x = y = z = zero
+            for i in range(tokens.shape[1]):
+                one, other = _number(tokens[n, i]), _number(tokens[m, i])
+                u, v, w = vectors[e, i], vectors[e + 1, i], vectors[e + 2, i]
+                a, b, c = a + u * one, b + v * one, c + w * one
+                x, y, z = x + u * other, y + v * other, z + w * other
+            for row, value in enumerate((a, b, c)):
+                room[e + row, n - first] += scales[n] * value
+            if m > n:
+                for row, value in enumerate((x, y, z)):
+                    room[e + row, m - first] += scales[m] * value
+
+
+@compiled
+def _four(room, scales, row, first, n, stop):
+    """Weights of the tokens from n on, times their scales; 0 where there are no more tokens."""
+    zero = room.dtype.type(0)
+    a = room[row, n - first] * scales[n]
+    b = room[row, n + 1 - first] * scales[n + 1] if n + 1 < stop else zero
+    c = room[row, n + 2 - first] * scales[n + 2] if n + 2 < stop else zero
+    d = room[row, n + 3 - first] * scales[n + 3] if n + 3 < stop else zero
+    return a, b, c, d
+
+
+@compiled
+def _mix(tokens, scales, room, first, stop, out):
+    """Add sums of tokens (N, c) of one layer times weights, to (rows, c); four at a time."""
+    for n in range(first, stop, 4):
+        n1, n2, n3 = min(n + 1, stop - 1), min(n + 2, stop - 1), min(n + 3, stop - 1)
+        for e in range(0, len(room), 3):
+            a, b, c, d = _four(room, scales, e, first, n, stop)
+            f, g, h, j = _four(room, scales, e + 1, first, n, stop)
+            p, q, r, s = _four(room, scales, e + 2, first, n, stop)
+            for i in range(tokens.shape[1]):
+                w, x = _number(tokens[n, i]), _number(tokens[n1, i])
+                y, z = _number(tokens[n2, i]), _number(tokens[n3, i])
+                out[e, i] += a * w + b * x + c * y + d * z
+                out[e + 1, i] += f * w + g * x + h * y + j * z
+                out[e + 2, i] += p * w + q * x + r * y + s * z
+
+
+@compiled
+def _score_layers(codes, scales, frame, vectors, first, stop, room):
+    addresses, widths, like = codes
+    rows, start = len(room), 0
+    room[:] = 0
+    for layer, width in enumerate(widths):
+        tokens = carray(_at(addresses[layer, frame], like), (scales.shape[2], width))
+        own = vectors[start : start + rows * width].reshape((rows, width))
+        _score(tokens, scales[layer, frame % scales.shape[1]], own, first, stop, room)
+        start += rows * width
+
+
+@compiled
+def _mix_layers(codes, scales, frame, room, first, stop, out):
+    addresses, widths, like = codes
+    rows, start = len(room), 0
+    for layer, width in enumerate(widths):
+        tokens = carray(_at(addresses[layer, frame], like), (scales.shape[2], width))
+        own = out[start : start + rows * width].reshape((rows, width))
+        _mix(tokens, scales[layer, frame % scales.shape[1]], room, first, stop, own)
+        start += rows * width
+
+
+@compiled
+def _scale_row(row, factor, widths, rows, out):
+    start = 0
+    for width in widths:
+        for i in range(start + row * width, start + (row + 1) * width):
+            out[i] *= factor
+        start += rows * width
+
+
+@compiled
+def attend(codes, scales, vectors, hidden, room, pooled, scores, lse):
+    """Attention and its sums of tokens, by a softmax that grows block by block.
+
+    Args:
+        codes: addresses of frames (layers, f), widths (layers,), an empty array of their dtype.
+        scales: (layers, f or 1, N).
+        vectors: (f or 1, rows * d).
+        hidden: bool (f, N), or (0, N).
+        room: as above.
+        pooled: is filled, (f, rows * d).
+        scores: is filled, (f, E, N); -inf where hidden.
+        lse: is filled, (f, E).
+    """
+    count, num_rows, num_tokens = scores.shape
+    block = room.shape[1]
+    top, total = np.empty(num_rows, room.dtype), np.empty(num_rows, room.dtype)
+    for frame in range(count):
+        out = pooled[frame]
+        out[:] = 0
+        top[:] = -np.inf
+        total[:] = 0
+        for first in range(0, num_tokens, block):
+            stop = min(num_tokens, first + block)
+            _score_layers(codes, scales, frame, vectors[frame % len(vectors)], first, stop, room)
+            for e in range(num_rows):
+                if len(hidden):
+                    for n in range(first, stop):
+                        if hidden[frame, n]:
+                            room[e, n - first] = -np.inf
+                before = top[e]
+                for n in range(first, stop):
+                    scores[frame, e, n] = room[e, n - first]
+                    top[e] = max(top[e], room[e, n - first])
+                if top[e] == -np.inf:  # all hidden up to here
+                    room[e] = 0
+                    continue
+                factor = math.exp(before - top[e])
+                _scale_row(e, factor, codes[1], len(room), out)
+                total[e] *= factor
+                for n in range(stop - first):
+                    room[e, n] = math.exp(room[e, n] - top[e])
+                    total[e] += room[e, n]
+            _mix_layers(codes, scales, frame, room, first, stop, out)
+        for e in range(num_rows):
+            _scale_row(e, 1 / total[e], codes[1], len(room), out)
+            lse[frame, e] = top[e] + math.log(total[e])
+
+
+@compiled
+def attend_backward(codes, scales, gradients, room, scores, lse, delta, out):
+    """Add the gradient of the vectors of :func:`attend`.
+
+    Args:
+        codes: as there.
+        scales: as there.
+        gradients: of the pooled codes, (f, rows * d).
+        room: as above.
+        scores: as there.
+        lse: as there.
+        delta: sums of pooled codes times gradients, (f, E).
+        out: is added to, (f, rows * d), or (1, rows * d) where all frames share the vectors.
+    """
+    count, num_rows, num_tokens = scores.shape
+    block = room.shape[1]
+    for frame in range(count):
+        for first in range(0, num_tokens, block):
+            stop = min(num_tokens, first + block)
+            _score_layers(codes, scales, frame, gradients[frame], first, stop, room)
+            for e in range(num_rows):
+                for n in range(stop - first):
+                    attention = math.exp(scores[frame, e, first + n] - lse[frame, e])
+                    room[e, n] = attention * (room[e, n] - delta[frame, e])
+            _mix_layers(codes, scales, frame, room, first, stop, out[frame % len(out)])
+
+
+@compiled
+def dots(codes, scales, vectors, room, found):
+    """Products of tokens with vectors (f or 1, rows * d), into `found` (f, E, N)."""
+    count, num_rows, num_tokens = found.shape
+    block = room.shape[1]
+    for frame in range(count):
+        for first in range(0, num_tokens, block):
+            stop = min(num_tokens, first + block)
+            _score_layers(codes, scales, frame, vectors[frame % len(vectors)], first, stop, room)
+            found[frame, :, first:stop] = room[:num_rows, : stop - first]
+
+
+@compiled
+def mix(codes, scales, weights, room, out):
+    """Add sums of tokens times weights (f, E, N), to `out` (f or 1, rows * d)."""
+    count, num_rows, num_tokens = weights.shape
+    block = room.shape[1]
+    room[:] = 0
+    for frame in range(count):
+        for first in range(0, num_tokens, block):
+            stop = min(num_tokens, first + block)
+            room[:num_rows, : stop - first] = weights[frame, :, first:stop]
+            _mix_layers(codes, scales, frame, room, first, stop, out[frame % len(out)])
