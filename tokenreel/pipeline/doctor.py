@@ -73,7 +73,8 @@ def _machine() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    for name in ("tokenreel", "torch", "torchvision", "timm", "triton", "zarr", "tensorstore"):
+    names = ("tokenreel", "torch", "torchvision", "timm", "triton", "numba", "zarr", "tensorstore")
+    for name in names:
         advice = ""
         try:
             value = version(name)
@@ -88,7 +89,9 @@ def _packages() -> Iterator[Finding]:
 
 def _absence(name: str) -> str:
     if name == "triton":
-        return "fused kernels are off: pooling uses the plain torch path"
+        return "fused kernels are off: pooling on a GPU takes the plain torch path"
+    if name == "numba":
+        return "compiled loops are off: pooling on a CPU takes the plain torch path"
     if name in ("torch", "torchvision", "timm"):
         return "phases 1 and 2 need it: pip install 'tokenreel[all]'"
     return "needed: install TokenReel again"

@@ -11,6 +11,7 @@ from tokenreel.fuse.kernels import (
     absorbed,
     choose,
     compiled,
+    layout,
     loops,
     ops,
     pooled_attention,
@@ -66,7 +67,7 @@ def test_any_size_of_blocks_and_of_what_becomes_floats_at_once_gives_the_same(mo
     hidden[2, :30] = True
     queries = rows_for(tokens, 3)
     wanted = run(absorbed, tokens, queries.double(), hidden)
-    monkeypatch.setattr(compiled, "BLOCK_BYTES", size)
+    monkeypatch.setattr(layout, "BLOCK_BYTES", size)
     monkeypatch.setattr(absorbed, "FLOATS_BYTES", size)
     assert_equal(run(compiled, tokens, queries, hidden), wanted, 3e-6)
     assert_equal(run(absorbed, tokens, queries.double(), hidden), wanted, 1e-13)
@@ -123,7 +124,7 @@ def test_a_model_gets_the_same_bytes_beside_others(dtype):
             assert torch.equal(found[i], wanted)
 
 
-def test_frames_that_lie_apart_are_read_where_they_lie():
+def test_codes_are_read_right_however_they_lie():
     tokens = make_tokens(torch.int8, frames=6, widths=(16, 16))
     apart = CodedTokens(
         tuple(codes[::2] for codes in tokens.codes), tuple(part[::2] for part in tokens.scales)
@@ -132,8 +133,14 @@ def test_frames_that_lie_apart_are_read_where_they_lie():
         tuple(codes.contiguous() for codes in apart.codes),
         tuple(part.contiguous() for part in apart.scales),
     )
+    turned = CodedTokens(
+        tuple(codes.transpose(1, 2).contiguous().transpose(1, 2) for codes in apart.codes),
+        apart.scales,
+    )
     queries = rows_for(tokens, 2)
-    assert all(map(torch.equal, run(compiled, apart, queries), run(compiled, together, queries)))
+    wanted = run(compiled, together, queries)
+    assert all(map(torch.equal, run(compiled, apart, queries), wanted))
+    assert all(map(torch.equal, run(compiled, turned, queries), wanted))
 
 
 def test_half_floats_keep_what_they_are():
