@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
@@ -39,6 +40,14 @@ def bare(tmp_path_factory):
         (
             tiny_config(pooling=PoolingConfig(blocks=(1, 7))),
             r"holds \[1, 3\]: `extract run tiny blocks=1,3,7 --out STORE` makes one that does",
+        ),
+        (
+            tiny_config(pooling=PoolingConfig(blocks=(3, -1))),
+            r"pooling\.blocks names a block twice: \(3, 3\)",
+        ),
+        (
+            tiny_config(pooling=PoolingConfig(blocks=(1, -3))),
+            r"pooling\.blocks counts -3 from the last, \S+ holds \[1, 3\]",
         ),
         (
             tiny_config(pooling=PoolingConfig(kind="cls")),
@@ -76,6 +85,8 @@ def bare(tmp_path_factory):
     ],
     ids=[
         "layers",
+        "layer-twice",
+        "layer-below-the-first",
         "cls",
         "dynamic",
         "frozen-cls",
@@ -256,3 +267,19 @@ def test_a_run_of_one_action_does_not_embed_a_store_without_it(tmp_path):
     other = write_store(tmp_path / "other", actions=("jump",))
     with pytest.raises(UsageError, match=r"no clip of the action data\.action=lift"):
         embed_run(tmp_path / "run", other, tmp_path / "e.h5", device=CPU, progress=False)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"optim": {"lr": float("inf")}},
+        {"data": {"alpha": float("inf")}},
+        {"loss": {"name": "scl", "temperature": float("inf")}},
+        {"seed": 2**63},
+        {"pooling": {"blocks": ()}},
+    ],
+    ids=str,
+)
+def test_a_value_that_no_run_could_have_is_refused_where_it_is_given(values):
+    with pytest.raises(ValidationError):
+        FuseConfig.model_validate(values)

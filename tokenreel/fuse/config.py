@@ -19,7 +19,7 @@ __all__ = [
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(_Frozen):
@@ -99,7 +99,9 @@ class PoolingConfig(_Frozen):
         "they are, for temporal.kind=conv3d",
     )
     blocks: tuple[int, ...] | None = Field(
-        default=None, description="0-based blocks of the store to use; None: all it has"
+        default=None,
+        min_length=1,
+        description="0-based blocks of the store to use, negative ones from its last; None: all",
     )
     num_entities: int = Field(
         default=3, ge=0, le=16, description="entities of a frame whose queries are parameters"
@@ -188,7 +190,9 @@ class OptimConfig(_Frozen):
 class FuseConfig(_Frozen):
     """A training run on one store."""
 
-    seed: int = Field(default=0, ge=0, description="of weights, order of clips, views and dropout")
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="of weights, order of clips, views and dropout"
+    )
     model: Literal["mvformer", "frozen"] = Field(
         default="mvformer", description="pooling and fusion; or pooled tokens as they are"
     )

@@ -18,7 +18,7 @@ __all__ = [
 
 
 class _Loss(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @property
     def pairs_by_action(self) -> bool:

@@ -21,9 +21,16 @@ def blocks_of(config: FuseConfig, store: Store) -> tuple[int, ...]:
     A negative one counts from the last of the store: -1 is the last.
 
     Raises:
-        UsageError: the store lacks one.
+        UsageError: the store lacks one, or one is named twice.
     """
     wanted = for_store(config, store).pooling.blocks or store.recipe.blocks
+    if len(set(wanted)) < len(wanted):
+        raise UsageError(f"pooling.blocks names a block twice: {config.pooling.blocks}")
+    if min(wanted) < 0:
+        raise UsageError(
+            f"pooling.blocks counts {min(wanted)} from the last, {store.path} holds "
+            f"{list(store.recipe.blocks)}: set pooling.blocks to some of them"
+        )
     missing = set(wanted) - set(store.recipe.blocks)
     if missing:
         raise UsageError(

@@ -1,12 +1,15 @@
 """Temporal cycle consistency against the official values and gradients."""
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from tests.fuse.losses.goldens import arrays, assert_gradient, facts
 from tokenreel.fuse.loss_config import TccConfig
-from tokenreel.fuse.losses.tcc import cycle_back_logits, temporal_cycle_consistency_loss
+from tokenreel.fuse.losses.inputs import LossInput
+from tokenreel.fuse.losses.tcc import cycle_back_logits, tcc, temporal_cycle_consistency_loss
 
 CASES = facts("losses")["tcc"]
 FINITE = [name for name, case in CASES.items() if "loss" in case]
@@ -78,3 +81,26 @@ def test_padding_changes_nothing(kind):
 
     short = loss_of(case["embs"][:, :15], times[:, :15], config)
     torch.testing.assert_close(loss_of(spoiled, times, config, valid), short)
+
+
+def test_a_clip_of_one_frame_begins_no_cycle_but_ends_those_of_others():
+    embeddings = torch.randn(3, 1, 5, 8, generator=torch.manual_seed(0)).requires_grad_()
+    valid = torch.ones(3, 1, 5, dtype=torch.bool)
+    valid[2, 0, 1:] = False
+    steps = torch.arange(5).expand(3, 1, 5)
+    inputs = LossInput(
+        embeddings=embeddings, steps=steps, valid=valid, labels=-torch.ones_like(steps),
+        actions=("a", "a", "a"), num_frames=torch.tensor([5, 5, 1]), head=nn.Identity(),
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    config = TccConfig()
+
+    loss = tcc(inputs, config)
+    loss.backward()
+
+    pairs = torch.tensor([[0, 1], [0, 2], [1, 0], [1, 2]])
+    times = inputs.times(normalise=True)
+    wanted = temporal_cycle_consistency_loss(embeddings[:, 0], times, valid[:, 0], pairs, config)
+    torch.testing.assert_close(loss, wanted)
+    assert embeddings.grad.isfinite().all()
+    assert embeddings.grad[2, 0, 0].abs().sum() > 0

@@ -19,12 +19,11 @@ __all__ = ["cycle_back_logits", "tcc", "temporal_cycle_consistency_loss"]
 def tcc(inputs: LossInput, config: TccConfig) -> Tensor:
     """The loss of a batch: every ordered pair, a scalar."""
     embeddings, valid = inputs.sequences()
+    pairs = inputs.pairs(config.pairs, "ordered")
+    if config.kind == "mse_var":  # every cycle of a single frame ends where it began
+        pairs = pairs[(valid.sum(dim=1) > 1)[pairs[:, 0]]]
     return temporal_cycle_consistency_loss(
-        embeddings,
-        inputs.times(normalise=config.normalise_times),
-        valid,
-        inputs.pairs(config.pairs, "ordered"),
-        config,
+        embeddings, inputs.times(normalise=config.normalise_times), valid, pairs, config
     )
 
 
