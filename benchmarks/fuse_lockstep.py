@@ -6,9 +6,9 @@ One epoch of MV-Former (three blocks of B/8's 28 x 28 x 768), checkpoint include
 15 runs that differ in their temperature, on a store of int8 and on one of fp16.  read: the stream
 alone, from the disk's page cache.  compute: the epoch of one run whose codes stay in memory.  One
 thread computes, another reads.  The ratio of k runs is seconds / (read + k compute), at most 1.15
-wanted; it is below 1 because runs in lock-step turn codes into floats once.  Behind a link of 200
-MB/s the ratio is 15 runs in lock-step / the 15 one after another, at most 0.25 wanted.  Peak memory
-is that of a process that trains one epoch, Python and torch included.
+wanted; it is below 1 because runs in lock-step pool in one pass over the codes.  Behind a link of
+200 MB/s the ratio is 15 runs in lock-step / the 15 one after another, at most 0.25 wanted.  Peak
+memory is that of a process that trains one epoch, Python and torch included.
 """
 
 import tempfile
