@@ -283,3 +283,53 @@ def test_a_run_of_one_action_does_not_embed_a_store_without_it(tmp_path):
 def test_a_value_that_no_run_could_have_is_refused_where_it_is_given(values):
     with pytest.raises(ValidationError):
         FuseConfig.model_validate(values)
+
+
+def test_a_run_reads_the_blocks_it_was_trained_on_where_another_store_has_more(store, tmp_path):
+    run(tiny_config(), store, tmp_path / "run")
+    more = write_store(tmp_path / "more", blocks=(1, 3, 5))
+    embed_run(tmp_path / "run", more, tmp_path / "e.h5", device=CPU, progress=False)
+    assert {clip.embeddings.shape[1] for clip in read_embeddings(tmp_path / "e.h5").clips} == {4}
+    fewer = write_store(tmp_path / "fewer", blocks=(1,))
+    with pytest.raises(UsageError, match=r"wants \[1, 3\], \S+ holds \[1\]: `extract run tiny bl"):
+        embed_run(tmp_path / "run", fewer, tmp_path / "f.h5", device=CPU, progress=False)
+
+
+def test_weights_of_a_run_on_a_store_of_other_blocks_do_not_fit_and_it_is_said(store, tmp_path):
+    run(tiny_config(), store, tmp_path / "first")
+    more = write_store(tmp_path / "more", blocks=(1, 3, 5))
+    with pytest.raises(
+        WrongRecipe, match=r"key\.weight: it has \(8, 16\), asked \(8, 24\)(.|\n)*of a"
+    ):
+        run(tiny_config(init=str(tmp_path / "first")), more, tmp_path / "second")
+
+
+def test_a_store_without_clips_is_told_whatever_is_asked_of_it(store, tmp_path):
+    empty = write_store(tmp_path / "empty", train=0, val=0)
+    run(tiny_config(), store, tmp_path / "run")
+    with pytest.raises(UsageError, match=r"has no clips: `extract run tiny --out STORE`"):
+        embed_run(tmp_path / "run", empty, tmp_path / "e.h5", device=CPU, progress=False)
+    frozen = FuseConfig(model="frozen", pooling=PoolingConfig(kind="max"))
+    with pytest.raises(UsageError, match="has no clips"):
+        run(frozen, empty, tmp_path / "frozen")
+
+
+def test_a_frozen_model_takes_no_weights():
+    with pytest.raises(
+        ValidationError, match="model=frozen has no weights to take from init=runs/x"
+    ):
+        FuseConfig(model="frozen", pooling=PoolingConfig(kind="max"), init="runs/x")
+
+
+def test_a_folder_that_is_none_and_a_run_that_is_none_are_told(store, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="file is a file, a run is a folder: use another --out"):
+        run(tiny_config(), store, tmp_path / "file")
+    with pytest.raises(UsageError, match=r"nowhere is no run, it has no run\.json"):
+        embed_run(tmp_path / "nowhere", store, tmp_path / "e.h5", device=CPU, progress=False)
+
+
+@pytest.mark.parametrize("word", ["tpu", "mps", "", "cuda:", "cpu:0"])
+def test_a_device_that_is_none_is_told(store, tmp_path, word):
+    with pytest.raises(UsageError, match="is none of auto, cpu, cuda or cuda:N"):
+        train(tiny_config(), store=store, out=tmp_path / "run", device=word)

@@ -9,6 +9,7 @@ import torch
 from tests.fuse.tiny import tiny_config
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.reader import open_store
+from tokenreel.fuse.config import PoolingConfig
 from tokenreel.fuse.placement import available_memory_bytes, choose_placement, code_bytes
 from tokenreel.fuse.source import TokenSource
 from tokenreel.fuse.train import train
@@ -69,6 +70,24 @@ def write(root, name, text):
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+def test_processes_of_torchrun_share_the_memory_of_the_machine(tmp_path, monkeypatch):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert available_memory_bytes(tmp_path) == 2000 * 1024
+
+
+def test_cls_vectors_that_stay_are_counted(store):
+    opened = open_store(store)
+    clips = opened.select(split="train")
+    frames = sum(clip.num_frames for clip in clips)
+    config = tiny_config(pooling=PoolingConfig(kind="cls"))
+    assert code_bytes(opened, clips, (), cls=True) == frames * 8 * 4
+    for memory, kind in ((frames * 8 * 4, "ram"), (frames * 8 * 4 - 1, "disk")):
+        source = TokenSource(opened, [config], CPU, memory_bytes=memory)
+        assert source.placement.kind == kind
 
 
 def test_a_limit_of_a_container_counts_as_the_memory_that_there_is(tmp_path):

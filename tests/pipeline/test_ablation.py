@@ -59,6 +59,11 @@ def test_a_grid_makes_a_row_of_each_value_and_one_value_is_for_all_rows():
     assert rows[0].label == "sample loss.temperature=0.1"
 
 
+def test_a_value_that_is_named_twice_is_one_row():
+    rows = plan_rows(["sample", "sample", "optim.lr=0.1,0.1,0.2"])
+    assert [row.words for row in rows] == [("optim.lr=0.1",), ("optim.lr=0.2",)]
+
+
 def test_values_that_are_lists_are_parted_by_a_slash():
     rows = plan_rows(["sample", "pooling.blocks=3,7/11"])
     assert [row.words for row in rows] == [("pooling.blocks=3,7",), ("pooling.blocks=11",)]

@@ -75,9 +75,10 @@ def restore_weights(
             {name: held.get(name) for name in MODEL_FIELDS},
             {name: asked[name] for name in MODEL_FIELDS},
         )
+        hint = "" if rows else "\nof a store of the same width and blocks it would be this one"
         rows += field_differences(theirs, shapes)[:6]
         table = "\n".join(f"  {name}: it has {a!r}, asked {b!r}" for name, a, b in rows)
-        raise WrongRecipe(f"{path} is a checkpoint of another model:\n{table}")
+        raise WrongRecipe(f"{path} is a checkpoint of another model:\n{table}{hint}")
     model.load_state_dict(state["model"])
 
 

@@ -41,11 +41,7 @@ class DataConfig(_Frozen):
         default=None, description="train on and embed the clips of this action alone; None: of all"
     )
     label_share: float = Field(
-        default=1.0,
-        gt=0,
-        le=1,
-        description="below 1: train on this share of the labelled clips alone, drawn by the seed; "
-        "a smaller share is within a larger one",
+        default=1.0, gt=0, le=1, description="share of the labelled clips to train on; 1: all clips"
     )
     held_out: float = Field(
         default=0.0, ge=0, lt=1, description="share of the training clips kept for a held-out loss"
@@ -247,4 +243,6 @@ class FuseConfig(_Frozen):
     def _frozen_pools_without_weights(self) -> "FuseConfig":
         if self.model == "frozen" and self.pooling.kind not in ("mean", "max", "cls"):
             raise ValueError("model=frozen learns nothing: pooling.kind is mean, max or cls")
+        if self.model == "frozen" and self.init is not None:
+            raise ValueError(f"model=frozen has no weights to take from init={self.init}")
         return self

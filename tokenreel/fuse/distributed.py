@@ -7,6 +7,7 @@ Only dropout differs, since each process draws for its own share.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from tokenreel.cache.errors import UsageError
+
 __all__ = [
     "ALONE",
     "GlobalBatchNorm",
     "World",
     "any_of",
+    "find_device",
     "from_first",
     "gather_clips",
     "share_batch_norms",
@@ -50,6 +54,23 @@ class World:
 
 
 ALONE = World()
+
+
+def find_device(word: str) -> torch.device:
+    """The device of a word; under torchrun each process has its own GPU.
+
+    Raises:
+        UsageError: a word that is no device, or a GPU where there is none.
+    """
+    if word == "auto":
+        word = "cuda" if torch.cuda.is_available() else "cpu"
+    if word != "cpu" and not re.fullmatch(r"cuda(:\d+)?", word):
+        raise UsageError(f"device {word!r} is none of auto, cpu, cuda or cuda:N")
+    if word.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"device {word}: there is no CUDA device here; use cpu or auto")
+    if word == "cuda" and "LOCAL_RANK" in os.environ:
+        word = f"cuda:{os.environ['LOCAL_RANK']}"
+    return torch.device(word)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from tokenreel.fuse.frames import Frames
 from tokenreel.fuse.labelled import in_order_of_draw
 from tokenreel.fuse.losses.heads import classes_in
 from tokenreel.fuse.model import FusionModel, build_model
-from tokenreel.fuse.needs import is_of, uses_tokens
+from tokenreel.fuse.needs import as_trained, is_of, uses_tokens
 from tokenreel.fuse.pooling import pool_frozen
 from tokenreel.fuse.source import TokenSource
 from tokenreel.fuse.standard import standardise
@@ -83,7 +83,7 @@ def load_run(run: Path, source_of: Callable[[FuseConfig], TokenSource]) -> Embed
         WrongRecipe: tokens of another width than those it was trained on.
     """
     about = read_about(run)
-    config = read_config(run, about)
+    config = as_trained(read_config(run, about), about["layers"])
     source = source_of(config)
     if config.model == "frozen":
         return Embedder(None, config, run / "embeddings.h5", about)

@@ -15,14 +15,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from pydantic import ValidationError
 
 from tokenreel.cache.claims import ClaimHeld, take_claim
 from tokenreel.cache.embeddings import read_embeddings
-from tokenreel.cache.errors import Damaged, EmbeddingFileError, WrongRecipe
+from tokenreel.cache.errors import Damaged, EmbeddingFileError, UsageError, WrongRecipe
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.reader import Store
 from tokenreel.cache.recipe import canonical_json, field_differences
@@ -110,13 +109,16 @@ def read_about(run: Path) -> dict[str, Any]:
     """What run.json says.
 
     Raises:
-        Damaged: it is not there or not JSON.
+        UsageError: it is not there.
+        Damaged: it is not JSON.
     """
     path = run / "run.json"
+    if not path.exists():
+        raise UsageError(f"{run} is no run, it has no run.json: name a run's folder")
     try:
         about: dict[str, Any] = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise Damaged(f"{path}: no description of a run ({error}); name a run's folder") from error
+        raise Damaged(f"{path}: no description of a run ({error})") from error
     return about
 
 
@@ -171,9 +173,12 @@ class RunFolder:
         """Lock the folder; a lock whose process is gone is broken.
 
         Raises:
+            UsageError: it is a file.
             RunLocked: another process works in it.
             WrongRecipe: it holds another run.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file, a run is a folder: use another --out")
         make_directory(self.path)
         try:
             self._lock = take_claim(
@@ -191,12 +196,7 @@ class RunFolder:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Unlock."""
         self._lock.release()
 

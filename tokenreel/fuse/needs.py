@@ -10,8 +10,8 @@ from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.labelled import draw_labelled
 
 __all__ = [
-    "blocks_of", "class_offsets", "for_store", "is_of", "labelled_clips", "require_store",
-    "require_tokens", "training_clips", "uses_cls", "uses_tokens",
+    "as_trained", "blocks_of", "class_offsets", "for_store", "is_of", "labelled_clips",
+    "require_store", "require_tokens", "training_clips", "uses_cls", "uses_tokens",
 ]  # fmt: skip
 
 
@@ -47,8 +47,16 @@ def for_store(config: FuseConfig, store: Store) -> FuseConfig:
     kept, words = store.recipe.blocks, config.pooling.blocks or ()
     if min(words, default=0) >= 0:
         return config
-    blocks = tuple(kept[block] if -len(kept) <= block < 0 else block for block in words)
-    pooling = config.pooling.model_copy(update={"blocks": blocks})
+    return _with_blocks(config, [kept[b] if -len(kept) <= b < 0 else b for b in words])
+
+
+def as_trained(config: FuseConfig, blocks: Sequence[int]) -> FuseConfig:
+    """The config with the blocks that a run pooled by number: another store may have more."""
+    return _with_blocks(config, blocks) if uses_tokens(config) else config
+
+
+def _with_blocks(config: FuseConfig, blocks: Sequence[int]) -> FuseConfig:
+    pooling = config.pooling.model_copy(update={"blocks": tuple(blocks)})
     return config.model_copy(update={"pooling": pooling})
 
 
@@ -140,6 +148,8 @@ def require_tokens(config: FuseConfig, store: Store) -> None:
     Raises:
         UsageError: what is missing, and the command that would make it.
     """
+    if not store.records:
+        raise UsageError(f"{store.path} has no clips: `{_extract(store)} --out STORE` makes some")
     _require_action(config, store)
     if uses_tokens(config):
         blocks_of(config, store)

@@ -4,6 +4,7 @@ What fits stays resident as codes, never as tokens: int8 codes are a quarter of 
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -42,7 +43,7 @@ def available_memory_bytes(root: Path = Path("/")) -> int:
     """Memory that a process may still take: MemAvailable, or what its cgroups leave where less.
 
     Page cache that can be dropped counts as available; MemFree would call a machine full that has
-    only read files.
+    only read files.  The processes that torchrun started on this machine share it.
 
     Args:
         root: above proc and sys/fs/cgroup, for tests.
@@ -52,7 +53,8 @@ def available_memory_bytes(root: Path = Path("/")) -> int:
         name: int(rest.split()[0]) * 1024 for name, _, rest in (x.partition(":") for x in lines)
     }
     limits = [left for folder in _cgroups(root) if (left := _left_in(folder)) is not None]
-    return max(0, min([fields["MemAvailable"], *limits]))
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(0, min([fields["MemAvailable"], *limits])) // processes
 
 
 def _cgroups(root: Path) -> list[Path]:
@@ -90,14 +92,16 @@ def _left_in(folder: Path) -> int | None:
 
 
 def code_bytes(
-    store: Store, clips: Sequence[ClipRecord], blocks: Sequence[int], *, every_view: bool = True
-) -> int:
-    """Bytes of the codes and scales of some clips.
+    store: Store, clips: Sequence[ClipRecord], blocks: Sequence[int], *, cls: bool = False,
+    every_view: bool = True,
+) -> int:  # fmt: skip
+    """Bytes of the codes and scales of some clips, as they are kept.
 
     Args:
         store: that holds them.
         clips: which.
         blocks: of the tokens.
+        cls: count their CLS vectors.
         every_view: count the augmented views too.
     """
     recipe, codec = store.recipe, store.codec
@@ -106,7 +110,7 @@ def code_bytes(
     frame = prod(codec.stored_shape(*shape)) * codec.dtype.itemsize
     frame += prod(scales) * 4 if scales else 0
     frames = sum(clip.num_frames * (clip.num_views if every_view else 1) for clip in clips)
-    return frames * frame * len(blocks)
+    return frames * (frame * len(blocks) + (4 * recipe.dim if cls else 0))
 
 
 def choose_placement(

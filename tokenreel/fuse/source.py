@@ -66,7 +66,7 @@ class TokenSource:
                 if any(is_of(config, clip) for config in configs)
             ]  # fmt: skip
         every_view = any(config.data.views != "clean" for config in configs)
-        size = code_bytes(store, clips, self.blocks, every_view=every_view)
+        size = code_bytes(store, clips, self.blocks, cls=self.uses_cls, every_view=every_view)
         self.placement = choose_placement(placement, size, device, memory_bytes=memory_bytes)
         self._kept_ids = (
             {clip.clip_id for clip in clips} if self.placement.kind != "disk" else set()

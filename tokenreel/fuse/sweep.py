@@ -6,7 +6,6 @@ same run trained alone, and goes on from where it was killed.
 """
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -16,10 +15,10 @@ from typing import Any
 
 import torch
 
-from tokenreel.cache.errors import TokenReelError, UsageError
+from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.reader import Store, open_store
 from tokenreel.fuse.config import FuseConfig
-from tokenreel.fuse.distributed import World, from_first, world_from_torchrun
+from tokenreel.fuse.distributed import World, find_device, from_first, world_from_torchrun
 from tokenreel.fuse.embed import Embedder, embed_together
 from tokenreel.fuse.epochs import Sampling
 from tokenreel.fuse.folder import RunFolder, describe_run
@@ -30,7 +29,7 @@ from tokenreel.fuse.placement import available_memory_bytes
 from tokenreel.fuse.run import Run
 from tokenreel.fuse.source import TokenSource
 
-__all__ = ["Job", "RunResult", "find_device", "train_together"]
+__all__ = ["Job", "RunResult", "train_together"]
 
 log = logging.getLogger(__name__)
 
@@ -69,21 +68,6 @@ class RunResult:
     embeddings: Path
     was_done: bool
     error: TokenReelError | None = None
-
-
-def find_device(word: str) -> torch.device:
-    """The device of a word; under torchrun each process has its own GPU.
-
-    Raises:
-        UsageError: a GPU where there is none.
-    """
-    if word == "auto":
-        word = "cuda" if torch.cuda.is_available() else "cpu"
-    if word.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"device {word}: there is no CUDA device here; use cpu or auto")
-    if word == "cuda" and "LOCAL_RANK" in os.environ:
-        word = f"cuda:{os.environ['LOCAL_RANK']}"
-    return torch.device(word)
 
 
 def train_together(
@@ -188,7 +172,7 @@ def _train_group(
     errors: dict[Path, TokenReelError] = {}
     try:
         source = make_source()
-        for some in _parts(group, source):
+        for some in _parts(group, source, world):
             errors |= _train_and_embed(some, source, world, progress=progress)
     except TokenReelError as error:  # of the store or the memory: of every run that reads it
         log.error("%s", error)
@@ -197,15 +181,15 @@ def _train_group(
     return errors
 
 
-def _parts(group: Sequence[_Waiting], source: TokenSource) -> list[list[_Waiting]]:
-    """A group in parts whose weights and optimisers fit in memory together."""
+def _parts(group: Sequence[_Waiting], source: TokenSource, world: World) -> list[list[_Waiting]]:
+    """A group in parts whose weights and optimisers fit in memory together, alike everywhere."""
     if source.device.type == "cuda":
         free = torch.cuda.mem_get_info(source.device)[0]
     else:
         free = available_memory_bytes()
     room = max(0, free - source.placement.num_bytes) * MEMORY_SHARE
     sizes = [run_bytes(one.job.config, source) for one in group]
-    parts = split_by_memory(sizes, room)
+    parts = from_first(split_by_memory(sizes, room), world)
     if len(group) > 1:
         log.info(
             "%d runs in lock-step, %d at a time: %.2f GB of weights and optimisers, %.2f GB free",

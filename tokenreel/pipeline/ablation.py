@@ -82,7 +82,7 @@ def _rows_of(name: str, grids: Sequence[str]) -> list[Row]:
     recipe = get_recipe(name)
     if not recipe.fuse.optim.epochs:  # a row that trains nothing stays one under small settings
         grids = [grid for grid in grids if not grid.startswith("optim.epochs=")]
-    values = [expand_grid(recipe.fuse, grid) for grid in grids]
+    values = [list(dict.fromkeys(expand_grid(recipe.fuse, grid))) for grid in grids]
     rows = []
     for words in itertools.product(*values):
         varied = [w for w, options in zip(words, values, strict=True) if len(options) > 1]
@@ -127,7 +127,9 @@ def ablate(
     results = train_together(
         [job for _, _, job in jobs], device=device, placement=placement, progress=progress
     )
-    problems += [f"{one.path.name}: {one.error}" for one in results if one.error is not None]
+    for one in results:
+        if one.error is not None:
+            problems.append(f"{one.path.name}: {str(one.error).removeprefix(f'{one.path.name}: ')}")
     if int(os.environ.get("RANK", "0")) > 0:  # of torchrun; the first process evaluates
         return AblationReport("", folder, tuple(problems))
     owners = {job.out.name: (row, seed) for row, seed, job in jobs}

@@ -22,8 +22,8 @@ from tokenreel.evaluate.report.movie import write_movie
 from tokenreel.extract.show import frames_as_seen
 from tokenreel.extract.video import VideoError
 from tokenreel.fuse.attend import ClipAttention, attend
+from tokenreel.fuse.distributed import find_device
 from tokenreel.fuse.folder import read_about
-from tokenreel.fuse.sweep import find_device
 from tokenreel.pipeline.run import DATA, STORES
 
 __all__ = ["AttentionFiles", "attend_clips", "find_clips"]

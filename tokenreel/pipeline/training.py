@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.fuse.distributed import find_device
 from tokenreel.fuse.embed import embed_run
-from tokenreel.fuse.sweep import Job, RunResult, find_device
+from tokenreel.fuse.sweep import Job, RunResult
 from tokenreel.fuse.train import train
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import get_recipe
