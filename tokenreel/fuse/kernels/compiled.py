@@ -185,7 +185,9 @@ def _collect(
 
 
 def _in_parts(frames: slice, work: Callable[[slice], None]) -> None:
+    """Do the work of all frames, on as many threads as torch may use."""
     threads = torch.get_num_threads()
+    is_inference = torch.is_inference_mode_enabled()  # which a thread does not inherit
     count = frames.stop - frames.start
     size = min(PART, -(-count // threads))
     parts = [
@@ -195,6 +197,11 @@ def _in_parts(frames: slice, work: Callable[[slice], None]) -> None:
         for part in parts:
             work(part)
         return
+
+    def alike(part: slice) -> None:
+        with torch.inference_mode(is_inference):
+            work(part)
+
     with ThreadPoolExecutor(threads) as workers:
-        for _ in workers.map(work, parts):  # raises what a part raised
+        for _ in workers.map(alike, parts):  # raises what a part raised
             pass
