@@ -200,6 +200,14 @@ def test_weights_that_cannot_be_had_name_the_other_ways(monkeypatch):
         load_weights(TINY, "random:x")
 
 
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_a_file_that_holds_no_weights_is_refused_without_advice_to_trust_it(tmp_path, name):
+    (tmp_path / name).write_text("no weights")
+    with pytest.raises(UsageError, match=r"is not a file of tensors: [^\n]*$") as caught:
+        load_weights(TINY, str(tmp_path / name))
+    assert "weights_only" not in str(caught.value)
+
+
 def test_a_block_that_is_not_there_is_refused():
     with pytest.raises(UsageError, match="has blocks 0 to 11"):
         backbone_shape(TINY, (12,), None)

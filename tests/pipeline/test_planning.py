@@ -13,7 +13,7 @@ from tokenreel.extract.plan import HeaderSurvey, StoreSize
 from tokenreel.extract.rates import MachineRates
 from tokenreel.pipeline.extraction import config_of
 from tokenreel.pipeline.override import apply_overrides
-from tokenreel.pipeline.planning import Plan, break_even
+from tokenreel.pipeline.planning import Plan, break_even, plan_dataset
 from tokenreel.pipeline.recipes import get_recipe
 from tokenreel.pipeline.recipes.extraction import extraction_for
 
@@ -66,8 +66,7 @@ def test_on_a_cpu_the_plan_adds_up_what_shares_the_cores(monkeypatch):
 
 def test_an_unknown_recipe_is_refused():
     with pytest.raises(UsageError, match="no recipe 'sampel'"):
-        break_even(MANIFEST, ExtractConfig(), SURVEY, MachineRates("cpu", 1, 1, 1, 1), SIZE,
-                   recipe="sampel")  # fmt: skip
+        plan_dataset("sample", [], recipe="sampel")
 
 
 @pytest.mark.parametrize(

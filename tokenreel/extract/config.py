@@ -28,7 +28,10 @@ class ExtractConfig(BaseModel):
         default="dino-256-224", description="preset that makes the image out of a frame"
     )
     fps: float | None = Field(
-        default=None, gt=0, description="at most so many frames a second, by time; None: all"
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="at most so many frames a second, by time; None: all",
     )
     views: int = Field(default=0, ge=0, le=64, description="augmented views beside the clean one")
     view_seed: int = Field(default=0, ge=0, description="seed of the augmented views")

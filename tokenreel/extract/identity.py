@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from tokenreel.cache.canary import canary_frames, make_canary, require_canary
-from tokenreel.cache.codec import calibrate, codec_recipe
-from tokenreel.cache.errors import TokenReelError
+from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
+from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.cache.recipe import StoreRecipe
 from tokenreel.cache.store import create_store, load_arrays, load_recipe
-from tokenreel.extract.backbone import Backbone, backbone_shape
+from tokenreel.extract.backbone import Backbone, BackboneShape, backbone_shape
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.transforms import apply_transform, transform_parameters
 from tokenreel.extract.views import view_parameters
@@ -52,6 +52,7 @@ def build_recipe(config: ExtractConfig) -> StoreRecipe:
 def recipe_for(config: ExtractConfig, weights_hash: str) -> StoreRecipe:
     """As build_recipe, when the hash of the weights is known."""
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
+    _require_fitting(config.codec, shape)
     every = {"policy": "all"}
     height, width = shape.image_size
     transform = transform_parameters(
@@ -71,6 +72,15 @@ def recipe_for(config: ExtractConfig, weights_hash: str) -> StoreRecipe:
         numeric=config.numeric,
         codec=codec_recipe(config.codec),
     )
+
+
+def _require_fitting(codec: str, shape: BackboneShape) -> None:
+    """Raise unless a codec takes the tokens of a backbone."""
+    coder = codec_from_recipe(codec_recipe(codec), {})
+    try:
+        coder.stored_shape(shape.grid[0] * shape.grid[1], shape.dim, shape.grid)
+    except ValueError as error:
+        raise UsageError(f"codec={codec}: {error}") from error
 
 
 def store_name(dataset: str, config: ExtractConfig, recipe: StoreRecipe | None = None) -> str:

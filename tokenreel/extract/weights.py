@@ -129,14 +129,15 @@ def _read_file(path: Path) -> dict[str, torch.Tensor]:
             f"weights={str(path)!r}: no such file; weights is a safetensors or torch file, "
             "pretrained, or random:SEED"
         )
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    from safetensors.torch import load_file
 
-        return dict(load_file(path))
     try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises KeyError, EOFError, UnpicklingError, RuntimeError
-        raise UsageError(f"weights={str(path)!r} is not a file of tensors: {error}") from error
+        first = str(error).split(". ")[0]  # torch goes on with advice to run what the file holds
+        raise UsageError(f"weights={str(path)!r} is not a file of tensors: {first}") from error
     for key in WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]

@@ -11,7 +11,7 @@ from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.recipe import StoreRecipe
 from tokenreel.cache.store import load_recipe, read_failures
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.devices import pick_gpus
+from tokenreel.extract.devices import pick_device, pick_gpus
 from tokenreel.extract.gpus import extract_on_gpus
 from tokenreel.extract.report import ExtractReport
 from tokenreel.pipeline.datasets import load_dataset
@@ -55,7 +55,7 @@ def extract_dataset(
     """
     part = parse_shard(shard)
     manifest, config = read_words(dataset, words, root=root)
-    devices = [config.device] if gpus is None else pick_gpus(gpus)
+    devices = _devices(config, gpus)
     store = out or named_store(STORES, manifest, config)
     return extract_on_gpus(devices, manifest, config, store, shard=part), store
 
@@ -92,7 +92,7 @@ def retry_store(
             f"{manifest.dataset} in {manifest.root} has no clip {missing[0]!r}"
             f" ({len(missing)} in all): give the --root and data.key=value of the extraction"
         )
-    devices = [config.device] if gpus is None else pick_gpus(gpus)
+    devices = _devices(config, gpus)
     part = dataclasses.replace(manifest, clips=chosen)
     return extract_on_gpus(devices, part, config, store, retries=True)
 
@@ -154,6 +154,14 @@ def parse_shard(text: str) -> tuple[int, int]:
     if match is None or int(match[1]) >= int(match[2]):
         raise UsageError(f"--shard is i/n with 0 <= i < n, such as 0/4; got {text!r}")
     return int(match[1]), int(match[2])
+
+
+def _devices(config: ExtractConfig, gpus: str | None) -> Sequence[str]:
+    """Where to extract; raises before anything is begun where there is no such device."""
+    if gpus is not None:
+        return pick_gpus(gpus)
+    pick_device(config.device)
+    return [config.device]
 
 
 def _data_option(word: str) -> tuple[str, str]:

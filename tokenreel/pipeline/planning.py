@@ -174,15 +174,15 @@ def plan_dataset(
     Raises:
         UsageError: an unknown data set, recipe or key; or no clip whose header can be read.
     """
+    if recipe is not None and recipe not in RECIPES:
+        raise UsageError(f"no recipe {recipe!r}: `fuse recipes` lists them")
     manifest, config = read_words(dataset, words, root=root)
+    device, plan_recipe = pick_device(config.device), planned_recipe(config)
     survey = survey_headers(manifest, config)
     if not survey.clip_frames:
         raise UsageError(f"{dataset}: not one header below {manifest.root} could be read")
     folder = _existing(out or STORES)
-    rates = measure_machine(
-        manifest, config, folder, device=pick_device(config.device), seconds=seconds
-    )
-    plan_recipe = planned_recipe(config)
+    rates = measure_machine(manifest, config, folder, device=device, seconds=seconds)
     names = [config.codec, *(name for name in CODECS if name != config.codec)]
     counts = list(survey.clip_frames.values())
     sizes = tuple(store_size(plan_recipe, name, counts) for name in names)
@@ -203,8 +203,6 @@ def break_even(
 
     Recipes that read equally many frames are one row.
     """
-    if recipe is not None and recipe not in RECIPES:
-        raise UsageError(f"no recipe {recipe!r}: `fuse recipes` lists them")
     clips = sum(c.split == "train" and c.clip_id in survey.clip_frames for c in manifest.clips)
     by_frames: dict[int, list[str]] = {}
     for name in RECIPES if recipe is None else [recipe]:
