@@ -333,3 +333,11 @@ def test_a_folder_that_is_none_and_a_run_that_is_none_are_told(store, tmp_path):
 def test_a_device_that_is_none_is_told(store, tmp_path, word):
     with pytest.raises(UsageError, match="is none of auto, cpu, cuda or cuda:N"):
         train(tiny_config(), store=store, out=tmp_path / "run", device=word)
+
+
+@pytest.mark.parametrize(("text", "told"), [("{", "torn .*; delete the run"), ("[]", r"but \[\]")])
+def test_a_description_of_a_run_that_is_none_is_damage(store, tmp_path, text, told):
+    run(tiny_config(), store, tmp_path / "run")
+    (tmp_path / "run/run.json").write_text(text)
+    with pytest.raises(Damaged, match=rf"run\.json: .*{told}"):
+        run(tiny_config(), store, tmp_path / "run")

@@ -110,15 +110,17 @@ def read_about(run: Path) -> dict[str, Any]:
 
     Raises:
         UsageError: it is not there.
-        Damaged: it is not JSON.
+        Damaged: it is torn, or something else.
     """
     path = run / "run.json"
     if not path.exists():
         raise UsageError(f"{run} is no run, it has no run.json: name a run's folder")
     try:
-        about: dict[str, Any] = json.loads(path.read_bytes())
+        about = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise Damaged(f"{path}: no description of a run ({error})") from error
+        raise Damaged(f"{path}: torn ({error}); delete the run and train again") from error
+    if not isinstance(about, dict):
+        raise Damaged(f"{path}: no description of a run, but {about!r}")
     return about
 
 

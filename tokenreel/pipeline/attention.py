@@ -95,8 +95,10 @@ def find_clips(store: Store, words: Sequence[str]) -> list[str]:
     """The clips of words that are ids, or parts of an id that only one clip has.
 
     Raises:
-        UsageError: a word that no clip or more than one has.
+        UsageError: a word that no clip or more than one has, or no word.
     """
+    if not words:
+        raise UsageError("no clip is named: --clips takes ids, with commas between")
     names, clips = list(store.records), []
     for word in words:
         found = [word] if word in names else [name for name in names if word in name]
@@ -105,7 +107,7 @@ def find_clips(store: Store, words: Sequence[str]) -> list[str]:
             what = f"{len(found)} clips are called so" if found else "no such clip"
             raise UsageError(f"{word!r}: {what} in {store.path}, name one of {some}, ...")
         clips += found
-    return clips
+    return list(dict.fromkeys(clips))
 
 
 def _write(found: ClipAttention, store: Store, root: Path, folder: Path) -> AttentionFiles:
