@@ -66,6 +66,14 @@ def test_every_rate_of_the_machine_is_measured(manifest, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("out", ["nowhere/a.png", "."])
+def test_a_picture_that_cannot_be_written_is_told(manifest, store, tmp_path, out):
+    picture = look_at_clip(open_store(store), "part", root=manifest.root, num_frames=1)
+    with pytest.raises(UsageError, match="the picture cannot be written: "):
+        draw_clip(picture, tmp_path / out)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_picture_shows_the_frames_through_the_preprocessing_of_the_store(manifest, store):
     opened = open_store(store)
     picture = look_at_clip(opened, "part", root=manifest.root, num_frames=4)

@@ -89,6 +89,30 @@ def _frames(path: Path) -> Iterator[tuple[Any, int]]:
             ) from error
 
 
+def is_outlasted(path: Path, info: VideoInfo, seconds: float) -> bool:
+    """Whether a sound goes on after the last packet of the video, to this time at least.
+
+    In a file that was cut short both end at the cut.
+    """
+    import av
+
+    start_seconds = float(info.start_ticks * info.time_base)
+    reached = False
+    try:
+        with opened(path) as (container, stream):
+            for packet in container.demux():
+                if packet.pts is None:
+                    continue
+                if packet.stream_index == stream.index:
+                    reached = False
+                else:
+                    end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                    reached = reached or end - start_seconds >= seconds
+    except av.FFmpegError:
+        return False
+    return reached
+
+
 def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
     """Yield the frames of a video with decord, forwards only.
 
@@ -163,31 +187,36 @@ def _info(container: Any, stream: Any) -> VideoInfo:
     base: Fraction = stream.time_base
     start = container.start_time
     start_ticks = 0 if start is None else _rescale(start, Fraction(1, 1_000_000), base)
+    duration, is_files = _duration_seconds(container, stream)
     return VideoInfo(
         width=stream.codec_context.width,
         height=stream.codec_context.height,
         codec=stream.codec_context.codec.canonical_name,
         time_base=base,
         start_ticks=start_ticks,
-        duration_seconds=_duration_seconds(container, stream),
+        duration_seconds=duration,
+        is_duration_shared=is_files and len(container.streams) > 1,
         rate=stream.average_rate,
         container=container.format.name,
         header_frames=stream.frames,
     )
 
 
-def _duration_seconds(container: Any, stream: Any) -> float | None:
-    """Seconds from the start of the file to the end of the video stream, where a header says."""
+def _duration_seconds(container: Any, stream: Any) -> tuple[float | None, bool]:
+    """Seconds from the start of the file to the end of the video stream, where a header says.
+
+    And whether only the file's own end is known.
+    """
     file_start = Fraction(container.start_time or 0, 1_000_000)
     if stream.duration is not None:
         start = (stream.start_time or 0) * stream.time_base
-        return float(stream.duration * stream.time_base + start - file_start)
+        return float(stream.duration * stream.time_base + start - file_start), False
     # FFmpeg writes the time at which a stream of Matroska ends, not how long it lasts.
     before = float(file_start) if "matroska" in container.format.name else 0.0
     tagged = _tagged_seconds(stream.metadata.get("DURATION", ""))
     if tagged is not None:
-        return tagged - before
-    return None if container.duration is None else container.duration / 1_000_000 - before
+        return tagged - before, False
+    return (None if container.duration is None else container.duration / 1_000_000 - before), True
 
 
 def _tagged_seconds(text: str) -> float | None:

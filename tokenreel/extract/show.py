@@ -109,7 +109,11 @@ def tokens_to_rgb(tokens: Array, grid: tuple[int, int]) -> Array:
 
 
 def draw_clip(picture: ClipPicture, out: Path) -> Path:
-    """Write the picture as a PNG, whole or not at all; returns its path."""
+    """Write the picture as a PNG, whole or not at all; returns its path.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -136,7 +140,10 @@ def draw_clip(picture: ClipPicture, out: Path) -> Path:
     FigureCanvasAgg(figure)
     data = io.BytesIO()
     figure.savefig(data, dpi=DOTS_PER_INCH, format="png")
-    write_whole(out, data.getvalue())
+    try:
+        write_whole(out, data.getvalue())
+    except OSError as error:
+        raise UsageError(f"{out}: the picture cannot be written: {error.strerror}") from error
     return out
 
 

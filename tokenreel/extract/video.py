@@ -64,6 +64,7 @@ class VideoInfo:
         time_base: seconds of a tick of the video stream.
         start_ticks: tick that is time zero: the start of the file.
         duration_seconds: of the video stream, of the file where the stream has none, or None.
+        is_duration_shared: whether it is the file's, of which another stream may fill the end.
         rate: mean frames a second, None when unknown.
         container: short name of the format.
         header_frames: count in the header, 0 when absent; never trusted, only recorded.
@@ -75,6 +76,7 @@ class VideoInfo:
     time_base: Fraction
     start_ticks: int
     duration_seconds: float | None
+    is_duration_shared: bool
     rate: Fraction | None
     container: str
     header_frames: int
@@ -188,10 +190,14 @@ def decode(
             yield frame
         else:
             alive()
-    _check_length(info, first, previous)
+    _check_length(path, info, first, previous)
 
 
-def _check_length(info: VideoInfo, first: DecodedFrame | None, last: DecodedFrame | None) -> None:
+def _check_length(
+    path: Path, info: VideoInfo, first: DecodedFrame | None, last: DecodedFrame | None
+) -> None:
+    from tokenreel.extract.readers import is_outlasted
+
     if first is None or last is None:
         raise VideoError("no frame could be decoded")
     if last.index + 1 <= LONE_FRAME:
@@ -201,7 +207,10 @@ def _check_length(info: VideoInfo, first: DecodedFrame | None, last: DecodedFram
     step = float((last.ticks - first.ticks) * info.time_base) / max(last.index - first.index, 1)
     end_seconds = float(last.ticks * info.time_base) + step
     tolerated = max(TOLERATED_MISSING_FRAMES * step, TOLERATED_MISSING_SECONDS)
-    if end_seconds < info.duration_seconds - tolerated:
+    least_seconds = info.duration_seconds - tolerated
+    if end_seconds >= least_seconds:
+        return
+    if not (info.is_duration_shared and is_outlasted(path, info, least_seconds)):
         raise VideoError(
             f"ends early: {last.index + 1} frames reach {end_seconds:.2f} s "
             f"of {info.duration_seconds:.2f} s in the header",
