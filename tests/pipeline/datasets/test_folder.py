@@ -1,5 +1,7 @@
 """`folder`: the clips it finds, and every wrong line named by file, line and value."""
 
+import os
+
 import pytest
 
 from tokenreel.cache.errors import UsageError
@@ -175,3 +177,24 @@ def test_a_link_to_itself_is_a_video_that_cannot_be_opened(tmp_path):
     assert [clip.video for clip in manifest.clips] == ["loop.mp4"]
     with pytest.raises(VideoError, match="too many levels of symbolic links"):
         check_file(tmp_path / "loop.mp4")
+
+
+def test_a_name_that_is_not_utf8_is_a_clip_that_fails_by_itself(tmp_path, caplog):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / os.fsdecode(b"b\xff.mp4")).touch()
+    manifest = load_dataset("folder", tmp_path, {})
+    assert [clip.video for clip in manifest.clips] == ["a.mp4", "b\\udcff.mp4"]
+    assert "b\\udcff.mp4: the name is not UTF-8: rename it" in caplog.text
+    with pytest.raises(VideoError, match="no such file"):
+        check_file(tmp_path / manifest.clips[1].video)
+
+
+def test_a_link_to_a_folder_is_not_entered_which_the_log_says(tmp_path, caplog):
+    root = tmp_path / "root"
+    (tmp_path / "disk").mkdir()
+    root.mkdir()
+    (tmp_path / "disk" / "a.mp4").touch()
+    (root / "b.mp4").touch()
+    (root / "more").symlink_to(tmp_path / "disk")
+    assert [clip.video for clip in load_dataset("folder", root, {}).clips] == ["b.mp4"]
+    assert "more is a link to a folder: not entered" in caplog.text

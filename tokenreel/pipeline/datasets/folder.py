@@ -66,16 +66,26 @@ def _find_videos(root: Path) -> list[str]:
             continue
         if path.suffix.lower() not in VIDEO_SUFFIXES:
             others += path.is_file()
+            if path.is_symlink() and path.is_dir():
+                log.warning("%s is a link to a folder: not entered", name)
         elif not Path(os.path.realpath(path)).is_relative_to(root.resolve()):  # of a loop, too
             log.warning("%s is a link that leaves the root: left out", name)
         else:
-            found.append(name)
+            found.append(_told_in_utf8(name))
     if not found:
         raise UsageError(
             f"{root}: no videos, {others} other file(s); expected\n{LAYOUT}\n"
             f"videos end in {' '.join(VIDEO_SUFFIXES)}"
         )
     return found
+
+
+def _told_in_utf8(name: str) -> str:
+    """The name; one that is not UTF-8, which no store can hold, as a name that cannot be opened."""
+    told = name.encode("utf-8", "backslashreplace").decode()
+    if told != name:
+        log.warning("%s: the name is not UTF-8: rename it", told)
+    return told
 
 
 def _split_of(video: str) -> str:

@@ -11,14 +11,14 @@ Without any list, split and action are read from the folders.  Of two files of a
 below a folder `replacement` is taken.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.pipeline.datasets.folder import VIDEO_SUFFIXES
-from tokenreel.pipeline.datasets.survey import Survey, refuse_unknown, wrong_root
+from tokenreel.pipeline.datasets.survey import Survey, files_below, refuse_unknown, wrong_root
 from tokenreel.pipeline.datasets.tables import read_lines, read_rows
 
 __all__ = ["kinetics400", "survey_kinetics400"]
@@ -51,8 +51,11 @@ def kinetics400(root: Path, options: Mapping[str, str]) -> Manifest:
 def survey_kinetics400(root: Path, options: Mapping[str, str]) -> Survey:
     """The same, with the numbers of clips listed."""
     refuse_unknown("kinetics400", options, [])
-    videos = _find_videos(root)
-    entries = _read_lists(root)
+    if not root.is_dir():
+        raise wrong_root(root, LAYOUT)
+    names = files_below(root)
+    videos = _find_videos(names)
+    entries = _read_lists(root, names)
     notes = []
     if not entries:
         notes.append("no lists: split and action are those of the folders")
@@ -78,15 +81,13 @@ def survey_kinetics400(root: Path, options: Mapping[str, str]) -> Survey:
     return Survey(manifest, {split: n for split, n in listed.items() if n})
 
 
-def _find_videos(root: Path) -> dict[str, str]:
-    if not root.is_dir():
-        raise wrong_root(root, LAYOUT)
+def _find_videos(names: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if path.suffix.lower() not in VIDEO_SUFFIXES or name.startswith("."):
+    for name in names:
+        path = PurePosixPath(name)
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
             continue
-        if path.stem not in found or "replacement" in PurePosixPath(name).parts:
+        if path.stem not in found or "replacement" in path.parts:
             found[path.stem] = name
     return found
 
@@ -103,9 +104,13 @@ def _action(label: str) -> str:
     return label.strip().strip('"').replace("_", " ")
 
 
-def _read_lists(root: Path) -> dict[str, Entry]:
+def _read_lists(root: Path, names: Sequence[str]) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
-    for path in sorted([*root.rglob("*.csv"), *root.rglob("kinetics400_*_list_videos.txt")]):
+    kinds = ("*.csv", "kinetics400_*_list_videos.txt")
+    for name in names:
+        path = root / name
+        if not any(path.match(kind) for kind in kinds):
+            continue
         reader = _read_text if path.suffix == ".txt" else _read_csv
         for entry in reader(path):
             before = entries.setdefault(entry.stem, entry)

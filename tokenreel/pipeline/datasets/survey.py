@@ -4,7 +4,9 @@ A survey is a manifest with two numbers beside it for every split: how many clip
 files list, and how many were published.  `tokenreel data check` prints the three.
 """
 
+import logging
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,6 +22,7 @@ from tokenreel.pipeline.override import nearest
 __all__ = [
     "Survey",
     "choose",
+    "files_below",
     "find_file",
     "frames_to_spans",
     "refuse_unknown",
@@ -27,6 +30,8 @@ __all__ = [
     "videos_by_stem",
     "wrong_root",
 ]
+
+log = logging.getLogger(__name__)
 
 SHOWN = 12  # entries of a wrong root that an error lists
 
@@ -92,12 +97,44 @@ def resample(count: int, wanted: int) -> list[int]:
 def videos_by_stem(root: Path) -> dict[str, str]:
     """Videos anywhere below the root, by name without suffix; of two, the first in order."""
     found: dict[str, str] = {}
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        hidden = any(part.startswith(".") for part in name.split("/"))
-        if path.suffix.lower() in VIDEO_SUFFIXES and not hidden and path.is_file():
+    for name in files_below(root):
+        path = root / name
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
             found.setdefault(path.stem, name)
     return found
+
+
+def files_below(root: Path) -> list[str]:
+    """Paths below the root of all that is no folder, with forward slashes, in order.
+
+    Hidden ones are left out.  A link to a folder elsewhere is entered, as videos often lie on
+    another disk than their annotations; one to a folder below the root is not: that has its own
+    name.  A name that is not UTF-8 is left out, which the log says: no store could hold it.
+    """
+    entered, found = {os.path.realpath(root)}, []
+    walk = os.walk(root, followlinks=True, onerror=lambda error: log.warning("%s", error))
+    for folder, inner, names in walk:
+        place = Path(folder).relative_to(root)
+        inner[:] = [n for n in sorted(inner) if n[0] != "." and _is_new(Path(folder, n), entered)]
+        found += [place / name for name in names if name[0] != "."]
+    sound = [path.as_posix() for path in sorted(found) if _is_utf8(path)]
+    if len(sound) < len(found):
+        count = len(found) - len(sound)
+        log.warning("%s: %d name(s) are not UTF-8: rename them; left out", root, count)
+    return sound
+
+
+def _is_new(folder: Path, entered: set[str]) -> bool:
+    """Whether a folder is to be entered; links that lead to where others do are not."""
+    real = os.path.realpath(folder)
+    if folder.is_symlink() and any(Path(real).is_relative_to(other) for other in entered):
+        return False
+    entered.add(real)
+    return True
+
+
+def _is_utf8(path: Path) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in str(path))
 
 
 def find_file(root: Path, names: Iterable[str], layout: str) -> Path:

@@ -1,0 +1,43 @@
+"""Files below a root: linked disks are entered, loops end, a name no store can hold is told."""
+
+import os
+
+from tokenreel.pipeline.datasets import load_dataset
+from tokenreel.pipeline.datasets.survey import files_below
+
+
+def touch(*paths):
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_a_link_to_another_disk_is_entered_once_and_loops_end(tmp_path):
+    root, disk = tmp_path / "root", tmp_path / "disk"
+    touch(root / "lists" / "train.csv", disk / "a.mp4", disk / "deep" / "b.mp4")
+    (root / "videos").symlink_to(disk)
+    (root / "videos_again").symlink_to(disk)
+    (root / "lists" / "back").symlink_to(root)
+    (disk / "deep" / "up").symlink_to(disk)
+    (disk / "deep" / "home").symlink_to(root)
+    assert files_below(root) == ["lists/train.csv", "videos/a.mp4", "videos/deep/b.mp4"]
+
+
+def test_kinetics_finds_videos_behind_a_link(tmp_path):
+    root, disk = tmp_path / "root", tmp_path / "disk"
+    touch(disk / "riding a bike" / "x.mp4", root / "y.mp4")
+    (root / "train").symlink_to(disk)
+    clips = load_dataset("kinetics400", root, {}).clips
+    assert [clip.video for clip in clips] == ["train/riding a bike/x.mp4", "y.mp4"]
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path):
+    touch(tmp_path / "a.mp4", tmp_path / "._a.mp4", tmp_path / ".cache" / "b.mp4")
+    assert files_below(tmp_path) == ["a.mp4"]
+
+
+def test_a_name_that_is_not_utf8_is_left_out_and_logged(tmp_path, caplog):
+    touch(tmp_path / "\u6f22\u5b57.mp4")
+    (tmp_path / os.fsdecode(b"x\xff.mp4")).touch()
+    assert files_below(tmp_path) == ["\u6f22\u5b57.mp4"]
+    assert "1 name(s) are not UTF-8" in caplog.text
