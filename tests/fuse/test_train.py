@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ from tokenreel.fuse.objective import batch_loss
 from tokenreel.fuse.source import TokenSource
 from tokenreel.fuse.sweep import Job, train_together
 from tokenreel.fuse.train import train
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def run(config, store, out):
@@ -186,9 +189,17 @@ def test_every_pooling_trains(store, tmp_path, kind):
     run(config, store, tmp_path / kind)
 
 
-def test_long_clips_are_embedded_in_pieces_as_the_official_code_cuts_them():
-    assert pieces(5, 5) == [slice(0, 5)]
-    assert [p.stop - p.start for p in pieces(2500, 1000)] == [834, 834, 832]
+@pytest.mark.parametrize("case", "abcdefg")
+def test_long_clips_are_embedded_in_pieces_as_the_official_code_cuts_them(case):
+    with np.load(GOLDEN / "get_embeddings_chunking.npz") as file:
+        golden = {name: file[f"{case}/{name}"] for name in ("T", "frames_per_batch", "embs")}
+        kept = file[f"{case}/labels_in"] >= 0
+    rows = [  # what its model gave: frame, mean and length of its piece, place in it
+        (frame, (cut.start + cut.stop - 1) / 2, cut.stop - cut.start, frame - cut.start)
+        for cut in pieces(int(golden["T"]), int(golden["frames_per_batch"]))
+        for frame in range(cut.start, cut.stop)
+    ]
+    np.testing.assert_array_equal(np.array(rows)[kept], golden["embs"])
 
 
 def test_another_config_in_the_same_folder_is_refused_with_the_field(store, tmp_path):
