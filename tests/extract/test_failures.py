@@ -121,7 +121,7 @@ def test_too_many_failures_end_the_run_and_leave_no_claim(root, tmp_path):
     assert list((tmp_path / "store" / "claims").iterdir()) == []
 
 
-def beat_for_ever(pipe, memory_name, shape):
+def beat_for_ever(pipe, ring):
     """A decoder on its way to a clip late in a long video: alive, and without a frame."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pipe.recv()
@@ -161,7 +161,7 @@ def test_where_no_video_can_be_opened_few_are_in_quarantine_when_the_run_ends(tm
     assert len(read_failures(tmp_path / "s")) == 3
 
 
-def die_midway(pipe, memory_name, shape):
+def die_midway(pipe, ring):
     """PyAV kills its process at frame 70 of a clip; decord does not."""
     whole = filling.fill_chunks
 
@@ -172,7 +172,7 @@ def die_midway(pipe, memory_name, shape):
             yield is_full
 
     worker.fill_chunks = fatal
-    worker.serve(pipe, memory_name, shape)
+    worker.serve(pipe, ring)
 
 
 @pytest.mark.parametrize("mixes", [False, True])

@@ -146,13 +146,13 @@ def test_the_name_of_a_store_tells_random_weights_and_its_final_fingerprint(done
     assert store_name("toy", CONFIG, recipe) == store_name("toy", CONFIG) + recipe.fingerprint[:12]
 
 
-def hang(pipe, memory_name, shape):
+def hang(pipe, ring):
     """A decoder that takes a job and never answers."""
     pipe.recv()
     time.sleep(60)
 
 
-def crash(pipe, memory_name, shape):
+def crash(pipe, ring):
     """A decoder that dies in native code."""
     pipe.recv()
     os.kill(os.getpid(), 11)

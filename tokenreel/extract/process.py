@@ -2,19 +2,15 @@
 
 import atexit
 import contextlib
-import math
 import multiprocessing
 import os
 import signal
 import time
 from dataclasses import dataclass, field
-from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from tokenreel.cache.errors import TokenReelError
+from tokenreel.extract.sharing import SHARED_MEMORY, SharedRing
 from tokenreel.extract.stopping import unheard_by_children
 from tokenreel.extract.worker import DecodeJob, serve
 
@@ -24,7 +20,6 @@ SLOTS = 3  # of a process: one filled, one read, one spare
 START_SECONDS = 120.0  # a process imports torch before it first answers
 STOP_SECONDS = 5.0
 PRELOADED = ["tokenreel.extract.filling", "tokenreel.extract.views", "tokenreel.extract.readers"]
-SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass
@@ -51,14 +46,10 @@ class DecodeProcess:
     def __init__(self, slot_bytes: int) -> None:
         context = multiprocessing.get_context("forkserver")  # imports torch once, not in each
         context.set_forkserver_preload(PRELOADED)
-        self.shape = (SLOTS, slot_bytes)
-        _require_room(math.prod(self.shape))
-        self.memory = SharedMemory(create=True, size=math.prod(self.shape))
-        self.ring: NDArray[np.uint8] = np.ndarray(self.shape, np.uint8, self.memory.buf)
+        _require_room(SLOTS * slot_bytes)
+        self.ring = SharedRing((SLOTS, slot_bytes))
         self.pipe, child = context.Pipe()
-        self.process = context.Process(
-            target=serve, args=(child, self.memory.name, self.shape), daemon=True
-        )
+        self.process = context.Process(target=serve, args=(child, self.ring), daemon=True)
         try:
             with unheard_by_children(signal.SIGINT, signal.SIGTERM):
                 self.process.start()
@@ -111,10 +102,7 @@ class DecodeProcess:
                 self.process.kill()
             self.process.join()
             atexit.unregister(self.process.kill)
-        del self.ring
-        with contextlib.suppress(BufferError):  # a batch of it is still being read
-            self.memory.close()
-        self.memory.unlink()
+        self.ring.close()
 
 
 def _require_room(num_bytes: int) -> None:

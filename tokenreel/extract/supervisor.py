@@ -151,7 +151,7 @@ class DecodePool:
             task.frame = int(message.index[-1])
             yield DecodedBatch(
                 position=task.position,
-                images=_images_in(worker.ring[slot], task.job, message),
+                images=_images_in(worker.ring.slots[slot], task.job, message),
                 frame_size=message.frame_size,
                 skipped=message.skipped,
                 pts=message.pts,

@@ -9,12 +9,12 @@ import time
 from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing.connection import Connection
-from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.extract.filling import ChunkFiller, DecodeJob, fill_chunks
+from tokenreel.extract.sharing import SharedRing
 from tokenreel.extract.video import VideoError, probe
 
 __all__ = ["Chunk", "ClipEnd", "ClipFailure", "DecodeJob", "Heartbeat", "serve"]
@@ -66,13 +66,12 @@ class Heartbeat:
     """The worker is alive and decoding."""
 
 
-def serve(pipe: Connection, memory_name: str, shape: tuple[int, ...]) -> None:
+def serve(pipe: Connection, ring: SharedRing) -> None:
     """Body of the process: take DecodeJob after DecodeJob until the pipe closes.
 
     Args:
         pipe: jobs and free slots come in; messages of this module go out.
-        memory_name: the shared memory.
-        shape: (slots, bytes of a slot) of the uint8 ring in it.
+        ring: shared with the parent.
     """
     import signal
 
@@ -81,21 +80,16 @@ def serve(pipe: Connection, memory_name: str, shape: tuple[int, ...]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
     torch.set_num_threads(1)
-    memory = SharedMemory(name=memory_name)
-    ring: NDArray[np.uint8] = np.ndarray(shape, dtype=np.uint8, buffer=memory.buf)
-    free = list(range(shape[0]))
+    free = list(range(len(ring.slots)))
     try:
         while True:
             message = pipe.recv()
             if isinstance(message, DecodeJob):
-                _do(message, pipe, ring, free)
+                _do(message, pipe, ring.slots, free)
             else:
                 free.append(message)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent has closed its end
-    finally:
-        del ring
-        memory.close()
 
 
 def _do(job: DecodeJob, pipe: Connection, ring: NDArray[np.uint8], free: list[int]) -> None:
