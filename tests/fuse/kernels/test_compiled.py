@@ -1,11 +1,17 @@
 """Compiled loops: what plain torch computes, in the same bytes however the work is cut."""
 
 import logging
+import math
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 
-from tests.fuse.kernels.cases import error, make_tokens, make_weights
+from tests.fuse.kernels.cases import error, gradients, in_float64, make_tokens, make_weights
 from tokenreel.fuse.kernels import (
     CodedTokens,
     absorbed,
@@ -135,14 +141,164 @@ def test_codes_are_read_right_however_they_lie():
         tuple(codes.contiguous() for codes in apart.codes),
         tuple(part.contiguous() for part in apart.scales),
     )
-    turned = CodedTokens(
-        tuple(codes.transpose(1, 2).contiguous().transpose(1, 2) for codes in apart.codes),
-        apart.scales,
-    )
     queries = rows_for(tokens, 2)
     wanted = run(compiled, together, queries)
     assert all(map(torch.equal, run(compiled, apart, queries), wanted))
-    assert all(map(torch.equal, run(compiled, turned, queries), wanted))
+
+
+@contextmanager
+def threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_memory_of_any_kind_is_read(tmp_path):
+    """Expanded, at an offset of its storage, shared, mapped read-only, hidden with strides."""
+    tokens = make_tokens(torch.int8, frames=3, widths=(17,))
+    [codes], [scales] = tokens.codes, tokens.scales
+    hidden = torch.rand(37, 6) < 0.3
+    hidden = hidden.T[::2]
+    queries = rows_for(tokens, 2)
+    wanted = run(compiled, tokens, queries, hidden.contiguous())
+    np.save(tmp_path / "codes.npy", codes.numpy())
+    mapped = np.load(tmp_path / "codes.npy", mmap_mode="r")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch: not writable
+        read_only = torch.from_numpy(mapped)
+    moved = torch.cat([torch.zeros(5, dtype=torch.int8), codes.flatten()])[5:].view_as(codes)
+    for other in (moved, codes.clone().share_memory_(), read_only):
+        found = run(compiled, CodedTokens((other,), (scales.double(),)), queries, hidden)
+        assert all(map(torch.equal, found, wanted))
+    same = CodedTokens((codes[:1].expand(3, -1, -1),), (scales[:1].expand(3, -1),))
+    pooled, _, _ = compiled.pool(same.codes, queries, same.scales, hidden[:1].expand(3, -1))
+    assert torch.equal(pooled, wanted[0][:1].expand(3, -1, -1))
+
+
+ONES = torch.ones(4, 9, 8, dtype=torch.int8)
+SIDE = torch.ones(4, 9)
+ROWS = torch.ones(3, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (([ONES, ONES[:, :5]], torch.ones(3, 16), [SIDE, SIDE], None), "want .F, N, d. a layer"),
+        (([ONES, ONES[:2]], torch.ones(3, 16), [SIDE, SIDE], None), "want .F, N, d. a layer"),
+        (([ONES, ONES.float()], torch.ones(3, 16), [SIDE, SIDE], None), "must be of one of"),
+        (([ONES.short()], ROWS, [], None), "tokens are torch.int16"),
+        (([ONES], ROWS, [SIDE[:, :5]], None), "want floats"),
+        (([ONES, ONES], torch.ones(3, 16), [SIDE], None), "want 2"),
+        (([ONES.transpose(1, 2)], torch.ones(3, 9), [SIDE[:, :8]], None), "have strides"),
+        (([ONES], ROWS, [SIDE], SIDE[:, :5] > 0), "want bool"),
+        (([ONES], ROWS, [SIDE], SIDE[:2] > 0), "want bool"),
+        (([ONES], ROWS[:, :7], [SIDE], None), "queries of shape"),
+        (([ONES], torch.ones(3, 3, 8), [SIDE], None), "queries of shape"),
+    ],
+)
+def test_an_operator_refuses_what_it_would_read_beyond_its_end(arguments, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        ops.pool(*arguments, "auto")
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+def test_operators_refuse_outputs_and_weights_of_other_shapes(part):
+    outputs = list(compiled.pool([ONES], ROWS, [SIDE], None))
+    outputs[part] = outputs[part][..., :2]
+    gradient = torch.ones(4, 3, 8)
+    with pytest.raises(ValueError, match=r"of shape .*: want"):
+        ops.pool_backward([ONES], gradient, [SIDE], *outputs, True, "auto")
+    with pytest.raises(ValueError, match=r"weights of shape .*: want"):
+        ops.mix([ONES], torch.ones(4, 3, 50_000), [SIDE], False)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_modes_of_the_caller_change_nothing(count):
+    """Neither of inference nor of a device, and scales that ask for a gradient get none."""
+    tokens = make_tokens(torch.int8, frames=20)
+    queries = rows_for(tokens, 3)
+    wanted = run(compiled, tokens, queries)
+    tokens.scales[0].requires_grad_()
+    with threads(count):
+        found = ops.pool(list(tokens.codes), queries, list(tokens.scales), None, "auto")
+        assert all(map(torch.equal, found, wanted))
+        with torch.inference_mode(), torch.device("meta"):
+            found = ops.pool(list(tokens.codes), queries, list(tokens.scales), None, "auto")
+        assert all(map(torch.equal, found, wanted))
+
+
+def test_several_threads_of_python_and_a_forked_process_get_the_same():
+    tokens = make_tokens(torch.bfloat16, frames=12)
+    queries = rows_for(tokens, 4)
+    wanted = run(compiled, tokens, queries)
+    with threads(2), ThreadPoolExecutor(4) as workers:
+        for found in workers.map(lambda _: run(compiled, tokens, queries), range(8)):
+            assert all(map(torch.equal, found, wanted))
+    child = os.fork()
+    if not child:
+        os._exit(not all(map(torch.equal, run(compiled, tokens, queries), wanted)))
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("size", [1, 1 << 19])
+@pytest.mark.parametrize("bad", ["codes", "scales", "queries"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_nan_and_infinity_come_out(monkeypatch, size, bad, value):
+    """Also where they are all that the first block of a frame holds."""
+    monkeypatch.setattr(layout, "BLOCK_BYTES", size)
+    tokens = make_tokens(torch.int8 if bad == "scales" else torch.float16, frames=2)
+    queries = rows_for(tokens, 3).abs()
+    if bad == "queries":
+        queries[:, 5] = value
+    else:
+        getattr(tokens, bad)[0][1, :8] = value
+    pooled, _, lse = compiled.pool(tokens.codes, queries, tokens.scales, None)
+    frames = slice(0 if bad == "queries" else 1, 2)
+    assert pooled[frames].isnan().all()
+    assert lse[frames].isnan().all()
+    assert pooled[: frames.start].isfinite().all()
+    outputs = compiled.pool(tokens.codes, queries, tokens.scales, None)
+    gradient = compiled.pool_backward(
+        tokens.codes, torch.ones(2, 3, 96), tokens.scales, outputs, shared=True
+    )
+    assert gradient.isnan().all()
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 3e3])
+def test_scores_that_are_equal_or_far_apart_are_attended_to_exactly(monkeypatch, spread):
+    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)
+    tokens = make_tokens(torch.float32, frames=4)
+    queries = rows_for(tokens, 3) * spread
+    found = compiled.pool(tokens.codes, queries, [], None)
+    exact = absorbed.pool([tokens.codes[0].double()], queries.double(), [], None)
+    assert exact[1].abs().max() < 1 or spread == 1.0 or exact[1].abs().max() > 1e4
+    assert_equal(found[1:], exact[1:], 1e-6)
+    assert error(found[0], exact[0]) < 1e-6 * max(1, exact[1].abs().max())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_errors_at_full_size_are_at_most_twice_those_of_float32_without_a_trick(dtype):
+    """N=784, D=2304, against float64: entities and the gradients of all weights."""
+    tokens = make_tokens(dtype, frames=4, tokens=784, widths=(768, 768, 768))
+    weights = make_weights(tokens, channels=32, values=32)
+    exact = in_float64(weights)
+    decoded = CodedTokens((tokens.decode(torch.float64),))
+    results = [
+        (own, pooled_attention(given, [own], implementation=word))
+        for own, given, word in (
+            (exact, decoded, "reference"),
+            (weights, tokens, "reference"),
+            (weights, tokens, "absorbed"),
+        )
+    ]
+    wanted, naive, found = (
+        {"entities": pooled[0].entities, **gradients(pooled, own)} for own, pooled in results
+    )
+    for name in ("entities", "queries", "key", "value"):
+        assert error(found[name], wanted[name]) <= 2 * error(naive[name], wanted[name]), name
 
 
 def test_half_floats_keep_what_they_are():

@@ -1,12 +1,14 @@
 """Attention with absorbed queries on a CPU: what :mod:`absorbed` computes, in compiled loops.
 
 The frames are shared among as many threads as torch may use; results do not depend on how many.
+Addresses are read: what does not fit raises ValueError or TypeError, however it came here.
 
 Shapes: F frames, N tokens, E rows of attention, d stored channels of all layers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +16,12 @@ from torch import Tensor
 
 from tokenreel.fuse.kernels import loops
 from tokenreel.fuse.kernels.layout import Array, Block, by_layer, by_row, end_to_end, rows_of
-from tokenreel.fuse.kernels.tokens import width_of
+from tokenreel.fuse.kernels.tokens import CodedTokens, check_tokens
 
 __all__ = ["dots", "mix", "pool", "pool_backward", "pool_backward_each", "pool_each"]
 
 Outputs = tuple[Tensor, Tensor, Tensor]
+Work = Callable[[slice, Array], None]  # of frames, on their rows of an array
 
 PART = 8  # frames at most that a thread takes at once
 CHUNK = 64  # frames whose gradients are summed at once
@@ -41,39 +44,35 @@ def pool_each(
 
     Args:
         codes: as in :func:`pool`.
-        models: queries of each, as in :func:`pool`, of one dtype.
+        models: queries of each, as in :func:`pool`, of one dtype; all (E, d) or all (F, E, d).
         scales: as in :func:`pool`.
         hidden: as in :func:`pool`.
 
     Returns:
         What :func:`pool` returns, for each model.
     """
-    frames, num_tokens = codes[0].shape[:2]
-    widths = [width_of(layer) for layer in codes]
-    models = [queries.detach().expand(frames, -1, -1) for queries in models]
-    found = [
-        (queries.new_empty(queries.shape), queries.new_empty(*queries.shape[:2], num_tokens),
-         queries.new_empty(queries.shape[:2]))
-        for queries in models
-    ]  # fmt: skip
+    tokens = _checked(codes, scales, hidden)
+    frames, num_tokens = tokens.num_frames, tokens.num_tokens
+    vectors = _vectors(tokens, models)
+    rows = vectors.shape[1] // sum(tokens.widths)
+    pooled = np.empty((frames, vectors.shape[1]), vectors.dtype)
+    scores = np.empty((frames, rows, num_tokens), vectors.dtype)
+    lse = np.empty((frames, rows), vectors.dtype)
+    unseen = np.empty((0, num_tokens), bool) if hidden is None else hidden.contiguous().numpy()
 
-    def attend(at: slice) -> None:
-        block = Block.read(codes, scales, at, models[0].dtype)
-        vectors = by_layer([queries[at] for queries in models], widths)
-        rows = vectors.shape[1] // sum(widths)
-        pooled = np.empty((block.frames, vectors.shape[1]), vectors.dtype)
-        scores = np.empty((block.frames, rows, num_tokens), vectors.dtype)
-        lse = np.empty((block.frames, rows), vectors.dtype)
-        unseen = np.empty((0, num_tokens), bool) if hidden is None else hidden[at].numpy()
+    def work(at: slice, out: Array) -> None:
+        block = Block.read(tokens, at, models[0].dtype)
         loops.attend(
-            block.codes, block.scales, vectors, unseen, block.room(rows), pooled, scores, lse
-        )
-        parts = by_row(pooled, widths), torch.from_numpy(scores), torch.from_numpy(lse)
-        for outs, own in zip(found, rows_of(models), strict=True):
-            for out, part in zip(outs, parts, strict=True):
-                out[at] = part[:, own]
+            block.codes, block.scales, _of(vectors, at), unseen[at], block.room(rows),
+            out, scores[at], lse[at],
+        )  # fmt: skip
 
-    _in_parts(slice(0, frames), attend)
+    _fill([pooled], work)
+    parts = by_row(pooled, tokens.widths), torch.from_numpy(scores), torch.from_numpy(lse)
+    found = []
+    for own in rows_of(models):
+        first, second, third = (part[:, own].contiguous() for part in parts)
+        found.append((first, second, third))
     return found
 
 
@@ -105,103 +104,123 @@ def pool_backward_each(
     Returns:
         What :func:`pool_backward` returns, for each model.
     """
-    widths = [width_of(layer) for layer in codes]
-    gradients = [gradient.detach() for gradient in gradients]
-    scores = [own.detach() for _, own, _ in outputs]
-    sides = [
-        torch.stack([lse.detach(), (pooled.detach() * gradient).sum(-1)])
-        for gradient, (pooled, _, lse) in zip(gradients, outputs, strict=True)
-    ]
+    tokens = _checked(codes, scales)
+    for gradient, (pooled, scores, lse) in zip(gradients, outputs, strict=True):
+        shape = (tokens.num_frames, gradient.shape[1])
+        _require("gradient", gradient, *shape, sum(tokens.widths))
+        _require("pooled codes", pooled, *gradient.shape)
+        _require("scores", scores, *shape, tokens.num_tokens)
+        _require("lse", lse, *shape)
+    vectors = _vectors(tokens, gradients)
+    own = end_to_end([scores for _, scores, _ in outputs], dim=1)
+    sums = end_to_end([lse for _, _, lse in outputs], dim=1)
+    delta = end_to_end(
+        [(pooled * part).sum(-1) for (pooled, _, _), part in zip(outputs, gradients, strict=True)],
+        dim=1,
+    )
 
-    def work(at: slice) -> Array:
-        block = Block.read(codes, scales, at, gradients[0].dtype)
-        vectors = by_layer([gradient[at] for gradient in gradients], widths)
-        lse, delta = end_to_end([side[:, at] for side in sides], dim=2)
-        out = np.zeros_like(vectors)
-        own = end_to_end([part[at] for part in scores], dim=1)
+    def work(at: slice, out: Array) -> None:
+        block = Block.read(tokens, at, gradients[0].dtype)
         room = block.room(own.shape[1])
-        loops.attend_backward(block.codes, block.scales, vectors, room, own, lse, delta, out)
-        return out
+        loops.attend_backward(
+            block.codes, block.scales, vectors[at], room, own[at], sums[at], delta[at], out
+        )
 
-    return _collect(work, gradients, widths, shared=shared)
+    found = _collect(work, vectors.shape, vectors.dtype, shared=shared)
+    rows = by_row(found, tokens.widths)
+    return [(rows[0, at] if shared else rows[:, at]).contiguous() for at in rows_of(gradients)]
 
 
 def dots(codes: Sequence[Tensor], vectors: Tensor, scales: Sequence[Tensor]) -> Tensor:
     """As :func:`tokenreel.fuse.kernels.absorbed.dots`."""
-    frames, num_tokens = codes[0].shape[:2]
-    widths = [width_of(layer) for layer in codes]
-    vectors = vectors.detach().expand(frames, -1, -1)
-    found = vectors.new_empty(*vectors.shape[:2], num_tokens)
+    tokens = _checked(codes, scales)
+    own = _vectors(tokens, [vectors])
+    found = np.empty(
+        (tokens.num_frames, own.shape[1] // sum(tokens.widths), tokens.num_tokens), own.dtype
+    )
 
-    def work(at: slice) -> None:
-        block = Block.read(codes, scales, at, vectors.dtype)
-        own = by_layer([vectors[at]], widths)
-        room = block.room(own.shape[1] // sum(widths))
-        loops.dots(block.codes, block.scales, own, room, found[at].numpy())
+    def work(at: slice, out: Array) -> None:
+        block = Block.read(tokens, at, vectors.dtype)
+        loops.dots(block.codes, block.scales, _of(own, at), block.room(out.shape[1]), out)
 
-    _in_parts(slice(0, frames), work)
-    return found
+    _fill([found], work)
+    return torch.from_numpy(found)[:, : vectors.shape[-2]].contiguous()
 
 
 def mix(
     codes: Sequence[Tensor], weights: Tensor, scales: Sequence[Tensor], *, shared: bool
 ) -> Tensor:
     """As :func:`tokenreel.fuse.kernels.absorbed.mix`."""
-    widths = [width_of(layer) for layer in codes]
-    weights = weights.detach()
+    tokens = _checked(codes, scales)
+    _require("weights", weights, tokens.num_frames, weights.shape[1], tokens.num_tokens)
+    own = end_to_end([weights], dim=1)
 
-    def work(at: slice) -> Array:
-        block = Block.read(codes, scales, at, weights.dtype)
-        own = end_to_end([weights[at]], dim=1)
-        out = np.zeros((block.frames, own.shape[1] * sum(widths)), own.dtype)
-        loops.mix(block.codes, block.scales, own, block.room(own.shape[1]), out)
+    def work(at: slice, out: Array) -> None:
+        block = Block.read(tokens, at, weights.dtype)
+        loops.mix(block.codes, block.scales, own[at], block.room(own.shape[1]), out)
+
+    shape = len(own), own.shape[1] * sum(tokens.widths)
+    rows = by_row(_collect(work, shape, own.dtype, shared=shared), tokens.widths)
+    rows = rows[:, : weights.shape[1]]
+    return (rows[0] if shared else rows).contiguous()
+
+
+def _checked(
+    codes: Sequence[Tensor], scales: Sequence[Tensor], hidden: Tensor | None = None
+) -> CodedTokens:
+    tokens = CodedTokens(tuple(codes), tuple(scales))
+    check_tokens(tokens, hidden)
+    return tokens
+
+
+def _require(name: str, found: Tensor, *wanted: int) -> None:
+    if found.shape != wanted:
+        raise ValueError(f"{name} of shape {tuple(found.shape)}: want {wanted}")
+
+
+def _vectors(tokens: CodedTokens, models: Sequence[Tensor]) -> Array:
+    """Rows (E, d) or (F, E, d) of each model as the loops read them: (1 or F, rows * d)."""
+    models = [rows if rows.dim() == 3 else rows[None] for rows in models]
+    for rows in models:
+        frames = 1 if len(models[0]) == 1 else tokens.num_frames
+        _require("queries", rows, frames, rows.shape[1], sum(tokens.widths))
+    return by_layer(models, tokens.widths)
+
+
+def _of(vectors: Array, at: slice) -> Array:
+    return vectors if len(vectors) == 1 else vectors[at]
+
+
+def _collect(work: Work, shape: tuple[int, ...], dtype: Any, *, shared: bool) -> Array:
+    """What `work` adds to zeros, a row a frame; where shared, the sum of all rows, (1, width)."""
+    if not shared:
+        out = np.zeros(shape, dtype)
+        _fill([out], work)
         return out
+    frames, width = shape
+    total = np.zeros((1, width), dtype)
 
-    return _collect(work, [weights], widths, shared=shared)[0]
+    def chunks() -> Iterator[Array]:
+        for start in range(0, frames, CHUNK):
+            out = np.zeros((min(CHUNK, frames - start), width), dtype)
+            yield out  # to be filled
+            np.add(total, out.sum(0), out=total)  # row by row: the order that any width gets
 
-
-def _collect(
-    work: Callable[[slice], Array], models: Sequence[Tensor], widths: Sequence[int], *, shared: bool
-) -> list[Tensor]:
-    """Rows of each frame that `work` finds, for each model; summed over frames where shared."""
-    frames, dim = models[0].shape[0], sum(widths)
-    found = [model.new_zeros(*model.shape[1 if shared else 0 : 2], dim) for model in models]
-    for start in range(0, frames, CHUNK):
-        chunk = slice(start, min(frames, start + CHUNK))
-        outs = [
-            out.new_empty(chunk.stop - start, *out.shape) if shared else out[chunk] for out in found
-        ]
-
-        def place(at: slice, outs: list[Tensor] = outs, start: int = start) -> None:
-            rows = by_row(work(at), widths)
-            for out, own in zip(outs, rows_of(models), strict=True):
-                out[at.start - start : at.stop - start] = rows[:, own]
-
-        _in_parts(chunk, place)
-        if shared:
-            for total, out in zip(found, outs, strict=True):
-                total += out.sum(0)
-    return found
+    _fill(chunks(), work)
+    return total
 
 
-def _in_parts(frames: slice, work: Callable[[slice], None]) -> None:
-    """Do the work of all frames, on as many threads as torch may use."""
+def _fill(outs: Iterable[Array], work: Work) -> None:
+    """Let threads fill a row a frame of one array after another."""
     threads = torch.get_num_threads()
-    is_inference = torch.is_inference_mode_enabled()  # which a thread does not inherit
-    count = frames.stop - frames.start
-    size = min(PART, -(-count // threads))
-    parts = [
-        slice(at, min(at + size, frames.stop)) for at in range(frames.start, frames.stop, size)
-    ]
-    if threads == 1 or len(parts) == 1:
-        for part in parts:
-            work(part)
-        return
-
-    def alike(part: slice) -> None:
-        with torch.inference_mode(is_inference):
-            work(part)
-
-    with ThreadPoolExecutor(threads) as workers:
-        for _ in workers.map(alike, parts):  # raises what a part raised
-            pass
+    first = 0
+    with ThreadPoolExecutor(threads) as workers:  # makes as many as are given something to do
+        for out in outs:
+            size = min(PART, -(-len(out) // threads))
+            starts = range(0, len(out), size)
+            run = map if threads == 1 or len(starts) == 1 else workers.map
+            frames = [slice(first + at, first + min(at + size, len(out))) for at in starts]
+            rows = [out[at : at + size] for at in starts]
+            for _ in run(work, frames, rows):  # raises what a part raised
+                pass
+            first += len(out)

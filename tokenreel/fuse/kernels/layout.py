@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tokenreel.fuse.kernels.loops import ROWS
-from tokenreel.fuse.kernels.tokens import unpack
+from tokenreel.fuse.kernels.tokens import CodedTokens, unpack
 
 __all__ = ["Array", "Block", "by_layer", "by_row", "end_to_end", "rows_of"]
 
@@ -40,28 +40,24 @@ class Block:
     kept: Sequence[Tensor]
 
     @classmethod
-    def read(
-        cls, codes: Sequence[Tensor], scales: Sequence[Tensor], at: slice, dtype: torch.dtype
-    ) -> "Block":
+    def read(cls, tokens: CodedTokens, at: slice, dtype: torch.dtype) -> "Block":
         """The frames `at`, in place; codes of a dtype that no loop reads become floats first."""
-        layers = [layer[at] for layer in codes]
+        layers = [layer[at] for layer in tokens.codes]
+        scales = [scale[at] for scale in tokens.scales]
         if layers[0].dtype == torch.uint8:
-            layers = [
-                unpack(layer, scale[at], dtype) for layer, scale in zip(layers, scales, strict=True)
-            ]
-            scales = ()
+            layers = [unpack(*pair, dtype) for pair in zip(layers, scales, strict=True)]
+            scales = []
         elif torch.float64 in (dtype, layers[0].dtype):
-            layers = [layer.to(dtype) for layer in layers]
-        layers = [part if part[0].is_contiguous() else part.contiguous() for part in layers]
-        like = layers[0].new_empty(0)
-        steps = np.arange(layers[0].shape[0])
+            layers = [layer.to(dtype, memory_format=torch.contiguous_format) for layer in layers]
+        count, num_tokens = layers[0].shape[:2]
         addresses = [
-            layer.data_ptr() + steps * (layer.stride(0) * layer.itemsize) for layer in layers
+            layer.data_ptr() + np.arange(count) * (layer.stride(0) * layer.itemsize)
+            for layer in layers
         ]
-        own = torch.stack([scale[at].to(dtype) for scale in scales]) if scales else None
-        factors = (
-            torch.ones(len(layers), 1, layers[0].shape[1], dtype=dtype) if own is None else own
-        )
+        factors = layers[0].new_ones(len(layers), 1, num_tokens, dtype=dtype)
+        if scales:
+            factors = torch.stack([scale.to(dtype) for scale in scales]).detach()
+        like = layers[0].new_empty(0)
         return cls(
             (
                 np.array(addresses),
@@ -72,11 +68,6 @@ class Block:
             layers,
         )
 
-    @property
-    def frames(self) -> int:
-        """How many."""
-        return self.codes[0].shape[1]
-
     def room(self, rows: int) -> Array:
         """For the products of the tokens of a block, (rows, tokens)."""
         _, widths, like = self.codes
@@ -86,11 +77,11 @@ class Block:
 
 
 def rows_of(models: Sequence[Tensor]) -> list[slice]:
-    """Where the rows (f, E, ...) of each model lie among those of all, end to end."""
+    """Where the rows (..., E, d) of each model lie among those of all, end to end."""
     places, start = [], 0
     for model in models:
-        places.append(slice(start, start + model.shape[1]))
-        start += -(-model.shape[1] // ROWS) * ROWS
+        places.append(slice(start, start + model.shape[-2]))
+        start += -(-model.shape[-2] // ROWS) * ROWS
     return places
 
 
@@ -100,7 +91,7 @@ def end_to_end(models: Sequence[Tensor], dim: int) -> Array:
     for model in models:
         missing = -model.shape[dim] % ROWS
         parts.append(pad(model, [0, 0] * (model.dim() - dim - 1) + [0, missing]))
-    return torch.cat(parts, dim).numpy()
+    return torch.cat(parts, dim).detach().numpy()
 
 
 def by_layer(models: Sequence[Tensor], widths: Sequence[int]) -> Array:

@@ -162,12 +162,48 @@ def _mix_layers(codes, scales, frame, room, first, stop, out):
 
 
 @compiled
-def _scale_row(row, factor, widths, rows, out):
+def _take_in(row, factor, widths, rows, out, part):
+    """Scale a row and add what a block gave, which becomes zeros.
+
+    Sums of blocks are rounded less than one sum of all tokens.
+    """
     start = 0
     for width in widths:
         for i in range(start + row * width, start + (row + 1) * width):
-            out[i] *= factor
+            out[i] = out[i] * factor + part[i]
+            part[i] = 0
         start += rows * width
+
+
+@compiled
+def _hide(scores, hidden):
+    for n in range(len(scores)):
+        if hidden[n]:
+            scores[n] = -np.inf
+
+
+@compiled
+def _soften(scores, top, total):
+    """Make the scores of a block weights, relative to the largest score so far.
+
+    Args:
+        scores: (tokens,).
+        top: the largest before.
+        total: sum of the weights before, relative to that.
+
+    Returns:
+        Both with this block, and the factor from weights before to what they are now.
+    """
+    before = top
+    for n in range(len(scores)):
+        top = max(top, scores[n])
+    shift = top if top > -np.inf else scores.dtype.type(0)  # all are hidden, or NaN
+    factor = math.exp(before - shift)
+    total *= factor
+    for n in range(len(scores)):
+        scores[n] = math.exp(scores[n] - shift)
+        total += scores[n]
+    return top, total, factor
 
 
 @compiled
@@ -186,36 +222,25 @@ def attend(codes, scales, vectors, hidden, room, pooled, scores, lse):
     """
     count, num_rows, num_tokens = scores.shape
     block = room.shape[1]
-    top, total = np.empty(num_rows, room.dtype), np.empty(num_rows, room.dtype)
+    top, total, factor = np.empty((3, num_rows), room.dtype)
+    part = np.zeros_like(pooled[0])
     for frame in range(count):
         out = pooled[frame]
-        out[:] = 0
-        top[:] = -np.inf
-        total[:] = 0
+        out[:], top[:], total[:] = 0, -np.inf, 0
         for first in range(0, num_tokens, block):
             stop = min(num_tokens, first + block)
             _score_layers(codes, scales, frame, vectors[frame % len(vectors)], first, stop, room)
             for e in range(num_rows):
+                own = room[e, : stop - first]
                 if len(hidden):
-                    for n in range(first, stop):
-                        if hidden[frame, n]:
-                            room[e, n - first] = -np.inf
-                before = top[e]
-                for n in range(first, stop):
-                    scores[frame, e, n] = room[e, n - first]
-                    top[e] = max(top[e], room[e, n - first])
-                if top[e] == -np.inf:  # all hidden up to here
-                    room[e] = 0
-                    continue
-                factor = math.exp(before - top[e])
-                _scale_row(e, factor, codes[1], len(room), out)
-                total[e] *= factor
-                for n in range(stop - first):
-                    room[e, n] = math.exp(room[e, n] - top[e])
-                    total[e] += room[e, n]
-            _mix_layers(codes, scales, frame, room, first, stop, out)
+                    _hide(own, hidden[frame, first:stop])
+                scores[frame, e, first:stop] = own
+                top[e], total[e], factor[e] = _soften(own, top[e], total[e])
+            _mix_layers(codes, scales, frame, room, first, stop, part)
+            for e in range(num_rows):
+                _take_in(e, factor[e], codes[1], len(room), out, part)
         for e in range(num_rows):
-            _scale_row(e, 1 / total[e], codes[1], len(room), out)
+            _take_in(e, 1 / total[e], codes[1], len(room), out, part)
             lse[frame, e] = top[e] + math.log(total[e])
 
 
