@@ -1,6 +1,8 @@
 """`fuse ablate` and `fuse embed`: rows from words, the table, what is refused, going on."""
 
 import csv
+import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +20,9 @@ from tokenreel.pipeline.ablation_table import (
     format_ablation,
     values_of_rows,
 )
-from tokenreel.pipeline.cli.fuse import app
+from tokenreel.pipeline.cli.fuse import app, main
 from tokenreel.pipeline.recipes import Recipe, get_recipe
-from tokenreel.pipeline.training import run_name
+from tokenreel.pipeline.training import run_name, train_recipe
 
 SMALL = [
     "optim.epochs=2", "data.num_frames=6", "data.batch_clips=2", "pooling.channels=8",
@@ -162,6 +164,29 @@ def test_an_unknown_field_ends_with_the_nearest(store):
     error = call("ablate", "sample", "optim.epoch=1", "--store", store)
     assert isinstance(error, UsageError)
     assert "did you mean epochs?" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["ablate", "sample", "--out", "file"], "Not a directory: 'file/runs'"),
+        (["embed", "run", "--out", "folder"], "Is a directory: "),
+    ],
+    ids=["a-file-for-a-folder", "a-folder-for-a-file"],
+)
+def test_a_path_where_nothing_can_be_written_is_told_in_a_line(
+    store, monkeypatch, capsys, words, told
+):
+    Path("file").touch()
+    Path("folder").mkdir()
+    train_recipe("sample", SMALL, store=store, out=Path("run"), device="cpu", progress=False)
+    given = [*words, "--store", str(store), *(SMALL if words[0] == "ablate" else [])]
+    monkeypatch.setattr("sys.argv", ["fuse", *given])
+    with pytest.raises(SystemExit) as end:
+        main()
+    logging.getLogger("tokenreel").setLevel(logging.NOTSET)  # as it was
+    assert end.value.code == 2
+    assert told in capsys.readouterr().err.splitlines()[-1]
 
 
 def a_score(run, task, value, *, fraction=1.0, action=MEAN):

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from tokenreel.cache.errors import TokenReelError
+from tokenreel.cache.errors import TokenReelError, UsageError
 
 __all__ = ["finish", "format_table", "run_app", "say"]
 
@@ -60,6 +60,9 @@ def run_app(app: typer.Typer) -> NoReturn:
     except TokenReelError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)
+    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        typer.echo(f"error: {error}: name another path, or make room for this one", err=True)
+        sys.exit(UsageError.exit_status)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "tokenreel":
             raise
