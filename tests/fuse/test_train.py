@@ -280,3 +280,19 @@ def test_models_of_different_actions_that_are_embedded_together_get_their_own_cl
     ]
     lift, dance = {"train0", "train2", "val0"}, {"train1", "train3", "val1"}
     assert embedded == [lift, dance, lift | dance]
+
+
+@pytest.mark.slow  # half a minute of compiling
+@pytest.mark.filterwarnings("default")  # of the compiler, which are not ours
+def test_a_compiled_run_has_the_losses_of_a_plain_one_and_its_weights_are_plain(store, tmp_path):
+    found = {}
+    for compiled in (False, True):
+        optim = OptimConfig(lr=1e-3, epochs=2, eps=1e-3, compile=compiled)
+        temporal = tiny_config().temporal.model_copy(update={"dropout": 0.0})
+        out = tmp_path / str(compiled)
+        run(tiny_config(optim=optim, temporal=temporal), store, out)
+        state = torch.load(out / "checkpoint.pt", weights_only=True)["model"]
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        found[compiled] = [line["loss"] for line in lines], set(state)
+    np.testing.assert_allclose(found[True][0], found[False][0], rtol=1e-4)
+    assert found[True][1] == found[False][1]
