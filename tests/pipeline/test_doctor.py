@@ -1,8 +1,13 @@
 """The doctor names what is there, and what will be slow."""
 
 import builtins
+import errno
 import importlib
+import os
 
+import pytest
+
+from tokenreel.extract import rates
 from tokenreel.pipeline import doctor
 from tokenreel.pipeline.doctor import Finding, examine, report
 
@@ -20,6 +25,19 @@ def test_every_subject_is_examined(tmp_path):
 def test_the_disk_is_measured_and_left_as_it_was(tmp_path):
     assert "GB/s read" in found(tmp_path, "disk").value
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_a_disk_that_takes_nothing_is_a_finding(tmp_path, monkeypatch, number):
+    def refuse(**_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(rates.tempfile, "TemporaryFile", refuse)
+    finding = found(tmp_path, "disk")
+    assert finding.value == "not measured"
+    assert finding.advice == (
+        f"{tmp_path}: cannot be written: {os.strerror(number)}: no store can be made here"
+    )
 
 
 def test_a_missing_decoder_is_told_with_what_it_means(tmp_path, monkeypatch):

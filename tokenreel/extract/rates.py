@@ -1,6 +1,8 @@
 """How fast this machine decodes, runs the backbone and uses its disk, measured in a few seconds."""
 
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokenreel.cache.files import temporary_name
+from tokenreel.cache.errors import StoreError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.backbone import backbone_shape, build_backbone
 from tokenreel.extract.config import ExtractConfig
@@ -146,22 +148,25 @@ def _repeat(work: Callable[[], None], seconds: float) -> float:
 
 
 def disk_rates(folder: Path, seconds: float) -> tuple[float, float]:
-    """Bytes a second written and flushed, and read back past the page cache."""
+    """Bytes a second written and flushed, and read back past the page cache.
+
+    Raises:
+        StoreError: nothing can be written there.
+    """
     block = np.random.default_rng(0).bytes(DISK_BLOCK_BYTES)
-    path = temporary_name(folder / "disk")
     try:
-        with path.open("wb", buffering=0) as file:
+        limit = min(DISK_LIMIT_BYTES, max(shutil.disk_usage(folder).free // 2, 1))
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
             start = time.perf_counter()
-            while file.tell() < DISK_LIMIT_BYTES and time.perf_counter() - start < seconds / 2:
+            while file.tell() < limit and time.perf_counter() - start < seconds / 2:
                 file.write(block)
                 os.fsync(file.fileno())
-            written = file.tell() / (time.perf_counter() - start)
-        with path.open("rb", buffering=0) as file:
+            num_bytes, spent = file.tell(), time.perf_counter() - start
+            file.seek(0)
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             start = time.perf_counter()
-            while file.tell() < path.stat().st_size and time.perf_counter() - start < seconds / 2:
+            while file.tell() < num_bytes and time.perf_counter() - start < seconds / 2:
                 file.read(DISK_BLOCK_BYTES)
-            read = file.tell() / (time.perf_counter() - start)
-    finally:
-        path.unlink(missing_ok=True)
-    return written, read
+            return num_bytes / spent, file.tell() / (time.perf_counter() - start)
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be written: {error.strerror}") from error

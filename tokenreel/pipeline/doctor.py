@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from tokenreel.cache.errors import StoreError
+
 __all__ = ["Finding", "examine", "report"]
 
 SLOW_DISK_BYTES = 0.5e9  # of reads a second: below it, disk-resident training waits
@@ -149,7 +151,11 @@ def _disk(folder: Path, *, measure: bool) -> Iterator[Finding]:
     if measure:
         from tokenreel.extract.rates import disk_rates
 
-        written, read = disk_rates(there, 4.0)
+        try:
+            written, read = disk_rates(there, 4.0)
+        except StoreError as error:
+            yield Finding("disk", "not measured", f"{error}: no store can be made here")
+            return
         slow = "slow: keep stores resident (placement=ram or gpu), or use a smaller codec"
         yield Finding(
             "disk",
