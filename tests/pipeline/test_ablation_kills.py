@@ -1,8 +1,6 @@
 """`fuse ablate` killed at many moments and typed again: table and runs of an unkilled one.
 
-A moment is an event of the process on its files, not a time: the n-th that it is about to do, or
-the first rename to a name.  So a slow machine is killed where a fast one is.  The process that is
-killed is forked from one that has imported everything.
+The process that is killed is forked from one that has imported everything.
 """
 
 import json
@@ -19,40 +17,21 @@ from tests.fuse.tiny import write_store
 ROOT = Path(__file__).parents[2]
 
 KILLED = """
-import contextlib, json, os, signal, sys
+import contextlib, json, os, sys
 import torch
 torch.set_num_threads(1)  # a forked child has no threads of its parent
+from tests.fuse.kills import fork
 import tokenreel.pipeline.ablation
 from tokenreel.pipeline.cli.fuse import app
 moments, words = json.loads(sys.argv[1]), ["ablate", *sys.argv[2:]]
 
-def watch(moment):
-    "Count what the process is about to do to files of the table; SIGKILL before a moment."
-    count = 0
-    def look(event, about):
-        nonlocal count
-        if event == "open":
-            is_change = (about[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        else:
-            is_change = event in ("os.rename", "os.link", "os.mkdir", "os.remove")
-        if not is_change or not str(about[0]).startswith("table"):
-            return
-        count += 1
-        to = os.path.basename(str(about[1])) if event == "os.rename" else None
-        if moment is not None and moment in (count, to):
-            os.kill(os.getpid(), signal.SIGKILL)
-    sys.addaudithook(look)
-
-def type_it(folder, moment=None):
-    child = os.fork()
-    if child == 0:
-        os.makedirs(folder, exist_ok=True)
-        os.chdir(folder)
-        watch(moment)
+def type_it(where, moment=None):
+    def do():
+        os.makedirs(where, exist_ok=True)
+        os.chdir(where)
         with open("printed.txt", "w") as file, contextlib.redirect_stdout(file):
             app(words, standalone_mode=False)
-        os._exit(0)
-    return os.waitpid(child, 0)[1]
+    return fork(do, folder="table", moment=moment)
 
 assert type_it("whole") == 0, "the unkilled one failed"
 for number, moment in enumerate(moments):
