@@ -15,9 +15,11 @@ from tokenreel.cache.reader import open_store
 from tokenreel.fuse import run as run_module
 from tokenreel.fuse.config import AugmentConfig, DataConfig, FuseConfig, OptimConfig, PoolingConfig
 from tokenreel.fuse.embed import embed_run
+from tokenreel.fuse.folder import RunFolder, RunLocked, describe_run
 from tokenreel.fuse.loss_config import CrossEntropyConfig, TccConfig, VspConfig
 from tokenreel.fuse.needs import require_store
 from tokenreel.fuse.objective import batch_loss
+from tokenreel.fuse.sweep import Job, train_together
 from tokenreel.fuse.train import train
 
 CPU = torch.device("cpu")
@@ -341,3 +343,15 @@ def test_a_description_of_a_run_that_is_none_is_damage(store, tmp_path, text, to
     (tmp_path / "run/run.json").write_text(text)
     with pytest.raises(Damaged, match=rf"run\.json: .*{told}"):
         run(tiny_config(), store, tmp_path / "run")
+
+
+def test_a_folder_in_which_a_process_works_is_left_alone_and_the_other_runs_go_on(store, tmp_path):
+    taken = Job(tiny_config(), store, tmp_path / "taken")
+    free = Job(tiny_config(seed=1), store, tmp_path / "free")
+    with RunFolder(taken.out, describe_run(taken.config, open_store(store), {})):
+        first, second = train_together([taken, free], device="cpu", progress=False)
+    assert isinstance(first.error, RunLocked)
+    assert "taken is in use" in str(first.error)
+    assert not (taken.out / "checkpoint.pt").exists()
+    assert second.error is None
+    assert train_together([taken], device="cpu", progress=False)[0].error is None
