@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tokenreel.fuse.frames import Frames
 from tokenreel.fuse.kernels import CodedTokens
-from tokenreel.fuse.kernels.choose import has_numba, wanted_word
+from tokenreel.fuse.kernels.choose import loops_obstacle, wanted_word
 from tokenreel.fuse.kernels.ops import require_finite
 from tokenreel.fuse.kernels.weights import absorb_queries
 from tokenreel.fuse.model import FusionModel
@@ -62,7 +62,7 @@ def _can_share(model: FusionModel, frames: Frames) -> bool:
         return False
     codes = next(iter(frames.codes.values()))
     is_absorbed = wanted_word(None) in ("auto", "absorbed") and codes.device.type == "cpu"
-    return is_absorbed and has_numba() and len(codes) > 0
+    return is_absorbed and len(codes) > 0 and loops_obstacle() is None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,15 +1,19 @@
 """Compiled loops: what plain torch computes, in the same bytes however the work is cut."""
 
+import importlib.util
 import logging
 import math
 import os
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import numba
 import numpy as np
 import pytest
 import torch
+from numba.core.caching import FunctionCache
 
 from tests.fuse.kernels.cases import error, gradients, in_float64, make_tokens, make_weights
 from tokenreel.fuse.kernels import (
@@ -17,6 +21,7 @@ from tokenreel.fuse.kernels import (
     absorbed,
     choose,
     compiled,
+    kept,
     layout,
     loops,
     ops,
@@ -319,12 +324,76 @@ def test_what_a_thread_raises_is_raised(monkeypatch):
         compiled.dots(tokens.codes, rows_for(tokens, 3), tokens.scales)
 
 
-def test_without_numba_plain_torch_runs_with_one_line(monkeypatch, caplog):
-    monkeypatch.setattr(ops, "has_numba", lambda: False)
-    choose.fall_back.cache_clear()
-    tokens = make_tokens(torch.int8)
+@pytest.fixture
+def lines(caplog):
+    """What is said at warning level."""
+    for said in (choose.fall_back, choose.loops_obstacle, kept._say):
+        said.cache_clear()
     with caplog.at_level(logging.WARNING):
-        for _ in range(2):
-            pooled_attention(tokens, [make_weights(tokens)])
-    [line] = [record.getMessage() for record in caplog.records]
+        yield lambda: [record.getMessage() for record in caplog.records]
+    choose.loops_obstacle.cache_clear()
+
+
+def test_without_numba_plain_torch_runs_with_one_line(monkeypatch, lines):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    tokens = make_tokens(torch.int8)
+    for _ in range(2):
+        pooled_attention(tokens, [make_weights(tokens)])
+    [line] = lines()
     assert line.endswith("Numba is not installed")
+
+
+def test_why_numba_can_compile_nothing_is_said(monkeypatch, tmp_path, lines):
+    with monkeypatch.context() as changed:
+        changed.setattr(numba.config, "DISABLE_JIT", 1)
+        assert choose.loops_obstacle() == "NUMBA_DISABLE_JIT is set"
+    choose.loops_obstacle.cache_clear()
+    (tmp_path / "numba.py").write_text("raise ImportError('Numba needs NumPy 2.4 or less')")
+    for name in ("numba", "numba.core"):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    reason = choose.loops_obstacle()
+    assert reason == "Numba cannot be imported: Numba needs NumPy 2.4 or less"
+
+
+def twice(value):
+    return value + value
+
+
+def keep_twice(function=twice):
+    made = numba.njit(function)
+    kept.keep(made, function)
+    return made
+
+
+def test_code_of_another_dtype_is_not_taken_from_the_disk(monkeypatch, tmp_path):
+    """What two processes leave that compile for two dtypes at once."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    assert keep_twice()(2) == 4
+    [code] = tmp_path.rglob("*.nbc")
+    of_integers = code.read_bytes()
+    for path in tmp_path.rglob("*.nb?"):
+        path.unlink()
+    assert keep_twice()(2.5) == 5
+    code.write_bytes(of_integers)
+    for hits in (0, 1):
+        made = keep_twice()
+        assert made(2.5) == 5
+        assert sum(made.stats.cache_hits.values()) == hits
+
+
+def test_a_full_disk_and_folders_that_cannot_be_written_are_said_once(monkeypatch, lines):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FunctionCache, "save_overload", fail)
+    made = keep_twice()
+    assert (made(2), made(2.5)) == (4, 5)
+    [line] = lines()
+    assert "No space left on device; set NUMBA_CACHE_DIR" in line
+    scope = {}
+    exec("def nowhere(value): return value + value", scope)  # of no file: Numba has no folder
+    for _ in range(2):
+        assert keep_twice(scope["nowhere"])(2) == 4
+    assert len(lines()) == 2
+    assert "neither the folder of the package nor the user's cache can be written" in lines()[1]

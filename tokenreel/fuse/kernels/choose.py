@@ -11,7 +11,16 @@ from torch import Tensor
 
 from tokenreel.fuse.kernels.tokens import width_of
 
-__all__ = ["VARIABLE", "WORDS", "CannotRun", "decide", "fall_back", "say_reference", "wanted_word"]
+__all__ = [
+    "VARIABLE",
+    "WORDS",
+    "CannotRun",
+    "decide",
+    "fall_back",
+    "loops_obstacle",
+    "say_reference",
+    "wanted_word",
+]
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +114,15 @@ def has_triton() -> bool:
 
 
 @functools.cache
-def has_numba() -> bool:
-    """Whether the package can be found."""
-    return importlib.util.find_spec("numba") is not None
+def loops_obstacle() -> str | None:
+    """Why no loops can be compiled for a CPU; None where they can."""
+    if importlib.util.find_spec("numba") is None:
+        return "Numba is not installed"
+    try:
+        from numba.core import config  # not at the top: only pooling on a CPU waits for it
+    except ImportError as error:  # such as: NumPy is too new for it
+        return f"Numba cannot be imported: {error}"
+    return "NUMBA_DISABLE_JIT is set" if vars(config)["DISABLE_JIT"] else None
 
 
 def is_interpreted() -> bool:

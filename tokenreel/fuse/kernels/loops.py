@@ -11,7 +11,6 @@ where rows is E made up to a multiple of `ROWS`.  A side that meets tokens lies 
 int16 is a float16, uint16 a bfloat16.
 """
 
-import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -22,27 +21,21 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 from numba.np.numpy_support import carray
 
+from tokenreel.fuse.kernels.kept import keep
+
 __all__ = ["ROWS", "attend", "attend_backward", "dots", "mix"]
 
-log = logging.getLogger(__name__)
-
 ROWS = 3
-MATHS = {
-    "reassoc",
-    "nsz",
-    "contract",
-    "arcp",
-}  # sums in any order; NaN and infinity stay what they are
+MATHS = {"reassoc", "nsz", "contract", "arcp"}  # sums in any order; NaN and infinity stay
 
 
-def compiled(function: Callable[..., Any]) -> Any:
-    """Compile at the first call; machine code is kept beside the module or in the user's cache."""
-    compiler = njit(nogil=True, fastmath=MATHS, error_model="numpy")
-    loops = compiler(function)
-    try:
-        loops.enable_caching()
-    except RuntimeError as error:  # neither can be written
-        log.info("%s is compiled again in each process: %s", function.__name__, error)
+compiled = njit(nogil=True, fastmath=MATHS, error_model="numpy")
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """Compile, and keep the machine code with that of all loops that it calls."""
+    loops = compiled(function)
+    keep(loops, function)
     return loops
 
 
@@ -183,11 +176,12 @@ def _hide(scores, hidden):
 
 
 @compiled
-def _soften(scores, top, total):
+def _soften(room, scores, top, total):
     """Make the scores of a block weights, relative to the largest score so far.
 
     Args:
-        scores: (tokens,).
+        room: scores (tokens,); becomes weights.
+        scores: is filled, (tokens,).
         top: the largest before.
         total: sum of the weights before, relative to that.
 
@@ -195,18 +189,19 @@ def _soften(scores, top, total):
         Both with this block, and the factor from weights before to what they are now.
     """
     before = top
-    for n in range(len(scores)):
-        top = max(top, scores[n])
-    shift = top if top > -np.inf else scores.dtype.type(0)  # all are hidden, or NaN
+    for n in range(len(room)):
+        scores[n] = room[n]
+        top = max(top, room[n])
+    shift = top if top > -np.inf else room.dtype.type(0)  # all are hidden, or NaN
     factor = math.exp(before - shift)
     total *= factor
-    for n in range(len(scores)):
-        scores[n] = math.exp(scores[n] - shift)
-        total += scores[n]
+    for n in range(len(room)):
+        room[n] = math.exp(room[n] - shift)
+        total += room[n]
     return top, total, factor
 
 
-@compiled
+@entry
 def attend(codes, scales, vectors, hidden, room, pooled, scores, lse):
     """Attention and its sums of tokens, by a softmax that grows block by block.
 
@@ -234,8 +229,9 @@ def attend(codes, scales, vectors, hidden, room, pooled, scores, lse):
                 own = room[e, : stop - first]
                 if len(hidden):
                     _hide(own, hidden[frame, first:stop])
-                scores[frame, e, first:stop] = own
-                top[e], total[e], factor[e] = _soften(own, top[e], total[e])
+                top[e], total[e], factor[e] = _soften(
+                    own, scores[frame, e, first:stop], top[e], total[e]
+                )
             _mix_layers(codes, scales, frame, room, first, stop, part)
             for e in range(num_rows):
                 _take_in(e, factor[e], codes[1], len(room), out, part)
@@ -244,7 +240,7 @@ def attend(codes, scales, vectors, hidden, room, pooled, scores, lse):
             lse[frame, e] = top[e] + math.log(total[e])
 
 
-@compiled
+@entry
 def attend_backward(codes, scales, gradients, room, scores, lse, delta, out):
     """Add the gradient of the vectors of :func:`attend`.
 
@@ -271,7 +267,7 @@ def attend_backward(codes, scales, gradients, room, scores, lse, delta, out):
             _mix_layers(codes, scales, frame, room, first, stop, out[frame % len(out)])
 
 
-@compiled
+@entry
 def dots(codes, scales, vectors, room, found):
     """Products of tokens with vectors (f or 1, rows * d), into `found` (f, E, N)."""
     count, num_rows, num_tokens = found.shape
@@ -280,17 +276,20 @@ def dots(codes, scales, vectors, room, found):
         for first in range(0, num_tokens, block):
             stop = min(num_tokens, first + block)
             _score_layers(codes, scales, frame, vectors[frame % len(vectors)], first, stop, room)
-            found[frame, :, first:stop] = room[:num_rows, : stop - first]
+            for e in range(num_rows):
+                for n in range(first, stop):
+                    found[frame, e, n] = room[e, n - first]
 
 
-@compiled
+@entry
 def mix(codes, scales, weights, room, out):
     """Add sums of tokens times weights (f, E, N), to `out` (f or 1, rows * d)."""
     count, num_rows, num_tokens = weights.shape
     block = room.shape[1]
-    room[:] = 0
     for frame in range(count):
         for first in range(0, num_tokens, block):
             stop = min(num_tokens, first + block)
-            room[:num_rows, : stop - first] = weights[frame, :, first:stop]
+            for e in range(num_rows):
+                for n in range(first, stop):
+                    room[e, n - first] = weights[frame, e, n]
             _mix_layers(codes, scales, frame, room, first, stop, out[frame % len(out)])

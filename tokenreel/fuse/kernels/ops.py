@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tokenreel.fuse.kernels import absorbed
-from tokenreel.fuse.kernels.choose import CannotRun, decide, fall_back, has_numba
+from tokenreel.fuse.kernels.choose import CannotRun, decide, fall_back, loops_obstacle
 from tokenreel.fuse.kernels.tokens import width_of
 
 __all__ = ["dots", "mix", "pool", "pool_backward"]
@@ -88,8 +88,9 @@ def _absorbed(codes: Sequence[Tensor]) -> ModuleType:
     """The absorbed path of a device: compiled loops on a CPU, else plain torch."""
     if codes[0].device.type != "cpu":
         return absorbed
-    if not has_numba():
-        fall_back("Numba is not installed")
+    reason = loops_obstacle()
+    if reason is not None:
+        fall_back(reason)
         return absorbed
     from tokenreel.fuse.kernels import compiled
 
