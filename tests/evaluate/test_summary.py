@@ -105,3 +105,19 @@ def test_published_numbers_go_through_the_suite(tmp_path):
     text = (tmp_path / "out/summary.md").read_text()
     assert text.count("| published |") == 1  # a changed recipe is not the published one
     assert "| first |  | published | 94.21 ± 0.04" in text
+
+
+def test_what_is_published_for_a_share_of_the_labels_stands_below_that_share():
+    scores = [
+        score("few", "classification", value, fraction=share)
+        for share, value in ((0.1, 0.3), (0.5, 0.4), (1.0, 0.5))
+    ]
+    given = {"few": {"classification@10%": (24.51, None), "classification": (41.75, 0.2)}}
+    found = [(row.fraction, row.kind, row.values) for row in summarise(scores, given)]
+    assert found == [
+        (1.0, "measured", {"classification": [0.5]}),
+        (1.0, "published", {"classification": [pytest.approx(0.4175)]}),
+        (0.5, "measured", {"classification": [0.4]}),
+        (0.1, "measured", {"classification": [0.3]}),
+        (0.1, "published", {"classification": [pytest.approx(0.2451)]}),
+    ]

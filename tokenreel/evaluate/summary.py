@@ -86,10 +86,19 @@ def summarise(
     found = []
     for row in rows.values():
         found.append(row)
-        given = (published or {}).get(row.recipe)
-        if given and row.fraction == 1.0 and row.protocol != "tcc":
+        given = _of_share((published or {}).get(row.recipe, {}), row.fraction)
+        if given and row.protocol != "tcc":
             found.append(_published_row(row, given))
     return found
+
+
+def _of_share(given: Published, share: float) -> Published:
+    """What is published for a share of the labels, such as "classification@10%" for 0.1."""
+    mark = "" if share == 1 else f"@{share:.0%}"
+    return {
+        task.removesuffix(mark): values for task, values in given.items()
+        if (task.endswith(mark) if mark else not task.endswith("%"))
+    }  # fmt: skip
 
 
 def _published_row(row: Row, given: Published) -> Row:
