@@ -8,6 +8,7 @@ import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -380,6 +381,18 @@ def test_code_of_another_dtype_is_not_taken_from_the_disk(monkeypatch, tmp_path)
         made = keep_twice()
         assert made(2.5) == 5
         assert sum(made.stats.cache_hits.values()) == hits
+
+
+def test_a_change_of_what_the_loops_call_makes_their_code_stale(monkeypatch, tmp_path):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    for sources, hits in (("first", 0), ("first", 1), ("second", 0)):
+        monkeypatch.setattr(kept, "_sources", lambda sources=sources: sources)
+        made = keep_twice()
+        assert made(2) == 4
+        assert sum(made.stats.cache_hits.values()) == hits
+    folder = Path(kept.__file__).parent
+    wanted = {path.name for path in folder.glob("*.py") if "numba" in path.read_text()}
+    assert set(kept.SOURCES) == wanted - {"choose.py", "kept.py"}
 
 
 def test_a_full_disk_and_folders_that_cannot_be_written_are_said_once(monkeypatch, lines):

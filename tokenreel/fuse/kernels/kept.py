@@ -1,6 +1,8 @@
 """Machine code of compiled loops, kept on disk for the next process."""
 
 import functools
+import hashlib
+import importlib.resources
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +13,14 @@ __all__ = ["keep"]
 
 log = logging.getLogger(__name__)
 
+SOURCES = ("floats.py", "loops.py")  # all that is compiled
+
 
 class Kept(FunctionCache):
     """Numba's cache, where several processes fill it at once or the disk is full.
 
-    Numba gives a file to a signature without a lock, so that it may hold the code of another.
+    Numba gives a file to a signature without a lock, so that it may hold the code of another; and
+    it looks for changes in the module of a function, not where that calls another's.
     """
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
@@ -29,6 +34,9 @@ class Kept(FunctionCache):
             super().save_overload(sig, data)
         except OSError as error:
             _say(str(error))
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        return *super()._index_key(sig, codegen), _sources()
 
 
 def keep(loops: Any, function: Callable[..., Any]) -> None:
@@ -50,3 +58,9 @@ def _say(reason: str) -> None:
         "loops are compiled in each process, some seconds for a dtype: %s; set NUMBA_CACHE_DIR",
         reason,
     )
+
+
+@functools.cache
+def _sources() -> str:
+    folder = importlib.resources.files(__package__)
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in SOURCES)).hexdigest()

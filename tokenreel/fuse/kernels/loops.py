@@ -7,8 +7,7 @@ the rows beside it, nor on the number of threads.
 
 Shapes: f frames, N tokens, E rows of attention, d channels of all layers; `room` is (rows, block)
 where rows is E made up to a multiple of `ROWS`.  A side that meets tokens lies layer after layer:
-(f, rows * d), of each layer (rows, its channels).  Half floats come as the integers of their bits:
-int16 is a float16, uint16 a bfloat16.
+(f, rows * d), of each layer (rows, its channels).
 """
 
 import math
@@ -16,11 +15,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic, overload
+from numba import njit
 from numba.np.numpy_support import carray
 
+from tokenreel.fuse.kernels.floats import number, pointer
 from tokenreel.fuse.kernels.kept import keep
 
 __all__ = ["ROWS", "attend", "attend_backward", "dots", "mix"]
@@ -39,50 +37,6 @@ def entry(function: Callable[..., Any]) -> Any:
     return loops
 
 
-@intrinsic
-def _at(context, address, like):
-    """Pointer to the elements, of the dtype of `like`, that lie at an address."""
-
-    def make(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(like.dtype)(address, like), make
-
-
-@intrinsic
-def _of_half(context, bits):
-    def make(context, builder, signature, arguments):
-        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
-
-    return types.float32(bits), make
-
-
-@intrinsic
-def _of_bfloat16(context, bits):
-    def make(context, builder, signature, arguments):
-        word = ir.IntType(32)
-        wide = builder.shl(builder.zext(arguments[0], word), ir.Constant(word, 16))
-        return builder.bitcast(wide, ir.FloatType())
-
-    return types.float32(bits), make
-
-
-def _number(code: Any) -> Any:
-    """The float that a code is before its scale."""
-    raise NotImplementedError("for compiled code alone")
-
-
-@overload(_number, inline="always")
-def _(code):
-    if code == types.int16:
-        return lambda code: _of_half(code)
-    if code == types.uint16:
-        return lambda code: _of_bfloat16(code)
-    if code == types.int8:
-        return lambda code: np.float32(code)
-    return lambda code: code
-
-
 @compiled
 def _score(tokens, scales, vectors, first, stop, room):
     """Add products of tokens (N, c) of one layer with vectors (rows, c); two tokens at a time."""
@@ -92,7 +46,7 @@ def _score(tokens, scales, vectors, first, stop, room):
         for e in range(0, len(vectors), 3):
             a = b = c = x = y = z = zero
             for i in range(tokens.shape[1]):
-                one, other = _number(tokens[n, i]), _number(tokens[m, i])
+                one, other = number(tokens[n, i]), number(tokens[m, i])
                 u, v, w = vectors[e, i], vectors[e + 1, i], vectors[e + 2, i]
                 a, b, c = a + u * one, b + v * one, c + w * one
                 x, y, z = x + u * other, y + v * other, z + w * other
@@ -124,8 +78,8 @@ def _mix(tokens, scales, room, first, stop, out):
             f, g, h, j = _four(room, scales, e + 1, first, n, stop)
             p, q, r, s = _four(room, scales, e + 2, first, n, stop)
             for i in range(tokens.shape[1]):
-                w, x = _number(tokens[n, i]), _number(tokens[n1, i])
-                y, z = _number(tokens[n2, i]), _number(tokens[n3, i])
+                w, x = number(tokens[n, i]), number(tokens[n1, i])
+                y, z = number(tokens[n2, i]), number(tokens[n3, i])
                 out[e, i] += a * w + b * x + c * y + d * z
                 out[e + 1, i] += f * w + g * x + h * y + j * z
                 out[e + 2, i] += p * w + q * x + r * y + s * z
@@ -137,7 +91,7 @@ def _score_layers(codes, scales, frame, vectors, first, stop, room):
     rows, start = len(room), 0
     room[:] = 0
     for layer, width in enumerate(widths):
-        tokens = carray(_at(addresses[layer, frame], like), (scales.shape[2], width))
+        tokens = carray(pointer(addresses[layer, frame], like), (scales.shape[2], width))
         own = vectors[start : start + rows * width].reshape((rows, width))
         _score(tokens, scales[layer, frame % scales.shape[1]], own, first, stop, room)
         start += rows * width
@@ -148,7 +102,7 @@ def _mix_layers(codes, scales, frame, room, first, stop, out):
     addresses, widths, like = codes
     rows, start = len(room), 0
     for layer, width in enumerate(widths):
-        tokens = carray(_at(addresses[layer, frame], like), (scales.shape[2], width))
+        tokens = carray(pointer(addresses[layer, frame], like), (scales.shape[2], width))
         own = out[start : start + rows * width].reshape((rows, width))
         _mix(tokens, scales[layer, frame % scales.shape[1]], room, first, stop, own)
         start += rows * width
