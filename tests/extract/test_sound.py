@@ -14,7 +14,7 @@ RATE = 44_100  # of the sound
 SAMPLES = 1024
 
 
-def write_with_sound(path, *, seconds):
+def write_with_sound(path, *, seconds, first_second=0):
     """Numbered frames at 25 a second and a silence; packets lie in the file in order of time."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=25, options={"crf": "12", "bf": "2"})
@@ -28,7 +28,7 @@ def write_with_sound(path, *, seconds):
         packets += video.encode(None)
         for place in range(0, int(seconds * RATE), SAMPLES):
             silence = av.AudioFrame.from_ndarray(np.zeros((1, SAMPLES), np.float32), "fltp", "mono")
-            silence.sample_rate, silence.pts = RATE, place
+            silence.sample_rate, silence.pts = RATE, place + int(first_second * RATE)
             packets += sound.encode(silence)
         packets += sound.encode(None)
         for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):

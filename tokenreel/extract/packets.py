@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.extract.damage import DamageWatch
+from tokenreel.extract.damage import DamageWatch, errors_so_far
 from tokenreel.extract.readers import opened
 from tokenreel.extract.video import VideoError
 
@@ -77,8 +77,9 @@ def _packets(path: Path) -> Iterator[Any]:
     """Packets of the video stream; damage that its reader notices or steps over raises."""
     import av
 
+    num_errors = errors_so_far()
     with opened(path) as (container, stream):
-        watch = DamageWatch(container, stream)
+        watch = DamageWatch(container, stream, num_errors)
         try:
             for number, packet in enumerate(container.demux(stream)):
                 if packet.is_corrupt:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.extract.damage import DamageWatch
+from tokenreel.extract.damage import DamageWatch, errors_so_far
 from tokenreel.extract.video import DecodedFrame, VideoError, VideoInfo
 
 __all__ = ["frame_of", "opened", "probe_pyav", "read_decord", "read_pyav", "ticks_of"]
@@ -72,12 +72,12 @@ def _frames(path: Path) -> Iterator[tuple[Any, int]]:
     """Decoded frames of PyAV, with their index; a sign of damage raises."""
     import av
 
-    index = -1
+    index, num_errors = -1, errors_so_far()
     with opened(path) as (container, stream):
-        watch = DamageWatch(container, stream)
+        watch = DamageWatch(container, stream, num_errors)
         try:
             for packet in container.demux(stream):
-                watch.sent(packet)
+                watch.sent(packet, index)
                 for frame in packet.decode():
                     index += 1
                     watch.got(frame, index)
@@ -221,10 +221,10 @@ def _duration_seconds(container: Any, stream: Any) -> tuple[float | None, bool]:
 
 def _tagged_seconds(text: str) -> float | None:
     """Seconds of Matroska's "00:00:10.381000000"."""
-    parts = text.split(":")
-    if len(parts) != 3:
+    parts = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d*)?)", text, re.ASCII)
+    if parts is None:
         return None
-    hours, minutes, seconds = (float(part) for part in parts)
+    hours, minutes, seconds = (float(part) for part in parts.groups())
     return 3600 * hours + 60 * minutes + seconds
 
 
