@@ -52,6 +52,18 @@ def test_a_missing_decoder_is_told_with_what_it_means(tmp_path, monkeypatch):
     assert "second opinion" in finding.advice
 
 
+def test_a_numba_that_is_there_but_cannot_be_imported_is_told(tmp_path, monkeypatch):
+    def without(name: str):
+        if name == "numba":
+            raise ImportError("Numba needs an older NumPy")
+        return builtins.__import__(name)
+
+    monkeypatch.setattr(importlib, "import_module", without)
+    finding = found(tmp_path, "import numba", measure=False)
+    assert finding.value == "fails"
+    assert finding.advice.startswith("Numba needs an older NumPy: compiled loops are off")
+
+
 def test_little_space_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "LOW_SPACE_BYTES", float("inf"))
     assert "extract plan" in found(tmp_path, "free space", measure=False).advice

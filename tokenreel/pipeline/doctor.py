@@ -17,6 +17,10 @@ SLOW_DISK_BYTES = 0.5e9  # of reads a second: below it, disk-resident training w
 LOW_SPACE_BYTES = 20e9
 LOW_INODES = 100_000
 DECODERS = {"av": "PyAV", "decord": "decord"}
+IMPORTS = {  # package -> why it may be there and not be imported, or what is lost
+    "timm": "torch and torchvision are not a pair",
+    "numba": "compiled loops are off: pooling on a CPU takes the plain torch path",
+}
 
 
 @dataclass(frozen=True)
@@ -83,17 +87,18 @@ def _packages() -> Iterator[Finding]:
         except PackageNotFoundError:
             value, advice = "absent", _absence(name)
         yield Finding(name, value, advice)
-    try:
-        importlib.import_module("timm")
-    except (ImportError, RuntimeError) as error:
-        yield Finding("import timm", "fails", f"{error}: torch and torchvision are not a pair")
+        if value != "absent" and name in IMPORTS:
+            try:
+                importlib.import_module(name)
+            except (ImportError, RuntimeError) as error:
+                yield Finding(f"import {name}", "fails", f"{error}: {IMPORTS[name]}")
 
 
 def _absence(name: str) -> str:
     if name == "triton":
         return "fused kernels are off: pooling on a GPU takes the plain torch path"
     if name == "numba":
-        return "compiled loops are off: pooling on a CPU takes the plain torch path"
+        return IMPORTS[name]
     if name in ("torch", "torchvision", "timm"):
         return "phases 1 and 2 need it: pip install 'tokenreel[all]'"
     return "needed: install TokenReel again"
