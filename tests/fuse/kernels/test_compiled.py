@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import math
 import os
+import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -354,6 +355,32 @@ def test_why_numba_can_compile_nothing_is_said(monkeypatch, tmp_path, lines):
     monkeypatch.syspath_prepend(tmp_path)
     reason = choose.loops_obstacle()
     assert reason == "Numba cannot be imported: Numba needs NumPy 2.4 or less"
+
+
+DIGEST = """
+import hashlib, torch
+from tests.fuse.kernels.test_compiled import rows_for, run
+from tests.fuse.kernels.cases import make_tokens
+from tokenreel.fuse.kernels import compiled, loops
+tokens = make_tokens(torch.int8, frames=64, tokens=49, widths=(192,))
+found = run(compiled, tokens, rows_for(tokens, 3))
+print([hashlib.sha256(part.numpy().tobytes()).hexdigest() for part in found])
+print(sum(sum(entry.stats.cache_hits.values()) > 0
+          for entry in (loops.attend, loops.attend_backward, loops.dots, loops.mix)))
+"""
+
+
+def test_a_process_that_compiles_gets_the_bytes_of_one_that_finds_the_code(tmp_path):
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    compiles, finds = (
+        subprocess.run(
+            [sys.executable, "-c", DIGEST],
+            env=environment, check=True, capture_output=True, text=True,
+        ).stdout.splitlines()
+        for _ in range(2)
+    )  # fmt: skip
+    assert (compiles[1], finds[1]) == ("0", "4")
+    assert compiles[0] == finds[0]
 
 
 def twice(value):

@@ -27,17 +27,20 @@ ROWS = 3
 MATHS = {"reassoc", "nsz", "contract", "arcp"}  # sums in any order; NaN and infinity stay
 
 
-compiled = njit(nogil=True, fastmath=MATHS, error_model="numpy")
+whole = njit(nogil=True, fastmath=MATHS, error_model="numpy")
+# Inside its entry, each: a process that compiles would else call another copy of the code than one
+# that finds the entry on disk, and the two may round differently.
+part = njit(nogil=True, fastmath=MATHS, error_model="numpy", forceinline=True)
 
 
 def entry(function: Callable[..., Any]) -> Any:
-    """Compile, and keep the machine code with that of all loops that it calls."""
-    loops = compiled(function)
+    """Compile, and keep the machine code with that of all parts that it calls."""
+    loops = whole(function)
     keep(loops, function)
     return loops
 
 
-@compiled
+@part
 def _score(tokens, scales, vectors, first, stop, room):
     """Add products of tokens (N, c) of one layer with vectors (rows, c); two tokens at a time."""
     zero = vectors.dtype.type(0)
@@ -57,7 +60,7 @@ def _score(tokens, scales, vectors, first, stop, room):
                     room[e + row, m - first] += scales[m] * value
 
 
-@compiled
+@part
 def _four(room, scales, row, first, n, stop):
     """Weights of the tokens from n on, times their scales; 0 where there are no more tokens."""
     zero = room.dtype.type(0)
@@ -68,7 +71,7 @@ def _four(room, scales, row, first, n, stop):
     return a, b, c, d
 
 
-@compiled
+@part
 def _mix(tokens, scales, room, first, stop, out):
     """Add sums of tokens (N, c) of one layer times weights, to (rows, c); four at a time."""
     for n in range(first, stop, 4):
@@ -85,7 +88,7 @@ def _mix(tokens, scales, room, first, stop, out):
                 out[e + 2, i] += p * w + q * x + r * y + s * z
 
 
-@compiled
+@part
 def _score_layers(codes, scales, frame, vectors, first, stop, room):
     addresses, widths, like = codes
     rows, start = len(room), 0
@@ -97,7 +100,7 @@ def _score_layers(codes, scales, frame, vectors, first, stop, room):
         start += rows * width
 
 
-@compiled
+@part
 def _mix_layers(codes, scales, frame, room, first, stop, out):
     addresses, widths, like = codes
     rows, start = len(room), 0
@@ -108,8 +111,8 @@ def _mix_layers(codes, scales, frame, room, first, stop, out):
         start += rows * width
 
 
-@compiled
-def _take_in(row, factor, widths, rows, out, part):
+@part
+def _take_in(row, factor, widths, rows, out, piece):
     """Scale a row and add what a block gave, which becomes zeros.
 
     Sums of blocks are rounded less than one sum of all tokens.
@@ -117,19 +120,19 @@ def _take_in(row, factor, widths, rows, out, part):
     start = 0
     for width in widths:
         for i in range(start + row * width, start + (row + 1) * width):
-            out[i] = out[i] * factor + part[i]
-            part[i] = 0
+            out[i] = out[i] * factor + piece[i]
+            piece[i] = 0
         start += rows * width
 
 
-@compiled
+@part
 def _hide(scores, hidden):
     for n in range(len(scores)):
         if hidden[n]:
             scores[n] = -np.inf
 
 
-@compiled
+@part
 def _soften(room, scores, top, total):
     """Make the scores of a block weights, relative to the largest score so far.
 
@@ -172,7 +175,7 @@ def attend(codes, scales, vectors, hidden, room, pooled, scores, lse):
     count, num_rows, num_tokens = scores.shape
     block = room.shape[1]
     top, total, factor = np.empty((3, num_rows), room.dtype)
-    part = np.zeros_like(pooled[0])
+    piece = np.zeros_like(pooled[0])
     for frame in range(count):
         out = pooled[frame]
         out[:], top[:], total[:] = 0, -np.inf, 0
@@ -186,11 +189,11 @@ def attend(codes, scales, vectors, hidden, room, pooled, scores, lse):
                 top[e], total[e], factor[e] = _soften(
                     own, scores[frame, e, first:stop], top[e], total[e]
                 )
-            _mix_layers(codes, scales, frame, room, first, stop, part)
+            _mix_layers(codes, scales, frame, room, first, stop, piece)
             for e in range(num_rows):
-                _take_in(e, factor[e], codes[1], len(room), out, part)
+                _take_in(e, factor[e], codes[1], len(room), out, piece)
         for e in range(num_rows):
-            _take_in(e, 1 / total[e], codes[1], len(room), out, part)
+            _take_in(e, 1 / total[e], codes[1], len(room), out, piece)
             lse[frame, e] = top[e] + math.log(total[e])
 
 
