@@ -1,14 +1,15 @@
 """Temporal fusion and a whole MV-Former step: time against published scores, memory, profile.
 
-    python benchmarks/fusion.py [--quick]
+    python benchmarks/fusion.py [--quick | --whole-step]
 
 On a GPU where there is one, else on the CPU.  Fusion: ratios are of attention that writes its
 scores and masks them, as published / ours.  Memory: the bound / what 5,000 frames x 6 entities took
 at evaluation; wanted is under 16 GB.  Step (B=4 clips x 2 views; on a GPU T=240, 6 entities, three
-layers of int8 codes that stay there): ratios are shares of the step; wanted on a GPU: less than
-half outside MTF.
+layers of int8 codes that stay there): ratios are shares of the step; wanted is less than half
+outside MTF.  --whole-step: that step alone, also on a CPU, where it takes a minute and 8 GB.
 """
 
+import argparse
 import math
 import time
 from collections.abc import Callable
@@ -43,7 +44,14 @@ PARTS = ("take frames", "pool", "fuse (MTF)", "loss", "backward of loss", "backw
 
 def main() -> None:
     """Measure every case and write its rows."""
-    run(torch.device("cuda" if torch.cuda.is_available() else "cpu"), quick=quick_flag())
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--whole-step", action="store_true")
+    if parser.parse_known_args()[0].whole_step:
+        torch.set_num_threads(1)  # as in the other rows
+        write_rows(_step(device, quick=False, whole=True))
+    else:
+        run(device, quick=quick_flag())
 
 
 def run(device: torch.device, *, quick: bool = False) -> list[Row]:
@@ -54,7 +62,7 @@ def run(device: torch.device, *, quick: bool = False) -> list[Row]:
     else:
         sizes = [(8, 80, 3), (8, 240, 6)] if is_gpu else [(2, 80, 3), (2, 240, 6)]
     measured = [partial(_training, *size, device) for size in sizes]
-    measured.append(partial(_step, device, quick))
+    measured.append(partial(_step, device, quick=quick, whole=is_gpu))
     if not quick:
         measured.append(partial(_embedding, device))
     rows: list[Row] = []
@@ -136,13 +144,12 @@ def _embedding(device: torch.device) -> list[Row]:
                      ratio=BOUND_BYTES / taken, device=device_name(device))]  # fmt: skip
 
 
-def _step(device: torch.device, quick: bool) -> list[Row]:
+def _step(device: torch.device, *, quick: bool, whole: bool) -> list[Row]:
     """Milliseconds of each part of a training step, and its share of the whole."""
-    is_gpu = device.type == "cuda"
     views, entities = 8, 6
-    frames = 4 if quick else 240 if is_gpu else 40
-    case = Case(torch.int8, views * frames, layers=3 if is_gpu else 1, entities=entities,
-                tokens=784 if is_gpu and not quick else 196)  # fmt: skip
+    frames = 4 if quick else 240 if whole else 40
+    case = Case(torch.int8, views * frames, layers=3 if whole else 1, entities=entities,
+                tokens=784 if whole and not quick else 196)  # fmt: skip
     tokens, _ = make_case(case, device)
     config = FuseConfig(
         data=DataConfig(num_frames=frames),
@@ -151,7 +158,8 @@ def _step(device: torch.device, quick: bool) -> list[Row]:
     )
     model = build_model(config, dim=case.layers * case.width, cls_dim=case.width).to(device)
     step = partial(_take_step, model, torch.optim.Adam(model.parameters(), 1e-4), tokens, frames)
-    repeats = [step() for _ in range(3 if quick else 8)][2:]
+    count = 3 if quick or (whole and device.type == "cpu") else 8
+    repeats = [step() for _ in range(count)][2:]
     total = [sum(one.values()) for one in repeats]
     shape = f"4 clips x 2 views T={frames} {case.shape}"
     about = {"shape": shape, "unit": "ms", "baseline": "step", "device": device_name(device)}
@@ -191,8 +199,8 @@ def _take_step(
         lap(None)
         rows = torch.arange(resident.num_frames, device=device)
         taken = CodedTokens(
-            tuple(codes[rows] for codes in resident.codes),
-            tuple(scales[rows] for scales in resident.scales),
+            tuple(codes.index_select(0, rows) for codes in resident.codes),
+            tuple(scales.index_select(0, rows) for scales in resident.scales),
         )
         lap("take frames")
         views = model.pool_views(taken, None, gather)
