@@ -40,25 +40,30 @@ def test_a_disk_that_takes_nothing_is_a_finding(tmp_path, monkeypatch, number):
     )
 
 
-def test_a_missing_decoder_is_told_with_what_it_means(tmp_path, monkeypatch):
-    def without(name: str):
-        if name == "decord":
-            raise ImportError("no wheel for this machine")
-        return builtins.__import__(name)
+@pytest.fixture
+def cannot_import(monkeypatch):
+    """Make the import of a package fail, for a reason."""
 
-    monkeypatch.setattr(importlib, "import_module", without)
+    def fail(package: str, reason: str) -> None:
+        def without(name: str):
+            if name == package:
+                raise ImportError(reason)
+            return builtins.__import__(name)
+
+        monkeypatch.setattr(importlib, "import_module", without)
+
+    return fail
+
+
+def test_a_missing_decoder_is_told_with_what_it_means(tmp_path, cannot_import):
+    cannot_import("decord", "no wheel for this machine")
     finding = found(tmp_path, "decord", measure=False)
     assert finding.value == "absent (no wheel for this machine)"
     assert "second opinion" in finding.advice
 
 
-def test_a_numba_that_is_there_but_cannot_be_imported_is_told(tmp_path, monkeypatch):
-    def without(name: str):
-        if name == "numba":
-            raise ImportError("Numba needs an older NumPy")
-        return builtins.__import__(name)
-
-    monkeypatch.setattr(importlib, "import_module", without)
+def test_a_numba_that_is_there_but_cannot_be_imported_is_told(tmp_path, cannot_import):
+    cannot_import("numba", "Numba needs an older NumPy")
     finding = found(tmp_path, "import numba", measure=False)
     assert finding.value == "fails"
     assert finding.advice.startswith("Numba needs an older NumPy: compiled loops are off")

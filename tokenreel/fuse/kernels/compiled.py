@@ -221,6 +221,5 @@ def _fill(outs: Iterable[Array], work: Work) -> None:
             run = map if threads == 1 or len(starts) == 1 else workers.map
             frames = [slice(first + at, first + min(at + size, len(out))) for at in starts]
             rows = [out[at : at + size] for at in starts]
-            for _ in run(work, frames, rows):  # raises what a part raised
-                pass
+            list(run(work, frames, rows))  # raises what a part raised
             first += len(out)
