@@ -91,10 +91,13 @@ def test_every_loss_fits_a_batch_and_reaches_every_weight(two_actions, name):
 
 @pytest.mark.parametrize("dynamic", ["separate", "first", "average"])
 @pytest.mark.parametrize("static", [0, 2])
+@pytest.mark.parametrize("disjoint", [False, True])
 def test_frames_that_views_share_have_the_dynamic_entities_of_their_own_view(
-    two_actions, dynamic, static
+    two_actions, dynamic, static, disjoint
 ):
-    pooling = PoolingConfig(num_entities=static, num_dynamic=3, dynamic=dynamic, channels=8)
+    pooling = PoolingConfig(
+        num_entities=static, num_dynamic=3, dynamic=dynamic, disjoint=disjoint, channels=8
+    )
     config = tiny_config(pooling=pooling)
     _, model, _, stream = prepare(two_actions, config)
     _, batch = next(stream)

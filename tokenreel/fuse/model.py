@@ -130,18 +130,23 @@ class FusionModel(nn.Module):
         Returns:
             (B V, T, E, C).
         """
-        views = gather.shape[1]
-        context = None
-        if self._asks_the_sequence:
-            assert cls is not None
-            context = self._context_of_views(cls, gather)
+        if not self._asks_the_sequence:
+            return self.pool(tokens, cls, hidden)[gather].flatten(0, 1)
+        assert cls is not None
+        context = self._context_of_views(cls, gather)
+        views = range(gather.shape[1])
+        if self.config.pooling.disjoint:  # entities take tokens from those of their own view alone
+            parts = [
+                self.pool(tokens, cls, hidden, context[:, view, None])[gather[:, view]]
+                for view in views
+            ]
+            return torch.stack(parts, dim=1).flatten(0, 1)
         entities = self.pool(tokens, cls, hidden, context)[gather]  # (B, V, T, E, C)
-        if context is not None:  # every frame has the dynamic entities of all views
-            static = self.config.pooling.num_entities
-            dynamic = entities[..., static:, :].unflatten(3, (views, -1))
-            own = torch.stack([dynamic[:, view, :, view] for view in range(views)], dim=1)
-            entities = torch.cat([entities[..., :static, :], own], dim=3)
-        return entities.flatten(0, 1)
+        # Every frame has the dynamic entities of all views.
+        static = self.config.pooling.num_entities
+        dynamic = entities[..., static:, :].unflatten(3, (len(views), -1))
+        own = torch.stack([dynamic[:, view, :, view] for view in views], dim=1)
+        return torch.cat([entities[..., :static, :], own], dim=3).flatten(0, 1)
 
     def sequence_context(self, cls: Tensor) -> Tensor:
         """What the dynamic queries of one sequence's frames are made from.
