@@ -33,7 +33,7 @@ def make_frames(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["fp16", "int8", "int4", "pool2+int8", "pca:24+int8", "pca:24+int4"]
+    "name", ["fp16", "int8", "int4", "pool2+int8", "pca:24", "pca:24+int8", "pca:24+int4"]
 )
 @pytest.mark.parametrize("blocks", [None, (5,)])
 def test_codes_pool_to_what_decoded_tokens_pool_to(name, blocks):

@@ -95,14 +95,14 @@ class Codec:
         return values if rotation is None else values @ rotation
 
     def fold(self, block: int, dim: int | None = None) -> Folding:
-        """What a model folds.  `dim` (d) is needed for codecs without calibration only."""
+        """What a model folds.  `dim` (D) is needed for codecs without calibration only."""
         rotation = None
         for step in self.reducers:
             rotation = step.rotation(block) if rotation is None else rotation
-        if dim is None and isinstance(self.terminal, Float16):
-            if rotation is None:
-                raise ValueError("fold of fp16 needs dim, the number of channels")
+        if rotation is not None:
             dim = rotation.shape[0]
+        elif dim is None and isinstance(self.terminal, Float16):
+            raise ValueError("fold of fp16 needs dim, the number of channels")
         scale, offset = self.terminal.channels(block, dim or 0)
         return Folding(scale, offset, rotation)
 
