@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tokenreel.cache.errors import UsageError
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.loss_config import LavConfig
-from tokenreel.pipeline.override import apply_overrides
+from tokenreel.pipeline.override import apply_overrides, expand_grid
 
 
 class Pooling(BaseModel):
@@ -81,6 +81,16 @@ def test_a_loss_is_chosen_by_its_name_wherever_the_word_is():
     assert config.loss == LavConfig(gamma=0.5)
     again = apply_overrides(config, ["loss.name=lav", "loss.margin=1"], root="fuse")
     assert again.loss == LavConfig(gamma=0.5, margin=1)
+
+
+def test_a_grid_is_parted_wherever_its_field_is():
+    one = ("loss.gamma=0.1,1", ["loss.gamma=0.1", "loss.gamma=1"])  # a field of LAV, not of SCL
+    lists = ("sal.hidden=8,4/16,8", ["sal.hidden=8,4/16,8"])  # no such field
+    of_lists = ("loss.hidden=8,4/16,8", ["loss.hidden=8,4", "loss.hidden=16,8"])  # of SaL
+    blocks = ("pooling.blocks=[3, 7], [11]", ["pooling.blocks=[3, 7]", "pooling.blocks=[11]"])
+    truth = ("pooling.disjoint=true,false", ["pooling.disjoint=true", "pooling.disjoint=false"])
+    for word, words in (one, lists, of_lists, blocks, truth):
+        assert expand_grid(FuseConfig(), word) == words
 
 
 def test_a_field_of_another_loss_and_an_unknown_loss_are_refused():

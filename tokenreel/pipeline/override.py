@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterable
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -12,6 +13,8 @@ from tokenreel.cache.errors import UsageError
 __all__ = ["apply_overrides", "expand_grid", "nearest"]
 
 Config = TypeVar("Config", bound=BaseModel)
+
+LISTS = r"/|(?<=\]), *(?=\[)"  # what parts the values of a field that is a list: 3,7/11 or [3],[7]
 
 
 def nearest(word: str, known: Iterable[str], *, count: int = 1) -> str:
@@ -73,17 +76,20 @@ def expand_grid(config: BaseModel, word: str) -> list[str]:
     ['seed=0', 'seed=1']
     >>> expand_grid(Few(), "blocks=3,7/11")
     ['blocks=3,7', 'blocks=11']
+    >>> expand_grid(Few(), "blocks=[3,7],[11]")
+    ['blocks=[3,7]', 'blocks=[11]']
     """
     key, equals, text = word.partition("=")
     *groups, name = key.split(".")
-    inner: Any = config
-    for group in groups:
-        inner = getattr(inner, group, None)
-    known = type(inner).model_fields if isinstance(inner, BaseModel) else {}
-    if not equals or name not in known:
+    kinds = [type(config)]
+    for group in groups:  # of which there may be several kinds, such as losses
+        fields = [kind.model_fields[group] for kind in kinds if group in kind.model_fields]
+        kinds = [kind for field in fields for kind in _models(field.annotation)]
+    known = [kind.model_fields[name].annotation for kind in kinds if name in kind.model_fields]
+    if not equals or not known:
         return [word]  # apply_overrides says what is wrong with it
-    mark = "/" if _is_sequence(known[name].annotation) else ","
-    return [f"{key}={value}" for value in text.split(mark)]
+    mark = LISTS if any(map(_is_sequence, known)) else ","
+    return [f"{key}={value}" for value in re.split(mark, text)]
 
 
 def _choose_group(config: Config, word: str, *, root: str) -> Config:
@@ -132,6 +138,12 @@ def _read(text: str, *, is_sequence: bool) -> Any:
     if is_sequence and not isinstance(value, list) and value is not None:
         return [_read(part, is_sequence=False) for part in text.split(",")] if text else []
     return value
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The configs that a field may hold."""
+    kinds = get_args(annotation) or (annotation,)
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 
 def _is_sequence(annotation: Any) -> bool:
