@@ -35,6 +35,7 @@ def write_store(
     architecture: str = "tiny",
     cls: bool = True,
     phases: tuple[str, ...] = ("a", "b"),
+    dataset: str = "tiny",
 ) -> Path:
     """Clips train0, train1, ... and val0, ...; each has 3 frames more than the one before."""
     rng = np.random.default_rng(0)
@@ -47,7 +48,7 @@ def write_store(
         views=tuple({"name": "clean" if view == 0 else f"view{view}"} for view in range(views)),
         codec=codec_recipe(codec, calibration),
     )  # fmt: skip
-    create_store(path, recipe, made_with={"dataset": "tiny"}, calibration=calibration)
+    create_store(path, recipe, made_with={"dataset": dataset}, calibration=calibration)
     code = codec_from_recipe(recipe.codec, calibration)
     with StoreWriter(path, writer_id="test") as writer:
         for split, count in (("train", train), ("val", val)):

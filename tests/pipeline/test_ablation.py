@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from tests.fuse.tiny import write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.evaluate.table import MEAN, Score
+from tokenreel.extract.backbone import backbone_shape
+from tokenreel.extract.config import ExtractConfig
 from tokenreel.pipeline import recipes
-from tokenreel.pipeline.ablation import plan_rows
+from tokenreel.pipeline.ablation_plan import plan_jobs, plan_rows, substitutes
 from tokenreel.pipeline.ablation_table import (
     Row,
     ablation_csv,
@@ -21,8 +24,9 @@ from tokenreel.pipeline.ablation_table import (
     values_of_rows,
 )
 from tokenreel.pipeline.cli.fuse import app, main
+from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import Recipe, get_recipe
-from tokenreel.pipeline.training import run_name, train_recipe
+from tokenreel.pipeline.training import make_job, run_name, train_recipe
 
 SMALL = [
     "optim.epochs=2", "data.num_frames=6", "data.batch_clips=2", "pooling.channels=8",
@@ -71,6 +75,13 @@ def test_values_that_are_lists_are_parted_by_a_slash():
     assert [row.words for row in rows] == [("pooling.blocks=3,7",), ("pooling.blocks=11",)]
 
 
+def test_rows_of_one_label_are_told_apart_by_their_recipes():
+    labels = [row.label for row in plan_rows(["mvformer-table1", "mvformer-table4-14"])]
+    assert labels[0] == "SaL (sal-penn)"
+    assert labels[-2:] == ["MV-Former (mvformer-finegym288)", "DINO-B/8 4,8,12 LSTP 3"]
+    assert len(set(labels)) == len(labels)
+
+
 def test_a_table_is_the_rows_of_its_recipes():
     assert [row.recipe for row in plan_rows(["controls"])] == list(recipes.TABLES["controls"])
 
@@ -81,6 +92,7 @@ def test_a_table_is_the_rows_of_its_recipes():
         (["control"], "no table or recipe 'control', did you mean controls"),
         (["optim.epochs=2"], "name a table or recipes to ablate"),
         (["sample", "seed=1,2"], "--seeds N trains each row"),
+        (["sample", "optim.lr=1", "optim.lr=2"], "optim.lr is given twice: optim.lr=a,b is a row"),
     ],
 )
 def test_words_that_mean_nothing_are_told(words, message):
@@ -139,6 +151,32 @@ def test_a_row_takes_the_first_store_that_has_what_it_needs(store, tmp_path):
     for path in (tmp_path / "t/runs").glob("*/embeddings.h5"):
         names[path.parent.name.partition("blocks=")[2][0]] = read_embeddings(path).provenance
     assert {key: about["store_name"] for key, about in names.items()} == {"1": "s", "5": "other"}
+
+
+def test_a_row_takes_the_store_of_its_own_data_set_and_says_where_there_is_none(
+    store, tmp_path, monkeypatch
+):
+    recipe = Recipe("penn", get_recipe("sample").fuse, published={"tau": (0.9, None)})
+    monkeypatch.setitem(recipes.RECIPES, "penn-row", lambda: recipe)
+    words = ("ablate", "penn-row", *SMALL, "--seeds", "1", "--store", store)
+    assert "penn-row: published on penn, here on tiny (s)" in call(*words, "--out", "alone")
+    other = write_store(tmp_path / "other", dataset="penn")
+    assert "published on" not in call(*words, "--store", other, "--out", "both")
+    path = next((tmp_path / "both/runs").glob("*/embeddings.h5"))
+    assert read_embeddings(path).provenance["store_name"] == "other"
+
+
+def test_the_command_for_a_store_of_the_published_backbone_names_its_blocks(store):
+    names = [f"mvformer-table4-{row}" for row in (1, 9, 14)]
+    jobs, problems = plan_jobs(plan_rows([*names, "pooling.blocks=-1"]), 1, [store], Path("runs"))
+    assert not problems
+    told = "\n".join(substitutes(jobs))
+    for command in re.findall("`(.*?)`", told):
+        words = [word for word in command.split() if word.startswith(("backbone=", "blocks="))]
+        config = apply_overrides(ExtractConfig(), words, root="extract")
+        assert backbone_shape(config.backbone, config.blocks, None).blocks
+    assert "`extract run tiny backbone=resnet50 blocks=-1 --out STORE`" in told
+    assert "`extract run tiny backbone=vit_base_patch8_224.dino blocks=3,7,11 --out STORE`" in told
 
 
 def test_a_row_takes_the_store_of_its_own_backbone_and_says_where_there_is_none(
@@ -228,6 +266,20 @@ def test_columns_of_published_values_are_left_out_where_no_row_has_one():
     assert [line.split() for line in lines[:2]] == [
         ["row", "classification"], ["1", "sample", "50.00"],
     ]  # fmt: skip
+
+
+def test_a_list_of_recipes_may_be_longer_than_the_name_of_a_folder(store, tmp_path, monkeypatch):
+    names = [f"{'a-long-name-' * 20}{number}" for number in range(2)]
+    for name in names:
+        monkeypatch.setitem(recipes.RECIPES, name, lambda: get_recipe("frozen-mean"))
+    call("ablate", *names, "--seeds", "1", "--store", store)
+    assert len(list((tmp_path / "results").glob("*/ablation.csv"))) == 1
+
+
+def test_a_control_is_evaluated_as_the_data_set_of_its_store_is(store, tmp_path):
+    gym = write_store(tmp_path / "gym", dataset="finegym")
+    for path, settings in ((gym, {"protocol": "finegym"}), (store, {})):
+        assert make_job("frozen-mean", [], store=path).provenance["evaluate"] == settings
 
 
 def test_a_name_too_long_for_a_file_is_cut_and_stays_its_own():

@@ -40,6 +40,28 @@ def test_a_docstring_says_whose_sampling_it_has():
     assert "sampling" not in RECIPES["frozen-mean"].__doc__
 
 
+def test_what_else_differs_from_a_published_row_is_told():
+    told = "runs the model of row 7, so that the published number may be of that"
+    assert {name for name in RECIPES if told in RECIPES[name].__doc__} == {"mvformer-table4-10"}
+    for name in ("frozen-mean", "untrained"):
+        assert "control: ours, exact on cached features" in RECIPES[name].__doc__
+    for name, backbone in {
+        "mvformer-table4-1": "resnet50, pre-trained by BYOL",
+        "mvformer-table4-5": "vit_base_patch8_224, pre-trained by DINO",
+        "mvformer-finegym": "vit_base_patch8_224, pre-trained by DINO",
+    }.items():
+        assert f"backbone of the paper: {backbone}" in RECIPES[name].__doc__.splitlines()
+
+
+def test_the_rate_of_the_probe_on_finegym_is_for_the_length_of_the_embeddings():
+    for name in RECIPES:
+        recipe = get_recipe(name)
+        [settings] = resolve(EvaluateConfig(), dict(recipe.evaluate))
+        if settings.classifier == "sgd":
+            rate = 50.0 if recipe.fuse.temporal.l2_normalise else 0.1
+            assert settings.learning_rate == rate, name
+
+
 def test_the_number_in_a_docstring_is_that_of_the_recipe():
     assert (
         "published: classification 94.21 +- 0.04, progression 0.931 +- 0.006, "
@@ -120,6 +142,19 @@ def test_a_run_that_goes_on_from_another_takes_the_one_of_its_seed_or_asks_for_i
     assert make_job(name, ["seed=2"], store=tmp_path).config.init == str(run.relative_to(tmp_path))
 
 
+def test_it_goes_on_from_the_run_of_the_same_words_before_that_of_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["temporal.layers=1", "seed=2"]
+    with pytest.raises(UsageError, match=r"type `fuse train vsp-kinetics400 temporal.layers=1 see"):
+        make_job("vsp-penn-finetuned", words, store=tmp_path)
+    for name in ("vsp-kinetics400-seed2", "vsp-kinetics400-temporal.layers=1-seed2"):
+        run = tmp_path / "runs" / name
+        run.mkdir(parents=True)
+        (run / "checkpoint.pt").touch()
+        begun = make_job("vsp-penn-finetuned", words, store=tmp_path).config.init
+        assert begun == f"runs/{name}"
+
+
 def test_a_recipe_of_one_action_asks_for_it(tmp_path):
     with pytest.raises(UsageError, match=r"type `fuse train tcc-star-penn data.action=ACTION`, or"):
         make_job("tcc-star-penn", [], store=tmp_path)
@@ -139,7 +174,7 @@ def test_a_name_that_is_no_recipe_gets_the_near_ones_and_not_the_whole_list():
 
 
 SMALL = [
-    "data.num_frames=12", "data.batch_clips=2", "pooling.channels=8", "temporal.hidden=8",
+    "data.num_frames=16", "data.batch_clips=2", "pooling.channels=8", "temporal.hidden=8",
     "temporal.heads=2", "temporal.fc_width=8", "temporal.feed_forward=8", "temporal.embedding=4",
 ]  # fmt: skip
 

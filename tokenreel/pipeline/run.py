@@ -7,9 +7,11 @@ from importlib import metadata
 from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.reader import Store, open_store
 
-__all__ = ["DATA", "RESULTS", "RUNS", "STORES", "code_version", "find_runs", "find_store"]
+__all__ = [
+    "DATA", "RESULTS", "RUNS", "STORES", "code_version", "dataset_of", "find_runs", "find_store",
+]  # fmt: skip
 
 DATA = Path("data")
 STORES = Path("stores")
@@ -39,7 +41,7 @@ def find_store(dataset: str, *, folder: Path = STORES) -> Path:
     Raises:
         UsageError: there is none, or more than one; the message says what to type.
     """
-    found = [path for path in stores_below(folder) if _dataset_of(path) == dataset]
+    found = [path for path in stores_below(folder) if dataset_of(open_store(path)) == dataset]
     if len(found) == 1:
         return found[0]
     if not found:
@@ -82,5 +84,6 @@ def _embeddings_of(word: Path) -> list[Path]:
     return found
 
 
-def _dataset_of(path: Path) -> str:
-    return str(open_store(path).made_with.get("dataset", ""))
+def dataset_of(store: Store) -> str:
+    """The data set that a store was made of; "" where it does not say."""
+    return str(store.made_with.get("dataset", ""))

@@ -2,23 +2,25 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.reader import open_store
 from tokenreel.fuse.distributed import find_device
 from tokenreel.fuse.embed import embed_run
 from tokenreel.fuse.sweep import Job, RunResult
 from tokenreel.fuse.train import train
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import get_recipe
-from tokenreel.pipeline.run import EMBEDDINGS, RUNS, code_version, find_store
+from tokenreel.pipeline.recipes.parts import PROTOCOLS
+from tokenreel.pipeline.run import EMBEDDINGS, RUNS, code_version, dataset_of, find_store
 
-__all__ = ["embed_with", "make_job", "run_name", "train_recipe"]
+__all__ = ["embed_with", "folder_name", "make_job", "run_name", "train_recipe"]
 
 log = logging.getLogger(__name__)
 
-LONGEST_NAME = 120  # of a run; file systems take 255
+LONGEST_NAME = 120  # of a run or table; file systems take 255
 
 
 def train_recipe(
@@ -71,6 +73,7 @@ def make_job(
             a run that is not there, or that is of one action without that action.
     """
     chosen = get_recipe(name)
+    path = store or find_store(chosen.dataset)
     config = apply_overrides(chosen.fuse, words, root="fuse")
     if chosen.per_action and config.data.action is None:
         raise UsageError(
@@ -78,31 +81,40 @@ def make_job(
             f"data.action=ACTION`, or `fuse ablate {name}` for all of them"
         )
     if chosen.begins_from and config.init is None:
-        first = _run_to_begin_from(name, chosen.begins_from, config.seed, (folder, RUNS))
+        first = _run_to_begin_from(name, chosen.begins_from, words, config.seed, (folder, RUNS))
         config = config.model_copy(update={"init": str(first)})
     changes = [word for word in words if not word.startswith("seed=")]
     return Job(
         config,
-        store or find_store(chosen.dataset),
+        path,
         out or folder / run_name(name, words, config.seed),
         {
             "recipe": " ".join([name, *sorted(changes)]),
             "commit": code_version(),
-            "evaluate": dict(chosen.evaluate),
+            "evaluate": dict(chosen.evaluate or _protocol_of(path)),
         },
     )
 
 
-def _run_to_begin_from(name: str, source: str, seed: int, folders: Sequence[Path]) -> Path:
-    """The run of a recipe, with a seed, whose weights another recipe begins from."""
-    wanted = run_name(source, [], seed)
-    for folder in folders:
-        if (folder / wanted / "checkpoint.pt").exists():
-            log.info("%s begins from %s", name, folder / wanted)
-            return folder / wanted
+def _protocol_of(store: Path) -> Mapping[str, object]:
+    """How the papers evaluate the data set of a store: a control is evaluated as its rows are."""
+    return PROTOCOLS.get(dataset_of(open_store(store)), {})
+
+
+def _run_to_begin_from(
+    name: str, source: str, words: Sequence[str], seed: int, folders: Sequence[Path]
+) -> Path:
+    """The run whose weights another recipe begins from: of the same words and seed, or of none."""
+    changes = [word for word in words if not word.startswith("seed=")]
+    for wanted in (run_name(source, changes, seed), run_name(source, [], seed)):
+        for folder in folders:
+            if (folder / wanted / "checkpoint.pt").exists():
+                log.info("%s begins from %s", name, folder / wanted)
+                return folder / wanted
     raise UsageError(
-        f"recipe {name} goes on from a run of {source}, and {folders[0] / wanted} has no "
-        f"checkpoint: type `fuse train {source} seed={seed}` first, or name another run with "
+        f"recipe {name} goes on from a run of {source}, and "
+        f"{folders[0] / run_name(source, changes, seed)} has no checkpoint: type `fuse train "
+        f"{' '.join([source, *changes, f'seed={seed}'])}` first, or name another run with "
         f"`fuse train {name} init=RUN`"
     )
 
@@ -114,10 +126,19 @@ def run_name(name: str, words: Sequence[str], seed: int) -> str:
     'sample-optim.lr=0.1-seed3'
     """
     changes = sorted(word.replace("/", "_") for word in words if not word.startswith("seed="))
-    stem = "-".join([name, *changes])
-    if len(stem) > LONGEST_NAME:
-        stem = f"{stem[:LONGEST_NAME]}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
-    return f"{stem}-seed{seed}"
+    return f"{folder_name([name, *changes])}-seed{seed}"
+
+
+def folder_name(words: Sequence[str]) -> str:
+    """Words as the name of a folder; one that is too long for a file system is cut.
+
+    >>> folder_name(["carl-penn", "sample"])
+    'carl-penn-sample'
+    """
+    stem = "-".join(words)
+    if len(stem) <= LONGEST_NAME:
+        return stem
+    return f"{stem[:LONGEST_NAME]}-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
 
 
 def embed_with(

@@ -19,6 +19,10 @@ Published = Mapping[str, tuple[float, float | None]]
 # Training clips of the papers' data sets, for the number of steps that a recipe takes.
 TRAIN_CLIPS = {"penn_action": 1140, "pouring": 70, "finegym": 3182, "kinetics400": 240_000}
 NUM_ACTIONS = 13  # of Penn Action
+PRE_TRAINED = {  # the papers' backbones
+    "resnet50": "resnet50, pre-trained by BYOL",
+    "vit_base_patch8_224.dino": "vit_base_patch8_224, pre-trained by DINO",
+}
 IN_PERCENT = ("classification", "ap@")  # how the tasks begin that papers print in percent
 
 
@@ -29,13 +33,13 @@ class Recipe:
     Attributes:
         dataset: the data set whose store it reads by default.
         fuse: how it trains.
-        evaluate: settings of phase 3 that differ from the defaults, by field.
+        evaluate: settings of phase 3 that differ from the defaults, by field; those of the store's
+            data set where there are none.
         label: what a table calls it; the recipe's name where it is empty.
         published: task -> the published mean and 2 std (None where not given), as the paper prints
             them: classification and AP in percent, progression and tau from 0 to 1.
             "classification@10%" is what a tenth of the labels gives.
-        backbone: how the published row's backbone is named in timm, or begins: "resnet50"; empty
-            where any will do.
+        backbone: the published row's backbone, as timm names it; empty where any will do.
         source: table and row of the paper.
         status: "exact": the published system, given the store; "variant": something of it cannot
             come from a cache of frozen tokens; "control": ours, not a paper's.
@@ -62,7 +66,7 @@ class Recipe:
 
     def is_about(self, store: StoreRecipe) -> bool:
         """Whether a store is of the backbone that the published row is about."""
-        return store.architecture.startswith(self.backbone)
+        return store.architecture.startswith(self.backbone.partition(".")[0])
 
 
 def percent(
@@ -105,10 +109,10 @@ def documented(name: str, make: Callable[[], Recipe]) -> Callable[[], Recipe]:
         "source": f"{recipe.source} ({recipe.label})" if recipe.source else "",
         "published": _numbers(recipe.published) or recipe.unpublished or "nothing",
         "first weights": f"a run of {recipe.begins_from}" if recipe.begins_from else "",
-        "backbone of the paper": recipe.backbone and f"{recipe.backbone}, pre-trained by BYOL",
+        "backbone of the paper": PRE_TRAINED.get(recipe.backbone, recipe.backbone),
         "sampling": _sampling(recipe.fuse),
         recipe.status: recipe.differs
-        or {"exact": "the published system"}.get(recipe.status, "ours"),
+        or {"exact": "the published system"}.get(recipe.status, "ours, exact on cached features"),
         "cost": _cost(recipe),
     }
     lines = [f"{fact}: {text}" for fact, text in facts.items() if text]

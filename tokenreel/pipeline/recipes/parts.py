@@ -12,6 +12,7 @@ from tokenreel.fuse.config import (
 from tokenreel.fuse.loss_config import SclConfig
 
 __all__ = [
+    "DINO",
     "DRAWN",
     "FINEGYM_PROTOCOL",
     "FROZEN",
@@ -38,7 +39,7 @@ PROTOCOLS: dict[str, Mapping[str, object]] = {
     "kinetics400": PENN_PROTOCOL,
 }
 
-RESNET = "resnet50"
+RESNET, DINO = "resnet50", "vit_base_patch8_224.dino"
 LAST = (-1,)  # the last block of the store
 SAME_VIEW = (
     "the paper draws new pixel augmentations at every step; a store has the clean view, and as "

@@ -13,8 +13,6 @@ from tokenreel.pipeline.recipes.base import Recipe
 
 __all__ = ["SAMPLE"]
 
-EVALUATE = {"tau_stride": 2, "retrieval_stride": 2}
-
 
 def sample() -> Recipe:
     """MV-Former, small, on the sample: under a minute on 2 cores."""
@@ -34,7 +32,6 @@ def sample() -> Recipe:
             ),
             optim=OptimConfig(name="adamw", lr=5e-4, weight_decay=1e-4, epochs=30, warmup_epochs=3),
         ),
-        evaluate=EVALUATE,
     )
 
 
@@ -42,7 +39,7 @@ def untrained() -> Recipe:
     """A control: the model of `sample` with its first weights."""
     trained = sample()
     optim = trained.fuse.optim.model_copy(update={"epochs": 0})
-    return Recipe("sample", trained.fuse.model_copy(update={"optim": optim}), EVALUATE)
+    return Recipe("sample", trained.fuse.model_copy(update={"optim": optim}))
 
 
 def frozen_mean() -> Recipe:
@@ -63,12 +60,12 @@ def frozen_cls() -> Recipe:
 def _frozen(kind: str) -> Recipe:
     pooling = PoolingConfig.model_validate({"kind": kind})
     fuse = FuseConfig(model="frozen", pooling=pooling)
-    return Recipe("sample", fuse, EVALUATE)
+    return Recipe("sample", fuse)
 
 
 def folder() -> Recipe:
     """The model of `sample`, on the store of a folder of videos."""
-    return Recipe("folder", sample().fuse, EVALUATE)
+    return Recipe("folder", sample().fuse)
 
 
 SAMPLE: dict[str, Callable[[], Recipe]] = {
