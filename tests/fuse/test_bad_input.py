@@ -277,6 +277,7 @@ def test_a_run_of_one_action_does_not_embed_a_store_without_it(tmp_path):
         {"optim": {"lr": float("inf")}},
         {"data": {"alpha": float("inf")}},
         {"loss": {"name": "scl", "temperature": float("inf")}},
+        {"loss": {"name": "sal", "hidden": (128, 0)}},
         {"seed": 2**63},
         {"pooling": {"blocks": ()}},
     ],
@@ -285,6 +286,36 @@ def test_a_run_of_one_action_does_not_embed_a_store_without_it(tmp_path):
 def test_a_value_that_no_run_could_have_is_refused_where_it_is_given(values):
     with pytest.raises(ValidationError):
         FuseConfig.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("loss", "fewest"),
+    [
+        ({"name": "tcn"}, 4),
+        ({"name": "sal"}, 5),
+        ({"name": "vsp"}, 3),
+        ({"name": "vsp", "segments": 5}, 15),
+        ({"name": "vsp", "segments": 5, "supervision": "phase"}, 3),
+    ],
+    ids=str,
+)
+def test_sequences_too_short_for_a_loss_are_refused_with_what_it_needs(tmp_path, loss, fewest):
+    told = f"loss.name={loss['name']} learns from .*{fewest} frames"
+    with pytest.raises(ValidationError, match=f"{told} or more: data.num_frames={fewest - 1} is"):
+        FuseConfig.model_validate({"loss": loss, "data": {"num_frames": fewest - 1}})
+    config = FuseConfig.model_validate({"loss": loss, "data": {"num_frames": fewest * 2}})
+    enough = write_store(tmp_path / "enough", train=1, first_frames=fewest)
+    require_store(config, open_store(enough))
+    short = write_store(tmp_path / "short", train=1, first_frames=fewest - 1)
+    with pytest.raises(UsageError, match=f"{told} of a clip or more, .* has {fewest - 1}: `extr"):
+        require_store(config, open_store(short))
+
+
+def test_one_clip_is_no_batch_for_a_loss_that_aligns_two():
+    one = {"batch_clips": 1}
+    with pytest.raises(ValidationError, match=r"tcc aligns two .* data\.batch_clips=1 holds one"):
+        FuseConfig.model_validate({"loss": {"name": "tcc"}, "data": one})
+    FuseConfig.model_validate({"loss": {"name": "tcc", "pairs": "views"}, "data": one})
 
 
 def test_a_run_reads_the_blocks_it_was_trained_on_where_another_store_has_more(store, tmp_path):

@@ -59,7 +59,7 @@ def hold_out(
 
 
 def plan_epoch(clips: Sequence[ClipRecord], sampling: Sampling, epoch: int) -> list[list[int]]:
-    """Which clips each step of an epoch takes; the last may be smaller, never of one clip alone.
+    """Which clips each step of an epoch takes; the last may be smaller, of one only where all are.
 
     Args:
         clips: the training clips.
@@ -73,17 +73,19 @@ def plan_epoch(clips: Sequence[ClipRecord], sampling: Sampling, epoch: int) -> l
         return _cut(order, size)
     actions = np.array([clip.action for clip in clips])
     parts = [order[actions[order] == action] for action in np.unique(actions[actions != ""])]
-    batches = [batch for part in parts if len(part) > 1 for batch in _cut(part, max(2, size))]
+    batches = [batch for part in parts if len(part) > 1 for batch in _cut(part, size)]
     return [batches[number] for number in rng.permutation(len(batches))]
 
 
 def _cut(order: NDArray[np.int64], size: int) -> list[list[int]]:
-    """Groups of a size, a last one of one clip joined to that before.
+    """Groups of a size, a last one of one clip joined to that before unless all are of one.
 
     >>> _cut(np.arange(5), 2)
     [[0, 1], [2, 3, 4]]
+    >>> _cut(np.arange(3), 1)
+    [[0], [1], [2]]
     """
     groups = [order[start : start + size] for start in range(0, len(order), size)]
-    if len(groups) > 1 and len(groups[-1]) == 1:
+    if len(groups) > 1 and len(groups[-1]) == 1 < size:
         groups[-2:] = [np.concatenate(groups[-2:])]
     return [group.tolist() for group in groups]

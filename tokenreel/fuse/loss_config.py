@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 __all__ = [
     "CrossEntropyConfig",
@@ -34,6 +34,11 @@ class _Loss(BaseModel):
     def uses_labels(self) -> bool:
         """Whether it needs the phase of frames."""
         return False
+
+    @property
+    def min_frames(self) -> int:
+        """The shortest sequence that it learns from as told, in frames."""
+        return 1
 
 
 class _AlignmentLoss(_Loss):
@@ -77,6 +82,10 @@ class TccConfig(_AlignmentLoss):
         description="regression of the time that a cycle returns to, weighed by its variance or "
         "not; cross-entropy of its frame; the same as CARL released it, KL of plain logits",
     )
+    similarity: Literal["l2", "cosine"] = Field(
+        default="l2",
+        description="minus the squared distance; or the product, the cosine at unit length",
+    )
     temperature: float = Field(default=0.1, gt=0, description="of both similarities")
     label_smoothing: float = Field(
         default=0.1, ge=0, lt=1, description="share of the target on the frames of no cycle"
@@ -96,7 +105,6 @@ class TcnConfig(_Loss):
     regularisation: float = Field(
         default=0.002, ge=0, description="weight of the embeddings' squared length"
     )
-
     positive_window: int = Field(
         default=5, ge=1, description="a positive is 1 to so many frames before its anchor"
     )
@@ -105,6 +113,11 @@ class TcnConfig(_Loss):
     def pair_window(self) -> int:
         """Sequences are anchors and positives in turn."""
         return self.positive_window
+
+    @property
+    def min_frames(self) -> int:
+        """Two pairs: an anchor's positive is told from that of another."""
+        return 4
 
 
 class SalConfig(_Loss):
@@ -116,7 +129,14 @@ class SalConfig(_Loss):
     name: Literal["sal"] = "sal"
     triplets: int = Field(default=8, ge=1, description="triplets drawn from each sequence")
     shuffled: float = Field(default=0.75, gt=0, lt=1, description="share of shuffled triplets")
-    hidden: tuple[int, int] = Field(default=(128, 64), description="widths of the classifier")
+    hidden: tuple[PositiveInt, PositiveInt] = Field(
+        default=(128, 64), description="widths of the classifier"
+    )
+
+    @property
+    def min_frames(self) -> int:
+        """The five frames that a triplet is taken from."""
+        return 5
 
 
 class LavConfig(_AlignmentLoss):
@@ -183,6 +203,11 @@ class VspConfig(_Loss):
     def uses_labels(self) -> bool:
         """Where bridges are those of phases."""
         return self.supervision != "none"
+
+    @property
+    def min_frames(self) -> int:
+        """Both ends of a bridge and a frame between them, in each segment."""
+        return 3 * (self.segments if self.supervision == "none" else 1)
 
 
 class CrossEntropyConfig(_Loss):

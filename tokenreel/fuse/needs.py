@@ -132,6 +132,7 @@ def require_store(config: FuseConfig, store: Store) -> None:
             f"splits: {dict(Counter(record.split for record in store.records.values()))}); "
             f"`{_extract(store)} --out STORE` with training clips makes one that has them"
         )
+    _require_length(config, store)
     _require_labels(config, store)
     wanted, augmented = config.data.views, store.recipe.num_views - 1
     if augmented < {"clean": 0, "all": 1, "augmented": 2}[wanted]:
@@ -173,6 +174,17 @@ def _require_action(config: FuseConfig, store: Store) -> None:
         f"{', '.join(actions) or 'none'}): `{_extract(store)} --out STORE` of clips of it makes "
         "one that has them, or set data.action"
     )
+
+
+def _require_length(config: FuseConfig, store: Store) -> None:
+    loss = config.loss
+    longest = max((clip.num_frames for clip in _clips_of(config, store)), default=loss.min_frames)
+    if longest < loss.min_frames:
+        raise UsageError(
+            f"loss.name={loss.name} learns from {loss.min_frames} frames of a clip or more, the "
+            f"longest training clip of {store.path} has {longest}: `{_extract(store)} --out STORE` "
+            "of longer clips makes one that has them, or take another loss"
+        )
 
 
 def _require_labels(config: FuseConfig, store: Store) -> None:

@@ -53,7 +53,7 @@ def test_loss_and_gradient_equal_the_official_ones(name):
     assert_gradient(embeddings.grad, case["grad_embs"])
 
 
-def test_collapsed_embeddings_give_no_finite_loss():
+def test_embeddings_so_far_apart_that_cycles_are_certain_give_no_finite_loss():
     case, times, config = read("collapsed_assert")
 
     assert CASES["collapsed_assert"]["exception"] == "AssertionError"
@@ -64,10 +64,39 @@ def test_classification_is_the_cross_entropy_of_the_frame_that_a_cycle_returns_t
     case, times, _ = read("mse_var_default")
     config = TccConfig(kind="classification", label_smoothing=0.0)
     every = torch.ones(2, 20, dtype=torch.bool)
-    logits = cycle_back_logits(case["embs"], case["embs"].flip(0), every, temperature=0.1)
+    logits = cycle_back_logits(case["embs"], case["embs"].flip(0), every, config)
 
     wanted = functional.cross_entropy(logits.flatten(0, 1), torch.arange(20).repeat(2))
     torch.testing.assert_close(loss_of(case["embs"], times, config), wanted)
+
+
+def test_cycles_over_products_equal_the_sums_written_out():
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64)
+    times = torch.arange(6.0, dtype=torch.float64)
+    config = TccConfig(kind="mse", similarity="cosine", temperature=0.5, label_smoothing=0.0)
+
+    found = temporal_cycle_consistency_loss(
+        torch.stack([one, other]), times.repeat(2, 1), torch.ones(2, 6).bool(), PAIRS[:1], config
+    )
+
+    errors = []
+    for number, frame in enumerate(one):
+        there = torch.stack([frame @ x / 5 / 0.5 for x in other]).exp()
+        neighbour = there @ other / there.sum()
+        back = torch.stack([neighbour @ x / 5 / 0.5 for x in one]).exp()
+        errors.append(float(back @ times / back.sum() - number) ** 2)
+    assert found.item() == pytest.approx(np.mean(errors), rel=1e-12)
+
+
+def test_embeddings_of_one_frame_return_to_the_mean_time_to_the_last_digit():
+    embeddings = torch.ones(2, 3, 4, dtype=torch.float64)
+    times = torch.arange(3.0, dtype=torch.float64).repeat(2, 1)
+
+    loss = loss_of(embeddings, times, TccConfig(kind="mse", label_smoothing=0.1))
+
+    # From 0, 1, 2 the target is at 0.15, 1 and 1.85: a tenth is on the two other frames.
+    assert loss.item() == pytest.approx(2 / 3 * 0.85**2, rel=1e-14)
 
 
 @pytest.mark.parametrize("kind", ["mse_var", "mse", "huber", "classification", "classification_kl"])

@@ -40,14 +40,13 @@ def temporal_cycle_consistency_loss(
         config: which of the forms, and its constants.
 
     Returns:
-        A scalar; NaN where all embeddings of a sequence are one (its times have no variance).
+        A scalar; for "mse_var" NaN where a cycle ends at one frame for certain, since embeddings
+        are so far apart: the time that it returns to has no variance.
     """
     first, second = pairs.unbind(1)
     has_first, has_second = valid[first], valid[second]
-    logits = cycle_back_logits(
-        embeddings[first], embeddings[second], has_second, temperature=config.temperature
-    )
-    targets = _targets(has_first, config.label_smoothing).to(logits.dtype)
+    logits = cycle_back_logits(embeddings[first], embeddings[second], has_second, config)
+    targets = _targets(has_first, config.label_smoothing, logits.dtype)
     columns = has_first[:, None]
     if config.kind == "classification_kl":  # KL of logits that are no logarithms, as released
         terms = targets * (targets.clamp_min(1e-38).log() - logits)
@@ -61,7 +60,7 @@ def temporal_cycle_consistency_loss(
 
 
 def cycle_back_logits(
-    first: Tensor, second: Tensor, has_second: Tensor, *, temperature: float
+    first: Tensor, second: Tensor, has_second: Tensor, config: TccConfig
 ) -> Tensor:
     """Where the cycle of each frame ends: (P, T, T), rows of the start, columns of the end.
 
@@ -69,24 +68,26 @@ def cycle_back_logits(
         first: (P, T, C).
         second: (P, T, C).
         has_second: bool (P, T), False at padding of the second.
-        temperature: of the similarities, which are divided by C too.
+        config: which similarity, and its temperature; it is divided by C too.
     """
-    there = _similarity(first, second, temperature)
+    there = _similarity(first, second, config)
     there = there.masked_fill(~has_second[:, None], -torch.inf)
     neighbours = there.softmax(-1) @ second
-    return _similarity(neighbours, first, temperature)
+    return _similarity(neighbours, first, config)
 
 
-def _similarity(first: Tensor, second: Tensor, temperature: float) -> Tensor:
-    lengths = (first**2).sum(-1)[..., :, None] + (second**2).sum(-1)[..., None, :]
-    squared = (lengths - 2 * first @ second.transpose(-1, -2)).clamp_min(0)
-    return -squared / (first.shape[-1] * temperature)
+def _similarity(first: Tensor, second: Tensor, config: TccConfig) -> Tensor:
+    near = first @ second.transpose(-1, -2)
+    if config.similarity == "l2":
+        lengths = (first**2).sum(-1)[..., :, None] + (second**2).sum(-1)[..., None, :]
+        near = -(lengths - 2 * near).clamp_min(0)
+    return near / (first.shape[-1] * config.temperature)
 
 
-def _targets(valid: Tensor, smoothing: float) -> Tensor:
+def _targets(valid: Tensor, smoothing: float, dtype: torch.dtype) -> Tensor:
     """(P, T, T): 1 - smoothing where the cycle began, the rest on the other frames."""
     own = torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device)
-    others = (valid.sum(-1) - 1).clamp_min(1)[:, None, None]
+    others = (valid.sum(-1) - 1).clamp_min(1).to(dtype)[:, None, None]
     return torch.where(own, 1 - smoothing, smoothing / others) * valid[:, None]
 
 
