@@ -1,10 +1,12 @@
 """The reader: every way to read gives the same bytes; damage is an error at every moment."""
 
+import gc
 import os
 import pickle
 import resource
 import shutil
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -117,6 +119,23 @@ def test_frames_asked_for_twice_come_twice_and_in_their_order(path):
     tokens = reader.read("a", frames, out=out)
     np.testing.assert_array_equal(tokens.codes[1], wanted[frames])
     assert tokens.codes[1] is out[1]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_buffer_is_free_when_its_user_is_done_and_not_when_garbage_is_collected(path, many):
+    reader = open_store(path)
+    out = {block: np.empty((130, 16, 16), np.int8) for block in stores.BLOCKS}
+    buffer = weakref.ref(out[1])
+    gc.disable()
+    try:
+        if many:
+            reader.read_many([Request("a", range(130), out=out)])
+        else:
+            reader.read("a", range(130), out=out)
+        del out
+        assert buffer() is None
+    finally:
+        gc.enable()
 
 
 def test_a_buffer_that_cannot_take_the_frames_is_refused_before_anything_is_read(path):

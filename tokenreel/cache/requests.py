@@ -64,6 +64,7 @@ class Reading:
 
     Attributes:
         pieces: calls that do not depend on one another; result() is complete after all of them.
+            None of them holds the reading, so that its buffers are free when their user is done.
 
     Raises:
         ClipNotFound: no such block, view or frame.
@@ -100,7 +101,7 @@ class Reading:
             self._read[block] = target
             self.pieces += clip.pieces(path, distinct, target)
             if clip.has(scale):
-                self.pieces.append(partial(self._read_scales, clip, scale, block, rows))
+                self.pieces.append(partial(_read_scales, self._scales, block, clip, scale, rows))
 
     def _given(self, block: int, shape: tuple[int, ...]) -> Array | None:
         if self._out is None:
@@ -114,9 +115,6 @@ class Reading:
             )
         return given
 
-    def _read_scales(self, clip: OpenClip, path: str, block: int, rows: Array) -> None:
-        self._scales[block] = clip.rows(path, rows)
-
     def result(self) -> Tokens:
         """What the pieces have read."""
         codes = self._read
@@ -128,6 +126,12 @@ class Reading:
             }
         scales = {block: self._scales[block] for block in self._blocks if block in self._scales}
         return Tokens(codes, scales, self._codec)
+
+
+def _read_scales(
+    scales: dict[int, Array], block: int, clip: OpenClip, path: str, rows: Array
+) -> None:
+    scales[block] = clip.rows(path, rows)
 
 
 def run_pieces(pieces: Sequence[Callable[[], None]], pool: Executor) -> None:
