@@ -13,7 +13,7 @@ from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import TokenReelError, UsageError, WrongRecipe
 from tokenreel.cache.reader import open_store
 from tokenreel.fuse import run as run_module
-from tokenreel.fuse.batches import stream_batches
+from tokenreel.fuse.batches import make_batch, stream_batches
 from tokenreel.fuse.config import (
     DataConfig,
     FuseConfig,
@@ -296,3 +296,24 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one_and_its_weights_are_plain(
         found[compiled] = [line["loss"] for line in lines], set(state)
     np.testing.assert_allclose(found[True][0], found[False][0], rtol=1e-4)
     assert found[True][1] == found[False][1]
+
+
+def test_a_gradient_that_overflows_in_another_process_leaves_the_step_out_in_this_one(
+    store, tmp_path, monkeypatch
+):
+    config = tiny_config(optim=OptimConfig(lr=1e-2, epochs=1, precision="float16"))
+    source = TokenSource(open_store(store), [config], torch.device("cpu"))
+    clips = source.store.select(split="train")
+    trained = run_module.Run(config, source, tmp_path)
+    trained.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)  # none overflows in this process
+    batch = make_batch(source, clips, [0, 1], trained.sampling, 0)
+
+    def add_those_of_another(model, _world):
+        next(model.parameters()).grad += torch.inf
+
+    monkeypatch.setattr(run_module, "sum_gradients", add_those_of_another)
+    before = [p.clone() for p in trained.model.parameters()]
+    trained.step(batch)
+
+    torch.testing.assert_close(list(trained.model.parameters()), before, rtol=0, atol=0)
+    assert trained.scaler.get_scale() == 4

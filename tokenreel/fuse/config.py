@@ -224,24 +224,18 @@ class FuseConfig(_Frozen):
     @model_validator(mode="after")
     def _batches_suit_the_loss(self) -> "FuseConfig":
         name, fewest = f"loss.name={self.loss.name}", self.loss.min_frames
-        if self.data.num_frames < fewest:
+        frames, clips = self.data.num_frames, self.data.batch_clips
+        if frames < fewest:
             raise ValueError(
                 f"{name} learns from sequences of {fewest} frames or more: data.num_frames="
-                f"{self.data.num_frames} is too few"
+                f"{frames} is too few"
             )
-        if self.loss.pairs_by_action and self.data.batch_clips < 2:
+        if self.loss.pair_window and frames % 2:
+            raise ValueError(f"{name} draws pairs of frames: data.num_frames={frames} must be even")
+        if self.loss.pairs_by_action and clips < 2:
             raise ValueError(
-                f"{name} aligns two clips of one action, data.batch_clips="
-                f"{self.data.batch_clips} holds one: set 2 or more, or set loss.pairs=views"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _pairs_are_whole(self) -> "FuseConfig":
-        if self.loss.pair_window and self.data.num_frames % 2:
-            raise ValueError(
-                f"loss.name={self.loss.name} draws pairs of frames: data.num_frames="
-                f"{self.data.num_frames} must be even"
+                f"{name} aligns two clips of one action, data.batch_clips={clips} holds one: set "
+                "2 or more, or set loss.pairs=views"
             )
         return self
 

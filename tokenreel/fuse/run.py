@@ -125,8 +125,8 @@ class Run:
             TokenReelError: a loss or gradient that is not finite; the clips of the batch.
         """
         (epoch, number), loss = self.position, self._loss
-        self.scaler.unscale_(self.optimiser)
         sum_gradients(self.model, self.world)
+        self.scaler.unscale_(self.optimiser)  # of the sums: all processes see what overflowed
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad_norm)
         # A scaler lowers its scale where a gradient overflows float16, and leaves the step out.
         if not (torch.isfinite(loss) and (self.scaler.is_enabled() or torch.isfinite(norm))):
