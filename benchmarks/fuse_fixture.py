@@ -48,9 +48,17 @@ def small_config(
     )  # fmt: skip
 
 
-def make_store(path: Path, codec: str, *, grid: tuple[int, int], clips: int, frames: int) -> Path:
-    """A store of random tokens: three blocks, as wide as those of B/8."""
-    blocks, dim = (3, 7, 11), 768
+def make_store(
+    path: Path,
+    codec: str,
+    *,
+    grid: tuple[int, int],
+    clips: int,
+    frames: int,
+    blocks: tuple[int, ...] = (3, 7, 11),
+) -> Path:
+    """A store of random tokens, as wide as those of B/8."""
+    dim = 768
     rng = np.random.default_rng(0)
     tokens = rng.standard_normal((frames, grid[0] * grid[1], dim), np.float32)
     calibration = calibrate(codec, dict.fromkeys(blocks, tokens[:2]), grid=grid)

@@ -2,14 +2,15 @@
 
     python benchmarks/fuse_online_gpu.py [--quick]
 
-MV-Former of Penn Action (two crops of T = 80 of B = 4 clips, three blocks, E = 3), bfloat16; random
-int8 codes.  online: the decoded frames are on the GPU already; each distinct one goes through a
-compiled ViT-B/8 at 224 in bfloat16, and the model is trained on its tokens; the released code runs
-it on every position and decodes videos, which costs more.  cached: the stream of batches of a run,
-read ahead.  The ratio is online / cached, at least 80 wanted on an H200 where the codes stay on the
-GPU.  gpu, ram: codes stay there.  disk: from the page cache.  200 MB/s, 2 GB/s: behind links of
-that speed; where the ratio is below 1, caching loses.  --quick: ViT-B/16 and few frames, on a CPU
-too, to see that it runs.  Status 2 and one line without a GPU.
+MV-Former of Penn Action (two crops of T = 80 of B = 4 clips, three blocks, E = 3) and of Pouring
+(T = 240, one block), bfloat16; random int8 codes.  online: the decoded frames are on the GPU
+already; as in the released code, every position of a crop goes through the backbone, here a
+compiled ViT-B/8 at 224 in bfloat16, and the model is trained on its tokens.  online, distinct: each
+distinct frame goes through it once.  cached: the stream of batches of a run, read ahead.  The ratio
+is online / this, at least 80 wanted on an H200 where the codes stay on the GPU.  gpu, ram: codes
+stay there; gpu, compiled: with optim.compile.  disk: from the page cache.  200 MB/s, 2 GB/s: behind
+links of that speed; where the ratio is below 1, caching loses.  --quick: ViT-B/16 and few frames,
+on a CPU too, to see that it runs.  Status 2 and one line without a GPU.
 """
 
 import sys
@@ -34,15 +35,15 @@ from tokenreel.fuse.source import TokenSource
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import get_recipe
 
-BLOCKS = (3, 7, 11)
+RECIPES = {"mvformer-penn": 150, "mvformer-pouring": 600}  # frames of a clip
 LINKS = {"200 MB/s": 200e6, "2 GB/s": 2e9}  # bytes a second
 IMAGES = 64  # through the backbone at once
 STEPS = 8  # of one timing of the cached step
 
 
-def make_backbone(name: str, device: torch.device) -> Backbone:
+def make_backbone(name: str, blocks: tuple[int, ...], device: torch.device) -> Backbone:
     """The backbone as extraction runs it."""
-    weights, shape = load_weights(name, "random:0"), backbone_shape(name, BLOCKS, None)
+    weights, shape = load_weights(name, "random:0"), backbone_shape(name, blocks, None)
     numeric = "bfloat16" if device.type == "cuda" else "float32"
     backbone = build_backbone(name, weights, shape, numeric=numeric, device=device).to(device)
     if device.type == "cuda":
@@ -51,18 +52,29 @@ def make_backbone(name: str, device: torch.device) -> Backbone:
 
 
 def online_step(run: Run, backbone: Backbone, batch: Batch, images: Tensor) -> Callable[[], float]:
-    """A step whose tokens are made from images, uint8 (F, 3, 224, 224)."""
+    """A step whose tokens are made from the images of its frames, uint8 (F, 3, 224, 224)."""
     precision = torch.bfloat16 if images.is_cuda else torch.float32
 
     def step() -> float:
         parts = []
         for some in images.split(IMAGES):
             found = backbone(some).tokens
-            parts.append(torch.cat([found[block].to(precision) for block in BLOCKS], dim=-1))
+            parts.append(torch.cat([t.to(precision) for _, t in sorted(found.items())], dim=-1))
         online = OnlineFrames(torch.cat(parts))
         return run.step(replace(batch, frames=online))  # type: ignore[arg-type]
 
     return step
+
+
+def online_steps(run: Run, backbone: Backbone, batch: Batch) -> dict[str, Callable[[], object]]:
+    """The step with every position through the backbone, and with each distinct frame once."""
+    device, distinct = batch.gather.device, count_frames(batch)
+    every = torch.arange(batch.gather.numel(), device=device).view_as(batch.gather)
+    images = torch.randint(0, 256, (every.numel(), 3, 224, 224), dtype=torch.uint8, device=device)
+    return {
+        "online": online_step(run, backbone, replace(batch, gather=every), images),
+        "online, distinct": online_step(run, backbone, batch, images[:distinct]),
+    }
 
 
 def cached_steps(
@@ -86,59 +98,80 @@ def main() -> int:
         print("fuse_online_gpu: no NVIDIA GPU here; run it where `nvidia-smi` shows one",
               file=sys.stderr)  # fmt: skip
         return 2
-    name, grid = ("vit_base_patch16_224", (14, 14)) if is_quick else (
-        "vit_base_patch8_224", (28, 28)
-    )  # fmt: skip
+    name, side = ("vit_base_patch16_224", 14) if is_quick else ("vit_base_patch8_224", 28)
     sizes = ["data.num_frames=4", "data.batch_clips=2"] if is_quick else []
-    config = apply_overrides(get_recipe("mvformer-penn").fuse, sizes, root="fuse")
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        clips, frames = config.data.batch_clips, 10 if is_quick else 150
-        store = make_store(Path(folder) / "s", "int8", grid=grid, clips=clips, frames=frames)
-        timings, batch = measure_steps(config, store, Path(folder), name, device)
-    write(timings, batch, name, device, config)
+    for recipe, frames in RECIPES.items():
+        config = apply_overrides(get_recipe(recipe).fuse, sizes, root="fuse")
+        with tempfile.TemporaryDirectory(dir=".") as folder:
+            store = make_store(
+                Path(folder) / "s", "int8", grid=(side, side), clips=config.data.batch_clips,
+                frames=10 if is_quick else frames, blocks=blocks_of(config),
+            )  # fmt: skip
+            timings, batch = measure_steps(config, store, Path(folder), name, device)
+        write(timings, batch, f"{recipe} {name}", device, config)
     return 0
 
 
 def measure_steps(
     config: FuseConfig, store: Path, folder: Path, name: str, device: torch.device
 ) -> tuple[dict[str, Timing], Batch]:
-    """Seconds of a step of each kind, and the batch of the online one."""
-    placements = ["gpu", "ram", "disk"] if device.type == "cuda" else ["ram", "disk"]
-    made = {
-        kind: make_runs([config], store, folder / kind, placement=kind, device=device)
-        for kind in placements
-    }
+    """Seconds of a step of each kind, and the batch of the online ones."""
     [[other], source] = make_runs([config], store, folder / "o", placement="ram", device=device)
     records = source.store.select(split="train")
     batch = make_batch(source, records, range(len(records)), other.sampling, 0).to(device)
-    count = len(batch.frames.codes[BLOCKS[0]])
-    images = torch.randint(0, 256, (count, 3, 224, 224), dtype=torch.uint8, device=device)
-    subjects: dict[str, Callable[[], object]] = {
-        kind: cached_steps(runs[0], of_kind, records) for kind, (runs, of_kind) in made.items()
-    }
-    from_disk = subjects["disk"]
+    subjects = cached_subjects(config, store, folder, device)
+    found = measure(subjects, repeats=3)
+    cached = {k: Timing(tuple(s / STEPS for s in t.seconds)) for k, t in found.items()}
+    backbone = make_backbone(name, blocks_of(config), device)
+    return measure(online_steps(other, backbone, batch), repeats=5, warmups=2) | cached, batch
+
+
+def cached_subjects(
+    config: FuseConfig, store: Path, folder: Path, device: torch.device
+) -> dict[str, Callable[[], object]]:
+    """STEPS steps from each place that codes can be in."""
+    compiled = config.model_copy(
+        update={"optim": config.optim.model_copy(update={"compile": True})}
+    )
+    kinds = {"ram": ("ram", config), "disk": ("disk", config)}
+    if device.type == "cuda":
+        kinds = {"gpu": ("gpu", config), "gpu, compiled": ("gpu", compiled)} | kinds
+    subjects = {}
+    for kind, (placement, of_kind) in kinds.items():
+        [[run], source] = make_runs(
+            [of_kind], store, folder / kind, placement=placement, device=device
+        )
+        subjects[kind] = cached_steps(run, source, source.store.select(split="train"))
 
     def behind(link: float) -> Callable[[], object]:
         def slow() -> None:
             with throttled(link):
-                from_disk()
+                subjects["disk"]()
 
         return slow
 
-    subjects |= {f"disk, {words}": behind(link) for words, link in LINKS.items()}
-    found = measure(subjects, repeats=3)
-    cached = {k: Timing(tuple(s / STEPS for s in t.seconds)) for k, t in found.items()}
-    online = online_step(other, make_backbone(name, device), batch, images)
-    return measure({"online": online}, repeats=5, warmups=2) | cached, batch
+    return subjects | {f"disk, {words}": behind(link) for words, link in LINKS.items()}
+
+
+def blocks_of(config: FuseConfig) -> tuple[int, ...]:
+    """The blocks that a recipe reads."""
+    assert config.pooling.blocks is not None
+    return tuple(config.pooling.blocks)
+
+
+def count_frames(batch: Batch) -> int:
+    """Its distinct frames."""
+    return len(next(iter(batch.frames.codes.values())))
 
 
 def write(
     timings: dict[str, Timing], batch: Batch, name: str, device: torch.device, config: FuseConfig
 ) -> None:
     """The rows."""
-    frames, data = len(batch.frames.codes[BLOCKS[0]]), config.data
+    data, positions = config.data, batch.gather.numel()
     shape = (
-        f"{name} L=3 T={data.num_frames} B={data.batch_clips}, {frames} distinct frames, "
+        f"{name} L={len(blocks_of(config))} T={data.num_frames} B={data.batch_clips}, "
+        f"{count_frames(batch)} distinct frames of {positions}, "
         f"{bytes_of(batch.frames) / 1e6:.0f} MB"
     )
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()

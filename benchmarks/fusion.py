@@ -157,7 +157,8 @@ def _step(device: torch.device, *, quick: bool, whole: bool) -> list[Row]:
         temporal=PUBLISHED,
     )
     model = build_model(config, dim=case.layers * case.width, cls_dim=case.width).to(device)
-    step = partial(_take_step, model, torch.optim.Adam(model.parameters(), 1e-4), tokens, frames)
+    optimiser = torch.optim.Adam(model.parameters(), 1e-4, fused=True)
+    step = partial(_take_step, model, optimiser, tokens, frames)
     count = 3 if quick or (whole and device.type == "cpu") else 8
     repeats = [step() for _ in range(count)][2:]
     total = [sum(one.values()) for one in repeats]
