@@ -235,6 +235,16 @@ def test_a_run_may_take_the_weights_of_another_as_they_are(store, smaller_store,
     assert (about["model"], about["augmentation"]) == ("mvformer", "of tokens: dropout 0.1")
 
 
+@pytest.mark.parametrize("model", ["mvformer", "frozen"])
+def test_blocks_that_nothing_is_pooled_from_are_not_asked_for(store, tmp_path, model):
+    pooling = PoolingConfig(kind="cls", blocks=(7,))
+    config = tiny_config(model=model, pooling=pooling, optim=OptimConfig(epochs=1))
+    result = run(config, store, tmp_path / "run")
+    embed_run(tmp_path / "run", store, tmp_path / "again.h5", device=CPU, progress=False)
+    first, again = (read_embeddings(f).clips[0] for f in (result.embeddings, tmp_path / "again.h5"))
+    np.testing.assert_array_equal(first.embeddings, again.embeddings)
+
+
 def test_a_store_that_has_all_is_taken(store):
     require_store(tiny_config(), open_store(store))
 

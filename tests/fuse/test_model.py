@@ -317,11 +317,35 @@ def test_queries_of_a_sequence_are_not_made_of_a_frame_alone():
         load_case("late/cls_1x1")[0].attention(torch.zeros(1, 2, 24), None)
 
 
-def test_a_pooling_needs_entities_and_dynamic_ones_need_lstp():
-    with pytest.raises(ValidationError, match="no entities: set num_entities or num_dynamic"):
-        PoolingConfig(num_entities=0)
-    with pytest.raises(ValidationError, match="num_dynamic=2 queries nothing: kind=max"):
-        PoolingConfig(kind="max", num_dynamic=2)
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_entities": 0}, "no entities: set num_entities or num_dynamic"),
+        ({"num_entities": 1, "disjoint": True}, "disjoint entities are two or more"),
+        ({"kind": "max", "num_dynamic": 2}, "kind=max has no queries for num_dynamic=2: set kind"),
+        (
+            {"kind": "fixed_width", "value_passthrough": True, "normalise_keys": True},
+            "kind=fixed_width has no queries for normalise_keys=True, value_passthrough=True",
+        ),
+    ],
+)
+def test_a_pooling_is_refused_what_would_change_nothing(changes, words):
+    with pytest.raises(ValidationError, match=words):
+        PoolingConfig(**changes)
+
+
+def test_the_encoder_needs_blocks_for_ids_and_channels_beside_them():
+    with pytest.raises(
+        ValidationError, match="entity_ids=encoder is for blocks, layers=0 has none"
+    ):
+        TemporalConfig(entity_ids="encoder", layers=0)
+    temporal = TemporalConfig(entity_ids="encoder", hidden=4, heads=2)
+    for kind in ("lstp", "fixed_width"):
+        with pytest.raises(ValidationError, match=r"takes 4 channels of temporal\.hidden=4 for"):
+            FuseConfig(temporal=temporal, pooling=PoolingConfig(kind=kind, num_entities=4))
+    FuseConfig(temporal=temporal, pooling=PoolingConfig(kind="max", num_entities=4))
+    config = FuseConfig(temporal=temporal, pooling=PoolingConfig(num_entities=3, channels=8))
+    assert build_model(config, dim=8, cls_dim=8).temporal.enter.out_features == 1
 
 
 def test_the_seed_alone_decides_the_weights():

@@ -11,7 +11,7 @@ import itertools
 
 from torch import Tensor, nn
 
-from tokenreel.fuse.config import TemporalConfig
+from tokenreel.fuse.model_config import TemporalConfig
 
 __all__ = ["ConvolutionalFusion"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tokenreel.fuse.config import PoolingConfig
 from tokenreel.fuse.kernels import CodedTokens, QueryWeights, pooled_attention
 from tokenreel.fuse.kernels.weights import apply_values
+from tokenreel.fuse.model_config import PoolingConfig
 
 __all__ = ["AttendedTokens", "FixedWidth", "Lstp", "make_pooling", "pool_frozen"]
 

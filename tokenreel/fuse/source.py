@@ -81,8 +81,9 @@ class TokenSource:
         return {**self.__dict__, "_kept": {}}
 
     def dim(self, config: FuseConfig) -> int:
-        """Channels of the tokens of all blocks that a config uses, end to end."""
-        return self.store.recipe.dim * len(blocks_of(config, self.store))
+        """Channels of what a config pools: the tokens of all its blocks, end to end, or CLS."""
+        count = len(blocks_of(config, self.store)) if uses_tokens(config) else 1
+        return self.store.recipe.dim * count
 
     def classes(self, record: ClipRecord) -> NDArray[np.int64]:
         """The class of each frame of a clip, -1 where it has none."""

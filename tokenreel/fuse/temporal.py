@@ -11,8 +11,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from tokenreel.fuse.config import TemporalConfig
 from tokenreel.fuse.kernels import Padding, padded_attention
+from tokenreel.fuse.model_config import TemporalConfig
 
 __all__ = ["TemporalFusion", "position_table"]
 
@@ -73,16 +73,15 @@ class TemporalFusion(nn.Module):
         self.config = config
         self.num_entities = num_entities
         self.train_frames = train_frames
-        ids = num_entities if num_entities > 1 or config.entity_ids == "none" else 1
-        width = channels + (ids if config.entity_ids == "pool" else 0)
+        width = channels + (num_entities if config.entity_ids == "pool" else 0)
         layers: list[nn.Module] = []
         for _ in range(2):
             layers += [nn.Linear(width, config.fc_width), nn.BatchNorm1d(config.fc_width)]
             layers += [nn.ReLU()]
             width = config.fc_width
         self.fc = nn.Sequential(*layers)
-        ids_inside = ids if config.entity_ids == "encoder" else 0
-        self.enter = nn.Linear(width, config.hidden - ids_inside)
+        inside = num_entities if config.entity_ids == "encoder" else 0
+        self.enter = nn.Linear(width, config.hidden - inside)
         self.dropout = nn.Dropout(config.dropout)
         block = Block(config)
         for matrix in block.parameters():
