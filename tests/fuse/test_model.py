@@ -71,10 +71,7 @@ def official_state(arrays):
         "pooling.cross_att.linear_K2d.": "pooling.key.",
         "pooling.cross_att.linear_V2d.": "pooling.value.",
         "pooling.cross_att.in2dynQ.": "pooling.dynamic.",
-        "fc_layers.1.": "temporal.fc.0.",
-        "fc_layers.2.": "temporal.fc.1.",
-        "fc_layers.5.": "temporal.fc.3.",
-        "fc_layers.6.": "temporal.fc.4.",
+        "fc_layers.": "temporal.fc.",
         "video_emb.": "temporal.enter.",
         "embedding_layer.": "temporal.leave.",
         "smart_final_lin.": "temporal.join.",
@@ -151,11 +148,25 @@ def test_a_training_step_equals_the_official_output_and_batch_norms(name):
         valid = arrays["video_masks"][:, 0] > 0
         out = run(model.train(), arrays, tokens, cls, valid)
     torch.testing.assert_close(out, arrays["out_train_dropout0"], rtol=0, atol=1e-5)
-    for layer, official in ((1, 2), (4, 6)):
+    for layer in (2, 6):
         for key in ("running_mean", "running_var"):
-            wanted = arrays[f"state_after_one_train_forward/fc_layers.{official}.{key}"]
+            wanted = arrays[f"state_after_one_train_forward/fc_layers.{layer}.{key}"]
             found = getattr(model.temporal.fc[layer], key)
             torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_dropout_is_where_the_published_models_have_it():
+    temporal = TemporalConfig(fc_width=24, hidden=16, heads=2, feed_forward=20, layers=2)
+    config = FuseConfig(pooling=PoolingConfig(num_entities=3, channels=12), temporal=temporal)
+    model = build_model(config, dim=8, cls_dim=8)
+    found = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            assert module.p == 0.1
+            module.register_forward_hook(lambda _, args, __: found.append(args[0].shape))
+    model.fuse(torch.randn(2, 5, 3, 12))
+    fc, after_positions, branches = [(30, 15), (30, 24)], [(2, 5, 3, 16)], [(2, 15, 16)] * 4
+    assert found == fc + after_positions + branches
 
 
 @pytest.mark.parametrize("name", [name for name in MULTI_ENTITY if "fixed" not in name])

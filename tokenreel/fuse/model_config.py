@@ -91,7 +91,12 @@ class TemporalConfig(_Frozen):
     )
     embedding: int = Field(default=128, ge=1, description="channels C of an embedding")
     l2_normalise: bool = Field(default=True, description="embeddings have unit length")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="on the residual branches")
+    dropout: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="before each FC layer, after the positions, on the residual branches",
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "TemporalConfig":

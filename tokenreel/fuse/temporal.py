@@ -76,8 +76,8 @@ class TemporalFusion(nn.Module):
         width = channels + (num_entities if config.entity_ids == "pool" else 0)
         layers: list[nn.Module] = []
         for _ in range(2):
-            layers += [nn.Linear(width, config.fc_width), nn.BatchNorm1d(config.fc_width)]
-            layers += [nn.ReLU()]
+            layers += [nn.Dropout(config.dropout), nn.Linear(width, config.fc_width)]
+            layers += [nn.BatchNorm1d(config.fc_width), nn.ReLU()]
             width = config.fc_width
         self.fc = nn.Sequential(*layers)
         inside = num_entities if config.entity_ids == "encoder" else 0
