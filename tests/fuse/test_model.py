@@ -155,6 +155,19 @@ def test_a_training_step_equals_the_official_output_and_batch_norms(name):
             torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
+def test_entities_and_masks_of_another_shape_are_refused():
+    config = FuseConfig(pooling=PoolingConfig(num_entities=2, channels=4), temporal=TemporalConfig(
+        entity_ids="none", fc_width=4, hidden=4, heads=2, layers=1))  # fmt: skip
+    model = build_model(config, dim=4, cls_dim=4).eval()
+    entities = torch.zeros(3, 5, 2, 4)
+    with pytest.raises(ValueError, match=r"entities \(3, 5, 4, 4\): want \(B, T, 2, C\)"):
+        model.fuse(torch.zeros(3, 5, 4, 4))
+    with pytest.raises(ValueError, match=r"valid \(3, 4\): want \(3, 5\)"):
+        model.fuse(entities, torch.ones(3, 4, dtype=torch.bool))
+    with pytest.raises(TypeError, match=r"valid is torch.float32: want bool"):
+        model.fuse(entities, torch.ones(3, 5))
+
+
 def test_dropout_is_where_the_published_models_have_it():
     temporal = TemporalConfig(fc_width=24, hidden=16, heads=2, feed_forward=20, layers=2)
     config = FuseConfig(pooling=PoolingConfig(num_entities=3, channels=12), temporal=temporal)

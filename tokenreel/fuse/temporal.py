@@ -105,7 +105,8 @@ class TemporalFusion(nn.Module):
             Embeddings (B, T, C of an embedding).
 
         Raises:
-            ValueError: a sequence that is padding alone.
+            ValueError: entities or valid frames of another shape, a sequence that is padding alone.
+            TypeError: valid frames that are not bool.
         """
         padding, positions = self._prepare(entities, valid)
         x = self._enter(entities, positions).flatten(1, 2)  # (B, T E, hidden)
@@ -113,13 +114,19 @@ class TemporalFusion(nn.Module):
             x = block(x, padding)
         x = self._choose(x.unflatten(1, (-1, self.num_entities)))
         out: Tensor = self.leave(x)
-        assert out.shape[:2] == entities.shape[:2]
         return nn.functional.normalize(out, dim=-1) if self.config.l2_normalise else out
 
     # Caches, and lengths that the host looks at: no part of a compiled graph.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _prepare(self, entities: Tensor, valid: Tensor | None) -> tuple[Padding | None, Tensor]:
         frames, device = entities.shape[1], entities.device
+        if entities.shape[2] != self.num_entities:
+            raise ValueError(
+                f"entities {tuple(entities.shape)}: want (B, T, {self.num_entities}, C), with the "
+                "entities of the model"
+            )
+        if valid is not None and valid.shape != entities.shape[:2]:
+            raise ValueError(f"valid {tuple(valid.shape)}: want {tuple(entities.shape[:2])}")
         padding = None if valid is None else Padding.of(valid, self.num_entities, device)
         table = position_table(frames, self.enter.out_features, self.train_frames, device)
         return padding, table

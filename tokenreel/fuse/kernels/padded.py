@@ -46,7 +46,10 @@ class Padding:
 
         Raises:
             ValueError: a sequence that is padding alone.
+            TypeError: not bool: numbers would be added to the scores.
         """
+        if valid.dtype != torch.bool:
+            raise TypeError(f"valid is {valid.dtype}: want bool, True where a frame is one")
         on_host = valid.cpu()
         counts = on_host.sum(dim=1) * repeats
         if not bool(counts.all()):
