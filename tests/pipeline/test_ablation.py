@@ -198,10 +198,22 @@ def test_a_row_takes_the_store_of_its_own_backbone_and_says_where_there_is_none(
     assert read_embeddings(path).provenance["store_name"] == "other"
 
 
-def test_an_unknown_field_ends_with_the_nearest(store):
-    error = call("ablate", "sample", "optim.epoch=1", "--store", store)
+def test_an_unknown_field_ends_with_the_nearest_and_is_told_once(store):
+    error = call("ablate", "sample", "folder", "optim.epoch=1", "--store", store)
     assert isinstance(error, UsageError)
     assert "did you mean epochs?" in str(error)
+    assert str(error).startswith("no row can be trained:\nall rows: fuse.optim.epoch: ")
+
+
+def test_where_every_run_fails_a_former_table_stays(store, tmp_path):
+    words = ("ablate", "sample", *SMALL, "--seeds", "2", "--out", "t", "--store")
+    call(*words, store)
+    before = (tmp_path / "t/ablation.csv").read_bytes()
+    error = call(*words, write_store(tmp_path / "other", train=4))
+    assert error.exit_status == 3
+    assert str(error).startswith("no run ended, there is no table:\nsample-")
+    assert str(error).count("holds another run:") == 2
+    assert (tmp_path / "t/ablation.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize(

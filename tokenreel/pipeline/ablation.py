@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.evaluate.config import EvaluateConfig
 from tokenreel.evaluate.suite import evaluate_files
@@ -69,6 +70,7 @@ def ablate(
 
     Raises:
         UsageError: words that mean nothing, or no row that the stores can feed.
+        TokenReelError: every run failed; why each did.
     """
     rows = plan_rows(words)
     folder = out or RESULTS / folder_name([word for word in words if "=" not in word])
@@ -79,6 +81,8 @@ def ablate(
     for one in results:
         if one.error is not None:
             problems.append(f"{one.path.name}: {str(one.error).removeprefix(f'{one.path.name}: ')}")
+    if all(one.error is not None for one in results):
+        raise TokenReelError("no run ended, there is no table:\n" + "\n".join(problems))
     if int(os.environ.get("RANK", "0")) > 0:  # of torchrun; the first process evaluates
         return AblationReport("", folder, tuple(problems))
     owners = {job.out.name: (row, seed) for row, seed, job in jobs}

@@ -90,7 +90,7 @@ def plan_jobs(
     """
     opened = {path: open_store(path) for path in stores}
     jobs: list[_Planned] = []
-    problems: list[str] = []
+    refused: dict[str, list[str]] = {}
     for row in rows:
         try:
             store, runs = _store_for(row, opened, folder)
@@ -101,7 +101,8 @@ def plan_jobs(
                     for words in runs
                 ]  # fmt: skip
         except (UsageError, StoreError) as error:
-            problems.append(f"{row.label}: {error}")
+            refused.setdefault(str(error), []).append(row.label)
+    problems = [f"{_named(labels, len(rows))}: {why}" for why, labels in refused.items()]
     if not jobs:
         raise UsageError("no row can be trained:\n" + "\n".join(problems))
     for problem in problems:
@@ -174,10 +175,11 @@ def substitutes(jobs: Sequence[_Planned]) -> list[str]:
     for (path, backbone), rows in wanted.items():
         notes[_other_backbone(stores[path], backbone, rows.values())] = dict.fromkeys(rows)
     every = len({row.label for row, _, _ in jobs})
-    return [
-        f"{'all rows' if len(labels) == every > 1 else ', '.join(labels)}: {what}"
-        for what, labels in notes.items()
-    ]
+    return [f"{_named(list(labels), every)}: {what}" for what, labels in notes.items()]
+
+
+def _named(labels: Sequence[str], every: int) -> str:
+    return "all rows" if len(labels) == every > 1 else ", ".join(labels)
 
 
 def _other_backbone(store: Store, backbone: str, blocks: Iterable[tuple[int, ...]]) -> str:
