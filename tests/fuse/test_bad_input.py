@@ -160,10 +160,14 @@ def test_short_clips_are_padded_and_counted(store, tmp_path, caplog):
 
 def test_a_run_of_another_model_cannot_be_started_from_and_the_fields_are_listed(store, tmp_path):
     run(tiny_config(), store, tmp_path / "first")
-    wider = PoolingConfig(num_entities=3, channels=8)
-    config = tiny_config(pooling=wider, init=str(tmp_path / "first"))
+    first = {"init": str(tmp_path / "first")}
+    wider = tiny_config(pooling=PoolingConfig(num_entities=3, channels=8), **first)
     with pytest.raises(WrongRecipe, match=r"pooling\.num_entities: it has 2, asked 3"):
-        run(config, store, tmp_path / "second")
+        run(wider, store, tmp_path / "second")
+    heads = tiny_config().temporal.model_copy(update={"heads": 4, "dropout": 0.2})
+    as_wide = tiny_config(temporal=heads, **first)  # all weights fit
+    with pytest.raises(WrongRecipe, match=r"temporal\.heads: it has 2, asked 4"):
+        run(as_wide, store, tmp_path / "third")
 
 
 def test_a_run_goes_on_from_the_weights_of_another_on_another_store(store, smaller_store, tmp_path):
@@ -288,6 +292,7 @@ def test_a_run_of_one_action_does_not_embed_a_store_without_it(tmp_path):
         {"data": {"alpha": float("inf")}},
         {"loss": {"name": "scl", "temperature": float("inf")}},
         {"loss": {"name": "sal", "hidden": (128, 0)}},
+        {"loss": {"name": "vsp", "segments": 2, "supervision": "phase"}},
         {"seed": 2**63},
         {"pooling": {"blocks": ()}},
     ],
@@ -305,7 +310,7 @@ def test_a_value_that_no_run_could_have_is_refused_where_it_is_given(values):
         ({"name": "sal"}, 5),
         ({"name": "vsp"}, 3),
         ({"name": "vsp", "segments": 5}, 15),
-        ({"name": "vsp", "segments": 5, "supervision": "phase"}, 3),
+        ({"name": "vsp", "supervision": "phase"}, 3),
     ],
     ids=str,
 )

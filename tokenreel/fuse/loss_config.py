@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 __all__ = [
     "CrossEntropyConfig",
@@ -207,7 +207,16 @@ class VspConfig(_Loss):
     @property
     def min_frames(self) -> int:
         """Both ends of a bridge and a frame between them, in each segment."""
-        return 3 * (self.segments if self.supervision == "none" else 1)
+        return 3 * self.segments
+
+    @model_validator(mode="after")
+    def _segments_are_bridged(self) -> "VspConfig":
+        if self.segments > 1 and self.supervision != "none":
+            raise ValueError(
+                f"segments={self.segments} with supervision={self.supervision}: bridges are of "
+                "phases then, set segments=1"
+            )
+        return self
 
 
 class CrossEntropyConfig(_Loss):

@@ -51,7 +51,10 @@ def global_alignment_loss(
 
 
 def match_costs(a: Tensor, b: Tensor, in_a: Tensor, gamma: float) -> Tensor:
-    """(P, T, T): minus the log share of each frame of a among those that match a frame of b."""
+    """(P, T, T): minus the log share of each frame of a among those that match a frame of b.
+
+    Source: Hadji et al., 2021, equation 8.
+    """
     scores = (a @ b.transpose(-1, -2) / gamma).masked_fill(~in_a[..., None], LOW)
     return -scores.log_softmax(dim=1)
 

@@ -19,7 +19,8 @@ class LossInput:
     """A batch as a loss sees it.
 
     Attributes:
-        embeddings: (B, V, T, C), or what the loss's head made of them.
+        embeddings: (B, V, T, C), or what the loss's head made of them; float32 (or more) whatever
+            the precision of the forward pass: alignment costs and their masks need its range.
         steps: int64 (B, V, T) frame numbers in the clip.
         valid: bool (B, V, T), False at padding, which is at the end of a sequence.
         labels: int64 (B, V, T) class of a frame, -1 where it has none.

@@ -79,7 +79,8 @@ def inverse_difference_moment(
         embeddings: of unit length.
         times: (S, T).
         valid: bool (S, T).
-        window: (S,) how far apart, in the unit of times, frames are near.
+        window: (S,) how far apart, in the unit of times, frames are near; at that distance the
+            rounding of their times decides, as in the released code.
         margin: squared distance that is wanted of frames that are not.
     """
     gap = (times[:, :, None] - times[:, None, :]).abs()

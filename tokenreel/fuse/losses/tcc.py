@@ -1,7 +1,9 @@
 """Temporal cycle consistency (Dwibedi et al., 2019), as CARL's released code computes it.
 
 A frame of one clip goes to its soft nearest neighbour in another clip of the same action, and back:
-the cycle should return to the time, or the frame, where it began.
+the cycle should return where it began.  Cycle-back regression is of the time t that it returns to,
+with mean m and variance v: (t - m)^2 / v + lambda log v, or (t - m)^2 alone; cycle-back
+classification is the cross-entropy of the frame.
 
 Shapes: S sequences, T frames, C channels, P ordered pairs.
 """
