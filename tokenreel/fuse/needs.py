@@ -172,7 +172,7 @@ def _require_action(config: FuseConfig, store: Store) -> None:
     raise UsageError(
         f"{store.path} has no clip of the action data.action={wanted}{near} (it has: "
         f"{', '.join(actions) or 'none'}): `{_extract(store)} --out STORE` of clips of it makes "
-        "one that has them, or set data.action"
+        "one that has them, or set data.action (null: of all)"
     )
 
 

@@ -237,11 +237,11 @@ CARL: dict[str, Maker] = {
         finegym, 11, "480 frames", ("data.num_frames=480",), by_labels(31.46, 37.92, 39.45)
     ),
     "carl-table11-supervised-10": _change(
-        _supervised, 11, "supervised, 10% of labels", ("data.label_share=0.1",),
+        _supervised, 11, "supervised on 10% of labels", ("data.label_share=0.1",),
         {"classification@10%": (24.51, None)}, differs=DRAWN,
     ),
     "carl-table11-supervised-50": _change(
-        _supervised, 11, "supervised, 50% of labels", ("data.label_share=0.5",),
+        _supervised, 11, "supervised on 50% of labels", ("data.label_share=0.5",),
         {"classification@50%": (48.75, None)}, differs=DRAWN,
     ),
     "carl-table11-supervised": _supervised,
