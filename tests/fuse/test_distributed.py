@@ -13,14 +13,21 @@ import torch
 
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.fuse.batches import _share
-from tokenreel.fuse.distributed import ALONE, any_of, from_first, gather_clips
+from tokenreel.fuse.distributed import (
+    ALONE,
+    any_of,
+    from_first,
+    gather_clips,
+    world_from_torchrun,
+)
+from tokenreel.fuse.global_layers import place_dropouts, share_layers
 from tokenreel.pipeline.cli.fuse import train as train_command
 from tokenreel.pipeline.training import train_recipe
 
 WORDS = [  # batches of three clips over two processes: shares of two and one
     "data.num_frames=6", "data.batch_clips=3", "data.held_out=0.2", "pooling.num_entities=2",
     "pooling.channels=8", "temporal.fc_width=8", "temporal.hidden=8", "temporal.heads=2",
-    "temporal.feed_forward=16", "temporal.layers=1", "temporal.embedding=4", "temporal.dropout=0",
+    "temporal.feed_forward=16", "temporal.layers=1", "temporal.embedding=4",
     "optim.name=adam", "optim.epochs=3", "optim.warmup_epochs=0", "optim.evaluate_epochs=1",
     # By default Adam moves a weight by the sign of its gradient, also of one that is zero but for
     # rounding errors; an eps above every gradient makes each step as small as the gradient.
@@ -101,3 +108,33 @@ def test_one_process_needs_no_group():
     assert gather_clips(x, 3, slice(0, 3), ALONE) is x
     assert any_of(True, ALONE, x.device)
     assert from_first({"a": 1}, ALONE) == {"a": 1}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 6])  # of a clip: its frames, its views
+def test_the_dropouts_of_the_processes_draw_what_one_process_draws(rows):
+    x = torch.randn(5 * rows, 4, 3)
+    alone = torch.nn.Sequential(torch.nn.Dropout(0.4), torch.nn.Dropout(0.4))
+    torch.manual_seed(0)
+    wanted, parts = alone(x), []
+    share_layers(alone)
+    for place in (slice(0, 3), slice(3, 3), slice(3, 5)):
+        torch.manual_seed(0)
+        place_dropouts(alone, 5, place)
+        parts.append(alone(x[place.start * rows : place.stop * rows]))
+    torch.testing.assert_close(torch.cat(parts), wanted)
+    assert (wanted == 0).any()
+    assert torch.equal(alone.eval()(x), x)
+
+
+def test_what_processes_on_gpus_send_goes_by_way_of_their_own(monkeypatch):
+    done = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.append(str(device)))
+    for name, value in {"init_process_group": None, "get_rank": 1, "get_world_size": 2}.items():
+        monkeypatch.setattr(
+            torch.distributed, name, lambda *_, n=name, v=value: (done.append(n), v)[1]
+        )
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    with world_from_torchrun(torch.device("cuda:1")) as world:
+        assert (world.rank, world.size) == (1, 2)
+    assert done[:2] == ["cuda:1", "init_process_group"]

@@ -14,8 +14,9 @@ import torch
 
 from tests.fuse.tiny import tiny_config
 from tokenreel.cache.embeddings import read_embeddings
-from tokenreel.cache.errors import Damaged
+from tokenreel.cache.errors import Damaged, TokenReelError, WrongRecipe
 from tokenreel.fuse import run as run_module
+from tokenreel.fuse.checkpoint import load_checkpoint
 from tokenreel.fuse.config import OptimConfig
 from tokenreel.fuse.train import train
 
@@ -118,6 +119,22 @@ def test_told_to_stop_it_saves_ends_with_143_and_goes_on_to_the_same_bytes(
     assert whole.read_bytes() == cut.read_bytes()
 
 
+def test_told_to_stop_in_its_last_step_it_saves_and_ends_too(store, tmp_path, monkeypatch):
+    original = run_module.Run.descend
+
+    def told_at_the_end(self, batch):
+        if self.position == (3, 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, batch)
+
+    monkeypatch.setattr(run_module.Run, "descend", told_at_the_end)
+    with pytest.raises(SystemExit, match="143"):
+        run(tiny_config(), store, tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run/checkpoint.pt")["position"] == [4, 0]
+    assert not (tmp_path / "run/embeddings.h5").exists()
+    assert run(tiny_config(), store, tmp_path / "run").embeddings.exists()
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_trains_and_goes_on_with_its_scale(store, tmp_path, precision, monkeypatch):
     optim = OptimConfig(lr=1e-3, epochs=3, checkpoint_epochs=1, precision=precision)
@@ -140,6 +157,17 @@ def test_half_precision_trains_and_goes_on_with_its_scale(store, tmp_path, preci
     state = torch.load(whole, weights_only=True)
     assert bool(state["scaler"]) == (precision == "float16")
     assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_a_gradient_that_is_never_finite_ends_a_run_in_float16_too(store, tmp_path, monkeypatch):
+    def broken(model, batch, config, **rest):
+        weight = next(model.parameters()).flatten()[0]
+        return (weight - weight.detach()).abs().sqrt()  # 0, with a gradient of infinity
+
+    monkeypatch.setattr(run_module, "batch_loss", broken)
+    config = tiny_config(optim=OptimConfig(epochs=20, precision="float16"))
+    with pytest.raises(TokenReelError, match=r"epoch 8 is 0.0, its gradient nan, on clips train"):
+        run(config, store, tmp_path / "run")  # two steps an epoch: 2^16 is halved to 1 in 16
 
 
 def test_the_gradient_of_a_step_is_clipped(store, tmp_path, monkeypatch):
@@ -165,3 +193,41 @@ def test_a_torn_checkpoint_is_named(store, tmp_path, kept):
     checkpoint.write_bytes(checkpoint.read_bytes()[kept])
     with pytest.raises(Damaged, match=r"checkpoint\.pt: not a checkpoint"):
         run(tiny_config(), store, tmp_path / "run")
+
+
+def test_a_checkpoint_with_one_bit_turned_is_named(store, tmp_path):
+    run(tiny_config(), store, tmp_path / "run")
+    path = tmp_path / "run/checkpoint.pt"
+    whole = path.read_bytes()
+    weight = load_checkpoint(path)["model"]["temporal.leave.weight"].numpy().tobytes()
+    folder = whole.index(b"PK\x01\x02") + 38  # of the first part: marks a folder
+    for place, bit in ((whole.index(weight) + 2, 1), (folder, 16)):
+        altered = bytearray(whole)
+        altered[place] ^= bit
+        path.write_bytes(altered)
+        with pytest.raises(Damaged, match=r"checkpoint\.pt: not a checkpoint \(altered"):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("has_about", [True, False])
+def test_a_checkpoint_of_another_run_is_refused_with_the_field(store, tmp_path, has_about):
+    for seed in (0, 1):
+        run(tiny_config(seed=seed), store, tmp_path / f"{seed}")
+    (tmp_path / "0/checkpoint.pt").replace(tmp_path / "1/checkpoint.pt")
+    (tmp_path / "1/embeddings.h5").unlink()
+    if not has_about:
+        (tmp_path / "1/run.json").unlink()
+    with pytest.raises(WrongRecipe, match=r"another run:\n  config\.seed: it has 0, asked 1"):
+        run(tiny_config(seed=1), store, tmp_path / "1")
+
+
+def test_another_model_that_the_same_weights_fit_cannot_start_from_them(store, tmp_path):
+    run(tiny_config(), store, tmp_path / "first")
+    for heads in (2, 4):
+        temporal = tiny_config().temporal.model_copy(update={"heads": heads, "dropout": 0.2})
+        config = tiny_config(temporal=temporal, init=str(tmp_path / "first"))
+        if heads == 2:
+            run(config, store, tmp_path / "second")
+        else:
+            with pytest.raises(WrongRecipe, match=r"temporal\.heads: it has 2, asked 4"):
+                run(config, store, tmp_path / "third")

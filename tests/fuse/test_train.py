@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fuse.tiny import tiny_config, write_store
+from tests.fuse.tiny import scl, tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import TokenReelError, UsageError, WrongRecipe
 from tokenreel.cache.reader import open_store
@@ -242,6 +242,27 @@ def test_a_loss_that_is_not_finite_names_its_clips(store, tmp_path, monkeypatch)
         TokenReelError, match=r"the loss of epoch 0 is nan, its gradient nan, on clips train\d"
     ):
         run(tiny_config(), store, tmp_path / "run")
+
+
+def test_a_held_out_loss_that_is_not_finite_names_its_clips(store, tmp_path, monkeypatch):
+    seen = []
+
+    def broken(model, batch, config, **rest):
+        loss = batch_loss(model, batch, config, **rest)
+        seen.extend([] if model.training else batch.clip_ids)
+        return loss if model.training or config.loss.temperature == 0.5 else loss * float("inf")
+
+    monkeypatch.setattr(run_module, "batch_loss", broken)
+    config = tiny_config(
+        data=DataConfig(num_frames=6, batch_clips=2, held_out=0.4),
+        optim=OptimConfig(lr=1e-2, epochs=4, evaluate_epochs=2),
+    )
+    other = config.model_copy(update={"loss": scl(temperature=0.5)})
+    jobs = [Job(config, store, tmp_path / "bad"), Job(other, store, tmp_path / "good")]
+    bad, good = train_together(jobs, device="cpu", progress=False)
+    words = f"bad: the held-out loss of epoch 1 is inf, on clips {', '.join(seen[:2])}: look"
+    assert words in str(bad.error)
+    assert good.error is None
 
 
 def test_a_run_of_one_action_sees_and_embeds_the_clips_of_that_action_alone(tmp_path, monkeypatch):

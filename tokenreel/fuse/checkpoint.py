@@ -6,12 +6,13 @@ functions of seed, epoch and step.
 
 import io
 import json
-import pickle
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from tokenreel.cache.errors import Damaged, UsageError, WrongRecipe
@@ -19,10 +20,20 @@ from tokenreel.cache.files import write_whole
 from tokenreel.cache.recipe import field_differences
 from tokenreel.fuse.config import FuseConfig
 
-__all__ = ["FIELDS", "initialise", "load_checkpoint", "restore_weights", "save_checkpoint"]
+__all__ = [
+    "FIELDS",
+    "initialise",
+    "load_checkpoint",
+    "require_config",
+    "restore_weights",
+    "save_checkpoint",
+    "with_later_fields",
+]
 
 FIELDS = frozenset({"config", "position", "losses", "model", "optimiser", "scaler"})
 MODEL_FIELDS = ("model", "pooling", "temporal", "loss")  # of a config: what has weights
+# Of them, those that may differ where all weights fit: blocks are those of the store.
+FREE_FIELDS = ("pooling.blocks", "temporal.dropout", "temporal.l2_normalise", "loss.")
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -43,18 +54,49 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint, on the CPU, without running any code in it.
 
     Raises:
-        Damaged: the file is torn or not a checkpoint.
+        Damaged: the file is torn, altered or not a checkpoint.
     """
+    file = io.BytesIO(path.read_bytes())
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        with zipfile.ZipFile(file) as parts:
+            # torch checks no sums, and leaves weights as they are whose part is marked a folder.
+            if parts.testzip() or any(part.external_attr for part in parts.infolist()):
+                raise ValueError("altered since it was written")
+        file.seek(0)
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever comes of reading what is not one
+        reason = str(error).partition("\n")[0]
         raise Damaged(
-            f"{path}: not a checkpoint ({error}); delete the run and train again"
+            f"{path}: not a checkpoint ({reason}); delete the run and train again"
         ) from error
     missing = FIELDS - set(state) if isinstance(state, dict) else FIELDS
     if missing:
         raise Damaged(f"{path}: a checkpoint without {', '.join(sorted(missing))}")
     return state
+
+
+def with_later_fields(config: Any) -> Any:
+    """A config as this version would write it: the default of a new field is what was before it.
+
+    One that this version does not know stays as it is, and differs from all others.
+    """
+    try:
+        return FuseConfig.model_validate(config).model_dump(mode="json")
+    except ValidationError:
+        return config
+
+
+def require_config(path: Path, config: FuseConfig, state: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that a run of another config wrote.
+
+    Raises:
+        WrongRecipe: the fields that differ.
+    """
+    held = with_later_fields(json.loads(state["config"]))
+    rows = field_differences(held, config.model_dump(mode="json"), "config")
+    if rows:
+        table = _table(rows)
+        raise WrongRecipe(f"{path} is a checkpoint of another run:\n{table}\nuse another --out")
 
 
 def restore_weights(
@@ -65,20 +107,16 @@ def restore_weights(
     Raises:
         WrongRecipe: the checkpoint is of another model; the fields and tensors that differ.
     """
-    mine = model.state_dict()
-    shapes = {name: tuple(value.shape) for name, value in mine.items()}
-    theirs = {name: tuple(value.shape) for name, value in state["model"].items()}
-    if shapes != theirs:
-        asked = config.model_dump(mode="json")
-        held = json.loads(state["config"])
-        rows = field_differences(
-            {name: held.get(name) for name in MODEL_FIELDS},
-            {name: asked[name] for name in MODEL_FIELDS},
-        )
+    shapes, theirs = (
+        {name: tuple(value.shape) for name, value in weights.items()}
+        for weights in (model.state_dict(), state["model"])
+    )
+    held, asked = with_later_fields(json.loads(state["config"])), config.model_dump(mode="json")
+    rows = [row for row in field_differences(held, asked) if row[0].split(".")[0] in MODEL_FIELDS]
+    if shapes != theirs or not all(name.startswith(FREE_FIELDS) for name, _, _ in rows):
         hint = "" if rows else "\nof a store of the same width and blocks it would be this one"
         rows += field_differences(theirs, shapes)[:6]
-        table = "\n".join(f"  {name}: it has {a!r}, asked {b!r}" for name, a, b in rows)
-        raise WrongRecipe(f"{path} is a checkpoint of another model:\n{table}{hint}")
+        raise WrongRecipe(f"{path} is a checkpoint of another model:\n{_table(rows)}{hint}")
     model.load_state_dict(state["model"])
 
 
@@ -93,3 +131,7 @@ def initialise(run: Path, model: nn.Module, config: FuseConfig) -> None:
     if not path.exists():
         raise UsageError(f"init={run}: no {path}; name the folder of a trained run")
     restore_weights(path, model, config, load_checkpoint(path))
+
+
+def _table(rows: Sequence[tuple[str, Any, Any]]) -> str:
+    return "\n".join(f"  {name}: it has {a!r}, asked {b!r}" for name, a, b in rows)

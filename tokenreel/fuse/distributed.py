@@ -2,8 +2,8 @@
 
 Each process pools and fuses its share of a batch.  Embeddings are then gathered, and every process
 computes the loss of the whole batch, whatever couples its clips, with a gradient for its own share;
-the sum of the processes' gradients is the gradient of one.  Batch norms see the whole batch.
-Only dropout differs, since each process draws for its own share.
+the sum of the processes' gradients is the gradient of one.  Batch norms and dropouts are those of
+the whole batch too: global_layers.py.
 """
 
 import os
@@ -21,13 +21,11 @@ from tokenreel.cache.errors import UsageError
 
 __all__ = [
     "ALONE",
-    "GlobalBatchNorm",
     "World",
     "any_of",
     "find_device",
     "from_first",
     "gather_clips",
-    "share_batch_norms",
     "sum_gradients",
     "world_from_torchrun",
 ]
@@ -83,69 +81,13 @@ def world_from_torchrun(device: torch.device) -> Iterator[World]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield World()
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # what is no tensor is sent by way of the current one
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
-
-
-class _Sum(torch.autograd.Function):
-    """The sum over processes; so is its gradient, for each of them uses the sum."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-
-class GlobalBatchNorm(nn.BatchNorm1d):
-    """A batch norm over the rows (N, C) of all processes, in float32; works on any device.
-
-    torch's SyncBatchNorm runs on GPUs only.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C) -> (N, C); N may be 0 in some processes."""
-        if not self.training:
-            return super().forward(x)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        rows = x.float()
-        count = torch.full((1,), float(len(rows)), device=x.device)
-        sums: Tensor = _Sum.apply(torch.cat([rows.sum(0), count]))
-        total = sums[-1].detach()
-        mean = sums[:-1] / total
-        centred = rows - mean
-        variance: Tensor = _Sum.apply((centred * centred).sum(0)) / total
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            momentum = 0.1 if self.momentum is None else self.momentum
-            unbiased = variance * (total / (total - 1).clamp_min(1))
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
-        normed = centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
-        return normed.to(x.dtype)
-
-
-def share_batch_norms(model: nn.Module) -> None:
-    """Replace the batch norms of a model, in place, by global ones with the same weights."""
-    for name, child in list(model.named_children()):
-        if type(child) is nn.BatchNorm1d:
-            shared = GlobalBatchNorm(child.num_features, child.eps, child.momentum)
-            shared.load_state_dict(child.state_dict())
-            weight = child.weight
-            setattr(model, name, shared.to(weight.device).train(child.training))
-        else:
-            share_batch_norms(child)
 
 
 def gather_clips(own: Tensor, count: int, place: slice, world: World) -> Tensor:

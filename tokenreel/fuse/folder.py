@@ -25,6 +25,7 @@ from tokenreel.cache.errors import Damaged, EmbeddingFileError, UsageError, Wron
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.reader import Store
 from tokenreel.cache.recipe import canonical_json, field_differences
+from tokenreel.fuse.checkpoint import with_later_fields
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.needs import labelled_clips
 
@@ -148,17 +149,6 @@ def read_config(run: Path, about: Mapping[str, Any]) -> FuseConfig:
         ) from error
 
 
-def _with_later_fields(config: Any) -> Any:
-    """A config as this version would write it: the default of a new field is what was before it.
-
-    One that this version does not know stays as it is, and differs from all others.
-    """
-    try:
-        return FuseConfig.model_validate(config).model_dump(mode="json")
-    except ValidationError:
-        return config
-
-
 @dataclass
 class RunFolder:
     """A run's folder, locked while it is used as a context.
@@ -238,7 +228,7 @@ class RunFolder:
 
     def _require(self, former: Mapping[str, Any], where: Path) -> None:
         held = {key: former.get(key) for key in IDENTITY}
-        held["config"] = _with_later_fields(held["config"])
+        held["config"] = with_later_fields(held["config"])
         rows = field_differences(held, {key: self.about.get(key) for key in IDENTITY})
         if rows:
             table = "\n".join(

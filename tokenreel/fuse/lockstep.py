@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 
 from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.cache.progress import Progress
@@ -70,10 +71,12 @@ def fit(
     with bar, closing(batches), _stop_on_sigterm() as stopped:
         for place, batch in batches:
             failed |= _step(active, place, batch)
+            del batch  # its memory is the next one's
             active = [run for run in active if run not in failed]
             if place.ends_epoch:
-                _end_epoch(active, source, held_out, place.epoch, bar)
-            if any_of(bool(stopped), world, source.device) and not all(r.is_over for r in active):
+                failed |= _end_epoch(active, source, held_out, place.epoch, bar)
+                active = [run for run in active if run not in failed]
+            if active and any_of(bool(stopped), world, source.device):
                 _save_and_stop(active)
             for run in active:
                 run.save_if_due(ends_epoch=place.ends_epoch)
@@ -88,19 +91,23 @@ def _step(active: Sequence[Run], place: Place, batch: Batch) -> dict[Run, TokenR
     """Every run whose turn it is takes its step; those that failed, each with its error."""
     failed: dict[Run, TokenReelError] = {}
     due = [run for run in active if run.position == (place.epoch, place.step)]
+    with share_attention([run.model for run in due], batch.frames) as attended:
+        _each(due, lambda run: run.backward(batch, attended.get(run.model)), failed)
+    _each(due, lambda run: run.descend(batch), failed)
+    return failed
 
-    def each(half: Callable[[Run], object]) -> None:
-        for run in [run for run in due if run not in failed]:
+
+def _each(
+    runs: Sequence[Run], do: Callable[[Run], object], failed: dict[Run, TokenReelError]
+) -> None:
+    """Do something with every run that has not failed; those that fail in it are added."""
+    for run in runs:
+        if run not in failed:
             try:
-                half(run)
+                do(run)
             except TokenReelError as error:
                 log.error("%s", error)
                 failed[run] = error
-
-    with share_attention([run.model for run in due], batch.frames) as attended:
-        each(lambda run: run.backward(batch, attended.get(run.model)))
-    each(lambda run: run.descend(batch))
-    return failed
 
 
 def _training_clips(
@@ -136,17 +143,19 @@ def _end_epoch(
     held_out: Sequence[ClipRecord],
     epoch: int,
     bar: Progress,
-) -> None:
+) -> dict[Run, TokenReelError]:
+    """Every run whose epoch it is closes it; those that failed, each with its error."""
+    failed: dict[Run, TokenReelError] = {}
     ending = [run for run in active if run.position[0] == epoch]
     observers = [run for run in ending if run.wants_held_out(epoch)]
     if observers:
         for batch in _held_out_batches(source, held_out, observers[0]):
-            for run in observers:
-                run.observe(batch)
-    losses = [run.end_epoch() for run in ending]
+            _each(observers, partial(Run.observe, batch=batch), failed)
+    losses = [run.end_epoch() for run in ending if run not in failed]
     if losses:
         bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}", refresh=False)
     bar.update()
+    return failed
 
 
 def _held_out_batches(
@@ -155,10 +164,9 @@ def _held_out_batches(
     """The same views of the held-out clips at every epoch, in batches as the loss wants them."""
     world = run.world
     for numbers in plan_epoch(clips, run.sampling, 0):
-        batch = make_batch(
+        yield make_batch(
             source, clips, numbers, run.sampling, 0, rank=world.rank, world=world.size
-        )
-        yield batch.to(source.device)
+        ).to(source.device)
 
 
 def _save_and_stop(active: Sequence[Run]) -> None:

@@ -10,6 +10,7 @@ from tokenreel.fuse.augment import ViewTokens, augment_views
 from tokenreel.fuse.batches import Batch
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.distributed import ALONE, World, gather_clips
+from tokenreel.fuse.global_layers import place_dropouts
 from tokenreel.fuse.losses import LOSSES, LossInput
 from tokenreel.fuse.model import FusionModel
 from tokenreel.fuse.pooling import AttendedTokens
@@ -46,6 +47,8 @@ def batch_loss(
         attended: its frames, where the model's queries have attended over them already.
     """
     device = batch.gather.device
+    if world.size > 1:
+        place_dropouts(model, len(batch.clip_ids), batch.own)
     seed = int(rng.integers(2**63))  # drawn in every process, by every config
     precision = precision_of(config.optim.precision, device)
     with torch.autocast(device.type, precision, enabled=precision != torch.float32):

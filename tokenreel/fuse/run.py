@@ -21,12 +21,14 @@ from tokenreel.fuse.batches import Batch
 from tokenreel.fuse.checkpoint import (
     initialise,
     load_checkpoint,
+    require_config,
     restore_weights,
     save_checkpoint,
 )
 from tokenreel.fuse.config import FuseConfig
-from tokenreel.fuse.distributed import ALONE, World, share_batch_norms, sum_gradients
+from tokenreel.fuse.distributed import ALONE, World, sum_gradients
 from tokenreel.fuse.epochs import Sampling
+from tokenreel.fuse.global_layers import share_layers
 from tokenreel.fuse.model import FusionModel, build_model
 from tokenreel.fuse.objective import batch_loss, precision_of
 from tokenreel.fuse.optim import learning_rate, make_optimiser
@@ -65,7 +67,7 @@ class Run:
             initialise(Path(config.init), self.model, config)
         self.model.to(self.device)
         if world.size > 1:
-            share_batch_norms(self.model)
+            share_layers(self.model)
         self.optimiser = make_optimiser(config.optim, self.model)
         is_half = precision_of(config.optim.precision, self.device) == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_half)
@@ -109,7 +111,7 @@ class Run:
         self.model.train()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config.optim, epoch)
-        torch.manual_seed(_step_seed(self.config.seed, epoch, number, self.world.rank))
+        torch.manual_seed(_step_seed(self.config.seed, epoch, number))
         rng = np.random.default_rng([self.config.seed, epoch, number])
         loss = batch_loss(
             self.model, batch, self.config, rng=rng, world=self.world, attended=attended
@@ -128,13 +130,11 @@ class Run:
         sum_gradients(self.model, self.world)
         self.scaler.unscale_(self.optimiser)  # of the sums: all processes see what overflowed
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad_norm)
-        # A scaler lowers its scale where a gradient overflows float16, and leaves the step out.
-        if not (torch.isfinite(loss) and (self.scaler.is_enabled() or torch.isfinite(norm))):
-            raise TokenReelError(
-                f"{self.out.name}: the loss of epoch {epoch} is {loss.item()}, its gradient "
-                f"{norm.item()}, on clips {', '.join(batch.clip_ids)}: look at them with "
-                "`tokenreel store verify --deep`, or lower optim.lr"
-            )
+        # A scaler lowers its scale where a gradient overflows float16, and leaves the step out;
+        # one that overflows without a scale is not finite in itself.
+        is_left_out = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        if not (torch.isfinite(loss) and (is_left_out or torch.isfinite(norm))):
+            raise self._not_finite("loss", f"{loss.item()}, its gradient {norm.item()}", batch)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
@@ -143,11 +143,17 @@ class Run:
         return self._losses[-1]
 
     def observe(self, batch: Batch) -> None:
-        """Count a held-out batch into the loss of the epoch that ends."""
+        """Count a held-out batch into the loss of the epoch that ends.
+
+        Raises:
+            TokenReelError: a loss that is not finite; the clips of the batch.
+        """
         self.model.eval()
         with torch.inference_mode():
             rng = np.random.default_rng(self.config.seed)
             loss = batch_loss(self.model, batch, self.config, rng=rng, world=self.world)
+        if not torch.isfinite(loss):
+            raise self._not_finite("held-out loss", f"{loss.item()}", batch)
         self._held_out.append((loss.item(), int(batch.valid.sum())))
 
     def end_epoch(self) -> float:
@@ -190,6 +196,13 @@ class Run:
         if self._curves is not None:
             self._curves.close()
 
+    def _not_finite(self, what: str, found: str, batch: Batch) -> TokenReelError:
+        return TokenReelError(
+            f"{self.out.name}: the {what} of epoch {self.position[0]} is {found}, on clips "
+            f"{', '.join(batch.clip_ids)}: look at them with `tokenreel store verify --deep`, "
+            "or lower optim.lr"
+        )
+
     def _resume(self) -> None:
         path, metrics = self.out / "checkpoint.pt", self.out / "metrics.jsonl"
         if not path.exists():
@@ -198,6 +211,7 @@ class Run:
             return
         state = load_checkpoint(path)
         restore_weights(path, self.model, self.config, state)
+        require_config(path, self.config, state)
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
         epoch, number = state["position"]
@@ -218,7 +232,7 @@ class Run:
             self._curves.add_scalar(name, line[name], line["epoch"])
 
 
-def _step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+def _step_seed(seed: int, epoch: int, step: int) -> int:
     """The seed of the dropout of a step: what a resumed run needs no random state for."""
-    words = np.random.SeedSequence([seed, epoch, step, rank]).generate_state(2, np.uint32)
+    words = np.random.SeedSequence([seed, epoch, step]).generate_state(2, np.uint32)
     return int(words[0]) << 32 | int(words[1])

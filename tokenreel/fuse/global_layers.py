@@ -1,0 +1,103 @@
+"""Layers over the batch of all processes that train one model: what one process would compute."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+__all__ = ["GlobalBatchNorm", "GlobalDropout", "place_dropouts", "share_layers"]
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over processes; so is its gradient, for each of them uses the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+class GlobalBatchNorm(nn.BatchNorm1d):
+    """A batch norm over the rows (N, C) of all processes, in float32; works on any device.
+
+    torch's SyncBatchNorm runs on GPUs only.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C) -> (N, C); N may be 0 in some processes."""
+        if not self.training:
+            return super().forward(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        rows = x.float()
+        count = torch.full((1,), float(len(rows)), device=x.device)
+        sums: Tensor = _Sum.apply(torch.cat([rows.sum(0), count]))
+        total = sums[-1].detach()
+        mean = sums[:-1] / total
+        centred = rows - mean
+        variance: Tensor = _Sum.apply((centred * centred).sum(0)) / total
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            momentum = 0.1 if self.momentum is None else self.momentum
+            unbiased = variance * (total / (total - 1).clamp_min(1))
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
+        normed = centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+        return normed.to(x.dtype)
+
+
+class GlobalDropout(nn.Dropout):
+    """Dropout of the own clips of a batch, with the mask that one process would draw for all.
+
+    Attributes:
+        count: clips of the whole batch.
+        place: which of them are the own ones.
+    """
+
+    count = 0
+    place = slice(0, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, ...) -> (N, ...); as many rows for each clip, in order; 0 in some processes."""
+        if not (self.training and self.p and len(x)):
+            return x
+        rows = len(x) // (self.place.stop - self.place.start)  # of a clip
+        whole = x.new_ones((self.count * rows, *x.shape[1:]))
+        own = slice(self.place.start * rows, self.place.stop * rows)
+        return x * (nn.functional.dropout(whole, self.p)[own] != 0) / (1 - self.p)
+
+
+def share_layers(model: nn.Module) -> None:
+    """Replace the batch norms and dropouts of a model, in place, by global ones."""
+    for name, child in list(model.named_children()):
+        if type(child) is nn.BatchNorm1d:
+            shared = GlobalBatchNorm(child.num_features, child.eps, child.momentum)
+            shared.load_state_dict(child.state_dict())
+            weight = child.weight
+            setattr(model, name, shared.to(weight.device).train(child.training))
+        elif type(child) is nn.Dropout:
+            setattr(model, name, GlobalDropout(child.p).train(child.training))
+        else:
+            share_layers(child)
+
+
+def place_dropouts(model: nn.Module, count: int, place: slice) -> None:
+    """Tell the dropouts of a shared model which clips of a batch are here.
+
+    Args:
+        model: the model.
+        count: clips of the whole batch.
+        place: which of them are the own ones.
+    """
+    for module in model.modules():
+        if isinstance(module, GlobalDropout):
+            module.count, module.place = count, place
