@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuse.tiny import write_store
+
 
 @pytest.mark.parametrize(
     ("name", "words", "message"),
@@ -37,3 +39,23 @@ def test_a_wrong_word_ends_with_status_2_and_a_suggestion(tmp_path, name, words,
     )
     assert run.returncode == 2, run.stderr
     assert message in run.stderr
+
+
+def test_a_full_disk_ends_training_in_a_line_and_the_same_command_goes_on(tmp_path):
+    store = write_store(tmp_path / "s")
+    words = ["data.num_frames=6", "data.batch_clips=2", "optim.epochs=2", "optim.warmup_epochs=0"]
+    fuse = [Path(sys.executable).with_name("fuse"), "train", "sample", *words]
+    command = [*map(str, fuse), "--store", str(store), "--out", "run", "--device", "cpu"]
+    full, roomy = (
+        subprocess.run(
+            ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "bash", *command], cwd=tmp_path,
+            capture_output=True, text=True, timeout=240, check=False,
+        )
+        for kilobytes in (100, "unlimited")
+    )  # fmt: skip
+    assert full.returncode == 3
+    last = full.stderr.splitlines()[-1]
+    assert last.startswith("error: [Errno 27] File too large: 'run/checkpoint.pt': make room")
+    assert "Traceback" not in full.stderr
+    assert roomy.returncode == 0, roomy.stderr
+    assert not list((tmp_path / "run").glob(".tmp-*"))

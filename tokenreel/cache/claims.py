@@ -59,8 +59,8 @@ def take_claim(folder: Path, key: str, *, owner: str, expiry_seconds: float) -> 
     }  # fmt: skip
     for _ in range(3):
         beside = folder / f".tmp-{token}"
-        beside.write_bytes(canonical_json(mine))
         try:
+            beside.write_bytes(canonical_json(mine))
             os.link(beside, path)
             return Claim(path, token)
         except FileExistsError:

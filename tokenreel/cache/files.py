@@ -83,6 +83,9 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.close(handle)
         beside.replace(path)
         sync_directory(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write that fails names no file
+        raise
     finally:
         beside.unlink(missing_ok=True)
 

@@ -1,5 +1,6 @@
 """What the four commands share: running an app, printing, and ending with the right status."""
 
+import errno
 import logging
 import signal
 import sys
@@ -14,6 +15,10 @@ __all__ = ["finish", "format_table", "run_app", "say"]
 
 log = logging.getLogger(__name__)
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CLOSED = (
+    errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS,
+)  # fmt: skip
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -60,9 +65,15 @@ def run_app(app: typer.Typer) -> NoReturn:
     except TokenReelError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)
-    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        typer.echo(f"error: {error}: name another path, or make room for this one", err=True)
-        sys.exit(UsageError.exit_status)
+    except OSError as error:
+        if error.errno in FULL:
+            kind, advice = TokenReelError, "make room, and run the same command to go on"
+        elif error.errno in CLOSED:
+            kind, advice = UsageError, "name another path, or make room for this one"
+        else:
+            raise
+        typer.echo(f"error: {error}: {advice}", err=True)
+        sys.exit(kind.exit_status)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "tokenreel":
             raise
