@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.fuse.tiny import write_store
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import ClipFailed, UsageError
 from tokenreel.pipeline import attention
 from tokenreel.pipeline.attention import attend_clips
 from tokenreel.pipeline.cli.extract import app as extract_app
@@ -60,10 +60,21 @@ def test_without_the_video_it_is_the_attention_alone_and_a_line_says_so(work, mo
     words = ["--clips", "val/dance", "--root", "nowhere", "--out", "alone", "--device", "cpu"]
     result = CliRunner().invoke(app, ["attend", "run", *words])
     assert result.exit_code == 0, (result.output, result.exception)
-    assert "attention alone, no frames: " in result.stdout
+    assert "attention alone, no frames: nowhere/val/dance" in result.stdout
     assert "(--root names the videos)" in result.stdout
     [movie] = (work / "alone").glob("*.mp4")
     assert read_movie(movie)[0].shape == (224, 3 * 224, 3)
+
+
+def test_a_damaged_clip_is_told_and_the_command_ends_with_status_3(work, monkeypatch):
+    def attend(run, store, clips, *, device):
+        yield ClipFailed(clips[0], stage="read", reason="frame 3 is damaged")
+
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(attention, "attend", attend)
+    result = CliRunner().invoke(app, ["attend", "run", "--clips", "val/dance", "--device", "cpu"])
+    assert result.exit_code == 3, (result.output, result.exception)
+    assert "failed: val/dance_001.mp4: read: frame 3 is damaged" in result.stdout
 
 
 def test_a_clip_is_named_by_a_part_of_its_id_that_only_it_has(tmp_path):
@@ -71,10 +82,12 @@ def test_a_clip_is_named_by_a_part_of_its_id_that_only_it_has(tmp_path):
     assert attention.find_clips(store, ["val1", "n4", "val1"]) == ["val1", "train4"]
     with pytest.raises(UsageError, match="no clip is named"):
         attention.find_clips(store, [])
-    with pytest.raises(UsageError, match=r"'train': 5 clips are called so .* of train0, "):
+    with pytest.raises(UsageError, match=r"'train': 5 clips are called so .* of train0, .*train4$"):
         attention.find_clips(store, ["train"])
-    with pytest.raises(UsageError, match=r"'nobody': no such clip in .* one of train0"):
+    with pytest.raises(UsageError, match=r"'nobody': no such clip in .* one of train0.*, \.\.\.$"):
         attention.find_clips(store, ["nobody"])
+    with pytest.raises(UsageError, match=r"'vall1': no such clip in \S+, did you mean val1"):
+        attention.find_clips(store, ["vall1"])
 
 
 def test_a_store_that_is_elsewhere_has_to_be_named(tmp_path, monkeypatch):

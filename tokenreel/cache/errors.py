@@ -81,7 +81,7 @@ class ClipFailed(TokenReelError):
 
     Attributes:
         clip_id: the clip.
-        stage: "open", "decode", "transform", "backbone", "encode", "write" or "labels".
+        stage: "open", "decode", "transform", "backbone", "encode", "write", "labels" or "read".
         reason: one sentence, as printed in the closing table.
     """
 

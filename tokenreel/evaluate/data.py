@@ -92,6 +92,8 @@ def load_screened(path: Path, sha256: str) -> ScreenedFile:
     """
     file = read_embeddings(path, finite=False)
     clips, left_out = screen_clips(file.clips)
+    for action, reasons in file.provenance.get("left_out", {}).items():  # when it was made
+        left_out[action] = [*reasons, *left_out.get(action, [])]
     return ScreenedFile(EmbeddingFile(file.path, file.provenance, tuple(clips)), left_out)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import ClipFailed, Damaged, UsageError
 from tokenreel.cache.reader import ClipRecord, Store
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.embed import clip_context, load_run, require_backbone
@@ -44,8 +44,8 @@ class ClipAttention:
 
 def attend(
     run: Path, store: Store, clips: Sequence[str], *, device: torch.device
-) -> Iterator[ClipAttention]:
-    """The attention of a trained run over each clip, in order.
+) -> Iterator[ClipAttention | ClipFailed]:
+    """The attention of a trained run over each clip, in order; of a damaged one, why there is none.
 
     Args:
         run: its folder.
@@ -74,7 +74,16 @@ def attend(
             "name a run with pooling.kind=lstp"
         )
     model.eval()
-    return (_attend(record, model, sources[0]) for record in records)
+    return (_attend_or_tell(record, model, sources[0]) for record in records)
+
+
+def _attend_or_tell(
+    record: ClipRecord, model: FusionModel, source: TokenSource
+) -> ClipAttention | ClipFailed:
+    try:
+        return _attend(record, model, source)
+    except Damaged as error:
+        return ClipFailed(record.clip_id, stage="read", reason=str(error))
 
 
 def _attend(record: ClipRecord, model: FusionModel, source: TokenSource) -> ClipAttention:

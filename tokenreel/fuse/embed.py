@@ -1,73 +1,44 @@
-"""Embed every clip of a store with a model; write the file that phase 3 reads.
-
-As in the official evaluation, a clip longer than `embed_frames` is cut into nearly equal pieces,
-and each piece is embedded alone: its own attention, its own positions, no mask, no head.  Models
-that read the same store are given each frame together.
-"""
+"""Embed every clip of a store with a model; write the file that phase 3 reads."""
 
 import logging
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import h5py
 import torch
-from torch import Tensor
 
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
-from tokenreel.cache.errors import UsageError, WrongRecipe
+from tokenreel.cache.errors import Damaged, UsageError, WrongRecipe
+from tokenreel.cache.files import make_directory
 from tokenreel.cache.progress import Progress
-from tokenreel.cache.reader import ClipRecord, Store, open_store
+from tokenreel.cache.reader import Store, open_store
 from tokenreel.fuse.checkpoint import load_checkpoint, restore_weights
 from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.embed_clip import (
+    FRAMES_AT_ONCE,
+    Embedder,
+    clip_context,
+    describe_clip,
+    embed_clip,
+    pieces,
+)
 from tokenreel.fuse.folder import describe_store, read_about, read_config
-from tokenreel.fuse.frames import Frames
 from tokenreel.fuse.labelled import in_order_of_draw
 from tokenreel.fuse.losses.heads import classes_in
-from tokenreel.fuse.model import FusionModel, build_model
-from tokenreel.fuse.needs import as_trained, is_of, uses_tokens
-from tokenreel.fuse.pooling import pool_frozen
+from tokenreel.fuse.model import build_model
+from tokenreel.fuse.needs import as_trained, is_of
 from tokenreel.fuse.source import TokenSource
 from tokenreel.fuse.standard import standardise
 
 __all__ = [
-    "Embedder", "clip_context", "embed_run", "embed_together", "load_run", "pieces",
-    "require_backbone",
+    "FRAMES_AT_ONCE", "Embedder", "clip_context", "embed_run", "embed_together", "load_run",
+    "pieces", "require_backbone",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
-
-FRAMES_AT_ONCE = 64  # tokens of so many frames bound the memory
-
-
-@dataclass(frozen=True, eq=False)
-class Embedder:
-    """A model and where its embeddings go.
-
-    Attributes:
-        model: in evaluation mode afterwards; None pools frozen tokens without weights.
-        config: of the run.
-        out: the embedding file.
-        provenance: what made the embeddings.
-    """
-
-    model: FusionModel | None
-    config: FuseConfig
-    out: Path
-    provenance: dict[str, Any]
-
-
-def pieces(num_frames: int, longest: int) -> list[slice]:
-    """Cut a clip as the official evaluation does.
-
-    >>> pieces(7, 3)
-    [slice(0, 3, None), slice(3, 6, None), slice(6, 7, None)]
-    """
-    count = math.ceil(num_frames / longest)
-    size = math.ceil(num_frames / count)
-    return [slice(a, min(a + size, num_frames)) for a in range(0, num_frames, size)]
 
 
 def load_run(run: Path, source_of: Callable[[FuseConfig], TokenSource]) -> Embedder:
@@ -98,8 +69,9 @@ def load_run(run: Path, source_of: Callable[[FuseConfig], TokenSource]) -> Embed
         restore_weights(path, model, config, state)
         epoch, step = state["position"]
         if epoch < config.optim.epochs:
-            log.warning("%s is at epoch %d, step %d of %d epochs: embedding with these weights",
-                        run, epoch, step, config.optim.epochs)  # fmt: skip
+            where = f"at epoch {epoch}, step {step} of {config.optim.epochs} epochs"
+            log.warning("%s is %s: embedding with these weights", run, where)
+            about = about | {"unfinished": where}
     elif config.optim.epochs:
         raise UsageError(f"{run} has no checkpoint.pt yet: train it first")
     return Embedder(model.to(source.device), config, run / "embeddings.h5", about)
@@ -121,8 +93,10 @@ def require_backbone(run: Path, store: Store) -> dict[str, Any]:
 
 def embed_run(
     run: Path, store: Path, out: Path, *, device: torch.device, progress: bool = True
-) -> Path:
+) -> list[str]:
     """Embed a store with a run that was trained on it, or on another of the same backbone.
+
+    A damaged clip is left out; the file says so too, as `left_out`, and evaluation repeats it.
 
     Args:
         run: folder of the run.
@@ -131,11 +105,17 @@ def embed_run(
         device: where to compute.
         progress: show a bar.
 
+    Returns:
+        A sentence for each clip that was left out.
+
     Raises:
+        UsageError: a path where no embedding file can be.
         WrongRecipe: a store of another backbone, weights or blocks.
+        Damaged: a store without a sound clip.
     """
     opened = open_store(store)
     about = require_backbone(run, opened)
+    _require_writable(out)
     found: list[TokenSource] = []
 
     def source_of(config: FuseConfig) -> TokenSource:
@@ -144,11 +124,22 @@ def embed_run(
 
     embedder = load_run(run, source_of)
     provenance = {
-        "run": run.name, **about, **describe_store(opened),
+        "run": run.name, **embedder.provenance, **describe_store(opened),
         "trained_on": about["store_fingerprint"],
     }  # fmt: skip
-    embed_together(found[0], [replace(embedder, out=out, provenance=provenance)], progress=progress)
-    return out
+    left_out: dict[str, list[str]] = {}
+    embedder = replace(embedder, out=out, provenance=provenance)
+    embed_together(found[0], [embedder], progress=progress, left_out=left_out)
+    return [reason for reasons in left_out.values() for reason in reasons]
+
+
+def _require_writable(out: Path) -> None:
+    """Refuse a path that is no embedding file's, before any work: what is there is not replaced."""
+    make_directory(out.parent)
+    if out.exists() and not (out.is_file() and h5py.is_hdf5(out)):
+        raise UsageError(f"{out} is there and is no embedding file: use another --out")
+    if not os.access(out.parent, os.W_OK):
+        raise UsageError(f"{out.parent} cannot be written in: use another --out")
 
 
 def embed_together(
@@ -157,6 +148,7 @@ def embed_together(
     *,
     progress: bool,
     beat: Callable[[], None] = lambda: None,
+    left_out: dict[str, list[str]] | None = None,
 ) -> None:
     """Write the embeddings of every clip of every split, of several models in one pass.
 
@@ -167,6 +159,11 @@ def embed_together(
         embedders: the models.
         progress: show a bar.
         beat: called after each clip.
+        left_out: takes a sentence for each damaged clip by its action, and so do the files; None
+            ends at the first one.
+
+    Raises:
+        Damaged: a damaged clip that must not be left out, or not one that is sound.
     """
     for embedder in embedders:
         if embedder.model is not None:
@@ -175,76 +172,24 @@ def embed_together(
     every = source.store.records.values()
     records = [clip for clip in every if any(is_of(one.config, clip) for one in embedders)]
     for record in Progress(records, desc="embed", unit="clip", enabled=progress):
-        about = _facts(source, record)
         own = [number for number, one in enumerate(embedders) if is_of(one.config, record)]
-        with torch.inference_mode():
-            made = _embed_clip(source, [embedders[number] for number in own], record)
-            for number, embedding in zip(own, made, strict=True):
-                found[number].append(replace(about, embeddings=embedding))
+        try:
+            about = describe_clip(source, record)
+            with torch.inference_mode():
+                made = list(embed_clip(source, [embedders[number] for number in own], record))
+        except Damaged as error:
+            if left_out is None:
+                raise
+            log.error("%s is left out: %s", record.clip_id, error)
+            left_out.setdefault(record.action, []).append(f"{record.clip_id}: {error}")
+            continue
+        for number, embedding in zip(own, made, strict=True):
+            found[number].append(replace(about, embeddings=embedding))
         beat()
     for embedder, clips in zip(embedders, found, strict=True):
+        if not clips:
+            raise Damaged(f"{source.store.path}: every clip is damaged; run verify, then repair")
         standard = clips if embedder.model is not None else standardise(clips)
         ordered = in_order_of_draw(standard, embedder.config)
-        write_embeddings(embedder.out, ordered, provenance=embedder.provenance)
-
-
-def _facts(source: TokenSource, record: ClipRecord) -> EmbeddedClip:
-    store = source.store
-    return EmbeddedClip(
-        clip_id=record.clip_id,
-        split=record.split,
-        action=record.action,
-        group=record.group,
-        embeddings=np.empty((record.num_frames, 0), np.float32),
-        labels=store.labels(record.clip_id),
-        times_seconds=store.times_seconds(record.clip_id),
-        phases=record.phases,
-        frame_index=store.frame_index(record.clip_id),
-        video=record.video,
-    )
-
-
-def clip_context(model: FusionModel, source: TokenSource, record: ClipRecord) -> Tensor | None:
-    """What dynamic queries of the frames of a clip are made from, (T, 1, D of CLS).
-
-    None where there are none, or where each frame asks with its own CLS vector.  The sequence that
-    a frame belongs to is its piece of the clip.
-    """
-    pooling = model.config.pooling
-    if not pooling.num_dynamic or pooling.dynamic == "separate":
-        return None
-    cls = torch.from_numpy(source.store.read_cls(record.clip_id)).to(source.device)
-    cuts = pieces(record.num_frames, model.config.embed_frames)
-    return torch.cat([model.sequence_context(cls[cut]) for cut in cuts])
-
-
-def _embed_clip(
-    source: TokenSource, embedders: Sequence[Embedder], record: ClipRecord
-) -> Iterator[np.ndarray[Any, Any]]:
-    """The embeddings (T, C) of a clip by each model; each frame is read and decoded once."""
-    contexts = [
-        None if one.model is None else clip_context(one.model, source, record) for one in embedders
-    ]
-    entities: list[list[Tensor]] = [[] for _ in embedders]
-    for start in range(0, record.num_frames, FRAMES_AT_ONCE):
-        stop = min(start + FRAMES_AT_ONCE, record.num_frames)
-        frames = source.frames(record.clip_id, np.arange(start, stop))
-        for parts, embedder, context in zip(entities, embedders, contexts, strict=True):
-            own = None if context is None else context[start:stop]
-            parts.append(_pool(embedder, frames, own))
-    for parts, embedder in zip(entities, embedders, strict=True):
-        together = torch.cat(parts)
-        if embedder.model is not None:
-            cuts = pieces(record.num_frames, embedder.config.embed_frames)
-            together = torch.cat([embedder.model.fuse(together[cut][None])[0] for cut in cuts])
-        yield together.float().cpu().numpy()
-
-
-def _pool(embedder: Embedder, frames: Frames, context: Tensor | None) -> Tensor:
-    config = embedder.config
-    if embedder.model is not None:
-        return embedder.model.pool(frames.tokens_for(config), frames.cls, None, context)
-    if uses_tokens(config):
-        return pool_frozen(frames.tokens(config.pooling.blocks), config.pooling.kind)
-    assert frames.cls is not None
-    return frames.cls
+        told = {"left_out": left_out} if left_out else {}
+        write_embeddings(embedder.out, ordered, provenance={**embedder.provenance, **told})

@@ -4,18 +4,20 @@ Each clip gets a PNG grid (columns are moments; the frame, then each entity's at
 MP4 of every frame, and the numbers as npz.
 """
 
+import hashlib
 import io
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import ClipFailed, UsageError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.reader import Store, open_store
 from tokenreel.evaluate.report.movie import write_movie
@@ -24,6 +26,7 @@ from tokenreel.extract.video import VideoError
 from tokenreel.fuse.attend import ClipAttention, attend
 from tokenreel.fuse.distributed import find_device
 from tokenreel.fuse.folder import read_about
+from tokenreel.pipeline.override import nearest
 from tokenreel.pipeline.run import DATA, STORES
 
 __all__ = ["AttentionFiles", "attend_clips", "find_clips"]
@@ -34,7 +37,9 @@ Image = NDArray[np.uint8]
 
 NUM_COLUMNS = 8  # moments in the grid, as in the figures
 SIDE = 224  # pixels of a panel of the movie
+LONGEST_NAME = 60  # characters of a file's name, of up to four bytes; file systems take 255 bytes
 PANEL_INCHES, DOTS_PER_INCH = 1.3, 120
+CHARACTERS = 16  # of the title above a panel
 DIMMED = 0.7  # brightness of a frame where nobody looks
 STRONGEST = 0.75  # share of the colours where an entity looks most
 FEW = 99.5  # percentile of an entity's weights over the clip that is drawn brightest
@@ -65,8 +70,8 @@ def attend_clips(
     root: Path | None = None,
     out: Path | None = None,
     device: str = "auto",
-) -> Iterator[AttentionFiles]:
-    """Draw the attention of a run over clips, one after another.
+) -> Iterator[AttentionFiles | ClipFailed]:
+    """Draw the attention of a run over clips, one after another; a damaged one is told instead.
 
     Args:
         run: folder of a run with pooling.kind=lstp.
@@ -87,8 +92,12 @@ def attend_clips(
     opened = open_store(path)
     videos = root or DATA / str(about.get("dataset", ""))
     folder = out or run / "attention"
+    make_directory(folder)
     for found in attend(run, opened, find_clips(opened, clips), device=find_device(device)):
-        yield _write(found, opened, videos, folder)
+        if isinstance(found, ClipAttention):
+            yield _write(found, opened, videos, folder)
+        else:
+            yield found
 
 
 def find_clips(store: Store, words: Sequence[str]) -> list[str]:
@@ -103,16 +112,29 @@ def find_clips(store: Store, words: Sequence[str]) -> list[str]:
     for word in words:
         found = [word] if word in names else [name for name in names if word in name]
         if len(found) != 1:
-            some = ", ".join((found or names)[:5])
+            some = found or names
+            told = f"{', '.join(some[:5])}{', ...' if len(some) > 5 else ''}"
             what = f"{len(found)} clips are called so" if found else "no such clip"
-            raise UsageError(f"{word!r}: {what} in {store.path}, name one of {some}, ...")
+            near = "" if found else nearest(word, names, count=3)
+            raise UsageError(f"{word!r}: {what} in {store.path}{near or f', name one of {told}'}")
         clips += found
     return list(dict.fromkeys(clips))
 
 
+def file_name(clip_id: str) -> str:
+    """What the files of a clip are called: its id where that can be, else one that only it has.
+
+    >>> file_name("dance.mp4")
+    'dance.mp4'
+    >>> file_name("val/dance.mp4"), file_name("val_dance.mp4")
+    ('val_dance.mp4-5a7a44e0', 'val_dance.mp4')
+    """
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in clip_id)[:LONGEST_NAME]
+    return name if name == clip_id else f"{name}-{hashlib.sha256(clip_id.encode()).hexdigest()[:8]}"
+
+
 def _write(found: ClipAttention, store: Store, root: Path, folder: Path) -> AttentionFiles:
-    make_directory(folder)
-    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in found.record.clip_id)
+    name = file_name(found.record.clip_id)
     files = {kind: folder / f"{name}.{kind}" for kind in ("png", "mp4", "npz")}
     numbers = io.BytesIO()
     np.savez_compressed(
@@ -128,8 +150,8 @@ def _write(found: ClipAttention, store: Store, root: Path, folder: Path) -> Atte
     try:
         seen: Sequence[Image | None] = list(frames_as_seen(store, found.record, columns, video))
     except VideoError as error:
-        seen, reason = [None] * len(columns), str(error)
-        log.warning("%s: attention alone, no frames: %s", found.record.clip_id, error)
+        seen, reason = [None] * len(columns), f"{video}: {error}"
+        log.warning("%s: attention alone, no frames: %s", found.record.clip_id, reason)
     write_whole(files["png"], _draw_grid(found, columns, seen))
     every = np.arange(len(found.weights))
     frames: Iterator[Image | None] = (
@@ -150,11 +172,10 @@ def _draw_grid(found: ClipAttention, columns: NDArray[Any], seen: Sequence[Image
         layout="constrained",
     )
     record = found.record
-    figure.suptitle(
-        f"{record.clip_id}  ({record.split}, {record.action or '-'}): LSTP attention", fontsize=9
-    )
+    title = f"{record.clip_id}  ({record.split}, {record.action or '-'}): LSTP attention"
+    figure.suptitle(fill(title, CHARACTERS * (1 + len(columns))), fontsize=9)
     panels = figure.subplots(1 + entities, len(columns), squeeze=False)
-    maps = _scaled(found.weights)
+    maps, brightest = _scaled(found.weights), _brightest(found.weights).flatten()
     for place, (frame, image) in enumerate(zip(columns.tolist(), seen, strict=True)):
         label = int(found.labels[frame])
         phase = record.phases[label] if 0 <= label < len(record.phases) else ""
@@ -167,7 +188,8 @@ def _draw_grid(found: ClipAttention, columns: NDArray[Any], seen: Sequence[Image
         panel.set_yticks([])
     panels[0][0].set_ylabel("frame", fontsize=8)
     for entity in range(entities):
-        panels[1 + entity][0].set_ylabel(f"entity {entity}", fontsize=8)
+        told = f"entity {entity}\n0 to {brightest[entity]:.2g}"  # the weights of dark and bright
+        panels[1 + entity][0].set_ylabel(told, fontsize=8)
     FigureCanvasAgg(figure)
     data = io.BytesIO()
     figure.savefig(data, dpi=DOTS_PER_INCH, format="png")
@@ -185,20 +207,23 @@ def _panels(found: ClipAttention, frames: Iterator[Image | None]) -> Iterator[Im
 
 def _scaled(weights: NDArray[np.float32]) -> NDArray[np.float32]:
     """Weights (T, E, rows, columns) from 0 to 1: of each entity alike over the whole clip."""
-    most = np.percentile(weights, FEW, axis=(0, 2, 3), keepdims=True)
-    scaled: NDArray[np.float32] = np.clip(weights / np.maximum(most, 1e-12), 0, 1)
+    scaled: NDArray[np.float32] = np.clip(weights / np.maximum(_brightest(weights), 1e-12), 0, 1)
     return scaled
+
+
+def _brightest(weights: NDArray[np.float32]) -> NDArray[Any]:
+    """The weight of each entity from which on a place is drawn brightest, (1, E, 1, 1)."""
+    return np.asarray(np.percentile(weights, FEW, axis=(0, 2, 3), keepdims=True))
 
 
 def _overlay(strength: NDArray[np.float32], image: Image | None, side: int) -> Image:
     """A map (rows, columns) in colours over a dimmed frame, uint8 (side, side, 3)."""
     from matplotlib import colormaps
 
-    large = _enlarge(strength, side)
-    colours = colormaps["inferno"](large)[..., :3] * 255
+    colours = _enlarge(colormaps["inferno"](strength)[..., :3] * 255, side)
     if image is not None:
-        grey = _enlarge(image, side).mean(axis=-1, keepdims=True)
-        share = STRONGEST * large[..., None]
+        grey = _enlarge(image.mean(axis=-1, keepdims=True), side)
+        share = STRONGEST * _enlarge(strength, side)[..., None]
         colours = share * colours + (1 - share) * DIMMED * grey
     drawn: Image = np.clip(colours.round(), 0, 255).astype(np.uint8)
     return drawn

@@ -9,6 +9,7 @@ import logging
 import time
 from pathlib import Path
 
+from tokenreel.cache.errors import ClipFailed
 from tokenreel.evaluate.config import EvaluateConfig
 from tokenreel.evaluate.report.config import ReportConfig
 from tokenreel.evaluate.suite import evaluate_files
@@ -60,7 +61,7 @@ def _attend(run: Path, store: Path) -> None:
     """Where the last run looks in a clip, for the report."""
     if not any((run / "attention").glob("*.mp4")):  # its last file
         for found in attend_clips(run, [CLIP], store=store):
-            log.info("attention: %s", found.grid)
+            log.info("attention: %s", found if isinstance(found, ClipFailed) else found.grid)
 
 
 def _train(store: Path) -> list[Path]:

@@ -143,7 +143,12 @@ def folder_name(words: Sequence[str]) -> str:
 
 def embed_with(
     run: Path, store: Path, *, out: Path | None = None, device: str = "auto", progress: bool = True
-) -> Path:
-    """Embed a store with a trained run; RUN/embeddings-<store>.h5 when `out` is None."""
+) -> tuple[Path, list[str]]:
+    """Embed a store with a trained run; RUN/embeddings-<store>.h5 when `out` is None.
+
+    Returns:
+        The file, and a sentence for each damaged clip that was left out.
+    """
     target = out or run / f"{Path(EMBEDDINGS).stem}-{store.resolve().name}.h5"
-    return embed_run(run, store, target, device=find_device(device), progress=progress)
+    where = find_device(device)
+    return target, embed_run(run, store, target, device=where, progress=progress)

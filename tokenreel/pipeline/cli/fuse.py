@@ -80,9 +80,16 @@ def embed(
     device: Device = "auto",
 ) -> None:
     """Embed a store with a run trained on it, or on another of the same backbone."""
+    from tokenreel.cache.errors import TokenReelError
     from tokenreel.pipeline.training import embed_with
 
-    say(f"embeddings: {embed_with(run, store, out=out, device=device)}")
+    path, left_out = embed_with(run, store, out=out, device=device)
+    say(f"embeddings: {path}")
+    for reason in left_out:
+        say(f"failed: {reason}")
+    if left_out:
+        say(f"`tokenreel store verify --deep --repair {store}` makes them again; then embed again")
+        finish(TokenReelError.exit_status)
 
 
 @app.command()
@@ -104,13 +111,20 @@ def attend(
     device: Device = "auto",
 ) -> None:
     """Where each entity of a run looks in some clips: a PNG grid, an MP4 and the numbers."""
+    from tokenreel.cache.errors import ClipFailed
     from tokenreel.pipeline.attention import attend_clips
 
     words = [word for word in clips.split(",") if word]
+    status = 0
     for files in attend_clips(run, words, store=store, root=root, out=out, device=device):
+        if isinstance(files, ClipFailed):
+            say(f"failed: {files}")
+            status = files.exit_status
+            continue
         say(f"{files.clip_id}: {files.grid}, {files.movie}, {files.numbers}")
         if files.unseen_reason:
             say(f"  attention alone, no frames: {files.unseen_reason} (--root names the videos)")
+    finish(status)
 
 
 @app.command()

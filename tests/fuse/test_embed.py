@@ -1,0 +1,106 @@
+"""Embedding a store with a trained run: what is damaged, what is there already, what is said."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fuse.tiny import tiny_config, write_store
+from tokenreel.cache.embeddings import read_embeddings
+from tokenreel.cache.errors import ClipFailed, Damaged, UsageError
+from tokenreel.cache.reader import open_store
+from tokenreel.fuse.attend import attend
+from tokenreel.fuse.embed import embed_run
+from tokenreel.fuse.train import train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def run(store, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "run"
+    train(tiny_config(), store=store, out=path, device="cpu", progress=False)
+    return path
+
+
+def embed(run, store, out):
+    return embed_run(run, store, out, device=CPU, progress=False)
+
+
+def damage(store, *clips):
+    """Turn a byte of the tokens of some clips of a store."""
+    for clip in clips:
+        parts = (store / "clips").glob(f"*/{clip}-*/views/0/tokens/3/c/**/*")
+        part = next(path for path in sorted(parts) if path.is_file())
+        whole = bytearray(part.read_bytes())
+        whole[len(whole) // 3] ^= 0xFF
+        part.write_bytes(whole)
+
+
+def test_a_damaged_clip_is_left_out_and_told_and_the_others_are_as_ever(run, tmp_path):
+    store = write_store(tmp_path / "s")
+    assert embed(run, store, tmp_path / "whole.h5") == []
+    damage(store, "train1")
+
+    [told] = embed(run, store, tmp_path / "rest.h5")
+
+    assert told.startswith("train1: ")
+    assert "damaged" in told
+    whole, rest = (read_embeddings(tmp_path / name) for name in ("whole.h5", "rest.h5"))
+    assert rest.provenance["left_out"] == {"act": [told]}
+    assert "left_out" not in whole.provenance
+    others = [clip for clip in whole.clips if clip.clip_id != "train1"]
+    for one, same in zip(rest.clips, others, strict=True):
+        assert one.clip_id == same.clip_id
+        np.testing.assert_array_equal(one.embeddings, same.embeddings)
+
+
+def test_a_store_without_a_sound_clip_leaves_no_file(run, tmp_path):
+    store = write_store(tmp_path / "s", train=1, val=1)
+    damage(store, "train0", "val0")
+    with pytest.raises(Damaged, match=r"every clip is damaged; run verify"):
+        embed(run, store, tmp_path / "e.h5")
+    assert not (tmp_path / "e.h5").exists()
+
+
+def test_training_does_not_end_as_done_where_a_clip_cannot_be_embedded(tmp_path):
+    store = write_store(tmp_path / "s")
+    damage(store, "val0")
+    with pytest.raises(Damaged, match="val0"):
+        train(tiny_config(), store=store, out=tmp_path / "run", device="cpu", progress=False)
+    assert not (tmp_path / "run/embeddings.h5").exists()
+
+
+def test_what_is_no_embedding_file_is_not_replaced(run, store, tmp_path):
+    (tmp_path / "film.mp4").write_bytes(b"a film")
+    with pytest.raises(UsageError, match=r"film\.mp4 is there and is no embedding file"):
+        embed(run, store, tmp_path / "film.mp4")
+    assert (tmp_path / "film.mp4").read_bytes() == b"a film"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match="folder is there and is no embedding file"):
+        embed(run, store, tmp_path / "folder")
+    embed(run, store, tmp_path / "e.h5")
+    first = (tmp_path / "e.h5").read_bytes()
+    embed(run, store, tmp_path / "e.h5")
+    assert (tmp_path / "e.h5").read_bytes() == first
+
+
+def test_the_file_of_a_run_that_is_not_done_says_where_it_is(store, tmp_path):
+    train(tiny_config(), store=store, out=tmp_path / "run", device="cpu", progress=False)
+    embed(tmp_path / "run", store, tmp_path / "done.h5")
+    assert "unfinished" not in read_embeddings(tmp_path / "done.h5").provenance
+    state = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    torch.save(state | {"position": [2, 1]}, tmp_path / "run/checkpoint.pt")
+
+    embed(tmp_path / "run", store, tmp_path / "early.h5")
+
+    about = read_embeddings(tmp_path / "early.h5").provenance
+    assert about["unfinished"] == "at epoch 2, step 1 of 4 epochs"
+
+
+def test_the_attention_of_a_damaged_clip_is_told_and_the_next_one_is_drawn(run, tmp_path):
+    store = write_store(tmp_path / "s")
+    damage(store, "train1")
+    failed, found = attend(run, open_store(store), ["train1", "val0"], device=CPU)
+    assert isinstance(failed, ClipFailed)
+    assert (failed.clip_id, failed.stage) == ("train1", "read")
+    assert found.record.clip_id == "val0"
