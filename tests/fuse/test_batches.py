@@ -2,6 +2,8 @@
 
 import itertools
 import pickle
+import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -162,7 +164,7 @@ def test_an_error_of_the_reader_is_raised_where_the_batch_is_taken():
         yield 1
         raise OSError("gone")
 
-    with Stream(items()) as ahead:
+    with Stream(items(), ahead=2) as ahead:
         found = iter(ahead)
         assert next(found) == 1
         with pytest.raises(OSError, match="gone"):
@@ -170,9 +172,27 @@ def test_an_error_of_the_reader_is_raised_where_the_batch_is_taken():
 
 
 def test_a_stream_that_is_left_early_ends_its_thread():
-    with Stream(iter(range(1000))) as ahead:
+    with Stream(iter(range(1000)), ahead=2) as ahead:
         assert next(iter(ahead)) == 0
     assert not ahead._thread.is_alive()
+
+
+def test_a_stream_holds_nothing_that_it_has_handed_over():
+    resumed, over = threading.Event(), threading.Event()
+
+    def items():
+        yield np.zeros(1)
+        resumed.set()
+        over.wait()
+
+    with Stream(items(), ahead=1) as ahead:
+        first = weakref.ref(next(ahead))
+        assert resumed.wait(10)
+        assert first() is None
+        over.set()
+        for _ in range(2):
+            with pytest.raises(StopIteration):
+                next(ahead)
 
 
 def test_codes_that_stay_on_the_disk_are_not_kept_and_those_in_memory_are_within_the_bound(store):

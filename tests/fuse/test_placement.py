@@ -1,16 +1,17 @@
 """Where codes stay: what is chosen, why, and that a bound is a bound."""
 
 import logging
-from dataclasses import replace
+import weakref
 
 import pytest
 import torch
 
-from tests.fuse.tiny import tiny_config
+from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.reader import open_store
-from tokenreel.fuse.config import PoolingConfig
-from tokenreel.fuse.placement import available_memory_bytes, choose_placement, code_bytes
+from tokenreel.fuse.config import DataConfig, OptimConfig, PoolingConfig
+from tokenreel.fuse.memory import most_frames
+from tokenreel.fuse.placement import available_memory_bytes, choose_placement, frame_bytes
 from tokenreel.fuse.source import TokenSource
 from tokenreel.fuse.train import train
 
@@ -45,25 +46,105 @@ def test_what_does_not_fit_or_is_no_place_is_refused(wanted, message):
         choose_placement(wanted, 1000, CPU, memory_bytes=10)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "memory", "kind", "ahead"),
+    [
+        ("auto", 1400, "ram", 2),
+        ("auto", 1399, "ram", 1),
+        ("auto", 1100, "ram", 0),
+        ("auto", 1099, "disk", 2),
+        ("disk", 399, "disk", 1),
+        ("disk", 100, "disk", 0),
+    ],
+)
+def test_batches_on_their_way_are_within_the_bound_with_what_stays(wanted, memory, kind, ahead):
+    found = choose_placement(wanted, 1000, CPU, memory_bytes=memory, batch_bytes=100)
+    assert (found.kind, found.ahead) == (kind, ahead)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "disk"])
+def test_a_batch_that_no_memory_holds_is_refused(wanted):
+    with pytest.raises(UsageError, match=r"up to 3\.00 GB of codes are read at once, 2\.00 GB may"):
+        choose_placement(wanted, 10**10, CPU, memory_bytes=2 * 10**9, batch_bytes=3 * 10**9)
+
+
 def test_the_choice_is_logged_before_training(store, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     train(
-        tiny_config(), store=store, out=tmp_path / "run", device="cpu", memory_bytes=10,
+        tiny_config(), store=store, out=tmp_path / "run", device="cpu", memory_bytes=6000,
         progress=False,
     )  # fmt: skip
-    assert "GB of codes, placement disk: more than 0.00 GB of ram" in caplog.text
+    assert "GB of codes, placement disk: more than 0.00 GB of ram; up to 0.00 GB" in caplog.text
+    assert "at once, 0 batches ahead" in caplog.text
 
 
-def test_the_size_is_that_of_codes_and_scales_of_the_blocks_used(store):
+@pytest.mark.parametrize(
+    ("data", "world", "frames"),
+    [
+        (DataConfig(num_frames=6, batch_clips=2), 1, 12 + 12 + 12),  # 5 clips: the last is joined
+        (DataConfig(num_frames=8, batch_clips=4), 1, 16 + 15 + 12 + 9 + 6),
+        (DataConfig(num_frames=8, batch_clips=4), 2, 16 + 15 + 12),
+        (DataConfig(num_frames=8, batch_clips=2, views="all"), 1, 16 + 16 + 16),
+        (DataConfig(num_frames=2, batch_clips=2), 1, 18),  # the longest clip is embedded at once
+    ],
+)
+def test_frames_at_once_are_those_of_the_largest_batch_or_of_the_longest_clip(
+    store, data, world, frames
+):
+    assert most_frames(tiny_config(data=data), open_store(store), world=world) == frames
+
+
+@pytest.fixture(scope="module")
+def long_clips(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("long") / "s", train=16, first_frames=300)
+
+
+@pytest.mark.parametrize(("batches", "used"), [(1, 1), (2, 1), (3, 3), (4, 4), (9, 4)])
+@pytest.mark.parametrize("placement", ["disk", "ram"])
+def test_codes_in_memory_are_never_more_than_the_bound(
+    long_clips, tmp_path, monkeypatch, batches, used, placement
+):
+    config = tiny_config(
+        data=DataConfig(num_frames=16, batch_clips=4, held_out=0.25, sampling="uniform"),
+        optim=OptimConfig(lr=1e-2, epochs=3, evaluate_epochs=1),
+    )
+    opened = open_store(long_clips)
+    each = frame_bytes(opened, (1, 3))
+    batch = most_frames(config, opened) * each
+    frames = sum(clip.num_frames for clip in opened.select(split="train"))
+    stays = frames * each if placement == "ram" else 0
+    held, most = {}, []
+    read = TokenSource.read
+
+    def counted(self, pieces):
+        found = read(self, pieces)
+        for part in (*found.codes.values(), *found.scales.values()):
+            memory = part.untyped_storage()
+            held[id(memory)] = memory.nbytes()
+            weakref.finalize(memory, held.pop, id(memory))
+        most.append(sum(held.values()))
+        return found
+
+    monkeypatch.setattr(TokenSource, "read", counted)
+    train(
+        config, store=long_clips, out=tmp_path / "run", device="cpu", progress=False,
+        memory_bytes=stays + batches * batch, placement=placement,
+    )  # fmt: skip
+    assert (used - 0.1) * batch < max(most) <= used * batch
+
+
+def test_the_size_is_that_of_codes_and_scales_of_the_blocks_used(store, tmp_path):
     opened = open_store(store)
-    clips = opened.select(split="train")
-    frames = sum(clip.num_frames for clip in clips)
-    assert code_bytes(opened, clips, (1,)) == frames * 6 * (8 + 4)  # int8 codes, a float32 scale
-    views = [replace(clip, num_views=3) for clip in clips]
-    assert code_bytes(opened, views, (1,)) == 3 * code_bytes(opened, clips, (1,))
-    assert code_bytes(opened, views, (1,), every_view=False) == code_bytes(opened, clips, (1,))
+    frames = sum(clip.num_frames for clip in opened.select(split="train"))
+    assert frame_bytes(opened, (1,)) == 6 * (8 + 4)  # int8 codes, a float32 scale
     source = TokenSource(opened, [tiny_config()], CPU)
     assert source.placement.num_bytes == 2 * frames * 6 * (8 + 4)
+    views = open_store(write_store(tmp_path / "s", views=3))
+    for words, count in (("clean", 1), ("augmented", 3)):
+        config = tiny_config(data=DataConfig(views=words))
+        assert TokenSource(views, [config], CPU).placement.num_bytes == (
+            count * source.placement.num_bytes
+        )
 
 
 def write(root, name, text):
@@ -84,7 +165,7 @@ def test_cls_vectors_that_stay_are_counted(store):
     clips = opened.select(split="train")
     frames = sum(clip.num_frames for clip in clips)
     config = tiny_config(pooling=PoolingConfig(kind="cls"))
-    assert code_bytes(opened, clips, (), cls=True) == frames * 8 * 4
+    assert frame_bytes(opened, (), cls=True) == 8 * 4
     for memory, kind in ((frames * 8 * 4, "ram"), (frames * 8 * 4 - 1, "disk")):
         source = TokenSource(opened, [config], CPU, memory_bytes=memory)
         assert source.placement.kind == kind

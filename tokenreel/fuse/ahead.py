@@ -7,18 +7,19 @@ from typing import Any
 
 __all__ = ["Stream"]
 
-AHEAD = 2  # batches that wait while a step runs
-
 
 class Stream:
     """An iterator that a thread runs a few items ahead of; an error in it is raised here.
 
+    There are never more than `ahead` + 2 items, that of the caller and the one in the making among
+    them: the stream holds none that it has handed over.
+
     Args:
         items: what to run ahead in.
-        ahead: items that may wait.
+        ahead: items that may wait, at least 1.
     """
 
-    def __init__(self, items: Iterator[Any], *, ahead: int = AHEAD) -> None:
+    def __init__(self, items: Iterator[Any], *, ahead: int) -> None:
         self._items = items
         self._waiting: queue.Queue[tuple[str, Any]] = queue.Queue(ahead)
         self._is_over = threading.Event()
@@ -35,19 +36,21 @@ class Stream:
                 self._waiting.get()
             self._thread.join(0.01)
 
-    def __iter__(self) -> Iterator[Any]:
-        while True:
-            kind, value = self._waiting.get()
-            if kind == "error":
-                raise value
-            if kind == "end":
-                return
-            yield value
+    def __iter__(self) -> "Stream":
+        return self
+
+    def __next__(self) -> Any:
+        kind, value = self._waiting.get()
+        if kind == "item":
+            return value
+        self._waiting.put((kind, value))  # for whoever asks again
+        raise value if kind == "error" else StopIteration
 
     def _run(self) -> None:
         try:
             for item in self._items:
                 self._waiting.put(("item", item))
+                del item
                 if self._is_over.is_set():
                     return
             self._waiting.put(("end", None))

@@ -201,7 +201,9 @@ def stream_batches(
     rank: int = 0,
     world: int = 1,
 ) -> Generator[tuple[Place, Batch]]:
-    """The batches of a run from a position on, each with its place, read ahead.
+    """The batches of a run from a position on, each with its place, read ahead where memory allows.
+
+    Nothing here holds a batch that was taken: whoever drops it has room for the next.
 
     Args:
         source: where frames come from.
@@ -218,11 +220,17 @@ def stream_batches(
             plan = plan_epoch(clips, sampling, epoch)
             for step, numbers in enumerate(plan):
                 if (epoch, step) >= start:
-                    batch = make_batch(
-                        source, clips, numbers, sampling, epoch, rank=rank, world=world
+                    place = Place(epoch, step, step + 1 == len(plan))
+                    yield (
+                        place,
+                        make_batch(source, clips, numbers, sampling, epoch, rank=rank, world=world),
                     )
-                    yield Place(epoch, step, step + 1 == len(plan)), batch
 
-    with Stream(make()) as ahead:
-        for place, batch in ahead:
-            yield place, batch.to(source.device)
+    def move(made: tuple[Place, Batch]) -> tuple[Place, Batch]:
+        return made[0], made[1].to(source.device)
+
+    if not source.placement.ahead:
+        yield from map(move, make())
+        return
+    with Stream(make(), ahead=source.placement.ahead) as ahead:
+        yield from map(move, ahead)

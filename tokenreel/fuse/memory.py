@@ -1,14 +1,19 @@
-"""How many runs fit in memory together."""
+"""How many runs fit in memory together, and how many frames one reads at once."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 
+from tokenreel.cache.reader import Store
 from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.embed import FRAMES_AT_ONCE
+from tokenreel.fuse.epochs import Sampling, hold_out, plan_epoch
 from tokenreel.fuse.model import build_model
+from tokenreel.fuse.needs import training_clips
 from tokenreel.fuse.source import TokenSource
 
-__all__ = ["run_bytes", "split_by_memory"]
+__all__ = ["most_frames", "run_bytes", "split_by_memory"]
 
 
 def split_by_memory(sizes: Sequence[int], room: float) -> list[list[int]]:
@@ -47,3 +52,24 @@ def run_bytes(config: FuseConfig, source: TokenSource) -> int:
             num_classes=source.num_classes, grid=source.grid,
         )  # fmt: skip
     return 16 * sum(parameter.numel() for parameter in model.parameters()) + embeddings
+
+
+def most_frames(config: FuseConfig, store: Store, *, world: int = 1) -> int:
+    """Frames of which a process never reads more at once: of a batch, or to embed a clip.
+
+    Args:
+        config: of the run.
+        store: that it reads.
+        world: processes that share a batch.
+    """
+    longest = max(record.num_frames for record in store.records.values())
+    most = min(FRAMES_AT_ONCE, longest)
+    if config.model == "frozen" or not config.optim.epochs:
+        return most
+    views = 1 if config.data.views == "clean" else 2
+    for clips in hold_out(training_clips(config, store), config.data.held_out):
+        sizes = [len(numbers) for numbers in plan_epoch(clips, Sampling.of(config), 0)]
+        own = math.ceil(max(sizes, default=0) / world)
+        frames = sorted(min(2 * config.data.num_frames, views * c.num_frames) for c in clips)
+        most = max(most, sum(frames[len(frames) - own :]))
+    return most

@@ -1,6 +1,7 @@
 """Where the codes of a store stay while a model trains: disk, memory or the GPU.
 
 What fits stays resident as codes, never as tokens: int8 codes are a quarter of float32 tokens.
+The bound is of all codes in memory: those that stay, and the batches that are on their way.
 """
 
 import logging
@@ -13,15 +14,17 @@ from pathlib import Path
 import torch
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.reader import ClipRecord, Store
+from tokenreel.cache.reader import Store
 
-__all__ = ["PLACEMENTS", "Placement", "available_memory_bytes", "choose_placement", "code_bytes"]
+__all__ = ["PLACEMENTS", "Placement", "available_memory_bytes", "choose_placement", "frame_bytes"]
 
 log = logging.getLogger(__name__)
 
 PLACEMENTS = ("auto", "disk", "ram", "gpu")
 RAM_SHARE = 0.5  # of what is available: the rest is the model's, the batches' and the system's
 GPU_SHARE = 0.6
+AHEAD = 2  # batches that wait while a step runs
+IN_HAND = 2  # that of the step and the one that is being read
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,13 @@ class Placement:
         kind: "disk", "ram" or "gpu".
         num_bytes: of the codes that stay there.
         reason: one line for the log.
+        ahead: batches that may wait while a step runs; with 0 none is read before it is asked for.
     """
 
     kind: str
     num_bytes: int
     reason: str
+    ahead: int = AHEAD
 
 
 def available_memory_bytes(root: Path = Path("/")) -> int:
@@ -91,30 +96,29 @@ def _left_in(folder: Path) -> int | None:
     return None
 
 
-def code_bytes(
-    store: Store, clips: Sequence[ClipRecord], blocks: Sequence[int], *, cls: bool = False,
-    every_view: bool = True,
-) -> int:  # fmt: skip
-    """Bytes of the codes and scales of some clips, as they are kept.
+def frame_bytes(store: Store, blocks: Sequence[int], *, cls: bool = False) -> int:
+    """Bytes of the codes and scales of a frame, as they are kept.
 
     Args:
-        store: that holds them.
-        clips: which.
+        store: that holds it.
         blocks: of the tokens.
-        cls: count their CLS vectors.
-        every_view: count the augmented views too.
+        cls: count the CLS vector.
     """
     recipe, codec = store.recipe, store.codec
     shape = (recipe.num_tokens, recipe.dim, recipe.grid)
     scales = codec.scale_shape(*shape)
-    frame = prod(codec.stored_shape(*shape)) * codec.dtype.itemsize
-    frame += prod(scales) * 4 if scales else 0
-    frames = sum(clip.num_frames * (clip.num_views if every_view else 1) for clip in clips)
-    return frames * (frame * len(blocks) + (4 * recipe.dim if cls else 0))
+    block = prod(codec.stored_shape(*shape)) * codec.dtype.itemsize
+    block += prod(scales) * 4 if scales else 0
+    return block * len(blocks) + (4 * recipe.dim if cls else 0)
 
 
 def choose_placement(
-    wanted: str, num_bytes: int, device: torch.device, *, memory_bytes: int | None = None
+    wanted: str,
+    num_bytes: int,
+    device: torch.device,
+    *,
+    memory_bytes: int | None = None,
+    batch_bytes: int = 0,
 ) -> Placement:
     """Decide, and say why.
 
@@ -122,32 +126,45 @@ def choose_placement(
         wanted: one of PLACEMENTS.
         num_bytes: of the codes that would stay.
         device: of the model.
-        memory_bytes: most that may stay in memory; half of what is available when None.
+        memory_bytes: most that codes may take in memory; half of what is available when None.
+        batch_bytes: most of the codes that are read at once; 0 where the caller counts them.
 
     Raises:
-        UsageError: an unknown word, or a placement that does not fit.
+        UsageError: an unknown word, or codes that do not fit.
     """
     if wanted not in PLACEMENTS:
         raise UsageError(f"placement {wanted!r} is none of {', '.join(PLACEMENTS)}")
     if wanted == "gpu" and device.type != "cuda":
         raise UsageError(f"placement gpu: the model runs on {device}; use ram, disk or auto")
     ram = int(available_memory_bytes() * RAM_SHARE) if memory_bytes is None else memory_bytes
-    rooms = {"ram": ram, "disk": num_bytes}
+    rooms = {"ram": ram, "disk": ram}
     if device.type == "cuda":
         rooms = {"gpu": int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE), **rooms}
-    order = [wanted] if wanted != "auto" else list(rooms)
-    for kind in order:
-        if num_bytes <= rooms[kind]:
-            why = "asked for" if wanted != "auto" else _why(kind, rooms, num_bytes)
-            return Placement(kind, 0 if kind == "disk" else num_bytes, why)
-    raise UsageError(
-        f"placement {wanted}: {num_bytes / 1e9:.2f} GB of codes, {rooms[wanted] / 1e9:.2f} GB may "
-        "be used: take placement=disk, fewer blocks, or a store with smaller codes"
-    )
+    for kind in [wanted] if wanted != "auto" else list(rooms):
+        stays = 0 if kind == "disk" else num_bytes
+        if stays + batch_bytes <= rooms[kind]:
+            fit = (rooms[kind] - stays) // max(1, batch_bytes)
+            why = "asked for" if wanted != "auto" else _why(kind, rooms)
+            return Placement(kind, stays, why, max(0, min(AHEAD, fit - IN_HAND)))
+    raise UsageError(_refusal(wanted, num_bytes, batch_bytes, rooms))
 
 
-def _why(kind: str, rooms: dict[str, int], num_bytes: int) -> str:
+def _why(kind: str, rooms: dict[str, int]) -> str:
     if kind == "disk":
         parts = [f"{rooms[other] / 1e9:.2f} GB of {other}" for other in rooms if other != "disk"]
         return f"more than {' and '.join(parts)}"
     return f"within {rooms[kind] / 1e9:.2f} GB"
+
+
+def _refusal(wanted: str, num_bytes: int, batch_bytes: int, rooms: dict[str, int]) -> str:
+    if wanted not in ("auto", "disk"):
+        return (
+            f"placement {wanted}: {(num_bytes + batch_bytes) / 1e9:.2f} GB of codes, "
+            f"{rooms[wanted] / 1e9:.2f} GB may be used: take placement=disk, fewer blocks, or a "
+            "store with smaller codes"
+        )
+    return (
+        f"up to {batch_bytes / 1e9:.2f} GB of codes are read at once, {rooms['disk'] / 1e9:.2f} GB "
+        "may be used: set a smaller data.batch_clips or data.num_frames, take fewer blocks, or a "
+        "store with smaller codes"
+    )

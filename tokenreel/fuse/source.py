@@ -20,7 +20,7 @@ from tokenreel.fuse.needs import (
     uses_cls,
     uses_tokens,
 )
-from tokenreel.fuse.placement import choose_placement, code_bytes
+from tokenreel.fuse.placement import choose_placement, frame_bytes
 
 __all__ = ["TokenSource"]
 
@@ -35,11 +35,12 @@ class TokenSource:
         configs: of the runs that read it: the blocks and CLS vectors that any of them wants.
         device: where the frames go.
         placement: "disk", "ram", "gpu" or "auto".
-        memory_bytes: most that may stay resident in memory, None for half of what is available.
+        memory_bytes: most that codes may take in memory, None for half of what is available.
         clips: that will be read; those of the split train that a config is about when None.
+        frames_at_once: most frames of a batch or read; 0 where the caller counts them.
 
     Raises:
-        UsageError: the store lacks tokens that a config pools, or the placement does not fit.
+        UsageError: the store lacks tokens that a config pools, or they do not fit.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class TokenSource:
         placement: str = "auto",
         memory_bytes: int | None = None,
         clips: Sequence[ClipRecord] | None = None,
+        frames_at_once: int = 0,
     ) -> None:
         for config in configs:
             require_tokens(config, store)
@@ -66,15 +68,20 @@ class TokenSource:
                 if any(is_of(config, clip) for config in configs)
             ]  # fmt: skip
         every_view = any(config.data.views != "clean" for config in configs)
-        size = code_bytes(store, clips, self.blocks, cls=self.uses_cls, every_view=every_view)
-        self.placement = choose_placement(placement, size, device, memory_bytes=memory_bytes)
+        frames = sum(clip.num_frames * (clip.num_views if every_view else 1) for clip in clips)
+        each = frame_bytes(store, self.blocks, cls=self.uses_cls)
+        self.placement = choose_placement(
+            placement, frames * each, device,
+            memory_bytes=memory_bytes, batch_bytes=frames_at_once * each,
+        )  # fmt: skip
         self._kept_ids = (
             {clip.clip_id for clip in clips} if self.placement.kind != "disk" else set()
         )
         self._kept: dict[tuple[str, int], Frames] = {}
         log.info(
-            "tokens: %.2f GB of codes, placement %s: %s",
-            size / 1e9, self.placement.kind, self.placement.reason,
+            "tokens: %.2f GB of codes, placement %s: %s; up to %.2f GB at once, %d batches ahead",
+            frames * each / 1e9, self.placement.kind, self.placement.reason,
+            frames_at_once * each / 1e9, self.placement.ahead,
         )  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from tokenreel.fuse.embed import Embedder, embed_together
 from tokenreel.fuse.epochs import Sampling
 from tokenreel.fuse.folder import RunFolder, describe_run
 from tokenreel.fuse.lockstep import fit
-from tokenreel.fuse.memory import run_bytes, split_by_memory
+from tokenreel.fuse.memory import most_frames, run_bytes, split_by_memory
 from tokenreel.fuse.needs import for_store, require_store
 from tokenreel.fuse.placement import available_memory_bytes
 from tokenreel.fuse.run import Run
@@ -84,7 +84,8 @@ def train_together(
         jobs: the runs, each in its own folder.
         device: "auto", "cpu" or "cuda".
         placement: where codes stay: "disk", "ram", "gpu" or "auto".
-        memory_bytes: most that codes may take in memory, None for half of what is available.
+        memory_bytes: most that codes may take in memory, those that stay and the batches on their
+            way; None for half of what is available.
         progress: show bars.
 
     Returns:
@@ -107,9 +108,11 @@ def train_together(
         done = [one.folder.embeddings for one in waiting if one.is_done]
         left = [one for one in waiting if not one.is_done and one.job.out not in errors]
         for (path, _), group in _groups(left).items():
+            configs = [one.job.config for one in group]
             make_source = partial(
-                TokenSource, stores[path], [one.job.config for one in group], where,
+                TokenSource, stores[path], configs, where,
                 placement=placement, memory_bytes=memory_bytes,
+                frames_at_once=max(most_frames(c, stores[path], world=world.size) for c in configs),
             )  # fmt: skip
             errors |= _train_group(group, make_source, world, progress=progress)
     return [

@@ -32,7 +32,8 @@ def train(
         out: folder of the run.
         device: "auto", "cpu" or "cuda".
         placement: where codes stay: "disk", "ram", "gpu" or "auto".
-        memory_bytes: most that codes may take in memory, None for half of what is available.
+        memory_bytes: most that codes may take in memory, those that stay and the batches on their
+            way; None for half of what is available.
         progress: show bars.
         provenance: recipe, commit and the like, copied into the embedding file.
 
