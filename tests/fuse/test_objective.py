@@ -1,5 +1,7 @@
 """Every loss on a batch of a store: what reaches the model, and what batches it asks for."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -127,6 +129,16 @@ def test_batches_by_action_hold_one_action_and_every_clip_that_has_a_partner(tmp
         assert seen == [n for n, clip in enumerate(clips) if clip.action != "c"]
     assert len(orders) > 2  # actions come mixed
     assert source.num_classes == 2
+
+
+@pytest.mark.parametrize(("pairs", "is_told"), [("action", True), ("views", False)])
+def test_clips_without_a_partner_of_their_action_are_counted(tmp_path, caplog, pairs, is_told):
+    caplog.set_level(logging.INFO)
+    path = write_store(tmp_path / "s", train=4, actions=("lift", "lift", "dance", ""))
+    config = tiny_config(loss=TccConfig(pairs=pairs), optim=OptimConfig(epochs=1))
+    train(config, store=path, out=tmp_path / "run", device="cpu", progress=False)
+    told = "2 of 4 clips are in no step: no other is of their action" in caplog.text
+    assert told == is_told
 
 
 def test_runs_share_batches_unless_one_wants_one_action_in_each():

@@ -134,6 +134,9 @@ def _training_clips(
             len(clips),
             num_frames,
         )
+    alone = len(clips) - sum(map(len, plan_epoch(clips, Sampling.of(config), 0)))
+    if alone:
+        log.info("%d of %d clips are in no step: no other is of their action", alone, len(clips))
     return clips, held_out
 
 
