@@ -33,6 +33,8 @@ def write_store(
     labelled: bool = True,
     first_frames: int = 6,
     architecture: str = "tiny",
+    weights_sha256: str = "0" * 64,
+    image_size: tuple[int, int] = (64, 64),
     cls: bool = True,
     phases: tuple[str, ...] = ("a", "b"),
     dataset: str = "tiny",
@@ -42,8 +44,8 @@ def write_store(
     samples = {b: rng.standard_normal((4, 6, DIM)).astype(np.float32) for b in blocks}
     calibration = calibrate(codec, samples, grid=GRID)
     recipe = StoreRecipe(
-        architecture=architecture, weights_sha256="0" * 64, blocks=blocks, grid=GRID, dim=DIM,
-        image_size=(64, 64), transform={"name": "t"}, frames={"policy": "all"},
+        architecture=architecture, weights_sha256=weights_sha256, blocks=blocks, grid=GRID,
+        dim=DIM, image_size=image_size, transform={"name": "t"}, frames={"policy": "all"},
         cls="blocks+normed" if cls else "none",
         views=tuple({"name": "clean" if view == 0 else f"view{view}"} for view in range(views)),
         codec=codec_recipe(codec, calibration),

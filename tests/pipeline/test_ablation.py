@@ -220,7 +220,7 @@ def test_where_every_run_fails_a_former_table_stays(store, tmp_path):
     ("words", "told"),
     [
         (["ablate", "sample", "--out", "file"], "Not a directory: 'file/runs'"),
-        (["embed", "run", "--out", "folder"], "Is a directory: "),
+        (["embed", "run", "--out", "folder"], "folder is there and is no embedding file"),
     ],
     ids=["a-file-for-a-folder", "a-folder-for-a-file"],
 )

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.errors import ClipFailed, Damaged, UsageError
 from tokenreel.cache.reader import ClipRecord, Store
+from tokenreel.fuse.about import describe_store, require_same_tokens
 from tokenreel.fuse.config import FuseConfig
-from tokenreel.fuse.embed import clip_context, load_run, require_backbone
+from tokenreel.fuse.embed import clip_context, load_run
 from tokenreel.fuse.model import FusionModel
 from tokenreel.fuse.source import TokenSource
 
@@ -58,7 +59,7 @@ def attend(
         ClipNotFound: the store has no such clip.
         WrongRecipe: a store of another backbone or weights.
     """
-    require_backbone(run, store)
+    require_same_tokens(run, describe_store(store))
     records = [store.record(clip) for clip in clips]
     sources: list[TokenSource] = []
 
@@ -98,19 +99,9 @@ def _attend(record: ClipRecord, model: FusionModel, source: TokenSource) -> Clip
             own = None if context is None else context[start:stop]
             parts.append(model.attention(tokens, frames.cls, None, own).float().cpu().numpy())
     flat = np.concatenate(parts)
-    store = source.store
     return ClipAttention(
         record,
-        flat.reshape(*flat.shape[:2], *_stored_grid(store)),
-        store.times_seconds(record.clip_id),
-        store.labels(record.clip_id),
+        flat.reshape(*flat.shape[:2], *source.grid),
+        source.store.times_seconds(record.clip_id),
+        source.store.labels(record.clip_id),
     )
-
-
-def _stored_grid(store: Store) -> tuple[int, int]:
-    """Rows and columns of the tokens as stored: a codec may have made them fewer."""
-    recipe = store.recipe
-    num_tokens, dim, grid = recipe.num_tokens, recipe.dim, recipe.grid
-    for step in store.codec.reducers:
-        num_tokens, dim, grid = step.shape(num_tokens, dim, grid)
-    return grid

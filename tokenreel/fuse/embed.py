@@ -5,16 +5,21 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import torch
 
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
-from tokenreel.cache.errors import Damaged, UsageError, WrongRecipe
+from tokenreel.cache.errors import Damaged, UsageError
 from tokenreel.cache.files import make_directory
 from tokenreel.cache.progress import Progress
-from tokenreel.cache.reader import Store, open_store
+from tokenreel.cache.reader import open_store
+from tokenreel.fuse.about import (
+    describe_store,
+    read_about,
+    read_config,
+    require_same_tokens,
+)
 from tokenreel.fuse.checkpoint import load_checkpoint, restore_weights
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.embed_clip import (
@@ -25,7 +30,6 @@ from tokenreel.fuse.embed_clip import (
     embed_clip,
     pieces,
 )
-from tokenreel.fuse.folder import describe_store, read_about, read_config
 from tokenreel.fuse.labelled import in_order_of_draw
 from tokenreel.fuse.losses.heads import classes_in
 from tokenreel.fuse.model import build_model
@@ -35,7 +39,7 @@ from tokenreel.fuse.standard import standardise
 
 __all__ = [
     "FRAMES_AT_ONCE", "Embedder", "clip_context", "embed_run", "embed_together", "load_run",
-    "pieces", "require_backbone",
+    "pieces",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -77,20 +81,6 @@ def load_run(run: Path, source_of: Callable[[FuseConfig], TokenSource]) -> Embed
     return Embedder(model.to(source.device), config, run / "embeddings.h5", about)
 
 
-def require_backbone(run: Path, store: Store) -> dict[str, Any]:
-    """What run.json says of a run, if its model can read a store.
-
-    Raises:
-        WrongRecipe: a store of another backbone or other weights.
-    """
-    about = read_about(run)
-    for field in ("backbone", "weights"):
-        here, there = describe_store(store)[field], about[field]
-        if here != there:
-            raise WrongRecipe(f"{run} was trained on {field}={there!r}, {store.path} has {here!r}")
-    return about
-
-
 def embed_run(
     run: Path, store: Path, out: Path, *, device: torch.device, progress: bool = True
 ) -> list[str]:
@@ -114,7 +104,8 @@ def embed_run(
         Damaged: a store without a sound clip.
     """
     opened = open_store(store)
-    about = require_backbone(run, opened)
+    there = describe_store(opened)
+    trained_on = require_same_tokens(run, there)["store_fingerprint"]
     _require_writable(out)
     found: list[TokenSource] = []
 
@@ -124,8 +115,7 @@ def embed_run(
 
     embedder = load_run(run, source_of)
     provenance = {
-        "run": run.name, **embedder.provenance, **describe_store(opened),
-        "trained_on": about["store_fingerprint"],
+        "run": run.name, **embedder.provenance, **there, "trained_on": trained_on,
     }  # fmt: skip
     left_out: dict[str, list[str]] = {}
     embedder = replace(embedder, out=out, provenance=provenance)

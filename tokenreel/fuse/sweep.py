@@ -17,11 +17,12 @@ import torch
 
 from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.reader import Store, open_store
+from tokenreel.fuse.about import describe_run
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.distributed import World, find_device, from_first, world_from_torchrun
 from tokenreel.fuse.embed import Embedder, embed_together
 from tokenreel.fuse.epochs import Sampling
-from tokenreel.fuse.folder import RunFolder, describe_run
+from tokenreel.fuse.folder import RunFolder
 from tokenreel.fuse.lockstep import fit
 from tokenreel.fuse.memory import most_frames, run_bytes, split_by_memory
 from tokenreel.fuse.needs import for_store, require_store

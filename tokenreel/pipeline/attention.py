@@ -23,9 +23,9 @@ from tokenreel.cache.reader import Store, open_store
 from tokenreel.evaluate.report.movie import write_movie
 from tokenreel.extract.show import frames_as_seen
 from tokenreel.extract.video import VideoError
+from tokenreel.fuse.about import read_about
 from tokenreel.fuse.attend import ClipAttention, attend
 from tokenreel.fuse.distributed import find_device
-from tokenreel.fuse.folder import read_about
 from tokenreel.pipeline.override import nearest
 from tokenreel.pipeline.run import DATA, STORES
 
