@@ -179,7 +179,7 @@ def substitutes(jobs: Sequence[_Planned]) -> list[str]:
 
 
 def _named(labels: Sequence[str], every: int) -> str:
-    return "all rows" if len(labels) == every > 1 else ", ".join(labels)
+    return "all rows" if len(labels) == every > 1 else "; ".join(labels)
 
 
 def _other_backbone(store: Store, backbone: str, blocks: Iterable[tuple[int, ...]]) -> str:
