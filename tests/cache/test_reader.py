@@ -8,6 +8,7 @@ import shutil
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,6 +120,29 @@ def test_frames_asked_for_twice_come_twice_and_in_their_order(path):
     tokens = reader.read("a", frames, out=out)
     np.testing.assert_array_equal(tokens.codes[1], wanted[frames])
     assert tokens.codes[1] is out[1]
+
+
+def test_a_damaged_frame_is_named_as_the_clip_counts_it(copy):
+    flip(shard_file(copy, number=1), 256 * 7 + 3)
+    with pytest.raises(Damaged, match=r"/a-.*tokens/1/.*: frame 71 of the clip is damaged"):
+        open_store(copy).read("a", [*ODD[:4], 71])
+
+
+def test_pages_that_were_released_are_no_memory_of_the_process(copy):
+    def resident() -> int:
+        maps, inside, total = Path("/proc/self/smaps").read_text().splitlines(), False, 0
+        for line in maps:
+            inside = str(copy) in line if "-" in line.split()[0] else inside
+            total += int(line.split()[1]) if inside and line.startswith("Rss:") else 0
+        return total
+
+    reader = open_store(copy, placement="memory")
+    first = reader.read("a")
+    np.testing.assert_array_equal(reader.read("a").codes[1], first.codes[1])
+    assert resident() > 0
+    reader.release_pages()
+    assert resident() == 0
+    np.testing.assert_array_equal(reader.read("a").codes[1], first.codes[1])
 
 
 @pytest.mark.parametrize("many", [False, True])

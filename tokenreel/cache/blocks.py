@@ -98,6 +98,8 @@ class Shard:
         self._handle, self._is_direct = -1, direct
         self._num_frames = min(SEGMENT, spec.shape[0] - number * SEGMENT)
         self._seen = np.zeros(self._num_frames, bool)
+        self._first = number * SEGMENT  # of its frames, counted in the clip
+        self._pages: mmap.mmap | None = None
         self._mapped: Array | None = None
         self._num_bytes = self._num_frames * spec.row_bytes + INDEX_BYTES
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -147,11 +149,16 @@ class Shard:
                 self._check(part[i], first + i)
         self._seen[frames] = True
 
+    def release_pages(self) -> None:
+        """Count no page of the file as memory of this process; the page cache keeps it."""
+        if self._pages is not None:
+            self._pages.madvise(mmap.MADV_DONTNEED)
+
     def _check(self, row: Array, frame: int) -> None:
         if self._sums is not None and crc32c.crc32c(row.data) != self._sums[frame]:
             raise Damaged(
-                f"{self.path}: frame {frame} of the shard is damaged (crc32c); "
-                "run verify, then repair"
+                f"{self.path}: frame {self._first + frame} of the clip is damaged (crc32c); run "
+                "verify, then repair"
             )
 
     def _check_size(self) -> None:
@@ -163,10 +170,10 @@ class Shard:
         """The frames as pages.  Touching a page beyond the file's end would kill the process."""
         self._check_size()
         if self._mapped is None:
-            pages = mmap.mmap(self._handle, self._num_bytes, prot=mmap.PROT_READ)
+            self._pages = mmap.mmap(self._handle, self._num_bytes, prot=mmap.PROT_READ)
             count = self._num_frames * self._frame_bytes
             shape = (self._num_frames, self._frame_bytes)
-            self._mapped = np.frombuffer(pages, np.uint8, count).reshape(shape)
+            self._mapped = np.frombuffer(self._pages, np.uint8, count).reshape(shape)
         return self._mapped
 
     def _read_bytes(self, offset: int, out: Array) -> None:

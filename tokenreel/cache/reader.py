@@ -151,6 +151,14 @@ class Store:
         run_pieces([piece for reading in readings for piece in reading.pieces], self._pool)
         return [reading.result() for reading in readings]
 
+    def release_pages(self) -> None:
+        """Count no page of the store's files as memory of this process.
+
+        They stay in the page cache, and the next read maps them again.
+        """
+        for shard in list(self._kept.shards.values()):
+            shard.release_pages()
+
     def _begin(self, request: Request) -> Reading:
         record = self.record(request.clip_id)
         return Reading(

@@ -177,6 +177,7 @@ class TokenSource:
             requests.append(Request(piece.clip_id, piece.frames, self.blocks, piece.view, out))
             start = stop
         read = self.store.read_many(requests) if self.blocks else []
+        self.store.release_pages()  # memory of this process is what the bound is of
         names = read[0].scales if read else {}
         scales = {b: torch.from_numpy(np.concatenate([r.scales[b] for r in read])) for b in names}
         return Frames(codes, scales, self._read_cls(pieces), self._decoder)
