@@ -33,7 +33,7 @@ def full_matrix_loss(embeddings: Tensor, steps: Tensor, valid: Tensor) -> Tensor
     weight = torch.where(pairs > 0, other.float(), 1e-6)
     label = torch.exp(-(distance**2) / (2 * VARIANCE)) * other * pairs
     total = label.sum(-1, keepdim=True)
-    label = torch.where(total > 0, label / total.clamp_min(1e-38), 0.0)
+    label = label / torch.where(total > 0, total, 1.0)
     predicted = logits.exp()
     predicted = predicted / (predicted * weight).sum(-1, keepdim=True)
     divergence = functional.kl_div((predicted + 1e-6).log(), label, reduction="none")

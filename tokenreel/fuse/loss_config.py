@@ -62,10 +62,10 @@ class SclConfig(_Loss):
     label_mode: Literal["official", "stable"] = Field(
         default="official", description="Gaussian labels as float32 that underflow, or in log space"
     )
-    negatives: Literal["view", "batch_noself", "batch"] = Field(
+    negatives: Literal["view", "clip", "batch_noself", "batch"] = Field(
         default="view",
-        description="frames of the clip's other view (released: single_noself); those of the other "
-        "clips too; and those of the own view",
+        description="frames of the clip's other view (released: single_noself); those of the own "
+        "view too (single); of the other view and the other clips; all of the batch",
     )
     projection_hidden: int = Field(default=128, ge=1, description="hidden width of the head")
 

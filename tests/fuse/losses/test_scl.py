@@ -82,6 +82,7 @@ def full_matrix(embeddings, steps, valid, *, temperature, variance, negatives):
     is_other_view = (clip[:, None] == clip) & (view[:, None] != view)
     is_negative = {
         "view": is_other_view,
+        "clip": clip[:, None] == clip,
         "batch_noself": is_other_view | (clip[:, None] != clip),
         "batch": torch.ones_like(both),
     }[negatives]
@@ -95,7 +96,7 @@ def full_matrix(embeddings, steps, valid, *, temperature, variance, negatives):
     return terms[both].sum() / real.sum()
 
 
-@pytest.mark.parametrize("negatives", ["view", "batch_noself", "batch"])
+@pytest.mark.parametrize("negatives", ["view", "clip", "batch_noself", "batch"])
 def test_blocks_equal_the_full_matrix_with_padding(negatives):
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.nn.functional.normalize(torch.randn(3, 2, 9, 6, generator=generator), dim=-1)
@@ -110,3 +111,36 @@ def test_blocks_equal_the_full_matrix_with_padding(negatives):
         embeddings, steps, valid, temperature=0.1, variance=10.0, negatives=negatives
     )
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("frames", "wanted"), [(41, 1), (42, 1), (45, 1), (46, 0)])
+def test_a_frame_counts_in_full_until_its_label_is_zero_in_float32(frames, wanted):
+    labels = gaussian_labels(
+        torch.full((1, 1, 1), float(frames)),
+        torch.ones(1, 1, 1, dtype=torch.bool),
+        10.0,
+        "official",
+    )
+    assert labels.item() == wanted
+
+
+@pytest.mark.parametrize("negatives", ["view", "clip", "batch_noself", "batch"])
+@pytest.mark.parametrize("temperature", [0.01, 1e-3, 1e-6])
+def test_no_temperature_is_too_small_for_float32(temperature, negatives):
+    generator = torch.Generator().manual_seed(0)
+    exact = torch.nn.functional.normalize(
+        torch.randn(2, 2, 8, 6, generator=generator, dtype=torch.float64), dim=-1
+    )
+    valid = torch.arange(8) < torch.tensor([[8, 1], [5, 8]])[..., None]
+    losses = []
+    for embeddings in (exact, exact.float().requires_grad_()):
+        losses.append(
+            sequence_contrastive_loss(
+                embeddings, torch.arange(8).expand(2, 2, -1), valid,
+                temperature=temperature, label_variance=10.0, negatives=negatives,
+            )
+        )  # fmt: skip
+    losses[1].backward()
+
+    assert embeddings.grad.isfinite().all()
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-4)

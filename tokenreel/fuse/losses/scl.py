@@ -6,6 +6,7 @@ divergence, averaged over the frames that are not padding.  As in the released c
 keeps the weight 1e-6 and the logarithm is of p + 1e-6.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -40,7 +41,7 @@ def sequence_contrastive_loss(
     temperature: float,
     label_variance: float,
     label_mode: Literal["official", "stable"] = "official",
-    negatives: Literal["view", "batch_noself", "batch"] = "view",
+    negatives: Literal["view", "clip", "batch_noself", "batch"] = "view",
 ) -> Tensor:
     """The loss of two views of each clip.
 
@@ -52,29 +53,29 @@ def sequence_contrastive_loss(
         label_variance: sigma squared, in frames squared.
         label_mode: "official" lets a label underflow to zero in float32, and then skips its frame;
             "stable" computes labels in log space, so that every frame counts.
-        negatives: "view" compares a frame with those of the other view only, in (B, T, T);
-            "batch_noself" with those of the other clips too, "batch" also with those of its own
-            view, in the whole (2 B T, 2 B T).
+        negatives: "view" compares a frame with those of the other view only, in (B, T, T); "clip"
+            with those of its own view too; "batch_noself" with those of the other view and of the
+            other clips, "batch" with all, in the whole (2 B T, 2 B T).
 
     Returns:
         A scalar, in the dtype of the embeddings.
     """
-    logits = embeddings[:, 0] @ embeddings[:, 1].transpose(-1, -2) / temperature  # (B, T, T)
-    distance = (steps[:, 0, :, None] - steps[:, 1, None, :]).to(logits.dtype)
+    products = embeddings[:, 0] @ embeddings[:, 1].transpose(-1, -2) / temperature  # (B, T, T)
+    distance = (steps[:, 0, :, None] - steps[:, 1, None, :]).to(products.dtype)
     both = valid[:, 0, :, None] & valid[:, 1, None, :]
-    further = _EPSILON * _weight_of_padding(embeddings, valid, temperature)
+    further = _weight_of_padding(embeddings, valid, temperature)
     if negatives != "view":
-        further = further + _weight_of_batch(embeddings, valid, temperature, negatives)
-    total = logits.new_zeros(())
+        others = _weight_of_others(embeddings, valid, temperature, negatives)
+        further = torch.logaddexp(further, others)
+    total = products.new_zeros(())
     for view in (0, 1):
         labels = gaussian_labels(distance, both, label_variance, label_mode)
-        weights = torch.where(both, 1.0, 0.0).to(logits.dtype)
-        predicted = logits.exp()
-        every = (predicted * weights).sum(-1) + further[:, view]
-        shares = predicted / every[..., None]
+        logits = products.masked_fill(~both, _least(products))
+        every = torch.logaddexp(logits.logsumexp(-1), further[:, view])  # finite
+        shares = (logits - every[..., None]).exp()
         divergence = labels * (labels.clamp_min(1e-38).log() - (shares + _EPSILON).log())
         total = total + torch.where(both & (labels > 0), divergence, 0.0).sum()
-        logits, distance, both = (x.transpose(-1, -2) for x in (logits, distance, both))
+        products, distance, both = (x.transpose(-1, -2) for x in (products, distance, both))
     return total / valid.sum().clamp_min(1)
 
 
@@ -96,29 +97,37 @@ def gaussian_labels(
         return torch.where(has_any, exponent.masked_fill(~has_any, 0.0).softmax(-1), 0.0)
     weights = torch.where(both, exponent.exp(), 0.0)
     total = weights.sum(-1, keepdim=True)
-    return torch.where(total > 0, weights / total.clamp_min(1e-38), 0.0)
+    return weights / torch.where(total > 0, total, 1.0)  # also of a total that is subnormal
 
 
 def _weight_of_padding(embeddings: Tensor, valid: Tensor, temperature: float) -> Tensor:
-    """(B, 2, T): sum of exp(similarity) over every pair with padding in it, in the whole batch."""
-    flat, is_valid = embeddings.flatten(0, 2), valid.flatten()
-    if bool(is_valid.all()):
-        return torch.zeros(valid.shape, dtype=embeddings.dtype, device=embeddings.device)
-    to_padding = (flat @ flat[~is_valid].T / temperature).exp().sum(-1)
-    return to_padding.view(valid.shape)
+    """(B, 2, T): log of 1e-6 exp(similarity) over every pair with padding, in the whole batch."""
+    if bool(valid.all()):
+        return embeddings.new_full(valid.shape, _least(embeddings))
+    padded = embeddings[~valid] / temperature  # (P, C)
+    # Clip by clip: much padding is a large matrix, of which there is then one and not three.
+    of_clips = [(clip @ padded.T).logsumexp(-1) for clip in embeddings.flatten(1, 2)]
+    return (torch.stack(of_clips) + math.log(_EPSILON)).view(valid.shape)
 
 
-def _weight_of_batch(
+def _weight_of_others(
     embeddings: Tensor, valid: Tensor, temperature: float, negatives: str
 ) -> Tensor:
-    """(B, 2, T): sum of exp(similarity) over the frames that are not of the clip's other view."""
+    """(B, 2, T): log of exp(similarity) over negatives that are not of the clip's other view."""
     clips, views, frames = valid.shape
-    flat, is_valid = embeddings.flatten(0, 2), valid.flatten()
-    weights = (is_valid[:, None] & is_valid).to(flat.dtype)
-    similar = (flat @ flat.T / temperature).exp() * weights
-    by_sequence = similar.unflatten(1, (-1, frames)).sum(-1).unflatten(0, (-1, frames))
-    own_clip = torch.ones(views, views, device=valid.device)
+    if negatives == "clip":
+        own = embeddings / temperature @ embeddings.transpose(-1, -2)  # (B, 2, T, T)
+        return own.masked_fill(~valid[:, :, None], _least(own)).logsumexp(-1)
+    flat = embeddings.flatten(0, 2)
+    clip = torch.arange(clips, device=valid.device).repeat_interleave(views * frames)
+    is_counted = (clip[:, None] != clip) & valid.flatten()
     if negatives == "batch":
-        own_clip.fill_diagonal_(0.0)
-    left_out = torch.block_diag(*[own_clip] * clips)  # (2 B, 2 B)
-    return (by_sequence * (1 - left_out[:, None])).sum(-1).view(valid.shape)
+        view = torch.arange(clips * views, device=valid.device).repeat_interleave(frames)
+        is_counted |= (view[:, None] == view) & valid.flatten()
+    similar = flat / temperature @ flat.T
+    return similar.masked_fill(~is_counted, _least(similar)).logsumexp(-1).view(valid.shape)
+
+
+def _least(like: Tensor) -> float:
+    """In place of minus infinity: no gradient is NaN where a row has nothing else."""
+    return torch.finfo(like.dtype).min
