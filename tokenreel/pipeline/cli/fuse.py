@@ -14,6 +14,12 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Placement = Annotated[
     str, typer.Option(help="where codes stay while training: auto, disk, ram or gpu")
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help="most that codes may take in memory, as 8GB; half of what is free by default"
+    ),
+]
 
 
 @app.command()
@@ -25,6 +31,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="folder of the run")] = None,
     device: Device = "auto",
     placement: Placement = "auto",
+    memory: Memory = None,
 ) -> None:
     """Train a recipe on a store and write its embeddings; run it again to go on.
 
@@ -36,8 +43,9 @@ def train(
     if "=" in recipe:  # `fuse train seed=1`: the recipe was left out
         recipe, words = "sample", [recipe, *(words or [])]
     result = train_recipe(
-        recipe, words or [], store=store, out=out, device=device, placement=placement
-    )
+        recipe, words or [], store=store, out=out, device=device, placement=placement,
+        memory_bytes=_bytes(memory),
+    )  # fmt: skip
     say(f"run: {result.path}")
 
 
@@ -55,13 +63,15 @@ def ablate(
     out: Annotated[Path | None, typer.Option(help="folder of the tables")] = None,
     device: Device = "auto",
     placement: Placement = "auto",
+    memory: Memory = None,
 ) -> None:
     """Train a table in lock-step, one stream over the store, and print it beside the paper's."""
     from tokenreel.pipeline.ablation import ablate as ablate_words
 
     report = ablate_words(
-        words, seeds=seeds, stores=store or [], out=out, device=device, placement=placement
-    )
+        words, seeds=seeds, stores=store or [], out=out, device=device, placement=placement,
+        memory_bytes=_bytes(memory),
+    )  # fmt: skip
     say(report.text)
     for problem in report.problems:
         say(f"problem: {problem}")
@@ -130,13 +140,13 @@ def attend(
 @app.command()
 def recipes(
     names: Annotated[
-        list[str] | None, typer.Argument(help="recipes to tell about; all when left out")
+        list[str] | None, typer.Argument(help="recipes or tables to tell about; all when left out")
     ] = None,
 ) -> None:
     """List the recipes: what each is, what it costs, what was published."""
     from tokenreel.pipeline.recipes import RECIPES, TABLES, describe, get_recipe
 
-    for name in names or RECIPES:
+    for name in [row for word in names or RECIPES for row in TABLES.get(word, (word,))]:
         get_recipe(name)  # says which are near
         say(describe(name, RECIPES[name]))
     if names:
@@ -144,6 +154,12 @@ def recipes(
     say("tables, for `fuse ablate`:")
     for name, rows in TABLES.items():
         say(f"    {name}: {', '.join(rows)}")
+
+
+def _bytes(memory: str | None) -> int | None:
+    from tokenreel.pipeline.evaluation import parse_bytes
+
+    return None if memory is None else parse_bytes(memory)
 
 
 def main() -> None:
