@@ -27,6 +27,7 @@ from tests.fuse.tiny import write_store
         ("fuse", ["train", "smaple"], "did you mean sample?"),
         ("fuse", ["train", "pooling.num_entitis=2"], "did you mean num_entities?"),
         ("fuse", ["train", "mvformer-penn"], "no store of penn_action"),
+        ("fuse", ["train", "--memory", "much"], "--memory 'much' is not a size such as 2GB"),
         ("evaluate", ["all", "nowhere"], "nowhere does not exist"),
         ("evaluate", ["all", "tau_strid=2"], "did you mean tau_stride?"),
     ],
@@ -39,6 +40,18 @@ def test_a_wrong_word_ends_with_status_2_and_a_suggestion(tmp_path, name, words,
     )
     assert run.returncode == 2, run.stderr
     assert message in run.stderr
+
+
+@pytest.mark.parametrize("command", [["train", "sample"], ["ablate", "sample", "--seeds", "1"]])
+def test_memory_bounds_what_is_read_at_once(tmp_path, command):
+    store = write_store(tmp_path / "s")
+    fuse = [Path(sys.executable).with_name("fuse"), *command, "--store", store, "--out", "o"]
+    run = subprocess.run(
+        [*fuse, "--device", "cpu", "--memory", "1K"], cwd=tmp_path, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+    assert run.returncode != 0
+    assert "GB of codes are read at once, 0.00 GB may be used: set a smaller" in run.stderr
 
 
 def test_a_full_disk_ends_training_in_a_line_and_the_same_command_goes_on(tmp_path):

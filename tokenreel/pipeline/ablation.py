@@ -50,6 +50,7 @@ def ablate(
     out: Path | None = None,
     device: str = "auto",
     placement: str = "auto",
+    memory_bytes: int | None = None,
     progress: bool = True,
 ) -> AblationReport:
     """Train every row with every seed, evaluate, and make the table.
@@ -66,6 +67,7 @@ def ablate(
             runs are beside all others in runs/.
         device: "auto", "cpu" or "cuda".
         placement: where codes stay.
+        memory_bytes: most that codes may take in memory, None for half of what is available.
         progress: show bars.
 
     Raises:
@@ -76,8 +78,9 @@ def ablate(
     folder = out or RESULTS / folder_name([word for word in words if "=" not in word])
     jobs, problems = plan_jobs(rows, seeds, stores, RUNS if out is None else out / "runs")
     results = train_together(
-        [job for _, _, job in jobs], device=device, placement=placement, progress=progress
-    )
+        [job for _, _, job in jobs], device=device, placement=placement,
+        memory_bytes=memory_bytes, progress=progress,
+    )  # fmt: skip
     for one in results:
         if one.error is not None:
             problems.append(f"{one.path.name}: {str(one.error).removeprefix(f'{one.path.name}: ')}")

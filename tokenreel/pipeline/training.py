@@ -31,6 +31,7 @@ def train_recipe(
     out: Path | None = None,
     device: str = "auto",
     placement: str = "auto",
+    memory_bytes: int | None = None,
     progress: bool = True,
 ) -> RunResult:
     """Train a recipe on a store and write the embeddings of every split.
@@ -42,12 +43,13 @@ def train_recipe(
         out: folder of the run; runs/<recipe>[-changes]-seed<seed> when None.
         device: "auto", "cpu" or "cuda".
         placement: where codes stay: "disk", "ram", "gpu" or "auto".
+        memory_bytes: most that codes may take in memory, None for half of what is available.
         progress: show bars.
     """
     job = make_job(name, words, store=store, out=out)
     return train(
         job.config, store=job.store, out=job.out, device=device, placement=placement,
-        progress=progress, provenance=job.provenance,
+        memory_bytes=memory_bytes, progress=progress, provenance=job.provenance,
     )  # fmt: skip
 
 
