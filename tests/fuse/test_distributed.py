@@ -31,7 +31,7 @@ WORDS = [  # batches of three clips over two processes: shares of two and one
     "optim.name=adam", "optim.epochs=3", "optim.warmup_epochs=0", "optim.evaluate_epochs=1",
     # By default Adam moves a weight by the sign of its gradient, also of one that is zero but for
     # rounding errors; an eps above every gradient makes each step as small as the gradient.
-    "optim.eps=1", "optim.lr=0.1",
+    "optim.eps=1", "optim.lr=0.03",
 ]  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_two_processes_give_the_numbers_of_one_at_the_same_global_batch(store, t
     assert len(one) == len(two) == 3
     for here, there in zip(one, two, strict=True):
         assert here == pytest.approx(there, rel=1e-5)
-    assert one[0]["loss"] > 1.02 * one[-1]["loss"]
+    assert one[0]["loss"] > 1.01 * one[-1]["loss"]
     one, two = (
         torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("one", "two")
     )
