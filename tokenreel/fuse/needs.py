@@ -15,6 +15,9 @@ __all__ = [
 ]  # fmt: skip
 
 
+WITH_CLS = "vit_small_patch16_224"  # such as
+
+
 def blocks_of(config: FuseConfig, store: Store) -> tuple[int, ...]:
     """The blocks whose tokens a config uses, those of the store by default.
 
@@ -33,11 +36,11 @@ def blocks_of(config: FuseConfig, store: Store) -> tuple[int, ...]:
         )
     missing = set(wanted) - set(store.recipe.blocks)
     if missing:
+        every = ",".join(map(str, sorted(set(wanted) | set(store.recipe.blocks))))
         raise UsageError(
             f"pooling.blocks wants {sorted(wanted)}, {store.path} holds "
-            f"{list(store.recipe.blocks)}: `{_extract(store)} "
-            f"blocks={','.join(map(str, sorted(set(wanted) | set(store.recipe.blocks))))} "
-            "--out STORE` makes one that does, or set pooling.blocks"
+            f"{list(store.recipe.blocks)}: `{_extract(store, blocks=every)}` makes one that does, "
+            "or set pooling.blocks"
         )
     return tuple(sorted(wanted))
 
@@ -60,9 +63,28 @@ def _with_blocks(config: FuseConfig, blocks: Sequence[int]) -> FuseConfig:
     return config.model_copy(update={"pooling": pooling})
 
 
-def _extract(store: Store) -> str:
-    """The command that makes a store of the same data set."""
-    return f"extract run {store.made_with.get('dataset') or 'DATASET'}"
+def _extract(store: Store, **changes: str) -> str:
+    """The command that makes a store as this one is made, but for some words."""
+    recipe, made_with = store.recipe, store.made_with
+    height, width = recipe.image_size
+    words = {
+        "backbone": recipe.architecture,
+        "weights": made_with.get("weights") or "FILE",
+        "blocks": ",".join(map(str, recipe.blocks)),
+        "image_size": f"{height}" if height == width else f"{height},{width}",
+        "transform": recipe.transform.get("name", "NAME"),
+        "numeric": recipe.numeric,
+        "codec": recipe.codec["name"],
+    }
+    if "fps" in recipe.frames:
+        words["fps"] = f"{recipe.frames['fps']:g}"
+    if recipe.num_views > 1:
+        words["views"] = f"{recipe.num_views - 1}"
+        words["view_seed"] = f"{recipe.views[1].get('seed', 0)}"
+    dataset = made_with.get("dataset") or "DATASET"
+    root = "" if dataset == "sample" else "--root VIDEOS "  # the sample makes its own
+    told = " ".join(f"{key}={value}" for key, value in (words | changes).items())
+    return f"extract run {dataset} {root}{told} --out STORE"
 
 
 def uses_cls(config: FuseConfig) -> bool:
@@ -130,7 +152,7 @@ def require_store(config: FuseConfig, store: Store) -> None:
         raise UsageError(
             f"{store.path} has no clips of the split train{of_action}: nothing to train on (its "
             f"splits: {dict(Counter(record.split for record in store.records.values()))}); "
-            f"`{_extract(store)} --out STORE` with training clips makes one that has them"
+            f"`{_extract(store)}` with training clips makes one that has them"
         )
     _require_length(config, store)
     _require_labels(config, store)
@@ -139,7 +161,7 @@ def require_store(config: FuseConfig, store: Store) -> None:
         has = f"has {augmented} beside the clean one" if augmented else "has the clean one"
         raise UsageError(
             f"data.views={wanted} wants {'two ' if wanted == 'augmented' else ''}augmented views, "
-            f"{store.path} {has}: `{_extract(store)} views=2 --out STORE` makes one that has more"
+            f"{store.path} {has}: `{_extract(store, views='2')}` makes one that has more"
         )
 
 
@@ -150,15 +172,15 @@ def require_tokens(config: FuseConfig, store: Store) -> None:
         UsageError: what is missing, and the command that would make it.
     """
     if not store.records:
-        raise UsageError(f"{store.path} has no clips: `{_extract(store)} --out STORE` makes some")
+        raise UsageError(f"{store.path} has no clips: `{_extract(store)}` makes some")
     _require_action(config, store)
     if uses_tokens(config):
         blocks_of(config, store)
     if uses_cls(config) and store.recipe.cls == "none":
         raise UsageError(
             f"{store.path} holds no CLS tokens, {store.recipe.architecture} has none: "
-            f"`{_extract(store)} backbone=vit_small_patch16_224 --out STORE` makes one that does, "
-            "or set pooling.kind"
+            f"`{_extract(store, backbone=WITH_CLS)}`, with weights of it, makes one that does, or "
+            "set pooling.kind"
         )
 
 
@@ -171,7 +193,7 @@ def _require_action(config: FuseConfig, store: Store) -> None:
     near = f", did you mean {close[0]}?" if close else ""
     raise UsageError(
         f"{store.path} has no clip of the action data.action={wanted}{near} (it has: "
-        f"{', '.join(actions) or 'none'}): `{_extract(store)} --out STORE` of clips of it makes "
+        f"{', '.join(actions) or 'none'}): `{_extract(store)}` of clips of it makes "
         "one that has them, or set data.action (null: of all)"
     )
 
@@ -182,7 +204,7 @@ def _require_length(config: FuseConfig, store: Store) -> None:
     if longest < loss.min_frames:
         raise UsageError(
             f"loss.name={loss.name} learns from {loss.min_frames} frames of a clip or more, the "
-            f"longest training clip of {store.path} has {longest}: `{_extract(store)} --out STORE` "
+            f"longest training clip of {store.path} has {longest}: `{_extract(store)}` "
             "of longer clips makes one that has them, or take another loss"
         )
 
@@ -195,8 +217,8 @@ def _require_labels(config: FuseConfig, store: Store) -> None:
         if count < 2 or not has_labels:
             what = f"has {count}" if count < 2 else "has no labelled frame in the split train"
             raise UsageError(
-                f"loss.name={loss.name} learns phases, {store.path} {what}: `{_extract(store)} "
-                "--out STORE` of clips with labels makes one that has them (`tokenreel data check` "
+                f"loss.name={loss.name} learns phases, {store.path} {what}: `{_extract(store)}` "
+                "of clips with labels makes one that has them (`tokenreel data check` "
                 "says what it finds), or take another loss"
             )
         _require_every_phase(config, store, clips)
@@ -204,8 +226,8 @@ def _require_labels(config: FuseConfig, store: Store) -> None:
     if loss.pairs_by_action and max(actions.values(), default=0) < 2:
         raise UsageError(
             f"loss.name={loss.name} aligns two clips of one action, the training clips of "
-            f"{store.path} are of {dict(actions) or 'no known action'}: `{_extract(store)} --out "
-            "STORE` of clips with actions makes one that has them, or set loss.pairs=views"
+            f"{store.path} are of {dict(actions) or 'no known action'}: `{_extract(store)}` "
+            "of clips with actions makes one that has them, or set loss.pairs=views"
         )
 
 

@@ -78,6 +78,10 @@ def test_a_root_of_other_numbers_is_refused(root):
         load_dataset("sample", root, {"train": "3", "val": "1"})
 
 
+def test_a_root_without_numbers_is_taken_as_it_is(root):
+    assert load_dataset("sample", root, {}).clips == load_dataset("sample", root, TINY).clips
+
+
 def test_an_unknown_option_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"data\.size: the data set `sample` takes"):
         load_dataset("sample", tmp_path, {"size": "3"})

@@ -39,14 +39,15 @@ def sample(root: Path, options: Mapping[str, str]) -> Manifest:
 
     Args:
         root: where the clips and their tables are kept.
-        options: `train` and `val`, numbers of clips; 36 and 18 by default.
+        options: `train` and `val`, numbers of clips; by default those that are there, else 36
+            and 18.
 
     Raises:
         UsageError: an unknown option, or a root that holds something else.
     """
-    counts = _counts(options)
-    made_with = json.dumps({"version": VERSION, **counts}, sort_keys=True)
     note = root / "sample.json"
+    counts = _counts_of(note) | _counts(options)
+    made_with = json.dumps({"version": VERSION, **counts}, sort_keys=True)
     if note.exists() and note.read_text() != made_with:
         raise UsageError(f"{root} holds {note.read_text()}, wanted {made_with}: use another --root")
     if not note.exists() and root.is_dir() and any(root.glob("*.csv")):
@@ -63,10 +64,20 @@ def sample(root: Path, options: Mapping[str, str]) -> Manifest:
     return replace(manifest, dataset="sample", licence="rendered by TokenReel, Apache-2.0")
 
 
-def _counts(options: Mapping[str, str]) -> dict[str, int]:
+def _counts_of(note: Path) -> dict[str, int]:
+    """What was rendered; a note of another kind is told when it is compared."""
     counts = {"train": NUM_TRAIN, "val": NUM_VAL}
+    try:
+        held = json.loads(note.read_bytes())
+        return {name: int(held[name]) for name in counts}
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return counts
+
+
+def _counts(options: Mapping[str, str]) -> dict[str, int]:
+    counts = {}
     for name, text in options.items():
-        if name not in counts:
+        if name not in ("train", "val"):
             raise UsageError(f"data.{name}: the data set `sample` takes data.train and data.val")
         if not text.isdigit() or int(text) < 1:
             raise UsageError(f"data.{name} is a number of clips from 1, got {text!r}")

@@ -1,0 +1,50 @@
+"""A store that lacks what a recipe needs: the command that is told makes one that has it."""
+
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.reader import open_store
+from tokenreel.pipeline.cli.extract import app
+from tokenreel.pipeline.training import train_recipe
+
+SMALL = [
+    "optim.epochs=1", "data.num_frames=6", "data.batch_clips=2", "pooling.channels=8",
+    "temporal.hidden=8", "temporal.heads=2", "temporal.fc_width=8", "temporal.feed_forward=8",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with the sample extracted, small."""
+    path = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        words = ["data.train=2", "data.val=1", "image_size=32", "blocks=11", "codec=fp16"]
+        made = CliRunner().invoke(app, ["run", "sample", *words, "--out", "first"])
+        assert made.exit_code == 0, made.output
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "fields"),
+    [("pooling.blocks=3,11", {"blocks"}), ("data.views=all", {"views"})],
+    ids=["blocks", "views"],
+)
+def test_the_command_makes_the_same_store_but_for_what_it_lacked(
+    work, tmp_path, monkeypatch, change, fields
+):
+    monkeypatch.chdir(work)
+    first, second = work / "first", tmp_path / "second"
+    with pytest.raises(UsageError) as told:
+        train_recipe("sample", [*SMALL, change], store=first, out=tmp_path / "run", device="cpu")
+    [command] = re.findall("`extract (run sample .*?) --out STORE`", str(told.value))
+
+    made = CliRunner().invoke(app, [*command.split(), "--out", str(second)])
+
+    assert made.exit_code == 0, made.output
+    rows = open_store(first).recipe.differences(open_store(second).recipe)
+    assert {name.partition(".")[0] for name, _, _ in rows} == fields
+    train_recipe("sample", [*SMALL, change], store=second, out=tmp_path / "run", device="cpu")
