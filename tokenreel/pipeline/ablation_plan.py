@@ -144,10 +144,11 @@ def _store_for(
 
 def _words_of_runs(row: Row, store: Store) -> list[list[str]]:
     """One run, or one for each action of the training clips where the recipe is of one action."""
-    words = list(row.words)
-    is_named = any(word.startswith("data.action=") for word in words)
     recipe = get_recipe(row.recipe)
-    if not recipe.per_action or is_named:
+    if not recipe.per_action:
+        return [list(row.words)]
+    words = [word for word in row.words if word != "data.action=null"]  # of all, one by one
+    if any(word.startswith("data.action=") for word in words):
         return [words]
     actions = sorted({clip.action for clip in store.select(split="train")} - {""})
     if not actions:

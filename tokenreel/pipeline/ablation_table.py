@@ -83,7 +83,8 @@ def format_ablation(
 ) -> str:
     """The table as text: mean +- 2 std over seeds (ddof=0, as the papers), published values beside.
 
-    Shares of the labels have columns where the paper has them, published values where one does.
+    Where some row has published values, the columns are theirs, each with the published value
+    beside; otherwise they are of all tasks with all labels.
 
     Args:
         rows: of the table, in order.
@@ -93,7 +94,8 @@ def format_ablation(
         owners: name of a run -> its row and seed.
     """
     published = {task for row in rows for task in row.published}
-    tasks = [task for task in _tasks(rows, values) if "%" not in task or task in published]
+    tasks = [task for task in _tasks(rows, values) if task in published]
+    tasks = tasks or [task for task in _tasks(rows, values) if "%" not in task]
     lines = [["", "row"]]
     for task in tasks:
         lines[0] += [task, "published"] if task in published else [task]
