@@ -7,6 +7,7 @@ import torch
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.reader import open_store
+from tokenreel.fuse.about import describe_run
 from tokenreel.fuse.augment import ViewTokens, augment_views, hidden_tokens
 from tokenreel.fuse.batches import stream_batches
 from tokenreel.fuse.config import AugmentConfig, PoolingConfig
@@ -23,7 +24,7 @@ GRID = (4, 6)
 
 def masks(config, grid=GRID, count=200):
     rngs = (np.random.default_rng(seed) for seed in range(count))
-    return np.stack([hidden_tokens(grid, config, rng).reshape(grid) for rng in rngs])
+    return np.stack([hidden_tokens(grid, config, rng)[0].reshape(grid) for rng in rngs])
 
 
 def seen_of(frames=5, clips=1):
@@ -99,6 +100,25 @@ def test_to_mirror_what_is_hidden_is_to_mirror_the_tokens(kind):
         return model.pool(x, None, unseen)
 
     torch.testing.assert_close(pool(tokens, mirrored(hidden)), pool(mirrored(tokens), hidden))
+
+
+def test_where_tokens_have_places_those_of_half_of_the_views_are_mirrored():
+    clips = 40
+    seen = seen_of(clips=clips)
+    names = [f"clip{number}" for number in range(clips)]
+    changed, plain = (
+        augment_views(
+            seen, AugmentConfig(flip=True), grid=GRID, clip_ids=names, seed=7, knows_places=places
+        )
+        for places in (True, False)
+    )
+    views, turned = changed.tokens[changed.gather], seen.tokens[seen.gather]
+    assert torch.equal(plain.tokens[plain.gather], turned)
+    turned = turned.unflatten(3, GRID).flip(4).flatten(3, 4)
+    same = (views == seen.tokens[seen.gather]).flatten(2).all(2)
+    mirrored = (views == turned).flatten(2).all(2)
+    assert (same ^ mirrored).all()
+    assert 25 < mirrored.sum() < 55
 
 
 def test_a_view_is_changed_alike_in_all_its_frames_and_views_differ():
@@ -181,3 +201,12 @@ def test_a_run_says_what_was_done_to_its_tokens(tmp_path):
         )
         result = train(config, store=path, out=tmp_path / name, device="cpu", progress=False)
         assert read_embeddings(result.embeddings).provenance["augmentation"] == words
+
+
+@pytest.mark.parametrize(("noise", "words"), [(0.0, "none"), (0.1, "of CLS: noise 0.1")])
+def test_a_run_on_cls_vectors_does_not_say_that_tokens_were_hidden(store, noise, words):
+    config = tiny_config(
+        pooling=PoolingConfig(kind="cls"),
+        augment=AugmentConfig(crop=0.4, flip=True, dropout=0.2, noise=noise),
+    )
+    assert describe_run(config, open_store(store), {})["augmentation"] == words

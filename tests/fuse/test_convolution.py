@@ -7,10 +7,13 @@ import torch
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.reader import open_store
+from tokenreel.fuse.batches import make_batch
 from tokenreel.fuse.config import AugmentConfig, FuseConfig, PoolingConfig, TemporalConfig
 from tokenreel.fuse.convolution import ConvolutionalFusion
 from tokenreel.fuse.embed import load_run
+from tokenreel.fuse.epochs import Sampling
 from tokenreel.fuse.model import build_model
+from tokenreel.fuse.objective import batch_loss
 from tokenreel.fuse.source import TokenSource
 from tokenreel.fuse.train import train
 
@@ -76,6 +79,22 @@ def test_hidden_tokens_are_zero_where_the_grid_stays_whole():
     found = model.pool(tokens, None, hidden)
     assert (found[1, 2] == 0).all()
     torch.testing.assert_close(found[~hidden], tokens[~hidden])
+
+
+def test_what_is_mirrored_in_training_are_the_tokens(store):
+    plain = tiny_config(pooling=GRID, temporal=SMALL)
+    config = plain.model_copy(update={"augment": AugmentConfig(flip=True)})
+    source = TokenSource(open_store(store), [config], torch.device("cpu"))
+    model = build_model(
+        config, dim=source.dim(config), cls_dim=source.cls_dim, grid=source.grid
+    ).train()
+    clips = source.store.select(split="train")
+    batch = make_batch(source, clips, range(5), Sampling.of(config), 0)
+    losses = []
+    for each in (plain, plain, config):
+        torch.manual_seed(0)
+        losses.append(batch_loss(model, batch, each, rng=np.random.default_rng(0)).item())
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_convolutions_and_the_whole_grid_are_asked_for_together():

@@ -49,7 +49,7 @@ def describe_run(config: FuseConfig, store: Store, provenance: Mapping[str, Any]
 
 def _augmentation(config: FuseConfig, store: Store) -> str:
     """What was changed in the frames that a run trained on, in a few words for the tables."""
-    tokens = config.augment.describe()
+    tokens = config.augment.describe(sees_tokens=uses_tokens(config))
     if config.data.views == "clean":
         return tokens
     stored = f"{store.recipe.num_views - 1} stored view(s)"

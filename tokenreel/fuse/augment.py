@@ -48,6 +48,7 @@ def augment_views(
     grid: tuple[int, int],
     clip_ids: Sequence[str],
     seed: int,
+    knows_places: bool = False,
 ) -> ViewTokens:
     """Change what each view sees; frames that views shared are apart afterwards.
 
@@ -57,6 +58,8 @@ def augment_views(
         grid: rows H and columns W of the N tokens.
         clip_ids: the B clips.
         seed: of the run and step; with the clip and view it decides all that is drawn.
+        knows_places: whether what comes next tells the tokens of a grid apart, so that those of a
+            mirrored view, floats, are mirrored too.
     """
     if not clip_ids:
         return seen
@@ -68,9 +71,13 @@ def augment_views(
     ]
     tokens, cls, hidden = seen.tokens, seen.cls, None
     if tokens is not None:
-        masks = np.stack([hidden_tokens(grid, config, rng) for rng in rngs])
-        hidden = torch.from_numpy(masks).to(gather.device)[view]
+        masks, mirrored = zip(*(hidden_tokens(grid, config, rng) for rng in rngs), strict=True)
+        hidden = torch.from_numpy(np.stack(masks)).to(gather.device)[view]
         tokens = _take(tokens, rows)
+        if isinstance(tokens, Tensor) and knows_places:
+            turned = tokens.unflatten(1, grid).flip(2).flatten(1, 2)
+            which = torch.tensor(mirrored, device=gather.device)[view]
+            tokens = torch.where(which[:, None, None], turned, tokens)
         if config.noise:
             floats = tokens.decode() if isinstance(tokens, CodedTokens) else tokens
             tokens = floats * _factors(rngs, floats, config.noise)[view][:, None]
@@ -83,22 +90,26 @@ def augment_views(
 
 def hidden_tokens(
     grid: tuple[int, int], config: AugmentConfig, rng: np.random.Generator
-) -> NDArray[np.bool_]:
+) -> tuple[NDArray[np.bool_], bool]:
     """Which tokens of a view are not seen, (N,), row by row; one is, whatever is drawn.
 
     Args:
         grid: rows and columns, at least 1 of each.
         config: the share of the rectangle, of dropout, and whether views are mirrored.
         rng: where it is drawn from.
+
+    Returns:
+        The mask, and whether the view is mirrored: the mask is already.
     """
     hidden = np.ones(grid, dtype=bool)
     hidden[_rectangle(grid, config.crop, rng)] = False
     hidden |= rng.random(grid) < config.dropout
     if hidden.all():
         hidden[tuple(rng.integers(grid))] = False
-    if config.flip and rng.random() < 0.5:
-        hidden = hidden[:, ::-1]  # as good as turning every frame of tokens
-    return hidden.reshape(-1)
+    is_mirrored = config.flip and rng.random() < 0.5
+    if is_mirrored:
+        hidden = hidden[:, ::-1]  # to a pooling as good as turning every frame of tokens
+    return hidden.reshape(-1), is_mirrored
 
 
 def _rectangle(

@@ -60,7 +60,8 @@ class AugmentConfig(_Frozen):
     )
     flip: bool = Field(
         default=False,
-        description="mirror half of the views; poolings know no places, so only rectangles turn",
+        description="mirror half of the views: their rectangles, as most poolings know no places, "
+        "and with pooling.kind=grid their tokens",
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of tokens that are hidden")
     noise: float = Field(
@@ -72,14 +73,21 @@ class AugmentConfig(_Frozen):
         """Whether anything is done to tokens in training."""
         return self.crop < 1 or self.flip or self.dropout > 0 or self.noise > 0
 
-    def describe(self) -> str:
+    def describe(self, *, sees_tokens: bool = True) -> str:
         """One line for the provenance of a run and for tables.
+
+        Args:
+            sees_tokens: whether the run pools spatial tokens; of CLS vectors nothing is hidden.
 
         >>> AugmentConfig().describe()
         'none'
         >>> AugmentConfig(crop=0.4, flip=True, noise=0.1).describe()
         'of tokens: crop 0.4, flip, noise 0.1'
+        >>> AugmentConfig(crop=0.4, flip=True, noise=0.1).describe(sees_tokens=False)
+        'of CLS: noise 0.1'
         """
+        if not sees_tokens:
+            return f"of CLS: noise {self.noise:g}" if self.noise else "none"
         parts = [f"crop {self.crop:g}"] if self.crop < 1 else []
         parts += ["flip"] if self.flip else []
         parts += [f"dropout {self.dropout:g}"] if self.dropout else []

@@ -55,7 +55,10 @@ def batch_loss(
         seen = ViewTokens(batch.frames.tokens_for(config), batch.frames.cls, batch.gather)
         if model.training and config.augment.changes_tokens:
             clips = batch.clip_ids[batch.own]
-            seen = augment_views(seen, config.augment, grid=batch.grid, clip_ids=clips, seed=seed)
+            seen = augment_views(
+                seen, config.augment, grid=batch.grid, clip_ids=clips, seed=seed,
+                knows_places=config.pooling.kind == "grid",
+            )  # fmt: skip
         tokens = seen.tokens if attended is None else attended
         views = model.pool_views(tokens, seen.cls, seen.gather, seen.hidden)
         embeddings = model.project(model.fuse(views, batch.valid[batch.own].flatten(0, 1)))
