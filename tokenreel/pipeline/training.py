@@ -75,8 +75,8 @@ def make_job(
             a run that is not there, or that is of one action without that action.
     """
     chosen = get_recipe(name)
-    path = store or find_store(chosen.dataset)
     config = apply_overrides(chosen.fuse, words, root="fuse")
+    path = store or find_store(chosen.dataset)
     if chosen.per_action and config.data.action is None:
         raise UsageError(
             f"recipe {name} is one model for each action: type `fuse train {name} "
