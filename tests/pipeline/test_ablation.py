@@ -227,8 +227,9 @@ def test_where_every_run_fails_a_former_table_stays(store, tmp_path):
     [
         (["ablate", "sample", "--out", "file"], "Not a directory: 'file/runs'"),
         (["embed", "run", "--out", "folder"], "folder is there and is no embedding file"),
+        (["ablate", "sample", "--out", 300 * "x"], "File name too long: "),
     ],
-    ids=["a-file-for-a-folder", "a-folder-for-a-file"],
+    ids=["a-file-for-a-folder", "a-folder-for-a-file", "a-name-too-long"],
 )
 def test_a_path_where_nothing_can_be_written_is_told_in_a_line(
     store, monkeypatch, capsys, words, told

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.fuse.tiny import write_store
-from tokenreel.cache.errors import ClipFailed, UsageError
+from tokenreel.cache.errors import ClipFailed, TokenReelError, UsageError
 from tokenreel.pipeline import attention
 from tokenreel.pipeline.attention import attend_clips
 from tokenreel.pipeline.cli.extract import app as extract_app
@@ -75,6 +75,17 @@ def test_a_damaged_clip_is_told_and_the_command_ends_with_status_3(work, monkeyp
     result = CliRunner().invoke(app, ["attend", "run", "--clips", "val/dance", "--device", "cpu"])
     assert result.exit_code == 3, (result.output, result.exception)
     assert "failed: val/dance_001.mp4: read: frame 3 is damaged" in result.stdout
+
+
+def test_without_an_encoder_the_rest_is_written_and_it_is_said(work, monkeypatch):
+    def add_stream(*_, **__):
+        raise ValueError("libx264")
+
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(av.container.OutputContainer, "add_stream", add_stream, raising=True)
+    with pytest.raises(TokenReelError, match=r"\.mp4: this build of PyAV has no encoder libx264"):
+        list(attend_clips(work / "run", ["val/dance"], out=work / "still", device="cpu"))
+    assert sorted(path.suffix for path in (work / "still").iterdir()) == [".npz", ".png"]
 
 
 def test_a_clip_is_named_by_a_part_of_its_id_that_only_it_has(tmp_path):

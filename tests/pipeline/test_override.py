@@ -100,6 +100,11 @@ def test_a_field_of_another_loss_and_an_unknown_loss_are_refused():
         apply_overrides(FuseConfig(), ["loss.name=tccc"], root="fuse")
 
 
+def test_a_value_of_a_loss_is_told_by_the_name_that_is_typed():
+    with pytest.raises(UsageError, match=r"^fuse\.loss\.temperature: Input should be greater"):
+        apply_overrides(FuseConfig(), ["loss.temperature=0"], root="fuse")
+
+
 def test_fields_that_do_not_fit_together_are_told_without_all_the_others():
     with pytest.raises(UsageError) as told:
         apply_overrides(FuseConfig(), ["pooling.kind=grid"], root="fuse")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from tokenreel.cache.codec import calibration_hash, codec_from_recipe
 from tokenreel.cache.codec.base import Array
@@ -163,6 +164,9 @@ def load_recipe(path: Path) -> tuple[StoreRecipe, dict[str, Any]]:
         if root["zarr_format"] != 3 or root["node_type"] != "group":
             raise Damaged(f"{path / 'zarr.json'}: not a Zarr v3 group")
         attributes = open_seal(root["attributes"]["tokenreel"], where=path / "zarr.json")
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise Damaged(f"{path}: recipe.json is damaged: {wrong}") from error
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise Damaged(f"{path}: recipe.json or zarr.json is damaged: {error}") from error
     if recipe.fingerprint != attributes["fingerprint"]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.cache.embeddings import EmbeddedClip
+from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.files import make_directory, whole_file
 from tokenreel.evaluate.alignment import AlignedClips, phase_name
 from tokenreel.evaluate.report.frames import FrameSource, Image, resize
@@ -55,6 +56,9 @@ def write_movie(path: Path, images: Iterator[Image], *, rate: Fraction) -> int:
 
     Returns:
         The number of frames.
+
+    Raises:
+        TokenReelError: there is no encoder.
     """
     import av
 
@@ -66,7 +70,13 @@ def write_movie(path: Path, images: Iterator[Image], *, rate: Fraction) -> int:
         whole_file(path) as partial,
         av.open(str(partial), "w", format="mp4", options=flags) as container,
     ):
-        stream = container.add_stream("libx264", rate=rate)
+        try:
+            stream = container.add_stream("libx264", rate=rate)
+        except ValueError as error:
+            raise TokenReelError(
+                f"{path}: this build of PyAV has no encoder libx264: pip install --force-reinstall "
+                "--only-binary av av"
+            ) from error
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "21", "preset": "fast", "threads": "1"}
