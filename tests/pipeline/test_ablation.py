@@ -261,6 +261,7 @@ def test_the_table_has_mean_and_2_std_in_the_units_of_the_papers_beside_the_publ
         a_score("r-seed1", "classification", 0.1, fraction=0.1),
         a_score("r-seed1", "classification", 0.1, action="jump"),
         a_score("r-seed0", "tau", 0.25),
+        a_score("r-seed0", "ap@15", 0.5),  # which the paper does not print
         a_score("r-seed1", "tau", float("nan")),
         a_score("unknown", "tau", 0.5),
     ]
@@ -338,6 +339,8 @@ def test_a_row_of_one_model_for_each_action_is_the_mean_of_their_runs(tmp_path):
         if any(f"data.action={a}" in name and name.endswith(f"seed{s}") for name in starred)
     }  # fmt: skip
     assert len(starred) == 4
+    null = plan_rows(["tcc-star-penn", "data.action=null"])
+    assert len(plan_jobs(null, 1, [path], Path("runs"))[0]) == 2
     for name in starred:
         clips = read_embeddings(tmp_path / "t/runs" / name / "embeddings.h5").clips
         assert {clip.action for clip in clips} == {name.partition("action=")[2].split("-")[0]}
