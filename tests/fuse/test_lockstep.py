@@ -1,6 +1,8 @@
 """Runs in lock-step: each ends as it would have alone, and goes on from where it was stopped."""
 
+import gc
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -169,6 +171,26 @@ def test_one_whose_loss_is_not_finite_leaves_and_the_others_end_as_alone(
     assert "colder: the loss of epoch 0 is nan" in str(bad.error)
     assert "on clips train" in str(bad.error)
     assert not bad.embeddings.exists()
+
+
+def test_one_that_failed_holds_no_batch(store, tmp_path, monkeypatch):
+    def broken(model, batch, config, **rest):
+        raise UsageError("this batch has no loss")
+
+    monkeypatch.setattr(run_module, "batch_loss", broken)
+    read, held = TokenSource.read, []
+
+    def noted(self, pieces):
+        found = read(self, pieces)
+        held.extend(weakref.ref(part.untyped_storage()) for part in found.codes.values())
+        return found
+
+    monkeypatch.setattr(TokenSource, "read", noted)
+    [bad] = together({"bad": tiny_config()}, store, tmp_path)
+    gc.collect()
+    assert isinstance(bad.error, UsageError)
+    assert held
+    assert not any(memory() is not None for memory in held)
 
 
 def test_one_whose_loss_cannot_be_computed_leaves_and_the_others_end_as_alone(

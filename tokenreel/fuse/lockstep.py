@@ -107,7 +107,7 @@ def _each(
                 do(run)
             except TokenReelError as error:
                 log.error("%s", error)
-                failed[run] = error
+                failed[run] = error.with_traceback(None)  # whose frames hold the batch
 
 
 def _training_clips(
