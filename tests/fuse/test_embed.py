@@ -173,3 +173,14 @@ def test_a_run_is_not_made_in_a_store(tmp_path):
     with pytest.raises(UsageError, match="s is a store, a run is another folder"):
         train(tiny_config(), store=store, out=store, device="cpu", progress=False)
     assert sorted(store.iterdir()) == before
+
+
+@pytest.mark.parametrize("changed", [{"model": [1]}, {"position": None}], ids=str)
+def test_a_checkpoint_of_other_kinds_of_values_is_damaged(store, run, tmp_path, changed):
+    (tmp_path / "run.json").write_bytes((run / "run.json").read_bytes())
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    torch.save(state | changed, tmp_path / "checkpoint.pt")
+    with pytest.raises(
+        Damaged, match=rf"checkpoint\.pt: a checkpoint without {next(iter(changed))}"
+    ):
+        embed(tmp_path, store, tmp_path / "e.h5")

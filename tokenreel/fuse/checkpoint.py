@@ -30,7 +30,11 @@ __all__ = [
     "with_later_fields",
 ]
 
-FIELDS = frozenset({"config", "position", "losses", "model", "optimiser", "scaler"})
+KINDS = {
+    "config": str, "position": list, "losses": list, "model": dict, "optimiser": dict,
+    "scaler": dict,
+}  # fmt: skip
+FIELDS = frozenset(KINDS)
 MODEL_FIELDS = ("model", "pooling", "temporal", "loss")  # of a config: what has weights
 # Of them, those that may differ where all weights fit: blocks are those of the store.
 FREE_FIELDS = ("pooling.blocks", "temporal.dropout", "temporal.l2_normalise", "loss.")
@@ -69,7 +73,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise Damaged(
             f"{path}: not a checkpoint ({reason}); delete the run and train again"
         ) from error
-    missing = FIELDS - set(state) if isinstance(state, dict) else FIELDS
+    held = state if isinstance(state, dict) else {}
+    missing = [name for name, kind in KINDS.items() if not isinstance(held.get(name), kind)]
     if missing:
         raise Damaged(f"{path}: a checkpoint without {', '.join(sorted(missing))}")
     return state
