@@ -309,9 +309,8 @@ def test_a_compiled_run_has_the_losses_of_a_plain_one_and_its_weights_are_plain(
     found = {}
     for compiled in (False, True):
         optim = OptimConfig(lr=1e-3, epochs=2, eps=1e-3, compile=compiled)
-        temporal = tiny_config().temporal.model_copy(update={"dropout": 0.0})
         out = tmp_path / str(compiled)
-        run(tiny_config(optim=optim, temporal=temporal), store, out)
+        run(tiny_config(optim=optim), store, out)
         state = torch.load(out / "checkpoint.pt", weights_only=True)["model"]
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         found[compiled] = [line["loss"] for line in lines], set(state)

@@ -79,7 +79,10 @@ class Run:
         if config.init is not None and not config.optim.epochs:
             self.save()  # the weights of another run as they are: no step writes them
         if config.optim.compile:
-            self.model.fuse = torch.compile(self.model.fuse)  # type: ignore[method-assign]
+            options = {"fallback_random": True}  # the dropout of a plain run
+            self.model.fuse = torch.compile(  # type: ignore[method-assign]
+                self.model.fuse, options=options
+            )
 
     @property
     def sampling(self) -> Sampling:
