@@ -90,6 +90,7 @@ def test_killed_at_ten_random_moments_it_still_ends_with_the_same_bytes(store, t
     for name in ("checkpoint.pt", "metrics.jsonl"):
         whole, cut = (side / name for side in sides)
         assert whole.read_bytes() == cut.read_bytes()
+    assert not list(sides[1].glob(".tmp-*.*"))  # half-written files
 
 
 def test_told_to_stop_it_saves_ends_with_143_and_goes_on_to_the_same_bytes(

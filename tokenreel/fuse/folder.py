@@ -28,6 +28,7 @@ __all__ = ["RunFolder", "RunLocked"]
 
 log = logging.getLogger(__name__)
 
+FILES = ("run.json", "checkpoint.pt", "metrics.jsonl", "embeddings.h5")  # of whoever has the lock
 IDENTITY = ("config", "store_fingerprint", "store_clips_sha256", "init_sha256")
 MADE = ("checkpoint.pt", "metrics.jsonl", "embeddings.h5")  # by a run that began
 BEAT_SECONDS = 30.0
@@ -51,7 +52,7 @@ class RunFolder:
     about: dict[str, Any]
 
     def __enter__(self) -> "RunFolder":
-        """Lock the folder; a lock whose process is gone is broken.
+        """Lock the folder; a lock whose process is gone is broken, what it left half-written goes.
 
         Raises:
             UsageError: it is a file or a store, or `init` names no trained run.
@@ -73,6 +74,8 @@ class RunFolder:
                 f"{self.path} is in use ({error}): wait for it, or use another --out"
             ) from error
         self._beaten = time.monotonic()
+        for left in [left for name in FILES for left in self.path.glob(f".tmp-{name}-*")]:
+            left.unlink()
         try:
             self._compare()
         except BaseException:
