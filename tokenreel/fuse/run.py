@@ -79,9 +79,9 @@ class Run:
         if config.init is not None and not config.optim.epochs:
             self.save()  # the weights of another run as they are: no step writes them
         if config.optim.compile:
-            options = {"fallback_random": True}  # the dropout of a plain run
             self.model.fuse = torch.compile(  # type: ignore[method-assign]
-                self.model.fuse, options=options
+                self.model.fuse,
+                options={"fallback_random": True},  # the dropout of a plain run
             )
 
     @property
