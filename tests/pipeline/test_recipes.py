@@ -1,5 +1,7 @@
 """Recipes: each name makes a valid config, says what it is, and matches the paper's rows."""
 
+import json
+
 import pytest
 
 from tests.fuse.tiny import write_store
@@ -10,7 +12,7 @@ from tokenreel.fuse.model import build_model
 from tokenreel.fuse.needs import blocks_of, for_store
 from tokenreel.fuse.sweep import train_together
 from tokenreel.pipeline.recipes import RECIPES, TABLES, describe, get_recipe
-from tokenreel.pipeline.training import make_job
+from tokenreel.pipeline.training import make_job, run_name
 
 PAPERS = [name for name in RECIPES if get_recipe(name).source]
 
@@ -142,17 +144,21 @@ def test_a_run_that_goes_on_from_another_takes_the_one_of_its_seed_or_asks_for_i
     assert make_job(name, ["seed=2"], store=tmp_path).config.init == str(run.relative_to(tmp_path))
 
 
-def test_it_goes_on_from_the_run_of_the_same_words_before_that_of_none(tmp_path, monkeypatch):
+def test_it_goes_on_from_the_run_of_the_same_words_then_of_the_same_model_then_of_none(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    words = ["temporal.layers=1", "seed=2"]
+    words, source = ["temporal.layers=1", "seed=2"], "vsp-kinetics400"
     with pytest.raises(UsageError, match=r"type `fuse train vsp-kinetics400 temporal.layers=1 see"):
         make_job("vsp-penn-finetuned", words, store=tmp_path)
-    for name in ("vsp-kinetics400-seed2", "vsp-kinetics400-temporal.layers=1-seed2"):
-        run = tmp_path / "runs" / name
+    (tmp_path / f"runs/{source}-unfinished-seed2").mkdir(parents=True)
+    for changes in ([], ["optim.epochs=1", "temporal.layers=1"], ["temporal.layers=1"]):
+        run = tmp_path / "runs" / run_name(source, changes, 2)
         run.mkdir(parents=True)
         (run / "checkpoint.pt").touch()
-        begun = make_job("vsp-penn-finetuned", words, store=tmp_path).config.init
-        assert begun == f"runs/{name}"
+        (run / "run.json").write_text(json.dumps({"recipe": " ".join([source, *changes])}))
+        job = make_job("vsp-penn-finetuned", words, store=tmp_path)
+        assert job.config.init == str(run.relative_to(tmp_path))
 
 
 def test_a_recipe_of_one_action_asks_for_it(tmp_path):

@@ -3,10 +3,12 @@
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.reader import open_store
+from tokenreel.fuse.about import read_about
 from tokenreel.fuse.distributed import find_device
 from tokenreel.fuse.embed import embed_run
 from tokenreel.fuse.sweep import Job, RunResult
@@ -106,19 +108,35 @@ def _protocol_of(store: Path) -> Mapping[str, object]:
 def _run_to_begin_from(
     name: str, source: str, words: Sequence[str], seed: int, folders: Sequence[Path]
 ) -> Path:
-    """The run whose weights another recipe begins from: of the same words and seed, or of none."""
+    """The run whose weights another recipe begins from, of the same seed.
+
+    One of the same words comes first, then one of the same but for `optim`, such as fewer epochs,
+    then the recipe as it is.  Without words it is the recipe as it is alone.
+    """
     changes = [word for word in words if not word.startswith("seed=")]
-    for wanted in (run_name(source, changes, seed), run_name(source, [], seed)):
-        for folder in folders:
-            if (folder / wanted / "checkpoint.pt").exists():
-                log.info("%s begins from %s", name, folder / wanted)
-                return folder / wanted
+    same, plain = run_name(source, changes, seed), run_name(source, [], seed)
+    near = [run for folder in folders for run in sorted(folder.glob(f"{source}-*-seed{seed}"))]
+    wanted = _without_optim([source, *changes])
+    alike = (run for run in near if changes and _model_words(run) == wanted)
+    for run in chain((one / same for one in folders), alike, (one / plain for one in folders)):
+        if (run / "checkpoint.pt").exists():
+            log.info("%s begins from %s", name, run)
+            return run
     raise UsageError(
-        f"recipe {name} goes on from a run of {source}, and "
-        f"{folders[0] / run_name(source, changes, seed)} has no checkpoint: type `fuse train "
-        f"{' '.join([source, *changes, f'seed={seed}'])}` first, or name another run with "
-        f"`fuse train {name} init=RUN`"
+        f"recipe {name} goes on from a run of {source}, and {folders[0] / same} has no "
+        f"checkpoint: type `fuse train {' '.join([source, *changes, f'seed={seed}'])}` first, or "
+        f"name another run with `fuse train {name} init=RUN`"
     )
+
+
+def _model_words(run: Path) -> set[str]:
+    """The recipe of a run and its changes but those of the optimiser."""
+    is_run = (run / "run.json").exists()
+    return _without_optim(str(read_about(run).get("recipe")).split()) if is_run else set()
+
+
+def _without_optim(words: Sequence[str]) -> set[str]:
+    return {word for word in words if not word.startswith("optim.")}
 
 
 def run_name(name: str, words: Sequence[str], seed: int) -> str:
