@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fuse.tiny import tiny_config
+from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import Damaged, TokenReelError, WrongRecipe
 from tokenreel.fuse import run as run_module
 from tokenreel.fuse.checkpoint import load_checkpoint
 from tokenreel.fuse.config import OptimConfig
+from tokenreel.fuse.loss_config import CrossEntropyConfig
 from tokenreel.fuse.train import train
 
 
@@ -232,3 +233,18 @@ def test_another_model_that_the_same_weights_fit_cannot_start_from_them(store, t
         else:
             with pytest.raises(WrongRecipe, match=r"temporal\.heads: it has 2, asked 4"):
                 run(config, store, tmp_path / "third")
+
+
+def test_other_labels_are_refused_where_a_run_learns_from_them(store, tmp_path):
+    turned = write_store(tmp_path / "turned", phases=("b", "a"))
+    run(tiny_config(), store, tmp_path / "plain")
+    assert run(tiny_config(), turned, tmp_path / "plain").was_done
+    supervised = tiny_config(loss=CrossEntropyConfig())
+    run(supervised, store, tmp_path / "supervised")
+    with pytest.raises(WrongRecipe, match="labels_sha256: run has"):
+        run(supervised, turned, tmp_path / "supervised")
+    about = tmp_path / "supervised/run.json"
+    (tmp_path / "supervised/embeddings.h5").unlink()
+    earlier = {k: v for k, v in json.loads(about.read_text()).items() if k != "labels_sha256"}
+    about.write_text(json.dumps(earlier))  # as a version before this wrote it
+    assert run(supervised, store, tmp_path / "supervised").embeddings.exists()

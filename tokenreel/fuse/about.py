@@ -42,6 +42,8 @@ def describe_run(config: FuseConfig, store: Store, provenance: Mapping[str, Any]
     if config.data.label_share < 1 and is_trained:
         drawn, every = (labelled_clips(config, store, x) for x in (config.data.label_share, 1.0))
         about["labelled_clips"] = f"{len(drawn)} of {len(every)}, drawn with seed {config.seed}"
+    if config.loss.uses_labels and is_trained:
+        about["labels_sha256"] = _labels_digest(store)
     if config.init is not None:
         about["init_sha256"] = _init_digest(Path(config.init))
     return about
@@ -84,6 +86,15 @@ def _clips_digest(store: Store) -> str:
         for record in store.records.values()
     ]
     return hashlib.sha256(canonical_json(rows)).hexdigest()
+
+
+def _labels_digest(store: Store) -> str:
+    """What the training clips are labelled as."""
+    digest = hashlib.sha256()
+    for record in store.select(split="train"):
+        digest.update(canonical_json([record.clip_id, record.phases]))
+        digest.update(store.labels(record.clip_id).tobytes())
+    return digest.hexdigest()
 
 
 def _init_digest(run: Path) -> str:

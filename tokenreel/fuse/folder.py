@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 FILES = ("run.json", "checkpoint.pt", "metrics.jsonl", "embeddings.h5")  # of whoever has the lock
 IDENTITY = ("config", "store_fingerprint", "store_clips_sha256", "init_sha256")
+LATER = ("labels_sha256",)  # part of it too, but earlier versions did not write it
 MADE = ("checkpoint.pt", "metrics.jsonl", "embeddings.h5")  # by a run that began
 BEAT_SECONDS = 30.0
 STALE_SECONDS = 3600.0  # a lock of another host that nobody touched for so long is dead
@@ -128,9 +129,10 @@ class RunFolder:
             write_whole(path, canonical_json(self.about))
 
     def _require(self, former: Mapping[str, Any], where: Path) -> None:
-        held = {key: former.get(key) for key in IDENTITY}
+        keys = [*IDENTITY, *(key for key in LATER if key in former)]
+        held = {key: former.get(key) for key in keys}
         held["config"] = with_later_fields(held["config"])
-        rows = field_differences(held, {key: self.about.get(key) for key in IDENTITY})
+        rows = field_differences(held, {key: self.about.get(key) for key in keys})
         if rows:
             table = "\n".join(
                 f"  {name}: run has {here!r}, asked {there!r}" for name, here, there in rows
