@@ -193,6 +193,26 @@ def test_one_that_failed_holds_no_batch(store, tmp_path, monkeypatch):
     assert not any(memory() is not None for memory in held)
 
 
+def test_runs_that_could_not_read_leave_the_memory_to_the_next(tmp_path, monkeypatch):
+    path = write_store(tmp_path / "s")
+    [shard] = path.glob("clips/*/train3-*/views/0/tokens/1/c/0/0/0")
+    shard.write_bytes(b"\1" + shard.read_bytes()[1:])
+    sources = []
+
+    class Noted(TokenSource):
+        def __init__(self, *args, **options):
+            gc.collect()
+            assert not any(source() is not None for source in sources)
+            sources.append(weakref.ref(self))
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(sweep_module, "TokenSource", Noted)
+    configs = {f"seed{seed}": tiny_config(seed=seed) for seed in range(3)}
+    results = together(configs, path, tmp_path)
+    assert len(sources) == 3
+    assert all("frame 0 of the clip is damaged" in str(result.error) for result in results)
+
+
 def test_one_whose_loss_cannot_be_computed_leaves_and_the_others_end_as_alone(
     store, tmp_path, monkeypatch
 ):

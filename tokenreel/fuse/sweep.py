@@ -181,7 +181,8 @@ def _train_group(
     except TokenReelError as error:  # of the store or the memory: of every run that reads it
         log.error("%s", error)
         left = [one for one in group if not one.folder.embeddings.exists()]
-        errors = {one.job.out: error for one in left} | errors
+        told = error.with_traceback(None)  # whose frames hold the source and all that it keeps
+        errors = {one.job.out: told for one in left} | errors
     return errors
 
 
@@ -217,7 +218,7 @@ def _train_and_embed(
             try:
                 runs[one] = Run(one.job.config, source, one.job.out, world=world)
             except TokenReelError as error:  # a checkpoint that is torn or of another model
-                failed[one.job.out] = error
+                failed[one.job.out] = error.with_traceback(None)
     try:
         if runs:
             found = fit(list(runs.values()), source, progress=progress, world=world, beat=beat)
