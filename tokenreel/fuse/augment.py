@@ -80,7 +80,8 @@ def augment_views(
             tokens = torch.where(which[:, None, None], turned, tokens)
         if config.noise:
             floats = tokens.decode() if isinstance(tokens, CodedTokens) else tokens
-            tokens = floats * _factors(rngs, floats, config.noise)[view][:, None]
+            # In place: the floats of a batch are the most memory of a step, and are a copy already.
+            tokens = floats.mul_(_factors(rngs, floats, config.noise)[view][:, None])
     if cls is not None:
         cls = cls[rows]
         if config.noise:
