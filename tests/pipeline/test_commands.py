@@ -27,6 +27,7 @@ from tests.fuse.tiny import write_store
         ("fuse", ["train", "smaple"], "did you mean sample?"),
         ("fuse", ["train", "pooling.num_entitis=2"], "did you mean num_entities?"),
         ("fuse", ["train", "mvformer-penn"], "no store of penn_action"),
+        ("fuse", ["ablate", "sample", "--placement", "attic"], "'attic' is not one of 'auto'"),
         ("fuse", ["train", "--memory", "much"], "--memory 'much' is not a size such as 2GB"),
         ("evaluate", ["all", "nowhere"], "nowhere does not exist"),
         ("evaluate", ["all", "tau_strid=2"], "did you mean tau_stride?"),

@@ -1,7 +1,7 @@
 """`fuse train | embed | attend | ablate`: phase 2, token store to embeddings."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,7 +12,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 Store = Annotated[Path | None, typer.Option(help="the store; by default the recipe's in stores/")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Placement = Annotated[
-    str, typer.Option(help="where codes stay while training: auto, disk, ram or gpu")
+    Literal["auto", "disk", "ram", "gpu"], typer.Option(help="where codes stay while training")
 ]
 Memory = Annotated[
     str | None,
