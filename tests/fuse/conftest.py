@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.fuse.tiny import write_store
+from tests.fuse.tiny import tiny_config, write_store
+from tokenreel.fuse.train import train
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +15,11 @@ def store(tmp_path_factory):
 def smaller_store(tmp_path):
     """A store of the same recipe with fewer clips."""
     return write_store(tmp_path / "smaller", train=3)
+
+
+@pytest.fixture(scope="module")
+def run(store, tmp_path_factory):
+    """A run of the tiny config on the tiny store."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    train(tiny_config(), store=store, out=path, device="cpu", progress=False)
+    return path

@@ -17,13 +17,6 @@ from tokenreel.fuse.train import train
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def run(store, tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "run"
-    train(tiny_config(), store=store, out=path, device="cpu", progress=False)
-    return path
-
-
 def test_the_weights_are_those_that_pool_the_tokens(store, run):
     opened = open_store(store)
     [found] = attend(run, opened, ["val1"], device=CPU)

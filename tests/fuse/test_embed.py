@@ -17,13 +17,6 @@ from tokenreel.fuse.train import train
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def run(store, tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "run"
-    train(tiny_config(), store=store, out=path, device="cpu", progress=False)
-    return path
-
-
 def embed(run, store, out):
     return embed_run(run, store, out, device=CPU, progress=False)
 

@@ -6,17 +6,12 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.fuse.tiny import write_store
+from tests.pipeline.small import SMALL, extract_sample
 from tokenreel.cache.errors import ClipFailed, TokenReelError, UsageError
 from tokenreel.pipeline import attention
 from tokenreel.pipeline.attention import attend_clips
-from tokenreel.pipeline.cli.extract import app as extract_app
 from tokenreel.pipeline.cli.fuse import app
 from tokenreel.pipeline.training import train_recipe
-
-SMALL = [
-    "optim.epochs=1", "data.num_frames=6", "data.batch_clips=2", "pooling.channels=8",
-    "temporal.hidden=8", "temporal.heads=2", "temporal.fc_width=8", "temporal.feed_forward=8",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +20,7 @@ def work(tmp_path_factory):
     path = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
-        words = ["data.train=2", "data.val=2", "image_size=32", "blocks=11", "codec=fp16"]
-        made = CliRunner().invoke(extract_app, ["run", "sample", *words])
-        assert made.exit_code == 0, made.output
+        extract_sample("data.val=2")
         train_recipe("sample", SMALL, out=path / "run", device="cpu", progress=False)
     return path
 

@@ -5,15 +5,11 @@ import re
 import pytest
 from typer.testing import CliRunner
 
+from tests.pipeline.small import SMALL, extract_sample
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.reader import open_store
 from tokenreel.pipeline.cli.extract import app
 from tokenreel.pipeline.training import train_recipe
-
-SMALL = [
-    "optim.epochs=1", "data.num_frames=6", "data.batch_clips=2", "pooling.channels=8",
-    "temporal.hidden=8", "temporal.heads=2", "temporal.fc_width=8", "temporal.feed_forward=8",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +18,7 @@ def work(tmp_path_factory):
     path = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
-        words = ["data.train=2", "data.val=1", "image_size=32", "blocks=11", "codec=fp16"]
-        made = CliRunner().invoke(app, ["run", "sample", *words, "--out", "first"])
-        assert made.exit_code == 0, made.output
+        extract_sample("data.val=1", "--out", "first")
     return path
 
 
