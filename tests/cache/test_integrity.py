@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tokenreel.cache import integrity
 from tokenreel.cache.integrity import verify_store, wrong_frames
 from tokenreel.cache.maintenance import mend_logs
 from tokenreel.cache.writer import StoreWriter
@@ -101,3 +102,16 @@ def test_a_damaged_log_is_mended_and_no_clip_is_lost(tmp_path):
     assert log.read_bytes() == whole
     assert words(path) == "1 clips, 0 problem(s)"
     assert mend_logs(path) == []
+
+
+def test_a_clip_committed_while_the_store_is_verified_is_no_problem(tmp_path, monkeypatch):
+    path = stores.make_store(tmp_path / "s")
+    committed_keys = integrity.committed_keys
+
+    def and_one_more(path):
+        keys = committed_keys(path)
+        commit(path)
+        return keys
+
+    monkeypatch.setattr(integrity, "committed_keys", and_one_more)
+    assert verify_store(path).problems == ()

@@ -1,5 +1,6 @@
 """Small videos, a small backbone, and what a store holds: shared by the tests of extraction."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -67,3 +68,12 @@ def differing(one: Path, other: Path) -> list[str]:
     """Files of which the stores hold different bytes, or that only one holds."""
     a, b = content(one), content(other)
     return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+
+
+def shards(store: Path) -> list[Path]:
+    """Files of whole segments and of those being written, while a process writes the store.
+
+    `os.walk`, for it passes over a folder that is renamed or removed meanwhile: rglob raises.
+    """
+    files = [Path(folder, name) for folder, _, names in os.walk(store / "clips") for name in names]
+    return [file for file in files if file.match("tokens/*/c/*/0/0")]

@@ -11,35 +11,48 @@ from pathlib import Path
 
 import pytest
 
-from tests.extract.extraction import differing, write_video
+from tests.extract.extraction import differing, shards, write_video
 
 CALL = "from tokenreel.pipeline.cli.extract import main; main()"
 WORDS = ["backbone=test_vit", "weights=random:0", "image_size=96", "blocks=1,5"]
 WORDS += ["codec=fp16", "device=cpu", "batch_frames=4"]
 
 
-def start(root, store, *words):
+def options(root, store, *words):
+    """Arguments of a process that extracts the videos of `root`."""
     command = [sys.executable, "-c", CALL, "run", "folder", "--root", str(root)]
-    return subprocess.Popen(
-        [*command, "--out", str(store), *WORDS, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,  # as a terminal or a scheduler would: signals go to all of it
-    )
+    return {
+        "args": [*command, "--out", str(store), *WORDS, *words],
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+        "env": os.environ | {"OMP_NUM_THREADS": "1"},
+    }
+
+
+@pytest.fixture
+def start():
+    """Starts an extraction; what still runs when the test ends is killed."""
+    processes = []
+
+    def begin(root, store, *words):
+        # a session of its own, as a terminal or a scheduler would: signals go to all of it
+        process = subprocess.Popen(**options(root, store, *words), start_new_session=True)
+        processes.append(process)
+        return process
+
+    yield begin
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
 
 
 def run(root, store):
-    process = start(root, store)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return output
-
-
-def shards(store):
-    """Files of whole segments, and of those that are being written."""
-    return [path for path in (store / "clips").rglob("tokens/*/c/*/0/0") if path.is_file()]
+    done = subprocess.run(**options(root, store), timeout=600, check=False)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 def wait_for_shards(process, store, count):
@@ -66,7 +79,7 @@ def whole(root, tmp_path_factory):
 
 
 def test_sigterm_finishes_the_segment_gives_up_claims_and_ends_within_30_seconds(
-    root, whole, tmp_path
+    start, root, whole, tmp_path
 ):
     store = tmp_path / "store"
     process = start(root, store)
@@ -87,7 +100,7 @@ def test_sigterm_finishes_the_segment_gives_up_claims_and_ends_within_30_seconds
     assert differing(store, whole) == []
 
 
-def test_killed_at_any_moment_and_started_again_it_is_the_same_store(root, whole, tmp_path):
+def test_killed_at_any_moment_and_started_again_it_is_the_same_store(start, root, whole, tmp_path):
     store = tmp_path / "store"
     draw = random.Random(4)
     for number in range(3):
@@ -120,7 +133,7 @@ MOMENTS = [
 
 @pytest.mark.parametrize(("number", "moment", "seconds", "status"), MOMENTS)
 def test_stopped_before_its_first_clip_it_ends_in_one_line(
-    root, tmp_path, number, moment, seconds, status
+    start, root, tmp_path, number, moment, seconds, status
 ):
     if not Path("/proc/self/stat").is_file():
         pytest.skip("no /proc to see processes in")

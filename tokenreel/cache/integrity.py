@@ -90,7 +90,8 @@ def verify_store(path: str | Path, deep: bool = False) -> VerifyReport:
         canary = load_arrays(path / "canary")
         if (calibration_hash(canary) if canary else None) != attributes["canary_sha256"]:
             problems.append(Problem("", "the canary was altered", str(path / "canary")))
-        keys, (logged, wrong) = committed_keys(path), logged_records(path)
+        logged, wrong = logged_records(path)  # first: a writer commits a clip, then logs it
+        keys = committed_keys(path)
         read_failures(path)
     except WrongRecipe:
         raise
