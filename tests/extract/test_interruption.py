@@ -13,7 +13,10 @@ import pytest
 
 from tests.extract.extraction import differing, shards, write_video
 
-CALL = "from tokenreel.pipeline.cli.extract import main; main()"
+CALL = (  # the tests' own process may ignore Ctrl-C: one started with & by a script does
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from tokenreel.pipeline.cli.extract import main; main()"
+)
 WORDS = ["backbone=test_vit", "weights=random:0", "image_size=96", "blocks=1,5"]
 WORDS += ["codec=fp16", "device=cpu", "batch_frames=4"]
 
