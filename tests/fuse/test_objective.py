@@ -12,7 +12,7 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.reader import open_store
 from tokenreel.fuse import objective
 from tokenreel.fuse.batches import make_batch, stream_batches
-from tokenreel.fuse.config import OptimConfig, PoolingConfig
+from tokenreel.fuse.config import DataConfig, OptimConfig, PoolingConfig
 from tokenreel.fuse.distributed import World
 from tokenreel.fuse.embed import load_run
 from tokenreel.fuse.epochs import Sampling, plan_epoch
@@ -89,6 +89,23 @@ def test_every_loss_fits_a_batch_and_reaches_every_weight(two_actions, name):
         losses.append(loss.item())
 
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_a_loss_is_told_which_frames_are_padding(two_actions, monkeypatch):
+    config = tiny_config().model_copy(update={"data": DataConfig(num_frames=20, batch_clips=2)})
+    _, model, _, stream = prepare(two_actions, config)
+    _, batch = next(stream)
+    stream.close()
+    told = []
+    monkeypatch.setitem(LOSSES, "scl", lambda inputs, _: told.append(inputs) or torch.zeros(()))
+
+    batch_loss(model, batch, config, rng=np.random.default_rng(0))
+
+    [inputs] = told
+    is_padding = torch.zeros(inputs.valid.numel(), dtype=torch.bool)
+    is_padding[inputs.padding] = True
+    assert 0 < len(inputs.padding) == is_padding.sum()
+    torch.testing.assert_close(is_padding.view_as(inputs.valid), ~inputs.valid)
 
 
 @pytest.mark.parametrize("dynamic", ["separate", "first", "average"])

@@ -67,6 +67,7 @@ def batch_loss(
         embeddings=gather_clips(embeddings, len(batch.clip_ids), batch.own, world),
         steps=batch.steps,
         valid=batch.valid.to(device, non_blocking=True),
+        padding=(~batch.valid).flatten().nonzero().flatten().to(device, non_blocking=True),
         labels=batch.labels,
         actions=batch.actions,
         num_frames=batch.num_frames,

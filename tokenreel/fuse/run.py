@@ -6,6 +6,7 @@ the bytes of runs trained alone.
 
 import json
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -133,15 +134,17 @@ class Run:
         sum_gradients(self.model, self.world)
         self.scaler.unscale_(self.optimiser)  # of the sums: all processes see what overflowed
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad_norm)
+        # One wait for a GPU, and before it is given more to do.
+        found, found_norm = torch.stack([loss, norm]).tolist()
         # A scaler lowers its scale where a gradient overflows float16, and leaves the step out;
         # one that overflows without a scale is not finite in itself.
         is_left_out = self.scaler.is_enabled() and self.scaler.get_scale() > 1
-        if not (torch.isfinite(loss) and (is_left_out or torch.isfinite(norm))):
-            raise self._not_finite("loss", f"{loss.item()}, its gradient {norm.item()}", batch)
+        if not (math.isfinite(found) and (is_left_out or math.isfinite(found_norm))):
+            raise self._not_finite("loss", f"{found}, its gradient {found_norm}", batch)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        self._losses.append(loss.item())
+        self._losses.append(found)
         self.position = (epoch, number + 1)
         return self._losses[-1]
 

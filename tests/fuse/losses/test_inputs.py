@@ -14,6 +14,7 @@ def make_input(actions=("run", "swim", "run")):
         embeddings=torch.arange(clips * 2 * 4 * 1.0).view(clips, 2, 4, 1),
         steps=torch.arange(4).expand(clips, 2, -1),
         valid=torch.ones(clips, 2, 4, dtype=torch.bool),
+        padding=torch.zeros(0, dtype=torch.long),
         labels=torch.zeros(clips, 2, 4, dtype=torch.long),
         actions=actions,
         num_frames=torch.tensor([4, 8, 40])[:clips],

@@ -111,6 +111,11 @@ def test_blocks_equal_the_full_matrix_with_padding(negatives):
         embeddings, steps, valid, temperature=0.1, variance=10.0, negatives=negatives
     )
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+    told = sequence_contrastive_loss(
+        embeddings, steps, valid, (~valid).flatten().nonzero()[:, 0], temperature=0.1,
+        label_variance=10.0, negatives=negatives,
+    )  # fmt: skip
+    assert told == found
 
 
 @pytest.mark.parametrize(("frames", "wanted"), [(41, 1), (42, 1), (45, 1), (46, 0)])

@@ -23,6 +23,8 @@ class LossInput:
             the precision of the forward pass: alignment costs and their masks need its range.
         steps: int64 (B, V, T) frame numbers in the clip.
         valid: bool (B, V, T), False at padding, which is at the end of a sequence.
+        padding: int64 (P,), which of the B V T frames are padding; told by the host, so that no
+            loss asks a GPU and waits.
         labels: int64 (B, V, T) class of a frame, -1 where it has none.
         actions: the B actions, "" where unknown.
         num_frames: int64 (B,) frames of each clip.
@@ -33,6 +35,7 @@ class LossInput:
     embeddings: Tensor
     steps: Tensor
     valid: Tensor
+    padding: Tensor
     labels: Tensor
     actions: Sequence[str]
     num_frames: Tensor

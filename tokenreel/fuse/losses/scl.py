@@ -26,6 +26,7 @@ def scl(inputs: LossInput, config: SclConfig) -> Tensor:
         inputs.embeddings,
         inputs.steps,
         inputs.valid,
+        inputs.padding,
         temperature=config.temperature,
         label_variance=config.label_variance,
         label_mode=config.label_mode,
@@ -37,6 +38,7 @@ def sequence_contrastive_loss(
     embeddings: Tensor,
     steps: Tensor,
     valid: Tensor,
+    padding: Tensor | None = None,
     *,
     temperature: float,
     label_variance: float,
@@ -49,6 +51,7 @@ def sequence_contrastive_loss(
         embeddings: (B, 2, T, C), of unit length.
         steps: (B, 2, T) frame numbers, in frames.
         valid: bool (B, 2, T), False at padding.
+        padding: int64 (P,), which of the B 2 T frames are padding, where the caller knows.
         temperature: tau.
         label_variance: sigma squared, in frames squared.
         label_mode: "official" lets a label underflow to zero in float32, and then skips its frame;
@@ -63,7 +66,9 @@ def sequence_contrastive_loss(
     products = embeddings[:, 0] @ embeddings[:, 1].transpose(-1, -2) / temperature  # (B, T, T)
     distance = (steps[:, 0, :, None] - steps[:, 1, None, :]).to(products.dtype)
     both = valid[:, 0, :, None] & valid[:, 1, None, :]
-    further = _weight_of_padding(embeddings, valid, temperature)
+    if padding is None:
+        padding = (~valid).flatten().nonzero().flatten()
+    further = _weight_of_padding(embeddings, padding, temperature)
     if negatives != "view":
         others = _weight_of_others(embeddings, valid, temperature, negatives)
         further = torch.logaddexp(further, others)
@@ -100,14 +105,14 @@ def gaussian_labels(
     return weights / torch.where(total > 0, total, 1.0)  # also of a total that is subnormal
 
 
-def _weight_of_padding(embeddings: Tensor, valid: Tensor, temperature: float) -> Tensor:
+def _weight_of_padding(embeddings: Tensor, padding: Tensor, temperature: float) -> Tensor:
     """(B, 2, T): log of 1e-6 exp(similarity) over every pair with padding, in the whole batch."""
-    if bool(valid.all()):
-        return embeddings.new_full(valid.shape, _least(embeddings))
-    padded = embeddings[~valid] / temperature  # (P, C)
+    if not len(padding):
+        return embeddings.new_full(embeddings.shape[:3], _least(embeddings))
+    padded = embeddings.flatten(0, 2).index_select(0, padding) / temperature  # (P, C)
     # Clip by clip: much padding is a large matrix, of which there is then one and not three.
     of_clips = [(clip @ padded.T).logsumexp(-1) for clip in embeddings.flatten(1, 2)]
-    return (torch.stack(of_clips) + math.log(_EPSILON)).view(valid.shape)
+    return (torch.stack(of_clips) + math.log(_EPSILON)).view(embeddings.shape[:3])
 
 
 def _weight_of_others(
