@@ -109,6 +109,27 @@ def test_runs_that_draw_the_same_batches_read_them_once(store, tmp_path, monkeyp
     assert counts["one"] == counts["three"]
 
 
+@pytest.mark.parametrize(("blocks", "times"), [((1,), 1), ((3,), 2)])
+def test_what_stays_in_memory_is_read_once_for_all_seeds(
+    store, tmp_path, monkeypatch, blocks, times
+):
+    reads = []
+    original = TokenSource._read
+    monkeypatch.setattr(
+        TokenSource, "_read",
+        lambda self, pieces, **k: reads.extend(p.clip_id for p in pieces) or original(
+            self, pieces, **k
+        ),
+    )  # fmt: skip
+    pooling = PoolingConfig(num_entities=2, channels=8, blocks=(1,))
+    configs = {f"seed{i}": tiny_config(seed=i, pooling=pooling) for i in range(3)}
+    other = PoolingConfig(num_entities=2, channels=8, blocks=blocks)
+    configs["other"] = tiny_config(seed=0, pooling=other)
+    results = together(configs, store, tmp_path)
+    assert [result.error for result in results] == [None] * 4
+    assert {reads.count(f"train{i}") for i in range(5)} == {times}
+
+
 def test_runs_that_attend_over_the_same_tokens_read_them_once(store, tmp_path, monkeypatch):
     passes = []
     for name in ("attend", "attend_backward"):
@@ -207,7 +228,10 @@ def test_runs_that_could_not_read_leave_the_memory_to_the_next(tmp_path, monkeyp
             super().__init__(*args, **options)
 
     monkeypatch.setattr(sweep_module, "TokenSource", Noted)
-    configs = {f"seed{seed}": tiny_config(seed=seed) for seed in range(3)}
+    poolings = [
+        PoolingConfig(blocks=(1,)), PoolingConfig(blocks=(1, 3)), PoolingConfig(num_dynamic=1)
+    ]  # fmt: skip
+    configs = {f"{i}": tiny_config(seed=i, pooling=one) for i, one in enumerate(poolings)}
     results = together(configs, path, tmp_path)
     assert len(sources) == 3
     assert all("frame 0 of the clip is damaged" in str(result.error) for result in results)

@@ -53,6 +53,12 @@ class Frames:
         self._decoder = decoder
         self._tokens: dict[tuple[int, ...], Tensor] = {}
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of codes, scales and CLS vectors."""
+        parts = [*self.codes.values(), *self.scales.values()]
+        return sum(part.nbytes for part in (parts if self.cls is None else [*parts, self.cls]))
+
     def tokens(self, blocks: Sequence[int] | None = None) -> Tensor:
         """Tokens of blocks, None for all, in order, end to end: float32 (F, n, D of them all)."""
         key = tuple(sorted(self.codes if blocks is None else blocks))
@@ -120,9 +126,10 @@ class Decoder:
         if key not in self._foldings:
             found = self.codec.fold(block, self.dim)
             rotation = found.rotation
-            self._foldings[key] = Folding(
-                torch.tensor(found.channel_scale, device=device),
-                torch.tensor(found.channel_offset, device=device),
-                None if rotation is None else torch.tensor(rotation, device=device),
-            )
+            with torch.inference_mode(False):  # it stays, also for runs in training
+                self._foldings[key] = Folding(
+                    torch.tensor(found.channel_scale, device=device),
+                    torch.tensor(found.channel_offset, device=device),
+                    None if rotation is None else torch.tensor(rotation, device=device),
+                )
         return self._foldings[key]

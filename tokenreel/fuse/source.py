@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,36 @@ from tokenreel.fuse.needs import (
 )
 from tokenreel.fuse.placement import choose_placement, frame_bytes
 
-__all__ = ["TokenSource"]
+__all__ = ["TokenSource", "Wanted"]
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What some runs read of a store: what any of them wants.
+
+    Attributes:
+        blocks: of the tokens, sorted.
+        cls: whether CLS vectors.
+        every_view: whether views beside the clean one.
+        actions: of the clips, None among them for every action.
+    """
+
+    blocks: tuple[int, ...]
+    cls: bool
+    every_view: bool
+    actions: frozenset[str | None]
+
+    @classmethod
+    def of(cls, configs: Sequence[FuseConfig], store: Store) -> "Wanted":
+        """Of the configs of the runs."""
+        blocks = {b for one in configs if uses_tokens(one) for b in blocks_of(one, store)}
+        return cls(
+            tuple(sorted(blocks)), any(map(uses_cls, configs)),
+            any(one.data.views != "clean" for one in configs),
+            frozenset(one.data.action for one in configs),
+        )  # fmt: skip
 
 
 class TokenSource:
@@ -57,9 +85,8 @@ class TokenSource:
         for config in configs:
             require_tokens(config, store)
         self.store, self.device = store, device
-        wanted = [blocks_of(config, store) for config in configs if uses_tokens(config)]
-        self.blocks = tuple(sorted({block for blocks in wanted for block in blocks}))
-        self.uses_cls = any(map(uses_cls, configs))
+        wanted = Wanted.of(configs, store)
+        self.blocks, self.uses_cls = wanted.blocks, wanted.cls
         self._first_class, self.num_classes = class_offsets(store)
         self._decoder = Decoder(store.codec, store.recipe.dim)
         if clips is None:
@@ -67,8 +94,8 @@ class TokenSource:
                 clip for clip in store.select(split="train")
                 if any(is_of(config, clip) for config in configs)
             ]  # fmt: skip
-        every_view = any(config.data.views != "clean" for config in configs)
-        frames = sum(clip.num_frames * (clip.num_views if every_view else 1) for clip in clips)
+        views = [clip.num_views if wanted.every_view else 1 for clip in clips]
+        frames = sum(clip.num_frames * count for clip, count in zip(clips, views, strict=True))
         each = frame_bytes(store, self.blocks, cls=self.uses_cls)
         self.placement = choose_placement(
             placement, frames * each, device,
@@ -86,6 +113,11 @@ class TokenSource:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": {}}
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of the codes that will stay and are not there yet."""
+        return max(0, self.placement.num_bytes - sum(x.num_bytes for x in self._kept.values()))
 
     def dim(self, config: FuseConfig) -> int:
         """Channels of what a config pools: the tokens of all its blocks, end to end, or CLS."""
@@ -130,8 +162,11 @@ class TokenSource:
         key = (piece.clip_id, piece.view)
         if key not in self._kept:
             count = self.store.record(piece.clip_id).num_frames
-            whole = self._read([Piece(piece.clip_id, piece.view, np.arange(count))], pin=False)
-            self._kept[key] = whole.to(self.device) if self.placement.kind == "gpu" else whole
+            with torch.inference_mode(
+                False
+            ):  # a run that embeds may be followed by one in training
+                whole = self._read([Piece(piece.clip_id, piece.view, np.arange(count))], pin=False)
+                self._kept[key] = whole.to(self.device) if self.placement.kind == "gpu" else whole
         return self._kept[key]
 
     def _take(self, wholes: Sequence[Frames], pieces: Sequence[Piece]) -> Frames:

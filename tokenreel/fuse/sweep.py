@@ -1,15 +1,16 @@
 """Several runs at once: one stream over the store feeds all that draw the same batches.
 
 Runs are grouped by store and sampling (seed and data); memory decides how many of a group train
-together.  Each has its own folder, checkpoint and random numbers, so it ends with the bytes of the
-same run trained alone, and goes on from where it was killed.
+together.  What stays in memory is read once, for all groups that read the same of a store.  Each
+run has its own folder, checkpoint and random numbers, so it ends with the bytes of the same run
+trained alone, and goes on from where it was killed.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from tokenreel.fuse.memory import most_frames, run_bytes, split_by_memory
 from tokenreel.fuse.needs import for_store, require_store
 from tokenreel.fuse.placement import available_memory_bytes
 from tokenreel.fuse.run import Run
-from tokenreel.fuse.source import TokenSource
+from tokenreel.fuse.source import TokenSource, Wanted
 
 __all__ = ["Job", "RunResult", "train_together"]
 
@@ -108,14 +109,15 @@ def train_together(
         waiting = [_prepare(job, stores[job.store], stack, world, errors) for job in jobs]
         done = [one.folder.embeddings for one in waiting if one.is_done]
         left = [one for one in waiting if not one.is_done and one.job.out not in errors]
-        for (path, _), group in _groups(left).items():
-            configs = [one.job.config for one in group]
-            make_source = partial(
+        for (path, _), groups in _with_same_tokens(_groups(left), stores).items():
+            configs = [one.job.config for group in groups for one in group]
+            make_source = cache(partial(
                 TokenSource, stores[path], configs, where,
                 placement=placement, memory_bytes=memory_bytes,
                 frames_at_once=max(most_frames(c, stores[path], world=world.size) for c in configs),
-            )  # fmt: skip
-            errors |= _train_group(group, make_source, world, progress=progress)
+            ))  # fmt: skip
+            for group in groups:
+                errors |= _train_group(group, make_source, world, progress=progress)
     return [
         RunResult(
             one.job.out, one.folder.embeddings, one.folder.embeddings in done,
@@ -165,6 +167,17 @@ def _groups(waiting: Sequence[_Waiting]) -> dict[tuple[Path, Sampling | None], l
     return groups
 
 
+def _with_same_tokens(
+    groups: dict[tuple[Path, Sampling | None], list[_Waiting]], stores: dict[Path, Store]
+) -> dict[tuple[Path, Wanted], list[list[_Waiting]]]:
+    """Groups that read the same of a store, such as those of other seeds."""
+    found: dict[tuple[Path, Wanted], list[list[_Waiting]]] = {}
+    for (path, _), group in groups.items():
+        wanted = Wanted.of([one.job.config for one in group], stores[path])
+        found.setdefault((path, wanted), []).append(group)
+    return found
+
+
 def _train_group(
     group: Sequence[_Waiting],
     make_source: Callable[[], TokenSource],
@@ -192,7 +205,7 @@ def _parts(group: Sequence[_Waiting], source: TokenSource, world: World) -> list
         free = torch.cuda.mem_get_info(source.device)[0]
     else:
         free = available_memory_bytes()
-    room = max(0, free - source.placement.num_bytes) * MEMORY_SHARE
+    room = max(0, free - source.unread_bytes) * MEMORY_SHARE
     sizes = [run_bytes(one.job.config, source) for one in group]
     parts = from_first(split_by_memory(sizes, room), world)
     if len(group) > 1:
