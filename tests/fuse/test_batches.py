@@ -29,7 +29,7 @@ def source_of(store, **options):
 
 
 def sampling(**changes):
-    return Sampling(0, DataConfig(num_frames=6, batch_clips=2, **changes))
+    return Sampling(DataConfig(num_frames=6, batch_clips=2, **changes))
 
 
 def test_each_distinct_frame_is_read_once_and_gathered_to_every_position(store):
@@ -124,7 +124,7 @@ def test_a_run_says_what_augmentation_it_had(tmp_path):
 def test_a_clip_shorter_than_a_view_is_padded_with_its_last_frame(store):
     source = source_of(store)
     clips = source.store.select(split="train")
-    short = Sampling(0, DataConfig(num_frames=12, batch_clips=1))
+    short = Sampling(DataConfig(num_frames=12, batch_clips=1))
     batch = make_batch(source, clips, [0], short, 0)
     assert source.store.record(batch.clip_ids[0]).num_frames == 6
     assert not batch.valid.all()

@@ -16,6 +16,7 @@ from tokenreel.fuse.labelled import draw_labelled
 from tokenreel.fuse.loss_config import CrossEntropyConfig
 from tokenreel.fuse.needs import require_store, training_clips
 from tokenreel.fuse.objective import batch_loss
+from tokenreel.fuse.sweep import Job, train_together
 from tokenreel.fuse.train import train
 
 
@@ -84,6 +85,23 @@ def test_a_run_sees_its_share_alone_and_the_probe_has_the_same_labels(
         chosen = choose_labelled(side, settings, 0.25)
         used |= {side.clip_ids[i] for i in chosen}
     assert used == seen
+
+
+def test_seeds_that_draw_other_clips_are_trained_on_their_own(two_actions, tmp_path, monkeypatch):
+    seen = {0: set(), 1: set()}
+
+    def watched(model, batch, config, **rest):
+        seen[config.seed].update(batch.clip_ids)
+        return batch_loss(model, batch, config, **rest)
+
+    monkeypatch.setattr(run_module, "batch_loss", watched)
+    configs = [config(0.25, seed=seed) for seed in seen]
+    jobs = [Job(one, two_actions, tmp_path / f"{one.seed}") for one in configs]
+    train_together(jobs, device="cpu", progress=False)
+    store = open_store(two_actions)
+    for one in configs:
+        assert seen[one.seed] == {clip.clip_id for clip in training_clips(one, store)}
+    assert seen[0] != seen[1]
 
 
 def test_a_whole_share_is_every_clip_in_the_stores_order(two_actions, tmp_path):

@@ -13,6 +13,7 @@ from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import TokenReelError, UsageError, WrongRecipe
 from tokenreel.cache.reader import open_store
 from tokenreel.fuse import run as run_module
+from tokenreel.fuse import shared as shared_module
 from tokenreel.fuse import sweep as sweep_module
 from tokenreel.fuse.config import (
     AugmentConfig,
@@ -23,7 +24,7 @@ from tokenreel.fuse.config import (
 )
 from tokenreel.fuse.kernels import loops
 from tokenreel.fuse.lockstep import fit
-from tokenreel.fuse.memory import split_by_memory
+from tokenreel.fuse.memory import attended_bytes, run_bytes, split_by_memory
 from tokenreel.fuse.source import TokenSource
 from tokenreel.fuse.sweep import Job, train_together
 from tokenreel.fuse.train import train
@@ -32,7 +33,7 @@ SMALL = TemporalConfig(fc_width=8, hidden=8, heads=2, feed_forward=16, layers=1,
 
 
 def some_configs():
-    """Runs of one seed and sampling that differ in all else, and one of another seed."""
+    """Runs of one sampling that differ in all else, and one of another."""
     return {
         "plain": tiny_config(),
         "one-block": tiny_config(pooling=PoolingConfig(blocks=(3,), num_entities=1, channels=4)),
@@ -44,7 +45,14 @@ def some_configs():
         "longer": tiny_config(optim=OptimConfig(lr=3e-3, epochs=6, name="adamw")),
         "frozen": FuseConfig(model="frozen", pooling=PoolingConfig(kind="max")),
         "other-seed": tiny_config(seed=1),
+        "other-order": in_order(1),
     }
+
+
+def in_order(seed, **changes):
+    """A run that takes clips and crops in an order of its own."""
+    config = tiny_config(**changes)
+    return config.model_copy(update={"data": config.data.model_copy(update={"seed": seed})})
 
 
 def together(configs, store, folder):
@@ -79,7 +87,9 @@ def test_every_run_ends_with_the_losses_weights_and_embeddings_of_the_same_run_a
         train(config, store=store, out=tmp_path / "alone" / name, device="cpu", progress=False)
         assert_same_run(tmp_path / "together" / name, tmp_path / "alone" / name)
     assert len(losses_of(tmp_path / "together/longer")) == 6
-    assert losses_of(tmp_path / "together/plain") != losses_of(tmp_path / "together/colder")
+    plain = losses_of(tmp_path / "together/plain")
+    for other in ("colder", "other-seed", "other-order"):
+        assert losses_of(tmp_path / "together" / other) != plain
 
 
 def test_models_that_are_not_trained_are_embedded_together_whatever_their_seeds(store, tmp_path):
@@ -101,7 +111,8 @@ def test_runs_that_draw_the_same_batches_read_them_once(store, tmp_path, monkeyp
     counts = {}
     for name, num_runs in (("one", 1), ("three", 3)):
         configs = {
-            f"{name}{i}": tiny_config(loss=scl(temperature=0.1 + i)) for i in range(num_runs)
+            f"{name}{i}": tiny_config(seed=i, loss=scl(temperature=0.1 + i))
+            for i in range(num_runs)
         }
         reads.clear()
         together(configs, store, tmp_path)
@@ -110,7 +121,7 @@ def test_runs_that_draw_the_same_batches_read_them_once(store, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(("blocks", "times"), [((1,), 1), ((3,), 2)])
-def test_what_stays_in_memory_is_read_once_for_all_seeds(
+def test_what_stays_in_memory_is_read_once_for_all_orders(
     store, tmp_path, monkeypatch, blocks, times
 ):
     reads = []
@@ -122,9 +133,9 @@ def test_what_stays_in_memory_is_read_once_for_all_seeds(
         ),
     )  # fmt: skip
     pooling = PoolingConfig(num_entities=2, channels=8, blocks=(1,))
-    configs = {f"seed{i}": tiny_config(seed=i, pooling=pooling) for i in range(3)}
+    configs = {f"seed{i}": in_order(i, pooling=pooling) for i in range(3)}
     other = PoolingConfig(num_entities=2, channels=8, blocks=blocks)
-    configs["other"] = tiny_config(seed=0, pooling=other)
+    configs["other"] = in_order(0, pooling=other)
     results = together(configs, store, tmp_path)
     assert [result.error for result in results] == [None] * 4
     assert {reads.count(f"train{i}") for i in range(5)} == {times}
@@ -231,7 +242,7 @@ def test_runs_that_could_not_read_leave_the_memory_to_the_next(tmp_path, monkeyp
     poolings = [
         PoolingConfig(blocks=(1,)), PoolingConfig(blocks=(1, 3)), PoolingConfig(num_dynamic=1)
     ]  # fmt: skip
-    configs = {f"{i}": tiny_config(seed=i, pooling=one) for i, one in enumerate(poolings)}
+    configs = {f"{i}": in_order(i, pooling=one) for i, one in enumerate(poolings)}
     results = together(configs, path, tmp_path)
     assert len(sources) == 3
     assert all("frame 0 of the clip is damaged" in str(result.error) for result in results)
@@ -301,6 +312,25 @@ def test_memory_decides_how_many_train_at_a_time(store, tmp_path, monkeypatch):
     jobs = [Job(config, store, tmp_path / name) for name, config in configs.items()]
     train_together(jobs, device="cpu", placement="disk", progress=False)
     assert sizes == [2, 2]
+
+
+def test_what_runs_attended_to_is_counted(store, tmp_path, monkeypatch):
+    held = []
+    original = shared_module._attend
+
+    def attend(models, tokens):
+        shared = original(models, tokens)
+        for pooled, scores, _ in shared.outputs:
+            held.append(2 * pooled.nbytes + scores.nbytes)  # with its gradient
+        return shared
+
+    monkeypatch.setattr(shared_module, "_attend", attend)
+    configs = {f"r{i}": tiny_config(seed=i) for i in range(2)}
+    together(configs, store, tmp_path)
+    source = TokenSource(open_store(store), list(configs.values()), torch.device("cpu"))
+    assert max(held) <= attended_bytes(configs["r0"], source) <= 2 * max(held)
+    assert run_bytes(configs["r0"], source) > attended_bytes(configs["r0"], source)
+    assert attended_bytes(tiny_config(pooling=PoolingConfig(kind="cls")), source) == 0
 
 
 def test_a_list_is_cut_where_it_no_longer_fits():

@@ -118,7 +118,7 @@ def test_pooling_distinct_frames_equals_pooling_every_position(store):
     source = TokenSource(open_store(store), [config], torch.device("cpu"))
     clips = source.store.select(split="train")
     model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim)
-    _, batch = next(stream_batches(source, clips, Sampling(0, config.data), epochs=1))
+    _, batch = next(stream_batches(source, clips, Sampling(config.data), epochs=1))
     tokens = batch.frames.tokens()
 
     once = model.pool(tokens, None, None)[batch.gather.flatten(0, 1)]

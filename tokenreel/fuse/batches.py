@@ -1,8 +1,9 @@
 """From a store to the batches of a step, read ahead in a thread.
 
-The order of the clips and the views of each are a pure function of seed, epoch and clip: a run that
-is resumed, or that shares its stream with others, sees what it would have seen alone.  Both views
-of a clip are one read: frames that they share, and padding that repeats the last, are read once.
+The order of the clips and the views of each are a pure function of data.seed, epoch and clip: a run
+that is resumed, or that shares its stream with others, sees what it would have seen alone.  Both
+views of a clip are one read: frames that they share, and padding that repeats the last, are read
+once.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -110,7 +111,7 @@ def make_batch(
     gather: list[NDArray[np.int64]] = []
     offset = 0
     for number, record, view in zip(numbers[own], chosen[own], views[own], strict=True):
-        rng = np.random.default_rng([sampling.seed, epoch, number, STORED_VIEW])
+        rng = np.random.default_rng([sampling.data.seed, epoch, number, STORED_VIEW])
         stored = _stored_views(record, len(view.frames), sampling.data, rng)
         found, where = _distinct(record, stored, view.frames)
         pieces += found
@@ -141,7 +142,7 @@ def _draw_views(record: ClipRecord, number: int, sampling: Sampling, epoch: int)
         data.num_frames,
         alpha=data.alpha,
         beta=data.beta,
-        rng=np.random.default_rng([sampling.seed, epoch, number]),
+        rng=np.random.default_rng([sampling.data.seed, epoch, number]),
         kind=data.sampling,
         pair_window=sampling.pair_window,
     )

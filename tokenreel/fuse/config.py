@@ -26,6 +26,11 @@ class _Frozen(BaseModel):
 class DataConfig(_Frozen):
     """Which frames a step sees.  Source: CARL, section 3.2."""
 
+    seed: int = Field(
+        default=0, ge=0, lt=2**63,
+        description="of the order of clips and of their crops: not that of the run, so that one "
+        "stream over the store feeds runs of all seeds",
+    )  # fmt: skip
     num_frames: int = Field(default=80, ge=2, description="frames T of a view")
     batch_clips: int = Field(default=4, ge=1, description="clips B of a step, two views each")
     sampling: SamplingKind = Field(
@@ -124,7 +129,7 @@ class FuseConfig(_Frozen):
     """A training run on one store."""
 
     seed: int = Field(
-        default=0, ge=0, lt=2**63, description="of weights, order of clips, views and dropout"
+        default=0, ge=0, lt=2**63, description="of weights, dropout, augmentation and losses"
     )
     model: Literal["mvformer", "frozen"] = Field(
         default="mvformer", description="pooling and fusion; or pooled tokens as they are"

@@ -17,22 +17,23 @@ class Sampling:
     """All that decides which frames a step sees: runs that agree in it share a stream.
 
     Attributes:
-        seed: of the run.
-        data: sizes and rules.
+        data: sizes, rules and the seed.
         by_action: whether all clips of a batch are of one action.
         pair_window: frames before each drawn frame where a second is drawn; 0 for views.
+        labelled_seed: of the draw of labelled clips; None where all clips are trained on.
     """
 
-    seed: int
     data: DataConfig
     by_action: bool = False
     pair_window: int = 0
+    labelled_seed: int | None = None
 
     @classmethod
     def of(cls, config: FuseConfig) -> "Sampling":
         """That of a run."""
-        loss = config.loss
-        return cls(config.seed, config.data, loss.pairs_by_action, loss.pair_window)
+        loss, data = config.loss, config.data
+        labelled_seed = config.seed if data.label_share < 1 else None
+        return cls(data, loss.pairs_by_action, loss.pair_window, labelled_seed)
 
 
 def hold_out(
@@ -67,7 +68,7 @@ def plan_epoch(clips: Sequence[ClipRecord], sampling: Sampling, epoch: int) -> l
             that is the only one of its action is in none.
         epoch: number of the pass, from 0.
     """
-    rng = np.random.default_rng([sampling.seed, epoch])
+    rng = np.random.default_rng([sampling.data.seed, epoch])
     order, size = rng.permutation(len(clips)), sampling.data.batch_clips
     if not sampling.by_action:
         return _cut(order, size)

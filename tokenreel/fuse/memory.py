@@ -13,7 +13,7 @@ from tokenreel.fuse.model import build_model
 from tokenreel.fuse.needs import training_clips
 from tokenreel.fuse.source import TokenSource
 
-__all__ = ["most_frames", "run_bytes", "split_by_memory"]
+__all__ = ["attended_bytes", "most_frames", "run_bytes", "split_by_memory"]
 
 
 def split_by_memory(sizes: Sequence[int], room: float) -> list[list[int]]:
@@ -41,7 +41,11 @@ def split_by_memory(sizes: Sequence[int], room: float) -> list[list[int]]:
 
 
 def run_bytes(config: FuseConfig, source: TokenSource) -> int:
-    """Weights, gradients and the two moments of Adam, float32, and the embeddings of all clips."""
+    """Bytes of a run that trains with others: what it holds while another takes its step, float32.
+
+    Weights, gradients and the two moments of Adam, what it attended to in a step, and the
+    embeddings of all clips.
+    """
     frames = sum(record.num_frames for record in source.store.records.values())
     embeddings = frames * config.temporal.embedding * 4
     if config.model == "frozen":
@@ -51,7 +55,20 @@ def run_bytes(config: FuseConfig, source: TokenSource) -> int:
             config, dim=source.dim(config), cls_dim=source.cls_dim,
             num_classes=source.num_classes, grid=source.grid,
         )  # fmt: skip
-    return 16 * sum(parameter.numel() for parameter in model.parameters()) + embeddings
+    weights = 16 * sum(parameter.numel() for parameter in model.parameters())
+    return weights + attended_bytes(config, source) + embeddings
+
+
+def attended_bytes(config: FuseConfig, source: TokenSource) -> int:
+    """Of what its queries took from the frames of a batch, the gradient of that, and all scores.
+
+    It is held for all runs in lock-step at once on a CPU, where they share a pass over the codes.
+    """
+    if config.pooling.kind != "lstp" or source.device.type != "cpu":
+        return 0
+    grid = source.grid[0] * source.grid[1]
+    row = 2 * source.dim(config) + grid
+    return 4 * most_frames(config, source.store) * config.pooling.num_entities * row
 
 
 def most_frames(config: FuseConfig, store: Store, *, world: int = 1) -> int:

@@ -40,7 +40,7 @@ def blocks_of(config: FuseConfig, store: Store) -> tuple[int, ...]:
         raise UsageError(
             f"pooling.blocks wants {sorted(wanted)}, {store.path} holds "
             f"{list(store.recipe.blocks)}: `{_extract(store, blocks=every)}` makes one that does, "
-            "or set pooling.blocks"
+            "or set pooling.blocks where it is trained"
         )
     return tuple(sorted(wanted))
 

@@ -1,9 +1,9 @@
 """Several runs at once: one stream over the store feeds all that draw the same batches.
 
-Runs are grouped by store and sampling (seed and data); memory decides how many of a group train
-together.  What stays in memory is read once, for all groups that read the same of a store.  Each
-run has its own folder, checkpoint and random numbers, so it ends with the bytes of the same run
-trained alone, and goes on from where it was killed.
+Runs are grouped by store and sampling, whatever their seeds; memory decides how many of a group
+train together.  What stays in memory is read once, for all groups that read the same of a store.
+Each run has its own folder, checkpoint and random numbers, so it ends with the bytes of the same
+run trained alone, and goes on from where it was killed.
 """
 
 import logging
