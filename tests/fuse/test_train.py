@@ -208,6 +208,20 @@ def test_another_config_in_the_same_folder_is_refused_with_the_field(store, tmp_
         run(tiny_config(seed=1), store, tmp_path / "run")
 
 
+def test_a_run_from_before_orders_had_a_seed_took_clips_in_that_of_its_own(store, tmp_path):
+    data = tiny_config().data
+    own = tiny_config(seed=1, data=data.model_copy(update={"seed": 1}))
+    run(own, store, tmp_path / "run")
+    path = tmp_path / "run/run.json"
+    about = json.loads(path.read_bytes())
+    del about["config"]["data"]["seed"]
+    path.write_text(json.dumps(about))
+
+    assert run(own, store, tmp_path / "run").was_done
+    with pytest.raises(WrongRecipe, match=r"config\.data\.seed: run has 1, asked 0"):
+        run(tiny_config(seed=1, data=data), store, tmp_path / "run")
+
+
 def test_other_clips_of_the_same_recipe_are_refused_in_the_same_folder(
     store, smaller_store, tmp_path
 ):

@@ -83,8 +83,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def with_later_fields(config: Any) -> Any:
     """A config as this version would write it: the default of a new field is what was before it.
 
-    One that this version does not know stays as it is, and differs from all others.
+    Before `data.seed` the order of clips was that of the run's seed.  A config that this version
+    does not know stays as it is, and differs from all others.
     """
+    if isinstance(config, dict) and isinstance(config.get("data"), dict) and "seed" in config:
+        config = config | {"data": {"seed": config["seed"]} | config["data"]}
     try:
         return FuseConfig.model_validate(config).model_dump(mode="json")
     except ValidationError:
