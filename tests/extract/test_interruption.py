@@ -46,7 +46,7 @@ def start():
 
     yield begin
     for process in processes:
-        if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):  # also decoders that outlived it
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()

@@ -13,6 +13,7 @@ from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.reader import open_store
+from tokenreel.fuse import batches
 from tokenreel.fuse.ahead import Stream
 from tokenreel.fuse.batches import make_batch, stream_batches
 from tokenreel.fuse.config import DataConfig, PoolingConfig
@@ -138,6 +139,28 @@ def test_every_clip_is_in_an_epoch_once_and_no_batch_has_one_clip(store):
     assert [len(numbers) for numbers in plan] == [2, 3]
     assert plan_epoch(clips, sampling(), 0) == plan
     assert plan_epoch(clips, sampling(), 1) != plan
+
+
+def test_another_data_seed_takes_other_clips_other_crops_and_other_stored_views(
+    tmp_path, monkeypatch
+):
+    path = write_store(tmp_path / "s", train=40, views=3)
+    draw = batches._draw_views
+    source = TokenSource(open_store(path), [tiny_config(data=DataConfig(views="all"))], CPU)
+    clips = source.store.select(split="train")
+    plans, steps, views = [], [], []
+    for seed in (0, 0, 1):
+        drawn = sampling(seed=seed, views="all")
+        plans.append(plan_epoch(clips, drawn, 0))
+        batch = make_batch(source, clips, range(30, 40), drawn, 0)
+        steps.append(batch.steps.tolist())
+        with monkeypatch.context() as patch:  # the same crops: views of the store alone differ
+            same = sampling(views="all")
+            patch.setattr(batches, "_draw_views", lambda a, b, _, d, same=same: draw(a, b, same, d))
+            batch = make_batch(source, clips, range(10), drawn, 0)
+        views.append(batch.frames.tokens()[batch.gather].tolist())
+    for found in (plans, steps, views):
+        assert found[0] == found[1] != found[2]
 
 
 def test_a_stream_that_starts_later_gives_what_the_whole_one_gives_there(store):

@@ -17,6 +17,7 @@ from tokenreel.fuse import shared as shared_module
 from tokenreel.fuse import sweep as sweep_module
 from tokenreel.fuse.config import (
     AugmentConfig,
+    DataConfig,
     FuseConfig,
     OptimConfig,
     PoolingConfig,
@@ -24,7 +25,8 @@ from tokenreel.fuse.config import (
 )
 from tokenreel.fuse.kernels import loops
 from tokenreel.fuse.lockstep import fit
-from tokenreel.fuse.memory import attended_bytes, run_bytes, split_by_memory
+from tokenreel.fuse.memory import attended_bytes, most_frames, run_bytes, split_by_memory
+from tokenreel.fuse.placement import frame_bytes
 from tokenreel.fuse.source import TokenSource
 from tokenreel.fuse.sweep import Job, train_together
 from tokenreel.fuse.train import train
@@ -139,6 +141,17 @@ def test_what_stays_in_memory_is_read_once_for_all_orders(
     results = together(configs, store, tmp_path)
     assert [result.error for result in results] == [None] * 4
     assert {reads.count(f"train{i}") for i in range(5)} == {times}
+
+
+def test_a_run_may_train_on_what_another_has_embedded(store, tmp_path):
+    data = DataConfig(num_frames=3, batch_clips=2)  # a batch is no longer than the longest clip
+    configs = {
+        "untrained": tiny_config(data=data, optim=OptimConfig(epochs=0)),
+        "trained": tiny_config(data=data),
+    }
+    assert [result.error for result in together(configs, store, tmp_path)] == [None, None]
+    train(configs["trained"], store=store, out=tmp_path / "alone", device="cpu", progress=False)
+    assert_same_run(tmp_path / "trained", tmp_path / "alone")
 
 
 def test_runs_that_attend_over_the_same_tokens_read_them_once(store, tmp_path, monkeypatch):
@@ -308,7 +321,7 @@ def test_memory_decides_how_many_train_at_a_time(store, tmp_path, monkeypatch):
         lambda runs, *a, **k: sizes.append(len(runs)) or original(runs, *a, **k),
     )
     monkeypatch.setattr(sweep_module, "available_memory_bytes", lambda: 2 * 2.5 * 16_000)
-    monkeypatch.setattr(sweep_module, "run_bytes", lambda config, source: 16_000)
+    monkeypatch.setattr(sweep_module, "run_bytes", lambda *_, **__: 16_000)
     jobs = [Job(config, store, tmp_path / name) for name, config in configs.items()]
     train_together(jobs, device="cpu", placement="disk", progress=False)
     assert sizes == [2, 2]
@@ -321,22 +334,38 @@ def test_what_runs_attended_to_is_counted(store, tmp_path, monkeypatch):
     def attend(models, tokens):
         shared = original(models, tokens)
         for pooled, scores, _ in shared.outputs:
-            held.append(2 * pooled.nbytes + scores.nbytes)  # with its gradient
+            held.append((2 * pooled.nbytes + scores.nbytes, len(tokens.codes[0])))  # its gradient
         return shared
 
     monkeypatch.setattr(shared_module, "_attend", attend)
     configs = {f"r{i}": tiny_config(seed=i) for i in range(2)}
     together(configs, store, tmp_path)
     source = TokenSource(open_store(store), list(configs.values()), torch.device("cpu"))
-    assert max(held) <= attended_bytes(configs["r0"], source) <= 2 * max(held)
-    assert run_bytes(configs["r0"], source) > attended_bytes(configs["r0"], source)
-    assert attended_bytes(tiny_config(pooling=PoolingConfig(kind="cls")), source) == 0
+    counted, most = attended_bytes(configs["r0"], source), most_frames(configs["r0"], source.store)
+    assert {num_bytes * most == counted * frames for num_bytes, frames in held} == {True}
+    assert max(frames for _, frames in held) <= most
+    assert run_bytes(configs["r0"], source) > counted
+    for changes in (
+        {"pooling": PoolingConfig(kind="cls")}, {"pooling": PoolingConfig(disjoint=True)},
+        {"augment": AugmentConfig(dropout=0.3)}, {"optim": OptimConfig(epochs=0)},
+    ):  # fmt: skip
+        assert attended_bytes(tiny_config(**changes), source) == 0, changes
 
 
 def test_a_list_is_cut_where_it_no_longer_fits():
     assert split_by_memory([], room=1) == [[]]
     assert split_by_memory([5, 5, 5], room=10) == [[0, 1], [2]]
     assert split_by_memory([50], room=10) == [[0]]
+
+
+def test_a_run_whose_batch_does_not_fit_fails_alone(store, tmp_path):
+    big = tiny_config(data=DataConfig(num_frames=40, batch_clips=5))
+    small, opened = tiny_config(), open_store(store)
+    memory = frame_bytes(opened, opened.recipe.blocks) * (most_frames(big, opened) - 10)
+    jobs = [Job(big, store, tmp_path / "big"), Job(small, store, tmp_path / "small")]
+    failed, done = train_together(jobs, device="cpu", memory_bytes=memory, progress=False)
+    assert "are read at once" in str(failed.error)
+    assert done.error is None
 
 
 def test_two_runs_in_one_folder_are_refused(store, tmp_path):

@@ -3,6 +3,7 @@
 import logging
 import weakref
 
+import numpy as np
 import pytest
 import torch
 
@@ -145,6 +146,18 @@ def test_the_size_is_that_of_codes_and_scales_of_the_blocks_used(store, tmp_path
         assert TokenSource(views, [config], CPU).placement.num_bytes == (
             count * source.placement.num_bytes
         )
+
+
+def test_what_is_not_read_yet_is_all_at_first_and_nothing_after_an_epoch(store):
+    config = tiny_config(pooling=PoolingConfig(num_entities=2, num_dynamic=1, channels=8))
+    source = TokenSource(open_store(store), [config], CPU, placement="ram")
+    assert source.unread_bytes == source.placement.num_bytes > 0
+    first, *others = source.store.select(split="train")
+    source.frames(first.clip_id, np.arange(1))
+    assert 0 < source.unread_bytes < source.placement.num_bytes
+    for clip in others:
+        source.frames(clip.clip_id, np.arange(1))
+    assert source.unread_bytes == 0
 
 
 def write(root, name, text):

@@ -96,7 +96,7 @@ def make_batch(
         source: where frames come from.
         clips: the training clips.
         numbers: which of them.
-        sampling: seed and sizes.
+        sampling: order and sizes.
         epoch: number of the pass.
         rank: of this process; it reads its share of the clips only.
         world: processes that share the batch.
@@ -209,7 +209,7 @@ def stream_batches(
     Args:
         source: where frames come from.
         clips: the training clips.
-        sampling: seed and sizes.
+        sampling: order and sizes.
         start: epoch and step of the first batch.
         epochs: where to end.
         rank: of this process.

@@ -1,7 +1,7 @@
 """Checkpoints: whole or absent, and all that an exact resume needs.
 
-There is no random state in them: the order of the clips, the views and the dropout of a step are
-functions of seed, epoch and step.
+There is no random state in them: the order of the clips and the views are functions of data.seed
+and epoch, the dropout of a step of seed, epoch and step.
 """
 
 import io

@@ -129,7 +129,10 @@ class FuseConfig(_Frozen):
     """A training run on one store."""
 
     seed: int = Field(
-        default=0, ge=0, lt=2**63, description="of weights, dropout, augmentation and losses"
+        default=0,
+        ge=0,
+        lt=2**63,
+        description="of weights, dropout, augmentation, losses and the draw of labelled clips",
     )
     model: Literal["mvformer", "frozen"] = Field(
         default="mvformer", description="pooling and fusion; or pooled tokens as they are"

@@ -17,7 +17,7 @@ class Sampling:
     """All that decides which frames a step sees: runs that agree in it share a stream.
 
     Attributes:
-        data: sizes, rules and the seed.
+        data: order, sizes and rules.
         by_action: whether all clips of a batch are of one action.
         pair_window: frames before each drawn frame where a second is drawn; 0 for views.
         labelled_seed: of the draw of labelled clips; None where all clips are trained on.
@@ -64,7 +64,7 @@ def plan_epoch(clips: Sequence[ClipRecord], sampling: Sampling, epoch: int) -> l
 
     Args:
         clips: the training clips.
-        sampling: seed and sizes.  By action, the batches of all actions are shuffled, and a clip
+        sampling: order and sizes.  By action, the batches of all actions are shuffled, and a clip
             that is the only one of its action is in none.
         epoch: number of the pass, from 0.
     """

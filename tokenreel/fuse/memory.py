@@ -11,6 +11,7 @@ from tokenreel.fuse.embed import FRAMES_AT_ONCE
 from tokenreel.fuse.epochs import Sampling, hold_out, plan_epoch
 from tokenreel.fuse.model import build_model
 from tokenreel.fuse.needs import training_clips
+from tokenreel.fuse.shared import may_share
 from tokenreel.fuse.source import TokenSource
 
 __all__ = ["attended_bytes", "most_frames", "run_bytes", "split_by_memory"]
@@ -40,7 +41,7 @@ def split_by_memory(sizes: Sequence[int], room: float) -> list[list[int]]:
     return parts
 
 
-def run_bytes(config: FuseConfig, source: TokenSource) -> int:
+def run_bytes(config: FuseConfig, source: TokenSource, *, world: int = 1) -> int:
     """Bytes of a run that trains with others: what it holds while another takes its step, float32.
 
     Weights, gradients and the two moments of Adam, what it attended to in a step, and the
@@ -56,19 +57,20 @@ def run_bytes(config: FuseConfig, source: TokenSource) -> int:
             num_classes=source.num_classes, grid=source.grid,
         )  # fmt: skip
     weights = 16 * sum(parameter.numel() for parameter in model.parameters())
-    return weights + attended_bytes(config, source) + embeddings
+    return weights + attended_bytes(config, source, world=world) + embeddings
 
 
-def attended_bytes(config: FuseConfig, source: TokenSource) -> int:
+def attended_bytes(config: FuseConfig, source: TokenSource, *, world: int = 1) -> int:
     """Of what its queries took from the frames of a batch, the gradient of that, and all scores.
 
-    It is held for all runs in lock-step at once on a CPU, where they share a pass over the codes.
+    It is held for all runs in lock-step at once where they share a pass over the codes.
     """
-    if config.pooling.kind != "lstp" or source.device.type != "cpu":
+    if not (config.optim.epochs and may_share(config, source.device)):
         return 0
     grid = source.grid[0] * source.grid[1]
     row = 2 * source.dim(config) + grid
-    return 4 * most_frames(config, source.store) * config.pooling.num_entities * row
+    frames = most_frames(config, source.store, world=world)
+    return 4 * frames * config.pooling.num_entities * row
 
 
 def most_frames(config: FuseConfig, store: Store, *, world: int = 1) -> int:

@@ -134,7 +134,7 @@ class Run:
         sum_gradients(self.model, self.world)
         self.scaler.unscale_(self.optimiser)  # of the sums: all processes see what overflowed
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad_norm)
-        # One wait for a GPU, and before it is given more to do.
+        # One wait for a GPU (a scaler has its own), before it is given more to do.
         found, found_norm = torch.stack([loss, norm]).tolist()
         # A scaler lowers its scale where a gradient overflows float16, and leaves the step out;
         # one that overflows without a scale is not finite in itself.

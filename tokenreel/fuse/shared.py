@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.frames import Frames
 from tokenreel.fuse.kernels import CodedTokens
 from tokenreel.fuse.kernels.choose import loops_obstacle, wanted_word
@@ -20,7 +21,7 @@ from tokenreel.fuse.kernels.weights import absorb_queries
 from tokenreel.fuse.model import FusionModel
 from tokenreel.fuse.pooling import AttendedTokens, Lstp
 
-__all__ = ["share_attention"]
+__all__ = ["may_share", "share_attention"]
 
 
 @contextmanager
@@ -52,17 +53,21 @@ def share_attention(
         some.backward()
 
 
-def _can_share(model: FusionModel, frames: Frames) -> bool:
-    """Whether a model attends in one pass over tokens as they are stored, on a CPU."""
-    config = model.config
-    if not isinstance(model.pooling, Lstp) or config.augment.changes_tokens:
-        return False
+def may_share(config: FuseConfig, device: torch.device) -> bool:
+    """Whether a model of a config attends in one pass over tokens as they are stored, on a CPU."""
     pooling = config.pooling
-    if pooling.num_dynamic or pooling.normalise_keys or pooling.disjoint:
+    takes_two = pooling.num_dynamic > 0 or pooling.normalise_keys or pooling.disjoint
+    if pooling.kind != "lstp" or takes_two or config.augment.changes_tokens:
+        return False
+    is_absorbed = wanted_word(None) in ("auto", "absorbed") and device.type == "cpu"
+    return is_absorbed and loops_obstacle() is None
+
+
+def _can_share(model: FusionModel, frames: Frames) -> bool:
+    if not frames.codes:
         return False
     codes = next(iter(frames.codes.values()))
-    is_absorbed = wanted_word(None) in ("auto", "absorbed") and codes.device.type == "cpu"
-    return is_absorbed and len(codes) > 0 and loops_obstacle() is None
+    return len(codes) > 0 and may_share(model.config, codes.device)
 
 
 @dataclass(frozen=True, eq=False)

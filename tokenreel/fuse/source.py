@@ -162,11 +162,8 @@ class TokenSource:
         key = (piece.clip_id, piece.view)
         if key not in self._kept:
             count = self.store.record(piece.clip_id).num_frames
-            with torch.inference_mode(
-                False
-            ):  # a run that embeds may be followed by one in training
-                whole = self._read([Piece(piece.clip_id, piece.view, np.arange(count))], pin=False)
-                self._kept[key] = whole.to(self.device) if self.placement.kind == "gpu" else whole
+            whole = self._read([Piece(piece.clip_id, piece.view, np.arange(count))], pin=False)
+            self._kept[key] = whole.to(self.device) if self.placement.kind == "gpu" else whole
         return self._kept[key]
 
     def _take(self, wholes: Sequence[Frames], pieces: Sequence[Piece]) -> Frames:

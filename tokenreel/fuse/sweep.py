@@ -35,7 +35,7 @@ __all__ = ["Job", "RunResult", "train_together"]
 
 log = logging.getLogger(__name__)
 
-MEMORY_SHARE = 0.5  # of what is left, for weights and optimisers; activations are one run's
+MEMORY_SHARE = 0.5  # of what is left, for what every run holds; other activations are one run's
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,11 @@ def train_together(
         waiting = [_prepare(job, stores[job.store], stack, world, errors) for job in jobs]
         done = [one.folder.embeddings for one in waiting if one.is_done]
         left = [one for one in waiting if not one.is_done and one.job.out not in errors]
-        for (path, _), groups in _with_same_tokens(_groups(left), stores).items():
+        for (path, _, frames), groups in _with_same_tokens(_groups(left), stores, world).items():
             configs = [one.job.config for group in groups for one in group]
             make_source = cache(partial(
                 TokenSource, stores[path], configs, where,
-                placement=placement, memory_bytes=memory_bytes,
-                frames_at_once=max(most_frames(c, stores[path], world=world.size) for c in configs),
+                placement=placement, memory_bytes=memory_bytes, frames_at_once=frames,
             ))  # fmt: skip
             for group in groups:
                 errors |= _train_group(group, make_source, world, progress=progress)
@@ -156,9 +155,12 @@ class _Waiting:
     is_done: bool
 
 
-def _groups(waiting: Sequence[_Waiting]) -> dict[tuple[Path, Sampling | None], list[_Waiting]]:
+_Stream = tuple[Path, Sampling | None]
+
+
+def _groups(waiting: Sequence[_Waiting]) -> dict[_Stream, list[_Waiting]]:
     """Runs that may share a stream; runs without training are one group of their store."""
-    groups: dict[tuple[Path, Sampling | None], list[_Waiting]] = {}
+    groups: dict[_Stream, list[_Waiting]] = {}
     for one in waiting:
         config = one.job.config
         is_trained = config.model != "frozen" and config.optim.epochs > 0
@@ -168,13 +170,14 @@ def _groups(waiting: Sequence[_Waiting]) -> dict[tuple[Path, Sampling | None], l
 
 
 def _with_same_tokens(
-    groups: dict[tuple[Path, Sampling | None], list[_Waiting]], stores: dict[Path, Store]
-) -> dict[tuple[Path, Wanted], list[list[_Waiting]]]:
-    """Groups that read the same of a store, such as those of other seeds."""
-    found: dict[tuple[Path, Wanted], list[list[_Waiting]]] = {}
+    groups: dict[_Stream, list[_Waiting]], stores: dict[Path, Store], world: World
+) -> dict[tuple[Path, Wanted, int], list[list[_Waiting]]]:
+    """Groups that read the same of a store, and as many frames at once: they decide what fits."""
+    found: dict[tuple[Path, Wanted, int], list[list[_Waiting]]] = {}
     for (path, _), group in groups.items():
-        wanted = Wanted.of([one.job.config for one in group], stores[path])
-        found.setdefault((path, wanted), []).append(group)
+        store, configs = stores[path], [one.job.config for one in group]
+        frames = max(most_frames(config, store, world=world.size) for config in configs)
+        found.setdefault((path, Wanted.of(configs, store), frames), []).append(group)
     return found
 
 
@@ -200,17 +203,17 @@ def _train_group(
 
 
 def _parts(group: Sequence[_Waiting], source: TokenSource, world: World) -> list[list[_Waiting]]:
-    """A group in parts whose weights and optimisers fit in memory together, alike everywhere."""
+    """A group in parts that fit in memory together, alike everywhere."""
     if source.device.type == "cuda":
         free = torch.cuda.mem_get_info(source.device)[0]
     else:
         free = available_memory_bytes()
     room = max(0, free - source.unread_bytes) * MEMORY_SHARE
-    sizes = [run_bytes(one.job.config, source) for one in group]
+    sizes = [run_bytes(one.job.config, source, world=world.size) for one in group]
     parts = from_first(split_by_memory(sizes, room), world)
     if len(group) > 1:
         log.info(
-            "%d runs in lock-step, %d at a time: %.2f GB of weights and optimisers, %.2f GB free",
+            "%d runs in lock-step, %d at a time: they hold %.2f GB, %.2f GB free",
             len(group), max(map(len, parts)), sum(sizes) / 1e9, room / 1e9,
         )  # fmt: skip
     return [[group[number] for number in part] for part in parts]

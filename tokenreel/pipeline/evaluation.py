@@ -100,7 +100,7 @@ def format_differences(found: Sequence[Difference]) -> str:
     notes = sorted({f"{one.task}: {one.note}" for one in found if one.note})
     about = (
         f"{found[0].num_resamples} paired draws of validation clips within each action; a run "
-        "trained with another seed varies besides: compare folders of several seeds"
+        "trained with another seed or data.seed varies besides: compare folders of several"
     )
     return "\n".join([format_table(header, rows), about, *notes])
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from tokenreel.fuse.losses.scl import gaussian_labels, sequence_contrastive_loss
+from tokenreel.fuse.loss_config import SclConfig
+from tokenreel.fuse.losses.inputs import LossInput
+from tokenreel.fuse.losses.scl import gaussian_labels, scl, sequence_contrastive_loss
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CASES = json.loads((GOLDEN / "scl.json").read_text())["scl"]
@@ -116,6 +118,20 @@ def test_blocks_equal_the_full_matrix_with_padding(negatives):
         label_variance=10.0, negatives=negatives,
     )  # fmt: skip
     assert told == found
+
+
+def test_where_padding_is_told_no_gpu_is_asked_for_it(monkeypatch):
+    embeddings, steps, valid, _ = read_case("far_views_underflow")
+    inputs = LossInput(
+        embeddings=embeddings, steps=steps, valid=valid, padding=torch.zeros(0, dtype=torch.long),
+        labels=-torch.ones_like(steps), actions=("",) * len(steps),
+        num_frames=torch.full((len(steps),), 9), head=torch.nn.Identity(),
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    monkeypatch.setattr(torch.Tensor, "nonzero", None)
+    monkeypatch.setattr(torch.Tensor, "__bool__", None)
+    monkeypatch.setattr(torch.Tensor, "item", None)
+    scl(inputs, SclConfig())
 
 
 @pytest.mark.parametrize(("frames", "wanted"), [(41, 1), (42, 1), (45, 1), (46, 0)])
