@@ -340,8 +340,12 @@ def test_what_runs_attended_to_is_counted(store, tmp_path, monkeypatch):
     monkeypatch.setattr(shared_module, "_attend", attend)
     configs = {f"r{i}": tiny_config(seed=i) for i in range(2)}
     together(configs, store, tmp_path)
-    source = TokenSource(open_store(store), list(configs.values()), torch.device("cpu"))
-    counted, most = attended_bytes(configs["r0"], source), most_frames(configs["r0"], source.store)
+    opened = open_store(store)
+    most = most_frames(configs["r0"], opened)
+    source = TokenSource(
+        opened, list(configs.values()), torch.device("cpu"), frames_at_once=most
+    )  # fmt: skip
+    counted = attended_bytes(configs["r0"], source)
     assert {num_bytes * most == counted * frames for num_bytes, frames in held} == {True}
     assert max(frames for _, frames in held) <= most
     assert run_bytes(configs["r0"], source) > counted

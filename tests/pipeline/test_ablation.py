@@ -15,6 +15,7 @@ from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.evaluate.table import MEAN, Score
 from tokenreel.extract.backbone import backbone_shape
 from tokenreel.extract.config import ExtractConfig
+from tokenreel.fuse import sweep
 from tokenreel.pipeline import recipes
 from tokenreel.pipeline.ablation_plan import plan_jobs, plan_rows, substitutes
 from tokenreel.pipeline.ablation_table import (
@@ -104,6 +105,17 @@ def test_recipes_are_told_one_by_one_or_by_table():
 def test_words_that_mean_nothing_are_told(words, message):
     with pytest.raises(UsageError, match=message):
         plan_rows(words)
+
+
+def test_all_rows_and_seeds_of_a_table_are_one_stream(store, monkeypatch):
+    together = []
+    fit = sweep.fit
+    monkeypatch.setattr(sweep, "fit", lambda runs, *a, **k: together.append(len(runs)) or fit(
+        runs, *a, **k
+    ))  # fmt: skip
+    words = ["ablate", "sample", "loss.temperature=0.1,0.2", *SMALL, "--seeds", "3"]
+    call(*words, "--store", store, "--device", "cpu")
+    assert together == [6]
 
 
 def test_a_table_is_trained_evaluated_and_printed_and_again_at_once(store, tmp_path):

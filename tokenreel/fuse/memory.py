@@ -41,7 +41,7 @@ def split_by_memory(sizes: Sequence[int], room: float) -> list[list[int]]:
     return parts
 
 
-def run_bytes(config: FuseConfig, source: TokenSource, *, world: int = 1) -> int:
+def run_bytes(config: FuseConfig, source: TokenSource) -> int:
     """Bytes of a run that trains with others: what it holds while another takes its step, float32.
 
     Weights, gradients and the two moments of Adam, what it attended to in a step, and the
@@ -57,10 +57,10 @@ def run_bytes(config: FuseConfig, source: TokenSource, *, world: int = 1) -> int
             num_classes=source.num_classes, grid=source.grid,
         )  # fmt: skip
     weights = 16 * sum(parameter.numel() for parameter in model.parameters())
-    return weights + attended_bytes(config, source, world=world) + embeddings
+    return weights + attended_bytes(config, source) + embeddings
 
 
-def attended_bytes(config: FuseConfig, source: TokenSource, *, world: int = 1) -> int:
+def attended_bytes(config: FuseConfig, source: TokenSource) -> int:
     """Of what its queries took from the frames of a batch, the gradient of that, and all scores.
 
     It is held for all runs in lock-step at once where they share a pass over the codes.
@@ -69,8 +69,7 @@ def attended_bytes(config: FuseConfig, source: TokenSource, *, world: int = 1) -
         return 0
     grid = source.grid[0] * source.grid[1]
     row = 2 * source.dim(config) + grid
-    frames = most_frames(config, source.store, world=world)
-    return 4 * frames * config.pooling.num_entities * row
+    return 4 * source.frames_at_once * config.pooling.num_entities * row
 
 
 def most_frames(config: FuseConfig, store: Store, *, world: int = 1) -> int:

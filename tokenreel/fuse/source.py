@@ -84,7 +84,7 @@ class TokenSource:
     ) -> None:
         for config in configs:
             require_tokens(config, store)
-        self.store, self.device = store, device
+        self.store, self.device, self.frames_at_once = store, device, frames_at_once
         wanted = Wanted.of(configs, store)
         self.blocks, self.uses_cls = wanted.blocks, wanted.cls
         self._first_class, self.num_classes = class_offsets(store)

@@ -209,7 +209,7 @@ def _parts(group: Sequence[_Waiting], source: TokenSource, world: World) -> list
     else:
         free = available_memory_bytes()
     room = max(0, free - source.unread_bytes) * MEMORY_SHARE
-    sizes = [run_bytes(one.job.config, source, world=world.size) for one in group]
+    sizes = [run_bytes(one.job.config, source) for one in group]
     parts = from_first(split_by_memory(sizes, room), world)
     if len(group) > 1:
         log.info(
