@@ -1,0 +1,91 @@
+"""What the code of commit 225475a wrote opens, is evaluated and is resumed by every later version.
+
+Made by tests/golden/make_format1.py.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from tokenreel.cache.embeddings import read_embeddings
+from tokenreel.cache.integrity import verify_store
+from tokenreel.cache.reader import open_store
+from tokenreel.pipeline.cli.evaluate import app as evaluate
+from tokenreel.pipeline.cli.extract import app as extract
+from tokenreel.pipeline.cli.fuse import app as fuse
+
+GOLDEN = Path(__file__).parent / "golden" / "format1"
+EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A folder of one's own that holds the golden files, and the current one."""
+    shutil.copytree(GOLDEN, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def run(app, *words: str, status: int = 0) -> str:
+    result = CliRunner().invoke(app, list(words))
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "pca", "views"])
+def test_a_golden_store_opens_with_the_tokens_it_was_given(name):
+    store = open_store(GOLDEN / "stores" / name)
+    digest = hashlib.sha256()
+    for clip_id in store.records:
+        for view in range(store.recipe.num_views):
+            tokens = store.read(clip_id, view=view)
+            for block in (1, 5):
+                digest.update(tokens.decode(block).tobytes())
+    assert digest.hexdigest() == EXPECTED["stores"][name]["tokens_sha256"]
+    assert store.fingerprint == EXPECTED["stores"][name]["fingerprint"]
+    assert verify_store(store.path, deep=True).problems == ()
+
+
+def test_an_extraction_that_finds_a_golden_store_skips_its_clips(workplace):
+    words = ["run", "folder", "--root", "videos", "--out", "stores/int8", *EXPECTED["extract"]]
+    assert "0 committed, 5 skipped, 0 failed" in run(extract, *words)
+
+
+def test_a_golden_run_that_was_killed_resumes_to_the_end_of_one_that_was_not(workplace):
+    words = ["--store", "stores/int8", "--out", "runs/killed", *EXPECTED["fuse"]]
+    run(fuse, "train", "folder", *words)
+    losses = [
+        [
+            json.loads(line)["loss"]
+            for line in Path(f"runs/{name}/metrics.jsonl").read_text().split("\n")[:-1]
+        ]
+        for name in ("finished", "killed")
+    ]
+    assert len(losses[1]) == 3
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    ends = [read_embeddings(Path("runs") / n / "embeddings.h5") for n in ("finished", "killed")]
+    for one, other in zip(ends[0].clips, ends[1].clips, strict=True):
+        np.testing.assert_allclose(one.embeddings, other.embeddings, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["finished", "mean"])
+def test_a_golden_run_is_embedded_again(name, workplace):
+    run(fuse, "embed", f"runs/{name}", "--store", "stores/int8", "--out", "again.h5")
+    ends = [
+        read_embeddings(path) for path in (workplace / f"runs/{name}/embeddings.h5", "again.h5")
+    ]
+    for one, other in zip(ends[0].clips, ends[1].clips, strict=True):
+        np.testing.assert_allclose(one.embeddings, other.embeddings, atol=1e-4)
+
+
+def test_golden_embedding_files_are_evaluated(workplace):
+    names = ("finished", "mean", "frozen")
+    run(evaluate, "all", *(f"runs/{name}" for name in names), "--jobs", "1", "--out", "results")
+    table = (workplace / "results" / "results.csv").read_text()
+    for name in names:
+        assert f"{name}," in table
