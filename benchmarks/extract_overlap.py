@@ -18,7 +18,7 @@ from harness import Timing, make_row, quick_flag, write_rows
 
 from tokenreel.cache.codec import codec_from_recipe
 from tokenreel.cache.manifest import Clip, Manifest
-from tokenreel.cache.writer import StoreWriter
+from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.devices import machine_for
 from tokenreel.extract.encode import Quantiser

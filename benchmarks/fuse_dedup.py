@@ -17,7 +17,7 @@ import torch
 from fuse_fixture import CPU, bytes_of
 from harness import Timing, make_row, measure, quick_flag, write_rows
 
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.batches import Batch, stream_batches
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.epochs import Sampling

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
+from tokenreel.cache.format.identity import StoreRecipe
 from tokenreel.cache.manifest import Clip
-from tokenreel.cache.reader import open_store
-from tokenreel.cache.recipe import StoreRecipe
-from tokenreel.cache.writer import SourceInfo, StoreWriter, create_store
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.write.store_writer import SourceInfo, StoreWriter, create_store
 from tokenreel.fuse.config import (
     DataConfig,
     FuseConfig,

@@ -22,7 +22,7 @@ from fuse_fixture import OnlineFrames, bytes_of, make_runs, small_config, thrott
 from harness import make_row, measure, quick_flag, write_rows
 from store_training_read import drop_pages
 
-from tokenreel.cache.reader import ClipRecord, Store
+from tokenreel.cache.read.store_reader import ClipRecord, Store
 from tokenreel.extract.backbone import Backbone, backbone_shape, build_backbone
 from tokenreel.extract.show import frames_as_seen
 from tokenreel.extract.weights import load_weights

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenreel.cache.clipfiles import load_clip
 from tokenreel.cache.codec import Encoded, codec_recipe
-from tokenreel.cache.layout import group_json
+from tokenreel.cache.format.clip_files import load_clip
+from tokenreel.cache.format.clip_record import ClipRecord, clip_key, folder_of, seal
+from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.layout import group_json
 from tokenreel.cache.manifest import Clip
-from tokenreel.cache.recipe import StoreRecipe
-from tokenreel.cache.records import ClipRecord, clip_key, folder_of, seal
-from tokenreel.cache.writer import SourceInfo, StoreWriter, create_store
+from tokenreel.cache.write.store_writer import SourceInfo, StoreWriter, create_store
 
 BLOCKS = (3, 7, 11)
 

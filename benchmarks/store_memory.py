@@ -19,7 +19,7 @@ from store_fixture import make_many_clips
 
 OPEN = """
 import sys, time, resource
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 start = time.perf_counter()
 if sys.argv[1]:
     store = open_store(sys.argv[1])

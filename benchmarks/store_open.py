@@ -12,7 +12,7 @@ from pathlib import Path
 from harness import make_row, measure, quick_flag, write_rows
 from store_fixture import make_many_clips
 
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 
 
 def main() -> None:

@@ -17,13 +17,13 @@ from pathlib import Path
 from harness import Timing, make_row, measure, quick_flag, write_rows
 from store_fixture import BLOCKS, empty_store, make_codes, write_clip
 
-from tokenreel.cache.writer import StoreWriter
+from tokenreel.cache.write.store_writer import StoreWriter
 
 MEMORY = """
 import sys, threading
 from pathlib import Path
 from store_fixture import make_codes, write_clip
-from tokenreel.cache.writer import StoreWriter
+from tokenreel.cache.write.store_writer import StoreWriter
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6

@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tokenreel.cache.embeddings import read_embeddings
-from tokenreel.cache.integrity import verify_store
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.tools.verify import verify_store
 from tokenreel.pipeline.cli.evaluate import app as evaluate
 from tokenreel.pipeline.cli.extract import app as extract
 from tokenreel.pipeline.cli.fuse import app as fuse

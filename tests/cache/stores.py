@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
+from tokenreel.cache.format.identity import StoreRecipe
 from tokenreel.cache.manifest import Clip
-from tokenreel.cache.reader import ClipRecord
-from tokenreel.cache.recipe import StoreRecipe
-from tokenreel.cache.writer import SourceInfo, StoreWriter, create_store
+from tokenreel.cache.read.store_reader import ClipRecord
+from tokenreel.cache.write.store_writer import SourceInfo, StoreWriter, create_store
 
 BLOCKS, GRID, DIM = (1, 3), (4, 4), 16
 SOURCE = SourceInfo("a/v.mp4", 10, "0" * 64, "pyav", "1", {"frames": 3})

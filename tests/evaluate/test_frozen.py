@@ -9,8 +9,8 @@ import pytest
 from tests.evaluate.clips import labelled_clips
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.reader import open_store
-from tokenreel.cache.writer import StoreWriter
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.evaluate import frozen
 from tokenreel.evaluate.config import EvaluateConfig
 from tokenreel.evaluate.frozen import pool_store, standardise

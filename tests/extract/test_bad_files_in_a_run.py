@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from tests.extract.barcodes import every_40_ms, write_barcodes
-from tokenreel.cache.integrity import verify_store
-from tokenreel.cache.reader import open_store
-from tokenreel.cache.store import read_failures
+from tokenreel.cache.format.store_files import read_failures
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.tools.verify import verify_store
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.runner import extract_clips
 from tokenreel.pipeline.datasets import load_dataset

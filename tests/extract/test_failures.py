@@ -14,9 +14,9 @@ import pytest
 
 from tests.extract.extraction import CONFIG, content, copy_without_clips, differing, write_video
 from tokenreel.cache.errors import ClipFailed, TokenReelError
+from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, Manifest
-from tokenreel.cache.reader import open_store
-from tokenreel.cache.store import read_failures
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract import commits, encode, filling, process, runner, stopping, worker
 from tokenreel.extract.devices import machine_for
 from tokenreel.extract.report import ExtractReport

@@ -16,10 +16,10 @@ import torch
 
 from tests.extract.extraction import CONFIG, differing, official_dino, shards, write_video
 from tests.extract.test_encode import found_in, quantiser_of, tokens_of
-from tokenreel.cache.canary import TOLERANCE, canary_errors, make_canary
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.write.canary import TOLERANCE, canary_errors, make_canary
 from tokenreel.extract import runner
 from tokenreel.extract.backbone import backbone_shape, build_backbone
 from tokenreel.extract.devices import is_place_free, machine_for, ready

@@ -14,7 +14,7 @@ from tests.extract.test_stages import chunk
 from tokenreel.cache.codec import codec_from_recipe, codec_recipe
 from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.cache.manifest import Clip, Manifest
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract import flow, runner
 from tokenreel.extract.backbone import backbone_shape, build_backbone
 from tokenreel.extract.batching import Batcher

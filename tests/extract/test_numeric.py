@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.extract.extraction import CONFIG, differing, write_video
-from tokenreel.cache.canary import TOLERANCE, canary_errors, make_canary
 from tokenreel.cache.errors import WrongRecipe
+from tokenreel.cache.format.store_files import load_recipe
 from tokenreel.cache.manifest import Clip, Manifest
-from tokenreel.cache.store import load_recipe
+from tokenreel.cache.write.canary import TOLERANCE, canary_errors, make_canary
 from tokenreel.extract import devices
 from tokenreel.extract.backbone import Backbone, backbone_shape, build_backbone
 from tokenreel.extract.devices import compile_blocks, machine_for, ready

@@ -10,8 +10,8 @@ import torch
 
 from tests.extract.extraction import CONFIG, differing, write_video
 from tokenreel.cache.errors import TokenReelError, WrongRecipe
+from tokenreel.cache.format.store_files import load_recipe, read_failures
 from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
-from tokenreel.cache.store import load_recipe, read_failures
 from tokenreel.extract import process, runner, worker
 from tokenreel.extract.devices import machine_for
 from tokenreel.extract.runner import build_recipe, extract_clips, store_name
@@ -95,7 +95,7 @@ def test_the_stores_recipe_is_the_planned_one_and_a_calibration(done):
 
 
 def test_labels_and_times_travel_into_the_store(done):
-    reader = pytest.importorskip("tokenreel.cache.reader")
+    reader = pytest.importorskip("tokenreel.cache.read.store_reader")
     store = reader.open_store(done[1])
     assert store.labels("a").tolist() == [-1] * 5 + [1] * 5 + [-1] * 20
     assert store.frame_index("b/part").tolist() == list(range(25, 50))

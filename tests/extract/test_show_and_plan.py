@@ -9,7 +9,7 @@ import torch
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.plan import planned_recipe, store_size, survey_headers
 from tokenreel.extract.rates import measure_machine

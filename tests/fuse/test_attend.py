@@ -7,7 +7,7 @@ import torch
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import ClipNotFound, UsageError
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.attend import attend
 from tokenreel.fuse.config import PoolingConfig
 from tokenreel.fuse.embed import load_run

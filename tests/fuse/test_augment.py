@@ -6,7 +6,7 @@ import torch
 
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.about import describe_run
 from tokenreel.fuse.augment import ViewTokens, augment_views, hidden_tokens
 from tokenreel.fuse.batches import stream_batches

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import Damaged, UsageError, WrongRecipe
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse import run as run_module
 from tokenreel.fuse.about import describe_run
 from tokenreel.fuse.config import AugmentConfig, DataConfig, FuseConfig, OptimConfig, PoolingConfig

@@ -12,7 +12,7 @@ import torch
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse import batches
 from tokenreel.fuse.ahead import Stream
 from tokenreel.fuse.batches import make_batch, stream_batches

@@ -6,7 +6,7 @@ import torch
 
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.batches import make_batch
 from tokenreel.fuse.config import AugmentConfig, FuseConfig, PoolingConfig, TemporalConfig
 from tokenreel.fuse.convolution import ConvolutionalFusion

@@ -9,7 +9,7 @@ import torch
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import ClipFailed, Damaged, UsageError, WrongRecipe
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.attend import attend
 from tokenreel.fuse.embed import embed_run
 from tokenreel.fuse.train import train

@@ -6,7 +6,7 @@ import pytest
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError, WrongRecipe
-from tokenreel.cache.reader import Store, open_store
+from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.evaluate.config import EvaluateConfig, resolve
 from tokenreel.evaluate.data import load_action
 from tokenreel.evaluate.tasks import choose_labelled

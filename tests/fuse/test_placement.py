@@ -9,7 +9,7 @@ import torch
 
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.config import DataConfig, OptimConfig, PoolingConfig
 from tokenreel.fuse.memory import most_frames
 from tokenreel.fuse.placement import available_memory_bytes, choose_placement, frame_bytes

@@ -11,7 +11,7 @@ import torch
 from tests.fuse.tiny import scl, tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import TokenReelError, UsageError, WrongRecipe
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse import run as run_module
 from tokenreel.fuse.batches import make_batch, stream_batches
 from tokenreel.fuse.config import (

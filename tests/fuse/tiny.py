@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
+from tokenreel.cache.format.identity import StoreRecipe
 from tokenreel.cache.manifest import Clip
-from tokenreel.cache.recipe import StoreRecipe
-from tokenreel.cache.writer import SourceInfo, StoreWriter, create_store
+from tokenreel.cache.write.store_writer import SourceInfo, StoreWriter, create_store
 from tokenreel.fuse.config import (
     DataConfig,
     FuseConfig,

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tests.evaluate.clips import labelled_clips, make_clip, write_run
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.writer import StoreWriter
+from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.pipeline.cli.evaluate import app
 from tokenreel.pipeline.evaluation import parse_bytes
 

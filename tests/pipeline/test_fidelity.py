@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.fidelity import CodecError
 from tokenreel.cache.manifest import Clip
-from tokenreel.cache.writer import StoreWriter
+from tokenreel.cache.tools.codec_error import CodecError
+from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.pipeline.cli.fidelity import fidelity_table
 from tokenreel.pipeline.cli.main import app
 from tokenreel.pipeline.fidelity import (

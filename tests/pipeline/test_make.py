@@ -9,8 +9,8 @@ import pytest
 
 from tests.extract.extraction import differing
 from tests.pipeline.datasets.miniatures import make_finegym
-from tokenreel.cache.integrity import verify_store
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.tools.verify import verify_store
 
 REPOSITORY = Path(__file__).parents[2]
 OPTIONS = "backbone=test_vit weights=random:0 image_size=32 blocks=1,5 device=cpu"

@@ -17,9 +17,9 @@ import pytest
 
 from tokenreel.cache.codec import codec_recipe
 from tokenreel.cache.errors import Damaged, UsageError
+from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.manifest import Manifest
-from tokenreel.cache.reader import open_store
-from tokenreel.cache.store import create_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.pipeline import extraction, naming
 from tokenreel.pipeline.extraction import extract_dataset

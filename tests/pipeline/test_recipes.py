@@ -6,7 +6,7 @@ import pytest
 
 from tests.fuse.tiny import write_store
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.evaluate.config import EvaluateConfig, resolve
 from tokenreel.fuse.model import build_model
 from tokenreel.fuse.needs import blocks_of, for_store

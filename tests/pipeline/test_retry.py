@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from tests.extract.extraction import write_video
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.store import read_failures
+from tokenreel.cache.format.store_files import read_failures
 from tokenreel.pipeline.cli.extract import app
 from tokenreel.pipeline.extraction import retry_store
 

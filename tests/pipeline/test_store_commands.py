@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from tokenreel.cache.errors import TokenReelError, UsageError, WrongRecipe
-from tokenreel.cache.integrity import verify_store
-from tokenreel.cache.reader import open_store
-from tokenreel.cache.records import clip_key, folder_of
+from tokenreel.cache.format.clip_record import clip_key, folder_of
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.tools.verify import verify_store
 from tokenreel.pipeline.cli.main import app
 from tokenreel.pipeline.extraction import extract_dataset
 from tokenreel.pipeline.repair import repair_store

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from tests.pipeline.small import SMALL, extract_sample
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.pipeline.cli.extract import app
 from tokenreel.pipeline.training import train_recipe
 

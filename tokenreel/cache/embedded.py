@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tokenreel.cache.format.identity import canonical_json
 from tokenreel.cache.manifest import UNLABELLED
-from tokenreel.cache.recipe import canonical_json
 
 __all__ = ["PER_FRAME", "TEXTS", "EmbeddedClip", "clips_of", "flatten_clips"]
 

@@ -34,7 +34,7 @@ import numpy as np
 from tokenreel.cache.embedded import PER_FRAME, TEXTS, EmbeddedClip, clips_of, flatten_clips
 from tokenreel.cache.errors import EmbeddingFileError
 from tokenreel.cache.files import make_directory, whole_file
-from tokenreel.cache.recipe import canonical_json
+from tokenreel.cache.format.identity import canonical_json
 
 __all__ = ["EmbeddedClip", "EmbeddingFile", "read_embeddings", "write_embeddings"]
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from tokenreel.cache.recipe import canonical_json
+from tokenreel.cache.format.identity import canonical_json
 from tokenreel.evaluate.progression import Rule
 
 __all__ = ["PROTOCOLS", "EvaluateConfig", "ProtocolName", "Settings", "resolve"]

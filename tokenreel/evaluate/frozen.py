@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
 from tokenreel.cache.errors import EmbeddingFileError, UsageError
+from tokenreel.cache.format.identity import canonical_json
 from tokenreel.cache.progress import Progress
-from tokenreel.cache.reader import ClipRecord, Store, open_store
-from tokenreel.cache.recipe import canonical_json
+from tokenreel.cache.read.store_reader import ClipRecord, Store, open_store
 
 __all__ = ["POOLS", "pool_store", "standardise"]
 

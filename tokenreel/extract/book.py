@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from tokenreel.cache.errors import ClipFailed
-from tokenreel.cache.layout import SEGMENT
+from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.layout import SEGMENT
+from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, Manifest
-from tokenreel.cache.recipe import StoreRecipe
-from tokenreel.cache.store import read_failures
-from tokenreel.cache.writer import ClaimHeld
+from tokenreel.cache.write.store_writer import ClaimHeld
 from tokenreel.extract.commits import ClipCommits, Entry
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.report import ExtractReport

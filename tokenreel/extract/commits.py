@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.errors import ClipFailed
 from tokenreel.cache.manifest import Clip, Manifest
-from tokenreel.cache.writer import (
+from tokenreel.cache.write.store_writer import (
     ClaimHeld,
     ClipWriter,
     SourceInfo,

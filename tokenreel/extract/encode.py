@@ -20,7 +20,7 @@ from tokenreel.cache.codec.fp16 import Float16
 from tokenreel.cache.codec.int4 import Int4
 from tokenreel.cache.codec.pca import Pca
 from tokenreel.cache.codec.pool2 import Pool2
-from tokenreel.cache.recipe import StoreRecipe
+from tokenreel.cache.format.identity import StoreRecipe
 from tokenreel.extract.backbone import FrameTokens
 from tokenreel.extract.quantise import (
     INT4_STEPS,

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenreel.cache.recipe import StoreRecipe
+from tokenreel.cache.format.identity import StoreRecipe
 from tokenreel.extract.backbone import Backbone, FrameTokens
 from tokenreel.extract.batching import Batch, Piece
 from tokenreel.extract.devices import Machine, named_failures

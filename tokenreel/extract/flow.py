@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from tokenreel.cache.errors import ClipFailed, TokenReelError
-from tokenreel.cache.recipe import StoreRecipe
+from tokenreel.cache.format.identity import StoreRecipe
 from tokenreel.extract.backbone import Backbone
 from tokenreel.extract.batching import Batch, Batcher
 from tokenreel.extract.book import ClipBook

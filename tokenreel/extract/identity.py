@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tokenreel.cache.canary import canary_frames, make_canary, require_canary
 from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
 from tokenreel.cache.errors import TokenReelError, UsageError
-from tokenreel.cache.recipe import StoreRecipe
-from tokenreel.cache.store import create_store, load_arrays, load_recipe
+from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.store_files import create_store, load_arrays, load_recipe
+from tokenreel.cache.write.canary import canary_frames, make_canary, require_canary
 from tokenreel.extract.backbone import Backbone, BackboneShape, backbone_shape
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.transforms import apply_transform, transform_parameters

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenreel.cache.codec import Codec, codec_from_recipe, codec_recipe
-from tokenreel.cache.layout import INDEX_BYTES, clip_arrays, view_arrays
+from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.layout import INDEX_BYTES, clip_arrays, view_arrays
 from tokenreel.cache.manifest import Clip, Manifest
-from tokenreel.cache.recipe import StoreRecipe
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.identity import recipe_for
 from tokenreel.extract.video import VideoError, VideoInfo, probe

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.codec import codec_from_recipe
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.format.identity import StoreRecipe
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.progress import Progress
-from tokenreel.cache.recipe import StoreRecipe
 from tokenreel.extract.backbone import Backbone, backbone_shape, build_backbone
 from tokenreel.extract.book import ClipBook
 from tokenreel.extract.config import ExtractConfig

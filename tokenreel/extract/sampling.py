@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.cache.format.identity import StoreRecipe
 from tokenreel.cache.manifest import Clip, Manifest
-from tokenreel.cache.recipe import StoreRecipe
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.supervisor import DecodePool
 from tokenreel.extract.worker import DecodeJob

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import write_whole
-from tokenreel.cache.reader import ClipRecord, Store
+from tokenreel.cache.read.store_reader import ClipRecord, Store
 from tokenreel.extract.transforms import apply_transform
 from tokenreel.extract.video import VideoError, decode
 from tokenreel.extract.views import ViewAugmenter

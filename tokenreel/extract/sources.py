@@ -4,7 +4,7 @@ import hashlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tokenreel.cache.writer import SourceInfo
+from tokenreel.cache.write.store_writer import SourceInfo
 from tokenreel.extract.video import VideoError, VideoInfo, check_file, probe
 
 __all__ = ["SourceFiles", "decoder_version"]

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from tokenreel.cache.errors import Damaged, UsageError, WrongRecipe
-from tokenreel.cache.reader import Store
-from tokenreel.cache.recipe import canonical_json, field_differences
+from tokenreel.cache.format.identity import canonical_json, field_differences
+from tokenreel.cache.read.store_reader import Store
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.needs import labelled_clips, uses_tokens
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from tokenreel.cache.errors import ClipFailed, Damaged, UsageError
-from tokenreel.cache.reader import ClipRecord, Store
+from tokenreel.cache.read.store_reader import ClipRecord, Store
 from tokenreel.fuse.about import describe_store, require_same_tokens
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.embed import clip_context, load_run

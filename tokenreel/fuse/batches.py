@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenreel.cache.reader import ClipRecord
+from tokenreel.cache.read.store_reader import ClipRecord
 from tokenreel.fuse.ahead import Stream
 from tokenreel.fuse.config import DataConfig
 from tokenreel.fuse.epochs import Sampling, plan_epoch

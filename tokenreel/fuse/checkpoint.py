@@ -17,7 +17,7 @@ from torch import nn
 
 from tokenreel.cache.errors import Damaged, UsageError, WrongRecipe
 from tokenreel.cache.files import write_whole
-from tokenreel.cache.recipe import field_differences
+from tokenreel.cache.format.identity import field_differences
 from tokenreel.fuse.config import FuseConfig
 
 __all__ = [

@@ -13,7 +13,7 @@ from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
 from tokenreel.cache.errors import Damaged, UsageError
 from tokenreel.cache.files import make_directory
 from tokenreel.cache.progress import Progress
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.about import (
     describe_store,
     read_about,

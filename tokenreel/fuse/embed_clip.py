@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tokenreel.cache.embeddings import EmbeddedClip
-from tokenreel.cache.reader import ClipRecord
+from tokenreel.cache.read.store_reader import ClipRecord
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.frames import Frames
 from tokenreel.fuse.model import FusionModel

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.cache.reader import ClipRecord
+from tokenreel.cache.read.store_reader import ClipRecord
 from tokenreel.fuse.config import DataConfig, FuseConfig
 
 __all__ = ["Sampling", "hold_out", "plan_epoch"]

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenreel.cache.claims import ClaimHeld, take_claim
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import EmbeddingFileError, UsageError, WrongRecipe
 from tokenreel.cache.files import make_directory, write_whole
-from tokenreel.cache.recipe import canonical_json, field_differences
+from tokenreel.cache.format.identity import canonical_json, field_differences
+from tokenreel.cache.write.claims import ClaimHeld, take_claim
 from tokenreel.fuse.about import read_about, require_init
 from tokenreel.fuse.checkpoint import with_later_fields
 

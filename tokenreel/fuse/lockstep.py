@@ -11,7 +11,7 @@ from functools import partial
 
 from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.cache.progress import Progress
-from tokenreel.cache.reader import ClipRecord
+from tokenreel.cache.read.store_reader import ClipRecord
 from tokenreel.fuse.batches import Batch, Place, make_batch, stream_batches
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.distributed import ALONE, World, any_of

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tokenreel.cache.reader import Store
+from tokenreel.cache.read.store_reader import Store
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.embed import FRAMES_AT_ONCE
 from tokenreel.fuse.epochs import Sampling, hold_out, plan_epoch

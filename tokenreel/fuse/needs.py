@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.reader import ClipRecord, Store
+from tokenreel.cache.read.store_reader import ClipRecord, Store
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.labelled import draw_labelled
 

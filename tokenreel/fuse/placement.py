@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.reader import Store
+from tokenreel.cache.read.store_reader import Store
 
 __all__ = ["PLACEMENTS", "Placement", "available_memory_bytes", "choose_placement", "frame_bytes"]
 

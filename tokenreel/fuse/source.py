@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenreel.cache.reader import ClipRecord, Request, Store
+from tokenreel.cache.read.store_reader import ClipRecord, Request, Store
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.frames import Decoder, Frames, Piece
 from tokenreel.fuse.needs import (

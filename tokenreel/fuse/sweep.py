@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from tokenreel.cache.errors import TokenReelError
-from tokenreel.cache.reader import Store, open_store
+from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.fuse.about import describe_run
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.distributed import World, find_device, from_first, world_from_torchrun

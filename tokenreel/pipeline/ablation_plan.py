@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tokenreel.cache.errors import StoreError, UsageError
-from tokenreel.cache.reader import Store, open_store
+from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.fuse.needs import require_store
 from tokenreel.fuse.sweep import Job
 from tokenreel.pipeline.ablation_table import Row

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.errors import ClipFailed, UsageError
 from tokenreel.cache.files import make_directory, write_whole
-from tokenreel.cache.reader import Store, open_store
+from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.evaluate.report.movie import write_movie
 from tokenreel.extract.show import frames_as_seen
 from tokenreel.extract.video import VideoError

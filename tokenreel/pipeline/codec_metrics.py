@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from tokenreel.cache.codec import Codec
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
-from tokenreel.cache.fidelity import pool_tokens
 from tokenreel.cache.progress import Progress
-from tokenreel.cache.reader import ClipRecord, Store
+from tokenreel.cache.read.store_reader import ClipRecord, Store
+from tokenreel.cache.tools.codec_error import pool_tokens
 from tokenreel.evaluate.config import EvaluateConfig
 from tokenreel.evaluate.suite import evaluate_files
 

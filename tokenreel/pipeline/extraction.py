@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.store_files import load_recipe, read_failures
 from tokenreel.cache.manifest import Manifest
-from tokenreel.cache.recipe import StoreRecipe
-from tokenreel.cache.store import load_recipe, read_failures
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.devices import pick_device, pick_gpus
 from tokenreel.extract.gpus import extract_on_gpus

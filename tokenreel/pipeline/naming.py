@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import make_directory, sweep_temporary, sync_directory, temporary_name
+from tokenreel.cache.format.store_files import load_recipe
 from tokenreel.cache.manifest import Manifest
-from tokenreel.cache.store import load_recipe
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.runner import build_recipe, prepare_store, store_name
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.integrity import VerifyReport
-from tokenreel.cache.maintenance import mend_logs, remove_damaged
+from tokenreel.cache.format.store_files import load_recipe
 from tokenreel.cache.manifest import Manifest
-from tokenreel.cache.store import load_recipe
+from tokenreel.cache.tools.maintenance import mend_logs, remove_damaged
+from tokenreel.cache.tools.verify import VerifyReport
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.runner import build_recipe, extract_clips
 from tokenreel.pipeline.datasets import load_dataset

@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.reader import Store, open_store
+from tokenreel.cache.read.store_reader import Store, open_store
 
 __all__ = [
     "DATA", "RESULTS", "RUNS", "STORES", "code_version", "dataset_of", "find_runs", "find_store",

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.about import read_about
 from tokenreel.fuse.distributed import find_device
 from tokenreel.fuse.embed import embed_run

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from tokenreel.cache.manifest import Manifest
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.runner import extract_clips
 from tokenreel.pipeline.datasets import load_dataset

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from tests.pipeline.datasets.miniatures import MINIATURES, make_carl
-from tokenreel.cache.integrity import verify_store
-from tokenreel.cache.reader import open_store
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.tools.verify import verify_store
 
 WORDS = ["backbone=vit_tiny_patch16_224", "weights=random:0", "image_size=32", "blocks=5,11"]
 WORDS += ["device=cpu", "codec=fp16", "fps=25", "batch_frames=8"]

@@ -104,7 +104,7 @@ def show(
     view: Annotated[int, typer.Option(min=0, help="0 is the clean view")] = 0,
 ) -> None:
     """One picture of a clip: what the backbone saw, its tokens in colour, CLS over time."""
-    from tokenreel.cache.reader import open_store
+    from tokenreel.cache.read.store_reader import open_store
     from tokenreel.extract.show import draw_clip, look_at_clip
     from tokenreel.pipeline.run import DATA
 

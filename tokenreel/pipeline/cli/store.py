@@ -17,8 +17,8 @@ Yes = Annotated[bool, typer.Option("--yes", help="do it; without, it is only lis
 @app.command()
 def info(store: StorePath) -> None:
     """What a store is: recipe, fingerprint, clips, frames, versions."""
-    from tokenreel.cache.maintenance import store_info
-    from tokenreel.cache.reader import open_store
+    from tokenreel.cache.read.store_reader import open_store
+    from tokenreel.cache.tools.maintenance import store_info
 
     say(store_info(store).table())
     for name, value in sorted(open_store(store).made_with.items()):
@@ -28,7 +28,7 @@ def info(store: StorePath) -> None:
 @app.command(name="ls")
 def list_clips(store: StorePath) -> None:
     """The clips of a store, one a line: id, split, action, frames."""
-    from tokenreel.cache.reader import open_store
+    from tokenreel.cache.read.store_reader import open_store
 
     for record in open_store(store).records.values():
         say(f"{record.clip_id}\t{record.split}\t{record.action}\t{record.num_frames}")
@@ -48,7 +48,7 @@ def verify(
     root: Annotated[Path | None, typer.Option(help="for --repair: folder of the videos")] = None,
 ) -> None:
     """Check a store; ends with status 5 when something is missing or damaged."""
-    from tokenreel.cache.integrity import verify_store
+    from tokenreel.cache.tools.verify import verify_store
 
     report = verify_store(store, deep=deep)
     say(report.table())
@@ -66,7 +66,7 @@ def verify(
 @app.command()
 def diff(first: StorePath, second: StorePath) -> None:
     """In which fields and clips two stores differ."""
-    from tokenreel.cache.maintenance import diff_stores
+    from tokenreel.cache.tools.maintenance import diff_stores
 
     lines = diff_stores(first, second)
     say("\n".join(lines) or "no difference")
@@ -84,7 +84,7 @@ def export(
 ) -> None:
     """Write decoded tokens, float32 (T, N, D), as HDF5 or .npy files for other tools."""
     from tokenreel.cache.errors import UsageError
-    from tokenreel.cache.export import export_store
+    from tokenreel.cache.tools.export import export_store
 
     if kind not in ("hdf5", "npy"):
         raise UsageError(f"--kind {kind!r}: hdf5 or npy")
@@ -100,7 +100,7 @@ def import_(
     recipe: Annotated[Path, typer.Option(help="TOML or JSON: what made the features")],
 ) -> None:
     """Make a store of features that you have, with the recipe that you state."""
-    from tokenreel.cache.importing import import_features, read_statement
+    from tokenreel.cache.tools.import_features import import_features, read_statement
 
     written = import_features(features, store, read_statement(recipe))
     say(f"{len(written)} clips written to {store}")
@@ -112,7 +112,7 @@ def merge(
     into: Annotated[Path, typer.Argument(help="the store to copy to; same recipe")],
 ) -> None:
     """Copy the clips that the second store lacks from the first."""
-    from tokenreel.cache.copying import merge_store
+    from tokenreel.cache.tools.copying import merge_store
 
     say(f"{len(merge_store(source, into))} clips copied to {into}")
 
@@ -125,9 +125,9 @@ def migrate(
     codec: Annotated[str | None, typer.Option(help="keep the tokens by this smaller codec")] = None,
 ) -> None:
     """Bring a store to the current format; with --codec write a smaller one beside it."""
-    from tokenreel.cache.copying import migrate_store, recode_store
     from tokenreel.cache.errors import UsageError
-    from tokenreel.cache.recipe import FORMAT_VERSION
+    from tokenreel.cache.format.identity import FORMAT_VERSION
+    from tokenreel.cache.tools.copying import migrate_store, recode_store
 
     if (codec is None) != (out is None):
         raise UsageError("a new store needs both OUT and --codec; without both: in place")
@@ -147,7 +147,7 @@ def gc(
     yes: Yes = False,
 ) -> None:
     """Leftovers of killed writers: listed, and with --yes deleted."""
-    from tokenreel.cache.maintenance import collect_garbage
+    from tokenreel.cache.tools.maintenance import collect_garbage
 
     found = collect_garbage(store, older_than_seconds=older_than * 3600, delete=yes)
     for entry, num_bytes in found:

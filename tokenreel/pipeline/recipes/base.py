@@ -6,7 +6,7 @@ from inspect import cleandoc
 from math import ceil
 from typing import Literal
 
-from tokenreel.cache.recipe import StoreRecipe
+from tokenreel.cache.format.identity import StoreRecipe
 from tokenreel.fuse.config import FuseConfig
 
 __all__ = [

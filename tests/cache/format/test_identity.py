@@ -1,0 +1,69 @@
+"""The recipe of a store: fingerprint, differences, refusal."""
+
+import hashlib
+
+import pytest
+from pydantic import ValidationError
+
+from tokenreel.cache.errors import WrongRecipe
+from tokenreel.cache.format.identity import StoreRecipe
+
+
+def make_recipe(**changes: object) -> StoreRecipe:
+    fields: dict = {
+        "architecture": "vit_tiny_patch16_224",
+        "weights_sha256": "0" * 64,
+        "blocks": (3, 7, 11),
+        "grid": (14, 14),
+        "dim": 192,
+        "image_size": (224, 224),
+        "transform": {"name": "dino-256-224", "resize": 256},
+        "frames": {"policy": "all"},
+        "codec": {"name": "fp16"},
+    }
+    return StoreRecipe(**(fields | changes))
+
+
+def test_the_fingerprint_is_the_hash_of_the_canonical_json():
+    recipe = make_recipe()
+    assert recipe.fingerprint == hashlib.sha256(recipe.to_json()).hexdigest()
+    assert b" " not in recipe.to_json()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("architecture", "vit_base_patch8_224"),
+        ("weights_sha256", "1" * 64),
+        ("blocks", (11,)),
+        ("cls", "none"),
+        ("grid", (7, 7)),
+        ("dim", 384),
+        ("image_size", (112, 112)),
+        ("transform", {"name": "dino-256-224", "resize": 255}),
+        ("frames", {"policy": "stride"}),
+        ("views", ()),
+        ("numeric", "bfloat16"),
+        ("codec", {"name": "int8"}),
+    ],
+)
+def test_every_field_changes_the_fingerprint_and_is_named_in_the_refusal(field, value):
+    store, wanted = make_recipe(), make_recipe(**{field: value})
+
+    assert store.fingerprint != wanted.fingerprint
+    with pytest.raises(WrongRecipe, match=rf"1 field\(s\) differ:\n  {field}"):
+        store.require(wanted, path="some-store")
+
+
+def test_an_equal_recipe_is_not_refused():
+    make_recipe().require(make_recipe(), path="some-store")
+
+
+def test_a_nested_difference_is_named_by_its_dotted_field():
+    other = make_recipe(transform={"name": "dino-256-224", "resize": 255})
+    assert make_recipe().differences(other) == [("transform.resize", 256, 255)]
+
+
+def test_an_unknown_field_is_refused():
+    with pytest.raises(ValidationError, match="extra"):
+        make_recipe(colour="red")

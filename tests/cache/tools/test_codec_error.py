@@ -1,0 +1,108 @@
+"""Errors of a codec, on codecs whose errors are known beforehand."""
+
+import numpy as np
+import pytest
+
+from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
+from tokenreel.cache.codec.base import Encoded
+from tokenreel.cache.tools.codec_error import (
+    bytes_per_frame,
+    measure_codec,
+    pool_tokens,
+    spread_over_grid,
+)
+
+GRID = (4, 5)
+FRAMES = 40  # more than are in memory at once
+
+
+class Changed:
+    """A codec that changes tokens on their way back."""
+
+    def __init__(self, change) -> None:
+        self.change = change
+
+    def encode(self, tokens, *, block, grid):
+        return Encoded(tokens)
+
+    def decode(self, encoded, *, block):
+        return self.change(encoded.codes)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    found = np.random.default_rng(0).standard_normal((FRAMES, 20, 8)).astype(np.float32)
+    found -= found.mean(axis=(0, 1))
+    found[..., 0] *= 50  # a large channel hides nothing
+    return found
+
+
+def make_codec(name: str, tokens):
+    calibration = calibrate(name, {7: tokens}, grid=GRID)
+    return codec_from_recipe(codec_recipe(name, calibration), calibration)
+
+
+def test_a_codec_that_changes_nothing_has_no_error(tokens):
+    error = measure_codec(Changed(lambda codes: codes), {7: tokens}, grid=GRID)
+    assert (error.relative, error.pooled) == (0, 0)
+    assert error.cosine_worst == pytest.approx(1)
+
+
+def test_tokens_of_half_their_length_have_a_relative_error_of_a_half_and_no_angle(tokens):
+    error = measure_codec(Changed(lambda codes: codes / 2), {7: tokens}, grid=GRID)
+    assert error.relative == pytest.approx(0.5, rel=1e-5)
+    assert error.cosine_worst == pytest.approx(1)
+    assert 0.3 < error.pooled < 0.9
+
+
+def test_a_small_channel_that_is_lost_counts_as_much_as_a_large_one(tokens):
+    errors = []
+    for channel in (0, 1):
+
+        def drop(codes, lost=channel):
+            return np.where(np.arange(8) == lost, 0, codes)
+
+        errors.append(measure_codec(Changed(drop), {7: tokens}, grid=GRID).relative)
+    assert errors == pytest.approx([8**-0.5] * 2, rel=1e-4)
+
+
+def test_the_worst_hundredth_is_told_apart_from_the_middle(tokens):
+    def turn(codes):
+        return np.concatenate([-codes[:, :1], codes[:, 1:]], axis=1)  # 1 token of 20
+
+    error = measure_codec(Changed(turn), {7: tokens}, grid=GRID)
+    assert error.cosine_median == pytest.approx(1)
+    assert error.cosine_worst == pytest.approx(-1)
+
+
+def test_real_codecs_come_in_the_order_of_their_bits(tokens):
+    errors = {
+        name: measure_codec(make_codec(name, tokens), {7: tokens}, grid=GRID)
+        for name in ("fp16", "int8", "int4", "pool2+int8")
+    }
+    pooled = [error.pooled for error in errors.values()]
+    assert pooled == sorted(pooled)
+    assert errors["fp16"].relative < 1e-3
+    assert errors["int8"].relative < 0.02
+
+
+def test_a_single_token_is_what_every_query_finds():
+    token = np.random.default_rng(0).standard_normal((2, 1, 8)).astype(np.float32)
+    pooled = pool_tokens(token, seed=3, num_queries=4)
+    np.testing.assert_allclose(pooled, token.repeat(4, axis=1), rtol=1e-6)
+
+
+def test_pooled_tokens_are_spread_over_the_places_they_stand_for():
+    small = np.arange(4, dtype=np.float32).reshape(1, 4, 1)  # 2 x 2 of a grid of 3 x 3
+    large = spread_over_grid(small, (3, 3)).ravel()
+    assert large.tolist() == [0, 0, 1, 0, 0, 1, 2, 2, 3]
+
+
+def test_bytes_count_codes_and_scales(tokens):
+    def size(name: str) -> float:
+        return bytes_per_frame(make_codec(name, tokens).encode(tokens, block=7, grid=GRID))
+
+    assert size("fp16") == 20 * 8 * 2
+    assert size("int8") == 20 * (8 + 4)
+    assert size("int4") == 20 * (4 + 4)
+    assert size("pool2+int8") == 2 * 3 * (8 + 4)

@@ -1,0 +1,160 @@
+"""Features of the user's own: into a store as stated, or refused with what is wrong."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tokenreel.cache.errors import UsageError, WrongRecipe
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.tools.export import export_store
+from tokenreel.cache.tools.import_features import ImportStatement, import_features, read_statement
+from tokenreel.cache.tools.verify import verify_store
+from tokenreel.cache.write.store_writer import StoreWriter
+
+_spec = importlib.util.spec_from_file_location("stores", Path(__file__).parents[1] / "stores.py")
+stores = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(stores)
+
+STATED = {
+    "dataset": "mine", "architecture": "i3d", "weights_sha256": "a" * 64, "blocks": [0],
+    "grid": [1, 1], "dim": 12, "image_size": [224, 224], "transform": {"name": "theirs"},
+    "fps": 12.5,
+}  # fmt: skip
+
+
+def statement(**changes) -> ImportStatement:
+    return ImportStatement.model_validate(STATED | changes)
+
+
+def features(folder: Path, **shapes) -> Path:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, shape in shapes.items():
+        np.save(folder / f"{name}.npy", rng.standard_normal(shape).astype(np.float32))
+    return folder
+
+
+def test_a_folder_of_npy_features_becomes_a_clean_store(tmp_path):
+    folder = features(tmp_path / "f", a=(70, 12), b=(3, 1, 12))
+    (folder / "clips.csv").write_text("file,clip_id,split,action\nb,v/b,val,turn\n")
+    assert import_features(folder, tmp_path / "s", statement()) == ["a", "v/b"]
+    assert import_features(folder, tmp_path / "s", statement()) == []
+    store = open_store(tmp_path / "s")
+    want = np.load(folder / "a.npy").astype(np.float16)
+    np.testing.assert_array_equal(store.read("a").codes[0][:, 0], want)
+    assert (store.record("v/b").split, store.record("v/b").action) == ("val", "turn")
+    assert store.times_seconds("a")[2] == pytest.approx(2 / 12.5)
+    assert store.labels("a").tolist() == [-1] * 70
+    assert store.made_with["made_by"] == "import"
+    assert verify_store(tmp_path / "s", deep=True).problems == ()
+
+
+def test_what_export_writes_is_imported_with_labels_times_and_words(tmp_path):
+    path = stores.make_store(tmp_path / "s", "fp16")
+    with StoreWriter(path, writer_id="w") as writer:
+        for name in ("a/1", "v/2"):
+            stores.write_clip(writer, name, 70)
+    export_store(path, tmp_path / "out")
+    fields = {"blocks": stores.BLOCKS, "grid": stores.GRID, "dim": stores.DIM}
+    assert import_features(tmp_path / "out", tmp_path / "t", statement(**fields)) == ["a/1", "v/2"]
+    here, there = open_store(path), open_store(tmp_path / "t")
+    for name in here.records:
+        for block in stores.BLOCKS:
+            left, right = here.read(name).codes[block], there.read(name).codes[block]
+            np.testing.assert_array_equal(left, right)
+        np.testing.assert_array_equal(here.labels(name), there.labels(name))
+        np.testing.assert_allclose(here.times_seconds(name), there.times_seconds(name), atol=1e-5)
+        for word in ("split", "action", "video", "phases"):
+            assert getattr(here.record(name), word) == getattr(there.record(name), word)
+
+
+def test_features_are_kept_by_the_stated_codec_within_a_hundredth(tmp_path):
+    folder = features(tmp_path / "f", a=(70, 12), b=(9, 12))
+    import_features(folder, tmp_path / "s", statement(codec="int8"))
+    want = np.load(folder / "a.npy")
+    found = open_store(tmp_path / "s").read("a").decode(0)[:, 0]
+    assert np.linalg.norm(found - want) < 0.01 * np.linalg.norm(want)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "changes", "words"),
+    [
+        ({"a": (5, 12), "b": (5, 13)}, {}, r"b\.npy: block 0 is \(5, 13\), stated are"),
+        ({"a": (5, 4, 12)}, {}, r"stated are \(frames, 1 tokens, 12 channels\)"),
+        ({"a": (0, 12)}, {}, "at least 1"),
+        ({"a.0": (5, 12), "a.1": (6, 12)}, {"blocks": [0, 1]}, "wanted the same"),
+        ({"a.0": (5, 12)}, {"blocks": [0, 1]}, r"has blocks \[0\], stated are \[0, 1\]"),
+        ({"a": (5, 12)}, {"blocks": [0, 1]}, r"so <name>\.<block>\.npy"),
+        ({}, {}, r"no \.npy"),
+    ],
+)
+def test_shapes_that_disagree_are_refused_before_anything_is_written(
+    tmp_path, shapes, changes, words
+):
+    folder = features(tmp_path / "f", **shapes)
+    with pytest.raises(UsageError, match=words):
+        import_features(folder, tmp_path / "s", statement(**changes))
+    assert not (tmp_path / "s").exists()
+
+
+def test_wrong_files_and_tables_are_named(tmp_path):
+    folder = features(tmp_path / "f", a=(5, 12))
+    (folder / "clips.csv").write_text("file,split\nb,val\n")
+    with pytest.raises(UsageError, match="no file 'b'"):
+        import_features(folder, tmp_path / "s", statement())
+    (folder / "clips.csv").write_text("file,split\na,vall\n")
+    with pytest.raises(UsageError, match="train, val or test"):
+        import_features(folder, tmp_path / "s", statement())
+    (folder / "clips.csv").write_text("file,clip_id,video\na,a,../../v.mp4\n")
+    with pytest.raises(UsageError, match="not a path below"):
+        import_features(folder, tmp_path / "s", statement())
+    (folder / "clips.csv").unlink()
+    (folder / "a.npy").write_bytes((folder / "a.npy").read_bytes()[:-9])
+    with pytest.raises(UsageError, match=r"a\.npy"):
+        import_features(folder, tmp_path / "s", statement())
+    np.save(folder / "a.npy", np.array([{}], object))
+    with pytest.raises(UsageError, match="Python objects"):
+        import_features(folder, tmp_path / "s", statement())
+    (folder / "a.npy").unlink()
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["tokens/0"], file["labels"] = np.zeros((4, 12)), np.zeros(3)
+    with pytest.raises(UsageError, match=r"labels is \(3,\) for 4 frames"):
+        import_features(folder, tmp_path / "s", statement())
+
+
+def test_nan_is_refused_with_its_place_and_nothing_of_the_clip_stays(tmp_path):
+    folder = features(tmp_path / "f", a=(5, 12))
+    values = np.load(folder / "a.npy")
+    values[3, 2] = np.nan
+    np.save(folder / "a.npy", values)
+    with pytest.raises(UsageError, match=r"a\.npy: block 0, frame 3, token 0, channel 2"):
+        import_features(folder, tmp_path / "s", statement())
+    assert open_store(tmp_path / "s").records == {}
+    assert not list((tmp_path / "s" / "clips").rglob(".tmp-*"))
+
+
+def test_another_statement_is_refused_by_the_store(tmp_path):
+    folder = features(tmp_path / "f", a=(5, 12))
+    import_features(folder, tmp_path / "s", statement())
+    with pytest.raises(WrongRecipe, match="architecture"):
+        import_features(folder, tmp_path / "s", statement(architecture="slowfast"))
+
+
+def test_a_statement_is_read_from_toml_and_json_and_its_faults_are_named(tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(STATED))
+    text = "\n".join(f"{k} = {json.dumps(v)}" for k, v in STATED.items() if not isinstance(v, dict))
+    (tmp_path / "r.toml").write_text(text + '\n[transform]\nname = "theirs"\n')
+    assert read_statement(path) == read_statement(tmp_path / "r.toml") == statement()
+    path.write_text(json.dumps(STATED | {"gird": [1, 1], "dim": -1}))
+    with pytest.raises(UsageError, match=r"dim: .*greater than 0.*gird: Extra"):
+        read_statement(path)
+    with pytest.raises(UsageError, match="No such file"):
+        read_statement(tmp_path / "none.toml")
+    (tmp_path / "r.toml").write_text("a b")
+    with pytest.raises(UsageError, match="neither TOML nor JSON"):
+        read_statement(tmp_path / "r.toml")

@@ -1,0 +1,87 @@
+"""Several writers of one store: each clip is made once, and nobody sees a mixture."""
+
+import importlib.util
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tokenreel.cache.format.clip_record import clip_key
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.tools.verify import verify_store
+from tokenreel.cache.write.store_writer import ClaimHeld, StoreWriter
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+_spec = importlib.util.spec_from_file_location("stores", Path(__file__).parents[1] / "stores.py")
+stores = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(stores)
+
+
+def _write_list(path, results):
+    done = 0
+    with StoreWriter(path, writer_id="p") as writer:
+        for i in range(12):
+            try:
+                stores.write_clip(writer, f"c{i}", 10)
+                done += 1
+            except ClaimHeld:
+                continue
+    results.put(done)
+
+
+def test_eight_processes_on_one_list_make_each_clip_once(tmp_path):
+    path = stores.make_store(tmp_path / "s")
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    workers = [context.Process(target=_write_list, args=(path, results)) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    assert sum(results.get(timeout=60) for _ in workers) == 12
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert len(open_store(path).records) == 12
+    assert verify_store(path, deep=True).problems == ()
+    lines = [line for log in (path / "manifest").iterdir() for line in log.read_text().splitlines()]
+    assert len(lines) == 12
+
+
+def test_a_live_claim_holds_and_a_clock_that_went_backwards_does_not_break_it(tmp_path):
+    path = stores.make_store(tmp_path / "s")
+    with StoreWriter(path, writer_id="w") as one, StoreWriter(path, writer_id="x") as two:
+        clip = stores.begin(one, "a")
+        os.utime(path / "claims" / f"{clip_key('a')}.json", (2e9 * 2, 2e9 * 2))
+        with pytest.raises(ClaimHeld, match="works on it"):
+            stores.begin(two, "a")
+        clip.abort()
+        stores.write_clip(two, "a", 3)
+        with pytest.raises(ClaimHeld, match="already committed"):
+            stores.begin(one, "a")
+
+
+def test_two_writers_of_one_clip_one_wins(tmp_path):
+    path = stores.make_store(tmp_path / "s")
+    with StoreWriter(path, writer_id="w") as one, StoreWriter(path, writer_id="x") as two:
+        first = stores.begin(one, "a")
+        stores.append(one, first, "a", 10)
+        (path / "claims" / f"{clip_key('a')}.json").unlink()
+        first_folder = next((path / "clips").rglob(".tmp-*"))
+        hidden = first_folder.rename(first_folder.with_name(".tmp-hidden"))
+        stores.write_clip(two, "a", 12)
+        hidden.rename(first_folder)
+        count = np.arange(10)
+        assert first.commit(count, count, count * 0, count * 0).num_frames == 12
+    assert verify_store(path, deep=True).problems == ()
+
+
+def test_a_writer_sweeps_what_nobody_has_touched_for_long_and_nothing_else(tmp_path):
+    path = stores.make_store(tmp_path / "s")
+    folder = path / "clips/ab"
+    for name in (".tmp-old", ".tmp-young", "kept"):
+        (folder / name / "views").mkdir(parents=True)
+    for name in (".tmp-old", "kept"):
+        os.utime(folder / name, (1e9, 1e9))
+    with StoreWriter(path, writer_id="w", sweep_seconds=3600):
+        assert {entry.name for entry in folder.iterdir()} == {".tmp-young", "kept"}

@@ -1,0 +1,224 @@
+"""The files of one committed clip: checked against what version 1 writes, byte for byte."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import crc32c
+import numpy as np
+
+from tokenreel.cache.codec import Codec
+from tokenreel.cache.codec.base import Array
+from tokenreel.cache.errors import Damaged
+from tokenreel.cache.files import file_inside, unreadable
+from tokenreel.cache.format.clip_record import ClipRecord, open_seal
+from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.layout import (
+    SEGMENT,
+    ArraySpec,
+    clip_arrays,
+    parse_json,
+    segments,
+    shard_index,
+    view_arrays,
+)
+
+__all__ = ["all_arrays", "check_clip", "check_shard", "groups_of", "load_clip", "read_bytes"]
+
+
+def all_arrays(recipe: StoreRecipe, codec: Codec, record: ClipRecord) -> dict[str, ArraySpec]:
+    """Every array of a clip, by path."""
+    specs = clip_arrays(record.num_frames)
+    for view in range(record.num_views):
+        specs += view_arrays(recipe, codec, view, record.num_frames)
+    return {spec.path: spec for spec in specs}
+
+
+def groups_of(specs: dict[str, ArraySpec]) -> list[str]:
+    """Paths of the groups between a clip and its arrays."""
+    parents = {str(parent) for path in specs for parent in Path(path).parents}
+    return sorted(parents - {"."})
+
+
+def read_bytes(folder: Path, relative: str) -> bytes:
+    """A file of a clip.
+
+    Raises:
+        Damaged: it is missing, cannot be read, or is a link.
+        StoreError: only this process cannot read it.
+    """
+    path = file_inside(folder, relative)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def load_clip(
+    folder: Path, key: str, *, fingerprint: str | None = None
+) -> tuple[ClipRecord, dict[str, list[int]]]:
+    """The record of a committed clip, and the checksums of the chunk files of each array.
+
+    Args:
+        folder: of the clip.
+        key: that it must have.
+        fingerprint: of the store that it must have been written for.
+
+    Raises:
+        Damaged: absent, altered, another clip's, or copied from a store of another recipe.
+    """
+    where = folder / "zarr.json"
+    meta = parse_json(read_bytes(folder, "zarr.json"), where=where)
+    try:
+        if (meta["zarr_format"], meta["node_type"]) != (3, "group"):
+            raise Damaged(f"{where}: not a Zarr v3 group")
+        inner = open_seal(meta["attributes"]["tokenreel"], where=where)
+        record = ClipRecord.from_dict(inner["record"])
+        seals: dict[str, list[int]] = inner["seals"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Damaged(f"{where}: not the group of a clip: {error}") from error
+    if record.key != key:
+        raise Damaged(f"{where}: holds {record.clip_id}, its directory is {key}")
+    theirs = inner.get("fingerprint", fingerprint)  # the first stores of version 1 do not say
+    if fingerprint is not None and theirs != fingerprint:
+        raise Damaged(
+            f"{where}: written for a store of recipe {str(theirs)[:12]}, this one has "
+            f"{fingerprint[:12]}"
+        )
+    return record, seals
+
+
+def check_shard(
+    folder: Path, spec: ArraySpec, number: int, sums: Array, *, deep: bool
+) -> list[str]:
+    """Problems of one shard: its size, its index and, when deep, each chunk against `sums`."""
+    path = file_inside(folder, spec.chunk_file(number))
+    num_frames = min(SEGMENT, spec.shape[0] - number * SEGMENT)
+    index = shard_index(num_frames, spec.row_bytes)
+    expected = num_frames * spec.row_bytes + len(index)
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno()).st_size
+            if found != expected:
+                return [f"{path}: {found} bytes, wanted {expected}"]
+            wrong = []
+            for frame in range(num_frames if deep else 0):
+                if crc32c.crc32c(file.read(spec.row_bytes)) != sums[frame]:
+                    wrong.append(f"{path}: frame {number * SEGMENT + frame} is damaged")
+            file.seek(num_frames * spec.row_bytes)
+            if file.read() != index:
+                wrong.append(f"{path}: its index is not that of a dense shard")
+            return wrong
+    except OSError as error:
+        problem = unreadable(path, error)
+        if not isinstance(problem, Damaged):
+            raise problem from error
+        return [str(problem)]
+
+
+def check_clip(
+    folder: Path, key: str, recipe: StoreRecipe, codec: Codec, *, deep: bool
+) -> list[str]:
+    """Everything that is wrong with a clip's directory, one sentence each.
+
+    Args:
+        folder: of the clip.
+        key: that it must have.
+        recipe: of the store.
+        codec: of the store.
+        deep: read every token, not only sizes, indexes and checksums of the small arrays.
+    """
+    try:
+        record, seals = load_clip(folder, key, fingerprint=recipe.fingerprint)
+    except Damaged as error:
+        return [str(error)]
+    specs, problems = all_arrays(recipe, codec, record), []
+    if record.num_views != recipe.num_views or set(seals) != {
+        path for path, spec in specs.items() if not spec.sharded
+    }:
+        return [f"{folder}: its arrays are not those of the recipe"]
+    known = {"zarr.json"} | {f"{group}/zarr.json" for group in groups_of(specs)}
+    for spec in specs.values():
+        known |= {f"{spec.path}/zarr.json"} | {spec.chunk_file(i) for i in range(spec.num_files)}
+        problems += _check_array(folder, spec, seals, deep=deep)
+    for group in groups_of(specs):
+        problems += _differs(folder, f"{group}/zarr.json", {
+            "zarr_format": 3, "node_type": "group", "attributes": {}})  # fmt: skip
+    present = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    }  # fmt: skip
+    return problems + [
+        f"{folder / extra}: does not belong here" for extra in sorted(present - known)
+    ]
+
+
+def _check_array(
+    folder: Path, spec: ArraySpec, seals: dict[str, list[int]], *, deep: bool
+) -> list[str]:
+    problems = _differs(folder, f"{spec.path}/zarr.json", spec.metadata())
+    for number in range(spec.num_files):
+        try:
+            if spec.sharded:
+                sums = load_sums(folder, spec, number, seals)
+                problems += check_shard(folder, spec, number, sums, deep=deep)
+            else:
+                load_rows(folder, spec, number, seals)
+        except Damaged as error:
+            problems.append(str(error))
+    return problems
+
+
+def load_rows(folder: Path, spec: ArraySpec, number: int, seals: dict[str, list[int]]) -> Array:
+    """The rows of one chunk file of an array that is not sharded, without the padding.
+
+    Raises:
+        Damaged: missing, altered, or another array's file.
+    """
+    name = spec.chunk_file(number)
+    sums = seals.get(spec.path, [])
+    if len(sums) != spec.num_files:
+        raise Damaged(f"{folder}: no checksums of {spec.path}")
+    rows = spec.parse_chunk(read_bytes(folder, name), where=folder / name, checksum=sums[number])
+    return rows[: spec.shape[0] - number * spec.rows]
+
+
+def load_sums(folder: Path, spec: ArraySpec, number: int, seals: dict[str, list[int]]) -> Array:
+    """The crc32c of the frames of one shard of a tokens array."""
+    path = spec.path.replace("/tokens/", "/crc32c/")
+    side = ArraySpec(path, (spec.shape[0],), "<u4", 0, SEGMENT)
+    return load_rows(folder, side, number, seals)
+
+
+def frames_are_whole(
+    folder: Path, recipe: StoreRecipe, codec: Codec, view: int, number: int
+) -> bool:
+    """Whether a full segment that a killed writer left is there with all of its bytes."""
+    for spec in view_arrays(recipe, codec, view, SEGMENT * (number + 1)):
+        try:
+            if spec.sharded:
+                side = ArraySpec(spec.path.replace("/tokens/", "/crc32c/"), (), "<u4", 0, SEGMENT)
+                name = f"{side.path}/c/{number}"
+                sums = np.frombuffer(read_bytes(folder, name)[:-4], "<u4")
+                if len(sums) != SEGMENT or check_shard(folder, spec, number, sums, deep=True):
+                    return False
+            else:
+                name = spec.chunk_file(number)
+                spec.parse_chunk(read_bytes(folder, name), where=folder / name)
+        except (Damaged, ValueError):
+            return False
+    return True
+
+
+def expected_segments(num_frames: int) -> int:
+    """Segments of a clip."""
+    return len(segments(num_frames))
+
+
+def _differs(folder: Path, name: str, wanted: dict[str, Any]) -> list[str]:
+    try:
+        found = parse_json(read_bytes(folder, name), where=folder / name)
+    except Damaged as error:
+        return [str(error)]
+    same = found == wanted and repr(found) != "" and type(found) is dict
+    return [] if same else [f"{folder / name}: not the metadata of version 1"]

@@ -1,0 +1,179 @@
+"""Version 1 of the store on disk: which arrays a clip has, their metadata, and chunk bytes.
+
+FORMAT.md is the law; this module is its only copy in code.
+"""
+
+import json
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import crc32c
+import numpy as np
+
+from tokenreel.cache.codec import Codec
+from tokenreel.cache.codec.base import Array
+from tokenreel.cache.errors import Damaged
+from tokenreel.cache.format.identity import StoreRecipe, canonical_json
+
+__all__ = ["SEGMENT", "ArraySpec", "clip_arrays", "group_json", "segments", "view_arrays"]
+
+SEGMENT = 64  # frames of a shard, and of a chunk of every array of a view
+ROWS = 4096  # frames of a chunk of the arrays of a clip
+INDEX_BYTES = 16 * SEGMENT + 4
+ABSENT = 2**64 - 1
+
+NAMES = {
+    "i1": "int8", "u1": "uint8", "<i2": "int16", "<i8": "int64",
+    "<u4": "uint32", "<f2": "float16", "<f4": "float32",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a store.
+
+    Attributes:
+        path: inside its group.
+        shape: frames first.
+        dtype: numpy's spelling, little-endian.
+        fill: a value that does not occur; NaN for floats.
+        rows: frames of a chunk file.
+        sharded: whether a chunk file is a shard of one-frame chunks.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    fill: float | int
+    rows: int
+    sharded: bool = False
+
+    @property
+    def num_files(self) -> int:
+        """Chunk files of the array."""
+        return -(-self.shape[0] // self.rows)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a frame."""
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+    def chunk_file(self, number: int) -> str:
+        """Path of a chunk file inside the group."""
+        return "/".join([self.path, "c", str(number), *["0"] * (len(self.shape) - 1)])
+
+    def metadata(self) -> dict[str, Any]:
+        """The zarr.json of the array."""
+        fill = "NaN" if self.fill != self.fill else self.fill
+        little: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
+        checksum: dict[str, Any] = {"name": "crc32c"}
+        codecs: list[dict[str, Any]] = [little, checksum]
+        if self.sharded:
+            inner = {
+                "chunk_shape": [1, *self.shape[1:]], "codecs": [little],
+                "index_codecs": [little, checksum], "index_location": "end",
+            }  # fmt: skip
+            codecs = [{"name": "sharding_indexed", "configuration": inner}]
+        return {
+            "zarr_format": 3, "node_type": "array", "shape": list(self.shape),
+            "data_type": NAMES[self.dtype], "fill_value": fill, "codecs": codecs,
+            "chunk_grid": {
+                "name": "regular", "configuration": {"chunk_shape": [self.rows, *self.shape[1:]]}
+            },
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "attributes": {}, "storage_transformers": [],
+        }  # fmt: skip
+
+    def chunk_bytes(self, rows: Array) -> bytes:
+        """A chunk file of an array that is not sharded: padded rows and their crc32c."""
+        full = np.full((self.rows, *self.shape[1:]), self.fill, self.dtype)
+        full[: len(rows)] = rows
+        data = full.tobytes()
+        return data + struct.pack("<I", crc32c.crc32c(data))
+
+    def parse_chunk(self, data: bytes, *, where: object, checksum: int | None = None) -> Array:
+        """The rows of such a file, (rows, ...) with the padding.
+
+        Raises:
+            Damaged: a wrong length, or not the checksum of the file or of the clip's seal.
+        """
+        expected = self.rows * self.row_bytes
+        if len(data) != expected + 4:
+            raise Damaged(f"{where}: {len(data)} bytes, wanted {expected + 4}")
+        (stored,) = struct.unpack("<I", data[-4:])
+        if crc32c.crc32c(memoryview(data)[:-4]) != stored or checksum not in (None, stored):
+            raise Damaged(f"{where}: its bytes do not have their checksum")
+        return np.frombuffer(data, self.dtype, self.rows * self.row_bytes // np.dtype(
+            self.dtype).itemsize).reshape(self.rows, *self.shape[1:])  # fmt: skip
+
+
+def shard_index(num_frames: int, frame_bytes: int) -> bytes:
+    """The index at the end of a shard that holds its first `num_frames` frames, and its crc32c."""
+    index = np.full((SEGMENT, 2), ABSENT, "<u8")
+    index[:num_frames, 0] = np.arange(num_frames) * frame_bytes
+    index[:num_frames, 1] = frame_bytes
+    data = index.tobytes()
+    return data + struct.pack("<I", crc32c.crc32c(data))
+
+
+def view_arrays(recipe: StoreRecipe, codec: Codec, view: int, num_frames: int) -> list[ArraySpec]:
+    """The arrays of one view, in the order they are written: a block's crc32c is the last of it."""
+    base, nan = f"views/{view}", float("nan")
+    stored = codec.stored_shape(recipe.num_tokens, recipe.dim, recipe.grid)
+    scale = codec.scale_shape(recipe.num_tokens, recipe.dim, recipe.grid)
+    specs = []
+    for block in recipe.blocks:
+        specs.append(ArraySpec(
+            f"{base}/tokens/{block}", (num_frames, *stored), codec.dtype.str.replace("|", ""),
+            codec.fill_value, SEGMENT, sharded=True,
+        ))  # fmt: skip
+        if scale is not None:
+            specs.append(
+                ArraySpec(f"{base}/scale/{block}", (num_frames, *scale), "<f4", nan, SEGMENT)
+            )
+        if recipe.cls != "none":
+            specs.append(
+                ArraySpec(f"{base}/cls/{block}", (num_frames, recipe.dim), "<f2", nan, SEGMENT)
+            )
+        specs.append(ArraySpec(f"{base}/crc32c/{block}", (num_frames,), "<u4", 0, SEGMENT))
+    if recipe.cls != "none":
+        specs.append(ArraySpec(f"{base}/cls_normed", (num_frames, recipe.dim), "<f2", nan, SEGMENT))
+    return specs
+
+
+def clip_arrays(num_frames: int) -> list[ArraySpec]:
+    """The arrays of a clip that its views share."""
+    kinds = {
+        "pts": ("<i8", -(2**63)), "frame_index": ("<i8", -(2**63)),
+        "labels": ("<i2", -(2**15)), "flags": ("u1", 255),
+    }  # fmt: skip
+    return [
+        ArraySpec(name, (num_frames,), dtype, fill, ROWS) for name, (dtype, fill) in kinds.items()
+    ]
+
+
+def group_json(attributes: dict[str, Any] | None = None) -> bytes:
+    """The zarr.json of a group."""
+    return canonical_json({"zarr_format": 3, "node_type": "group", "attributes": attributes or {}})
+
+
+def parse_json(data: bytes, *, where: object) -> Any:
+    """JSON of a file of the store.
+
+    Raises:
+        Damaged: it is not JSON.
+    """
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise Damaged(f"{where}: not JSON: {error}") from error
+
+
+def segments(num_frames: int) -> list[range]:
+    """The frames of each segment.
+
+    >>> segments(70)
+    [range(0, 64), range(64, 70)]
+    """
+    return [range(i, min(i + SEGMENT, num_frames)) for i in range(0, num_frames, SEGMENT)]

@@ -1,0 +1,214 @@
+"""A store's own files: creating it, its recipe, calibration and canary, its quarantine."""
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from tokenreel.cache.codec import calibration_hash, codec_from_recipe
+from tokenreel.cache.codec.base import Array
+from tokenreel.cache.errors import Damaged, StoreError, StoreNotFound, WrongRecipe
+from tokenreel.cache.files import (
+    file_inside,
+    make_directory,
+    sync_directory,
+    sync_tree,
+    temporary_name,
+    write_synced,
+    write_whole,
+)
+from tokenreel.cache.format.clip_record import clip_key, open_seal, seal
+from tokenreel.cache.format.identity import FORMAT_VERSION, StoreRecipe, canonical_json
+from tokenreel.cache.format.layout import ArraySpec, group_json, parse_json
+
+__all__ = ["create_store", "load_arrays", "load_recipe", "read_failures", "record_failure"]
+
+log = logging.getLogger(__name__)
+FOLDERS = ("calibration", "canary", "claims", "clips", "failed", "manifest")
+
+
+def create_store(
+    path: str | Path,
+    recipe: StoreRecipe,
+    *,
+    made_with: Mapping[str, Any],
+    calibration: Mapping[str, Array] | None = None,
+    canary: Mapping[str, Array] | None = None,
+) -> Path:
+    """Create a store, whole or not at all; one that is there must have the same recipe.
+
+    Args:
+        path: directory of the store.
+        recipe: its identity.
+        made_with: versions, GPU, labels: recorded, not identity.
+        calibration: arrays of the codec, whose hash is in the recipe.
+        canary: what a writer computes again at its start: frames and their tokens.
+
+    Raises:
+        WrongRecipe: there is a store of another recipe.
+        UsageError: the calibration is not the recipe's.
+        StoreError: it cannot be written there.
+    """
+    path = Path(path)
+    codec_from_recipe(recipe.codec, calibration or {})
+    if not (path / "recipe.json").exists():
+        beside = temporary_name(path)
+        try:
+            make_directory(path.parent)
+            _fill(beside, recipe, made_with, calibration or {}, canary or {})
+            os.rename(beside, path)  # noqa: PTH104  fails when another made it first
+            sync_directory(path.parent)
+        except OSError as error:
+            if not (path / "recipe.json").exists():
+                raise StoreError(
+                    f"{path}: cannot make a store here: {error.strerror or error}"
+                ) from error
+            log.info("%s: another writer made it first", path)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    load_recipe(path)[0].require(recipe, path=path)
+    return path
+
+
+def _fill(
+    path: Path,
+    recipe: StoreRecipe,
+    made_with: Mapping[str, Any],
+    calibration: Mapping[str, Array],
+    canary: Mapping[str, Array],
+) -> None:
+    path.mkdir()
+    for name in FOLDERS:
+        (path / name).mkdir()
+    for folder, arrays in (("calibration", calibration), ("canary", canary)):
+        for name, array in arrays.items():
+            _write_array(path / folder, name, array)
+    write_synced(path / "recipe.json", recipe.to_json())
+    attributes: dict[str, Any] = {
+        "fingerprint": recipe.fingerprint,
+        "made_with": dict(made_with),
+    }
+    attributes["canary_sha256"] = calibration_hash(canary) if canary else None
+    write_synced(path / "zarr.json", group_json({"tokenreel": seal(attributes)}))
+    sync_tree(path)
+
+
+def _write_array(folder: Path, name: str, array: Array) -> None:
+    """One chunk, with its crc32c.  Dtypes are those of layout.NAMES."""
+    values = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    spec = _whole_spec(values.shape, values.dtype.str.replace("|", ""))
+    path = file_inside(folder, name)
+    (path / spec.chunk_file(0)).parent.mkdir(parents=True)
+    write_synced(path / "zarr.json", canonical_json(spec.metadata()))
+    write_synced(path / spec.chunk_file(0), spec.chunk_bytes(values))
+
+
+def _whole_spec(shape: tuple[int, ...], dtype: str) -> ArraySpec:
+    return ArraySpec(".", shape, dtype, float("nan") if "f" in dtype else 0, shape[0])
+
+
+def load_arrays(folder: Path) -> dict[str, Array]:
+    """The arrays below calibration/ or canary/, by name.
+
+    Raises:
+        Damaged: torn, altered, or metadata that version 1 does not write.
+    """
+    arrays = {}
+    if folder.is_symlink():
+        raise Damaged(f"{folder} is a symbolic link; a store holds files only; refused")
+    names = {np.dtype(name).name: name for name in ("i1", "u1", "<i2", "<i8", "<u4", "<f2", "<f4")}
+    for file in sorted(folder.rglob("zarr.json")):
+        meta = parse_json(file.read_bytes(), where=file)
+        try:
+            file_inside(folder.parent, file.relative_to(folder.parent).as_posix())
+            spec = _whole_spec(tuple(meta["shape"]), names[meta["data_type"]])
+            if meta != spec.metadata():
+                raise Damaged(f"{file}: not the metadata of version 1")
+            name = file.parent.relative_to(folder).as_posix()
+            chunk = file_inside(file.parent, spec.chunk_file(0))
+            arrays[name] = spec.parse_chunk(chunk.read_bytes(), where=chunk)
+        except (KeyError, TypeError, OSError) as error:
+            raise Damaged(f"{file}: {error}") from error
+    return arrays
+
+
+def array_files(folder: Path) -> set[Path]:
+    """Every file that the arrays below calibration/ or canary/ consist of."""
+    files = set()
+    for meta in folder.rglob("zarr.json"):
+        shape = parse_json(meta.read_bytes(), where=meta)["shape"]
+        files |= {meta, meta.parent.joinpath("c", *["0"] * len(shape))}
+    return files
+
+
+def load_recipe(path: Path) -> tuple[StoreRecipe, dict[str, Any]]:
+    """The recipe of a store and the attributes of its root, each checked against the other.
+
+    Raises:
+        StoreNotFound: no store there.
+        WrongRecipe: a format version that this package does not know.
+        Damaged: recipe.json or zarr.json was altered.
+    """
+    if not (path / "recipe.json").is_file():
+        raise StoreNotFound(f"{path}: no token store here (no recipe.json)")
+    try:
+        data = file_inside(path, "recipe.json").read_bytes()
+        _require_known_version(data, path)
+        recipe = StoreRecipe.model_validate_json(data)
+        root = parse_json(file_inside(path, "zarr.json").read_bytes(), where=path / "zarr.json")
+        if root["zarr_format"] != 3 or root["node_type"] != "group":
+            raise Damaged(f"{path / 'zarr.json'}: not a Zarr v3 group")
+        attributes = open_seal(root["attributes"]["tokenreel"], where=path / "zarr.json")
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise Damaged(f"{path}: recipe.json is damaged: {wrong}") from error
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise Damaged(f"{path}: recipe.json or zarr.json is damaged: {error}") from error
+    if recipe.fingerprint != attributes["fingerprint"]:
+        raise Damaged(
+            f"{path}: recipe.json has fingerprint {recipe.fingerprint[:12]}, "
+            f"zarr.json was written for {attributes['fingerprint'][:12]}"
+        )
+    return recipe, attributes
+
+
+def _require_known_version(data: bytes, path: Path) -> None:
+    values = parse_json(data, where=path / "recipe.json")
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise WrongRecipe(
+            f"{path} is of format version {version}, this tokenreel knows up to {FORMAT_VERSION}: "
+            "use a later tokenreel"
+        )
+
+
+def record_failure(
+    path: str | Path, clip_id: str, *, stage: str, reason: str, details: Mapping[str, Any]
+) -> None:
+    """Put a clip in quarantine: failed/<key>.json, with the number of attempts so far."""
+    file = Path(path) / "failed" / f"{clip_key(clip_id)}.json"
+    attempts = 1 + next(
+        (int(old["attempts"]) for old in read_failures(path) if old["clip_id"] == clip_id), 0
+    )
+    record: dict[str, Any] = {"clip_id": clip_id, "stage": stage, "reason": reason}
+    record |= {"details": dict(details), "attempts": attempts}
+    make_directory(file.parent)
+    write_whole(file, canonical_json(seal(record)))
+
+
+def read_failures(path: str | Path) -> list[dict[str, Any]]:
+    """The quarantine records, by clip_id.
+
+    Raises:
+        Damaged: one was altered; it may be deleted, the clip is then tried again.
+    """
+    found = []
+    for file in Path(path).glob("failed/*.json"):
+        data = file_inside(Path(path), f"failed/{file.name}").read_bytes()
+        found.append(open_seal(parse_json(data, where=file), where=file))
+    return sorted(found, key=lambda record: str(record["clip_id"]))

@@ -1,0 +1,1 @@
+"""Read a store: chosen frames of chosen blocks, damage reported and never returned as zeros."""

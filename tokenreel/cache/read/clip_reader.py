@@ -1,0 +1,203 @@
+"""A clip of a store, opened: metadata checked once, shards kept open while they are used.
+
+Handles are shared by all clips of a store and their number is bounded.
+"""
+
+import resource
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenreel.cache.codec import Codec
+from tokenreel.cache.codec.base import Array
+from tokenreel.cache.errors import Damaged
+from tokenreel.cache.files import file_inside
+from tokenreel.cache.format.clip_files import all_arrays, load_clip, load_rows, load_sums
+from tokenreel.cache.format.clip_record import ClipRecord, folder_of
+from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.layout import SEGMENT, ArraySpec, parse_json
+from tokenreel.cache.read.direct import Shard, aligned_empty
+from tokenreel.cache.read.tensorstore import (
+    check_with_sums,
+    open_with_tensorstore,
+    read_with_tensorstore,
+)
+
+__all__ = ["Kept", "OpenClip", "ReadPolicy"]
+
+CLIPS = 256  # whose metadata is kept
+SHARDS = 256  # kept open, two handles each
+CHUNKS = 256  # of small arrays kept decoded, 200 KB each for 784 scales
+
+
+@dataclass(frozen=True)
+class ReadPolicy:
+    """How a store is read.
+
+    Attributes:
+        library: by tensorstore, the reference, instead of the direct reader.
+        checks: "always", "once" or "never": which reads of a frame have their crc32c checked.
+        direct: past the page cache.
+    """
+
+    library: bool
+    checks: str
+    direct: bool
+
+
+@dataclass
+class Kept:
+    """What a store keeps open in one process; the oldest goes first."""
+
+    clips: dict[Hashable, "OpenClip"] = field(default_factory=dict)
+    shards: dict[Hashable, Shard] = field(default_factory=dict)
+    chunks: dict[Hashable, Array] = field(default_factory=dict)
+
+    @staticmethod
+    def add(cache: dict[Hashable, Any], key: Hashable, value: Any, *, limit: int) -> None:
+        """Add to one of the three.  A thread that still uses what goes holds it."""
+        cache[key] = value
+        while len(cache) > limit:
+            cache.pop(next(iter(list(cache))), None)
+
+
+class OpenClip:
+    """Reads the arrays of one clip.
+
+    Args:
+        path: of the store.
+        record: of the clip, as the store's index has it.
+        recipe: of the store.
+        codec: of the store.
+        policy: how to read.
+        kept: of the store.
+
+    Raises:
+        Damaged: the clip's group is not what the index says.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        record: ClipRecord,
+        *,
+        recipe: StoreRecipe,
+        codec: Codec,
+        policy: ReadPolicy,
+        kept: Kept,
+    ) -> None:
+        self._folder = file_inside(path, folder_of(record.key))
+        found, self._seals = load_clip(self._folder, record.key, fingerprint=recipe.fingerprint)
+        if found != record:
+            raise Damaged(f"{record.clip_id}: the clip is not what the log says; run verify")
+        self._key, self._policy, self._kept = record.key, policy, kept
+        self._specs = all_arrays(recipe, codec, record)
+        self._known_arrays: set[str] = set()
+        self._library: dict[str, Any] = {}  # tensorstore's handle of each array it has read
+
+    def has(self, path: str) -> bool:
+        """Whether the clip has an array of this path."""
+        return path in self._specs
+
+    def rows(self, path: str, frames: Array) -> Array:
+        """Rows of a small array, (t, ...), in the order of `frames`."""
+        spec = self._specs[path]
+        numbers = frames // spec.rows
+        if len(frames) and numbers[0] == numbers[-1] and (numbers == numbers[0]).all():
+            chunk = self._chunk(spec, int(numbers[0]))
+            taken: Array = chunk[frames - int(numbers[0]) * spec.rows]
+            return taken
+        rows = np.empty((len(frames), *spec.shape[1:]), spec.dtype)
+        for number in np.unique(numbers).tolist():
+            here = numbers == number
+            rows[here] = self._chunk(spec, number)[frames[here] - number * spec.rows]
+        return rows
+
+    def pieces(self, path: str, frames: Array, out: Array) -> Iterator[Callable[[], None]]:
+        """What fills `out` with frames of a tokens array: one call for each shard.
+
+        Args:
+            path: of the array.
+            frames: (t,) sorted and distinct.
+            out: contiguous (t, n, d).
+        """
+        spec = self._specs[path]
+        numbers = frames // SEGMENT
+        cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(frames)]
+        for start, stop in pairwise(cuts):
+            if start < stop:
+                yield partial(
+                    self._fill, spec, int(numbers[start]), frames[start:stop], out[start:stop]
+                )
+
+    def shape_of(self, path: str, count: int) -> tuple[int, ...]:
+        """The shape of so many frames of an array."""
+        return (count, *self._specs[path].shape[1:])
+
+    def empty(self, path: str, count: int) -> Array:
+        """An uninitialised buffer for so many frames of a tokens array."""
+        make = aligned_empty if self._policy.direct else np.empty
+        return make(self.shape_of(path, count), np.dtype(self._specs[path].dtype))
+
+    def _fill(self, spec: ArraySpec, number: int, frames: Array, out: Array) -> None:
+        within = frames - number * SEGMENT
+        if not self._policy.library:
+            self._shard(spec, number).read(within, out)
+            return
+        where = self._folder / spec.path
+        if spec.path not in self._library:
+            self._library[spec.path] = open_with_tensorstore(
+                self._folder, spec, mapped=not self._policy.direct
+            )
+        read_with_tensorstore(self._library[spec.path], frames, out, where=where)
+        if self._policy.checks != "never":
+            sums = load_sums(self._folder, spec, number, self._seals)
+            check_with_sums(out, sums[within], where=where)
+
+    def _chunk(self, spec: ArraySpec, number: int) -> Array:
+        key = (self._key, spec.path, number)
+        chunk = self._kept.chunks.get(key)
+        if chunk is None:
+            chunk = load_rows(self._folder, spec, number, self._seals)
+            Kept.add(self._kept.chunks, key, chunk, limit=CHUNKS)
+        return chunk
+
+    def _shard(self, spec: ArraySpec, number: int) -> Shard:
+        key = (self._key, spec.path, number)
+        shard = self._kept.shards.get(key)
+        if shard is None:
+            self._check_metadata(spec)
+            never = self._policy.checks == "never"
+            shard = Shard(
+                file_inside(self._folder, spec.chunk_file(number)),
+                spec,
+                number,
+                sums=None if never else load_sums(self._folder, spec, number, self._seals),
+                checks=self._policy.checks,
+                direct=self._policy.direct,
+            )
+            Kept.add(self._kept.shards, key, shard, limit=_num_shards())
+        return shard
+
+    def _check_metadata(self, spec: ArraySpec) -> None:
+        if spec.path in self._known_arrays:
+            return
+        meta = self._folder / spec.path / "zarr.json"
+        try:
+            same = parse_json(meta.read_bytes(), where=meta) == spec.metadata()
+        except OSError as error:
+            raise Damaged(f"{meta}: {error.strerror}; run verify, then repair") from error
+        if not same:
+            raise Damaged(f"{meta}: not the metadata of version 1; use backend='tensorstore'")
+        self._known_arrays.add(spec.path)
+
+
+def _num_shards() -> int:
+    """Shards kept open: at most a quarter of the handles that this process may have."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return SHARDS if allowed == resource.RLIM_INFINITY else max(1, min(SHARDS, allowed // 8))

@@ -1,0 +1,216 @@
+"""Reading a store: only the frames asked for, straight into a buffer, damage never as zeros."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenreel.cache.codec import codec_from_recipe
+from tokenreel.cache.codec.base import Array
+from tokenreel.cache.errors import ClipNotFound, Damaged
+from tokenreel.cache.format.clip_record import ClipRecord
+from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.index import load_records
+from tokenreel.cache.format.store_files import load_arrays, load_recipe
+from tokenreel.cache.read.clip_reader import CLIPS, Kept, OpenClip, ReadPolicy
+from tokenreel.cache.read.request import Reading, Request, Tokens, run_pieces
+from tokenreel.cache.read.tensorstore import frame_numbers
+
+__all__ = ["ClipRecord", "Request", "Store", "Tokens", "open_store"]
+
+log = logging.getLogger(__name__)
+
+
+def open_store(
+    path: str | Path, *, expect: StoreRecipe | None = None, backend: str = "auto",
+    checks: str = "once", placement: str = "auto",
+) -> "Store":  # fmt: skip
+    """Open a store for reading.
+
+    Args:
+        path: its directory.
+        expect: the recipe it must have.
+        backend: "direct", "tensorstore" (the reference), or "auto", which is direct.
+        checks: whose crc32c is checked: "once", a frame when this process first reads it (again
+            when its shard had to be closed meanwhile); "always", every read; "never".
+        placement: "disk" reads past the page cache (O_DIRECT), "memory" through it; "auto" chooses
+            "disk" when the tokens are more than half of the machine's memory, and logs it.
+
+    Raises:
+        StoreNotFound, WrongRecipe, Damaged.
+    """
+    return Store(Path(path), expect, backend, checks, placement)
+
+
+class Store:
+    """A store, open for reading.  Picklable; handles are opened when needed, in each process."""
+
+    def __init__(
+        self, path: Path, expect: StoreRecipe | None, backend: str, checks: str, placement: str
+    ) -> None:
+        for given, known in (
+            (backend, ("auto", "direct", "tensorstore")),
+            (placement, ("auto", "disk", "memory")),
+            (checks, ("once", "always", "never")),
+        ):
+            if given not in known:
+                raise ValueError(f"{given!r} is none of {', '.join(known)}")
+        self.path = path
+        self.recipe, attributes = load_recipe(path)
+        if expect is not None:
+            self.recipe.require(expect, path=path)
+        self.made_with: dict[str, Any] = attributes["made_with"]
+        self.fingerprint = self.recipe.fingerprint
+        try:
+            calibration = load_arrays(path / "calibration")
+            self.codec = codec_from_recipe(self.recipe.codec, calibration)
+        except (ValueError, KeyError) as error:
+            raise Damaged(f"{path}: {error}") from error
+        self.records = load_records(path)
+        direct = placement == "disk" or (placement == "auto" and self._exceeds_memory())
+        self._policy = ReadPolicy(backend == "tensorstore", checks, direct)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._kept, self._pid = Kept(), os.getpid()
+        self._pool: ThreadPoolExecutor | None = None
+        self._num_threads = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": Kept(), "_pool": None, "_pid": -1}
+
+    def _exceeds_memory(self) -> bool:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        exceeds = self.num_bytes > memory / 2
+        log.debug(
+            "%s: %.1f GB of tokens, %.1f GB of memory: read %s the page cache",
+            self.path, self.num_bytes / 1e9, memory / 1e9, "past" if exceeds else "through",
+        )  # fmt: skip
+        return exceeds
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the tokens of all clips."""
+        n, d = self.codec.stored_shape(self.recipe.num_tokens, self.recipe.dim, self.recipe.grid)
+        frames = sum(record.num_frames * record.num_views for record in self.records.values())
+        return frames * n * d * self.codec.dtype.itemsize * len(self.recipe.blocks)
+
+    def select(self, split: str | None = None, action: str | None = None) -> list[ClipRecord]:
+        """Records of a split and an action, None for any, sorted by clip_id."""
+        return [
+            record for record in self.records.values()
+            if split in (None, record.split) and action in (None, record.action)
+        ]  # fmt: skip
+
+    def record(self, clip_id: str) -> ClipRecord:
+        """The record of a clip.
+
+        Raises:
+            ClipNotFound: the store has no such clip.
+        """
+        if clip_id not in self.records:
+            raise ClipNotFound(f"{self.path} has no clip {clip_id!r}; it has {len(self.records)}")
+        return self.records[clip_id]
+
+    def read(
+        self, clip_id: str, frames: Any = None, *, layers: Sequence[int] | None = None,
+        view: int = 0, out: Mapping[int, Array] | None = None,
+    ) -> Tokens:  # fmt: skip
+        """Read frames of a clip.
+
+        Args:
+            clip_id: the clip.
+            frames: indices, in any order, repeats read once; a slice; None for all.
+            layers: blocks, None for all of the store.
+            view: 0 is clean.
+            out: block -> contiguous (t, n, d) array of the codec's dtype to fill.
+
+        Raises:
+            ClipNotFound: no such clip, block, view or frame.
+            Damaged: a missing or damaged file; never zeros instead.
+        """
+        reading = self._begin(Request(clip_id, frames, layers, view, out))
+        for piece in reading.pieces:
+            piece()
+        return reading.result()
+
+    def read_many(self, requests: Sequence[Request], *, threads: int = 8) -> list[Tokens]:
+        """Several reads at once, in their order: I/O threads share the shards of all of them.
+
+        Raises:
+            ClipNotFound, Damaged: as read does, once no thread writes to a buffer any longer.
+        """
+        readings = [self._begin(request) for request in requests]
+        if self._pool is None or self._num_threads != threads:
+            self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenreel-read")
+            self._num_threads = threads
+        run_pieces([piece for reading in readings for piece in reading.pieces], self._pool)
+        return [reading.result() for reading in readings]
+
+    def release_pages(self) -> None:
+        """Count no page of the store's files as memory of this process.
+
+        They stay in the page cache, and the next read maps them again.
+        """
+        for shard in list(self._kept.shards.values()):
+            shard.release_pages()
+
+    def _begin(self, request: Request) -> Reading:
+        record = self.record(request.clip_id)
+        return Reading(
+            request, record, self._open(record), recipe=self.recipe, codec=self.codec
+        )  # fmt: skip
+
+    def read_cls(
+        self, clip_id: str, frames: Any = None, *, block: int | str = "normed", view: int = 0
+    ) -> Array:
+        """CLS of frames after a block, or "normed": the last, after the final norm; f32 (t, D)."""
+        record = self.record(clip_id)
+        name = "cls_normed" if block == "normed" else f"cls/{block}"
+        path = f"views/{view}/{name}"
+        clip = self._open(record)
+        if not clip.has(path):
+            raise ClipNotFound(f"{clip_id}: no {path} in this store")
+        return clip.rows(path, frame_numbers(record, frames)).astype(np.float32)
+
+    def labels(self, clip_id: str) -> Array:
+        """Phase of each frame, int16 (T,), -1 unlabelled."""
+        return self._all_rows(clip_id, "labels")
+
+    def flags(self, clip_id: str) -> Array:
+        """Flags of each frame, uint8 (T,)."""
+        return self._all_rows(clip_id, "flags")
+
+    def frame_index(self, clip_id: str) -> Array:
+        """Index of each frame in the decoded video, int64 (T,)."""
+        return self._all_rows(clip_id, "frame_index")
+
+    def pts(self, clip_id: str) -> Array:
+        """Presentation time of each frame in ticks of the record's time_base, int64 (T,)."""
+        return self._all_rows(clip_id, "pts")
+
+    def times_seconds(self, clip_id: str) -> Array:
+        """Presentation time of each frame, float64 (T,)."""
+        numerator, denominator = self.record(clip_id).time_base
+        times: Array = self.pts(clip_id) * (numerator / denominator)
+        return times
+
+    def _open(self, record: ClipRecord) -> OpenClip:
+        if self._pid != os.getpid():
+            self._forget()
+        clip = self._kept.clips.get(record.key)
+        if clip is None:
+            clip = OpenClip(
+                self.path, record, recipe=self.recipe, codec=self.codec, policy=self._policy,
+                kept=self._kept,
+            )  # fmt: skip
+            Kept.add(self._kept.clips, record.key, clip, limit=CLIPS)
+        return clip
+
+    def _all_rows(self, clip_id: str, path: str) -> Array:
+        record = self.record(clip_id)
+        return self._open(record).rows(path, np.arange(record.num_frames))

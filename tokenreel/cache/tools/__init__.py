@@ -1,0 +1,1 @@
+"""Look after stores: verify, repair, copy, export, import, and measure what a codec costs."""

@@ -1,0 +1,185 @@
+"""Clips from one store into another: merged as they are, or kept by another codec."""
+
+import logging
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from tokenreel.cache.codec import Encoded, calibrate, codec_from_recipe, codec_recipe
+from tokenreel.cache.codec.base import Array
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.files import file_inside, sync_directory, temporary_name, write_synced
+from tokenreel.cache.format.clip_files import load_clip
+from tokenreel.cache.format.clip_record import ClipRecord, SourceInfo, folder_of, seal
+from tokenreel.cache.format.identity import FORMAT_VERSION
+from tokenreel.cache.format.layout import SEGMENT, group_json, segments
+from tokenreel.cache.format.store_files import create_store, load_arrays, load_recipe
+from tokenreel.cache.manifest import Clip
+from tokenreel.cache.read.store_reader import Store, Tokens, open_store
+from tokenreel.cache.write.claims import ClaimHeld
+from tokenreel.cache.write.store_writer import StoreWriter
+
+__all__ = ["merge_store", "migrate_store", "recode_store"]
+
+log = logging.getLogger(__name__)
+
+SAMPLE_CLIPS = 32
+SAMPLE_FRAMES = 8  # of a clip
+
+
+def merge_store(source: str | Path, into: str | Path, *, writer_id: str = "merge") -> list[str]:
+    """Copy the clips that `into` lacks, through the writer, so each is checked and whole.
+
+    Returns:
+        The clips copied.
+
+    Raises:
+        WrongRecipe: the stores have different recipes.
+    """
+    store = open_store(source)
+    load_recipe(Path(into))[0].require(store.recipe, path=into)
+    return _copy_clips(store, into, _as_stored, writer_id=writer_id)
+
+
+def migrate_store(path: str | Path) -> list[str]:
+    """Bring a store to what this version writes, in place; what is current stays as it is.
+
+    Within version 1: clips of the first stores did not name the store they were written for; now
+    they do, and a clip copied from a store of another recipe is refused.
+
+    Returns:
+        The clips that were brought up to date; none when the store is current.
+
+    Raises:
+        WrongRecipe: the store is of a version later than this package knows.
+        Damaged: verify and repair come first.
+    """
+    store, changed = open_store(path), []
+    for record in store.records.values():
+        folder = file_inside(store.path, folder_of(record.key))
+        if b'"fingerprint":' in (folder / "zarr.json").read_bytes():
+            continue
+        found, seals = load_clip(folder, record.key)
+        inner = {"record": found.to_dict(), "seals": seals, "fingerprint": store.fingerprint}
+        beside = temporary_name(folder)  # not in the clip: a kill leaves it where gc looks
+        write_synced(beside, group_json({"tokenreel": seal(inner)}))
+        beside.replace(folder / "zarr.json")
+        sync_directory(folder)
+        changed.append(record.clip_id)
+    log.info("%s: format version %d, %d clip(s) changed", path, FORMAT_VERSION, len(changed))
+    return changed
+
+
+def recode_store(path: str | Path, out: str | Path, *, codec: str) -> list[str]:
+    """Write the clips of a store into a new one that keeps them by another, smaller codec.
+
+    The new recipe names the fingerprint of the store that the tokens came from: they are not quite
+    those that an extraction with this codec would give, and the two never mix.
+
+    Args:
+        path: a store of fp16 or int8.
+        out: the new store; what a killed run left of it is gone on with.
+        codec: as for an extraction; from int8 a codec that loses more, such as pool2+int8.
+
+    Returns:
+        The clips written.
+
+    Raises:
+        UsageError: a codec that could not be told from a true one: the source has lost too much.
+        WrongRecipe: `out` is another store.
+    """
+    store = open_store(path)
+    own = store.codec.name
+    if own not in ("fp16", "int8") or codec in ("fp16", own) or (own == "int8" and "fp16" in codec):
+        raise UsageError(
+            f"{path} holds {own}: {codec} cannot be made of it; from fp16 any codec can, "
+            "from int8 one that loses more (pool2+int8, pca:128+int8, int4): extract again"
+        )
+    if (Path(out) / "recipe.json").is_file():
+        calibration: Mapping[str, Array] = load_arrays(Path(out) / "calibration")
+    else:
+        calibration = calibrate(codec, sample_tokens(store), grid=store.recipe.grid)
+    fields = {**codec_recipe(codec, calibration), "from_fingerprint": store.fingerprint}
+    recipe = store.recipe.model_copy(update={"codec": fields})
+    made_with = {**store.made_with, "made_by": "migrate", "source": store.path.name}
+    create_store(out, recipe, made_with=made_with, calibration=calibration)
+    target = codec_from_recipe(recipe.codec, calibration)
+
+    def recode(tokens: Tokens) -> dict[int, Encoded]:
+        return {
+            block: target.encode(tokens.decode(block), block=block, grid=recipe.grid)
+            for block in tokens.codes
+        }
+
+    return _copy_clips(store, out, recode, writer_id="migrate")
+
+
+def sample_tokens(store: Store) -> dict[int, Array]:
+    """Eight frames of each of at most 32 clips, spread over the store: block -> (F, N, D)."""
+    if not store.records:
+        raise UsageError(f"{store.path} holds no clips to calibrate a codec on")
+    records = list(store.records.values())
+    parts: dict[int, list[Array]] = {block: [] for block in store.recipe.blocks}
+    for record in records[:: -(-len(records) // SAMPLE_CLIPS)]:
+        count = min(SAMPLE_FRAMES, record.num_frames)
+        tokens = store.read(
+            record.clip_id, np.linspace(0, record.num_frames - 1, count).astype(int)
+        )
+        for block in parts:
+            parts[block].append(tokens.decode(block))
+    return {block: np.concatenate(some) for block, some in parts.items()}
+
+
+def _as_stored(tokens: Tokens) -> dict[int, Encoded]:
+    return {
+        block: Encoded(codes, tokens.scales.get(block)) for block, codes in tokens.codes.items()
+    }
+
+
+def _copy_clips(
+    store: Store, into: str | Path, convert: Callable[[Tokens], dict[int, Encoded]], *,
+    writer_id: str,
+) -> list[str]:  # fmt: skip
+    copied = []
+    with StoreWriter(into, writer_id=writer_id) as writer:
+        for record in store.records.values():
+            if writer.is_committed(record.clip_id):
+                continue
+            try:
+                _copy_clip(store, writer, record, convert)
+            except ClaimHeld as held:
+                log.info("%s", held)
+                continue
+            copied.append(record.clip_id)
+    return copied
+
+
+def _copy_clip(
+    store: Store, writer: StoreWriter, record: ClipRecord,
+    convert: Callable[[Tokens], dict[int, Encoded]],
+) -> None:  # fmt: skip
+    name = record.clip_id
+    clip = writer.begin(
+        Clip(name, record.video, record.start_seconds, record.stop_seconds, record.split,
+             record.action, record.group),
+        dataset=record.dataset, phases=record.phases, source=SourceInfo(**record.source),
+        time_base=Fraction(*record.time_base),
+    )  # fmt: skip
+    try:
+        for view in range(record.num_views):
+            for part in segments(record.num_frames)[clip.resume_frames // SEGMENT :]:
+                rows = slice(part.start, part.stop)
+                encoded = convert(store.read(name, rows, view=view))
+                cls: dict[int, Array] = {}
+                normed = None
+                if store.recipe.cls != "none":
+                    cls = {b: store.read_cls(name, rows, block=b, view=view) for b in encoded}
+                    normed = store.read_cls(name, rows, view=view)
+                clip.append(view, encoded, cls, normed)
+        pts = store.pts(name)
+        clip.commit(pts, store.frame_index(name), store.labels(name), store.flags(name))
+    except BaseException:
+        clip.abort()
+        raise

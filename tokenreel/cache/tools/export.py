@@ -1,0 +1,67 @@
+"""Stores for other tools: chosen clips and layers as HDF5 or .npy, decoded."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from tokenreel.cache.files import make_directory, whole_file
+from tokenreel.cache.format.identity import canonical_json
+from tokenreel.cache.read.store_reader import Store, open_store
+
+__all__ = ["export_store"]
+
+
+def export_store(
+    path: str | Path, out: str | Path, *, kind: str = "hdf5", clips: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None, view: int = 0,
+) -> list[Path]:  # fmt: skip
+    """Write decoded tokens, float32 (T, n, D), one file a clip (and a block, for npy).
+
+    Args:
+        path: the store.
+        out: folder for the files: <key>.h5 with tokens/<block>, labels, times_seconds and what is
+            known of the clip as attributes, which import_features reads back; or <key>.<block>.npy.
+        kind: "hdf5" or "npy".
+        clips: clip ids, None for all.
+        layers: blocks, None for all.
+        view: 0 is clean.
+
+    Returns:
+        The files, each whole.
+
+    Raises:
+        ClipNotFound: no such clip, block or view.
+    """
+    if kind not in ("hdf5", "npy"):
+        raise ValueError(f"kind {kind!r}: hdf5 or npy")
+    store, out, written = open_store(path), Path(out), []
+    make_directory(out)
+    for clip_id in store.records if clips is None else clips:
+        blocks = store.recipe.blocks if layers is None else tuple(layers)
+        name = store.record(clip_id).key
+        if kind == "hdf5":
+            written.append(_write_hdf5(store, clip_id, blocks, view, out / f"{name}.h5"))
+            continue
+        for block in blocks:
+            file = out / f"{name}.{block}.npy"
+            tokens = store.read(clip_id, layers=[block], view=view).decode(block)
+            with whole_file(file) as beside, beside.open("wb") as handle:
+                np.save(handle, tokens)
+            written.append(file)
+    return written
+
+
+def _write_hdf5(store: Store, clip_id: str, blocks: Sequence[int], view: int, path: Path) -> Path:
+    record = store.record(clip_id)
+    with whole_file(path) as beside, h5py.File(beside, "w") as file:
+        file.attrs.update(clip_id=clip_id, fingerprint=store.fingerprint, codec=store.codec.name)
+        for name in ("video", "split", "action", "group"):
+            file.attrs[name] = getattr(record, name)
+        file.attrs["phases"] = canonical_json(record.phases).decode()
+        for block in blocks:
+            file[f"tokens/{block}"] = store.read(clip_id, layers=[block], view=view).decode(block)
+        file["labels"] = store.labels(clip_id)
+        file["times_seconds"] = store.times_seconds(clip_id)
+    return path

@@ -1,0 +1,184 @@
+"""Looking after stores: info, differences, cleaning, repair.  Functions that return data."""
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenreel.cache.files import sync_directory, write_whole
+from tokenreel.cache.format.clip_record import clip_key, folder_of
+from tokenreel.cache.format.index import logged_lines
+from tokenreel.cache.format.layout import segments
+from tokenreel.cache.format.store_files import load_recipe, read_failures
+from tokenreel.cache.read.store_reader import Store, open_store
+from tokenreel.cache.tools.verify import VerifyReport
+
+__all__ = [
+    "StoreInfo",
+    "collect_garbage",
+    "diff_stores",
+    "mend_logs",
+    "remove_damaged",
+    "store_info",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """What is in a store.
+
+    Attributes:
+        name: of its directory; fingerprint: of its recipe; codec: name of the codec.
+        asked_for: fingerprint of the recipe before calibration: the digits in a default name.
+        blocks: kept blocks; num_views: V.
+        num_clips, num_frames: committed, frames of one view.
+        num_token_bytes: of the tokens of every view and block.
+        num_failed: clips in quarantine.
+    """
+
+    name: str
+    fingerprint: str
+    asked_for: str
+    codec: str
+    blocks: tuple[int, ...]
+    num_views: int
+    num_clips: int
+    num_frames: int
+    num_token_bytes: int
+    num_failed: int
+
+    def table(self) -> str:
+        """One line a field."""
+        return "\n".join(f"{name:<16}{getattr(self, name)}" for name in self.__slots__)
+
+
+def store_info(path: str | Path) -> StoreInfo:
+    """Summarise a store."""
+    store = open_store(path)
+    recipe = store.recipe
+    return StoreInfo(
+        store.path.name, store.fingerprint, recipe.before_calibration.fingerprint,
+        store.codec.name, recipe.blocks, recipe.num_views,
+        len(store.records), sum(record.num_frames for record in store.records.values()),
+        store.num_bytes, len(read_failures(path)),
+    )  # fmt: skip
+
+
+def diff_stores(here: str | Path, there: str | Path) -> list[str]:
+    """How two stores differ, one line each: recipe fields, clips, then tokens of common clips."""
+    one, two = open_store(here), open_store(there)
+    rows = one.recipe.differences(two.recipe)
+    lines = [f"recipe {name}: {left!r} | {right!r}" for name, left, right in rows]
+    lines += [f"only in {here}: {name}" for name in sorted(one.records.keys() - two.records.keys())]
+    lines += [
+        f"only in {there}: {name}" for name in sorted(two.records.keys() - one.records.keys())
+    ]
+    for name in one.records if not rows else []:
+        if name in two.records and not _same_clip(one, two, name):
+            lines.append(f"differs: {name}")
+    return lines
+
+
+def _same_clip(one: Store, two: Store, name: str) -> bool:
+    record = one.record(name)
+    if record != two.record(name) or (one.labels(name) != two.labels(name)).any():
+        return False
+    for view in range(record.num_views):
+        for part in segments(record.num_frames):
+            rows = slice(part.start, part.stop)
+            left, right = one.read(name, rows, view=view), two.read(name, rows, view=view)
+            for block, codes in left.codes.items():
+                if codes.tobytes() != right.codes[block].tobytes():
+                    return False
+            for block, scales in left.scales.items():
+                if scales.tobytes() != right.scales[block].tobytes():
+                    return False
+    return True
+
+
+def collect_garbage(
+    path: str | Path, *, older_than_seconds: float = 86400, delete: bool = False
+) -> list[tuple[str, int]]:
+    """Leftovers of killed writers, untouched for that long.
+
+    They are `.tmp-*` entries of the store and beside it (stores half made), and claims without a
+    heartbeat.  A clock that went backwards makes them look young: they stay, which is safe.
+
+    Args:
+        path: the store.
+        older_than_seconds: younger ones may be somebody's work.
+        delete: remove them; otherwise they are only listed.
+
+    Returns:
+        (path, bytes) of each.
+    """
+    path = Path(path)
+    load_recipe(path)
+    folders = [path / "claims", path / "failed", *sorted((path / "clips").glob("??"))]
+    entries = [entry for folder in folders for entry in sorted(folder.glob(".tmp-*"))]
+    entries += sorted(path.absolute().parent.glob(f".tmp-{path.absolute().name}-*"))
+    entries += sorted((path / "claims").glob("*.json"))
+    found = []
+    for entry in entries:
+        try:
+            if time.time() - entry.lstat().st_mtime < older_than_seconds:
+                continue
+            found.append((str(entry), _size(entry)))
+        except FileNotFoundError:  # its writer is alive after all, or another gc runs
+            continue
+        if delete and entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif delete:
+            entry.unlink(missing_ok=True)
+    return found
+
+
+def _size(entry: Path) -> int:
+    files = entry.rglob("*") if entry.is_dir() else [entry]
+    return sum(file.lstat().st_size for file in files if file.is_symlink() or file.is_file())
+
+
+def mend_logs(path: str | Path) -> list[str]:
+    """Drop the damaged lines of the writers' logs: they are an index of the clips, no more.
+
+    Returns:
+        The logs that were mended.
+    """
+    mended = []
+    for file, lines, problems in logged_lines(Path(path)):
+        if problems:
+            write_whole(file, b"".join(line + b"\n" for line in lines))
+            mended.append(file.name)
+    return mended
+
+
+def remove_damaged(
+    path: str | Path, report: VerifyReport, *, clips: Sequence[str] = ()
+) -> list[str]:
+    """Take the damaged clips of a report out of the store, so that the next extraction makes them.
+
+    Args:
+        path: the store.
+        report: of verify_store.
+        clips: only these; empty for all of report.repair.
+
+    Returns:
+        Clips removed or missing: what to extract again.
+    """
+    path, gone = Path(path), []
+    for name in report.repair:
+        key = name if (path / folder_of(name)).exists() else clip_key(name)
+        if clips and name not in clips:
+            continue
+        folder = path / folder_of(key)
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.exists():
+            aside = folder.with_name(f".tmp-damaged-{key}")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+            sync_directory(folder.parent)
+            shutil.rmtree(aside)
+        gone.append(name)
+    return gone

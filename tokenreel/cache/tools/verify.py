@@ -1,0 +1,197 @@
+"""Verifying a store: every file against what version 1 writes, every token against its checksum."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tokenreel.cache.codec import Codec, calibration_hash, codec_from_recipe
+from tokenreel.cache.codec.base import Array
+from tokenreel.cache.codec.int4 import Int4, unpack
+from tokenreel.cache.errors import Damaged, StoreError, WrongRecipe
+from tokenreel.cache.files import file_inside
+from tokenreel.cache.format.clip_files import check_clip, load_clip
+from tokenreel.cache.format.clip_record import ClipRecord, folder_of
+from tokenreel.cache.format.index import committed_keys, logged_records
+from tokenreel.cache.format.layout import segments
+from tokenreel.cache.format.store_files import (
+    FOLDERS,
+    array_files,
+    load_arrays,
+    load_recipe,
+    read_failures,
+)
+from tokenreel.cache.read.store_reader import Store, open_store
+
+__all__ = ["Problem", "VerifyReport", "verify_store"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        clip_id: the clip, or its key when its record cannot be read, "" for the store itself.
+        what: one sentence.
+        where: path of the directory.
+    """
+
+    clip_id: str
+    what: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What verify_store found.
+
+    Attributes:
+        num_clips: clips looked at.
+        problems: everything that is wrong; empty for a clean store.
+    """
+
+    num_clips: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def repair(self) -> tuple[str, ...]:
+        """Clips to extract again."""
+        return tuple(sorted({problem.clip_id for problem in self.problems} - {""}))
+
+    @property
+    def exit_status(self) -> int:
+        """0 clean, 5 damaged."""
+        return 5 if self.problems else 0
+
+    def table(self) -> str:
+        """The problems, one a line, and the count."""
+        lines = [f"{problem.clip_id or '(store)'}: {problem.what}" for problem in self.problems]
+        return "\n".join([*lines, f"{self.num_clips} clips, {len(self.problems)} problem(s)"])
+
+
+def verify_store(path: str | Path, deep: bool = False) -> VerifyReport:
+    """Look for what is missing, extra, damaged or inconsistent.
+
+    Args:
+        path: the store.
+        deep: also read every token and look at it: checksums, NaN, fill values, frames of zeros,
+            labels beyond the phases, times that do not increase.
+
+    Raises:
+        StoreNotFound: there is none.
+        WrongRecipe: a format version that this package does not know.
+        Damage is reported, not raised.
+    """
+    path, problems = Path(path), []
+    try:
+        recipe, attributes = load_recipe(path)
+        codec = codec_from_recipe(recipe.codec, load_arrays(path / "calibration"))
+        canary = load_arrays(path / "canary")
+        if (calibration_hash(canary) if canary else None) != attributes["canary_sha256"]:
+            problems.append(Problem("", "the canary was altered", str(path / "canary")))
+        logged, wrong = logged_records(path)  # first: a writer commits a clip, then logs it
+        keys = committed_keys(path)
+        read_failures(path)
+    except WrongRecipe:
+        raise
+    except (StoreError, ValueError, KeyError) as error:
+        if getattr(error, "exit_status", 5) == 2 and not (path / "recipe.json").is_file():
+            raise
+        return VerifyReport(0, (Problem("", str(error), str(path)),))
+    problems += [Problem("", f"{extra}: does not belong here", str(path)) for extra in extras(path)]
+    problems += [Problem("", what, str(path / "manifest")) for what in wrong]
+    for key in sorted(logged.keys() - keys):
+        where = str(path / folder_of(key))
+        problems.append(Problem(logged[key].clip_id, "logged as committed, but missing", where))
+    sound = []
+    for key in sorted(keys):
+        folder = file_inside(path, folder_of(key))
+        found = check_clip(folder, key, recipe, codec, deep=deep)
+        if not found:
+            record = load_clip(folder, key)[0]
+            if logged.get(key, record) != record:
+                found = ["its record is not the one in the log"]
+            else:
+                sound.append(record)
+        name = logged[key].clip_id if key in logged else key
+        problems += [Problem(name, what, str(folder)) for what in found]
+    return VerifyReport(len(keys), (*problems, *(_look_at_clips(path, sound) if deep else ())))
+
+
+def _look_at_clips(path: Path, records: Sequence[ClipRecord]) -> list[Problem]:
+    """What is intact on disk but was wrong when it was written, in clips whose files are sound."""
+    try:
+        store = open_store(path, checks="never")
+    except Damaged:  # a clip whose record cannot be read: told already, and first to be repaired
+        return []
+    return [
+        Problem(record.clip_id, what, str(path / folder_of(record.key)))
+        for record in records
+        for what in _look_at_clip(store, record.clip_id)
+    ]
+
+
+def extras(path: Path) -> Iterator[Path]:
+    """Files and links beside the clips that no writer makes."""
+    known: dict[str, Callable[[Path], bool]] = {
+        "manifest": lambda entry: entry.suffix == ".jsonl",
+        "claims": lambda entry: entry.suffix == ".json",
+        "failed": lambda entry: entry.suffix == ".json",
+    }
+    for entry in sorted(path.iterdir()):
+        if entry.is_symlink() or entry.name not in (*FOLDERS, "recipe.json", "zarr.json"):
+            yield entry
+    for folder, belongs in known.items():
+        for entry in sorted((path / folder).glob("*")):
+            if not (entry.name.startswith(".tmp-") or belongs(entry)) or entry.is_symlink():
+                yield entry
+    for folder in ("calibration", "canary"):
+        wanted = array_files(path / folder)
+        for entry in sorted((path / folder).rglob("*")):
+            if entry.is_symlink() or (entry.is_file() and entry not in wanted):
+                yield entry
+    for entry in sorted([*(path / "clips").glob("*"), *(path / "clips").glob("*/*")]):
+        if not entry.is_dir() and not entry.name.startswith(".tmp-"):
+            yield entry
+
+
+def _look_at_clip(store: Store, clip_id: str) -> Iterator[str]:
+    record, labels = store.record(clip_id), store.labels(clip_id)
+    if record.phases and labels.max(initial=-1) >= len(record.phases):
+        yield f"label {labels.max()} of {len(record.phases)} phases"
+    if labels.min(initial=-1) < -1:
+        yield f"label {labels.min()}; -1 is the only negative one"
+    backwards = np.flatnonzero(np.diff(store.pts(clip_id)) <= 0)
+    if len(backwards):
+        yield f"time does not increase at frame {backwards[0] + 1}"
+    for view in range(record.num_views):
+        for part in segments(record.num_frames):
+            yield from _look_at_tokens(store, clip_id, view, part)
+
+
+def _look_at_tokens(store: Store, clip_id: str, view: int, part: range) -> Iterator[str]:
+    tokens = store.read(clip_id, slice(part.start, part.stop), view=view)
+    for block, codes in tokens.codes.items():
+        where = f"view {view}, block {block}, frame "
+        for what, wrong in wrong_frames(codes, tokens.scales.get(block), store.codec).items():
+            if wrong.any():
+                yield f"{where}{part.start + int(np.argmax(wrong))}: {what}"
+        if store.recipe.cls != "none":
+            rows = store.read_cls(clip_id, slice(part.start, part.stop), block=block, view=view)
+            if not np.isfinite(rows).all():
+                frame = part.start + int(np.argwhere(~np.isfinite(rows))[0, 0])
+                yield f"{where}{frame}: NaN in its CLS"
+
+
+def wrong_frames(codes: Array, scales: Array | None, codec: Codec) -> dict[str, Array]:
+    """Which frames, (t,) bool, hold NaN, a fill value, or nothing but zeros; codes (t, n, d)."""
+    values = unpack(codes) if isinstance(codec.terminal, Int4) else codes
+    values, flat = values.reshape(len(codes), -1), codes.reshape(len(codes), -1)
+    present = np.isfinite(flat) if codes.dtype.kind == "f" else flat != codec.fill_value
+    scaled = np.ones((len(codes), 1)) if scales is None else scales.reshape(len(codes), -1)
+    return {
+        "NaN or a fill value": np.invert(present.all(axis=1)),
+        "a scale that is not finite": np.invert(np.isfinite(scaled).all(axis=1)),
+        "nothing but zeros": np.invert(values.any(axis=1)),
+    }

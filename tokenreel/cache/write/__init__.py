@@ -1,0 +1,1 @@
+"""Write a store: claims, clips of whole segments, one commit a clip."""
