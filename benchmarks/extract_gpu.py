@@ -101,8 +101,8 @@ def matrix_times(device: torch.device) -> list[float]:
 def extract(folder: Path, device: torch.device, videos: Path | None, seconds: float):
     """Extract for about so long; the report, the codec, and what the clips were."""
     from tokenreel.cache.manifest import Clip, Manifest
-    from tokenreel.extract.rates import disk_rates
-    from tokenreel.extract.runner import extract_clips
+    from tokenreel.extract.flow.runner import extract_clips
+    from tokenreel.extract.preview.rates import disk_rates
 
     is_dry = device.type == "cpu"
     written, _ = disk_rates(folder, 0.5 if is_dry else 8.0)
@@ -138,7 +138,7 @@ def lengths_of(folder: Path, videos: Path | None) -> tuple[Path, dict[str, int]]
     """Root and names of the videos, with the frames that their headers promise."""
     from extract_fixture import render
 
-    from tokenreel.extract.video import VideoError, probe
+    from tokenreel.extract.video.decode import VideoError, probe
 
     if videos is None:
         frames = 500
@@ -161,9 +161,9 @@ def profile(folder: Path, device: torch.device, codec: str, name: str) -> str:
     """What a batch costs: each part, attention, the kernels."""
     from tokenreel.cache.codec import codec_from_recipe
     from tokenreel.cache.manifest import Manifest
-    from tokenreel.extract.devices import compile_quantiser, machine_for, ready
-    from tokenreel.extract.encode import Quantiser
-    from tokenreel.extract.runner import prepare_store
+    from tokenreel.extract.encode.quantiser import Quantiser
+    from tokenreel.extract.flow.devices import compile_quantiser, machine_for, ready
+    from tokenreel.extract.flow.runner import prepare_store
 
     config = config_of(device, codec)
     manifest = Manifest("bench", folder, ())

@@ -28,11 +28,15 @@ def config_of(device: torch.device, codec: str):
 
 def pass_gate(device: torch.device, say: Callable[[str], None]) -> bool:
     """Whether pixels, codes and tokens on the device are those of the CPU."""
-    from tokenreel.extract.backbone import backbone_shape, build_backbone
-    from tokenreel.extract.quantise import int8
-    from tokenreel.extract.resize import resize_on_device
-    from tokenreel.extract.transforms import apply_transform, plan_on_device, transform_parameters
-    from tokenreel.extract.weights import load_weights
+    from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
+    from tokenreel.extract.backbone.weights import load_weights
+    from tokenreel.extract.encode.torch_codecs import int8
+    from tokenreel.extract.images.resize import resize_on_device
+    from tokenreel.extract.images.transforms import (
+        apply_transform,
+        plan_on_device,
+        transform_parameters,
+    )
 
     config = config_of(device, "int8")
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
@@ -90,8 +94,8 @@ def times_of(device: torch.device, work: Callable[[], object], *, repeats: int) 
 
 def stage_times(machine, backbone, quantiser, recipe) -> dict[str, float]:
     """Median seconds of the parts of a batch, one after another."""
-    from tokenreel.extract.resize import resize_on_device
-    from tokenreel.extract.transforms import plan_on_device
+    from tokenreel.extract.images.resize import resize_on_device
+    from tokenreel.extract.images.transforms import plan_on_device
 
     device, count = machine.device, machine.batch_frames
     plan = plan_on_device(FRAME, recipe.transform)

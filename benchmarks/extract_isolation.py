@@ -17,11 +17,11 @@ import torch
 from extract_fixture import render
 from harness import Timing, make_row, quick_flag, write_rows
 
-from tokenreel.extract.filling import DecodeJob
-from tokenreel.extract.supervisor import DecodePool
-from tokenreel.extract.transforms import apply_transform, transform_parameters
-from tokenreel.extract.video import decode
-from tokenreel.extract.views import view_parameters
+from tokenreel.extract.decode_pool.fill import DecodeJob
+from tokenreel.extract.decode_pool.pool import DecodePool
+from tokenreel.extract.images.augment import view_parameters
+from tokenreel.extract.images.transforms import apply_transform, transform_parameters
+from tokenreel.extract.video.decode import decode
 
 CHUNK = 16
 TRANSFORM = transform_parameters("dino-256-224", 224)

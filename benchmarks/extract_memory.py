@@ -20,7 +20,7 @@ import json, sys
 from pathlib import Path
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.runner import extract_clips
+from tokenreel.extract.flow.runner import extract_clips
 config = ExtractConfig(backbone="vit_tiny_patch16_224", weights="random:0", image_size=64,
                        blocks=(3, 7, 11), device="cpu", batch_frames=16)
 root = Path(sys.argv[1])

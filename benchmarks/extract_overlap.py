@@ -20,13 +20,13 @@ from tokenreel.cache.codec import codec_from_recipe
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.devices import machine_for
-from tokenreel.extract.encode import Quantiser
+from tokenreel.extract.encode.quantiser import Quantiser
+from tokenreel.extract.flow.devices import machine_for
+from tokenreel.extract.flow.runner import extract_clips, prepare_store
+from tokenreel.extract.images.transforms import apply_transform
 from tokenreel.extract.report import ExtractReport
-from tokenreel.extract.runner import extract_clips, prepare_store
-from tokenreel.extract.sources import SourceFiles
-from tokenreel.extract.transforms import apply_transform
-from tokenreel.extract.video import decode
+from tokenreel.extract.video.decode import decode
+from tokenreel.extract.video.source import SourceFiles
 
 CONFIG = ExtractConfig(
     backbone="vit_tiny_patch16_224", weights="random:0", image_size=112, blocks=(3, 7, 11),

@@ -17,8 +17,7 @@ import av
 import numpy as np
 from harness import make_row, measure, quick_flag, write_rows
 
-from tokenreel.extract import seeking
-from tokenreel.extract.video import decode
+from tokenreel.extract.video.decode import decode, seeking
 
 FPS, HEIGHT, WIDTH, CLIP_SECONDS = 25, 180, 320, 3.0
 REPEATS = {60: 3, 240: 3, 600: 1}  # by seconds of the source: the last takes minutes

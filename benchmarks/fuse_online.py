@@ -23,9 +23,9 @@ from harness import make_row, measure, quick_flag, write_rows
 from store_training_read import drop_pages
 
 from tokenreel.cache.read.store_reader import ClipRecord, Store
-from tokenreel.extract.backbone import Backbone, backbone_shape, build_backbone
-from tokenreel.extract.show import frames_as_seen
-from tokenreel.extract.weights import load_weights
+from tokenreel.extract.backbone.timm_backbone import Backbone, backbone_shape, build_backbone
+from tokenreel.extract.backbone.weights import load_weights
+from tokenreel.extract.preview.show import frames_as_seen
 from tokenreel.fuse.batches import Batch, make_batch
 from tokenreel.fuse.run import Run
 from tokenreel.fuse.source import TokenSource

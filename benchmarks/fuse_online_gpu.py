@@ -25,9 +25,9 @@ from harness import Timing, cpu_name, make_row, measure, quick_flag, write_rows
 from torch import Tensor
 
 from tokenreel.cache.read.store_reader import ClipRecord
-from tokenreel.extract.backbone import Backbone, backbone_shape, build_backbone
-from tokenreel.extract.devices import compile_blocks
-from tokenreel.extract.weights import load_weights
+from tokenreel.extract.backbone.timm_backbone import Backbone, backbone_shape, build_backbone
+from tokenreel.extract.backbone.weights import load_weights
+from tokenreel.extract.flow.devices import compile_blocks
 from tokenreel.fuse.batches import Batch, make_batch, stream_batches
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.run import Run

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from tokenreel.extract.backbone import Backbone, BackboneShape
+from tokenreel.extract.backbone.timm_backbone import Backbone, BackboneShape
 from tokenreel.extract.config import ExtractConfig
 
 CONFIG = ExtractConfig(

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 import torch
 
+from tests.extract.encode.test_quantiser import found_in, quantiser_of, tokens_of
 from tests.extract.extraction import CONFIG, differing, official_dino, shards, write_video
-from tests.extract.test_encode import found_in, quantiser_of, tokens_of
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.write.canary import TOLERANCE, canary_errors, make_canary
-from tokenreel.extract import runner
-from tokenreel.extract.backbone import backbone_shape, build_backbone
-from tokenreel.extract.devices import is_place_free, machine_for, ready
-from tokenreel.extract.gpus import extract_on_gpus
-from tokenreel.extract.runner import extract_clips, prepare_store
-from tokenreel.extract.weights import load_weights
+from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
+from tokenreel.extract.backbone.weights import load_weights
+from tokenreel.extract.flow.devices import is_place_free, machine_for, ready
+from tokenreel.extract.flow.flow import runner
+from tokenreel.extract.flow.gpus import extract_on_gpus
+from tokenreel.extract.flow.runner import extract_clips, prepare_store
 
 DEVICE = "cuda"
 TINY = "vit_tiny_patch16_224"

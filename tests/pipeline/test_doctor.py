@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tokenreel.extract import rates
+from tokenreel.extract.preview import rates
 from tokenreel.pipeline import doctor
 from tokenreel.pipeline.doctor import Finding, examine, report
 

@@ -6,11 +6,11 @@ import pytest
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
-from tokenreel.extract import rates as rates_module
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.identity import recipe_for
-from tokenreel.extract.plan import HeaderSurvey, StoreSize
-from tokenreel.extract.rates import MachineRates
+from tokenreel.extract.encode.identity import recipe_for
+from tokenreel.extract.preview import rates as rates_module
+from tokenreel.extract.preview.plan import HeaderSurvey, StoreSize
+from tokenreel.extract.preview.rates import MachineRates
 from tokenreel.pipeline.extraction import config_of
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.planning import Plan, break_even, plan_dataset

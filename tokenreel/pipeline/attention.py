@@ -21,8 +21,8 @@ from tokenreel.cache.errors import ClipFailed, UsageError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.evaluate.report.movie import write_movie
-from tokenreel.extract.show import frames_as_seen
-from tokenreel.extract.video import VideoError
+from tokenreel.extract.preview.show import frames_as_seen
+from tokenreel.extract.video.decode import VideoError
 from tokenreel.fuse.about import read_about
 from tokenreel.fuse.attend import ClipAttention, attend
 from tokenreel.fuse.distributed import find_device

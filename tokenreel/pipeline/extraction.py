@@ -11,8 +11,8 @@ from tokenreel.cache.format.identity import StoreRecipe
 from tokenreel.cache.format.store_files import load_recipe, read_failures
 from tokenreel.cache.manifest import Manifest
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.devices import pick_device, pick_gpus
-from tokenreel.extract.gpus import extract_on_gpus
+from tokenreel.extract.flow.devices import pick_device, pick_gpus
+from tokenreel.extract.flow.gpus import extract_on_gpus
 from tokenreel.extract.report import ExtractReport
 from tokenreel.pipeline.datasets import load_dataset
 from tokenreel.pipeline.naming import named_store

@@ -17,7 +17,7 @@ from tokenreel.cache.codec.int4 import GROUP
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import ClipRecord, Store, open_store
 from tokenreel.cache.tools.codec_error import CodecError, bytes_per_frame, measure_codec
-from tokenreel.extract.runner import extract_clips
+from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.pipeline.codec_metrics import TASKS, measure_metrics
 from tokenreel.pipeline.extraction import read_words
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from tokenreel.cache.embeddings import EmbeddedClip
 from tokenreel.evaluate.report.frames import FrameSource, FramesUnreachable, Image
-from tokenreel.extract.video import VideoError, decode, probe
+from tokenreel.extract.video.decode import VideoError, decode, probe
 
 __all__ = ["frames_below"]
 

@@ -17,7 +17,7 @@ from tokenreel.cache.files import make_directory, sweep_temporary, sync_director
 from tokenreel.cache.format.store_files import load_recipe
 from tokenreel.cache.manifest import Manifest
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.runner import build_recipe, prepare_store, store_name
+from tokenreel.extract.flow.runner import build_recipe, prepare_store, store_name
 
 __all__ = ["named_store"]
 

@@ -13,15 +13,15 @@ from pathlib import Path
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Manifest
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.plan import (
+from tokenreel.extract.flow.runner import pick_device
+from tokenreel.extract.preview.plan import (
     HeaderSurvey,
     StoreSize,
     planned_recipe,
     store_size,
     survey_headers,
 )
-from tokenreel.extract.rates import MachineRates, measure_machine
-from tokenreel.extract.runner import pick_device
+from tokenreel.extract.preview.rates import MachineRates, measure_machine
 from tokenreel.pipeline.cli.console import format_table
 from tokenreel.pipeline.extraction import read_words
 from tokenreel.pipeline.recipes import RECIPES

@@ -9,8 +9,8 @@ from tokenreel.cache.format.store_files import load_recipe
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.tools.maintenance import mend_logs, remove_damaged
 from tokenreel.cache.tools.verify import VerifyReport
+from tokenreel.extract.flow.runner import build_recipe, extract_clips
 from tokenreel.extract.report import ExtractReport
-from tokenreel.extract.runner import build_recipe, extract_clips
 from tokenreel.pipeline.datasets import load_dataset
 from tokenreel.pipeline.extraction import config_of, data_options
 from tokenreel.pipeline.override import apply_overrides

@@ -9,7 +9,7 @@ import numpy as np
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.runner import extract_clips
+from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.pipeline.datasets import load_dataset
 
 EVENTS = {f"E_{start:06d}_{start + 2:06d}": start for start in (0, 2, 4)}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.extract.labels import frame_labels
-from tokenreel.extract.video import FrameSelector, decode, probe
+from tokenreel.extract.flow.labels import frame_labels
+from tokenreel.extract.video.decode import FrameSelector, decode, probe
 from tokenreel.pipeline.datasets import check_dataset, load_dataset
 
 VAULT, FLOOR = "E_000001_000003", "E_000004_000006"

@@ -105,7 +105,7 @@ def show(
 ) -> None:
     """One picture of a clip: what the backbone saw, its tokens in colour, CLS over time."""
     from tokenreel.cache.read.store_reader import open_store
-    from tokenreel.extract.show import draw_clip, look_at_clip
+    from tokenreel.extract.preview.show import draw_clip, look_at_clip
     from tokenreel.pipeline.run import DATA
 
     opened = open_store(store)

@@ -1,0 +1,54 @@
+"""Memory of a decode process: the same bytes on both sides, and nothing that a kill leaves."""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tokenreel.extract.decode_pool.process import DecodeProcess
+from tokenreel.extract.decode_pool.shared_ring import SharedRing
+
+
+def answer(pipe, ring):
+    ring.slots[1, 2] = ring.slots[0, 0] + 1
+    pipe.send(ring.slots.shape)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_process_reads_and_writes_the_same_bytes(method):
+    ring = SharedRing((2, 5000))
+    ring.slots[0, 0] = 41
+    context = multiprocessing.get_context(method)
+    ours, theirs = context.Pipe()
+    child = context.Process(target=answer, args=(theirs, ring))
+    child.start()
+    assert ours.recv() == (2, 5000)
+    child.join()
+    assert ring.slots[1, 2] == 42
+    ring.close()
+
+
+def test_what_is_still_read_outlives_the_ring():
+    ring = SharedRing((1, 10))
+    ring.slots[:] = 7
+    rows = ring.slots[0, 3:]
+    ring.close()
+    np.testing.assert_array_equal(rows, np.full(7, 7, np.uint8))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no list of open files here")
+def test_a_decode_process_has_memory_without_a_name_which_no_kill_leaves_behind():
+    worker = DecodeProcess(10_000)
+    name = Path(f"/proc/self/fd/{worker.ring._handle}").readlink().name
+    worker.close(kill=True)
+    assert name.endswith("(deleted)")
+
+
+def test_a_ring_that_is_closed_gives_its_file_up():
+    ring = SharedRing((1, 10))
+    number = ring._handle
+    ring.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)

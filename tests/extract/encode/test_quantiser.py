@@ -1,0 +1,82 @@
+"""Quantising where the tokens are gives the bytes of the codecs, which are written in numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
+from tokenreel.extract.backbone.timm_backbone import FrameTokens
+from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.encode.identity import recipe_for
+from tokenreel.extract.encode.quantiser import Quantiser
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
+CONFIG = ExtractConfig(
+    backbone="vit_tiny_patch16_224", weights="random:0", image_size=(48, 80), blocks=(7,)
+)
+GRID = (3, 5)
+
+
+def tokens_of(scale: float = 5.0) -> torch.Tensor:
+    tokens = torch.randn(3, 15, 192, generator=torch.Generator().manual_seed(0)) * scale + 1
+    tokens[0, 0] = 1.0
+    return tokens
+
+
+def quantiser_of(name: str, device: str = "cpu"):
+    calibration = calibrate(name, {7: tokens_of().numpy()}, grid=GRID)
+    codec = codec_from_recipe(codec_recipe(name, calibration), calibration)
+    recipe = recipe_for(CONFIG.model_copy(update={"codec": name}), "0" * 64)
+    return Quantiser(codec, recipe, torch.device(device)), codec
+
+
+def found_in(tokens: torch.Tensor) -> FrameTokens:
+    return FrameTokens({7: tokens}, {7: tokens[:, 0]}, tokens[:, 1])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "int8",
+        "fp16",
+        "int4",
+        "pool2+int8",
+        "pool2+pool2+fp16",
+        "pca:8+int8",
+        "pca:40+int4",
+        "pool2+pca:8",
+    ],
+)
+def test_on_the_device_and_on_the_host_it_is_the_same_bytes(name, device):
+    quantiser, codec = quantiser_of(name, device)
+    tokens = tokens_of()
+    wanted = codec.encode(tokens.numpy()[1:], block=7, grid=GRID)
+    outputs = quantiser.on_device(found_in(tokens.to(device)))
+    view = quantiser.on_host({n: v.cpu().numpy() for n, v in outputs.items()}, slice(1, 3))
+    assert view.encoded[7].codes.tobytes() == wanted.codes.tobytes()
+    assert (view.encoded[7].scales is None) == (wanted.scales is None)
+    if wanted.scales is not None:
+        assert view.encoded[7].scales.tobytes() == wanted.scales.tobytes()
+    np.testing.assert_array_equal(view.cls[7], tokens[1:, 0])
+    np.testing.assert_array_equal(view.cls_normed, tokens[1:, 1])
+
+
+@pytest.mark.parametrize("name", ["int8", "fp16", "int4", "pca:8+int8", "pca:8"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_value_that_is_no_number_is_named_by_its_place_in_the_clip(name, wrong):
+    quantiser, _ = quantiser_of(name)
+    tokens = tokens_of()
+    tokens[2, 4, 9] = wrong
+    outputs = {n: v.numpy() for n, v in quantiser.on_device(found_in(tokens)).items()}
+    quantiser.on_host(outputs, slice(0, 2), first=60)
+    with pytest.raises(ValueError, match="block 7, frame 62, token 4: NaN, infinity"):
+        quantiser.on_host(outputs, slice(1, 3), first=61)
+
+
+def test_a_value_beyond_float16_is_refused():
+    quantiser, _ = quantiser_of("fp16")
+    outputs = {n: v.numpy() for n, v in quantiser.on_device(found_in(tokens_of(1e6))).items()}
+    with pytest.raises(ValueError, match="that fp16 cannot hold"):
+        quantiser.on_host(outputs, slice(0, 3))

@@ -1,0 +1,239 @@
+"""Clips that fail: nothing of other clips is lost, the reason is kept, nothing is tried unasked."""
+
+import logging
+import os
+import pickle
+import shutil
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.extract.extraction import CONFIG, content, copy_without_clips, differing, write_video
+from tokenreel.cache.errors import ClipFailed, TokenReelError
+from tokenreel.cache.format.store_files import read_failures
+from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.extract import signals as stopping
+from tokenreel.extract.decode_pool import fill as filling
+from tokenreel.extract.decode_pool import process, worker
+from tokenreel.extract.encode.quantiser import quantiser as encode
+from tokenreel.extract.flow.devices import machine_for
+from tokenreel.extract.flow.flow import commits, runner
+from tokenreel.extract.flow.runner import extract_clips
+from tokenreel.extract.report import ExtractReport
+
+GOOD = (Clip("a", "a.mp4"), Clip("b", "b.mp4"))
+TORN = Clip("torn", "torn.mkv")
+
+
+def torn(source, target):
+    """The first two thirds of a video whose header promises all of it."""
+    data = source.read_bytes()
+    target.write_bytes(data[: len(data) * 2 // 3])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    write_video(root / "a.mp4", 21)
+    write_video(root / "b.mp4", 75)
+    write_video(root / "whole.mkv", 150)
+    torn(root / "whole.mkv", root / "torn.mkv")
+    return root
+
+
+@pytest.fixture(scope="module")
+def good(root, tmp_path_factory):
+    store = tmp_path_factory.mktemp("out") / "good"
+    extract_clips(Manifest("toy", root, GOOD), CONFIG, store, progress=False)
+    return store
+
+
+def mixing(config, **options):
+    machine = machine_for(config, **options)
+    return replace(machine, mixes=True, pads=True, resizes=True)
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_a_clip_that_fails_midway_loses_nothing_of_the_others(
+    root, good, tmp_path, mixes, monkeypatch
+):
+    if mixes:  # as on a GPU: its frames share batches with those of other clips
+        monkeypatch.setattr(runner, "machine_for", mixing)
+        alone = copy_without_clips(good, tmp_path / "alone")
+        extract_clips(Manifest("toy", root, GOOD), CONFIG, alone, progress=False)
+        good = alone
+    store = copy_without_clips(good, tmp_path / "store")  # the calibration of the good clips
+    config = CONFIG.model_copy(update={"workers": 2})
+    report = extract_clips(Manifest("toy", root, (TORN, *GOOD)), config, store, progress=False)
+    assert sorted(report.committed) == ["a", "b"]
+    (record,) = read_failures(store)
+    assert (record["clip_id"], record["stage"]) == ("torn", "decode")
+    assert record["details"]["decoder"] == "pyav"
+    assert record["details"]["frame"] > 60
+    assert differing(store, good) == []
+
+
+@pytest.fixture
+def failed(root, tmp_path):
+    """A store with one clip in quarantine, and the manifest."""
+    folder = tmp_path / "videos"
+    shutil.copytree(root, folder)
+    manifest = Manifest("toy", folder, (GOOD[0], TORN))
+    store = tmp_path / "failed"
+    report = extract_clips(manifest, CONFIG, store, progress=False)
+    assert report.exit_status == 3
+    return store, manifest
+
+
+def test_what_is_in_quarantine_is_told_not_tried_until_it_is_asked_for(failed, caplog):
+    store, manifest = failed
+    shutil.copy(manifest.root / "whole.mkv", manifest.root / "torn.mkv")
+    with caplog.at_level(logging.WARNING):
+        again = extract_clips(manifest, CONFIG, store, progress=False)
+    assert (again.committed, again.failed) == ([], [])
+    assert [failure.clip_id for failure in again.quarantined] == ["torn"]
+    assert again.exit_status == 3
+    assert "in quarantine, not tried again: torn: decode" in caplog.text
+    assert "1 in quarantine" in again.table()
+    assert "extract retry" in again.table()
+    (record,) = read_failures(store)
+    assert record["attempts"] == 1
+    retried = extract_clips(manifest, CONFIG, store, progress=False, retries=True)
+    assert retried.committed == ["torn"]
+    assert retried.exit_status == 0
+    assert read_failures(store) == []
+
+
+def test_a_retry_that_fails_counts_the_attempts(failed):
+    store, manifest = failed
+    report = extract_clips(manifest, CONFIG, store, progress=False, retries=True)
+    assert [failure.clip_id for failure in report.failed] == ["torn"]
+    (record,) = read_failures(store)
+    assert record["attempts"] == 2
+
+
+def test_too_many_failures_end_the_run_and_leave_no_claim(root, tmp_path):
+    config = CONFIG.model_copy(update={"max_failures": 0})
+    manifest = Manifest("toy", root, (TORN, *GOOD))
+    with pytest.raises(TokenReelError, match="1 clips failed, more than max_failures=0"):
+        extract_clips(manifest, config, tmp_path / "store", progress=False)
+    assert list((tmp_path / "store" / "claims").iterdir()) == []
+
+
+def beat_for_ever(pipe, ring):
+    """A decoder on its way to a clip late in a long video: alive, and without a frame."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pipe.recv()
+    for _ in range(40):
+        pipe.send(worker.Heartbeat())
+        time.sleep(0.25)
+
+
+def test_told_to_stop_while_no_frame_comes_it_gives_up_the_clip_without_a_failure(
+    root, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(process, "serve", beat_for_ever)
+    monkeypatch.setattr(stopping, "GRACE_SECONDS", 0.2)
+    config = CONFIG.model_copy(update={"codec": "fp16"})
+    store = tmp_path / "store"
+    told = []
+
+    def tell(self, *arguments, **options):
+        if not told:
+            told.append(threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)))
+            told[0].start()
+        return give(self, *arguments, **options)
+
+    give = process.DecodeProcess.give
+    monkeypatch.setattr(process.DecodeProcess, "give", tell)
+    report = extract_clips(Manifest("toy", root, GOOD), config, store, progress=False)
+    assert report.stopped
+    assert (report.committed, report.failed, read_failures(store)) == ([], [], [])
+    assert list((store / "claims").iterdir()) == []
+
+
+def test_where_no_video_can_be_opened_few_are_in_quarantine_when_the_run_ends(tmp_path):
+    clips = tuple(Clip(f"c{number:02d}", f"{number}.mp4") for number in range(30))
+    config = CONFIG.model_copy(update={"max_failures": 2, "codec": "fp16"})
+    with pytest.raises(TokenReelError, match="3 clips failed, more than max_failures=2"):
+        extract_clips(Manifest("toy", tmp_path, clips), config, tmp_path / "s", progress=False)
+    assert len(read_failures(tmp_path / "s")) == 3
+
+
+def die_midway(pipe, ring):
+    """PyAV kills its process at frame 70 of a clip; decord does not."""
+    whole = filling.fill_chunks
+
+    def fatal(job, filler, alive):
+        for number, is_full in enumerate(whole(job, filler, alive)):
+            if job.decoder == "pyav" and number == 70:
+                os.kill(os.getpid(), 11)
+            yield is_full
+
+    worker.fill_chunks = fatal
+    worker.serve(pipe, ring)
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_the_second_attempt_uses_the_other_decoder_and_begins_the_clip_anew(
+    root, good, tmp_path, monkeypatch, mixes
+):
+    pytest.importorskip("decord")
+    monkeypatch.setattr(process, "serve", die_midway)
+    if mixes:
+        monkeypatch.setattr(runner, "machine_for", mixing)
+    store = copy_without_clips(good, tmp_path / "store")
+    report = extract_clips(Manifest("toy", root, GOOD), CONFIG, store, progress=False)
+    assert sorted(report.committed) == ["a", "b"]
+    one, other = open_store(store), open_store(good)
+    assert one.records["b"].source["decoder"] == "decord"
+    assert one.records["a"].source["decoder"] == "pyav"
+    frames = np.arange(75)
+    if not mixes:  # another size of the last batch may change the last bits
+        np.testing.assert_array_equal(
+            one.read("b", frames).codes[5], other.read("b", frames).codes[5]
+        )
+    np.testing.assert_array_equal(one.frame_index("b"), frames)
+
+
+def test_a_clip_whose_tokens_cannot_be_encoded_fails_alone(root, good, tmp_path, monkeypatch):
+    whole = encode.Quantiser.on_host
+
+    def broken(self, outputs, rows, *, first=0):
+        if first == 64:
+            raise ValueError("block 1, frame 64, token 0: NaN or infinity")
+        return whole(self, outputs, rows, first=first)
+
+    monkeypatch.setattr(encode.Quantiser, "on_host", broken)
+    store = copy_without_clips(good, tmp_path / "store")
+    report = extract_clips(Manifest("toy", root, GOOD), CONFIG, store, progress=False)
+    assert report.committed == ["a"]
+    assert [str(failure) for failure in report.failed] == [
+        "b: encode: block 1, frame 64, token 0: NaN or infinity"
+    ]
+    kept = {name for name in content(good) if "/a-" in name}
+    assert not [name for name in differing(store, good) if name in kept]
+
+
+def test_an_error_of_the_disk_ends_the_run_whatever_waits(root, tmp_path, monkeypatch):
+    def full(self, *arguments, **options):
+        raise TokenReelError("no space left")
+
+    monkeypatch.setattr(commits.ClipCommits, "write", full)
+    with pytest.raises(TokenReelError, match="no space left"):
+        extract_clips(Manifest("toy", root, GOOD), CONFIG, tmp_path / "store", progress=False)
+    assert list((tmp_path / "store" / "claims").iterdir()) == []
+
+
+def test_a_report_travels_between_processes():
+    report = ExtractReport(failed=[ClipFailed("c", stage="decode", reason="torn")], num_frames=3)
+    found = pickle.loads(pickle.dumps(report))
+    assert str(found.failed[0]) == "c: decode: torn"
+    assert found.failed[0].stage == "decode"
+    found.wrote(2, 10)
+    assert (found.num_frames, found.num_appended, found.num_bytes) == (3, 2, 10)

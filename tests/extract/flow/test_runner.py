@@ -1,0 +1,208 @@
+"""Extraction end to end: whole clips, the same bytes whatever ran beside them, failures by name."""
+
+import dataclasses
+import os
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from tests.extract.extraction import CONFIG, differing, write_video
+from tokenreel.cache.errors import TokenReelError, WrongRecipe
+from tokenreel.cache.format.store_files import load_recipe, read_failures
+from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
+from tokenreel.extract.decode_pool import process, worker
+from tokenreel.extract.decode_pool.pool import DecodePool
+from tokenreel.extract.decode_pool.worker import ClipFailure, DecodeJob
+from tokenreel.extract.flow.devices import machine_for
+from tokenreel.extract.flow.flow import runner
+from tokenreel.extract.flow.runner import build_recipe, extract_clips, store_name
+from tokenreel.extract.images.augment import view_parameters
+from tokenreel.extract.images.transforms import transform_parameters
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    write_video(root / "a.mp4", 30)
+    write_video(root / "b.mp4", 75)
+    (root / "bad.mp4").write_text("no video")
+    clips = (
+        Clip("a", "a.mp4", action="turn", spans=(LabelSpan(0.2, 0.4, 1),)),
+        Clip("b/part", "b.mp4", start_seconds=1.0, stop_seconds=2.0),
+        Clip("bad", "bad.mp4"),
+        Clip("late", "a.mp4", spans=(LabelSpan(0.0, 9.0, 0, where="l.csv:3"),)),
+    )
+    return Manifest("toy", root, clips, phases={"turn": ("go", "stop")})
+
+
+@pytest.fixture(scope="module")
+def done(manifest, tmp_path_factory):
+    store = tmp_path_factory.mktemp("out") / "store"
+    return extract_clips(manifest, CONFIG, store, progress=False), store
+
+
+def test_good_clips_are_committed_and_bad_ones_listed_with_their_reason(done):
+    report, store = done
+    assert sorted(report.committed) == ["a", "b/part"]
+    reasons = {failure.clip_id: (failure.stage, failure.reason) for failure in report.failed}
+    assert reasons["bad"][0] == "open"
+    assert "Invalid data" in reasons["bad"][1]
+    assert reasons["late"][0] == "labels"
+    assert "l.csv:3" in reasons["late"][1]
+    assert [record["clip_id"] for record in read_failures(store)] == ["bad", "late"]
+    assert report.num_frames == 30 + 25
+    assert "2 committed, 0 skipped, 2 failed" in report.table()
+
+
+def test_a_writer_whose_weights_broke_after_they_were_hashed_is_refused(
+    done, manifest, monkeypatch
+):
+    _, store = done
+    whole = runner.build_backbone
+
+    def broken(*args, **options):
+        backbone = whole(*args, **options)
+        backbone.model.blocks[2].mlp.fc2.weight[:8] *= 1.1
+        return backbone
+
+    assert extract_clips(manifest, CONFIG, store, progress=False).committed == []
+    monkeypatch.setattr(runner, "build_backbone", broken)
+    with pytest.raises(WrongRecipe, match=r"beyond 0\.001 \(float32\):\n  block 5: "):
+        extract_clips(manifest, CONFIG, store, progress=False)
+
+
+@pytest.mark.parametrize("pads", [False, True])
+def test_a_backbone_that_compiling_changed_is_refused_by_the_store_that_it_just_made(
+    manifest, tmp_path, monkeypatch, pads
+):
+    def compiled(backbone, machine, *, compiles):
+        whole = backbone.model.blocks[2].forward
+        backbone.model.blocks[2].forward = lambda *arguments, **options: (
+            whole(*arguments, **options) * 1.01
+        )
+        return dataclasses.replace(machine, pads=pads)
+
+    monkeypatch.setattr(runner, "ready", compiled)
+    with pytest.raises(WrongRecipe, match="computes other tokens of the store's fixed frames"):
+        extract_clips(manifest, CONFIG, tmp_path / "store", progress=False)
+
+
+def test_the_stores_recipe_is_the_planned_one_and_a_calibration(done):
+    recipe, _ = load_recipe(done[1])
+    assert recipe.codec["calibration_sha256"] is not None
+    assert recipe.before_calibration == build_recipe(CONFIG)
+
+
+def test_labels_and_times_travel_into_the_store(done):
+    reader = pytest.importorskip("tokenreel.cache.read.store_reader")
+    store = reader.open_store(done[1])
+    assert store.labels("a").tolist() == [-1] * 5 + [1] * 5 + [-1] * 20
+    assert store.frame_index("b/part").tolist() == list(range(25, 50))
+    np.testing.assert_allclose(store.times_seconds("b/part")[[0, -1]], [1.0, 1.96])
+
+
+def test_a_second_run_skips_what_is_committed(manifest, done):
+    again = extract_clips(manifest, CONFIG, done[1], progress=False)
+    assert sorted(again.skipped) == ["a", "b/part"]
+    assert again.committed == []
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_store_is_the_same_bytes_for_any_number_of_workers(manifest, done, tmp_path, workers):
+    config = CONFIG.model_copy(update={"workers": workers})
+    extract_clips(manifest, config, tmp_path / "store", progress=False)
+    assert differing(tmp_path / "store", done[1]) == []
+
+
+def test_on_a_cpu_there_is_a_decode_process_for_each_thread_of_the_backbone(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert machine_for(CONFIG).workers == 4
+    assert machine_for(CONFIG, processes=2).workers == 2
+    assert machine_for(CONFIG.model_copy(update={"workers": 3})).workers == 3
+
+
+def test_shards_together_make_the_same_clips(manifest, done, tmp_path):
+    for part in range(2):
+        extract_clips(manifest, CONFIG, tmp_path / "store", progress=False, shard=(part, 2))
+    assert differing(tmp_path / "store", done[1]) == []
+
+
+def test_a_store_of_another_recipe_is_refused_field_by_field(manifest, done):
+    config = CONFIG.model_copy(update={"weights": "random:1", "fps": 5.0})
+    with pytest.raises(WrongRecipe, match=r"(?s)frames.*weights_sha256"):
+        extract_clips(manifest, config, done[1], progress=False)
+
+
+def test_too_many_failures_end_the_run(manifest, tmp_path):
+    config = CONFIG.model_copy(update={"max_failures": 0})
+    with pytest.raises(TokenReelError, match="max_failures=0"):
+        extract_clips(manifest, config, tmp_path / "store", progress=False)
+
+
+def test_the_name_of_a_store_tells_random_weights_and_its_final_fingerprint(done):
+    recipe, _ = load_recipe(done[1])
+    assert store_name("toy", CONFIG) == "toy-test_vit-random0-"
+    assert store_name("toy", CONFIG, recipe) == store_name("toy", CONFIG) + recipe.fingerprint[:12]
+
+
+def hang(pipe, ring):
+    """A decoder that takes a job and never answers."""
+    pipe.recv()
+    time.sleep(60)
+
+
+def crash(pipe, ring):
+    """A decoder that dies in native code."""
+    pipe.recv()
+    os.kill(os.getpid(), 11)
+
+
+@pytest.mark.parametrize(
+    ("body", "timeout_seconds", "reason"),
+    [(hang, 0.3, "no sign of life"), (crash, 300.0, "exit -11")],
+)
+def test_a_decoder_that_hangs_or_dies_is_replaced_and_the_clip_given_up(
+    monkeypatch, tmp_path, body, timeout_seconds, reason
+):
+    monkeypatch.setattr(process, "serve", body)
+    monkeypatch.setattr(process, "START_SECONDS", 0.0)
+    job = DecodeJob(
+        tmp_path / "a.mp4", None, None, None, "pyav",
+        transform_parameters("dino-256-224", 32), view_parameters(0, 0), "a", 8,
+    )  # fmt: skip
+    with DecodePool(
+        [job], slot_shape=(8, 1, 3, 32, 32), workers=1, timeout_seconds=timeout_seconds
+    ) as pool:
+        (batch,) = list(pool)
+    assert isinstance(batch.end, ClipFailure)
+    assert batch.attempt == 2
+    assert [text.split(":")[0] for text in batch.failures] == ["pyav", "decord"]
+    assert all(reason in text for text in batch.failures)
+    assert pool.killed == 2
+    assert CONFIG.timeout_seconds > worker.BEAT_SECONDS
+
+
+@pytest.mark.parametrize(("num_videos", "num_clips"), [(40, 7), (3, 50)])
+def test_shards_divide_the_clips_and_a_video_is_read_by_one_where_there_are_many(
+    tmp_path, num_videos, num_clips
+):
+    clips = tuple(
+        Clip(f"{video}/{number}", f"{video}.mp4")
+        for video in range(num_videos)
+        for number in range(num_clips)
+    )
+    manifest = Manifest("toy", tmp_path, clips)
+    shards = [runner.clips_of_shard(manifest, (part, 5)) for part in range(5)]
+    together = [clip for shard in shards for clip in shard]
+    assert sorted(together, key=lambda clip: clip.clip_id) == sorted(
+        clips, key=lambda clip: clip.clip_id
+    )
+    readers = [
+        sum(any(clip.video == f"{video}.mp4" for clip in shard) for shard in shards)
+        for video in range(num_videos)
+    ]
+    assert (max(readers) == 1) == (num_videos == 40)
+    lengths = [len(shard) for shard in shards]
+    assert max(lengths) - min(lengths) <= num_clips // 5

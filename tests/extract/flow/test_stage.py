@@ -1,0 +1,196 @@
+"""Stages: in order, bounded, and an error ends the run without blocking anybody."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from tokenreel.extract.decode_pool.pool import DecodedBatch
+from tokenreel.extract.flow.batching import Batcher
+from tokenreel.extract.flow.stage import Stage
+from tokenreel.extract.flow.write_lanes import WriteLanes
+
+
+def wait_until(happens, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_stage_does_everything_in_order_and_counts_its_time():
+    done = []
+    with Stage("s", done.append, depth=2) as stage:
+        for number in range(50):
+            stage.put(number)
+    assert done == list(range(50))
+    assert stage.busy_seconds >= 0
+    assert stage.idle_seconds >= 0
+
+
+def test_put_waits_while_the_queue_is_full():
+    gate, entered = threading.Event(), threading.Event()
+
+    def work(_):
+        entered.set()
+        gate.wait()
+
+    put = []
+
+    def fill(stage):
+        for number in range(5):
+            stage.put(number)
+            put.append(number)
+
+    with Stage("s", work, depth=2) as stage:
+        filler = threading.Thread(target=fill, args=(stage,))
+        filler.start()
+        entered.wait()
+        wait_until(lambda: len(put) == 3)
+        time.sleep(0.05)
+        assert put == [0, 1, 2]  # one in work, two waiting
+        gate.set()
+        filler.join()
+    assert put == [0, 1, 2, 3, 4]
+
+
+def test_after_an_error_items_are_discarded_and_put_raises_it():
+    discarded = []
+
+    def work(number):
+        if number == 1:
+            raise OSError("disk full")
+
+    def put_ten():
+        with Stage("s", work, depth=1, discard=discarded.append) as stage:
+            for number in range(10):
+                stage.put(number)
+
+    with pytest.raises(OSError, match="disk full"):
+        put_ten()
+    assert set(discarded) <= set(range(2, 10))
+    assert discarded
+
+
+def test_what_is_dropped_is_discarded_and_the_item_in_work_is_finished():
+    gate, entered, done, discarded = threading.Event(), threading.Event(), [], []
+
+    def work(number):
+        entered.set()
+        gate.wait()
+        done.append(number)
+
+    with Stage("s", work, depth=3, discard=discarded.append) as stage:
+        for number in range(3):
+            stage.put(number)
+        entered.wait()
+        stage.drop()
+        gate.set()
+    assert (done, discarded) == ([0], [1, 2])
+
+
+def test_an_error_while_discarding_blocks_nobody_and_the_first_error_is_told():
+    def fail(number):
+        raise OSError(f"device lost at {number}")
+
+    def put_ten():
+        with Stage("s", fail, depth=1, discard=fail) as stage:
+            for number in range(10):
+                stage.put(number)
+
+    with pytest.raises(OSError, match="device lost at 0"):
+        put_ten()
+
+
+def test_lanes_keep_the_order_of_a_clip_and_always_call_what_follows():
+    done, followed = {0: [], 1: [], 2: []}, []
+    with WriteLanes(2) as lanes:
+        for number in range(30):
+            position = number % 3
+            lanes.put(
+                position,
+                lambda position=position, number=number: done[position].append(number),
+                lambda: followed.append(1),
+            )
+    assert done == {position: list(range(position, 30, 3)) for position in range(3)}
+    assert len(followed) == 30
+
+
+def test_a_lane_that_fails_still_calls_what_follows_each_task():
+    followed = []
+
+    def fail():
+        raise OSError("disk full")
+
+    def put_six():
+        with WriteLanes(1) as lanes:
+            for _ in range(6):
+                lanes.put(0, fail, lambda: followed.append(1))
+
+    with pytest.raises(OSError, match="disk full"):
+        put_six()
+    assert followed
+
+
+def chunk(position, count, *, value=0, shape=(1, 3, 2, 2), frame_size=None):
+    images = np.full((count, *shape), value, np.uint8)
+    return DecodedBatch(
+        position=position, images=images, frame_size=frame_size, skipped=0,
+        pts=np.arange(count), index=np.arange(count), seconds=0.0, end=None, attempt=1,
+        decoder="pyav", failures=(), release=lambda: None,
+    )  # fmt: skip
+
+
+def batcher(**changes):
+    options = {"batch_frames": 4, "buffer_bytes": 4 * 12, "mixes": True, "pins": False} | changes
+    return Batcher(**options)
+
+
+def layout(batch):
+    return [(p.position, p.row, p.first, p.num_frames) for p in batch.pieces]
+
+
+def test_batches_are_filled_across_clips():
+    batches = batcher()
+    assert list(batches.add(chunk(0, 3), first=0, wanted=slice(0, None))) == []
+    (full,) = batches.add(chunk(1, 3, value=7), first=10, wanted=slice(0, None))
+    assert layout(full) == [(0, 0, 0, 3), (1, 3, 10, 1)]
+    assert full.buffer.numpy()[36:].tolist() == [7] * 12
+    (rest,) = batches.rest()
+    assert layout(rest) == [(1, 0, 11, 2)]
+
+
+def test_without_mixing_a_frame_has_a_fixed_row_and_a_clip_its_own_batch():
+    batches = batcher(mixes=False)
+    assert list(batches.add(chunk(0, 3), first=0, wanted=slice(0, None))) == []
+    (full,) = batches.add(chunk(1, 5), first=0, wanted=slice(0, None))
+    assert layout(full) == [(1, 0, 0, 4)]
+    (ended,) = batches.end(1)
+    assert layout(ended) == [(1, 0, 4, 1)]
+    batches.forget(0)
+    assert list(batches.rest()) == []
+
+
+def test_only_the_wanted_images_of_a_chunk_are_taken():
+    batches = batcher()
+    (full,) = batches.add(chunk(0, 8), first=5, wanted=slice(0, 6))
+    assert layout(full) == [(0, 0, 5, 4)]
+    assert [layout(batch) for batch in batches.rest()] == [[(0, 0, 9, 2)]]
+
+
+def test_a_batch_of_large_windows_ends_when_its_buffer_is_full():
+    batches = batcher(buffer_bytes=100)
+    windows = chunk(0, 5, shape=(5, 3, 3), frame_size=(9, 9))  # 45 bytes each
+    found = [*batches.add(windows, first=0, wanted=slice(0, None)), *batches.rest()]
+    assert [layout(batch)[0][2:] for batch in found] == [(0, 2), (2, 2), (4, 1)]
+
+
+def test_buffers_are_used_again():
+    batches = batcher()
+    (first,) = batches.add(chunk(0, 4), first=0, wanted=slice(0, None))
+    batches.release(first)
+    (second,) = batches.add(chunk(0, 4), first=4, wanted=slice(0, None))
+    assert second.buffer is first.buffer
+    (third,) = batches.add(chunk(0, 4), first=8, wanted=slice(0, None))
+    assert third.buffer is not second.buffer

@@ -1,0 +1,127 @@
+"""What a plan says is what an extraction then makes; what a picture shows is what was seen."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.flow.runner import extract_clips
+from tokenreel.extract.images.transforms import apply_transform
+from tokenreel.extract.preview.plan import planned_recipe, store_size, survey_headers
+from tokenreel.extract.preview.rates import measure_machine
+from tokenreel.extract.preview.show import draw_clip, look_at_clip, tokens_to_rgb
+from tokenreel.extract.video.decode import decode
+
+CONFIG = ExtractConfig(
+    backbone="vit_tiny_patch16_224", weights="random:0", image_size=32, blocks=(3, 11),
+    batch_frames=8, device="cpu", views=1, codec="pool2+int8",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    with av.open(str(root / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(70):
+            pixels = np.full((48, 64, 3), (number * 3) % 256, np.uint8)
+            pixels[:, number % 64] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    (root / "bad.mp4").write_text("no video")
+    clips = (Clip("bad", "bad.mp4"), Clip("part", "a.mp4", 1.0, 2.0), Clip("whole", "a.mp4"))
+    return Manifest("toy", root, clips)
+
+
+@pytest.fixture(scope="module")
+def store(manifest, tmp_path_factory):
+    path = tmp_path_factory.mktemp("stores") / "toy"
+    extract_clips(manifest, CONFIG, path, progress=False)
+    return path
+
+
+def test_the_plan_counts_the_frames_bytes_and_files_that_the_extraction_then_makes(manifest, store):
+    survey = survey_headers(manifest, CONFIG)
+    opened = open_store(store)
+    assert survey.clip_frames == {name: r.num_frames for name, r in opened.records.items()}
+    assert [clip for clip, _ in survey.unreadable] == ["bad"]
+    size = store_size(planned_recipe(CONFIG), CONFIG.codec, list(survey.clip_frames.values()))
+    files = [path for path in (store / "clips").rglob("*") if path.is_file()]
+    assert size.num_files == len(files)
+    chunks = [path.stat().st_size for path in files if path.name != "zarr.json"]
+    assert size.num_bytes == sum(chunks)
+
+
+def test_every_rate_of_the_machine_is_measured(manifest, tmp_path):
+    rates = measure_machine(manifest, CONFIG, tmp_path, device=torch.device("cpu"), seconds=0.3)
+    measured = (rates.decode_frames, rates.backbone_frames, rates.write_bytes, rates.read_bytes)
+    assert min(measured) > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("out", ["nowhere/a.png", "."])
+def test_a_picture_that_cannot_be_written_is_told(manifest, store, tmp_path, out):
+    picture = look_at_clip(open_store(store), "part", root=manifest.root, num_frames=1)
+    with pytest.raises(UsageError, match="the picture cannot be written: "):
+        draw_clip(picture, tmp_path / out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_picture_shows_the_frames_through_the_preprocessing_of_the_store(manifest, store):
+    opened = open_store(store)
+    picture = look_at_clip(opened, "part", root=manifest.root, num_frames=4)
+    place = opened.frame_index("part")[picture.frames[2]]
+    frame = list(decode(manifest.root / "a.mp4"))[place]
+    expected = apply_transform(frame.pixels, opened.recipe.transform).permute(1, 2, 0).numpy()
+    assert np.array_equal(picture.seen[2], expected)
+    assert picture.layers.keys() == {3, 11}
+    assert picture.layers[3].shape == (4, 1, 1, 3)  # pool2 made one token of the 2x2 grid
+    assert np.allclose(np.diagonal(picture.similarity), 1)
+
+
+def test_the_picture_is_drawn_without_the_video_and_says_why(store, tmp_path):
+    picture = look_at_clip(open_store(store), "whole", root=tmp_path, num_frames=3, view=1)
+    assert picture.seen is None
+    assert "no such file" in picture.unseen_reason
+    out = draw_clip(picture, tmp_path / "whole.png")
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_another_video_of_the_name_is_noticed(store, tmp_path):
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(70):
+            black = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(black))
+        container.mux(stream.encode())
+    picture = look_at_clip(open_store(store), "whole", root=tmp_path, num_frames=3)
+    assert "is not the video of the store" in picture.unseen_reason
+
+
+@pytest.mark.parametrize("wrong", [{"view": 2}, {"num_frames": 0}])
+def test_a_view_or_a_number_of_frames_that_is_not_there_is_refused(store, wrong, tmp_path):
+    with pytest.raises(UsageError, match=r"view 2|0 frames"):
+        look_at_clip(open_store(store), "whole", root=tmp_path, **wrong)
+
+
+def test_the_strongest_directions_of_the_tokens_become_colours():
+    tokens = np.zeros((1, 4, 5), np.float32)
+    tokens[0, :2, 3] = 10
+    colours = tokens_to_rgb(tokens, (2, 2))
+    assert colours.shape == (1, 2, 2, 3)
+    assert abs(colours[0, 0, 0, 0] - colours[0, 1, 0, 0]) == pytest.approx(1)
+    assert colours[0, 0, 0, 0] == pytest.approx(colours[0, 0, 1, 0])
+
+
+def test_a_missing_video_is_a_line_of_the_plan(tmp_path: Path):
+    survey = survey_headers(Manifest("toy", tmp_path, (Clip("gone", "gone.mp4"),)), CONFIG)
+    assert survey.num_frames == 0
+    assert survey.unreadable == (("gone", "no such file or directory"),)

@@ -1,0 +1,257 @@
+"""Clips from the middle of a video: the same frames as from a read of all of it, without that."""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from tests.extract.barcodes import barcode, every_40_ms, read_barcode, write_barcodes
+from tokenreel.extract.video.decode import VideoError, decode, probe, seeking
+from tokenreel.extract.video.packets import PacketIndex, scan_packets
+
+CLIPS = os.environ.get("TOKENREEL_CLIPS")
+NUM_FRAMES = 150
+X264 = {"crf": "12", "bf": "3", "g": "25", "preset": "veryfast"}
+# 23 frames are no whole number of groups of four: the B-frames before a key frame lead it
+OPEN = {"crf": "12", "preset": "veryfast"}
+OPEN |= {"x264-params": "open-gop=1:keyint=23:min-keyint=1:bframes=3:b-adapt=0:scenecut=0"}
+UNEVEN = np.cumsum([0] + [(7, 40, 41, 200)[n % 4] for n in range(NUM_FRAMES - 1)]).tolist()
+
+SEEKABLE = {
+    "b-frames.mp4": {"options": X264},
+    "b-frames.mkv": {"options": X264},
+    "open-gop.mp4": {"options": OPEN},
+    "open-gop.mkv": {"options": OPEN},
+    "vfr.mp4": {"options": X264, "times": UNEVEN},
+    "late-start.mkv": {"options": X264, "times": every_40_ms(NUM_FRAMES, 5000)},
+    "late-start.mp4": {"options": X264, "times": every_40_ms(NUM_FRAMES, 700)},
+    "fragments.mp4": {"options": X264, "container_options": {"movflags": "frag_keyframe"}},
+    "hevc.mp4": {
+        "codec": "libx265",
+        "options": {"preset": "ultrafast", "x265-params": "keyint=25:bframes=3:log-level=none"},
+    },
+    "vp9.webm": {
+        "codec": "libvpx-vp9",
+        "options": {"g": "25", "deadline": "realtime", "cpu-used": "8", "crf": "10"},
+    },
+    "av1.mkv": {
+        "codec": "libsvtav1",
+        "options": {"preset": "12", "crf": "20", "svtav1-params": "keyint=25"},
+        "size": (64, 80),
+    },
+    "mjpeg.mkv": {"codec": "mjpeg", "pix_fmt": "yuvj420p", "options": {}},
+}
+NOT_SEEKABLE = {
+    "slots.avi": ({"codec": "mpeg4", "options": {"g": "25"}, "time_base": Fraction(1, 25),
+                   "times": list(range(NUM_FRAMES))}, "no exact seek in mpeg4 in avi"),
+    "stream.ts": ({"options": X264}, "no exact seek in h264 in mpegts"),
+    "vp8.webm": ({"codec": "libvpx", "options": {"g": "25", "deadline": "realtime"}},
+                 "no exact seek in vp8"),
+    "refresh.mp4": (
+        {"options": {"crf": "12", "x264-params": "intra-refresh=1:keyint=25:bframes=0"}},
+        "after a seek",
+    ),
+}  # fmt: skip
+
+
+def write(path, **kind):
+    kind = {"times": every_40_ms(NUM_FRAMES)} | kind
+    return write_barcodes(path, kind.pop("times"), **kind)
+
+
+def facts(frames):
+    return [(frame.index, frame.ticks, frame.pixels.tobytes()) for frame in frames]
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Counts the frames that a read from the start of a file gives, by name of the file."""
+    counts = {}
+    whole = seeking.read_pyav
+
+    def counting(path, info):
+        for frame in whole(path, info):
+            counts[path.name] = counts.get(path.name, 0) + 1
+            yield frame
+
+    monkeypatch.setattr(seeking, "read_pyav", counting)
+    return counts
+
+
+@pytest.mark.parametrize("name", SEEKABLE)
+def test_clips_of_a_source_are_those_of_a_read_of_all_of_it(tmp_path, decoded, name, caplog):
+    path = write(tmp_path / name, **SEEKABLE[name])
+    whole = list(decode(path))
+    assert [read_barcode(frame.pixels) for frame in whole] == list(range(NUM_FRAMES))
+    if name.startswith(("open", "hevc")):
+        index = scan_packets(path)
+        assert any(index.pts[key + 1] < index.pts[key] for key in index.keys), "no leading frames"
+    base = float(probe(path).time_base)
+    for first, stop in [(30, 40), (49, 51), (50, 52), (51, 80), (77, 150), (149, 150), (110, 120)]:
+        start = whole[first].ticks * base - 0.001
+        end = None if stop == NUM_FRAMES else whole[stop].ticks * base - 0.001
+        found = list(decode(path, from_seconds=start, until_seconds=end))
+        assert facts(found) == facts(whole[first:stop]), (first, stop)
+    assert caplog.text == ""
+    groups = 1 if name == "mjpeg.mkv" else 2
+    assert decoded[name] <= groups * 25 + seeking.TRIAL_FRAMES + 5, "decoded again and again"
+
+
+@pytest.mark.parametrize("name", ["b-frames.mp4", "open-gop.mp4", "vfr.mp4"])
+def test_decord_never_seeks_and_gives_the_same_clip(tmp_path, name, monkeypatch):
+    decord = pytest.importorskip("decord")
+    path = write(tmp_path / name, **SEEKABLE[name])
+    base = float(probe(path).time_base)
+    whole = list(decode(path))
+    start, stop = (whole[number].ticks * base - 0.001 for number in (60, 70))
+    monkeypatch.delattr(decord.VideoReader, "seek")
+    monkeypatch.delattr(decord.VideoReader, "seek_accurate")
+    monkeypatch.delattr(decord.VideoReader, "get_batch")
+    found = list(decode(path, decoder="decord", from_seconds=start, until_seconds=stop))
+    assert facts(found) == facts(whole[60:70])
+
+
+@pytest.mark.parametrize("name", NOT_SEEKABLE)
+def test_where_a_seek_cannot_be_believed_the_file_is_read_from_its_start(tmp_path, name, caplog):
+    kind, reason = NOT_SEEKABLE[name]
+    path = write(tmp_path / name, **kind)
+    whole = list(decode(path))
+    base = float(probe(path).time_base)
+    start = whole[100].ticks * base - 0.001
+    for _ in range(2):
+        found = list(decode(path, from_seconds=start))
+        assert facts(found) == facts(whole[100:])
+    assert caplog.text.count("its clips are read from its first frame on") == 1
+    assert reason in caplog.text
+
+
+def test_a_frame_that_is_not_where_the_packets_say_ends_the_trust_and_loses_nothing(
+    tmp_path, monkeypatch, caplog
+):
+    path = write(tmp_path / "a.mp4", options=X264)
+    whole = facts(decode(path))
+    true = seeking.trusted_index
+
+    def lying(path, info, alive):
+        index = true(path, info, alive)
+        shown = index.shown.copy()
+        shown[90] += 1
+        return PacketIndex(index.pts, index.place, shown, index.keys, index.first_pts)
+
+    monkeypatch.setattr(seeking, "trusted_index", lying)
+    assert facts(decode(path, from_seconds=3.2)) == whole[80:]
+    assert "frame 90 is not at the time of its packet" in caplog.text
+
+
+def test_decoding_starts_only_where_no_earlier_packet_has_a_later_time(tmp_path):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 80, "yuvj420p"
+        encoder = av.CodecContext.create("mjpeg", "w")
+        encoder.height, encoder.width, encoder.pix_fmt = 48, 80, "yuvj420p"
+        encoder.time_base = Fraction(1, 25)
+        frame = av.VideoFrame.from_ndarray(barcode(0), format="rgb24").reformat(format="yuvj420p")
+        frame.pts = 0
+        (data,) = (bytes(packet) for packet in encoder.encode(frame))
+        for number, pts in enumerate([0, 4, 1, 2, 3, 5]):
+            packet = av.Packet(data)
+            packet.stream, packet.time_base = stream, Fraction(1, 25)
+            packet.dts, packet.pts, packet.is_keyframe = number - 3, pts, True
+            container.mux(packet)
+    index = scan_packets(path)
+    assert len(index.pts) == 6
+    assert index.keys == (0, 1, 5)
+
+
+def test_pixels_that_differ_after_a_seek_end_the_trust(tmp_path, monkeypatch, caplog):
+    path = write(tmp_path / "a.mp4", options=X264)
+    whole = facts(decode(path))
+    number = iter(range(100))
+    monkeypatch.setattr(seeking, "_digest", lambda frame: next(number))
+    assert facts(decode(path, from_seconds=3.2)) == whole[80:]
+    assert "frames after a seek are not those of a read from the start" in caplog.text
+
+
+def test_a_video_that_was_replaced_is_examined_anew(tmp_path):
+    path = write(tmp_path / "a.mp4", options=X264)
+    list(decode(path, from_seconds=3.2))
+    write(tmp_path / "b.mp4", options=X264, times=UNEVEN).replace(path)
+    whole = facts(decode(path))
+    ticks = whole[80][1]
+    found = decode(path, from_seconds=ticks * float(probe(path).time_base) - 0.001)
+    assert facts(found) == whole[80:]
+
+
+@pytest.mark.parametrize("name", ["b-frames.mp4", "stream.ts"])
+def test_the_way_to_a_late_clip_gives_signs_of_life(tmp_path, name):
+    """A supervisor would take a worker for dead that says nothing for a minute."""
+    path = write(tmp_path / name, options=X264)
+    signs = []
+    list(decode(path, from_seconds=4.6, until_seconds=4.8, alive=lambda: signs.append(1)))
+    assert len(signs) >= (NUM_FRAMES + 25 + seeking.TRIAL_FRAMES if name == "b-frames.mp4" else 100)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+def test_a_missing_tail_does_not_concern_a_clip_before_it(tmp_path, name, caplog):
+    path = write(tmp_path / name, options=X264, container_options={"movflags": "faststart"}
+                 if name == "a.mp4" else {})  # fmt: skip
+    whole = facts(decode(path))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 9 // 10])
+    assert facts(decode(path, from_seconds=2.0, until_seconds=3.0)) == whole[50:75]
+    assert "packets cannot be read to the end" in caplog.text
+    with pytest.raises(VideoError):
+        list(decode(path, from_seconds=5.0))
+
+
+def test_a_hole_in_the_middle_is_not_jumped_over(tmp_path):
+    """Places of the frames after it would be those of a shorter video."""
+    path = write(tmp_path / "a.mkv", options=X264)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
+    path.write_bytes(bytes(data))
+    with pytest.raises(VideoError, match=r"damaged|corrupt|cannot be decoded"):
+        list(decode(path, from_seconds=5.0))
+
+
+def test_pixels_are_made_of_the_frames_that_are_asked_for_only(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.mp4", options=X264)
+    made = []
+    plain = av.VideoFrame.to_ndarray
+
+    class Counting:
+        def __init__(self, frame):
+            self._frame = frame
+
+        def __getattr__(self, name):
+            return getattr(self._frame, name)
+
+        def to_ndarray(self, **options):
+            made.append(self._frame.pts)
+            return plain(self._frame, **options)
+
+    true = seeking.frame_of
+    monkeypatch.setattr(seeking, "frame_of", lambda frame, *rest: true(Counting(frame), *rest))
+    frames = list(decode(path, from_seconds=4.6, until_seconds=4.8))
+    made.clear()
+    for frame in frames:
+        assert frame.pixels is frame.pixels
+    assert len(made) == len(frames) == 5
+
+
+@pytest.mark.skipif(not CLIPS, reason="TOKENREEL_CLIPS names no folder")
+@pytest.mark.parametrize(
+    "path", sorted(Path(CLIPS or "/nowhere").glob("[rd]e*/*.*")), ids=lambda path: path.name
+)
+def test_every_real_clip_gives_its_second_half_as_from_its_start(path):
+    if path.name == "one_frame.mp4":
+        pytest.skip("refused")
+    whole = list(decode(path))
+    half = len(whole) // 2
+    start = float((whole[half].ticks) * probe(path).time_base) - 1e-4
+    found = list(decode(path, from_seconds=start))
+    assert facts(found) == facts(whole[half:])

@@ -1,0 +1,1 @@
+"""The frozen backbone: its weights, and images to tokens of chosen blocks."""

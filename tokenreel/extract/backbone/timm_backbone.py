@@ -1,0 +1,251 @@
+"""The frozen backbone: images -> spatial tokens and CLS of chosen blocks, before the final norm."""
+
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.extract.backbone.weights import HEADS
+from tokenreel.extract.images.transforms import IMAGENET_MEAN, IMAGENET_STD
+
+__all__ = ["Backbone", "BackboneShape", "FrameTokens", "backbone_shape", "build_backbone"]
+
+STEM = 1  # what comes before the stages of a ResNet in timm's lists of them
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneShape:
+    """What a backbone gives, known before its weights are there.
+
+    Attributes:
+        blocks: 0-based kept blocks, sorted.
+        grid: rows and columns of the patches.
+        dim: channels of a token.
+        image_size: height and width of the input.
+        has_cls: whether there is a CLS token.
+        mean: of each channel of the images that the model was trained on, of 1.
+        std: of each channel.
+    """
+
+    blocks: tuple[int, ...]
+    grid: tuple[int, int]
+    dim: int
+    image_size: tuple[int, int]
+    has_cls: bool
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+
+@dataclass(frozen=True, slots=True)
+class FrameTokens:
+    """Output for B images.
+
+    Attributes:
+        tokens: spatial tokens of each block, (B, N, D), rows of the grid first.
+        cls: CLS of each block, (B, D); empty when the backbone has none.
+        cls_normed: CLS after the final norm, (B, D), or None.
+    """
+
+    tokens: dict[int, Tensor]
+    cls: dict[int, Tensor]
+    cls_normed: Tensor | None
+
+
+class Backbone(nn.Module):
+    """A frozen timm model behind one call.
+
+    Args:
+        model: the timm model, weights loaded.
+        shape: what it gives.
+        numeric: "float32" or "bfloat16": precision of the matrix products.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, shape: BackboneShape, *, numeric: str) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.shape = shape
+        self.numeric = numeric
+        self.register_buffer("mean", torch.tensor(shape.mean).reshape(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(shape.std).reshape(1, 3, 1, 1))
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor) -> FrameTokens:
+        """Run images, uint8 (B, 3, H, W), through the blocks; outputs are float32."""
+        scaled = (images.float() / 255 - self.mean) / self.std
+        with torch.autocast(
+            images.device.type, dtype=torch.bfloat16, enabled=self.numeric == "bfloat16"
+        ):
+            return self.run(scaled)
+
+    def run(self, images: Tensor) -> FrameTokens:
+        """As forward, for images that are already normalised, float (B, 3, H, W)."""
+        model: Any = self.model
+        if not _is_vit(model):
+            return self._run_map(images)
+        final, kept = model.forward_intermediates(
+            images,
+            indices=list(self.shape.blocks),
+            norm=False,
+            output_fmt="NLC",
+            stop_early=not self.shape.has_cls,  # the CLS after the final norm needs every block
+            return_prefix_tokens=True,  # CLS and registers, apart from the spatial tokens
+        )
+        pairs = [pair if isinstance(pair, tuple) else (pair, None) for pair in kept]
+        tokens = {b: pair[0].float() for b, pair in zip(self.shape.blocks, pairs, strict=True)}
+        if not self.shape.has_cls:
+            return FrameTokens(tokens=tokens, cls={}, cls_normed=None)
+        cls = {b: pair[1][:, 0].float() for b, pair in zip(self.shape.blocks, pairs, strict=True)}
+        return FrameTokens(tokens=tokens, cls=cls, cls_normed=final[:, 0].float())
+
+    def _run_map(self, images: Tensor) -> FrameTokens:
+        maps = _maps(self.model, images, self.shape.blocks)
+        tokens = {b: m.flatten(2).transpose(1, 2).float() for b, m in maps.items()}
+        return FrameTokens(tokens=tokens, cls={}, cls_normed=None)
+
+
+def backbone_shape(
+    backbone: str, blocks: tuple[int, ...], image_size: int | tuple[int, int] | None
+) -> BackboneShape:
+    """What a backbone would give, from its architecture alone: no weights are made or loaded.
+
+    Args:
+        backbone: timm name of a ViT or ResNet.
+        blocks: 0-based, negative from the end.  Those of a ResNet are its four stages: 3 is the
+            last map, 2 the freeze point before a last block that is to be trained.
+        image_size: side of a square, or height and width; None: what the model was trained on.
+
+    Raises:
+        UsageError: timm has no such model, the model has no such block, its kept blocks differ in
+            shape, or the image does not divide into its patches.
+    """
+    with torch.device("meta"):
+        model: Any = _create(backbone, image_size)
+    size = _input_size(model, image_size)
+    count = len(model.blocks) if _is_vit(model) else len(model.feature_info) - STEM
+    chosen = tuple(sorted(block + count if block < 0 else block for block in blocks))
+    if chosen[0] < 0 or chosen[-1] >= count or len(set(chosen)) != len(chosen):
+        raise UsageError(f"blocks={list(blocks)}: {backbone} has blocks 0 to {count - 1}")
+    if _is_vit(model):
+        (rows, columns), dim = model.patch_embed.grid_size, model.embed_dim
+    else:
+        images = torch.zeros(1, 3, *size, device="meta")
+        shapes = {tuple(m.shape[1:]) for m in _maps(model.eval(), images, chosen).values()}
+        if len(shapes) > 1:
+            raise UsageError(f"blocks={list(blocks)}: maps of {backbone} differ in shape; keep one")
+        dim, rows, columns = shapes.pop()
+    return BackboneShape(
+        chosen,
+        (int(rows), int(columns)),
+        dim,
+        size,
+        getattr(model, "cls_token", None) is not None,
+        tuple(model.pretrained_cfg["mean"]),
+        tuple(model.pretrained_cfg["std"]),
+    )
+
+
+def build_backbone(
+    backbone: str,
+    state: Mapping[str, Tensor],
+    shape: BackboneShape,
+    *,
+    numeric: str = "float32",
+    device: torch.device | str = "cpu",
+) -> Backbone:
+    """Make the backbone and load its weights, position embeddings resampled to the image's size.
+
+    A GPU becomes the current one of this thread, and TF32 is switched off in this process: its
+    products keep 10 bits of the 23 of a float32, by default in convolutions such as the patches'.
+
+    Raises:
+        UsageError: the weights are not those of the architecture; the message names tensors.
+    """
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_device(torch.device(device).index or 0)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+    model: Any = _create(backbone, shape.image_size)
+    tensors = dict(state)
+    resample = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if _is_vit(model) and resample is not None:
+        tensors = dict(resample(tensors, model))
+    try:
+        answer = model.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise UsageError(f"the weights do not fit {backbone}: {error}") from error
+    missing = [name for name in answer.missing_keys if not name.startswith(HEADS)]
+    if missing or answer.unexpected_keys:
+        raise UsageError(
+            f"the weights do not fit {backbone}: missing {missing[:3]}, "
+            f"not known {answer.unexpected_keys[:3]}"
+        )
+    return Backbone(model, shape, numeric=numeric).to(device)
+
+
+def _create(backbone: str, image_size: int | tuple[int, int] | None) -> Any:
+    import timm
+
+    options: dict[str, Any] = {"num_classes": 0}
+    if image_size is not None and not backbone.startswith("resnet"):
+        options["img_size"] = image_size
+    try:
+        model = timm.create_model(backbone, pretrained=False, **options)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        near = timm.list_models(f"*{backbone.split('.')[0][:12]}*")[:5]
+        raise UsageError(f"backbone={backbone!r}: {error}; near names: {near}") from error
+    if not backbone.startswith("resnet") and not _gives_patch_tokens(model):
+        raise UsageError(
+            f"backbone={backbone!r} is neither a ResNet nor a ViT with patch tokens of timm"
+        )
+    return model
+
+
+def _is_vit(model: nn.Module) -> bool:
+    return hasattr(model, "blocks")
+
+
+def _gives_patch_tokens(model: Any) -> bool:
+    """Whether a model has blocks of tokens on a grid, which timm tells from CLS and registers."""
+    method = getattr(model, "forward_intermediates", None)
+    return (
+        hasattr(model, "blocks")
+        and hasattr(getattr(model, "patch_embed", None), "grid_size")
+        and method is not None
+        and "return_prefix_tokens" in inspect.signature(method).parameters
+    )
+
+
+def _maps(model: Any, images: Tensor, blocks: tuple[int, ...]) -> dict[int, Tensor]:
+    """Feature maps of stages of a ResNet, (B, D, rows, columns)."""
+    kept = model.forward_intermediates(
+        images,
+        indices=[block + STEM for block in blocks],
+        norm=False,
+        intermediates_only=True,
+        output_fmt="NCHW",
+        stop_early=True,
+    )
+    return dict(zip(blocks, kept, strict=True))
+
+
+def _input_size(model: Any, image_size: int | tuple[int, int] | None) -> tuple[int, int]:
+    if image_size is None:
+        size = tuple(model.pretrained_cfg["input_size"][-2:])
+    else:
+        size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if _is_vit(model):
+        patch = model.patch_embed.patch_size
+        if size[0] % patch[0] or size[1] % patch[1]:
+            raise UsageError(
+                f"image_size={image_size}: {size[0]}x{size[1]} does not divide into patches of "
+                f"{patch[0]}x{patch[1]} pixels"
+            )
+    return int(size[0]), int(size[1])

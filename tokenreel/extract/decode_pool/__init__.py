@@ -1,0 +1,1 @@
+"""Decode processes: jobs to images in shared memory, supervised."""

@@ -1,0 +1,80 @@
+"""A few frames of several clips, to calibrate a codec on; the same ones for the same manifest."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.decode_pool.pool import DecodePool
+from tokenreel.extract.decode_pool.worker import DecodeJob
+
+__all__ = ["job_for", "sample_images"]
+
+SAMPLE_CLIPS = 8
+SAMPLE_FRAMES = 8  # of a clip
+SAMPLE_SECONDS = 2.0
+
+
+def job_for(
+    clip: Clip, root: Path, config: ExtractConfig, recipe: StoreRecipe, *, skip_frames: int = 0
+) -> DecodeJob:
+    """The decode job of a clip."""
+    return DecodeJob(
+        path=root / clip.video,
+        start_seconds=clip.start_seconds,
+        stop_seconds=clip.stop_seconds,
+        fps=config.fps,
+        decoder=config.decoder,
+        transform=recipe.transform,
+        views=recipe.views,
+        seed_text=clip.clip_id,
+        chunk_frames=SAMPLE_FRAMES,
+        skip_frames=skip_frames,
+    )
+
+
+def sample_images(
+    manifest: Manifest, config: ExtractConfig, recipe: StoreRecipe
+) -> NDArray[np.uint8]:
+    """Up to eight frames of the first two seconds of up to eight clips, spread over the manifest.
+
+    Returns:
+        uint8 (F, 3, H, W), clean view, in the order of the clips; clips that fail give none.
+    """
+    step = max(1, len(manifest.clips) // SAMPLE_CLIPS)
+    jobs = []
+    for clip in manifest.clips[::step]:
+        start = clip.start_seconds or 0.0
+        stop = min(start + SAMPLE_SECONDS, clip.stop_seconds or float("inf"))
+        jobs.append(
+            DecodeJob(
+                path=manifest.root / clip.video,
+                start_seconds=clip.start_seconds,
+                stop_seconds=stop,
+                fps=SAMPLE_FRAMES / SAMPLE_SECONDS,
+                decoder=config.decoder,
+                transform=recipe.transform,
+                views=recipe.views[:1],
+                seed_text=clip.clip_id,
+                chunk_frames=SAMPLE_FRAMES,
+            )
+        )
+    found: dict[int, NDArray[np.uint8]] = {}
+    height, width = recipe.image_size
+    with DecodePool(
+        jobs,
+        slot_shape=(SAMPLE_FRAMES, 1, 3, height, width),
+        workers=1,
+        timeout_seconds=config.timeout_seconds,
+    ) as pool:
+        for batch in pool:
+            if batch.images is not None:
+                if batch.position not in found and len(found) < SAMPLE_CLIPS:
+                    found[batch.position] = np.array(batch.images[:, 0])
+                batch.release()
+    if not found:
+        return np.zeros((0, 3, height, width), np.uint8)
+    return np.concatenate([found[position] for position in sorted(found)])

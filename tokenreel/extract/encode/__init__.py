@@ -1,0 +1,1 @@
+"""From tokens to the bytes of a store, and the identity that the store records."""

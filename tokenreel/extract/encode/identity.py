@@ -1,0 +1,235 @@
+"""The recipe that a config stands for, and the store's first contents: calibration, made_with."""
+
+import logging
+import platform
+import re
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
+from tokenreel.cache.errors import TokenReelError, UsageError
+from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.store_files import create_store, load_arrays, load_recipe
+from tokenreel.cache.write.canary import canary_frames, make_canary, require_canary
+from tokenreel.extract.backbone.timm_backbone import Backbone, BackboneShape, backbone_shape
+from tokenreel.extract.backbone.weights import load_weights, weights_label, weights_sha256
+from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.images.augment import view_parameters
+from tokenreel.extract.images.transforms import apply_transform, transform_parameters
+
+__all__ = [
+    "build_recipe",
+    "made_with",
+    "needs_samples",
+    "open_or_create",
+    "recipe_for",
+    "require_same_tokens",
+    "store_name",
+]
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("tokenreel", "torch", "timm", "av", "decord", "numpy", "zarr")
+
+
+def build_recipe(config: ExtractConfig) -> StoreRecipe:
+    """The identity of the store that a config makes, before the codec is calibrated.
+
+    Reads the weights for their hash; builds no backbone.
+
+    Raises:
+        UsageError: an unknown backbone, block, codec, or weights that cannot be had.
+    """
+    return recipe_for(config, weights_sha256(load_weights(config.backbone, config.weights)))
+
+
+def recipe_for(config: ExtractConfig, weights_hash: str) -> StoreRecipe:
+    """As build_recipe, when the hash of the weights is known."""
+    shape = backbone_shape(config.backbone, config.blocks, config.image_size)
+    _require_fitting(config.codec, shape)
+    every = {"policy": "all"}
+    height, width = shape.image_size
+    transform = transform_parameters(
+        config.transform, height if height == width else (height, width)
+    )
+    return StoreRecipe(
+        architecture=config.backbone,
+        weights_sha256=weights_hash,
+        blocks=shape.blocks,
+        cls="blocks+normed" if shape.has_cls else "none",
+        grid=shape.grid,
+        dim=shape.dim,
+        image_size=shape.image_size,
+        transform=transform | {"mean": list(shape.mean), "std": list(shape.std)},
+        frames=every if config.fps is None else {"policy": "fps", "fps": config.fps},
+        views=view_parameters(config.views, config.view_seed),
+        numeric=config.numeric,
+        codec=codec_recipe(config.codec),
+    )
+
+
+def _require_fitting(codec: str, shape: BackboneShape) -> None:
+    """Raise unless a codec takes the tokens of a backbone."""
+    coder = codec_from_recipe(codec_recipe(codec), {})
+    try:
+        coder.stored_shape(shape.grid[0] * shape.grid[1], shape.dim, shape.grid)
+    except ValueError as error:
+        raise UsageError(f"codec={codec}: {error}") from error
+
+
+def store_name(dataset: str, config: ExtractConfig, recipe: StoreRecipe | None = None) -> str:
+    """Directory name that tells what is in the store; random weights are named.
+
+    Args:
+        dataset: name of the data set.
+        config: of the extraction.
+        recipe: of the store, calibrated: its fingerprint ends the name.
+
+    Returns:
+        The name; without a recipe its beginning, up to the fingerprint.
+    """
+    label = re.sub(r"[^A-Za-z0-9._]+", "", weights_label(config.weights))
+    digits = "" if recipe is None else recipe.fingerprint[:12]
+    return f"{dataset}-{config.backbone}-{label}-{digits}"
+
+
+def made_with(config: ExtractConfig, dataset: str, device: torch.device) -> dict[str, Any]:
+    """What is recorded beside the recipe and is not identity."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "absent"
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return {
+        "weights": weights_label(config.weights),
+        "dataset": dataset,
+        "compile_backbone": config.compile_backbone,
+        "versions": versions,
+        "python": platform.python_version(),
+        "device": device.type,
+        "gpu": gpu,
+    }
+
+
+def open_or_create(
+    store: Path,
+    planned: StoreRecipe,
+    *,
+    config: ExtractConfig,
+    dataset: str,
+    backbone: Backbone,
+    samples: NDArray[np.uint8] | None,
+) -> tuple[StoreRecipe, Mapping[str, NDArray[Any]]]:
+    """Open the store, or create it and calibrate its codec on sample images.
+
+    The first writer decides the calibration; later ones, and other shards, take what is there.
+
+    Args:
+        store: directory.
+        planned: what build_recipe gave.
+        config: of the extraction.
+        dataset: name of the data set.
+        backbone: with its weights.
+        samples: uint8 (F, 3, S, S) of several clips; needed for a new store only.
+
+    Returns:
+        The recipe of the store, and the calibration.
+
+    Raises:
+        WrongRecipe: the store was made by another recipe.
+        TokenReelError: a codec needs samples and no clip could be decoded.
+    """
+    if not (store / "recipe.json").is_file():
+        device = next(backbone.model.parameters()).device
+        calibration: dict[str, NDArray[Any]] = {}
+        if needs_samples(config.codec):
+            if samples is None or not len(samples):
+                raise TokenReelError(
+                    f"codec={config.codec} is calibrated on frames, and no clip could be decoded"
+                )
+            calibration = calibrate(
+                config.codec, _sample_tokens(backbone, samples), grid=planned.grid
+            )
+        recipe = planned.model_copy(update={"codec": codec_recipe(config.codec, calibration)})
+        frames = canary_frames(max(planned.image_size))
+        try:
+            create_store(
+                store,
+                recipe,
+                made_with=made_with(config, dataset, device),
+                calibration=calibration,
+                canary=make_canary(frames, _canary_tokens(backbone, planned, frames)),
+            )
+        except TokenReelError:
+            if not (store / "recipe.json").is_file():
+                raise
+            log.info("%s: made by another writer meanwhile", store)
+    found, _ = load_recipe(store)
+    found.before_calibration.require(planned, path=store)
+    return found, load_arrays(store / "calibration")
+
+
+def require_same_tokens(
+    store: Path, recipe: StoreRecipe, backbone: Backbone, *, batch_frames: int | None = None
+) -> None:
+    """Compute the tokens of the store's fixed frames with the backbone as it is going to run.
+
+    Whether torch.compile has made its kernels is not in a recipe, for it may not matter: here it
+    is seen not to, within the tolerance of the recipe's `numeric` (cache.canary.TOLERANCE).
+
+    Args:
+        store: directory.
+        recipe: of the store.
+        backbone: compiled where it is going to be.
+        batch_frames: of every batch, for which it was compiled; None for any.
+
+    Raises:
+        WrongRecipe: the tokens are not those of the store's first writer; see cache.canary.
+    """
+    canary = load_arrays(store / "canary")
+    if canary:
+        frames = np.array(canary["frames"])
+        tokens = _canary_tokens(backbone, recipe, frames, batch_frames=batch_frames)
+        require_canary(canary, tokens, numeric=recipe.numeric, path=store)
+
+
+def _canary_tokens(
+    backbone: Backbone,
+    recipe: StoreRecipe,
+    frames: NDArray[np.uint8],
+    *,
+    batch_frames: int | None = None,
+) -> dict[int, NDArray[Any]]:
+    """Tokens of fixed frames, (F, H, W, 3), by block, (F, N, D): the way a clip's frames go."""
+    images = torch.stack([apply_transform(frame, recipe.transform) for frame in frames])
+    rows = np.arange(batch_frames or len(frames)) % len(frames)  # the frames again and again
+    found = _tokens(backbone, images[rows])
+    return {block: tokens[: len(frames)] for block, tokens in found.items()}
+
+
+def needs_samples(codec: str) -> bool:
+    """Whether a codec is calibrated on frames."""
+    return any(step.startswith(("int", "pca")) for step in codec.split("+"))
+
+
+def _sample_tokens(backbone: Backbone, samples: NDArray[np.uint8]) -> dict[int, NDArray[Any]]:
+    """Tokens of sample images by block, (F, N, D)."""
+    parts = [
+        _tokens(backbone, torch.from_numpy(samples[start : start + 8]))
+        for start in range(0, len(samples), 8)
+    ]
+    return {block: np.concatenate([part[block] for part in parts]) for block in parts[0]}
+
+
+def _tokens(backbone: Backbone, images: torch.Tensor) -> dict[int, NDArray[Any]]:
+    """Tokens of a batch of images by block, (B, N, D)."""
+    device = next(backbone.model.parameters()).device
+    return {b: t.cpu().numpy() for b, t in backbone(images.to(device)).tokens.items()}

@@ -1,0 +1,1 @@
+"""One extraction: from a manifest to committed clips."""

@@ -1,0 +1,149 @@
+"""Chunks of clips -> batches of one size for the backbone, in buffers that are used again.
+
+A batch has always the same number of rows, so that every matrix product has the same shape: a row's
+tokens are then the same bytes whatever rows lie beside it.  Where that holds for every place in a
+batch (`devices.is_place_free`), batches are filled across clips; elsewhere a batch holds frames of
+one clip, frame i of it in row i modulo the size.
+"""
+
+import queue
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tokenreel.extract.decode_pool.pool import DecodedBatch
+
+__all__ = ["Batch", "Batcher", "Piece"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of a batch that are frames of one clip, one after the other.
+
+    Attributes:
+        position: of the clip in the jobs.
+        attempt: of its decoding.
+        decoder: of the attempt.
+        row: first row.
+        first: place of its frame among the clip's frames.
+        pixels: uint8 (t, V, 3, H, W), or windows (t, h, w, 3) of frames, in the batch's buffer.
+        frame_size: height and width of those frames; None for images.
+        offset: byte of the buffer at which the pixels begin.
+    """
+
+    position: int
+    attempt: int
+    decoder: str
+    row: int
+    first: int
+    pixels: NDArray[np.uint8]
+    frame_size: tuple[int, int] | None
+    offset: int
+
+    @property
+    def num_frames(self) -> int:
+        """Rows of the piece."""
+        return len(self.pixels)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Pieces in one buffer.
+
+    Attributes:
+        buffer: uint8 (bytes,), in page-locked memory where a GPU reads it.
+        pieces: in the order of their rows.
+        num_rows: filled so far.
+        num_bytes: of the buffer, filled so far.
+    """
+
+    buffer: torch.Tensor
+    pieces: list[Piece] = field(default_factory=list)
+    num_rows: int = 0
+    num_bytes: int = 0
+
+
+class Batcher:
+    """Fills batches.
+
+    Buffers that are given back are used again: there are never more than the clips being decoded
+    and the batches that later stages hold.
+
+    Args:
+        batch_frames: rows of a batch.
+        buffer_bytes: of a buffer; a batch whose windows of frames need more ends early.
+        mixes: whether a batch may hold frames of several clips.
+        pins: whether buffers are page-locked.
+    """
+
+    def __init__(self, *, batch_frames: int, buffer_bytes: int, mixes: bool, pins: bool) -> None:
+        self._batch_frames, self._mixes = batch_frames, mixes
+        self._buffer_bytes, self._pins = buffer_bytes, pins
+        self._free: queue.SimpleQueue[torch.Tensor] = queue.SimpleQueue()
+        self._open: dict[int, Batch] = {}
+
+    def add(self, chunk: DecodedBatch, *, first: int, wanted: slice) -> Iterator[Batch]:
+        """Copy frames of a chunk, and yield batches as they fill up.
+
+        Args:
+            chunk: with images.
+            first: place of the first image among the clip's frames.
+            wanted: which of the images; in steps of one.
+        """
+        assert chunk.images is not None
+        start, stop, _ = wanted.indices(len(chunk.images))
+        key = -1 if self._mixes else chunk.position
+        while start < stop:
+            batch = self._open.get(key)
+            if batch is None:
+                batch = self._open[key] = Batch(self._take())
+            row_bytes = chunk.images[0].nbytes
+            room = (self._buffer_bytes - batch.num_bytes) // row_bytes
+            count = min(stop - start, self._batch_frames - batch.num_rows, room)
+            if count > 0:
+                self._put(batch, chunk, first + start, chunk.images[start : start + count])
+                start += count
+            if batch.num_rows == self._batch_frames or count < 1 or room == count:
+                yield self._open.pop(key)
+
+    def end(self, position: int) -> Iterator[Batch]:
+        """The clip has no more frames: its own batch is due, unless clips share batches."""
+        if not self._mixes and position in self._open:
+            yield self._open.pop(position)
+
+    def forget(self, position: int) -> None:
+        """Drop what a failed attempt left in a batch of the clip's own."""
+        if not self._mixes and position in self._open:
+            self.release(self._open.pop(position))
+
+    def rest(self) -> Iterator[Batch]:
+        """The batches that are not full, when nothing more comes."""
+        while self._open:
+            yield self._open.popitem()[1]
+
+    def release(self, batch: Batch) -> None:
+        """Give a buffer back; from any thread."""
+        self._free.put(batch.buffer)
+
+    def _take(self) -> torch.Tensor:
+        try:
+            return self._free.get_nowait()
+        except queue.Empty:
+            return torch.zeros(self._buffer_bytes, dtype=torch.uint8, pin_memory=self._pins)
+
+    def _put(
+        self, batch: Batch, chunk: DecodedBatch, first: int, images: NDArray[np.uint8]
+    ) -> None:
+        flat = batch.buffer.numpy()[batch.num_bytes : batch.num_bytes + images.nbytes]
+        pixels = flat.reshape(images.shape)
+        np.copyto(pixels, images)
+        piece = Piece(
+            chunk.position, chunk.attempt, chunk.decoder, batch.num_rows, first, pixels,
+            chunk.frame_size, batch.num_bytes,
+        )  # fmt: skip
+        batch.pieces.append(piece)
+        batch.num_rows += len(images)
+        batch.num_bytes += images.nbytes

@@ -1,0 +1,252 @@
+"""What an extraction does with this machine: device, batch, processes, threads."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenreel.cache.errors import TokenReelError, UsageError
+from tokenreel.extract.backbone.cpu_threads import PART_FRAMES, num_threads
+from tokenreel.extract.backbone.timm_backbone import Backbone
+from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.encode.quantiser import Quantiser
+
+__all__ = [
+    "Machine",
+    "compile_quantiser",
+    "is_place_free",
+    "machine_for",
+    "named_failures",
+    "pick_device",
+    "pick_gpus",
+    "ready",
+]
+
+log = logging.getLogger(__name__)
+
+CUDA_BATCH_FRAMES = 128  # batches beyond it gain little
+CPU_BATCH_FRAMES = 8  # at least; a batch cannot be interrupted: a small one lets SIGTERM be heard
+CUDA_WRITE_THREADS = 4
+CORES_KEPT = 2  # for the process that feeds the GPU and for its writers
+MOST_WORKERS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """How one process extracts.
+
+    Attributes:
+        device: where the backbone runs.
+        batch_frames: frames of a batch.
+        mixes: whether a batch may hold frames of several clips.
+        pads: whether every batch is run at its full size, whatever it holds.
+        resizes: whether frames are resized on the device rather than in decode processes.
+        workers: decode processes.
+        write_threads: threads that write.
+    """
+
+    device: torch.device
+    batch_frames: int
+    mixes: bool
+    pads: bool
+    resizes: bool
+    workers: int
+    write_threads: int
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether work is launched, and ends later."""
+        return self.device.type == "cuda"
+
+
+def machine_for(config: ExtractConfig, *, processes: int = 1) -> Machine:
+    """Fill in what a config leaves to the machine, for one of `processes` on it.
+
+    On a CPU there are as many decode processes as threads of the backbone.  Those that the queues
+    hold up cost no time, so the cores go to whichever is behind: large frames or a large model.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    device = pick_device(config.device)
+    is_cuda = device.type == "cuda"
+    threads = num_threads(processes)
+    cpu_batch_frames = max(CPU_BATCH_FRAMES, PART_FRAMES * threads)
+    decoders = (
+        max(len(os.sched_getaffinity(0)) // processes - CORES_KEPT, 1) if is_cuda else threads
+    )
+    return Machine(
+        device=device,
+        batch_frames=config.batch_frames or (CUDA_BATCH_FRAMES if is_cuda else cpu_batch_frames),
+        mixes=is_cuda,
+        pads=is_cuda,
+        resizes=is_cuda,
+        workers=config.workers or min(decoders, MOST_WORKERS),
+        write_threads=config.write_threads or (CUDA_WRITE_THREADS if is_cuda else 1),
+    )
+
+
+def ready(backbone: Backbone, machine: Machine, *, compiles: bool) -> Machine:
+    """Compile the backbone where asked, and see whether batches may be filled across clips.
+
+    Returns:
+        The machine; without mixing where a row's tokens depend on its place in a batch.
+
+    Raises:
+        UsageError: the GPU has not the memory for a batch.
+    """
+    with named_failures(machine):
+        if compiles and machine.is_cuda:
+            compile_blocks(backbone, noise(backbone, machine))
+        elif compiles:
+            log.info(
+                "compile_backbone is for GPUs: on %s the backbone runs as it is", machine.device
+            )
+        if machine.mixes and not is_place_free(backbone, machine):
+            log.warning(
+                "%s: tokens depend on a frame's place in a batch here, so a batch holds frames of "
+                "one clip only; extraction will be slower",
+                machine.device,
+            )
+            return replace(machine, mixes=False, resizes=False)
+    return machine
+
+
+def compile_quantiser(quantiser: Quantiser, backbone: Backbone, machine: Machine) -> None:
+    """See Quantiser.compile; on a CPU it has no need of it.
+
+    Raises:
+        UsageError: the GPU has not the memory for a batch.
+    """
+    if machine.is_cuda:
+        with named_failures(machine):
+            quantiser.compile(backbone(noise(backbone, machine)))
+
+
+def compile_blocks(backbone: Backbone, images: Tensor) -> None:
+    """torch.compile each block of a ViT or part of a ResNet: elementwise work in few kernels.
+
+    The blocks of a ViT share one graph, made once, for the one size of batch that there is.
+    Where that fails, for want of a compiler say, a line of the log tells, and they run as they are.
+
+    Args:
+        backbone: on its device.
+        images: a batch, uint8 (B, 3, H, W), of the size of all that are to come.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    model: Any = backbone.model
+    parts = model.blocks if hasattr(model, "blocks") else [m for _, m in model.named_children()]
+    for part in parts:
+        part.compile(dynamic=False)
+    try:
+        with warnings.catch_warnings():  # "TensorFloat32 is not enabled": on purpose
+            warnings.filterwarnings("ignore", message="TensorFloat32")
+            backbone(images)
+    except TorchDynamoException as error:
+        for part in parts:
+            part._compiled_call_impl = None
+        log.warning("the backbone is not compiled, and slower for it: %s", _first_line(error))
+
+
+def is_place_free(backbone: Backbone, machine: Machine) -> bool:
+    """Whether frames give the same bytes in every place of a batch: tried in three orders."""
+    images = noise(backbone, machine)
+    draw = np.random.default_rng(1)
+    wanted = backbone(images)
+    orders = (draw.permutation(len(images)), np.roll(np.arange(len(images)), 1))
+    for order in (torch.from_numpy(order).to(machine.device) for order in orders):
+        found = backbone(images[order])
+        pairs = [(wanted.tokens[b], found.tokens[b]) for b in wanted.tokens]
+        pairs += [(wanted.cls[b], found.cls[b]) for b in wanted.cls]
+        if wanted.cls_normed is not None and found.cls_normed is not None:
+            pairs.append((wanted.cls_normed, found.cls_normed))
+        if not all(torch.equal(one[order], other) for one, other in pairs):
+            return False
+    return True
+
+
+def noise(backbone: Backbone, machine: Machine) -> torch.Tensor:
+    """A whole batch of images, uint8 (B, 3, H, W), to try a backbone with."""
+    shape = (machine.batch_frames, 3, *backbone.shape.image_size)
+    draw = np.random.default_rng(0)
+    return torch.from_numpy(draw.integers(0, 256, shape, np.uint8)).to(machine.device)
+
+
+@contextmanager
+def named_failures(machine: Machine) -> Iterator[None]:
+    """Raise what goes wrong on a GPU as an error that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UsageError(
+            f"{machine.device} has not the memory for {machine.batch_frames} frames at a time: "
+            f"batch_frames={max(machine.batch_frames // 2, 1)}, or see who else uses it "
+            f"({_first_line(error)})"
+        ) from error
+    except torch.AcceleratorError as error:
+        raise TokenReelError(
+            f"{machine.device} failed: {_first_line(error)}; what is committed stays, run it again"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def pick_device(device: str) -> torch.device:
+    """The device of a word of the config: "auto" is CUDA where there is one.
+
+    A GPU is always named with its number, which torch.cuda.set_device needs.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device={device!r}: auto, cpu, cuda or cuda:N") from error
+    if chosen.type not in {"cpu", "cuda"}:
+        raise UsageError(f"device={device!r}: auto, cpu, cuda or cuda:N")
+    if chosen.type == "cpu":
+        return chosen
+    chosen = torch.device("cuda", chosen.index or 0)
+    if chosen.index >= torch.cuda.device_count():
+        raise UsageError(f"device={device!r}: torch sees {torch.cuda.device_count()} CUDA devices")
+    return chosen
+
+
+def pick_gpus(words: str) -> tuple[str, ...]:
+    """The devices of `--gpus`: "all", how many, or their numbers with a comma.
+
+    >>> pick_gpus("cpu,cpu")
+    ('cpu', 'cpu')
+
+    Raises:
+        UsageError: words that are neither, or a GPU that is not there.
+    """
+    count = torch.cuda.device_count()
+    parts = words.split(",")
+    if words == "all":
+        chosen = [f"cuda:{number}" for number in range(count)]
+    elif words.isdecimal() and int(words) > 0:
+        chosen = [f"cuda:{number}" for number in range(int(words))]
+    elif all(part == "cpu" for part in parts):
+        chosen = parts
+    elif all(part.isdecimal() for part in parts if part) and "," in words:
+        chosen = [f"cuda:{int(part)}" for part in parts if part]
+    else:
+        raise UsageError(f"--gpus is all, how many, or numbers such as 0,1; got {words!r}")
+    missing = [d for d in chosen if d != "cpu" and int(d.removeprefix("cuda:")) >= count]
+    if missing or not chosen:
+        raise UsageError(f"--gpus {words}: torch sees {count} CUDA devices")
+    return tuple(chosen)

@@ -1,0 +1,179 @@
+"""One process for each GPU, all on one store: whoever claims a clip first does it."""
+
+import logging
+import multiprocessing
+import multiprocessing.connection
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tokenreel.cache.errors import TokenReelError
+from tokenreel.cache.manifest import Manifest
+from tokenreel.cache.progress import Progress
+from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.flow.flow import check_failures, has_too_many_failures
+from tokenreel.extract.flow.runner import extract_clips
+from tokenreel.extract.report import ExtractReport
+from tokenreel.extract.signals import stop_on_signals, unheard_by_children
+
+__all__ = ["extract_on_gpus"]
+
+log = logging.getLogger(__name__)
+
+REPORT_SECONDS = 1.0
+
+
+@dataclass
+class _Child:
+    """A process and what it last said."""
+
+    device: str
+    process: Any
+    pipe: Connection
+    report: ExtractReport = field(default_factory=ExtractReport)
+    error: Exception | None = None
+    is_done: bool = False
+
+
+def extract_on_gpus(
+    devices: Sequence[str],
+    manifest: Manifest,
+    config: ExtractConfig,
+    store: Path,
+    *,
+    progress: bool = True,
+    shard: tuple[int, int] = (0, 1),
+    retries: bool = False,
+) -> ExtractReport:
+    """Extract with a process on each device; see runner.extract_clips.
+
+    Args:
+        devices: of devices.pick_gpus; with one there is no process beside this one.
+        manifest: the clips.
+        config: the extraction; its device is left aside.
+        store: directory of the store; made when absent.
+        progress: whether to draw a bar of frames.
+        shard: (i, n): only every n-th clip, from the i-th on.
+        retries: whether clips in quarantine are tried again.
+
+    Returns:
+        The reports of the processes together; a clip that one of them did is not "skipped".
+
+    Raises:
+        TokenReelError: what a process raised, when all have ended; or one died.
+    """
+    options = {"shard": shard, "retries": retries}
+    if len(devices) == 1:
+        alone = config.model_copy(update={"device": devices[0]})
+        return extract_clips(manifest, alone, store, progress=progress, **options)  # type: ignore[arg-type]
+    options["processes"] = len(devices)
+    with (
+        stop_on_signals() as stopping,
+        Progress(desc="extract", unit="frame", enabled=progress) as bar,
+    ):
+        with unheard_by_children(signal.SIGINT):  # they are told to stop by SIGTERM
+            children = [_start(device, manifest, config, store, options) for device in devices]
+        has_told = False
+        while not all(child.is_done for child in children):
+            _hear(children)
+            total = together([child.report for child in children])
+            bar.set_postfix_str(total.status(), refresh=False)
+            bar.update(total.num_appended - bar.n)
+            if (stopping.event.is_set() or has_too_many_failures(total, config)) and not has_told:
+                has_told = True
+                for child in children:
+                    child.process.terminate()
+        is_stopped = stopping.event.is_set()
+    report = together([child.report for child in children])
+    check_failures(report, config)
+    for child in children:
+        if child.error is not None and not is_stopped:
+            raise child.error
+    report.stopped = is_stopped
+    return report
+
+
+def together(reports: Sequence[ExtractReport]) -> ExtractReport:
+    """One report of processes that shared the clips."""
+    total = ExtractReport()
+    for report in reports:
+        total.committed += report.committed
+        total.failed += report.failed
+        total.num_frames += report.num_frames
+        total.num_appended += report.num_appended
+        total.num_bytes += report.num_bytes
+        total.peak_bytes += report.peak_bytes
+        total.peak_device_bytes += report.peak_device_bytes
+        for stage, seconds in report.seconds.items():
+            total.seconds[stage] += seconds / len(reports)
+    total.seconds["total"] = max(report.seconds["total"] for report in reports)
+    held = {failure.clip_id: failure for report in reports for failure in report.quarantined}
+    done = {*total.committed, *(failure.clip_id for failure in total.failed)}
+    total.quarantined = [failure for clip_id, failure in held.items() if clip_id not in done]
+    skipped = {clip_id for report in reports for clip_id in report.skipped}
+    total.skipped = sorted(skipped - done)
+    return total
+
+
+def _start(
+    device: str, manifest: Manifest, config: ExtractConfig, store: Path, options: dict[str, Any]
+) -> _Child:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    own = config.model_copy(update={"device": device})
+    process = context.Process(target=_extract, args=(theirs, manifest, own, store, options))
+    process.start()
+    theirs.close()
+    return _Child(device, process, ours)
+
+
+def _hear(children: Sequence[_Child]) -> None:
+    """Take what the processes say within a moment."""
+    pipes = {child.pipe: child for child in children if not child.is_done}
+    for pipe in multiprocessing.connection.wait(list(pipes), timeout=REPORT_SECONDS):
+        child = pipes[pipe]  # type: ignore[index]
+        try:
+            message = child.pipe.recv()
+        except (EOFError, OSError):
+            child.process.join()
+            child.is_done = True
+            if child.process.exitcode:
+                child.error = child.error or TokenReelError(
+                    f"the process of {child.device} died (exit {child.process.exitcode}): "
+                    "run it again to go on"
+                )
+                log.error("%s", child.error)
+            continue
+        if isinstance(message, ExtractReport):
+            child.report = message
+        else:
+            child.error = message
+            log.error("%s: %s", child.device, message)
+
+
+def _extract(
+    pipe: Connection,
+    manifest: Manifest,
+    config: ExtractConfig,
+    store: Path,
+    options: dict[str, Any],
+) -> None:
+    """Body of a process."""
+    last, latest = 0.0, ExtractReport()
+
+    def tick(report: ExtractReport) -> None:
+        nonlocal last, latest
+        latest = report
+        if time.monotonic() - last > REPORT_SECONDS:
+            last = time.monotonic()
+            pipe.send(report)
+
+    try:
+        pipe.send(extract_clips(manifest, config, store, progress=False, tick=tick, **options))
+    except TokenReelError as error:
+        pipe.send(latest)  # of the failures that made it end, say
+        pipe.send(error)

@@ -1,0 +1,1 @@
+"""From a frame to the images that a backbone sees."""

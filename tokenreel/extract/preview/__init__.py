@@ -1,0 +1,1 @@
+"""Look before extracting: cost, speed of this machine, a picture of a clip."""

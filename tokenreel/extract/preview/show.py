@@ -1,0 +1,236 @@
+"""`extract show`: one picture from which a person sees whether a clip's tokens are sane.
+
+From the top: frames as the backbone saw them; the tokens of each layer, their three strongest
+directions as red, green and blue; how alike the CLS tokens of any two frames are; and how much
+each frame differs from the one before.
+"""
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.files import write_whole
+from tokenreel.cache.read.store_reader import ClipRecord, Store
+from tokenreel.extract.images.augment import ViewAugmenter
+from tokenreel.extract.images.transforms import apply_transform
+from tokenreel.extract.video.decode import VideoError, decode
+
+__all__ = ["ClipPicture", "draw_clip", "frames_as_seen", "look_at_clip", "tokens_to_rgb"]
+
+Array = NDArray[Any]
+
+PANEL_INCHES = 1.4
+DOTS_PER_INCH = 110
+
+
+@dataclass(frozen=True, eq=False)
+class ClipPicture:
+    """What is drawn.
+
+    Attributes:
+        record: the clip.
+        frames: (K,) indices into the clip of the frames shown.
+        seconds: (T,) time of every frame of the clip.
+        seen: uint8 (K, S, S, 3), what the backbone saw, or None where the video is out of reach.
+        unseen_reason: why `seen` is None, "" otherwise.
+        layers: block -> float32 (K, rows, columns, 3) in [0, 1].
+        similarity: float32 (T, T), cosine of the frames' CLS tokens (of mean tokens where the
+            backbone has no CLS).
+    """
+
+    record: ClipRecord
+    frames: Array
+    seconds: Array
+    seen: Array | None
+    unseen_reason: str
+    layers: Mapping[int, Array]
+    similarity: Array
+
+
+def look_at_clip(
+    store: Store, clip_id: str, *, root: Path, num_frames: int = 8, view: int = 0
+) -> ClipPicture:
+    """Gather what the picture of a clip needs.
+
+    Args:
+        store: that holds it.
+        clip_id: the clip.
+        root: folder that the store's video paths are relative to.
+        num_frames: frames shown, spread evenly over the clip.
+        view: the view whose frames and tokens are shown.
+
+    Raises:
+        UsageError: no such clip or view; num_frames < 1.
+    """
+    record = store.record(clip_id)
+    if not 0 <= view < record.num_views:
+        raise UsageError(f"view {view}: {clip_id} has views 0 to {record.num_views - 1}")
+    if num_frames < 1:
+        raise UsageError(f"{num_frames} frames: show at least one")
+    count = min(num_frames, record.num_frames)
+    frames = np.unique(np.linspace(0, record.num_frames - 1, count).round().astype(np.int64))
+    try:
+        seen = np.stack(list(frames_as_seen(store, record, frames, root / record.video, view=view)))
+        reason = ""
+    except VideoError as error:
+        seen, reason = None, str(error)
+    tokens = store.read(clip_id, frames, view=view)
+    layers = {block: tokens_to_rgb(tokens.decode(block), _grid(store)) for block in tokens.codes}
+    return ClipPicture(
+        record, frames, store.times_seconds(clip_id), seen, reason, layers,
+        _similarity(store, record, view),
+    )  # fmt: skip
+
+
+def tokens_to_rgb(tokens: Array, grid: tuple[int, int]) -> Array:
+    """The three strongest directions of the tokens as colours.
+
+    Args:
+        tokens: float32 (K, N, D).
+        grid: rows and columns of N.
+
+    Returns:
+        float32 (K, rows, columns, 3) in [0, 1]: projections on the first three principal
+        directions of all tokens given, from their 1st to their 99th percentile.
+    """
+    flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
+    flat -= flat.mean(axis=0)
+    _, directions = np.linalg.eigh(flat.T @ flat)
+    values = flat @ directions[:, ::-1][:, :3]
+    low, high = np.percentile(values, [1, 99], axis=0)
+    scaled = np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1)
+    return scaled.reshape(len(tokens), *grid, 3).astype(np.float32)
+
+
+def draw_clip(picture: ClipPicture, out: Path) -> Path:
+    """Write the picture as a PNG, whole or not at all; returns its path.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows, columns = 1 + len(picture.layers), len(picture.frames)
+    width = max(columns * PANEL_INCHES + 1.2, 7.0)
+    figure = Figure(figsize=(width, rows * PANEL_INCHES + 4.0), layout="constrained")
+    areas: Any = figure.subfigures(2, 1, height_ratios=[rows * PANEL_INCHES, 3.2])
+    upper, lower = areas
+    record = picture.record
+    figure.suptitle(
+        f"{record.clip_id}  ({record.num_frames} frames, {record.split}, {record.action or '-'})",
+        fontsize=10,
+    )
+    panels = upper.subplots(rows, columns, squeeze=False)
+    _draw_frames(panels[0], picture)
+    for row, (block, images) in zip(panels[1:], picture.layers.items(), strict=True):
+        for panel, image in zip(row, images, strict=True):
+            panel.imshow(image, interpolation="nearest")
+        row[0].set_ylabel(f"block {block}", fontsize=8)
+    for panel in panels.flat:
+        panel.set_xticks([])
+        panel.set_yticks([])
+    _draw_similarity(lower, picture)
+    FigureCanvasAgg(figure)
+    data = io.BytesIO()
+    figure.savefig(data, dpi=DOTS_PER_INCH, format="png")
+    try:
+        write_whole(out, data.getvalue())
+    except OSError as error:
+        raise UsageError(f"{out}: the picture cannot be written: {error.strerror}") from error
+    return out
+
+
+def frames_as_seen(
+    store: Store, record: ClipRecord, frames: Array, path: Path, *, view: int = 0
+) -> Iterator[Array]:
+    """Frames of a clip through the recipe's preprocessing, uint8 (S, S, 3) each.
+
+    Args:
+        store: that holds the clip.
+        record: the clip.
+        frames: indices into the clip, rising.
+        path: the video.
+        view: of the store.
+
+    Raises:
+        VideoError: no such video, or another one than the clip was made from.
+    """
+    recipe = store.recipe
+    wanted = store.frame_index(record.clip_id)[frames].tolist()
+    stored_ticks = store.pts(record.clip_id)[frames].tolist()
+    augment = ViewAugmenter(recipe.views[view], record.clip_id, recipe.transform) if view else None
+    start = max(float(store.times_seconds(record.clip_id)[frames[0]]) - 1e-3, 0.0)
+    count = 0
+    for frame in decode(path, decoder=record.source["decoder"], from_seconds=start):
+        if frame.index == wanted[count]:
+            if frame.ticks != stored_ticks[count]:
+                raise VideoError(
+                    f"{path} is not the video of the store: frame {frame.index} is at tick "
+                    f"{frame.ticks}, the store has {stored_ticks[count]}"
+                )
+            image = (
+                augment(frame.pixels)
+                if augment
+                else apply_transform(frame.pixels, recipe.transform)
+            )
+            yield image.permute(1, 2, 0).numpy()
+            count += 1
+            if count == len(wanted):
+                return
+    raise VideoError(f"{path} has no frame {wanted[count]}, which the store has tokens of")
+
+
+def _grid(store: Store) -> tuple[int, int]:
+    """Rows and columns of the tokens as stored: a codec may have made them fewer."""
+    recipe = store.recipe
+    grid, dim = recipe.grid, recipe.dim
+    for step in store.codec.reducers:
+        _, dim, grid = step.shape(grid[0] * grid[1], dim, grid)
+    return grid
+
+
+def _similarity(store: Store, record: ClipRecord, view: int) -> Array:
+    """Cosine of any two frames, float32 (T, T)."""
+    if store.recipe.cls == "none":
+        block = store.recipe.blocks[-1]
+        tokens = store.read(record.clip_id, layers=[block], view=view)
+        vectors = tokens.decode(block).mean(axis=1)
+    else:
+        vectors = store.read_cls(record.clip_id, block="normed", view=view)
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return (unit @ unit.T).astype(np.float32)
+
+
+def _draw_frames(row: Array, picture: ClipPicture) -> None:
+    for place, (panel, frame) in enumerate(zip(row, picture.frames, strict=True)):
+        panel.set_title(f"{picture.seconds[frame]:.2f} s", fontsize=7)
+        if picture.seen is not None:
+            panel.imshow(picture.seen[place])
+    row[0].set_ylabel("input", fontsize=8)
+    if picture.seen is None:
+        text = f"no frames: {picture.unseen_reason}"
+        label = row[0].text(0.05, 0.5, text, fontsize=7, transform=row[0].transAxes, zorder=9)
+        label.set_in_layout(False)  # it may run over its neighbours
+
+
+def _draw_similarity(area: Any, picture: ClipPicture) -> None:
+    matrix, curve = area.subplots(1, 2, width_ratios=[1, 1.8])
+    last = float(picture.seconds[-1])
+    first = float(picture.seconds[0])
+    image = matrix.imshow(
+        picture.similarity, cmap="viridis", extent=(first, last, last, first), aspect="auto"
+    )
+    matrix.set(xlabel="time (s)", ylabel="time (s)")
+    matrix.set_title("cosine of the CLS tokens", fontsize=8)
+    area.colorbar(image, ax=matrix)
+    curve.plot(picture.seconds[1:], np.diagonal(picture.similarity, offset=1), linewidth=1)
+    curve.set(xlabel="time (s)", ylabel="cosine")
+    curve.set_title("each frame and the one before", fontsize=8)
+    curve.grid(alpha=0.3)

@@ -1,0 +1,238 @@
+"""The two decoders behind `video.decode`: PyAV, and decord with its known faults guarded."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenreel.extract.video.damage import DamageWatch, errors_so_far
+from tokenreel.extract.video.decode import DecodedFrame, VideoError, VideoInfo
+
+__all__ = ["frame_of", "opened", "probe_pyav", "read_decord", "read_pyav", "ticks_of"]
+
+DECORD_LIMIT_BYTES = 2**30  # decord reads ahead without bound, so a whole video must fit
+DECORD_REFUSES = {"av1"}  # its FFmpeg 4.1 has no decoder for it
+DECORD_REFUSES_CONTAINERS = {"mpegts"}  # hangs for ever on valid files
+SLOTTED_CONTAINERS = {"avi"}
+GREYING = {"mjpeg"}  # codecs of which FFmpeg fills a damaged frame up, and marks it as sound
+REPEATS_TOLERATED = 1e-6  # decord raises at the first frame it would fill with a neighbour
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[Any, Any]]:
+    """The file and its video stream, decoding in one thread.
+
+    Raises:
+        VideoError: stage "open": it cannot be opened, or has no video stream.
+    """
+    import av
+
+    try:
+        container = av.open(str(path.absolute()))  # a name may look like a protocol
+    except (av.FFmpegError, UnicodeError) as error:
+        raise VideoError(_reason(error), stage="open") from error
+    with container:
+        stream = _video_stream(container)
+        stream.thread_type = "NONE"
+        if stream.codec_context.name in GREYING:
+            stream.codec_context.options = {"err_detect": "explode"}
+        yield container, stream
+
+
+def probe_pyav(path: Path) -> VideoInfo:
+    """Read the header with PyAV."""
+    with opened(path) as (container, stream):
+        return _info(container, stream)
+
+
+def read_pyav(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
+    """Yield the frames of a video with PyAV, one thread, memory of a few frames."""
+    for frame, index in _frames(path):
+        yield frame_of(frame, index, ticks_of(frame, index, info))
+
+
+def frame_of(frame: Any, index: int, ticks: int) -> DecodedFrame:
+    """A frame of PyAV, turned as a player would; its pixels are made when they are asked for."""
+    turns = frame.rotation // 90
+
+    def pixels() -> NDArray[np.uint8]:
+        turned: NDArray[np.uint8] = np.rot90(frame.to_ndarray(format="rgb24"), k=turns)
+        return turned
+
+    size = (frame.height, frame.width) if turns % 2 == 0 else (frame.width, frame.height)
+    return DecodedFrame(pixels, size, index, ticks)
+
+
+def _frames(path: Path) -> Iterator[tuple[Any, int]]:
+    """Decoded frames of PyAV, with their index; a sign of damage raises."""
+    import av
+
+    index, num_errors = -1, errors_so_far()
+    with opened(path) as (container, stream):
+        watch = DamageWatch(container, stream, num_errors)
+        try:
+            for packet in container.demux(stream):
+                watch.sent(packet, index)
+                for frame in packet.decode():
+                    index += 1
+                    watch.got(frame, index)
+                    yield frame, index
+            watch.end(index)
+        except (av.FFmpegError, UnicodeError) as error:
+            raise VideoError(
+                f"{_reason(error)} after {index + 1} frames", frame=index, final=False
+            ) from error
+
+
+def is_outlasted(path: Path, info: VideoInfo, seconds: float) -> bool:
+    """Whether a sound goes on after the last packet of the video, to this time at least.
+
+    In a file that was cut short both end at the cut.
+    """
+    import av
+
+    start_seconds = float(info.start_ticks * info.time_base)
+    reached = False
+    try:
+        with opened(path) as (container, stream):
+            for packet in container.demux():
+                if packet.pts is None:
+                    continue
+                if packet.stream_index == stream.index:
+                    reached = False
+                else:
+                    end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                    reached = reached or end - start_seconds >= seconds
+    except av.FFmpegError:
+        return False
+    return reached
+
+
+def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
+    """Yield the frames of a video with decord, forwards only.
+
+    FFmpeg runs beside it, without making pixels, for the times and the corrupt flags: decord has
+    no flags, and on edit lists it would repeat frames that do not exist.
+
+    Raises:
+        VideoError: also where decord is known to hang, to have no codec or to take more than
+            1 GiB of memory, and where it would repeat a frame instead of decoding it.
+    """
+    if info.codec in DECORD_REFUSES or info.container in DECORD_REFUSES_CONTAINERS:
+        raise _refusal(f"does not read {info.codec} in {info.container}")
+    frame_bytes = info.width * info.height * 3
+    _require_room(frame_bytes * (info.duration_seconds or 0.0) * float(info.rate or 0))
+    try:
+        import decord
+    except ImportError as error:
+        raise _refusal("is not installed") from error
+    index = -1
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        reader = decord.VideoReader(
+            str(path.absolute()), num_threads=1, fault_tol=REPEATS_TOLERATED
+        )
+        _require_room(len(reader) * frame_bytes)
+        for index, ticks in enumerate(_times(path, info)):
+            frame = reader.next()
+            yield DecodedFrame(frame.asnumpy, frame.shape[:2], index, ticks)
+    except StopIteration as error:
+        raise _refusal(f"ends after {index} frames") from error
+    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
+        raise _refusal(f"fails after {max(index, 0)} frames: {_reason(error)}") from error
+
+
+def _require_room(num_bytes: float) -> None:
+    """Refuse a video that decord would hold all of; by its header first, which costs nothing."""
+    if num_bytes > DECORD_LIMIT_BYTES:
+        raise _refusal(f"would hold {num_bytes / 2**30:.1f} GiB of frames")
+
+
+def _refusal(reason: str) -> VideoError:
+    return VideoError(f"decord {reason}: use pyav", final=False)
+
+
+def _times(path: Path, info: VideoInfo) -> Iterator[int]:
+    """Ticks of each frame, from PyAV, which makes no pixels."""
+    for frame, index in _frames(path):
+        yield ticks_of(frame, index, info)
+
+
+def ticks_of(frame: Any, index: int, info: VideoInfo) -> int:
+    """Time of a frame.  AVI holds no times, only slots of one length: B-frames confuse FFmpeg's."""
+    if info.container in SLOTTED_CONTAINERS and info.rate:
+        return round(index / info.rate / info.time_base)
+    if frame.pts is None:
+        raise VideoError(f"frame {index} has no time", frame=index)
+    return _rescale(frame.pts, frame.time_base, info.time_base) - info.start_ticks
+
+
+def _video_stream(container: Any) -> Any:
+    stream = container.streams.best("video")
+    if stream is None:
+        raise VideoError("has no video stream", stage="open")
+    if stream.disposition.name and "ATTACHED_PIC" in stream.disposition.name.upper():
+        raise VideoError("has no video stream, only a cover picture", stage="open")
+    if stream.codec_context is None:
+        raise VideoError("has a video stream of an unknown codec", stage="open")
+    return stream
+
+
+def _info(container: Any, stream: Any) -> VideoInfo:
+    base: Fraction = stream.time_base
+    start = container.start_time
+    start_ticks = 0 if start is None else _rescale(start, Fraction(1, 1_000_000), base)
+    duration, is_files = _duration_seconds(container, stream)
+    return VideoInfo(
+        width=stream.codec_context.width,
+        height=stream.codec_context.height,
+        codec=stream.codec_context.codec.canonical_name,
+        time_base=base,
+        start_ticks=start_ticks,
+        duration_seconds=duration,
+        is_duration_shared=is_files and len(container.streams) > 1,
+        rate=stream.average_rate,
+        container=container.format.name,
+        header_frames=stream.frames,
+    )
+
+
+def _duration_seconds(container: Any, stream: Any) -> tuple[float | None, bool]:
+    """Seconds from the start of the file to the end of the video stream, where a header says.
+
+    And whether only the file's own end is known.
+    """
+    file_start = Fraction(container.start_time or 0, 1_000_000)
+    if stream.duration is not None:
+        start = (stream.start_time or 0) * stream.time_base
+        return float(stream.duration * stream.time_base + start - file_start), False
+    # FFmpeg writes the time at which a stream of Matroska ends, not how long it lasts.
+    before = float(file_start) if "matroska" in container.format.name else 0.0
+    tagged = _tagged_seconds(stream.metadata.get("DURATION", ""))
+    if tagged is not None:
+        return tagged - before, False
+    return (None if container.duration is None else container.duration / 1_000_000 - before), True
+
+
+def _tagged_seconds(text: str) -> float | None:
+    """Seconds of Matroska's "00:00:10.381000000"."""
+    parts = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d*)?)", text, re.ASCII)
+    if parts is None:
+        return None
+    hours, minutes, seconds = (float(part) for part in parts.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def _rescale(ticks: int, base: Fraction, wanted: Fraction) -> int:
+    return ticks if base == wanted else round(ticks * base / wanted)
+
+
+def _reason(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    without_place = re.sub(r"\[[0-9:]+\] \S+:\d+: ", "", str(text))  # decord's source lines
+    return " ".join(without_place.split())[:120]

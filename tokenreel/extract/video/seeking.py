@@ -1,0 +1,189 @@
+"""Start in the middle of a video, where that is known to give the frames of a read from its start.
+
+A source of FineGym lasts hours and holds dozens of clips: reading each from the first frame on
+would decode the source dozens of times.  A seek is only believed of a file that has earned it:
+
+- MP4 and Matroska, and codecs of which one packet is one frame;
+- a scan of its packets (no decoding) gives the times of all frames, hence the place of each;
+- decoding starts at a key frame before which, in the file, no later time stands, and gives that
+  frame first: FFmpeg drops the leading frames of an open group of pictures, made from what is not
+  there;
+- frames around the second key frame were decoded both ways, from the start and after a seek, and
+  were the same pixels at the same times, one for each packet;
+- every frame read has the time that the scan says is next.
+
+Where one of them fails, the video is read from its first frame, and the log says so.
+"""
+
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenreel.extract.video.damage import is_paired
+from tokenreel.extract.video.decode import DecodedFrame, VideoError, VideoInfo
+from tokenreel.extract.video.decoders import frame_of, opened, read_pyav, ticks_of
+from tokenreel.extract.video.packets import PacketIndex, Untrusted, scan_packets
+
+__all__ = ["forget", "read_pyav_from", "trusted_index"]
+
+log = logging.getLogger(__name__)
+
+TRIAL_FRAMES = 16  # frames compared around the second key frame
+REMEMBERED = 8  # files
+TRIES = 3  # key frames to try, each before the last, when a seek lands after the one it was for
+
+
+_examined: "OrderedDict[tuple[object, ...], PacketIndex | str]" = OrderedDict()
+
+
+def read_pyav_from(
+    path: Path, info: VideoInfo, start_ticks: Fraction, alive: Callable[[], None]
+) -> Iterator[DecodedFrame]:
+    """Yield the frames of a video from a time on, and perhaps some before it, with PyAV.
+
+    Args:
+        path: the video.
+        info: of it.
+        start_ticks: time from which frames are wanted.
+        alive: called now and then while the file is examined, which may take long.
+
+    Yields:
+        The frames that read_pyav yields, pixels, times and index alike, without the first ones.
+    """
+    yielded = -1
+    try:
+        index = trusted_index(path, info, alive)
+        key = index.key_before(start_ticks + info.start_ticks)
+        if key > 0:
+            for frame in _read_from_key(path, info, index, key):
+                yielded = frame.index
+                yield frame
+            return
+    except Untrusted as reason:
+        _say_once(path, str(reason))
+    for frame in read_pyav(path, info):
+        if frame.index > yielded:
+            yield frame
+
+
+@lru_cache(maxsize=1024)
+def _say_once(path: Path, reason: str) -> None:
+    log.warning("%s: %s; its clips are read from its first frame on", path.name, reason)
+
+
+def trusted_index(path: Path, info: VideoInfo, alive: Callable[[], None]) -> PacketIndex:
+    """The packets of a file that has passed every test above; the last files are remembered.
+
+    Raises:
+        Untrusted: it has not.
+    """
+    status = path.stat()
+    key = path, info, status.st_size, status.st_mtime_ns  # a file that was replaced is another
+    found = _examined.pop(key, None) or _examine(path, info, alive)
+    _examined[key] = found
+    if len(_examined) > REMEMBERED:
+        _examined.popitem(last=False)
+    if isinstance(found, str):
+        raise Untrusted(found)
+    return found
+
+
+def forget() -> None:
+    """Forget the files that were examined."""
+    _examined.clear()
+
+
+def _examine(path: Path, info: VideoInfo, alive: Callable[[], None]) -> PacketIndex | str:
+    """The packets, or the reason why seeking is not to be believed."""
+    try:
+        if not is_paired(info.container, info.codec):
+            raise Untrusted(f"no exact seek in {info.codec} in {info.container}")
+        index = scan_packets(path, alive)
+        if len(index.keys) > 1:
+            _try_out(path, info, index, alive)
+    except Untrusted as reason:
+        return str(reason)
+    except VideoError as error:
+        return f"its packets cannot be read to the end: {error}"
+    return index
+
+
+def _try_out(path: Path, info: VideoInfo, index: PacketIndex, alive: Callable[[], None]) -> None:
+    """Decode the frames around the second key frame both ways and compare them."""
+    first = int(np.searchsorted(index.shown, index.first_pts[1]))
+    stop = min(first + TRIAL_FRAMES, len(index.shown))
+    wanted = []
+    for frame in islice(read_pyav(path, info), stop):
+        alive()
+        if frame.ticks + info.start_ticks != index.shown[frame.index]:
+            raise Untrusted(f"frame {frame.index} is not at the time of its packet")
+        if frame.index >= first:
+            wanted.append((frame.ticks, _digest(frame)))
+    after = islice(_read_from_key(path, info, index, 1, tries=1), stop - first)
+    found = [(frame.ticks, _digest(frame)) for frame in after]
+    if found != wanted:
+        raise Untrusted("frames after a seek are not those of a read from the start")
+
+
+def _digest(frame: DecodedFrame) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(frame.pixels).data).digest()
+
+
+def _read_from_key(
+    path: Path, info: VideoInfo, index: PacketIndex, key: int, *, tries: int = TRIES
+) -> Iterator[DecodedFrame]:
+    """Frames from a key frame on, or from an earlier one where the seek lands there.
+
+    Raises:
+        Untrusted: the seek lands elsewhere, or a frame has not the time that is next.
+    """
+    import av
+
+    try:
+        with opened(path) as (container, stream):
+            packets, landed = _land(container, stream, index, key, tries)
+            number = int(np.searchsorted(index.shown, index.pts[landed]))
+            for packet in packets:
+                for frame in packet.decode():
+                    ticks = ticks_of(frame, number, info)
+                    pts = ticks + info.start_ticks
+                    if frame.is_corrupt:
+                        raise Untrusted(f"frame {number} is marked corrupt")
+                    if number >= len(index.shown) or pts != index.shown[number]:
+                        raise Untrusted(f"frame {number} is not at the time of its packet")
+                    yield frame_of(frame, number, ticks)
+                    number += 1
+            if number != len(index.shown):
+                raise Untrusted(f"{number} frames of {len(index.shown)} packets")
+    except (VideoError, av.FFmpegError, ValueError) as error:
+        raise Untrusted(f"after a seek: {error}") from error
+
+
+def _land(
+    container: Any, stream: Any, index: PacketIndex, key: int, tries: int
+) -> tuple[Iterator[Any], int]:
+    """Seek, and find which packet comes first; gives it back with those after it."""
+    keys = dict(zip(index.first_pts, index.keys, strict=True))
+    for number in range(key, max(key - tries, -1), -1):
+        wanted = index.keys[number]
+        container.seek(int(index.pts[wanted]), stream=stream, backward=True, any_frame=False)
+        packets = container.demux(stream)
+        head = next(packets, None)
+        landed = None if head is None else keys.get(head.pts)
+        place = -1 if head is None or head.pos is None else head.pos
+        if landed is not None and landed <= index.keys[key] and place == index.place[landed]:
+            return _chain(head, packets), landed
+    raise Untrusted("a seek does not land on the key frame that it was for")
+
+
+def _chain(head: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield head
+    yield from rest

@@ -1,0 +1,70 @@
+"""The video of a clip as its record names it: size, SHA-256, decoder, header."""
+
+import hashlib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from tokenreel.cache.write.store_writer import SourceInfo
+from tokenreel.extract.video.decode import VideoError, VideoInfo, check_file, probe
+
+__all__ = ["SourceFiles", "decoder_version"]
+
+PACKAGE_OF = {"pyav": "av"}
+
+
+class SourceFiles:
+    """The videos below a root; each is hashed once, however many clips it holds.
+
+    Args:
+        root: of the manifest.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._hashes: dict[tuple[Path, int, int], str] = {}
+
+    def examine(self, video: str, decoder: str) -> tuple[SourceInfo, VideoInfo]:
+        """What a record says of a video that a decoder is about to read, and its header.
+
+        Raises:
+            VideoError: stage "open": it is no file that can be read, or holds no video.
+        """
+        path = self._root / video
+        check_file(path)
+        info = probe(path)
+        source = SourceInfo(
+            video=video,
+            num_bytes=path.stat().st_size,
+            sha256=self._sha256(path),
+            decoder=decoder,
+            decoder_version=decoder_version(decoder),
+            container={
+                "codec": info.codec,
+                "container": info.container,
+                "width": info.width,
+                "height": info.height,
+                "duration_seconds": info.duration_seconds,
+                "header_frames": info.header_frames,
+                "start_ticks": info.start_ticks,
+            },
+        )
+        return source, info
+
+    def _sha256(self, path: Path) -> str:
+        status = path.stat()
+        key = path, status.st_size, status.st_mtime_ns
+        if key not in self._hashes:
+            try:
+                with path.open("rb") as file:
+                    self._hashes[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise VideoError(f"cannot be read: {error.strerror}", stage="open") from error
+        return self._hashes[key]
+
+
+def decoder_version(decoder: str) -> str:
+    """Version of the library of a decoder, "absent" where it is not installed."""
+    try:
+        return version(PACKAGE_OF.get(decoder, decoder))
+    except PackageNotFoundError:
+        return "absent"
