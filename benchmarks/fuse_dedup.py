@@ -18,14 +18,14 @@ from fuse_fixture import CPU, bytes_of
 from harness import Timing, make_row, measure, quick_flag, write_rows
 
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.fuse.batches import Batch, stream_batches
-from tokenreel.fuse.config import FuseConfig
-from tokenreel.fuse.epochs import Sampling
-from tokenreel.fuse.frames import Piece
-from tokenreel.fuse.model import FusionModel, build_model
-from tokenreel.fuse.objective import batch_loss
-from tokenreel.fuse.sampling import sample_views
-from tokenreel.fuse.source import TokenSource
+from tokenreel.fuse.config.crops import sample_views
+from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.data.batches import Batch, stream_batches
+from tokenreel.fuse.data.epoch_plan import Sampling
+from tokenreel.fuse.data.frames import Piece
+from tokenreel.fuse.data.source import TokenSource
+from tokenreel.fuse.systems.mvformer import FusionModel, build_model
+from tokenreel.fuse.train.objective import batch_loss
 from tokenreel.pipeline.extraction import extract_dataset
 from tokenreel.pipeline.recipes import get_recipe
 

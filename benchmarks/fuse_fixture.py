@@ -17,17 +17,17 @@ from tokenreel.cache.format.identity import StoreRecipe
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.write.store_writer import SourceInfo, StoreWriter, create_store
-from tokenreel.fuse.config import (
+from tokenreel.fuse.config.loss import SclConfig
+from tokenreel.fuse.config.run import (
     DataConfig,
     FuseConfig,
     OptimConfig,
     PoolingConfig,
     TemporalConfig,
 )
-from tokenreel.fuse.frames import Frames, Piece
-from tokenreel.fuse.loss_config import SclConfig
-from tokenreel.fuse.run import Run
-from tokenreel.fuse.source import TokenSource
+from tokenreel.fuse.data.frames import Frames, Piece
+from tokenreel.fuse.data.source import TokenSource
+from tokenreel.fuse.train.run import Run
 
 CPU = torch.device("cpu")
 

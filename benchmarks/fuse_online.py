@@ -26,9 +26,9 @@ from tokenreel.cache.read.store_reader import ClipRecord, Store
 from tokenreel.extract.backbone.timm_backbone import Backbone, backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.preview.show import frames_as_seen
-from tokenreel.fuse.batches import Batch, make_batch
-from tokenreel.fuse.run import Run
-from tokenreel.fuse.source import TokenSource
+from tokenreel.fuse.data.batches import Batch, make_batch
+from tokenreel.fuse.data.source import TokenSource
+from tokenreel.fuse.train.run import Run
 from tokenreel.pipeline.datasets.render import render_clip, write_script
 from tokenreel.pipeline.extraction import extract_dataset
 

@@ -28,10 +28,10 @@ from tokenreel.cache.read.store_reader import ClipRecord
 from tokenreel.extract.backbone.timm_backbone import Backbone, backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.flow.devices import compile_blocks
-from tokenreel.fuse.batches import Batch, make_batch, stream_batches
-from tokenreel.fuse.config import FuseConfig
-from tokenreel.fuse.run import Run
-from tokenreel.fuse.source import TokenSource
+from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.data.batches import Batch, make_batch, stream_batches
+from tokenreel.fuse.data.source import TokenSource
+from tokenreel.fuse.train.run import Run
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import get_recipe
 

@@ -30,11 +30,11 @@ from kernels_fixture import (
 )
 from torch import Tensor
 
-from tokenreel.fuse.config import DataConfig, FuseConfig, PoolingConfig, TemporalConfig
+from tokenreel.fuse.config.run import DataConfig, FuseConfig, PoolingConfig, TemporalConfig
 from tokenreel.fuse.kernels import CodedTokens, Padding
+from tokenreel.fuse.layers.temporal import TemporalFusion
 from tokenreel.fuse.losses.scl import sequence_contrastive_loss
-from tokenreel.fuse.model import FusionModel, build_model
-from tokenreel.fuse.temporal import TemporalFusion
+from tokenreel.fuse.systems.mvformer import FusionModel, build_model
 
 PUBLISHED = TemporalConfig(fc_width=1536, embedding=256, output="avg")  # FineGym99's
 BOUND_BYTES = 16e9
@@ -103,7 +103,7 @@ def _training(clips: int, frames: int, entities: int, device: torch.device) -> l
             wait(device)
 
         def train_published(train: Callable[[], None] = train) -> None:
-            with patch("tokenreel.fuse.temporal.padded_attention", publish_scores):
+            with patch("tokenreel.fuse.layers.temporal.padded_attention", publish_scores):
                 train()
 
         repeats = 5 if device.type == "cuda" else 3  # 4 s each on a CPU

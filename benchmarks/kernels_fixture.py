@@ -20,7 +20,7 @@ from harness import K, Row, Timing, cpu_name, make_row, measure
 from torch import Tensor
 
 from tokenreel.fuse.kernels import CodedTokens, QueryWeights, pooled_attention
-from tokenreel.fuse.kernels.reference import project_and_attend
+from tokenreel.fuse.kernels.attention.reference import project_and_attend
 
 CHANNELS = 384  # of a query and of an entity, as published
 TOGETHER = {"cpu": 0.15, "cuda": 0.02}  # seconds of calls that are timed as one

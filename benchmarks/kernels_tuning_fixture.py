@@ -17,9 +17,10 @@ import torch
 from kernels_fixture import Case, make_case
 from kernels_fixture import wait as wait_for
 
-from tokenreel.fuse.kernels import absorbed, choose, launch, tuned
-from tokenreel.fuse.kernels.tuned import Sizes
-from tokenreel.fuse.kernels.weights import absorb_queries
+from tokenreel.fuse.kernels.attention import absorbed, choose
+from tokenreel.fuse.kernels.attention.weights import absorb_queries
+from tokenreel.fuse.kernels.triton.kernel import launch, tuned
+from tokenreel.fuse.kernels.triton.tuned import Sizes
 
 Job = tuple[Case, str, Sizes]
 

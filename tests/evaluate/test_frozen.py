@@ -77,7 +77,7 @@ def test_the_pooled_files_are_evaluated_as_any_run(store, tmp_path):
 
 
 def test_standardising_is_what_the_frozen_recipe_does():
-    fuse = pytest.importorskip("tokenreel.fuse.embed")
+    fuse = pytest.importorskip("tokenreel.fuse.embed.embed")
     clips = labelled_clips(noise=1.0)
     for ours, theirs in zip(standardise(clips), fuse.standardise(clips), strict=True):
         np.testing.assert_array_equal(ours.embeddings, theirs.embeddings)

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.fuse.tiny import tiny_config, write_store
-from tokenreel.fuse.train import train
+from tokenreel.fuse.train.train import train
 
 
 @pytest.fixture(scope="session")

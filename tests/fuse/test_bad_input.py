@@ -12,16 +12,22 @@ from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import Damaged, UsageError, WrongRecipe
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.fuse import run as run_module
-from tokenreel.fuse.about import describe_run
-from tokenreel.fuse.config import AugmentConfig, DataConfig, FuseConfig, OptimConfig, PoolingConfig
-from tokenreel.fuse.embed import embed_run
-from tokenreel.fuse.folder import RunFolder, RunLocked
-from tokenreel.fuse.loss_config import CrossEntropyConfig, TccConfig, VspConfig
-from tokenreel.fuse.needs import require_store
-from tokenreel.fuse.objective import batch_loss
-from tokenreel.fuse.sweep import Job, train_together
-from tokenreel.fuse.train import train
+from tokenreel.fuse.config.loss import CrossEntropyConfig, TccConfig, VspConfig
+from tokenreel.fuse.config.run import (
+    AugmentConfig,
+    DataConfig,
+    FuseConfig,
+    OptimConfig,
+    PoolingConfig,
+)
+from tokenreel.fuse.data.requirements import require_store
+from tokenreel.fuse.embed.embed import embed_run
+from tokenreel.fuse.runs.provenance import describe_run
+from tokenreel.fuse.runs.run_folder import RunFolder, RunLocked
+from tokenreel.fuse.train.objective import batch_loss
+from tokenreel.fuse.train.sweep import Job, train_together
+from tokenreel.fuse.train.train import run as run_module
+from tokenreel.fuse.train.train import train
 
 CPU = torch.device("cpu")
 

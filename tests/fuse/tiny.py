@@ -9,7 +9,7 @@ from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
 from tokenreel.cache.format.identity import StoreRecipe
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.write.store_writer import SourceInfo, StoreWriter, create_store
-from tokenreel.fuse.config import (
+from tokenreel.fuse.config.run import (
     DataConfig,
     FuseConfig,
     OptimConfig,

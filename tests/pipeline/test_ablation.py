@@ -15,7 +15,7 @@ from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.evaluate.table import MEAN, Score
 from tokenreel.extract.backbone.timm_backbone import backbone_shape
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.fuse import sweep
+from tokenreel.fuse.train.train import sweep
 from tokenreel.pipeline import recipes
 from tokenreel.pipeline.ablation_plan import plan_jobs, plan_rows, substitutes
 from tokenreel.pipeline.ablation_table import (

@@ -6,8 +6,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.fuse.config import FuseConfig
-from tokenreel.fuse.loss_config import LavConfig
+from tokenreel.fuse.config.loss import LavConfig
+from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.pipeline.override import apply_overrides, expand_grid
 
 

@@ -8,9 +8,9 @@ from tests.fuse.tiny import write_store
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.evaluate.config import EvaluateConfig, resolve
-from tokenreel.fuse.model import build_model
-from tokenreel.fuse.needs import blocks_of, for_store
-from tokenreel.fuse.sweep import train_together
+from tokenreel.fuse.data.requirements import blocks_of, for_store
+from tokenreel.fuse.systems.mvformer import build_model
+from tokenreel.fuse.train.sweep import train_together
 from tokenreel.pipeline.recipes import RECIPES, TABLES, describe, get_recipe
 from tokenreel.pipeline.training import make_job, run_name
 

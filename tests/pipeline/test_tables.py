@@ -5,7 +5,7 @@ The numbers are typed from the papers, not taken from the recipes.
 
 import pytest
 
-from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.pipeline.recipes import RECIPES, TABLES, get_recipe
 
 P, G = ("classification", "progression", "tau", "ap@5"), ("classification",)

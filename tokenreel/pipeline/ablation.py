@@ -13,7 +13,7 @@ from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.evaluate.config import EvaluateConfig
 from tokenreel.evaluate.suite import evaluate_files
-from tokenreel.fuse.sweep import RunResult, train_together
+from tokenreel.fuse.train.sweep import RunResult, train_together
 from tokenreel.pipeline.ablation_plan import plan_jobs, plan_rows, substitutes
 from tokenreel.pipeline.ablation_table import Row, ablation_csv, format_ablation, values_of_rows
 from tokenreel.pipeline.run import EMBEDDINGS, RESULTS, RUNS

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tokenreel.cache.errors import StoreError, UsageError
 from tokenreel.cache.read.store_reader import Store, open_store
-from tokenreel.fuse.needs import require_store
-from tokenreel.fuse.sweep import Job
+from tokenreel.fuse.data.requirements import require_store
+from tokenreel.fuse.train.sweep import Job
 from tokenreel.pipeline.ablation_table import Row
 from tokenreel.pipeline.override import expand_grid, nearest
 from tokenreel.pipeline.recipes import RECIPES, TABLES, get_recipe

@@ -23,9 +23,9 @@ from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.evaluate.report.movie import write_movie
 from tokenreel.extract.preview.show import frames_as_seen
 from tokenreel.extract.video.decode import VideoError
-from tokenreel.fuse.about import read_about
-from tokenreel.fuse.attend import ClipAttention, attend
-from tokenreel.fuse.distributed import find_device
+from tokenreel.fuse.distributed.world import find_device
+from tokenreel.fuse.embed.attend import ClipAttention, attend
+from tokenreel.fuse.runs.provenance import read_about
 from tokenreel.pipeline.override import nearest
 from tokenreel.pipeline.run import DATA, STORES
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.fuse.about import read_about
-from tokenreel.fuse.distributed import find_device
-from tokenreel.fuse.embed import embed_run
-from tokenreel.fuse.sweep import Job, RunResult
-from tokenreel.fuse.train import train
+from tokenreel.fuse.distributed.world import find_device
+from tokenreel.fuse.embed.embed import embed_run
+from tokenreel.fuse.runs.provenance import read_about
+from tokenreel.fuse.train.sweep import Job, RunResult
+from tokenreel.fuse.train.train import train
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import get_recipe
 from tokenreel.pipeline.recipes.parts import PROTOCOLS

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tokenreel.fuse.kernels import tuned
-from tokenreel.fuse.kernels.tuned import Sizes
+from tokenreel.fuse.kernels.triton.kernel import tuned
+from tokenreel.fuse.kernels.triton.tuned import Sizes
 
 ROOT = Path(__file__).parents[3]
 

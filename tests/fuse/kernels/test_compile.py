@@ -19,10 +19,10 @@ import triton.language as tl  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from tokenreel.fuse.kernels import triton as kernels  # noqa: E402
-from tokenreel.fuse.kernels.digits import split_kernel  # noqa: E402
-from tokenreel.fuse.kernels.launch import GROUP  # noqa: E402
-from tokenreel.fuse.kernels.tuned import Sizes, default_sizes  # noqa: E402
+from tokenreel.fuse.kernels.triton.digits import split_kernel  # noqa: E402
+from tokenreel.fuse.kernels.triton.kernel import kernel as kernels
+from tokenreel.fuse.kernels.triton.launch import GROUP  # noqa: E402
+from tokenreel.fuse.kernels.triton.tuned import Sizes, default_sizes  # noqa: E402
 
 KERNELS = {"forward": kernels.pool_kernel, "backward": kernels.pool_backward_kernel}
 FLOAT = {"int8": "i8", "float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}

@@ -18,17 +18,10 @@ import torch
 from numba.core.caching import FunctionCache
 
 from tests.fuse.kernels.cases import error, gradients, in_float64, make_tokens, make_weights
-from tokenreel.fuse.kernels import (
-    CodedTokens,
-    absorbed,
-    choose,
-    compiled,
-    kept,
-    layout,
-    loops,
-    ops,
-    pooled_attention,
-)
+from tokenreel.fuse.kernels import CodedTokens, ops, pooled_attention
+from tokenreel.fuse.kernels.attention import absorbed, choose
+from tokenreel.fuse.kernels.cpu import compiled, layout, loops
+from tokenreel.fuse.kernels.cpu import numba_cache as kept
 
 DTYPES = [torch.int8, torch.float16, torch.bfloat16, torch.float32]
 
@@ -361,7 +354,7 @@ DIGEST = """
 import hashlib, torch
 from tests.fuse.kernels.test_compiled import rows_for, run
 from tests.fuse.kernels.cases import make_tokens
-from tokenreel.fuse.kernels import compiled, loops
+from tokenreel.fuse.kernels.cpu import compiled, loops
 tokens = make_tokens(torch.int8, frames=64, tokens=49, widths=(192,))
 found = run(compiled, tokens, rows_for(tokens, 3))
 print([hashlib.sha256(part.numpy().tobytes()).hexdigest() for part in found])

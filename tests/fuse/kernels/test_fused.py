@@ -23,9 +23,11 @@ from tests.fuse.kernels.cases import (
     move,
     parameters,
 )
-from tokenreel.fuse.kernels import absorbed, choose, launch, pooled_attention
-from tokenreel.fuse.kernels.digits import LOW_WEIGHT, split_digits
-from tokenreel.fuse.kernels.tuned import Sizes
+from tokenreel.fuse.kernels import pooled_attention
+from tokenreel.fuse.kernels.attention import absorbed, choose
+from tokenreel.fuse.kernels.triton.digits import LOW_WEIGHT, split_digits
+from tokenreel.fuse.kernels.triton.kernel import launch
+from tokenreel.fuse.kernels.triton.tuned import Sizes
 
 DEVICE = "cpu" if choose.is_interpreted() else "cuda"
 pytestmark = [] if choose.is_interpreted() else [pytest.mark.gpu]

@@ -17,14 +17,9 @@ from tests.fuse.kernels.cases import (
     make_weights,
     move,
 )
-from tokenreel.fuse.kernels import (
-    Padding,
-    Pooled,
-    padded,
-    padded_attention,
-    pooled_attention,
-)
-from tokenreel.fuse.kernels.reference import project_and_attend
+from tokenreel.fuse.kernels import Padding, Pooled, padded_attention, pooled_attention
+from tokenreel.fuse.kernels.attention import padded
+from tokenreel.fuse.kernels.attention.reference import project_and_attend
 
 pytestmark = [
     pytest.mark.gpu,
@@ -136,7 +131,7 @@ def test_frames_past_2_to_the_31_bytes_are_read_and_written_where_they_lie():
     codes[-1].random_(-127, 128)
     scales = torch.full((frames, 784), 0.01, device="cuda")
     queries = torch.randn(3, 768, device="cuda")
-    from tokenreel.fuse.kernels import launch  # needs Triton
+    from tokenreel.fuse.kernels.triton.kernel import launch
 
     pooled, scores, lse = launch.pool([codes], queries, [scales], None)
     alone = launch.pool([codes[-1:]], queries, [scales[-1:]], None, splits=1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenreel.fuse.loss_config import SclConfig
+from tokenreel.fuse.config.loss import SclConfig
 from tokenreel.fuse.losses.inputs import LossInput
 from tokenreel.fuse.losses.scl import gaussian_labels, scl, sequence_contrastive_loss
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from tokenreel.fuse.kernels import ops
-from tokenreel.fuse.kernels.choose import say_reference, wanted_word
-from tokenreel.fuse.kernels.padded import Padding, padded_attention
-from tokenreel.fuse.kernels.reference import keep_first, project_and_attend
-from tokenreel.fuse.kernels.tokens import CodedTokens, Folding, check_tokens
-from tokenreel.fuse.kernels.weights import (
+from tokenreel.fuse.kernels.attention.choose import say_reference, wanted_word
+from tokenreel.fuse.kernels.attention.padded import Padding, padded_attention
+from tokenreel.fuse.kernels.attention.reference import keep_first, project_and_attend
+from tokenreel.fuse.kernels.attention.tokens import CodedTokens, Folding, check_tokens
+from tokenreel.fuse.kernels.attention.weights import (
     QueryWeights,
     absorb_queries,
     apply_values,

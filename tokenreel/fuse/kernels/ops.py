@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenreel.fuse.kernels import absorbed
-from tokenreel.fuse.kernels.choose import CannotRun, decide, fall_back, loops_obstacle
-from tokenreel.fuse.kernels.tokens import width_of
+from tokenreel.fuse.kernels.attention import absorbed
+from tokenreel.fuse.kernels.attention.choose import CannotRun, decide, fall_back, loops_obstacle
+from tokenreel.fuse.kernels.attention.tokens import width_of
 
 __all__ = ["dots", "mix", "pool", "pool_backward"]
 
@@ -27,7 +27,7 @@ def pool(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Absorbed attention: pooled codes (F, E, d), scores (F, E, N) and their lse (F, E).
 
-    Args and the meaning of the results: :func:`tokenreel.fuse.kernels.absorbed.pool`; the
+    Args and the meaning of the results: :func:`tokenreel.fuse.kernels.attention.absorbed.pool`; the
     implementation is "auto", "absorbed" or "triton".  Gradient: of `queries` alone.
 
     Raises:
@@ -36,7 +36,7 @@ def pool(
     """
     require_finite(scales)
     if decide(codes, queries, implementation) == "triton":
-        from tokenreel.fuse.kernels.launch import pool as fused_pool
+        from tokenreel.fuse.kernels.triton.launch import pool as fused_pool
 
         try:
             return fused_pool(codes, queries, scales, hidden)
@@ -70,7 +70,7 @@ def pool_backward(
     """Gradient of the queries of :func:`pool`: (E, d) where shared by all frames, or (F, E, d)."""
     outputs = (pooled, scores, lse)
     if decide(codes, gradient, implementation) == "triton":
-        from tokenreel.fuse.kernels.launch import pool_backward as fused_backward
+        from tokenreel.fuse.kernels.triton.launch import pool_backward as fused_backward
 
         try:
             return fused_backward(codes, gradient, scales, outputs, shared=shared)
@@ -92,7 +92,7 @@ def _absorbed(codes: Sequence[Tensor]) -> ModuleType:
     if reason is not None:
         fall_back(reason)
         return absorbed
-    from tokenreel.fuse.kernels import compiled
+    from tokenreel.fuse.kernels.cpu import compiled
 
     return compiled
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional
 
-from tokenreel.fuse.loss_config import CrossEntropyConfig
+from tokenreel.fuse.config.loss import CrossEntropyConfig
 from tokenreel.fuse.losses.inputs import LossInput
 
 __all__ = ["cross_entropy", "frame_classification_loss"]

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tokenreel.fuse.loss_config import GtaConfig
+from tokenreel.fuse.config.loss import GtaConfig
 from tokenreel.fuse.losses.dtw import expected_minimum, path_table, soft_minimum
 from tokenreel.fuse.losses.inputs import LossInput, masked_mean
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tokenreel.fuse.loss_config import CrossEntropyConfig, LossConfig, SalConfig, SclConfig
+from tokenreel.fuse.config.loss import CrossEntropyConfig, LossConfig, SalConfig, SclConfig
 
 __all__ = ["apply_head", "classes_in", "make_head"]
 

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tokenreel.fuse.loss_config import LavConfig
+from tokenreel.fuse.config.loss import LavConfig
 from tokenreel.fuse.losses.dtw import path_table, soft_minimum
 from tokenreel.fuse.losses.inputs import LossInput
 

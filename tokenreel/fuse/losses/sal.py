@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tokenreel.fuse.loss_config import SalConfig
+from tokenreel.fuse.config.loss import SalConfig
 from tokenreel.fuse.losses.inputs import LossInput
 
 __all__ = ["draw_triplets", "sal", "shuffle_and_learn_loss"]

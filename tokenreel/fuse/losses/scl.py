@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tokenreel.fuse.loss_config import SclConfig
+from tokenreel.fuse.config.loss import SclConfig
 from tokenreel.fuse.losses.inputs import LossInput
 
 __all__ = ["gaussian_labels", "scl", "sequence_contrastive_loss"]

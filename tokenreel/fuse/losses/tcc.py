@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tokenreel.fuse.loss_config import TccConfig
+from tokenreel.fuse.config.loss import TccConfig
 from tokenreel.fuse.losses.inputs import LossInput, masked_mean
 
 __all__ = ["cycle_back_logits", "tcc", "temporal_cycle_consistency_loss"]

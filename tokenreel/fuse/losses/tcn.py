@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tokenreel.fuse.loss_config import TcnConfig
+from tokenreel.fuse.config.loss import TcnConfig
 from tokenreel.fuse.losses.inputs import LossInput
 
 __all__ = ["tcn", "time_contrastive_loss"]

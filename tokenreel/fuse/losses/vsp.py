@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenreel.fuse.loss_config import VspConfig
+from tokenreel.fuse.config.loss import VspConfig
 from tokenreel.fuse.losses.inputs import LossInput
 
 __all__ = [

@@ -7,7 +7,7 @@ from math import ceil
 from typing import Literal
 
 from tokenreel.cache.format.identity import StoreRecipe
-from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.config.run import FuseConfig
 
 __all__ = [
     "IN_PERCENT", "Published", "Recipe", "as_printed", "by_labels", "describe", "documented",
@@ -148,7 +148,7 @@ def _numbers(published: Published) -> str:
 
 
 def _sampling(config: FuseConfig) -> str:
-    """Which frames a view sees, in words; what each kind is stands in fuse/sampling.py."""
+    """Which frames a view sees, in words; what each kind is stands in fuse/config/crops.py."""
     if config.model == "frozen" or not config.optim.epochs:
         return ""
     kind = config.data.sampling

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tokenreel.fuse.config import FuseConfig
-from tokenreel.fuse.loss_config import (
+from tokenreel.fuse.config.loss import (
     GtaConfig,
     LavConfig,
     SalConfig,
@@ -23,6 +22,7 @@ from tokenreel.fuse.loss_config import (
     TcnConfig,
     VspConfig,
 )
+from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes.base import Published, Recipe, percent
 from tokenreel.pipeline.recipes.parts import (

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tokenreel.fuse.config import FuseConfig
-from tokenreel.fuse.loss_config import CrossEntropyConfig, SclConfig, TccConfig, TcnConfig
+from tokenreel.fuse.config.loss import CrossEntropyConfig, SclConfig, TccConfig, TcnConfig
+from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes.base import Published, Recipe, by_labels, percent
 from tokenreel.pipeline.recipes.parts import (

@@ -7,8 +7,8 @@ blocks are counted from 0, FineGym has wider layers and 256 channels, and clips 
 
 from collections.abc import Callable, Mapping
 
-from tokenreel.fuse.config import FuseConfig, PoolingConfig
-from tokenreel.fuse.loss_config import SclConfig
+from tokenreel.fuse.config.loss import SclConfig
+from tokenreel.fuse.config.run import FuseConfig, PoolingConfig
 from tokenreel.pipeline.recipes.base import Published, Recipe, percent
 from tokenreel.pipeline.recipes.parts import (
     DINO,

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-from tokenreel.fuse.config import (
+from tokenreel.fuse.config.loss import SclConfig
+from tokenreel.fuse.config.run import (
     DataConfig,
     FuseConfig,
     OptimConfig,
     PoolingConfig,
     TemporalConfig,
 )
-from tokenreel.fuse.loss_config import SclConfig
 
 __all__ = [
     "DINO",

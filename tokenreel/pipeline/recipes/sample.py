@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tokenreel.fuse.config import (
+from tokenreel.fuse.config.run import (
     DataConfig,
     FuseConfig,
     OptimConfig,

@@ -1,0 +1,66 @@
+"""Frames as codes: what a pooling makes of them is what it makes of decoded tokens."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.fuse.kernels.cases import error, in_float64, make_weights
+from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
+from tokenreel.fuse.config.run import FuseConfig, PoolingConfig
+from tokenreel.fuse.data.frames import Decoder, Frames
+from tokenreel.fuse.kernels import CodedTokens, pooled_attention
+
+BLOCKS, GRID, DIM = (2, 5), (4, 6), 80
+CPU = torch.device("cpu")
+
+
+def make_frames(name):
+    """Seven frames of two blocks through a codec, and its channels of very different size."""
+    rng = np.random.default_rng(0)
+    spread = rng.uniform(0.1, 4, DIM).astype(np.float32)
+    tokens = {
+        block: rng.standard_normal((7, 24, DIM)).astype(np.float32) * spread + spread
+        for block in BLOCKS
+    }
+    calibration = calibrate(name, tokens, grid=GRID)
+    codec = codec_from_recipe(codec_recipe(name, calibration), calibration)
+    encoded = {b: codec.encode(part, block=b, grid=GRID) for b, part in tokens.items()}
+    codes = {b: torch.from_numpy(one.codes) for b, one in encoded.items()}
+    scales = {
+        b: torch.from_numpy(one.scales) for b, one in encoded.items() if one.scales is not None
+    }
+    return Frames(codes, scales, None, Decoder(codec, DIM))
+
+
+@pytest.mark.parametrize(
+    "name", ["fp16", "int8", "int4", "pool2+int8", "pca:24", "pca:24+int8", "pca:24+int4"]
+)
+@pytest.mark.parametrize("blocks", [None, (5,)])
+def test_codes_pool_to_what_decoded_tokens_pool_to(name, blocks):
+    frames = make_frames(name)
+    coded, floats = frames.coded(blocks), CodedTokens((frames.tokens(blocks),))
+    assert error(coded.decode(), floats.codes[0]) < 1e-6
+    weights = in_float64(make_weights(floats))
+    [found] = pooled_attention(coded, [weights])
+    [wanted] = pooled_attention(floats, [weights], implementation="reference")
+    torch.testing.assert_close(found.entities, wanted.entities, rtol=0, atol=1e-5)
+
+
+def test_codes_are_handed_over_as_they_lie():
+    frames = make_frames("int8")
+    coded = frames.to(CPU).coded((5,))
+    assert coded.codes[0].data_ptr() == frames.codes[5].data_ptr()
+    assert coded.foldings[0] is frames.coded((5,)).foldings[0]
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("lstp", CodedTokens), ("mean", torch.Tensor)])
+def test_a_model_gets_what_it_pools(kind, wanted):
+    config = FuseConfig(pooling=PoolingConfig(kind=kind, blocks=(5,)))
+    tokens = make_frames("int8").tokens_for(config)
+    assert isinstance(tokens, wanted)
+    assert tokens.num_tokens == 24 if kind == "lstp" else tokens.shape == (7, 24, DIM)
+
+
+def test_a_model_of_cls_vectors_gets_no_tokens():
+    config = FuseConfig(pooling=PoolingConfig(kind="cls"))
+    assert make_frames("int8").tokens_for(config) is None

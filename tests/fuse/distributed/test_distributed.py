@@ -1,0 +1,140 @@
+"""Two processes under torchrun train one model with the numbers of one process."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tokenreel.cache.embeddings import read_embeddings
+from tokenreel.fuse.data.batches import _share
+from tokenreel.fuse.distributed.global_layers import place_dropouts, share_layers
+from tokenreel.fuse.distributed.world import (
+    ALONE,
+    any_of,
+    from_first,
+    gather_clips,
+    world_from_torchrun,
+)
+from tokenreel.pipeline.cli.fuse import train as train_command
+from tokenreel.pipeline.training import train_recipe
+
+WORDS = [  # batches of three clips over two processes: shares of two and one
+    "data.num_frames=6", "data.batch_clips=3", "data.held_out=0.2", "pooling.num_entities=2",
+    "pooling.channels=8", "temporal.fc_width=8", "temporal.hidden=8", "temporal.heads=2",
+    "temporal.feed_forward=16", "temporal.layers=1", "temporal.embedding=4",
+    "optim.name=adam", "optim.epochs=3", "optim.warmup_epochs=0", "optim.evaluate_epochs=1",
+    # By default Adam moves a weight by the sign of its gradient, also of one that is zero but for
+    # rounding errors; an eps above every gradient makes each step as small as the gradient.
+    "optim.eps=1", "optim.lr=0.03",
+]  # fmt: skip
+
+
+OPTIONS = ["--standalone", "--no-python", "--nproc-per-node"]
+
+
+def train_in_processes(words, store, out, *, processes):
+    """`fuse train` under torchrun."""
+    fuse = [shutil.which("fuse", path=str(Path(sys.executable).parent)), "train", "sample"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *OPTIONS, str(processes)]
+    options = ["--store", str(store), "--out", str(out), "--device", "cpu"]
+    return subprocess.run(
+        [*torchrun, *fuse, *words, *options], env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+
+def test_what_is_trained_here_is_the_command_of_the_readme_and_of_the_help():
+    command = f"torchrun {' '.join(OPTIONS)} N fuse train RECIPE --store STORE"
+    assert command in (Path(__file__).parents[3] / "README.md").read_text().splitlines()
+    assert command in map(str.strip, train_command.__doc__.splitlines())
+
+
+@pytest.mark.parametrize(
+    "words", [[], pytest.param(["loss.name=sal"], marks=pytest.mark.slow)], ids=["scl", "sal"]
+)
+def test_two_processes_give_the_numbers_of_one_at_the_same_global_batch(store, tmp_path, words):
+    words = [*words, *WORDS]
+    train_recipe("sample", words, store=store, out=tmp_path / "one", device="cpu", progress=False)
+    done = train_in_processes(words, store, tmp_path / "two", processes=2)
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        [json.loads(x) for x in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 3
+    for here, there in zip(one, two, strict=True):
+        assert here == pytest.approx(there, rel=1e-5)
+    assert one[0]["loss"] > 1.01 * one[-1]["loss"]
+    one, two = (
+        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("one", "two")
+    )
+    assert one["position"] == two["position"] == [3, 0]
+    # float32 sums of two halves, over three epochs of weights about 0.1 to 1
+    torch.testing.assert_close(two["model"], one["model"], rtol=1e-5, atol=1e-5)
+    pairs = zip(
+        read_embeddings(tmp_path / "one/embeddings.h5").clips,
+        read_embeddings(tmp_path / "two/embeddings.h5").clips,
+        strict=True,
+    )
+    for here, there in pairs:
+        np.testing.assert_allclose(here.embeddings, there.embeddings, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_folder_of_another_run_ends_both_processes_with_the_field(store, tmp_path):
+    out = tmp_path / "run"
+    train_recipe("sample", [*WORDS, "seed=1"], store=store, out=out, device="cpu", progress=False)
+    done = train_in_processes(WORDS, store, out, processes=2)
+    assert done.returncode == 1
+    assert done.stderr.count("config.seed: run has 1, asked 0") == 2
+
+
+@pytest.mark.parametrize(("count", "world"), [(5, 2), (1, 2), (7, 3), (4, 4)])
+def test_the_shares_of_the_processes_are_the_whole_batch_in_order(count, world):
+    shares = [_share(count, rank, world) for rank in range(world)]
+    assert [n for share in shares for n in range(count)[share]] == list(range(count))
+    sizes = [len(range(count)[share]) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_one_process_needs_no_group():
+    x = torch.randn(3, 2)
+    assert gather_clips(x, 3, slice(0, 3), ALONE) is x
+    assert any_of(True, ALONE, x.device)
+    assert from_first({"a": 1}, ALONE) == {"a": 1}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 6])  # of a clip: its frames, its views
+def test_the_dropouts_of_the_processes_draw_what_one_process_draws(rows):
+    x = torch.randn(5 * rows, 4, 3)
+    alone = torch.nn.Sequential(torch.nn.Dropout(0.4), torch.nn.Dropout(0.4))
+    torch.manual_seed(0)
+    wanted, parts = alone(x), []
+    share_layers(alone)
+    for place in (slice(0, 3), slice(3, 3), slice(3, 5)):
+        torch.manual_seed(0)
+        place_dropouts(alone, 5, place)
+        parts.append(alone(x[place.start * rows : place.stop * rows]))
+    torch.testing.assert_close(torch.cat(parts), wanted)
+    assert (wanted == 0).any()
+    assert torch.equal(alone.eval()(x), x)
+
+
+def test_what_processes_on_gpus_send_goes_by_way_of_their_own(monkeypatch):
+    done = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.append(str(device)))
+    for name, value in {"init_process_group": None, "get_rank": 1, "get_world_size": 2}.items():
+        monkeypatch.setattr(
+            torch.distributed, name, lambda *_, n=name, v=value: (done.append(n), v)[1]
+        )
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    with world_from_torchrun(torch.device("cuda:1")) as world:
+        assert (world.rank, world.size) == (1, 2)
+    assert done[:2] == ["cuda:1", "init_process_group"]

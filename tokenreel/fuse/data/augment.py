@@ -1,0 +1,152 @@
+"""Augmentation of cached tokens, for stores that hold one view.
+
+Each view of each clip keeps a rectangle of the grid, loses some tokens and has the channels scaled,
+the same way in all of its frames: what is hidden is a mask, so nothing is copied for it.
+
+Shapes: F frames, H x W grid of N tokens, D channels, B clips, V views, T frames of a view, R frames
+that are distinct within their views.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tokenreel.fuse.config.run import AugmentConfig
+from tokenreel.fuse.kernels import CodedTokens
+
+__all__ = ["ViewTokens", "augment_views", "hidden_tokens"]
+
+ASPECT = 4 / 3  # a rectangle is at most so much longer than the grid's own shape
+
+
+@dataclass(frozen=True, eq=False)
+class ViewTokens:
+    """What the views of some clips see.
+
+    Attributes:
+        tokens: (F, N, D), as codes or floats; None where only CLS is used.
+        cls: (F, D of CLS) or None.
+        gather: int64 (B, V, T), which of the F frames each position is.
+        hidden: bool (F, N), True where a token is not seen; None where all are.
+    """
+
+    tokens: CodedTokens | Tensor | None
+    cls: Tensor | None
+    gather: Tensor
+    hidden: Tensor | None = None
+
+
+def augment_views(
+    seen: ViewTokens,
+    config: AugmentConfig,
+    *,
+    grid: tuple[int, int],
+    clip_ids: Sequence[str],
+    seed: int,
+    knows_places: bool = False,
+) -> ViewTokens:
+    """Change what each view sees; frames that views shared are apart afterwards.
+
+    Args:
+        seen: of the clips, nothing hidden.
+        config: what is done.
+        grid: rows H and columns W of the N tokens.
+        clip_ids: the B clips.
+        seed: of the run and step; with the clip and view it decides all that is drawn.
+        knows_places: whether what comes next tells the tokens of a grid apart, so that those of a
+            mirrored view, floats, are mirrored too.
+    """
+    if not clip_ids:
+        return seen
+    rows, view, gather = _apart(seen.gather)
+    rngs = [
+        np.random.default_rng([seed, zlib.crc32(clip_id.encode()), number])
+        for clip_id in clip_ids
+        for number in range(gather.shape[1])
+    ]
+    tokens, cls, hidden = seen.tokens, seen.cls, None
+    if tokens is not None:
+        masks, mirrored = zip(*(hidden_tokens(grid, config, rng) for rng in rngs), strict=True)
+        hidden = torch.from_numpy(np.stack(masks)).to(gather.device)[view]
+        tokens = _take(tokens, rows)
+        if isinstance(tokens, Tensor) and knows_places:
+            turned = tokens.unflatten(1, grid).flip(2).flatten(1, 2)
+            which = torch.tensor(mirrored, device=gather.device)[view]
+            tokens = torch.where(which[:, None, None], turned, tokens)
+        if config.noise:
+            floats = tokens.decode() if isinstance(tokens, CodedTokens) else tokens
+            # In place: the floats of a batch are the most memory of a step, and are a copy already.
+            tokens = floats.mul_(_factors(rngs, floats, config.noise)[view][:, None])
+    if cls is not None:
+        cls = cls[rows]
+        if config.noise:
+            cls = cls * _factors(rngs, cls, config.noise)[view]
+    return ViewTokens(tokens, cls, gather, hidden)
+
+
+def hidden_tokens(
+    grid: tuple[int, int], config: AugmentConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.bool_], bool]:
+    """Which tokens of a view are not seen, (N,), row by row; one is, whatever is drawn.
+
+    Args:
+        grid: rows and columns, at least 1 of each.
+        config: the share of the rectangle, of dropout, and whether views are mirrored.
+        rng: where it is drawn from.
+
+    Returns:
+        The mask, and whether the view is mirrored: the mask is already.
+    """
+    hidden = np.ones(grid, dtype=bool)
+    hidden[_rectangle(grid, config.crop, rng)] = False
+    hidden |= rng.random(grid) < config.dropout
+    if hidden.all():
+        hidden[tuple(rng.integers(grid))] = False
+    is_mirrored = config.flip and rng.random() < 0.5
+    if is_mirrored:
+        hidden = hidden[:, ::-1]  # to a pooling as good as turning every frame of tokens
+    return hidden.reshape(-1), is_mirrored
+
+
+def _rectangle(
+    grid: tuple[int, int], least: float, rng: np.random.Generator
+) -> tuple[slice, slice]:
+    """Rows and columns of a rectangle of a share of the grid between `least` and 1."""
+    share = rng.uniform(least, 1)
+    stretch = np.exp(rng.uniform(-np.log(ASPECT), np.log(ASPECT)) / 2)
+    sides = []
+    for size, factor in zip(grid, (stretch, 1 / stretch), strict=True):
+        length = int(np.clip(np.ceil(size * np.sqrt(share) * factor), 1, size))
+        start = int(rng.integers(size - length + 1))
+        sides.append(slice(start, start + length))
+    return sides[0], sides[1]
+
+
+def _apart(gather: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Distinct frames of each view: their rows among all (R,), their view (R,), a new gather."""
+    clips, views, _ = gather.shape
+    count = int(gather.max()) + 1
+    number = torch.arange(clips * views, device=gather.device).view(clips, views, 1)
+    distinct, inverse = torch.unique(gather + number * count, return_inverse=True)
+    return distinct % count, distinct // count, inverse
+
+
+def _take(tokens: CodedTokens | Tensor, rows: Tensor) -> CodedTokens | Tensor:
+    if isinstance(tokens, Tensor):
+        return tokens[rows]
+    return CodedTokens(
+        tuple(codes[rows] for codes in tokens.codes),
+        tuple(scales[rows] for scales in tokens.scales),
+        tokens.foldings,
+    )
+
+
+def _factors(rngs: Sequence[np.random.Generator], like: Tensor, deviation: float) -> Tensor:
+    """(B V, D) of each view's channels."""
+    drawn = np.stack([1 + deviation * rng.standard_normal(like.shape[-1]) for rng in rngs])
+    return torch.from_numpy(drawn).to(like)

@@ -1,0 +1,237 @@
+"""From a store to the batches of a step, read ahead in a thread.
+
+The order of the clips and the views of each are a pure function of data.seed, epoch and clip: a run
+that is resumed, or that shares its stream with others, sees what it would have seen alone.  Both
+views of a clip are one read: frames that they share, and padding that repeats the last, are read
+once.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tokenreel.cache.read.store_reader import ClipRecord
+from tokenreel.fuse.config.crops import Views, sample_views
+from tokenreel.fuse.config.run import DataConfig
+from tokenreel.fuse.data.epoch_plan import Sampling, plan_epoch
+from tokenreel.fuse.data.frames import Frames, Piece
+from tokenreel.fuse.data.prefetch import Stream
+from tokenreel.fuse.data.source import TokenSource
+
+__all__ = ["Batch", "Place", "make_batch", "stream_batches"]
+
+STORED_VIEW = 1  # the stream of random numbers of a clip that its stored views are drawn from
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One step: B clips of all processes, of which this process pools `own`.
+
+    Attributes:
+        clip_ids: the B clips.
+        frames: the F distinct frames of the own clips.
+        gather: int64 (b, 2, T): which distinct frame each position of a view of an own clip is.
+        steps: int64 (B, 2, T): the frame's number in its clip.
+        valid: bool (B, 2, T), False at padding; always on the host, which asks where it ends.
+        labels: int64 (B, 2, T): phase of each frame as a class of the store, -1 unlabelled.
+        num_frames: int64 (B,): frames of each clip.
+        actions: the B actions, "" where unknown.
+        own: which of the B clips are this process's.
+        grid: rows and columns of the tokens.
+    """
+
+    clip_ids: tuple[str, ...]
+    frames: Frames
+    gather: Tensor
+    steps: Tensor
+    valid: Tensor
+    labels: Tensor
+    num_frames: Tensor
+    actions: tuple[str, ...]
+    own: slice
+    grid: tuple[int, int]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device."""
+        arrays = (self.gather, self.steps, self.labels, self.num_frames)
+        gather, steps, labels, num_frames = (one.to(device, non_blocking=True) for one in arrays)
+        return Batch(
+            self.clip_ids, self.frames.to(device), gather, steps, self.valid, labels, num_frames,
+            self.actions, self.own, self.grid,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a run a batch belongs.
+
+    Attributes:
+        epoch: number of the pass, from 0.
+        step: number of the batch in it.
+        ends_epoch: whether it is the last of its pass.
+    """
+
+    epoch: int
+    step: int
+    ends_epoch: bool
+
+
+def make_batch(
+    source: TokenSource,
+    clips: Sequence[ClipRecord],
+    numbers: Sequence[int],
+    sampling: Sampling,
+    epoch: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
+) -> Batch:
+    """Draw the views of some clips and read their frames, into memory.
+
+    Args:
+        source: where frames come from.
+        clips: the training clips.
+        numbers: which of them.
+        sampling: order and sizes.
+        epoch: number of the pass.
+        rank: of this process; it reads its share of the clips only.
+        world: processes that share the batch.
+    """
+    chosen = [clips[number] for number in numbers]
+    views = [
+        _draw_views(record, number, sampling, epoch)
+        for number, record in zip(numbers, chosen, strict=True)
+    ]
+    own = _share(len(chosen), rank, world)
+    pieces: list[Piece] = []
+    gather: list[NDArray[np.int64]] = []
+    offset = 0
+    for number, record, view in zip(numbers[own], chosen[own], views[own], strict=True):
+        rng = np.random.default_rng([sampling.data.seed, epoch, number, STORED_VIEW])
+        stored = _stored_views(record, len(view.frames), sampling.data, rng)
+        found, where = _distinct(record, stored, view.frames)
+        pieces += found
+        gather.append(where + offset)
+        offset += sum(len(piece.frames) for piece in found)
+    labels = [
+        source.classes(record)[view.frames] for record, view in zip(chosen, views, strict=True)
+    ]
+    return Batch(
+        clip_ids=tuple(record.clip_id for record in chosen),
+        frames=source.read(pieces),
+        gather=torch.from_numpy(np.array(gather, np.int64).reshape(-1, *views[0].frames.shape)),
+        steps=torch.from_numpy(np.stack([view.frames for view in views])),
+        valid=torch.from_numpy(np.stack([view.valid for view in views])),
+        labels=torch.from_numpy(np.stack(labels)),
+        num_frames=torch.tensor([record.num_frames for record in chosen]),
+        actions=tuple(record.action for record in chosen),
+        own=own,
+        grid=source.grid,
+    )
+
+
+def _draw_views(record: ClipRecord, number: int, sampling: Sampling, epoch: int) -> Views:
+    """The frames of both views of a clip in an epoch."""
+    data = sampling.data
+    return sample_views(
+        record.num_frames,
+        data.num_frames,
+        alpha=data.alpha,
+        beta=data.beta,
+        rng=np.random.default_rng([sampling.data.seed, epoch, number]),
+        kind=data.sampling,
+        pair_window=sampling.pair_window,
+    )
+
+
+def _stored_views(
+    record: ClipRecord, count: int, data: DataConfig, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Which view of the store each of the crops of a clip is taken from, (V,)."""
+    if data.views == "clean":
+        return np.zeros(count, np.int64)
+    first = 1 if data.views == "augmented" else 0
+    views = first + rng.permutation(record.num_views - first)
+    return views[np.arange(count) % len(views)]
+
+
+def _distinct(
+    record: ClipRecord, stored: NDArray[np.int64], frames: NDArray[np.int64]
+) -> tuple[list[Piece], NDArray[np.int64]]:
+    """What to read of a clip so that no frame is read twice, and where each position is in it.
+
+    Args:
+        record: the clip.
+        stored: (V,) the store's view of each crop.
+        frames: (V, T) the frames of each crop.
+
+    Returns:
+        A piece for each view of the store that is used, and int64 (V, T).
+    """
+    pieces, gather, offset = [], np.empty_like(frames), 0
+    for one in np.unique(stored):
+        own = stored == one
+        distinct, inverse = np.unique(frames[own], return_inverse=True)
+        pieces.append(Piece(record.clip_id, int(one), distinct))
+        gather[own] = inverse.reshape(-1, frames.shape[1]) + offset
+        offset += len(distinct)
+    return pieces, gather
+
+
+def _share(count: int, rank: int, world: int) -> slice:
+    """The clips of a process: shares differ by one clip at most.
+
+    >>> [_share(5, rank, 2) for rank in range(2)]
+    [slice(0, 3, None), slice(3, 5, None)]
+    """
+    sizes = [count // world + (place < count % world) for place in range(world)]
+    return slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+
+
+def stream_batches(
+    source: TokenSource,
+    clips: Sequence[ClipRecord],
+    sampling: Sampling,
+    *,
+    start: tuple[int, int] = (0, 0),
+    epochs: int,
+    rank: int = 0,
+    world: int = 1,
+) -> Generator[tuple[Place, Batch]]:
+    """The batches of a run from a position on, each with its place, read ahead where memory allows.
+
+    Nothing here holds a batch that was taken: whoever drops it has room for the next.
+
+    Args:
+        source: where frames come from.
+        clips: the training clips.
+        sampling: order and sizes.
+        start: epoch and step of the first batch.
+        epochs: where to end.
+        rank: of this process.
+        world: processes that share each batch.
+    """
+
+    def make() -> Iterator[tuple[Place, Batch]]:
+        for epoch in range(start[0], epochs):
+            plan = plan_epoch(clips, sampling, epoch)
+            for step, numbers in enumerate(plan):
+                if (epoch, step) >= start:
+                    place = Place(epoch, step, step + 1 == len(plan))
+                    yield (
+                        place,
+                        make_batch(source, clips, numbers, sampling, epoch, rank=rank, world=world),
+                    )
+
+    def move(made: tuple[Place, Batch]) -> tuple[Place, Batch]:
+        return made[0], made[1].to(source.device)
+
+    if not source.placement.ahead:
+        yield from map(move, make())
+        return
+    with Stream(make(), ahead=source.placement.ahead) as ahead:
+        yield from map(move, ahead)

@@ -1,0 +1,223 @@
+"""Where the frames of a store come from: the disk, memory or the GPU."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tokenreel.cache.read.store_reader import ClipRecord, Request, Store
+from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.data.frames import Decoder, Frames, Piece
+from tokenreel.fuse.data.placement import choose_placement, frame_bytes
+from tokenreel.fuse.data.requirements import (
+    blocks_of,
+    class_offsets,
+    is_of,
+    require_tokens,
+    uses_cls,
+    uses_tokens,
+)
+
+__all__ = ["TokenSource", "Wanted"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What some runs read of a store: what any of them wants.
+
+    Attributes:
+        blocks: of the tokens, sorted.
+        cls: whether CLS vectors.
+        every_view: whether views beside the clean one.
+        actions: of the clips, None among them for every action.
+    """
+
+    blocks: tuple[int, ...]
+    cls: bool
+    every_view: bool
+    actions: frozenset[str | None]
+
+    @classmethod
+    def of(cls, configs: Sequence[FuseConfig], store: Store) -> "Wanted":
+        """Of the configs of the runs."""
+        blocks = {b for one in configs if uses_tokens(one) for b in blocks_of(one, store)}
+        return cls(
+            tuple(sorted(blocks)), any(map(uses_cls, configs)),
+            any(one.data.views != "clean" for one in configs),
+            frozenset(one.data.action for one in configs),
+        )  # fmt: skip
+
+
+class TokenSource:
+    """Where the frames of some runs come from.  Picklable; opens its files in each process.
+
+    Args:
+        store: the store.
+        configs: of the runs that read it: the blocks and CLS vectors that any of them wants.
+        device: where the frames go.
+        placement: "disk", "ram", "gpu" or "auto".
+        memory_bytes: most that codes may take in memory, None for half of what is available.
+        clips: that will be read; those of the split train that a config is about when None.
+        frames_at_once: most frames of a batch or read; 0 where the caller counts them.
+
+    Raises:
+        UsageError: the store lacks tokens that a config pools, or they do not fit.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        configs: Sequence[FuseConfig],
+        device: torch.device,
+        *,
+        placement: str = "auto",
+        memory_bytes: int | None = None,
+        clips: Sequence[ClipRecord] | None = None,
+        frames_at_once: int = 0,
+    ) -> None:
+        for config in configs:
+            require_tokens(config, store)
+        self.store, self.device, self.frames_at_once = store, device, frames_at_once
+        wanted = Wanted.of(configs, store)
+        self.blocks, self.uses_cls = wanted.blocks, wanted.cls
+        self._first_class, self.num_classes = class_offsets(store)
+        self._decoder = Decoder(store.codec, store.recipe.dim)
+        if clips is None:
+            clips = [
+                clip for clip in store.select(split="train")
+                if any(is_of(config, clip) for config in configs)
+            ]  # fmt: skip
+        views = [clip.num_views if wanted.every_view else 1 for clip in clips]
+        frames = sum(clip.num_frames * count for clip, count in zip(clips, views, strict=True))
+        each = frame_bytes(store, self.blocks, cls=self.uses_cls)
+        self.placement = choose_placement(
+            placement, frames * each, device,
+            memory_bytes=memory_bytes, batch_bytes=frames_at_once * each,
+        )  # fmt: skip
+        self._kept_ids = (
+            {clip.clip_id for clip in clips} if self.placement.kind != "disk" else set()
+        )
+        self._kept: dict[tuple[str, int], Frames] = {}
+        log.info(
+            "tokens: %.2f GB of codes, placement %s: %s; up to %.2f GB at once, %d batches ahead",
+            frames * each / 1e9, self.placement.kind, self.placement.reason,
+            frames_at_once * each / 1e9, self.placement.ahead,
+        )  # fmt: skip
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}}
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of the codes that will stay and are not there yet."""
+        return max(0, self.placement.num_bytes - sum(x.num_bytes for x in self._kept.values()))
+
+    def dim(self, config: FuseConfig) -> int:
+        """Channels of what a config pools: the tokens of all its blocks, end to end, or CLS."""
+        count = len(blocks_of(config, self.store)) if uses_tokens(config) else 1
+        return self.store.recipe.dim * count
+
+    def classes(self, record: ClipRecord) -> NDArray[np.int64]:
+        """The class of each frame of a clip, -1 where it has none."""
+        labels = self.store.labels(record.clip_id).astype(np.int64)
+        return np.where(labels < 0, -1, labels + self._first_class[record.action])
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokens of a frame, as the codec stores them."""
+        recipe = self.store.recipe
+        num_tokens, dim, grid = recipe.num_tokens, recipe.dim, recipe.grid
+        for step in self.store.codec.reducers:
+            num_tokens, dim, grid = step.shape(num_tokens, dim, grid)
+        return grid
+
+    @property
+    def cls_dim(self) -> int:
+        """Channels of a CLS vector."""
+        return self.store.recipe.dim
+
+    def read(self, pieces: Sequence[Piece]) -> Frames:
+        """Frames in the order of the pieces.
+
+        They are in memory, pinned where the model is on a GPU, unless they stay on the GPU; call
+        :meth:`Frames.to` before use.
+        """
+        kept = [piece for piece in pieces if piece.clip_id in self._kept_ids]
+        if kept and len(kept) == len(pieces):
+            return self._take([self._whole(piece) for piece in pieces], pieces)
+        return self._read(pieces)
+
+    def frames(self, clip_id: str, frames: NDArray[np.int64], *, view: int = 0) -> Frames:
+        """Frames of one clip, on the device."""
+        return self.read([Piece(clip_id, view, frames)]).to(self.device)
+
+    def _whole(self, piece: Piece) -> Frames:
+        key = (piece.clip_id, piece.view)
+        if key not in self._kept:
+            count = self.store.record(piece.clip_id).num_frames
+            whole = self._read([Piece(piece.clip_id, piece.view, np.arange(count))], pin=False)
+            self._kept[key] = whole.to(self.device) if self.placement.kind == "gpu" else whole
+        return self._kept[key]
+
+    def _take(self, wholes: Sequence[Frames], pieces: Sequence[Piece]) -> Frames:
+        """From the clips that stay: every frame is copied once, into the buffer of the batch."""
+        on_gpu = self.placement.kind == "gpu"
+        pin = self.device.type == "cuda" and not on_gpu
+        rows = [torch.from_numpy(piece.frames) for piece in pieces]
+        if on_gpu:
+            rows = [row.to(self.device) for row in rows]
+        total = sum(map(len, rows))
+
+        def gather(parts: Sequence[Tensor]) -> Tensor:
+            first = parts[0]
+            shape = (total, *first.shape[1:])
+            out = torch.empty(shape, dtype=first.dtype, device=first.device, pin_memory=pin)
+            start = 0
+            for part, row in zip(parts, rows, strict=True):
+                torch.index_select(part, 0, row, out=out[start : start + len(row)])
+                start += len(row)
+            return out
+
+        cls = [whole.cls for whole in wholes if whole.cls is not None]
+        return Frames(
+            {block: gather([one.codes[block] for one in wholes]) for block in wholes[0].codes},
+            {block: gather([one.scales[block] for one in wholes]) for block in wholes[0].scales},
+            gather(cls) if cls else None,
+            self._decoder,
+        )
+
+    def _read(self, pieces: Sequence[Piece], *, pin: bool = True) -> Frames:
+        """From the store: every block of every piece at once, straight into one buffer a block."""
+        recipe, codec = self.store.recipe, self.store.codec
+        total = sum(len(piece.frames) for piece in pieces)
+        shape = codec.stored_shape(recipe.num_tokens, recipe.dim, recipe.grid)
+        pin = pin and self.device.type == "cuda"
+        dtype = torch.from_numpy(np.empty(0, codec.dtype)).dtype
+        codes = {b: torch.empty((total, *shape), dtype=dtype, pin_memory=pin) for b in self.blocks}
+        plain = {block: part.numpy() for block, part in codes.items()}
+        requests, start = [], 0
+        for piece in pieces:
+            stop = start + len(piece.frames)
+            out = {block: part[start:stop] for block, part in plain.items()}
+            requests.append(Request(piece.clip_id, piece.frames, self.blocks, piece.view, out))
+            start = stop
+        read = self.store.read_many(requests) if self.blocks else []
+        self.store.release_pages()  # memory of this process is what the bound is of
+        names = read[0].scales if read else {}
+        scales = {b: torch.from_numpy(np.concatenate([r.scales[b] for r in read])) for b in names}
+        return Frames(codes, scales, self._read_cls(pieces), self._decoder)
+
+    def _read_cls(self, pieces: Sequence[Piece]) -> Tensor | None:
+        if not self.uses_cls:
+            return None
+        if not pieces:
+            return torch.empty(0, self.cls_dim)
+        parts = [self.store.read_cls(p.clip_id, p.frames, view=p.view) for p in pieces]
+        return torch.from_numpy(np.concatenate(parts))

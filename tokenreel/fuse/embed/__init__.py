@@ -1,0 +1,1 @@
+"""Embed the clips of a store with a trained model."""

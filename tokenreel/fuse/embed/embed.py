@@ -1,0 +1,185 @@
+"""Embed every clip of a store with a model; write the file that phase 3 reads."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import torch
+
+from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
+from tokenreel.cache.errors import Damaged, UsageError
+from tokenreel.cache.files import make_directory
+from tokenreel.cache.progress import Progress
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.data.label_share import in_order_of_draw
+from tokenreel.fuse.data.requirements import as_trained, is_of
+from tokenreel.fuse.data.source import TokenSource
+from tokenreel.fuse.embed.embed_clip import (
+    FRAMES_AT_ONCE,
+    Embedder,
+    clip_context,
+    describe_clip,
+    embed_clip,
+    pieces,
+)
+from tokenreel.fuse.layers.standardise import standardise
+from tokenreel.fuse.losses.heads import classes_in
+from tokenreel.fuse.runs.checkpoint import load_checkpoint, restore_weights
+from tokenreel.fuse.runs.provenance import (
+    describe_store,
+    read_about,
+    read_config,
+    require_same_tokens,
+)
+from tokenreel.fuse.systems.mvformer import build_model
+
+__all__ = [
+    "FRAMES_AT_ONCE", "Embedder", "clip_context", "embed_run", "embed_together", "load_run",
+    "pieces",
+]  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+
+def load_run(run: Path, source_of: Callable[[FuseConfig], TokenSource]) -> Embedder:
+    """The model of a trained run, for a store that may be another than it was trained on.
+
+    Args:
+        run: its folder.
+        source_of: makes the source of a config, for the sizes of the model.
+
+    Raises:
+        UsageError: a run without a checkpoint.
+        Damaged: a folder without a readable run.json or checkpoint.
+        WrongRecipe: tokens of another width than those it was trained on.
+    """
+    about = read_about(run)
+    config = as_trained(read_config(run, about), about["layers"])
+    source = source_of(config)
+    if config.model == "frozen":
+        return Embedder(None, config, run / "embeddings.h5", about)
+    path = run / "checkpoint.pt"
+    state = load_checkpoint(path) if path.exists() else None
+    classes = classes_in(state["model"]) if state else source.num_classes
+    model = build_model(
+        config, dim=source.dim(config), cls_dim=source.cls_dim, num_classes=classes,
+        grid=source.grid,
+    )  # fmt: skip
+    if state is not None:
+        restore_weights(path, model, config, state)
+        epoch, step = state["position"]
+        if epoch < config.optim.epochs:
+            where = f"at epoch {epoch}, step {step} of {config.optim.epochs} epochs"
+            log.warning("%s is %s: embedding with these weights", run, where)
+            about = about | {"unfinished": where}
+    elif config.optim.epochs:
+        raise UsageError(f"{run} has no checkpoint.pt yet: train it first")
+    return Embedder(model.to(source.device), config, run / "embeddings.h5", about)
+
+
+def embed_run(
+    run: Path, store: Path, out: Path, *, device: torch.device, progress: bool = True
+) -> list[str]:
+    """Embed a store with a run that was trained on it, or on another of the same backbone.
+
+    A damaged clip is left out; the file says so too, as `left_out`, and evaluation repeats it.
+
+    Args:
+        run: folder of the run.
+        store: what to embed.
+        out: the embedding file.
+        device: where to compute.
+        progress: show a bar.
+
+    Returns:
+        A sentence for each clip that was left out.
+
+    Raises:
+        UsageError: a path where no embedding file can be.
+        WrongRecipe: a store of another backbone, weights or blocks.
+        Damaged: a store without a sound clip.
+    """
+    opened = open_store(store)
+    there = describe_store(opened)
+    trained_on = require_same_tokens(run, there)["store_fingerprint"]
+    _require_writable(out)
+    found: list[TokenSource] = []
+
+    def source_of(config: FuseConfig) -> TokenSource:
+        found.append(TokenSource(opened, [config], device, placement="disk"))
+        return found[0]
+
+    embedder = load_run(run, source_of)
+    provenance = {
+        "run": run.name, **embedder.provenance, **there, "trained_on": trained_on,
+    }  # fmt: skip
+    left_out: dict[str, list[str]] = {}
+    embedder = replace(embedder, out=out, provenance=provenance)
+    embed_together(found[0], [embedder], progress=progress, left_out=left_out)
+    return [reason for reasons in left_out.values() for reason in reasons]
+
+
+def _require_writable(out: Path) -> None:
+    """Refuse a path that is no embedding file's, before any work: what is there is not replaced."""
+    make_directory(out.parent)
+    if out.exists() and not (out.is_file() and h5py.is_hdf5(out)):
+        raise UsageError(f"{out} is there and is no embedding file: use another --out")
+    if not os.access(out.parent, os.W_OK):
+        raise UsageError(f"{out.parent} cannot be written in: use another --out")
+
+
+def embed_together(
+    source: TokenSource,
+    embedders: Sequence[Embedder],
+    *,
+    progress: bool,
+    beat: Callable[[], None] = lambda: None,
+    left_out: dict[str, list[str]] | None = None,
+) -> None:
+    """Write the embeddings of every clip of every split, of several models in one pass.
+
+    A model of one action embeds the clips of that action alone.
+
+    Args:
+        source: the store.
+        embedders: the models.
+        progress: show a bar.
+        beat: called after each clip.
+        left_out: takes a sentence for each damaged clip by its action, and so do the files; None
+            ends at the first one.
+
+    Raises:
+        Damaged: a damaged clip that must not be left out, or not one that is sound.
+    """
+    for embedder in embedders:
+        if embedder.model is not None:
+            embedder.model.eval()
+    found: list[list[EmbeddedClip]] = [[] for _ in embedders]
+    every = source.store.records.values()
+    records = [clip for clip in every if any(is_of(one.config, clip) for one in embedders)]
+    for record in Progress(records, desc="embed", unit="clip", enabled=progress):
+        own = [number for number, one in enumerate(embedders) if is_of(one.config, record)]
+        try:
+            about = describe_clip(source, record)
+            with torch.inference_mode():
+                made = list(embed_clip(source, [embedders[number] for number in own], record))
+        except Damaged as error:
+            if left_out is None:
+                raise
+            log.error("%s is left out: %s", record.clip_id, error)
+            left_out.setdefault(record.action, []).append(f"{record.clip_id}: {error}")
+            continue
+        for number, embedding in zip(own, made, strict=True):
+            found[number].append(replace(about, embeddings=embedding))
+        beat()
+    for embedder, clips in zip(embedders, found, strict=True):
+        if not clips:
+            raise Damaged(f"{source.store.path}: every clip is damaged; run verify, then repair")
+        standard = clips if embedder.model is not None else standardise(clips)
+        ordered = in_order_of_draw(standard, embedder.config)
+        told = {"left_out": left_out} if left_out else {}
+        write_embeddings(embedder.out, ordered, provenance={**embedder.provenance, **told})

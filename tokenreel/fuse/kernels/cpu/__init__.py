@@ -1,0 +1,1 @@
+"""Attention over stored codes on a CPU, in loops compiled by Numba."""

@@ -1,0 +1,225 @@
+"""Attention with absorbed queries on a CPU: what :mod:`absorbed` computes, in compiled loops.
+
+The frames are shared among as many threads as torch may use; results do not depend on how many.
+Addresses are read: what does not fit raises ValueError or TypeError, however it came here.
+
+Shapes: F frames, N tokens, E rows of attention, d stored channels of all layers.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenreel.fuse.kernels.attention.tokens import CodedTokens, check_tokens
+from tokenreel.fuse.kernels.cpu import loops
+from tokenreel.fuse.kernels.cpu.layout import Array, Block, by_layer, by_row, end_to_end, rows_of
+
+__all__ = ["dots", "mix", "pool", "pool_backward", "pool_backward_each", "pool_each"]
+
+Outputs = tuple[Tensor, Tensor, Tensor]
+Work = Callable[[slice, Array], None]  # of frames, on their rows of an array
+
+PART = 8  # frames at most that a thread takes at once
+CHUNK = 64  # frames whose gradients are summed at once
+
+
+def pool(
+    codes: Sequence[Tensor], queries: Tensor, scales: Sequence[Tensor], hidden: Tensor | None
+) -> Outputs:
+    """As :func:`tokenreel.fuse.kernels.attention.absorbed.pool`."""
+    return pool_each(codes, [queries], scales, hidden)[0]
+
+
+def pool_each(
+    codes: Sequence[Tensor],
+    models: Sequence[Tensor],
+    scales: Sequence[Tensor],
+    hidden: Tensor | None,
+) -> list[Outputs]:
+    """Attend for several models in one pass; each gets the bytes that it would get alone.
+
+    Args:
+        codes: as in :func:`pool`.
+        models: queries of each, as in :func:`pool`, of one dtype; all (E, d) or all (F, E, d).
+        scales: as in :func:`pool`.
+        hidden: as in :func:`pool`.
+
+    Returns:
+        What :func:`pool` returns, for each model.
+    """
+    tokens = _checked(codes, scales, hidden)
+    frames, num_tokens = tokens.num_frames, tokens.num_tokens
+    vectors = _vectors(tokens, models)
+    rows = vectors.shape[1] // sum(tokens.widths)
+    pooled = np.empty((frames, vectors.shape[1]), vectors.dtype)
+    scores = np.empty((frames, rows, num_tokens), vectors.dtype)
+    lse = np.empty((frames, rows), vectors.dtype)
+    unseen = np.empty((0, num_tokens), bool) if hidden is None else hidden.contiguous().numpy()
+
+    def work(at: slice, out: Array) -> None:
+        block = Block.read(tokens, at, models[0].dtype)
+        loops.attend(
+            block.codes, block.scales, _of(vectors, at), unseen[at], block.room(rows),
+            out, scores[at], lse[at],
+        )  # fmt: skip
+
+    _fill([pooled], work)
+    parts = by_row(pooled, tokens.widths), torch.from_numpy(scores), torch.from_numpy(lse)
+    found = []
+    for own in rows_of(models):
+        first, second, third = (part[:, own].contiguous() for part in parts)
+        found.append((first, second, third))
+    return found
+
+
+def pool_backward(
+    codes: Sequence[Tensor], gradient: Tensor, scales: Sequence[Tensor], outputs: Outputs,
+    *, shared: bool,
+) -> Tensor:  # fmt: skip
+    """As :func:`tokenreel.fuse.kernels.attention.absorbed.pool_backward`."""
+    return pool_backward_each(codes, [gradient], scales, [outputs], shared=shared)[0]
+
+
+def pool_backward_each(
+    codes: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    scales: Sequence[Tensor],
+    outputs: Sequence[Outputs],
+    *,
+    shared: bool,
+) -> list[Tensor]:
+    """Gradients of the absorbed queries of several models, of :func:`pool_each`.
+
+    Args:
+        codes: as in :func:`pool_each`.
+        gradients: of the pooled codes of each model, (F, E, d).
+        scales: as in :func:`pool_each`.
+        outputs: of :func:`pool_each`.
+        shared: queries were the same for all frames.
+
+    Returns:
+        What :func:`pool_backward` returns, for each model.
+    """
+    tokens = _checked(codes, scales)
+    for gradient, (pooled, scores, lse) in zip(gradients, outputs, strict=True):
+        shape = (tokens.num_frames, gradient.shape[1])
+        _require("gradient", gradient, *shape, sum(tokens.widths))
+        _require("pooled codes", pooled, *gradient.shape)
+        _require("scores", scores, *shape, tokens.num_tokens)
+        _require("lse", lse, *shape)
+    vectors = _vectors(tokens, gradients)
+    own = end_to_end([scores for _, scores, _ in outputs], dim=1)
+    sums = end_to_end([lse for _, _, lse in outputs], dim=1)
+    delta = end_to_end(
+        [(pooled * part).sum(-1) for (pooled, _, _), part in zip(outputs, gradients, strict=True)],
+        dim=1,
+    )
+
+    def work(at: slice, out: Array) -> None:
+        block = Block.read(tokens, at, gradients[0].dtype)
+        room = block.room(own.shape[1])
+        loops.attend_backward(
+            block.codes, block.scales, vectors[at], room, own[at], sums[at], delta[at], out
+        )
+
+    found = _collect(work, vectors.shape, vectors.dtype, shared=shared)
+    rows = by_row(found, tokens.widths)
+    return [(rows[0, at] if shared else rows[:, at]).contiguous() for at in rows_of(gradients)]
+
+
+def dots(codes: Sequence[Tensor], vectors: Tensor, scales: Sequence[Tensor]) -> Tensor:
+    """As :func:`tokenreel.fuse.kernels.attention.absorbed.dots`."""
+    tokens = _checked(codes, scales)
+    own = _vectors(tokens, [vectors])
+    found = np.empty(
+        (tokens.num_frames, own.shape[1] // sum(tokens.widths), tokens.num_tokens), own.dtype
+    )
+
+    def work(at: slice, out: Array) -> None:
+        block = Block.read(tokens, at, vectors.dtype)
+        loops.dots(block.codes, block.scales, _of(own, at), block.room(out.shape[1]), out)
+
+    _fill([found], work)
+    return torch.from_numpy(found)[:, : vectors.shape[-2]].contiguous()
+
+
+def mix(
+    codes: Sequence[Tensor], weights: Tensor, scales: Sequence[Tensor], *, shared: bool
+) -> Tensor:
+    """As :func:`tokenreel.fuse.kernels.attention.absorbed.mix`."""
+    tokens = _checked(codes, scales)
+    _require("weights", weights, tokens.num_frames, weights.shape[1], tokens.num_tokens)
+    own = end_to_end([weights], dim=1)
+
+    def work(at: slice, out: Array) -> None:
+        block = Block.read(tokens, at, weights.dtype)
+        loops.mix(block.codes, block.scales, own[at], block.room(own.shape[1]), out)
+
+    shape = len(own), own.shape[1] * sum(tokens.widths)
+    rows = by_row(_collect(work, shape, own.dtype, shared=shared), tokens.widths)
+    rows = rows[:, : weights.shape[1]]
+    return (rows[0] if shared else rows).contiguous()
+
+
+def _checked(
+    codes: Sequence[Tensor], scales: Sequence[Tensor], hidden: Tensor | None = None
+) -> CodedTokens:
+    tokens = CodedTokens(tuple(codes), tuple(scales))
+    check_tokens(tokens, hidden)
+    return tokens
+
+
+def _require(name: str, found: Tensor, *wanted: int) -> None:
+    if found.shape != wanted:
+        raise ValueError(f"{name} of shape {tuple(found.shape)}: want {wanted}")
+
+
+def _vectors(tokens: CodedTokens, models: Sequence[Tensor]) -> Array:
+    """Rows (E, d) or (F, E, d) of each model as the loops read them: (1 or F, rows * d)."""
+    models = [rows if rows.dim() == 3 else rows[None] for rows in models]
+    for rows in models:
+        frames = 1 if len(models[0]) == 1 else tokens.num_frames
+        _require("queries", rows, frames, rows.shape[1], sum(tokens.widths))
+    return by_layer(models, tokens.widths)
+
+
+def _of(vectors: Array, at: slice) -> Array:
+    return vectors if len(vectors) == 1 else vectors[at]
+
+
+def _collect(work: Work, shape: tuple[int, ...], dtype: Any, *, shared: bool) -> Array:
+    """What `work` adds to zeros, a row a frame; where shared, the sum of all rows, (1, width)."""
+    if not shared:
+        out = np.zeros(shape, dtype)
+        _fill([out], work)
+        return out
+    frames, width = shape
+    total = np.zeros((1, width), dtype)
+
+    def chunks() -> Iterator[Array]:
+        for start in range(0, frames, CHUNK):
+            out = np.zeros((min(CHUNK, frames - start), width), dtype)
+            yield out  # to be filled
+            np.add(total, out.sum(0), out=total)  # row by row: the order that any width gets
+
+    _fill(chunks(), work)
+    return total
+
+
+def _fill(outs: Iterable[Array], work: Work) -> None:
+    """Let threads fill a row a frame of one array after another."""
+    threads = torch.get_num_threads()
+    first = 0
+    with ThreadPoolExecutor(threads) as workers:  # makes as many as are given something to do
+        for out in outs:
+            size = min(PART, -(-len(out) // threads))
+            starts = range(0, len(out), size)
+            run = map if threads == 1 or len(starts) == 1 else workers.map
+            frames = [slice(first + at, first + min(at + size, len(out))) for at in starts]
+            rows = [out[at : at + size] for at in starts]
+            list(run(work, frames, rows))  # raises what a part raised
+            first += len(out)

@@ -1,0 +1,1 @@
+"""Attention over stored codes on a GPU, in Triton."""

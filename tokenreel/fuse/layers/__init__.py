@@ -1,0 +1,1 @@
+"""The layers of a model: pooling of tokens, fusion over time."""

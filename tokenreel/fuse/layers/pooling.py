@@ -1,0 +1,161 @@
+"""From the tokens of a frame to its entities.
+
+Shapes: F frames, N spatial tokens, D channels of all blocks together, E entities, C channels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tokenreel.fuse.config.model import PoolingConfig
+from tokenreel.fuse.kernels import CodedTokens, QueryWeights, pooled_attention
+from tokenreel.fuse.kernels.attention.weights import apply_values
+
+__all__ = ["AttendedTokens", "FixedWidth", "Lstp", "make_pooling", "pool_frozen"]
+
+
+@dataclass(frozen=True, eq=False)
+class AttendedTokens:
+    """Tokens over which the queries of one LSTP have attended already.
+
+    Attributes:
+        tokens: of F frames.
+        pooled: (F, E, d), the codes mixed by the attention of each query.
+    """
+
+    tokens: CodedTokens
+    pooled: Tensor
+
+
+class Lstp(nn.Module):
+    """Learnable Spatial Token Pooling: each entity's query attends over the tokens of a frame.
+
+    Static queries are parameters, the same for every frame; dynamic ones are made from CLS vectors
+    by a layer and come after them.
+
+    Source: MV-Former, section 3.3: one head, keys and values of `channels`, softmax over the
+    tokens, no output projection; dynamic queries as in the released code.
+    """
+
+    def __init__(self, dim: int, cls_dim: int, config: PoolingConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, static = config.channels, config.num_entities
+        self.key = nn.Linear(dim, channels)
+        self.value = None if config.value_passthrough else nn.Linear(dim, channels)
+        self.queries: nn.Parameter | None = None
+        self.query_bias: nn.Parameter | None = None
+        self.dynamic: nn.Linear | None = None
+        if static:
+            self.queries = nn.Parameter(torch.empty(static, channels))
+            self.query_bias = nn.Parameter(torch.zeros(channels))
+            nn.init.xavier_uniform_(self.queries)
+        if config.num_dynamic:
+            self.dynamic = nn.Linear(cls_dim, channels * config.num_dynamic)
+
+    @property
+    def channels(self) -> int:
+        """Channels of an entity."""
+        return self.key.in_features if self.value is None else self.value.out_features
+
+    def weights(self, context: Tensor | None = None) -> QueryWeights:
+        """What a kernel needs: queries of all frames (E, C), or of each (F, E, C) with a context.
+
+        Args:
+            context: (F, K, D of CLS) what dynamic queries are made from, K times over.
+        """
+        parts = []
+        if self.queries is not None and self.query_bias is not None:
+            parts.append(self.queries + self.query_bias)
+        if self.dynamic is not None:
+            if context is None:
+                raise ValueError("dynamic queries are made from CLS vectors: none were given")
+            made = self.dynamic(context.to(self.dynamic.weight.dtype))
+            made = made.unflatten(-1, (self.config.num_dynamic, -1)).flatten(1, 2)
+            parts = [part.expand(len(made), -1, -1) for part in parts] + [made]
+        return QueryWeights(
+            queries=parts[0] if len(parts) == 1 else torch.cat(parts, dim=1),
+            key=self.key.weight,
+            key_bias=self.key.bias,
+            value=None if self.value is None else self.value.weight,
+            value_bias=None if self.value is None else self.value.bias,
+        )
+
+    def forward(
+        self,
+        tokens: CodedTokens | AttendedTokens | Tensor,
+        hidden: Tensor | None = None,
+        context: Tensor | None = None,
+        *,
+        with_attention: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Pool.
+
+        Args:
+            tokens: of F frames, as codes or as floats (F, N, D); or attended to already.
+            hidden: bool (F, N), True where a token must not be seen; never a whole frame.
+            context: (F, K, D of CLS), see :meth:`weights`.
+            with_attention: return it too; it has no gradient.
+
+        Returns:
+            Entities (F, E, C), static ones first, and the attention (F, E, N) that made them.
+        """
+        if isinstance(tokens, Tensor):
+            tokens = CodedTokens((tokens.contiguous(),))
+        if isinstance(tokens, AttendedTokens):
+            with torch.autocast(tokens.pooled.device.type, enabled=False):
+                return apply_values(tokens.tokens, self.weights(), tokens.pooled), None
+        with torch.autocast(tokens.device.type, enabled=False):
+            weights = self.weights(context)
+        if not len(tokens.codes[0]):  # a process without a clip of a small batch
+            queries = weights.queries.shape[-2]
+            nothing = self.key.weight.new_zeros(0, queries, self.channels)
+            return nothing, nothing.new_zeros(0, queries, tokens.codes[0].shape[1])
+        [pooled] = pooled_attention(
+            tokens,
+            [weights],
+            hidden=hidden,
+            normalise_keys=self.config.normalise_keys,
+            disjoint=self.config.disjoint,
+            with_attention=with_attention,
+        )
+        return pooled.entities, pooled.attention
+
+
+class FixedWidth(nn.Module):
+    """The control of MV-Former's Table 4, rows 11 and 12: the CLS token split into E vectors."""
+
+    def __init__(self, dim: int, config: PoolingConfig) -> None:
+        super().__init__()
+        self.num_entities = config.num_entities
+        self.channels = config.channels
+        self.split = nn.Linear(dim, config.channels * config.num_entities)
+
+    def forward(self, cls: Tensor) -> Tensor:
+        """(F, D) -> (F, E, C)."""
+        split: Tensor = self.split(cls)
+        return split.unflatten(-1, (self.channels, self.num_entities)).transpose(1, 2)
+
+
+def pool_frozen(tokens: Tensor, kind: str, hidden: Tensor | None = None) -> Tensor:
+    """(F, N, D) -> (F, D) without weights: the mean or the maximum of the tokens that are seen.
+
+    Args:
+        tokens: of F frames.
+        kind: "mean" or "max".
+        hidden: bool (F, N), True where a token must not be seen; never a whole frame.
+    """
+    if hidden is None:
+        return tokens.mean(dim=1) if kind == "mean" else tokens.amax(dim=1)
+    unseen = hidden[..., None]
+    if kind == "mean":
+        return tokens.masked_fill(unseen, 0.0).sum(dim=1) / (~unseen).sum(dim=1)
+    return tokens.masked_fill(unseen, -torch.inf).amax(dim=1)
+
+
+def make_pooling(config: PoolingConfig, dim: int, cls_dim: int) -> Lstp | FixedWidth | None:
+    """The pooling with weights that a config asks for; None where it has none."""
+    if config.kind == "lstp":
+        return Lstp(dim, cls_dim, config)
+    return FixedWidth(cls_dim, config) if config.kind == "fixed_width" else None

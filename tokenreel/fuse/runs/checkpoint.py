@@ -1,0 +1,145 @@
+"""Checkpoints: whole or absent, and all that an exact resume needs.
+
+There is no random state in them: the order of the clips and the views are functions of data.seed
+and epoch, the dropout of a step of seed, epoch and step.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from tokenreel.cache.errors import Damaged, UsageError, WrongRecipe
+from tokenreel.cache.files import write_whole
+from tokenreel.cache.format.identity import field_differences
+from tokenreel.fuse.config.run import FuseConfig
+
+__all__ = [
+    "FIELDS",
+    "initialise",
+    "load_checkpoint",
+    "require_config",
+    "restore_weights",
+    "save_checkpoint",
+    "with_later_fields",
+]
+
+KINDS = {
+    "config": str, "position": list, "losses": list, "model": dict, "optimiser": dict,
+    "scaler": dict,
+}  # fmt: skip
+FIELDS = frozenset(KINDS)
+MODEL_FIELDS = ("model", "pooling", "temporal", "loss")  # of a config: what has weights
+# Of them, those that may differ where all weights fit: blocks are those of the store.
+FREE_FIELDS = ("pooling.blocks", "temporal.dropout", "temporal.l2_normalise", "loss.")
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write the state of a run in one step.  The same state gives the same bytes.
+
+    Args:
+        path: the file.
+        state: the FIELDS: config (JSON text), position (epoch, step), the losses of the steps of
+            the epoch so far, and the states of model, optimiser and scaler.
+    """
+    assert set(state) == FIELDS
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, on the CPU, without running any code in it.
+
+    Raises:
+        Damaged: the file is torn, altered or not a checkpoint.
+    """
+    file = io.BytesIO(path.read_bytes())
+    try:
+        with zipfile.ZipFile(file) as parts:
+            # torch checks no sums, and leaves weights as they are whose part is marked a folder.
+            if parts.testzip() or any(part.external_attr for part in parts.infolist()):
+                raise ValueError("altered since it was written")
+        file.seek(0)
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever comes of reading what is not one
+        reason = str(error).partition("\n")[0]
+        raise Damaged(
+            f"{path}: not a checkpoint ({reason}); delete the run and train again"
+        ) from error
+    held = state if isinstance(state, dict) else {}
+    missing = [name for name, kind in KINDS.items() if not isinstance(held.get(name), kind)]
+    if missing:
+        raise Damaged(f"{path}: a checkpoint without {', '.join(sorted(missing))}")
+    return state
+
+
+def with_later_fields(config: Any) -> Any:
+    """A config as this version would write it: the default of a new field is what was before it.
+
+    Before `data.seed` the order of clips was that of the run's seed.  A config that this version
+    does not know stays as it is, and differs from all others.
+    """
+    if isinstance(config, dict) and isinstance(config.get("data"), dict) and "seed" in config:
+        config = config | {"data": {"seed": config["seed"]} | config["data"]}
+    try:
+        return FuseConfig.model_validate(config).model_dump(mode="json")
+    except ValidationError:
+        return config
+
+
+def require_config(path: Path, config: FuseConfig, state: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that a run of another config wrote.
+
+    Raises:
+        WrongRecipe: the fields that differ.
+    """
+    held = with_later_fields(json.loads(state["config"]))
+    rows = field_differences(held, config.model_dump(mode="json"), "config")
+    if rows:
+        table = _table(rows)
+        raise WrongRecipe(f"{path} is a checkpoint of another run:\n{table}\nuse another --out")
+
+
+def restore_weights(
+    path: Path, model: nn.Module, config: FuseConfig, state: Mapping[str, Any]
+) -> None:
+    """Load the weights of a checkpoint into a model of a config.
+
+    Raises:
+        WrongRecipe: the checkpoint is of another model; the fields and tensors that differ.
+    """
+    shapes, theirs = (
+        {name: tuple(value.shape) for name, value in weights.items()}
+        for weights in (model.state_dict(), state["model"])
+    )
+    held, asked = with_later_fields(json.loads(state["config"])), config.model_dump(mode="json")
+    rows = [row for row in field_differences(held, asked) if row[0].split(".")[0] in MODEL_FIELDS]
+    if shapes != theirs or not all(name.startswith(FREE_FIELDS) for name, _, _ in rows):
+        hint = "" if rows else "\nof a store of the same width and blocks it would be this one"
+        rows += field_differences(theirs, shapes)[:6]
+        raise WrongRecipe(f"{path} is a checkpoint of another model:\n{_table(rows)}{hint}")
+    model.load_state_dict(state["model"])
+
+
+def initialise(run: Path, model: nn.Module, config: FuseConfig) -> None:
+    """Give a model the last weights of another run, such as one of another store.
+
+    Raises:
+        UsageError: the run has no checkpoint.
+        WrongRecipe: its model is another one.
+    """
+    path = run / "checkpoint.pt"
+    if not path.exists():
+        raise UsageError(f"init={run}: no {path}; name the folder of a trained run")
+    restore_weights(path, model, config, load_checkpoint(path))
+
+
+def _table(rows: Sequence[tuple[str, Any, Any]]) -> str:
+    return "\n".join(f"  {name}: it has {a!r}, asked {b!r}" for name, a, b in rows)

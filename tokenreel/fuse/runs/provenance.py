@@ -1,0 +1,208 @@
+"""What run.json says of a run, and whether its model can read a store."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tokenreel.cache.errors import Damaged, UsageError, WrongRecipe
+from tokenreel.cache.format.identity import canonical_json, field_differences
+from tokenreel.cache.read.store_reader import Store
+from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.data.requirements import labelled_clips, uses_tokens
+
+__all__ = [
+    "describe_run", "describe_store", "read_about", "read_config", "require_init",
+    "require_same_tokens",
+]  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+BACKBONE = ("architecture", "weights_sha256")  # of a store's recipe: what tokens mean
+PREPROCESSING = ("image_size", "transform", "frames")
+
+
+def describe_run(config: FuseConfig, store: Store, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What run.json says of a run."""
+    is_trained = config.model == "mvformer" and config.optim.epochs > 0
+    has_weights = is_trained or config.model == "frozen" or config.init is not None
+    about = {
+        **provenance,
+        "config": config.model_dump(mode="json"),
+        "seed": config.seed,
+        "model": config.model if has_weights else "untrained",
+        "augmentation": _augmentation(config, store) if is_trained else _inherited(config),
+        **describe_store(store),
+        "layers": list(config.pooling.blocks or store.recipe.blocks),
+    }
+    if config.data.label_share < 1 and is_trained:
+        drawn, every = (labelled_clips(config, store, x) for x in (config.data.label_share, 1.0))
+        about["labelled_clips"] = f"{len(drawn)} of {len(every)}, drawn with seed {config.seed}"
+    if config.loss.uses_labels and is_trained:
+        about["labels_sha256"] = _labels_digest(store)
+    if config.init is not None:
+        about["init_sha256"] = _init_digest(Path(config.init))
+    return about
+
+
+def _augmentation(config: FuseConfig, store: Store) -> str:
+    """What was changed in the frames that a run trained on, in a few words for the tables."""
+    tokens = config.augment.describe(sees_tokens=uses_tokens(config))
+    if config.data.views == "clean":
+        return tokens
+    stored = f"{store.recipe.num_views - 1} stored view(s)"
+    stored += " and the clean one" if config.data.views == "all" else ""
+    return stored if tokens == "none" else f"{stored}; {tokens}"
+
+
+def _inherited(config: FuseConfig) -> str:
+    """The augmentation of the run whose weights are taken as they are; none without one."""
+    if config.init is None or not (Path(config.init) / "run.json").exists():
+        return "none"
+    return str(read_about(Path(config.init)).get("augmentation", "none"))
+
+
+def describe_store(store: Store) -> dict[str, Any]:
+    """The part of a run's provenance that tells of its store."""
+    return {
+        "store_fingerprint": store.fingerprint,
+        "store_clips_sha256": _clips_digest(store),
+        "store_name": store.path.name,
+        "dataset": store.made_with.get("dataset", ""),
+        "weights": store.made_with.get("weights", ""),
+        "backbone": store.recipe.architecture,
+        "store_recipe": store.recipe.model_dump(mode="json"),
+    }
+
+
+def _clips_digest(store: Store) -> str:
+    """Which clips the store holds; its fingerprint says how they were made, not which they are."""
+    rows = [
+        [record.clip_id, record.split, record.action, record.num_frames, record.source["sha256"]]
+        for record in store.records.values()
+    ]
+    return hashlib.sha256(canonical_json(rows)).hexdigest()
+
+
+def _labels_digest(store: Store) -> str:
+    """What the training clips are labelled as."""
+    digest = hashlib.sha256()
+    for record in store.select(split="train"):
+        digest.update(canonical_json([record.clip_id, record.phases]))
+        digest.update(store.labels(record.clip_id).tobytes())
+    return digest.hexdigest()
+
+
+def _init_digest(run: Path) -> str:
+    path = run / "checkpoint.pt"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+def read_about(run: Path) -> dict[str, Any]:
+    """What run.json says.
+
+    Raises:
+        UsageError: it is not there.
+        Damaged: it is torn, or something else.
+    """
+    path = run / "run.json"
+    if not path.exists():
+        raise UsageError(f"{run} is no run, it has no run.json: name a run's folder")
+    try:
+        about = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{path}: torn ({error}); delete the run and train again") from error
+    if not isinstance(about, dict):
+        raise Damaged(f"{path}: no description of a run, but {about!r}")
+    return about
+
+
+def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
+    """What run.json says of a run, if its model can read the tokens of a store.
+
+    A file name says little of weights: their hash is compared.
+
+    Args:
+        run: its folder.
+        there: what :func:`describe_store` says of the store.
+
+    Raises:
+        WrongRecipe: tokens of another backbone, or of other weights; the fields that differ.
+        Damaged: a run of a version that did not record what its tokens were.
+    """
+    about = read_about(run)
+    lacks = {"config", "layers", "store_recipe", "store_fingerprint"} - about.keys()
+    if lacks:
+        raise Damaged(
+            f"{run / 'run.json'}: no {', '.join(sorted(lacks))}; use the version that trained it "
+            f"(commit {about.get('commit', 'not recorded')}), or train it again"
+        )
+    held, asked = ({key: of["store_recipe"][key] for key in BACKBONE} for of in (about, there))
+    rows = field_differences(held, asked)
+    if rows:
+        held, asked = ({"weights": of.get("weights", "")} for of in (about, there))
+        table = "\n".join(
+            f"  {name}: run has {here!r}, store has {other!r}"
+            for name, here, other in [*rows, *field_differences(held, asked)]
+        )
+        raise WrongRecipe(
+            f"{run} was trained on other tokens than {there['store_name']} holds:\n{table}\n"
+            "name a store of the same backbone and weights"
+        )
+    changed = [
+        name
+        for name, _, _ in field_differences(about["store_recipe"], there["store_recipe"])
+        if name.startswith(PREPROCESSING)
+    ]
+    if changed:
+        log.warning(
+            "%s was trained on frames prepared in another way than those of %s: %s",
+            run, there["store_name"], ", ".join(changed),
+        )  # fmt: skip
+    return about
+
+
+def require_init(about: Mapping[str, Any]) -> None:
+    """Refuse, before there is a folder, to begin from what has no weights or read other tokens."""
+    config = FuseConfig.model_validate(about["config"])
+    if config.init is None:
+        return
+    run = Path(config.init)
+    if not (run / "checkpoint.pt").is_file():
+        raise UsageError(
+            f"init={run}: no {run / 'checkpoint.pt'}; name the folder of a trained run"
+        )
+    held, asked = (sorted(of["layers"]) for of in (require_same_tokens(run, about), about))
+    if held != asked and uses_tokens(config):
+        raise WrongRecipe(
+            f"init={run} pools other blocks:\n  layers: it has {held}, asked {asked}\n"
+            f"set pooling.blocks={','.join(map(str, held))} if the store has them"
+        )
+
+
+def read_config(run: Path, about: Mapping[str, Any]) -> FuseConfig:
+    """The config that a run was trained with, as its run.json has it.
+
+    Args:
+        run: its folder.
+        about: what its run.json says.
+
+    Raises:
+        Damaged: a config of another version, or none; the fields that are wrong, and what to do.
+    """
+    try:
+        return FuseConfig.model_validate(about.get("config"))
+    except ValidationError as error:
+        rows = "\n".join(
+            f"  {'.'.join(['config', *map(str, item['loc'])])}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise Damaged(
+            f"{run / 'run.json'}: this version does not know the config of the run:\n{rows}\n"
+            f"use the version that trained it (commit {about.get('commit', 'not recorded')}), or "
+            "train it again with another --out"
+        ) from error

@@ -1,0 +1,140 @@
+"""The folder of a run: what the run is, who works in it, and whether it is done.
+
+run.json         config, store, provenance: what the run is
+lock.json        while a process works in it
+checkpoint.pt    weights, optimiser, position; written whole
+metrics.jsonl    one line an epoch
+tensorboard/     the same, as curves
+embeddings.h5    written last: a run that has it is done
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenreel.cache.embeddings import read_embeddings
+from tokenreel.cache.errors import EmbeddingFileError, UsageError, WrongRecipe
+from tokenreel.cache.files import make_directory, write_whole
+from tokenreel.cache.format.identity import canonical_json, field_differences
+from tokenreel.cache.write.claims import ClaimHeld, take_claim
+from tokenreel.fuse.runs.checkpoint import with_later_fields
+from tokenreel.fuse.runs.provenance import read_about, require_init
+
+__all__ = ["RunFolder", "RunLocked"]
+
+log = logging.getLogger(__name__)
+
+FILES = ("run.json", "checkpoint.pt", "metrics.jsonl", "embeddings.h5")  # of whoever has the lock
+IDENTITY = ("config", "store_fingerprint", "store_clips_sha256", "init_sha256")
+LATER = ("labels_sha256",)  # part of it too, but earlier versions did not write it
+MADE = ("checkpoint.pt", "metrics.jsonl", "embeddings.h5")  # by a run that began
+BEAT_SECONDS = 30.0
+STALE_SECONDS = 3600.0  # a lock of another host that nobody touched for so long is dead
+
+
+class RunLocked(ClaimHeld):
+    """Another process works in the folder of the run."""
+
+
+@dataclass
+class RunFolder:
+    """A run's folder, locked while it is used as a context.
+
+    Attributes:
+        path: the folder.
+        about: what the run is.
+    """
+
+    path: Path
+    about: dict[str, Any]
+
+    def __enter__(self) -> "RunFolder":
+        """Lock the folder; a lock whose process is gone is broken, what it left half-written goes.
+
+        Raises:
+            UsageError: it is a file or a store, or `init` names no trained run.
+            RunLocked: another process works in it.
+            WrongRecipe: it holds another run, or `init` is one that read other tokens.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path} is a file, a run is a folder: use another --out")
+        if (self.path / "recipe.json").exists():
+            raise UsageError(f"{self.path} is a store, a run is another folder: use another --out")
+        require_init(self.about)
+        make_directory(self.path)
+        try:
+            self._lock = take_claim(
+                self.path, "lock", owner="a process", expiry_seconds=STALE_SECONDS
+            )
+        except ClaimHeld as error:
+            raise RunLocked(
+                f"{self.path} is in use ({error}): wait for it, or use another --out"
+            ) from error
+        self._beaten = time.monotonic()
+        for left in [left for name in FILES for left in self.path.glob(f".tmp-{name}-*")]:
+            left.unlink()
+        try:
+            self._compare()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Unlock; a run that could not begin leaves nothing that would stand in another's way."""
+        if self._is_new and not any((self.path / name).exists() for name in MADE):
+            (self.path / "run.json").unlink(missing_ok=True)
+        self._lock.release()
+        if self._is_new:
+            with suppress(OSError):  # something is in it
+                self.path.rmdir()
+
+    def beat(self) -> None:
+        """Say that the process lives; cheap enough for every step."""
+        if time.monotonic() - self._beaten > BEAT_SECONDS:
+            self._lock.beat()
+            self._beaten = time.monotonic()
+
+    @property
+    def embeddings(self) -> Path:
+        """The embedding file."""
+        return self.path / "embeddings.h5"
+
+    def is_done(self) -> bool:
+        """Whether the embedding file is there, whole, and of this run.
+
+        Raises:
+            WrongRecipe: it belongs to another run.
+        """
+        if not self.embeddings.exists():
+            return False
+        try:
+            found = read_embeddings(self.embeddings).provenance
+        except EmbeddingFileError as error:
+            log.warning("%s: embedding again", error)
+            return False
+        self._require(found, self.embeddings)
+        return True
+
+    def _compare(self) -> None:
+        path = self.path / "run.json"
+        self._is_new = not path.exists()
+        if not self._is_new:
+            self._require(read_about(self.path), self.path)
+        else:
+            write_whole(path, canonical_json(self.about))
+
+    def _require(self, former: Mapping[str, Any], where: Path) -> None:
+        keys = [*IDENTITY, *(key for key in LATER if key in former)]
+        held = {key: former.get(key) for key in keys}
+        held["config"] = with_later_fields(held["config"])
+        rows = field_differences(held, {key: self.about.get(key) for key in keys})
+        if rows:
+            table = "\n".join(
+                f"  {name}: run has {here!r}, asked {there!r}" for name, here, there in rows
+            )
+            raise WrongRecipe(f"{where} holds another run:\n{table}\nuse another --out")

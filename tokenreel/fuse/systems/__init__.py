@@ -1,0 +1,1 @@
+"""Systems: what a run trains, one a file."""

@@ -1,0 +1,226 @@
+"""The model of phase 2: pooling, temporal fusion, and the head that only the loss sees.
+
+Shapes: F distinct frames, N spatial tokens, D channels of all blocks together, B clips, V views,
+T frames of a sequence, E entities, C channels.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.kernels import CodedTokens
+from tokenreel.fuse.layers.conv3d import ConvolutionalFusion
+from tokenreel.fuse.layers.pooling import (
+    AttendedTokens,
+    FixedWidth,
+    Lstp,
+    make_pooling,
+    pool_frozen,
+)
+from tokenreel.fuse.layers.temporal import TemporalFusion
+from tokenreel.fuse.losses.heads import apply_head, make_head
+
+__all__ = ["FusionModel", "build_model"]
+
+
+class FusionModel(nn.Module):
+    """MV-Former, or CARL's late fusion where the pooling gives one entity without weights."""
+
+    def __init__(
+        self,
+        config: FuseConfig,
+        *,
+        dim: int,
+        cls_dim: int,
+        num_classes: int = 0,
+        grid: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.pooling = make_pooling(config.pooling, dim, cls_dim)
+        self.temporal = self._make_temporal(dim, cls_dim, grid)
+        width = config.temporal.embedding
+        self.projection = make_head(config.loss, width=width, num_classes=num_classes)
+
+    def _make_temporal(
+        self, dim: int, cls_dim: int, grid: tuple[int, int] | None
+    ) -> TemporalFusion | ConvolutionalFusion:
+        config, frames = self.config.temporal, self.config.data.num_frames
+        if config.kind == "conv3d":
+            if grid is None:
+                raise ValueError(
+                    "temporal.kind=conv3d needs the grid of the tokens: none was given"
+                )
+            return ConvolutionalFusion(config, channels=dim, grid=grid)
+        if self.pooling is not None:
+            entities = self.config.pooling.total_entities
+            return TemporalFusion(
+                config, channels=self.pooling.channels, num_entities=entities, train_frames=frames
+            )
+        # Late fusion has one entity and no ID for it.
+        config = config.model_copy(update={"entity_ids": "none"})
+        channels = cls_dim if self.config.pooling.kind == "cls" else dim
+        return TemporalFusion(config, channels=channels, num_entities=1, train_frames=frames)
+
+    def pool(
+        self,
+        tokens: CodedTokens | AttendedTokens | Tensor | None,
+        cls: Tensor | None,
+        hidden: Tensor | None = None,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """Entities of distinct frames.
+
+        Args:
+            tokens: (F, N, D), as codes or floats, or attended to already; None where only CLS is
+                used.
+            cls: (F, D of CLS), None where only tokens are used.
+            hidden: bool (F, N), True at tokens that must not be seen, or None.
+            context: (F, K, D of CLS), what dynamic queries are made from; the frame's own CLS, K
+                = 1, when None.
+
+        Returns:
+            (F, E, C), the dynamic ones last, K times over; (F, N, D) where the grid stays whole.
+        """
+        if isinstance(self.pooling, Lstp):
+            assert tokens is not None
+            pooled: Tensor = self.pooling(tokens, hidden, self._context(cls, context))[0]
+            return pooled
+        if isinstance(self.pooling, FixedWidth):
+            assert cls is not None
+            entities: Tensor = self.pooling(cls)
+            return entities
+        if self.config.pooling.kind == "cls":
+            assert cls is not None
+            return cls[:, None]
+        assert tokens is not None
+        assert not isinstance(tokens, AttendedTokens)
+        floats = tokens.decode() if isinstance(tokens, CodedTokens) else tokens
+        if self.config.pooling.kind == "grid":
+            return floats if hidden is None else floats.masked_fill(hidden[..., None], 0.0)
+        return pool_frozen(floats, self.config.pooling.kind, hidden)[:, None]
+
+    def attention(
+        self,
+        tokens: CodedTokens | Tensor,
+        cls: Tensor | None,
+        hidden: Tensor | None = None,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """Where each entity looks: (F, E, N), rows that sum to 1.  Arguments as :meth:`pool`.
+
+        Raises:
+            ValueError: a model without learned attention.
+        """
+        if not isinstance(self.pooling, Lstp):
+            raise ValueError(f"pooling.kind={self.config.pooling.kind} has no attention to show")
+        context = self._context(cls, context)
+        attention: Tensor = self.pooling(tokens, hidden, context, with_attention=True)[1]
+        return attention
+
+    def pool_views(
+        self,
+        tokens: CodedTokens | AttendedTokens | Tensor | None,
+        cls: Tensor | None,
+        gather: Tensor,
+        hidden: Tensor | None = None,
+    ) -> Tensor:
+        """Entities of sequences that share frames: each distinct frame is pooled once.
+
+        Args:
+            tokens: of F distinct frames, as for :meth:`pool`.
+            cls: as for :meth:`pool`.
+            gather: int64 (B, V, T), which distinct frame each position is; no two clips share one.
+            hidden: as for :meth:`pool`.
+
+        Returns:
+            (B V, T, E, C).
+        """
+        if not self._asks_the_sequence:
+            return self.pool(tokens, cls, hidden)[gather].flatten(0, 1)
+        assert cls is not None
+        context = self._context_of_views(cls, gather)
+        views = range(gather.shape[1])
+        if self.config.pooling.disjoint:  # entities take tokens from those of their own view alone
+            parts = [
+                self.pool(tokens, cls, hidden, context[:, view, None])[gather[:, view]]
+                for view in views
+            ]
+            return torch.stack(parts, dim=1).flatten(0, 1)
+        entities = self.pool(tokens, cls, hidden, context)[gather]  # (B, V, T, E, C)
+        # Every frame has the dynamic entities of all views.
+        static = self.config.pooling.num_entities
+        dynamic = entities[..., static:, :].unflatten(3, (len(views), -1))
+        own = torch.stack([dynamic[:, view, :, view] for view in views], dim=1)
+        return torch.cat([entities[..., :static, :], own], dim=3).flatten(0, 1)
+
+    def sequence_context(self, cls: Tensor) -> Tensor:
+        """What the dynamic queries of one sequence's frames are made from.
+
+        Args:
+            cls: (T, D of CLS) of the whole sequence, padding included, as published.
+
+        Returns:
+            (T, 1, D of CLS).
+        """
+        how = self.config.pooling.dynamic
+        if how == "separate":
+            return cls[:, None]
+        one = cls[:1] if how == "first" else cls.mean(dim=0, keepdim=True)
+        return one[None].expand(len(cls), -1, -1)
+
+    @property
+    def _asks_the_sequence(self) -> bool:
+        pooling = self.config.pooling
+        return bool(pooling.num_dynamic) and pooling.dynamic != "separate"
+
+    def _context(self, cls: Tensor | None, context: Tensor | None) -> Tensor | None:
+        if context is not None or not self.config.pooling.num_dynamic:
+            return context
+        if self._asks_the_sequence or cls is None:
+            raise ValueError(
+                f"pooling.dynamic={self.config.pooling.dynamic} needs the CLS vectors of the "
+                "sequence: give a context"
+            )
+        return cls[:, None]
+
+    def _context_of_views(self, cls: Tensor, gather: Tensor) -> Tensor:
+        """(F, V, D of CLS): for each distinct frame the contexts of all views of its clip."""
+        of_positions = cls[gather]  # (B, V, T, D)
+        is_first = self.config.pooling.dynamic == "first"
+        of_views = of_positions[:, :, 0] if is_first else of_positions.mean(dim=2)
+        clip = torch.zeros(len(cls), dtype=torch.long, device=gather.device)
+        for number, frames in enumerate(gather.flatten(1)):
+            clip[frames] = number
+        return of_views[clip]
+
+    def fuse(self, entities: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B, T, E, C) -> embeddings (B, T, C)."""
+        out: Tensor = self.temporal(entities, valid)
+        return out
+
+    def project(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (B, T, C) as the loss sees them; most losses see them as they are."""
+        return apply_head(self.projection, self.config.loss, embeddings)
+
+
+def build_model(
+    config: FuseConfig,
+    *,
+    dim: int,
+    cls_dim: int,
+    num_classes: int = 0,
+    grid: tuple[int, int] | None = None,
+) -> FusionModel:
+    """A model whose weights depend on config.seed alone.
+
+    Args:
+        config: what to build.
+        dim: channels D of the tokens of all blocks used, end to end.
+        cls_dim: channels of the CLS vector.
+        num_classes: phases to tell apart, for a supervised loss.
+        grid: rows and columns of the tokens, for convolutions.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return FusionModel(config, dim=dim, cls_dim=cls_dim, num_classes=num_classes, grid=grid)

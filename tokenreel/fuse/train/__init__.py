@@ -1,0 +1,1 @@
+"""Train runs, several on one stream over the store."""

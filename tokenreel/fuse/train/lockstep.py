@@ -1,0 +1,198 @@
+"""The training loop: one stream of batches, and every run takes its step on each.
+
+Training one run is the case of one.
+"""
+
+import logging
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+
+from tokenreel.cache.errors import TokenReelError, UsageError
+from tokenreel.cache.progress import Progress
+from tokenreel.cache.read.store_reader import ClipRecord
+from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.data.batches import Batch, Place, make_batch, stream_batches
+from tokenreel.fuse.data.epoch_plan import Sampling, hold_out, plan_epoch
+from tokenreel.fuse.data.requirements import training_clips
+from tokenreel.fuse.data.source import TokenSource
+from tokenreel.fuse.distributed.world import ALONE, World, any_of
+from tokenreel.fuse.train.run import Run
+from tokenreel.fuse.train.shared_attention import share_attention
+
+__all__ = ["fit"]
+
+log = logging.getLogger(__name__)
+
+
+def fit(
+    runs: Sequence[Run],
+    source: TokenSource,
+    *,
+    progress: bool,
+    world: World = ALONE,
+    beat: Callable[[], None] = lambda: None,
+) -> dict[Run, TokenReelError]:
+    """Train runs that draw the same batches, in lock-step, to their ends.
+
+    A run that is further than another waits; one whose loss is not finite leaves, and the others go
+    on.  SIGTERM saves every run after the step that it comes in, and ends the process with 143.
+
+    Args:
+        runs: with one Sampling, those that are over apart.
+        source: of their batches.
+        progress: show a bar of epochs.
+        world: the processes that share each batch.
+        beat: called after each step.
+
+    Returns:
+        The runs that failed, each with its error.
+
+    Raises:
+        UsageError: no clip can be held out.
+    """
+    failed: dict[Run, TokenReelError] = {}
+    active = [run for run in runs if not run.is_over]
+    if not active:
+        return failed
+    sampling = active[0].sampling
+    assert all(run.sampling == sampling for run in active)
+    clips, held_out = _training_clips(source, active[0].config)
+    start = min(run.position for run in active)
+    epochs = max(run.config.optim.epochs for run in active)
+    bar = Progress(
+        desc=runs[0].out.name if len(runs) == 1 else f"{len(runs)} runs", unit="epoch",
+        total=epochs, initial=start[0], enabled=progress and world.is_first,
+    )  # fmt: skip
+    batches = stream_batches(
+        source, clips, sampling, start=start, epochs=epochs, rank=world.rank, world=world.size
+    )
+    with bar, closing(batches), _stop_on_sigterm() as stopped:
+        for place, batch in batches:
+            failed |= _step(active, place, batch)
+            del batch  # its memory is the next one's
+            active = [run for run in active if run not in failed]
+            if place.ends_epoch:
+                failed |= _end_epoch(active, source, held_out, place.epoch, bar)
+                active = [run for run in active if run not in failed]
+            if active and any_of(bool(stopped), world, source.device):
+                _save_and_stop(active)
+            for run in active:
+                run.save_if_due(ends_epoch=place.ends_epoch)
+            beat()
+            active = [run for run in active if not run.is_over]
+            if not active:
+                break
+    return failed
+
+
+def _step(active: Sequence[Run], place: Place, batch: Batch) -> dict[Run, TokenReelError]:
+    """Every run whose turn it is takes its step; those that failed, each with its error."""
+    failed: dict[Run, TokenReelError] = {}
+    due = [run for run in active if run.position == (place.epoch, place.step)]
+    with share_attention([run.model for run in due], batch.frames) as attended:
+        _each(due, lambda run: run.backward(batch, attended.get(run.model)), failed)
+    _each(due, lambda run: run.descend(batch), failed)
+    return failed
+
+
+def _each(
+    runs: Sequence[Run], do: Callable[[Run], object], failed: dict[Run, TokenReelError]
+) -> None:
+    """Do something with every run that has not failed; those that fail in it are added."""
+    for run in runs:
+        if run not in failed:
+            try:
+                do(run)
+            except TokenReelError as error:
+                log.error("%s", error)
+                failed[run] = error.with_traceback(None)  # whose frames hold the batch
+
+
+def _training_clips(
+    source: TokenSource, config: FuseConfig
+) -> tuple[list[ClipRecord], list[ClipRecord]]:
+    share, num_frames = config.data.held_out, config.data.num_frames
+    clips, held_out = hold_out(training_clips(config, source.store), share)
+    if share and not held_out:
+        raise UsageError(
+            f"data.held_out={share}: the training clips of {source.store.path} are one group or "
+            "video, none can be held out"
+        )
+    for what, some in (("left", clips), ("held-out", held_out)):
+        if some and not plan_epoch(some, Sampling.of(config), 0):
+            raise UsageError(
+                f"data.held_out={share}: no two of the {len(some)} {what} clips are of one action, "
+                f"as loss.name={config.loss.name} wants: change it, or set loss.pairs=views"
+            )
+    short = sum(record.num_frames < num_frames for record in clips)
+    if short:
+        log.info(
+            "%d of %d clips are shorter than %d frames and are padded",
+            short,
+            len(clips),
+            num_frames,
+        )
+    alone = len(clips) - sum(map(len, plan_epoch(clips, Sampling.of(config), 0)))
+    if alone:
+        log.info("%d of %d clips are in no step: no other is of their action", alone, len(clips))
+    return clips, held_out
+
+
+def _end_epoch(
+    active: Sequence[Run],
+    source: TokenSource,
+    held_out: Sequence[ClipRecord],
+    epoch: int,
+    bar: Progress,
+) -> dict[Run, TokenReelError]:
+    """Every run whose epoch it is closes it; those that failed, each with its error."""
+    failed: dict[Run, TokenReelError] = {}
+    ending = [run for run in active if run.position[0] == epoch]
+    observers = [run for run in ending if run.wants_held_out(epoch)]
+    if observers:
+        for batch in _held_out_batches(source, held_out, observers[0]):
+            _each(observers, partial(Run.observe, batch=batch), failed)
+    losses = [run.end_epoch() for run in ending if run not in failed]
+    if losses:
+        bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}", refresh=False)
+    bar.update()
+    return failed
+
+
+def _held_out_batches(
+    source: TokenSource, clips: Sequence[ClipRecord], run: Run
+) -> Iterator[Batch]:
+    """The same views of the held-out clips at every epoch, in batches as the loss wants them."""
+    world = run.world
+    for numbers in plan_epoch(clips, run.sampling, 0):
+        yield make_batch(
+            source, clips, numbers, run.sampling, 0, rank=world.rank, world=world.size
+        ).to(source.device)
+
+
+def _save_and_stop(active: Sequence[Run]) -> None:
+    for run in active:
+        run.save()
+        epoch, number = run.position
+        log.warning(
+            "told to stop: %s saved at epoch %d, step %d; run it again to go on",
+            run.out, epoch, number,
+        )  # fmt: skip
+    raise SystemExit(143)
+
+
+@contextmanager
+def _stop_on_sigterm() -> Iterator[list[bool]]:
+    """A list that is no longer empty once SIGTERM came."""
+    stopped: list[bool] = []
+    try:
+        former = signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
+    except ValueError:  # not the main thread: whoever owns the process handles signals
+        yield stopped
+        return
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGTERM, former)

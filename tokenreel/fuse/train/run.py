@@ -1,0 +1,244 @@
+"""One run in training: its model, optimiser and position; a step at a time on batches it is given.
+
+Nothing in a step depends on who else is given the same batch, so runs that share a stream end with
+the bytes of runs trained alone.
+"""
+
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from tokenreel.cache.errors import TokenReelError
+from tokenreel.cache.files import write_whole
+from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.data.batches import Batch
+from tokenreel.fuse.data.epoch_plan import Sampling
+from tokenreel.fuse.data.source import TokenSource
+from tokenreel.fuse.distributed.global_layers import share_layers
+from tokenreel.fuse.distributed.world import ALONE, World, sum_gradients
+from tokenreel.fuse.layers.pooling import AttendedTokens
+from tokenreel.fuse.runs.checkpoint import (
+    initialise,
+    load_checkpoint,
+    require_config,
+    restore_weights,
+    save_checkpoint,
+)
+from tokenreel.fuse.systems.mvformer import FusionModel, build_model
+from tokenreel.fuse.train.objective import batch_loss, precision_of
+from tokenreel.fuse.train.optim import learning_rate, make_optimiser
+
+__all__ = ["Run"]
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """A run between its first and its last step.
+
+    Args:
+        config: of the run.
+        source: where its batches come from; tells the sizes of the model and the device.
+        out: folder of the run; goes on from its checkpoint where there is one.
+        world: the processes that share each batch.
+
+    Attributes:
+        position: epoch and step of the batch that it wants next.
+    """
+
+    def __init__(
+        self, config: FuseConfig, source: TokenSource, out: Path, *, world: World = ALONE
+    ) -> None:
+        self.config, self.out, self.world = config, out, world
+        self.device = source.device
+        self.position = (0, 0)
+        self.model: FusionModel = build_model(
+            config, dim=source.dim(config), cls_dim=source.cls_dim,
+            num_classes=source.num_classes, grid=source.grid,
+        )  # fmt: skip
+        if config.init is not None:
+            initialise(Path(config.init), self.model, config)
+        self.model.to(self.device)
+        if world.size > 1:
+            share_layers(self.model)
+        self.optimiser = make_optimiser(config.optim, self.model)
+        is_half = precision_of(config.optim.precision, self.device) == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_half)
+        self._losses: list[float] = []
+        self._held_out: list[tuple[float, int]] = []
+        self._saved_at = time.monotonic()
+        self._curves: SummaryWriter | None = None
+        self._resume()
+        if config.init is not None and not config.optim.epochs:
+            self.save()  # the weights of another run as they are: no step writes them
+        if config.optim.compile:
+            self.model.fuse = torch.compile(  # type: ignore[method-assign]
+                self.model.fuse,
+                options={"fallback_random": True},  # the dropout of a plain run
+            )
+
+    @property
+    def sampling(self) -> Sampling:
+        """What decides its batches."""
+        return Sampling.of(self.config)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every epoch is done."""
+        return self.position[0] >= self.config.optim.epochs
+
+    def wants_held_out(self, epoch: int) -> bool:
+        """Whether an epoch ends with a loss on the held-out clips."""
+        every = self.config.optim.evaluate_epochs
+        return bool(every) and (epoch + 1) % every == 0
+
+    def step(self, batch: Batch) -> float:
+        """Take one step; returns the loss.
+
+        Raises:
+            TokenReelError: a loss or gradient that is not finite; the clips of the batch.
+        """
+        self.backward(batch)
+        return self.descend(batch)
+
+    def backward(self, batch: Batch, attended: AttendedTokens | None = None) -> None:
+        """The first half of a step: the gradients; those of `attended`, where given, are left."""
+        epoch, number = self.position
+        self.model.train()
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.config.optim, epoch)
+        torch.manual_seed(_step_seed(self.config.seed, epoch, number))
+        rng = np.random.default_rng([self.config.seed, epoch, number])
+        loss = batch_loss(
+            self.model, batch, self.config, rng=rng, world=self.world, attended=attended
+        )
+        self.optimiser.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self._loss = loss.detach()
+
+    def descend(self, batch: Batch) -> float:
+        """The second half of a step: down the gradients; returns the loss.
+
+        Raises:
+            TokenReelError: a loss or gradient that is not finite; the clips of the batch.
+        """
+        (epoch, number), loss = self.position, self._loss
+        sum_gradients(self.model, self.world)
+        self.scaler.unscale_(self.optimiser)  # of the sums: all processes see what overflowed
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad_norm)
+        # One wait for a GPU (a scaler has its own), before it is given more to do.
+        found, found_norm = torch.stack([loss, norm]).tolist()
+        # A scaler lowers its scale where a gradient overflows float16, and leaves the step out;
+        # one that overflows without a scale is not finite in itself.
+        is_left_out = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        if not (math.isfinite(found) and (is_left_out or math.isfinite(found_norm))):
+            raise self._not_finite("loss", f"{found}, its gradient {found_norm}", batch)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        self._losses.append(found)
+        self.position = (epoch, number + 1)
+        return self._losses[-1]
+
+    def observe(self, batch: Batch) -> None:
+        """Count a held-out batch into the loss of the epoch that ends.
+
+        Raises:
+            TokenReelError: a loss that is not finite; the clips of the batch.
+        """
+        self.model.eval()
+        with torch.inference_mode():
+            rng = np.random.default_rng(self.config.seed)
+            loss = batch_loss(self.model, batch, self.config, rng=rng, world=self.world)
+        if not torch.isfinite(loss):
+            raise self._not_finite("held-out loss", f"{loss.item()}", batch)
+        self._held_out.append((loss.item(), int(batch.valid.sum())))
+
+    def end_epoch(self) -> float:
+        """Close the epoch: its line in the metrics; returns its mean loss."""
+        epoch = self.position[0]
+        mean = sum(self._losses) / len(self._losses)
+        line = {"epoch": epoch, "loss": mean, "lr": learning_rate(self.config.optim, epoch)}
+        if self._held_out:
+            frames = sum(count for _, count in self._held_out)
+            line["held_out_loss"] = sum(x * n for x, n in self._held_out) / max(1, frames)
+        self._log(line)
+        self._losses, self._held_out = [], []
+        self.position = (epoch + 1, 0)
+        return mean
+
+    def save(self) -> None:
+        """Write the checkpoint of this moment."""
+        self._saved_at = time.monotonic()
+        if not self.world.is_first:
+            return
+        state = {
+            "config": self.config.model_dump_json(),
+            "position": list(self.position),
+            "losses": list(self._losses),
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        save_checkpoint(self.out / "checkpoint.pt", state)
+
+    def save_if_due(self, *, ends_epoch: bool) -> None:
+        """Write a checkpoint where the config wants one: by epochs, by minutes, and at the end."""
+        optim = self.config.optim
+        by_epoch = ends_epoch and (self.is_over or self.position[0] % optim.checkpoint_epochs == 0)
+        if by_epoch or time.monotonic() - self._saved_at >= optim.checkpoint_minutes * 60:
+            self.save()
+
+    def close(self) -> None:
+        """Flush the curves."""
+        if self._curves is not None:
+            self._curves.close()
+
+    def _not_finite(self, what: str, found: str, batch: Batch) -> TokenReelError:
+        return TokenReelError(
+            f"{self.out.name}: the {what} of epoch {self.position[0]} is {found}, on clips "
+            f"{', '.join(batch.clip_ids)}: look at them with `tokenreel store verify --deep`, "
+            "or lower optim.lr"
+        )
+
+    def _resume(self) -> None:
+        path, metrics = self.out / "checkpoint.pt", self.out / "metrics.jsonl"
+        if not path.exists():
+            if self.world.is_first:
+                metrics.unlink(missing_ok=True)
+            return
+        state = load_checkpoint(path)
+        restore_weights(path, self.model, self.config, state)
+        require_config(path, self.config, state)
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        epoch, number = state["position"]
+        self.position, self._losses = (epoch, number), list(state["losses"])
+        if self.world.is_first:
+            kept = metrics.read_text().splitlines()[:epoch] if metrics.exists() else []
+            write_whole(metrics, "".join(f"{line}\n" for line in kept).encode())
+        log.info("%s goes on at epoch %d, step %d", self.out, epoch, number)
+
+    def _log(self, line: dict[str, Any]) -> None:
+        if not self.world.is_first:
+            return
+        if self._curves is None:
+            self._curves = SummaryWriter(str(self.out / "tensorboard"), purge_step=line["epoch"])
+        with (self.out / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        for name in line.keys() - {"epoch"}:
+            self._curves.add_scalar(name, line[name], line["epoch"])
+
+
+def _step_seed(seed: int, epoch: int, step: int) -> int:
+    """The seed of the dropout of a step: what a resumed run needs no random state for."""
+    words = np.random.SeedSequence([seed, epoch, step]).generate_state(2, np.uint32)
+    return int(words[0]) << 32 | int(words[1])

@@ -1,0 +1,123 @@
+"""One pass over the codes of a batch for all models in lock-step that attend over them.
+
+On a CPU a step is bound by its memory and by turning codes into floats: the compiled loops do both
+once for all models, and a run still ends with the bytes of the same run alone.  On a GPU the fused
+kernel is another model's own, and nothing is shared.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.data.frames import Frames
+from tokenreel.fuse.kernels import CodedTokens
+from tokenreel.fuse.kernels.attention.choose import loops_obstacle, wanted_word
+from tokenreel.fuse.kernels.attention.weights import absorb_queries
+from tokenreel.fuse.kernels.ops import require_finite
+from tokenreel.fuse.layers.pooling import AttendedTokens, Lstp
+from tokenreel.fuse.systems.mvformer import FusionModel
+
+__all__ = ["may_share", "share_attention"]
+
+
+@contextmanager
+def share_attention(
+    models: Sequence[FusionModel], frames: Frames
+) -> Iterator[Mapping[FusionModel, AttendedTokens]]:
+    """Attend over frames for all models that can share it.
+
+    Inside, each computes the gradient of its loss down to what it attended to; at the end come the
+    gradients of all their queries.
+
+    Args:
+        models: that train on the frames.
+        frames: of the batch.
+
+    Yields:
+        The attended tokens of each model that shares; empty where fewer than two can.
+    """
+    groups: dict[tuple[int, ...], list[FusionModel]] = {}
+    for model in models:
+        if _can_share(model, frames):
+            blocks = model.config.pooling.blocks or tuple(frames.codes)
+            groups.setdefault(tuple(sorted(blocks)), []).append(model)
+    shared = [
+        _attend(group, frames.coded(blocks)) for blocks, group in groups.items() if len(group) > 1
+    ]
+    yield {model: one for some in shared for model, one in some.attended.items()}
+    for some in shared:
+        some.backward()
+
+
+def may_share(config: FuseConfig, device: torch.device) -> bool:
+    """Whether a model of a config attends in one pass over tokens as they are stored, on a CPU."""
+    pooling = config.pooling
+    takes_two = pooling.num_dynamic > 0 or pooling.normalise_keys or pooling.disjoint
+    if pooling.kind != "lstp" or takes_two or config.augment.changes_tokens:
+        return False
+    is_absorbed = wanted_word(None) in ("auto", "absorbed") and device.type == "cpu"
+    return is_absorbed and loops_obstacle() is None
+
+
+def _can_share(model: FusionModel, frames: Frames) -> bool:
+    if not frames.codes:
+        return False
+    codes = next(iter(frames.codes.values()))
+    return len(codes) > 0 and may_share(model.config, codes.device)
+
+
+@dataclass(frozen=True, eq=False)
+class _Shared:
+    """Models that attended together.
+
+    Attributes:
+        tokens: of F frames.
+        attended: what each model got.
+        queries: absorbed, (E, d) of each.
+        outputs: of the pass, of each.
+    """
+
+    tokens: CodedTokens
+    attended: Mapping[FusionModel, AttendedTokens]
+    queries: list[Tensor]
+    outputs: list[tuple[Tensor, Tensor, Tensor]]
+
+    def backward(self) -> None:
+        """From the gradients of what was attended to, where there are any, the queries' own."""
+        pooled = [one.pooled for one in self.attended.values()]
+        parts = [
+            (queries, one.grad.contiguous(), outputs)
+            for queries, one, outputs in zip(self.queries, pooled, self.outputs, strict=True)
+            if one.grad is not None
+        ]
+        if not parts:
+            return
+        from tokenreel.fuse.kernels.cpu import compiled
+
+        queries, gradients, outputs = zip(*parts, strict=True)
+        rows = compiled.pool_backward_each(
+            self.tokens.codes, gradients, self.tokens.scales, outputs, shared=True
+        )
+        for own, gradient in zip(queries, rows, strict=True):
+            own.backward(gradient)
+
+
+def _attend(models: Sequence[FusionModel], tokens: CodedTokens) -> _Shared:
+    from tokenreel.fuse.kernels.cpu import compiled
+
+    require_finite(tokens.scales)
+    queries = []
+    for model in models:
+        assert isinstance(model.pooling, Lstp)
+        queries.append(absorb_queries(tokens, model.pooling.weights()).contiguous())
+    with torch.no_grad():
+        outputs = compiled.pool_each(tokens.codes, queries, tokens.scales, None)
+    attended = {
+        model: AttendedTokens(tokens, pooled.detach().requires_grad_())
+        for model, (pooled, _, _) in zip(models, outputs, strict=True)
+    }
+    return _Shared(tokens, attended, queries, outputs)
