@@ -26,9 +26,9 @@ from harness import Timing, make_row, quick_flag, write_rows
 from threadpoolctl import threadpool_limits
 
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
-from tokenreel.evaluate.config import EvaluateConfig
-from tokenreel.evaluate.progression import progression_targets
-from tokenreel.evaluate.suite import evaluate_files
+from tokenreel.evaluate.commands.suite import evaluate_files
+from tokenreel.evaluate.methods.progression import progression_targets
+from tokenreel.evaluate.protocol import EvaluateConfig
 
 PHASES = {
     "baseball_pitch": 4, "baseball_swing": 3, "bench_press": 2, "bowl": 3, "clean_and_jerk": 6,

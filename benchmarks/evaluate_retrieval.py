@@ -18,9 +18,9 @@ from harness import Timing, make_row, quick_flag, write_rows
 from scipy.spatial.distance import cdist
 
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
-from tokenreel.evaluate.config import EvaluateConfig
-from tokenreel.evaluate.nearest import nearest_in_other_clips
-from tokenreel.evaluate.suite import evaluate_files
+from tokenreel.evaluate.commands.suite import evaluate_files
+from tokenreel.evaluate.methods.nearest import nearest_in_other_clips
+from tokenreel.evaluate.protocol import EvaluateConfig
 
 FRAMES, CLIPS, CHANNELS, STRIDE, CLASSES = 367_069, 1442, 256, 5, 99
 QUERIES = 200

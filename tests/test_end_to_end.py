@@ -73,5 +73,5 @@ def test_a_store_of_another_recipe_is_refused_with_its_fields(work):
 
 
 def test_evaluate_imports_no_torch():
-    code = "import sys, tokenreel.evaluate.suite; sys.exit('torch' in sys.modules)"
+    code = "import sys, tokenreel.evaluate.commands.suite; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

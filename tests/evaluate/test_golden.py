@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
-from tokenreel.evaluate.probe import classify_phases, fit_logistic, labelled_prefix
-from tokenreel.evaluate.progression import (
+from tokenreel.evaluate.methods.probe import classify_phases, fit_logistic, labelled_prefix
+from tokenreel.evaluate.methods.progression import (
     AbsentPhase,
     fit_progression,
     progression_score,
     progression_targets,
 )
-from tokenreel.evaluate.retrieval import retrieve_frames
-from tokenreel.evaluate.tau import align_clips, squared_distances, tau_b
+from tokenreel.evaluate.methods.retrieval import retrieve_frames
+from tokenreel.evaluate.methods.tau import align_clips, squared_distances, tau_b
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = json.loads((GOLDEN / "metrics_cases.json").read_text())

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.evaluate.clips import labelled_clips, write_run
-from tokenreel.evaluate.config import EvaluateConfig
-from tokenreel.evaluate.suite import evaluate_files
+from tokenreel.evaluate.commands.suite import evaluate_files
+from tokenreel.evaluate.protocol import EvaluateConfig
 
 
 def evaluate(tmp_path, clips, **changes):

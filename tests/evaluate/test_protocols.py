@@ -7,10 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from tests.evaluate.clips import labelled_clips, make_clip, write_run
-from tokenreel.evaluate.config import PROTOCOLS, EvaluateConfig, resolve
-from tokenreel.evaluate.probe import draw_episodes, stratified_draw
-from tokenreel.evaluate.progression import progression_targets
-from tokenreel.evaluate.suite import evaluate_files
+from tokenreel.evaluate.commands.suite import evaluate_files
+from tokenreel.evaluate.methods.probe import draw_episodes, stratified_draw
+from tokenreel.evaluate.methods.progression import progression_targets
+from tokenreel.evaluate.protocol import PROTOCOLS, EvaluateConfig, resolve
 
 
 def evaluate(tmp_path, clips, config=None, **provenance):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
 from tokenreel.cache.errors import TokenReelError
-from tokenreel.evaluate.report.frames import FramesUnreachable
+from tokenreel.evaluate.report.pictures.frames import FramesUnreachable
 from tokenreel.pipeline.cli.evaluate import app
 from tokenreel.pipeline.frames import frames_below
 

@@ -7,7 +7,7 @@ import pytest
 from tests.fuse.tiny import write_store
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.evaluate.config import EvaluateConfig, resolve
+from tokenreel.evaluate.protocol import EvaluateConfig, resolve
 from tokenreel.fuse.data.requirements import blocks_of, for_store
 from tokenreel.fuse.systems.mvformer import build_model
 from tokenreel.fuse.train.sweep import train_together

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.files import make_directory, write_whole
-from tokenreel.evaluate.config import EvaluateConfig
-from tokenreel.evaluate.suite import evaluate_files
+from tokenreel.evaluate.commands.suite import evaluate_files
+from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.fuse.train.sweep import RunResult, train_together
 from tokenreel.pipeline.ablation_plan import plan_jobs, plan_rows, substitutes
 from tokenreel.pipeline.ablation_table import Row, ablation_csv, format_ablation, values_of_rows

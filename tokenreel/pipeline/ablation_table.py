@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenreel.evaluate.table import MEAN, Score
+from tokenreel.evaluate.jobs.table import MEAN, Score
 from tokenreel.pipeline.recipes.base import IN_PERCENT, as_printed
 
 __all__ = ["Row", "Values", "ablation_csv", "format_ablation", "values_of_rows"]

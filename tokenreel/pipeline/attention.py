@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tokenreel.cache.errors import ClipFailed, UsageError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.read.store_reader import Store, open_store
-from tokenreel.evaluate.report.movie import write_movie
+from tokenreel.evaluate.report.pictures.movie import write_movie
 from tokenreel.extract.preview.show import frames_as_seen
 from tokenreel.extract.video.decode import VideoError
 from tokenreel.fuse.distributed.world import find_device

@@ -13,8 +13,8 @@ from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
 from tokenreel.cache.progress import Progress
 from tokenreel.cache.read.store_reader import ClipRecord, Store
 from tokenreel.cache.tools.codec_error import pool_tokens
-from tokenreel.evaluate.config import EvaluateConfig
-from tokenreel.evaluate.suite import evaluate_files
+from tokenreel.evaluate.commands.suite import evaluate_files
+from tokenreel.evaluate.protocol import EvaluateConfig
 
 __all__ = ["TASKS", "measure_metrics"]
 

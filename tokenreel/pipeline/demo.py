@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from tokenreel.cache.errors import ClipFailed
-from tokenreel.evaluate.config import EvaluateConfig
-from tokenreel.evaluate.report.config import ReportConfig
-from tokenreel.evaluate.suite import evaluate_files
+from tokenreel.evaluate.commands.suite import evaluate_files
+from tokenreel.evaluate.protocol import EvaluateConfig
+from tokenreel.evaluate.report.data.config import ReportConfig
 from tokenreel.pipeline.attention import attend_clips
 from tokenreel.pipeline.cli.console import say
 from tokenreel.pipeline.extraction import extract_dataset

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import make_directory, write_whole
-from tokenreel.evaluate.compare import Difference, compare_files
-from tokenreel.evaluate.config import EvaluateConfig
-from tokenreel.evaluate.pool import num_processors
-from tokenreel.evaluate.suite import SuiteReport, evaluate_files
-from tokenreel.evaluate.summary import Published
+from tokenreel.evaluate.commands.compare import Difference, compare_files
+from tokenreel.evaluate.commands.suite import SuiteReport, evaluate_files
+from tokenreel.evaluate.jobs.pool import num_processors
+from tokenreel.evaluate.protocol import EvaluateConfig
+from tokenreel.evaluate.tables.summary import Published
 from tokenreel.pipeline.cli.console import format_table
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import RECIPES

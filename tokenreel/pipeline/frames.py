@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tokenreel.cache.embeddings import EmbeddedClip
-from tokenreel.evaluate.report.frames import FrameSource, FramesUnreachable, Image
+from tokenreel.evaluate.report.pictures.frames import FrameSource, FramesUnreachable, Image
 from tokenreel.extract.video.decode import VideoError, decode, probe
 
 __all__ = ["frames_below"]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.cache.errors import EmbeddingFileError
-from tokenreel.evaluate.data import file_sha256, load_screened
+from tokenreel.evaluate.commands.suite import SuiteReport
+from tokenreel.evaluate.jobs.data import file_sha256, load_screened
 from tokenreel.evaluate.report.build import write_report
-from tokenreel.evaluate.report.config import ReportConfig
-from tokenreel.evaluate.report.frames import FrameSource
-from tokenreel.evaluate.suite import SuiteReport
+from tokenreel.evaluate.report.data.config import ReportConfig
+from tokenreel.evaluate.report.pictures.frames import FrameSource
 from tokenreel.pipeline.evaluation import evaluate_words, published_numbers, split_words
 from tokenreel.pipeline.frames import frames_below
 from tokenreel.pipeline.run import DATA

@@ -13,9 +13,9 @@ from tokenreel.cache.embeddings import (
     read_embeddings,
     write_embeddings,
 )
-from tokenreel.evaluate.config import EvaluateConfig
-from tokenreel.evaluate.report.frames import FramesUnreachable
-from tokenreel.evaluate.suite import SuiteReport, evaluate_files
+from tokenreel.evaluate.commands.suite import SuiteReport, evaluate_files
+from tokenreel.evaluate.protocol import EvaluateConfig
+from tokenreel.evaluate.report.pictures.frames import FramesUnreachable
 
 PHASES = {"jump": ("crouch", "fly", "land"), "wave": ("up", "down")}
 CLIPS = [("t0", "train"), ("t1", "train"), ("v0", "val"), ("v1", "val"), ("v2", "val")]

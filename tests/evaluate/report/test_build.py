@@ -10,7 +10,7 @@ import pytest
 
 from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.evaluate.report.build import make_report, write_report
-from tokenreel.evaluate.report.config import ReportConfig
+from tokenreel.evaluate.report.data.config import ReportConfig
 
 _spec = importlib.util.spec_from_file_location("made", Path(__file__).with_name("conftest.py"))
 made = importlib.util.module_from_spec(_spec)

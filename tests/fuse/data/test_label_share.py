@@ -7,9 +7,9 @@ from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError, WrongRecipe
 from tokenreel.cache.read.store_reader import Store, open_store
-from tokenreel.evaluate.config import EvaluateConfig, resolve
-from tokenreel.evaluate.data import load_action
-from tokenreel.evaluate.tasks import choose_labelled
+from tokenreel.evaluate.jobs.data import load_action
+from tokenreel.evaluate.jobs.tasks import choose_labelled
+from tokenreel.evaluate.protocol import EvaluateConfig, resolve
 from tokenreel.fuse.config.loss import CrossEntropyConfig
 from tokenreel.fuse.config.run import DataConfig, FuseConfig, OptimConfig
 from tokenreel.fuse.data.label_share import draw_labelled

@@ -9,7 +9,7 @@ from tokenreel.pipeline.cli import evaluate_pictures
 from tokenreel.pipeline.cli.console import finish, run_app, say
 
 if TYPE_CHECKING:
-    from tokenreel.evaluate.suite import SuiteReport
+    from tokenreel.evaluate.commands.suite import SuiteReport
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 
@@ -72,7 +72,7 @@ def frozen(
     memory: Memory = "2GB",
 ) -> None:
     """The control of every table: all metrics on frozen tokens, pooled by max, mean and CLS."""
-    from tokenreel.evaluate.frozen import pool_store
+    from tokenreel.evaluate.commands.frozen import pool_store
     from tokenreel.pipeline.evaluation import evaluate_words
 
     files = pool_store(store, out, blocks=block)
@@ -85,7 +85,7 @@ def check(
     file: Annotated[Path, typer.Argument(help="HDF5 or .npz, as docs/embeddings.md lays it out")],
 ) -> None:
     """What an embedding file holds, what it lacks, and what is wrong with it."""
-    from tokenreel.evaluate.check import check_file
+    from tokenreel.evaluate.commands.check import check_file
 
     found = check_file(file)
     for fact in found.facts:

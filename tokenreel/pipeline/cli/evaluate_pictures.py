@@ -47,7 +47,7 @@ def report(
     memory: Annotated[str, typer.Option(help="of all processes")] = "2GB",
 ) -> None:
     """One page to look at and to send: tables, alignments, retrieved frames, curves, provenance."""
-    from tokenreel.evaluate.report.config import ReportConfig
+    from tokenreel.evaluate.report.data.config import ReportConfig
     from tokenreel.pipeline.reporting import report_words
 
     config = ReportConfig(
@@ -73,9 +73,9 @@ def align(
 ) -> None:
     """Dynamic time warping of two clips: the path as CSV, and a video of both side by side."""
     from tokenreel.cache.files import make_directory, write_whole
-    from tokenreel.evaluate.alignment import align_pair, find_clip, path_table
-    from tokenreel.evaluate.report.frames import FramesUnreachable
-    from tokenreel.evaluate.report.movie import playback_rate, side_by_side, write_movie
+    from tokenreel.evaluate.methods.alignment import align_pair, find_clip, path_table
+    from tokenreel.evaluate.report.pictures.frames import FramesUnreachable
+    from tokenreel.evaluate.report.pictures.movie import playback_rate, side_by_side, write_movie
     from tokenreel.pipeline.reporting import frames_of
 
     file = _read_run(run)
@@ -109,10 +109,10 @@ def retrieve(
     height: Annotated[int, typer.Option(min=32, max=2160, help="of the frames, pixels")] = 180,
 ) -> None:
     """The nearest frames of other clips of the action: a table, and the frames in one picture."""
-    from tokenreel.evaluate.alignment import find_clip, phase_name
-    from tokenreel.evaluate.report.frames import FramesUnreachable
-    from tokenreel.evaluate.report.neighbours import gallery_of, nearest_frames
-    from tokenreel.evaluate.report.strip import judge, write_strip
+    from tokenreel.evaluate.methods.alignment import find_clip, phase_name
+    from tokenreel.evaluate.report.data.neighbours import gallery_of, nearest_frames
+    from tokenreel.evaluate.report.pictures.frames import FramesUnreachable
+    from tokenreel.evaluate.report.pictures.strip import judge, write_strip
     from tokenreel.pipeline.reporting import frames_of
 
     file = _read_run(run)

@@ -1,0 +1,106 @@
+"""`evaluate compare`: values of the tables, intervals by hand, and what cannot be compared."""
+
+import numpy as np
+import pytest
+
+from tests.evaluate.clips import labelled_clips, make_clip, write_run
+from tokenreel.cache.errors import UsageError
+from tokenreel.evaluate.commands.compare import compare_files, paired_bootstrap
+from tokenreel.evaluate.commands.suite import evaluate_files
+from tokenreel.evaluate.protocol import EvaluateConfig
+
+CONFIG = EvaluateConfig()
+
+
+def noisy_clips(noise, count=8):
+    clips = []
+    for action in ("one", "two"):
+        clips += [make_clip(f"{action}/t{i}", "train", action=action, noise=noise) for i in (0, 1)]
+        clips += [
+            make_clip(f"{action}/v{i}", "val", action=action, noise=noise, frames=12 + i)
+            for i in range(count)
+        ]
+    return clips
+
+
+def compare(a, b, **changes):
+    found = compare_files(a, b, config=CONFIG, resamples=200, progress=False, **changes)
+    return {difference.task: difference for difference in found}
+
+
+def test_the_values_are_those_of_the_table(tmp_path):
+    a = [write_run(tmp_path / f"a{s}", noisy_clips(0.6 + s / 10), seed=s) for s in (0, 1)]
+    b = [write_run(tmp_path / "b0", noisy_clips(0.2))]
+    found = compare(a, b)
+    report = evaluate_files(a + b, config=CONFIG, out=tmp_path / "out", progress=False)
+    assert set(found) == {"classification", "progression", "tau", "ap@5", "ap@10", "ap@15"}
+    for task, difference in found.items():
+        means = {s.run: s.value for s in report.scores if (s.task, s.action) == (task, "mean")}
+        assert difference.a == pytest.approx((means["a0"] + means["a1"]) / 2, abs=1e-9)
+        assert difference.b == pytest.approx(means["b0"], abs=1e-9)
+        assert difference.gain == pytest.approx(difference.b - difference.a)
+        assert difference.low <= difference.high
+    assert (found["tau"].num_clips, found["tau"].num_actions) == (16, 2)
+
+
+def test_a_clear_gain_is_real_and_the_same_runs_differ_by_nothing(tmp_path):
+    a = [write_run(tmp_path / "a", noisy_clips(1.0))]
+    b = [write_run(tmp_path / "b", noisy_clips(0.05))]
+    better = compare(a, b)["ap@5"]
+    assert better.is_real
+    assert better.low > 0
+    assert better.p_value == 2 / 201  # no draw on the other side
+    same = compare(a, a)["ap@5"]
+    assert (same.gain, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+    assert not same.is_real
+
+
+def test_the_interval_is_that_of_the_resampled_means():
+    values = np.array([0.0, 1.0, 2.0, 5.0])
+
+    def zero(drawn):
+        return 0.0
+
+    def mean(drawn):
+        return float(drawn @ values / drawn.sum())
+
+    found = paired_bootstrap("x", [[zero]], [[mean]], [4], resamples=4000, seed=1)
+    rng = np.random.default_rng(7)
+    wanted = np.quantile(values[rng.integers(0, 4, (100_000, 4))].mean(axis=1), [0.025, 0.975])
+    assert found.gain == 2.0
+    np.testing.assert_allclose([found.low, found.high], wanted, atol=0.15)
+    again = paired_bootstrap("x", [[zero]], [[mean]], [4], resamples=4000, seed=1)
+    assert again == found
+
+
+def test_a_draw_of_one_clip_alone_gives_no_tau(tmp_path):
+    a = [write_run(tmp_path / "a", noisy_clips(0.6, count=3))]
+    b = [write_run(tmp_path / "b", noisy_clips(0.6, count=3))]
+    found = compare(a, b)
+    assert all(difference.num_resamples == 200 for difference in found.values() if
+               difference.task != "tau")  # fmt: skip
+    assert found["tau"].num_resamples < 200  # one clip drawn three times has no pair
+
+
+def test_other_clips_or_settings_cannot_be_compared(tmp_path):
+    a = [write_run(tmp_path / "a", labelled_clips())]
+    b = [write_run(tmp_path / "b", labelled_clips()[:-1])]
+    with pytest.raises(UsageError, match=r"other validation clips.*\(3 and 2\)"):
+        compare(a, b)
+    c = [write_run(tmp_path / "c", labelled_clips(), evaluate={"tau_stride": 3})]
+    with pytest.raises(UsageError, match="evaluated with other settings: name them"):
+        compare(a, c)
+    d = [write_run(tmp_path / "d", labelled_clips(labelled=False))]
+    with pytest.raises(UsageError, match="no labelled clips of the split val"):
+        compare(d, d)
+
+
+def test_an_action_without_a_value_is_named(tmp_path):
+    clips = noisy_clips(0.1)
+    for clip in clips[:10]:
+        clip.labels[clip.labels == 1] = 2
+    a = [write_run(tmp_path / "a", clips)]
+    found = compare(a, a)
+    assert found["progression"].num_actions == 1
+    assert found["progression"].note.startswith("without one: phase 1 is absent")
+    assert found["tau"].note == ""

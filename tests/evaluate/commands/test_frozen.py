@@ -1,0 +1,83 @@
+"""`evaluate frozen`: tokens pooled by hand, standardised as the frozen recipe does."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.evaluate.clips import labelled_clips
+from tokenreel.cache.embeddings import read_embeddings
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.write.store_writer import StoreWriter
+from tokenreel.evaluate.commands import frozen
+from tokenreel.evaluate.commands.frozen import pool_store, standardise
+from tokenreel.evaluate.commands.suite import evaluate_files
+from tokenreel.evaluate.protocol import EvaluateConfig
+
+_spec = importlib.util.spec_from_file_location(
+    "stores", Path(__file__).parents[2] / "cache/stores.py"
+)
+stores = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(stores)
+
+
+@pytest.fixture
+def store(tmp_path):
+    path = stores.make_store(tmp_path / "store")
+    with StoreWriter(path, writer_id="test") as writer:
+        for clip_id in ("t0", "t1", "v0", "v1"):
+            stores.write_clip(writer, clip_id, frames=70)
+    return path
+
+
+def test_each_pool_is_that_of_the_decoded_tokens(store, tmp_path):
+    files = pool_store(store, tmp_path / "out", progress=False)
+    assert [path.parent.name for path in files] == ["frozen-max", "frozen-mean", "frozen-cls"]
+    opened = open_store(store)
+    pools = {
+        "max": lambda clip: opened.read(clip).decode(3).max(axis=1),
+        "mean": lambda clip: opened.read(clip).decode(3).mean(axis=1),
+        "cls": lambda clip: opened.read_cls(clip),
+    }
+    for path, pool in zip(files, pools.values(), strict=True):
+        raw = {record.clip_id: pool(record.clip_id) for record in opened.records.values()}
+        train = np.concatenate([raw["t0"], raw["t1"]])
+        clips = read_embeddings(path).clips
+        assert [clip.split for clip in clips] == ["train", "train", "val", "val"]
+        for clip in clips:
+            standard = (raw[clip.clip_id] - train.mean(0)) / train.std(0)
+            wanted = standard / np.linalg.norm(standard, axis=1, keepdims=True)
+            np.testing.assert_allclose(clip.embeddings, wanted, atol=1e-4)
+            np.testing.assert_array_equal(clip.labels, opened.labels(clip.clip_id))
+
+
+def test_several_blocks_lie_side_by_side_and_unknown_ones_are_refused(store, tmp_path):
+    files = pool_store(store, tmp_path / "out", blocks=(1, 3), progress=False)
+    assert read_embeddings(files[0]).clips[0].embeddings.shape == (70, 2 * stores.DIM)
+    assert read_embeddings(files[2]).clips[0].embeddings.shape == (70, stores.DIM)
+    with pytest.raises(UsageError, match=r"holds blocks \(1, 3\), not \[2\]"):
+        pool_store(store, tmp_path / "out", blocks=(2,), progress=False)
+
+
+def test_pooled_files_are_used_again_and_made_anew_for_other_blocks(store, tmp_path, monkeypatch):
+    pool_store(store, tmp_path / "out", progress=False)
+    monkeypatch.setattr(frozen, "_pool_clip", None)
+    pool_store(store, tmp_path / "out", progress=False)
+    with pytest.raises(TypeError):
+        pool_store(store, tmp_path / "out", blocks=(1,), progress=False)
+
+
+def test_the_pooled_files_are_evaluated_as_any_run(store, tmp_path):
+    files = pool_store(store, tmp_path / "out", progress=False)
+    report = evaluate_files(files, config=EvaluateConfig(), out=tmp_path / "tables", progress=False)
+    found = {score.run for score in report.scores if score.task == "classification"}
+    assert found == {"frozen-max", "frozen-mean", "frozen-cls"}
+
+
+def test_standardising_is_what_the_frozen_recipe_does():
+    fuse = pytest.importorskip("tokenreel.fuse.embed.embed")
+    clips = labelled_clips(noise=1.0)
+    for ours, theirs in zip(standardise(clips), fuse.standardise(clips), strict=True):
+        np.testing.assert_array_equal(ours.embeddings, theirs.embeddings)

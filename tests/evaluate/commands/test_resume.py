@@ -1,0 +1,158 @@
+"""Rows stream into results.csv: kills, torn rows, other data; any number of processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.evaluate.clips import labelled_clips, write_run
+from tokenreel.cache.errors import UsageError
+from tokenreel.evaluate.commands import suite
+from tokenreel.evaluate.jobs.pool import WorkerLost, run_jobs
+from tokenreel.evaluate.jobs.table import read_rows
+from tokenreel.evaluate.protocol import EvaluateConfig
+
+ROOT = Path(__file__).parents[3]
+CONFIG = EvaluateConfig(protocol=("carl", "tcc"), shots=(1,), episodes=2)
+
+
+def evaluate(paths, out, **limits):
+    return suite.evaluate_files(paths, config=CONFIG, out=out, progress=False, **limits)
+
+
+def test_the_tables_are_the_same_bytes_for_any_number_of_processes(tmp_path):
+    clips = labelled_clips("one", noise=2.0) + labelled_clips("two", frames=20, noise=2.0)
+    paths = [write_run(tmp_path / f"r{seed}", clips, seed=seed) for seed in (0, 1)]
+    tables = []
+    for jobs in (1, 2):
+        out = tmp_path / f"out{jobs}"
+        evaluate(paths, out, jobs=jobs)
+        tables.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert tables[0] == tables[1]
+    assert set(tables[0]) == {"results.csv", "summary.csv", "summary.md", "summary.tex"}
+
+
+def slow_command(path, out):
+    """`evaluate all` on one path that takes a second for each task."""
+    code = f"""
+import time
+from pathlib import Path
+from tests.evaluate.commands.test_resume import CONFIG
+from tokenreel.evaluate.jobs import pool
+from tokenreel.evaluate.commands import suite
+quick = pool.run_job
+def slow(job, limits):
+    rows = quick(job, limits)
+    time.sleep(1)
+    return rows
+pool.run_job = slow
+suite.evaluate_files([Path({str(path)!r})], config=CONFIG, out=Path({str(out)!r}), progress=False)
+"""
+    return [sys.executable, "-c", code]
+
+
+def test_a_killed_evaluation_goes_on_where_it_stopped(tmp_path):
+    path = write_run(tmp_path / "run", labelled_clips())
+    process = subprocess.Popen(slow_command(path, tmp_path / "out"), cwd=ROOT)
+    results = tmp_path / "out/results.csv"
+    deadline = time.monotonic() + 60
+    while len(read_rows(results)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = len(read_rows(results))
+    assert done >= 3
+    with results.open("ab") as file:
+        file.write(b"run,r,,0,,carl,ta")  # what a kill in the middle of a write leaves
+
+    report = evaluate([path], tmp_path / "out")
+    assert report.num_jobs > report.num_kept >= 3
+    evaluate([path], tmp_path / "fresh")
+    assert results.read_bytes() == (tmp_path / "fresh/results.csv").read_bytes()
+
+
+def test_what_is_done_is_not_computed_again(tmp_path, monkeypatch):
+    path = write_run(tmp_path / "run", labelled_clips())
+    first = evaluate([path], tmp_path / "out")
+    monkeypatch.setattr("tokenreel.evaluate.jobs.pool.run_job", None)
+    again = evaluate([path], tmp_path / "out")
+    assert again.num_kept == again.num_jobs == first.num_jobs
+    assert [repr(score) for score in again.scores] == [repr(score) for score in first.scores]
+
+
+def test_other_embeddings_or_settings_are_computed_anew(tmp_path):
+    path = write_run(tmp_path / "run", labelled_clips())
+    evaluate([path], tmp_path / "out")
+    write_run(tmp_path / "run", labelled_clips(noise=0.5))
+    assert evaluate([path], tmp_path / "out").num_kept == 0
+    other = suite.evaluate_files(
+        [path], config=EvaluateConfig(tau_stride=3), out=tmp_path / "out", progress=False
+    )
+    assert other.num_kept == 0
+
+
+def test_a_job_with_a_part_of_its_rows_is_done_again(tmp_path):
+    path = write_run(tmp_path / "run", labelled_clips())
+    whole = evaluate([path], tmp_path / "out")
+    results = tmp_path / "out/results.csv"
+    text = results.read_text()
+    results.write_text("".join(row for row in text.splitlines(True) if ",ap@10," not in row))
+    report = evaluate([path], tmp_path / "out")
+    assert report.num_kept == whole.num_jobs - 1
+    assert results.read_text() == text
+
+
+def test_two_evaluations_do_not_write_to_one_folder(tmp_path):
+    path = write_run(tmp_path / "run", labelled_clips())
+    out = tmp_path / "out"
+    out.mkdir()
+    with suite._alone_in(out), pytest.raises(UsageError, match="another evaluation writes to"):
+        evaluate([path], out)
+
+
+def die(job, limits):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_one_clear_error(monkeypatch):
+    monkeypatch.setattr("tokenreel.evaluate.jobs.pool.run_job", die)
+    with pytest.raises(WorkerLost, match="with fewer --jobs; what is done is kept"):
+        list(run_jobs([None, None], processes=2, threads=1, memory_bytes=1))
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    code = """
+import sys
+from tests.evaluate.commands.test_resume import wait_for_ever
+from tokenreel.evaluate.jobs import pool
+pool.run_job = wait_for_ever
+list(pool.run_jobs([sys.argv[1]] * 2, processes=2, threads=1, memory_bytes=1))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    workers = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(workers) == 2
+    process.kill()
+    process.wait()
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_alive, workers))
+
+
+def wait_for_ever(folder, limits):
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(3600)
+
+
+def is_alive(pid):
+    """A process that is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

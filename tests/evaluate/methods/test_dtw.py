@@ -1,0 +1,86 @@
+"""The warping path by anti-diagonals against plain loops, enumeration and a case by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from tokenreel.evaluate.methods.dtw import warp
+
+
+def plain_warp(costs):
+    """The textbook's loops: sums, then back from the end; ties as documented."""
+    n, m = costs.shape
+    sums = np.full((n + 1, m + 1), np.inf)
+    sums[0, 0] = 0
+    for i, j in itertools.product(range(n), range(m)):
+        sums[i + 1, j + 1] = costs[i, j] + min(sums[i, j], sums[i, j + 1], sums[i + 1, j])
+    steps, i, j = [(n - 1, m - 1)], n, m
+    while (i, j) != (1, 1):
+        move = int(np.argmin([sums[i - 1, j - 1], sums[i - 1, j], sums[i, j - 1]]))
+        i, j = i - (move != 2), j - (move != 1)
+        steps.append((i - 1, j - 1))
+    return steps[::-1], sums[n, m]
+
+
+def every_path(n, m):
+    """All monotone paths through an (n, m) matrix."""
+    if (n, m) == (1, 1):
+        return [[(0, 0)]]
+    before = [(n - 1, m - 1), (n - 1, m), (n, m - 1)]
+    return [
+        [*path, (n - 1, m - 1)] for a, b in before if a > 0 and b > 0 for path in every_path(a, b)
+    ]
+
+
+def test_a_path_worked_by_hand():
+    costs = np.array([[0.0, 5, 5, 5], [5, 0, 0, 5], [5, 5, 5, 0]])
+    path = warp(costs)
+    assert path.steps.tolist() == [[0, 0], [1, 1], [1, 2], [2, 3]]
+    assert (path.total, path.mean) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("n", "m"), [(1, 1), (1, 7), (7, 1), (2, 2), (3, 5), (17, 4), (40, 41), (64, 200)]
+)
+@pytest.mark.parametrize("ties", [False, True])
+def test_it_equals_the_plain_loops_bit_by_bit(n, m, ties):
+    rng = np.random.default_rng([n, m])
+    costs = rng.integers(0, 3, (n, m)).astype(float) if ties else rng.random((n, m))
+    steps, total = plain_warp(costs)
+    path = warp(costs)
+    assert path.steps.tolist() == [list(step) for step in steps]
+    assert path.total == total
+
+
+@pytest.mark.parametrize(("n", "m"), [(3, 3), (4, 3), (2, 5)])
+def test_no_other_path_is_cheaper(n, m):
+    costs = np.random.default_rng(n * m).random((n, m))
+    sums = [sum(costs[cell] for cell in path) for path in every_path(n, m)]
+    assert warp(costs).total == pytest.approx(min(sums), abs=1e-12)
+
+
+def test_every_step_goes_on_by_one_frame_at_most_and_its_cost_is_the_cell_s():
+    costs = np.random.default_rng(0).random((30, 50)).astype(np.float32)
+    path = warp(costs)
+    moves = set(map(tuple, np.diff(path.steps, axis=0).tolist()))
+    assert moves <= {(0, 1), (1, 0), (1, 1)}
+    assert path.steps[0].tolist() == [0, 0]
+    assert path.steps[-1].tolist() == [29, 49]
+    assert path.costs.tolist() == [float(costs[i, j]) for i, j in path.steps]
+    assert path.total == pytest.approx(path.costs.sum())
+
+
+def test_constant_costs_take_the_diagonal_and_then_the_second_clip():
+    assert warp(np.ones((2, 4))).steps.tolist() == [[0, 0], [0, 1], [0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (3,), (1, 2, 3)])
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match="costs are"):
+        warp(np.zeros(shape))
+
+
+def test_costs_that_are_not_finite_are_counted():
+    with pytest.raises(ValueError, match="2 costs are not finite"):
+        warp(np.array([[1.0, np.nan], [np.inf, 0.0]]))

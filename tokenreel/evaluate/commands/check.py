@@ -1,0 +1,151 @@
+"""`evaluate check`: what an embedding file holds, what it lacks, and what is wrong with it."""
+
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings
+from tokenreel.cache.errors import EmbeddingFileError
+from tokenreel.evaluate.jobs.data import screen_clips
+
+__all__ = ["Checked", "check_file"]
+
+REQUIRED = ("embeddings", "lengths", "clip_id", "split")
+PER_FRAME = ("labels", "times_seconds", "frame_index")
+PER_CLIP = ("clip_id", "split", "action", "group", "video", "phases")
+WITHOUT = {  # optional array -> what is lost without it
+    "labels": "tau within groups is all that can be computed",
+    "times_seconds": "pictures count frames instead of seconds",
+    "frame_index": "pictures take frame i of a video as frame i of the clip",
+    "action": "all clips are one action",
+    "group": "accuracy without shared videos cannot be told",
+    "video": "no pictures of frames",
+    "phases": "phases are numbered, and labels are not checked against their number",
+}
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a file is.
+
+    Attributes:
+        facts: what it holds, one sentence each.
+        problems: what is wrong with it.
+        notes: what is missing and what that means.
+    """
+
+    facts: tuple[str, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it can be evaluated as it is."""
+        return not self.problems
+
+
+def check_file(path: Path) -> Checked:
+    """Look at an HDF5 or .npz file of embeddings; docs/embeddings.md has the layout."""
+    try:
+        shapes = _shapes(path)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        return Checked((), (f"{path}: neither HDF5 nor .npz: {error}",), ())
+    problems = list(_problems_of_shapes(shapes))
+    notes = [f"no {name}: {lost}" for name, lost in WITHOUT.items() if name not in shapes]
+    unknown = sorted(set(shapes) - {*REQUIRED, *PER_FRAME, *PER_CLIP})
+    if unknown:
+        notes.append(f"not read: {', '.join(unknown)}")
+    if problems:
+        return Checked((), tuple(problems), tuple(notes))
+    try:
+        clips = read_embeddings(path, finite=False).clips
+    except EmbeddingFileError as error:
+        return Checked((), (str(error),), tuple(notes))
+    sound, left_out = screen_clips(clips)
+    problems += [reason for reasons in left_out.values() for reason in reasons]
+    for action, some in _by_action(sound).items():
+        problems += _problems_of_action(action, some)
+    splits = sorted({clip.split for clip in clips} - set(SPLITS))
+    if splits:
+        notes.append(f"splits {', '.join(map(repr, splits))} are none of {', '.join(SPLITS)}")
+    return Checked(tuple(_facts(clips)), tuple(problems), tuple(notes))
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every array of a file."""
+    if path.suffix == ".npz":
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
+            return {name: archive[name].shape for name in archive.files}
+    with h5py.File(path, "r") as file:
+        return {name: item.shape for name, item in file.items() if isinstance(item, h5py.Dataset)}
+
+
+def _problems_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+    for name in REQUIRED:
+        if name not in shapes:
+            yield f"no array {name!r}: it is required"
+    if "embeddings" in shapes and len(shapes["embeddings"]) != 2:
+        yield f"embeddings are {shapes['embeddings']}, wanted (frames of all clips, channels)"
+    for names, of in ((PER_FRAME, "embeddings"), (PER_CLIP, "lengths")):
+        for name in names:
+            if name not in shapes or not shapes.get(of):
+                continue
+            if shapes[name] != shapes[of][:1]:
+                each = "frame" if of == "embeddings" else "clip"
+                yield f"{name} are {shapes[name]}, wanted {shapes[of][:1]}: one a {each}"
+
+
+def _by_action(clips: Sequence[EmbeddedClip]) -> dict[str, list[EmbeddedClip]]:
+    found: dict[str, list[EmbeddedClip]] = {}
+    for clip in clips:
+        if (clip.labels >= 0).any():
+            found.setdefault(clip.action, []).append(clip)
+    return dict(sorted(found.items()))
+
+
+def _problems_of_action(action: str, clips: Sequence[EmbeddedClip]) -> Iterator[str]:
+    name = f"action {action!r}" if action else "its one action"
+    train = [clip for clip in clips if clip.split == "train"]
+    num_val = sum(clip.split == "val" for clip in clips)
+    phases = {int(phase) for clip in train for phase in np.unique(clip.labels) if phase >= 0}
+    if not train:
+        yield f"{name}: no labelled clips of the split 'train': nothing to learn from"
+    elif len(phases) < 2:
+        yield f"{name}: its training clips hold one phase, a classifier needs 2"
+    if num_val < 2:
+        yield f"{name}: {num_val} labelled clip(s) of the split 'val', tau and AP@K need 2"
+    num_phases = max((len(clip.phases) for clip in clips), default=0) or max(
+        int(clip.labels.max()) + 1 for clip in clips
+    )
+    wanted = set(range(num_phases - 1))
+    lacking = [clip for clip in clips if wanted - set(clip.labels.tolist())]
+    if lacking:
+        yield (
+            f"{name}: {len(lacking)} clip(s) lack a phase, such as {lacking[0].clip_id}: "
+            "progression needs absent_phase=tcc2021, lav or casa"
+        )
+
+
+def _facts(clips: Sequence[EmbeddedClip]) -> Iterator[str]:
+    frames = sum(clip.num_frames for clip in clips)
+    labelled = sum(int((clip.labels >= 0).sum()) for clip in clips)
+    channels = clips[0].embeddings.shape[1]
+    yield f"{len(clips)} clips, {frames} frames, {channels} channels, {labelled} frames labelled"
+    counts = {split: sum(clip.split == split for clip in clips) for split in SPLITS}
+    yield ", ".join(f"{count} clips of the split {split!r}" for split, count in counts.items())
+    yield f"{len({clip.action for clip in clips})} action(s)"
+    norms = np.concatenate([np.linalg.norm(clip.embeddings, axis=1) for clip in clips])
+    finite = norms[np.isfinite(norms)]
+    if len(finite):
+        unit = "unit length" if np.allclose(finite, 1, atol=1e-3) else "not of unit length"
+        yield f"embeddings are {unit}: {_span(finite)}"
+
+
+def _span(values: Any) -> str:
+    return f"norms from {values.min():.4g} to {values.max():.4g}"

@@ -1,0 +1,214 @@
+"""Is a gain real?  Two sets of runs on the same clips, by a paired bootstrap over validation clips.
+
+A resample draws the clips of each action with replacement, the same ones for A and B, and computes
+every metric of both from what each clip contributes; the mean is over actions, and over the runs
+(seeds) of a side.  Classifier, regression and the frames that are searched stay as they are: only
+which clips are judged varies.  A pair of a clip with its own copy is no pair of tau.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.progress import Progress
+from tokenreel.evaluate.commands.bootstrap import Ints, Metric, Metrics, resampled_metrics
+from tokenreel.evaluate.jobs.data import file_sha256, load_action, load_screened
+from tokenreel.evaluate.protocol import EvaluateConfig, Settings, resolve
+
+__all__ = ["RESAMPLES", "Difference", "compare_files", "paired_bootstrap"]
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric of A and of B.
+
+    Attributes:
+        task: the metric.
+        a, b: values on all clips.
+        gain: b - a.
+        low, high: 95 % interval of the gain.
+        p_value: twice the share of resamples on the rarer side of 0, one more counted in each, so
+            that it is never 0.
+        num_clips, num_actions: that were resampled.
+        num_resamples: that gave a value.
+        note: actions that were left out, and why.
+    """
+
+    task: str
+    a: float
+    b: float
+    gain: float
+    low: float
+    high: float
+    p_value: float
+    num_clips: int
+    num_actions: int
+    num_resamples: int
+    note: str = ""
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.low > 0 or self.high < 0
+
+
+def compare_files(
+    first: Sequence[Path],
+    second: Sequence[Path],
+    *,
+    config: EvaluateConfig,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[Difference]:
+    """Every metric of two sets of runs.
+
+    Args:
+        first: embedding files of A, the seeds of one recipe.
+        second: those of B.
+        config: settings; the protocol is the first that it or the recipe names.
+        resamples: draws of clips.
+        seed: of the draws.
+        progress: show a bar.
+
+    Raises:
+        UsageError: the files hold no validation clips with labels in common.
+        EmbeddingFileError: a file cannot be read.
+    """
+    sides = [_load(path, config) for path in [*first, *second]]
+    clips = _common_clips(sides)
+    bar = Progress(sides, desc="compare", unit="run", enabled=progress)
+    found = [{action: _metrics(side, action) for action in clips} for side in bar]
+    tasks = dict.fromkeys(task for one in found for some in one.values() for task in some)
+    return [
+        _compare_task(task, found, clips, len(first), resamples=resamples, seed=seed)
+        for task in tasks
+    ]
+
+
+def _compare_task(
+    task: str,
+    found: Sequence[Mapping[str, Metrics]],
+    clips: Mapping[str, Sequence[str]],
+    num_first: int,
+    *,
+    resamples: int,
+    seed: int,
+) -> Difference:
+    """One metric over the actions where every run has it; the others are named."""
+    reasons: dict[str, str] = {}
+    metrics: dict[str, list[Metric]] = {action: [] for action in clips}
+    for one in found:
+        for action, some in one.items():
+            metric = some[task]
+            if isinstance(metric, str):
+                reasons[action] = metric
+            else:
+                metrics[action].append(metric)
+    actions = [action for action in clips if action not in reasons]
+    return paired_bootstrap(
+        task,
+        [metrics[action][:num_first] for action in actions],
+        [metrics[action][num_first:] for action in actions],
+        [len(clips[action]) for action in actions],
+        resamples=resamples,
+        seed=seed,
+        note="; ".join(f"without {action}: {reason}" for action, reason in reasons.items()),
+    )
+
+
+def paired_bootstrap(
+    task: str,
+    first: Sequence[Sequence[Metric]],
+    second: Sequence[Sequence[Metric]],
+    sizes: Sequence[int],
+    *,
+    resamples: int,
+    seed: int,
+    note: str = "",
+) -> Difference:
+    """Resample the clips of every action for both sides at once.
+
+    Args:
+        task: name of the metric.
+        first: for each action, the metric of each run of A.
+        second: the same of B.
+        sizes: clips of each action.
+        resamples: draws.
+        seed: of the draws.
+        note: for the result.
+    """
+    rng = np.random.default_rng(seed)
+    whole = [np.ones(size, np.int64) for size in sizes]
+    a, b = _mean(first, whole), _mean(second, whole)
+    gains = np.empty(resamples)
+    for i in range(resamples):
+        drawn = [np.bincount(rng.integers(0, size, size), minlength=size) for size in sizes]
+        gains[i] = _mean(second, drawn) - _mean(first, drawn)
+    gains = gains[~np.isnan(gains)]
+    low, high = np.quantile(gains, [0.025, 0.975]) if len(gains) else (np.nan, np.nan)
+    fewer = min(np.count_nonzero(gains <= 0), np.count_nonzero(gains >= 0))
+    p_value = min(1.0, 2 * (fewer + 1) / (len(gains) + 1)) if len(gains) else float("nan")
+    return Difference(
+        task, a, b, b - a, float(low), float(high), p_value, sum(sizes), len(sizes),
+        len(gains), note,
+    )  # fmt: skip
+
+
+def _mean(metrics: Sequence[Sequence[Metric]], drawn: Sequence[Ints]) -> float:
+    """Over actions, then over runs, as in the tables."""
+    values = [metric(some) for runs, some in zip(metrics, drawn, strict=True) for metric in runs]
+    return float(np.mean(values)) if values else float("nan")
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """A file: where it is, its settings, its actions with their validation clips."""
+
+    path: Path
+    sha256: str
+    settings: Settings
+    clips: dict[str, list[str]]
+
+
+def _load(path: Path, config: EvaluateConfig) -> _Side:
+    sha256 = file_sha256(path)
+    file = load_screened(path, sha256).file
+    clips: dict[str, list[str]] = {}
+    for clip in file.clips:
+        if clip.split == "val" and (clip.labels >= 0).any():
+            clips.setdefault(clip.action, []).append(clip.clip_id)
+    recipe = dict(file.provenance.get("evaluate", {}))
+    return _Side(path, sha256, resolve(config, recipe)[0], clips)
+
+
+def _common_clips(sides: Sequence[_Side]) -> dict[str, list[str]]:
+    clips = sides[0].clips
+    for side in sides[1:]:
+        if side.clips != clips:
+            raise UsageError(
+                f"{sides[0].path} and {side.path} hold other validation clips: a paired test needs "
+                f"the same ones ({_count(sides[0])} and {_count(side)})"
+            )
+    if not clips:
+        raise UsageError(f"{sides[0].path} holds no labelled clips of the split val")
+    for side in sides[1:]:
+        if side.settings != sides[0].settings:
+            raise UsageError(
+                f"{sides[0].path} and {side.path} are to be evaluated with other settings: name "
+                "them, such as tau_stride=2 retrieval_stride=2"
+            )
+    return clips
+
+
+def _count(side: _Side) -> int:
+    return sum(map(len, side.clips.values()))
+
+
+def _metrics(side: _Side, action: str) -> Metrics:
+    return resampled_metrics(load_action(side.path, side.sha256, action), side.settings)

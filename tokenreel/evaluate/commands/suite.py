@@ -1,0 +1,214 @@
+"""Every metric of every embedding file: per action and averaged, with its counts.
+
+Frames without a label are dropped before any stride.  Where a file has no labels, tau is computed
+within groups of clips that show the same video, and everything else is skipped with the reason.
+Rows stream into results.csv as they are found; rows that stand there already, of the same data and
+settings, are not computed again.
+"""
+
+import fcntl
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenreel.cache.errors import EmbeddingFileError, UsageError
+from tokenreel.cache.files import make_directory
+from tokenreel.cache.progress import Progress
+from tokenreel.evaluate.jobs.data import load_screened
+from tokenreel.evaluate.jobs.plan import FilePlan, Job, plan_file, row_key
+from tokenreel.evaluate.jobs.pool import run_jobs
+from tokenreel.evaluate.jobs.table import (
+    RESULTS,
+    Score,
+    append_rows,
+    mean_rows,
+    read_rows,
+    write_rows,
+)
+from tokenreel.evaluate.methods.nearest import MEMORY_BYTES
+from tokenreel.evaluate.protocol import EvaluateConfig
+from tokenreel.evaluate.tables.summary import Published
+from tokenreel.evaluate.tables.summary_text import format_summary, write_tables
+
+__all__ = ["SuiteReport", "evaluate_files"]
+
+log = logging.getLogger(__name__)
+
+SMALL_BYTES = 16_000_000  # of embeddings: a second of work
+
+
+@dataclass(frozen=True, eq=False)
+class SuiteReport:
+    """What `evaluate all` found.
+
+    Attributes:
+        scores: the rows of results.csv.
+        problems: what was wrong with the data, one sentence each.
+        summary: the table for people.
+        num_jobs: pieces of work; num_kept of them were done before.
+        num_kept: see num_jobs.
+    """
+
+    scores: tuple[Score, ...]
+    problems: tuple[str, ...]
+    summary: str
+    num_jobs: int = 0
+    num_kept: int = 0
+
+    @property
+    def exit_status(self) -> int:
+        """0, or 3 when there are problems."""
+        return 3 if self.problems else 0
+
+
+def evaluate_files(
+    paths: Sequence[Path],
+    *,
+    config: EvaluateConfig,
+    out: Path,
+    progress: bool = True,
+    jobs: int = 1,
+    memory_bytes: int = MEMORY_BYTES,
+    published: Mapping[str, Published] | None = None,
+) -> SuiteReport:
+    """Evaluate embedding files and write results.csv and summary.csv, .md and .tex.
+
+    Args:
+        paths: embedding files.
+        config: settings; they win over those of a file's own recipe.
+        out: folder of the tables.
+        progress: show a bar.
+        jobs: processors to use; the numbers do not depend on it.
+        memory_bytes: for embeddings and the blocks of searches, of all processes together.
+        published: recipe -> published numbers, for rows beside the measured ones.
+
+    Raises:
+        UsageError: another evaluation writes to the folder.
+        WorkerLost: a process was killed; the rows found so far stay in results.csv.
+    """
+    plans, problems = _plan(paths, config)
+    make_directory(out)
+    with _alone_in(out), _forget_files():
+        found, num_jobs, num_kept = _compute(
+            plans, out / RESULTS, jobs=jobs, memory_bytes=memory_bytes, progress=progress
+        )
+        scores = [score for plan in plans for score in _in_order(plan, found)]
+        problems += _problems_of(scores)
+        write_tables(scores, out, published)
+    summary = format_summary(scores, published)
+    return SuiteReport(tuple(scores), tuple(problems), summary, num_jobs, num_kept)
+
+
+def _compute(
+    plans: Sequence[FilePlan], results: Path, *, jobs: int, memory_bytes: int, progress: bool
+) -> tuple["Found", int, int]:
+    """All rows by key, those of results.csv used again; how many jobs there are and were done."""
+    found = _kept_rows(plans, results)
+    planned = [job for plan in plans for job in plan.jobs]
+    todo = [job for job in planned if not _is_done(job, found)]
+    num_kept = len(planned) - len(todo)
+    if num_kept:
+        log.info("%d of %d tasks stand in %s already", num_kept, len(planned), results)
+    write_rows(found.values(), results)
+    processes = _num_processes(plans, todo, jobs, memory_bytes)
+    threads = max(1, jobs // processes)
+    bar = Progress(
+        desc="evaluate", unit="task", total=len(planned), initial=num_kept, enabled=progress
+    )
+    with bar:
+        for rows in run_jobs(todo, processes=processes, threads=threads, memory_bytes=memory_bytes):
+            append_rows(rows, results)
+            found |= {row_key(row): row for row in rows}
+            bar.update()
+    return found, len(planned), num_kept
+
+
+@contextmanager
+def _forget_files() -> Iterator[None]:
+    """Embeddings are kept between the jobs of a file, not beyond the evaluation."""
+    try:
+        yield
+    finally:
+        load_screened.cache_clear()
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """No other evaluation writes to the folder meanwhile; the lock ends with the process."""
+    handle = os.open(out, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UsageError(
+            f"another evaluation writes to {out}: wait, or name another --out"
+        ) from error
+    finally:
+        os.close(handle)
+
+
+Found = dict[tuple[object, ...], Score]
+
+
+def _plan(paths: Sequence[Path], config: EvaluateConfig) -> tuple[list[FilePlan], list[str]]:
+    plans: list[FilePlan] = []
+    problems: list[str] = []
+    for path in dict.fromkeys(paths):
+        try:
+            plan = plan_file(path, config)
+        except (EmbeddingFileError, OSError) as error:
+            problems.append(str(error))
+        except ValueError as error:
+            problems.append(f"{path}: settings of its recipe: {error}")
+        else:
+            plans.append(plan)
+            problems += plan.problems
+    return plans, problems
+
+
+def _kept_rows(plans: Sequence[FilePlan], results: Path) -> Found:
+    """The rows of results.csv that belong to a job that gave all of its rows."""
+    there = {row_key(row): row for row in read_rows(results)}
+    return {
+        key: there[key]
+        for plan in plans
+        for job in plan.jobs
+        if _is_done(job, there)
+        for key in job.keys
+    }
+
+
+def _is_done(job: Job, found: Found) -> bool:
+    return all(key in found for key in job.keys)
+
+
+def _num_processes(
+    plans: Sequence[FilePlan], todo: Sequence[Job], jobs: int, memory_bytes: int
+) -> int:
+    """At most one a job, and no more than can hold their embeddings in half of the memory.
+
+    One where a new process would take longer to start than the work takes.
+    """
+    waiting = {job.path for job in todo}
+    sizes = [plan.num_bytes for plan in plans if any(job.path in waiting for job in plan.jobs)]
+    is_slow = any(job.kind == "few-shot" or job.settings.classifier == "sgd" for job in todo)
+    if sum(sizes) < SMALL_BYTES and not is_slow:
+        return 1
+    fit = memory_bytes // 2 // max([1, *sizes])
+    return max(1, min(jobs, len(todo), fit))
+
+
+def _in_order(plan: FilePlan, found: Found) -> list[Score]:
+    """The rows of a file as planned, its averages last."""
+    rows = [*plan.skipped, *(found[key] for job in plan.jobs for key in job.keys)]
+    skipped = {(row.protocol, row.task) for row in plan.skipped}
+    actions = [row for row in rows if (row.protocol, row.task) not in skipped]
+    return rows + mean_rows(actions)
+
+
+def _problems_of(scores: Sequence[Score]) -> list[str]:
+    bad = [score for score in scores if score.status == "problem" and score.action != "mean"]
+    return [f"{score.run}: {score.action}: {score.task}: {score.note}" for score in bad]

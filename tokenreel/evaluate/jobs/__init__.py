@@ -1,0 +1,1 @@
+"""From embedding files to rows of results: independent jobs, in parallel processes."""

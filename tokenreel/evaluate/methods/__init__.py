@@ -1,0 +1,1 @@
+"""The metrics as functions of arrays."""

@@ -1,0 +1,142 @@
+"""What an evaluation is told: protocols of the literature by name, and what a user may change.
+
+    carl      CARL, MV-Former and VSP on Penn Action and Pouring: multinomial logistic regression,
+              all frames, squared distances, nearest frames of other validation clips.  A clip that
+              lacks a phase is an error, as in the released code.
+    finegym   the same papers on FineGym: one linear layer by SGD on the frames of 10 events at a
+              time, learning rate 50, at 10, 50 and 100 % of the events.  Accuracy only.
+    tcc       TCC and what follows it (LAV, GTA): an RBF SVM, stride 5, TCC's boundaries, few-shot
+              classification instead of retrieval.
+
+A value is the user's where the user gives one, else the recipe's (where the recipe is of the same
+protocol), else the protocol's.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from tokenreel.cache.format.identity import canonical_json
+from tokenreel.evaluate.methods.progression import Rule
+
+__all__ = ["PROTOCOLS", "EvaluateConfig", "ProtocolName", "Settings", "resolve"]
+
+ProtocolName = Literal["carl", "finegym", "tcc"]
+Task = Literal["classification", "progression", "tau", "retrieval", "few-shot"]
+Classifier = Literal["logistic", "svc", "sgd"]
+Labelled = Literal["prefix", "stratified"]
+
+
+class Settings(BaseModel):
+    """A protocol with every value set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    protocol: ProtocolName = Field(description="its name")
+    tasks: tuple[Task, ...] = Field(description="what is computed")
+    classifier: Classifier = Field(description="logistic regression, RBF SVM or a layer by SGD")
+    fractions: tuple[float, ...] = Field(description="shares of the training clips with labels")
+    labelled: Labelled = Field(
+        default="prefix", description="which: the first, as published, or a draw over phases"
+    )
+    seed: int = Field(default=0, ge=0, description="of that draw and of SGD")
+    absent_phase: Rule = Field(description="progression target where a clip lacks a phase")
+    tau_stride: int = Field(ge=1, description="every so many-th frame for tau")
+    retrieval_stride: int = Field(ge=1, description="and for AP@K")
+    ks: tuple[int, ...] = Field(default=(5, 10, 15), min_length=1, description="the K of AP@K")
+    shots: tuple[int, ...] = Field(default=(1, 5, 10), description="labelled clips of few-shot")
+    episodes: int = Field(default=50, ge=1, description="draws of few-shot, averaged")
+    learning_rate: float = Field(default=50.0, gt=0, description="of SGD, for unit embeddings")
+    epochs: int = Field(default=100, ge=1, description="of SGD")
+
+    def words(self) -> str:
+        """All values as one canonical text: results made with others are not used again."""
+        return canonical_json(self.model_dump(mode="json")).decode()
+
+
+PROTOCOLS: dict[ProtocolName, Settings] = {
+    "carl": Settings(
+        protocol="carl", tasks=("classification", "progression", "tau", "retrieval"),
+        classifier="logistic", fractions=(1.0,), absent_phase="error", tau_stride=2,
+        retrieval_stride=2,
+    ),
+    "finegym": Settings(
+        protocol="finegym", tasks=("classification",), classifier="sgd",
+        fractions=(0.1, 0.5, 1.0), absent_phase="error", tau_stride=5, retrieval_stride=5,
+    ),
+    "tcc": Settings(
+        protocol="tcc", tasks=("classification", "progression", "tau", "few-shot"),
+        classifier="svc", fractions=(0.1, 0.5, 1.0), absent_phase="tcc2021", tau_stride=5,
+        retrieval_stride=5,
+    ),
+}  # fmt: skip
+
+
+class EvaluateConfig(BaseModel):
+    """What the user changes; None keeps what the recipe or the protocol says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    protocol: tuple[ProtocolName, ...] | None = Field(
+        default=None, min_length=1, description="carl, finegym, tcc, or several; carl by default"
+    )
+    tasks: tuple[Task, ...] | None = None
+    classifier: Classifier | None = None
+    fractions: tuple[float, ...] | None = None
+    labelled: Labelled | None = None
+    seed: int | None = None
+    absent_phase: Rule | None = None
+    tau_stride: int | None = Field(default=None, ge=1)
+    retrieval_stride: int | None = Field(default=None, ge=1)
+    ks: tuple[int, ...] | None = None
+    shots: tuple[int, ...] | None = None
+    episodes: int | None = None
+    learning_rate: float | None = None
+    epochs: int | None = None
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _as_tuple(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("fractions")
+    @classmethod
+    def _is_share(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and not (value and all(0 < share <= 1 for share in value)):
+            raise ValueError("shares lie above 0 and up to 1, such as 0.1,0.5,1")
+        return value
+
+    @field_validator("ks", "shots")
+    @classmethod
+    def _is_count(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and not (value and all(count > 0 for count in value)):
+            raise ValueError("counts are 1 or more, such as 5,10,15")
+        return value
+
+    def changes(self) -> dict[str, Any]:
+        """The values that are set, without the protocol."""
+        return self.model_dump(exclude_none=True, exclude={"protocol"})
+
+
+def resolve(config: EvaluateConfig, recipe: Mapping[str, Any]) -> list[Settings]:
+    """The settings of each protocol that is asked for.
+
+    Args:
+        config: the user's words.
+        recipe: the fields of EvaluateConfig that the recipe of the embeddings sets.
+
+    Raises:
+        ValueError: a field or value of the recipe that does not exist (pydantic's).
+
+    >>> resolve(EvaluateConfig(protocol="tcc"), {"tau_stride": 2})[0].tau_stride
+    5
+    """
+    own = EvaluateConfig.model_validate(dict(recipe))
+    own_names = own.protocol or ("carl",)
+    found = []
+    for name in config.protocol or own_names:
+        values = PROTOCOLS[name].model_dump()
+        values |= own.changes() if name in own_names else {}
+        found.append(Settings.model_validate(values | config.changes()))
+    return found

@@ -1,0 +1,135 @@
+"""What the page is made of: runs, their files beside the embeddings, and what is shown of them."""
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
+from tokenreel.evaluate.jobs.data import file_sha256
+from tokenreel.evaluate.report.data.config import ReportConfig
+
+__all__ = ["Group", "RunPage", "evenly", "gather_runs", "shown_groups", "shown_runs"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class RunPage:
+    """A run as the page knows it.
+
+    Attributes:
+        name: of the run, as in the tables.
+        recipe: what it is a seed of; its name where it has no recipe.
+        colour: number of the recipe's colour, the same all over the page.
+        file: its embeddings.
+        curves: the lines of metrics.jsonl, [] where there is none.
+        digest: first 16 hex digits of the SHA-256 of the embedding file.
+    """
+
+    name: str
+    recipe: str
+    colour: int
+    file: EmbeddingFile
+    curves: list[dict[str, float]]
+    digest: str
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return self.file.path.parent
+
+    def clip(self, clip_id: str) -> EmbeddedClip | None:
+        """Its clip of that name."""
+        return next((clip for clip in self.file.clips if clip.clip_id == clip_id), None)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Clips that pictures compare: those of an action, or of a group of the same video.
+
+    Attributes:
+        title: for people.
+        clip_ids: of the validation split where there are two there, in the order of the file.
+    """
+
+    title: str
+    clip_ids: tuple[str, ...]
+
+    def clips(self, run: RunPage) -> list[EmbeddedClip]:
+        """The clips of the group that a run has embedded."""
+        wanted = set(self.clip_ids)
+        return [clip for clip in run.file.clips if clip.clip_id in wanted]
+
+
+def gather_runs(files: Sequence[EmbeddingFile]) -> list[RunPage]:
+    """The runs of embedding files, in their order; colours by first appearance of the recipe."""
+    colours: dict[str, int] = {}
+    runs: list[RunPage] = []
+    for file in files:
+        name = str(file.provenance.get("run", file.path.parent.name))
+        recipe = str(file.provenance.get("recipe", "") or name)
+        colour = colours.setdefault(recipe, len(colours))
+        digest = file_sha256(file.path)[:16]
+        curves = _read_curves(file.path.parent / "metrics.jsonl")
+        runs.append(RunPage(name, recipe, colour, file, curves, digest))
+    return runs
+
+
+def shown_runs(runs: Sequence[RunPage], config: ReportConfig) -> list[RunPage]:
+    """One run a recipe, the first given, as many as the pictures show."""
+    first: dict[str, RunPage] = {}
+    for run in runs:
+        first.setdefault(run.recipe, run)
+    return list(first.values())[: config.recipes]
+
+
+def shown_groups(runs: Sequence[RunPage], config: ReportConfig) -> list[Group]:
+    """The actions, else the groups, of the first run that have at least two clips to compare."""
+    clips = runs[0].file.clips
+    word = "action" if any(clip.action for clip in clips) else "group"
+    found = []
+    for value in sorted({getattr(clip, word) for clip in clips} - {""}):
+        own = [clip for clip in clips if getattr(clip, word) == value]
+        splits = [[clip for clip in own if clip.split == split] for split in ("val", "test")]
+        chosen = next((some for some in splits if len(some) > 1), own)
+        if len(chosen) > 1:
+            found.append(
+                Group(f"{word.capitalize()} {value}", tuple(clip.clip_id for clip in chosen))
+            )
+    return found[: config.actions]
+
+
+def evenly(count: int, wanted: int) -> list[int]:
+    """At most `wanted` of 0 ... count - 1, evenly spread, the first and last among them.
+
+    >>> evenly(10, 4), evenly(2, 4)
+    ([0, 3, 6, 9], [0, 1])
+    """
+    places = np.linspace(0, count - 1, min(count, wanted)).round()
+    return [int(place) for place in np.unique(places)]
+
+
+def _read_curves(path: Path) -> list[dict[str, float]]:
+    """The epochs of a training; a line that is torn ends them, and the log says so."""
+    if not path.is_file():
+        return []
+    lines: list[dict[str, float]] = []
+    for row, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            values: dict[str, Any] = json.loads(line)
+            kept = {key: float(value) for key, value in values.items() if _is_number(value)}
+        except (ValueError, AttributeError) as error:
+            log.warning("%s: line %d cannot be read (%s): curves end there", path, row, error)
+            break
+        lines.append(kept)
+    return lines
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

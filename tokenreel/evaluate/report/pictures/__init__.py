@@ -1,0 +1,1 @@
+"""Pictures with real frames: thumbnails, strips, matrices, videos."""

@@ -1,0 +1,115 @@
+"""Where LSTP looks, for runs in whose folder `fuse attend` has left its files.
+
+RUN/attention/NAME.npz holds weights (T, E, rows, columns), times_seconds, labels, clip_id and
+phases; NAME.png beside it shows them over the frames as the backbone saw them.
+"""
+
+import io
+import logging
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenreel.evaluate.report.data.config import ReportConfig
+from tokenreel.evaluate.report.data.gather import RunPage
+from tokenreel.evaluate.report.page.html import Html, join, tag
+from tokenreel.evaluate.report.pictures.frames import jpeg_bytes, to_uri
+from tokenreel.evaluate.report.sections.alignment import run_title
+
+__all__ = ["Attended", "attention_article", "focus", "read_attention"]
+
+log = logging.getLogger(__name__)
+
+WIDEST = 1400  # pixels of a picture on the page
+
+
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """The attention of a run over a clip.
+
+    Attributes:
+        run: of which it is.
+        clip_id: the clip.
+        weights: (T, E, rows, columns) float, >= 0.
+        picture: the PNG beside the numbers; it may be missing.
+    """
+
+    run: RunPage
+    clip_id: str
+    weights: NDArray[np.floating]
+    picture: Path
+
+
+def read_attention(runs: Sequence[RunPage], config: ReportConfig) -> list[Attended]:
+    """What lies in the folders of the runs; a file of another layout is left out and logged."""
+    found = []
+    for run in runs:
+        paths = sorted((run.folder / "attention").glob("*.npz"))[: config.attention_clips]
+        for path in paths:
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    clip_id, weights = str(file["clip_id"]), file["weights"]
+            except (OSError, EOFError, ValueError, KeyError, zlib.error, BadZipFile) as error:
+                log.warning("%s: not the attention of a clip (%s): left out", path, error)
+                continue
+            if weights.ndim != 4 or not np.isfinite(weights).all() or 0 in weights.shape:
+                log.warning("%s: weights of shape %s, or not finite: left out", path, weights.shape)
+                continue
+            found.append(Attended(run, clip_id, weights, path.with_suffix(".png")))
+    return found
+
+
+def focus(weights: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Share of the tokens that each entity looks at, (E,), from 1 / N to 1.
+
+    The exponential of the entropy of its weights over a frame's N tokens, over N, averaged over
+    frames; a frame where it looks at nothing is left out.
+
+    >>> focus(np.array([[[[1.0, 0.0]], [[0.5, 0.5]]]])).tolist()
+    [0.5, 1.0]
+    """
+    flat = weights.reshape(*weights.shape[:2], -1).astype(np.float64)
+    sums = flat.sum(axis=2, keepdims=True)
+    shares = np.divide(flat, sums, out=np.zeros_like(flat), where=sums > 0)
+    logs = np.log(shares, out=np.zeros_like(shares), where=shares > 0)
+    effective = np.exp(-(shares * logs).sum(axis=2)) / flat.shape[2]
+    counted = sums[..., 0] > 0
+    total = np.where(counted, effective, 0).sum(axis=0)
+    mean: NDArray[np.float64] = total / np.maximum(counted.sum(axis=0), 1)
+    return mean
+
+
+def attention_article(found: Attended) -> Html:
+    """The picture of a clip and how wide each entity looks."""
+    _, entities, rows, columns = found.weights.shape
+    shares = "; ".join(
+        f"entity {i} looks at {100 * share:.0f} % of the tokens"
+        for i, share in enumerate(focus(found.weights))
+    )
+    caption = tag("figcaption", run_title(found.run), tag(
+        "small", f"{found.clip_id}: {entities} entities over {rows} x {columns} tokens; {shares}"
+    ))  # fmt: skip
+    words = f"Attention of {found.run.recipe} over {found.clip_id}: a column a moment, the frame "
+    picture = _picture(found.picture, words + "above, then a row for each entity")
+    return tag("figure", caption, picture, class_="attention")
+
+
+def _picture(path: Path, words: str) -> Html:
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(io.BytesIO(path.read_bytes())) as picture:
+            image = picture.convert("RGB")
+    except OSError as error:
+        reason = error.strerror or "not a picture"
+        return join(tag("p", f"Without the picture {path.name}: {reason}.", class_="absent"))
+    if image.width > WIDEST:
+        size = (WIDEST, round(image.height * WIDEST / image.width))
+        image = image.resize(size, Pillow.Resampling.LANCZOS)
+    uri = to_uri(jpeg_bytes(np.asarray(image)), "jpeg")
+    return tag("img", src=uri, alt=words, width=image.width, height=image.height)
