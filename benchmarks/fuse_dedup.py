@@ -26,7 +26,7 @@ from tokenreel.fuse.data.frames import Piece
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.systems.mvformer import FusionModel, build_model
 from tokenreel.fuse.train.objective import batch_loss
-from tokenreel.pipeline.extraction import extract_dataset
+from tokenreel.pipeline.phases.extraction import extract_dataset
 from tokenreel.pipeline.recipes import get_recipe
 
 

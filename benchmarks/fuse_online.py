@@ -30,7 +30,7 @@ from tokenreel.fuse.data.batches import Batch, make_batch
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.train.run import Run
 from tokenreel.pipeline.datasets.render import render_clip, write_script
-from tokenreel.pipeline.extraction import extract_dataset
+from tokenreel.pipeline.phases.extraction import extract_dataset
 
 BLOCKS = (3, 7, 11)
 LINK = 200e6  # bytes a second

@@ -22,7 +22,7 @@ from tokenreel.fuse.distributed.world import (
     world_from_torchrun,
 )
 from tokenreel.pipeline.cli.fuse import train as train_command
-from tokenreel.pipeline.training import train_recipe
+from tokenreel.pipeline.phases.training import train_recipe
 
 WORDS = [  # batches of three clips over two processes: shares of two and one
     "data.num_frames=6", "data.batch_clips=3", "data.held_out=0.2", "pooling.num_entities=2",

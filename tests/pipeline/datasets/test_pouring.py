@@ -9,7 +9,7 @@ import pytest
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.pipeline.datasets import check_dataset, load_dataset
-from tokenreel.pipeline.datasets.tfrecord import read_examples
+from tokenreel.pipeline.datasets.formats.tfrecord import read_examples
 
 
 def varint(number):

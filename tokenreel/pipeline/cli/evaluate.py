@@ -35,7 +35,7 @@ def evaluate_all(
     memory: Memory = "2GB",
 ) -> None:
     """Every metric of every run: results.csv, summary.csv, .md, .tex; run it again to go on."""
-    from tokenreel.pipeline.evaluation import evaluate_words
+    from tokenreel.pipeline.phases.evaluation import evaluate_words
 
     _report(evaluate_words(words or [], out=out, jobs=jobs, memory=memory), out)
 
@@ -51,7 +51,7 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="a CSV file of the table")] = None,
 ) -> None:
     """Is B better than A?  Each metric's gain with its 95 % interval over validation clips."""
-    from tokenreel.pipeline.evaluation import compare_words, format_differences
+    from tokenreel.pipeline.phases.evaluation import compare_words, format_differences
 
     found = compare_words(first, second, words or [], resamples=resamples, seed=seed, out=out)
     say(format_differences(found))
@@ -73,7 +73,7 @@ def frozen(
 ) -> None:
     """The control of every table: all metrics on frozen tokens, pooled by max, mean and CLS."""
     from tokenreel.evaluate.commands.frozen import pool_store
-    from tokenreel.pipeline.evaluation import evaluate_words
+    from tokenreel.pipeline.phases.evaluation import evaluate_words
 
     files = pool_store(store, out, blocks=block)
     _report(evaluate_words([*map(str, files), *(words or [])], out=out, jobs=jobs, memory=memory),

@@ -48,7 +48,7 @@ def report(
 ) -> None:
     """One page to look at and to send: tables, alignments, retrieved frames, curves, provenance."""
     from tokenreel.evaluate.report.data.config import ReportConfig
-    from tokenreel.pipeline.reporting import report_words
+    from tokenreel.pipeline.phases.reporting import report_words
 
     config = ReportConfig(
         title=title, actions=actions, recipes=recipes, projection=projection.value
@@ -76,7 +76,7 @@ def align(
     from tokenreel.evaluate.methods.alignment import align_pair, find_clip, path_table
     from tokenreel.evaluate.report.pictures.frames import FramesUnreachable
     from tokenreel.evaluate.report.pictures.movie import playback_rate, side_by_side, write_movie
-    from tokenreel.pipeline.reporting import frames_of
+    from tokenreel.pipeline.phases.reporting import frames_of
 
     file = _read_run(run)
     pair = align_pair(find_clip(file, query), find_clip(file, reference))
@@ -113,7 +113,7 @@ def retrieve(
     from tokenreel.evaluate.report.data.neighbours import gallery_of, nearest_frames
     from tokenreel.evaluate.report.pictures.frames import FramesUnreachable
     from tokenreel.evaluate.report.pictures.strip import judge, write_strip
-    from tokenreel.pipeline.reporting import frames_of
+    from tokenreel.pipeline.phases.reporting import frames_of
 
     file = _read_run(run)
     clip = find_clip(file, query_clip)
@@ -136,7 +136,7 @@ def retrieve(
 def _read_run(run: Path) -> "EmbeddingFile":
     from tokenreel.cache.embeddings import read_embeddings
     from tokenreel.cache.errors import UsageError
-    from tokenreel.pipeline.run import find_runs
+    from tokenreel.pipeline.defaults import find_runs
 
     [*found] = find_runs([run])
     if len(found) > 1:

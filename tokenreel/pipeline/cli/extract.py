@@ -50,7 +50,7 @@ def run(
 
     Clips that failed before are listed, not tried: see `extract retry`.
     """
-    from tokenreel.pipeline.extraction import extract_dataset
+    from tokenreel.pipeline.phases.extraction import extract_dataset
 
     words = [*(words or []), *_limit(max_failures)]
     report, store = extract_dataset(dataset, words, root=root, out=out, shard=shard, gpus=gpus)
@@ -69,7 +69,7 @@ def retry(
     max_failures: MaxFailures = None,
 ) -> None:
     """Try the clips in a store's quarantine again, exactly those."""
-    from tokenreel.pipeline.extraction import retry_store
+    from tokenreel.pipeline.phases.extraction import retry_store
 
     words = [*(words or []), *_limit(max_failures)]
     _close(retry_store(store, words, root=root, gpus=gpus), store)
@@ -86,7 +86,7 @@ def plan(
     seconds: Annotated[float, typer.Option(min=0.3, help="length of the measurement")] = 30.0,
 ) -> None:
     """What an extraction will take here: frames, bytes, hours, and when caching pays."""
-    from tokenreel.pipeline.planning import plan_dataset
+    from tokenreel.pipeline.phases.planning import plan_dataset
 
     found = plan_dataset(dataset, words or [], root=root, out=out, recipe=recipe, seconds=seconds)
     say(found.text())
@@ -106,7 +106,7 @@ def show(
     """One picture of a clip: what the backbone saw, its tokens in colour, CLS over time."""
     from tokenreel.cache.read.store_reader import open_store
     from tokenreel.extract.preview.show import draw_clip, look_at_clip
-    from tokenreel.pipeline.run import DATA
+    from tokenreel.pipeline.defaults import DATA
 
     opened = open_store(store)
     videos = root or DATA / opened.record(clip).dataset

@@ -9,7 +9,7 @@ import typer
 from tokenreel.pipeline.cli.console import format_table, say
 
 if TYPE_CHECKING:
-    from tokenreel.pipeline.fidelity import FidelityReport, FidelityRow
+    from tokenreel.pipeline.tools.fidelity import FidelityReport, FidelityRow
 
 __all__ = ["fidelity", "fidelity_table"]
 
@@ -25,7 +25,7 @@ def fidelity(
     codec: Annotated[list[str] | None, typer.Option(help="only this codec; repeat")] = None,
 ) -> None:
     """What each codec costs in bytes, errors, probe accuracy, tau and AP@5; and which to take."""
-    from tokenreel.pipeline.fidelity import fidelity_of
+    from tokenreel.pipeline.tools.fidelity import fidelity_of
 
     report = fidelity_of(name, words or [], root=root, clips=clips, codecs=codec or ())
     say(fidelity_table(report))
@@ -33,8 +33,8 @@ def fidelity(
 
 def fidelity_table(report: "FidelityReport") -> str:
     """The report for people: the table, what it is of, the recommendation."""
-    from tokenreel.pipeline.codec_metrics import TASKS
-    from tokenreel.pipeline.fidelity import COMPACT
+    from tokenreel.pipeline.tools.codec_metrics import TASKS
+    from tokenreel.pipeline.tools.fidelity import COMPACT
 
     tasks = [task for task in TASKS if any(task in row.metrics for row in report.rows)]
     header = [

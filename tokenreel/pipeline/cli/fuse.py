@@ -38,7 +38,7 @@ def train(
     On N GPUs, with the numbers of one process at the same batch:
     torchrun --standalone --no-python --nproc-per-node N fuse train RECIPE --store STORE
     """
-    from tokenreel.pipeline.training import train_recipe
+    from tokenreel.pipeline.phases.training import train_recipe
 
     if "=" in recipe:  # `fuse train seed=1`: the recipe was left out
         recipe, words = "sample", [recipe, *(words or [])]
@@ -66,7 +66,7 @@ def ablate(
     memory: Memory = None,
 ) -> None:
     """Train a table in lock-step, one stream over the store, and print it beside the paper's."""
-    from tokenreel.pipeline.ablation import ablate as ablate_words
+    from tokenreel.pipeline.phases.ablation import ablate as ablate_words
 
     report = ablate_words(
         words, seeds=seeds, stores=store or [], out=out, device=device, placement=placement,
@@ -91,7 +91,7 @@ def embed(
 ) -> None:
     """Embed a store with a run trained on it, or on another of the same backbone."""
     from tokenreel.cache.errors import TokenReelError
-    from tokenreel.pipeline.training import embed_with
+    from tokenreel.pipeline.phases.training import embed_with
 
     path, left_out = embed_with(run, store, out=out, device=device)
     say(f"embeddings: {path}")
@@ -122,7 +122,7 @@ def attend(
 ) -> None:
     """Where each entity of a run looks in some clips: a PNG grid, an MP4 and the numbers."""
     from tokenreel.cache.errors import ClipFailed
-    from tokenreel.pipeline.attention import attend_clips
+    from tokenreel.pipeline.phases.attention import attend_clips
 
     words = [word for word in clips.split(",") if word]
     status = 0
@@ -157,7 +157,7 @@ def recipes(
 
 
 def _bytes(memory: str | None) -> int | None:
-    from tokenreel.pipeline.evaluation import parse_bytes
+    from tokenreel.pipeline.phases.evaluation import parse_bytes
 
     return None if memory is None else parse_bytes(memory)
 

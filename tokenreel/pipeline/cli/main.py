@@ -19,7 +19,7 @@ app.command()(fidelity)
 @app.command()
 def demo() -> None:
     """The main job on the embedded sample: render, extract, train, evaluate."""
-    from tokenreel.pipeline.demo import run_demo
+    from tokenreel.pipeline.tools.demo import run_demo
 
     finish(run_demo())
 
@@ -31,7 +31,7 @@ def doctor(
     measure: Annotated[bool, typer.Option(help="write and read up to 2 GB for its speed")] = True,
 ) -> None:
     """What this machine has, and what will be slow on it."""
-    from tokenreel.pipeline.doctor import examine, report
+    from tokenreel.pipeline.tools.doctor import examine, report
 
     say(report(examine(folder, measure=measure)))
 
@@ -45,8 +45,8 @@ def check(
 ) -> None:
     """What a data set expects, what is there, how much of each split and class."""
     from tokenreel.pipeline.datasets import check_dataset
-    from tokenreel.pipeline.extraction import data_options
-    from tokenreel.pipeline.run import DATA
+    from tokenreel.pipeline.defaults import DATA
+    from tokenreel.pipeline.phases.extraction import data_options
 
     options, _ = data_options(words or [])
     found = check_dataset(dataset, root or DATA / dataset, options)

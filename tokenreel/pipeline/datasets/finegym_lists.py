@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.pipeline.datasets.tables import read_lines
+from tokenreel.pipeline.datasets.formats.tables import read_lines
 
 __all__ = ["Element", "by_event", "read_list", "read_names", "read_times"]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
-from tokenreel.pipeline.datasets.tables import Line, read_table
+from tokenreel.pipeline.datasets.formats.tables import Line, read_table
 from tokenreel.pipeline.override import nearest
 
 __all__ = ["VIDEO_SUFFIXES", "folder"]

@@ -18,8 +18,8 @@ from pathlib import Path, PurePosixPath
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.pipeline.datasets.folder import VIDEO_SUFFIXES
+from tokenreel.pipeline.datasets.formats.tables import read_lines, read_rows
 from tokenreel.pipeline.datasets.survey import Survey, files_below, refuse_unknown, wrong_root
-from tokenreel.pipeline.datasets.tables import read_lines, read_rows
 
 __all__ = ["kinetics400", "survey_kinetics400"]
 

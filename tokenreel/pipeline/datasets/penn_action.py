@@ -21,7 +21,7 @@ import numpy as np
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.pipeline.datasets.carl import FPS, check_phases, is_carl, read_carl
-from tokenreel.pipeline.datasets.jpegs import packed
+from tokenreel.pipeline.datasets.formats.jpegs import packed
 from tokenreel.pipeline.datasets.survey import (
     Survey,
     choose,

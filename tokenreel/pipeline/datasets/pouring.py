@@ -16,7 +16,8 @@ from pathlib import Path
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.pipeline.datasets.carl import FPS, SPLITS, check_phases, is_carl, read_carl
-from tokenreel.pipeline.datasets.jpegs import packed
+from tokenreel.pipeline.datasets.formats.jpegs import packed
+from tokenreel.pipeline.datasets.formats.tfrecord import DamagedRecord, Example, read_examples
 from tokenreel.pipeline.datasets.survey import (
     Survey,
     choose,
@@ -25,7 +26,6 @@ from tokenreel.pipeline.datasets.survey import (
     resample,
     wrong_root,
 )
-from tokenreel.pipeline.datasets.tfrecord import DamagedRecord, Example, read_examples
 
 __all__ = ["pouring", "survey_pouring"]
 

@@ -15,10 +15,10 @@ from tokenreel.extract.flow.devices import pick_device, pick_gpus
 from tokenreel.extract.flow.gpus import extract_on_gpus
 from tokenreel.extract.report import ExtractReport
 from tokenreel.pipeline.datasets import load_dataset
-from tokenreel.pipeline.naming import named_store
+from tokenreel.pipeline.defaults import DATA, STORES
 from tokenreel.pipeline.override import apply_overrides
+from tokenreel.pipeline.phases.store_name import named_store
 from tokenreel.pipeline.recipes.extraction import extraction_for
-from tokenreel.pipeline.run import DATA, STORES
 
 __all__ = [
     "config_of",

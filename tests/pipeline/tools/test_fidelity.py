@@ -15,7 +15,7 @@ from tokenreel.cache.tools.codec_error import CodecError
 from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.pipeline.cli.fidelity import fidelity_table
 from tokenreel.pipeline.cli.main import app
-from tokenreel.pipeline.fidelity import (
+from tokenreel.pipeline.tools.fidelity import (
     FidelityReport,
     FidelityRow,
     default_codecs,
@@ -24,7 +24,7 @@ from tokenreel.pipeline.fidelity import (
 )
 
 _spec = importlib.util.spec_from_file_location(
-    "stores", Path(__file__).parents[1] / "cache" / "stores.py"
+    "stores", Path(__file__).parents[2] / "cache" / "stores.py"
 )
 stores = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(stores)

@@ -8,8 +8,8 @@ import os
 import pytest
 
 from tokenreel.extract.preview import rates
-from tokenreel.pipeline import doctor
-from tokenreel.pipeline.doctor import Finding, examine, report
+from tokenreel.pipeline.tools import doctor
+from tokenreel.pipeline.tools.doctor import Finding, examine, report
 
 
 def found(folder, what: str, **options) -> Finding:

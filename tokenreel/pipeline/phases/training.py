@@ -13,10 +13,10 @@ from tokenreel.fuse.embed.embed import embed_run
 from tokenreel.fuse.runs.provenance import read_about
 from tokenreel.fuse.train.sweep import Job, RunResult
 from tokenreel.fuse.train.train import train
+from tokenreel.pipeline.defaults import EMBEDDINGS, RUNS, code_version, dataset_of, find_store
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import get_recipe
 from tokenreel.pipeline.recipes.parts import PROTOCOLS
-from tokenreel.pipeline.run import EMBEDDINGS, RUNS, code_version, dataset_of, find_store
 
 __all__ = ["embed_with", "folder_name", "make_job", "run_name", "train_recipe"]
 

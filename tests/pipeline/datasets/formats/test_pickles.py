@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.pipeline.datasets.pickles import read_plain_pickle
+from tokenreel.pipeline.datasets.formats.pickles import read_plain_pickle
 
 
 class Evil:

@@ -17,17 +17,17 @@ from tokenreel.extract.backbone.timm_backbone import backbone_shape
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.fuse.train.train import sweep
 from tokenreel.pipeline import recipes
-from tokenreel.pipeline.ablation_plan import plan_jobs, plan_rows, substitutes
-from tokenreel.pipeline.ablation_table import (
+from tokenreel.pipeline.cli.fuse import app, main
+from tokenreel.pipeline.override import apply_overrides
+from tokenreel.pipeline.phases.ablation_plan import plan_jobs, plan_rows, substitutes
+from tokenreel.pipeline.phases.ablation_table import (
     Row,
     ablation_csv,
     format_ablation,
     values_of_rows,
 )
-from tokenreel.pipeline.cli.fuse import app, main
-from tokenreel.pipeline.override import apply_overrides
+from tokenreel.pipeline.phases.training import make_job, run_name, train_recipe
 from tokenreel.pipeline.recipes import Recipe, get_recipe
-from tokenreel.pipeline.training import make_job, run_name, train_recipe
 
 SMALL = [
     "optim.epochs=2", "data.num_frames=6", "data.batch_clips=2", "pooling.channels=8",

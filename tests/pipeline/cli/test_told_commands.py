@@ -9,7 +9,7 @@ from tests.pipeline.small import SMALL, extract_sample
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.pipeline.cli.extract import app
-from tokenreel.pipeline.training import train_recipe
+from tokenreel.pipeline.phases.training import train_recipe
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,14 @@ import pytest
 
 from tests.fuse.tiny import write_store
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 KILLED = """
 import contextlib, json, os, sys
 import torch
 torch.set_num_threads(1)  # a forked child has no threads of its parent
 from tests.fuse.kills import fork
-import tokenreel.pipeline.ablation
+import tokenreel.pipeline.phases.ablation
 from tokenreel.pipeline.cli.fuse import app
 moments, words = json.loads(sys.argv[1]), ["ablate", *sys.argv[2:]]
 

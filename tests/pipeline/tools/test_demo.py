@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from tokenreel.pipeline import demo
+from tokenreel.pipeline.tools import demo
 
 _spec = importlib.util.spec_from_file_location(
-    "made", Path(__file__).parents[1] / "evaluate/report/conftest.py"
+    "made", Path(__file__).parents[2] / "evaluate/report/conftest.py"
 )
 made = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(made)

@@ -12,9 +12,9 @@ from tokenreel.cache.tools.verify import VerifyReport
 from tokenreel.extract.flow.runner import build_recipe, extract_clips
 from tokenreel.extract.report import ExtractReport
 from tokenreel.pipeline.datasets import load_dataset
-from tokenreel.pipeline.extraction import config_of, data_options
+from tokenreel.pipeline.defaults import DATA
 from tokenreel.pipeline.override import apply_overrides
-from tokenreel.pipeline.run import DATA
+from tokenreel.pipeline.phases.extraction import config_of, data_options
 
 __all__ = ["repair_store"]
 

@@ -10,9 +10,9 @@ from tokenreel.evaluate.jobs.data import file_sha256, load_screened
 from tokenreel.evaluate.report.build import write_report
 from tokenreel.evaluate.report.data.config import ReportConfig
 from tokenreel.evaluate.report.pictures.frames import FrameSource
-from tokenreel.pipeline.evaluation import evaluate_words, published_numbers, split_words
-from tokenreel.pipeline.frames import frames_below
-from tokenreel.pipeline.run import DATA
+from tokenreel.pipeline.defaults import DATA
+from tokenreel.pipeline.phases.evaluation import evaluate_words, published_numbers, split_words
+from tokenreel.pipeline.phases.frames import frames_below
 
 __all__ = ["frames_of", "report_scores", "report_words"]
 

@@ -21,13 +21,14 @@ from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.pipeline import extraction, naming
-from tokenreel.pipeline.extraction import extract_dataset
-from tokenreel.pipeline.naming import named_store
-from tokenreel.pipeline.run import find_store, stores_below
+from tokenreel.pipeline.defaults import find_store, stores_below
+from tokenreel.pipeline.phases import extraction
+from tokenreel.pipeline.phases import store_name as naming
+from tokenreel.pipeline.phases.extraction import extract_dataset
+from tokenreel.pipeline.phases.store_name import named_store
 
 _spec = importlib.util.spec_from_file_location(
-    "stores", Path(__file__).parents[1] / "cache" / "stores.py"
+    "stores", Path(__file__).parents[2] / "cache" / "stores.py"
 )
 stores = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(stores)

@@ -8,10 +8,10 @@ from typer.testing import CliRunner
 from tests.fuse.tiny import write_store
 from tests.pipeline.small import SMALL, extract_sample
 from tokenreel.cache.errors import ClipFailed, TokenReelError, UsageError
-from tokenreel.pipeline import attention
-from tokenreel.pipeline.attention import attend_clips
 from tokenreel.pipeline.cli.fuse import app
-from tokenreel.pipeline.training import train_recipe
+from tokenreel.pipeline.phases import attention
+from tokenreel.pipeline.phases.attention import attend_clips
+from tokenreel.pipeline.phases.training import train_recipe
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from tokenreel.cache.errors import ClipFailed
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.evaluate.report.data.config import ReportConfig
-from tokenreel.pipeline.attention import attend_clips
 from tokenreel.pipeline.cli.console import say
-from tokenreel.pipeline.extraction import extract_dataset
-from tokenreel.pipeline.reporting import report_scores
-from tokenreel.pipeline.run import EMBEDDINGS, RESULTS
-from tokenreel.pipeline.training import train_recipe
+from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS
+from tokenreel.pipeline.phases.attention import attend_clips
+from tokenreel.pipeline.phases.extraction import extract_dataset
+from tokenreel.pipeline.phases.reporting import report_scores
+from tokenreel.pipeline.phases.training import train_recipe
 
 __all__ = ["SEEDS", "run_demo"]
 

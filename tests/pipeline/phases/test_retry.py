@@ -9,7 +9,7 @@ from tests.extract.extraction import write_video
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.store_files import read_failures
 from tokenreel.pipeline.cli.extract import app
-from tokenreel.pipeline.extraction import retry_store
+from tokenreel.pipeline.phases.extraction import retry_store
 
 WORDS = ["backbone=test_vit", "weights=random:0", "image_size=32", "blocks=1,5", "device=cpu"]
 

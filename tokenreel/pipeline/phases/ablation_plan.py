@@ -11,11 +11,11 @@ from tokenreel.cache.errors import StoreError, UsageError
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.fuse.data.requirements import require_store
 from tokenreel.fuse.train.sweep import Job
-from tokenreel.pipeline.ablation_table import Row
+from tokenreel.pipeline.defaults import dataset_of, find_store
 from tokenreel.pipeline.override import expand_grid, nearest
+from tokenreel.pipeline.phases.ablation_table import Row
+from tokenreel.pipeline.phases.training import make_job
 from tokenreel.pipeline.recipes import RECIPES, TABLES, get_recipe
-from tokenreel.pipeline.run import dataset_of, find_store
-from tokenreel.pipeline.training import make_job
 
 __all__ = ["plan_jobs", "plan_rows", "substitutes"]
 

@@ -15,11 +15,11 @@ from tokenreel.cache.format.clip_record import clip_key, folder_of
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.verify import verify_store
 from tokenreel.pipeline.cli.main import app
-from tokenreel.pipeline.extraction import extract_dataset
-from tokenreel.pipeline.repair import repair_store
+from tokenreel.pipeline.phases.extraction import extract_dataset
+from tokenreel.pipeline.phases.repair import repair_store
 
 _spec = importlib.util.spec_from_file_location(
-    "stores", Path(__file__).parents[1] / "cache" / "stores.py"
+    "stores", Path(__file__).parents[2] / "cache" / "stores.py"
 )
 stores = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(stores)

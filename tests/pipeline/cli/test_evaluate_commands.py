@@ -12,9 +12,9 @@ from tests.evaluate.clips import labelled_clips, make_clip, write_run
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.pipeline.cli.evaluate import app
-from tokenreel.pipeline.evaluation import parse_bytes
+from tokenreel.pipeline.phases.evaluation import parse_bytes
 
-_path = Path(__file__).parents[1] / "cache/stores.py"
+_path = Path(__file__).parents[2] / "cache/stores.py"
 _spec = importlib.util.spec_from_file_location("stores", _path)
 stores = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(stores)

@@ -11,9 +11,9 @@ from tokenreel.extract.encode.identity import recipe_for
 from tokenreel.extract.preview import rates as rates_module
 from tokenreel.extract.preview.plan import HeaderSurvey, StoreSize
 from tokenreel.extract.preview.rates import MachineRates
-from tokenreel.pipeline.extraction import config_of
 from tokenreel.pipeline.override import apply_overrides
-from tokenreel.pipeline.planning import Plan, break_even, plan_dataset
+from tokenreel.pipeline.phases.extraction import config_of
+from tokenreel.pipeline.phases.planning import Plan, break_even, plan_dataset
 from tokenreel.pipeline.recipes import get_recipe
 from tokenreel.pipeline.recipes.extraction import extraction_for
 

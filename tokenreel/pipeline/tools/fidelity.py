@@ -18,8 +18,8 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import ClipRecord, Store, open_store
 from tokenreel.cache.tools.codec_error import CodecError, bytes_per_frame, measure_codec
 from tokenreel.extract.flow.runner import extract_clips
-from tokenreel.pipeline.codec_metrics import TASKS, measure_metrics
-from tokenreel.pipeline.extraction import read_words
+from tokenreel.pipeline.phases.extraction import read_words
+from tokenreel.pipeline.tools.codec_metrics import TASKS, measure_metrics
 
 __all__ = ["FidelityReport", "FidelityRow", "default_codecs", "fidelity_of", "measure_store"]
 

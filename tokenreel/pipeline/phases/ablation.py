@@ -14,10 +14,15 @@ from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.fuse.train.sweep import RunResult, train_together
-from tokenreel.pipeline.ablation_plan import plan_jobs, plan_rows, substitutes
-from tokenreel.pipeline.ablation_table import Row, ablation_csv, format_ablation, values_of_rows
-from tokenreel.pipeline.run import EMBEDDINGS, RESULTS, RUNS
-from tokenreel.pipeline.training import folder_name
+from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS, RUNS
+from tokenreel.pipeline.phases.ablation_plan import plan_jobs, plan_rows, substitutes
+from tokenreel.pipeline.phases.ablation_table import (
+    Row,
+    ablation_csv,
+    format_ablation,
+    values_of_rows,
+)
+from tokenreel.pipeline.phases.training import folder_name
 
 __all__ = ["AblationReport", "ablate"]
 

@@ -26,8 +26,8 @@ from tokenreel.extract.video.decode import VideoError
 from tokenreel.fuse.distributed.world import find_device
 from tokenreel.fuse.embed.attend import ClipAttention, attend
 from tokenreel.fuse.runs.provenance import read_about
+from tokenreel.pipeline.defaults import DATA, STORES
 from tokenreel.pipeline.override import nearest
-from tokenreel.pipeline.run import DATA, STORES
 
 __all__ = ["AttentionFiles", "attend_clips", "find_clips"]
 

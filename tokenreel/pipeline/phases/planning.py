@@ -23,9 +23,9 @@ from tokenreel.extract.preview.plan import (
 )
 from tokenreel.extract.preview.rates import MachineRates, measure_machine
 from tokenreel.pipeline.cli.console import format_table
-from tokenreel.pipeline.extraction import read_words
+from tokenreel.pipeline.defaults import STORES
+from tokenreel.pipeline.phases.extraction import read_words
 from tokenreel.pipeline.recipes import RECIPES
-from tokenreel.pipeline.run import STORES
 
 __all__ = ["BreakEven", "Plan", "break_even", "plan_dataset"]
 

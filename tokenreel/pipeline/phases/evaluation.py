@@ -15,9 +15,9 @@ from tokenreel.evaluate.jobs.pool import num_processors
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.evaluate.tables.summary import Published
 from tokenreel.pipeline.cli.console import format_table
+from tokenreel.pipeline.defaults import find_runs
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import RECIPES
-from tokenreel.pipeline.run import find_runs
 
 __all__ = [
     "compare_words", "evaluate_words", "format_differences", "parse_bytes", "published_numbers",

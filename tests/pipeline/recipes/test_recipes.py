@@ -11,8 +11,8 @@ from tokenreel.evaluate.protocol import EvaluateConfig, resolve
 from tokenreel.fuse.data.requirements import blocks_of, for_store
 from tokenreel.fuse.systems.mvformer import build_model
 from tokenreel.fuse.train.sweep import train_together
+from tokenreel.pipeline.phases.training import make_job, run_name
 from tokenreel.pipeline.recipes import RECIPES, TABLES, describe, get_recipe
-from tokenreel.pipeline.training import make_job, run_name
 
 PAPERS = [name for name in RECIPES if get_recipe(name).source]
 
