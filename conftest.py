@@ -3,4 +3,4 @@
 import importlib.util
 
 if importlib.util.find_spec("triton") is None:
-    collect_ignore = [f"tokenreel/fuse/kernels/{name}.py" for name in ("launch", "tiles", "triton")]
+    collect_ignore = [f"tokenreel/fuse/kernels/triton/{name}.py" for name in ("launch", "tiles", "kernel")]

@@ -12,7 +12,7 @@ from harness import make_row, measure, quick_flag, write_rows
 
 SUBJECTS = {
     "tokenreel.evaluate": "import tokenreel.evaluate",
-    "tokenreel.evaluate.commands.suite (h5py, pydantic)": "import tokenreel.evaluate.commands.suite",
+    "tokenreel.evaluate suite (h5py, pydantic)": "import tokenreel.evaluate.commands.suite",
     "numpy": "import numpy",
 }
 

@@ -17,7 +17,8 @@ import av
 import numpy as np
 from harness import make_row, measure, quick_flag, write_rows
 
-from tokenreel.extract.video.decode import decode, seeking
+from tokenreel.extract.video import seeking
+from tokenreel.extract.video.decode import decode
 
 FPS, HEIGHT, WIDTH, CLIP_SECONDS = 25, 180, 320, 3.0
 REPEATS = {60: 3, 240: 3, 600: 1}  # by seconds of the source: the last takes minutes

@@ -19,7 +19,7 @@ from kernels_fixture import wait as wait_for
 
 from tokenreel.fuse.kernels.attention import absorbed, choose
 from tokenreel.fuse.kernels.attention.weights import absorb_queries
-from tokenreel.fuse.kernels.triton.kernel import launch, tuned
+from tokenreel.fuse.kernels.triton import launch, tuned
 from tokenreel.fuse.kernels.triton.tuned import Sizes
 
 Job = tuple[Case, str, Sizes]

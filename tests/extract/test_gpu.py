@@ -22,8 +22,8 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.write.canary import TOLERANCE, canary_errors, make_canary
 from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights
+from tokenreel.extract.flow import runner
 from tokenreel.extract.flow.devices import is_place_free, machine_for, ready
-from tokenreel.extract.flow.flow import runner
 from tokenreel.extract.flow.gpus import extract_on_gpus
 from tokenreel.extract.flow.runner import extract_clips, prepare_store
 

@@ -15,8 +15,8 @@ from tokenreel.cache.write.canary import TOLERANCE, canary_errors, make_canary
 from tokenreel.extract.backbone.cpu_threads import in_parts
 from tokenreel.extract.backbone.timm_backbone import Backbone, backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights
+from tokenreel.extract.flow import devices
 from tokenreel.extract.flow.devices import compile_blocks, machine_for, ready
-from tokenreel.extract.flow.flow import devices
 from tokenreel.extract.flow.runner import extract_clips
 
 HALF = {"numeric": "bfloat16", "compile_backbone": True}

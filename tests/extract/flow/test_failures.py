@@ -20,9 +20,9 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract import signals as stopping
 from tokenreel.extract.decode_pool import fill as filling
 from tokenreel.extract.decode_pool import process, worker
-from tokenreel.extract.encode.quantiser import quantiser as encode
+from tokenreel.extract.encode import quantiser as encode
+from tokenreel.extract.flow import commits, runner
 from tokenreel.extract.flow.devices import machine_for
-from tokenreel.extract.flow.flow import commits, runner
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.report import ExtractReport
 

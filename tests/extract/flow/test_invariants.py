@@ -18,10 +18,10 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.encode.quantiser import Quantiser
+from tokenreel.extract.flow import flow, runner
 from tokenreel.extract.flow.batching import Batcher
 from tokenreel.extract.flow.devices import is_place_free, machine_for, pick_gpus, ready
 from tokenreel.extract.flow.engine import Engine
-from tokenreel.extract.flow.flow import flow, runner
 from tokenreel.extract.flow.gpus import extract_on_gpus, together
 from tokenreel.extract.flow.runner import extract_clips, prepare_store
 from tokenreel.extract.report import ExtractReport

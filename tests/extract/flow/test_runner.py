@@ -15,8 +15,8 @@ from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
 from tokenreel.extract.decode_pool import process, worker
 from tokenreel.extract.decode_pool.pool import DecodePool
 from tokenreel.extract.decode_pool.worker import ClipFailure, DecodeJob
+from tokenreel.extract.flow import runner
 from tokenreel.extract.flow.devices import machine_for
-from tokenreel.extract.flow.flow import runner
 from tokenreel.extract.flow.runner import build_recipe, extract_clips, store_name
 from tokenreel.extract.images.augment import view_parameters
 from tokenreel.extract.images.transforms import transform_parameters

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.extract.barcodes import barcode, every_40_ms, read_barcode, write_barcodes
-from tokenreel.extract.video.decode import VideoError, decode, probe, seeking
+from tokenreel.extract.video import seeking
+from tokenreel.extract.video.decode import VideoError, decode, probe
 from tokenreel.extract.video.packets import PacketIndex, scan_packets
 
 CLIPS = os.environ.get("TOKENREEL_CLIPS")

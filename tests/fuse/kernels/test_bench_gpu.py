@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenreel.fuse.kernels.triton.kernel import tuned
+from tokenreel.fuse.kernels.triton import tuned
 from tokenreel.fuse.kernels.triton.tuned import Sizes
 
 ROOT = Path(__file__).parents[3]

@@ -19,8 +19,8 @@ import triton.language as tl  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
+from tokenreel.fuse.kernels.triton import kernel as kernels  # noqa: E402
 from tokenreel.fuse.kernels.triton.digits import split_kernel  # noqa: E402
-from tokenreel.fuse.kernels.triton.kernel import kernel as kernels
 from tokenreel.fuse.kernels.triton.launch import GROUP  # noqa: E402
 from tokenreel.fuse.kernels.triton.tuned import Sizes, default_sizes  # noqa: E402
 

@@ -131,7 +131,7 @@ def test_frames_past_2_to_the_31_bytes_are_read_and_written_where_they_lie():
     codes[-1].random_(-127, 128)
     scales = torch.full((frames, 784), 0.01, device="cuda")
     queries = torch.randn(3, 768, device="cuda")
-    from tokenreel.fuse.kernels.triton.kernel import launch
+    from tokenreel.fuse.kernels.triton import launch
 
     pooled, scores, lse = launch.pool([codes], queries, [scales], None)
     alone = launch.pool([codes[-1:]], queries, [scales[-1:]], None, splits=1)

@@ -162,7 +162,7 @@ def test_queries_in_float64_and_gpus_of_others_go_the_absorbed_way(monkeypatch):
 
 @pytest.mark.skipif(not choose.has_triton(), reason="needs Triton")
 def test_a_kernel_that_fits_no_gpu_falls_back_unless_it_was_asked_for(monkeypatch, caplog):
-    from tokenreel.fuse.kernels.triton.kernel import launch
+    from tokenreel.fuse.kernels.triton import launch
 
     def fail(*_, **__):
         raise choose.CannotRun("no size of the fused kernel fits this GPU: shared memory")

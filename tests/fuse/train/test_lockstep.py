@@ -23,12 +23,12 @@ from tokenreel.fuse.config.run import (
 from tokenreel.fuse.data.placement import frame_bytes
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.kernels.cpu import loops
+from tokenreel.fuse.train import run as run_module
+from tokenreel.fuse.train import shared_attention as shared_module
+from tokenreel.fuse.train import sweep as sweep_module
 from tokenreel.fuse.train.lockstep import fit
 from tokenreel.fuse.train.memory import attended_bytes, most_frames, run_bytes, split_by_memory
 from tokenreel.fuse.train.sweep import Job, train_together
-from tokenreel.fuse.train.train import run as run_module
-from tokenreel.fuse.train.train import shared_attention as shared_module
-from tokenreel.fuse.train.train import sweep as sweep_module
 from tokenreel.fuse.train.train import train
 
 SMALL = TemporalConfig(fc_width=8, hidden=8, heads=2, feed_forward=16, layers=1, embedding=4)

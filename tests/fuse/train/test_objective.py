@@ -29,8 +29,9 @@ from tokenreel.fuse.distributed.world import World
 from tokenreel.fuse.embed.embed import load_run
 from tokenreel.fuse.losses import LOSSES
 from tokenreel.fuse.systems.mvformer import build_model
+from tokenreel.fuse.train import objective
 from tokenreel.fuse.train.objective import _head_of, batch_loss
-from tokenreel.fuse.train.train import objective, train
+from tokenreel.fuse.train.train import train
 
 CONFIGS = {
     "scl": SclConfig(),

@@ -18,7 +18,7 @@ from tokenreel.cache.errors import Damaged, TokenReelError, WrongRecipe
 from tokenreel.fuse.config.loss import CrossEntropyConfig
 from tokenreel.fuse.config.run import OptimConfig
 from tokenreel.fuse.runs.checkpoint import load_checkpoint
-from tokenreel.fuse.train.train import run as run_module
+from tokenreel.fuse.train import run as run_module
 from tokenreel.fuse.train.train import train
 
 

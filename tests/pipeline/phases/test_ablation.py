@@ -15,7 +15,7 @@ from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.evaluate.jobs.table import MEAN, Score
 from tokenreel.extract.backbone.timm_backbone import backbone_shape
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.fuse.train.train import sweep
+from tokenreel.fuse.train import sweep
 from tokenreel.pipeline import recipes
 from tokenreel.pipeline.cli.fuse import app, main
 from tokenreel.pipeline.override import apply_overrides

@@ -19,7 +19,11 @@ __all__ = ["STOP_SECONDS", "DecodeProcess", "Task"]
 SLOTS = 3  # of a process: one filled, one read, one spare
 START_SECONDS = 120.0  # a process imports torch before it first answers
 STOP_SECONDS = 5.0
-PRELOADED = ["tokenreel.extract.decode_pool.fill", "tokenreel.extract.images.augment", "tokenreel.extract.video.decoders"]
+PRELOADED = [
+    "tokenreel.extract.decode_pool.fill",
+    "tokenreel.extract.images.augment",
+    "tokenreel.extract.video.decoders",
+]
 
 
 @dataclass

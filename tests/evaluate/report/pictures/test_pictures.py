@@ -20,7 +20,7 @@ from tokenreel.evaluate.report.pictures.frames import (
 from tokenreel.evaluate.report.pictures.movie import playback_rate, side_by_side
 from tokenreel.evaluate.report.pictures.thumbnails import Pictures
 
-_spec = importlib.util.spec_from_file_location("made", Path(__file__).with_name("conftest.py"))
+_spec = importlib.util.spec_from_file_location("made", Path(__file__).parents[1] / "conftest.py")
 made = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(made)
 

@@ -13,7 +13,7 @@ from tokenreel.evaluate.report.data.config import ReportConfig
 from tokenreel.evaluate.report.data.gather import gather_runs
 from tokenreel.evaluate.report.sections.attention import attention_article, focus, read_attention
 
-_spec = importlib.util.spec_from_file_location("made", Path(__file__).with_name("conftest.py"))
+_spec = importlib.util.spec_from_file_location("made", Path(__file__).parents[1] / "conftest.py")
 made = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(made)
 

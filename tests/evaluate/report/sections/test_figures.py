@@ -20,7 +20,7 @@ from tokenreel.evaluate.report.sections.confusion import confuse
 from tokenreel.evaluate.report.sections.projection import project
 from tokenreel.evaluate.report.sections.retrieval import retrieve_group
 
-_spec = importlib.util.spec_from_file_location("made", Path(__file__).with_name("conftest.py"))
+_spec = importlib.util.spec_from_file_location("made", Path(__file__).parents[1] / "conftest.py")
 made = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(made)
 

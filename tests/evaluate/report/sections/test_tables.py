@@ -17,7 +17,7 @@ from tokenreel.evaluate.report.sections.provenance import provenance_section
 from tokenreel.evaluate.report.sections.summary_table import summary_table
 from tokenreel.evaluate.tables.summary import Row
 
-_spec = importlib.util.spec_from_file_location("made", Path(__file__).with_name("conftest.py"))
+_spec = importlib.util.spec_from_file_location("made", Path(__file__).parents[1] / "conftest.py")
 made = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(made)
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from triton.runtime.errors import OutOfResources, PTXASError
 
 from tokenreel.fuse.kernels.attention.choose import CannotRun, is_interpreted
+from tokenreel.fuse.kernels.triton import kernel as kernels
 from tokenreel.fuse.kernels.triton.digits import LOW_WEIGHT, split_digits
-from tokenreel.fuse.kernels.triton.kernel import kernel as kernels
 from tokenreel.fuse.kernels.triton.tuned import Sizes, sizes_for, small_sizes
 
 __all__ = ["pool", "pool_backward"]
