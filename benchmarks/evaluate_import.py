@@ -33,12 +33,16 @@ def main() -> None:
     write_rows(
         [
             make_row(
-                "evaluate_import", f"import {name}", timings[name], shape="a fresh process",
-                baseline="import numpy", ratio=timings[name].median / base.median,
+                "evaluate_import",
+                f"import {name}",
+                timings[name],
+                shape="a fresh process",
+                baseline="import numpy",
+                ratio=timings[name].median / base.median,
             )
             for name in SUBJECTS
         ]
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

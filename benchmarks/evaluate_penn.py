@@ -31,10 +31,20 @@ from tokenreel.evaluate.methods.progression import progression_targets
 from tokenreel.evaluate.protocol import EvaluateConfig
 
 PHASES = {
-    "baseball_pitch": 4, "baseball_swing": 3, "bench_press": 2, "bowl": 3, "clean_and_jerk": 6,
-    "golf_swing": 3, "jumping_jacks": 4, "pushup": 2, "pullup": 2, "situp": 2, "squat": 4,
-    "tennis_forehand": 3, "tennis_serve": 4,
-}  # fmt: skip
+    "baseball_pitch": 4,
+    "baseball_swing": 3,
+    "bench_press": 2,
+    "bowl": 3,
+    "clean_and_jerk": 6,
+    "golf_swing": 3,
+    "jumping_jacks": 4,
+    "pushup": 2,
+    "pullup": 2,
+    "situp": 2,
+    "squat": 4,
+    "tennis_forehand": 3,
+    "tennis_serve": 4,
+}
 TRAIN, VAL, CHANNELS, STRIDE, KS = 1140, 966, 128, 2, (5, 10, 15)
 MEASURED = ("bench_press", "bowl", "squat", "clean_and_jerk")  # two, three, four and six phases
 TASKS = ("classification", "progression", "tau", "ap@5", "ap@10", "ap@15")
@@ -49,9 +59,15 @@ def make_clip(rng: np.random.Generator, action: str, split: str, number: int, ba
     own = path + 0.5 * rng.standard_normal(CHANNELS) + 0.6 * rng.standard_normal(path.shape)
     unit = own / np.linalg.norm(own, axis=1, keepdims=True)
     return EmbeddedClip(
-        f"{action}/{split}{number:03}", split, action, "", unit.astype(np.float32),
-        labels.astype(np.int16), np.arange(frames) / 25, tuple(map(str, range(phases))),
-    )  # fmt: skip
+        f"{action}/{split}{number:03}",
+        split,
+        action,
+        "",
+        unit.astype(np.float32),
+        labels.astype(np.int16),
+        np.arange(frames) / 25,
+        tuple(map(str, range(phases))),
+    )
 
 
 def make_clips(share: float) -> list[EmbeddedClip]:
@@ -87,10 +103,16 @@ def official(clips: list[EmbeddedClip]) -> dict[str, float]:
         np.concatenate([progression_targets(c.labels.astype(int), phases) for c in side])
         for side in (train, val)
     ]
-    found["progression"] = float(np.mean([
-        LinearRegression().fit(frames[0], targets[0][:, i]).score(frames[1], targets[1][:, i])
-        for i in range(phases - 1)
-    ]))  # fmt: skip
+    found["progression"] = float(
+        np.mean(
+            [
+                LinearRegression()
+                .fit(frames[0], targets[0][:, i])
+                .score(frames[1], targets[1][:, i])
+                for i in range(phases - 1)
+            ]
+        )
+    )
     strided = [clip.embeddings[::STRIDE] for clip in val]
     wanted = [clip.labels[::STRIDE] for clip in val]
     taus = []
@@ -169,17 +191,24 @@ def main() -> None:
         baseline = Timing((sum(times[place] for times in slow) / share,))
         rows += [
             make_row(
-                "evaluate_penn", f"evaluate all, file to tables, 2 processors, {unit}; the ratio "
-                "is the baseline's over it", mine, shape=about,
+                "evaluate_penn",
+                f"evaluate all, file to tables, 2 processors, {unit}; the ratio "
+                "is the baseline's over it",
+                mine,
+                shape=about,
                 baseline="cdist + kendalltau + full sort per pair and K",
                 ratio=baseline.median / mine.median,
             ),
             make_row(
-                "evaluate_penn", f"the papers' algorithm, {unit}, measured on {len(MEASURED)} of "
-                f"13 actions ({share:.0%} of the pairs of frames) and scaled", baseline,
-                shape=about, baseline="itself", ratio=1.0,
+                "evaluate_penn",
+                f"the papers' algorithm, {unit}, measured on {len(MEASURED)} of "
+                f"13 actions ({share:.0%} of the pairs of frames) and scaled",
+                baseline,
+                shape=about,
+                baseline="itself",
+                ratio=1.0,
             ),
-        ]  # fmt: skip
+        ]
     write_rows(rows)
 
 

@@ -39,10 +39,18 @@ def make_clips(frames: int) -> list[EmbeddedClip]:
         path += 0.5 * rng.standard_normal((size, CHANNELS)).astype(np.float32)
         path /= np.linalg.norm(path, axis=1, keepdims=True)
         labels = np.repeat(rng.integers(0, CLASSES, size // 30 + 1), 30)[:size]
-        clips.append(EmbeddedClip(
-            f"val/{number}", "val", "gym99", "", path, labels.astype(np.int16),
-            np.arange(size) / 25, tuple(f"class {i}" for i in range(CLASSES)),
-        ))  # fmt: skip
+        clips.append(
+            EmbeddedClip(
+                f"val/{number}",
+                "val",
+                "gym99",
+                "",
+                path,
+                labels.astype(np.int16),
+                np.arange(size) / 25,
+                tuple(f"class {i}" for i in range(CLASSES)),
+            )
+        )
     return clips
 
 
@@ -99,22 +107,33 @@ def main() -> None:
     write_rows(
         [
             make_row(
-                "evaluate_retrieval", "AP@5, 10, 15, file to tables, 2 processors; the ratio is "
-                "the baseline's time over it", Timing((seconds,)), ratio=baseline / seconds,
+                "evaluate_retrieval",
+                "AP@5, 10, 15, file to tables, 2 processors; the ratio is "
+                "the baseline's time over it",
+                Timing((seconds,)),
+                ratio=baseline / seconds,
                 **about,
             ),
             make_row(
-                "evaluate_retrieval", "peak memory of that process; limit 2 GB",
-                Timing((peak / 1e9,)), unit="GB", ratio=peak / 2e9, shape=shape,
+                "evaluate_retrieval",
+                "peak memory of that process; limit 2 GB",
+                Timing((peak / 1e9,)),
+                unit="GB",
+                ratio=peak / 2e9,
+                shape=shape,
                 baseline="2 GB",
             ),
             make_row(
-                "evaluate_retrieval", "processor seconds of half of the frames; the ratio is "
-                "the whole's over it, 4 where it is linear in queries x gallery", Timing((half,)),
-                ratio=busy / half, shape=shape, baseline="half of the frames",
+                "evaluate_retrieval",
+                "processor seconds of half of the frames; the ratio is "
+                "the whole's over it, 4 where it is linear in queries x gallery",
+                Timing((half,)),
+                ratio=busy / half,
+                shape=shape,
+                baseline="half of the frames",
             ),
         ]
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

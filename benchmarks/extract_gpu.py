@@ -75,8 +75,14 @@ def main() -> int:
         report, codec, clips = extract(Path(folder), device, options.videos, options.seconds)
         text = profile(Path(folder), device, codec, name)
     print(report.table() + "\n" + text, flush=True)
-    good = keep(report, rates, f"{codec}, {report.num_appended} frames of {clips}", name,
-                None if options.dry else text, options.out)  # fmt: skip
+    good = keep(
+        report,
+        rates,
+        f"{codec}, {report.num_appended} frames of {clips}",
+        name,
+        None if options.dry else text,
+        options.out,
+    )
     say("end")
     return 0 if good or options.dry else 1
 
@@ -191,25 +197,56 @@ def keep(report, rates, what: str, name: str, text: str | None, out: Path | None
     share, alone_share = (r * GFLOP_OF_A_FRAME / 1e3 / matrix.median for r in (rate, alone))
     waiting = wait / (busy + wait)
     good = share >= 0.45 and waiting <= 0.1
-    print(f"{'holds' if good else 'does not hold'}: {rate:.0f} frames/s, {share:.1%} of the matrix "
-          f"rate (wanted 45 %), waiting {waiting:.1%} (at most 10 %)", flush=True)  # fmt: skip
+    print(
+        f"{'holds' if good else 'does not hold'}: {rate:.0f} frames/s, {share:.1%} of the matrix "
+        f"rate (wanted 45 %), waiting {waiting:.1%} (at most 10 %)",
+        flush=True,
+    )
     if text is None:
         return good
     shape = f"ViT-B/8 at 224, blocks 9 10 11, {what}"
     cases = [
         ("bf16 matrix product", matrix, f"{MATRIX}^3", "TFLOP/s", "itself", 1.0),
-        ("frames end to end; ratio: share of the matrix rate", Timing((rate,)), shape, "frames/s",
-         "matrix rate of the card", share),
-        ("the device's work alone", Timing((alone,)), shape, "frames/s",
-         "matrix rate of the card", alone_share),
-        ("waiting of the backbone; ratio: share of the time", Timing((wait,)), shape, "s",
-         "time of extraction", waiting),
-    ]  # fmt: skip
-    write_rows([
-        make_row("extract_gpu", case, timing, shape=sizes, unit=unit, baseline=baseline,
-                 ratio=ratio, device=name)
-        for case, timing, sizes, unit, baseline, ratio in cases
-    ])  # fmt: skip
+        (
+            "frames end to end; ratio: share of the matrix rate",
+            Timing((rate,)),
+            shape,
+            "frames/s",
+            "matrix rate of the card",
+            share,
+        ),
+        (
+            "the device's work alone",
+            Timing((alone,)),
+            shape,
+            "frames/s",
+            "matrix rate of the card",
+            alone_share,
+        ),
+        (
+            "waiting of the backbone; ratio: share of the time",
+            Timing((wait,)),
+            shape,
+            "s",
+            "time of extraction",
+            waiting,
+        ),
+    ]
+    write_rows(
+        [
+            make_row(
+                "extract_gpu",
+                case,
+                timing,
+                shape=sizes,
+                unit=unit,
+                baseline=baseline,
+                ratio=ratio,
+                device=name,
+            )
+            for case, timing, sizes, unit, baseline, ratio in cases
+        ]
+    )
     path = RESULTS / "extract_gpu_profile.txt"
     path.write_text(report.table() + "\n" + text)
     if out:

@@ -17,13 +17,23 @@ def config_of(device: torch.device, codec: str):
 
     if device.type == "cpu":
         return ExtractConfig(
-            backbone="test_vit", weights="random:0", blocks=(3, 4, 5), image_size=64,
-            codec=codec.replace("pca:128", "pca:8"), device="cpu", batch_frames=8,
-        )  # fmt: skip
+            backbone="test_vit",
+            weights="random:0",
+            blocks=(3, 4, 5),
+            image_size=64,
+            codec=codec.replace("pca:128", "pca:8"),
+            device="cpu",
+            batch_frames=8,
+        )
     return ExtractConfig(
-        backbone="vit_base_patch8_224.dino", weights="random:0", blocks=(9, 10, 11), codec=codec,
-        numeric="bfloat16", compile_backbone=True, device=str(device),
-    )  # fmt: skip
+        backbone="vit_base_patch8_224.dino",
+        weights="random:0",
+        blocks=(9, 10, 11),
+        codec=codec,
+        numeric="bfloat16",
+        compile_backbone=True,
+        device=str(device),
+    )
 
 
 def pass_gate(device: torch.device, say: Callable[[str], None]) -> bool:
@@ -60,8 +70,10 @@ def pass_gate(device: torch.device, say: Callable[[str], None]) -> bool:
             for block in config.blocks
         ]
         good &= max(errors) <= bound
-        say(f"gate: tokens in {numeric}: {max(errors):.1e} from the CPU's float32, "
-            f"{'good' if max(errors) <= bound else f'WRONG: more than {bound:g}'}")  # fmt: skip
+        say(
+            f"gate: tokens in {numeric}: {max(errors):.1e} from the CPU's float32, "
+            f"{'good' if max(errors) <= bound else f'WRONG: more than {bound:g}'}"
+        )
     sides = [torch.rand(shape.dim) + 0.5, torch.rand(shape.dim), torch.tensor([127.0])]
     tokens = wanted[config.blocks[0]]
     ours = int8(tokens.to(device), *(side.to(device) for side in sides))

@@ -54,10 +54,14 @@ def main() -> None:
                 found.append(peak_bytes(root, f"{frames}.mp4", store, frames) / 1e6)
     one, other = Timing(tuple(peaks[short])), Timing(tuple(peaks[long]))
     row = make_row(
-        "extract_memory", f"peak memory of a clip of {long} frames over one of {short}", other,
-        shape="320x240, ViT-tiny at 64, int8 x 3 blocks, both processes", unit="MB",
-        baseline=f"{short} frames, {one.median:.0f} MB", ratio=other.median / one.median,
-    )  # fmt: skip
+        "extract_memory",
+        f"peak memory of a clip of {long} frames over one of {short}",
+        other,
+        shape="320x240, ViT-tiny at 64, int8 x 3 blocks, both processes",
+        unit="MB",
+        baseline=f"{short} frames, {one.median:.0f} MB",
+        ratio=other.median / one.median,
+    )
     if quick:
         print(f"quick: {row.case} {row.ratio:.3g}")
     else:

@@ -29,9 +29,13 @@ from tokenreel.extract.video.decode import decode
 from tokenreel.extract.video.source import SourceFiles
 
 CONFIG = ExtractConfig(
-    backbone="vit_tiny_patch16_224", weights="random:0", image_size=112, blocks=(3, 7, 11),
-    device="cpu", batch_frames=16,
-)  # fmt: skip
+    backbone="vit_tiny_patch16_224",
+    weights="random:0",
+    image_size=112,
+    blocks=(3, 7, 11),
+    device="cpu",
+    batch_frames=16,
+)
 
 
 def in_sequence(manifest: Manifest, store: Path) -> float:

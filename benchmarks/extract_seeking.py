@@ -68,13 +68,18 @@ def main() -> None:
 
             times = measure(
                 {"seek": sought, "start": from_the_start},
-                repeats=REPEATS[seconds], warmups=0, clock=time.process_time,
-            )  # fmt: skip
+                repeats=REPEATS[seconds],
+                warmups=0,
+                clock=time.process_time,
+            )
             row = make_row(
-                "extract_seeking", f"{len(starts)} clips of a source of {seconds} s", times["seek"],
-                shape=f"{HEIGHT}x{WIDTH}", baseline="each read from the source's start",
+                "extract_seeking",
+                f"{len(starts)} clips of a source of {seconds} s",
+                times["seek"],
+                shape=f"{HEIGHT}x{WIDTH}",
+                baseline="each read from the source's start",
                 ratio=times["start"].median / times["seek"].median,
-            )  # fmt: skip
+            )
             if quick_flag():
                 print(f"quick: {row.case} {row.ratio:.3g}")
             else:

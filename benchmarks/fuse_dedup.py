@@ -54,8 +54,10 @@ def step_of(batch: Batch, config: FuseConfig, model: FusionModel) -> tuple[float
 def simulated_share(num_frames: int, clip_frames: int) -> float:
     """Distinct frames of both crops as a share of their positions."""
     rng = np.random.default_rng(0)
-    drawn = [sample_views(clip_frames, num_frames, alpha=1.5, beta=0.2, rng=rng).frames
-             for _ in range(500)]  # fmt: skip
+    drawn = [
+        sample_views(clip_frames, num_frames, alpha=1.5, beta=0.2, rng=rng).frames
+        for _ in range(500)
+    ]
     return float(np.mean([len(np.unique(frames)) / frames.size for frames in drawn]))
 
 
@@ -73,8 +75,10 @@ def main() -> None:
         every = [naive(one, source) for one in epoch]
         ours, whole = (np.array([bytes_of(b.frames) for b in some]) for some in (epoch, every))
         model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim).train()
-        found = {name: step_of(some[0], config, model)
-                 for name, some in (("distinct", epoch), ("naive", every))}  # fmt: skip
+        found = {
+            name: step_of(some[0], config, model)
+            for name, some in (("distinct", epoch), ("naive", every))
+        }
         timings = measure(
             {
                 "distinct": lambda: step_of(epoch[0], config, model),
@@ -85,23 +89,54 @@ def main() -> None:
     shape = f"sample T={config.data.num_frames} B={config.data.batch_clips} {len(epoch)} steps"
     rows = []
     for name, some in (("naive", whole), ("distinct", ours)):
-        rows.append(make_row("fuse_dedup", f"{name}, read in a step", Timing(tuple(some / 1e6)),
-                             shape=shape, unit="MB", baseline="naive",
-                             ratio=float(some.sum() / whole.sum())))  # fmt: skip
-        rows.append(make_row("fuse_dedup", f"{name}, a step in memory", timings[name], shape=shape,
-                             baseline="naive",
-                             ratio=timings[name].median / timings["naive"].median))  # fmt: skip
+        rows.append(
+            make_row(
+                "fuse_dedup",
+                f"{name}, read in a step",
+                Timing(tuple(some / 1e6)),
+                shape=shape,
+                unit="MB",
+                baseline="naive",
+                ratio=float(some.sum() / whole.sum()),
+            )
+        )
+        rows.append(
+            make_row(
+                "fuse_dedup",
+                f"{name}, a step in memory",
+                timings[name],
+                shape=shape,
+                baseline="naive",
+                ratio=timings[name].median / timings["naive"].median,
+            )
+        )
     one, other = found["distinct"], found["naive"]
     worst = abs(one[0] - other[0]), float((one[1] - other[1]).abs().max() / other[1].abs().max())
     for what, value in zip(("loss", "largest gradient, relative"), worst, strict=True):
-        rows.append(make_row("fuse_dedup", f"difference of the {what}", Timing((value,)),
-                             shape=shape, unit="absolute", baseline="1e-5",
-                             ratio=value / 1e-5))  # fmt: skip
+        rows.append(
+            make_row(
+                "fuse_dedup",
+                f"difference of the {what}",
+                Timing((value,)),
+                shape=shape,
+                unit="absolute",
+                baseline="1e-5",
+                ratio=value / 1e-5,
+            )
+        )
     for t, frames in ((80, 70), (80, 150), (240, 500), (240, 2000)):
         share = simulated_share(t, frames)
-        rows.append(make_row("fuse_dedup", "distinct frames, simulated", Timing((share,)),
-                             shape=f"T={t} clip of {frames}", unit="share", baseline="positions",
-                             ratio=share))  # fmt: skip
+        rows.append(
+            make_row(
+                "fuse_dedup",
+                "distinct frames, simulated",
+                Timing((share,)),
+                shape=f"T={t} clip of {frames}",
+                unit="share",
+                baseline="positions",
+                ratio=share,
+            )
+        )
     write_rows(rows)
 
 

@@ -40,12 +40,17 @@ def small_config(
         data=DataConfig(num_frames=num_frames, batch_clips=batch_clips),
         pooling=PoolingConfig(**{"num_entities": 3, "channels": 96} | pooling),
         temporal=TemporalConfig(
-            fc_width=128, hidden=128, heads=4, feed_forward=256, layers=2, output="avg",
+            fc_width=128,
+            hidden=128,
+            heads=4,
+            feed_forward=256,
+            layers=2,
+            output="avg",
             embedding=64,
         ),
         loss=SclConfig(temperature=temperature),
         optim=OptimConfig(name="adamw", lr=5e-4, epochs=1),
-    )  # fmt: skip
+    )
 
 
 def make_store(
@@ -63,10 +68,17 @@ def make_store(
     tokens = rng.standard_normal((frames, grid[0] * grid[1], dim), np.float32)
     calibration = calibrate(codec, dict.fromkeys(blocks, tokens[:2]), grid=grid)
     recipe = StoreRecipe(
-        architecture="random", weights_sha256="0" * 64, blocks=blocks, grid=grid, dim=dim,
-        image_size=(224, 224), transform={"name": "none"}, frames={"policy": "all"}, cls="none",
+        architecture="random",
+        weights_sha256="0" * 64,
+        blocks=blocks,
+        grid=grid,
+        dim=dim,
+        image_size=(224, 224),
+        transform={"name": "none"},
+        frames={"policy": "all"},
+        cls="none",
         codec=codec_recipe(codec, calibration),
-    )  # fmt: skip
+    )
     create_store(path, recipe, made_with={}, calibration=calibration)
     code = codec_from_recipe(recipe.codec, calibration)
     encoded = {block: code.encode(tokens, block=block, grid=grid) for block in blocks}
@@ -74,9 +86,12 @@ def make_store(
     with StoreWriter(path, writer_id="bench") as writer:
         for index in range(clips):
             clip = writer.begin(
-                Clip(f"c{index}", f"{index}.mp4"), dataset="random", phases=(),
-                source=SourceInfo("v.mp4", 0, "", "none", "0", {}), time_base=Fraction(1, 25),
-            )  # fmt: skip
+                Clip(f"c{index}", f"{index}.mp4"),
+                dataset="random",
+                phases=(),
+                source=SourceInfo("v.mp4", 0, "", "none", "0", {}),
+                time_base=Fraction(1, 25),
+            )
             clip.append(0, encoded, {}, None)
             clip.commit(numbers, numbers, numbers * 0, numbers * 0)
     return path

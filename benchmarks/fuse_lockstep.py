@@ -94,8 +94,9 @@ def measure_store(store: Path, folder: Path, frames: int, shape: str, *, repeats
                 "lock-step": epoch_of(runs, source),
                 "one after another": lambda: [epoch_of([run], source)() for run in runs],
             },
-            repeats=1, warmups=0,
-        )  # fmt: skip
+            repeats=1,
+            warmups=0,
+        )
     write(timings, peaks, slow, shape)
 
 
@@ -111,16 +112,40 @@ def write(
     for k in KS:
         timing = timings[f"{k} run(s)"]
         ratio = timing.median / (read + k * compute)
-        rows.append(make_row("fuse_lockstep", f"{k} run(s) in lock-step", timing, shape=shape,
-                             baseline=f"read + {k} x compute", ratio=ratio))  # fmt: skip
+        rows.append(
+            make_row(
+                "fuse_lockstep",
+                f"{k} run(s) in lock-step",
+                timing,
+                shape=shape,
+                baseline=f"read + {k} x compute",
+                ratio=ratio,
+            )
+        )
         peak = Timing((peaks[k] / 1e9,))
-        rows.append(make_row("fuse_lockstep", f"{k} run(s), peak memory", peak, shape=shape,
-                             unit="GB", baseline="1 run", ratio=peaks[k] / peaks[1]))  # fmt: skip
+        rows.append(
+            make_row(
+                "fuse_lockstep",
+                f"{k} run(s), peak memory",
+                peak,
+                shape=shape,
+                unit="GB",
+                baseline="1 run",
+                ratio=peaks[k] / peaks[1],
+            )
+        )
     each = slow["one after another"]
     for name, timing in slow.items():
-        rows.append(make_row("fuse_lockstep", f"15 runs {name}, 200 MB/s", timing, shape=shape,
-                             baseline="one after another",
-                             ratio=timing.median / each.median))  # fmt: skip
+        rows.append(
+            make_row(
+                "fuse_lockstep",
+                f"15 runs {name}, 200 MB/s",
+                timing,
+                shape=shape,
+                baseline="one after another",
+                ratio=timing.median / each.median,
+            )
+        )
     write_rows(rows)
 
 

@@ -41,8 +41,9 @@ def make_store(folder: Path, backbone: str, frames: int) -> tuple[Path, Path]:
     root = folder / "videos"
     (root / "train").mkdir(parents=True)
     script = write_script("train", 0)
-    short = replace(script, video="train/a.mp4", phases=script.phases[:frames],
-                    poses=script.poses[:frames])  # fmt: skip
+    short = replace(
+        script, video="train/a.mp4", phases=script.phases[:frames], poses=script.poses[:frames]
+    )
     render_clip(root, short)
     words = [f"backbone={backbone}", "weights=random:0", "blocks=3,7,11"]
     report, store = extract_dataset("folder", words, root=root, out=folder / "s")
@@ -119,8 +120,16 @@ def main() -> None:
     rows = []
     for name, timing in timings.items():
         ratio = timings["online"].median / timing.median
-        rows.append(make_row("fuse_online", f"step, {name}", timing, shape=shape,
-                             baseline="online / this", ratio=ratio))  # fmt: skip
+        rows.append(
+            make_row(
+                "fuse_online",
+                f"step, {name}",
+                timing,
+                shape=shape,
+                baseline="online / this",
+                ratio=ratio,
+            )
+        )
     write_rows(rows)
 
 

@@ -95,8 +95,10 @@ def main() -> int:
     is_quick = quick_flag()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and not is_quick:
-        print("fuse_online_gpu: no NVIDIA GPU here; run it where `nvidia-smi` shows one",
-              file=sys.stderr)  # fmt: skip
+        print(
+            "fuse_online_gpu: no NVIDIA GPU here; run it where `nvidia-smi` shows one",
+            file=sys.stderr,
+        )
         return 2
     name, side = ("vit_base_patch16_224", 14) if is_quick else ("vit_base_patch8_224", 28)
     sizes = ["data.num_frames=4", "data.batch_clips=2"] if is_quick else []
@@ -104,9 +106,13 @@ def main() -> int:
         config = apply_overrides(get_recipe(recipe).fuse, sizes, root="fuse")
         with tempfile.TemporaryDirectory(dir=".") as folder:
             store = make_store(
-                Path(folder) / "s", "int8", grid=(side, side), clips=config.data.batch_clips,
-                frames=10 if is_quick else frames, blocks=blocks_of(config),
-            )  # fmt: skip
+                Path(folder) / "s",
+                "int8",
+                grid=(side, side),
+                clips=config.data.batch_clips,
+                frames=10 if is_quick else frames,
+                blocks=blocks_of(config),
+            )
             timings, batch = measure_steps(config, store, Path(folder), name, device)
         write(timings, batch, f"{recipe} {name}", device, config)
     return 0
@@ -175,11 +181,20 @@ def write(
         f"{bytes_of(batch.frames) / 1e6:.0f} MB"
     )
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    write_rows([
-        make_row("fuse_online_gpu", f"step, {kind}", timing, shape=shape, device=where,
-                 baseline="online / this", ratio=timings["online"].median / timing.median)
-        for kind, timing in timings.items()
-    ])  # fmt: skip
+    write_rows(
+        [
+            make_row(
+                "fuse_online_gpu",
+                f"step, {kind}",
+                timing,
+                shape=shape,
+                device=where,
+                baseline="online / this",
+                ratio=timings["online"].median / timing.median,
+            )
+            for kind, timing in timings.items()
+        ]
+    )
 
 
 if __name__ == "__main__":

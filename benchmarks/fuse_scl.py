@@ -89,18 +89,35 @@ def main() -> None:
     rows = []
     for name, timing in timings.items():
         ratio = timing.median / timings["full matrix"].median
-        rows.append(make_row("fuse_scl", name, timing, shape=shape, baseline="full matrix",
-                             ratio=ratio))  # fmt: skip
+        rows.append(
+            make_row("fuse_scl", name, timing, shape=shape, baseline="full matrix", ratio=ratio)
+        )
         memory = Timing((kept[name] / 1e6,))
-        rows.append(make_row("fuse_scl", f"{name}, kept for backward", memory, shape=shape,
-                             unit="MB", baseline="full matrix",
-                             ratio=kept[name] / kept["full matrix"]))  # fmt: skip
+        rows.append(
+            make_row(
+                "fuse_scl",
+                f"{name}, kept for backward",
+                memory,
+                shape=shape,
+                unit="MB",
+                baseline="full matrix",
+                ratio=kept[name] / kept["full matrix"],
+            )
+        )
     for place, what in enumerate(("loss", "gradient")):
         one, other = (found[name][place] for name in LOSSES)
         worst = float((one - other).abs().max())
-        rows.append(make_row("fuse_scl", f"difference of the {what}", Timing((worst,)),
-                             shape=shape, unit="absolute", baseline="1e-6",
-                             ratio=worst / 1e-6))  # fmt: skip
+        rows.append(
+            make_row(
+                "fuse_scl",
+                f"difference of the {what}",
+                Timing((worst,)),
+                shape=shape,
+                unit="absolute",
+                baseline="1e-6",
+                ratio=worst / 1e-6,
+            )
+        )
     write_rows(rows)
 
 

@@ -38,8 +38,16 @@ from tokenreel.fuse.systems.mvformer import FusionModel, build_model
 
 PUBLISHED = TemporalConfig(fc_width=1536, embedding=256, output="avg")  # FineGym99's
 BOUND_BYTES = 16e9
-PARTS = ("take frames", "pool", "fuse (MTF)", "loss", "backward of loss", "backward of fuse (MTF)",
-         "backward of pool", "optimiser")  # fmt: skip
+PARTS = (
+    "take frames",
+    "pool",
+    "fuse (MTF)",
+    "loss",
+    "backward of loss",
+    "backward of fuse (MTF)",
+    "backward of pool",
+    "optimiser",
+)
 
 
 def main() -> None:
@@ -110,11 +118,17 @@ def _training(clips: int, frames: int, entities: int, device: torch.device) -> l
         times = timed({"ours": train, "published": train_published}, device, repeats=repeats)
         for name, timing in times.items():
             rows.append(
-                make_row("fusion", f"MTF {name} forward+backward, {words}", in_unit(timing, 1e3),
-                         shape=f"{clips} sequences T={frames} E={entities}", unit="ms",
-                         baseline="published", device=device_name(device),
-                         ratio=times["published"].median / timing.median)
-            )  # fmt: skip
+                make_row(
+                    "fusion",
+                    f"MTF {name} forward+backward, {words}",
+                    in_unit(timing, 1e3),
+                    shape=f"{clips} sequences T={frames} E={entities}",
+                    unit="ms",
+                    baseline="published",
+                    device=device_name(device),
+                    ratio=times["published"].median / timing.median,
+                )
+            )
     return rows
 
 
@@ -139,17 +153,31 @@ def _embedding(device: torch.device) -> list[Row]:
     start = time.perf_counter()
     taken = in_fresh_process(embed_long, "cpu") if device.type == "cpu" else embed_long(device.type)
     print(f"fusion: 5,000 frames x 6 entities in {time.perf_counter() - start:.1f} s", flush=True)
-    return [make_row("fusion", "MTF at evaluation, extra memory", Timing((taken / 1e9,)),
-                     shape="1 sequence T=5000 E=6", unit="GB", baseline="the bound of 16 GB",
-                     ratio=BOUND_BYTES / taken, device=device_name(device))]  # fmt: skip
+    return [
+        make_row(
+            "fusion",
+            "MTF at evaluation, extra memory",
+            Timing((taken / 1e9,)),
+            shape="1 sequence T=5000 E=6",
+            unit="GB",
+            baseline="the bound of 16 GB",
+            ratio=BOUND_BYTES / taken,
+            device=device_name(device),
+        )
+    ]
 
 
 def _step(device: torch.device, *, quick: bool, whole: bool) -> list[Row]:
     """Milliseconds of each part of a training step, and its share of the whole."""
     views, entities = 8, 6
     frames = 4 if quick else 240 if whole else 40
-    case = Case(torch.int8, views * frames, layers=3 if whole else 1, entities=entities,
-                tokens=784 if whole and not quick else 196)  # fmt: skip
+    case = Case(
+        torch.int8,
+        views * frames,
+        layers=3 if whole else 1,
+        entities=entities,
+        tokens=784 if whole and not quick else 196,
+    )
     tokens, _ = make_case(case, device)
     config = FuseConfig(
         data=DataConfig(num_frames=frames),
@@ -169,10 +197,15 @@ def _step(device: torch.device, *, quick: bool, whole: bool) -> list[Row]:
     named = {part: Timing(tuple(one[part] for one in repeats)) for part in PARTS}
     named |= {"outside MTF": Timing(tuple(outside)), "all": whole}
     return [
-        make_row("fusion", f"step: {name}", in_unit(timing, 1e3),
-                 ratio=timing.median / whole.median, **about)
+        make_row(
+            "fusion",
+            f"step: {name}",
+            in_unit(timing, 1e3),
+            ratio=timing.median / whole.median,
+            **about,
+        )
         for name, timing in named.items()
-    ]  # fmt: skip
+    ]
 
 
 def _take_step(
@@ -212,8 +245,9 @@ def _take_step(
         leaf = embeddings.detach().requires_grad_()
         projected = model.project(leaf).float().unflatten(0, (clips, 2))
         steps = gather - gather[:, :, :1]
-        loss = sequence_contrastive_loss(projected, steps, valid.to(device), temperature=0.1,
-                                         label_variance=10.0)  # fmt: skip
+        loss = sequence_contrastive_loss(
+            projected, steps, valid.to(device), temperature=0.1, label_variance=10.0
+        )
     lap("loss")
     loss.backward()
     lap("backward of loss")

@@ -173,12 +173,27 @@ def measure_limits(device: torch.device) -> tuple[float, list[Row]]:
     times = timed(subjects, device, repeats=9)
     name = device_name(device)
     rows = [
-        make_row("pooling", "copy of memory", rate(times["copy"], 2 * size / 1e9), unit="GB/s",
-                 shape=f"{size >> 20} MiB", baseline="itself", ratio=1.0, device=name),
-        make_row("pooling", f"matrix product {SHORT[dtype]}",
-                 rate(times["multiply"], 2 * side**3 / 1e12), unit="TFLOP/s", shape=f"{side}^3",
-                 baseline="itself", ratio=1.0, device=name),
-    ]  # fmt: skip
+        make_row(
+            "pooling",
+            "copy of memory",
+            rate(times["copy"], 2 * size / 1e9),
+            unit="GB/s",
+            shape=f"{size >> 20} MiB",
+            baseline="itself",
+            ratio=1.0,
+            device=name,
+        ),
+        make_row(
+            "pooling",
+            f"matrix product {SHORT[dtype]}",
+            rate(times["multiply"], 2 * side**3 / 1e12),
+            unit="TFLOP/s",
+            shape=f"{side}^3",
+            baseline="itself",
+            ratio=1.0,
+            device=name,
+        ),
+    ]
     return 2 * size / times["copy"].median, rows
 
 
@@ -231,5 +246,7 @@ def in_fresh_process(function: Callable[..., int], *arguments: object) -> int:
 def print_table(rows: Sequence[Row]) -> None:
     """Rows for reading, after all that was said while measuring."""
     for row in rows:
-        print(f"{row.case:44s} {row.shape:44s} {row.median:10.4g} {row.unit:8s} "
-              f"{row.ratio:8.3g} x {row.baseline}")  # fmt: skip
+        print(
+            f"{row.case:44s} {row.shape:44s} {row.median:10.4g} {row.unit:8s} "
+            f"{row.ratio:8.3g} x {row.baseline}"
+        )

@@ -87,8 +87,12 @@ def measure_all(device: torch.device, name: str, *, kernels_only: bool) -> list[
         small = Case(torch.int8, 2, 1, 64, tokens=33)
         print(tune(device, [small], seconds=(5.0, 2.0)))
         return kernel_rows(device, small, 1e9)
-    cases = [Case(torch.int8, 1920), Case(torch.int8, 1920, layers=1), Case(torch.float16, 960),
-             Case(torch.float16, 1920, layers=1)]  # fmt: skip
+    cases = [
+        Case(torch.int8, 1920),
+        Case(torch.int8, 1920, layers=1),
+        Case(torch.float16, 960),
+        Case(torch.float16, 1920, layers=1),
+    ]
     keep(name, tune(device, cases, seconds=(COMPILE_SECONDS, TUNE_SECONDS)))
     if not pass_gate(device, tokens=785):
         raise RuntimeError(f"the tuned sizes give wrong numbers: take {name} out of tuned.json")
@@ -121,11 +125,17 @@ def kernel_rows(device: torch.device, case: object, copy_rate: float) -> list[ob
             ("bytes counted once", speed, "GB/s", speed * 1e9 / copy_rate),
         ):
             rows.append(
-                make_row("kernels_gpu", f"fused kernel {direction}, {words}", Timing((value,)),
-                         shape=case.shape, unit=unit, ratio=ratio,
-                         baseline="copy" if unit == "GB/s" else "itself",
-                         device=device_name(device))
-            )  # fmt: skip
+                make_row(
+                    "kernels_gpu",
+                    f"fused kernel {direction}, {words}",
+                    Timing((value,)),
+                    shape=case.shape,
+                    unit=unit,
+                    ratio=ratio,
+                    baseline="copy" if unit == "GB/s" else "itself",
+                    device=device_name(device),
+                )
+            )
     return rows
 
 
@@ -178,9 +188,11 @@ def pass_gate(device: torch.device, *, tokens: int) -> bool:
         errors = errors_of(*make_case(case, device))
         good = all(e <= bound for e, bound in zip(errors, BOUNDS[case.dtype], strict=True))
         is_good &= good
-        print(f"gate: {case.shape}: pooled {errors[0]:.1e}, gradient {errors[1]:.1e}, "
-              f"{'good' if good else f'WRONG: more than {BOUNDS[case.dtype]}'}",
-              flush=True)  # fmt: skip
+        print(
+            f"gate: {case.shape}: pooled {errors[0]:.1e}, gradient {errors[1]:.1e}, "
+            f"{'good' if good else f'WRONG: more than {BOUNDS[case.dtype]}'}",
+            flush=True,
+        )
     return is_good
 
 

@@ -61,8 +61,11 @@ def tune(
                 if took is not None and is_right(run, sizes, case.dtype):
                     found.append((took, sizes))
             best_ms, best[key] = min(found, key=lambda pair: pair[0])
-            print(f"tune: {key}: {best_ms:.3f} ms with {best[key]}, {found[0][0]:.3f} ms by "
-                  f"default, {len(found)} tried", flush=True)  # fmt: skip
+            print(
+                f"tune: {key}: {best_ms:.3f} ms with {best[key]}, {found[0][0]:.3f} ms by "
+                f"default, {len(found)} tried",
+                flush=True,
+            )
     return best
 
 
@@ -96,8 +99,10 @@ def compile_all(device: torch.device, jobs: list[Job], seconds: float) -> set[Jo
         wait(futures, timeout=seconds)
         pool.shutdown(wait=True, cancel_futures=True)
     done = {job for future, job in futures.items() if not future.cancelled() and fits(future, job)}
-    print(f"tune: {len(done)} of {len(jobs)} sizes compiled in {time.monotonic() - start:.0f} s",
-          flush=True)  # fmt: skip
+    print(
+        f"tune: {len(done)} of {len(jobs)} sizes compiled in {time.monotonic() - start:.0f} s",
+        flush=True,
+    )
     return done
 
 

@@ -77,9 +77,12 @@ def _cases(device: torch.device, quick: bool) -> list[tuple[Case, tuple[str, ...
 
 
 def _rows_of(
-    case: Case, implementations: tuple[str, ...], device: torch.device, copy_rate: float,
+    case: Case,
+    implementations: tuple[str, ...],
+    device: torch.device,
+    copy_rate: float,
     repeats: int,
-) -> list[Row]:  # fmt: skip
+) -> list[Row]:
     tokens, weights = make_case(case, device)
     subjects, memory = {}, {}
     for name in implementations:
@@ -98,19 +101,39 @@ def _rows_of(
         speed = rate(timing, case.pass_bytes * (2 if "+" in direction else 1) / 1e9)
         ratio = times[baseline, direction].median / timing.median
         rows += [
-            make_row("pooling", f"{name} {direction}", in_unit(timing, 1e3), unit="ms",
-                     baseline=baseline, ratio=ratio, **about),
-            make_row("pooling", f"{name} {direction}, bytes counted once", speed, unit="GB/s",
-                     baseline="copy", ratio=speed.median * 1e9 / copy_rate, **about),
-        ]  # fmt: skip
+            make_row(
+                "pooling",
+                f"{name} {direction}",
+                in_unit(timing, 1e3),
+                unit="ms",
+                baseline=baseline,
+                ratio=ratio,
+                **about,
+            ),
+            make_row(
+                "pooling",
+                f"{name} {direction}, bytes counted once",
+                speed,
+                unit="GB/s",
+                baseline="copy",
+                ratio=speed.median * 1e9 / copy_rate,
+                **about,
+            ),
+        ]
     for name in memory:
         for what, less in (("", 0), (" beyond the gradients", case.gradient_bytes)):
             taken, most = (max(1, memory[each] - less) for each in (name, baseline))
             rows.append(
-                make_row("pooling", f"{name} forward+backward, extra memory{what}",
-                         Timing((taken / 2**20,)), unit="MiB", baseline=baseline,
-                         ratio=most / taken, **about)
-            )  # fmt: skip
+                make_row(
+                    "pooling",
+                    f"{name} forward+backward, extra memory{what}",
+                    Timing((taken / 2**20,)),
+                    unit="MiB",
+                    baseline=baseline,
+                    ratio=most / taken,
+                    **about,
+                )
+            )
     return rows
 
 

@@ -45,10 +45,18 @@ def rows_of(report: FidelityReport, row: FidelityRow, title: str) -> list[Row]:
     for task in TASKS:
         values[f"change of {task}", "score"] = report.change(row, task)
     return [
-        make_row("store_codecs", f"{title}, {what}", Timing((value,)), unit=unit, baseline="fp16",
-                 shape=f"{report.num_clips} clips, {report.num_frames} frames", ratio=row.share)
-        for (what, unit), value in values.items() if not math.isnan(value)
-    ]  # fmt: skip
+        make_row(
+            "store_codecs",
+            f"{title}, {what}",
+            Timing((value,)),
+            unit=unit,
+            baseline="fp16",
+            shape=f"{report.num_clips} clips, {report.num_frames} frames",
+            ratio=row.share,
+        )
+        for (what, unit), value in values.items()
+        if not math.isnan(value)
+    ]
 
 
 if __name__ == "__main__":

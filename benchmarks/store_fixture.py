@@ -21,10 +21,16 @@ def empty_store(path: Path, *, grid: tuple[int, int], dim: int = 768) -> Path:
     calibration = {f"mean/{b}": np.zeros(dim, np.float32) for b in BLOCKS}
     calibration |= {f"sd/{b}": np.ones(dim, np.float32) for b in BLOCKS}
     recipe = StoreRecipe(
-        architecture="random", weights_sha256="0" * 64, blocks=BLOCKS, grid=grid, dim=dim,
-        image_size=(224, 224), transform={"name": "none"}, frames={"policy": "all"},
+        architecture="random",
+        weights_sha256="0" * 64,
+        blocks=BLOCKS,
+        grid=grid,
+        dim=dim,
+        image_size=(224, 224),
+        transform={"name": "none"},
+        frames={"policy": "all"},
         codec=codec_recipe("int8", calibration),
-    )  # fmt: skip
+    )
     return create_store(path, recipe, made_with={}, calibration=calibration)
 
 
@@ -72,12 +78,19 @@ def make_many_clips(path: Path, clips: int) -> Path:
         record, seals = load_clip(path / folder_of(clip_key("c0")), clip_key("c0"))
         for i in range(1, clips):
             video = f"videos/action_{i % 13}/clip_{i:05}.mp4"
-            copy = ClipRecord.from_dict(record.to_dict() | {
-                "clip_id": f"c{i}", "key": clip_key(f"c{i}"), "video": video, "split": "train",
-                "action": f"action_{i % 13}", "phases": [f"phase {n} of it" for n in range(6)],
-                "source": record.source | {"video": video, "sha256": f"{i:064x}",
-                                           "container": container},
-            })  # fmt: skip
+            copy = ClipRecord.from_dict(
+                record.to_dict()
+                | {
+                    "clip_id": f"c{i}",
+                    "key": clip_key(f"c{i}"),
+                    "video": video,
+                    "split": "train",
+                    "action": f"action_{i % 13}",
+                    "phases": [f"phase {n} of it" for n in range(6)],
+                    "source": record.source
+                    | {"video": video, "sha256": f"{i:064x}", "container": container},
+                }
+            )
             target = path / folder_of(copy.key)
             target.mkdir(parents=True)
             values = {"record": copy.to_dict(), "seals": seals}

@@ -60,12 +60,27 @@ def main() -> None:
     memory = Timing(tuple(pair[1] for pair in opened))
     without = Timing(tuple(pair[1] for pair in empty))
     ratio = seconds.median / Timing(tuple(groups)).median
-    write_rows([
-        make_row("store_memory", f"open {clips} clips, new process", seconds, shape=str(clips),
-                 baseline="json of every group", ratio=ratio),
-        make_row("store_memory", f"peak memory, {clips} clips open", memory, shape=str(clips),
-                 unit="MB", baseline="imports alone", ratio=memory.median / without.median),
-    ])  # fmt: skip
+    write_rows(
+        [
+            make_row(
+                "store_memory",
+                f"open {clips} clips, new process",
+                seconds,
+                shape=str(clips),
+                baseline="json of every group",
+                ratio=ratio,
+            ),
+            make_row(
+                "store_memory",
+                f"peak memory, {clips} clips open",
+                memory,
+                shape=str(clips),
+                unit="MB",
+                baseline="imports alone",
+                ratio=memory.median / without.median,
+            ),
+        ]
+    )
 
 
 if __name__ == "__main__":

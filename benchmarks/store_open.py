@@ -27,8 +27,18 @@ def main() -> None:
             {"log": lambda: open_store(path), "bare": lambda: open_store(bare)}, repeats=5
         )
         ratio = times["bare"].median / times["log"].median
-        write_rows([make_row("store_open", f"open {clips} clips", times["log"], shape=str(clips),
-                             baseline="rebuilt without the log", ratio=ratio)])  # fmt: skip
+        write_rows(
+            [
+                make_row(
+                    "store_open",
+                    f"open {clips} clips",
+                    times["log"],
+                    shape=str(clips),
+                    baseline="rebuilt without the log",
+                    ratio=ratio,
+                )
+            ]
+        )
 
 
 if __name__ == "__main__":

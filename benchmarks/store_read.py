@@ -67,8 +67,16 @@ def main() -> None:
         for name in readers:
             base = "zarr-python" if name == "tensorstore" else "np.memmap"
             ratio = times[base].median / times[name].median
-            rows.append(make_row("store_read", f"{name}, warm, one core", times[name], shape=size,
-                                 baseline=base, ratio=ratio))  # fmt: skip
+            rows.append(
+                make_row(
+                    "store_read",
+                    f"{name}, warm, one core",
+                    times[name],
+                    shape=size,
+                    baseline=base,
+                    ratio=ratio,
+                )
+            )
         write_rows(rows)
 
 

@@ -58,9 +58,15 @@ def main() -> None:
             shards = {
                 (c, b, n): np.memmap(
                     path / folder_of(clip_key(c)) / f"views/0/tokens/{b}/c/{n}/0/0",
-                    np.int8, "r", 0, (64, *shape[1:]),
-                ) for c in frames for b in BLOCKS for n in range(FRAMES // 64)
-            }  # fmt: skip
+                    np.int8,
+                    "r",
+                    0,
+                    (64, *shape[1:]),
+                )
+                for c in frames
+                for b in BLOCKS
+                for n in range(FRAMES // 64)
+            }
 
             def read() -> None:
                 for c, rows in frames.items():
@@ -84,12 +90,28 @@ def main() -> None:
     for name, state in clock:
         seconds = clock[name, state]
         ratio = clock["np.memmap", state].median / seconds.median
-        rows.append(make_row("store_training_read", f"{name}, {state}", seconds, shape=text,
-                             baseline="np.memmap", ratio=ratio))  # fmt: skip
+        rows.append(
+            make_row(
+                "store_training_read",
+                f"{name}, {state}",
+                seconds,
+                shape=text,
+                baseline="np.memmap",
+                ratio=ratio,
+            )
+        )
         per_gigabyte = Timing(tuple(value / gigabytes for value in cpu[name, state].seconds))
-        rows.append(make_row("store_training_read", f"{name}, {state}, CPU", per_gigabyte,
-                             shape=text, baseline="0.15 CPU-s/GB", unit="CPU-s/GB",
-                             ratio=per_gigabyte.median / 0.15))  # fmt: skip
+        rows.append(
+            make_row(
+                "store_training_read",
+                f"{name}, {state}, CPU",
+                per_gigabyte,
+                shape=text,
+                baseline="0.15 CPU-s/GB",
+                unit="CPU-s/GB",
+                ratio=per_gigabyte.median / 0.15,
+            )
+        )
     write_rows(rows)
 
 

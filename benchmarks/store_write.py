@@ -79,13 +79,27 @@ def main() -> None:
             extra_megabytes(empty_store(Path(folder) / f"m{i}", grid=grid), grid) for i in range(3)
         ]
         memory = Timing(tuple(megabytes))
-        write_rows([
-            make_row("store_write", "one clip with commit", times["store"], shape=size,
-                     baseline="plain files with fsync", ratio=ratio),
-            make_row("store_write", "peak memory that a clip adds", memory, unit="MB",
-                     shape="x".join(map(str, (3, 192, *codes.shape[1:]))), baseline="one shard",
-                     ratio=memory.median / (codes.nbytes / 1e6)),
-        ])  # fmt: skip
+        write_rows(
+            [
+                make_row(
+                    "store_write",
+                    "one clip with commit",
+                    times["store"],
+                    shape=size,
+                    baseline="plain files with fsync",
+                    ratio=ratio,
+                ),
+                make_row(
+                    "store_write",
+                    "peak memory that a clip adds",
+                    memory,
+                    unit="MB",
+                    shape="x".join(map(str, (3, 192, *codes.shape[1:]))),
+                    baseline="one shard",
+                    ratio=memory.median / (codes.nbytes / 1e6),
+                ),
+            ]
+        )
 
 
 if __name__ == "__main__":

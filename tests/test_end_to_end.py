@@ -9,9 +9,14 @@ import pytest
 
 EXTRACT = ["data.train=4", "data.val=4", "image_size=64", "blocks=3,11", "codec=fp16"]
 TRAIN = [
-    "optim.epochs=2", "data.num_frames=8", "data.batch_clips=2", "pooling.channels=16",
-    "temporal.hidden=16", "temporal.fc_width=16", "temporal.feed_forward=16",
-]  # fmt: skip
+    "optim.epochs=2",
+    "data.num_frames=8",
+    "data.batch_clips=2",
+    "pooling.channels=16",
+    "temporal.hidden=16",
+    "temporal.fc_width=16",
+    "temporal.feed_forward=16",
+]
 
 
 def command(name, *words, cwd, status=0):

@@ -20,11 +20,17 @@ def make_recipe(codec: str = "int8", views: int = 1) -> tuple[StoreRecipe, dict]
     samples = {b: rng.standard_normal((4, 16, DIM)).astype(np.float32) + b for b in BLOCKS}
     calibration = calibrate(codec, samples, grid=GRID)
     recipe = StoreRecipe(
-        architecture="tiny", weights_sha256="0" * 64, blocks=BLOCKS, grid=GRID, dim=DIM,
-        image_size=(64, 64), transform={"name": "t"}, frames={"policy": "all"},
+        architecture="tiny",
+        weights_sha256="0" * 64,
+        blocks=BLOCKS,
+        grid=GRID,
+        dim=DIM,
+        image_size=(64, 64),
+        transform={"name": "t"},
+        frames={"policy": "all"},
         views=tuple({"name": f"v{i}"} for i in range(views)),
         codec=codec_recipe(codec, calibration),
-    )  # fmt: skip
+    )
     return recipe, calibration
 
 
@@ -67,7 +73,13 @@ def write_clip(writer: StoreWriter, clip_id: str, frames: int = 70, batch: int =
     return clip.commit(count, count * 2, count % 2, np.zeros(frames, np.uint8))
 
 
-def expected(path_recipe: StoreRecipe, calibration: dict, clip_id: str, block: int, frames: int,
-             view: int = 0):  # fmt: skip
+def expected(
+    path_recipe: StoreRecipe,
+    calibration: dict,
+    clip_id: str,
+    block: int,
+    frames: int,
+    view: int = 0,
+):
     codec = codec_from_recipe(path_recipe.codec, calibration)
     return codec.encode(make_tokens(clip_id, view, block, frames), block=block, grid=GRID)

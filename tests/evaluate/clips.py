@@ -5,8 +5,9 @@ import numpy as np
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
 
 
-def make_clip(clip_id, split, *, action="act", frames=12, labelled=True, group="", noise=0.1,
-              seed=0):  # fmt: skip
+def make_clip(
+    clip_id, split, *, action="act", frames=12, labelled=True, group="", noise=0.1, seed=0
+):
     """Three phases of equal length, each near a corner, and the time in the last channel."""
     rng = np.random.default_rng([seed, *clip_id.encode()])
     labels = np.arange(frames) * 3 // frames

@@ -23,10 +23,21 @@ WANTED = json.loads((GOLDEN / "metrics_expected_sklearn102.json").read_text())["
 STABLE = json.loads((GOLDEN / "retrieval_stable_ties.json").read_text())["AP"]
 RULES = json.loads((GOLDEN / "progression_absent_class_rules.json").read_text())
 NUM_PHASES = {
-    "baseball_pitch": 4, "baseball_swing": 3, "bench_press": 2, "bowl": 3, "clean_and_jerk": 6,
-    "golf_swing": 3, "jumping_jacks": 4, "pushup": 2, "pullup": 2, "situp": 2, "squat": 4,
-    "tennis_forehand": 3, "tennis_serve": 4, "pouring": 5,
-}  # fmt: skip
+    "baseball_pitch": 4,
+    "baseball_swing": 3,
+    "bench_press": 2,
+    "bowl": 3,
+    "clean_and_jerk": 6,
+    "golf_swing": 3,
+    "jumping_jacks": 4,
+    "pushup": 2,
+    "pullup": 2,
+    "situp": 2,
+    "squat": 4,
+    "tennis_forehand": 3,
+    "tennis_serve": 4,
+    "pouring": 5,
+}
 
 
 def read_side(case, split):

@@ -10,9 +10,11 @@ from tokenreel.evaluate.protocol import EvaluateConfig
 
 def evaluate(tmp_path, clips, **changes):
     report = evaluate_files(
-        [write_run(tmp_path / "run", clips)], config=EvaluateConfig(**changes),
-        out=tmp_path / "out", progress=False,
-    )  # fmt: skip
+        [write_run(tmp_path / "run", clips)],
+        config=EvaluateConfig(**changes),
+        out=tmp_path / "out",
+        progress=False,
+    )
     return report, {score.task: score for score in report.scores if score.action == "act"}
 
 

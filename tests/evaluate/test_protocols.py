@@ -22,10 +22,11 @@ def evaluate(tmp_path, clips, config=None, **provenance):
 
 def row(report, task, action="mean", **wanted):
     [found] = [
-        score for score in report.scores
+        score
+        for score in report.scores
         if (score.task, score.action) == (task, action)
         and all(getattr(score, name) == value for name, value in wanted.items())
-    ]  # fmt: skip
+    ]
     return found
 
 

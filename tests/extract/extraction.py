@@ -13,9 +13,13 @@ from tokenreel.extract.backbone.timm_backbone import Backbone, BackboneShape
 from tokenreel.extract.config import ExtractConfig
 
 CONFIG = ExtractConfig(
-    backbone="test_vit", weights="random:0", image_size=32, blocks=(1, 5),
-    batch_frames=8, device="cpu",
-)  # fmt: skip
+    backbone="test_vit",
+    weights="random:0",
+    image_size=32,
+    blocks=(1, 5),
+    batch_frames=8,
+    device="cpu",
+)
 
 
 def official_dino() -> tuple[Backbone, dict[str, torch.Tensor]]:
@@ -28,9 +32,14 @@ def official_dino() -> tuple[Backbone, dict[str, torch.Tensor]]:
     width, depth = state["pos_embed"].shape[-1], len(golden["block_outputs_no_norm"])
     hidden = len(state["blocks.0.mlp.fc1.bias"])
     model = VisionTransformer(
-        img_size=32, patch_size=8, embed_dim=width, depth=depth, num_classes=0,
-        num_heads=golden["dino_last_selfattention"].shape[1], mlp_ratio=hidden / width,
-    )  # fmt: skip
+        img_size=32,
+        patch_size=8,
+        embed_dim=width,
+        depth=depth,
+        num_classes=0,
+        num_heads=golden["dino_last_selfattention"].shape[1],
+        mlp_ratio=hidden / width,
+    )
     model.load_state_dict(state)
     shape = BackboneShape(tuple(range(depth)), (4, 4), width, (32, 32), True)
     return Backbone(model, shape, numeric="float32"), golden

@@ -410,8 +410,11 @@ def test_a_spoilt_header_or_start_gives_the_frames_or_a_reason(tmp_path, sound, 
 
 
 def test_a_frame_lost_in_the_middle_of_a_stream_is_missed(tmp_path):
-    path = write(tmp_path / "x.mp4", codec="libx265", options={
-        "preset": "ultrafast", "x265-params": "log-level=none:keyint=25"})  # fmt: skip
+    path = write(
+        tmp_path / "x.mp4",
+        codec="libx265",
+        options={"preset": "ultrafast", "x265-params": "log-level=none:keyint=25"},
+    )
     with av.open(str(path)) as container:
         packets = list(container.demux(video=0))
     middle = packets[40]

@@ -39,8 +39,9 @@ pytestmark = [
 
 def tiny(device, numeric="float32", size=64):
     shape = backbone_shape(TINY, (3, 11), size)
-    return build_backbone(TINY, load_weights(TINY, "random:0"), shape, numeric=numeric,
-                          device=device)  # fmt: skip
+    return build_backbone(
+        TINY, load_weights(TINY, "random:0"), shape, numeric=numeric, device=device
+    )
 
 
 def images_of(count, size=64):
@@ -204,9 +205,12 @@ def test_killed_or_told_to_stop_and_started_again_it_is_the_same_store(tmp_path)
     def start(store):
         command = [sys.executable, "-c", call, "run", "folder", "--root", str(root)]
         return subprocess.Popen(
-            [*command, "--out", str(store), *words], env=dict(os.environ), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [*command, "--out", str(store), *words],
+            env=dict(os.environ),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def finish(store):
         process = start(store)

@@ -180,9 +180,10 @@ def test_a_run_of_another_model_cannot_be_started_from_and_the_fields_are_listed
 def test_a_run_goes_on_from_the_weights_of_another_on_another_store(store, smaller_store, tmp_path):
     run(tiny_config(), store, tmp_path / "first")
     config = tiny_config(
-        init=str(tmp_path / "first"), optim=OptimConfig(epochs=1, lr=1e-12),
+        init=str(tmp_path / "first"),
+        optim=OptimConfig(epochs=1, lr=1e-12),
         data=DataConfig(num_frames=10, batch_clips=2),  # positions have no weights
-    )  # fmt: skip
+    )
     run(config, smaller_store, tmp_path / "second")
     first, second = (
         torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"]
@@ -273,9 +274,10 @@ def test_an_action_that_the_store_lacks_is_told_with_the_nearest(tmp_path):
 
 def test_what_only_training_needs_is_not_asked_of_a_store_that_is_embedded(store, bare, tmp_path):
     config = tiny_config(
-        loss=CrossEntropyConfig(), data=DataConfig(num_frames=6, batch_clips=2),
+        loss=CrossEntropyConfig(),
+        data=DataConfig(num_frames=6, batch_clips=2),
         optim=OptimConfig(epochs=1),
-    )  # fmt: skip
+    )
     run(config, store, tmp_path / "run")
     embed_run(tmp_path / "run", bare, tmp_path / "unlabelled.h5", device=CPU, progress=False)
     without_train = write_store(tmp_path / "val", train=0)

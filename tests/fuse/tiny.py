@@ -44,12 +44,18 @@ def write_store(
     samples = {b: rng.standard_normal((4, 6, DIM)).astype(np.float32) for b in blocks}
     calibration = calibrate(codec, samples, grid=GRID)
     recipe = StoreRecipe(
-        architecture=architecture, weights_sha256=weights_sha256, blocks=blocks, grid=GRID,
-        dim=DIM, image_size=image_size, transform={"name": "t"}, frames={"policy": "all"},
+        architecture=architecture,
+        weights_sha256=weights_sha256,
+        blocks=blocks,
+        grid=GRID,
+        dim=DIM,
+        image_size=image_size,
+        transform={"name": "t"},
+        frames={"policy": "all"},
         cls="blocks+normed" if cls else "none",
         views=tuple({"name": "clean" if view == 0 else f"view{view}"} for view in range(views)),
         codec=codec_recipe(codec, calibration),
-    )  # fmt: skip
+    )
     create_store(path, recipe, made_with={"dataset": dataset}, calibration=calibration)
     code = codec_from_recipe(recipe.codec, calibration)
     with StoreWriter(path, writer_id="test") as writer:
@@ -59,9 +65,12 @@ def write_store(
                 action = actions[index % len(actions)]
                 clip = Clip(f"{split}{index}", f"{split}{index}.mp4", split=split, action=action)
                 open_clip = writer.begin(
-                    clip, dataset="tiny", phases=phases, source=SOURCE,
+                    clip,
+                    dataset="tiny",
+                    phases=phases,
+                    source=SOURCE,
                     time_base=Fraction(1, 25),
-                )  # fmt: skip
+                )
                 drift = np.linspace(-1, 1, frames, dtype=np.float32)[:, None, None]
                 for view in range(views):
                     noise = {
@@ -73,9 +82,11 @@ def write_store(
                     last = vectors[blocks[-1]] if cls else None
                     open_clip.append(view, encoded, vectors, last)
                 numbers = np.arange(frames)
-                labels = (numbers >= frames // 2).astype(np.int16) if labelled else -np.ones(
-                    frames, np.int16
-                )  # fmt: skip
+                labels = (
+                    (numbers >= frames // 2).astype(np.int16)
+                    if labelled
+                    else -np.ones(frames, np.int16)
+                )
                 open_clip.commit(numbers, numbers, labels, np.zeros(frames, np.uint8))
     return path
 

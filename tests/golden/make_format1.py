@@ -19,15 +19,29 @@ from tokenreel.pipeline.cli.fuse import app as fuse
 
 LENGTHS = {"a": 14, "b": 17, "c": 12, "v": 15, "w": 13}  # frames of each video
 EXTRACT = [
-    "backbone=test_vit", "weights=random:0", "image_size=32", "blocks=1,5", "batch_frames=8",
-    "device=cpu", "workers=1",
-]  # fmt: skip
+    "backbone=test_vit",
+    "weights=random:0",
+    "image_size=32",
+    "blocks=1,5",
+    "batch_frames=8",
+    "device=cpu",
+    "workers=1",
+]
 FUSE = [
-    "data.num_frames=6", "data.batch_clips=1", "pooling.channels=8", "temporal.hidden=8",
-    "temporal.heads=2", "temporal.fc_width=8", "temporal.feed_forward=8", "temporal.layers=1",
-    "temporal.embedding=4", "optim.epochs=3", "optim.checkpoint_epochs=1",
-    "optim.checkpoint_minutes=0", "optim.warmup_epochs=0",
-]  # fmt: skip
+    "data.num_frames=6",
+    "data.batch_clips=1",
+    "pooling.channels=8",
+    "temporal.hidden=8",
+    "temporal.heads=2",
+    "temporal.fc_width=8",
+    "temporal.feed_forward=8",
+    "temporal.layers=1",
+    "temporal.embedding=4",
+    "optim.epochs=3",
+    "optim.checkpoint_epochs=1",
+    "optim.checkpoint_minutes=0",
+    "optim.warmup_epochs=0",
+]
 
 
 def main(out: Path) -> None:

@@ -5,9 +5,15 @@ from typer.testing import CliRunner
 from tokenreel.pipeline.cli.extract import app
 
 SMALL = [
-    "optim.epochs=1", "data.num_frames=6", "data.batch_clips=2", "pooling.channels=8",
-    "temporal.hidden=8", "temporal.heads=2", "temporal.fc_width=8", "temporal.feed_forward=8",
-]  # fmt: skip
+    "optim.epochs=1",
+    "data.num_frames=6",
+    "data.batch_clips=2",
+    "pooling.channels=8",
+    "temporal.hidden=8",
+    "temporal.heads=2",
+    "temporal.fc_width=8",
+    "temporal.feed_forward=8",
+]
 
 
 def extract_sample(*words: str) -> None:

@@ -30,8 +30,12 @@ def extract(tmp_path):
         words = [f"VENV={venv}", "DATASET=finegym", f"ROOT={root}", f"OUT={out}"]
         job = subprocess.run(
             ["make", "extract", *words, f"OPTIONS={OPTIONS}"],
-            cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False,
-        )  # fmt: skip
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
         return job.returncode, job.stdout + job.stderr
 
     return call

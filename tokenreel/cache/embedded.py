@@ -109,8 +109,10 @@ def clips_of(arrays: Mapping[str, Any], *, finite: bool) -> list[EmbeddedClip]:
     starts = np.concatenate([[0], np.cumsum(lengths)])
     counting = np.concatenate([np.arange(length) for length in lengths])
     defaults: dict[str, Any] = {
-        "labels": np.full(total, UNLABELLED), "times_seconds": counting, "frame_index": counting,
-    }  # fmt: skip
+        "labels": np.full(total, UNLABELLED),
+        "times_seconds": counting,
+        "frame_index": counting,
+    }
     frames = {n: np.asarray(arrays.get(n, defaults[n])).astype(t) for n, t in PER_FRAME.items()}
     blank = [""] * len(lengths)
     texts = {name: [str(text) for text in arrays.get(name, blank)] for name in TEXTS}

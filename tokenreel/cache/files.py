@@ -15,9 +15,14 @@ from tokenreel.cache.errors import Damaged, StoreError
 
 # What the process or the machine lacks: the file may be whole, so it must not be repaired.
 NOT_DAMAGE = {
-    errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ESTALE,
     errno.ETIMEDOUT,
-}  # fmt: skip
+}
 
 __all__ = [
     "file_inside",

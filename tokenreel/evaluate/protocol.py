@@ -57,20 +57,33 @@ class Settings(BaseModel):
 
 PROTOCOLS: dict[ProtocolName, Settings] = {
     "carl": Settings(
-        protocol="carl", tasks=("classification", "progression", "tau", "retrieval"),
-        classifier="logistic", fractions=(1.0,), absent_phase="error", tau_stride=2,
+        protocol="carl",
+        tasks=("classification", "progression", "tau", "retrieval"),
+        classifier="logistic",
+        fractions=(1.0,),
+        absent_phase="error",
+        tau_stride=2,
         retrieval_stride=2,
     ),
     "finegym": Settings(
-        protocol="finegym", tasks=("classification",), classifier="sgd",
-        fractions=(0.1, 0.5, 1.0), absent_phase="error", tau_stride=5, retrieval_stride=5,
-    ),
-    "tcc": Settings(
-        protocol="tcc", tasks=("classification", "progression", "tau", "few-shot"),
-        classifier="svc", fractions=(0.1, 0.5, 1.0), absent_phase="tcc2021", tau_stride=5,
+        protocol="finegym",
+        tasks=("classification",),
+        classifier="sgd",
+        fractions=(0.1, 0.5, 1.0),
+        absent_phase="error",
+        tau_stride=5,
         retrieval_stride=5,
     ),
-}  # fmt: skip
+    "tcc": Settings(
+        protocol="tcc",
+        tasks=("classification", "progression", "tau", "few-shot"),
+        classifier="svc",
+        fractions=(0.1, 0.5, 1.0),
+        absent_phase="tcc2021",
+        tau_stride=5,
+        retrieval_stride=5,
+    ),
+}
 
 
 class EvaluateConfig(BaseModel):

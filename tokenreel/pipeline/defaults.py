@@ -10,8 +10,15 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import Store, open_store
 
 __all__ = [
-    "DATA", "RESULTS", "RUNS", "STORES", "code_version", "dataset_of", "find_runs", "find_store",
-]  # fmt: skip
+    "DATA",
+    "RESULTS",
+    "RUNS",
+    "STORES",
+    "code_version",
+    "dataset_of",
+    "find_runs",
+    "find_store",
+]
 
 DATA = Path("data")
 STORES = Path("stores")

@@ -91,10 +91,18 @@ def test_each_of_1000_flipped_bits_of_a_store_with_segments_and_views_is_detecte
 def embedded(count: int = 2) -> list[EmbeddedClip]:
     rng = np.random.default_rng(0)
     return [
-        EmbeddedClip(f"c{i}", "train", "turn", "", rng.standard_normal((5 + i, 4)).astype("f4"),
-                     np.zeros(5 + i, np.int16), np.arange(5.0 + i), ("x",))
+        EmbeddedClip(
+            f"c{i}",
+            "train",
+            "turn",
+            "",
+            rng.standard_normal((5 + i, 4)).astype("f4"),
+            np.zeros(5 + i, np.int16),
+            np.arange(5.0 + i),
+            ("x",),
+        )
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def test_a_flipped_bit_in_an_embedding_file_is_detected_before_the_library_sees_it(tmp_path):
@@ -146,10 +154,22 @@ def test_files_and_directories_swapped_are_detected(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["recipe.json", "zarr.json", "manifest", "clips", "calibration", "calibration/mean/1",
-             "manifest/LOG", "clips/HH", "clips/HH/CLIP", "clips/HH/CLIP/zarr.json",
-             "clips/HH/CLIP/views/0/tokens/1/c", "failed/FAILED"]
-)  # fmt: skip
+    "name",
+    [
+        "recipe.json",
+        "zarr.json",
+        "manifest",
+        "clips",
+        "calibration",
+        "calibration/mean/1",
+        "manifest/LOG",
+        "clips/HH",
+        "clips/HH/CLIP",
+        "clips/HH/CLIP/zarr.json",
+        "clips/HH/CLIP/views/0/tokens/1/c",
+        "failed/FAILED",
+    ],
+)
 def test_a_symbolic_link_anywhere_is_refused(tmp_path, name):
     path = store_with(tmp_path / "s", {"a": 3})
     clip = folder_of(clip_key("a"))
@@ -171,9 +191,12 @@ def test_a_record_that_points_outside_is_refused(tmp_path, video):
         pytest.raises(UsageError, match="not a path below"),
     ):
         writer.begin(
-            Clip("b", video), dataset="d", phases=(), source=stores.SOURCE,
+            Clip("b", video),
+            dataset="d",
+            phases=(),
+            source=stores.SOURCE,
             time_base=stores.Fraction(1, 25),
-        )  # fmt: skip
+        )
     (log,) = [file for file in (path / "manifest").iterdir() if file.stat().st_size]
     record = json.loads(log.read_text())["record"]
     for change in ({"video": video}, {"key": f"../../{record['key']}"}, {"key": "/etc/x-00000000"}):

@@ -51,9 +51,11 @@ def test_a_clip_copied_by_hand_from_a_store_of_another_recipe_is_refused(tmp_pat
     calibration = stores.calibrate("int8", samples, grid=stores.GRID)
     codec = stores.codec_recipe("int8", calibration)
     other = stores.create_store(
-        tmp_path / "t", recipe.model_copy(update={"codec": codec}), made_with={},
+        tmp_path / "t",
+        recipe.model_copy(update={"codec": codec}),
+        made_with={},
         calibration=calibration,
-    )  # fmt: skip
+    )
     folder = folder_of(clip_key("a"))
     (other / folder).parent.mkdir()
     shutil.copytree(store / folder, other / folder)

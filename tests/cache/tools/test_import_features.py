@@ -20,10 +20,16 @@ stores = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(stores)
 
 STATED = {
-    "dataset": "mine", "architecture": "i3d", "weights_sha256": "a" * 64, "blocks": [0],
-    "grid": [1, 1], "dim": 12, "image_size": [224, 224], "transform": {"name": "theirs"},
+    "dataset": "mine",
+    "architecture": "i3d",
+    "weights_sha256": "a" * 64,
+    "blocks": [0],
+    "grid": [1, 1],
+    "dim": 12,
+    "image_size": [224, 224],
+    "transform": {"name": "theirs"},
     "fps": 12.5,
-}  # fmt: skip
+}
 
 
 def statement(**changes) -> ImportStatement:

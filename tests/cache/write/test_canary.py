@@ -47,9 +47,14 @@ def test_what_is_within_the_tolerance_passes_and_what_is_beyond_does_not(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "found", [{3: tokens()[3]}, tokens(blocks=(3, 7, 9)), tokens() | {7: tokens()[7][:, :9]},
-              tokens() | {7: np.full((2, 100, 8), np.nan, np.float32)}]
-)  # fmt: skip
+    "found",
+    [
+        {3: tokens()[3]},
+        tokens(blocks=(3, 7, 9)),
+        tokens() | {7: tokens()[7][:, :9]},
+        tokens() | {7: np.full((2, 100, 8), np.nan, np.float32)},
+    ],
+)
 def test_blocks_that_are_missing_extra_of_another_shape_or_nan_are_refused(tmp_path, found):
     canary = make_canary(canary_frames(32), tokens())
     with pytest.raises(WrongRecipe, match=r"block [79]"):

@@ -52,9 +52,17 @@ def recode(source: Path, out: Path) -> None:
 
 def import_(source: Path, out: Path) -> None:
     stated = {
-        "dataset": "d", "architecture": "x", "weights_sha256": "0" * 64, "blocks": [0],
-        "grid": [1, 1], "dim": 16, "image_size": [8, 8], "transform": {}, "fps": 5, "codec": "int8",
-    }  # fmt: skip
+        "dataset": "d",
+        "architecture": "x",
+        "weights_sha256": "0" * 64,
+        "blocks": [0],
+        "grid": [1, 1],
+        "dim": 16,
+        "image_size": [8, 8],
+        "transform": {},
+        "fps": 5,
+        "codec": "int8",
+    }
     import_features(source / "features", out, ImportStatement.model_validate(stated))
 
 
@@ -71,15 +79,28 @@ def export(source: Path, out: Path) -> None:
 
 def embed(source: Path, out: Path) -> None:
     rng = np.random.default_rng(0)
-    clip = EmbeddedClip("a", "train", "", "", rng.standard_normal((20_000, 32)).astype("f4"),
-                        np.zeros(20_000, np.int16), np.arange(20_000.0))  # fmt: skip
+    clip = EmbeddedClip(
+        "a",
+        "train",
+        "",
+        "",
+        rng.standard_normal((20_000, 32)).astype("f4"),
+        np.zeros(20_000, np.int16),
+        np.arange(20_000.0),
+    )
     write_embeddings(out / "e.h5", [clip], provenance={})
 
 
 WRITERS: dict[str, Callable[[Path, Path], None]] = {
-    "create": create, "write": write, "merge": merge, "recode": recode, "import": import_,
-    "migrate": migrate, "export": export, "embed": embed,
-}  # fmt: skip
+    "create": create,
+    "write": write,
+    "merge": merge,
+    "recode": recode,
+    "import": import_,
+    "migrate": migrate,
+    "export": export,
+    "embed": embed,
+}
 
 
 def contents(out: Path) -> dict[str, bytes]:

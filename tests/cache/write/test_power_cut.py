@@ -189,8 +189,9 @@ def test_an_embedding_file_is_the_old_one_or_the_new_one(plug, tmp_path):
     disk = plug(every=1)
     path = tmp_path / "live/e.h5"
     for seed in (1, 2):
-        clip = EmbeddedClip("a", "train", "", "", np.full((5, 2), seed, "f4"),
-                            np.zeros(5, np.int16), np.arange(5.0))  # fmt: skip
+        clip = EmbeddedClip(
+            "a", "train", "", "", np.full((5, 2), seed, "f4"), np.zeros(5, np.int16), np.arange(5.0)
+        )
         write_embeddings(path, [clip], provenance={"seed": seed})
         disk.promised.add(f"seed {seed}")
     disk.cut()

@@ -77,8 +77,9 @@ def test_a_draw_of_one_clip_alone_gives_no_tau(tmp_path):
     a = [write_run(tmp_path / "a", noisy_clips(0.6, count=3))]
     b = [write_run(tmp_path / "b", noisy_clips(0.6, count=3))]
     found = compare(a, b)
-    assert all(difference.num_resamples == 200 for difference in found.values() if
-               difference.task != "tau")  # fmt: skip
+    assert all(
+        difference.num_resamples == 200 for difference in found.values() if difference.task != "tau"
+    )
     assert found["tau"].num_resamples < 200  # one clip drawn three times has no pair
 
 

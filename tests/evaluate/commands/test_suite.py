@@ -94,9 +94,11 @@ def write_npz(path, clips, **changes):
         "lengths": np.array([clip.num_frames for clip in clips]),
         "labels": np.concatenate([clip.labels for clip in clips]),
         "phases": np.array(['["a", "b", "c"]' for _ in clips]),
-        **{name: np.array([getattr(clip, name) for clip in clips])
-           for name in ("clip_id", "split", "action")},
-    }  # fmt: skip
+        **{
+            name: np.array([getattr(clip, name) for clip in clips])
+            for name in ("clip_id", "split", "action")
+        },
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **(arrays | changes))
     return path
@@ -170,8 +172,11 @@ def test_no_second_clip_of_an_action_is_a_problem_of_what_needs_two(tmp_path):
     assert value(report, "classification").value == 1.0
     assert report.exit_status == 3
     assert [problem.split(": ")[2] for problem in report.problems] == [
-        "tau", "ap@5", "ap@10", "ap@15"
-    ]  # fmt: skip
+        "tau",
+        "ap@5",
+        "ap@10",
+        "ap@15",
+    ]
 
 
 def test_without_training_clips_what_learns_is_skipped(tmp_path):

@@ -24,7 +24,11 @@ print(sorted(set(seen)), len(seen))
 
 def test_a_task_that_loads_scipy_has_one_thread_of_blas_too():
     run = subprocess.run(
-        [sys.executable, "-c", CODE], env={**os.environ, "OMP_NUM_THREADS": "2"},
-        capture_output=True, text=True, check=True, timeout=120,
-    )  # fmt: skip
+        [sys.executable, "-c", CODE],
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     assert run.stdout.startswith("[1] "), run.stdout

@@ -66,10 +66,17 @@ def test_the_table_has_frames_times_and_phases_of_every_step(pair):
     assert tuple(rows[0]) == PATH_COLUMNS
     assert len(rows) == 5
     assert rows[2] == {
-        "step": "2", "query_frame": "1", "reference_frame": "2", "query_index": "1",
-        "reference_index": "12", "query_seconds": "0.25", "reference_seconds": "0.5",
-        "cost": "0.0", "query_phase": "a", "reference_phase": "b",
-    }  # fmt: skip
+        "step": "2",
+        "query_frame": "1",
+        "reference_frame": "2",
+        "query_index": "1",
+        "reference_index": "12",
+        "query_seconds": "0.25",
+        "reference_seconds": "0.5",
+        "cost": "0.0",
+        "query_phase": "a",
+        "reference_phase": "b",
+    }
     assert rows[4]["reference_phase"] == ""
 
 

@@ -46,9 +46,12 @@ class Page:
             scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
             self._call("Emulation.setEmulatedMedia", features=[scheme])
             self._call(
-                "Emulation.setDeviceMetricsOverride", width=width, height=height,
-                deviceScaleFactor=1, mobile=width < 600,
-            )  # fmt: skip
+                "Emulation.setDeviceMetricsOverride",
+                width=width,
+                height=height,
+                deviceScaleFactor=1,
+                mobile=width < 600,
+            )
             self._call("Page.navigate", url=Path(path).resolve().as_uri())
             self._wait(lambda: self._loaded)
         except BaseException:
@@ -96,11 +99,21 @@ class Page:
 
     def _start(self, profile, width, height):
         words = [
-            find_chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-            "--disable-dev-shm-usage", "--disable-extensions", "--disable-background-networking",
-            "--disable-component-update", "--hide-scrollbars", f"--window-size={width},{height}",
-            f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank",
-        ]  # fmt: skip
+            find_chromium(),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-dev-shm-usage",
+            "--disable-extensions",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--hide-scrollbars",
+            f"--window-size={width},{height}",
+            f"--user-data-dir={profile}",
+            "--remote-debugging-pipe",
+            "about:blank",
+        ]
         theirs_read, self._write = os.pipe()
         self._read, theirs_write = os.pipe()
         nothing = os.open(os.devnull, os.O_RDWR)

@@ -31,11 +31,17 @@ def make_clip(
     embeddings = np.eye(4)[labels] + noise * rng.standard_normal((frames, 4))
     embeddings[:, 3] = share + (noise > 1) * rng.standard_normal(frames)
     values = {
-        "clip_id": clip_id, "split": split, "action": action, "group": "",
-        "embeddings": embeddings.astype(np.float32), "labels": labels,
-        "times_seconds": np.arange(frames) / 10, "phases": phases,
-        "frame_index": np.arange(frames), "video": f"{clip_id}.mp4",
-    }  # fmt: skip
+        "clip_id": clip_id,
+        "split": split,
+        "action": action,
+        "group": "",
+        "embeddings": embeddings.astype(np.float32),
+        "labels": labels,
+        "times_seconds": np.arange(frames) / 10,
+        "phases": phases,
+        "frame_index": np.arange(frames),
+        "video": f"{clip_id}.mp4",
+    }
     return EmbeddedClip(**{**values, **changes})
 
 
@@ -66,16 +72,28 @@ def write_runs(folder):
     for recipe, seed, noise in [("good", 0, 0.1), ("good", 1, 0.2), ("noisy", 0, 3.0)]:
         run = folder / f"{recipe}-seed{seed}"
         clips = [
-            make_clip(f"{action}/{name}", action=action, split=split, noise=noise, seed=seed,
-                      frames=20 + 2 * place, bend=1 + place % 2)
+            make_clip(
+                f"{action}/{name}",
+                action=action,
+                split=split,
+                noise=noise,
+                seed=seed,
+                frames=20 + 2 * place,
+                bend=1 + place % 2,
+            )
             for action in PHASES
             for place, (name, split) in enumerate(CLIPS)
-        ]  # fmt: skip
+        ]
         about = {
-            "run": run.name, "recipe": recipe, "seed": seed, "dataset": "made", "model": "m",
-            "weights": "random:0", "commit": "abc",
+            "run": run.name,
+            "recipe": recipe,
+            "seed": seed,
+            "dataset": "made",
+            "model": "m",
+            "weights": "random:0",
+            "commit": "abc",
             "config": {"seed": seed, "optim": {"lr": 0.1 if recipe == "good" else 0.2}},
-        }  # fmt: skip
+        }
         paths.append(write_embeddings(run / "embeddings.h5", clips, provenance=about))
         lines = [{"epoch": i, "loss": 2.0 / (i + 1 + seed), "lr": 1e-3} for i in range(5)]
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

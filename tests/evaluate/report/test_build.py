@@ -16,8 +16,18 @@ _spec = importlib.util.spec_from_file_location("made", Path(__file__).with_name(
 made = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(made)
 
-SECTIONS = ["summary", "actions", "alignment", "retrieval", "confusion", "projection",
-            "attention", "training", "scores", "provenance"]  # fmt: skip
+SECTIONS = [
+    "summary",
+    "actions",
+    "alignment",
+    "retrieval",
+    "confusion",
+    "projection",
+    "attention",
+    "training",
+    "scores",
+    "provenance",
+]
 VOID = {"img", "input", "meta", "br", "col"}
 
 
@@ -108,8 +118,10 @@ def test_a_screen_reader_has_words_for_everything(outline):
 
 def test_right_and_wrong_are_told_by_sign_and_word_not_by_colour_alone(page):
     verdicts = re.findall(r'<span class="phase (right|wrong)" title="([^"]+)">(.)', page)
-    assert {(kind, sign) for kind, _, sign in verdicts} == {("right", "\u2713"),
-                                                            ("wrong", "\u2717")}  # fmt: skip
+    assert {(kind, sign) for kind, _, sign in verdicts} == {
+        ("right", "\u2713"),
+        ("wrong", "\u2717"),
+    }
     assert {title for _, title, _ in verdicts} >= {"right", "wrong", "same phase", "another phase"}
 
 
@@ -163,8 +175,10 @@ def test_a_name_that_is_markup_stays_a_name(evaluated):
 
 
 def test_without_actions_groups_are_compared_and_lone_clips_are_said_to_be(evaluated):
-    clips = [replace(clip, action="", labels=clip.labels * 0 - 1, phases=())
-             for clip in evaluated.files[0].clips]  # fmt: skip
+    clips = [
+        replace(clip, action="", labels=clip.labels * 0 - 1, phases=())
+        for clip in evaluated.files[0].clips
+    ]
     lone = EmbeddingFile(evaluated.files[0].path, {}, tuple(clips))
     page = make_report([lone], [], frames=made.make_frames).decode()
     assert "No action or group has two clips to compare." in page

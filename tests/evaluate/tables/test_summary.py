@@ -18,12 +18,29 @@ PUBLISHED = {"first": {"classification": (94.21, 0.04), "tau": (0.989, None)}}
 
 def score(recipe, task, value, seed="0", **changes):
     values = {
-        "run": f"{recipe}-{seed}", "recipe": recipe, "model": "", "seed": seed, "dataset": "d",
-        "task": task, "action": MEAN, "split": "val", "fraction": 1.0, "value": value,
-        "protocol": "carl", "stride": 1, "distance": "", "num_clips": 4, "num_frames": 40,
-        "num_dropped": 2, "num_nan": 1, "num_classes": 3, "store_fingerprint": "",
-        "weights": "w", "augmentation": "", "commit": "",
-    }  # fmt: skip
+        "run": f"{recipe}-{seed}",
+        "recipe": recipe,
+        "model": "",
+        "seed": seed,
+        "dataset": "d",
+        "task": task,
+        "action": MEAN,
+        "split": "val",
+        "fraction": 1.0,
+        "value": value,
+        "protocol": "carl",
+        "stride": 1,
+        "distance": "",
+        "num_clips": 4,
+        "num_frames": 40,
+        "num_dropped": 2,
+        "num_nan": 1,
+        "num_classes": 3,
+        "store_fingerprint": "",
+        "weights": "w",
+        "augmentation": "",
+        "commit": "",
+    }
     return Score(**(values | changes))
 
 
@@ -31,17 +48,21 @@ SCORES = [
     *(score("first", "classification", v, s) for s, v in enumerate((0.90, 0.92, 0.94))),
     *(score("second", "classification", v, s) for s, v in enumerate((0.95, 0.95, 0.95))),
     score("third_x", "classification", 0.5),
-    score("first", "tau", 0.9), score("second", "tau", 0.8), score("third_x", "tau", np.nan),
-]  # fmt: skip
+    score("first", "tau", 0.9),
+    score("second", "tau", 0.8),
+    score("third_x", "tau", np.nan),
+]
 
 
 def test_mean_and_two_std_with_both_ddof(tmp_path):
     write_tables(SCORES, tmp_path, PUBLISHED)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "summary.csv").read_text())))
     assert [(row["recipe"], row["kind"]) for row in rows] == [
-        ("first", "measured"), ("first", "published"), ("second", "measured"),
+        ("first", "measured"),
+        ("first", "published"),
+        ("second", "measured"),
         ("third_x", "measured"),
-    ]  # fmt: skip
+    ]
     first = rows[0]
     assert first["seeds"] == "3"
     assert float(first["classification mean"]) == pytest.approx(0.92)
@@ -78,20 +99,32 @@ def test_equal_values_share_their_mark(tmp_path):
 
 def test_rows_of_other_data_or_shares_of_labels_do_not_compete():
     scores = [
-        score("a", "classification", 0.9), score("a", "classification", 0.8, fraction=0.1),
+        score("a", "classification", 0.9),
+        score("a", "classification", 0.8, fraction=0.1),
         score("b", "classification", 0.7, dataset="other"),
-    ]  # fmt: skip
+    ]
     rows = summarise(scores)
     assert [(row.recipe, row.dataset, row.fraction) for row in rows] == [
-        ("a", "d", 1.0), ("b", "other", 1.0), ("a", "d", 0.1)
-    ]  # fmt: skip
+        ("a", "d", 1.0),
+        ("b", "other", 1.0),
+        ("a", "d", 0.1),
+    ]
 
 
 def test_published_rows_stand_on_the_screen_too():
     text = format_summary(SCORES, PUBLISHED)
     assert text.splitlines()[2].split() == [
-        "first", "published", "0.9421", "+-", "0.0004", "-", "0.9890", "-", "-", "-"
-    ]  # fmt: skip
+        "first",
+        "published",
+        "0.9421",
+        "+-",
+        "0.0004",
+        "-",
+        "0.9890",
+        "-",
+        "-",
+        "-",
+    ]
 
 
 def test_published_numbers_go_through_the_suite(tmp_path):

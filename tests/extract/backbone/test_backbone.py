@@ -141,9 +141,12 @@ def test_images_are_normalised_as_the_model_was_trained():
 
 def test_a_recipe_names_the_models_own_normalisation_grid_and_image():
     config = ExtractConfig(
-        backbone="vit_tiny_patch16_224.augreg_in21k", weights="random:0", blocks=(-1,),
-        image_size=(32, 48), numeric="float32",
-    )  # fmt: skip
+        backbone="vit_tiny_patch16_224.augreg_in21k",
+        weights="random:0",
+        blocks=(-1,),
+        image_size=(32, 48),
+        numeric="float32",
+    )
     recipe = recipe_for(config, "0" * 64)
     assert recipe.transform["mean"] == recipe.transform["std"] == [0.5, 0.5, 0.5]
     assert recipe.transform["image_size"] == [32, 48]

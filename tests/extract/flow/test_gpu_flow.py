@@ -122,8 +122,11 @@ def through(machine, *, spoils=False):
     backbone = build_backbone(CONFIG.backbone, load_weights(CONFIG.backbone, "random:0"), shape)
     recipe = build_recipe(CONFIG)
     dim = recipe.dim
-    calibration = {f"{name}/{b}": np.full(dim, 1 + b, np.float32)
-                   for b in recipe.blocks for name in ("sd", "mean")}  # fmt: skip
+    calibration = {
+        f"{name}/{b}": np.full(dim, 1 + b, np.float32)
+        for b in recipe.blocks
+        for name in ("sd", "mean")
+    }
     codec = codec_from_recipe(codec_recipe("int8", calibration), calibration)
     quantiser = Quantiser(codec, recipe, torch.device("cpu"))
     found = {}
@@ -143,9 +146,11 @@ def through(machine, *, spoils=False):
         batcher.release(batch)
 
     batcher = Batcher(
-        batch_frames=machine.batch_frames, buffer_bytes=machine.batch_frames * 4 * 3 * 32 * 32,
-        mixes=True, pins=False,
-    )  # fmt: skip
+        batch_frames=machine.batch_frames,
+        buffer_bytes=machine.batch_frames * 4 * 3 * 32 * 32,
+        mixes=True,
+        pins=False,
+    )
     with Engine(machine, backbone, quantiser, recipe, emit=emit, release=release) as engine:
         for first, part in parts_of(12):
             for batch in batcher.add(part, first=first, wanted=slice(0, None)):

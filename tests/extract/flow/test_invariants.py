@@ -82,9 +82,12 @@ def test_the_store_is_the_same_bytes_whatever_omp_num_threads_says(manifest, tmp
     for threads in ("", "1", "2"):
         folder = ["folder", "--root", str(manifest.root), "--out", str(tmp_path / f"omp{threads}")]
         subprocess.run(
-            [sys.executable, "-c", call, "run", *folder, *words], check=True, capture_output=True,
-            timeout=240, env=rest | ({"OMP_NUM_THREADS": threads} if threads else {}),
-        )  # fmt: skip
+            [sys.executable, "-c", call, "run", *folder, *words],
+            check=True,
+            capture_output=True,
+            timeout=240,
+            env=rest | ({"OMP_NUM_THREADS": threads} if threads else {}),
+        )
     assert differing(tmp_path / "omp", tmp_path / "omp1") == []
     assert differing(tmp_path / "omp", tmp_path / "omp2") == []
 

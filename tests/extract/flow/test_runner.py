@@ -169,9 +169,16 @@ def test_a_decoder_that_hangs_or_dies_is_replaced_and_the_clip_given_up(
     monkeypatch.setattr(process, "serve", body)
     monkeypatch.setattr(process, "START_SECONDS", 0.0)
     job = DecodeJob(
-        tmp_path / "a.mp4", None, None, None, "pyav",
-        transform_parameters("dino-256-224", 32), view_parameters(0, 0), "a", 8,
-    )  # fmt: skip
+        tmp_path / "a.mp4",
+        None,
+        None,
+        None,
+        "pyav",
+        transform_parameters("dino-256-224", 32),
+        view_parameters(0, 0),
+        "a",
+        8,
+    )
     with DecodePool(
         [job], slot_shape=(8, 1, 3, 32, 32), workers=1, timeout_seconds=timeout_seconds
     ) as pool:

@@ -136,10 +136,19 @@ def test_a_lane_that_fails_still_calls_what_follows_each_task():
 def chunk(position, count, *, value=0, shape=(1, 3, 2, 2), frame_size=None):
     images = np.full((count, *shape), value, np.uint8)
     return DecodedBatch(
-        position=position, images=images, frame_size=frame_size, skipped=0,
-        pts=np.arange(count), index=np.arange(count), seconds=0.0, end=None, attempt=1,
-        decoder="pyav", failures=(), release=lambda: None,
-    )  # fmt: skip
+        position=position,
+        images=images,
+        frame_size=frame_size,
+        skipped=0,
+        pts=np.arange(count),
+        index=np.arange(count),
+        seconds=0.0,
+        end=None,
+        attempt=1,
+        decoder="pyav",
+        failures=(),
+        release=lambda: None,
+    )
 
 
 def batcher(**changes):

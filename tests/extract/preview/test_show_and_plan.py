@@ -19,9 +19,15 @@ from tokenreel.extract.preview.show import draw_clip, look_at_clip, tokens_to_rg
 from tokenreel.extract.video.decode import decode
 
 CONFIG = ExtractConfig(
-    backbone="vit_tiny_patch16_224", weights="random:0", image_size=32, blocks=(3, 11),
-    batch_frames=8, device="cpu", views=1, codec="pool2+int8",
-)  # fmt: skip
+    backbone="vit_tiny_patch16_224",
+    weights="random:0",
+    image_size=32,
+    blocks=(3, 11),
+    batch_frames=8,
+    device="cpu",
+    views=1,
+    codec="pool2+int8",
+)
 
 
 @pytest.fixture(scope="module")

@@ -46,16 +46,25 @@ SEEKABLE = {
     "mjpeg.mkv": {"codec": "mjpeg", "pix_fmt": "yuvj420p", "options": {}},
 }
 NOT_SEEKABLE = {
-    "slots.avi": ({"codec": "mpeg4", "options": {"g": "25"}, "time_base": Fraction(1, 25),
-                   "times": list(range(NUM_FRAMES))}, "no exact seek in mpeg4 in avi"),
+    "slots.avi": (
+        {
+            "codec": "mpeg4",
+            "options": {"g": "25"},
+            "time_base": Fraction(1, 25),
+            "times": list(range(NUM_FRAMES)),
+        },
+        "no exact seek in mpeg4 in avi",
+    ),
     "stream.ts": ({"options": X264}, "no exact seek in h264 in mpegts"),
-    "vp8.webm": ({"codec": "libvpx", "options": {"g": "25", "deadline": "realtime"}},
-                 "no exact seek in vp8"),
+    "vp8.webm": (
+        {"codec": "libvpx", "options": {"g": "25", "deadline": "realtime"}},
+        "no exact seek in vp8",
+    ),
     "refresh.mp4": (
         {"options": {"crf": "12", "x264-params": "intra-refresh=1:keyint=25:bframes=0"}},
         "after a seek",
     ),
-}  # fmt: skip
+}
 
 
 def write(path, **kind):
@@ -198,8 +207,11 @@ def test_the_way_to_a_late_clip_gives_signs_of_life(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
 def test_a_missing_tail_does_not_concern_a_clip_before_it(tmp_path, name, caplog):
-    path = write(tmp_path / name, options=X264, container_options={"movflags": "faststart"}
-                 if name == "a.mp4" else {})  # fmt: skip
+    path = write(
+        tmp_path / name,
+        options=X264,
+        container_options={"movflags": "faststart"} if name == "a.mp4" else {},
+    )
     whole = facts(decode(path))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 9 // 10])

@@ -78,10 +78,13 @@ def test_crops_are_drawn_from_two_different_stored_views_of_those_asked_for(tmp_
             for crop_steps, crop_gather in zip(steps, gather, strict=True):
                 read = frames[crop_gather]
                 same = [
-                    view for view in range(3)
-                    if torch.equal(source.frames(clip, crop_steps.unique().numpy(), view=view)
-                                   .tokens(), read[crop_steps.diff(prepend=-torch.ones(1)) > 0])
-                ]  # fmt: skip
+                    view
+                    for view in range(3)
+                    if torch.equal(
+                        source.frames(clip, crop_steps.unique().numpy(), view=view).tokens(),
+                        read[crop_steps.diff(prepend=-torch.ones(1)) > 0],
+                    )
+                ]
                 found += same
             assert len(found) == len(set(found)) == 2
             used |= set(found)

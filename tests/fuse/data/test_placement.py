@@ -72,9 +72,13 @@ def test_a_batch_that_no_memory_holds_is_refused(wanted):
 def test_the_choice_is_logged_before_training(store, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     train(
-        tiny_config(), store=store, out=tmp_path / "run", device="cpu", memory_bytes=6000,
+        tiny_config(),
+        store=store,
+        out=tmp_path / "run",
+        device="cpu",
+        memory_bytes=6000,
         progress=False,
-    )  # fmt: skip
+    )
     assert "GB of codes, placement disk: more than 0.00 GB of ram; up to 0.00 GB" in caplog.text
     assert "at once, 0 batches ahead" in caplog.text
 
@@ -128,9 +132,14 @@ def test_codes_in_memory_are_never_more_than_the_bound(
 
     monkeypatch.setattr(TokenSource, "read", counted)
     train(
-        config, store=long_clips, out=tmp_path / "run", device="cpu", progress=False,
-        memory_bytes=stays + batches * batch, placement=placement,
-    )  # fmt: skip
+        config,
+        store=long_clips,
+        out=tmp_path / "run",
+        device="cpu",
+        progress=False,
+        memory_bytes=stays + batches * batch,
+        placement=placement,
+    )
     assert (used - 0.1) * batch < max(most) <= used * batch
 
 

@@ -25,14 +25,26 @@ from tokenreel.pipeline.cli.fuse import train as train_command
 from tokenreel.pipeline.phases.training import train_recipe
 
 WORDS = [  # batches of three clips over two processes: shares of two and one
-    "data.num_frames=6", "data.batch_clips=3", "data.held_out=0.2", "pooling.num_entities=2",
-    "pooling.channels=8", "temporal.fc_width=8", "temporal.hidden=8", "temporal.heads=2",
-    "temporal.feed_forward=16", "temporal.layers=1", "temporal.embedding=4",
-    "optim.name=adam", "optim.epochs=3", "optim.warmup_epochs=0", "optim.evaluate_epochs=1",
+    "data.num_frames=6",
+    "data.batch_clips=3",
+    "data.held_out=0.2",
+    "pooling.num_entities=2",
+    "pooling.channels=8",
+    "temporal.fc_width=8",
+    "temporal.hidden=8",
+    "temporal.heads=2",
+    "temporal.feed_forward=16",
+    "temporal.layers=1",
+    "temporal.embedding=4",
+    "optim.name=adam",
+    "optim.epochs=3",
+    "optim.warmup_epochs=0",
+    "optim.evaluate_epochs=1",
     # By default Adam moves a weight by the sign of its gradient, also of one that is zero but for
     # rounding errors; an eps above every gradient makes each step as small as the gradient.
-    "optim.eps=1", "optim.lr=0.03",
-]  # fmt: skip
+    "optim.eps=1",
+    "optim.lr=0.03",
+]
 
 
 OPTIONS = ["--standalone", "--no-python", "--nproc-per-node"]
@@ -44,9 +56,13 @@ def train_in_processes(words, store, out, *, processes):
     torchrun = [sys.executable, "-m", "torch.distributed.run", *OPTIONS, str(processes)]
     options = ["--store", str(store), "--out", str(out), "--device", "cpu"]
     return subprocess.run(
-        [*torchrun, *fuse, *words, *options], env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+        [*torchrun, *fuse, *words, *options],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
 
 
 def test_what_is_trained_here_is_the_command_of_the_readme_and_of_the_help():

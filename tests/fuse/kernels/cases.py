@@ -84,10 +84,13 @@ def parameters(weights):
 
 def in_float64(weights):
     """A copy of the weights in float64, with gradients of its own."""
-    return replace(weights, **{
-        name: part.detach().cpu().double().requires_grad_()
-        for name, part in parameters(weights).items()
-    })  # fmt: skip
+    return replace(
+        weights,
+        **{
+            name: part.detach().cpu().double().requires_grad_()
+            for name, part in parameters(weights).items()
+        },
+    )
 
 
 def loss_of(pooled):

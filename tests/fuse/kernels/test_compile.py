@@ -39,12 +39,22 @@ def compile_case(
     sizes = sizes or default_sizes(dtype, layers, width)
     kernel, is_int8 = KERNELS[direction], dtype == "int8"
     constants = {
-        "L": layers, "D": width, "BD": sizes.channels, "ND": -(-width // sizes.channels),
-        "BN": sizes.tokens, "BE": GROUP, "SPLIT": dtype != "float32", "I8": is_int8,
-        "HIDES": hides, "HOLD": sizes.hold, "WHOLE": True, "INTERPRET": False, "num_groups": 1,
+        "L": layers,
+        "D": width,
+        "BD": sizes.channels,
+        "ND": -(-width // sizes.channels),
+        "BN": sizes.tokens,
+        "BE": GROUP,
+        "SPLIT": dtype != "float32",
+        "I8": is_int8,
+        "HIDES": hides,
+        "HOLD": sizes.hold,
+        "WHOLE": True,
+        "INTERPRET": False,
+        "num_groups": 1,
         "DT": {"bfloat16": tl.bfloat16, "float32": tl.float32}.get(dtype, tl.float16),
         "PRECISION": "ieee" if dtype == "float32" else "tf32",
-    } | ({"num_tokens": 1} if tokens == 1 else {})  # fmt: skip
+    } | ({"num_tokens": 1} if tokens == 1 else {})
     codes = "*" + FLOAT[dtype]
     types = {f"x{i}": codes for i in range(4)} | {"digits": codes}
     types |= {f"fs{i}": "i64" for i in range(4)}
@@ -53,9 +63,17 @@ def compile_case(
     floats = ("worth", "out", "extremes", "scores", "lse", "delta")
     types |= dict.fromkeys(floats, "*fp32")
     aligned = ("num_tokens", "fs0", "fs1", "fs2", "fs3") if tokens % 16 == 0 else ()
-    return compile_kernel(kernel, constants, types, capability, aligned, {
-        "num_warps": sizes.warps, "num_stages": sizes.stages,
-    })  # fmt: skip
+    return compile_kernel(
+        kernel,
+        constants,
+        types,
+        capability,
+        aligned,
+        {
+            "num_warps": sizes.warps,
+            "num_stages": sizes.stages,
+        },
+    )
 
 
 def compile_kernel(kernel, constants, types, capability, aligned, options):
@@ -95,9 +113,13 @@ def run_tool(*command):
 
 @pytest.mark.parametrize(
     ("direction", "dtype", "capability"),
-    [("forward", "int8", 90), ("backward", "int8", 80), ("forward", "bfloat16", 89),
-     ("backward", "float16", 120)],
-)  # fmt: skip
+    [
+        ("forward", "int8", 90),
+        ("backward", "int8", 80),
+        ("forward", "bfloat16", 89),
+        ("backward", "float16", 120),
+    ],
+)
 def test_a_kernel_compiles_and_fits_the_shared_memory(direction, dtype, capability):
     compiled = compile_case(direction, dtype, 1, 384, capability, hides=direction == "forward")
     assert compiled.metadata.shared <= SHARED_BYTES[capability]
@@ -149,8 +171,14 @@ def test_codes_are_widened_exactly_by_the_instructions_that_are_compiled():
 
 @pytest.mark.parametrize("dtype", ["int8", "float16", "float32"])
 def test_the_kernel_of_digits_compiles(tmp_path, dtype):
-    constants = {"L": 3, "D": 768, "BLOCK": 1024, "SPLIT": dtype != "float32",
-                 "I8": dtype == "int8", "DOTS": True}  # fmt: skip
+    constants = {
+        "L": 3,
+        "D": 768,
+        "BLOCK": 1024,
+        "SPLIT": dtype != "float32",
+        "I8": dtype == "int8",
+        "DOTS": True,
+    }
     types = dict.fromkeys(("rows", "pooled", "worth", "dots"), "*fp32")
     types["digits"] = "*" + FLOAT[dtype]
     compiled = compile_kernel(split_kernel, constants, types, 90, (), {"num_warps": 4})

@@ -40,11 +40,13 @@ def run(module, tokens, rows, hidden=None):
     weights = torch.nan_to_num(outputs[1], neginf=0.0)
     return [
         *outputs,
-        *(module.pool_backward(codes, gradient, scales, outputs, shared=shared)
-          for shared in (True, False)),
+        *(
+            module.pool_backward(codes, gradient, scales, outputs, shared=shared)
+            for shared in (True, False)
+        ),
         module.dots(codes, rows, scales),
         *(module.mix(codes, weights, scales, shared=shared) for shared in (True, False)),
-    ]  # fmt: skip
+    ]
 
 
 @contextmanager
@@ -368,10 +370,13 @@ def test_a_process_that_compiles_gets_the_bytes_of_one_that_finds_the_code(tmp_p
     compiles, finds = (
         subprocess.run(
             [sys.executable, "-c", DIGEST],
-            env=environment, check=True, capture_output=True, text=True,
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout.splitlines()
         for _ in range(2)
-    )  # fmt: skip
+    )
     assert (compiles[1], finds[1]) == ("0", "4")
     assert compiles[0] == finds[0]
 

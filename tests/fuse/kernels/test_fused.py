@@ -83,9 +83,12 @@ def random_case(seed):
     rng = random.Random(seed)
     width = rng.choice([40, 64, 72, 96])
     tokens = make_tokens(
-        DTYPES[seed % 4], frames=rng.randint(1, 3), tokens=rng.randint(1, 50),
-        widths=(width,) * rng.choice([1, 1, 2, 3]), seed=seed,
-    )  # fmt: skip
+        DTYPES[seed % 4],
+        frames=rng.randint(1, 3),
+        tokens=rng.randint(1, 50),
+        widths=(width,) * rng.choice([1, 1, 2, 3]),
+        seed=seed,
+    )
     queries = make_queries(tokens, rng.randint(1, 8), per_frame=seed % 3 == 0, seed=seed)
     return tokens, queries, rng.choice([1, 2, 3])
 

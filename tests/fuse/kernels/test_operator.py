@@ -188,9 +188,11 @@ def test_a_backward_inside_autocast_keeps_the_precision_of_the_operators():
     codes = list(tokens.codes)
     queries = torch.randn(3, 96, requires_grad=True)
     attention = torch.rand(2, 3, 37, requires_grad=True)
-    outputs = [(ops.pool(codes, queries, [], None, "auto")[0], queries),
-               (ops.dots(codes, queries, [], "auto"), queries),
-               (ops.mix(codes, attention, [], False), attention)]  # fmt: skip
+    outputs = [
+        (ops.pool(codes, queries, [], None, "auto")[0], queries),
+        (ops.dots(codes, queries, [], "auto"), queries),
+        (ops.mix(codes, attention, [], False), attention),
+    ]
     for found, leaf in outputs:
         weight = torch.randn_like(found)
         [plain] = torch.autograd.grad(found, leaf, weight, retain_graph=True)

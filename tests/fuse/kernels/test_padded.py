@@ -77,10 +77,13 @@ def test_torch_takes_what_the_packed_form_hands_over(monkeypatch):
     with FakeTensorMode():
         heads = [on_gpu(3, 120, 4, 32) for _ in range(3)]
         padding = Padding(
-            longest=100, size=120, may_attend=on_gpu(3, 1, 1, 120, dtype=torch.bool),
-            starts=on_gpu(4, dtype=torch.int32), key_starts=on_gpu(4, dtype=torch.int32),
+            longest=100,
+            size=120,
+            may_attend=on_gpu(3, 1, 1, 120, dtype=torch.bool),
+            starts=on_gpu(4, dtype=torch.int32),
+            key_starts=on_gpu(4, dtype=torch.int32),
             valid_index=on_gpu(250, dtype=torch.int64),
-        )  # fmt: skip
+        )
         out = padded.attend_packed(*heads, padding)
     assert out.shape == (3, 120, 4, 32)
     assert out.dtype == torch.bfloat16
@@ -108,9 +111,10 @@ def test_nothing_padded_needs_no_mask(monkeypatch):
     masks = []
     attend = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
-        padded.functional, "scaled_dot_product_attention",
+        padded.functional,
+        "scaled_dot_product_attention",
         lambda q, k, v, mask: masks.append(mask) or attend(q, k, v, mask),
-    )  # fmt: skip
+    )
     for valid in (MASKS["full"], ENDS):
         padded_attention(*make_heads(valid), Padding.of(valid, 2, torch.device("cpu")))
     assert masks[0] is None
@@ -130,9 +134,16 @@ def test_a_sequence_of_padding_alone_is_refused():
 def make_fusion(output="lin", entity_ids="pool"):
     torch.manual_seed(0)
     config = TemporalConfig(
-        entity_ids=entity_ids, fc_width=12, hidden=16, heads=2, feed_forward=24, layers=3,
-        output=output, embedding=8, dropout=0.0,
-    )  # fmt: skip
+        entity_ids=entity_ids,
+        fc_width=12,
+        hidden=16,
+        heads=2,
+        feed_forward=24,
+        layers=3,
+        output=output,
+        embedding=8,
+        dropout=0.0,
+    )
     fusion = TemporalFusion(config, channels=5, num_entities=3, train_frames=7)
     with torch.no_grad():
         for part in fusion.parameters():  # also those that start as zeros, ones or copies
@@ -151,8 +162,10 @@ def fuse_as_published(fusion, entities, valid):
     x = x.transpose(1, 2).flatten(1, 2)
     hides = ~valid.repeat(1, count)[:, None, None]
     for block in fusion.blocks:
-        q, k, v = (part.unflatten(-1, (config.heads, -1)).transpose(1, 2)
-                   for part in block.qkv(block.norm1(x)).chunk(3, -1))  # fmt: skip
+        q, k, v = (
+            part.unflatten(-1, (config.heads, -1)).transpose(1, 2)
+            for part in block.qkv(block.norm1(x)).chunk(3, -1)
+        )
         scores = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).masked_fill(hides, -torch.inf)
         x = x + block.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
         x = x + block.fc2(block.fc1(block.norm2(x)).relu())
@@ -223,12 +236,15 @@ def test_5000_frames_of_6_entities_embed_within_16_gb():
     import resource
 
     fusion = TemporalFusion(
-        TemporalConfig(fc_width=1536, embedding=256, output="avg"), channels=384, num_entities=6,
+        TemporalConfig(fc_width=1536, embedding=256, output="avg"),
+        channels=384,
+        num_entities=6,
         train_frames=240,
-    ).eval()  # fmt: skip
+    ).eval()
     with torch.inference_mode():
         out = fusion(torch.randn(1, 5000, 6, 384))
     assert torch.isfinite(out).all()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname ==
-                                                                 "Darwin" else 1024)  # fmt: skip
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if os.uname().sysname == "Darwin" else 1024
+    )
     assert peak < 16e9

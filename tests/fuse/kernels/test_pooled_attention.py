@@ -112,8 +112,10 @@ def test_packed_codes_are_pooled_as_what_they_stand_for():
 @pytest.mark.usefixtures("path")
 def test_models_that_share_a_read_get_what_each_gets_alone():
     tokens = make_tokens(torch.float64)
-    models = [in_float64(make_weights(tokens, entities=n, heads=n, values=6, channels=6, seed=n))
-              for n in (1, 2, 3)]  # fmt: skip
+    models = [
+        in_float64(make_weights(tokens, entities=n, heads=n, values=6, channels=6, seed=n))
+        for n in (1, 2, 3)
+    ]
     models.append(in_float64(make_weights(tokens, per_frame=True)))
     together = pooled_attention(tokens, models, with_attention=True)
     alone = [pooled_attention(tokens, [one], with_attention=True)[0] for one in models]
@@ -141,8 +143,9 @@ def test_one_read_serves_all_models(monkeypatch):
 def test_gradients_equal_finite_differences(variant, implementation):
     of_weights, options = VARIANTS[variant]
     tokens = make_tokens(torch.float64, tokens=5, widths=(4, 6))
-    weights = in_float64(make_weights(tokens, entities=2, channels=4,
-                                      **{"values": 4, **of_weights}))  # fmt: skip
+    weights = in_float64(
+        make_weights(tokens, entities=2, channels=4, **{"values": 4, **of_weights})
+    )
     named = parameters(weights)
 
     def pool(*parts):

@@ -34,11 +34,12 @@ BAD_TOKENS = {
     "int scales": (spoil(INT8, scales=SCALES.int()), ValueError, "scales are torch.int32"),
     "foldings": (replace(FLOAT, foldings=(PLAIN, PLAIN)), ValueError, "2 foldings for 1 layers"),
     "width of folding": (
-        replace(FLOAT, foldings=(Folding(torch.ones(9), torch.zeros(96)),)), ValueError,
+        replace(FLOAT, foldings=(Folding(torch.ones(9), torch.zeros(96)),)),
+        ValueError,
         "stored channels for codes of 96",
     ),
     "devices": (spoil(INT8, scales=SCALES.to("meta")), ValueError, "want one device"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD_TOKENS)

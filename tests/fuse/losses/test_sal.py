@@ -28,8 +28,11 @@ def test_of_five_frames_the_middle_three_are_in_order_and_the_first_or_last_betw
     _, triplets, is_ordered = draw_triplets(VALID[2:], rng, count=400, shuffled=0.75)
     assert {tuple(one) for one in triplets[is_ordered].tolist()} == {(1, 2, 3), (3, 2, 1)}
     assert {tuple(one) for one in triplets[~is_ordered].tolist()} == {
-        (1, 0, 3), (1, 4, 3), (3, 0, 1), (3, 4, 1),
-    }  # fmt: skip
+        (1, 0, 3),
+        (1, 4, 3),
+        (3, 0, 1),
+        (3, 4, 1),
+    }
 
 
 def test_three_quarters_are_shuffled_and_half_run_backwards():

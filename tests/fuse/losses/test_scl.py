@@ -114,20 +114,30 @@ def test_blocks_equal_the_full_matrix_with_padding(negatives):
     )
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
     told = sequence_contrastive_loss(
-        embeddings, steps, valid, (~valid).flatten().nonzero()[:, 0], temperature=0.1,
-        label_variance=10.0, negatives=negatives,
-    )  # fmt: skip
+        embeddings,
+        steps,
+        valid,
+        (~valid).flatten().nonzero()[:, 0],
+        temperature=0.1,
+        label_variance=10.0,
+        negatives=negatives,
+    )
     assert told == found
 
 
 def test_where_padding_is_told_no_gpu_is_asked_for_it(monkeypatch):
     embeddings, steps, valid, _ = read_case("far_views_underflow")
     inputs = LossInput(
-        embeddings=embeddings, steps=steps, valid=valid, padding=torch.zeros(0, dtype=torch.long),
-        labels=-torch.ones_like(steps), actions=("",) * len(steps),
-        num_frames=torch.full((len(steps),), 9), head=torch.nn.Identity(),
+        embeddings=embeddings,
+        steps=steps,
+        valid=valid,
+        padding=torch.zeros(0, dtype=torch.long),
+        labels=-torch.ones_like(steps),
+        actions=("",) * len(steps),
+        num_frames=torch.full((len(steps),), 9),
+        head=torch.nn.Identity(),
         rng=np.random.default_rng(0),
-    )  # fmt: skip
+    )
     monkeypatch.setattr(torch.Tensor, "nonzero", None)
     monkeypatch.setattr(torch.Tensor, "__bool__", None)
     monkeypatch.setattr(torch.Tensor, "item", None)
@@ -157,10 +167,14 @@ def test_no_temperature_is_too_small_for_float32(temperature, negatives):
     for embeddings in (exact, exact.float().requires_grad_()):
         losses.append(
             sequence_contrastive_loss(
-                embeddings, torch.arange(8).expand(2, 2, -1), valid,
-                temperature=temperature, label_variance=10.0, negatives=negatives,
+                embeddings,
+                torch.arange(8).expand(2, 2, -1),
+                valid,
+                temperature=temperature,
+                label_variance=10.0,
+                negatives=negatives,
             )
-        )  # fmt: skip
+        )
     losses[1].backward()
 
     assert embeddings.grad.isfinite().all()

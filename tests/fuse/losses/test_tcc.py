@@ -118,10 +118,16 @@ def test_a_clip_of_one_frame_begins_no_cycle_but_ends_those_of_others():
     valid[2, 0, 1:] = False
     steps = torch.arange(5).expand(3, 1, 5)
     inputs = LossInput(
-        embeddings=embeddings, steps=steps, valid=valid, padding=torch.arange(11, 15),
-        labels=-torch.ones_like(steps), actions=("a", "a", "a"),
-        num_frames=torch.tensor([5, 5, 1]), head=nn.Identity(), rng=np.random.default_rng(0),
-    )  # fmt: skip
+        embeddings=embeddings,
+        steps=steps,
+        valid=valid,
+        padding=torch.arange(11, 15),
+        labels=-torch.ones_like(steps),
+        actions=("a", "a", "a"),
+        num_frames=torch.tensor([5, 5, 1]),
+        head=nn.Identity(),
+        rng=np.random.default_rng(0),
+    )
     config = TccConfig()
 
     loss = tcc(inputs, config)

@@ -156,8 +156,10 @@ def test_a_training_step_equals_the_official_output_and_batch_norms(name):
 
 
 def test_entities_and_masks_of_another_shape_are_refused():
-    config = FuseConfig(pooling=PoolingConfig(num_entities=2, channels=4), temporal=TemporalConfig(
-        entity_ids="none", fc_width=4, hidden=4, heads=2, layers=1))  # fmt: skip
+    config = FuseConfig(
+        pooling=PoolingConfig(num_entities=2, channels=4),
+        temporal=TemporalConfig(entity_ids="none", fc_width=4, hidden=4, heads=2, layers=1),
+    )
     model = build_model(config, dim=4, cls_dim=4).eval()
     entities = torch.zeros(3, 5, 2, 4)
     with pytest.raises(ValueError, match=r"entities \(3, 5, 4, 4\): want \(B, T, 2, C\)"):
@@ -251,8 +253,9 @@ def test_the_head_of_the_contrastive_loss_equals_the_official_one(unit):
     state, arrays = read_arrays("mlphead/state"), read_arrays("mlphead")
     config = SclConfig(projection_hidden=10)
     head = make_head(config, width=8, num_classes=0).eval()
-    head.load_state_dict({name.removeprefix("net."): value for name, value in state.items()},
-                         strict=False)  # fmt: skip
+    head.load_state_dict(
+        {name.removeprefix("net."): value for name, value in state.items()}, strict=False
+    )
     with torch.no_grad():
         found = (
             apply_head(head, config, arrays["x"])
@@ -325,8 +328,9 @@ def test_dynamic_queries_are_made_from_the_frame_the_first_or_the_mean():
     }
     for how, rows in wanted.items():
         pooling = PoolingConfig(num_entities=0, num_dynamic=2, dynamic=how, channels=4)
-        model = build_model(make_config("mtf/one_pool").model_copy(update={"pooling": pooling}),
-                            dim=24, cls_dim=2)  # fmt: skip
+        model = build_model(
+            make_config("mtf/one_pool").model_copy(update={"pooling": pooling}), dim=24, cls_dim=2
+        )
         torch.testing.assert_close(model.sequence_context(cls)[:, 0], rows.expand(3, -1))
         assert model.pooling.queries is None
 

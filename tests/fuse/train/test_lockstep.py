@@ -129,11 +129,12 @@ def test_what_stays_in_memory_is_read_once_for_all_orders(
     reads = []
     original = TokenSource._read
     monkeypatch.setattr(
-        TokenSource, "_read",
-        lambda self, pieces, **k: reads.extend(p.clip_id for p in pieces) or original(
-            self, pieces, **k
+        TokenSource,
+        "_read",
+        lambda self, pieces, **k: (
+            reads.extend(p.clip_id for p in pieces) or original(self, pieces, **k)
         ),
-    )  # fmt: skip
+    )
     pooling = PoolingConfig(num_entities=2, channels=8, blocks=(1,))
     configs = {f"seed{i}": in_order(i, pooling=pooling) for i in range(3)}
     other = PoolingConfig(num_entities=2, channels=8, blocks=blocks)
@@ -253,8 +254,10 @@ def test_runs_that_could_not_read_leave_the_memory_to_the_next(tmp_path, monkeyp
 
     monkeypatch.setattr(sweep_module, "TokenSource", Noted)
     poolings = [
-        PoolingConfig(blocks=(1,)), PoolingConfig(blocks=(1, 3)), PoolingConfig(num_dynamic=1)
-    ]  # fmt: skip
+        PoolingConfig(blocks=(1,)),
+        PoolingConfig(blocks=(1, 3)),
+        PoolingConfig(num_dynamic=1),
+    ]
     configs = {f"{i}": in_order(i, pooling=one) for i, one in enumerate(poolings)}
     results = together(configs, path, tmp_path)
     assert len(sources) == 3
@@ -342,17 +345,17 @@ def test_what_runs_attended_to_is_counted(store, tmp_path, monkeypatch):
     together(configs, store, tmp_path)
     opened = open_store(store)
     most = most_frames(configs["r0"], opened)
-    source = TokenSource(
-        opened, list(configs.values()), torch.device("cpu"), frames_at_once=most
-    )  # fmt: skip
+    source = TokenSource(opened, list(configs.values()), torch.device("cpu"), frames_at_once=most)
     counted = attended_bytes(configs["r0"], source)
     assert {num_bytes * most == counted * frames for num_bytes, frames in held} == {True}
     assert max(frames for _, frames in held) <= most
     assert run_bytes(configs["r0"], source) > counted
     for changes in (
-        {"pooling": PoolingConfig(kind="cls")}, {"pooling": PoolingConfig(disjoint=True)},
-        {"augment": AugmentConfig(dropout=0.3)}, {"optim": OptimConfig(epochs=0)},
-    ):  # fmt: skip
+        {"pooling": PoolingConfig(kind="cls")},
+        {"pooling": PoolingConfig(disjoint=True)},
+        {"augment": AugmentConfig(dropout=0.3)},
+        {"optim": OptimConfig(epochs=0)},
+    ):
         assert attended_bytes(tiny_config(**changes), source) == 0, changes
 
 

@@ -68,11 +68,13 @@ def test_held_out_clips_are_not_trained_on_and_their_loss_comes_every_n_epochs(
     for name, clips in seen.items():
         original = getattr(run_module.Run, name)
         monkeypatch.setattr(
-            run_module.Run, name,
+            run_module.Run,
+            name,
             lambda self, batch, original=original, clips=clips: (
-                clips.update(batch.clip_ids), original(self, batch)
+                clips.update(batch.clip_ids),
+                original(self, batch),
             )[1],
-        )  # fmt: skip
+        )
     run(config, store, tmp_path / "run")
     assert (len(seen["descend"]), len(seen["observe"])) == (3, 2)
     assert seen["descend"].isdisjoint(seen["observe"])
@@ -135,13 +137,15 @@ def test_a_step_on_distinct_frames_is_the_step_on_every_position_batch_norms_inc
     _, batch = next(stream_batches(source, clips, Sampling.of(config), epochs=1))
     every = replace(
         batch,
-        frames=source.read([
-            Piece(clip, 0, frames)
-            for clip, views in zip(batch.clip_ids, batch.steps.numpy(), strict=True)
-            for frames in views.reshape(-1, 1)
-        ]),
+        frames=source.read(
+            [
+                Piece(clip, 0, frames)
+                for clip, views in zip(batch.clip_ids, batch.steps.numpy(), strict=True)
+                for frames in views.reshape(-1, 1)
+            ]
+        ),
         gather=torch.arange(batch.gather.numel()).view(batch.gather.shape),
-    )  # fmt: skip
+    )
     found = []
     for one in (batch, every):
         model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim).train()

@@ -48,9 +48,13 @@ def test_memory_bounds_what_is_read_at_once(tmp_path, command):
     store = write_store(tmp_path / "s")
     fuse = [Path(sys.executable).with_name("fuse"), *command, "--store", store, "--out", "o"]
     run = subprocess.run(
-        [*fuse, "--device", "cpu", "--memory", "1K"], cwd=tmp_path, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
+        [*fuse, "--device", "cpu", "--memory", "1K"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert run.returncode != 0
     assert "GB of codes are read at once, 0.00 GB may be used: set a smaller" in run.stderr
 
@@ -62,11 +66,15 @@ def test_a_full_disk_ends_training_in_a_line_and_the_same_command_goes_on(tmp_pa
     command = [*map(str, fuse), "--store", str(store), "--out", "run", "--device", "cpu"]
     full, roomy = (
         subprocess.run(
-            ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "bash", *command], cwd=tmp_path,
-            capture_output=True, text=True, timeout=240, check=False,
+            ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "bash", *command],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
         )
         for kilobytes in (100, "unlimited")
-    )  # fmt: skip
+    )
     assert full.returncode == 3
     last = full.stderr.splitlines()[-1]
     assert last.startswith("error: [Errno 27] File too large: 'run/checkpoint.pt': make room")

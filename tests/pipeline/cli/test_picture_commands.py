@@ -72,8 +72,19 @@ def levels(path):
 
 
 def test_the_video_shows_the_frames_of_the_table_step_by_step(work):
-    status, out = call("align", "one", "two", "--run", work / "run", "--root", work / "videos",
-                       "--out", work / "align", "--height", 64)  # fmt: skip
+    status, out = call(
+        "align",
+        "one",
+        "two",
+        "--run",
+        work / "run",
+        "--root",
+        work / "videos",
+        "--out",
+        work / "align",
+        "--height",
+        64,
+    )
     assert status == 0
     assert "20 and 32 frames" in out
     with (work / "align/one--two.csv").open() as file:
@@ -85,8 +96,9 @@ def test_the_video_shows_the_frames_of_the_table_step_by_step(work):
 
 
 def test_without_the_videos_the_table_is_written_and_the_reason_told(work, tmp_path):
-    status, out = call("align", "one", "two", "--run", work / "run", "--root", tmp_path / "no",
-                       "--out", tmp_path)  # fmt: skip
+    status, out = call(
+        "align", "one", "two", "--run", work / "run", "--root", tmp_path / "no", "--out", tmp_path
+    )
     assert status == 0
     assert "no video:" in out
     assert "one.mp4: no such file" in out
@@ -94,8 +106,19 @@ def test_without_the_videos_the_table_is_written_and_the_reason_told(work, tmp_p
 
 
 def test_retrieve_tells_and_draws_the_nearest_frames(work):
-    status, out = call("retrieve", "one", 1, "--run", work / "run/embeddings.h5", "--root",
-                       work / "videos", "--out", work / "found", "--k", 3)  # fmt: skip
+    status, out = call(
+        "retrieve",
+        "one",
+        1,
+        "--run",
+        work / "run/embeddings.h5",
+        "--root",
+        work / "videos",
+        "--out",
+        work / "found",
+        "--k",
+        3,
+    )
     assert status == 0
     lines = out.splitlines()
     assert lines[0] == "query: one, frame 1, 0.25 s, rise"
@@ -143,10 +166,12 @@ def test_a_folder_of_several_runs_is_refused(work):
     [
         ({"video": ""}, "names no video of one"),
         ({"times_seconds": np.arange(20) / 25}, "is not the video of one: frame 4 is at 0.200 s"),
-        ({"frame_index": 10 + np.arange(20), "times_seconds": (10 + np.arange(20)) / RATE},
-         "has no frame 24 of one"),
+        (
+            {"frame_index": 10 + np.arange(20), "times_seconds": (10 + np.arange(20)) / RATE},
+            "has no frame 24 of one",
+        ),
     ],
-)  # fmt: skip
+)
 def test_frames_of_another_video_are_refused(work, change, message):
     clip = make_clip("one.mp4", 20, skip=4)
     changed = EmbeddedClip(**{**vars(clip), **change})
@@ -173,8 +198,9 @@ def test_report_evaluates_and_writes_the_page_beside_its_tables(work, tmp_path):
 def test_report_tells_what_was_wrong_with_a_file_and_shows_the_others(work, tmp_path):
     bad = tmp_path / "bad.h5"
     bad.write_bytes(b"torn")
-    status, out = call("report", work / "run", bad, "--out", tmp_path / "out", "--root", tmp_path,
-                       "--jobs", 1)  # fmt: skip
+    status, out = call(
+        "report", work / "run", bad, "--out", tmp_path / "out", "--root", tmp_path, "--jobs", 1
+    )
     assert status == 3
     assert "problem: " in out
     page = (tmp_path / "out/index.html").read_text()

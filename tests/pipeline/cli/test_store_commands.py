@@ -116,9 +116,16 @@ def test_nothing_is_removed_when_it_could_not_be_made_again(store, tmp_path):
 def test_an_imported_store_is_not_repaired_by_an_extraction(tmp_path):
     np.save(tmp_path / "a.npy", np.ones((3, 4), np.float32))
     stated = {
-        "dataset": "mine", "architecture": "x", "weights_sha256": "0" * 64, "blocks": [0],
-        "grid": [1, 1], "dim": 4, "image_size": [8, 8], "transform": {}, "fps": 5,
-    }  # fmt: skip
+        "dataset": "mine",
+        "architecture": "x",
+        "weights_sha256": "0" * 64,
+        "blocks": [0],
+        "grid": [1, 1],
+        "dim": 4,
+        "image_size": [8, 8],
+        "transform": {},
+        "fps": 5,
+    }
     (tmp_path / "r.json").write_text(json.dumps(stated))
     made = call("store", "import", tmp_path, tmp_path / "s", "--recipe", tmp_path / "r.json")
     assert made == (0, f"1 clips written to {tmp_path / 's'}\n")
@@ -129,8 +136,9 @@ def test_an_imported_store_is_not_repaired_by_an_extraction(tmp_path):
 
 def test_export_merge_and_migrate(store, tmp_path):
     assert call("store", "export", store, tmp_path / "x", "--clip", "a.mp4", "--layer", 11) == (
-        0, f"1 files in {tmp_path / 'x'}\n",
-    )  # fmt: skip
+        0,
+        f"1 files in {tmp_path / 'x'}\n",
+    )
     assert call("store", "export", store, tmp_path / "x", "--kind", "mat")[0] == 2
     assert call("store", "export", store, tmp_path / "x", "--clip", "c")[0] == 2
     small = tmp_path / "small"

@@ -30,10 +30,17 @@ from tokenreel.pipeline.phases.training import make_job, run_name, train_recipe
 from tokenreel.pipeline.recipes import Recipe, get_recipe
 
 SMALL = [
-    "optim.epochs=2", "data.num_frames=6", "data.batch_clips=2", "pooling.channels=8",
-    "temporal.hidden=8", "temporal.heads=2", "temporal.fc_width=8", "temporal.feed_forward=8",
-    "temporal.layers=1", "temporal.embedding=4",
-]  # fmt: skip
+    "optim.epochs=2",
+    "data.num_frames=6",
+    "data.batch_clips=2",
+    "pooling.channels=8",
+    "temporal.hidden=8",
+    "temporal.heads=2",
+    "temporal.fc_width=8",
+    "temporal.feed_forward=8",
+    "temporal.layers=1",
+    "temporal.embedding=4",
+]
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +117,9 @@ def test_words_that_mean_nothing_are_told(words, message):
 def test_all_rows_and_seeds_of_a_table_are_one_stream(store, monkeypatch):
     together = []
     fit = sweep.fit
-    monkeypatch.setattr(sweep, "fit", lambda runs, *a, **k: together.append(len(runs)) or fit(
-        runs, *a, **k
-    ))  # fmt: skip
+    monkeypatch.setattr(
+        sweep, "fit", lambda runs, *a, **k: together.append(len(runs)) or fit(runs, *a, **k)
+    )
     words = ["ablate", "sample", "loss.temperature=0.1,0.2", *SMALL, "--seeds", "3"]
     call(*words, "--store", store, "--device", "cpu")
     assert together == [6]
@@ -144,15 +151,26 @@ def test_a_row_that_the_store_cannot_feed_is_told_with_its_command_and_the_other
     store, tmp_path
 ):
     out = call(
-        "ablate", "sample", "pooling.blocks=1/3,11", *SMALL, "--seeds", "1", "--store", store,
-        "--out", tmp_path / "t", status=3,
-    )  # fmt: skip
+        "ablate",
+        "sample",
+        "pooling.blocks=1/3,11",
+        *SMALL,
+        "--seeds",
+        "1",
+        "--store",
+        store,
+        "--out",
+        tmp_path / "t",
+        status=3,
+    )
     lines = out.splitlines()
     first, second = (line.split("  ") for line in lines[1:3])
     assert "-" not in [cell.strip() for cell in first[2:3]]
     assert {cell.strip() for cell in second if cell.strip()} == {
-        "2", "sample pooling.blocks=3,11", "-"
-    }  # fmt: skip
+        "2",
+        "sample pooling.blocks=3,11",
+        "-",
+    }
     assert re.search("`extract run tiny .* blocks=1,3,11 .* --out STORE`", out)
     assert [path.name for path in (tmp_path / "t/runs").iterdir()] == [
         path.name for path in (tmp_path / "t/runs").glob("sample-data*pooling.blocks=1*seed0")
@@ -162,9 +180,19 @@ def test_a_row_that_the_store_cannot_feed_is_told_with_its_command_and_the_other
 def test_a_row_takes_the_first_store_that_has_what_it_needs(store, tmp_path):
     other = write_store(tmp_path / "other", blocks=(5,))
     call(
-        "ablate", "sample", "pooling.blocks=1/5", *SMALL, "--seeds", "1", "--store", store,
-        "--store", other, "--out", "t",
-    )  # fmt: skip
+        "ablate",
+        "sample",
+        "pooling.blocks=1/5",
+        *SMALL,
+        "--seeds",
+        "1",
+        "--store",
+        store,
+        "--store",
+        other,
+        "--out",
+        "t",
+    )
     names = {}
     for path in (tmp_path / "t/runs").glob("*/embeddings.h5"):
         names[path.parent.name.partition("blocks=")[2][0]] = read_embeddings(path).provenance
@@ -260,9 +288,30 @@ def test_a_path_where_nothing_can_be_written_is_told_in_a_line(
 
 def a_score(run, task, value, *, fraction=1.0, action=MEAN):
     return Score(
-        run, run, "m", "0", "d", task, action, "val", fraction, value, "carl", 1, "e",
-        1, 1, 0, 0, 2, "f", "random:0", "none", "c", "undefined" if value != value else "",
-    )  # fmt: skip
+        run,
+        run,
+        "m",
+        "0",
+        "d",
+        task,
+        action,
+        "val",
+        fraction,
+        value,
+        "carl",
+        1,
+        "e",
+        1,
+        1,
+        0,
+        0,
+        2,
+        "f",
+        "random:0",
+        "none",
+        "c",
+        "undefined" if value != value else "",
+    )
 
 
 def test_the_table_has_mean_and_2_std_in_the_units_of_the_papers_beside_the_published_value():
@@ -296,8 +345,9 @@ def test_columns_of_published_values_are_left_out_where_no_row_has_one():
     values, _ = values_of_rows(scores, {"r-seed0": (row, 0)})
     lines = format_ablation([row], values, scores, {"r-seed0": (row, 0)}).splitlines()
     assert [line.split() for line in lines[:2]] == [
-        ["row", "classification"], ["1", "sample", "50.00"],
-    ]  # fmt: skip
+        ["row", "classification"],
+        ["1", "sample", "50.00"],
+    ]
 
 
 def test_a_list_of_recipes_may_be_longer_than_the_name_of_a_folder(store, tmp_path, monkeypatch):
@@ -347,9 +397,11 @@ def test_a_row_of_one_model_for_each_action_is_the_mean_of_their_runs(tmp_path):
     names = {path.parent.name for path in (tmp_path / "t/runs").glob("*/embeddings.h5")}
     starred = {name for name in names if name.startswith("tcc-star")}
     assert {(a, s) for a in ("lift", "dance") for s in (0, 1)} == {
-        (a, s) for a in ("lift", "dance") for s in (0, 1)
+        (a, s)
+        for a in ("lift", "dance")
+        for s in (0, 1)
         if any(f"data.action={a}" in name and name.endswith(f"seed{s}") for name in starred)
-    }  # fmt: skip
+    }
     assert len(starred) == 4
     null = plan_rows(["tcc-star-penn", "data.action=null"])
     assert len(plan_jobs(null, 1, [path], Path("runs"))[0]) == 2
@@ -359,18 +411,23 @@ def test_a_row_of_one_model_for_each_action_is_the_mean_of_their_runs(tmp_path):
     with (tmp_path / "t/results.csv").open() as file:
         scores = [row for row in csv.DictReader(file) if row["task"] == "classification"]
     by_seed = [
-        np.mean([
-            100 * float(row["value"]) for row in scores
-            if row["run"].startswith("tcc-star") and row["run"].endswith(f"seed{seed}")
-            and row["action"] == MEAN
-        ])
+        np.mean(
+            [
+                100 * float(row["value"])
+                for row in scores
+                if row["run"].startswith("tcc-star")
+                and row["run"].endswith(f"seed{seed}")
+                and row["action"] == MEAN
+            ]
+        )
         for seed in (0, 1)
-    ]  # fmt: skip
+    ]
     with (tmp_path / "t/ablation.csv").open() as file:
         [own] = [
-            row for row in csv.DictReader(file)
+            row
+            for row in csv.DictReader(file)
             if (row["row"], row["task"]) == ("TCC*", "classification")
-        ]  # fmt: skip
+        ]
     assert own["seeds"] == "2"
     assert float(own["mean"]) == pytest.approx(np.mean(by_seed))
     assert float(own["2std ddof=0"]) == pytest.approx(2 * np.std(by_seed))
@@ -397,14 +454,20 @@ def test_shares_of_the_labels_have_columns_where_the_paper_has_them():
     assert whole[0].split() == ["row", "classification", "published"]
     both = format_ablation([with_shares, without], values, scores, owners).splitlines()
     assert both[0].split() == [
-        "row", "classification@10%", "published", "classification", "published",
-    ]  # fmt: skip
+        "row",
+        "classification@10%",
+        "published",
+        "classification",
+        "published",
+    ]
     assert both[1].split() == ["1", "CARL", "10.00", "33.53", "90.00", "-"]
     assert both[2].split() == ["2", "MV-Former", "10.00", "-", "90.00", "44.77", "+-", "0.71"]
     lines = ablation_csv([without], values).splitlines()
     assert [line.split(",")[3] for line in lines[1:]] == [
-        "classification@10%", "classification@50%", "classification",
-    ]  # fmt: skip
+        "classification@10%",
+        "classification@50%",
+        "classification",
+    ]
 
 
 def test_the_table_says_which_row_had_which_augmentation(store, tmp_path):

@@ -41,21 +41,39 @@ assert type_it("cut") == 0, "the last one failed"
 """
 
 WORDS = [
-    "sample", "loss.temperature=0.1,0.5", "data.num_frames=6", "data.batch_clips=2",
-    "pooling.channels=8", "temporal.hidden=8", "temporal.heads=2", "temporal.fc_width=8",
-    "temporal.feed_forward=8", "temporal.layers=1", "temporal.embedding=4",
-    "optim.checkpoint_minutes=0", "--seeds", "2", "--device", "cpu", "--out", "table",
-]  # fmt: skip
+    "sample",
+    "loss.temperature=0.1,0.5",
+    "data.num_frames=6",
+    "data.batch_clips=2",
+    "pooling.channels=8",
+    "temporal.hidden=8",
+    "temporal.heads=2",
+    "temporal.fc_width=8",
+    "temporal.feed_forward=8",
+    "temporal.layers=1",
+    "temporal.embedding=4",
+    "optim.checkpoint_minutes=0",
+    "--seeds",
+    "2",
+    "--device",
+    "cpu",
+    "--out",
+    "table",
+]
 
 
 def kill_and_type_again(tmp_path, *, moments, epochs):
     store = write_store(tmp_path / "s", val=3)
     words = [*WORDS, f"optim.epochs={epochs}", "--store", str(store)]
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, json.dumps(moments), *words], cwd=tmp_path,
-        capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        text=True, timeout=600, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", KILLED, json.dumps(moments), *words],
+        cwd=tmp_path,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        text=True,
+        timeout=600,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     made = sorted(

@@ -33,8 +33,13 @@ _spec = importlib.util.spec_from_file_location(
 stores = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(stores)
 
-WORDS = ["backbone=vit_tiny_patch16_224", "weights=random:3", "image_size=32", "blocks=11",
-         "device=cpu"]  # fmt: skip
+WORDS = [
+    "backbone=vit_tiny_patch16_224",
+    "weights=random:3",
+    "image_size=32",
+    "blocks=11",
+    "device=cpu",
+]
 
 
 @pytest.fixture(scope="module")

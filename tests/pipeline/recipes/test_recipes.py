@@ -93,11 +93,27 @@ def test_tables_are_of_recipes_and_table_4_has_its_15_rows_in_order():
     rows = [get_recipe(name) for name in TABLES["mvformer-table4"]]
     assert [row.source for row in rows] == [f"MV-Former, Table 4 row {i}" for i in range(1, 16)]
     kinds = [row.fuse.pooling.kind for row in rows]
-    assert kinds == ["max", *["lstp"] * 3, "max", "mean", "cls", *["lstp"] * 3,
-                     *["fixed_width"] * 2, *["lstp"] * 3]  # fmt: skip
+    assert kinds == [
+        "max",
+        *["lstp"] * 3,
+        "max",
+        "mean",
+        "cls",
+        *["lstp"] * 3,
+        *["fixed_width"] * 2,
+        *["lstp"] * 3,
+    ]
     assert [row.fuse.pooling.num_entities for row in rows if row.fuse.pooling.kind == "lstp"] == [
-        1, 3, 5, 1, 3, 5, 1, 3, 5,
-    ]  # fmt: skip
+        1,
+        3,
+        5,
+        1,
+        3,
+        5,
+        1,
+        3,
+        5,
+    ]
     assert rows[13].fuse == get_recipe("mvformer-penn").fuse
     assert rows[13].published == get_recipe("mvformer-penn").published
 
@@ -180,9 +196,15 @@ def test_a_name_that_is_no_recipe_gets_the_near_ones_and_not_the_whole_list():
 
 
 SMALL = [
-    "data.num_frames=16", "data.batch_clips=2", "pooling.channels=8", "temporal.hidden=8",
-    "temporal.heads=2", "temporal.fc_width=8", "temporal.feed_forward=8", "temporal.embedding=4",
-]  # fmt: skip
+    "data.num_frames=16",
+    "data.batch_clips=2",
+    "pooling.channels=8",
+    "temporal.hidden=8",
+    "temporal.heads=2",
+    "temporal.fc_width=8",
+    "temporal.feed_forward=8",
+    "temporal.embedding=4",
+]
 
 
 def test_every_recipe_trains_an_epoch_and_embeds(tmp_path):

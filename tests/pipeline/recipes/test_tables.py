@@ -189,23 +189,26 @@ ROWS = [(table, *row) for table, rows in PAPERS.items() for row in rows]
 # Ablations: recipe -> what it is an ablation of, and all that it changes.
 LAST = {"pooling.blocks": (-1,)}
 CHANGES = {
-    **{f"mvformer-table4-{row}": ("mvformer-penn", change) for row, change in {
-        1: {**LAST, "pooling.kind": "max"},
-        2: {**LAST, "pooling.num_entities": 1},
-        3: LAST,
-        4: {**LAST, "pooling.num_entities": 5},
-        5: {**LAST, "pooling.kind": "max"},
-        6: {**LAST, "pooling.kind": "mean"},
-        7: {**LAST, "pooling.kind": "cls"},
-        8: {**LAST, "pooling.num_entities": 1},
-        9: LAST,
-        10: {**LAST, "pooling.num_entities": 5},
-        11: {"pooling.blocks": None, "pooling.kind": "fixed_width"},
-        12: {"pooling.blocks": None, "pooling.kind": "fixed_width", "pooling.num_entities": 5},
-        13: {"pooling.num_entities": 1},
-        14: {},
-        15: {"pooling.num_entities": 5},
-    }.items()},
+    **{
+        f"mvformer-table4-{row}": ("mvformer-penn", change)
+        for row, change in {
+            1: {**LAST, "pooling.kind": "max"},
+            2: {**LAST, "pooling.num_entities": 1},
+            3: LAST,
+            4: {**LAST, "pooling.num_entities": 5},
+            5: {**LAST, "pooling.kind": "max"},
+            6: {**LAST, "pooling.kind": "mean"},
+            7: {**LAST, "pooling.kind": "cls"},
+            8: {**LAST, "pooling.num_entities": 1},
+            9: LAST,
+            10: {**LAST, "pooling.num_entities": 5},
+            11: {"pooling.blocks": None, "pooling.kind": "fixed_width"},
+            12: {"pooling.blocks": None, "pooling.kind": "fixed_width", "pooling.num_entities": 5},
+            13: {"pooling.num_entities": 1},
+            14: {},
+            15: {"pooling.num_entities": 5},
+        }.items()
+    },
     "mvformer-penn-finetuned": ("mvformer-penn", {}),
     "mvformer-penn-transferred": ("mvformer-penn", {"optim.epochs": 0}),
     "mvformer-kinetics400": (
@@ -249,7 +252,8 @@ CHANGES = {
     "carl-table11-supervised-10": ("carl-table11-supervised", {"data.label_share": 0.1}),
     "carl-table11-supervised-50": ("carl-table11-supervised", {"data.label_share": 0.5}),
     "carl-table13-contrastive": (
-        "carl-penn", {"loss.label_variance": 1e-3, "loss.label_mode": "stable"},
+        "carl-penn",
+        {"loss.label_variance": 1e-3, "loss.label_mode": "stable"},
     ),
     "tcc-star-penn": ("tcc-penn", {}),
     "lav-star-penn": ("lav-penn", {}),
@@ -261,38 +265,62 @@ CHANGES = {
     "vsp-f-finegym": ("vsp-p-finegym", {"loss.supervision": "frame"}),
     "vsp-penn-finetuned": ("vsp-penn", {}),
     "vsp-penn-transferred": ("vsp-penn", {"optim.epochs": 0}),
-}  # fmt: skip
+}
 
 # What the papers say of their defaults (CARL, section 4.2; MV-Former, section 4.4).
 DEFAULTS = {
     "carl-penn": {
-        "temporal.layers": 3, "temporal.hidden": 256, "temporal.heads": 8,
+        "temporal.layers": 3,
+        "temporal.hidden": 256,
+        "temporal.heads": 8,
         "temporal.embedding": 128,
-        "optim.name": "adam", "optim.lr": 1e-4, "optim.weight_decay": 1e-5, "optim.epochs": 300,
-        "loss.label_variance": 10, "loss.temperature": 0.1, "data.alpha": 1.5, "data.beta": 0.2,
-        "data.num_frames": 80, "data.batch_clips": 4, "pooling.kind": "max",
+        "optim.name": "adam",
+        "optim.lr": 1e-4,
+        "optim.weight_decay": 1e-5,
+        "optim.epochs": 300,
+        "loss.label_variance": 10,
+        "loss.temperature": 0.1,
+        "data.alpha": 1.5,
+        "data.beta": 0.2,
+        "data.num_frames": 80,
+        "data.batch_clips": 4,
+        "pooling.kind": "max",
     },
     "carl-finegym": {
-        "data.num_frames": 240, "data.alpha": 1.5, "data.beta": 0.2, "optim.epochs": 300,
+        "data.num_frames": 240,
+        "data.alpha": 1.5,
+        "data.beta": 0.2,
+        "optim.epochs": 300,
         "temporal.layers": 3,
     },
     "mvformer-penn": {
-        "pooling.blocks": (3, 7, 11), "pooling.num_entities": 3, "temporal.output": "one",
-        "temporal.layers": 3, "optim.epochs": 500, "data.batch_clips": 4, "loss.name": "scl",
+        "pooling.blocks": (3, 7, 11),
+        "pooling.num_entities": 3,
+        "temporal.output": "one",
+        "temporal.layers": 3,
+        "optim.epochs": 500,
+        "data.batch_clips": 4,
+        "loss.name": "scl",
     },
     "mvformer-pouring": {
-        "pooling.blocks": (11,), "pooling.num_entities": 3, "temporal.output": "one",
-        "optim.epochs": 1000, "data.batch_clips": 4,
+        "pooling.blocks": (11,),
+        "pooling.num_entities": 3,
+        "temporal.output": "one",
+        "optim.epochs": 1000,
+        "data.batch_clips": 4,
     },
     "mvformer-finegym": {
-        "pooling.blocks": (9, 10, 11), "pooling.num_entities": 6, "temporal.output": "avg",
-        "optim.epochs": 300, "data.batch_clips": 8,
+        "pooling.blocks": (9, 10, 11),
+        "pooling.num_entities": 6,
+        "temporal.output": "avg",
+        "optim.epochs": 300,
+        "data.batch_clips": 8,
     },
     "mvformer-kinetics400": {"optim.epochs": 10, "data.batch_clips": 8, "pooling.num_entities": 3},
     "vsp-pouring": {"loss.segments": 5},
     "vsp-kinetics400": {"loss.segments": 5, "optim.epochs": 10},
     "vsp-penn": {"loss.segments": 1, "data.num_frames": 12, "data.batch_clips": 128},
-}  # fmt: skip
+}
 
 
 def flat(config: FuseConfig) -> dict[str, object]:
@@ -323,8 +351,13 @@ def test_a_row_has_the_numbers_that_the_paper_prints(table, name, columns, cells
 
 @pytest.mark.parametrize("name", sorted({row[1] for row in ROWS}))
 def test_a_recipe_has_no_number_that_no_table_prints(name):
-    printed = {task for _, row, tasks, cells in ROWS if row == name
-               for task, cell in zip(tasks, cells.split(), strict=True) if cell != "-"}  # fmt: skip
+    printed = {
+        task
+        for _, row, tasks, cells in ROWS
+        if row == name
+        for task, cell in zip(tasks, cells.split(), strict=True)
+        if cell != "-"
+    }
     assert set(get_recipe(name).published) == printed
 
 
@@ -336,10 +369,13 @@ def test_an_ablation_changes_what_its_row_says_and_nothing_else(name):
         loss = get_recipe(name).fuse.loss
         assert loss == type(loss)()
         before, after = (
-            {key: value for key, value in fields.items()
-             if key == "loss.name" or not key.startswith("loss.")}
+            {
+                key: value
+                for key, value in fields.items()
+                if key == "loss.name" or not key.startswith("loss.")
+            }
             for fields in (before, after)
-        )  # fmt: skip
+        )
     assert {key: after[key] for key in after if after[key] != before[key]} == wanted
 
 
@@ -363,9 +399,11 @@ def test_a_row_is_of_the_data_set_and_method_that_its_name_says(name):
     if "-table" in name or place in ("transferred", "finetuned", "rerun"):
         return
     datasets = {
-        "penn": ("penn_action", None), "pouring": ("pouring", None),
-        "finegym": ("finegym", "gym99"), "finegym288": ("finegym", "gym288"),
-    }  # fmt: skip
+        "penn": ("penn_action", None),
+        "pouring": ("pouring", None),
+        "finegym": ("finegym", "gym99"),
+        "finegym288": ("finegym", "gym288"),
+    }
     assert (recipe.dataset, recipe.fuse.data.action) == datasets[place]
     assert recipe.fuse.loss.name == {"carl": "scl", "mvformer": "scl"}.get(method, method)
     assert recipe.per_action == ("-star-" in name)

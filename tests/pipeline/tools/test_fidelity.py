@@ -41,8 +41,11 @@ def call(*words: object) -> tuple[int, str]:
 def write_clip(writer: StoreWriter, clip_id: str, frames: int, labels: np.ndarray) -> None:
     clip = writer.begin(
         Clip(clip_id, "a/v.mp4", split="val" if clip_id.startswith("v") else "train"),
-        dataset="d", phases=("x", "y"), source=stores.SOURCE, time_base=stores.Fraction(1, 25),
-    )  # fmt: skip
+        dataset="d",
+        phases=("x", "y"),
+        source=stores.SOURCE,
+        time_base=stores.Fraction(1, 25),
+    )
     stores.append(writer, clip, clip_id, frames)
     count = np.arange(frames)
     clip.commit(count, count * 2, labels, np.zeros(frames, np.uint8))
@@ -98,10 +101,18 @@ def test_the_command_prints_a_table_and_a_recommendation(labelled):
     status, text = call("fidelity", labelled, "--codec", "int8", "--codec", "pool2+int4")
     assert status == 0
     for words in (
-        "codec", "of fp16", "cos worst 1%", "pooled error", "probe", "tau", "ap@5",
-        "pool2+int4", "5 clips, 100 frames of s, tiny (fp16); weights unknown", "recommended: ",
+        "codec",
+        "of fp16",
+        "cos worst 1%",
+        "pooled error",
+        "probe",
+        "tau",
+        "ap@5",
+        "pool2+int4",
+        "5 clips, 100 frames of s, tiny (fp16); weights unknown",
+        "recommended: ",
         "compact: pool2+int4, 0.094 of fp16's bytes, pooled error 0.8",
-    ):  # fmt: skip
+    ):
         assert words in text
     assert (
         "compact: none of these has at most 0.13"

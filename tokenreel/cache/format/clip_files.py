@@ -142,12 +142,14 @@ def check_clip(
         known |= {f"{spec.path}/zarr.json"} | {spec.chunk_file(i) for i in range(spec.num_files)}
         problems += _check_array(folder, spec, seals, deep=deep)
     for group in groups_of(specs):
-        problems += _differs(folder, f"{group}/zarr.json", {
-            "zarr_format": 3, "node_type": "group", "attributes": {}})  # fmt: skip
+        problems += _differs(
+            folder, f"{group}/zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": {}}
+        )
     present = {
         path.relative_to(folder).as_posix()
-        for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
-    }  # fmt: skip
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
     return problems + [
         f"{folder / extra}: does not belong here" for extra in sorted(present - known)
     ]

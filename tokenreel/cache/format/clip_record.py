@@ -85,10 +85,14 @@ class ClipRecord:
             raise Damaged(f"the record of {values['clip_id']!r} has video {values['video']!r}")
         numerator, denominator = values["time_base"]
         return cls(
-            **(dict(values) | {
-                "phases": tuple(values["phases"]), "time_base": (numerator, denominator),
-            })
-        )  # fmt: skip
+            **(
+                dict(values)
+                | {
+                    "phases": tuple(values["phases"]),
+                    "time_base": (numerator, denominator),
+                }
+            )
+        )
 
 
 def leaves_root(video: str) -> bool:

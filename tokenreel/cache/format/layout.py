@@ -24,9 +24,14 @@ INDEX_BYTES = 16 * SEGMENT + 4
 ABSENT = 2**64 - 1
 
 NAMES = {
-    "i1": "int8", "u1": "uint8", "<i2": "int16", "<i8": "int64",
-    "<u4": "uint32", "<f2": "float16", "<f4": "float32",
-}  # fmt: skip
+    "i1": "int8",
+    "u1": "uint8",
+    "<i2": "int16",
+    "<i8": "int64",
+    "<u4": "uint32",
+    "<f2": "float16",
+    "<f4": "float32",
+}
 
 
 @dataclass(frozen=True)
@@ -71,19 +76,27 @@ class ArraySpec:
         codecs: list[dict[str, Any]] = [little, checksum]
         if self.sharded:
             inner = {
-                "chunk_shape": [1, *self.shape[1:]], "codecs": [little],
-                "index_codecs": [little, checksum], "index_location": "end",
-            }  # fmt: skip
+                "chunk_shape": [1, *self.shape[1:]],
+                "codecs": [little],
+                "index_codecs": [little, checksum],
+                "index_location": "end",
+            }
             codecs = [{"name": "sharding_indexed", "configuration": inner}]
         return {
-            "zarr_format": 3, "node_type": "array", "shape": list(self.shape),
-            "data_type": NAMES[self.dtype], "fill_value": fill, "codecs": codecs,
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": list(self.shape),
+            "data_type": NAMES[self.dtype],
+            "fill_value": fill,
+            "codecs": codecs,
             "chunk_grid": {
-                "name": "regular", "configuration": {"chunk_shape": [self.rows, *self.shape[1:]]}
+                "name": "regular",
+                "configuration": {"chunk_shape": [self.rows, *self.shape[1:]]},
             },
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-            "attributes": {}, "storage_transformers": [],
-        }  # fmt: skip
+            "attributes": {},
+            "storage_transformers": [],
+        }
 
     def chunk_bytes(self, rows: Array) -> bytes:
         """A chunk file of an array that is not sharded: padded rows and their crc32c."""
@@ -104,8 +117,9 @@ class ArraySpec:
         (stored,) = struct.unpack("<I", data[-4:])
         if crc32c.crc32c(memoryview(data)[:-4]) != stored or checksum not in (None, stored):
             raise Damaged(f"{where}: its bytes do not have their checksum")
-        return np.frombuffer(data, self.dtype, self.rows * self.row_bytes // np.dtype(
-            self.dtype).itemsize).reshape(self.rows, *self.shape[1:])  # fmt: skip
+        return np.frombuffer(
+            data, self.dtype, self.rows * self.row_bytes // np.dtype(self.dtype).itemsize
+        ).reshape(self.rows, *self.shape[1:])
 
 
 def shard_index(num_frames: int, frame_bytes: int) -> bytes:
@@ -124,10 +138,16 @@ def view_arrays(recipe: StoreRecipe, codec: Codec, view: int, num_frames: int) -
     scale = codec.scale_shape(recipe.num_tokens, recipe.dim, recipe.grid)
     specs = []
     for block in recipe.blocks:
-        specs.append(ArraySpec(
-            f"{base}/tokens/{block}", (num_frames, *stored), codec.dtype.str.replace("|", ""),
-            codec.fill_value, SEGMENT, sharded=True,
-        ))  # fmt: skip
+        specs.append(
+            ArraySpec(
+                f"{base}/tokens/{block}",
+                (num_frames, *stored),
+                codec.dtype.str.replace("|", ""),
+                codec.fill_value,
+                SEGMENT,
+                sharded=True,
+            )
+        )
         if scale is not None:
             specs.append(
                 ArraySpec(f"{base}/scale/{block}", (num_frames, *scale), "<f4", nan, SEGMENT)
@@ -145,9 +165,11 @@ def view_arrays(recipe: StoreRecipe, codec: Codec, view: int, num_frames: int) -
 def clip_arrays(num_frames: int) -> list[ArraySpec]:
     """The arrays of a clip that its views share."""
     kinds = {
-        "pts": ("<i8", -(2**63)), "frame_index": ("<i8", -(2**63)),
-        "labels": ("<i2", -(2**15)), "flags": ("u1", 255),
-    }  # fmt: skip
+        "pts": ("<i8", -(2**63)),
+        "frame_index": ("<i8", -(2**63)),
+        "labels": ("<i2", -(2**15)),
+        "flags": ("u1", 255),
+    }
     return [
         ArraySpec(name, (num_frames,), dtype, fill, ROWS) for name, (dtype, fill) in kinds.items()
     ]

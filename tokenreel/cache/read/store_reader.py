@@ -26,9 +26,13 @@ log = logging.getLogger(__name__)
 
 
 def open_store(
-    path: str | Path, *, expect: StoreRecipe | None = None, backend: str = "auto",
-    checks: str = "once", placement: str = "auto",
-) -> "Store":  # fmt: skip
+    path: str | Path,
+    *,
+    expect: StoreRecipe | None = None,
+    backend: str = "auto",
+    checks: str = "once",
+    placement: str = "auto",
+) -> "Store":
     """Open a store for reading.
 
     Args:
@@ -88,8 +92,11 @@ class Store:
         exceeds = self.num_bytes > memory / 2
         log.debug(
             "%s: %.1f GB of tokens, %.1f GB of memory: read %s the page cache",
-            self.path, self.num_bytes / 1e9, memory / 1e9, "past" if exceeds else "through",
-        )  # fmt: skip
+            self.path,
+            self.num_bytes / 1e9,
+            memory / 1e9,
+            "past" if exceeds else "through",
+        )
         return exceeds
 
     @property
@@ -102,9 +109,10 @@ class Store:
     def select(self, split: str | None = None, action: str | None = None) -> list[ClipRecord]:
         """Records of a split and an action, None for any, sorted by clip_id."""
         return [
-            record for record in self.records.values()
+            record
+            for record in self.records.values()
             if split in (None, record.split) and action in (None, record.action)
-        ]  # fmt: skip
+        ]
 
     def record(self, clip_id: str) -> ClipRecord:
         """The record of a clip.
@@ -117,9 +125,14 @@ class Store:
         return self.records[clip_id]
 
     def read(
-        self, clip_id: str, frames: Any = None, *, layers: Sequence[int] | None = None,
-        view: int = 0, out: Mapping[int, Array] | None = None,
-    ) -> Tokens:  # fmt: skip
+        self,
+        clip_id: str,
+        frames: Any = None,
+        *,
+        layers: Sequence[int] | None = None,
+        view: int = 0,
+        out: Mapping[int, Array] | None = None,
+    ) -> Tokens:
         """Read frames of a clip.
 
         Args:
@@ -161,9 +174,7 @@ class Store:
 
     def _begin(self, request: Request) -> Reading:
         record = self.record(request.clip_id)
-        return Reading(
-            request, record, self._open(record), recipe=self.recipe, codec=self.codec
-        )  # fmt: skip
+        return Reading(request, record, self._open(record), recipe=self.recipe, codec=self.codec)
 
     def read_cls(
         self, clip_id: str, frames: Any = None, *, block: int | str = "normed", view: int = 0
@@ -205,9 +216,13 @@ class Store:
         clip = self._kept.clips.get(record.key)
         if clip is None:
             clip = OpenClip(
-                self.path, record, recipe=self.recipe, codec=self.codec, policy=self._policy,
+                self.path,
+                record,
+                recipe=self.recipe,
+                codec=self.codec,
+                policy=self._policy,
                 kept=self._kept,
-            )  # fmt: skip
+            )
             Kept.add(self._kept.clips, record.key, clip, limit=CLIPS)
         return clip
 

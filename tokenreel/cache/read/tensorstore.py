@@ -59,9 +59,10 @@ def open_with_tensorstore(folder: Path, spec: ArraySpec, *, mapped: bool) -> Any
     if os.getpid() not in _USED_IN:
         raise StoreError("tensorstore was used before the fork: spawn workers, or backend='direct'")
     kvstore = {
-        "driver": "file", "path": f"{(folder / spec.path).resolve()}/",
+        "driver": "file",
+        "path": f"{(folder / spec.path).resolve()}/",
         "file_io_mode": {"mode": "memmap" if mapped else "default"},
-    }  # fmt: skip
+    }
     wanted = {"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}
     try:
         return tensorstore.open(wanted, read=True).result()

@@ -139,9 +139,12 @@ def _as_stored(tokens: Tokens) -> dict[int, Encoded]:
 
 
 def _copy_clips(
-    store: Store, into: str | Path, convert: Callable[[Tokens], dict[int, Encoded]], *,
+    store: Store,
+    into: str | Path,
+    convert: Callable[[Tokens], dict[int, Encoded]],
+    *,
     writer_id: str,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     copied = []
     with StoreWriter(into, writer_id=writer_id) as writer:
         for record in store.records.values():
@@ -157,16 +160,27 @@ def _copy_clips(
 
 
 def _copy_clip(
-    store: Store, writer: StoreWriter, record: ClipRecord,
+    store: Store,
+    writer: StoreWriter,
+    record: ClipRecord,
     convert: Callable[[Tokens], dict[int, Encoded]],
-) -> None:  # fmt: skip
+) -> None:
     name = record.clip_id
     clip = writer.begin(
-        Clip(name, record.video, record.start_seconds, record.stop_seconds, record.split,
-             record.action, record.group),
-        dataset=record.dataset, phases=record.phases, source=SourceInfo(**record.source),
+        Clip(
+            name,
+            record.video,
+            record.start_seconds,
+            record.stop_seconds,
+            record.split,
+            record.action,
+            record.group,
+        ),
+        dataset=record.dataset,
+        phases=record.phases,
+        source=SourceInfo(**record.source),
         time_base=Fraction(*record.time_base),
-    )  # fmt: skip
+    )
     try:
         for view in range(record.num_views):
             for part in segments(record.num_frames)[clip.resume_frames // SEGMENT :]:

@@ -14,9 +14,14 @@ __all__ = ["export_store"]
 
 
 def export_store(
-    path: str | Path, out: str | Path, *, kind: str = "hdf5", clips: Sequence[str] | None = None,
-    layers: Sequence[int] | None = None, view: int = 0,
-) -> list[Path]:  # fmt: skip
+    path: str | Path,
+    out: str | Path,
+    *,
+    kind: str = "hdf5",
+    clips: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    view: int = 0,
+) -> list[Path]:
     """Write decoded tokens, float32 (T, n, D), one file a clip (and a block, for npy).
 
     Args:

@@ -106,9 +106,11 @@ def _read_table(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _look(
-    name: str, paths: Mapping[int, Path], wanted: tuple[int, int],
+    name: str,
+    paths: Mapping[int, Path],
+    wanted: tuple[int, int],
     table: Mapping[str, Mapping[str, str]],
-) -> FeatureFile:  # fmt: skip
+) -> FeatureFile:
     lengths = {}
     for block, path in paths.items():
         with opened(path, block) as array:

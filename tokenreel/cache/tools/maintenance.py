@@ -58,11 +58,17 @@ def store_info(path: str | Path) -> StoreInfo:
     store = open_store(path)
     recipe = store.recipe
     return StoreInfo(
-        store.path.name, store.fingerprint, recipe.before_calibration.fingerprint,
-        store.codec.name, recipe.blocks, recipe.num_views,
-        len(store.records), sum(record.num_frames for record in store.records.values()),
-        store.num_bytes, len(read_failures(path)),
-    )  # fmt: skip
+        store.path.name,
+        store.fingerprint,
+        recipe.before_calibration.fingerprint,
+        store.codec.name,
+        recipe.blocks,
+        recipe.num_views,
+        len(store.records),
+        sum(record.num_frames for record in store.records.values()),
+        store.num_bytes,
+        len(read_failures(path)),
+    )
 
 
 def diff_stores(here: str | Path, there: str | Path) -> list[str]:

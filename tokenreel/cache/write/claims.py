@@ -54,9 +54,12 @@ def take_claim(folder: Path, key: str, *, owner: str, expiry_seconds: float) -> 
     make_directory(folder)
     path, token = folder / f"{key}.json", uuid.uuid4().hex
     mine = {
-        "owner": owner, "host": socket.gethostname(), "pid": os.getpid(), "token": token,
+        "owner": owner,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "token": token,
         "started": _started(os.getpid()),
-    }  # fmt: skip
+    }
     for _ in range(3):
         beside = folder / f".tmp-{token}"
         try:

@@ -86,9 +86,12 @@ class ClipWriter:
         return done
 
     def append(
-        self, view: int, encoded: Mapping[int, Encoded], cls: Mapping[int, Array],
+        self,
+        view: int,
+        encoded: Mapping[int, Encoded],
+        cls: Mapping[int, Array],
         cls_normed: Array | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Append t >= 1 frames of a view, in frame order.
 
         Args:
@@ -125,9 +128,14 @@ class ClipWriter:
         counts = {track.num_frames for track in self._tracks} | {len(a) for a in arrays.values()}
         if len(counts) != 1 or counts == {0}:
             raise ValueError(f"{self._record.clip_id}: views and arrays have {counts} frames")
-        record = ClipRecord(**{**self._record.to_dict(), "num_frames": counts.pop(),
-                               "phases": self._record.phases,
-                               "time_base": self._record.time_base})  # fmt: skip
+        record = ClipRecord(
+            **{
+                **self._record.to_dict(),
+                "num_frames": counts.pop(),
+                "phases": self._record.phases,
+                "time_base": self._record.time_base,
+            }
+        )
         with self._disk_errors():
             self._finish(record, arrays)
         problems = check_clip(
@@ -158,9 +166,10 @@ class ClipWriter:
         for group in groups_of(specs):
             write_new(self._folder / group / "zarr.json", group_json())
         values: dict[str, Any] = {
-            "record": record.to_dict(), "seals": seals,
+            "record": record.to_dict(),
+            "seals": seals,
             "fingerprint": self._store.recipe.fingerprint,
-        }  # fmt: skip
+        }
         write_new(self._folder / "zarr.json", group_json({"tokenreel": seal(values)}))
         (self._folder / "begin.json").unlink()
         sync_tree(self._folder)
@@ -197,8 +206,11 @@ class ClipWriter:
         try:
             yield
         except OSError as error:
-            advice = "make room and run the same command again" if error.errno in FULL else (
-                "see that the store is there and may be written")  # fmt: skip
+            advice = (
+                "make room and run the same command again"
+                if error.errno in FULL
+                else ("see that the store is there and may be written")
+            )
             raise StoreError(
                 f"{self._record.clip_id}: cannot write {error.filename or self._store.path}: "
                 f"{error.strerror or error}; {advice}; committed clips are whole"

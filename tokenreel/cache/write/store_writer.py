@@ -52,9 +52,13 @@ class StoreWriter:
     """
 
     def __init__(
-        self, path: str | Path, *, writer_id: str, expiry_seconds: float = 300,
+        self,
+        path: str | Path,
+        *,
+        writer_id: str,
+        expiry_seconds: float = 300,
         sweep_seconds: float = 7 * 86400,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not writer_id.replace("-", "").replace("_", "").isalnum():
             raise ValueError(f"writer_id {writer_id!r}: letters, digits, '-' and '_' only")
         self.path = Path(path)
@@ -73,9 +77,11 @@ class StoreWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._stop.set()
         self._heart.join()
         for claim in list(self._claims.values()):
@@ -91,9 +97,14 @@ class StoreWriter:
         return (self.path / folder_of(clip_key(clip_id)) / "zarr.json").is_file()
 
     def begin(
-        self, clip: Clip, *, dataset: str, phases: tuple[str, ...], source: SourceInfo,
+        self,
+        clip: Clip,
+        *,
+        dataset: str,
+        phases: tuple[str, ...],
+        source: SourceInfo,
         time_base: Fraction,
-    ) -> "ClipWriter":  # fmt: skip
+    ) -> "ClipWriter":
         """Claim a clip and open it, on top of what a killed run left of it.
 
         Raises:
@@ -117,12 +128,21 @@ class StoreWriter:
             raise ClaimHeld(f"{clip.clip_id}: already committed")
         self._claims[key] = claim
         record = ClipRecord(
-            clip_id=clip.clip_id, key=key, dataset=dataset, video=clip.video, split=clip.split,
-            action=clip.action, group=clip.group, phases=phases, num_frames=0,
-            num_views=self.recipe.num_views, start_seconds=clip.start_seconds,
-            stop_seconds=clip.stop_seconds, source=asdict(source),
+            clip_id=clip.clip_id,
+            key=key,
+            dataset=dataset,
+            video=clip.video,
+            split=clip.split,
+            action=clip.action,
+            group=clip.group,
+            phases=phases,
+            num_frames=0,
+            num_views=self.recipe.num_views,
+            start_seconds=clip.start_seconds,
+            stop_seconds=clip.stop_seconds,
+            source=asdict(source),
             time_base=(time_base.numerator, time_base.denominator),
-        )  # fmt: skip
+        )
         try:
             return ClipWriter(self, record)
         except BaseException:

@@ -155,9 +155,18 @@ def paired_bootstrap(
     fewer = min(np.count_nonzero(gains <= 0), np.count_nonzero(gains >= 0))
     p_value = min(1.0, 2 * (fewer + 1) / (len(gains) + 1)) if len(gains) else float("nan")
     return Difference(
-        task, a, b, b - a, float(low), float(high), p_value, sum(sizes), len(sizes),
-        len(gains), note,
-    )  # fmt: skip
+        task,
+        a,
+        b,
+        b - a,
+        float(low),
+        float(high),
+        p_value,
+        sum(sizes),
+        len(sizes),
+        len(gains),
+        note,
+    )
 
 
 def _mean(metrics: Sequence[Sequence[Metric]], drawn: Sequence[Ints]) -> float:

@@ -17,9 +17,14 @@ from numpy.typing import NDArray
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile, read_embeddings
 
 __all__ = [
-    "ActionData", "ScreenedFile", "Side", "file_sha256", "load_action", "load_screened",
+    "ActionData",
+    "ScreenedFile",
+    "Side",
+    "file_sha256",
+    "load_action",
+    "load_screened",
     "screen_clips",
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True, eq=False)

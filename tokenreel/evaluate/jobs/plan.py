@@ -69,9 +69,15 @@ class FilePlan:
 def row_key(score: Score) -> tuple[object, ...]:
     """What tells a row from all others, its settings and its data included."""
     return (
-        score.run, score.embeddings_sha256, score.settings, score.protocol, score.task,
-        score.action, score.split, score.fraction,
-    )  # fmt: skip
+        score.run,
+        score.embeddings_sha256,
+        score.settings,
+        score.protocol,
+        score.task,
+        score.action,
+        score.split,
+        score.fraction,
+    )
 
 
 def plan_file(path: Path, config: EvaluateConfig) -> FilePlan:

@@ -25,9 +25,15 @@ from tokenreel.evaluate.methods.tau import Alignment, align_clips
 from tokenreel.evaluate.protocol import Settings
 
 __all__ = [
-    "Limits", "align_action", "choose_labelled", "classify_action", "missing_data",
-    "regress_action", "retrieve_action", "run_job",
-]  # fmt: skip
+    "Limits",
+    "align_action",
+    "choose_labelled",
+    "classify_action",
+    "missing_data",
+    "regress_action",
+    "retrieve_action",
+    "run_job",
+]
 
 
 @dataclass(frozen=True)
@@ -93,13 +99,20 @@ def classify_action(data: ActionData, settings: Settings, chosen: list[int]) -> 
     val, wanted = np.concatenate(data.val.embeddings), np.concatenate(data.val.labels)
     if settings.classifier != "sgd":
         return classify_phases(
-            np.concatenate(clips), np.concatenate(labels), val, wanted,
+            np.concatenate(clips),
+            np.concatenate(labels),
+            val,
+            wanted,
             classifier=settings.classifier,
-        )  # fmt: skip
+        )
     layer = train_layer(
-        clips, labels, num_classes=data.num_phases, learning_rate=settings.learning_rate,
-        epochs=settings.epochs, seed=settings.seed,
-    )  # fmt: skip
+        clips,
+        labels,
+        num_classes=data.num_phases,
+        learning_rate=settings.learning_rate,
+        epochs=settings.epochs,
+        seed=settings.seed,
+    )
     predicted = layer.predict(val)
     seen = len(np.unique(np.concatenate(labels)))
     return Classified(float((predicted == wanted).mean()), predicted, seen)
@@ -110,9 +123,11 @@ def _classification(job: Job, data: ActionData, blank: Score, _: Limits) -> list
     found = classify_action(data, job.settings, chosen)
     row = replace(
         _learned(blank, data.train, chosen, job.settings),
-        task="classification", value=found.accuracy, num_classes=found.num_classes,
+        task="classification",
+        value=found.accuracy,
+        num_classes=found.num_classes,
         classifier=job.settings.classifier,
-    )  # fmt: skip
+    )
     if "classification-unshared" not in job.tasks:
         return [row]
     lengths = [len(one) for one in data.val.labels]
@@ -120,11 +135,14 @@ def _classification(job: Job, data: ActionData, blank: Score, _: Limits) -> list
     right = found.predicted == np.concatenate(data.val.labels)
     num_shared = sum(data.is_shared)
     rest = replace(
-        row, task="classification-unshared", num_clips=row.num_clips - num_shared,
-        num_frames=int(own.sum()), value=float(right[own].mean()) if own.any() else float("nan"),
+        row,
+        task="classification-unshared",
+        num_clips=row.num_clips - num_shared,
+        num_frames=int(own.sum()),
+        value=float(right[own].mean()) if own.any() else float("nan"),
         note=f"without {num_shared} clips whose video is among the training clips too",
         status="ok" if own.any() else "undefined",
-    )  # fmt: skip
+    )
     return [row, rest]
 
 
@@ -148,10 +166,12 @@ def _progression(job: Job, data: ActionData, blank: Score, _: Limits) -> list[Sc
     used = [*(data.train.labels[i] for i in chosen), *data.val.labels]
     row = replace(
         _learned(blank, data.train, chosen, job.settings),
-        task="progression", value=found.score, num_classes=data.num_phases,
+        task="progression",
+        value=found.score,
+        num_classes=data.num_phases,
         absent_phase=job.settings.absent_phase,
         num_absent=sum(count_absent(one, data.num_phases) > 0 for one in used),
-    )  # fmt: skip
+    )
     return [row]
 
 
@@ -170,12 +190,17 @@ def _few_shot(job: Job, data: ActionData, blank: Score, _: Limits) -> list[Score
         classes = max(classes, found.num_classes)
     num_nan = int(np.isnan(values).sum())
     row = replace(
-        blank, task=job.tasks[0], num_nan=num_nan, num_pairs=len(values), num_classes=classes,
-        num_train_clips=shots, classifier=job.settings.classifier,
+        blank,
+        task=job.tasks[0],
+        num_nan=num_nan,
+        num_pairs=len(values),
+        num_classes=classes,
+        num_train_clips=shots,
+        classifier=job.settings.classifier,
         value=float(np.nanmean(values)) if num_nan < len(values) else float("nan"),
         note="" if num_nan < len(values) else "every draw has one phase only",
         status="ok" if num_nan < len(values) else "undefined",
-    )  # fmt: skip
+    )
     return [row]
 
 
@@ -192,11 +217,16 @@ def _tau(job: Job, data: ActionData, blank: Score, limits: Limits) -> list[Score
 def _tau_row(found: Alignment, blank: Score, settings: Settings) -> Score:
     is_nan = bool(np.isnan(found.tau))
     return replace(
-        blank, task="tau", value=found.tau, stride=settings.tau_stride, distance="sqeuclidean",
-        num_pairs=found.num_pairs, num_nan=found.num_nan_pairs,
+        blank,
+        task="tau",
+        value=found.tau,
+        stride=settings.tau_stride,
+        distance="sqeuclidean",
+        num_pairs=found.num_pairs,
+        num_nan=found.num_nan_pairs,
         note="every pair of clips gives NaN" if is_nan else "",
         status="undefined" if is_nan else "ok",
-    )  # fmt: skip
+    )
 
 
 def _group_tau(job: Job, limits: Limits) -> list[Score]:
@@ -222,9 +252,11 @@ def retrieve_action(data: ActionData, settings: Settings, limits: Limits) -> Ret
 def _retrieval(job: Job, data: ActionData, blank: Score, limits: Limits) -> list[Score]:
     found = retrieve_action(data, job.settings, limits)
     row = replace(
-        blank, stride=job.settings.retrieval_stride, distance="sqeuclidean",
+        blank,
+        stride=job.settings.retrieval_stride,
+        distance="sqeuclidean",
         num_nan=found.num_nan_clips,
-    )  # fmt: skip
+    )
     return [replace(row, task=f"ap@{k}", value=value) for k, value in found.precision.items()]
 
 

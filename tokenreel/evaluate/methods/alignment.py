@@ -19,9 +19,17 @@ from tokenreel.evaluate.methods.tau import squared_distances, tau_b
 __all__ = ["PATH_COLUMNS", "AlignedClips", "align_pair", "find_clip", "path_table", "phase_name"]
 
 PATH_COLUMNS = (
-    "step", "query_frame", "reference_frame", "query_index", "reference_index",
-    "query_seconds", "reference_seconds", "cost", "query_phase", "reference_phase",
-)  # fmt: skip
+    "step",
+    "query_frame",
+    "reference_frame",
+    "query_index",
+    "reference_index",
+    "query_seconds",
+    "reference_seconds",
+    "cost",
+    "query_phase",
+    "reference_phase",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +106,16 @@ def path_table(pair: AlignedClips) -> bytes:
     sides = (pair.query, pair.reference)
     for step, (frames, cost) in enumerate(zip(pair.path.steps, pair.path.costs, strict=True)):
         both = list(zip(sides, frames.tolist(), strict=True))
-        writer.writerow([
-            step, *frames.tolist(), *(_index(clip, frame) for clip, frame in both),
-            *(repr(float(clip.times_seconds[frame])) for clip, frame in both), repr(float(cost)),
-            *(phase_name(clip, frame) for clip, frame in both),
-        ])  # fmt: skip
+        writer.writerow(
+            [
+                step,
+                *frames.tolist(),
+                *(_index(clip, frame) for clip, frame in both),
+                *(repr(float(clip.times_seconds[frame])) for clip, frame in both),
+                repr(float(cost)),
+                *(phase_name(clip, frame) for clip, frame in both),
+            ]
+        )
     return text.getvalue().encode()
 
 

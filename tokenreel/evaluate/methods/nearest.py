@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 __all__ = [
-    "MEMORY_BYTES", "NearestFrames", "nearest_in_each_clip", "nearest_in_other_clips",
+    "MEMORY_BYTES",
+    "NearestFrames",
+    "nearest_in_each_clip",
+    "nearest_in_other_clips",
     "squared_distances",
-]  # fmt: skip
+]
 
 MEMORY_BYTES = 2_000_000_000  # what the blocks of a search may hold, unless told otherwise
 
@@ -76,8 +79,9 @@ def nearest_in_other_clips(
     rows = int(np.clip(memory_bytes // threads // (12 * columns), 1, 1024))
     starts = range(0, len(frames), rows)
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(lambda a: search.nearest(a, min(a + rows, len(frames)), columns),
-                              starts))  # fmt: skip
+        found = list(
+            pool.map(lambda a: search.nearest(a, min(a + rows, len(frames)), columns), starts)
+        )
     return NearestFrames(np.concatenate(found))
 
 

@@ -12,9 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "AbsentPhase", "Regressed", "Rule", "count_absent", "fit_progression", "progression_score",
+    "AbsentPhase",
+    "Regressed",
+    "Rule",
+    "count_absent",
+    "fit_progression",
+    "progression_score",
     "progression_targets",
-]  # fmt: skip
+]
 
 Rule = Literal["error", "tcc2021", "lav", "casa"]
 Floats = NDArray[np.float64]

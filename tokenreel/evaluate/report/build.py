@@ -55,9 +55,14 @@ def write_report(
     """Write OUT/index.html, whole or not at all; arguments as in :func:`make_report`."""
     with threadpool_limits(1):  # more make small fits slower, and change the last digits
         page = make_report(
-            files, scores, frames=frames, config=config, published=published,
-            problems=problems, progress=progress,
-        )  # fmt: skip
+            files,
+            scores,
+            frames=frames,
+            config=config,
+            published=published,
+            problems=problems,
+            progress=progress,
+        )
     make_directory(out)
     path = out / "index.html"
     write_whole(path, page)
@@ -97,29 +102,39 @@ def make_report(
     colours = {run.recipe: run.colour for run in runs}
     sections = [
         Section(
-            "summary", "Summary", "Mean over actions, \u00b1 two standard deviations over seeds. "
+            "summary",
+            "Summary",
+            "Mean over actions, \u00b1 two standard deviations over seeds. "
             "The best of a column is bold, the second underlined.",
             summary_table(summarise(scores, published), colours),
         ),
         Section(
-            "actions", "By action", "The same numbers for each action; whiskers are two standard "
-            "deviations over seeds.", action_bars(table, colours),
+            "actions",
+            "By action",
+            "The same numbers for each action; whiskers are two standard deviations over seeds.",
+            action_bars(table, colours),
         ),
         *_pictures(runs, frames, config, progress=progress),
         _attention(runs, config),
         Section(
-            "training", "Training", "What each run has logged by epoch. Colour is the recipe, the "
-            "dash of a line its seed.", training_curves(runs),
+            "training",
+            "Training",
+            "What each run has logged by epoch. Colour is the recipe, the dash of a line its seed.",
+            training_curves(runs),
         ),
         Section(
-            "scores", "All scores", "Every number with its counts. A heading sorts, the fields "
-            "filter.", all_rows(scores),
+            "scores",
+            "All scores",
+            "Every number with its counts. A heading sorts, the fields filter.",
+            all_rows(scores),
         ),
         Section(
-            "provenance", "Provenance", "What every run is, and what its tokens were made with.",
+            "provenance",
+            "Provenance",
+            "What every run is, and what its tokens were made with.",
             provenance_section(runs),
         ),
-    ]  # fmt: skip
+    ]
     return make_page(config.title, _lead(runs, table, problems), sections)
 
 
@@ -147,21 +162,35 @@ def _pictures(
         "projection": [projection_article(group, shown, config) for group in groups],
     }
     texts = {
-        "alignment": ("Alignment", "Distances between the frames of two clips (near is bright), "
-                      "the cheapest warping path (line), and each query frame's nearest neighbour "
-                      "(dots). Bands beside the axes are phases."),
-        "retrieval": ("Retrieval", "The nearest frames of other clips of the action: \u2713 is the "
-                      "query's phase, \u2717 another."),
-        "confusion": ("Confusion", "Linear classifier on all labelled training frames of the "
-                      "action: percent of a phase's frames; framed cells are right."),
-        "projection": ("Embeddings", "Frames of the held-out clips in two dimensions; colour and "
-                       "shape are the phase."),
-    }  # fmt: skip
+        "alignment": (
+            "Alignment",
+            "Distances between the frames of two clips (near is bright), "
+            "the cheapest warping path (line), and each query frame's nearest neighbour "
+            "(dots). Bands beside the axes are phases.",
+        ),
+        "retrieval": (
+            "Retrieval",
+            "The nearest frames of other clips of the action: \u2713 is the "
+            "query's phase, \u2717 another.",
+        ),
+        "confusion": (
+            "Confusion",
+            "Linear classifier on all labelled training frames of the "
+            "action: percent of a phase's frames; framed cells are right.",
+        ),
+        "projection": (
+            "Embeddings",
+            "Frames of the held-out clips in two dimensions; colour and shape are the phase.",
+        ),
+    }
     return [
-        Section(name, *texts[name], join(
-            notice if name in ("alignment", "retrieval") else None, *(found or [none])))
+        Section(
+            name,
+            *texts[name],
+            join(notice if name in ("alignment", "retrieval") else None, *(found or [none])),
+        )
         for name, found in bodies.items()
-    ]  # fmt: skip
+    ]
 
 
 def _attention(runs: Sequence[RunPage], config: ReportConfig) -> Section:
@@ -178,8 +207,12 @@ def _lead(runs: Sequence[RunPage], table: ScoreTable, problems: Sequence[str]) -
     names = sorted({str(run.file.provenance.get("dataset", "")) for run in runs} - {""})
     recipes = len({run.recipe for run in runs})
     data = f" on {', '.join(names)}" if names else ""
-    lead = tag("p", f"{_count(len(runs), 'run')} of {_count(recipes, 'recipe')}{data}, "
-               f"{_count(len(table.actions), 'action')}.", class_="lead")  # fmt: skip
+    lead = tag(
+        "p",
+        f"{_count(len(runs), 'run')} of {_count(recipes, 'recipe')}{data}, "
+        f"{_count(len(table.actions), 'action')}.",
+        class_="lead",
+    )
     random = sorted({str(run.file.provenance.get("weights", "")) for run in runs})
     weights = [words for words in random if words.startswith("random")]
     words = f"The backbone has random weights ({', '.join(weights)}): compare the rows with one "
@@ -190,8 +223,14 @@ def _lead(runs: Sequence[RunPage], table: ScoreTable, problems: Sequence[str]) -
         known = [(value, row) for value, row in found if value == value]
         if known:
             value, row = max(known, key=lambda item: item[0])
-            cards.append(tag("li", tag("span", task_title(task)), tag("b", number(value)),
-                             tag("span", f"best: {row}")))  # fmt: skip
+            cards.append(
+                tag(
+                    "li",
+                    tag("span", task_title(task)),
+                    tag("b", number(value)),
+                    tag("span", f"best: {row}"),
+                )
+            )
     wrong = tag("ul", *(tag("li", problem) for problem in problems), class_="absent")
     return join(
         lead,

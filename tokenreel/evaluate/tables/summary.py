@@ -96,18 +96,24 @@ def _of_share(given: Published, share: float) -> Published:
     """What is published for a share of the labels, such as "classification@10%" for 0.1."""
     mark = "" if share == 1 else f"@{share:.0%}"
     return {
-        task.removesuffix(mark): values for task, values in given.items()
+        task.removesuffix(mark): values
+        for task, values in given.items()
         if (task.endswith(mark) if mark else not task.endswith("%"))
-    }  # fmt: skip
+    }
 
 
 def _published_row(row: Row, given: Published) -> Row:
     scale = {task: 100 if is_percent(task) else 1 for task in given}
     return Row(
-        row.recipe, row.dataset, "", row.protocol, row.fraction, PUBLISHED,
+        row.recipe,
+        row.dataset,
+        "",
+        row.protocol,
+        row.fraction,
+        PUBLISHED,
         {task: [mean / scale[task]] for task, (mean, _) in given.items()},
         {task: None if two is None else two / scale[task] for task, (_, two) in given.items()},
-    )  # fmt: skip
+    )
 
 
 def is_percent(task: str) -> bool:

@@ -59,8 +59,9 @@ def format_summary(
         seeds = PUBLISHED if row.kind == PUBLISHED else str(row.num_seeds)
         lines.append([_name(row, rows), row.weights, seeds, *cells])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
-            for line in lines]  # fmt: skip
+    text = [
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    ]
     return "\n".join([*text, *sorted({_note(score) for score in scores if score.note})])
 
 
@@ -76,9 +77,14 @@ def _csv(rows: Sequence[Row]) -> str:
     writer.writerow(header)
     for row in rows:
         cells: list[object] = [
-            row.recipe, row.dataset, row.weights, row.protocol, row.fraction, row.kind,
+            row.recipe,
+            row.dataset,
+            row.weights,
+            row.protocol,
+            row.fraction,
+            row.kind,
             row.num_seeds if row.kind == MEASURED else "",
-        ]  # fmt: skip
+        ]
         for task in tasks:
             cells += [_number(row.mean(task)), *(_number(row.two_std(task, d)) for d in (0, 1))]
         for task in tasks:

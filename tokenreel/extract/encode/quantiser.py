@@ -117,8 +117,10 @@ class Quantiser:
             self._encode = plain
             log.warning(
                 "%s: %s is not compiled, and slower for it: %s",
-                self._device, self._codec.name, reason,
-            )  # fmt: skip
+                self._device,
+                self._codec.name,
+                reason,
+            )
 
     def on_host(
         self, outputs: Mapping[str, NDArray[Any]], rows: slice, *, first: int = 0

@@ -141,9 +141,15 @@ class Batcher:
         pixels = flat.reshape(images.shape)
         np.copyto(pixels, images)
         piece = Piece(
-            chunk.position, chunk.attempt, chunk.decoder, batch.num_rows, first, pixels,
-            chunk.frame_size, batch.num_bytes,
-        )  # fmt: skip
+            chunk.position,
+            chunk.attempt,
+            chunk.decoder,
+            batch.num_rows,
+            first,
+            pixels,
+            chunk.frame_size,
+            batch.num_bytes,
+        )
         batch.pieces.append(piece)
         batch.num_rows += len(images)
         batch.num_bytes += images.nbytes

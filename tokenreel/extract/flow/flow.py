@@ -77,15 +77,20 @@ class Flow:
             )
         )
         self._pool = DecodePool(
-            (replace(job, chunk_frames=CHUNK_FRAMES, on_device=self._machine.resizes)
-             for job in self._book.jobs(self._stopping.event)),
+            (
+                replace(job, chunk_frames=CHUNK_FRAMES, on_device=self._machine.resizes)
+                for job in self._book.jobs(self._stopping.event)
+            ),
             slot_shape=(
-                CHUNK_FRAMES * self._room, self._recipe.num_views, 3, *self._recipe.image_size
+                CHUNK_FRAMES * self._room,
+                self._recipe.num_views,
+                3,
+                *self._recipe.image_size,
             ),
             workers=self._machine.workers,
             timeout_seconds=self._config.timeout_seconds,
             is_over=lambda: self._stopping.is_overdue,  # a decoder may yield nothing for minutes
-        )  # fmt: skip
+        )
 
     def hear_decoders(self, show: Callable[[], None]) -> None:
         """Batch what the decoders give until all clips have ended, or the run is stopped."""

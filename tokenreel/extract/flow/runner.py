@@ -100,9 +100,15 @@ def extract_clips(
     if config.compile_backbone:
         compile_quantiser(quantiser, backbone, machine)
     book = ClipBook(
-        manifest, config, recipe, store, report, part=clips_of_shard(manifest, shard),
-        align=1 if machine.mixes else machine.batch_frames, retries=retries,
-    )  # fmt: skip
+        manifest,
+        config,
+        recipe,
+        store,
+        report,
+        part=clips_of_shard(manifest, shard),
+        align=1 if machine.mixes else machine.batch_frames,
+        retries=retries,
+    )
     with ExitStack() as stack:
         stopping = stack.enter_context(stop_on_signals())
         run = Flow(machine, config, recipe, report, book, stopping)

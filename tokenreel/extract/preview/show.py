@@ -83,9 +83,14 @@ def look_at_clip(
     tokens = store.read(clip_id, frames, view=view)
     layers = {block: tokens_to_rgb(tokens.decode(block), _grid(store)) for block in tokens.codes}
     return ClipPicture(
-        record, frames, store.times_seconds(clip_id), seen, reason, layers,
+        record,
+        frames,
+        store.times_seconds(clip_id),
+        seen,
+        reason,
+        layers,
         _similarity(store, record, view),
-    )  # fmt: skip
+    )
 
 
 def tokens_to_rgb(tokens: Array, grid: tuple[int, int]) -> Array:

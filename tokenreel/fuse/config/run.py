@@ -27,10 +27,12 @@ class DataConfig(_Frozen):
     """Which frames a step sees.  Source: CARL, section 3.2."""
 
     seed: int = Field(
-        default=0, ge=0, lt=2**63,
+        default=0,
+        ge=0,
+        lt=2**63,
         description="of the order of clips and of their crops: not that of the run, so that one "
         "stream over the store feeds runs of all seeds",
-    )  # fmt: skip
+    )
     num_frames: int = Field(default=80, ge=2, description="frames T of a view")
     batch_clips: int = Field(default=4, ge=1, description="clips B of a step, two views each")
     sampling: SamplingKind = Field(

@@ -60,9 +60,17 @@ class Batch:
         arrays = (self.gather, self.steps, self.labels, self.num_frames)
         gather, steps, labels, num_frames = (one.to(device, non_blocking=True) for one in arrays)
         return Batch(
-            self.clip_ids, self.frames.to(device), gather, steps, self.valid, labels, num_frames,
-            self.actions, self.own, self.grid,
-        )  # fmt: skip
+            self.clip_ids,
+            self.frames.to(device),
+            gather,
+            steps,
+            self.valid,
+            labels,
+            num_frames,
+            self.actions,
+            self.own,
+            self.grid,
+        )
 
 
 @dataclass(frozen=True)

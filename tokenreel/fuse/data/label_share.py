@@ -60,8 +60,10 @@ def in_order_of_draw(clips: Sequence[EmbeddedClip], config: FuseConfig) -> list[
         return list(clips)
     train = [i for i, clip in enumerate(clips) if clip.split == "train"]
     order = draw_labelled(
-        [clips[i].action for i in train], [clips[i].labels for i in train], share=1,
+        [clips[i].action for i in train],
+        [clips[i].labels for i in train],
+        share=1,
         seed=config.seed,
-    )  # fmt: skip
+    )
     first = [train[i] for i in order]
     return [clips[i] for i in (*first, *sorted(set(range(len(clips))) - set(first)))]

@@ -10,9 +10,18 @@ from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.fuse.data.label_share import draw_labelled
 
 __all__ = [
-    "as_trained", "blocks_of", "class_offsets", "for_store", "is_of", "labelled_clips",
-    "require_store", "require_tokens", "training_clips", "uses_cls", "uses_tokens",
-]  # fmt: skip
+    "as_trained",
+    "blocks_of",
+    "class_offsets",
+    "for_store",
+    "is_of",
+    "labelled_clips",
+    "require_store",
+    "require_tokens",
+    "training_clips",
+    "uses_cls",
+    "uses_tokens",
+]
 
 
 WITH_CLS = "vit_small_patch16_224"  # such as

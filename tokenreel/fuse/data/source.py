@@ -49,10 +49,11 @@ class Wanted:
         """Of the configs of the runs."""
         blocks = {b for one in configs if uses_tokens(one) for b in blocks_of(one, store)}
         return cls(
-            tuple(sorted(blocks)), any(map(uses_cls, configs)),
+            tuple(sorted(blocks)),
+            any(map(uses_cls, configs)),
             any(one.data.views != "clean" for one in configs),
             frozenset(one.data.action for one in configs),
-        )  # fmt: skip
+        )
 
 
 class TokenSource:
@@ -91,25 +92,32 @@ class TokenSource:
         self._decoder = Decoder(store.codec, store.recipe.dim)
         if clips is None:
             clips = [
-                clip for clip in store.select(split="train")
+                clip
+                for clip in store.select(split="train")
                 if any(is_of(config, clip) for config in configs)
-            ]  # fmt: skip
+            ]
         views = [clip.num_views if wanted.every_view else 1 for clip in clips]
         frames = sum(clip.num_frames * count for clip, count in zip(clips, views, strict=True))
         each = frame_bytes(store, self.blocks, cls=self.uses_cls)
         self.placement = choose_placement(
-            placement, frames * each, device,
-            memory_bytes=memory_bytes, batch_bytes=frames_at_once * each,
-        )  # fmt: skip
+            placement,
+            frames * each,
+            device,
+            memory_bytes=memory_bytes,
+            batch_bytes=frames_at_once * each,
+        )
         self._kept_ids = (
             {clip.clip_id for clip in clips} if self.placement.kind != "disk" else set()
         )
         self._kept: dict[tuple[str, int], Frames] = {}
         log.info(
             "tokens: %.2f GB of codes, placement %s: %s; up to %.2f GB at once, %d batches ahead",
-            frames * each / 1e9, self.placement.kind, self.placement.reason,
-            frames_at_once * each / 1e9, self.placement.ahead,
-        )  # fmt: skip
+            frames * each / 1e9,
+            self.placement.kind,
+            self.placement.reason,
+            frames_at_once * each / 1e9,
+            self.placement.ahead,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": {}}

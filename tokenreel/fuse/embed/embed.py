@@ -38,9 +38,14 @@ from tokenreel.fuse.runs.provenance import (
 from tokenreel.fuse.systems.mvformer import build_model
 
 __all__ = [
-    "FRAMES_AT_ONCE", "Embedder", "clip_context", "embed_run", "embed_together", "load_run",
+    "FRAMES_AT_ONCE",
+    "Embedder",
+    "clip_context",
+    "embed_run",
+    "embed_together",
+    "load_run",
     "pieces",
-]  # fmt: skip
+]
 
 log = logging.getLogger(__name__)
 
@@ -66,9 +71,12 @@ def load_run(run: Path, source_of: Callable[[FuseConfig], TokenSource]) -> Embed
     state = load_checkpoint(path) if path.exists() else None
     classes = classes_in(state["model"]) if state else source.num_classes
     model = build_model(
-        config, dim=source.dim(config), cls_dim=source.cls_dim, num_classes=classes,
+        config,
+        dim=source.dim(config),
+        cls_dim=source.cls_dim,
+        num_classes=classes,
         grid=source.grid,
-    )  # fmt: skip
+    )
     if state is not None:
         restore_weights(path, model, config, state)
         epoch, step = state["position"]
@@ -115,8 +123,11 @@ def embed_run(
 
     embedder = load_run(run, source_of)
     provenance = {
-        "run": run.name, **embedder.provenance, **there, "trained_on": trained_on,
-    }  # fmt: skip
+        "run": run.name,
+        **embedder.provenance,
+        **there,
+        "trained_on": trained_on,
+    }
     left_out: dict[str, list[str]] = {}
     embedder = replace(embedder, out=out, provenance=provenance)
     embed_together(found[0], [embedder], progress=progress, left_out=left_out)

@@ -104,9 +104,13 @@ def pooled_attention(
 
 
 def _reference(
-    tokens: CodedTokens, models: Sequence[QueryWeights], hidden: Tensor | None,
-    normalise: bool, disjoint: bool, with_attention: bool,
-) -> list[Pooled]:  # fmt: skip
+    tokens: CodedTokens,
+    models: Sequence[QueryWeights],
+    hidden: Tensor | None,
+    normalise: bool,
+    disjoint: bool,
+    with_attention: bool,
+) -> list[Pooled]:
     say_reference()
     out = []
     decoded = tokens.decode(_precision(models[0].queries))
@@ -119,9 +123,12 @@ def _reference(
 
 
 def _one_pass(
-    tokens: CodedTokens, models: Sequence[QueryWeights], hidden: Tensor | None,
-    with_attention: bool, word: str,
-) -> list[Pooled]:  # fmt: skip
+    tokens: CodedTokens,
+    models: Sequence[QueryWeights],
+    hidden: Tensor | None,
+    with_attention: bool,
+    word: str,
+) -> list[Pooled]:
     queries = [absorb_queries(tokens, weights) for weights in models]
     if any(rows.dim() == 3 for rows in queries):
         frames = tokens.num_frames
@@ -141,9 +148,14 @@ def _one_pass(
 
 
 def _two_passes(
-    tokens: CodedTokens, weights: QueryWeights, hidden: Tensor | None,
-    normalise: bool, disjoint: bool, with_attention: bool, word: str,
-) -> Pooled:  # fmt: skip
+    tokens: CodedTokens,
+    weights: QueryWeights,
+    hidden: Tensor | None,
+    normalise: bool,
+    disjoint: bool,
+    with_attention: bool,
+    word: str,
+) -> Pooled:
     codes, scales = list(tokens.codes), list(tokens.scales)
     if normalise:
         scores = _normalised_scores(tokens, weights, word)

@@ -29,9 +29,12 @@ def make_head(config: LossConfig, *, width: int, num_classes: int) -> nn.Module:
     if isinstance(config, SalConfig):
         first, second = config.hidden
         return nn.Sequential(
-            nn.Linear(3 * width, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(),
+            nn.Linear(3 * width, first),
+            nn.ReLU(),
+            nn.Linear(first, second),
+            nn.ReLU(),
             nn.Linear(second, 2),
-        )  # fmt: skip
+        )
     if isinstance(config, CrossEntropyConfig):
         if num_classes < 2:
             raise ValueError(f"{num_classes} phases: a supervised loss needs two or more")

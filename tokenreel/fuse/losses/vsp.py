@@ -20,9 +20,12 @@ from tokenreel.fuse.config.loss import VspConfig
 from tokenreel.fuse.losses.inputs import LossInput
 
 __all__ = [
-    "draw_bridges", "phase_bridges", "process_contrastive_loss", "supervised_contrastive_loss",
+    "draw_bridges",
+    "phase_bridges",
+    "process_contrastive_loss",
+    "supervised_contrastive_loss",
     "vsp",
-]  # fmt: skip
+]
 
 Bridges = tuple[NDArray[np.int64], NDArray[np.int64]]
 

@@ -31,9 +31,13 @@ __all__ = [
 ]
 
 KINDS = {
-    "config": str, "position": list, "losses": list, "model": dict, "optimiser": dict,
+    "config": str,
+    "position": list,
+    "losses": list,
+    "model": dict,
+    "optimiser": dict,
     "scaler": dict,
-}  # fmt: skip
+}
 FIELDS = frozenset(KINDS)
 MODEL_FIELDS = ("model", "pooling", "temporal", "loss")  # of a config: what has weights
 # Of them, those that may differ where all weights fit: blocks are those of the store.

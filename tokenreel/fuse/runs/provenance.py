@@ -16,9 +16,13 @@ from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.fuse.data.requirements import labelled_clips, uses_tokens
 
 __all__ = [
-    "describe_run", "describe_store", "read_about", "read_config", "require_init",
+    "describe_run",
+    "describe_store",
+    "read_about",
+    "read_config",
+    "require_init",
     "require_same_tokens",
-]  # fmt: skip
+]
 
 log = logging.getLogger(__name__)
 
@@ -161,8 +165,10 @@ def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
     if changed:
         log.warning(
             "%s was trained on frames prepared in another way than those of %s: %s",
-            run, there["store_name"], ", ".join(changed),
-        )  # fmt: skip
+            run,
+            there["store_name"],
+            ", ".join(changed),
+        )
     return about
 
 

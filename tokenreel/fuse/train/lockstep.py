@@ -62,9 +62,12 @@ def fit(
     start = min(run.position for run in active)
     epochs = max(run.config.optim.epochs for run in active)
     bar = Progress(
-        desc=runs[0].out.name if len(runs) == 1 else f"{len(runs)} runs", unit="epoch",
-        total=epochs, initial=start[0], enabled=progress and world.is_first,
-    )  # fmt: skip
+        desc=runs[0].out.name if len(runs) == 1 else f"{len(runs)} runs",
+        unit="epoch",
+        total=epochs,
+        initial=start[0],
+        enabled=progress and world.is_first,
+    )
     batches = stream_batches(
         source, clips, sampling, start=start, epochs=epochs, rank=world.rank, world=world.size
     )
@@ -178,8 +181,10 @@ def _save_and_stop(active: Sequence[Run]) -> None:
         epoch, number = run.position
         log.warning(
             "told to stop: %s saved at epoch %d, step %d; run it again to go on",
-            run.out, epoch, number,
-        )  # fmt: skip
+            run.out,
+            epoch,
+            number,
+        )
     raise SystemExit(143)
 
 

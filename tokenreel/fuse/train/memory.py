@@ -53,9 +53,12 @@ def run_bytes(config: FuseConfig, source: TokenSource) -> int:
         return frames * source.dim(config) * 4
     with torch.device("meta"):
         model = build_model(
-            config, dim=source.dim(config), cls_dim=source.cls_dim,
-            num_classes=source.num_classes, grid=source.grid,
-        )  # fmt: skip
+            config,
+            dim=source.dim(config),
+            cls_dim=source.cls_dim,
+            num_classes=source.num_classes,
+            grid=source.grid,
+        )
     weights = 16 * sum(parameter.numel() for parameter in model.parameters())
     return weights + attended_bytes(config, source) + embeddings
 

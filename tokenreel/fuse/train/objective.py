@@ -23,8 +23,10 @@ def precision_of(word: str, device: torch.device) -> torch.dtype:
     if word == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {
-        "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
-    }[word]  # fmt: skip
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+    }[word]
 
 
 def batch_loss(
@@ -56,9 +58,13 @@ def batch_loss(
         if model.training and config.augment.changes_tokens:
             clips = batch.clip_ids[batch.own]
             seen = augment_views(
-                seen, config.augment, grid=batch.grid, clip_ids=clips, seed=seed,
+                seen,
+                config.augment,
+                grid=batch.grid,
+                clip_ids=clips,
+                seed=seed,
                 knows_places=config.pooling.kind == "grid",
-            )  # fmt: skip
+            )
         tokens = seen.tokens if attended is None else attended
         views = model.pool_views(tokens, seen.cls, seen.gather, seen.hidden)
         embeddings = model.project(model.fuse(views, batch.valid[batch.own].flatten(0, 1)))

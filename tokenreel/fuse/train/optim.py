@@ -29,6 +29,9 @@ def make_optimiser(config: OptimConfig, model: nn.Module) -> torch.optim.Optimiz
     """Adam or AdamW over all parameters, each of which is read and written once a step."""
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     return kinds[config.name](
-        model.parameters(), lr=config.lr, eps=config.eps, weight_decay=config.weight_decay,
+        model.parameters(),
+        lr=config.lr,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
         fused=True,
-    )  # fmt: skip
+    )

@@ -61,9 +61,12 @@ class Run:
         self.device = source.device
         self.position = (0, 0)
         self.model: FusionModel = build_model(
-            config, dim=source.dim(config), cls_dim=source.cls_dim,
-            num_classes=source.num_classes, grid=source.grid,
-        )  # fmt: skip
+            config,
+            dim=source.dim(config),
+            cls_dim=source.cls_dim,
+            num_classes=source.num_classes,
+            grid=source.grid,
+        )
         if config.init is not None:
             initialise(Path(config.init), self.model, config)
         self.model.to(self.device)

@@ -111,19 +111,28 @@ def train_together(
         left = [one for one in waiting if not one.is_done and one.job.out not in errors]
         for (path, _, frames), groups in _with_same_tokens(_groups(left), stores, world).items():
             configs = [one.job.config for group in groups for one in group]
-            make_source = cache(partial(
-                TokenSource, stores[path], configs, where,
-                placement=placement, memory_bytes=memory_bytes, frames_at_once=frames,
-            ))  # fmt: skip
+            make_source = cache(
+                partial(
+                    TokenSource,
+                    stores[path],
+                    configs,
+                    where,
+                    placement=placement,
+                    memory_bytes=memory_bytes,
+                    frames_at_once=frames,
+                )
+            )
             for group in groups:
                 errors |= _train_group(group, make_source, world, progress=progress)
     return [
         RunResult(
-            one.job.out, one.folder.embeddings, one.folder.embeddings in done,
+            one.job.out,
+            one.folder.embeddings,
+            one.folder.embeddings in done,
             errors.get(one.job.out),
         )
         for one in waiting
-    ]  # fmt: skip
+    ]
 
 
 def _prepare(
@@ -214,8 +223,11 @@ def _parts(group: Sequence[_Waiting], source: TokenSource, world: World) -> list
     if len(group) > 1:
         log.info(
             "%d runs in lock-step, %d at a time: they hold %.2f GB, %.2f GB free",
-            len(group), max(map(len, parts)), sum(sizes) / 1e9, room / 1e9,
-        )  # fmt: skip
+            len(group),
+            max(map(len, parts)),
+            sum(sizes) / 1e9,
+            room / 1e9,
+        )
     return [[group[number] for number in part] for part in parts]
 
 
@@ -244,12 +256,14 @@ def _train_and_embed(
             run.close()
     embedders = [
         Embedder(
-            runs[one].model if one in runs else None, one.job.config, one.folder.embeddings,
+            runs[one].model if one in runs else None,
+            one.job.config,
+            one.folder.embeddings,
             {"run": one.job.out.name, **one.folder.about},
         )
         for one in group
         if one.job.out not in failed
-    ]  # fmt: skip
+    ]
     if embedders and world.is_first:
         embed_together(source, embedders, progress=progress, beat=beat)
     return failed

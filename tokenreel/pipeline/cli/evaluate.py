@@ -76,8 +76,9 @@ def frozen(
     from tokenreel.pipeline.phases.evaluation import evaluate_words
 
     files = pool_store(store, out, blocks=block)
-    _report(evaluate_words([*map(str, files), *(words or [])], out=out, jobs=jobs, memory=memory),
-            out)  # fmt: skip
+    _report(
+        evaluate_words([*map(str, files), *(words or [])], out=out, jobs=jobs, memory=memory), out
+    )
 
 
 @app.command()

@@ -118,11 +118,22 @@ def retrieve(
     file = _read_run(run)
     clip = find_clip(file, query_clip)
     found = nearest_frames(clip, frame, gallery_of(file, clip), k=k)
-    say(f"query: {clip.clip_id}, frame {frame}, {clip.times_seconds[frame]:.2f} s, "
-        f"{phase_name(clip, frame) or 'no label'}")  # fmt: skip
-    rows = [[rank, one.clip.clip_id, one.frame, f"{one.clip.times_seconds[one.frame]:.2f}",
-             f"{one.distance:.4f}", phase_name(one.clip, one.frame), judge(one)]
-            for rank, one in enumerate(found, start=1)]  # fmt: skip
+    say(
+        f"query: {clip.clip_id}, frame {frame}, {clip.times_seconds[frame]:.2f} s, "
+        f"{phase_name(clip, frame) or 'no label'}"
+    )
+    rows = [
+        [
+            rank,
+            one.clip.clip_id,
+            one.frame,
+            f"{one.clip.times_seconds[one.frame]:.2f}",
+            f"{one.distance:.4f}",
+            phase_name(one.clip, one.frame),
+            judge(one),
+        ]
+        for rank, one in enumerate(found, start=1)
+    ]
     say(format_table(["rank", "clip", "frame", "seconds", "distance", "phase", "verdict"], rows))
     path = out / f"{_file_name(clip.clip_id)}-{frame}.png"
     try:

@@ -38,15 +38,28 @@ def fidelity_table(report: "FidelityReport") -> str:
 
     tasks = [task for task in TASKS if any(task in row.metrics for row in report.rows)]
     header = [
-        "codec", "bytes/frame", "of fp16", "rel error", "cos median", "cos worst 1%",
-        "pooled error", *(word for task in tasks for word in (_short(task), "+/-")),
-    ]  # fmt: skip
+        "codec",
+        "bytes/frame",
+        "of fp16",
+        "rel error",
+        "cos median",
+        "cos worst 1%",
+        "pooled error",
+        *(word for task in tasks for word in (_short(task), "+/-")),
+    ]
     rows = [
-        [row.codec, round(row.bytes_per_frame), f"{row.share:.4f}", f"{row.error.relative:.4f}",
-         f"{row.error.cosine_median:.4f}", f"{row.error.cosine_worst:.4f}",
-         f"{row.error.pooled:.4f}", *_metrics(report, row, tasks)]
+        [
+            row.codec,
+            round(row.bytes_per_frame),
+            f"{row.share:.4f}",
+            f"{row.error.relative:.4f}",
+            f"{row.error.cosine_median:.4f}",
+            f"{row.error.cosine_worst:.4f}",
+            f"{row.error.pooled:.4f}",
+            *_metrics(report, row, tasks),
+        ]
         for row in report.rows
-    ]  # fmt: skip
+    ]
     lines = [format_table(header, rows), ""]
     lines.append(
         f"{report.num_clips} clips, {report.num_frames} frames of {report.source}; weights "
@@ -66,9 +79,10 @@ def fidelity_table(report: "FidelityReport") -> str:
 
 def _cost(report: "FidelityReport", row: "FidelityRow", tasks: list[str]) -> str:
     changes = [
-        f"{_short(task)} {report.change(row, task):+.3f}" for task in tasks
+        f"{_short(task)} {report.change(row, task):+.3f}"
+        for task in tasks
         if task in row.metrics and task in report.rows[0].metrics
-    ]  # fmt: skip
+    ]
     parts = [f"{row.share:.3f} of fp16's bytes", f"pooled error {row.error.pooled:.4f}", *changes]
     return ", ".join(parts)
 
@@ -77,8 +91,10 @@ def _metrics(report: "FidelityReport", row: "FidelityRow", tasks: list[str]) -> 
     cells = []
     for task in tasks:
         value, change = row.metrics.get(task), report.change(row, task)
-        cells += ["absent" if value is None else f"{value:.3f}",
-                  "absent" if math.isnan(change) else f"{change:+.3f}"]  # fmt: skip
+        cells += [
+            "absent" if value is None else f"{value:.3f}",
+            "absent" if math.isnan(change) else f"{change:+.3f}",
+        ]
     return cells
 
 

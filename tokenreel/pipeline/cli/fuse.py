@@ -43,9 +43,14 @@ def train(
     if "=" in recipe:  # `fuse train seed=1`: the recipe was left out
         recipe, words = "sample", [recipe, *(words or [])]
     result = train_recipe(
-        recipe, words or [], store=store, out=out, device=device, placement=placement,
+        recipe,
+        words or [],
+        store=store,
+        out=out,
+        device=device,
+        placement=placement,
         memory_bytes=_bytes(memory),
-    )  # fmt: skip
+    )
     say(f"run: {result.path}")
 
 
@@ -69,9 +74,14 @@ def ablate(
     from tokenreel.pipeline.phases.ablation import ablate as ablate_words
 
     report = ablate_words(
-        words, seeds=seeds, stores=store or [], out=out, device=device, placement=placement,
+        words,
+        seeds=seeds,
+        stores=store or [],
+        out=out,
+        device=device,
+        placement=placement,
         memory_bytes=_bytes(memory),
-    )  # fmt: skip
+    )
     say(report.text)
     for problem in report.problems:
         say(f"problem: {problem}")

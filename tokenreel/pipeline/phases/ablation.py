@@ -83,9 +83,12 @@ def ablate(
     folder = out or RESULTS / folder_name([word for word in words if "=" not in word])
     jobs, problems = plan_jobs(rows, seeds, stores, RUNS if out is None else out / "runs")
     results = train_together(
-        [job for _, _, job in jobs], device=device, placement=placement,
-        memory_bytes=memory_bytes, progress=progress,
-    )  # fmt: skip
+        [job for _, _, job in jobs],
+        device=device,
+        placement=placement,
+        memory_bytes=memory_bytes,
+        progress=progress,
+    )
     for one in results:
         if one.error is not None:
             problems.append(f"{one.path.name}: {str(one.error).removeprefix(f'{one.path.name}: ')}")
@@ -111,9 +114,11 @@ def _evaluate(
     """The table of the runs that did not fail, and what could not be evaluated."""
     good = [result.path for result in results if result.error is None]
     report = evaluate_files(
-        [path / EMBEDDINGS for path in good], config=EvaluateConfig(), out=folder,
+        [path / EMBEDDINGS for path in good],
+        config=EvaluateConfig(),
+        out=folder,
         progress=progress,
-    )  # fmt: skip
+    )
     values, missing = values_of_rows(report.scores, owners)
     text = "\n".join([format_ablation(rows, values, report.scores, owners), *notes])
     make_directory(folder)

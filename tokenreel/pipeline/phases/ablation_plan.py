@@ -96,10 +96,13 @@ def plan_jobs(
             store, runs = _store_for(row, opened, folder)
             for seed in range(seeds):
                 jobs += [
-                    (row, seed, make_job(row.recipe, [*words, f"seed={seed}"], store=store,
-                                         folder=folder))
+                    (
+                        row,
+                        seed,
+                        make_job(row.recipe, [*words, f"seed={seed}"], store=store, folder=folder),
+                    )
                     for words in runs
-                ]  # fmt: skip
+                ]
         except (UsageError, StoreError) as error:
             refused.setdefault(str(error), []).append(row.label)
     problems = [f"{_named(labels, len(rows))}: {why}" for why, labels in refused.items()]

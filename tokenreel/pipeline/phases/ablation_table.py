@@ -13,9 +13,15 @@ from tokenreel.pipeline.recipes.base import IN_PERCENT, as_printed
 __all__ = ["Row", "Values", "ablation_csv", "format_ablation", "values_of_rows"]
 
 TASKS = (
-    "classification@10%", "classification@50%", "classification", "progression", "tau", "ap@5",
-    "ap@10", "ap@15",
-)  # fmt: skip
+    "classification@10%",
+    "classification@50%",
+    "classification",
+    "progression",
+    "tau",
+    "ap@5",
+    "ap@10",
+    "ap@15",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,18 +127,37 @@ def ablation_csv(rows: Sequence[Row], values: Values) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        ["row", "recipe", "changes", "task", "seeds", "mean", "2std ddof=0", "2std ddof=1",
-         "published", "published 2std"]
-    )  # fmt: skip
+        [
+            "row",
+            "recipe",
+            "changes",
+            "task",
+            "seeds",
+            "mean",
+            "2std ddof=0",
+            "2std ddof=1",
+            "published",
+            "published 2std",
+        ]
+    )
     for row in rows:
         for task in _tasks([row], values):
             own = values.get(row, {}).get(task, [])
             mean, spread = _mean_and_spread(own) if own else (None, None)
             sample = 2 * float(np.std(own, ddof=1)) if len(own) > 1 else None
             writer.writerow(
-                [row.label, row.recipe, " ".join(row.words), task, len(own), mean, spread,
-                 sample, *row.published.get(task, ("", ""))]
-            )  # fmt: skip
+                [
+                    row.label,
+                    row.recipe,
+                    " ".join(row.words),
+                    task,
+                    len(own),
+                    mean,
+                    spread,
+                    sample,
+                    *row.published.get(task, ("", "")),
+                ]
+            )
     return text.getvalue()
 
 

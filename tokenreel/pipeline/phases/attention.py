@@ -138,9 +138,13 @@ def _write(found: ClipAttention, store: Store, root: Path, folder: Path) -> Atte
     files = {kind: folder / f"{name}.{kind}" for kind in ("png", "mp4", "npz")}
     numbers = io.BytesIO()
     np.savez_compressed(
-        numbers, weights=found.weights, times_seconds=found.times_seconds, labels=found.labels,
-        clip_id=found.record.clip_id, phases=np.array(found.record.phases),
-    )  # fmt: skip
+        numbers,
+        weights=found.weights,
+        times_seconds=found.times_seconds,
+        labels=found.labels,
+        clip_id=found.record.clip_id,
+        phases=np.array(found.record.phases),
+    )
     write_whole(files["npz"], numbers.getvalue())
     columns = np.unique(
         np.linspace(0, len(found.weights) - 1, NUM_COLUMNS).round().astype(np.int64)

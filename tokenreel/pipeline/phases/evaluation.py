@@ -20,9 +20,13 @@ from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import RECIPES
 
 __all__ = [
-    "compare_words", "evaluate_words", "format_differences", "parse_bytes", "published_numbers",
+    "compare_words",
+    "evaluate_words",
+    "format_differences",
+    "parse_bytes",
+    "published_numbers",
     "split_words",
-]  # fmt: skip
+]
 
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -45,9 +49,14 @@ def evaluate_words(
     """
     config, runs = split_words(words)
     return evaluate_files(
-        runs, config=config, out=out, progress=progress, jobs=jobs or num_processors(),
-        memory_bytes=parse_bytes(memory), published=published_numbers(),
-    )  # fmt: skip
+        runs,
+        config=config,
+        out=out,
+        progress=progress,
+        jobs=jobs or num_processors(),
+        memory_bytes=parse_bytes(memory),
+        published=published_numbers(),
+    )
 
 
 def split_words(words: Sequence[str]) -> tuple[EvaluateConfig, list[Path]]:
@@ -74,9 +83,13 @@ def compare_words(
     """
     config = apply_overrides(EvaluateConfig(), words, root="evaluate")
     found = compare_files(
-        find_runs([first]), find_runs([second]), config=config, resamples=resamples, seed=seed,
+        find_runs([first]),
+        find_runs([second]),
+        config=config,
+        resamples=resamples,
+        seed=seed,
         progress=progress,
-    )  # fmt: skip
+    )
     if out is not None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -91,12 +104,17 @@ def format_differences(found: Sequence[Difference]) -> str:
     header = ["metric", "A", "B", "B - A", "95 % interval", "p", "clips", ""]
     rows = [
         [
-            one.task, f"{one.a:.4f}", f"{one.b:.4f}", f"{one.gain:+.4f}",
-            f"{one.low:+.4f} to {one.high:+.4f}", f"{one.p_value:.3f}", one.num_clips,
+            one.task,
+            f"{one.a:.4f}",
+            f"{one.b:.4f}",
+            f"{one.gain:+.4f}",
+            f"{one.low:+.4f} to {one.high:+.4f}",
+            f"{one.p_value:.3f}",
+            one.num_clips,
             "real" if one.is_real else "within chance",
         ]
         for one in found
-    ]  # fmt: skip
+    ]
     notes = sorted({f"{one.task}: {one.note}" for one in found if one.note})
     about = (
         f"{found[0].num_resamples} paired draws of validation clips within each action; a run "

@@ -128,10 +128,16 @@ class Plan:
         for size in self.sizes:
             needed = size.frame_bytes * self.rates.backbone_frames / self.views
             verdict = "yes" if needed <= self.rates.write_bytes else "no: the disk is the limit"
-            rows.append([
-                size.codec, round(size.frame_bytes), f"{size.num_bytes / 1e9:.2f}",
-                size.num_files, f"{needed / 1e9:.3f}", verdict,
-            ])  # fmt: skip
+            rows.append(
+                [
+                    size.codec,
+                    round(size.frame_bytes),
+                    f"{size.num_bytes / 1e9:.2f}",
+                    size.num_files,
+                    f"{needed / 1e9:.3f}",
+                    verdict,
+                ]
+            )
         header = ["codec", "bytes/frame", "GB", "files", "disk GB/s needed", "disk keeps up"]
         return format_table(header, rows)
 

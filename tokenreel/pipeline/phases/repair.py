@@ -20,9 +20,13 @@ __all__ = ["repair_store"]
 
 
 def repair_store(
-    store: Path, report: VerifyReport, words: Sequence[str] = (), *, root: Path | None = None,
+    store: Path,
+    report: VerifyReport,
+    words: Sequence[str] = (),
+    *,
+    root: Path | None = None,
     progress: bool = True,
-) -> ExtractReport | None:  # fmt: skip
+) -> ExtractReport | None:
     """Extract the damaged clips of a store again, as its recipe and its data set say.
 
     Nothing is removed before it is known that the clips can be made again.

@@ -67,9 +67,15 @@ def report_scores(
     if not files:
         raise EmbeddingFileError(f"no embedding file to report on: {last}")
     return write_report(
-        files, scores.scores, out, frames=frames_of(files, root), config=config,
-        published=published_numbers(), problems=scores.problems, progress=True,
-    )  # fmt: skip
+        files,
+        scores.scores,
+        out,
+        frames=frames_of(files, root),
+        config=config,
+        published=published_numbers(),
+        problems=scores.problems,
+        progress=True,
+    )
 
 
 def frames_of(files: Sequence[EmbeddingFile], root: Path | None) -> FrameSource:

@@ -74,8 +74,10 @@ def _alone(folder: Path) -> Iterator[None]:
         except OSError as error:
             log.warning(
                 "%s: this file system has no locks (%s): let one process make the store before "
-                "others start, or give all of them one --out", folder, error.strerror,
-            )  # fmt: skip
+                "others start, or give all of them one --out",
+                folder,
+                error.strerror,
+            )
         yield
     finally:
         os.close(handle)

@@ -50,9 +50,15 @@ def train_recipe(
     """
     job = make_job(name, words, store=store, out=out)
     return train(
-        job.config, store=job.store, out=job.out, device=device, placement=placement,
-        memory_bytes=memory_bytes, progress=progress, provenance=job.provenance,
-    )  # fmt: skip
+        job.config,
+        store=job.store,
+        out=job.out,
+        device=device,
+        placement=placement,
+        memory_bytes=memory_bytes,
+        progress=progress,
+        provenance=job.provenance,
+    )
 
 
 def make_job(

@@ -10,9 +10,15 @@ from tokenreel.cache.format.identity import StoreRecipe
 from tokenreel.fuse.config.run import FuseConfig
 
 __all__ = [
-    "IN_PERCENT", "Published", "Recipe", "as_printed", "by_labels", "describe", "documented",
+    "IN_PERCENT",
+    "Published",
+    "Recipe",
+    "as_printed",
+    "by_labels",
+    "describe",
+    "documented",
     "percent",
-]  # fmt: skip
+]
 
 Published = Mapping[str, tuple[float, float | None]]
 

@@ -64,7 +64,9 @@ PLACES: dict[str, tuple[str, dict[str, Any], int, str | None]] = {
 PUBLISHED: dict[tuple[str, str], Published] = {
     ("sal", "penn"): percent(68.15, 0.390, 0.474, 76.04),
     ("tcn", "penn"): {
-        **percent(68.09, 0.383, 0.542, 77.84), "ap@10": (77.51, None), "ap@15": (77.28, None),
+        **percent(68.09, 0.383, 0.542, 77.84),
+        "ap@10": (77.51, None),
+        "ap@15": (77.28, None),
     },
     ("tcc", "penn"): percent(74.39, 0.591, 0.641),
     ("lav", "penn"): percent(78.68, 0.625, 0.684),
@@ -89,15 +91,19 @@ PUBLISHED: dict[tuple[str, str], Published] = {
     ("tcc", "pouring"): percent(91.53, 0.837, 0.864),
     ("lav", "pouring"): percent(92.84, 0.805, 0.856),
     ("vsp-5", "pouring"): percent(93.85, 0.942, 0.990, 91.85),
-}  # fmt: skip
+}
 STARRED: dict[str, Published] = {
     "tcc": {
-        **percent(81.35, 0.664, 0.701, 76.74), "ap@10": (76.27, None), "ap@15": (75.88, None),
+        **percent(81.35, 0.664, 0.701, 76.74),
+        "ap@10": (76.27, None),
+        "ap@15": (75.88, None),
     },
     "lav": {
-        **percent(84.25, 0.661, 0.805, 79.13), "ap@10": (78.98, None), "ap@15": (78.90, None),
+        **percent(84.25, 0.661, 0.805, 79.13),
+        "ap@10": (78.98, None),
+        "ap@15": (78.90, None),
     },
-}  # fmt: skip
+}
 # FineGym's probe learns with a rate of 50 from unit embeddings, and from others as released.
 PROBE_RATE = {"learning_rate": 0.1}
 ENCODER = f"CARL's encoder in place of the method's own network; {SAME_VIEW}"
@@ -120,16 +126,24 @@ def _baseline(method: str, place: str, published: Published) -> Maker:
     def make() -> Recipe:
         is_gym = action is not None
         fuse = late_fusion(
-            num_frames=num_frames, sampling="uniform", embed_frames=6000 if is_gym else 1000,
+            num_frames=num_frames,
+            sampling="uniform",
+            embed_frames=6000 if is_gym else 1000,
             action=action,
-        )  # fmt: skip
+        )
         fuse = apply_overrides(fuse, words, root="fuse")
         fuse = FuseConfig.model_validate(fuse.model_dump() | {"loss": loss.model_dump()})
         rate = PROBE_RATE if is_gym and not fuse.temporal.l2_normalise else {}
         return Recipe(
-            dataset, fuse, protocol | rate, label, published, source=source, status="variant",
+            dataset,
+            fuse,
+            protocol | rate,
+            label,
+            published,
+            source=source,
+            status="variant",
             differs=ENCODER + also,
-        )  # fmt: skip
+        )
 
     of_classes = f": a store of `extract run finegym classes={action[3:]}`" if action else ""
     make.__doc__ = f"{label} on {dataset}{of_classes}."
@@ -139,9 +153,11 @@ def _baseline(method: str, place: str, published: Published) -> Maker:
 def _starred(method: str) -> Maker:
     def make() -> Recipe:
         return replace(
-            _baseline(method, "penn", STARRED[method])(), label=f"{method.upper()}*",
-            source=tables_of(f"{method}-star-penn"), per_action=True,
-        )  # fmt: skip
+            _baseline(method, "penn", STARRED[method])(),
+            label=f"{method.upper()}*",
+            source=tables_of(f"{method}-star-penn"),
+            per_action=True,
+        )
 
     make.__doc__ = f"{method.upper()} on penn_action, one model for each of its 13 actions."
     return make

@@ -29,8 +29,10 @@ __all__ = ["CARL"]
 
 Maker = Callable[[], Recipe]
 OURS: Published = {
-    **percent(93.07, 0.918, 0.985, 92.28), "ap@10": (92.10, None), "ap@15": (91.82, None),
-}  # fmt: skip
+    **percent(93.07, 0.918, 0.985, 92.28),
+    "ap@10": (92.10, None),
+    "ap@15": (91.82, None),
+}
 
 
 def penn() -> Recipe:
@@ -96,19 +98,36 @@ def _from_kinetics(label: str, words: tuple[str, ...], published: Published, row
 
 
 def _carl(
-    dataset: str, fuse: FuseConfig, label: str, published: Published, source: str, *,
+    dataset: str,
+    fuse: FuseConfig,
+    label: str,
+    published: Published,
+    source: str,
+    *,
     differs: str = FROZEN,
-) -> Recipe:  # fmt: skip
+) -> Recipe:
     return Recipe(
-        dataset, fuse, PROTOCOLS[dataset], label, published, RESNET, f"CARL, {source}", "variant",
+        dataset,
+        fuse,
+        PROTOCOLS[dataset],
+        label,
+        published,
+        RESNET,
+        f"CARL, {source}",
+        "variant",
         differs,
-    )  # fmt: skip
+    )
 
 
 def _change(
-    base: Maker, table: int, label: str, words: tuple[str, ...], published: Published,
-    *, differs: str = FROZEN,
-) -> Maker:  # fmt: skip
+    base: Maker,
+    table: int,
+    label: str,
+    words: tuple[str, ...],
+    published: Published,
+    *,
+    differs: str = FROZEN,
+) -> Maker:
     def make() -> Recipe:
         recipe = base()
         fuse = apply_overrides(recipe.fuse, words, root="fuse")
@@ -132,8 +151,9 @@ def _contrastive() -> Recipe:
     """The contrastive baseline: only the frame of the other view nearest in time is a positive."""
     loss = SclConfig(label_variance=1e-3, label_mode="stable")
     fuse = late_fusion().model_copy(update={"loss": loss})
-    return _carl("penn_action", fuse, "contrastive baseline", percent(88.05, 0.898, 0.891),
-                 "Table 13")  # fmt: skip
+    return _carl(
+        "penn_action", fuse, "contrastive baseline", percent(88.05, 0.898, 0.891), "Table 13"
+    )
 
 
 def _supervised() -> Recipe:
@@ -153,8 +173,14 @@ def _c3d() -> Recipe:
         "over a frame's neighbours in the sequence, where TCC's model convolves a frame with a "
         f"context frame 15 before it; {FROZEN}"
     )
-    return _carl("penn_action", fuse, "ResNet-50+C3D", percent(83.96, 0.705, 0.778), "Table 5",
-                 differs=differs)  # fmt: skip
+    return _carl(
+        "penn_action",
+        fuse,
+        "ResNet-50+C3D",
+        percent(83.96, 0.705, 0.778),
+        "Table 5",
+        differs=differs,
+    )
 
 
 def _alpha2() -> Recipe:
@@ -195,14 +221,20 @@ CARL: dict[str, Maker] = {
         penn, 6, "4 layers", ("temporal.layers=4",), percent(92.81, 0.910, 0.990)
     ),
     "carl-table7-none": _change(
-        penn, 7, "no block of the backbone trained", (), percent(90.63, 0.907, 0.994),
+        penn,
+        7,
+        "no block of the backbone trained",
+        (),
+        percent(90.63, 0.907, 0.994),
         differs=SAME_VIEW,
     ),
     "carl-table8-tcn": _with_loss(
         "TCN", TcnConfig(), percent(86.31, 0.898, 0.832), words=("data.sampling=uniform",)
     ),
     "carl-table8-tcc": _with_loss(
-        "TCC", TccConfig(), percent(86.35, 0.899, 0.980),
+        "TCC",
+        TccConfig(),
+        percent(86.35, 0.899, 0.980),
         words=("data.sampling=uniform", "temporal.l2_normalise=false"),
     ),
     "carl-table9-variance1": _change(
@@ -237,13 +269,21 @@ CARL: dict[str, Maker] = {
         finegym, 11, "480 frames", ("data.num_frames=480",), by_labels(31.46, 37.92, 39.45)
     ),
     "carl-table11-supervised-10": _change(
-        _supervised, 11, "supervised on 10% of labels", ("data.label_share=0.1",),
-        {"classification@10%": (24.51, None)}, differs=DRAWN,
+        _supervised,
+        11,
+        "supervised on 10% of labels",
+        ("data.label_share=0.1",),
+        {"classification@10%": (24.51, None)},
+        differs=DRAWN,
     ),
     "carl-table11-supervised-50": _change(
-        _supervised, 11, "supervised on 50% of labels", ("data.label_share=0.5",),
-        {"classification@50%": (48.75, None)}, differs=DRAWN,
+        _supervised,
+        11,
+        "supervised on 50% of labels",
+        ("data.label_share=0.5",),
+        {"classification@50%": (48.75, None)},
+        differs=DRAWN,
     ),
     "carl-table11-supervised": _supervised,
     "carl-table13-contrastive": _contrastive,
-}  # fmt: skip
+}

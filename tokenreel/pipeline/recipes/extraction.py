@@ -18,8 +18,11 @@ __all__ = ["EXTRACTIONS", "extraction_for"]
 
 EXTRACTIONS: dict[str, ExtractConfig] = {
     "finegym": ExtractConfig(
-        blocks=(9, 10, 11), transform="mvformer-eval", fps=25.0,
-        numeric="bfloat16", compile_backbone=True,
+        blocks=(9, 10, 11),
+        transform="mvformer-eval",
+        fps=25.0,
+        numeric="bfloat16",
+        compile_backbone=True,
     ),
     "penn_action": ExtractConfig(
         blocks=(3, 7, 11), transform="mvformer-eval", numeric="bfloat16", compile_backbone=True
@@ -31,7 +34,7 @@ EXTRACTIONS: dict[str, ExtractConfig] = {
     "sample": ExtractConfig(
         backbone="deit_tiny_patch16_224", weights="random:0", image_size=112, blocks=(3, 7, 11)
     ),
-}  # fmt: skip
+}
 
 
 def extraction_for(dataset: str) -> ExtractConfig:

@@ -41,9 +41,18 @@ def _variant(
     begins_from: str = "",
 ) -> Recipe:
     return Recipe(
-        dataset, fuse, protocol, label, published, DINO, f"MV-Former, {source}", "variant",
-        SAME_VIEW, unpublished, begins_from,
-    )  # fmt: skip
+        dataset,
+        fuse,
+        protocol,
+        label,
+        published,
+        DINO,
+        f"MV-Former, {source}",
+        "variant",
+        SAME_VIEW,
+        unpublished,
+        begins_from,
+    )
 
 
 def penn() -> Recipe:
@@ -61,10 +70,17 @@ def pouring() -> Recipe:
 
 def _finegym(action: str) -> FuseConfig:
     return mvformer(
-        num_frames=240, batch_clips=8, epochs=300, output="avg", capacity=6, embedding=256,
-        pooling=PoolingConfig(blocks=(9, 10, 11), num_entities=6), sampling="official_finegym",
-        embed_frames=2000, action=action,
-    )  # fmt: skip
+        num_frames=240,
+        batch_clips=8,
+        epochs=300,
+        output="avg",
+        capacity=6,
+        embedding=256,
+        pooling=PoolingConfig(blocks=(9, 10, 11), num_entities=6),
+        sampling="official_finegym",
+        embed_frames=2000,
+        action=action,
+    )
 
 
 def finegym() -> Recipe:
@@ -84,9 +100,13 @@ def kinetics400() -> Recipe:
     fuse = mvformer(batch_clips=8, epochs=10, pooling=PoolingConfig(blocks=DEEP))
     fuse = fuse.model_copy(update={"loss": SclConfig(negatives="batch_noself")})
     return _variant(
-        "kinetics400", fuse, PENN_PROTOCOL, "Table 3, pre-training", {},
+        "kinetics400",
+        fuse,
+        PENN_PROTOCOL,
+        "Table 3, pre-training",
+        {},
         unpublished="its numbers are of Penn Action: mvformer-penn-transferred",
-    )  # fmt: skip
+    )
 
 
 def penn_transferred() -> Recipe:
@@ -95,18 +115,28 @@ def penn_transferred() -> Recipe:
     fuse = config.model_copy(update={"optim": config.optim.model_copy(update={"epochs": 0})})
     published = percent(91.62, 0.927, 0.895, 88.38, spread=(0.30, 0.005, 0.004, 0.20))
     return _variant(
-        "penn_action", fuse, PENN_PROTOCOL, "Table 3, not fine-tuned", published,
-        label="MV-Former, K400, as it is", begins_from="mvformer-kinetics400",
-    )  # fmt: skip
+        "penn_action",
+        fuse,
+        PENN_PROTOCOL,
+        "Table 3, not fine-tuned",
+        published,
+        label="MV-Former, K400, as it is",
+        begins_from="mvformer-kinetics400",
+    )
 
 
 def penn_finetuned() -> Recipe:
     """MV-Former on Penn Action from the weights of a run on Kinetics-400."""
     published = percent(94.56, 0.924, 0.980, 93.40, spread=(0.32, 0.004, 0.002, 0.08))
     return _variant(
-        "penn_action", penn().fuse, PENN_PROTOCOL, "Table 3, fine-tuned", published,
-        label="MV-Former, K400", begins_from="mvformer-kinetics400",
-    )  # fmt: skip
+        "penn_action",
+        penn().fuse,
+        PENN_PROTOCOL,
+        "Table 3, fine-tuned",
+        published,
+        label="MV-Former, K400",
+        begins_from="mvformer-kinetics400",
+    )
 
 
 MVFORMER: dict[str, Callable[[], Recipe]] = {
@@ -128,10 +158,16 @@ def _row(
 ) -> Callable[[], Recipe]:
     def make() -> Recipe:
         return Recipe(
-            "penn_action", mvformer(pooling=pooling), PENN_PROTOCOL, label,
-            percent(*values, spread=spread), RESNET if label.startswith("ResNet") else DINO,
-            f"MV-Former, Table 4 row {number}", "variant", SAME_VIEW + NOTES.get(number, ""),
-        )  # fmt: skip
+            "penn_action",
+            mvformer(pooling=pooling),
+            PENN_PROTOCOL,
+            label,
+            percent(*values, spread=spread),
+            RESNET if label.startswith("ResNet") else DINO,
+            f"MV-Former, Table 4 row {number}",
+            "variant",
+            SAME_VIEW + NOTES.get(number, ""),
+        )
 
     make.__doc__ = f"An ablation of MV-Former on Penn Action: {label}."
     return make
@@ -162,13 +198,25 @@ _ROWS = (
     ("DINO-B/8 Last LSTP 5", _lstp(5), (93.50, 0.911, 0.992, 92.50), (0.27, 0.006, 0.001, 0.3)),
     ("DINO-B/8 CLS+FC 3", _split(3), (88.28, 0.913, 0.995, 86.49), (0.48, 0.008, 0.0002, 0.27)),
     ("DINO-B/8 CLS+FC 5", _split(5), (87.97, 0.911, 0.995, 86.26), (0.12, 0.004, 0.0001, 0.12)),
-    ("DINO-B/8 4,8,12 LSTP 1", _lstp(1, DEEP), (94.23, 0.920, 0.987, 93.02),
-     (0.08, 0.007, 0.0005, 0.18)),
-    ("DINO-B/8 4,8,12 LSTP 3", _lstp(3, DEEP), (94.21, 0.931, 0.989, 92.99),
-     (0.04, 0.006, 0.002, 0.06)),
-    ("DINO-B/8 4,8,12 LSTP 5", _lstp(5, DEEP), (94.11, 0.926, 0.989, 93.07),
-     (0.18, 0.005, 0.002, 0.01)),
-)  # fmt: skip
+    (
+        "DINO-B/8 4,8,12 LSTP 1",
+        _lstp(1, DEEP),
+        (94.23, 0.920, 0.987, 93.02),
+        (0.08, 0.007, 0.0005, 0.18),
+    ),
+    (
+        "DINO-B/8 4,8,12 LSTP 3",
+        _lstp(3, DEEP),
+        (94.21, 0.931, 0.989, 92.99),
+        (0.04, 0.006, 0.002, 0.06),
+    ),
+    (
+        "DINO-B/8 4,8,12 LSTP 5",
+        _lstp(5, DEEP),
+        (94.11, 0.926, 0.989, 93.07),
+        (0.18, 0.005, 0.002, 0.01),
+    ),
+)
 
 NOTES = {  # what else differs from the published row
     10: "; the released configuration of this row leaves out LSTP and runs the model of row 7, so "

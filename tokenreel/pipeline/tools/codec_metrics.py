@@ -24,9 +24,13 @@ WIDTH = 128  # of a block's pooled entities in a frame's embedding
 
 
 def measure_metrics(
-    store: Store, records: Sequence[ClipRecord], codecs: Mapping[str, Codec],
-    fitted: Mapping[int, Array], *, progress: bool,
-) -> tuple[dict[str, dict[str, float]], list[str]]:  # fmt: skip
+    store: Store,
+    records: Sequence[ClipRecord],
+    codecs: Mapping[str, Codec],
+    fitted: Mapping[int, Array],
+    *,
+    progress: bool,
+) -> tuple[dict[str, dict[str, float]], list[str]]:
     """Probe accuracy, tau and AP@5 of frame embeddings made of each codec's tokens.
 
     Args:
@@ -45,10 +49,18 @@ def measure_metrics(
     clips: dict[str, list[EmbeddedClip]] = {name: [] for name in codecs}
     for record in Progress(labelled, desc="fidelity", unit="clip", enabled=progress):
         for name, embeddings in embed_clip(store, record, codecs, fitted).items():
-            clips[name].append(EmbeddedClip(
-                record.clip_id, record.split, record.action, record.group, embeddings,
-                store.labels(record.clip_id), store.times_seconds(record.clip_id), record.phases,
-            ))  # fmt: skip
+            clips[name].append(
+                EmbeddedClip(
+                    record.clip_id,
+                    record.split,
+                    record.action,
+                    record.group,
+                    embeddings,
+                    store.labels(record.clip_id),
+                    store.times_seconds(record.clip_id),
+                    record.phases,
+                )
+            )
     with tempfile.TemporaryDirectory() as folder:
         files = [
             write_embeddings(Path(folder) / f"{number}.h5", own, provenance={"run": name})

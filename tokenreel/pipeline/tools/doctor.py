@@ -131,9 +131,10 @@ def _decoders() -> Iterator[Finding]:
             found = importlib.import_module(module)
         except ImportError as error:
             advice = (
-                "videos cannot be decoded" if module == "av" else "there is no second opinion "
-                "on a video that fails"
-            )  # fmt: skip
+                "videos cannot be decoded"
+                if module == "av"
+                else "there is no second opinion on a video that fails"
+            )
             yield Finding(name, f"absent ({error})", advice)
         else:
             yield Finding(name, str(found.__version__))

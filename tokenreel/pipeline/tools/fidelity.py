@@ -81,10 +81,11 @@ class FidelityReport:
     def default(self) -> FidelityRow:
         """The smallest codec that costs next to nothing."""
         good = [
-            row for row in self.rows
+            row
+            for row in self.rows
             if row.error.pooled <= NEGLIGIBLE
             and not any(self.change(row, task) < -NEGLIGIBLE for task in TASKS)
-        ]  # fmt: skip
+        ]
         return min(good or self.rows[:1], key=lambda row: row.bytes_per_frame)
 
     @property
@@ -104,9 +105,14 @@ class FidelityReport:
 
 
 def fidelity_of(
-    name: str, words: Sequence[str] = (), *, root: Path | None = None, clips: int = 54,
-    codecs: Sequence[str] = (), progress: bool = True,
-) -> FidelityReport:  # fmt: skip
+    name: str,
+    words: Sequence[str] = (),
+    *,
+    root: Path | None = None,
+    clips: int = 54,
+    codecs: Sequence[str] = (),
+    progress: bool = True,
+) -> FidelityReport:
     """Measure the codecs on a store, or on some clips of a data set.
 
     Args:
@@ -159,11 +165,14 @@ def measure_store(
     sizes = {name: size_of(codec, store) for name, codec in made.items()}
     rows = [
         FidelityRow(
-            name, sizes[name], sizes[name] / sizes["fp16"],
-            measure_codec(codec, tested, grid=store.recipe.grid), metrics.get(name, {}),
+            name,
+            sizes[name],
+            sizes[name] / sizes["fp16"],
+            measure_codec(codec, tested, grid=store.recipe.grid),
+            metrics.get(name, {}),
         )
         for name, codec in made.items()
-    ]  # fmt: skip
+    ]
     frames = sum(record.num_frames for record in records)
     source = f"{store.made_with.get('dataset', path.name)}, {store.recipe.architecture}"
     weights = str(store.made_with.get("weights", "unknown"))
@@ -182,10 +191,14 @@ def default_codecs(dim: int) -> tuple[str, ...]:
     narrow = [width for width in range(8, dim, 8) if width + 4 <= most]
     wide = [width for width in range(8, dim, 8) if width / 2 + 4 * -(-width // GROUP) <= most]
     return (
-        "fp16", "int8", "int4", "pool2+int8", "pool2+int4",
+        "fp16",
+        "int8",
+        "int4",
+        "pool2+int8",
+        "pool2+int4",
         *(f"pca:{width}+int8" for width in narrow[-1:]),
         *(f"pca:{width}+int4" for width in wide[-1:]),
-    )  # fmt: skip
+    )
 
 
 def spread(items: Sequence[T], count: int, *, key: Callable[[T], str]) -> list[T]:

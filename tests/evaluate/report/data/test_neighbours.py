@@ -33,8 +33,11 @@ def test_the_nearest_come_first_and_ties_in_the_order_of_the_gallery():
     one, two = make_clip("one", [2, 0, 9], [0, 1, 0]), make_clip("two", [1.5, 2], [1, 0])
     neighbours = nearest_frames(query, 0, [one, two], k=4)
     assert found(neighbours) == [
-        ("two", 0, False), ("one", 0, True), ("one", 1, False), ("two", 1, True)
-    ]  # fmt: skip
+        ("two", 0, False),
+        ("one", 0, True),
+        ("one", 1, False),
+        ("two", 1, True),
+    ]
     assert neighbours[0].distance == 0.25
 
 
@@ -49,12 +52,14 @@ def test_it_agrees_with_the_metric():
     rng = np.random.default_rng(0)
     clips = [make_clip(str(i), rng.random((9, 3)), rng.integers(0, 2, 9)) for i in range(4)]
     hits = [
-        np.mean([
-            [one.is_right for one in nearest_frames(clip, frame, clips, k=5)]
-            for frame in range(clip.num_frames)
-        ])
+        np.mean(
+            [
+                [one.is_right for one in nearest_frames(clip, frame, clips, k=5)]
+                for frame in range(clip.num_frames)
+            ]
+        )
         for clip in clips
-    ]  # fmt: skip
+    ]
     labels = [clip.labels.astype(np.int64) for clip in clips]
     metric = retrieve_frames([clip.embeddings for clip in clips], labels, (5,))
     assert np.mean(hits) == pytest.approx(metric.precision[5], abs=1e-12)
@@ -62,8 +67,12 @@ def test_it_agrees_with_the_metric():
 
 def test_the_gallery_is_the_other_clips_of_the_action_and_split():
     own = make_clip("own", [0])
-    clips = (own, make_clip("a", [0]), make_clip("b", [0], action="other"),
-             make_clip("c", [0], split="train"))  # fmt: skip
+    clips = (
+        own,
+        make_clip("a", [0]),
+        make_clip("b", [0], action="other"),
+        make_clip("c", [0], split="train"),
+    )
     file = EmbeddingFile(Path("e.h5"), {}, clips)
     assert [clip.clip_id for clip in gallery_of(file, own)] == ["a"]
     with pytest.raises(UsageError, match="no other clip of the action 'other' and the split 'val'"):

@@ -100,9 +100,13 @@ def test_without_a_folder_of_videos_the_reason_is_the_option():
 def test_the_movie_holds_a_frame_while_the_path_stays_on_it():
     query = made.make_clip("a", noise=0, frames=6)
     twice = replace(
-        query, clip_id="b", embeddings=query.embeddings.repeat(2, 0), labels=query.labels.repeat(2),
-        times_seconds=np.arange(12) / 10, frame_index=np.arange(12),
-    )  # fmt: skip
+        query,
+        clip_id="b",
+        embeddings=query.embeddings.repeat(2, 0),
+        labels=query.labels.repeat(2),
+        times_seconds=np.arange(12) / 10,
+        frame_index=np.arange(12),
+    )
     pair = align_pair(query, twice)
     assert len(pair.path.steps) == 12
     images = list(side_by_side(pair, made.make_frames, height=24))

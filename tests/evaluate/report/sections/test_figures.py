@@ -41,8 +41,10 @@ def test_groups_are_the_held_out_clips_of_actions(evaluated):
 
 def test_the_pair_is_of_the_clips_with_the_most_phases(evaluated):
     clips = evaluated.files[0].clips
-    few = [replace(clip, labels=clip.labels * 0) if clip.clip_id == "jump/v0" else clip
-           for clip in clips]  # fmt: skip
+    few = [
+        replace(clip, labels=clip.labels * 0) if clip.clip_id == "jump/v0" else clip
+        for clip in clips
+    ]
     [run] = gather_runs([replace(evaluated.files[0], clips=tuple(few))])
     found = align_group(Group("g", ("jump/v0", "jump/v1", "jump/v2")), [run], ReportConfig())
     [(_, pair)] = found.pairs
@@ -99,8 +101,11 @@ def test_confusion_agrees_with_the_score_of_the_table(evaluated):
     for run in runs:
         for group in shown_groups(runs, ReportConfig()):
             found = confuse(run, group)
-            values = {f"Action {score.action}": score.value for score in evaluated.scores.scores
-                      if (score.run, score.task) == (run.name, "classification")}  # fmt: skip
+            values = {
+                f"Action {score.action}": score.value
+                for score in evaluated.scores.scores
+                if (score.run, score.task) == (run.name, "classification")
+            }
             share = np.trace(found.counts) / found.counts.sum()
             assert share == pytest.approx(values[group.title])
     assert found.names == ("up", "down")

@@ -24,11 +24,29 @@ _spec.loader.exec_module(made)
 
 def make_score(recipe, task, value, *, action="mean", fraction=1.0, protocol="carl"):
     return Score(
-        run=f"{recipe}-run", recipe=recipe, model="", seed="0", dataset="d", task=task,
-        action=action, split="val", fraction=fraction, value=value, protocol=protocol, stride=1,
-        distance="", num_clips=1, num_frames=1, num_dropped=0, num_nan=0, num_classes=2,
-        store_fingerprint="", weights="", augmentation="", commit="",
-    )  # fmt: skip
+        run=f"{recipe}-run",
+        recipe=recipe,
+        model="",
+        seed="0",
+        dataset="d",
+        task=task,
+        action=action,
+        split="val",
+        fraction=fraction,
+        value=value,
+        protocol=protocol,
+        stride=1,
+        distance="",
+        num_clips=1,
+        num_frames=1,
+        num_dropped=0,
+        num_nan=0,
+        num_classes=2,
+        store_fingerprint="",
+        weights="",
+        augmentation="",
+        commit="",
+    )
 
 
 def make_row(recipe, kind="measured", spread=None, **values):
@@ -37,8 +55,10 @@ def make_row(recipe, kind="measured", spread=None, **values):
 
 def test_the_best_is_bold_and_the_second_underlined_and_published_rows_are_neither():
     rows = [make_row("a", tau=[0.2, 0.4]), make_row("b", tau=[0.9]), make_row("c", tau=[0.1])]
-    published = [make_row("a", "published", {"tau": 0.01}, tau=[0.95]),
-                 make_row("b", "published", tau=[0.97])]  # fmt: skip
+    published = [
+        make_row("a", "published", {"tau": 0.01}, tau=[0.95]),
+        make_row("b", "published", tau=[0.97]),
+    ]
     page = summary_table([*rows, *published], {})
     assert '<strong title="best">0.900</strong>' in page
     assert '<u title="second">0.300</u><span class="spread"> \u00b1 0.200</span>' in page
@@ -59,8 +79,11 @@ def test_a_missing_value_is_a_dash():
 
 
 def test_the_score_table_keeps_the_largest_fraction_and_tells_protocols_apart():
-    scores = [make_score("a", "progression", 0.1, fraction=0.5),
-              make_score("a", "progression", 0.7), make_score("a", "progression", 0.9)]  # fmt: skip
+    scores = [
+        make_score("a", "progression", 0.1, fraction=0.5),
+        make_score("a", "progression", 0.7),
+        make_score("a", "progression", 0.9),
+    ]
     table = ScoreTable(scores)
     cell = table.cell("a", "mean", "progression")
     assert (cell.mean, round(cell.spread, 12)) == (0.8, 0.2)
@@ -70,15 +93,21 @@ def test_the_score_table_keeps_the_largest_fraction_and_tells_protocols_apart():
 
 
 def test_a_task_without_any_value_has_no_column_and_nan_is_not_averaged():
-    table = ScoreTable([make_score("a", "tau", math.nan), make_score("a", "ap@5", 0.5),
-                        make_score("a", "ap@5", math.nan)])  # fmt: skip
+    table = ScoreTable(
+        [
+            make_score("a", "tau", math.nan),
+            make_score("a", "ap@5", 0.5),
+            make_score("a", "ap@5", math.nan),
+        ]
+    )
     assert table.tasks == ["ap@5"]
     assert table.cell("a", "mean", "ap@5").mean == 0.5
 
 
 def test_bars_are_as_long_as_their_values_and_negative_ones_go_left():
-    table = ScoreTable([make_score("a", "tau", 0.5, action="x"),
-                        make_score("b", "tau", -0.5, action="x")])  # fmt: skip
+    table = ScoreTable(
+        [make_score("a", "tau", 0.5, action="x"), make_score("b", "tau", -0.5, action="x")]
+    )
     page = action_bars(table, {"a": 0, "b": 1})
     assert '<rect class="c0" x="100.0" ' in page  # zero is a third from the left of 300 units
     assert '<rect class="c1" x="0.0" ' in page
@@ -87,8 +116,9 @@ def test_bars_are_as_long_as_their_values_and_negative_ones_go_left():
 
 
 def test_a_missing_bar_says_so():
-    table = ScoreTable([make_score("a", "tau", math.nan, action="x"),
-                        make_score("b", "tau", 0.5, action="x")])  # fmt: skip
+    table = ScoreTable(
+        [make_score("a", "tau", math.nan, action="x"), make_score("b", "tau", 0.5, action="x")]
+    )
     assert "no value" in action_bars(table, {})
 
 

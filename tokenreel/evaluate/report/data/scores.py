@@ -21,10 +21,19 @@ TITLES = {
     "classification-unshared": "Classification, unshared events",
 }
 COLUMNS = (
-    ("recipe", "text"), ("run", "text"), ("seed", "number"), ("task", "text"), ("action", "text"),
-    ("fraction", "number"), ("value", "number"), ("protocol", "text"), ("stride", "number"),
-    *((name, "number") for name in COUNTS), ("status", "text"), ("note", "text"),
-)  # fmt: skip
+    ("recipe", "text"),
+    ("run", "text"),
+    ("seed", "number"),
+    ("task", "text"),
+    ("action", "text"),
+    ("fraction", "number"),
+    ("value", "number"),
+    ("protocol", "text"),
+    ("stride", "number"),
+    *((name, "number") for name in COUNTS),
+    ("status", "text"),
+    ("note", "text"),
+)
 
 
 def task_title(task: str) -> str:
@@ -104,31 +113,56 @@ def all_rows(scores: Sequence[Score]) -> Html:
         button = tag("button", name.removeprefix("num_").replace("_", " "), type="button")
         side = "num" if kind == "number" else None
         head.append(tag("th", button, scope="col", aria_sort="none", data_kind=kind, class_=side))
-    body = [tag("tr", *(_score_cell(score, name, kind) for name, kind in COLUMNS),
-                data_task=score.task, data_action=score.action)
-            for score in scores]  # fmt: skip
+    body = [
+        tag(
+            "tr",
+            *(_score_cell(score, name, kind) for name, kind in COLUMNS),
+            data_task=score.task,
+            data_action=score.action,
+        )
+        for score in scores
+    ]
     table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body), id="score-table")
     tasks = list(dict.fromkeys(score.task for score in scores))
     actions = list(dict.fromkeys(score.action for score in scores))
     controls = tag(
         "form",
-        tag("label", "Filter ", tag("input", type="search", id="filter", autocomplete="off",
-                                    placeholder="recipe, run, note ...")),
+        tag(
+            "label",
+            "Filter ",
+            tag(
+                "input",
+                type="search",
+                id="filter",
+                autocomplete="off",
+                placeholder="recipe, run, note ...",
+            ),
+        ),
         _select("Task", "task", [(task, task_title(task)) for task in tasks]),
         _select("Action", "action", [(action, action) for action in actions]),
         tag("output", f"{len(scores)} of {len(scores)} rows", id="shown", aria_live="polite"),
-        class_="controls", role="search", aria_label="Filter the scores",
-    )  # fmt: skip
-    region = tag("div", table, class_="scroll tall", tabindex="0", role="region",
-                 aria_label="All scores")  # fmt: skip
+        class_="controls",
+        role="search",
+        aria_label="Filter the scores",
+    )
+    region = tag(
+        "div", table, class_="scroll tall", tabindex="0", role="region", aria_label="All scores"
+    )
     return join(controls, region)
 
 
 def _select(title: str, name: str, options: Sequence[tuple[str, str]]) -> Html:
     every = tag("option", "all", value="")
-    return tag("label", f"{title} ", tag(
-        "select", every, *(tag("option", words, value=value) for value, words in options),
-        data_column=name))  # fmt: skip
+    return tag(
+        "label",
+        f"{title} ",
+        tag(
+            "select",
+            every,
+            *(tag("option", words, value=value) for value, words in options),
+            data_column=name,
+        ),
+    )
 
 
 def _score_cell(score: Score, name: str, kind: str) -> Html:

@@ -43,24 +43,31 @@ def make_page(title: str, lead: Html, sections: Sequence[Section]) -> bytes:
     links = [tag("li", tag("a", section.title, href=f"#{section.name}")) for section in sections]
     parts = [
         tag(
-            "section", tag("h2", section.title, id=f"{section.name}-title"),
-            tag("p", section.note, class_="note"), section.body,
-            id=section.name, aria_labelledby=f"{section.name}-title",
+            "section",
+            tag("h2", section.title, id=f"{section.name}-title"),
+            tag("p", section.note, class_="note"),
+            section.body,
+            id=section.name,
+            aria_labelledby=f"{section.name}-title",
         )
         for section in sections
-    ]  # fmt: skip
+    ]
     head = tag(
-        "head", tag("meta", charset="utf-8"),
+        "head",
+        tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title), Html(f"<style>\n{_resource('page.css')}</style>"),
-    )  # fmt: skip
+        tag("title", title),
+        Html(f"<style>\n{_resource('page.css')}</style>"),
+    )
     body = tag(
-        "body", tag("a", "Skip to the results", href="#main", class_="skip"),
+        "body",
+        tag("a", "Skip to the results", href="#main", class_="skip"),
         tag("header", tag("h1", title), lead, class_="top"),
-        tag("nav", tag("ul", *links), aria_label="Sections"), tag("main", *parts, id="main"),
+        tag("nav", tag("ul", *links), aria_label="Sections"),
+        tag("main", *parts, id="main"),
         Html(f"<script>\n{_resource('page.js')}</script>"),
-    )  # fmt: skip
+    )
     page = join(Html("<!doctype html>\n"), tag("html", head, Html("\n"), body, lang="en"))
     return (page + "\n").encode()
 

@@ -16,9 +16,17 @@ from tokenreel.cache.embeddings import EmbeddedClip
 from tokenreel.cache.errors import TokenReelError
 
 __all__ = [
-    "FrameSource", "FramesUnreachable", "Image", "jpeg_bytes", "no_frames", "png_bytes", "resize",
-    "sprite", "thumbnails", "to_uri",
-]  # fmt: skip
+    "FrameSource",
+    "FramesUnreachable",
+    "Image",
+    "jpeg_bytes",
+    "no_frames",
+    "png_bytes",
+    "resize",
+    "sprite",
+    "thumbnails",
+    "to_uri",
+]
 
 Image = NDArray[np.uint8]  # RGB, (H, W, 3)
 

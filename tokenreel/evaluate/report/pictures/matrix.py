@@ -17,10 +17,20 @@ PLOT = 220.0  # units across; the reference runs along it
 AXIS, BAND = 20.0, 9.0  # space for times, and the band of phases
 MOST_CELLS = 160
 # Cividis: even in lightness for all kinds of colour vision; 9 of its colours, from far to near.
-CIVIDIS = np.array([
-    (0, 34, 78), (18, 53, 112), (59, 73, 108), (87, 93, 109), (112, 113, 115),
-    (138, 134, 120), (165, 156, 116), (195, 179, 105), (253, 234, 69),
-], np.float64)  # fmt: skip
+CIVIDIS = np.array(
+    [
+        (0, 34, 78),
+        (18, 53, 112),
+        (59, 73, 108),
+        (87, 93, 109),
+        (112, 113, 115),
+        (138, 134, 120),
+        (165, 156, 116),
+        (195, 179, 105),
+        (253, 234, 69),
+    ],
+    np.float64,
+)
 
 
 def heat_png(distances: NDArray[np.float64]) -> bytes:
@@ -57,25 +67,40 @@ def matrix_figure(pair: AlignedClips, *, title: Html, number_of_run: int) -> Htm
     path = pair.path.steps + 0.5
     points = " ".join(f"{x / columns * PLOT:.1f},{y / rows * height:.1f}" for y, x in path.tolist())
     nearest = pair.distances.argmin(axis=1)
-    dots = "".join(f"M{(x + 0.5) / columns * PLOT:.1f} {(y + 0.5) / rows * height:.1f}h.01"
-                   for y, x in enumerate(nearest.tolist()))  # fmt: skip
+    dots = "".join(
+        f"M{(x + 0.5) / columns * PLOT:.1f} {(y + 0.5) / rows * height:.1f}h.01"
+        for y, x in enumerate(nearest.tolist())
+    )
     plot = join(
-        Html(f'<image href="{uri}" width="{PLOT:g}" height="{height:g}" class="heat" '
-             'preserveAspectRatio="none"/>'),
+        Html(
+            f'<image href="{uri}" width="{PLOT:g}" height="{height:g}" class="heat" '
+            'preserveAspectRatio="none"/>'
+        ),
         Html(f'<path class="nearest" d="{dots}"/>'),
-        Html(f'<polyline class="casing" points="{points}"/><polyline class="path" '
-             f'points="{points}"/>'),
+        Html(
+            f'<polyline class="casing" points="{points}"/><polyline class="path" '
+            f'points="{points}"/>'
+        ),
         Html('<circle class="cursor" r="5" cx="0" cy="0" hidden="hidden"/>'),
-    )  # fmt: skip
+    )
     group = tag("g", plot, transform=f"translate({left:g} {top:g})")
-    bands = join(_band(pair.reference, PLOT, (left, AXIS), across=True),
-                 _band(pair.query, height, (AXIS, top), across=False))  # fmt: skip
+    bands = join(
+        _band(pair.reference, PLOT, (left, AXIS), across=True),
+        _band(pair.query, height, (AXIS, top), across=False),
+    )
     words = (
         f"Distances of {rows} query and {columns} reference frames, near is bright. "
         f"Warping path: mean cost {number(pair.path.mean)}."
     )
-    drawing = svg(left + PLOT + 2, top + height + 2, _times(pair, height), bands, group,
-                  label=words, data_run=number_of_run)  # fmt: skip
+    drawing = svg(
+        left + PLOT + 2,
+        top + height + 2,
+        _times(pair, height),
+        bands,
+        group,
+        label=words,
+        data_run=number_of_run,
+    )
     facts = (
         f"path cost {number(pair.path.mean)} a step, "
         f"same phase on {_percent(pair.phase_agreement)} of it, tau {number(pair.tau)}"
@@ -95,11 +120,23 @@ def _times(pair: AlignedClips, height: float) -> Html:
     return join(
         tag("text", f"reference {first}", x=left, y=AXIS - 6, class_="axis"),
         tag("text", last, x=left + PLOT, y=AXIS - 6, class_="axis end"),
-        tag("text", f"query {start}", x=AXIS - 6, y=top, class_="axis end",
-            transform=along.format(top)),
-        tag("text", stop, x=AXIS - 6, y=top + height, class_="axis",
-            transform=along.format(top + height)),
-    )  # fmt: skip
+        tag(
+            "text",
+            f"query {start}",
+            x=AXIS - 6,
+            y=top,
+            class_="axis end",
+            transform=along.format(top),
+        ),
+        tag(
+            "text",
+            stop,
+            x=AXIS - 6,
+            y=top + height,
+            class_="axis",
+            transform=along.format(top + height),
+        ),
+    )
 
 
 def _band(clip: EmbeddedClip, length: float, corner: tuple[float, float], *, across: bool) -> Html:
@@ -114,6 +151,15 @@ def _band(clip: EmbeddedClip, length: float, corner: tuple[float, float], *, acr
         offset, size = start / clip.num_frames * length, (stop - start) / clip.num_frames * length
         x, y = (corner[0] + offset, corner[1]) if across else (corner[0], corner[1] + offset)
         width, height = (size, BAND - 2) if across else (BAND - 2, size)
-        parts.append(tag("rect", tag("title", name), class_=f"p{label % 8}", x=f"{x:.1f}",
-                         y=f"{y:.1f}", width=f"{width:.1f}", height=f"{height:.1f}"))  # fmt: skip
+        parts.append(
+            tag(
+                "rect",
+                tag("title", name),
+                class_=f"p{label % 8}",
+                x=f"{x:.1f}",
+                y=f"{y:.1f}",
+                width=f"{width:.1f}",
+                height=f"{height:.1f}",
+            )
+        )
     return join(*parts)

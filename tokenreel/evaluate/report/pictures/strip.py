@@ -51,8 +51,9 @@ def write_strip(
         for name, (of, positions) in wanted.items()
     }
     query = (images[clip.clip_id][frame], "query", clip, frame)
-    found = [(images[one.clip.clip_id][one.frame], judge(one), one.clip, one.frame)
-             for one in neighbours]  # fmt: skip
+    found = [
+        (images[one.clip.clip_id][one.frame], judge(one), one.clip, one.frame) for one in neighbours
+    ]
     make_directory(path.parent)
     write_whole(path, png_bytes(draw_strip([query, *found])))
 
@@ -83,8 +84,11 @@ def draw_strip(cells: Sequence[tuple[Image, str, EmbeddedClip, int]]) -> Image:
             draw.line((box[2] - 26, box[1], box[2], box[1] + 26), fill=colour, width=4)
             draw.line((box[2], box[1], box[2] - 26, box[1] + 26), fill=colour, width=4)
         name = phase_name(clip, frame) or "no label"
-        lines = [f"{verdict}: {name}", _shorten(clip.clip_id, width, font),
-                 f"{clip.times_seconds[frame]:.2f} s, frame {frame}"]  # fmt: skip
+        lines = [
+            f"{verdict}: {name}",
+            _shorten(clip.clip_id, width, font),
+            f"{clip.times_seconds[frame]:.2f} s, frame {frame}",
+        ]
         for row, text in enumerate(lines):
             y = box[3] + 4 + row * LINE
             draw.text((x, y), text, fill=colour if row == 0 else FAINT, font=font)

@@ -51,8 +51,11 @@ class Pictures:
                 self.reasons[clip.clip_id] = str(error)
         self._wanted.clear()
         if self.reasons:
-            log.warning("no frames of %d clips, such as: %s", len(self.reasons),
-                        next(iter(self.reasons.values())))  # fmt: skip
+            log.warning(
+                "no frames of %d clips, such as: %s",
+                len(self.reasons),
+                next(iter(self.reasons.values())),
+            )
 
     def frame(self, clip: EmbeddedClip, position: int, *, words: str) -> Html | None:
         """The frame as an image; None where it is out of reach."""
@@ -70,8 +73,14 @@ class Pictures:
             return None
         picture = sprite({position: images[position] for position in positions}, columns=columns)
         height, width, _ = picture.shape
-        return tag("img", src=to_uri(jpeg_bytes(picture), "jpeg"), alt="", class_="sheet",
-                   width=width, height=height)  # fmt: skip
+        return tag(
+            "img",
+            src=to_uri(jpeg_bytes(picture), "jpeg"),
+            alt="",
+            class_="sheet",
+            width=width,
+            height=height,
+        )
 
     def notice(self) -> Html | None:
         """Why frames are missing on the page, None where none are."""

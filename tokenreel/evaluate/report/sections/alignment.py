@@ -40,17 +40,27 @@ class AlignedGroup:
     def render(self, pictures: Pictures) -> Html:
         """The article of the group."""
         first = self.pairs[0][1]
-        names = tag("p", "Query ", tag("b", first.query.clip_id), f" ({_length(first.query)}), "
-                    "reference ", tag("b", first.reference.clip_id),
-                    f" ({_length(first.reference)}).")  # fmt: skip
+        names = tag(
+            "p",
+            "Query ",
+            tag("b", first.query.clip_id),
+            f" ({_length(first.query)}), reference ",
+            tag("b", first.reference.clip_id),
+            f" ({_length(first.reference)}).",
+        )
         matrices = [
             matrix_figure(pair, title=run_title(run), number_of_run=place)
             for place, (run, pair) in enumerate(self.pairs)
         ]
         return tag(
-            "article", tag("h3", self.group.title), names, self._player(pictures),
-            tag("div", *matrices, class_="matrices"), self._strip(pictures), class_="pair",
-        )  # fmt: skip
+            "article",
+            tag("h3", self.group.title),
+            names,
+            self._player(pictures),
+            tag("div", *matrices, class_="matrices"),
+            self._strip(pictures),
+            class_="pair",
+        )
 
     def _strip_frames(self, pair: AlignedClips) -> list[int]:
         return evenly(pair.query.num_frames, self.config.strip_frames)
@@ -68,11 +78,19 @@ class AlignedGroup:
                 same = _same_phase(pair, frame, match)
                 cells.append(tag("td", _cell(pictures, pair.reference, match, same)))
             rows.append(tag("tr", tag("th", run_title(run), scope="row"), *cells))
-        caption = tag("caption", "Query frames, and below each the frame of the reference that the "
-                      "warping path of each run lays beside it.")  # fmt: skip
-        return tag("div", tag("table", caption, tag("tbody", *rows), class_="strip"),
-                   class_="scroll", tabindex="0", role="region",
-                   aria_label=f"Alignment strip, {self.group.title}")  # fmt: skip
+        caption = tag(
+            "caption",
+            "Query frames, and below each the frame of the reference that the "
+            "warping path of each run lays beside it.",
+        )
+        return tag(
+            "div",
+            tag("table", caption, tag("tbody", *rows), class_="strip"),
+            class_="scroll",
+            tabindex="0",
+            role="region",
+            aria_label=f"Alignment strip, {self.group.title}",
+        )
 
     def _player(self, pictures: Pictures) -> Html:
         """Two screens, a slider along the path and a choice of the run whose path it is."""
@@ -83,29 +101,43 @@ class AlignedGroup:
             shown = evenly(clip.num_frames, self.config.slider_frames)
             sheet = pictures.sheet(clip, shown, columns=SHEET_COLUMNS)
             sides[side] = {
-                "frames": shown, "seconds": [round(float(t), 3) for t in clip.times_seconds],
-                "labels": clip.labels.tolist(), "phases": list(clip.phases),
+                "frames": shown,
+                "seconds": [round(float(t), 3) for t in clip.times_seconds],
+                "labels": clip.labels.tolist(),
+                "phases": list(clip.phases),
                 "rows": -(-len(shown) // SHEET_COLUMNS),
-            }  # fmt: skip
+            }
             screens.append(_screen(side, clip, sheet))
         runs = [
             {"rows": pair.path.steps[:, 0].tolist(), "columns": pair.path.steps[:, 1].tolist()}
             for _, pair in self.pairs
         ]
-        data = {"sides": sides, "runs": runs, "columns": SHEET_COLUMNS, "plot": PLOT,
-                "height": plot_height(first)}  # fmt: skip
-        options = [tag("option", run.recipe, value=place)
-                   for place, (run, _) in enumerate(self.pairs)]  # fmt: skip
+        data = {
+            "sides": sides,
+            "runs": runs,
+            "columns": SHEET_COLUMNS,
+            "plot": PLOT,
+            "height": plot_height(first),
+        }
+        options = [
+            tag("option", run.recipe, value=place) for place, (run, _) in enumerate(self.pairs)
+        ]
         last = len(first.path.steps) - 1
         controls = tag(
-            "div", tag("button", "Play", type="button", class_="play"),
-            tag("label", "Step of the path ", tag("input", type="range", min=0, max=last, value=0,
-                                                  class_="step")),
+            "div",
+            tag("button", "Play", type="button", class_="play"),
+            tag(
+                "label",
+                "Step of the path ",
+                tag("input", type="range", min=0, max=last, value=0, class_="step"),
+            ),
             tag("label", "Path of ", tag("select", *options, class_="run")),
-            tag("output", class_="verdict", aria_live="off"), class_="controls",
-        )  # fmt: skip
-        body = join(tag("div", *screens, class_="screens"), controls,
-                    script_data(data, name="pair"))  # fmt: skip
+            tag("output", class_="verdict", aria_live="off"),
+            class_="controls",
+        )
+        body = join(
+            tag("div", *screens, class_="screens"), controls, script_data(data, name="pair")
+        )
         return tag("div", body, class_="player needs-script")
 
 
@@ -145,8 +177,13 @@ def _cell(pictures: Pictures, clip: EmbeddedClip, frame: int, same: bool | None)
     label = name or "no label"
     if same is None:
         return join(image, tag("span", label, class_="phase"), tag("small", seconds))
-    verdict = tag("span", MARKS[same], f" {label}", class_=f"phase {VERDICTS[same]}",
-                  title="same phase" if same else "another phase")  # fmt: skip
+    verdict = tag(
+        "span",
+        MARKS[same],
+        f" {label}",
+        class_=f"phase {VERDICTS[same]}",
+        title="same phase" if same else "another phase",
+    )
     return join(image, verdict, tag("small", seconds))
 
 

@@ -91,9 +91,14 @@ def attention_article(found: Attended) -> Html:
         f"entity {i} looks at {100 * share:.0f} % of the tokens"
         for i, share in enumerate(focus(found.weights))
     )
-    caption = tag("figcaption", run_title(found.run), tag(
-        "small", f"{found.clip_id}: {entities} entities over {rows} x {columns} tokens; {shares}"
-    ))  # fmt: skip
+    caption = tag(
+        "figcaption",
+        run_title(found.run),
+        tag(
+            "small",
+            f"{found.clip_id}: {entities} entities over {rows} x {columns} tokens; {shares}",
+        ),
+    )
     words = f"Attention of {found.run.recipe} over {found.clip_id}: a column a moment, the frame "
     picture = _picture(found.picture, words + "above, then a row for each entity")
     return tag("figure", caption, picture, class_="attention")

@@ -17,10 +17,20 @@ def action_bars(table: ScoreTable, colours: dict[str, int]) -> Html:
     charts = [_chart(table, task, colours) for task in table.tasks]
     legend = tag(
         "ul",
-        *(tag("li", tag("span", class_=f"swatch c{colours.get(table.recipe_of[row], 0) % 8}",
-                        aria_hidden="true"), row) for row in table.rows),
+        *(
+            tag(
+                "li",
+                tag(
+                    "span",
+                    class_=f"swatch c{colours.get(table.recipe_of[row], 0) % 8}",
+                    aria_hidden="true",
+                ),
+                row,
+            )
+            for row in table.rows
+        ),
         class_="legend",
-    )  # fmt: skip
+    )
     return join(legend, tag("div", *charts, class_="charts"))
 
 
@@ -64,16 +74,20 @@ def _bar(
     if math.isnan(mean):
         return _words(place(0) + 4, y + 10, "no value", "axis")
     left, right = sorted((place(0), place(mean)))
-    bar = Html(f'<rect class="c{colour % 8}" x="{left:.1f}" y="{y + 1:.1f}" rx="2" '
-               f'width="{max(1.0, right - left):.1f}" height="{BAR - 2}"/>')  # fmt: skip
+    bar = Html(
+        f'<rect class="c{colour % 8}" x="{left:.1f}" y="{y + 1:.1f}" rx="2" '
+        f'width="{max(1.0, right - left):.1f}" height="{BAR - 2}"/>'
+    )
     whisker = Html("")
     end = right
     if spread > 0:
         a, b = place(mean - spread), place(mean + spread)
         end = max(end, b)
         middle = y + BAR / 2
-        whisker = Html(f'<path class="whisker" d="M{a:.1f} {middle}H{b:.1f}M{a:.1f} {middle - 3}v6'
-                       f'M{b:.1f} {middle - 3}v6"/>')  # fmt: skip
+        whisker = Html(
+            f'<path class="whisker" d="M{a:.1f} {middle}H{b:.1f}M{a:.1f} {middle - 3}v6'
+            f'M{b:.1f} {middle - 3}v6"/>'
+        )
     return join(bar, whisker, _words(end + 4, y + 10, number(mean), "value"))
 
 

@@ -71,25 +71,44 @@ def _labelled(clips: Sequence[EmbeddedClip]) -> tuple[NDArray[np.float32], NDArr
 
 def _table(run: RunPage, found: Confusion) -> Html:
     if found.reason:
-        return tag("figure", tag("figcaption", run_title(run)),
-                   tag("p", found.reason, class_="absent"))  # fmt: skip
+        return tag(
+            "figure", tag("figcaption", run_title(run)), tag("p", found.reason, class_="absent")
+        )
     right = int(np.trace(found.counts))
     total = int(found.counts.sum())
-    head = tag("tr", tag("td", "true \\ predicted", class_="corner"),
-               *(tag("th", name, scope="col") for name in found.names))  # fmt: skip
+    head = tag(
+        "tr",
+        tag("td", "true \\ predicted", class_="corner"),
+        *(tag("th", name, scope="col") for name in found.names),
+    )
     rows = []
     for i, (name, line) in enumerate(zip(found.names, found.counts.tolist(), strict=True)):
-        rows.append(tag("tr", tag("th", name, scope="row"),
-                        *(_cell(value, sum(line), is_right=i == j)
-                          for j, value in enumerate(line))))  # fmt: skip
+        rows.append(
+            tag(
+                "tr",
+                tag("th", name, scope="row"),
+                *(_cell(value, sum(line), is_right=i == j) for j, value in enumerate(line)),
+            )
+        )
     caption = tag("caption", run_title(run), tag("small", f" {right} of {total} frames right"))
     table = tag("table", caption, tag("thead", head), tag("tbody", *rows), class_="confusion")
-    return tag("div", table, class_="scroll", tabindex="0", role="region",
-               aria_label=f"Confusion matrix, {run.recipe}")  # fmt: skip
+    return tag(
+        "div",
+        table,
+        class_="scroll",
+        tabindex="0",
+        role="region",
+        aria_label=f"Confusion matrix, {run.recipe}",
+    )
 
 
 def _cell(value: int, total: int, *, is_right: bool) -> Html:
     share = value / total if total else 0.0
     words = f"{value} frames, {100 * share:.0f} % of the phase"
-    return tag("td", f"{100 * share:.0f}" if value else "0", title=words,
-               class_="hit" if is_right else None, style=f"--share:{share:.3f}")  # fmt: skip
+    return tag(
+        "td",
+        f"{100 * share:.0f}" if value else "0",
+        title=words,
+        class_="hit" if is_right else None,
+        style=f"--share:{share:.3f}",
+    )

@@ -20,8 +20,12 @@ def training_curves(runs: Sequence[RunPage]) -> Html:
     keys.sort(key=lambda key: (key != "loss", key == "lr", key))
     trained = [run for run in runs if run.curves]
     if not keys:
-        return tag("p", "No run has a metrics.jsonl with epochs: nothing was trained, or the runs "
-                   "are embedding files alone.", class_="absent")  # fmt: skip
+        return tag(
+            "p",
+            "No run has a metrics.jsonl with epochs: nothing was trained, or the runs "
+            "are embedding files alone.",
+            class_="absent",
+        )
     legend = tag(
         "ul",
         *(tag("li", _sample(run.colour, _dash(runs, run)), run.name) for run in trained),
@@ -35,8 +39,11 @@ def training_curves(runs: Sequence[RunPage]) -> Html:
 
 
 def _points(run: RunPage, key: str) -> list[tuple[float, float]]:
-    points = [(line.get("epoch", float(row)), line[key])
-              for row, line in enumerate(run.curves) if key in line]  # fmt: skip
+    points = [
+        (line.get("epoch", float(row)), line[key])
+        for row, line in enumerate(run.curves)
+        if key in line
+    ]
     step = max(1, math.ceil(len(points) / MOST_POINTS))
     return points if step == 1 else [*points[:-1:step], points[-1]]
 

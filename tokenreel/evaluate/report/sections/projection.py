@@ -81,8 +81,12 @@ def projection_article(group: Group, runs: Sequence[RunPage], config: ReportConf
         )
         items.append(tag("li", sample, name))
     figures = [_figure(run, group.clips(run), config) for run in runs if group.clips(run)]
-    return tag("article", tag("h3", group.title), tag("ul", *items, class_="legend"),
-               tag("div", *figures, class_="projections"))  # fmt: skip
+    return tag(
+        "article",
+        tag("h3", group.title),
+        tag("ul", *items, class_="legend"),
+        tag("div", *figures, class_="projections"),
+    )
 
 
 def _figure(run: RunPage, clips: Sequence[EmbeddedClip], config: ReportConfig) -> Html:

@@ -11,9 +11,18 @@ from tokenreel.evaluate.report.page.html import Html, join, tag
 __all__ = ["flatten", "provenance_section"]
 
 FIELDS = (
-    "recipe", "seed", "model", "dataset", "backbone", "weights", "layers", "augmentation",
-    "store_name", "store_fingerprint", "commit",
-)  # fmt: skip
+    "recipe",
+    "seed",
+    "model",
+    "dataset",
+    "backbone",
+    "weights",
+    "layers",
+    "augmentation",
+    "store_name",
+    "store_fingerprint",
+    "commit",
+)
 LONGEST = 40
 
 
@@ -22,18 +31,29 @@ def provenance_section(runs: Sequence[RunPage]) -> Html:
     columns = [name for name in FIELDS if any(name in run.file.provenance for run in runs)]
     titles = ("run", *columns, "clips", "frames", "embeddings sha256")
     head = tag("tr", *(tag("th", name.replace("_", " "), scope="col") for name in titles))
-    rows = [tag("tr", tag("th", run.name, scope="row"),
-                *(tag("td", _short(run.file.provenance.get(name, ""))) for name in columns),
-                tag("td", len(run.file.clips), class_="num"),
-                tag("td", sum(clip.num_frames for clip in run.file.clips), class_="num"),
-                tag("td", tag("code", run.digest)))
-            for run in runs]  # fmt: skip
+    rows = [
+        tag(
+            "tr",
+            tag("th", run.name, scope="row"),
+            *(tag("td", _short(run.file.provenance.get(name, ""))) for name in columns),
+            tag("td", len(run.file.clips), class_="num"),
+            tag("td", sum(clip.num_frames for clip in run.file.clips), class_="num"),
+            tag("td", tag("code", run.digest)),
+        )
+        for run in runs
+    ]
     return join(
-        tag("div", tag("table", tag("thead", head), tag("tbody", *rows)), class_="scroll",
-            tabindex="0", role="region", aria_label="Runs"),
+        tag(
+            "div",
+            tag("table", tag("thead", head), tag("tbody", *rows)),
+            class_="scroll",
+            tabindex="0",
+            role="region",
+            aria_label="Runs",
+        ),
         _differences(runs),
         tag("p", f"Made by TokenReel {metadata.version('tokenreel')}.", class_="made"),
-    )  # fmt: skip
+    )
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -58,14 +78,21 @@ def _differences(runs: Sequence[RunPage]) -> Html | None:
     differing = [name for name in names if len({config.get(name) for config in configs}) > 1]
     if not differing:
         return None
-    head = tag("tr", tag("th", "setting", scope="col"),
-               *(tag("th", run.name, scope="col") for run in runs))  # fmt: skip
-    rows = [tag("tr", tag("th", name, scope="row"),
-                *(tag("td", _short(config.get(name, ""))) for config in configs))
-            for name in differing]  # fmt: skip
+    head = tag(
+        "tr", tag("th", "setting", scope="col"), *(tag("th", run.name, scope="col") for run in runs)
+    )
+    rows = [
+        tag(
+            "tr",
+            tag("th", name, scope="row"),
+            *(tag("td", _short(config.get(name, ""))) for config in configs),
+        )
+        for name in differing
+    ]
     table = tag("table", tag("thead", head), tag("tbody", *rows))
-    region = tag("div", table, class_="scroll", tabindex="0", role="region",
-                 aria_label="Differing settings")  # fmt: skip
+    region = tag(
+        "div", table, class_="scroll", tabindex="0", role="region", aria_label="Differing settings"
+    )
     return tag(
         "details", tag("summary", f"Settings that differ between runs ({len(differing)})"), region
     )

@@ -88,9 +88,11 @@ def _own(query: Query, pictures: Pictures) -> Html:
     name = phase_name(query.clip, query.frame) or "no label"
     seconds = f"{query.clip.times_seconds[query.frame]:.2f} s"
     words = f"query, {query.clip.clip_id} at {seconds}, {name}"
-    return join(pictures.frame(query.clip, query.frame, words=words),
-                tag("span", name, class_="phase"),
-                tag("small", f"{query.clip.clip_id}, {seconds}"))  # fmt: skip
+    return join(
+        pictures.frame(query.clip, query.frame, words=words),
+        tag("span", name, class_="phase"),
+        tag("small", f"{query.clip.clip_id}, {seconds}"),
+    )
 
 
 def _cell(one: Neighbour, pictures: Pictures) -> Html:

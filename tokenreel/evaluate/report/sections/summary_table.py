@@ -16,10 +16,18 @@ def summary_table(rows: Sequence[Row], colours: Mapping[str, int]) -> Html:
     The best measured value of a column is bold, the second underlined, among the rows of one data
     set, protocol and share of labels; both are told to a screen reader too.
     """
-    tasks = list(dict.fromkeys(task for row in rows for task, values in row.values.items()
-                               if any(not math.isnan(value) for value in values)))  # fmt: skip
-    several = {name: len({getattr(row, name) for row in rows}) > 1
-               for name in ("dataset", "protocol", "fraction")}  # fmt: skip
+    tasks = list(
+        dict.fromkeys(
+            task
+            for row in rows
+            for task, values in row.values.items()
+            if any(not math.isnan(value) for value in values)
+        )
+    )
+    several = {
+        name: len({getattr(row, name) for row in rows}) > 1
+        for name in ("dataset", "protocol", "fraction")
+    }
     extra = [name for name, differ in several.items() if differ]
     head = [tag("th", words, scope="col") for words in ("Recipe", *map(str.capitalize, extra))]
     head.append(tag("th", "Seeds", scope="col", class_="num"))
@@ -34,8 +42,9 @@ def summary_table(rows: Sequence[Row], colours: Mapping[str, int]) -> Html:
         cells += [_cell(row, task, _rank(row, rows, task)) for task in tasks]
         body.append(tag("tr", *cells, class_="published" if published else None))
     table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body), class_="summary")
-    return tag("div", table, class_="scroll", tabindex="0", role="region",
-               aria_label="Summary table")  # fmt: skip
+    return tag(
+        "div", table, class_="scroll", tabindex="0", role="region", aria_label="Summary table"
+    )
 
 
 def _cell(row: Row, task: str, rank: int) -> Html:
@@ -57,7 +66,11 @@ def _rank(row: Row, rows: Sequence[Row], task: str) -> int:
 
     def same(other: Row) -> bool:
         return (other.kind, other.dataset, other.protocol, other.fraction) == (
-            "measured", row.dataset, row.protocol, row.fraction)  # fmt: skip
+            "measured",
+            row.dataset,
+            row.protocol,
+            row.fraction,
+        )
 
     values = [other.mean(task) for other in rows if same(other)]
     order = sorted({value for value in values if not math.isnan(value)}, reverse=True)

@@ -51,9 +51,13 @@ def pool(
 
 
 def pool_backward(
-    codes: Sequence[Tensor], gradient: Tensor, scales: Sequence[Tensor],
-    outputs: tuple[Tensor, Tensor, Tensor], *, shared: bool,
-) -> Tensor:  # fmt: skip
+    codes: Sequence[Tensor],
+    gradient: Tensor,
+    scales: Sequence[Tensor],
+    outputs: tuple[Tensor, Tensor, Tensor],
+    *,
+    shared: bool,
+) -> Tensor:
     """Gradient of the absorbed queries: one more pass over the codes.
 
     Args:

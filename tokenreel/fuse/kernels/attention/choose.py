@@ -76,9 +76,13 @@ def decide(codes: Sequence[Tensor], rows: Tensor, word: str, *, fused: bool = Tr
             fall_back(reason)
     log.debug(
         "pooled attention: %s, %d layers of %s %s on %s, %d rows",
-        chosen, len(codes), codes[0].dtype, tuple(codes[0].shape), codes[0].device,
+        chosen,
+        len(codes),
+        codes[0].dtype,
+        tuple(codes[0].shape),
+        codes[0].device,
         rows.shape[-2],
-    )  # fmt: skip
+    )
     return chosen
 
 

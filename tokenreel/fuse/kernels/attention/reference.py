@@ -42,8 +42,9 @@ def project_and_attend(
     value = tokens
     if weights.value is not None:
         value = functional.linear(tokens, weights.value, weights.value_bias)
-    entities = torch.einsum("fehn,fnhv->fehv", attention.to(value.dtype),
-                            value.unflatten(-1, (heads, -1)))  # fmt: skip
+    entities = torch.einsum(
+        "fehn,fnhv->fehv", attention.to(value.dtype), value.unflatten(-1, (heads, -1))
+    )
     return entities.flatten(2), attention.detach().flatten(1, 2)
 
 

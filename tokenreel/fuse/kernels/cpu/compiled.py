@@ -63,9 +63,15 @@ def pool_each(
     def work(at: slice, out: Array) -> None:
         block = Block.read(tokens, at, models[0].dtype)
         loops.attend(
-            block.codes, block.scales, _of(vectors, at), unseen[at], block.room(rows),
-            out, scores[at], lse[at],
-        )  # fmt: skip
+            block.codes,
+            block.scales,
+            _of(vectors, at),
+            unseen[at],
+            block.room(rows),
+            out,
+            scores[at],
+            lse[at],
+        )
 
     _fill([pooled], work)
     parts = by_row(pooled, tokens.widths), torch.from_numpy(scores), torch.from_numpy(lse)
@@ -77,9 +83,13 @@ def pool_each(
 
 
 def pool_backward(
-    codes: Sequence[Tensor], gradient: Tensor, scales: Sequence[Tensor], outputs: Outputs,
-    *, shared: bool,
-) -> Tensor:  # fmt: skip
+    codes: Sequence[Tensor],
+    gradient: Tensor,
+    scales: Sequence[Tensor],
+    outputs: Outputs,
+    *,
+    shared: bool,
+) -> Tensor:
     """As :func:`tokenreel.fuse.kernels.attention.absorbed.pool_backward`."""
     return pool_backward_each(codes, [gradient], scales, [outputs], shared=shared)[0]
 

@@ -41,17 +41,39 @@ def split_digits(
     dots = torch.empty(frames, count, device=rows.device)
     block = triton.next_power_of_2(channels)
     split_kernel[(frames * count,)](
-        rows, rows if pooled is None else pooled, digits, worth, dots, count, L=layers, D=channels,
-        BLOCK=block, SPLIT=is_split, I8=dtype == torch.int8, DOTS=pooled is not None,
-        num_warps=min(8, max(1, block // 256)), enable_fp_fusion=True,
-    )  # fmt: skip
+        rows,
+        rows if pooled is None else pooled,
+        digits,
+        worth,
+        dots,
+        count,
+        L=layers,
+        D=channels,
+        BLOCK=block,
+        SPLIT=is_split,
+        I8=dtype == torch.int8,
+        DOTS=pooled is not None,
+        num_warps=min(8, max(1, block // 256)),
+        enable_fp_fusion=True,
+    )
     return digits, worth, dots
 
 
 @triton.jit(do_not_specialize=["num_rows"])
-def split_kernel(rows, pooled, digits, worth, dots, num_rows, L: tl.constexpr, D: tl.constexpr,
-                 BLOCK: tl.constexpr, SPLIT: tl.constexpr, I8: tl.constexpr,
-                 DOTS: tl.constexpr):  # fmt: skip
+def split_kernel(
+    rows,
+    pooled,
+    digits,
+    worth,
+    dots,
+    num_rows,
+    L: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SPLIT: tl.constexpr,
+    I8: tl.constexpr,
+    DOTS: tl.constexpr,
+):
     """Grid (F * E,): a program has one row, of all layers."""
     program = tl.program_id(0).to(tl.int64)
     frame, row = program // num_rows, program % num_rows

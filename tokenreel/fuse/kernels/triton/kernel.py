@@ -38,13 +38,49 @@ __all__ = ["pool_backward_kernel", "pool_kernel"]
 @triton.jit(
     do_not_specialize=["num_rows", "num_splits", "tiles_of_split", "varies"]
 )  # they differ from batch to batch: no new compilation
-def pool_kernel(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, peaks, hidden, digits, worth,
-                out, extremes, scores, lse, num_tokens, num_rows, num_groups, num_splits,
-                tiles_of_split, varies, low_weight, L: tl.constexpr, D: tl.constexpr,
-                BD: tl.constexpr, ND: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr,
-                SPLIT: tl.constexpr, I8: tl.constexpr, HIDES: tl.constexpr, HOLD: tl.constexpr,
-                DT: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
-                INTERPRET: tl.constexpr):  # fmt: skip
+def pool_kernel(
+    x0,
+    x1,
+    x2,
+    x3,
+    fs0,
+    fs1,
+    fs2,
+    fs3,
+    s0,
+    s1,
+    s2,
+    s3,
+    peaks,
+    hidden,
+    digits,
+    worth,
+    out,
+    extremes,
+    scores,
+    lse,
+    num_tokens,
+    num_rows,
+    num_groups,
+    num_splits,
+    tiles_of_split,
+    varies,
+    low_weight,
+    L: tl.constexpr,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    ND: tl.constexpr,
+    BN: tl.constexpr,
+    BE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    I8: tl.constexpr,
+    HIDES: tl.constexpr,
+    HOLD: tl.constexpr,
+    DT: tl.constexpr,
+    WHOLE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
     """Pool frames: grid (F * num_groups, num_splits), each program a part of a frame's tokens.
 
     digits (..., L, R / BE, E, D) are those of the queries, worth (..., L, E) what a high one is
@@ -69,11 +105,43 @@ def pool_kernel(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, peaks, hidde
         seen = tokens < num_tokens
         if HIDES:
             seen = seen & (tl.load(hidden + frame * num_tokens + tokens, mask=seen, other=1) == 0)
-        held = load_tile(x0, x1, x2, x3, fs0, fs1, fs2, fs3, frame, n0, num_tokens, L, D, BD, ND,
-                         BN, HOLD)  # fmt: skip
-        s = products(held, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, digits, worth,
-                     frame, n0, num_tokens, first_row, num_rows, low_weight, L, D, BD, ND, BN, BE,
-                     SPLIT, I8, HOLD, PRECISION, INTERPRET)  # fmt: skip
+        held = load_tile(
+            x0, x1, x2, x3, fs0, fs1, fs2, fs3, frame, n0, num_tokens, L, D, BD, ND, BN, HOLD
+        )
+        s = products(
+            held,
+            x0,
+            x1,
+            x2,
+            x3,
+            fs0,
+            fs1,
+            fs2,
+            fs3,
+            s0,
+            s1,
+            s2,
+            s3,
+            digits,
+            worth,
+            frame,
+            n0,
+            num_tokens,
+            first_row,
+            num_rows,
+            low_weight,
+            L,
+            D,
+            BD,
+            ND,
+            BN,
+            BE,
+            SPLIT,
+            I8,
+            HOLD,
+            PRECISION,
+            INTERPRET,
+        )
         s = tl.where(seen[None, :], s, -float("inf"))
         at = scores + (frame * num_rows + rows)[:, None] * num_tokens + tokens[None, :]
         tl.store(at, s, mask=is_row[:, None] & (tokens < num_tokens)[None, :])
@@ -84,9 +152,39 @@ def pool_kernel(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, peaks, hidde
         total = total * keep + tl.sum(p, 1)
         top = new_top
         sums = accumulate(
-            held, sums, p, keep, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, peaks,
-            frame, n0, num_tokens, L, D, BD, ND, BN, BE, SPLIT, I8, HOLD, DT, PRECISION,
-            INTERPRET)  # fmt: skip
+            held,
+            sums,
+            p,
+            keep,
+            x0,
+            x1,
+            x2,
+            x3,
+            fs0,
+            fs1,
+            fs2,
+            fs3,
+            s0,
+            s1,
+            s2,
+            s3,
+            peaks,
+            frame,
+            n0,
+            num_tokens,
+            L,
+            D,
+            BD,
+            ND,
+            BN,
+            BE,
+            SPLIT,
+            I8,
+            HOLD,
+            DT,
+            PRECISION,
+            INTERPRET,
+        )
     factor = tl.full([BE], 1.0, tl.float32)
     if WHOLE:
         tl.store(lse + frame * num_rows + rows, top + tl.log(total), mask=is_row)
@@ -100,13 +198,46 @@ def pool_kernel(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, peaks, hidde
 
 
 @triton.jit(do_not_specialize=["num_rows", "num_tiles", "num_units", "units_of_program"])
-def pool_backward_kernel(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, peaks, digits, worth,
-                         scores, lse, delta, out, num_tokens, num_rows, num_groups, num_tiles,
-                         num_units, units_of_program, low_weight, L: tl.constexpr,
-                         D: tl.constexpr, BD: tl.constexpr, ND: tl.constexpr, BN: tl.constexpr,
-                         BE: tl.constexpr, SPLIT: tl.constexpr, I8: tl.constexpr,
-                         HOLD: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
-                         INTERPRET: tl.constexpr):  # fmt: skip
+def pool_backward_kernel(
+    x0,
+    x1,
+    x2,
+    x3,
+    fs0,
+    fs1,
+    fs2,
+    fs3,
+    s0,
+    s1,
+    s2,
+    s3,
+    peaks,
+    digits,
+    worth,
+    scores,
+    lse,
+    delta,
+    out,
+    num_tokens,
+    num_rows,
+    num_groups,
+    num_tiles,
+    num_units,
+    units_of_program,
+    low_weight,
+    L: tl.constexpr,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    ND: tl.constexpr,
+    BN: tl.constexpr,
+    BE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    I8: tl.constexpr,
+    HOLD: tl.constexpr,
+    DT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
     """Gradient of queries: grid (P * num_groups,), each program units, (frame, tile) pairs.
 
     digits (F, L, R / BE, E, D) and worth (F, L, E) are those of the gradient of pooled tokens,
@@ -127,12 +258,43 @@ def pool_backward_kernel(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, pea
         frame = (u // num_tiles).to(tl.int64)
         n0 = (u % num_tiles) * BN
         tokens = n0 + tl.arange(0, BN)
-        held = load_tile(x0, x1, x2, x3, fs0, fs1, fs2, fs3, frame, n0, num_tokens, L, D, BD, ND,
-                         BN, HOLD)  # fmt: skip
-        t = products(held, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3,
-                     digits + frame * (L * (R // BE) * D) * num_rows, worth + frame * L * num_rows,
-                     frame, n0, num_tokens, first_row, num_rows, low_weight, L, D, BD, ND, BN, BE,
-                     SPLIT, I8, HOLD, PRECISION, INTERPRET)  # fmt: skip
+        held = load_tile(
+            x0, x1, x2, x3, fs0, fs1, fs2, fs3, frame, n0, num_tokens, L, D, BD, ND, BN, HOLD
+        )
+        t = products(
+            held,
+            x0,
+            x1,
+            x2,
+            x3,
+            fs0,
+            fs1,
+            fs2,
+            fs3,
+            s0,
+            s1,
+            s2,
+            s3,
+            digits + frame * (L * (R // BE) * D) * num_rows,
+            worth + frame * L * num_rows,
+            frame,
+            n0,
+            num_tokens,
+            first_row,
+            num_rows,
+            low_weight,
+            L,
+            D,
+            BD,
+            ND,
+            BN,
+            BE,
+            SPLIT,
+            I8,
+            HOLD,
+            PRECISION,
+            INTERPRET,
+        )
         own = frame * num_rows + rows
         at = scores + own[:, None] * num_tokens + tokens[None, :]
         s = tl.load(at, mask=is_row[:, None] & (tokens < num_tokens)[None, :], other=-float("inf"))
@@ -143,8 +305,38 @@ def pool_backward_kernel(x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, pea
         keep = top / new_top
         top = new_top
         sums = accumulate(
-            held, sums, w / new_top[:, None], keep, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1,
-            s2, s3, peaks, frame, n0, num_tokens, L, D, BD, ND, BN, BE, SPLIT, I8, HOLD, DT,
-            PRECISION, INTERPRET)  # fmt: skip
+            held,
+            sums,
+            w / new_top[:, None],
+            keep,
+            x0,
+            x1,
+            x2,
+            x3,
+            fs0,
+            fs1,
+            fs2,
+            fs3,
+            s0,
+            s1,
+            s2,
+            s3,
+            peaks,
+            frame,
+            n0,
+            num_tokens,
+            L,
+            D,
+            BD,
+            ND,
+            BN,
+            BE,
+            SPLIT,
+            I8,
+            HOLD,
+            DT,
+            PRECISION,
+            INTERPRET,
+        )
     out += program.to(tl.int64) * num_rows * (L * D)
     store_sums(out, sums, top, peaks, first_row, num_rows, L, D, BD, ND, BE, I8)

@@ -78,9 +78,14 @@ class _Call:
 
 
 def pool(
-    codes: Sequence[Tensor], queries: Tensor, scales: Sequence[Tensor], hidden: Tensor | None,
-    *, sizes: Sizes | None = None, splits: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    codes: Sequence[Tensor],
+    queries: Tensor,
+    scales: Sequence[Tensor],
+    hidden: Tensor | None,
+    *,
+    sizes: Sizes | None = None,
+    splits: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """The fused form of :func:`tokenreel.fuse.kernels.attention.absorbed.pool`, in float32.
 
     Args:
@@ -103,10 +108,15 @@ def pool(
 
 
 def pool_backward(
-    codes: Sequence[Tensor], gradient: Tensor, scales: Sequence[Tensor],
+    codes: Sequence[Tensor],
+    gradient: Tensor,
+    scales: Sequence[Tensor],
     outputs: tuple[Tensor, Tensor, Tensor],
-    *, shared: bool, sizes: Sizes | None = None, programs: int | None = None,
-) -> Tensor:  # fmt: skip
+    *,
+    shared: bool,
+    sizes: Sizes | None = None,
+    programs: int | None = None,
+) -> Tensor:
     """The fused form of :func:`tokenreel.fuse.kernels.attention.absorbed.pool_backward`.
 
     Args:
@@ -133,11 +143,14 @@ def _prepare(codes: Sequence[Tensor], scales: Sequence[Tensor]) -> _Call:
     if own:  # what brings weights times scales near 1: half precision holds them then
         peaks = torch.stack([torch.linalg.vector_norm(part, torch.inf) for part in own])
     pointers = (
-        *codes, *[first] * fill,
-        *(part.stride(0) for part in codes), *[0] * fill,
-        *own, *[own[0] if own else first] * (4 - len(own)),
+        *codes,
+        *[first] * fill,
+        *(part.stride(0) for part in codes),
+        *[0] * fill,
+        *own,
+        *[own[0] if own else first] * (4 - len(own)),
         peaks,
-    )  # fmt: skip
+    )
     return _Call(codes, pointers)
 
 
@@ -183,11 +196,25 @@ def _pool(
     scores = torch.empty(frames, rows, num_tokens, device=device)
     lse = torch.empty(frames, rows, device=device)
     kernels.pool_kernel[(frames * groups, splits)](
-        *call.pointers, worth if hidden is None else hidden.contiguous().view(torch.int8),
-        digits, worth, out, extremes, scores, lse, num_tokens, rows, groups, splits,
-        tiles_of_split, int(varies), LOW_WEIGHT.get(call.dtype, 1.0), HIDES=hidden is not None,
-        WHOLE=splits == 1, **call.constants(sizes),
-    )  # fmt: skip
+        *call.pointers,
+        worth if hidden is None else hidden.contiguous().view(torch.int8),
+        digits,
+        worth,
+        out,
+        extremes,
+        scores,
+        lse,
+        num_tokens,
+        rows,
+        groups,
+        splits,
+        tiles_of_split,
+        int(varies),
+        LOW_WEIGHT.get(call.dtype, 1.0),
+        HIDES=hidden is not None,
+        WHOLE=splits == 1,
+        **call.constants(sizes),
+    )
     if splits == 1:
         return out[:, 0], scores, lse
     top, total = extremes.unbind(2)
@@ -196,9 +223,13 @@ def _pool(
 
 
 def _pool_backward(
-    call: _Call, gradient: Tensor, outputs: tuple[Tensor, Tensor, Tensor], shared: bool,
-    programs: int | None, sizes: Sizes,
-) -> Tensor:  # fmt: skip
+    call: _Call,
+    gradient: Tensor,
+    outputs: tuple[Tensor, Tensor, Tensor],
+    shared: bool,
+    programs: int | None,
+    sizes: Sizes,
+) -> Tensor:
     pooled, scores, lse = (part.contiguous() for part in outputs)
     frames, rows, width = gradient.shape
     num_tokens = scores.shape[-1]
@@ -215,7 +246,20 @@ def _pool_backward(
     count = triton.cdiv(units, of_program)
     out = torch.empty(count, rows, width, device=gradient.device)
     kernels.pool_backward_kernel[(count * groups,)](
-        *call.pointers, digits, worth, scores, lse, delta, out, num_tokens, rows, groups, tiles,
-        units, of_program, LOW_WEIGHT.get(call.dtype, 1.0), **call.constants(sizes),
-    )  # fmt: skip
+        *call.pointers,
+        digits,
+        worth,
+        scores,
+        lse,
+        delta,
+        out,
+        num_tokens,
+        rows,
+        groups,
+        tiles,
+        units,
+        of_program,
+        LOW_WEIGHT.get(call.dtype, 1.0),
+        **call.constants(sizes),
+    )
     return out.sum(0) if shared else out

@@ -62,8 +62,9 @@ def _merge(rows, low_weight, BE: tl.constexpr, WIDTH: tl.constexpr, SPLIT: tl.co
 
 
 @triton.jit
-def _tile(x, n0, num_tokens, i, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
-          LAST: tl.constexpr):  # fmt: skip
+def _tile(
+    x, n0, num_tokens, i, D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr, LAST: tl.constexpr
+):
     tokens = n0 + tl.arange(0, BN)
     channels = i * BD + tl.arange(0, BD)
     mask = (tokens < num_tokens)[:, None]
@@ -77,9 +78,25 @@ def _tile(x, n0, num_tokens, i, D: tl.constexpr, BD: tl.constexpr, BN: tl.conste
 
 
 @triton.jit
-def load_tile(x0, x1, x2, x3, fs0, fs1, fs2, fs3, frame, n0, num_tokens, L: tl.constexpr,
-              D: tl.constexpr, BD: tl.constexpr, ND: tl.constexpr, BN: tl.constexpr,
-              HOLD: tl.constexpr):  # fmt: skip
+def load_tile(
+    x0,
+    x1,
+    x2,
+    x3,
+    fs0,
+    fs1,
+    fs2,
+    fs3,
+    frame,
+    n0,
+    num_tokens,
+    L: tl.constexpr,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    ND: tl.constexpr,
+    BN: tl.constexpr,
+    HOLD: tl.constexpr,
+):
     # Blocks (BN, BD) of a whole tile, layer after layer, for both sweeps; none unless HOLD.
     blocks = ()
     for layer in tl.static_range(L if HOLD else 0):
@@ -90,8 +107,9 @@ def load_tile(x0, x1, x2, x3, fs0, fs1, fs2, fs3, frame, n0, num_tokens, L: tl.c
 
 
 @triton.jit
-def _rows(digits, first, num_rows, i, D: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr,
-          R: tl.constexpr):  # fmt: skip
+def _rows(
+    digits, first, num_rows, i, D: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr, R: tl.constexpr
+):
     # (R, BD) of digits (R / BE, num_rows, D): high ones of BE rows from the first, then low ones.
     at = tl.arange(0, R)
     rows = first + at % BE
@@ -104,8 +122,7 @@ def _rows(digits, first, num_rows, i, D: tl.constexpr, BD: tl.constexpr, BE: tl.
 
 
 @triton.jit
-def _multiply(a, b, total, I8: tl.constexpr, PRECISION: tl.constexpr,
-              INTERPRET: tl.constexpr):  # fmt: skip
+def _multiply(a, b, total, I8: tl.constexpr, PRECISION: tl.constexpr, INTERPRET: tl.constexpr):
     if I8:
         return tl.dot(a, b, total, out_dtype=tl.int32)
     else:
@@ -113,10 +130,26 @@ def _multiply(a, b, total, I8: tl.constexpr, PRECISION: tl.constexpr,
 
 
 @triton.jit
-def _contract(held, x, digits, n0, num_tokens, first, num_rows, layer: tl.constexpr,
-              D: tl.constexpr, BD: tl.constexpr, ND: tl.constexpr, BN: tl.constexpr,
-              BE: tl.constexpr, R: tl.constexpr, I8: tl.constexpr, HOLD: tl.constexpr,
-              PRECISION: tl.constexpr, INTERPRET: tl.constexpr):  # fmt: skip
+def _contract(
+    held,
+    x,
+    digits,
+    n0,
+    num_tokens,
+    first,
+    num_rows,
+    layer: tl.constexpr,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    ND: tl.constexpr,
+    BN: tl.constexpr,
+    BE: tl.constexpr,
+    R: tl.constexpr,
+    I8: tl.constexpr,
+    HOLD: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
     # (R, BN) float32: digits times tokens of the tile, over the channels of a layer.
     if HOLD:  # a chain of products shares its first axis among the warps: tokens, not 16 rows
         total = tl.zeros([BN, R], tl.int32 if I8 else tl.float32)
@@ -141,11 +174,40 @@ def _power_below(peak):
 
 
 @triton.jit
-def products(held, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, digits, worth, frame, n0,
-             num_tokens, first, num_rows, low_weight, L: tl.constexpr, D: tl.constexpr,
-             BD: tl.constexpr, ND: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr,
-             SPLIT: tl.constexpr, I8: tl.constexpr, HOLD: tl.constexpr, PRECISION: tl.constexpr,
-             INTERPRET: tl.constexpr):  # fmt: skip
+def products(
+    held,
+    x0,
+    x1,
+    x2,
+    x3,
+    fs0,
+    fs1,
+    fs2,
+    fs3,
+    s0,
+    s1,
+    s2,
+    s3,
+    digits,
+    worth,
+    frame,
+    n0,
+    num_tokens,
+    first,
+    num_rows,
+    low_weight,
+    L: tl.constexpr,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    ND: tl.constexpr,
+    BN: tl.constexpr,
+    BE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    I8: tl.constexpr,
+    HOLD: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
     # (BE, BN) float32: the first sweep, rows from the first times tokens, over all layers.
     R: tl.constexpr = BE * 2 if SPLIT else BE
     rows = first + tl.arange(0, BE)
@@ -154,8 +216,26 @@ def products(held, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, digits, w
     for layer in tl.static_range(L):
         x = _pick(x0, x1, x2, x3, layer) + frame * _pick(fs0, fs1, fs2, fs3, layer)
         own = digits + layer * (R // BE) * num_rows * D
-        part = _contract(held, x, own, n0, num_tokens, first, num_rows, layer, D, BD, ND, BN, BE,
-                         R, I8, HOLD, PRECISION, INTERPRET)  # fmt: skip
+        part = _contract(
+            held,
+            x,
+            own,
+            n0,
+            num_tokens,
+            first,
+            num_rows,
+            layer,
+            D,
+            BD,
+            ND,
+            BN,
+            BE,
+            R,
+            I8,
+            HOLD,
+            PRECISION,
+            INTERPRET,
+        )
         part = _merge(part, low_weight, BE, BN, SPLIT)
         scale = tl.load(worth + layer * num_rows + rows, mask=rows < num_rows, other=0.0)
         part = part * scale[:, None]
@@ -167,11 +247,40 @@ def products(held, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3, digits, w
 
 
 @triton.jit
-def accumulate(held, sums, weights, keep, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0, s1, s2, s3,
-               peaks, frame, n0, num_tokens, L: tl.constexpr, D: tl.constexpr, BD: tl.constexpr,
-               ND: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr, SPLIT: tl.constexpr,
-               I8: tl.constexpr, HOLD: tl.constexpr, DT: tl.constexpr, PRECISION: tl.constexpr,
-               INTERPRET: tl.constexpr):  # fmt: skip
+def accumulate(
+    held,
+    sums,
+    weights,
+    keep,
+    x0,
+    x1,
+    x2,
+    x3,
+    fs0,
+    fs1,
+    fs2,
+    fs3,
+    s0,
+    s1,
+    s2,
+    s3,
+    peaks,
+    frame,
+    n0,
+    num_tokens,
+    L: tl.constexpr,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    ND: tl.constexpr,
+    BN: tl.constexpr,
+    BE: tl.constexpr,
+    SPLIT: tl.constexpr,
+    I8: tl.constexpr,
+    HOLD: tl.constexpr,
+    DT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INTERPRET: tl.constexpr,
+):
     # The second sweep: sums * keep + weights @ tile, for each block of channels of each layer.
     # Channels are the rows of these products and rows of attention the columns, of which a matrix
     # unit needs only 8: weights' low halves have products of their own, and sums no padding.
@@ -199,8 +308,20 @@ def accumulate(held, sums, weights, keep, x0, x1, x2, x3, fs0, fs1, fs2, fs3, s0
 
 
 @triton.jit
-def store_sums(out, sums, factor, peaks, first, num_rows, L: tl.constexpr, D: tl.constexpr,
-               BD: tl.constexpr, ND: tl.constexpr, BE: tl.constexpr, I8: tl.constexpr):  # fmt: skip
+def store_sums(
+    out,
+    sums,
+    factor,
+    peaks,
+    first,
+    num_rows,
+    L: tl.constexpr,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    ND: tl.constexpr,
+    BE: tl.constexpr,
+    I8: tl.constexpr,
+):
     # Rows of `out`, (E, L * D), from the first on, times factor (BE,).
     rows = first + tl.arange(0, BE)
     for layer in tl.static_range(L):
