@@ -165,7 +165,7 @@ def lengths_of(folder: Path, videos: Path | None) -> tuple[Path, dict[str, int]]
 
 def profile(folder: Path, device: torch.device, codec: str, name: str) -> str:
     """What a batch costs: each part, attention, the kernels."""
-    from tokenreel.cache.codec import codec_from_recipe
+    from tokenreel.cache.codec import codec_from_identity
     from tokenreel.cache.manifest import Manifest
     from tokenreel.extract.encode.quantiser import Quantiser
     from tokenreel.extract.flow.devices import compile_quantiser, machine_for, ready
@@ -175,7 +175,7 @@ def profile(folder: Path, device: torch.device, codec: str, name: str) -> str:
     manifest = Manifest("bench", folder, ())
     backbone, recipe, calibration, _ = prepare_store(manifest, config, folder / "store")
     machine = ready(backbone, machine_for(config), compiles=True)
-    quantiser = Quantiser(codec_from_recipe(recipe.codec, calibration), recipe, device)
+    quantiser = Quantiser(codec_from_identity(recipe.codec, calibration), recipe, device)
     compile_quantiser(quantiser, backbone, machine)
     place = "any place in a batch" if machine.mixes else "a fixed place in a batch"
     lines = [f"{name}, torch {torch.__version__}, batches of {machine.batch_frames}; {place}"]

@@ -16,7 +16,7 @@ import torch
 from extract_fixture import render
 from harness import Timing, make_row, quick_flag, write_rows
 
-from tokenreel.cache.codec import codec_from_recipe
+from tokenreel.cache.codec import codec_from_identity
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.extract.config import ExtractConfig
@@ -41,7 +41,7 @@ CONFIG = ExtractConfig(
 def in_sequence(manifest: Manifest, store: Path) -> float:
     """Seconds of the stages one after the other, batch by batch."""
     backbone, recipe, calibration, device = prepare_store(manifest, CONFIG, store)
-    quantiser = Quantiser(codec_from_recipe(recipe.codec, calibration), recipe, device)
+    quantiser = Quantiser(codec_from_identity(recipe.codec, calibration), recipe, device)
     sources = SourceFiles(manifest.root)
     start = time.perf_counter()
     with StoreWriter(store, writer_id="sequence") as writer:

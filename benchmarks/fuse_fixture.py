@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.codec import calibrate, codec_from_identity, codec_identity
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.write.store_writer import SourceInfo, StoreWriter, create_store
@@ -67,7 +67,7 @@ def make_store(
     rng = np.random.default_rng(0)
     tokens = rng.standard_normal((frames, grid[0] * grid[1], dim), np.float32)
     calibration = calibrate(codec, dict.fromkeys(blocks, tokens[:2]), grid=grid)
-    recipe = StoreRecipe(
+    recipe = StoreIdentity(
         architecture="random",
         weights_sha256="0" * 64,
         blocks=blocks,
@@ -77,10 +77,10 @@ def make_store(
         transform={"name": "none"},
         frames={"policy": "all"},
         cls="none",
-        codec=codec_recipe(codec, calibration),
+        codec=codec_identity(codec, calibration),
     )
     create_store(path, recipe, made_with={}, calibration=calibration)
-    code = codec_from_recipe(recipe.codec, calibration)
+    code = codec_from_identity(recipe.codec, calibration)
     encoded = {block: code.encode(tokens, block=block, grid=grid) for block in blocks}
     numbers = np.arange(frames)
     with StoreWriter(path, writer_id="bench") as writer:

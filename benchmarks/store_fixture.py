@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenreel.cache.codec import Encoded, codec_recipe
+from tokenreel.cache.codec import Encoded, codec_identity
 from tokenreel.cache.format.clip_files import load_clip
 from tokenreel.cache.format.clip_record import ClipRecord, clip_key, folder_of, seal
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import group_json
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.write.store_writer import SourceInfo, StoreWriter, create_store
@@ -20,7 +20,7 @@ def empty_store(path: Path, *, grid: tuple[int, int], dim: int = 768) -> Path:
     """A store without clips, of a codec whose calibration is trivial."""
     calibration = {f"mean/{b}": np.zeros(dim, np.float32) for b in BLOCKS}
     calibration |= {f"sd/{b}": np.ones(dim, np.float32) for b in BLOCKS}
-    recipe = StoreRecipe(
+    identity = StoreIdentity(
         architecture="random",
         weights_sha256="0" * 64,
         blocks=BLOCKS,
@@ -29,9 +29,9 @@ def empty_store(path: Path, *, grid: tuple[int, int], dim: int = 768) -> Path:
         image_size=(224, 224),
         transform={"name": "none"},
         frames={"policy": "all"},
-        codec=codec_recipe("int8", calibration),
+        codec=codec_identity("int8", calibration),
     )
-    return create_store(path, recipe, made_with={}, calibration=calibration)
+    return create_store(path, identity, made_with={}, calibration=calibration)
 
 
 def write_clip(writer: StoreWriter, name: str, codes: np.ndarray, frames: int) -> None:

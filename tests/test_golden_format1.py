@@ -42,7 +42,7 @@ def test_a_golden_store_opens_with_the_tokens_it_was_given(name):
     store = open_store(GOLDEN / "stores" / name)
     digest = hashlib.sha256()
     for clip_id in store.records:
-        for view in range(store.recipe.num_views):
+        for view in range(store.identity.num_views):
             tokens = store.read(clip_id, view=view)
             for block in (1, 5):
                 digest.update(tokens.decode(block).tobytes())

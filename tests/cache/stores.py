@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.codec import calibrate, codec_from_identity, codec_identity
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.read.store_reader import ClipRecord
 from tokenreel.cache.write.store_writer import SourceInfo, StoreWriter, create_store
@@ -15,11 +15,11 @@ BLOCKS, GRID, DIM = (1, 3), (4, 4), 16
 SOURCE = SourceInfo("a/v.mp4", 10, "0" * 64, "pyav", "1", {"frames": 3})
 
 
-def make_recipe(codec: str = "int8", views: int = 1) -> tuple[StoreRecipe, dict]:
+def make_identity(codec: str = "int8", views: int = 1) -> tuple[StoreIdentity, dict]:
     rng = np.random.default_rng(1)
     samples = {b: rng.standard_normal((4, 16, DIM)).astype(np.float32) + b for b in BLOCKS}
     calibration = calibrate(codec, samples, grid=GRID)
-    recipe = StoreRecipe(
+    identity = StoreIdentity(
         architecture="tiny",
         weights_sha256="0" * 64,
         blocks=BLOCKS,
@@ -29,14 +29,14 @@ def make_recipe(codec: str = "int8", views: int = 1) -> tuple[StoreRecipe, dict]
         transform={"name": "t"},
         frames={"policy": "all"},
         views=tuple({"name": f"v{i}"} for i in range(views)),
-        codec=codec_recipe(codec, calibration),
+        codec=codec_identity(codec, calibration),
     )
-    return recipe, calibration
+    return identity, calibration
 
 
 def make_store(path: Path, codec: str = "int8", views: int = 1) -> Path:
-    recipe, calibration = make_recipe(codec, views)
-    return create_store(path, recipe, made_with={"numpy": "any"}, calibration=calibration)
+    identity, calibration = make_identity(codec, views)
+    return create_store(path, identity, made_with={"numpy": "any"}, calibration=calibration)
 
 
 def make_tokens(clip_id: str, view: int, block: int, frames: int) -> np.ndarray:
@@ -55,7 +55,7 @@ def begin(writer: StoreWriter, clip_id: str):
 
 
 def append(writer: StoreWriter, clip, clip_id: str, frames: int, batch: int = 7) -> None:
-    for view in range(writer.recipe.num_views):
+    for view in range(writer.identity.num_views):
         for start in range(clip.resume_frames, frames, batch):
             part = slice(start, min(start + batch, frames))
             encoded, cls = {}, {}
@@ -74,12 +74,12 @@ def write_clip(writer: StoreWriter, clip_id: str, frames: int = 70, batch: int =
 
 
 def expected(
-    path_recipe: StoreRecipe,
+    path_identity: StoreIdentity,
     calibration: dict,
     clip_id: str,
     block: int,
     frames: int,
     view: int = 0,
 ):
-    codec = codec_from_recipe(path_recipe.codec, calibration)
+    codec = codec_from_identity(path_identity.codec, calibration)
     return codec.encode(make_tokens(clip_id, view, block, frames), block=block, grid=GRID)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
-from tokenreel.cache.errors import Damaged, UsageError, WrongRecipe
+from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.config.loss import CrossEntropyConfig, TccConfig, VspConfig
 from tokenreel.fuse.config.run import (
@@ -169,11 +169,11 @@ def test_a_run_of_another_model_cannot_be_started_from_and_the_fields_are_listed
     run(tiny_config(), store, tmp_path / "first")
     first = {"init": str(tmp_path / "first")}
     wider = tiny_config(pooling=PoolingConfig(num_entities=3, channels=8), **first)
-    with pytest.raises(WrongRecipe, match=r"pooling\.num_entities: it has 2, asked 3"):
+    with pytest.raises(WrongIdentity, match=r"pooling\.num_entities: it has 2, asked 3"):
         run(wider, store, tmp_path / "second")
     heads = tiny_config().temporal.model_copy(update={"heads": 4, "dropout": 0.2})
     as_wide = tiny_config(temporal=heads, **first)  # all weights fit
-    with pytest.raises(WrongRecipe, match=r"temporal\.heads: it has 2, asked 4"):
+    with pytest.raises(WrongIdentity, match=r"temporal\.heads: it has 2, asked 4"):
         run(as_wide, store, tmp_path / "third")
 
 
@@ -212,7 +212,7 @@ def test_a_run_of_a_version_with_other_fields_is_told_with_file_field_and_commit
         "the version that trained it (commit abc123), or train it again with another --out",
     ):
         assert words in str(told.value)
-    with pytest.raises(WrongRecipe, match=r"config\.pooling\.num_slots: run has 3, asked None"):
+    with pytest.raises(WrongIdentity, match=r"config\.pooling\.num_slots: run has 3, asked None"):
         run(tiny_config(), store, tmp_path / "run")
 
 
@@ -225,7 +225,7 @@ def test_a_run_from_before_a_field_existed_goes_on_with_its_default(store, tmp_p
 
     assert run(tiny_config(), store, tmp_path / "run").was_done
     other = DataConfig(num_frames=6, batch_clips=2, sampling="uniform")
-    with pytest.raises(WrongRecipe, match=r"config\.data\.sampling: run has 'paper', asked"):
+    with pytest.raises(WrongIdentity, match=r"config\.data\.sampling: run has 'paper', asked"):
         run(tiny_config(data=other), store, tmp_path / "run")
 
 
@@ -360,7 +360,7 @@ def test_weights_of_a_run_on_a_store_of_other_blocks_do_not_fit_and_it_is_said(s
     told = (
         r"init=\S+ pools other blocks:\n  layers: it has \[1, 3\], asked \[1, 3, 5\]\nset pooling"
     )
-    with pytest.raises(WrongRecipe, match=told):
+    with pytest.raises(WrongIdentity, match=told):
         run(tiny_config(init=str(tmp_path / "first")), more, tmp_path / "second")
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.codec import calibrate, codec_from_identity, codec_identity
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.write.store_writer import SourceInfo, StoreWriter, create_store
 from tokenreel.fuse.config.run import (
@@ -43,7 +43,7 @@ def write_store(
     rng = np.random.default_rng(0)
     samples = {b: rng.standard_normal((4, 6, DIM)).astype(np.float32) for b in blocks}
     calibration = calibrate(codec, samples, grid=GRID)
-    recipe = StoreRecipe(
+    recipe = StoreIdentity(
         architecture=architecture,
         weights_sha256=weights_sha256,
         blocks=blocks,
@@ -54,10 +54,10 @@ def write_store(
         frames={"policy": "all"},
         cls="blocks+normed" if cls else "none",
         views=tuple({"name": "clean" if view == 0 else f"view{view}"} for view in range(views)),
-        codec=codec_recipe(codec, calibration),
+        codec=codec_identity(codec, calibration),
     )
     create_store(path, recipe, made_with={"dataset": dataset}, calibration=calibration)
-    code = codec_from_recipe(recipe.codec, calibration)
+    code = codec_from_identity(recipe.codec, calibration)
     with StoreWriter(path, writer_id="test") as writer:
         for split, count in (("train", train), ("val", val)):
             for index in range(count):

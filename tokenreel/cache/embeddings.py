@@ -50,7 +50,7 @@ class EmbeddingFile:
 
     Attributes:
         path: where it was read from.
-        provenance: the run, recipe, seed, store... that made it; {} in a user's own file.
+        provenance: the run, identity, seed, store... that made it; {} in a user's own file.
         clips: in the order of the file.
     """
 

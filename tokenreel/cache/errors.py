@@ -4,7 +4,7 @@
     |-- UsageError                 2   a wrong word, key, path or value (also a ValueError)
     |-- StoreError                 5
     |   |-- StoreNotFound          2   no store there, or not one of ours
-    |   |-- WrongRecipe            4   a store made by another recipe
+    |   |-- WrongIdentity            4   a store made with other settings
     |   |-- Damaged                5   a missing, torn or altered file
     |   `-- ClipNotFound           2   the store has no such clip, layer, view or frame
     |-- EmbeddingFileError         5
@@ -24,7 +24,7 @@ __all__ = [
     "StoreNotFound",
     "TokenReelError",
     "UsageError",
-    "WrongRecipe",
+    "WrongIdentity",
 ]
 
 
@@ -52,8 +52,8 @@ class StoreNotFound(StoreError):
     exit_status = 2
 
 
-class WrongRecipe(StoreError):
-    """The store was made by another recipe; the message lists the fields that differ."""
+class WrongIdentity(StoreError):
+    """The store was made with other settings; the message lists the fields that differ."""
 
     exit_status = 4
 

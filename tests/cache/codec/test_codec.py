@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
+from tokenreel.cache.codec import calibrate, codec_from_identity, codec_identity
 from tokenreel.cache.codec.pca import Pca
 from tokenreel.cache.errors import UsageError
 
@@ -19,7 +19,7 @@ def make_tokens(frames: int = 6, dim: int = 32) -> np.ndarray:
 
 def make_codec(name: str, tokens: np.ndarray):
     calibration = calibrate(name, {7: tokens}, grid=GRID)
-    return codec_from_recipe(codec_recipe(name, calibration), calibration)
+    return codec_from_identity(codec_identity(name, calibration), calibration)
 
 
 def test_int8_is_within_one_254th_of_the_tokens_largest_standardised_value():
@@ -87,15 +87,15 @@ def test_what_cannot_be_encoded_is_refused_with_its_place():
 @pytest.mark.parametrize("name", ["int9", "int8+pool2", "pca:x", "pca:4+pca:4"])
 def test_an_unknown_name_is_refused(name):
     with pytest.raises(UsageError, match="codec"):
-        codec_recipe(name, {})
+        codec_identity(name, {})
 
 
 def test_another_calibration_is_refused():
     calibration = calibrate("int8", {7: make_tokens()}, grid=GRID)
-    recipe = codec_recipe("int8", calibration)
+    identity = codec_identity("int8", calibration)
     changed = calibration | {"mean/7": calibration["mean/7"] + 1}
     with pytest.raises(UsageError, match="calibration"):
-        codec_from_recipe(recipe, changed)
+        codec_from_identity(identity, changed)
 
 
 def test_a_projection_has_the_same_bits_whatever_the_order_of_its_sums():

@@ -1,15 +1,15 @@
-"""The recipe of a store: fingerprint, differences, refusal."""
+"""The identity of a store: fingerprint, differences, refusal."""
 
 import hashlib
 
 import pytest
 from pydantic import ValidationError
 
-from tokenreel.cache.errors import WrongRecipe
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.errors import WrongIdentity
+from tokenreel.cache.format.identity import StoreIdentity
 
 
-def make_recipe(**changes: object) -> StoreRecipe:
+def make_identity(**changes: object) -> StoreIdentity:
     fields: dict = {
         "architecture": "vit_tiny_patch16_224",
         "weights_sha256": "0" * 64,
@@ -21,13 +21,13 @@ def make_recipe(**changes: object) -> StoreRecipe:
         "frames": {"policy": "all"},
         "codec": {"name": "fp16"},
     }
-    return StoreRecipe(**(fields | changes))
+    return StoreIdentity(**(fields | changes))
 
 
 def test_the_fingerprint_is_the_hash_of_the_canonical_json():
-    recipe = make_recipe()
-    assert recipe.fingerprint == hashlib.sha256(recipe.to_json()).hexdigest()
-    assert b" " not in recipe.to_json()
+    identity = make_identity()
+    assert identity.fingerprint == hashlib.sha256(identity.to_json()).hexdigest()
+    assert b" " not in identity.to_json()
 
 
 @pytest.mark.parametrize(
@@ -48,22 +48,22 @@ def test_the_fingerprint_is_the_hash_of_the_canonical_json():
     ],
 )
 def test_every_field_changes_the_fingerprint_and_is_named_in_the_refusal(field, value):
-    store, wanted = make_recipe(), make_recipe(**{field: value})
+    store, wanted = make_identity(), make_identity(**{field: value})
 
     assert store.fingerprint != wanted.fingerprint
-    with pytest.raises(WrongRecipe, match=rf"1 field\(s\) differ:\n  {field}"):
+    with pytest.raises(WrongIdentity, match=rf"1 field\(s\) differ:\n  {field}"):
         store.require(wanted, path="some-store")
 
 
-def test_an_equal_recipe_is_not_refused():
-    make_recipe().require(make_recipe(), path="some-store")
+def test_an_equal_identity_is_not_refused():
+    make_identity().require(make_identity(), path="some-store")
 
 
 def test_a_nested_difference_is_named_by_its_dotted_field():
-    other = make_recipe(transform={"name": "dino-256-224", "resize": 255})
-    assert make_recipe().differences(other) == [("transform.resize", 256, 255)]
+    other = make_identity(transform={"name": "dino-256-224", "resize": 255})
+    assert make_identity().differences(other) == [("transform.resize", 256, 255)]
 
 
 def test_an_unknown_field_is_refused():
     with pytest.raises(ValidationError, match="extra"):
-        make_recipe(colour="red")
+        make_identity(colour="red")

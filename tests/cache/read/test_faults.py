@@ -32,10 +32,10 @@ _spec.loader.exec_module(stores)
 
 def store_with(path: Path, clips: dict[str, int], views: int = 1) -> Path:
     """A store with a canary, a quarantine record and the clips, of so many frames each."""
-    recipe, calibration = stores.make_recipe("int8", views)
+    identity, calibration = stores.make_identity("int8", views)
     tokens = {b: stores.make_tokens("canary", 0, b, 2) for b in stores.BLOCKS}
     canary = make_canary(canary_frames(16), tokens)
-    create_store(path, recipe, made_with={}, calibration=calibration, canary=canary)
+    create_store(path, identity, made_with={}, calibration=calibration, canary=canary)
     record_failure(path, "bad", stage="decode", reason="torn", details={"frame": 3})
     with StoreWriter(path, writer_id="w") as writer:
         for name, frames in clips.items():
@@ -52,7 +52,7 @@ def everything(path: Path) -> dict[str, bytes]:
         for view in range(record.num_views):
             tokens = store.read(name, view=view)
             found[name] += store.read_cls(name, view=view).tobytes()
-            for block in store.recipe.blocks:
+            for block in store.identity.blocks:
                 found[name] += tokens.decode(block).tobytes()
                 found[name] += store.read_cls(name, block=block, view=view).tobytes()
     return found

@@ -63,7 +63,7 @@ def test_a_reader_written_from_the_format_alone_reads_a_store(tmp_path):
         stores.write_clip(writer, "a/1", 70)
     tokens = read_tokens(path, "a/1", 3, view=1)
     codec = stores.StoreWriter(path, writer_id="r").codec
-    wanted = stores.expected(*stores.make_recipe("int8", 2), "a/1", 3, 70, 1)
+    wanted = stores.expected(*stores.make_identity("int8", 2), "a/1", 3, 70, 1)
     np.testing.assert_allclose(tokens, codec.decode(wanted, block=3), rtol=1e-5, atol=1e-5)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
+from tokenreel.cache.codec import calibrate, codec_from_identity, codec_identity
 from tokenreel.cache.codec.base import Encoded
 from tokenreel.cache.tools.codec_error import (
     bytes_per_frame,
@@ -39,7 +39,7 @@ def tokens():
 
 def make_codec(name: str, tokens):
     calibration = calibrate(name, {7: tokens}, grid=GRID)
-    return codec_from_recipe(codec_recipe(name, calibration), calibration)
+    return codec_from_identity(codec_identity(name, calibration), calibration)
 
 
 def test_a_codec_that_changes_nothing_has_no_error(tokens):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokenreel.cache.errors import Damaged, UsageError, WrongRecipe
+from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.format.clip_record import clip_key, folder_of
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.copying import merge_store, migrate_store, recode_store
@@ -39,27 +39,27 @@ def test_merge_makes_the_stores_equal_and_diff_says_so(tmp_path):
     assert merge_store(store, other) == []
     assert diff_stores(store, other) == []
     assert verify_store(other, deep=True).problems == ()
-    with pytest.raises(WrongRecipe):
+    with pytest.raises(WrongIdentity):
         merge_store(store, stores.make_store(tmp_path / "u", "fp16"))
 
 
-def test_a_clip_copied_by_hand_from_a_store_of_another_recipe_is_refused(tmp_path):
+def test_a_clip_copied_by_hand_from_a_store_of_another_identity_is_refused(tmp_path):
     rng = np.random.default_rng(5)
     store = store_of(tmp_path / "s", "int8", "a")
-    recipe, _ = stores.make_recipe("int8")
+    identity, _ = stores.make_identity("int8")
     samples = {b: 3 * rng.standard_normal((4, 16, stores.DIM)).astype("f4") for b in stores.BLOCKS}
     calibration = stores.calibrate("int8", samples, grid=stores.GRID)
-    codec = stores.codec_recipe("int8", calibration)
+    codec = stores.codec_identity("int8", calibration)
     other = stores.create_store(
         tmp_path / "t",
-        recipe.model_copy(update={"codec": codec}),
+        identity.model_copy(update={"codec": codec}),
         made_with={},
         calibration=calibration,
     )
     folder = folder_of(clip_key("a"))
     (other / folder).parent.mkdir()
     shutil.copytree(store / folder, other / folder)
-    with pytest.raises(Damaged, match="written for a store of recipe"):
+    with pytest.raises(Damaged, match="written for a store of identity"):
         open_store(other).read("a")
     assert verify_store(other).exit_status == 5
 
@@ -80,7 +80,7 @@ def test_a_store_of_a_later_version_is_refused_by_name(tmp_path):
     values = json.loads((store / "recipe.json").read_text()) | {"format_version": 2}
     (store / "recipe.json").write_text(json.dumps(values))
     for use in (open_store, migrate_store, verify_store):
-        with pytest.raises(WrongRecipe, match="format version 2, this tokenreel knows up to 1"):
+        with pytest.raises(WrongIdentity, match="format version 2, this tokenreel knows up to 1"):
             use(store)
 
 
@@ -90,7 +90,7 @@ def test_a_recoded_store_is_what_the_codec_makes_of_the_tokens(tmp_path, codec):
     assert recode_store(store, out, codec=codec) == ["a", "v/2"]
     assert recode_store(store, out, codec=codec) == []
     one, two = open_store(store), open_store(out)
-    assert two.recipe.codec["from_fingerprint"] == one.fingerprint
+    assert two.identity.codec["from_fingerprint"] == one.fingerprint
     assert verify_store(out, deep=True).problems == ()
     for name in one.records:
         tokens = one.read(name).decode(3)
@@ -115,5 +115,5 @@ def test_a_recoded_store_is_not_taken_for_an_extracted_one(tmp_path):
     store = store_of(tmp_path / "s", "fp16", "a")
     recode_store(store, tmp_path / "t", codec="pool2")
     plain = store_of(tmp_path / "u", "pool2", "b")
-    with pytest.raises(WrongRecipe, match=r"codec\.from_fingerprint"):
+    with pytest.raises(WrongIdentity, match=r"codec\.from_fingerprint"):
         merge_store(plain, tmp_path / "t")

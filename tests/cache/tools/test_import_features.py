@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tokenreel.cache.errors import UsageError, WrongRecipe
+from tokenreel.cache.errors import UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.export import export_store
 from tokenreel.cache.tools.import_features import ImportStatement, import_features, read_statement
@@ -146,7 +146,7 @@ def test_nan_is_refused_with_its_place_and_nothing_of_the_clip_stays(tmp_path):
 def test_another_statement_is_refused_by_the_store(tmp_path):
     folder = features(tmp_path / "f", a=(5, 12))
     import_features(folder, tmp_path / "s", statement())
-    with pytest.raises(WrongRecipe, match="architecture"):
+    with pytest.raises(WrongIdentity, match="architecture"):
         import_features(folder, tmp_path / "s", statement(architecture="slowfast"))
 
 

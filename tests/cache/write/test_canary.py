@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tokenreel.cache.errors import WrongRecipe
+from tokenreel.cache.errors import WrongIdentity
 from tokenreel.cache.write.canary import (
     TOLERANCE,
     canary_errors,
@@ -41,7 +41,7 @@ def test_what_is_within_the_tolerance_passes_and_what_is_beyond_does_not(tmp_pat
     near = {b: values + limit * np.float32(0.9) for b, values in one.items()}
     require_canary(canary, near, numeric=numeric, path=tmp_path)
     far = near | {7: one[7] + limit * np.float32(1.2)}
-    with pytest.raises(WrongRecipe, match=r"other tokens(.|\n)*  block 7: ") as refused:
+    with pytest.raises(WrongIdentity, match=r"other tokens(.|\n)*  block 7: ") as refused:
         require_canary(canary, far, numeric=numeric, path=tmp_path)
     assert "block 3" not in str(refused.value)
 
@@ -57,5 +57,5 @@ def test_what_is_within_the_tolerance_passes_and_what_is_beyond_does_not(tmp_pat
 )
 def test_blocks_that_are_missing_extra_of_another_shape_or_nan_are_refused(tmp_path, found):
     canary = make_canary(canary_frames(32), tokens())
-    with pytest.raises(WrongRecipe, match=r"block [79]"):
+    with pytest.raises(WrongIdentity, match=r"block [79]"):
         require_canary(canary, found, numeric="float32", path=tmp_path)

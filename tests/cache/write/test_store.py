@@ -11,7 +11,7 @@ import pytest
 import tensorstore
 import zarr
 
-from tokenreel.cache.errors import ClipNotFound, Damaged, StoreNotFound, WrongRecipe
+from tokenreel.cache.errors import ClipNotFound, Damaged, StoreNotFound, WrongIdentity
 from tokenreel.cache.format.clip_record import clip_key, folder_of
 from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.read.store_reader import Request, open_store
@@ -50,7 +50,7 @@ def test_what_is_written_is_read_back(tmp_path, codec, frames):
     reader = open_store(path)
     tokens = reader.read("a")
     for block in stores.BLOCKS:
-        wanted = stores.expected(*stores.make_recipe(codec), "a", block, frames)
+        wanted = stores.expected(*stores.make_identity(codec), "a", block, frames)
         np.testing.assert_array_equal(tokens.codes[block], wanted.codes)
         if wanted.scales is not None:
             np.testing.assert_array_equal(tokens.scales[block], wanted.scales)
@@ -74,7 +74,7 @@ def test_the_direct_reader_equals_tensorstore_for_any_frames(store, placement):
             got = direct.read("v/2", frames, view=view, layers=(3,))
             want = reference.read("v/2", frames, view=view, layers=(3,))
             np.testing.assert_array_equal(got.codes[3], want.codes[3])
-            every = stores.expected(*stores.make_recipe("int8", 2), "v/2", 3, 130, view)
+            every = stores.expected(*stores.make_identity("int8", 2), "v/2", 3, 130, view)
             rows = np.arange(130)[frames] if isinstance(frames, slice) else np.array(frames, int)
             np.testing.assert_array_equal(got.codes[3], every.codes[rows])
 
@@ -118,8 +118,8 @@ def test_what_the_store_does_not_have_is_named(store, tmp_path):
             reader.read(**arguments)
     with pytest.raises(StoreNotFound, match="no token store"):
         open_store(tmp_path / "none")
-    with pytest.raises(WrongRecipe, match="codec"):
-        open_store(store, expect=stores.make_recipe("fp16", 2)[0])
+    with pytest.raises(WrongIdentity, match="codec"):
+        open_store(store, expect=stores.make_identity("fp16", 2)[0])
 
 
 def test_records_are_selected_and_rebuilt_without_the_log(store):
@@ -202,8 +202,8 @@ def test_failures_count_their_attempts_and_go_when_the_clip_is_committed(tmp_pat
     assert read_failures(path) == []
 
 
-def test_another_recipe_is_refused(store):
-    with pytest.raises(WrongRecipe, match=r"codec\.name"):
+def test_another_identity_is_refused(store):
+    with pytest.raises(WrongIdentity, match=r"codec\.name"):
         stores.make_store(store, "fp16", 2)
 
 
@@ -211,10 +211,10 @@ def _read_in_child(store, queue):
     queue.put(int(store.read("a/1").codes[1].astype(int).sum()))
 
 
-def test_a_recipe_without_its_fields_is_told_in_a_line(tmp_path):
+def test_a_identity_without_its_fields_is_told_in_a_line(tmp_path):
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(
-        Damaged, match=r": recipe\.json is damaged: architecture: Field req"
+        Damaged, match=r": identity\.json is damaged: architecture: Field req"
     ) as told:
         open_store(tmp_path)
     assert "\n" not in str(told.value)

@@ -9,7 +9,7 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights, weights_sha256
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.encode.identity import recipe_for
+from tokenreel.extract.encode.identity import identity_for
 
 TINY = "vit_tiny_patch16_224"
 
@@ -139,7 +139,7 @@ def test_images_are_normalised_as_the_model_was_trained():
     )
 
 
-def test_a_recipe_names_the_models_own_normalisation_grid_and_image():
+def test_a_identity_names_the_models_own_normalisation_grid_and_image():
     config = ExtractConfig(
         backbone="vit_tiny_patch16_224.augreg_in21k",
         weights="random:0",
@@ -147,13 +147,13 @@ def test_a_recipe_names_the_models_own_normalisation_grid_and_image():
         image_size=(32, 48),
         numeric="float32",
     )
-    recipe = recipe_for(config, "0" * 64)
-    assert recipe.transform["mean"] == recipe.transform["std"] == [0.5, 0.5, 0.5]
-    assert recipe.transform["image_size"] == [32, 48]
-    assert (recipe.image_size, recipe.grid, recipe.blocks) == ((32, 48), (2, 3), (11,))
+    identity = identity_for(config, "0" * 64)
+    assert identity.transform["mean"] == identity.transform["std"] == [0.5, 0.5, 0.5]
+    assert identity.transform["image_size"] == [32, 48]
+    assert (identity.image_size, identity.grid, identity.blocks) == ((32, 48), (2, 3), (11,))
     resnet = config.model_copy(update={"backbone": "resnet50", "blocks": (2,)})
-    recipe = recipe_for(resnet, "0" * 64)
-    assert (recipe.grid, recipe.dim, recipe.cls) == ((2, 3), 1024, "none")
+    identity = identity_for(resnet, "0" * 64)
+    assert (identity.grid, identity.dim, identity.cls) == ((2, 3), 1024, "none")
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.extract.extraction import CONFIG, differing, write_video
-from tokenreel.cache.errors import WrongRecipe
-from tokenreel.cache.format.store_files import load_recipe
+from tokenreel.cache.errors import WrongIdentity
+from tokenreel.cache.format.store_files import load_identity
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.write.canary import TOLERANCE, canary_errors, make_canary
 from tokenreel.extract.backbone.cpu_threads import in_parts
@@ -51,7 +51,7 @@ def test_tokens_in_bfloat16_are_those_in_float32_within_the_stated_tolerance(nam
 def test_a_store_of_one_numeric_takes_no_tokens_of_the_other(manifest, tmp_path):
     store = tmp_path / "store"
     extract_clips(manifest, CONFIG, store, progress=False)
-    with pytest.raises(WrongRecipe, match="numeric: store has 'float32', wanted 'bfloat16'"):
+    with pytest.raises(WrongIdentity, match="numeric: store has 'float32', wanted 'bfloat16'"):
         extract_clips(manifest, CONFIG.model_copy(update=HALF), store, progress=False)
 
 
@@ -70,8 +70,8 @@ def test_on_a_cpu_a_compiled_backbone_is_asked_for_in_vain_which_a_line_tells(
     lines = [line for line in caplog.messages if "compile" in line]
     assert lines == ["compile_backbone is for GPUs: on cpu the backbone runs as it is"]
     assert differing(tmp_path / "True", tmp_path / "False") == ["zarr.json"]  # says how it was made
-    recipe, _ = load_recipe(tmp_path / "True")
-    assert recipe.numeric == "bfloat16"
+    identity, _ = load_identity(tmp_path / "True")
+    assert identity.numeric == "bfloat16"
 
 
 def backbone_of(numeric):

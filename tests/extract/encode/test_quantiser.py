@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
+from tokenreel.cache.codec import calibrate, codec_from_identity, codec_identity
 from tokenreel.extract.backbone.timm_backbone import FrameTokens
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.encode.identity import recipe_for
+from tokenreel.extract.encode.identity import identity_for
 from tokenreel.extract.encode.quantiser import Quantiser
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -26,9 +26,9 @@ def tokens_of(scale: float = 5.0) -> torch.Tensor:
 
 def quantiser_of(name: str, device: str = "cpu"):
     calibration = calibrate(name, {7: tokens_of().numpy()}, grid=GRID)
-    codec = codec_from_recipe(codec_recipe(name, calibration), calibration)
-    recipe = recipe_for(CONFIG.model_copy(update={"codec": name}), "0" * 64)
-    return Quantiser(codec, recipe, torch.device(device)), codec
+    codec = codec_from_identity(codec_identity(name, calibration), calibration)
+    identity = identity_for(CONFIG.model_copy(update={"codec": name}), "0" * 64)
+    return Quantiser(codec, identity, torch.device(device)), codec
 
 
 def found_in(tokens: torch.Tensor) -> FrameTokens:

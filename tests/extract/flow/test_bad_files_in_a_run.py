@@ -123,6 +123,6 @@ def test_times_and_numbers_of_frames_are_those_of_the_files(extracted):
 
 def test_an_image_that_is_not_square_keeps_its_grid_through_pooling(extracted):
     store = open_store(extracted[1])
-    assert store.recipe.image_size == (32, 48)
-    assert store.recipe.grid == (2, 3)
+    assert store.identity.image_size == (32, 48)
+    assert store.identity.grid == (2, 3)
     assert store.read("plain.mp4").decode(11).shape == (COUNT, 2, 192)

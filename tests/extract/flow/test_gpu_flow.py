@@ -13,7 +13,7 @@ import torch
 
 from tests.extract.extraction import CONFIG
 from tests.extract.flow.test_stage import chunk
-from tokenreel.cache.codec import codec_from_recipe, codec_recipe
+from tokenreel.cache.codec import codec_from_identity, codec_identity
 from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights
@@ -21,7 +21,7 @@ from tokenreel.extract.encode.quantiser import Quantiser
 from tokenreel.extract.flow.batching import Batcher
 from tokenreel.extract.flow.devices import Machine, machine_for, named_failures, pick_device
 from tokenreel.extract.flow.engine import Engine
-from tokenreel.extract.flow.runner import build_recipe
+from tokenreel.extract.flow.runner import build_identity
 from tokenreel.extract.images.transforms import plan_on_device
 
 
@@ -105,12 +105,12 @@ class Cuda:
 def parts_of(count):
     """Frames of three clips of two sizes, in chunks: windows for the device, and ready images."""
     draw, sizes = np.random.default_rng(0), {0: (48, 64), 1: (60, 40), 2: None}
-    recipe = build_recipe(CONFIG)
+    identity = build_identity(CONFIG)
     for number in range(count):
         size = sizes[number % 3]
         shape = (1, 3, 32, 32)
         if size is not None:
-            shape = plan_on_device(size, recipe.transform).window_shape
+            shape = plan_on_device(size, identity.transform).window_shape
         part = chunk(number % 3, 5, shape=shape, frame_size=size)
         part.images[:] = draw.integers(0, 256, part.images.shape, np.uint8)
         yield number // 3 * 5, part
@@ -120,15 +120,15 @@ def through(machine, *, spoils=False):
     """What each clip's frames come out as: codes, scales and CLS of block 5."""
     shape = backbone_shape(CONFIG.backbone, CONFIG.blocks, CONFIG.image_size)
     backbone = build_backbone(CONFIG.backbone, load_weights(CONFIG.backbone, "random:0"), shape)
-    recipe = build_recipe(CONFIG)
-    dim = recipe.dim
+    identity = build_identity(CONFIG)
+    dim = identity.dim
     calibration = {
         f"{name}/{b}": np.full(dim, 1 + b, np.float32)
-        for b in recipe.blocks
+        for b in identity.blocks
         for name in ("sd", "mean")
     }
-    codec = codec_from_recipe(codec_recipe("int8", calibration), calibration)
-    quantiser = Quantiser(codec, recipe, torch.device("cpu"))
+    codec = codec_from_identity(codec_identity("int8", calibration), calibration)
+    quantiser = Quantiser(codec, identity, torch.device("cpu"))
     found = {}
 
     def emit(rows):
@@ -151,7 +151,7 @@ def through(machine, *, spoils=False):
         mixes=True,
         pins=False,
     )
-    with Engine(machine, backbone, quantiser, recipe, emit=emit, release=release) as engine:
+    with Engine(machine, backbone, quantiser, identity, emit=emit, release=release) as engine:
         for first, part in parts_of(12):
             for batch in batcher.add(part, first=first, wanted=slice(0, None)):
                 engine.run.put(batch)
@@ -213,16 +213,16 @@ def test_a_quantiser_whose_compiled_bytes_differ_stays_as_it_is(monkeypatch, cap
     shape = backbone_shape(CONFIG.backbone, (5,), CONFIG.image_size)
     backbone = build_backbone(CONFIG.backbone, load_weights(CONFIG.backbone, "random:0"), shape)
     found = backbone(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
-    recipe = build_recipe(CONFIG)
-    calibration = {f"{name}/5": np.ones(recipe.dim, np.float32) for name in ("sd", "mean")}
-    codec = codec_from_recipe(codec_recipe("int8", calibration), calibration)
+    identity = build_identity(CONFIG)
+    calibration = {f"{name}/5": np.ones(identity.dim, np.float32) for name in ("sd", "mean")}
+    codec = codec_from_identity(codec_identity("int8", calibration), calibration)
     monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *args: function(*args))
-    same = Quantiser(codec, recipe, torch.device("cpu"))
+    same = Quantiser(codec, identity, torch.device("cpu"))
     plain = same._encode
     same.compile(found)
     assert same._encode is not plain
     assert [r for r in caplog.records if r.name.startswith("tokenreel")] == []
-    wrong = Wrong(codec, recipe, torch.device("cpu"))
+    wrong = Wrong(codec, identity, torch.device("cpu"))
     wrong.plain = wrong._encode
     wrong.compile(found)
     assert wrong._encode is wrong.plain

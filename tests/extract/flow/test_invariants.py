@@ -11,7 +11,7 @@ import torch
 
 from tests.extract.extraction import CONFIG, differing, write_video
 from tests.extract.flow.test_stage import chunk
-from tokenreel.cache.codec import codec_from_recipe, codec_recipe
+from tokenreel.cache.codec import codec_from_identity, codec_identity
 from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.read.store_reader import open_store
@@ -107,7 +107,7 @@ def test_views_are_decoded_once_and_each_is_its_own(manifest, tmp_path, monkeypa
         extract_clips(manifest, config, store, progress=False)
     assert sum(decoded) == 70 + 21 + 9 + 13 + 25
     opened = open_store(store)
-    assert opened.recipe.num_views == 5
+    assert opened.identity.num_views == 5
     views = [opened.read("b", layers=[5], view=view).codes[5] for view in range(5)]
     assert all(view.shape == views[0].shape for view in views)
     for one in range(5):
@@ -134,9 +134,9 @@ def tokens_through_the_engine(images, batch_frames, *, pads):
     state = load_weights(config.backbone, config.weights)
     backbone = build_backbone(config.backbone, state, shape)
     machine = replace(machine_for(config), pads=pads)
-    recipe = runner.build_recipe(config)
-    codec = codec_from_recipe(codec_recipe("fp16"), {})
-    quantiser = Unquantised(codec, recipe, torch.device("cpu"))
+    identity = runner.build_identity(config)
+    codec = codec_from_identity(codec_identity("fp16"), {})
+    quantiser = Unquantised(codec, identity, torch.device("cpu"))
     rows = {}
 
     def emit(found):
@@ -148,7 +148,9 @@ def tokens_through_the_engine(images, batch_frames, *, pads):
     batcher = Batcher(
         batch_frames=batch_frames, buffer_bytes=batch_frames * 3 * 32 * 32, mixes=True, pins=False
     )
-    with Engine(machine, backbone, quantiser, recipe, emit=emit, release=batcher.release) as engine:
+    with Engine(
+        machine, backbone, quantiser, identity, emit=emit, release=batcher.release
+    ) as engine:
         part = chunk(0, len(images), shape=(1, 3, 32, 32))
         part.images[:, 0] = images
         for batch in (*batcher.add(part, first=0, wanted=slice(0, None)), *batcher.rest()):

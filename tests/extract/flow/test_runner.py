@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from tests.extract.extraction import CONFIG, differing, write_video
-from tokenreel.cache.errors import TokenReelError, WrongRecipe
-from tokenreel.cache.format.store_files import load_recipe, read_failures
+from tokenreel.cache.errors import TokenReelError, WrongIdentity
+from tokenreel.cache.format.store_files import load_identity, read_failures
 from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
 from tokenreel.extract.decode_pool import process, worker
 from tokenreel.extract.decode_pool.pool import DecodePool
 from tokenreel.extract.decode_pool.worker import ClipFailure, DecodeJob
 from tokenreel.extract.flow import runner
 from tokenreel.extract.flow.devices import machine_for
-from tokenreel.extract.flow.runner import build_recipe, extract_clips, store_name
+from tokenreel.extract.flow.runner import build_identity, extract_clips, store_name
 from tokenreel.extract.images.augment import view_parameters
 from tokenreel.extract.images.transforms import transform_parameters
 
@@ -69,7 +69,7 @@ def test_a_writer_whose_weights_broke_after_they_were_hashed_is_refused(
 
     assert extract_clips(manifest, CONFIG, store, progress=False).committed == []
     monkeypatch.setattr(runner, "build_backbone", broken)
-    with pytest.raises(WrongRecipe, match=r"beyond 0\.001 \(float32\):\n  block 5: "):
+    with pytest.raises(WrongIdentity, match=r"beyond 0\.001 \(float32\):\n  block 5: "):
         extract_clips(manifest, CONFIG, store, progress=False)
 
 
@@ -85,14 +85,14 @@ def test_a_backbone_that_compiling_changed_is_refused_by_the_store_that_it_just_
         return dataclasses.replace(machine, pads=pads)
 
     monkeypatch.setattr(runner, "ready", compiled)
-    with pytest.raises(WrongRecipe, match="computes other tokens of the store's fixed frames"):
+    with pytest.raises(WrongIdentity, match="computes other tokens of the store's fixed frames"):
         extract_clips(manifest, CONFIG, tmp_path / "store", progress=False)
 
 
-def test_the_stores_recipe_is_the_planned_one_and_a_calibration(done):
-    recipe, _ = load_recipe(done[1])
-    assert recipe.codec["calibration_sha256"] is not None
-    assert recipe.before_calibration == build_recipe(CONFIG)
+def test_the_stores_identity_is_the_planned_one_and_a_calibration(done):
+    identity, _ = load_identity(done[1])
+    assert identity.codec["calibration_sha256"] is not None
+    assert identity.before_calibration == build_identity(CONFIG)
 
 
 def test_labels_and_times_travel_into_the_store(done):
@@ -129,9 +129,9 @@ def test_shards_together_make_the_same_clips(manifest, done, tmp_path):
     assert differing(tmp_path / "store", done[1]) == []
 
 
-def test_a_store_of_another_recipe_is_refused_field_by_field(manifest, done):
+def test_a_store_of_another_identity_is_refused_field_by_field(manifest, done):
     config = CONFIG.model_copy(update={"weights": "random:1", "fps": 5.0})
-    with pytest.raises(WrongRecipe, match=r"(?s)frames.*weights_sha256"):
+    with pytest.raises(WrongIdentity, match=r"(?s)frames.*weights_sha256"):
         extract_clips(manifest, config, done[1], progress=False)
 
 
@@ -142,9 +142,11 @@ def test_too_many_failures_end_the_run(manifest, tmp_path):
 
 
 def test_the_name_of_a_store_tells_random_weights_and_its_final_fingerprint(done):
-    recipe, _ = load_recipe(done[1])
+    identity, _ = load_identity(done[1])
     assert store_name("toy", CONFIG) == "toy-test_vit-random0-"
-    assert store_name("toy", CONFIG, recipe) == store_name("toy", CONFIG) + recipe.fingerprint[:12]
+    assert (
+        store_name("toy", CONFIG, identity) == store_name("toy", CONFIG) + identity.fingerprint[:12]
+    )
 
 
 def hang(pipe, ring):

@@ -13,7 +13,7 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.images.transforms import apply_transform
-from tokenreel.extract.preview.plan import planned_recipe, store_size, survey_headers
+from tokenreel.extract.preview.plan import planned_identity, store_size, survey_headers
 from tokenreel.extract.preview.rates import measure_machine
 from tokenreel.extract.preview.show import draw_clip, look_at_clip, tokens_to_rgb
 from tokenreel.extract.video.decode import decode
@@ -58,7 +58,7 @@ def test_the_plan_counts_the_frames_bytes_and_files_that_the_extraction_then_mak
     opened = open_store(store)
     assert survey.clip_frames == {name: r.num_frames for name, r in opened.records.items()}
     assert [clip for clip, _ in survey.unreadable] == ["bad"]
-    size = store_size(planned_recipe(CONFIG), CONFIG.codec, list(survey.clip_frames.values()))
+    size = store_size(planned_identity(CONFIG), CONFIG.codec, list(survey.clip_frames.values()))
     files = [path for path in (store / "clips").rglob("*") if path.is_file()]
     assert size.num_files == len(files)
     chunks = [path.stat().st_size for path in files if path.name != "zarr.json"]
@@ -85,7 +85,7 @@ def test_the_picture_shows_the_frames_through_the_preprocessing_of_the_store(man
     picture = look_at_clip(opened, "part", root=manifest.root, num_frames=4)
     place = opened.frame_index("part")[picture.frames[2]]
     frame = list(decode(manifest.root / "a.mp4"))[place]
-    expected = apply_transform(frame.pixels, opened.recipe.transform).permute(1, 2, 0).numpy()
+    expected = apply_transform(frame.pixels, opened.identity.transform).permute(1, 2, 0).numpy()
     assert np.array_equal(picture.seen[2], expected)
     assert picture.layers.keys() == {3, 11}
     assert picture.layers[3].shape == (4, 1, 1, 3)  # pool2 made one token of the 2x2 grid

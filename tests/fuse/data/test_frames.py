@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.fuse.kernels.cases import error, in_float64, make_weights
-from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
+from tokenreel.cache.codec import calibrate, codec_from_identity, codec_identity
 from tokenreel.fuse.config.run import FuseConfig, PoolingConfig
 from tokenreel.fuse.data.frames import Decoder, Frames
 from tokenreel.fuse.kernels import CodedTokens, pooled_attention
@@ -23,7 +23,7 @@ def make_frames(name):
         for block in BLOCKS
     }
     calibration = calibrate(name, tokens, grid=GRID)
-    codec = codec_from_recipe(codec_recipe(name, calibration), calibration)
+    codec = codec_from_identity(codec_identity(name, calibration), calibration)
     encoded = {b: codec.encode(part, block=b, grid=GRID) for b, part in tokens.items()}
     codes = {b: torch.from_numpy(one.codes) for b, one in encoded.items()}
     scales = {

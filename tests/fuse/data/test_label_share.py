@@ -5,7 +5,7 @@ import pytest
 
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
-from tokenreel.cache.errors import UsageError, WrongRecipe
+from tokenreel.cache.errors import UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.evaluate.jobs.data import load_action
 from tokenreel.evaluate.jobs.tasks import choose_labelled
@@ -145,5 +145,7 @@ def test_a_loss_without_labels_has_no_share_of_them():
 
 def test_a_run_of_another_share_is_another_run(two_actions, tmp_path):
     run(config(0.25), two_actions, tmp_path / "run")
-    with pytest.raises(WrongRecipe, match=r"config\.data\.label_share: run has 0\.25, asked 0\.5"):
+    with pytest.raises(
+        WrongIdentity, match=r"config\.data\.label_share: run has 0\.25, asked 0\.5"
+    ):
         run(config(0.5), two_actions, tmp_path / "run")

@@ -8,7 +8,7 @@ import torch
 
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
-from tokenreel.cache.errors import ClipFailed, Damaged, UsageError, WrongRecipe
+from tokenreel.cache.errors import ClipFailed, Damaged, UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.embed.attend import attend
 from tokenreel.fuse.embed.embed import embed_run
@@ -104,18 +104,18 @@ def test_the_attention_of_a_damaged_clip_is_told_and_the_next_one_is_drawn(run, 
 def test_weights_are_compared_by_their_hash_and_not_by_the_name_of_their_file(run, tmp_path):
     store = write_store(tmp_path / "s", weights_sha256="1" * 64)
     told = r"other tokens than s holds:\n  weights_sha256: run has '0{64}', store has '1{64}'\n"
-    with pytest.raises(WrongRecipe, match=told):
+    with pytest.raises(WrongIdentity, match=told):
         embed(run, store, tmp_path / "e.h5")
-    with pytest.raises(WrongRecipe, match=told):
+    with pytest.raises(WrongIdentity, match=told):
         attend(run, open_store(store), ["val0"], device=CPU)
     config = tiny_config(init=str(run))
-    with pytest.raises(WrongRecipe, match=told):
+    with pytest.raises(WrongIdentity, match=told):
         train(config, store=store, out=tmp_path / "second", device="cpu", progress=False)
     assert not (tmp_path / "second").exists()
 
 
 def test_another_backbone_is_refused_and_other_frames_are_warned_of(run, tmp_path, caplog):
-    with pytest.raises(WrongRecipe, match=r"architecture: run has 'tiny', store has 'other'"):
+    with pytest.raises(WrongIdentity, match=r"architecture: run has 'tiny', store has 'other'"):
         embed(run, write_store(tmp_path / "a", architecture="other"), tmp_path / "e.h5")
     embed(run, write_store(tmp_path / "b", image_size=(96, 96)), tmp_path / "e.h5")
     assert "prepared in another way than those of b: image_size" in caplog.text
@@ -127,7 +127,9 @@ def test_blocks_of_the_same_width_are_not_taken_for_others(run, tmp_path):
     more = write_store(tmp_path / "more", blocks=(1, 3, 5))
     pooling = tiny_config().pooling.model_copy(update={"blocks": (1, 5)})
     config = tiny_config(pooling=pooling, init=str(run))
-    with pytest.raises(WrongRecipe, match=r"it has \[1, 3\], asked \[1, 5\]\nset .*blocks=1,3 if"):
+    with pytest.raises(
+        WrongIdentity, match=r"it has \[1, 3\], asked \[1, 5\]\nset .*blocks=1,3 if"
+    ):
         train(config, store=more, out=tmp_path / "second", device="cpu", progress=False)
     assert not (tmp_path / "second").exists()
 
@@ -135,7 +137,7 @@ def test_blocks_of_the_same_width_are_not_taken_for_others(run, tmp_path):
 def test_a_file_of_embeddings_says_all_that_its_tokens_are(run, store, tmp_path):
     embed(run, store, tmp_path / "e.h5")
     about = read_embeddings(tmp_path / "e.h5").provenance
-    assert about["store_recipe"] == open_store(store).recipe.model_dump(mode="json")
+    assert about["store_recipe"] == open_store(store).identity.model_dump(mode="json")
 
 
 def test_a_run_of_a_version_that_recorded_less_is_told_with_its_commit(run, store, tmp_path):
@@ -149,12 +151,12 @@ def test_a_run_of_a_version_that_recorded_less_is_told_with_its_commit(run, stor
 def test_a_run_that_could_not_begin_leaves_no_folder_in_the_way(run, store, tmp_path):
     config = tiny_config(loss=tiny_config().loss.model_copy(update={"projection_hidden": 3}))
     wrong = config.model_copy(update={"init": str(run)})
-    with pytest.raises(WrongRecipe, match="of another model"):
+    with pytest.raises(WrongIdentity, match="of another model"):
         train(wrong, store=store, out=tmp_path / "second", device="cpu", progress=False)
     assert not (tmp_path / "second").exists()
     (tmp_path / "second").mkdir()
     (tmp_path / "second/notes.txt").touch()
-    with pytest.raises(WrongRecipe, match="of another model"):
+    with pytest.raises(WrongIdentity, match="of another model"):
         train(wrong, store=store, out=tmp_path / "second", device="cpu", progress=False)
     assert [path.name for path in (tmp_path / "second").iterdir()] == ["notes.txt"]
     train(config, store=store, out=tmp_path / "second", device="cpu", progress=False)

@@ -10,7 +10,7 @@ import torch
 
 from tests.fuse.tiny import scl, tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
-from tokenreel.cache.errors import TokenReelError, UsageError, WrongRecipe
+from tokenreel.cache.errors import TokenReelError, UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.config.run import (
     AugmentConfig,
@@ -295,7 +295,7 @@ def test_a_run_that_cannot_start_is_told_and_the_others_go_on(store, tmp_path):
         tmp_path,
     )
     kinds = [type(result.error) for result in results]
-    assert kinds == [WrongRecipe, UsageError, UsageError, type(None)]
+    assert kinds == [WrongIdentity, UsageError, UsageError, type(None)]
     assert "config.seed: run has 4, asked 0" in str(results[0].error)
     assert "name the folder of a trained run" in str(results[2].error)
 
@@ -368,7 +368,7 @@ def test_a_list_is_cut_where_it_no_longer_fits():
 def test_a_run_whose_batch_does_not_fit_fails_alone(store, tmp_path):
     big = tiny_config(data=DataConfig(num_frames=40, batch_clips=5))
     small, opened = tiny_config(), open_store(store)
-    memory = frame_bytes(opened, opened.recipe.blocks) * (most_frames(big, opened) - 10)
+    memory = frame_bytes(opened, opened.identity.blocks) * (most_frames(big, opened) - 10)
     jobs = [Job(big, store, tmp_path / "big"), Job(small, store, tmp_path / "small")]
     failed, done = train_together(jobs, device="cpu", memory_bytes=memory, progress=False)
     assert "are read at once" in str(failed.error)

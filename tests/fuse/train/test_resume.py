@@ -14,7 +14,7 @@ import torch
 
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
-from tokenreel.cache.errors import Damaged, TokenReelError, WrongRecipe
+from tokenreel.cache.errors import Damaged, TokenReelError, WrongIdentity
 from tokenreel.fuse.config.loss import CrossEntropyConfig
 from tokenreel.fuse.config.run import OptimConfig
 from tokenreel.fuse.runs.checkpoint import load_checkpoint
@@ -219,7 +219,7 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_field(store, tmp_path, 
     (tmp_path / "1/embeddings.h5").unlink()
     if not has_about:
         (tmp_path / "1/run.json").unlink()
-    with pytest.raises(WrongRecipe, match=r"another run:\n  config\.seed: it has 0, asked 1"):
+    with pytest.raises(WrongIdentity, match=r"another run:\n  config\.seed: it has 0, asked 1"):
         run(tiny_config(seed=1), store, tmp_path / "1")
 
 
@@ -231,7 +231,7 @@ def test_another_model_that_the_same_weights_fit_cannot_start_from_them(store, t
         if heads == 2:
             run(config, store, tmp_path / "second")
         else:
-            with pytest.raises(WrongRecipe, match=r"temporal\.heads: it has 2, asked 4"):
+            with pytest.raises(WrongIdentity, match=r"temporal\.heads: it has 2, asked 4"):
                 run(config, store, tmp_path / "third")
 
 
@@ -241,7 +241,7 @@ def test_other_labels_are_refused_where_a_run_learns_from_them(store, tmp_path):
     assert run(tiny_config(), turned, tmp_path / "plain").was_done
     supervised = tiny_config(loss=CrossEntropyConfig())
     run(supervised, store, tmp_path / "supervised")
-    with pytest.raises(WrongRecipe, match="labels_sha256: run has"):
+    with pytest.raises(WrongIdentity, match="labels_sha256: run has"):
         run(supervised, turned, tmp_path / "supervised")
     about = tmp_path / "supervised/run.json"
     (tmp_path / "supervised/embeddings.h5").unlink()

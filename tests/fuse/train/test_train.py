@@ -10,7 +10,7 @@ import torch
 
 from tests.fuse.tiny import scl, tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
-from tokenreel.cache.errors import TokenReelError, UsageError, WrongRecipe
+from tokenreel.cache.errors import TokenReelError, UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.config.run import (
     DataConfig,
@@ -208,7 +208,7 @@ def test_long_clips_are_embedded_in_pieces_as_the_official_code_cuts_them(case):
 
 def test_another_config_in_the_same_folder_is_refused_with_the_field(store, tmp_path):
     run(tiny_config(), store, tmp_path / "run")
-    with pytest.raises(WrongRecipe, match=r"config\.seed: run has 0, asked 1"):
+    with pytest.raises(WrongIdentity, match=r"config\.seed: run has 0, asked 1"):
         run(tiny_config(seed=1), store, tmp_path / "run")
 
 
@@ -222,7 +222,7 @@ def test_a_run_from_before_orders_had_a_seed_took_clips_in_that_of_its_own(store
     path.write_text(json.dumps(about))
 
     assert run(own, store, tmp_path / "run").was_done
-    with pytest.raises(WrongRecipe, match=r"config\.data\.seed: run has 1, asked 0"):
+    with pytest.raises(WrongIdentity, match=r"config\.data\.seed: run has 1, asked 0"):
         run(tiny_config(seed=1, data=data), store, tmp_path / "run")
 
 
@@ -230,7 +230,7 @@ def test_other_clips_of_the_same_recipe_are_refused_in_the_same_folder(
     store, smaller_store, tmp_path
 ):
     run(tiny_config(), store, tmp_path / "run")
-    with pytest.raises(WrongRecipe, match="store_clips_sha256"):
+    with pytest.raises(WrongIdentity, match="store_clips_sha256"):
         run(tiny_config(), smaller_store, tmp_path / "run")
 
 

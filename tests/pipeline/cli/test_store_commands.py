@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tokenreel.cache.errors import TokenReelError, UsageError, WrongRecipe
+from tokenreel.cache.errors import TokenReelError, UsageError, WrongIdentity
 from tokenreel.cache.format.clip_record import clip_key, folder_of
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.verify import verify_store
@@ -108,7 +108,7 @@ def test_nothing_is_removed_when_it_could_not_be_made_again(store, tmp_path):
     stores_video.write_bytes(b"x")
     with pytest.raises(UsageError, match=r"no clip 'a\.mp4'.*--root"):
         repair_store(store, report, root=tmp_path / "v")
-    with pytest.raises(WrongRecipe, match=r"weights_sha256"):
+    with pytest.raises(WrongIdentity, match=r"weights_sha256"):
         repair_store(store, report, ["weights=random:4"], root=tmp_path / "v")
     assert shard.exists()
 

@@ -39,6 +39,6 @@ def test_the_command_makes_the_same_store_but_for_what_it_lacked(
     made = CliRunner().invoke(app, [*command.split(), "--out", str(second)])
 
     assert made.exit_code == 0, made.output
-    rows = open_store(first).recipe.differences(open_store(second).recipe)
+    rows = open_store(first).identity.differences(open_store(second).identity)
     assert {name.partition(".")[0] for name, _, _ in rows} == fields
     train_recipe("sample", [*SMALL, change], store=second, out=tmp_path / "run", device="cpu")

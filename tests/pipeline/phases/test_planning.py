@@ -7,7 +7,7 @@ import pytest
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.encode.identity import recipe_for
+from tokenreel.extract.encode.identity import identity_for
 from tokenreel.extract.preview import rates as rates_module
 from tokenreel.extract.preview.plan import HeaderSurvey, StoreSize
 from tokenreel.extract.preview.rates import MachineRates
@@ -86,9 +86,9 @@ def test_the_papers_data_sets_are_extracted_in_bfloat16_unless_a_word_says_other
     assert (config.numeric, config.compile_backbone) == ("bfloat16", True)
     own = apply_overrides(config, ["numeric=float32"], root="extract")
     assert (own.numeric, own.compile_backbone) == ("float32", True)
-    recipe = recipe_for(config, "0" * 64)
-    assert [row[0] for row in recipe.differences(recipe_for(own, "0" * 64))] == ["numeric"]
-    assert recipe.fingerprint != recipe_for(own, "0" * 64).fingerprint
+    recipe = identity_for(config, "0" * 64)
+    assert [row[0] for row in recipe.differences(identity_for(own, "0" * 64))] == ["numeric"]
+    assert recipe.fingerprint != identity_for(own, "0" * 64).fingerprint
     made_with = {"weights": "pretrained", "compile_backbone": True}
     again = config_of(recipe, made_with)
     assert again == config.model_copy(update={"image_size": 224})

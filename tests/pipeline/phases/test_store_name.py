@@ -15,7 +15,7 @@ import av
 import numpy as np
 import pytest
 
-from tokenreel.cache.codec import codec_recipe
+from tokenreel.cache.codec import codec_identity
 from tokenreel.cache.errors import Damaged, UsageError
 from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.manifest import Manifest
@@ -74,7 +74,7 @@ def folder(extracted, monkeypatch):
 def test_the_name_ends_with_the_fingerprint_of_the_calibrated_recipe(extracted):
     folder, store = extracted
     opened = open_store(store)
-    assert opened.recipe.codec["calibration_sha256"] is not None
+    assert opened.identity.codec["calibration_sha256"] is not None
     assert store.name == f"folder-vit_tiny_patch16_224-random3-{opened.fingerprint[:12]}"
     assert [path.name for path in folder.iterdir()] == [store.name]
 
@@ -100,18 +100,18 @@ def quick(monkeypatch):
     seeds = itertools.count()
 
     def planned(config):
-        return stores.make_recipe("int8")[0].before_calibration
+        return stores.make_identity("int8")[0].before_calibration
 
     def prepare(manifest, config, path):
         time.sleep(0.05)
-        recipe, calibration = stores.make_recipe("int8")
+        recipe, calibration = stores.make_identity("int8")
         calibration = {name: array + next(seeds) for name, array in calibration.items()}
-        codec = codec_recipe("int8", calibration)
+        codec = codec_identity("int8", calibration)
         recipe = recipe.model_copy(update={"codec": codec})
         create_store(path, recipe, made_with={"dataset": "d"}, calibration=calibration)
         return None, recipe, None, None
 
-    monkeypatch.setattr(naming, "build_recipe", planned)
+    monkeypatch.setattr(naming, "build_identity", planned)
     monkeypatch.setattr(naming, "prepare_store", prepare)
     return seeds
 

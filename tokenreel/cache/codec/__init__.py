@@ -26,8 +26,8 @@ __all__ = [
     "Folding",
     "calibrate",
     "calibration_hash",
-    "codec_from_recipe",
-    "codec_recipe",
+    "codec_from_identity",
+    "codec_identity",
 ]
 
 CODECS = {"fp16": Float16, "int8": Int8, "int4": Int4, "pool2": Pool2, "pca": Pca}
@@ -38,7 +38,7 @@ class Codec:
     """A codec ready to use.
 
     Attributes:
-        name: as in the recipe.
+        name: as in the identity.
         reducers: steps before the quantiser, in order.
         terminal: the quantiser.
     """
@@ -107,21 +107,21 @@ class Codec:
         return Folding(scale, offset, rotation)
 
 
-def codec_from_recipe(codec: Mapping[str, Any], calibration: Calibration) -> Codec:
-    """The codec of a recipe.
+def codec_from_identity(codec: Mapping[str, Any], calibration: Calibration) -> Codec:
+    """The codec of an identity.
 
     Raises:
-        UsageError: an unknown name, or calibration that is not the recipe's.
+        UsageError: an unknown name, or calibration that is not the identity's.
     """
     wanted = codec.get("calibration_sha256")
     found = calibration_hash(calibration) if calibration else None
     if wanted != found:
-        raise UsageError(f"codec {codec.get('name')}: calibration {found}, recipe has {wanted}")
+        raise UsageError(f"codec {codec.get('name')}: calibration {found}, identity has {wanted}")
     return _parse(str(codec["name"]), calibration)
 
 
-def codec_recipe(name: str, calibration: Calibration | None = None) -> dict[str, Any]:
-    """The `codec` field of a StoreRecipe: the name and the hash of its calibration."""
+def codec_identity(name: str, calibration: Calibration | None = None) -> dict[str, Any]:
+    """The `codec` field of a StoreIdentity: the name and the hash of its calibration."""
     _parse(name, calibration or {})
     return {
         "name": name,

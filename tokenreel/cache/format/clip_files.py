@@ -12,7 +12,7 @@ from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged
 from tokenreel.cache.files import file_inside, unreadable
 from tokenreel.cache.format.clip_record import ClipRecord, open_seal
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import (
     SEGMENT,
     ArraySpec,
@@ -26,11 +26,11 @@ from tokenreel.cache.format.layout import (
 __all__ = ["all_arrays", "check_clip", "check_shard", "groups_of", "load_clip", "read_bytes"]
 
 
-def all_arrays(recipe: StoreRecipe, codec: Codec, record: ClipRecord) -> dict[str, ArraySpec]:
+def all_arrays(identity: StoreIdentity, codec: Codec, record: ClipRecord) -> dict[str, ArraySpec]:
     """Every array of a clip, by path."""
     specs = clip_arrays(record.num_frames)
     for view in range(record.num_views):
-        specs += view_arrays(recipe, codec, view, record.num_frames)
+        specs += view_arrays(identity, codec, view, record.num_frames)
     return {spec.path: spec for spec in specs}
 
 
@@ -65,7 +65,7 @@ def load_clip(
         fingerprint: of the store that it must have been written for.
 
     Raises:
-        Damaged: absent, altered, another clip's, or copied from a store of another recipe.
+        Damaged: absent, altered, another clip's, or copied from a store of another identity.
     """
     where = folder / "zarr.json"
     meta = parse_json(read_bytes(folder, "zarr.json"), where=where)
@@ -82,7 +82,7 @@ def load_clip(
     theirs = inner.get("fingerprint", fingerprint)  # the first stores of version 1 do not say
     if fingerprint is not None and theirs != fingerprint:
         raise Damaged(
-            f"{where}: written for a store of recipe {str(theirs)[:12]}, this one has "
+            f"{where}: written for a store of identity {str(theirs)[:12]}, this one has "
             f"{fingerprint[:12]}"
         )
     return record, seals
@@ -117,26 +117,26 @@ def check_shard(
 
 
 def check_clip(
-    folder: Path, key: str, recipe: StoreRecipe, codec: Codec, *, deep: bool
+    folder: Path, key: str, identity: StoreIdentity, codec: Codec, *, deep: bool
 ) -> list[str]:
     """Everything that is wrong with a clip's directory, one sentence each.
 
     Args:
         folder: of the clip.
         key: that it must have.
-        recipe: of the store.
+        identity: of the store.
         codec: of the store.
         deep: read every token, not only sizes, indexes and checksums of the small arrays.
     """
     try:
-        record, seals = load_clip(folder, key, fingerprint=recipe.fingerprint)
+        record, seals = load_clip(folder, key, fingerprint=identity.fingerprint)
     except Damaged as error:
         return [str(error)]
-    specs, problems = all_arrays(recipe, codec, record), []
-    if record.num_views != recipe.num_views or set(seals) != {
+    specs, problems = all_arrays(identity, codec, record), []
+    if record.num_views != identity.num_views or set(seals) != {
         path for path, spec in specs.items() if not spec.sharded
     }:
-        return [f"{folder}: its arrays are not those of the recipe"]
+        return [f"{folder}: its arrays are not those of the identity"]
     known = {"zarr.json"} | {f"{group}/zarr.json" for group in groups_of(specs)}
     for spec in specs.values():
         known |= {f"{spec.path}/zarr.json"} | {spec.chunk_file(i) for i in range(spec.num_files)}
@@ -193,10 +193,10 @@ def load_sums(folder: Path, spec: ArraySpec, number: int, seals: dict[str, list[
 
 
 def frames_are_whole(
-    folder: Path, recipe: StoreRecipe, codec: Codec, view: int, number: int
+    folder: Path, identity: StoreIdentity, codec: Codec, view: int, number: int
 ) -> bool:
     """Whether a full segment that a killed writer left is there with all of its bytes."""
-    for spec in view_arrays(recipe, codec, view, SEGMENT * (number + 1)):
+    for spec in view_arrays(identity, codec, view, SEGMENT * (number + 1)):
         try:
             if spec.sharded:
                 side = ArraySpec(spec.path.replace("/tokens/", "/crc32c/"), (), "<u4", 0, SEGMENT)

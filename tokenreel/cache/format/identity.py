@@ -1,7 +1,7 @@
-"""What the tokens of a store depend on: its recipe, and the fingerprint of that recipe.
+"""What the tokens of a store depend on: its identity, and the fingerprint of that identity.
 
-Every field here is identity: two stores whose recipes are equal hold the same tokens.  What may
-matter but should not (versions, GPU, host) is recorded beside the recipe, not in it.
+Every field here is identity: two stores whose identities are equal hold the same tokens.  What may
+matter but should not (versions, GPU, host) is recorded beside the identity, not in it.
 """
 
 import hashlib
@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tokenreel.cache.errors import WrongRecipe
+from tokenreel.cache.errors import WrongIdentity
 
-__all__ = ["FORMAT_VERSION", "StoreRecipe", "canonical_json", "field_differences"]
+__all__ = ["FORMAT_VERSION", "StoreIdentity", "canonical_json", "field_differences"]
 
 FORMAT_VERSION = 1
 
@@ -29,7 +29,7 @@ def canonical_json(value: Any) -> bytes:
     return text.encode()
 
 
-class StoreRecipe(BaseModel):
+class StoreIdentity(BaseModel):
     """The identity of a token store."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,20 +80,20 @@ class StoreRecipe(BaseModel):
         return hashlib.sha256(self.to_json()).hexdigest()
 
     @property
-    def before_calibration(self) -> "StoreRecipe":
+    def before_calibration(self) -> "StoreIdentity":
         """What was asked for, before a codec was fitted to data: known without a model."""
         codec = {**self.codec, "calibration_sha256": None}
         return self.model_copy(update={"codec": codec})
 
-    def differences(self, other: "StoreRecipe") -> list[tuple[str, Any, Any]]:
+    def differences(self, other: "StoreIdentity") -> list[tuple[str, Any, Any]]:
         """Fields that differ: (dotted name, value here, value there), nested ones one by one."""
         return field_differences(self.model_dump(mode="json"), other.model_dump(mode="json"))
 
-    def require(self, wanted: "StoreRecipe", *, path: object) -> None:
-        """Raise unless the recipe of the store at path is the one wanted.
+    def require(self, wanted: "StoreIdentity", *, path: object) -> None:
+        """Raise unless the identity of the store at path is the one wanted.
 
         Raises:
-            WrongRecipe: with a table of the fields that differ and what to do.
+            WrongIdentity: with a table of the fields that differ and what to do.
         """
         rows = self.differences(wanted)
         if not rows:
@@ -101,8 +101,8 @@ class StoreRecipe(BaseModel):
         table = "\n".join(
             f"  {name}: store has {here!r}, wanted {there!r}" for name, here, there in rows
         )
-        raise WrongRecipe(
-            f"{path} was made by another recipe; {len(rows)} field(s) differ:\n{table}\n"
+        raise WrongIdentity(
+            f"{path} was made with other settings; {len(rows)} field(s) differ:\n{table}\n"
             "use another --out, or ask for what the store holds"
         )
 

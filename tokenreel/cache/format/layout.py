@@ -14,7 +14,7 @@ import numpy as np
 from tokenreel.cache.codec import Codec
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged
-from tokenreel.cache.format.identity import StoreRecipe, canonical_json
+from tokenreel.cache.format.identity import StoreIdentity, canonical_json
 
 __all__ = ["SEGMENT", "ArraySpec", "clip_arrays", "group_json", "segments", "view_arrays"]
 
@@ -131,13 +131,15 @@ def shard_index(num_frames: int, frame_bytes: int) -> bytes:
     return data + struct.pack("<I", crc32c.crc32c(data))
 
 
-def view_arrays(recipe: StoreRecipe, codec: Codec, view: int, num_frames: int) -> list[ArraySpec]:
+def view_arrays(
+    identity: StoreIdentity, codec: Codec, view: int, num_frames: int
+) -> list[ArraySpec]:
     """The arrays of one view, in the order they are written: a block's crc32c is the last of it."""
     base, nan = f"views/{view}", float("nan")
-    stored = codec.stored_shape(recipe.num_tokens, recipe.dim, recipe.grid)
-    scale = codec.scale_shape(recipe.num_tokens, recipe.dim, recipe.grid)
+    stored = codec.stored_shape(identity.num_tokens, identity.dim, identity.grid)
+    scale = codec.scale_shape(identity.num_tokens, identity.dim, identity.grid)
     specs = []
-    for block in recipe.blocks:
+    for block in identity.blocks:
         specs.append(
             ArraySpec(
                 f"{base}/tokens/{block}",
@@ -152,13 +154,15 @@ def view_arrays(recipe: StoreRecipe, codec: Codec, view: int, num_frames: int) -
             specs.append(
                 ArraySpec(f"{base}/scale/{block}", (num_frames, *scale), "<f4", nan, SEGMENT)
             )
-        if recipe.cls != "none":
+        if identity.cls != "none":
             specs.append(
-                ArraySpec(f"{base}/cls/{block}", (num_frames, recipe.dim), "<f2", nan, SEGMENT)
+                ArraySpec(f"{base}/cls/{block}", (num_frames, identity.dim), "<f2", nan, SEGMENT)
             )
         specs.append(ArraySpec(f"{base}/crc32c/{block}", (num_frames,), "<u4", 0, SEGMENT))
-    if recipe.cls != "none":
-        specs.append(ArraySpec(f"{base}/cls_normed", (num_frames, recipe.dim), "<f2", nan, SEGMENT))
+    if identity.cls != "none":
+        specs.append(
+            ArraySpec(f"{base}/cls_normed", (num_frames, identity.dim), "<f2", nan, SEGMENT)
+        )
     return specs
 
 

@@ -1,4 +1,4 @@
-"""A store's own files: creating it, its recipe, calibration and canary, its quarantine."""
+"""A store's own files: creating it, its identity, calibration and canary, its quarantine."""
 
 import logging
 import os
@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from tokenreel.cache.codec import calibration_hash, codec_from_recipe
+from tokenreel.cache.codec import calibration_hash, codec_from_identity
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.errors import Damaged, StoreError, StoreNotFound, WrongRecipe
+from tokenreel.cache.errors import Damaged, StoreError, StoreNotFound, WrongIdentity
 from tokenreel.cache.files import (
     file_inside,
     make_directory,
@@ -23,10 +23,10 @@ from tokenreel.cache.files import (
     write_whole,
 )
 from tokenreel.cache.format.clip_record import clip_key, open_seal, seal
-from tokenreel.cache.format.identity import FORMAT_VERSION, StoreRecipe, canonical_json
+from tokenreel.cache.format.identity import FORMAT_VERSION, StoreIdentity, canonical_json
 from tokenreel.cache.format.layout import ArraySpec, group_json, parse_json
 
-__all__ = ["create_store", "load_arrays", "load_recipe", "read_failures", "record_failure"]
+__all__ = ["create_store", "load_arrays", "load_identity", "read_failures", "record_failure"]
 
 log = logging.getLogger(__name__)
 FOLDERS = ("calibration", "canary", "claims", "clips", "failed", "manifest")
@@ -34,33 +34,33 @@ FOLDERS = ("calibration", "canary", "claims", "clips", "failed", "manifest")
 
 def create_store(
     path: str | Path,
-    recipe: StoreRecipe,
+    identity: StoreIdentity,
     *,
     made_with: Mapping[str, Any],
     calibration: Mapping[str, Array] | None = None,
     canary: Mapping[str, Array] | None = None,
 ) -> Path:
-    """Create a store, whole or not at all; one that is there must have the same recipe.
+    """Create a store, whole or not at all; one that is there must have the same identity.
 
     Args:
         path: directory of the store.
-        recipe: its identity.
+        identity: its identity.
         made_with: versions, GPU, labels: recorded, not identity.
-        calibration: arrays of the codec, whose hash is in the recipe.
+        calibration: arrays of the codec, whose hash is in the identity.
         canary: what a writer computes again at its start: frames and their tokens.
 
     Raises:
-        WrongRecipe: there is a store of another recipe.
-        UsageError: the calibration is not the recipe's.
+        WrongIdentity: there is a store of another identity.
+        UsageError: the calibration is not the identity's.
         StoreError: it cannot be written there.
     """
     path = Path(path)
-    codec_from_recipe(recipe.codec, calibration or {})
+    codec_from_identity(identity.codec, calibration or {})
     if not (path / "recipe.json").exists():
         beside = temporary_name(path)
         try:
             make_directory(path.parent)
-            _fill(beside, recipe, made_with, calibration or {}, canary or {})
+            _fill(beside, identity, made_with, calibration or {}, canary or {})
             os.rename(beside, path)  # noqa: PTH104  fails when another made it first
             sync_directory(path.parent)
         except OSError as error:
@@ -71,13 +71,13 @@ def create_store(
             log.info("%s: another writer made it first", path)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-    load_recipe(path)[0].require(recipe, path=path)
+    load_identity(path)[0].require(identity, path=path)
     return path
 
 
 def _fill(
     path: Path,
-    recipe: StoreRecipe,
+    identity: StoreIdentity,
     made_with: Mapping[str, Any],
     calibration: Mapping[str, Array],
     canary: Mapping[str, Array],
@@ -88,9 +88,9 @@ def _fill(
     for folder, arrays in (("calibration", calibration), ("canary", canary)):
         for name, array in arrays.items():
             _write_array(path / folder, name, array)
-    write_synced(path / "recipe.json", recipe.to_json())
+    write_synced(path / "recipe.json", identity.to_json())
     attributes: dict[str, Any] = {
-        "fingerprint": recipe.fingerprint,
+        "fingerprint": identity.fingerprint,
         "made_with": dict(made_with),
     }
     attributes["canary_sha256"] = calibration_hash(canary) if canary else None
@@ -146,12 +146,12 @@ def array_files(folder: Path) -> set[Path]:
     return files
 
 
-def load_recipe(path: Path) -> tuple[StoreRecipe, dict[str, Any]]:
-    """The recipe of a store and the attributes of its root, each checked against the other.
+def load_identity(path: Path) -> tuple[StoreIdentity, dict[str, Any]]:
+    """The identity of a store and the attributes of its root, each checked against the other.
 
     Raises:
         StoreNotFound: no store there.
-        WrongRecipe: a format version that this package does not know.
+        WrongIdentity: a format version that this package does not know.
         Damaged: recipe.json or zarr.json was altered.
     """
     if not (path / "recipe.json").is_file():
@@ -159,7 +159,7 @@ def load_recipe(path: Path) -> tuple[StoreRecipe, dict[str, Any]]:
     try:
         data = file_inside(path, "recipe.json").read_bytes()
         _require_known_version(data, path)
-        recipe = StoreRecipe.model_validate_json(data)
+        identity = StoreIdentity.model_validate_json(data)
         root = parse_json(file_inside(path, "zarr.json").read_bytes(), where=path / "zarr.json")
         if root["zarr_format"] != 3 or root["node_type"] != "group":
             raise Damaged(f"{path / 'zarr.json'}: not a Zarr v3 group")
@@ -169,19 +169,19 @@ def load_recipe(path: Path) -> tuple[StoreRecipe, dict[str, Any]]:
         raise Damaged(f"{path}: recipe.json is damaged: {wrong}") from error
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise Damaged(f"{path}: recipe.json or zarr.json is damaged: {error}") from error
-    if recipe.fingerprint != attributes["fingerprint"]:
+    if identity.fingerprint != attributes["fingerprint"]:
         raise Damaged(
-            f"{path}: recipe.json has fingerprint {recipe.fingerprint[:12]}, "
+            f"{path}: recipe.json has fingerprint {identity.fingerprint[:12]}, "
             f"zarr.json was written for {attributes['fingerprint'][:12]}"
         )
-    return recipe, attributes
+    return identity, attributes
 
 
 def _require_known_version(data: bytes, path: Path) -> None:
     values = parse_json(data, where=path / "recipe.json")
     version = values.get("format_version") if isinstance(values, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
-        raise WrongRecipe(
+        raise WrongIdentity(
             f"{path} is of format version {version}, this tokenreel knows up to {FORMAT_VERSION}: "
             "use a later tokenreel"
         )

@@ -19,7 +19,7 @@ from tokenreel.cache.errors import Damaged
 from tokenreel.cache.files import file_inside
 from tokenreel.cache.format.clip_files import all_arrays, load_clip, load_rows, load_sums
 from tokenreel.cache.format.clip_record import ClipRecord, folder_of
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import SEGMENT, ArraySpec, parse_json
 from tokenreel.cache.read.direct import Shard, aligned_empty
 from tokenreel.cache.read.tensorstore import (
@@ -72,7 +72,7 @@ class OpenClip:
     Args:
         path: of the store.
         record: of the clip, as the store's index has it.
-        recipe: of the store.
+        identity: of the store.
         codec: of the store.
         policy: how to read.
         kept: of the store.
@@ -86,17 +86,17 @@ class OpenClip:
         path: Path,
         record: ClipRecord,
         *,
-        recipe: StoreRecipe,
+        identity: StoreIdentity,
         codec: Codec,
         policy: ReadPolicy,
         kept: Kept,
     ) -> None:
         self._folder = file_inside(path, folder_of(record.key))
-        found, self._seals = load_clip(self._folder, record.key, fingerprint=recipe.fingerprint)
+        found, self._seals = load_clip(self._folder, record.key, fingerprint=identity.fingerprint)
         if found != record:
             raise Damaged(f"{record.clip_id}: the clip is not what the log says; run verify")
         self._key, self._policy, self._kept = record.key, policy, kept
-        self._specs = all_arrays(recipe, codec, record)
+        self._specs = all_arrays(identity, codec, record)
         self._known_arrays: set[str] = set()
         self._library: dict[str, Any] = {}  # tensorstore's handle of each array it has read
 

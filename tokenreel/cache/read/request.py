@@ -12,7 +12,7 @@ from tokenreel.cache.codec import Codec, Encoded
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import ClipNotFound
 from tokenreel.cache.format.clip_record import ClipRecord
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.read.clip_reader import OpenClip
 from tokenreel.cache.read.tensorstore import frame_numbers
 
@@ -59,7 +59,7 @@ class Reading:
         request: what is wanted.
         record: of its clip.
         clip: opened.
-        recipe: of the store.
+        identity: of the store.
         codec: of the store.
 
     Attributes:
@@ -77,14 +77,17 @@ class Reading:
         record: ClipRecord,
         clip: OpenClip,
         *,
-        recipe: StoreRecipe,
+        identity: StoreIdentity,
         codec: Codec,
     ) -> None:
-        self._blocks = tuple(recipe.blocks if request.layers is None else request.layers)
-        if not set(self._blocks) <= set(recipe.blocks) or not 0 <= request.view < record.num_views:
+        self._blocks = tuple(identity.blocks if request.layers is None else request.layers)
+        if (
+            not set(self._blocks) <= set(identity.blocks)
+            or not 0 <= request.view < record.num_views
+        ):
             raise ClipNotFound(
                 f"{record.clip_id}: no block {self._blocks} or view {request.view}; the store has "
-                f"blocks {recipe.blocks} and {record.num_views} view(s)"
+                f"blocks {identity.blocks} and {record.num_views} view(s)"
             )
         rows = frame_numbers(record, request.frames)
         distinct, self._inverse = np.unique(rows, return_inverse=True)

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from tokenreel.cache.codec import codec_from_recipe
+from tokenreel.cache.codec import codec_from_identity
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import ClipNotFound, Damaged
 from tokenreel.cache.format.clip_record import ClipRecord
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.index import load_records
-from tokenreel.cache.format.store_files import load_arrays, load_recipe
+from tokenreel.cache.format.store_files import load_arrays, load_identity
 from tokenreel.cache.read.clip_reader import CLIPS, Kept, OpenClip, ReadPolicy
 from tokenreel.cache.read.request import Reading, Request, Tokens, run_pieces
 from tokenreel.cache.read.tensorstore import frame_numbers
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 def open_store(
     path: str | Path,
     *,
-    expect: StoreRecipe | None = None,
+    expect: StoreIdentity | None = None,
     backend: str = "auto",
     checks: str = "once",
     placement: str = "auto",
@@ -37,7 +37,7 @@ def open_store(
 
     Args:
         path: its directory.
-        expect: the recipe it must have.
+        expect: the identity it must have.
         backend: "direct", "tensorstore" (the reference), or "auto", which is direct.
         checks: whose crc32c is checked: "once", a frame when this process first reads it (again
             when its shard had to be closed meanwhile); "always", every read; "never".
@@ -45,7 +45,7 @@ def open_store(
             "disk" when the tokens are more than half of the machine's memory, and logs it.
 
     Raises:
-        StoreNotFound, WrongRecipe, Damaged.
+        StoreNotFound, WrongIdentity, Damaged.
     """
     return Store(Path(path), expect, backend, checks, placement)
 
@@ -54,7 +54,7 @@ class Store:
     """A store, open for reading.  Picklable; handles are opened when needed, in each process."""
 
     def __init__(
-        self, path: Path, expect: StoreRecipe | None, backend: str, checks: str, placement: str
+        self, path: Path, expect: StoreIdentity | None, backend: str, checks: str, placement: str
     ) -> None:
         for given, known in (
             (backend, ("auto", "direct", "tensorstore")),
@@ -64,14 +64,14 @@ class Store:
             if given not in known:
                 raise ValueError(f"{given!r} is none of {', '.join(known)}")
         self.path = path
-        self.recipe, attributes = load_recipe(path)
+        self.identity, attributes = load_identity(path)
         if expect is not None:
-            self.recipe.require(expect, path=path)
+            self.identity.require(expect, path=path)
         self.made_with: dict[str, Any] = attributes["made_with"]
-        self.fingerprint = self.recipe.fingerprint
+        self.fingerprint = self.identity.fingerprint
         try:
             calibration = load_arrays(path / "calibration")
-            self.codec = codec_from_recipe(self.recipe.codec, calibration)
+            self.codec = codec_from_identity(self.identity.codec, calibration)
         except (ValueError, KeyError) as error:
             raise Damaged(f"{path}: {error}") from error
         self.records = load_records(path)
@@ -102,9 +102,11 @@ class Store:
     @property
     def num_bytes(self) -> int:
         """Bytes of the tokens of all clips."""
-        n, d = self.codec.stored_shape(self.recipe.num_tokens, self.recipe.dim, self.recipe.grid)
+        n, d = self.codec.stored_shape(
+            self.identity.num_tokens, self.identity.dim, self.identity.grid
+        )
         frames = sum(record.num_frames * record.num_views for record in self.records.values())
-        return frames * n * d * self.codec.dtype.itemsize * len(self.recipe.blocks)
+        return frames * n * d * self.codec.dtype.itemsize * len(self.identity.blocks)
 
     def select(self, split: str | None = None, action: str | None = None) -> list[ClipRecord]:
         """Records of a split and an action, None for any, sorted by clip_id."""
@@ -174,7 +176,9 @@ class Store:
 
     def _begin(self, request: Request) -> Reading:
         record = self.record(request.clip_id)
-        return Reading(request, record, self._open(record), recipe=self.recipe, codec=self.codec)
+        return Reading(
+            request, record, self._open(record), identity=self.identity, codec=self.codec
+        )
 
     def read_cls(
         self, clip_id: str, frames: Any = None, *, block: int | str = "normed", view: int = 0
@@ -218,7 +222,7 @@ class Store:
             clip = OpenClip(
                 self.path,
                 record,
-                recipe=self.recipe,
+                identity=self.identity,
                 codec=self.codec,
                 policy=self._policy,
                 kept=self._kept,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenreel.cache.codec import Encoded, calibrate, codec_from_recipe, codec_recipe
+from tokenreel.cache.codec import Encoded, calibrate, codec_from_identity, codec_identity
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import file_inside, sync_directory, temporary_name, write_synced
@@ -15,7 +15,7 @@ from tokenreel.cache.format.clip_files import load_clip
 from tokenreel.cache.format.clip_record import ClipRecord, SourceInfo, folder_of, seal
 from tokenreel.cache.format.identity import FORMAT_VERSION
 from tokenreel.cache.format.layout import SEGMENT, group_json, segments
-from tokenreel.cache.format.store_files import create_store, load_arrays, load_recipe
+from tokenreel.cache.format.store_files import create_store, load_arrays, load_identity
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.read.store_reader import Store, Tokens, open_store
 from tokenreel.cache.write.claims import ClaimHeld
@@ -36,10 +36,10 @@ def merge_store(source: str | Path, into: str | Path, *, writer_id: str = "merge
         The clips copied.
 
     Raises:
-        WrongRecipe: the stores have different recipes.
+        WrongIdentity: the stores have different identities.
     """
     store = open_store(source)
-    load_recipe(Path(into))[0].require(store.recipe, path=into)
+    load_identity(Path(into))[0].require(store.identity, path=into)
     return _copy_clips(store, into, _as_stored, writer_id=writer_id)
 
 
@@ -47,13 +47,13 @@ def migrate_store(path: str | Path) -> list[str]:
     """Bring a store to what this version writes, in place; what is current stays as it is.
 
     Within version 1: clips of the first stores did not name the store they were written for; now
-    they do, and a clip copied from a store of another recipe is refused.
+    they do, and a clip copied from a store of another identity is refused.
 
     Returns:
         The clips that were brought up to date; none when the store is current.
 
     Raises:
-        WrongRecipe: the store is of a version later than this package knows.
+        WrongIdentity: the store is of a version later than this package knows.
         Damaged: verify and repair come first.
     """
     store, changed = open_store(path), []
@@ -75,8 +75,8 @@ def migrate_store(path: str | Path) -> list[str]:
 def recode_store(path: str | Path, out: str | Path, *, codec: str) -> list[str]:
     """Write the clips of a store into a new one that keeps them by another, smaller codec.
 
-    The new recipe names the fingerprint of the store that the tokens came from: they are not quite
-    those that an extraction with this codec would give, and the two never mix.
+    The new identity names the fingerprint of the store that the tokens came from: they are not
+    quite those that an extraction with this codec would give, and the two never mix.
 
     Args:
         path: a store of fp16 or int8.
@@ -88,7 +88,7 @@ def recode_store(path: str | Path, out: str | Path, *, codec: str) -> list[str]:
 
     Raises:
         UsageError: a codec that could not be told from a true one: the source has lost too much.
-        WrongRecipe: `out` is another store.
+        WrongIdentity: `out` is another store.
     """
     store = open_store(path)
     own = store.codec.name
@@ -100,16 +100,16 @@ def recode_store(path: str | Path, out: str | Path, *, codec: str) -> list[str]:
     if (Path(out) / "recipe.json").is_file():
         calibration: Mapping[str, Array] = load_arrays(Path(out) / "calibration")
     else:
-        calibration = calibrate(codec, sample_tokens(store), grid=store.recipe.grid)
-    fields = {**codec_recipe(codec, calibration), "from_fingerprint": store.fingerprint}
-    recipe = store.recipe.model_copy(update={"codec": fields})
+        calibration = calibrate(codec, sample_tokens(store), grid=store.identity.grid)
+    fields = {**codec_identity(codec, calibration), "from_fingerprint": store.fingerprint}
+    identity = store.identity.model_copy(update={"codec": fields})
     made_with = {**store.made_with, "made_by": "migrate", "source": store.path.name}
-    create_store(out, recipe, made_with=made_with, calibration=calibration)
-    target = codec_from_recipe(recipe.codec, calibration)
+    create_store(out, identity, made_with=made_with, calibration=calibration)
+    target = codec_from_identity(identity.codec, calibration)
 
     def recode(tokens: Tokens) -> dict[int, Encoded]:
         return {
-            block: target.encode(tokens.decode(block), block=block, grid=recipe.grid)
+            block: target.encode(tokens.decode(block), block=block, grid=identity.grid)
             for block in tokens.codes
         }
 
@@ -121,7 +121,7 @@ def sample_tokens(store: Store) -> dict[int, Array]:
     if not store.records:
         raise UsageError(f"{store.path} holds no clips to calibrate a codec on")
     records = list(store.records.values())
-    parts: dict[int, list[Array]] = {block: [] for block in store.recipe.blocks}
+    parts: dict[int, list[Array]] = {block: [] for block in store.identity.blocks}
     for record in records[:: -(-len(records) // SAMPLE_CLIPS)]:
         count = min(SAMPLE_FRAMES, record.num_frames)
         tokens = store.read(
@@ -188,7 +188,7 @@ def _copy_clip(
                 encoded = convert(store.read(name, rows, view=view))
                 cls: dict[int, Array] = {}
                 normed = None
-                if store.recipe.cls != "none":
+                if store.identity.cls != "none":
                     cls = {b: store.read_cls(name, rows, block=b, view=view) for b in encoded}
                     normed = store.read_cls(name, rows, view=view)
                 clip.append(view, encoded, cls, normed)

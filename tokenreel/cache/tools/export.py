@@ -44,7 +44,7 @@ def export_store(
     store, out, written = open_store(path), Path(out), []
     make_directory(out)
     for clip_id in store.records if clips is None else clips:
-        blocks = store.recipe.blocks if layers is None else tuple(layers)
+        blocks = store.identity.blocks if layers is None else tuple(layers)
         name = store.record(clip_id).key
         if kind == "hdf5":
             written.append(_write_hdf5(store, clip_id, blocks, view, out / f"{name}.h5"))

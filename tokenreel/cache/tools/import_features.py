@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tokenreel.cache.codec import Encoded, calibrate, codec_recipe
+from tokenreel.cache.codec import Encoded, calibrate, codec_identity
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.clip_record import SourceInfo
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import SEGMENT, segments
 from tokenreel.cache.format.store_files import create_store, load_arrays
 from tokenreel.cache.tools.feature_files import FeatureFile, find_features, opened
@@ -85,7 +85,7 @@ def import_features(folder: str | Path, store: str | Path, statement: ImportStat
 
     Raises:
         UsageError: a file whose shape is not the stated one, a missing block, NaN.
-        WrongRecipe: the store was made by another recipe.
+        WrongIdentity: the store was made with other settings.
     """
     folder, store = Path(folder), Path(store)
     num_tokens = statement.grid[0] * statement.grid[1]
@@ -98,9 +98,9 @@ def import_features(folder: str | Path, store: str | Path, statement: ImportStat
         calibration = calibrate(statement.codec, _sample(files, statement), grid=statement.grid)
     stated = statement.model_dump(exclude={"dataset", "weights", "fps", "codec"})
     stated |= {"blocks": sorted(statement.blocks), "cls": "none"}
-    recipe = StoreRecipe(**stated, codec=codec_recipe(statement.codec, calibration))
+    identity = StoreIdentity(**stated, codec=codec_identity(statement.codec, calibration))
     made_with = {"made_by": "import", "dataset": statement.dataset, "weights": statement.weights}
-    create_store(store, recipe, made_with=made_with, calibration=calibration)
+    create_store(store, identity, made_with=made_with, calibration=calibration)
     written = []
     with StoreWriter(store, writer_id="import") as writer:
         for file in files:

@@ -10,7 +10,7 @@ from tokenreel.cache.files import sync_directory, write_whole
 from tokenreel.cache.format.clip_record import clip_key, folder_of
 from tokenreel.cache.format.index import logged_lines
 from tokenreel.cache.format.layout import segments
-from tokenreel.cache.format.store_files import load_recipe, read_failures
+from tokenreel.cache.format.store_files import load_identity, read_failures
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.cache.tools.verify import VerifyReport
 
@@ -29,8 +29,8 @@ class StoreInfo:
     """What is in a store.
 
     Attributes:
-        name: of its directory; fingerprint: of its recipe; codec: name of the codec.
-        asked_for: fingerprint of the recipe before calibration: the digits in a default name.
+        name: of its directory; fingerprint: of its identity; codec: name of the codec.
+        asked_for: fingerprint of the identity before calibration: the digits in a default name.
         blocks: kept blocks; num_views: V.
         num_clips, num_frames: committed, frames of one view.
         num_token_bytes: of the tokens of every view and block.
@@ -56,14 +56,14 @@ class StoreInfo:
 def store_info(path: str | Path) -> StoreInfo:
     """Summarise a store."""
     store = open_store(path)
-    recipe = store.recipe
+    identity = store.identity
     return StoreInfo(
         store.path.name,
         store.fingerprint,
-        recipe.before_calibration.fingerprint,
+        identity.before_calibration.fingerprint,
         store.codec.name,
-        recipe.blocks,
-        recipe.num_views,
+        identity.blocks,
+        identity.num_views,
         len(store.records),
         sum(record.num_frames for record in store.records.values()),
         store.num_bytes,
@@ -72,10 +72,10 @@ def store_info(path: str | Path) -> StoreInfo:
 
 
 def diff_stores(here: str | Path, there: str | Path) -> list[str]:
-    """How two stores differ, one line each: recipe fields, clips, then tokens of common clips."""
+    """How two stores differ, one line each: identity fields, clips, then tokens of common clips."""
     one, two = open_store(here), open_store(there)
-    rows = one.recipe.differences(two.recipe)
-    lines = [f"recipe {name}: {left!r} | {right!r}" for name, left, right in rows]
+    rows = one.identity.differences(two.identity)
+    lines = [f"identity {name}: {left!r} | {right!r}" for name, left, right in rows]
     lines += [f"only in {here}: {name}" for name in sorted(one.records.keys() - two.records.keys())]
     lines += [
         f"only in {there}: {name}" for name in sorted(two.records.keys() - one.records.keys())
@@ -120,7 +120,7 @@ def collect_garbage(
         (path, bytes) of each.
     """
     path = Path(path)
-    load_recipe(path)
+    load_identity(path)
     folders = [path / "claims", path / "failed", *sorted((path / "clips").glob("??"))]
     entries = [entry for folder in folders for entry in sorted(folder.glob(".tmp-*"))]
     entries += sorted(path.absolute().parent.glob(f".tmp-{path.absolute().name}-*"))

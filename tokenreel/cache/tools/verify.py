@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenreel.cache.codec import Codec, calibration_hash, codec_from_recipe
+from tokenreel.cache.codec import Codec, calibration_hash, codec_from_identity
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.codec.int4 import Int4, unpack
-from tokenreel.cache.errors import Damaged, StoreError, WrongRecipe
+from tokenreel.cache.errors import Damaged, StoreError, WrongIdentity
 from tokenreel.cache.files import file_inside
 from tokenreel.cache.format.clip_files import check_clip, load_clip
 from tokenreel.cache.format.clip_record import ClipRecord, folder_of
@@ -19,7 +19,7 @@ from tokenreel.cache.format.store_files import (
     FOLDERS,
     array_files,
     load_arrays,
-    load_recipe,
+    load_identity,
     read_failures,
 )
 from tokenreel.cache.read.store_reader import Store, open_store
@@ -80,20 +80,20 @@ def verify_store(path: str | Path, deep: bool = False) -> VerifyReport:
 
     Raises:
         StoreNotFound: there is none.
-        WrongRecipe: a format version that this package does not know.
+        WrongIdentity: a format version that this package does not know.
         Damage is reported, not raised.
     """
     path, problems = Path(path), []
     try:
-        recipe, attributes = load_recipe(path)
-        codec = codec_from_recipe(recipe.codec, load_arrays(path / "calibration"))
+        identity, attributes = load_identity(path)
+        codec = codec_from_identity(identity.codec, load_arrays(path / "calibration"))
         canary = load_arrays(path / "canary")
         if (calibration_hash(canary) if canary else None) != attributes["canary_sha256"]:
             problems.append(Problem("", "the canary was altered", str(path / "canary")))
         logged, wrong = logged_records(path)  # first: a writer commits a clip, then logs it
         keys = committed_keys(path)
         read_failures(path)
-    except WrongRecipe:
+    except WrongIdentity:
         raise
     except (StoreError, ValueError, KeyError) as error:
         if getattr(error, "exit_status", 5) == 2 and not (path / "recipe.json").is_file():
@@ -107,7 +107,7 @@ def verify_store(path: str | Path, deep: bool = False) -> VerifyReport:
     sound = []
     for key in sorted(keys):
         folder = file_inside(path, folder_of(key))
-        found = check_clip(folder, key, recipe, codec, deep=deep)
+        found = check_clip(folder, key, identity, codec, deep=deep)
         if not found:
             record = load_clip(folder, key)[0]
             if logged.get(key, record) != record:
@@ -177,7 +177,7 @@ def _look_at_tokens(store: Store, clip_id: str, view: int, part: range) -> Itera
         for what, wrong in wrong_frames(codes, tokens.scales.get(block), store.codec).items():
             if wrong.any():
                 yield f"{where}{part.start + int(np.argmax(wrong))}: {what}"
-        if store.recipe.cls != "none":
+        if store.identity.cls != "none":
             rows = store.read_cls(clip_id, slice(part.start, part.stop), block=block, view=view)
             if not np.isfinite(rows).all():
                 frame = part.start + int(np.argwhere(~np.isfinite(rows))[0, 0])

@@ -1,8 +1,8 @@
 """The canary: a few fixed frames whose tokens every writer computes again before it writes.
 
-Equal recipes should give equal tokens, but a library, a processor or a resize may differ where no
-recipe says so.  The first writer keeps the frames and some of their tokens in the store; a later
-one that does not come close to them is refused, rather than mixing two kinds of tokens.
+Equal identities should give equal tokens, but a library, a processor or a resize may differ where
+no identity says so.  The first writer keeps the frames and some of their tokens in the store; a
+later one that does not come close to them is refused, rather than mixing two kinds of tokens.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.errors import WrongRecipe
+from tokenreel.cache.errors import WrongIdentity
 
 __all__ = ["TOLERANCE", "canary_errors", "canary_frames", "make_canary", "require_canary"]
 
@@ -77,20 +77,20 @@ def require_canary(
     Args:
         canary: of the store.
         tokens: block -> (F, N, D), of the canary's frames, computed now.
-        numeric: of the recipe: which tolerance holds.
+        numeric: of the identity: which tolerance holds.
         path: of the store.
 
     Raises:
-        WrongRecipe: a block is off by more than the tolerance, or not a number.
+        WrongIdentity: a block is off by more than the tolerance, or not a number.
     """
     errors, limit = canary_errors(canary, tokens), TOLERANCE[numeric]
     wrong = {block: error for block, error in errors.items() if not error <= limit}
     if wrong:
         table = "\n".join(f"  block {block}: {error:.2g}" for block, error in wrong.items())
-        raise WrongRecipe(
+        raise WrongIdentity(
             f"{path}: this process computes other tokens of the store's fixed frames than the "
             f"process that made the store; relative errors beyond {limit:g} ({numeric}):\n{table}\n"
-            "the recipes are equal, so a library, the device or the weights in memory differ: "
+            "the identities are equal, so a library, the device or the weights in memory differ: "
             "use the machine and versions that `store info` tells, or another --out"
         )
 

@@ -49,7 +49,7 @@ class ClipWriter:
             make_directory(self._final.parent)
             done = self._take_over()
             self._tracks = [
-                Track(self._folder, store.recipe, store.codec, view=view, num_segments=done)
+                Track(self._folder, store.identity, store.codec, view=view, num_segments=done)
                 for view in range(record.num_views)
             ]
         self.resume_frames = done * SEGMENT
@@ -73,7 +73,8 @@ class ClipWriter:
         store, done = self._store, 0
         views = range(self._record.num_views)
         while all(
-            frames_are_whole(self._folder, store.recipe, store.codec, view, done) for view in views
+            frames_are_whole(self._folder, store.identity, store.codec, view, done)
+            for view in views
         ):
             done += 1
         for file in [*self._folder.rglob("*/c/*")]:
@@ -97,11 +98,11 @@ class ClipWriter:
         Args:
             view: 0 is clean.
             encoded: block -> codes (t, n, d) and scales.
-            cls: block -> (t, D) float; {} when the recipe keeps none.
-            cls_normed: (t, D) float, None when the recipe keeps none.
+            cls: block -> (t, D) float; {} when the identity keeps none.
+            cls_normed: (t, D) float, None when the identity keeps none.
 
         Raises:
-            ValueError: shapes that are not the recipe's, or values that float16 cannot hold.
+            ValueError: shapes that are not the identity's, or values that float16 cannot hold.
             StoreError: the disk is full, read-only or gone; the store keeps what it had.
         """
         with self._disk_errors():
@@ -139,7 +140,7 @@ class ClipWriter:
         with self._disk_errors():
             self._finish(record, arrays)
         problems = check_clip(
-            self._folder, record.key, self._store.recipe, self._store.codec, deep=True
+            self._folder, record.key, self._store.identity, self._store.codec, deep=True
         )
         if problems:
             raise Damaged(f"{record.clip_id}: written but not readable: {problems[0]}")
@@ -159,7 +160,7 @@ class ClipWriter:
                 data = spec.chunk_bytes(rows)
                 seals[spec.path].append(int.from_bytes(data[-4:], "little"))
                 write_new(self._folder / spec.chunk_file(number), data)
-        specs = all_arrays(self._store.recipe, self._store.codec, record)
+        specs = all_arrays(self._store.identity, self._store.codec, record)
         for spec in specs.values():
             data = canonical_json(spec.metadata())
             write_new(self._folder / spec.path / "zarr.json", data)
@@ -168,7 +169,7 @@ class ClipWriter:
         values: dict[str, Any] = {
             "record": record.to_dict(),
             "seals": seals,
-            "fingerprint": self._store.recipe.fingerprint,
+            "fingerprint": self._store.identity.fingerprint,
         }
         write_new(self._folder / "zarr.json", group_json({"tokenreel": seal(values)}))
         (self._folder / "begin.json").unlink()

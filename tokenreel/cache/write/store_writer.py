@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
-from tokenreel.cache.codec import codec_from_recipe
+from tokenreel.cache.codec import codec_from_identity
 from tokenreel.cache.errors import StoreError, UsageError
 from tokenreel.cache.files import sweep_temporary, sync_directory
 from tokenreel.cache.format.clip_record import (
@@ -30,7 +30,7 @@ from tokenreel.cache.format.identity import canonical_json
 from tokenreel.cache.format.store_files import (
     create_store,
     load_arrays,
-    load_recipe,
+    load_identity,
     record_failure,
 )
 from tokenreel.cache.manifest import Clip
@@ -62,8 +62,10 @@ class StoreWriter:
         if not writer_id.replace("-", "").replace("_", "").isalnum():
             raise ValueError(f"writer_id {writer_id!r}: letters, digits, '-' and '_' only")
         self.path = Path(path)
-        self.recipe, _ = load_recipe(self.path)
-        self.codec = codec_from_recipe(self.recipe.codec, load_arrays(self.path / "calibration"))
+        self.identity, _ = load_identity(self.path)
+        self.codec = codec_from_identity(
+            self.identity.codec, load_arrays(self.path / "calibration")
+        )
         self.name = f"{writer_id}-{uuid.uuid4().hex[:8]}"
         self._expiry_seconds = expiry_seconds
         self._claims: dict[str, Claim] = {}
@@ -137,7 +139,7 @@ class StoreWriter:
             group=clip.group,
             phases=phases,
             num_frames=0,
-            num_views=self.recipe.num_views,
+            num_views=self.identity.num_views,
             start_seconds=clip.start_seconds,
             stop_seconds=clip.stop_seconds,
             source=asdict(source),

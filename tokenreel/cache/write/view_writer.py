@@ -10,7 +10,7 @@ import numpy as np
 from tokenreel.cache.codec import Codec, Encoded
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.files import write_new
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import SEGMENT, ArraySpec, shard_index, view_arrays
 
 __all__ = ["Track"]
@@ -27,12 +27,12 @@ class Track:
     """
 
     def __init__(
-        self, folder: Path, recipe: StoreRecipe, codec: Codec, *, view: int, num_segments: int
+        self, folder: Path, identity: StoreIdentity, codec: Codec, *, view: int, num_segments: int
     ) -> None:
         self._folder = folder
-        self._specs = {spec.path: spec for spec in view_arrays(recipe, codec, view, SEGMENT)}
+        self._specs = {spec.path: spec for spec in view_arrays(identity, codec, view, SEGMENT)}
         self._base = f"views/{view}"
-        self._blocks, self._keeps_cls = recipe.blocks, recipe.cls != "none"
+        self._blocks, self._keeps_cls = identity.blocks, identity.cls != "none"
         self._rows: dict[str, list[Array]] = {}
         self._open: dict[str, int] = {}
         self.num_frames = num_segments * SEGMENT

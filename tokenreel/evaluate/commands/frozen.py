@@ -46,10 +46,10 @@ def pool_store(
         StoreError: the store cannot be read.
     """
     store = open_store(path)
-    chosen = tuple(blocks or store.recipe.blocks[-1:])
-    if missing := sorted(set(chosen) - set(store.recipe.blocks)):
-        raise UsageError(f"{path} holds blocks {store.recipe.blocks}, not {missing}")
-    pools = POOLS if store.recipe.cls != "none" else POOLS[:2]
+    chosen = tuple(blocks or store.identity.blocks[-1:])
+    if missing := sorted(set(chosen) - set(store.identity.blocks)):
+        raise UsageError(f"{path} holds blocks {store.identity.blocks}, not {missing}")
+    pools = POOLS if store.identity.cls != "none" else POOLS[:2]
     files = {pool: out / f"frozen-{pool}" / "embeddings.h5" for pool in pools}
     abouts = {pool: _provenance(store, pool, chosen) for pool in pools}
     todo = [pool for pool in pools if not _is_there(files[pool], abouts[pool])]
@@ -143,7 +143,7 @@ def _provenance(store: Store, pool: str, blocks: Sequence[int]) -> dict[str, Any
         "store_name": store.path.name,
         "dataset": store.made_with.get("dataset", ""),
         "weights": store.made_with.get("weights", ""),
-        "backbone": store.recipe.architecture,
+        "backbone": store.identity.architecture,
     }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.decode_pool.pool import DecodePool
@@ -19,7 +19,7 @@ SAMPLE_SECONDS = 2.0
 
 
 def job_for(
-    clip: Clip, root: Path, config: ExtractConfig, recipe: StoreRecipe, *, skip_frames: int = 0
+    clip: Clip, root: Path, config: ExtractConfig, identity: StoreIdentity, *, skip_frames: int = 0
 ) -> DecodeJob:
     """The decode job of a clip."""
     return DecodeJob(
@@ -28,8 +28,8 @@ def job_for(
         stop_seconds=clip.stop_seconds,
         fps=config.fps,
         decoder=config.decoder,
-        transform=recipe.transform,
-        views=recipe.views,
+        transform=identity.transform,
+        views=identity.views,
         seed_text=clip.clip_id,
         chunk_frames=SAMPLE_FRAMES,
         skip_frames=skip_frames,
@@ -37,7 +37,7 @@ def job_for(
 
 
 def sample_images(
-    manifest: Manifest, config: ExtractConfig, recipe: StoreRecipe
+    manifest: Manifest, config: ExtractConfig, identity: StoreIdentity
 ) -> NDArray[np.uint8]:
     """Up to eight frames of the first two seconds of up to eight clips, spread over the manifest.
 
@@ -56,14 +56,14 @@ def sample_images(
                 stop_seconds=stop,
                 fps=SAMPLE_FRAMES / SAMPLE_SECONDS,
                 decoder=config.decoder,
-                transform=recipe.transform,
-                views=recipe.views[:1],
+                transform=identity.transform,
+                views=identity.views[:1],
                 seed_text=clip.clip_id,
                 chunk_frames=SAMPLE_FRAMES,
             )
         )
     found: dict[int, NDArray[np.uint8]] = {}
-    height, width = recipe.image_size
+    height, width = identity.image_size
     with DecodePool(
         jobs,
         slot_shape=(SAMPLE_FRAMES, 1, 3, height, width),

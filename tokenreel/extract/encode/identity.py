@@ -1,4 +1,4 @@
-"""The recipe that a config stands for, and the store's first contents: calibration, made_with."""
+"""The identity that a config stands for, and the store's first contents: calibration, made_with."""
 
 import logging
 import platform
@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tokenreel.cache.codec import calibrate, codec_from_recipe, codec_recipe
+from tokenreel.cache.codec import calibrate, codec_from_identity, codec_identity
 from tokenreel.cache.errors import TokenReelError, UsageError
-from tokenreel.cache.format.identity import StoreRecipe
-from tokenreel.cache.format.store_files import create_store, load_arrays, load_recipe
+from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.cache.format.store_files import create_store, load_arrays, load_identity
 from tokenreel.cache.write.canary import canary_frames, make_canary, require_canary
 from tokenreel.extract.backbone.timm_backbone import Backbone, BackboneShape, backbone_shape
 from tokenreel.extract.backbone.weights import load_weights, weights_label, weights_sha256
@@ -24,11 +24,11 @@ from tokenreel.extract.images.augment import view_parameters
 from tokenreel.extract.images.transforms import apply_transform, transform_parameters
 
 __all__ = [
-    "build_recipe",
+    "build_identity",
+    "identity_for",
     "made_with",
     "needs_samples",
     "open_or_create",
-    "recipe_for",
     "require_same_tokens",
     "store_name",
 ]
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 PACKAGES = ("tokenreel", "torch", "timm", "av", "decord", "numpy", "zarr")
 
 
-def build_recipe(config: ExtractConfig) -> StoreRecipe:
+def build_identity(config: ExtractConfig) -> StoreIdentity:
     """The identity of the store that a config makes, before the codec is calibrated.
 
     Reads the weights for their hash; builds no backbone.
@@ -46,11 +46,11 @@ def build_recipe(config: ExtractConfig) -> StoreRecipe:
     Raises:
         UsageError: an unknown backbone, block, codec, or weights that cannot be had.
     """
-    return recipe_for(config, weights_sha256(load_weights(config.backbone, config.weights)))
+    return identity_for(config, weights_sha256(load_weights(config.backbone, config.weights)))
 
 
-def recipe_for(config: ExtractConfig, weights_hash: str) -> StoreRecipe:
-    """As build_recipe, when the hash of the weights is known."""
+def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
+    """As build_identity, when the hash of the weights is known."""
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
     _require_fitting(config.codec, shape)
     every = {"policy": "all"}
@@ -58,7 +58,7 @@ def recipe_for(config: ExtractConfig, weights_hash: str) -> StoreRecipe:
     transform = transform_parameters(
         config.transform, height if height == width else (height, width)
     )
-    return StoreRecipe(
+    return StoreIdentity(
         architecture=config.backbone,
         weights_sha256=weights_hash,
         blocks=shape.blocks,
@@ -70,37 +70,37 @@ def recipe_for(config: ExtractConfig, weights_hash: str) -> StoreRecipe:
         frames=every if config.fps is None else {"policy": "fps", "fps": config.fps},
         views=view_parameters(config.views, config.view_seed),
         numeric=config.numeric,
-        codec=codec_recipe(config.codec),
+        codec=codec_identity(config.codec),
     )
 
 
 def _require_fitting(codec: str, shape: BackboneShape) -> None:
     """Raise unless a codec takes the tokens of a backbone."""
-    coder = codec_from_recipe(codec_recipe(codec), {})
+    coder = codec_from_identity(codec_identity(codec), {})
     try:
         coder.stored_shape(shape.grid[0] * shape.grid[1], shape.dim, shape.grid)
     except ValueError as error:
         raise UsageError(f"codec={codec}: {error}") from error
 
 
-def store_name(dataset: str, config: ExtractConfig, recipe: StoreRecipe | None = None) -> str:
+def store_name(dataset: str, config: ExtractConfig, identity: StoreIdentity | None = None) -> str:
     """Directory name that tells what is in the store; random weights are named.
 
     Args:
         dataset: name of the data set.
         config: of the extraction.
-        recipe: of the store, calibrated: its fingerprint ends the name.
+        identity: of the store, calibrated: its fingerprint ends the name.
 
     Returns:
-        The name; without a recipe its beginning, up to the fingerprint.
+        The name; without an identity its beginning, up to the fingerprint.
     """
     label = re.sub(r"[^A-Za-z0-9._]+", "", weights_label(config.weights))
-    digits = "" if recipe is None else recipe.fingerprint[:12]
+    digits = "" if identity is None else identity.fingerprint[:12]
     return f"{dataset}-{config.backbone}-{label}-{digits}"
 
 
 def made_with(config: ExtractConfig, dataset: str, device: torch.device) -> dict[str, Any]:
-    """What is recorded beside the recipe and is not identity."""
+    """What is recorded beside the identity and is not identity."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -121,30 +121,30 @@ def made_with(config: ExtractConfig, dataset: str, device: torch.device) -> dict
 
 def open_or_create(
     store: Path,
-    planned: StoreRecipe,
+    planned: StoreIdentity,
     *,
     config: ExtractConfig,
     dataset: str,
     backbone: Backbone,
     samples: NDArray[np.uint8] | None,
-) -> tuple[StoreRecipe, Mapping[str, NDArray[Any]]]:
+) -> tuple[StoreIdentity, Mapping[str, NDArray[Any]]]:
     """Open the store, or create it and calibrate its codec on sample images.
 
     The first writer decides the calibration; later ones, and other shards, take what is there.
 
     Args:
         store: directory.
-        planned: what build_recipe gave.
+        planned: what build_identity gave.
         config: of the extraction.
         dataset: name of the data set.
         backbone: with its weights.
         samples: uint8 (F, 3, S, S) of several clips; needed for a new store only.
 
     Returns:
-        The recipe of the store, and the calibration.
+        The identity of the store, and the calibration.
 
     Raises:
-        WrongRecipe: the store was made by another recipe.
+        WrongIdentity: the store was made with other settings.
         TokenReelError: a codec needs samples and no clip could be decoded.
     """
     if not (store / "recipe.json").is_file():
@@ -158,12 +158,12 @@ def open_or_create(
             calibration = calibrate(
                 config.codec, _sample_tokens(backbone, samples), grid=planned.grid
             )
-        recipe = planned.model_copy(update={"codec": codec_recipe(config.codec, calibration)})
+        identity = planned.model_copy(update={"codec": codec_identity(config.codec, calibration)})
         frames = canary_frames(max(planned.image_size))
         try:
             create_store(
                 store,
-                recipe,
+                identity,
                 made_with=made_with(config, dataset, device),
                 calibration=calibration,
                 canary=make_canary(frames, _canary_tokens(backbone, planned, frames)),
@@ -172,44 +172,44 @@ def open_or_create(
             if not (store / "recipe.json").is_file():
                 raise
             log.info("%s: made by another writer meanwhile", store)
-    found, _ = load_recipe(store)
+    found, _ = load_identity(store)
     found.before_calibration.require(planned, path=store)
     return found, load_arrays(store / "calibration")
 
 
 def require_same_tokens(
-    store: Path, recipe: StoreRecipe, backbone: Backbone, *, batch_frames: int | None = None
+    store: Path, identity: StoreIdentity, backbone: Backbone, *, batch_frames: int | None = None
 ) -> None:
     """Compute the tokens of the store's fixed frames with the backbone as it is going to run.
 
-    Whether torch.compile has made its kernels is not in a recipe, for it may not matter: here it
-    is seen not to, within the tolerance of the recipe's `numeric` (cache.canary.TOLERANCE).
+    Whether torch.compile has made its kernels is not in an identity, for it may not matter: here it
+    is seen not to, within the tolerance of the identity's `numeric` (cache.canary.TOLERANCE).
 
     Args:
         store: directory.
-        recipe: of the store.
+        identity: of the store.
         backbone: compiled where it is going to be.
         batch_frames: of every batch, for which it was compiled; None for any.
 
     Raises:
-        WrongRecipe: the tokens are not those of the store's first writer; see cache.canary.
+        WrongIdentity: the tokens are not those of the store's first writer; see cache.canary.
     """
     canary = load_arrays(store / "canary")
     if canary:
         frames = np.array(canary["frames"])
-        tokens = _canary_tokens(backbone, recipe, frames, batch_frames=batch_frames)
-        require_canary(canary, tokens, numeric=recipe.numeric, path=store)
+        tokens = _canary_tokens(backbone, identity, frames, batch_frames=batch_frames)
+        require_canary(canary, tokens, numeric=identity.numeric, path=store)
 
 
 def _canary_tokens(
     backbone: Backbone,
-    recipe: StoreRecipe,
+    identity: StoreIdentity,
     frames: NDArray[np.uint8],
     *,
     batch_frames: int | None = None,
 ) -> dict[int, NDArray[Any]]:
     """Tokens of fixed frames, (F, H, W, 3), by block, (F, N, D): the way a clip's frames go."""
-    images = torch.stack([apply_transform(frame, recipe.transform) for frame in frames])
+    images = torch.stack([apply_transform(frame, identity.transform) for frame in frames])
     rows = np.arange(batch_frames or len(frames)) % len(frames)  # the frames again and again
     found = _tokens(backbone, images[rows])
     return {block: tokens[: len(frames)] for block, tokens in found.items()}

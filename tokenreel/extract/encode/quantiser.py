@@ -20,7 +20,7 @@ from tokenreel.cache.codec.fp16 import Float16
 from tokenreel.cache.codec.int4 import Int4
 from tokenreel.cache.codec.pca import Pca
 from tokenreel.cache.codec.pool2 import Pool2
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.extract.backbone.timm_backbone import FrameTokens
 from tokenreel.extract.encode.torch_codecs import (
     INT4_STEPS,
@@ -70,13 +70,13 @@ class Quantiser:
 
     Args:
         codec: of the store.
-        recipe: of the store.
+        identity: of the store.
         device: of the outputs.
     """
 
-    def __init__(self, codec: Codec, recipe: StoreRecipe, device: torch.device) -> None:
-        self._codec, self._recipe, self._device = codec, recipe, device
-        self._encode = _encoder(codec, recipe.grid)
+    def __init__(self, codec: Codec, identity: StoreIdentity, device: torch.device) -> None:
+        self._codec, self._identity, self._device = codec, identity, device
+        self._encode = _encoder(codec, identity.grid)
         self._constants: dict[int, Constants] = {}
 
     @torch.inference_mode()
@@ -136,7 +136,7 @@ class Quantiser:
             ValueError: NaN, infinity or a value that the codec cannot hold.
         """
         encoded = {}
-        for block in self._recipe.blocks:
+        for block in self._identity.blocks:
             codes = outputs[f"codes/{block}"][rows]
             scales = outputs.get(f"scales/{block}")
             scales = None if scales is None else scales[rows]
@@ -148,7 +148,7 @@ class Quantiser:
                     f"value that {self._codec.name} cannot hold"
                 )
             encoded[block] = Encoded(codes, scales)
-        blocks = self._recipe.blocks if self._recipe.cls != "none" else ()
+        blocks = self._identity.blocks if self._identity.cls != "none" else ()
         normed = outputs.get("cls_normed")
         return EncodedView(
             encoded=encoded,

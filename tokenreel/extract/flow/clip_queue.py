@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tokenreel.cache.errors import ClipFailed
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import SEGMENT
 from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, Manifest
@@ -37,7 +37,7 @@ class ClipBook:
     Args:
         manifest: for the root and the phases.
         config: of the extraction.
-        recipe: of the store.
+        identity: of the store.
         store: its directory.
         report: filled in.
         part: the clips of this shard.
@@ -49,7 +49,7 @@ class ClipBook:
         self,
         manifest: Manifest,
         config: ExtractConfig,
-        recipe: StoreRecipe,
+        identity: StoreIdentity,
         store: Path,
         report: ExtractReport,
         *,
@@ -57,7 +57,7 @@ class ClipBook:
         align: int = 1,
         retries: bool = False,
     ) -> None:
-        self._manifest, self._config, self._recipe = manifest, config, recipe
+        self._manifest, self._config, self._identity = manifest, config, identity
         self._store, self._report, self._part = store, report, part
         self._align, self._retries = align, retries
         self._entries: list[Entry] = []
@@ -98,7 +98,7 @@ class ClipBook:
                 self._entries.append(entry)
                 skip = entry.resume_frames // self._align * self._align
                 yield job_for(
-                    clip, self._manifest.root, self._config, self._recipe, skip_frames=skip
+                    clip, self._manifest.root, self._config, self._identity, skip_frames=skip
                 )
 
     def _fails_too_often(self) -> bool:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.extract.backbone.timm_backbone import Backbone, FrameTokens
 from tokenreel.extract.encode.quantiser import Quantiser
 from tokenreel.extract.flow.batching import Batch, Piece
@@ -72,7 +72,7 @@ class Engine:
         machine: device and sizes.
         backbone: on the device.
         quantiser: for the device.
-        recipe: of the store.
+        identity: of the store.
         emit: takes the pieces of each batch, in order; may block.
         release: gives a batch's buffer back.
     """
@@ -82,13 +82,13 @@ class Engine:
         machine: Machine,
         backbone: Backbone,
         quantiser: Quantiser,
-        recipe: StoreRecipe,
+        identity: StoreIdentity,
         *,
         emit: Callable[[Rows], None],
         release: Callable[[Batch], None],
     ) -> None:
         self._machine, self._backbone, self._quantiser = machine, backbone, quantiser
-        self._recipe, self._emit, self._release = recipe, emit, release
+        self._identity, self._emit, self._release = identity, emit, release
         self._is_cuda = machine.is_cuda
         self._slots: queue.SimpleQueue[list[dict[str, Tensor]]] = queue.SimpleQueue()
         for _ in range(SLOTS):
@@ -152,7 +152,12 @@ class Engine:
 
     def _images_of(self, batch: Batch) -> Tensor:
         """Every row's images, uint8 (B, V, 3, H, W) on the device; rows beyond num_rows are old."""
-        shape = (self._machine.batch_frames, self._recipe.num_views, 3, *self._recipe.image_size)
+        shape = (
+            self._machine.batch_frames,
+            self._identity.num_views,
+            3,
+            *self._identity.image_size,
+        )
         if not self._machine.pads:
             shape = (batch.num_rows, *shape[1:])
         if not self._is_cuda and all(piece.frame_size is None for piece in batch.pieces):
@@ -169,7 +174,7 @@ class Engine:
             if frame_size is None:
                 rows.copy_(pixels)
             else:
-                plan = plan_on_device(frame_size, self._recipe.transform)
+                plan = plan_on_device(frame_size, self._identity.transform)
                 assert plan is not None
                 rows[:, 0].copy_(resize_on_device(pixels, plan))
         return self._images

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from tokenreel.cache.errors import ClipFailed, TokenReelError
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.extract.backbone.timm_backbone import Backbone
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.decode_pool.pool import DecodedBatch, DecodePool
@@ -35,7 +35,7 @@ class Flow:
     Args:
         machine: device and sizes.
         config: of the extraction.
-        recipe: of the store.
+        identity: of the store.
         report: filled in.
         book: of the clips.
         stopping: whether the run is to end early.
@@ -45,15 +45,15 @@ class Flow:
         self,
         machine: Machine,
         config: ExtractConfig,
-        recipe: StoreRecipe,
+        identity: StoreIdentity,
         report: ExtractReport,
         book: ClipBook,
         stopping: Stopping,
     ) -> None:
-        self._machine, self._config, self._recipe = machine, config, recipe
+        self._machine, self._config, self._identity = machine, config, identity
         self._report, self._book, self._stopping = report, book, stopping
         self._decode_seconds = 0.0
-        image_bytes = recipe.num_views * 3 * recipe.image_size[0] * recipe.image_size[1]
+        image_bytes = identity.num_views * 3 * identity.image_size[0] * identity.image_size[1]
         self._room = WINDOW_ROOM if machine.resizes else 1
         self._batcher = Batcher(
             batch_frames=machine.batch_frames,
@@ -71,7 +71,7 @@ class Flow:
                 self._machine,
                 backbone,
                 quantiser,
-                self._recipe,
+                self._identity,
                 emit=self._write,
                 release=self._batcher.release,
             )
@@ -83,9 +83,9 @@ class Flow:
             ),
             slot_shape=(
                 CHUNK_FRAMES * self._room,
-                self._recipe.num_views,
+                self._identity.num_views,
                 3,
-                *self._recipe.image_size,
+                *self._identity.image_size,
             ),
             workers=self._machine.workers,
             timeout_seconds=self._config.timeout_seconds,

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from tokenreel.cache.codec import codec_from_recipe
+from tokenreel.cache.codec import codec_from_identity
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.progress import Progress
 from tokenreel.extract.backbone.cpu_threads import in_parts, num_threads
@@ -28,10 +28,10 @@ from tokenreel.extract.backbone.weights import load_weights, weights_sha256
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.decode_pool.calibration_frames import sample_images
 from tokenreel.extract.encode.identity import (
-    build_recipe,
+    build_identity,
+    identity_for,
     needs_samples,
     open_or_create,
-    recipe_for,
     require_same_tokens,
     store_name,
 )
@@ -44,7 +44,7 @@ from tokenreel.extract.signals import stop_on_signals
 
 __all__ = [
     "ExtractReport",
-    "build_recipe",
+    "build_identity",
     "extract_clips",
     "pick_device",
     "prepare_store",
@@ -82,27 +82,27 @@ def extract_clips(
         What was done.  Clips that failed are in it, and in the store's quarantine.
 
     Raises:
-        WrongRecipe: the store was made by another recipe.
+        WrongIdentity: the store was made with other settings.
         UsageError: the backbone, its weights or the device are not to be had.
         TokenReelError: more clips failed than config.max_failures.
     """
     started = time.monotonic()
     report = ExtractReport()
-    backbone, recipe, calibration, device = prepare_store(
+    backbone, identity, calibration, device = prepare_store(
         manifest, config, store, processes=processes
     )
     machine = machine_for(config, processes=processes)
     machine = ready(backbone, machine, compiles=config.compile_backbone)
     require_same_tokens(
-        store, recipe, backbone, batch_frames=machine.batch_frames if machine.pads else None
+        store, identity, backbone, batch_frames=machine.batch_frames if machine.pads else None
     )
-    quantiser = Quantiser(codec_from_recipe(recipe.codec, calibration), recipe, device)
+    quantiser = Quantiser(codec_from_identity(identity.codec, calibration), identity, device)
     if config.compile_backbone:
         compile_quantiser(quantiser, backbone, machine)
     book = ClipBook(
         manifest,
         config,
-        recipe,
+        identity,
         store,
         report,
         part=clips_of_shard(manifest, shard),
@@ -111,7 +111,7 @@ def extract_clips(
     )
     with ExitStack() as stack:
         stopping = stack.enter_context(stop_on_signals())
-        run = Flow(machine, config, recipe, report, book, stopping)
+        run = Flow(machine, config, identity, report, book, stopping)
         stack.enter_context(book)
         run.enter(stack, backbone, quantiser)
         bar = stack.enter_context(Progress(desc="extract", unit="frame", enabled=progress))
@@ -133,7 +133,7 @@ def extract_clips(
 
 def prepare_store(
     manifest: Manifest, config: ExtractConfig, store: Path, *, processes: int = 1
-) -> tuple[Backbone, StoreRecipe, Mapping[str, NDArray[Any]], torch.device]:
+) -> tuple[Backbone, StoreIdentity, Mapping[str, NDArray[Any]], torch.device]:
     """Open the store, or make it and calibrate its codec on frames of some clips.
 
     Args:
@@ -143,21 +143,21 @@ def prepare_store(
         processes: that extract on this machine, this one included.
 
     Returns:
-        The backbone, the recipe of the store, the calibration of its codec, and the device.
+        The backbone, the identity of the store, the calibration of its codec, and the device.
 
     Raises:
-        WrongRecipe: the store was made by another recipe.
+        WrongIdentity: the store was made with other settings.
         UsageError: the backbone, its weights or the device are not to be had.
         TokenReelError: the codec needs frames, and no clip could be decoded.
     """
     device = pick_device(config.device)
     state = load_weights(config.backbone, config.weights)
-    planned = recipe_for(config, weights_sha256(state))
+    planned = identity_for(config, weights_sha256(state))
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
     backbone = build_backbone(config.backbone, state, shape, numeric=config.numeric, device=device)
     backbone = in_parts(backbone, threads=num_threads(processes))
     calibrates = needs_samples(config.codec) and not (store / "recipe.json").is_file()
-    recipe, calibration = open_or_create(
+    identity, calibration = open_or_create(
         store,
         planned,
         config=config,
@@ -165,7 +165,7 @@ def prepare_store(
         backbone=backbone,
         samples=sample_images(manifest, config, planned) if calibrates else None,
     )
-    return backbone, recipe, calibration, device
+    return backbone, identity, calibration, device
 
 
 def clips_of_shard(manifest: Manifest, shard: tuple[int, int]) -> list[Clip]:

@@ -24,7 +24,7 @@ CROP_ATTEMPTS = 10
 
 
 def view_parameters(views: int, seed: int) -> tuple[dict[str, Any], ...]:
-    """Parameters of view 0, the clean one, and of the augmented ones, as the recipe keeps them."""
+    """Parameters of the clean view 0 and of the augmented ones, as an identity keeps them."""
     augmented = {
         "area": [0.8, 1.0],
         "aspect": [3 / 4, 4 / 3],

@@ -38,7 +38,7 @@ def transform_parameters(
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
 ) -> dict[str, Any]:
-    """Every parameter of a preset, as the store's recipe keeps it.
+    """Every parameter of a preset, as the store's identity keeps it.
 
     Args:
         name: "dino-256-224" (short side to 8/7 of the square, bicubic, then its centre: the

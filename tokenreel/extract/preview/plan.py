@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenreel.cache.codec import Codec, codec_from_recipe, codec_recipe
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.codec import Codec, codec_from_identity, codec_identity
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import INDEX_BYTES, clip_arrays, view_arrays
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.encode.identity import recipe_for
+from tokenreel.extract.encode.identity import identity_for
 from tokenreel.extract.video.decode import VideoError, VideoInfo, probe
 
 __all__ = [
     "HeaderSurvey",
     "StoreSize",
-    "planned_recipe",
+    "planned_identity",
     "store_size",
     "survey_headers",
 ]
@@ -93,22 +93,22 @@ def survey_headers(manifest: Manifest, config: ExtractConfig) -> HeaderSurvey:
     return HeaderSurvey(frames, seconds, video_bytes, tuple(unreadable))
 
 
-def planned_recipe(config: ExtractConfig) -> StoreRecipe:
-    """The recipe as far as its arrays' shapes go; no weights are looked for."""
-    return recipe_for(config, UNKNOWN_WEIGHTS)
+def planned_identity(config: ExtractConfig) -> StoreIdentity:
+    """The identity as far as its arrays' shapes go; no weights are looked for."""
+    return identity_for(config, UNKNOWN_WEIGHTS)
 
 
-def store_size(recipe: StoreRecipe, codec: str, clip_frames: Sequence[int]) -> StoreSize:
+def store_size(identity: StoreIdentity, codec: str, clip_frames: Sequence[int]) -> StoreSize:
     """Bytes and files of a store with a codec.
 
     Args:
-        recipe: of the store; its codec is replaced.
+        identity: of the store; its codec is replaced.
         codec: name of the codec.
         clip_frames: frames of each clip.
     """
-    coder = codec_from_recipe(codec_recipe(codec), {})
-    sizes = [_clip_size(recipe, coder, max(count, 1)) for count in clip_frames]
-    views = [spec for v in range(recipe.num_views) for spec in view_arrays(recipe, coder, v, 1)]
+    coder = codec_from_identity(codec_identity(codec), {})
+    sizes = [_clip_size(identity, coder, max(count, 1)) for count in clip_frames]
+    views = [spec for v in range(identity.num_views) for spec in view_arrays(identity, coder, v, 1)]
     return StoreSize(
         codec=codec,
         frame_bytes=sum(spec.row_bytes for spec in views),
@@ -117,11 +117,11 @@ def store_size(recipe: StoreRecipe, codec: str, clip_frames: Sequence[int]) -> S
     )
 
 
-def _clip_size(recipe: StoreRecipe, codec: Codec, num_frames: int) -> tuple[int, int]:
+def _clip_size(identity: StoreIdentity, codec: Codec, num_frames: int) -> tuple[int, int]:
     """Bytes of a clip's chunk files, and the number of all its files."""
     specs = clip_arrays(num_frames)
-    for view in range(recipe.num_views):
-        specs += view_arrays(recipe, codec, view, num_frames)
+    for view in range(identity.num_views):
+        specs += view_arrays(identity, codec, view, num_frames)
     groups = {parent for spec in specs for parent in Path(spec.path).parents}
     num_files = len(groups) + sum(1 + spec.num_files for spec in specs)  # one zarr.json each
     num_bytes = 0

@@ -19,7 +19,7 @@ from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.flow.devices import machine_for, ready
 from tokenreel.extract.images.transforms import apply_transform
-from tokenreel.extract.preview.plan import planned_recipe
+from tokenreel.extract.preview.plan import planned_identity
 from tokenreel.extract.video.decode import VideoError, decode
 
 __all__ = ["MachineRates", "disk_rates", "measure_machine"]
@@ -90,7 +90,7 @@ def measure_machine(
 
 
 def _decode_rate(manifest: Manifest, config: ExtractConfig, seconds: float) -> float:
-    transform = planned_recipe(config).transform
+    transform = planned_identity(config).transform
     count = 0
     start = time.perf_counter()
     for clip in _spread(manifest.clips):

@@ -155,7 +155,7 @@ def draw_clip(picture: ClipPicture, out: Path) -> Path:
 def frames_as_seen(
     store: Store, record: ClipRecord, frames: Array, path: Path, *, view: int = 0
 ) -> Iterator[Array]:
-    """Frames of a clip through the recipe's preprocessing, uint8 (S, S, 3) each.
+    """Frames of a clip through the identity's preprocessing, uint8 (S, S, 3) each.
 
     Args:
         store: that holds the clip.
@@ -167,10 +167,12 @@ def frames_as_seen(
     Raises:
         VideoError: no such video, or another one than the clip was made from.
     """
-    recipe = store.recipe
+    identity = store.identity
     wanted = store.frame_index(record.clip_id)[frames].tolist()
     stored_ticks = store.pts(record.clip_id)[frames].tolist()
-    augment = ViewAugmenter(recipe.views[view], record.clip_id, recipe.transform) if view else None
+    augment = (
+        ViewAugmenter(identity.views[view], record.clip_id, identity.transform) if view else None
+    )
     start = max(float(store.times_seconds(record.clip_id)[frames[0]]) - 1e-3, 0.0)
     count = 0
     for frame in decode(path, decoder=record.source["decoder"], from_seconds=start):
@@ -183,7 +185,7 @@ def frames_as_seen(
             image = (
                 augment(frame.pixels)
                 if augment
-                else apply_transform(frame.pixels, recipe.transform)
+                else apply_transform(frame.pixels, identity.transform)
             )
             yield image.permute(1, 2, 0).numpy()
             count += 1
@@ -194,8 +196,8 @@ def frames_as_seen(
 
 def _grid(store: Store) -> tuple[int, int]:
     """Rows and columns of the tokens as stored: a codec may have made them fewer."""
-    recipe = store.recipe
-    grid, dim = recipe.grid, recipe.dim
+    identity = store.identity
+    grid, dim = identity.grid, identity.dim
     for step in store.codec.reducers:
         _, dim, grid = step.shape(grid[0] * grid[1], dim, grid)
     return grid
@@ -203,8 +205,8 @@ def _grid(store: Store) -> tuple[int, int]:
 
 def _similarity(store: Store, record: ClipRecord, view: int) -> Array:
     """Cosine of any two frames, float32 (T, T)."""
-    if store.recipe.cls == "none":
-        block = store.recipe.blocks[-1]
+    if store.identity.cls == "none":
+        block = store.identity.blocks[-1]
         tokens = store.read(record.clip_id, layers=[block], view=view)
         vectors = tokens.decode(block).mean(axis=1)
     else:

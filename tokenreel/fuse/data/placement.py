@@ -104,7 +104,7 @@ def frame_bytes(store: Store, blocks: Sequence[int], *, cls: bool = False) -> in
         blocks: of the tokens.
         cls: count the CLS vector.
     """
-    recipe, codec = store.recipe, store.codec
+    recipe, codec = store.identity, store.codec
     shape = (recipe.num_tokens, recipe.dim, recipe.grid)
     scales = codec.scale_shape(*shape)
     block = prod(codec.stored_shape(*shape)) * codec.dtype.itemsize

@@ -35,28 +35,28 @@ def blocks_of(config: FuseConfig, store: Store) -> tuple[int, ...]:
     Raises:
         UsageError: the store lacks one, or one is named twice.
     """
-    wanted = for_store(config, store).pooling.blocks or store.recipe.blocks
+    wanted = for_store(config, store).pooling.blocks or store.identity.blocks
     if len(set(wanted)) < len(wanted):
         raise UsageError(f"pooling.blocks names a block twice: {config.pooling.blocks}")
     if min(wanted) < 0:
         raise UsageError(
             f"pooling.blocks counts {min(wanted)} from the last, {store.path} holds "
-            f"{list(store.recipe.blocks)}: set pooling.blocks to some of them"
+            f"{list(store.identity.blocks)}: set pooling.blocks to some of them"
         )
-    missing = set(wanted) - set(store.recipe.blocks)
+    missing = set(wanted) - set(store.identity.blocks)
     if missing:
-        every = ",".join(map(str, sorted(set(wanted) | set(store.recipe.blocks))))
+        every = ",".join(map(str, sorted(set(wanted) | set(store.identity.blocks))))
         raise UsageError(
             f"pooling.blocks wants {sorted(wanted)}, {store.path} holds "
-            f"{list(store.recipe.blocks)}: `{_extract(store, blocks=every)}` makes one that does, "
-            "or set pooling.blocks where it is trained"
+            f"{list(store.identity.blocks)}: `{_extract(store, blocks=every)}` makes one that "
+            "does, or set pooling.blocks where it is trained"
         )
     return tuple(sorted(wanted))
 
 
 def for_store(config: FuseConfig, store: Store) -> FuseConfig:
     """The config with the blocks of a store by number, where it counts from the last."""
-    kept, words = store.recipe.blocks, config.pooling.blocks or ()
+    kept, words = store.identity.blocks, config.pooling.blocks or ()
     if min(words, default=0) >= 0:
         return config
     return _with_blocks(config, [kept[b] if -len(kept) <= b < 0 else b for b in words])
@@ -74,7 +74,7 @@ def _with_blocks(config: FuseConfig, blocks: Sequence[int]) -> FuseConfig:
 
 def _extract(store: Store, **changes: str) -> str:
     """The command that makes a store as this one is made, but for some words."""
-    recipe, made_with = store.recipe, store.made_with
+    recipe, made_with = store.identity, store.made_with
     height, width = recipe.image_size
     words = {
         "backbone": recipe.architecture,
@@ -165,7 +165,7 @@ def require_store(config: FuseConfig, store: Store) -> None:
         )
     _require_length(config, store)
     _require_labels(config, store)
-    wanted, augmented = config.data.views, store.recipe.num_views - 1
+    wanted, augmented = config.data.views, store.identity.num_views - 1
     if augmented < {"clean": 0, "all": 1, "augmented": 2}[wanted]:
         has = f"has {augmented} beside the clean one" if augmented else "has the clean one"
         raise UsageError(
@@ -185,9 +185,9 @@ def require_tokens(config: FuseConfig, store: Store) -> None:
     _require_action(config, store)
     if uses_tokens(config):
         blocks_of(config, store)
-    if uses_cls(config) and store.recipe.cls == "none":
+    if uses_cls(config) and store.identity.cls == "none":
         raise UsageError(
-            f"{store.path} holds no CLS tokens, {store.recipe.architecture} has none: "
+            f"{store.path} holds no CLS tokens, {store.identity.architecture} has none: "
             f"`{_extract(store, backbone=WITH_CLS)}`, with weights of it, makes one that does, or "
             "set pooling.kind"
         )

@@ -89,7 +89,7 @@ class TokenSource:
         wanted = Wanted.of(configs, store)
         self.blocks, self.uses_cls = wanted.blocks, wanted.cls
         self._first_class, self.num_classes = class_offsets(store)
-        self._decoder = Decoder(store.codec, store.recipe.dim)
+        self._decoder = Decoder(store.codec, store.identity.dim)
         if clips is None:
             clips = [
                 clip
@@ -130,7 +130,7 @@ class TokenSource:
     def dim(self, config: FuseConfig) -> int:
         """Channels of what a config pools: the tokens of all its blocks, end to end, or CLS."""
         count = len(blocks_of(config, self.store)) if uses_tokens(config) else 1
-        return self.store.recipe.dim * count
+        return self.store.identity.dim * count
 
     def classes(self, record: ClipRecord) -> NDArray[np.int64]:
         """The class of each frame of a clip, -1 where it has none."""
@@ -140,7 +140,7 @@ class TokenSource:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the tokens of a frame, as the codec stores them."""
-        recipe = self.store.recipe
+        recipe = self.store.identity
         num_tokens, dim, grid = recipe.num_tokens, recipe.dim, recipe.grid
         for step in self.store.codec.reducers:
             num_tokens, dim, grid = step.shape(num_tokens, dim, grid)
@@ -149,7 +149,7 @@ class TokenSource:
     @property
     def cls_dim(self) -> int:
         """Channels of a CLS vector."""
-        return self.store.recipe.dim
+        return self.store.identity.dim
 
     def read(self, pieces: Sequence[Piece]) -> Frames:
         """Frames in the order of the pieces.
@@ -203,7 +203,7 @@ class TokenSource:
 
     def _read(self, pieces: Sequence[Piece], *, pin: bool = True) -> Frames:
         """From the store: every block of every piece at once, straight into one buffer a block."""
-        recipe, codec = self.store.recipe, self.store.codec
+        recipe, codec = self.store.identity, self.store.codec
         total = sum(len(piece.frames) for piece in pieces)
         shape = codec.stored_shape(recipe.num_tokens, recipe.dim, recipe.grid)
         pin = pin and self.device.type == "cuda"

@@ -57,7 +57,7 @@ def attend(
     Raises:
         UsageError: the run pools without attention, or has no checkpoint yet.
         ClipNotFound: the store has no such clip.
-        WrongRecipe: a store of another backbone or weights.
+        WrongIdentity: a store of another backbone or weights.
     """
     require_same_tokens(run, describe_store(store))
     records = [store.record(clip) for clip in clips]

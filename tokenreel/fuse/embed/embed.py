@@ -60,7 +60,7 @@ def load_run(run: Path, source_of: Callable[[FuseConfig], TokenSource]) -> Embed
     Raises:
         UsageError: a run without a checkpoint.
         Damaged: a folder without a readable run.json or checkpoint.
-        WrongRecipe: tokens of another width than those it was trained on.
+        WrongIdentity: tokens of another width than those it was trained on.
     """
     about = read_about(run)
     config = as_trained(read_config(run, about), about["layers"])
@@ -108,7 +108,7 @@ def embed_run(
 
     Raises:
         UsageError: a path where no embedding file can be.
-        WrongRecipe: a store of another backbone, weights or blocks.
+        WrongIdentity: a store of another backbone, weights or blocks.
         Damaged: a store without a sound clip.
     """
     opened = open_store(store)

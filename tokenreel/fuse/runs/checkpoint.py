@@ -15,7 +15,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from tokenreel.cache.errors import Damaged, UsageError, WrongRecipe
+from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.files import write_whole
 from tokenreel.cache.format.identity import field_differences
 from tokenreel.fuse.config.run import FuseConfig
@@ -102,13 +102,13 @@ def require_config(path: Path, config: FuseConfig, state: Mapping[str, Any]) -> 
     """Refuse a checkpoint that a run of another config wrote.
 
     Raises:
-        WrongRecipe: the fields that differ.
+        WrongIdentity: the fields that differ.
     """
     held = with_later_fields(json.loads(state["config"]))
     rows = field_differences(held, config.model_dump(mode="json"), "config")
     if rows:
         table = _table(rows)
-        raise WrongRecipe(f"{path} is a checkpoint of another run:\n{table}\nuse another --out")
+        raise WrongIdentity(f"{path} is a checkpoint of another run:\n{table}\nuse another --out")
 
 
 def restore_weights(
@@ -117,7 +117,7 @@ def restore_weights(
     """Load the weights of a checkpoint into a model of a config.
 
     Raises:
-        WrongRecipe: the checkpoint is of another model; the fields and tensors that differ.
+        WrongIdentity: the checkpoint is of another model; the fields and tensors that differ.
     """
     shapes, theirs = (
         {name: tuple(value.shape) for name, value in weights.items()}
@@ -128,7 +128,7 @@ def restore_weights(
     if shapes != theirs or not all(name.startswith(FREE_FIELDS) for name, _, _ in rows):
         hint = "" if rows else "\nof a store of the same width and blocks it would be this one"
         rows += field_differences(theirs, shapes)[:6]
-        raise WrongRecipe(f"{path} is a checkpoint of another model:\n{_table(rows)}{hint}")
+        raise WrongIdentity(f"{path} is a checkpoint of another model:\n{_table(rows)}{hint}")
     model.load_state_dict(state["model"])
 
 
@@ -137,7 +137,7 @@ def initialise(run: Path, model: nn.Module, config: FuseConfig) -> None:
 
     Raises:
         UsageError: the run has no checkpoint.
-        WrongRecipe: its model is another one.
+        WrongIdentity: its model is another one.
     """
     path = run / "checkpoint.pt"
     if not path.exists():

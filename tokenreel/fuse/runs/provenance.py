@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tokenreel.cache.errors import Damaged, UsageError, WrongRecipe
+from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.format.identity import canonical_json, field_differences
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.fuse.config.run import FuseConfig
@@ -41,7 +41,7 @@ def describe_run(config: FuseConfig, store: Store, provenance: Mapping[str, Any]
         "model": config.model if has_weights else "untrained",
         "augmentation": _augmentation(config, store) if is_trained else _inherited(config),
         **describe_store(store),
-        "layers": list(config.pooling.blocks or store.recipe.blocks),
+        "layers": list(config.pooling.blocks or store.identity.blocks),
     }
     if config.data.label_share < 1 and is_trained:
         drawn, every = (labelled_clips(config, store, x) for x in (config.data.label_share, 1.0))
@@ -58,7 +58,7 @@ def _augmentation(config: FuseConfig, store: Store) -> str:
     tokens = config.augment.describe(sees_tokens=uses_tokens(config))
     if config.data.views == "clean":
         return tokens
-    stored = f"{store.recipe.num_views - 1} stored view(s)"
+    stored = f"{store.identity.num_views - 1} stored view(s)"
     stored += " and the clean one" if config.data.views == "all" else ""
     return stored if tokens == "none" else f"{stored}; {tokens}"
 
@@ -78,8 +78,8 @@ def describe_store(store: Store) -> dict[str, Any]:
         "store_name": store.path.name,
         "dataset": store.made_with.get("dataset", ""),
         "weights": store.made_with.get("weights", ""),
-        "backbone": store.recipe.architecture,
-        "store_recipe": store.recipe.model_dump(mode="json"),
+        "backbone": store.identity.architecture,
+        "store_recipe": store.identity.model_dump(mode="json"),
     }
 
 
@@ -135,7 +135,7 @@ def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
         there: what :func:`describe_store` says of the store.
 
     Raises:
-        WrongRecipe: tokens of another backbone, or of other weights; the fields that differ.
+        WrongIdentity: tokens of another backbone, or of other weights; the fields that differ.
         Damaged: a run of a version that did not record what its tokens were.
     """
     about = read_about(run)
@@ -153,7 +153,7 @@ def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
             f"  {name}: run has {here!r}, store has {other!r}"
             for name, here, other in [*rows, *field_differences(held, asked)]
         )
-        raise WrongRecipe(
+        raise WrongIdentity(
             f"{run} was trained on other tokens than {there['store_name']} holds:\n{table}\n"
             "name a store of the same backbone and weights"
         )
@@ -184,7 +184,7 @@ def require_init(about: Mapping[str, Any]) -> None:
         )
     held, asked = (sorted(of["layers"]) for of in (require_same_tokens(run, about), about))
     if held != asked and uses_tokens(config):
-        raise WrongRecipe(
+        raise WrongIdentity(
             f"init={run} pools other blocks:\n  layers: it has {held}, asked {asked}\n"
             f"set pooling.blocks={','.join(map(str, held))} if the store has them"
         )

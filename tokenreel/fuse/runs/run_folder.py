@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenreel.cache.embeddings import read_embeddings
-from tokenreel.cache.errors import EmbeddingFileError, UsageError, WrongRecipe
+from tokenreel.cache.errors import EmbeddingFileError, UsageError, WrongIdentity
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.format.identity import canonical_json, field_differences
 from tokenreel.cache.write.claims import ClaimHeld, take_claim
@@ -58,7 +58,7 @@ class RunFolder:
         Raises:
             UsageError: it is a file or a store, or `init` names no trained run.
             RunLocked: another process works in it.
-            WrongRecipe: it holds another run, or `init` is one that read other tokens.
+            WrongIdentity: it holds another run, or `init` is one that read other tokens.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file, a run is a folder: use another --out")
@@ -108,7 +108,7 @@ class RunFolder:
         """Whether the embedding file is there, whole, and of this run.
 
         Raises:
-            WrongRecipe: it belongs to another run.
+            WrongIdentity: it belongs to another run.
         """
         if not self.embeddings.exists():
             return False
@@ -137,4 +137,4 @@ class RunFolder:
             table = "\n".join(
                 f"  {name}: run has {here!r}, asked {there!r}" for name, here, there in rows
             )
-            raise WrongRecipe(f"{where} holds another run:\n{table}\nuse another --out")
+            raise WrongIdentity(f"{where} holds another run:\n{table}\nuse another --out")

@@ -39,7 +39,7 @@ def train(
 
     Raises:
         UsageError: a store without training clips or without what the config needs.
-        WrongRecipe: the folder holds another run.
+        WrongIdentity: the folder holds another run.
         RunLocked: another process works in it.
         TokenReelError: a loss that is not finite.
     """

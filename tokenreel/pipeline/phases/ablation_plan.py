@@ -130,7 +130,7 @@ def _store_for(
 
     def strangeness(path: Path) -> tuple[bool, bool]:
         store = candidates[path]
-        return dataset_of(store) != recipe.dataset, not recipe.is_about(store.recipe)
+        return dataset_of(store) != recipe.dataset, not recipe.is_about(store.identity)
 
     for path in sorted(candidates, key=strangeness):
         try:
@@ -173,7 +173,7 @@ def substitutes(jobs: Sequence[_Planned]) -> list[str]:
         if row.published and dataset_of(store) != recipe.dataset:
             what = f"published on {recipe.dataset}, here on {dataset_of(store) or 'another'}"
             notes.setdefault(f"{what} ({store.path.name})", {})[row.label] = None
-        if not recipe.is_about(store.recipe):
+        if not recipe.is_about(store.identity):
             rows = wanted.setdefault((job.store, recipe.backbone), {})
             rows[row.label] = recipe.fuse.pooling.blocks or ()
     for (path, backbone), rows in wanted.items():
@@ -191,7 +191,7 @@ def _other_backbone(store: Store, backbone: str, blocks: Iterable[tuple[int, ...
     some = [block for block in named if block >= 0] or named  # 11 is the last as well
     words = f"backbone={backbone}" + (f" blocks={','.join(map(str, some))}" if some else "")
     return (
-        f"read from {store.recipe.architecture} ({store.path.name}), not from {backbone}: `extract "
-        f"run {dataset_of(store) or 'DATASET'} {words} --out STORE` and a further --store STORE "
-        "change that"
+        f"read from {store.identity.architecture} ({store.path.name}), not from {backbone}: `"
+        f"extract run {dataset_of(store) or 'DATASET'} {words} --out STORE` and a further "
+        "--store STORE change that"
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.format.identity import StoreRecipe
-from tokenreel.cache.format.store_files import load_recipe, read_failures
+from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.cache.format.store_files import load_identity, read_failures
 from tokenreel.cache.manifest import Manifest
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.flow.devices import pick_device, pick_gpus
@@ -74,9 +74,9 @@ def retry_store(
     Raises:
         UsageError: the store was not made by an extraction, or the data set there has no such
             clip any more.
-        WrongRecipe: the words do not describe the extraction that made the store.
+        WrongIdentity: the words do not describe the extraction that made the store.
     """
-    recipe, attributes = load_recipe(store)
+    recipe, attributes = load_identity(store)
     held = [str(record["clip_id"]) for record in read_failures(store)]
     if not held:
         return ExtractReport()
@@ -97,7 +97,7 @@ def retry_store(
     return extract_on_gpus(devices, part, config, store, retries=True)
 
 
-def config_of(recipe: StoreRecipe, made_with: Mapping[str, Any]) -> ExtractConfig:
+def config_of(recipe: StoreIdentity, made_with: Mapping[str, Any]) -> ExtractConfig:
     """The extraction that a store says it was made by; the machine's own fields are defaults.
 
     Raises:

@@ -17,7 +17,7 @@ from tokenreel.extract.flow.runner import pick_device
 from tokenreel.extract.preview.plan import (
     HeaderSurvey,
     StoreSize,
-    planned_recipe,
+    planned_identity,
     store_size,
     survey_headers,
 )
@@ -183,7 +183,7 @@ def plan_dataset(
     if recipe is not None and recipe not in RECIPES:
         raise UsageError(f"no recipe {recipe!r}: `fuse recipes` lists them")
     manifest, config = read_words(dataset, words, root=root)
-    device, plan_recipe = pick_device(config.device), planned_recipe(config)
+    device, plan_recipe = pick_device(config.device), planned_identity(config)
     survey = survey_headers(manifest, config)
     if not survey.clip_frames:
         raise UsageError(f"{dataset}: not one header below {manifest.root} could be read")

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.format.store_files import load_recipe
+from tokenreel.cache.format.store_files import load_identity
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.tools.maintenance import mend_logs, remove_damaged
 from tokenreel.cache.tools.verify import VerifyReport
-from tokenreel.extract.flow.runner import build_recipe, extract_clips
+from tokenreel.extract.flow.runner import build_identity, extract_clips
 from tokenreel.extract.report import ExtractReport
 from tokenreel.pipeline.datasets import load_dataset
 from tokenreel.pipeline.defaults import DATA
@@ -43,12 +43,12 @@ def repair_store(
 
     Raises:
         UsageError: the store was not made by an extraction, or videos are not where they were.
-        WrongRecipe: the words do not describe the extraction that made the store.
+        WrongIdentity: the words do not describe the extraction that made the store.
     """
     mend_logs(store)
     if not report.repair:
         return None
-    recipe, attributes = load_recipe(store)
+    recipe, attributes = load_identity(store)
     made_with = attributes["made_with"]
     maker = made_with.get("made_by", "extract")
     if maker != "extract":
@@ -58,7 +58,7 @@ def repair_store(
         )
     options, rest = data_options(words)
     config = apply_overrides(config_of(recipe, made_with), rest, root="extract")
-    recipe.before_calibration.require(build_recipe(config), path=store)
+    recipe.before_calibration.require(build_identity(config), path=store)
     dataset = str(made_with["dataset"])
     manifest = load_dataset(dataset, root or DATA / dataset, options)
     part = _only(manifest, report.repair)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import make_directory, sweep_temporary, sync_directory, temporary_name
-from tokenreel.cache.format.store_files import load_recipe
+from tokenreel.cache.format.store_files import load_identity
 from tokenreel.cache.manifest import Manifest
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.flow.runner import build_recipe, prepare_store, store_name
+from tokenreel.extract.flow.runner import build_identity, prepare_store, store_name
 
 __all__ = ["named_store"]
 
@@ -40,13 +40,13 @@ def named_store(folder: Path, manifest: Manifest, config: ExtractConfig) -> Path
         UsageError: several stores there hold this extraction, each calibrated on other frames.
         Damaged: a store there that could be the one cannot be read.
     """
-    planned = build_recipe(config)
+    planned = build_identity(config)
     start = store_name(manifest.dataset, config)
     make_directory(folder)
     with _alone(folder):
         sweep_temporary(folder, older_than_seconds=ABANDONED_SECONDS)
         named = sorted(path.parent for path in folder.glob(f"{escape(start)}*/recipe.json"))
-        found = [path for path in named if load_recipe(path)[0].before_calibration == planned]
+        found = [path for path in named if load_identity(path)[0].before_calibration == planned]
         if len(found) > 1:
             names = ", ".join(f"--out {path}" for path in found)
             raise UsageError(f"{len(found)} stores hold this extraction, name one: {names}")

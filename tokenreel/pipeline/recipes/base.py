@@ -6,7 +6,7 @@ from inspect import cleandoc
 from math import ceil
 from typing import Literal
 
-from tokenreel.cache.format.identity import StoreRecipe
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.fuse.config.run import FuseConfig
 
 __all__ = [
@@ -70,7 +70,7 @@ class Recipe:
     begins_from: str = ""
     per_action: bool = False
 
-    def is_about(self, store: StoreRecipe) -> bool:
+    def is_about(self, store: StoreIdentity) -> bool:
         """Whether a store is of the backbone that the published row is about."""
         return store.architecture.startswith(self.backbone.partition(".")[0])
 

@@ -97,7 +97,7 @@ def embed_clip(
         for name, codec in codecs.items():
             decoded = {
                 block: codec.decode(
-                    codec.encode(values, block=block, grid=store.recipe.grid), block=block
+                    codec.encode(values, block=block, grid=store.identity.grid), block=block
                 )
                 for block, values in tokens.items()
             }
@@ -109,7 +109,7 @@ def frames_of(store: Store, record: ClipRecord) -> Iterator[dict[int, Array]]:
     """The tokens of a clip, a few frames at a time: block -> float32 (t, N, D)."""
     for start in range(0, record.num_frames, STEP_FRAMES):
         tokens = store.read(record.clip_id, slice(start, start + STEP_FRAMES))
-        yield {block: tokens.decode(block) for block in store.recipe.blocks}
+        yield {block: tokens.decode(block) for block in store.identity.blocks}
 
 
 def embed_frames(

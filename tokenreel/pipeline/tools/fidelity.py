@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from tokenreel.cache.codec import Codec, calibrate, codec_from_recipe, codec_recipe
+from tokenreel.cache.codec import Codec, calibrate, codec_from_identity, codec_identity
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.codec.int4 import GROUP
 from tokenreel.cache.errors import UsageError
@@ -157,7 +157,7 @@ def measure_store(
         raise UsageError(f"{path} holds no clips")
     fitted = sample_of(store, records[::2])
     tested = sample_of(store, records[1::2] or records)
-    names = dict.fromkeys(["fp16", *(codecs or default_codecs(store.recipe.dim))])
+    names = dict.fromkeys(["fp16", *(codecs or default_codecs(store.identity.dim))])
     made = {name: make_codec(name, fitted, store) for name in names}
     metrics, notes = measure_metrics(store, records, made, fitted, progress=progress)
     if len(records) == 1:
@@ -168,13 +168,13 @@ def measure_store(
             name,
             sizes[name],
             sizes[name] / sizes["fp16"],
-            measure_codec(codec, tested, grid=store.recipe.grid),
+            measure_codec(codec, tested, grid=store.identity.grid),
             metrics.get(name, {}),
         )
         for name, codec in made.items()
     ]
     frames = sum(record.num_frames for record in records)
-    source = f"{store.made_with.get('dataset', path.name)}, {store.recipe.architecture}"
+    source = f"{store.made_with.get('dataset', path.name)}, {store.identity.architecture}"
     weights = str(store.made_with.get("weights", "unknown"))
     return FidelityReport(
         tuple(rows), len(records), frames, f"{source} ({store.codec.name})", weights, tuple(notes)
@@ -218,7 +218,7 @@ def spread(items: Sequence[T], count: int, *, key: Callable[[T], str]) -> list[T
 
 def sample_of(store: Store, records: Sequence[ClipRecord]) -> dict[int, Array]:
     """A few frames of each clip: block -> float32 (F, N, D)."""
-    parts: dict[int, list[Array]] = {block: [] for block in store.recipe.blocks}
+    parts: dict[int, list[Array]] = {block: [] for block in store.identity.blocks}
     for record in records[:: -(-len(records) // SAMPLE_FRAMES)]:
         count = min(CLIP_FRAMES, record.num_frames, max(1, SAMPLE_FRAMES // len(records)))
         rows = np.linspace(0, record.num_frames - 1, count).astype(int)
@@ -230,13 +230,13 @@ def sample_of(store: Store, records: Sequence[ClipRecord]) -> dict[int, Array]:
 
 def make_codec(name: str, fitted: Mapping[int, Array], store: Store) -> Codec:
     """A codec calibrated on sample tokens."""
-    calibration = calibrate(name, fitted, grid=store.recipe.grid)
-    return codec_from_recipe(codec_recipe(name, calibration), calibration)
+    calibration = calibrate(name, fitted, grid=store.identity.grid)
+    return codec_from_identity(codec_identity(name, calibration), calibration)
 
 
 def size_of(codec: Codec, store: Store) -> float:
     """Bytes of a frame, all blocks."""
-    recipe = store.recipe
+    recipe = store.identity
     tokens = np.zeros((1, recipe.num_tokens, recipe.dim), np.float32)
     block = recipe.blocks[0]
     encoded = codec.encode(tokens, block=block, grid=recipe.grid)
