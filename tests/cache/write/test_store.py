@@ -211,10 +211,10 @@ def _read_in_child(store, queue):
     queue.put(int(store.read("a/1").codes[1].astype(int).sum()))
 
 
-def test_a_identity_without_its_fields_is_told_in_a_line(tmp_path):
+def test_an_identity_without_its_fields_is_told_in_a_line(tmp_path):
     (tmp_path / "recipe.json").write_text("{}")
     with pytest.raises(
-        Damaged, match=r": identity\.json is damaged: architecture: Field req"
+        Damaged, match=r": recipe\.json is damaged: architecture: Field req"
     ) as told:
         open_store(tmp_path)
     assert "\n" not in str(told.value)

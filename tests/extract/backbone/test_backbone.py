@@ -139,7 +139,7 @@ def test_images_are_normalised_as_the_model_was_trained():
     )
 
 
-def test_a_identity_names_the_models_own_normalisation_grid_and_image():
+def test_an_identity_names_the_models_own_normalisation_grid_and_image():
     config = ExtractConfig(
         backbone="vit_tiny_patch16_224.augreg_in21k",
         weights="random:0",

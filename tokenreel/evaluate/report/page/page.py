@@ -73,4 +73,4 @@ def make_page(title: str, lead: Html, sections: Sequence[Section]) -> bytes:
 
 
 def _resource(name: str) -> str:
-    return (resources.files("tokenreel.evaluate.report") / name).read_text("utf-8")
+    return (resources.files(__package__) / name).read_text("utf-8")
