@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tokenreel.cache.canonical import seal
 from tokenreel.cache.codec import Encoded, codec_identity
-from tokenreel.cache.format.clip_files import load_clip
-from tokenreel.cache.format.clip_record import ClipRecord, clip_key, folder_of, seal
+from tokenreel.cache.format.clip import ClipRecord, clip_key, folder_of, load_clip
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import group_json
 from tokenreel.cache.manifest import Clip

@@ -17,7 +17,7 @@ import zarr
 from harness import make_row, measure, quick_flag, write_rows
 from store_fixture import BLOCKS, make_store
 
-from tokenreel.cache.format.clip_record import clip_key, folder_of
+from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.read.direct import runs
 from tokenreel.cache.read.store_reader import open_store
 

@@ -20,7 +20,7 @@ import numpy as np
 from harness import Timing, make_row, quick_flag, write_rows
 from store_fixture import BLOCKS, make_store
 
-from tokenreel.cache.format.clip_record import clip_key, folder_of
+from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.read.direct import aligned_empty, runs
 from tokenreel.cache.read.store_reader import Request, Store, open_store
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from tokenreel.cache.format.identity import canonical_json
+from tokenreel.cache.canonical import canonical_json
 from tokenreel.evaluate.methods.progression import Rule
 
 __all__ = ["PROTOCOLS", "EvaluateConfig", "ProtocolName", "Settings", "resolve"]

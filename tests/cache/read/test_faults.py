@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tokenreel.cache.canonical import seal
 from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
 from tokenreel.cache.errors import (
     Damaged,
@@ -16,7 +17,7 @@ from tokenreel.cache.errors import (
     StoreError,
     UsageError,
 )
-from tokenreel.cache.format.clip_record import clip_key, folder_of, seal
+from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.format.store_files import create_store, read_failures
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.read.store_reader import open_store

@@ -17,9 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from tests.cache import stores
 from tokenreel.cache.errors import Damaged
-from tokenreel.cache.format.clip_record import clip_key, folder_of
-from tokenreel.cache.read.request import run_pieces
-from tokenreel.cache.read.store_reader import Request, Store, open_store
+from tokenreel.cache.format.clip import clip_key, folder_of
+from tokenreel.cache.read.store_reader import Request, Store, open_store, run_pieces
 from tokenreel.cache.write.store_writer import StoreWriter
 
 FRAMES = 130

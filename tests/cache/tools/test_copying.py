@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
-from tokenreel.cache.format.clip_record import clip_key, folder_of
+from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.copying import merge_store, migrate_store, recode_store
 from tokenreel.cache.tools.maintenance import diff_stores

@@ -12,7 +12,7 @@ import pytest
 
 from tokenreel.cache import files as files_module
 from tokenreel.cache.errors import StoreError
-from tokenreel.cache.format.clip_record import clip_key, folder_of
+from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.export import export_store
 from tokenreel.cache.tools.maintenance import (

@@ -19,7 +19,7 @@ import pytest
 from tokenreel.cache import files
 from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
 from tokenreel.cache.errors import TokenReelError
-from tokenreel.cache.format.clip_record import clip_key, folder_of
+from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.copying import merge_store, recode_store

@@ -12,7 +12,7 @@ import tensorstore
 import zarr
 
 from tokenreel.cache.errors import ClipNotFound, Damaged, StoreNotFound, WrongIdentity
-from tokenreel.cache.format.clip_record import clip_key, folder_of
+from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.read.store_reader import Request, open_store
 from tokenreel.cache.tools.verify import verify_store

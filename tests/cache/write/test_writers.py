@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokenreel.cache.format.clip_record import clip_key
+from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.verify import verify_store
 from tokenreel.cache.write.store_writer import ClaimHeld, StoreWriter

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tokenreel.cache.errors import TokenReelError, UsageError, WrongIdentity
-from tokenreel.cache.format.clip_record import clip_key, folder_of
+from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.verify import verify_store
 from tokenreel.pipeline.cli.main import app

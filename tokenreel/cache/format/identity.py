@@ -5,28 +5,16 @@ matter but should not (versions, GPU, host) is recorded beside the identity, not
 """
 
 import hashlib
-import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tokenreel.cache.canonical import canonical_json, field_differences
 from tokenreel.cache.errors import WrongIdentity
 
-__all__ = ["FORMAT_VERSION", "StoreIdentity", "canonical_json", "field_differences"]
+__all__ = ["FORMAT_VERSION", "StoreIdentity"]
 
 FORMAT_VERSION = 1
-
-
-def canonical_json(value: Any) -> bytes:
-    """JSON with sorted keys, no spaces, no NaN, UTF-8: equal values give equal bytes.
-
-    >>> canonical_json({"b": 1, "a": [1.5, None]})
-    b'{"a":[1.5,null],"b":1}'
-    """
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return text.encode()
 
 
 class StoreIdentity(BaseModel):
@@ -105,18 +93,3 @@ class StoreIdentity(BaseModel):
             f"{path} was made with other settings; {len(rows)} field(s) differ:\n{table}\n"
             "use another --out, or ask for what the store holds"
         )
-
-
-def field_differences(here: Any, there: Any, prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """Fields in which two JSON values differ: (dotted name, value here, value there).
-
-    >>> field_differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
-    [('a.c', 2, 3)]
-    """
-    if isinstance(here, dict) and isinstance(there, dict):
-        rows = []
-        for key in sorted(here.keys() | there.keys()):
-            name = f"{prefix}.{key}" if prefix else key
-            rows += field_differences(here.get(key), there.get(key), name)
-        return rows
-    return [] if here == there else [(prefix, here, there)]

@@ -4,11 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from tokenreel.cache.canonical import open_seal, parse_json
 from tokenreel.cache.errors import Damaged
 from tokenreel.cache.files import file_inside
-from tokenreel.cache.format.clip_files import load_clip
-from tokenreel.cache.format.clip_record import ClipRecord, folder_of, open_seal
-from tokenreel.cache.format.layout import parse_json
+from tokenreel.cache.format.clip import ClipRecord, folder_of, load_clip
 
 __all__ = ["committed_keys", "load_records", "logged_lines", "logged_records"]
 

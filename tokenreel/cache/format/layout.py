@@ -3,7 +3,6 @@
 FORMAT.md is the law; this module is its only copy in code.
 """
 
-import json
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,11 @@ from typing import Any
 import crc32c
 import numpy as np
 
+from tokenreel.cache.canonical import canonical_json
 from tokenreel.cache.codec import Codec
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged
-from tokenreel.cache.format.identity import StoreIdentity, canonical_json
+from tokenreel.cache.format.identity import StoreIdentity
 
 __all__ = ["SEGMENT", "ArraySpec", "clip_arrays", "group_json", "segments", "view_arrays"]
 
@@ -182,18 +182,6 @@ def clip_arrays(num_frames: int) -> list[ArraySpec]:
 def group_json(attributes: dict[str, Any] | None = None) -> bytes:
     """The zarr.json of a group."""
     return canonical_json({"zarr_format": 3, "node_type": "group", "attributes": attributes or {}})
-
-
-def parse_json(data: bytes, *, where: object) -> Any:
-    """JSON of a file of the store.
-
-    Raises:
-        Damaged: it is not JSON.
-    """
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise Damaged(f"{where}: not JSON: {error}") from error
 
 
 def segments(num_frames: int) -> list[range]:

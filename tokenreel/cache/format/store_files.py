@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, seal
 from tokenreel.cache.codec import calibration_hash, codec_from_identity
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged, StoreError, StoreNotFound, WrongIdentity
@@ -22,9 +23,9 @@ from tokenreel.cache.files import (
     write_synced,
     write_whole,
 )
-from tokenreel.cache.format.clip_record import clip_key, open_seal, seal
-from tokenreel.cache.format.identity import FORMAT_VERSION, StoreIdentity, canonical_json
-from tokenreel.cache.format.layout import ArraySpec, group_json, parse_json
+from tokenreel.cache.format.clip import clip_key
+from tokenreel.cache.format.identity import FORMAT_VERSION, StoreIdentity
+from tokenreel.cache.format.layout import ArraySpec, group_json
 
 __all__ = ["create_store", "load_arrays", "load_identity", "read_failures", "record_failure"]
 

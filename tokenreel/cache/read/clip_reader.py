@@ -3,6 +3,7 @@
 Handles are shared by all clips of a store and their number is bounded.
 """
 
+import os
 import resource
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
@@ -11,28 +12,32 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import crc32c
 import numpy as np
 
+from tokenreel.cache.canonical import parse_json
 from tokenreel.cache.codec import Codec
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.errors import Damaged
+from tokenreel.cache.errors import Damaged, StoreError
 from tokenreel.cache.files import file_inside
-from tokenreel.cache.format.clip_files import all_arrays, load_clip, load_rows, load_sums
-from tokenreel.cache.format.clip_record import ClipRecord, folder_of
-from tokenreel.cache.format.identity import StoreIdentity
-from tokenreel.cache.format.layout import SEGMENT, ArraySpec, parse_json
-from tokenreel.cache.read.direct import Shard, aligned_empty
-from tokenreel.cache.read.tensorstore import (
-    check_with_sums,
-    open_with_tensorstore,
-    read_with_tensorstore,
+from tokenreel.cache.format.clip import (
+    ClipRecord,
+    all_arrays,
+    folder_of,
+    load_clip,
+    load_rows,
+    load_sums,
 )
+from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.cache.format.layout import SEGMENT, ArraySpec
+from tokenreel.cache.read.direct import Shard, aligned_empty
 
 __all__ = ["Kept", "OpenClip", "ReadPolicy"]
 
 CLIPS = 256  # whose metadata is kept
 SHARDS = 256  # kept open, two handles each
 CHUNKS = 256  # of small arrays kept decoded, 200 KB each for 784 scales
+_USED_IN: list[int] = []  # the process that tensorstore's threads live in
 
 
 @dataclass(frozen=True)
@@ -201,3 +206,56 @@ def _num_shards() -> int:
     """Shards kept open: at most a quarter of the handles that this process may have."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return SHARDS if allowed == resource.RLIM_INFINITY else max(1, min(SHARDS, allowed // 8))
+
+
+def open_with_tensorstore(folder: Path, spec: ArraySpec, *, mapped: bool) -> Any:
+    """The library's handle of an array, for read_with_tensorstore; not for a forked child.
+
+    Args:
+        folder: of the clip.
+        spec: of the array.
+        mapped: copy from the page cache, which is twice as fast when the frames are there.
+
+    Raises:
+        Damaged: the library cannot open it.
+        StoreError: this process was forked after the library had been used.
+    """
+    import tensorstore
+
+    _USED_IN[:] = _USED_IN or [os.getpid()]
+    if os.getpid() not in _USED_IN:
+        raise StoreError("tensorstore was used before the fork: spawn workers, or backend='direct'")
+    kvstore = {
+        "driver": "file",
+        "path": f"{(folder / spec.path).resolve()}/",
+        "file_io_mode": {"mode": "memmap" if mapped else "default"},
+    }
+    wanted = {"driver": "zarr3", "kvstore": kvstore, "fill_missing_data_reads": False}
+    try:
+        return tensorstore.open(wanted, read=True).result()
+    except (ValueError, OSError) as error:
+        raise Damaged(f"{folder / spec.path}: {error}") from error
+
+
+def read_with_tensorstore(array: Any, frames: Array, out: Array, *, where: object) -> None:
+    """The reference: the library's own reading of the array.
+
+    Args:
+        array: of open_with_tensorstore.
+        frames: (t,) sorted.
+        out: contiguous (t, n, d), which the library fills.
+        where: the array, for the error.
+    """
+    import tensorstore
+
+    try:
+        tensorstore.array(out, copy=False).write(array[frames]).result()
+    except (ValueError, OSError) as error:
+        raise Damaged(f"{where}: {error}") from error
+
+
+def check_with_sums(frames: Array, sums: Array, *, where: object) -> None:
+    """Raise Damaged unless each frame of (t, n, d) has its crc32c of `sums`, (t,)."""
+    for place, frame in enumerate(frames):
+        if crc32c.crc32c(frame) != sums[place]:
+            raise Damaged(f"{where}: a frame is damaged (crc32c); run verify, then repair")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tokenreel.cache.canonical import seal
 from tokenreel.cache.codec import Encoded, calibrate, codec_from_identity, codec_identity
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import file_inside, sync_directory, temporary_name, write_synced
-from tokenreel.cache.format.clip_files import load_clip
-from tokenreel.cache.format.clip_record import ClipRecord, SourceInfo, folder_of, seal
+from tokenreel.cache.format.clip import ClipRecord, SourceInfo, folder_of, load_clip
 from tokenreel.cache.format.identity import FORMAT_VERSION
 from tokenreel.cache.format.layout import SEGMENT, group_json, segments
 from tokenreel.cache.format.store_files import create_store, load_arrays, load_identity

@@ -6,8 +6,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from tokenreel.cache.canonical import canonical_json
 from tokenreel.cache.files import make_directory, whole_file
-from tokenreel.cache.format.identity import canonical_json
 from tokenreel.cache.read.store_reader import Store, open_store
 
 __all__ = ["export_store"]

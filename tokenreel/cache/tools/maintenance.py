@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenreel.cache.files import sync_directory, write_whole
-from tokenreel.cache.format.clip_record import clip_key, folder_of
+from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.format.index import logged_lines
 from tokenreel.cache.format.layout import segments
 from tokenreel.cache.format.store_files import load_identity, read_failures

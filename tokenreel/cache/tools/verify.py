@@ -11,8 +11,7 @@ from tokenreel.cache.codec.base import Array
 from tokenreel.cache.codec.int4 import Int4, unpack
 from tokenreel.cache.errors import Damaged, StoreError, WrongIdentity
 from tokenreel.cache.files import file_inside
-from tokenreel.cache.format.clip_files import check_clip, load_clip
-from tokenreel.cache.format.clip_record import ClipRecord, folder_of
+from tokenreel.cache.format.clip import ClipRecord, check_clip, folder_of, load_clip
 from tokenreel.cache.format.index import committed_keys, logged_records
 from tokenreel.cache.format.layout import segments
 from tokenreel.cache.format.store_files import (

@@ -13,9 +13,9 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
+from tokenreel.cache.canonical import canonical_json
 from tokenreel.cache.errors import StoreError
 from tokenreel.cache.files import make_directory
-from tokenreel.cache.format.identity import canonical_json
 
 __all__ = ["Claim", "ClaimHeld", "take_claim"]
 

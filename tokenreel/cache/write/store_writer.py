@@ -15,18 +15,11 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
+from tokenreel.cache.canonical import canonical_json, seal
 from tokenreel.cache.codec import codec_from_identity
 from tokenreel.cache.errors import StoreError, UsageError
 from tokenreel.cache.files import sweep_temporary, sync_directory
-from tokenreel.cache.format.clip_record import (
-    ClipRecord,
-    SourceInfo,
-    clip_key,
-    folder_of,
-    leaves_root,
-    seal,
-)
-from tokenreel.cache.format.identity import canonical_json
+from tokenreel.cache.format.clip import ClipRecord, SourceInfo, clip_key, folder_of, leaves_root
 from tokenreel.cache.format.store_files import (
     create_store,
     load_arrays,

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.cache.canonical import canonical_json
 from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
 from tokenreel.cache.errors import EmbeddingFileError, UsageError
-from tokenreel.cache.format.identity import canonical_json
 from tokenreel.cache.progress import Progress
 from tokenreel.cache.read.store_reader import ClipRecord, Store, open_store
 

@@ -15,9 +15,9 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from tokenreel.cache.canonical import field_differences
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.files import write_whole
-from tokenreel.cache.format.identity import field_differences
 from tokenreel.fuse.config.run import FuseConfig
 
 __all__ = [

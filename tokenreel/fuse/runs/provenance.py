@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tokenreel.cache.canonical import canonical_json, field_differences
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
-from tokenreel.cache.format.identity import canonical_json, field_differences
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.fuse.data.requirements import labelled_clips, uses_tokens

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenreel.cache.canonical import canonical_json, field_differences
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import EmbeddingFileError, UsageError, WrongIdentity
 from tokenreel.cache.files import make_directory, write_whole
-from tokenreel.cache.format.identity import canonical_json, field_differences
 from tokenreel.cache.write.claims import ClaimHeld, take_claim
 from tokenreel.fuse.runs.checkpoint import with_later_fields
 from tokenreel.fuse.runs.provenance import read_about, require_init
