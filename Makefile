@@ -20,7 +20,7 @@ setup: $(VENV)/.ready ## make .venv and install everything into it
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --editable '.[all,dev]'
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode --editable '.[all,dev]'
 	@touch $@
 
 demo: setup ## the main job on the embedded sample: render, extract, train, evaluate
