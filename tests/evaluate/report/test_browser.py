@@ -1,22 +1,9 @@
 """The page as a browser shows it: headless Chromium, by mouse-free means alone."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
+from tests.evaluate.report import browser, made
 from tokenreel.evaluate.report.build import write_report
-
-
-def load(name):
-    path = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"report_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-made, browser = load("conftest"), load("browser")
 
 pytestmark = [
     pytest.mark.browser,

@@ -1,20 +1,15 @@
 """The whole page: what is in it, what is never in it, and that it is the same each time."""
 
-import importlib.util
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
+from tests.evaluate.report import made
 from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.evaluate.report.build import make_report, write_report
 from tokenreel.evaluate.report.data.config import ReportConfig
-
-_spec = importlib.util.spec_from_file_location("made", Path(__file__).with_name("conftest.py"))
-made = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
 
 SECTIONS = [
     "summary",

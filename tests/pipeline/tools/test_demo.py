@@ -1,18 +1,12 @@
 """What the demo ends with; extraction and training have tests of their own."""
 
-import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from tests.evaluate.report import made
 from tokenreel.pipeline.tools import demo
-
-_spec = importlib.util.spec_from_file_location(
-    "made", Path(__file__).parents[2] / "evaluate/report/conftest.py"
-)
-made = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
 
 
 @pytest.fixture

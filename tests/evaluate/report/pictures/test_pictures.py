@@ -1,13 +1,12 @@
 """Real frames on the page and in movies."""
 
-import importlib.util
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.evaluate.report import made
 from tokenreel.evaluate.methods.alignment import align_pair
 from tokenreel.evaluate.report.pictures.frames import (
     FramesUnreachable,
@@ -19,10 +18,6 @@ from tokenreel.evaluate.report.pictures.frames import (
 )
 from tokenreel.evaluate.report.pictures.movie import playback_rate, side_by_side
 from tokenreel.evaluate.report.pictures.thumbnails import Pictures
-
-_spec = importlib.util.spec_from_file_location("made", Path(__file__).parents[1] / "conftest.py")
-made = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
 
 
 def test_frames_are_asked_for_once_a_clip_whichever_run_shows_them(evaluated):

@@ -1,21 +1,16 @@
 """Attention on the page: what is read from a run's folder, and how wide entities look."""
 
-import importlib.util
 import logging
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from tests.evaluate.report import made
 from tokenreel.evaluate.report.build import make_report
 from tokenreel.evaluate.report.data.config import ReportConfig
 from tokenreel.evaluate.report.data.gather import gather_runs
 from tokenreel.evaluate.report.sections.attention import attention_article, focus, read_attention
-
-_spec = importlib.util.spec_from_file_location("made", Path(__file__).parents[1] / "conftest.py")
-made = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What is shown of the runs: groups, matrices, confusion, projections."""
 
-import importlib.util
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from tests.evaluate.report import made
 from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.evaluate.methods.alignment import align_pair
 from tokenreel.evaluate.report.data.config import ReportConfig
@@ -19,10 +19,6 @@ from tokenreel.evaluate.report.sections.alignment import align_group
 from tokenreel.evaluate.report.sections.confusion import confuse
 from tokenreel.evaluate.report.sections.projection import project
 from tokenreel.evaluate.report.sections.retrieval import retrieve_group
-
-_spec = importlib.util.spec_from_file_location("made", Path(__file__).parents[1] / "conftest.py")
-made = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
 
 
 def test_one_run_a_recipe_is_shown_and_colours_are_of_recipes(evaluated):

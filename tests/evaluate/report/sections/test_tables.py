@@ -1,11 +1,9 @@
 """Tables, charts and provenance, each on a case that can be worked by hand."""
 
-import importlib.util
 import json
 import logging
 import math
 from dataclasses import replace
-from pathlib import Path
 
 from tokenreel.evaluate.jobs.table import Score
 from tokenreel.evaluate.report.data.gather import gather_runs
@@ -16,10 +14,6 @@ from tokenreel.evaluate.report.sections.curves import training_curves
 from tokenreel.evaluate.report.sections.provenance import provenance_section
 from tokenreel.evaluate.report.sections.summary_table import summary_table
 from tokenreel.evaluate.tables.summary import Row
-
-_spec = importlib.util.spec_from_file_location("made", Path(__file__).parents[1] / "conftest.py")
-made = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(made)
 
 
 def make_score(recipe, task, value, *, action="mean", fraction=1.0, protocol="carl"):
