@@ -18,14 +18,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tokenreel.cache.canonical import canonical_json
-from tokenreel.evaluate.methods.progression import Rule
 
-__all__ = ["PROTOCOLS", "EvaluateConfig", "ProtocolName", "Settings", "resolve"]
+__all__ = ["PROTOCOLS", "AbsentRule", "EvaluateConfig", "ProtocolName", "Settings", "resolve"]
 
 ProtocolName = Literal["carl", "finegym", "tcc"]
 Task = Literal["classification", "progression", "tau", "retrieval", "few-shot"]
 Classifier = Literal["logistic", "svc", "sgd"]
 Labelled = Literal["prefix", "stratified"]
+AbsentRule = Literal["error", "tcc2021", "lav", "casa"]  # methods/progression.py explains them
 
 
 class Settings(BaseModel):
@@ -41,7 +41,7 @@ class Settings(BaseModel):
         default="prefix", description="which: the first, as published, or a draw over phases"
     )
     seed: int = Field(default=0, ge=0, description="of that draw and of SGD")
-    absent_phase: Rule = Field(description="progression target where a clip lacks a phase")
+    absent_phase: AbsentRule = Field(description="progression target where a clip lacks a phase")
     tau_stride: int = Field(ge=1, description="every so many-th frame for tau")
     retrieval_stride: int = Field(ge=1, description="and for AP@K")
     ks: tuple[int, ...] = Field(default=(5, 10, 15), min_length=1, description="the K of AP@K")
@@ -99,7 +99,7 @@ class EvaluateConfig(BaseModel):
     fractions: tuple[float, ...] | None = None
     labelled: Labelled | None = None
     seed: int | None = None
-    absent_phase: Rule | None = None
+    absent_phase: AbsentRule | None = None
     tau_stride: int | None = Field(default=None, ge=1)
     retrieval_stride: int | None = Field(default=None, ge=1)
     ks: tuple[int, ...] | None = None

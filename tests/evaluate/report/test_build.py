@@ -9,7 +9,7 @@ import pytest
 from tests.evaluate.report import made
 from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.evaluate.report.build import make_report, write_report
-from tokenreel.evaluate.report.data.config import ReportConfig
+from tokenreel.evaluate.report.data.gather import ReportConfig
 
 SECTIONS = [
     "summary",

@@ -1,7 +1,10 @@
-"""Two clips laid side by side: their frame distances, the warping path and its table.
+"""Alignment of two clips by exact dynamic time warping, for pictures and exports.
 
-For pictures and exports only.  The metric tau is of nearest neighbours and knows no path; the local
-cost is the same squared Euclidean distance.
+The warping path is the cheapest monotone path through the matrix of squared Euclidean distances of
+frames.  A step advances one frame in the first clip, in the second, or in both, each of weight 1
+(Sakoe and Chiba, 1978, symmetric steps without slope limits).  Of equally cheap steps the one in
+both clips is taken, then the one in the first.  The metric tau is of nearest neighbours and does
+not depend on the path.
 """
 
 import csv
@@ -13,10 +16,18 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
 from tokenreel.cache.errors import UsageError
-from tokenreel.evaluate.methods.dtw import WarpingPath, warp
 from tokenreel.evaluate.methods.tau import squared_distances, tau_b
 
-__all__ = ["PATH_COLUMNS", "AlignedClips", "align_pair", "find_clip", "path_table", "phase_name"]
+__all__ = [
+    "PATH_COLUMNS",
+    "AlignedClips",
+    "WarpingPath",
+    "align_pair",
+    "find_clip",
+    "path_table",
+    "phase_name",
+    "warp",
+]
 
 PATH_COLUMNS = (
     "step",
@@ -30,6 +41,85 @@ PATH_COLUMNS = (
     "query_phase",
     "reference_phase",
 )
+BOTH, FIRST = 0, 1  # moves into a cell; 2 is a step in the second clip
+
+
+@dataclass(frozen=True, eq=False)
+class WarpingPath:
+    """The cheapest path.
+
+    Attributes:
+        steps: (L, 2) int64, rows and columns from (0, 0) to (n - 1, m - 1); L < n + m.
+        costs: (L,) float64, cost of each cell of the path.
+        total: their sum, in the order of the path.
+    """
+
+    steps: NDArray[np.int64]
+    costs: NDArray[np.float64]
+    total: float
+
+    @property
+    def mean(self) -> float:
+        """Cost of a step, which long clips can be compared by."""
+        return self.total / len(self.steps)
+
+
+def warp(costs: NDArray[np.floating]) -> WarpingPath:
+    """The cheapest path from the first to the last cell.
+
+    Args:
+        costs: (n, m), n and m >= 1, finite; cost of frame i of the first clip beside frame j of the
+            second.
+
+    Raises:
+        ValueError: another shape, or costs that are not finite.
+
+    >>> warp(np.array([[0.0, 1.0, 2.0], [2.0, 0.0, 0.5]])).steps.tolist()
+    [[0, 0], [1, 1], [1, 2]]
+    """
+    if costs.ndim != 2 or 0 in costs.shape:
+        raise ValueError(f"costs are (n, m) with n, m >= 1, got shape {costs.shape}")
+    if not np.isfinite(costs).all():
+        raise ValueError(f"{int((~np.isfinite(costs)).sum())} costs are not finite")
+    values = np.ascontiguousarray(costs, np.float64)
+    total, moves = _accumulate(values)
+    steps = _trace(moves)
+    return WarpingPath(steps, values[steps[:, 0], steps[:, 1]], total)
+
+
+def _accumulate(costs: NDArray[np.float64]) -> tuple[float, NDArray[np.uint8]]:
+    """Cost of the cheapest path to the last cell, and the last move into each cell, (n, m).
+
+    By anti-diagonals, whose cells do not depend on one another.
+    """
+    n, m = costs.shape
+    moves = np.empty((n, m), np.uint8)
+    # Sums of the two anti-diagonals before; slot i + 1 is row i, infinite where there is no cell.
+    before = np.full(n + 1, np.inf)
+    last = np.full(n + 1, np.inf)
+    for diagonal in range(n + m - 1):
+        low, high = max(0, diagonal - m + 1), min(n, diagonal + 1)
+        rows = np.arange(low, high)
+        both, first, second = before[low:high], last[low:high], last[low + 1 : high + 1]
+        best = np.minimum(both, np.minimum(first, second)) if diagonal else np.zeros(1)
+        sums = np.full(n + 1, np.inf)
+        sums[low + 1 : high + 1] = costs[rows, diagonal - rows] + best
+        moves[rows, diagonal - rows] = np.where(both <= best, 0, np.where(first <= second, 1, 2))
+        before, last = last, sums
+    return float(last[n]), moves
+
+
+def _trace(moves: NDArray[np.uint8]) -> NDArray[np.int64]:
+    row, column = moves.shape[0] - 1, moves.shape[1] - 1
+    steps = [(row, column)]
+    while row or column:
+        move = moves[row, column]
+        if move in (BOTH, FIRST):
+            row -= 1
+        if move != FIRST:
+            column -= 1
+        steps.append((row, column))
+    return np.array(steps[::-1], np.int64)
 
 
 @dataclass(frozen=True, eq=False)

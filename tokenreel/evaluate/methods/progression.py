@@ -6,22 +6,21 @@ last frame of the phase.  One regression a boundary; the score is the mean R2.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.evaluate.protocol import AbsentRule
+
 __all__ = [
     "AbsentPhase",
     "Regressed",
-    "Rule",
     "count_absent",
     "fit_progression",
     "progression_score",
     "progression_targets",
 ]
 
-Rule = Literal["error", "tcc2021", "lav", "casa"]
 Floats = NDArray[np.float64]
 
 
@@ -43,7 +42,7 @@ class Regressed:
 
 
 def progression_targets(
-    labels: NDArray[np.int64], num_phases: int, rule: Rule = "error"
+    labels: NDArray[np.int64], num_phases: int, rule: AbsentRule = "error"
 ) -> NDArray[np.float64]:
     """Targets of a clip, (T, num_phases - 1).
 
@@ -74,7 +73,7 @@ def count_absent(labels: NDArray[np.int64], num_phases: int) -> int:
     return num_phases - 1 - len(np.unique(labels[labels < num_phases - 1]))
 
 
-def _boundary(labels: NDArray[np.int64], phase: int, rule: Rule) -> float:
+def _boundary(labels: NDArray[np.int64], phase: int, rule: AbsentRule) -> float:
     """The frame that ends a phase."""
     if rule == "tcc2021":
         later = np.flatnonzero(labels[1:] > phase)

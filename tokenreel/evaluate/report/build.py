@@ -13,27 +13,25 @@ from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.progress import Progress
 from tokenreel.evaluate.jobs.table import MEAN, Score
-from tokenreel.evaluate.report.data.config import ReportConfig
 from tokenreel.evaluate.report.data.gather import (
+    ReportConfig,
     RunPage,
     gather_runs,
     shown_groups,
     shown_runs,
 )
-from tokenreel.evaluate.report.data.scores import ScoreTable, all_rows, task_title
-from tokenreel.evaluate.report.page.html import Html, join, number, tag
-from tokenreel.evaluate.report.page.page import Section, make_page
+from tokenreel.evaluate.report.data.scores import ScoreTable, task_title
+from tokenreel.evaluate.report.page.html import Html, Section, join, make_page, number, tag
 from tokenreel.evaluate.report.pictures.frames import FrameSource
 from tokenreel.evaluate.report.pictures.thumbnails import Pictures
 from tokenreel.evaluate.report.sections.alignment import align_group
 from tokenreel.evaluate.report.sections.attention import attention_article, read_attention
-from tokenreel.evaluate.report.sections.bars import action_bars
 from tokenreel.evaluate.report.sections.confusion import confusion_article
 from tokenreel.evaluate.report.sections.curves import training_curves
 from tokenreel.evaluate.report.sections.projection import projection_article
 from tokenreel.evaluate.report.sections.provenance import provenance_section
 from tokenreel.evaluate.report.sections.retrieval import retrieve_group
-from tokenreel.evaluate.report.sections.summary_table import summary_table
+from tokenreel.evaluate.report.sections.scores import action_bars, all_rows, summary_table
 from tokenreel.evaluate.tables.summary import Published, summarise
 
 __all__ = ["make_report", "write_report"]

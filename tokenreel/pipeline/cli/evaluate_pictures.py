@@ -47,7 +47,7 @@ def report(
     memory: Annotated[str, typer.Option(help="of all processes")] = "2GB",
 ) -> None:
     """One page to look at and to send: tables, alignments, retrieved frames, curves, provenance."""
-    from tokenreel.evaluate.report.data.config import ReportConfig
+    from tokenreel.evaluate.report.data.gather import ReportConfig
     from tokenreel.pipeline.phases.reporting import report_words
 
     config = ReportConfig(
@@ -110,9 +110,9 @@ def retrieve(
 ) -> None:
     """The nearest frames of other clips of the action: a table, and the frames in one picture."""
     from tokenreel.evaluate.methods.alignment import find_clip, phase_name
-    from tokenreel.evaluate.report.data.neighbours import gallery_of, nearest_frames
+    from tokenreel.evaluate.methods.retrieval import gallery_of, nearest_frames
     from tokenreel.evaluate.report.pictures.frames import FramesUnreachable
-    from tokenreel.evaluate.report.pictures.strip import judge, write_strip
+    from tokenreel.evaluate.report.pictures.strip import write_strip
     from tokenreel.pipeline.phases.reporting import frames_of
 
     file = _read_run(run)
@@ -130,7 +130,7 @@ def retrieve(
             f"{one.clip.times_seconds[one.frame]:.2f}",
             f"{one.distance:.4f}",
             phase_name(one.clip, one.frame),
-            judge(one),
+            one.verdict,
         ]
         for rank, one in enumerate(found, start=1)
     ]

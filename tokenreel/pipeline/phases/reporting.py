@@ -8,7 +8,7 @@ from tokenreel.cache.errors import EmbeddingFileError
 from tokenreel.evaluate.commands.suite import SuiteReport
 from tokenreel.evaluate.jobs.data import file_sha256, load_screened
 from tokenreel.evaluate.report.build import write_report
-from tokenreel.evaluate.report.data.config import ReportConfig
+from tokenreel.evaluate.report.data.gather import ReportConfig
 from tokenreel.evaluate.report.pictures.frames import FrameSource
 from tokenreel.pipeline.defaults import DATA
 from tokenreel.pipeline.phases.evaluation import evaluate_words, published_numbers, split_words

@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenreel.cache.errors import ClipFailed
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.protocol import EvaluateConfig
-from tokenreel.evaluate.report.data.config import ReportConfig
+from tokenreel.evaluate.report.data.gather import ReportConfig
 from tokenreel.pipeline.cli.console import say
 from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS
 from tokenreel.pipeline.phases.attention import attend_clips

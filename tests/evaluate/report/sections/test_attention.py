@@ -8,8 +8,7 @@ from PIL import Image as Pillow
 
 from tests.evaluate.report import made
 from tokenreel.evaluate.report.build import make_report
-from tokenreel.evaluate.report.data.config import ReportConfig
-from tokenreel.evaluate.report.data.gather import gather_runs
+from tokenreel.evaluate.report.data.gather import ReportConfig, gather_runs
 from tokenreel.evaluate.report.sections.attention import attention_article, focus, read_attention
 
 

@@ -11,11 +11,15 @@ from PIL import Image as Pillow
 from tests.evaluate.report import made
 from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.evaluate.methods.alignment import align_pair
-from tokenreel.evaluate.report.data.config import ReportConfig
-from tokenreel.evaluate.report.data.gather import Group, gather_runs, shown_groups, shown_runs
+from tokenreel.evaluate.report.data.gather import (
+    Group,
+    ReportConfig,
+    gather_runs,
+    shown_groups,
+    shown_runs,
+)
 from tokenreel.evaluate.report.page.html import Html
-from tokenreel.evaluate.report.pictures.matrix import heat_png, matrix_figure
-from tokenreel.evaluate.report.sections.alignment import align_group
+from tokenreel.evaluate.report.sections.alignment import align_group, heat_png, matrix_figure
 from tokenreel.evaluate.report.sections.confusion import confuse
 from tokenreel.evaluate.report.sections.projection import project
 from tokenreel.evaluate.report.sections.retrieval import retrieve_group

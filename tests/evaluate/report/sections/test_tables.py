@@ -9,10 +9,9 @@ from tokenreel.evaluate.jobs.table import Score
 from tokenreel.evaluate.report.data.gather import gather_runs
 from tokenreel.evaluate.report.data.scores import ScoreTable
 from tokenreel.evaluate.report.page.html import script_data, tag
-from tokenreel.evaluate.report.sections.bars import action_bars
 from tokenreel.evaluate.report.sections.curves import training_curves
 from tokenreel.evaluate.report.sections.provenance import provenance_section
-from tokenreel.evaluate.report.sections.summary_table import summary_table
+from tokenreel.evaluate.report.sections.scores import action_bars, summary_table
 from tokenreel.evaluate.tables.summary import Row
 
 

@@ -6,17 +6,43 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
 from tokenreel.evaluate.jobs.data import file_sha256
-from tokenreel.evaluate.report.data.config import ReportConfig
 
-__all__ = ["Group", "RunPage", "evenly", "gather_runs", "shown_groups", "shown_runs"]
+__all__ = [
+    "Group",
+    "ReportConfig",
+    "RunPage",
+    "evenly",
+    "gather_runs",
+    "shown_groups",
+    "shown_runs",
+]
 
 log = logging.getLogger(__name__)
+
+
+class ReportConfig(BaseModel):
+    """Bounds of the page; tables and charts always hold everything."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str = Field(default="TokenReel report", description="heading of the page")
+    actions: int = Field(default=4, ge=0, description="at most so many actions with pictures")
+    recipes: int = Field(default=4, ge=1, description="at most so many recipes with pictures")
+    strip_frames: int = Field(default=7, ge=2, description="frames of an alignment strip")
+    slider_frames: int = Field(default=48, ge=2, description="frames of a clip under the slider")
+    queries: int = Field(default=2, ge=1, description="retrieval queries of an action")
+    k: int = Field(default=5, ge=1, description="frames retrieved for each")
+    attention_clips: int = Field(default=2, ge=0, description="clips of a run with attention")
+    height: int = Field(default=84, ge=16, description="of a frame, pixels")
+    points: int = Field(default=500, ge=10, description="frames drawn in a projection")
+    projection: Literal["pca", "tsne"] = Field(default="pca", description="of the embeddings")
 
 
 @dataclass(frozen=True, eq=False)

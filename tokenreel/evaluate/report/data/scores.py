@@ -1,4 +1,4 @@
-"""The scores by recipe, action and task, and the table of all of them."""
+"""Scores by recipe, action and task."""
 
 import math
 from collections.abc import Sequence
@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenreel.evaluate.jobs.table import COUNTS, MEAN, Score
-from tokenreel.evaluate.report.page.html import Html, join, number, tag
+from tokenreel.evaluate.jobs.table import MEAN, Score
 
-__all__ = ["Cell", "ScoreTable", "all_rows", "task_title"]
+__all__ = ["Cell", "ScoreTable", "task_title"]
 
 TITLES = {
     "classification": "Classification accuracy",
@@ -20,20 +19,6 @@ TITLES = {
     "ap@15": "AP@15",
     "classification-unshared": "Classification, unshared events",
 }
-COLUMNS = (
-    ("recipe", "text"),
-    ("run", "text"),
-    ("seed", "number"),
-    ("task", "text"),
-    ("action", "text"),
-    ("fraction", "number"),
-    ("value", "number"),
-    ("protocol", "text"),
-    ("stride", "number"),
-    *((name, "number") for name in COUNTS),
-    ("status", "text"),
-    ("note", "text"),
-)
 
 
 def task_title(task: str) -> str:
@@ -104,71 +89,3 @@ class ScoreTable:
 
     def _is_known(self, task: str) -> bool:
         return any(Cell(tuple(v)).known for (_, _, name), v in self._values.items() if name == task)
-
-
-def all_rows(scores: Sequence[Score]) -> Html:
-    """Every score with its counts; the page's script sorts and filters it."""
-    head = []
-    for name, kind in COLUMNS:
-        button = tag("button", name.removeprefix("num_").replace("_", " "), type="button")
-        side = "num" if kind == "number" else None
-        head.append(tag("th", button, scope="col", aria_sort="none", data_kind=kind, class_=side))
-    body = [
-        tag(
-            "tr",
-            *(_score_cell(score, name, kind) for name, kind in COLUMNS),
-            data_task=score.task,
-            data_action=score.action,
-        )
-        for score in scores
-    ]
-    table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body), id="score-table")
-    tasks = list(dict.fromkeys(score.task for score in scores))
-    actions = list(dict.fromkeys(score.action for score in scores))
-    controls = tag(
-        "form",
-        tag(
-            "label",
-            "Filter ",
-            tag(
-                "input",
-                type="search",
-                id="filter",
-                autocomplete="off",
-                placeholder="recipe, run, note ...",
-            ),
-        ),
-        _select("Task", "task", [(task, task_title(task)) for task in tasks]),
-        _select("Action", "action", [(action, action) for action in actions]),
-        tag("output", f"{len(scores)} of {len(scores)} rows", id="shown", aria_live="polite"),
-        class_="controls",
-        role="search",
-        aria_label="Filter the scores",
-    )
-    region = tag(
-        "div", table, class_="scroll tall", tabindex="0", role="region", aria_label="All scores"
-    )
-    return join(controls, region)
-
-
-def _select(title: str, name: str, options: Sequence[tuple[str, str]]) -> Html:
-    every = tag("option", "all", value="")
-    return tag(
-        "label",
-        f"{title} ",
-        tag(
-            "select",
-            every,
-            *(tag("option", words, value=value) for value, words in options),
-            data_column=name,
-        ),
-    )
-
-
-def _score_cell(score: Score, name: str, kind: str) -> Html:
-    value = getattr(score, name)
-    shown = value
-    if isinstance(value, float):
-        shown = number(value, 4) if name == "value" else f"{value:g}"
-    key = None if name != "value" or math.isnan(value) else repr(value)
-    return tag("td", shown, class_="num" if kind == "number" else None, data_key=key)

@@ -1,13 +1,36 @@
-"""Text, tags and numbers of the page.  Plain text is escaped, so no clip's name can be markup."""
+"""Markup, and the page around its sections: one HTML file that loads nothing from anywhere.
+
+Plain text is escaped, so no clip's name can be markup.
+"""
 
 import html
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
-__all__ = ["Html", "join", "number", "script_data", "svg", "tag", "text"]
+__all__ = [
+    "Html",
+    "Section",
+    "join",
+    "make_page",
+    "number",
+    "script_data",
+    "scroll",
+    "svg",
+    "swatch",
+    "tag",
+    "text",
+]
 
 VOID = frozenset({"img", "input", "meta", "br", "col"})
+# Even a mistake in a section could not make the page ask the network for anything.
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'"
+)
 
 
 class Html(str):
@@ -75,3 +98,75 @@ def script_data(value: object, *, name: str) -> Html:
     data = json.dumps(value, separators=(",", ":"), sort_keys=True, allow_nan=False)
     safe = data.replace("<", "\\u003c")
     return Html(f'<script type="application/json" data-name="{html.escape(name)}">{safe}</script>')
+
+
+def scroll(table: Html, label: str, *, tall: bool = False) -> Html:
+    """A table in a region that scrolls, named for a screen reader."""
+    class_ = "scroll tall" if tall else "scroll"
+    return tag("div", table, class_=class_, tabindex="0", role="region", aria_label=label)
+
+
+def swatch(colour: int) -> Html:
+    """A square in the colour of a recipe."""
+    return tag("span", class_=f"swatch c{colour % 8}", aria_hidden="true")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        name: for its address, letters only.
+        title: heading.
+        note: a sentence on what is shown and how to read it.
+        body: markup.
+    """
+
+    name: str
+    title: str
+    note: str
+    body: Html
+
+
+def make_page(title: str, lead: Html, sections: Sequence[Section]) -> bytes:
+    """The HTML file.
+
+    Args:
+        title: of the page.
+        lead: what stands below the title.
+        sections: in their order.
+    """
+    links = [tag("li", tag("a", section.title, href=f"#{section.name}")) for section in sections]
+    parts = [
+        tag(
+            "section",
+            tag("h2", section.title, id=f"{section.name}-title"),
+            tag("p", section.note, class_="note"),
+            section.body,
+            id=section.name,
+            aria_labelledby=f"{section.name}-title",
+        )
+        for section in sections
+    ]
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        Html(f"<style>\n{_resource('page.css')}</style>"),
+    )
+    body = tag(
+        "body",
+        tag("a", "Skip to the results", href="#main", class_="skip"),
+        tag("header", tag("h1", title), lead, class_="top"),
+        tag("nav", tag("ul", *links), aria_label="Sections"),
+        tag("main", *parts, id="main"),
+        Html(f"<script>\n{_resource('page.js')}</script>"),
+    )
+    page = join(Html("<!doctype html>\n"), tag("html", head, Html("\n"), body, lang="en"))
+    return (page + "\n").encode()
+
+
+def _resource(name: str) -> str:
+    return (resources.files(__package__) / name).read_text("utf-8")

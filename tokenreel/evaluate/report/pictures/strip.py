@@ -8,25 +8,14 @@ import numpy as np
 from tokenreel.cache.embeddings import EmbeddedClip
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.evaluate.methods.alignment import phase_name
-from tokenreel.evaluate.report.data.neighbours import Neighbour
+from tokenreel.evaluate.methods.retrieval import Neighbour
 from tokenreel.evaluate.report.pictures.frames import FrameSource, Image, png_bytes, thumbnails
 
-__all__ = ["draw_strip", "judge", "write_strip"]
+__all__ = ["draw_strip", "write_strip"]
 
 LINE, MARGIN, BORDER = 17, 8, 4
 PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (95, 95, 95)
 RIGHT, WRONG, QUERY = (0, 114, 178), (213, 94, 0), (70, 70, 70)
-
-
-def judge(neighbour: Neighbour) -> str:
-    """What a neighbour is, in a word.
-
-    >>> import numpy as np
-    >>> clip = EmbeddedClip("a", "val", "", "", np.zeros((1, 1)), np.zeros(1), np.zeros(1))
-    >>> judge(Neighbour(clip, 0, 0.5, True)), judge(Neighbour(clip, 0, 0.5, None))
-    ('right', 'unlabelled')
-    """
-    return {True: "right", False: "wrong", None: "unlabelled"}[neighbour.is_right]
 
 
 def write_strip(
@@ -44,15 +33,16 @@ def write_strip(
         FramesUnreachable: from the source.
     """
     wanted: dict[str, tuple[EmbeddedClip, set[int]]] = {clip.clip_id: (clip, {frame})}
-    for one in neighbours:
-        wanted.setdefault(one.clip.clip_id, (one.clip, set()))[1].add(one.frame)
+    for other in neighbours:
+        wanted.setdefault(other.clip.clip_id, (other.clip, set()))[1].add(other.frame)
     images = {
         name: thumbnails(source, of, positions, height=height)
         for name, (of, positions) in wanted.items()
     }
     query = (images[clip.clip_id][frame], "query", clip, frame)
     found = [
-        (images[one.clip.clip_id][one.frame], judge(one), one.clip, one.frame) for one in neighbours
+        (images[other.clip.clip_id][other.frame], other.verdict, other.clip, other.frame)
+        for other in neighbours
     ]
     make_directory(path.parent)
     write_whole(path, png_bytes(draw_strip([query, *found])))

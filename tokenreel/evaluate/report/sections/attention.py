@@ -15,8 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.evaluate.report.data.config import ReportConfig
-from tokenreel.evaluate.report.data.gather import RunPage
+from tokenreel.evaluate.report.data.gather import ReportConfig, RunPage
 from tokenreel.evaluate.report.page.html import Html, join, tag
 from tokenreel.evaluate.report.pictures.frames import jpeg_bytes, to_uri
 from tokenreel.evaluate.report.sections.alignment import run_title

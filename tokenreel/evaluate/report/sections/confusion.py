@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tokenreel.cache.embeddings import EmbeddedClip
 from tokenreel.evaluate.methods.probe import classify_phases
 from tokenreel.evaluate.report.data.gather import Group, RunPage
-from tokenreel.evaluate.report.page.html import Html, tag
+from tokenreel.evaluate.report.page.html import Html, scroll, tag
 from tokenreel.evaluate.report.sections.alignment import run_title
 
 __all__ = ["Confusion", "confuse", "confusion_article"]
@@ -92,14 +92,7 @@ def _table(run: RunPage, found: Confusion) -> Html:
         )
     caption = tag("caption", run_title(run), tag("small", f" {right} of {total} frames right"))
     table = tag("table", caption, tag("thead", head), tag("tbody", *rows), class_="confusion")
-    return tag(
-        "div",
-        table,
-        class_="scroll",
-        tabindex="0",
-        role="region",
-        aria_label=f"Confusion matrix, {run.recipe}",
-    )
+    return scroll(table, f"Confusion matrix, {run.recipe}")
 
 
 def _cell(value: int, total: int, *, is_right: bool) -> Html:

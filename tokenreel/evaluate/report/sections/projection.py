@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.cache.embeddings import EmbeddedClip
-from tokenreel.evaluate.report.data.config import ReportConfig
-from tokenreel.evaluate.report.data.gather import Group, RunPage
+from tokenreel.evaluate.report.data.gather import Group, ReportConfig, RunPage
 from tokenreel.evaluate.report.page.html import Html, join, svg, tag
 from tokenreel.evaluate.report.sections.alignment import run_title
 

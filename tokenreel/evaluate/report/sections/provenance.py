@@ -6,7 +6,7 @@ from importlib import metadata
 from typing import Any
 
 from tokenreel.evaluate.report.data.gather import RunPage
-from tokenreel.evaluate.report.page.html import Html, join, tag
+from tokenreel.evaluate.report.page.html import Html, join, scroll, tag
 
 __all__ = ["flatten", "provenance_section"]
 
@@ -43,14 +43,7 @@ def provenance_section(runs: Sequence[RunPage]) -> Html:
         for run in runs
     ]
     return join(
-        tag(
-            "div",
-            tag("table", tag("thead", head), tag("tbody", *rows)),
-            class_="scroll",
-            tabindex="0",
-            role="region",
-            aria_label="Runs",
-        ),
+        scroll(tag("table", tag("thead", head), tag("tbody", *rows)), "Runs"),
         _differences(runs),
         tag("p", f"Made by TokenReel {metadata.version('tokenreel')}.", class_="made"),
     )
@@ -90,11 +83,10 @@ def _differences(runs: Sequence[RunPage]) -> Html | None:
         for name in differing
     ]
     table = tag("table", tag("thead", head), tag("tbody", *rows))
-    region = tag(
-        "div", table, class_="scroll", tabindex="0", role="region", aria_label="Differing settings"
-    )
     return tag(
-        "details", tag("summary", f"Settings that differ between runs ({len(differing)})"), region
+        "details",
+        tag("summary", f"Settings that differ between runs ({len(differing)})"),
+        scroll(table, "Differing settings"),
     )
 
 

@@ -7,11 +7,9 @@ import numpy as np
 
 from tokenreel.cache.embeddings import EmbeddedClip
 from tokenreel.evaluate.methods.alignment import phase_name
-from tokenreel.evaluate.report.data.config import ReportConfig
-from tokenreel.evaluate.report.data.gather import Group, RunPage
-from tokenreel.evaluate.report.data.neighbours import Neighbour, nearest_frames
-from tokenreel.evaluate.report.page.html import Html, join, tag
-from tokenreel.evaluate.report.pictures.strip import judge
+from tokenreel.evaluate.methods.retrieval import Neighbour, nearest_frames
+from tokenreel.evaluate.report.data.gather import Group, ReportConfig, RunPage
+from tokenreel.evaluate.report.page.html import Html, join, scroll, tag
 from tokenreel.evaluate.report.pictures.thumbnails import Pictures
 from tokenreel.evaluate.report.sections.alignment import MARKS, run_title
 
@@ -58,8 +56,7 @@ class RetrievedGroup:
             title = tag("th", run_title(run), tag("small", _tally(neighbours)), scope="row")
             rows.append(tag("tr", title, own if place == 0 else None, *cells))
         table = tag("table", tag("thead", head), tag("tbody", *rows), class_="strip")
-        words = f"Frames nearest to {query.clip.clip_id}, frame {query.frame}"
-        return tag("div", table, class_="scroll", tabindex="0", role="region", aria_label=words)
+        return scroll(table, f"Frames nearest to {query.clip.clip_id}, frame {query.frame}")
 
 
 def retrieve_group(group: Group, runs: Sequence[RunPage], config: ReportConfig) -> RetrievedGroup:
@@ -96,7 +93,7 @@ def _own(query: Query, pictures: Pictures) -> Html:
 
 
 def _cell(one: Neighbour, pictures: Pictures) -> Html:
-    verdict, name = judge(one), phase_name(one.clip, one.frame) or "no label"
+    verdict, name = one.verdict, phase_name(one.clip, one.frame) or "no label"
     seconds = f"{one.clip.times_seconds[one.frame]:.2f} s"
     words = f"{verdict}: {one.clip.clip_id} at {seconds}, {name}"
     return join(

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tokenreel.evaluate.methods.dtw import warp
+from tokenreel.evaluate.methods.alignment import warp
 
 
 def plain_warp(costs):

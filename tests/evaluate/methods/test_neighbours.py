@@ -7,8 +7,7 @@ import pytest
 
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
 from tokenreel.cache.errors import UsageError
-from tokenreel.evaluate.methods.retrieval import retrieve_frames
-from tokenreel.evaluate.report.data.neighbours import gallery_of, nearest_frames
+from tokenreel.evaluate.methods.retrieval import gallery_of, nearest_frames, retrieve_frames
 
 
 def make_clip(clip_id, values, labels=None, *, action="act", split="val", group=""):

@@ -1,0 +1,252 @@
+"""Scores on the page: the papers' table, bars of every action, and every row of results.csv."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from tokenreel.evaluate.jobs.table import COUNTS, MEAN, Score
+from tokenreel.evaluate.report.data.scores import ScoreTable, task_title
+from tokenreel.evaluate.report.page.html import Html, join, number, scroll, svg, swatch, tag
+from tokenreel.evaluate.tables.summary import Row
+
+__all__ = ["action_bars", "all_rows", "summary_table"]
+
+BAR, GAP, LABEL, CHART, RIGHT, TOP = 13, 12, 0, 300, 46, 6
+COLUMNS = (
+    ("recipe", "text"),
+    ("run", "text"),
+    ("seed", "number"),
+    ("task", "text"),
+    ("action", "text"),
+    ("fraction", "number"),
+    ("value", "number"),
+    ("protocol", "text"),
+    ("stride", "number"),
+    *((name, "number") for name in COUNTS),
+    ("status", "text"),
+    ("note", "text"),
+)
+
+
+def summary_table(rows: Sequence[Row], colours: Mapping[str, int]) -> Html:
+    """Mean and 2 std over seeds (ddof 0, as published) of each row, averaged over actions.
+
+    The best measured value of a column is bold, the second underlined, among the rows of one data
+    set, protocol and share of labels; both are told to a screen reader too.
+    """
+    tasks = list(
+        dict.fromkeys(
+            task
+            for row in rows
+            for task, values in row.values.items()
+            if any(not math.isnan(value) for value in values)
+        )
+    )
+    several = {
+        name: len({getattr(row, name) for row in rows}) > 1
+        for name in ("dataset", "protocol", "fraction")
+    }
+    extra = [name for name, differ in several.items() if differ]
+    head = [tag("th", words, scope="col") for words in ("Recipe", *map(str.capitalize, extra))]
+    head.append(tag("th", "Seeds", scope="col", class_="num"))
+    head += [tag("th", task_title(task), scope="col", class_="num") for task in tasks]
+    body = []
+    for row in rows:
+        square = swatch(colours.get(row.recipe, 0))
+        published = row.kind == "published"
+        cells = [tag("th", None if published else square, row.recipe, scope="row")]
+        cells += [tag("td", _setting(row, name)) for name in extra]
+        cells.append(tag("td", "published" if published else row.num_seeds, class_="num"))
+        cells += [_summary_cell(row, task, _rank(row, rows, task)) for task in tasks]
+        body.append(tag("tr", *cells, class_="published" if published else None))
+    table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body), class_="summary")
+    return scroll(table, "Summary table")
+
+
+def _summary_cell(row: Row, task: str, rank: int) -> Html:
+    mean = row.mean(task)
+    if math.isnan(mean):
+        return tag("td", "-", class_="num")
+    shown = number(mean)
+    value = {0: tag("strong", shown, title="best"), 1: tag("u", shown, title="second")}.get(
+        rank, tag("span", shown)
+    )
+    spread = row.two_std(task, 0)
+    is_known = not math.isnan(spread) and (row.kind == "published" or row.num_seeds > 1)
+    words = tag("span", f" \u00b1 {number(spread)}", class_="spread") if is_known else None
+    return tag("td", join(value, words), class_="num")
+
+
+def _rank(row: Row, rows: Sequence[Row], task: str) -> int:
+    """0 for the best measured row of its kind, 1 for the second; 9 for others and a lone row."""
+
+    def same(other: Row) -> bool:
+        return (other.kind, other.dataset, other.protocol, other.fraction) == (
+            "measured",
+            row.dataset,
+            row.protocol,
+            row.fraction,
+        )
+
+    values = [other.mean(task) for other in rows if same(other)]
+    order = sorted({value for value in values if not math.isnan(value)}, reverse=True)
+    mean = row.mean(task)
+    return order.index(mean) if same(row) and len(values) > 1 and mean in order else 9
+
+
+def _setting(row: Row, name: str) -> str:
+    return f"{row.fraction:.0%}" if name == "fraction" else str(getattr(row, name))
+
+
+def action_bars(table: ScoreTable, colours: dict[str, int]) -> Html:
+    """A chart a task: for each action a bar a recipe, two standard deviations over seeds on it."""
+    charts = [_chart(table, task, colours) for task in table.tasks]
+    legend = tag(
+        "ul",
+        *(tag("li", swatch(colours.get(table.recipe_of[row], 0)), row) for row in table.rows),
+        class_="legend",
+    )
+    return join(legend, tag("div", *charts, class_="charts"))
+
+
+def _chart(table: ScoreTable, task: str, colours: dict[str, int]) -> Html:
+    actions = [*table.actions, MEAN] if len(table.actions) != 1 else table.actions
+    cells = {(a, r): table.cell(r, a, task) for a in actions for r in table.rows}
+    known = [cell.mean for cell in cells.values() if cell.known]
+    low, high = min(0.0, *known, 0.0), max(1.0, *known)
+    parts: list[Html] = []
+    y = TOP
+    ends = (LABEL, LABEL + CHART)
+
+    def place(value: float) -> float:
+        clipped = min(high, max(low, value))
+        return ends[0] + (clipped - low) / (high - low) * CHART
+
+    for action in actions:
+        parts.append(_words(ends[0], y + 10, action, "axis"))
+        y += 16
+        for row in table.rows:
+            cell = cells[action, row]
+            parts.append(
+                _bar(place, y, cell.mean, cell.spread, colours.get(table.recipe_of[row], 0))
+            )
+            y += BAR
+        y += GAP
+    ticks = [_tick(place(value), value, y) for value in _round_values(low, high)]
+    words = "; ".join(
+        f"{action}: " + ", ".join(f"{row} {number(cells[action, row].mean)}" for row in table.rows)
+        for action in actions
+    )
+    drawing = svg(
+        LABEL + CHART + RIGHT, y + 14, *ticks, *parts, label=f"{task_title(task)}. {words}"
+    )
+    return tag("figure", tag("figcaption", task_title(task)), drawing, class_="chart")
+
+
+def _bar(
+    place: Callable[[float], float], y: float, mean: float, spread: float, colour: int
+) -> Html:
+    if math.isnan(mean):
+        return _words(place(0) + 4, y + 10, "no value", "axis")
+    left, right = sorted((place(0), place(mean)))
+    bar = Html(
+        f'<rect class="c{colour % 8}" x="{left:.1f}" y="{y + 1:.1f}" rx="2" '
+        f'width="{max(1.0, right - left):.1f}" height="{BAR - 2}"/>'
+    )
+    whisker = Html("")
+    end = right
+    if spread > 0:
+        a, b = place(mean - spread), place(mean + spread)
+        end = max(end, b)
+        middle = y + BAR / 2
+        whisker = Html(
+            f'<path class="whisker" d="M{a:.1f} {middle}H{b:.1f}M{a:.1f} {middle - 3}v6'
+            f'M{b:.1f} {middle - 3}v6"/>'
+        )
+    return join(bar, whisker, _words(end + 4, y + 10, number(mean), "value"))
+
+
+def _tick(x: float, value: float, bottom: float) -> Html:
+    line = f'<path class="grid" d="M{x:.1f} {TOP}V{bottom}"/>'
+    return join(Html(line), _words(x, bottom + 11, f"{value:g}", "axis middle"))
+
+
+def _words(x: float, y: float, words: str, class_: str) -> Html:
+    return tag("text", words, x=f"{x:.1f}", y=f"{y:.1f}", class_=class_)
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    """Values for grid lines.
+
+    >>> _round_values(0, 1), _round_values(-1.2, 1)
+    ([0.0, 0.25, 0.5, 0.75, 1.0], [-1.0, 0.0, 1.0])
+    """
+    step = 0.25 if high - low <= 1.25 else 0.5 if high - low <= 2 else 1.0
+    while (high - low) / step > 8:
+        step *= 2
+    first = math.ceil(low / step)
+    return [step * i for i in range(first, math.floor(high / step) + 1)]
+
+
+def all_rows(scores: Sequence[Score]) -> Html:
+    """Every score with its counts; the page's script sorts and filters it."""
+    head = []
+    for name, kind in COLUMNS:
+        button = tag("button", name.removeprefix("num_").replace("_", " "), type="button")
+        side = "num" if kind == "number" else None
+        head.append(tag("th", button, scope="col", aria_sort="none", data_kind=kind, class_=side))
+    body = [
+        tag(
+            "tr",
+            *(_score_cell(score, name, kind) for name, kind in COLUMNS),
+            data_task=score.task,
+            data_action=score.action,
+        )
+        for score in scores
+    ]
+    table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body), id="score-table")
+    tasks = list(dict.fromkeys(score.task for score in scores))
+    actions = list(dict.fromkeys(score.action for score in scores))
+    controls = tag(
+        "form",
+        tag(
+            "label",
+            "Filter ",
+            tag(
+                "input",
+                type="search",
+                id="filter",
+                autocomplete="off",
+                placeholder="recipe, run, note ...",
+            ),
+        ),
+        _select("Task", "task", [(task, task_title(task)) for task in tasks]),
+        _select("Action", "action", [(action, action) for action in actions]),
+        tag("output", f"{len(scores)} of {len(scores)} rows", id="shown", aria_live="polite"),
+        class_="controls",
+        role="search",
+        aria_label="Filter the scores",
+    )
+    return join(controls, scroll(table, "All scores", tall=True))
+
+
+def _select(title: str, name: str, options: Sequence[tuple[str, str]]) -> Html:
+    every = tag("option", "all", value="")
+    return tag(
+        "label",
+        f"{title} ",
+        tag(
+            "select",
+            every,
+            *(tag("option", words, value=value) for value, words in options),
+            data_column=name,
+        ),
+    )
+
+
+def _score_cell(score: Score, name: str, kind: str) -> Html:
+    value = getattr(score, name)
+    shown = value
+    if isinstance(value, float):
+        shown = number(value, 4) if name == "value" else f"{value:g}"
+    key = None if name != "value" or math.isnan(value) else repr(value)
+    return tag("td", shown, class_="num" if kind == "number" else None, data_key=key)
