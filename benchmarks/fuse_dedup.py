@@ -24,8 +24,7 @@ from tokenreel.fuse.data.batches import Batch, stream_batches
 from tokenreel.fuse.data.epoch_plan import Sampling
 from tokenreel.fuse.data.frames import Piece
 from tokenreel.fuse.data.source import TokenSource
-from tokenreel.fuse.systems.mvformer import FusionModel, build_model
-from tokenreel.fuse.train.objective import batch_loss
+from tokenreel.fuse.systems.mvformer import FusionModel, batch_loss, build_model
 from tokenreel.pipeline.phases.extraction import extract_dataset
 from tokenreel.pipeline.recipes import get_recipe
 

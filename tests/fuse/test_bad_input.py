@@ -24,10 +24,9 @@ from tokenreel.fuse.data.requirements import require_store
 from tokenreel.fuse.embed.embed import embed_run
 from tokenreel.fuse.runs.provenance import describe_run
 from tokenreel.fuse.runs.run_folder import RunFolder, RunLocked
+from tokenreel.fuse.systems.mvformer import batch_loss
 from tokenreel.fuse.train import run as run_module
-from tokenreel.fuse.train.objective import batch_loss
-from tokenreel.fuse.train.sweep import Job, train_together
-from tokenreel.fuse.train.train import train
+from tokenreel.fuse.train.train import Job, train, train_together
 
 CPU = torch.device("cpu")
 

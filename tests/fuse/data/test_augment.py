@@ -15,8 +15,7 @@ from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.kernels import CodedTokens
 from tokenreel.fuse.layers.pooling import pool_frozen
 from tokenreel.fuse.runs.provenance import describe_run
-from tokenreel.fuse.systems.mvformer import build_model
-from tokenreel.fuse.train.objective import batch_loss
+from tokenreel.fuse.systems.mvformer import batch_loss, build_model
 from tokenreel.fuse.train.train import train
 
 GRID = (4, 6)

@@ -15,9 +15,8 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.config.run import DataConfig, PoolingConfig
 from tokenreel.fuse.data import batches
-from tokenreel.fuse.data.batches import make_batch, stream_batches
+from tokenreel.fuse.data.batches import Prefetch, make_batch, stream_batches
 from tokenreel.fuse.data.epoch_plan import Sampling, hold_out, plan_epoch
-from tokenreel.fuse.data.prefetch import Stream
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.systems.mvformer import build_model
 from tokenreel.fuse.train.train import train
@@ -191,7 +190,7 @@ def test_an_error_of_the_reader_is_raised_where_the_batch_is_taken():
         yield 1
         raise OSError("gone")
 
-    with Stream(items(), ahead=2) as ahead:
+    with Prefetch(items(), ahead=2) as ahead:
         found = iter(ahead)
         assert next(found) == 1
         with pytest.raises(OSError, match="gone"):
@@ -199,7 +198,7 @@ def test_an_error_of_the_reader_is_raised_where_the_batch_is_taken():
 
 
 def test_a_stream_that_is_left_early_ends_its_thread():
-    with Stream(iter(range(1000)), ahead=2) as ahead:
+    with Prefetch(iter(range(1000)), ahead=2) as ahead:
         assert next(iter(ahead)) == 0
     assert not ahead._thread.is_alive()
 
@@ -212,7 +211,7 @@ def test_a_stream_holds_nothing_that_it_has_handed_over():
         resumed.set()
         over.wait()
 
-    with Stream(items(), ahead=1) as ahead:
+    with Prefetch(items(), ahead=1) as ahead:
         first = weakref.ref(next(ahead))
         assert resumed.wait(10)
         assert first() is None

@@ -14,10 +14,9 @@ from tokenreel.fuse.config.loss import CrossEntropyConfig
 from tokenreel.fuse.config.run import DataConfig, FuseConfig, OptimConfig
 from tokenreel.fuse.data.label_share import draw_labelled
 from tokenreel.fuse.data.requirements import require_store, training_clips
+from tokenreel.fuse.systems.mvformer import batch_loss
 from tokenreel.fuse.train import run as run_module
-from tokenreel.fuse.train.objective import batch_loss
-from tokenreel.fuse.train.sweep import Job, train_together
-from tokenreel.fuse.train.train import train
+from tokenreel.fuse.train.train import Job, train, train_together
 
 
 def config(share, **changes):

@@ -20,7 +20,6 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from tokenreel.fuse.kernels.triton import kernel as kernels  # noqa: E402
-from tokenreel.fuse.kernels.triton.digits import split_kernel  # noqa: E402
 from tokenreel.fuse.kernels.triton.launch import GROUP  # noqa: E402
 from tokenreel.fuse.kernels.triton.tuned import Sizes, default_sizes  # noqa: E402
 
@@ -181,7 +180,7 @@ def test_the_kernel_of_digits_compiles(tmp_path, dtype):
     }
     types = dict.fromkeys(("rows", "pooled", "worth", "dots"), "*fp32")
     types["digits"] = "*" + FLOAT[dtype]
-    compiled = compile_kernel(split_kernel, constants, types, 90, (), {"num_warps": 4})
+    compiled = compile_kernel(kernels.split_kernel, constants, types, 90, (), {"num_warps": 4})
     assert spills(compiled, tmp_path) == (0, 0.0)
 
 

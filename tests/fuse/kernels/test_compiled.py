@@ -20,7 +20,7 @@ from numba.core.caching import FunctionCache
 from tests.fuse.kernels.cases import error, gradients, in_float64, make_tokens, make_weights
 from tokenreel.fuse.kernels import CodedTokens, ops, pooled_attention
 from tokenreel.fuse.kernels.attention import absorbed, choose
-from tokenreel.fuse.kernels.cpu import compiled, layout, loops
+from tokenreel.fuse.kernels.cpu import compiled, loops
 from tokenreel.fuse.kernels.cpu import numba_cache as kept
 
 DTYPES = [torch.int8, torch.float16, torch.bfloat16, torch.float32]
@@ -85,7 +85,7 @@ def test_any_size_of_blocks_and_of_what_becomes_floats_at_once_gives_the_same(mo
     hidden[2, :30] = True
     queries = rows_for(tokens, 3)
     wanted = run(absorbed, tokens, queries.double(), hidden)
-    monkeypatch.setattr(layout, "BLOCK_BYTES", size)
+    monkeypatch.setattr(compiled, "BLOCK_BYTES", size)
     monkeypatch.setattr(absorbed, "FLOATS_BYTES", size)
     assert_equal(run(compiled, tokens, queries, hidden), wanted, 3e-6)
     assert_equal(run(absorbed, tokens, queries.double(), hidden), wanted, 1e-13)
@@ -249,7 +249,7 @@ def test_several_threads_of_python_and_a_forked_process_get_the_same():
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_nan_and_infinity_come_out(monkeypatch, size, bad, value):
     """Also where they are all that the first block of a frame holds."""
-    monkeypatch.setattr(layout, "BLOCK_BYTES", size)
+    monkeypatch.setattr(compiled, "BLOCK_BYTES", size)
     tokens = make_tokens(torch.int8 if bad == "scales" else torch.float16, frames=2)
     queries = rows_for(tokens, 3).abs()
     if bad == "queries":
@@ -270,7 +270,7 @@ def test_nan_and_infinity_come_out(monkeypatch, size, bad, value):
 
 @pytest.mark.parametrize("spread", [0.0, 1.0, 3e3])
 def test_scores_that_are_equal_or_far_apart_are_attended_to_exactly(monkeypatch, spread):
-    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(compiled, "BLOCK_BYTES", 1)
     tokens = make_tokens(torch.float32, frames=4)
     queries = rows_for(tokens, 3) * spread
     found = compiled.pool(tokens.codes, queries, [], None)

@@ -26,7 +26,7 @@ from tests.fuse.kernels.cases import (
 from tokenreel.fuse.kernels import pooled_attention
 from tokenreel.fuse.kernels.attention import absorbed, choose
 from tokenreel.fuse.kernels.triton import launch
-from tokenreel.fuse.kernels.triton.digits import LOW_WEIGHT, split_digits
+from tokenreel.fuse.kernels.triton.launch import LOW_WEIGHT, split_digits
 from tokenreel.fuse.kernels.triton.tuned import Sizes
 
 DEVICE = "cpu" if choose.is_interpreted() else "cuda"

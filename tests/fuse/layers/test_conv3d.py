@@ -13,8 +13,7 @@ from tokenreel.fuse.data.epoch_plan import Sampling
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.embed.embed import load_run
 from tokenreel.fuse.layers.conv3d import ConvolutionalFusion
-from tokenreel.fuse.systems.mvformer import build_model
-from tokenreel.fuse.train.objective import batch_loss
+from tokenreel.fuse.systems.mvformer import batch_loss, build_model
 from tokenreel.fuse.train.train import train
 
 GRID = PoolingConfig(kind="grid")

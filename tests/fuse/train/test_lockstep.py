@@ -25,11 +25,10 @@ from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.kernels.cpu import loops
 from tokenreel.fuse.train import run as run_module
 from tokenreel.fuse.train import shared_attention as shared_module
-from tokenreel.fuse.train import sweep as sweep_module
+from tokenreel.fuse.train import train as train_module
 from tokenreel.fuse.train.lockstep import fit
 from tokenreel.fuse.train.memory import attended_bytes, most_frames, run_bytes, split_by_memory
-from tokenreel.fuse.train.sweep import Job, train_together
-from tokenreel.fuse.train.train import train
+from tokenreel.fuse.train.train import Job, train, train_together
 
 SMALL = TemporalConfig(fc_width=8, hidden=8, heads=2, feed_forward=16, layers=1, embedding=4)
 
@@ -252,7 +251,7 @@ def test_runs_that_could_not_read_leave_the_memory_to_the_next(tmp_path, monkeyp
             sources.append(weakref.ref(self))
             super().__init__(*args, **options)
 
-    monkeypatch.setattr(sweep_module, "TokenSource", Noted)
+    monkeypatch.setattr(train_module, "TokenSource", Noted)
     poolings = [
         PoolingConfig(blocks=(1,)),
         PoolingConfig(blocks=(1, 3)),
@@ -317,14 +316,14 @@ def test_a_store_that_is_damaged_fails_its_runs_and_not_those_of_another(store, 
 def test_memory_decides_how_many_train_at_a_time(store, tmp_path, monkeypatch):
     configs = {f"r{i}": tiny_config(loss=scl(temperature=0.1 + i)) for i in range(4)}
     sizes = []
-    original = sweep_module.fit
+    original = train_module.fit
     monkeypatch.setattr(
-        sweep_module,
+        train_module,
         "fit",
         lambda runs, *a, **k: sizes.append(len(runs)) or original(runs, *a, **k),
     )
-    monkeypatch.setattr(sweep_module, "available_memory_bytes", lambda: 2 * 2.5 * 16_000)
-    monkeypatch.setattr(sweep_module, "run_bytes", lambda *_, **__: 16_000)
+    monkeypatch.setattr(train_module, "available_memory_bytes", lambda: 2 * 2.5 * 16_000)
+    monkeypatch.setattr(train_module, "run_bytes", lambda *_, **__: 16_000)
     jobs = [Job(config, store, tmp_path / name) for name, config in configs.items()]
     train_together(jobs, device="cpu", placement="disk", progress=False)
     assert sizes == [2, 2]

@@ -23,11 +23,9 @@ from tokenreel.fuse.data.epoch_plan import Sampling
 from tokenreel.fuse.data.frames import Piece
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.embed.embed import pieces
-from tokenreel.fuse.systems.mvformer import build_model
+from tokenreel.fuse.systems.mvformer import batch_loss, build_model
 from tokenreel.fuse.train import run as run_module
-from tokenreel.fuse.train.objective import batch_loss
-from tokenreel.fuse.train.sweep import Job, train_together
-from tokenreel.fuse.train.train import train
+from tokenreel.fuse.train.train import Job, train, train_together
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

@@ -15,7 +15,7 @@ from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.evaluate.jobs.table import MEAN, Score
 from tokenreel.extract.backbone.timm_backbone import backbone_shape
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.fuse.train import sweep
+from tokenreel.fuse.train import train as train_module
 from tokenreel.pipeline import recipes
 from tokenreel.pipeline.cli.fuse import app, main
 from tokenreel.pipeline.override import apply_overrides
@@ -116,9 +116,9 @@ def test_words_that_mean_nothing_are_told(words, message):
 
 def test_all_rows_and_seeds_of_a_table_are_one_stream(store, monkeypatch):
     together = []
-    fit = sweep.fit
+    fit = train_module.fit
     monkeypatch.setattr(
-        sweep, "fit", lambda runs, *a, **k: together.append(len(runs)) or fit(runs, *a, **k)
+        train_module, "fit", lambda runs, *a, **k: together.append(len(runs)) or fit(runs, *a, **k)
     )
     words = ["ablate", "sample", "loss.temperature=0.1,0.2", *SMALL, "--seeds", "3"]
     call(*words, "--store", store, "--device", "cpu")

@@ -10,7 +10,7 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.evaluate.protocol import EvaluateConfig, resolve
 from tokenreel.fuse.data.requirements import blocks_of, for_store
 from tokenreel.fuse.systems.mvformer import build_model
-from tokenreel.fuse.train.sweep import train_together
+from tokenreel.fuse.train.train import train_together
 from tokenreel.pipeline.phases.training import make_job, run_name
 from tokenreel.pipeline.recipes import RECIPES, TABLES, describe, get_recipe
 

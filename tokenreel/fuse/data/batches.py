@@ -6,8 +6,11 @@ views of a clip are one read: frames that they share, and padding that repeats t
 once.
 """
 
+import queue
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +22,9 @@ from tokenreel.fuse.config.crops import Views, sample_views
 from tokenreel.fuse.config.run import DataConfig
 from tokenreel.fuse.data.epoch_plan import Sampling, plan_epoch
 from tokenreel.fuse.data.frames import Frames, Piece
-from tokenreel.fuse.data.prefetch import Stream
 from tokenreel.fuse.data.source import TokenSource
 
-__all__ = ["Batch", "Place", "make_batch", "stream_batches"]
+__all__ = ["Batch", "Place", "Prefetch", "make_batch", "stream_batches"]
 
 STORED_VIEW = 1  # the stream of random numbers of a clip that its stored views are drawn from
 
@@ -241,5 +243,55 @@ def stream_batches(
     if not source.placement.ahead:
         yield from map(move, make())
         return
-    with Stream(make(), ahead=source.placement.ahead) as ahead:
+    with Prefetch(make(), ahead=source.placement.ahead) as ahead:
         yield from map(move, ahead)
+
+
+class Prefetch:
+    """Background prefetching iterator; an error in its thread is raised where items are taken.
+
+    There are never more than `ahead` + 2 items, that of the caller and the one in the making among
+    them: none is held that was handed over.
+
+    Args:
+        items: what is prefetched.
+        ahead: items that may wait, at least 1.
+    """
+
+    def __init__(self, items: Iterator[Any], *, ahead: int) -> None:
+        self._items = items
+        self._waiting: queue.Queue[tuple[str, Any]] = queue.Queue(ahead)
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tokenreel-ahead", daemon=True)
+
+    def __enter__(self) -> "Prefetch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        while self._thread.is_alive():
+            while not self._waiting.empty():  # the thread may wait for a place
+                self._waiting.get()
+            self._thread.join(0.01)
+
+    def __iter__(self) -> "Prefetch":
+        return self
+
+    def __next__(self) -> Any:
+        kind, value = self._waiting.get()
+        if kind == "item":
+            return value
+        self._waiting.put((kind, value))  # for whoever asks again
+        raise value if kind == "error" else StopIteration
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                self._waiting.put(("item", item))
+                del item
+                if self._is_over.is_set():
+                    return
+            self._waiting.put(("end", None))
+        except BaseException as error:  # handed to the thread that waits
+            self._waiting.put(("error", error))

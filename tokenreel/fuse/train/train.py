@@ -1,16 +1,75 @@
-"""Train one fusion model on a store, then embed every clip: lock-step training of one.
+"""Several runs at once: one stream over the store feeds all that draw the same batches.
 
-A run that was killed goes on from its last checkpoint and ends with the same bytes.  What its
-folder holds is told in folder.py.
+Runs are grouped by store and sampling, whatever their seeds; memory decides how many of a group
+train together.  What stays in memory is read once, for all groups that read the same of a store.
+Each run has its own folder, checkpoint and random numbers, so it ends with the bytes of the same
+run trained alone, and goes on from where it was killed.
 """
 
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from tokenreel.fuse.config.run import FuseConfig
-from tokenreel.fuse.train.sweep import Job, RunResult, train_together
+import torch
 
-__all__ = ["RunResult", "train"]
+from tokenreel.cache.errors import TokenReelError
+from tokenreel.cache.read.store_reader import Store, open_store
+from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.data.epoch_plan import Sampling
+from tokenreel.fuse.data.placement import available_memory_bytes
+from tokenreel.fuse.data.requirements import for_store, require_store
+from tokenreel.fuse.data.source import TokenSource, Wanted
+from tokenreel.fuse.distributed.world import World, find_device, from_first, world_from_torchrun
+from tokenreel.fuse.embed.embed import Embedder, embed_together
+from tokenreel.fuse.runs.provenance import describe_run
+from tokenreel.fuse.runs.run_folder import RunFolder
+from tokenreel.fuse.train.lockstep import fit
+from tokenreel.fuse.train.memory import most_frames, run_bytes, split_by_memory
+from tokenreel.fuse.train.run import Run
+
+__all__ = ["Job", "RunResult", "train", "train_together"]
+
+log = logging.getLogger(__name__)
+
+MEMORY_SHARE = 0.5  # of what is left, for what every run holds; other activations are one run's
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to train.
+
+    Attributes:
+        config: the run.
+        store: its token store.
+        out: its folder.
+        provenance: recipe, commit and the like, copied into the embedding file.
+    """
+
+    config: FuseConfig
+    store: Path
+    out: Path
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        path: its folder.
+        embeddings: its embedding file.
+        was_done: whether it had been finished before.
+        error: why it failed, None where it did not.
+    """
+
+    path: Path
+    embeddings: Path
+    was_done: bool
+    error: TokenReelError | None = None
 
 
 def train(
@@ -50,3 +109,200 @@ def train(
     if result.error is not None:
         raise result.error
     return result
+
+
+def train_together(
+    jobs: Sequence[Job],
+    *,
+    device: str = "auto",
+    placement: str = "auto",
+    memory_bytes: int | None = None,
+    progress: bool = True,
+) -> list[RunResult]:
+    """Train runs in lock-step, or go on training them, and write the embeddings of every split.
+
+    Args:
+        jobs: the runs, each in its own folder.
+        device: "auto", "cpu" or "cuda".
+        placement: where codes stay: "disk", "ram", "gpu" or "auto".
+        memory_bytes: most that codes may take in memory, those that stay and the batches on their
+            way; None for half of what is available.
+        progress: show bars.
+
+    Returns:
+        One result for each job, in order.  A run that fails has its error, and the others go on:
+        a store without training clips or without what its config needs, a folder that holds
+        another run or that another process works in, a loss that is not finite.
+
+    Raises:
+        StoreNotFound: there is no store at a path.
+    """
+    if len({job.out.resolve() for job in jobs}) < len(jobs):
+        raise ValueError("two runs in one folder: give each its own")
+    where = find_device(device)
+    stores = {path: open_store(path) for path in dict.fromkeys(job.store for job in jobs)}
+    jobs = [replace(job, config=for_store(job.config, stores[job.store])) for job in jobs]
+    errors: dict[Path, TokenReelError] = {}
+    with ExitStack() as stack:
+        world = stack.enter_context(world_from_torchrun(where))
+        waiting = [_prepare(job, stores[job.store], stack, world, errors) for job in jobs]
+        done = [one.folder.embeddings for one in waiting if one.is_done]
+        left = [one for one in waiting if not one.is_done and one.job.out not in errors]
+        for (path, _, frames), groups in _with_same_tokens(_groups(left), stores, world).items():
+            configs = [one.job.config for group in groups for one in group]
+            make_source = cache(
+                partial(
+                    TokenSource,
+                    stores[path],
+                    configs,
+                    where,
+                    placement=placement,
+                    memory_bytes=memory_bytes,
+                    frames_at_once=frames,
+                )
+            )
+            for group in groups:
+                errors |= _train_group(group, make_source, world, progress=progress)
+    return [
+        RunResult(
+            one.job.out,
+            one.folder.embeddings,
+            one.folder.embeddings in done,
+            errors.get(one.job.out),
+        )
+        for one in waiting
+    ]
+
+
+def _prepare(
+    job: Job, store: Store, stack: ExitStack, world: World, errors: dict[Path, TokenReelError]
+) -> "_Waiting":
+    """Lock the folder of a run and see whether it is done; what is wrong goes to `errors`."""
+    folder = RunFolder(job.out, describe_run(job.config, store, job.provenance))
+    error: TokenReelError | None = None
+    is_done = False
+    if world.is_first:
+        try:
+            require_store(job.config, store)
+            stack.enter_context(folder)
+            is_done = folder.is_done()
+        except TokenReelError as found:
+            error = found
+    error, is_done = from_first((error, is_done), world)
+    if error is not None:
+        errors[job.out] = error
+    if is_done:
+        log.info("%s is done already", job.out)
+    return _Waiting(job, folder, is_done)
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    job: Job
+    folder: RunFolder
+    is_done: bool
+
+
+_Stream = tuple[Path, Sampling | None]
+
+
+def _groups(waiting: Sequence[_Waiting]) -> dict[_Stream, list[_Waiting]]:
+    """Runs that may share a stream; runs without training are one group of their store."""
+    groups: dict[_Stream, list[_Waiting]] = {}
+    for one in waiting:
+        config = one.job.config
+        is_trained = config.model != "frozen" and config.optim.epochs > 0
+        key = (one.job.store, Sampling.of(config) if is_trained else None)
+        groups.setdefault(key, []).append(one)
+    return groups
+
+
+def _with_same_tokens(
+    groups: dict[_Stream, list[_Waiting]], stores: dict[Path, Store], world: World
+) -> dict[tuple[Path, Wanted, int], list[list[_Waiting]]]:
+    """Groups that read the same of a store, and as many frames at once: they decide what fits."""
+    found: dict[tuple[Path, Wanted, int], list[list[_Waiting]]] = {}
+    for (path, _), group in groups.items():
+        store, configs = stores[path], [one.job.config for one in group]
+        frames = max(most_frames(config, store, world=world.size) for config in configs)
+        found.setdefault((path, Wanted.of(configs, store), frames), []).append(group)
+    return found
+
+
+def _train_group(
+    group: Sequence[_Waiting],
+    make_source: Callable[[], TokenSource],
+    world: World,
+    *,
+    progress: bool,
+) -> dict[Path, TokenReelError]:
+    """Train and embed runs that share a stream; those that failed, each with its error."""
+    errors: dict[Path, TokenReelError] = {}
+    try:
+        source = make_source()
+        for some in _parts(group, source, world):
+            errors |= _train_and_embed(some, source, world, progress=progress)
+    except TokenReelError as error:  # of the store or the memory: of every run that reads it
+        log.error("%s", error)
+        left = [one for one in group if not one.folder.embeddings.exists()]
+        told = error.with_traceback(None)  # whose frames hold the source and all that it keeps
+        errors = {one.job.out: told for one in left} | errors
+    return errors
+
+
+def _parts(group: Sequence[_Waiting], source: TokenSource, world: World) -> list[list[_Waiting]]:
+    """A group in parts that fit in memory together, alike everywhere."""
+    if source.device.type == "cuda":
+        free = torch.cuda.mem_get_info(source.device)[0]
+    else:
+        free = available_memory_bytes()
+    room = max(0, free - source.unread_bytes) * MEMORY_SHARE
+    sizes = [run_bytes(one.job.config, source) for one in group]
+    parts = from_first(split_by_memory(sizes, room), world)
+    if len(group) > 1:
+        log.info(
+            "%d runs in lock-step, %d at a time: they hold %.2f GB, %.2f GB free",
+            len(group),
+            max(map(len, parts)),
+            sum(sizes) / 1e9,
+            room / 1e9,
+        )
+    return [[group[number] for number in part] for part in parts]
+
+
+def _train_and_embed(
+    group: Sequence[_Waiting], source: TokenSource, world: World, *, progress: bool
+) -> dict[Path, TokenReelError]:
+    def beat() -> None:
+        if world.is_first:
+            for one in group:
+                one.folder.beat()
+
+    runs: dict[_Waiting, Run] = {}
+    failed: dict[Path, TokenReelError] = {}
+    for one in group:
+        if one.job.config.model != "frozen":
+            try:
+                runs[one] = Run(one.job.config, source, one.job.out, world=world)
+            except TokenReelError as error:  # a checkpoint that is torn or of another model
+                failed[one.job.out] = error.with_traceback(None)
+    try:
+        if runs:
+            found = fit(list(runs.values()), source, progress=progress, world=world, beat=beat)
+            failed |= {run.out: error for run, error in found.items()}
+    finally:
+        for run in runs.values():
+            run.close()
+    embedders = [
+        Embedder(
+            runs[one].model if one in runs else None,
+            one.job.config,
+            one.folder.embeddings,
+            {"run": one.job.out.name, **one.folder.about},
+        )
+        for one in group
+        if one.job.out not in failed
+    ]
+    if embedders and world.is_first:
+        embed_together(source, embedders, progress=progress, beat=beat)
+    return failed

@@ -13,7 +13,7 @@ from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.protocol import EvaluateConfig
-from tokenreel.fuse.train.sweep import RunResult, train_together
+from tokenreel.fuse.train.train import RunResult, train_together
 from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS, RUNS
 from tokenreel.pipeline.phases.ablation_plan import plan_jobs, plan_rows, substitutes
 from tokenreel.pipeline.phases.ablation_table import (

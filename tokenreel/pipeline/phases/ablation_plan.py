@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenreel.cache.errors import StoreError, UsageError
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.fuse.data.requirements import require_store
-from tokenreel.fuse.train.sweep import Job
+from tokenreel.fuse.train.train import Job
 from tokenreel.pipeline.defaults import dataset_of, find_store
 from tokenreel.pipeline.override import expand_grid, nearest
 from tokenreel.pipeline.phases.ablation_table import Row

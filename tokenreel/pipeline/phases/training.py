@@ -11,8 +11,7 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.distributed.world import find_device
 from tokenreel.fuse.embed.embed import embed_run
 from tokenreel.fuse.runs.provenance import read_about
-from tokenreel.fuse.train.sweep import Job, RunResult
-from tokenreel.fuse.train.train import train
+from tokenreel.fuse.train.train import Job, RunResult, train
 from tokenreel.pipeline.defaults import EMBEDDINGS, RUNS, code_version, dataset_of, find_store
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import get_recipe

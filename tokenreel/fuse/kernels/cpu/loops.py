@@ -7,7 +7,8 @@ the rows beside it, nor on the number of threads.
 
 Shapes: f frames, N tokens, E rows of attention, d channels of all layers; `room` is (rows, block)
 where rows is E made up to a multiple of `ROWS`.  A side that meets tokens lies layer after layer:
-(f, rows * d), of each layer (rows, its channels).
+(f, rows * d), of each layer (rows, its channels).  Half floats come as the integers of their bits:
+int16 is a float16, uint16 a bfloat16.
 """
 
 import math
@@ -15,10 +16,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, overload
 from numba.np.numpy_support import carray
 
-from tokenreel.fuse.kernels.cpu.floats import number, pointer
 from tokenreel.fuse.kernels.cpu.numba_cache import keep
 
 __all__ = ["ROWS", "attend", "attend_backward", "dots", "mix"]
@@ -38,6 +40,50 @@ def entry(function: Callable[..., Any]) -> Any:
     loops = whole(function)
     keep(loops, function)
     return loops
+
+
+@intrinsic
+def pointer(context, address, like):
+    """Pointer to the elements, of the dtype of `like`, that lie at an address."""
+
+    def make(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like.dtype)(address, like), make
+
+
+@intrinsic
+def _of_half(context, bits):
+    def make(context, builder, signature, arguments):
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(bits), make
+
+
+@intrinsic
+def _of_bfloat16(context, bits):
+    def make(context, builder, signature, arguments):
+        word = ir.IntType(32)
+        wide = builder.shl(builder.zext(arguments[0], word), ir.Constant(word, 16))
+        return builder.bitcast(wide, ir.FloatType())
+
+    return types.float32(bits), make
+
+
+def number(code: Any) -> Any:
+    """The float that a code is before its scale."""
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(number, inline="always")
+def _(code):
+    if code == types.int16:
+        return lambda code: _of_half(code)
+    if code == types.uint16:
+        return lambda code: _of_bfloat16(code)
+    if code == types.int8:
+        return lambda code: np.float32(code)
+    return lambda code: code
 
 
 @part

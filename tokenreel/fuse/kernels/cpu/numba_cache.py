@@ -13,7 +13,7 @@ __all__ = ["keep"]
 
 log = logging.getLogger(__name__)
 
-SOURCES = ("floats.py", "loops.py")  # all that is compiled
+SOURCES = ("loops.py",)  # all that is compiled
 
 
 class Kept(FunctionCache):

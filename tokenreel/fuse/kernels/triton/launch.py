@@ -17,11 +17,11 @@ from triton.runtime.errors import OutOfResources, PTXASError
 
 from tokenreel.fuse.kernels.attention.choose import CannotRun, is_interpreted
 from tokenreel.fuse.kernels.triton import kernel as kernels
-from tokenreel.fuse.kernels.triton.digits import LOW_WEIGHT, split_digits
 from tokenreel.fuse.kernels.triton.tuned import Sizes, sizes_for, small_sizes
 
-__all__ = ["pool", "pool_backward"]
+__all__ = ["LOW_WEIGHT", "pool", "pool_backward", "split_digits"]
 
+LOW_WEIGHT = {torch.int8: 1 / 254, torch.float32: 0.0}  # what a low digit is worth, else 1
 GROUP = 8  # rows of attention of a program: the other half of 16 carries low digits
 
 
@@ -263,3 +263,50 @@ def _pool_backward(
         **call.constants(sizes),
     )
     return out.sum(0) if shared else out
+
+
+def split_digits(
+    rows: Tensor, dtype: torch.dtype, layers: int, pooled: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows as the matrix units take them, on a device of Triton or in its interpreter.
+
+    The units take int8 or half precision; two digits of it, a high and a low one, are as good as
+    float32, and the second costs nothing: it fills rows that would be padding.  One pass over the
+    operand: gradients of a large batch are no small tensor, and a chain of tensor operations on
+    them took as long as the pass over codes.
+
+    Args:
+        rows: (F, E, L * D) float32, contiguous.
+        dtype: of the codes that they meet.
+        layers: L.
+        pooled: (F, E, L * D) to multiply the rows with, or None.
+
+    Returns:
+        Digits (F, L, 2, E, D) in that dtype, high ones and low ones, for float32 (F, L, 1, E, D);
+        what a high one is worth, (F, L, E); and products of the rows with `pooled`, (F, E).
+    """
+    frames, count, width = rows.shape
+    channels, is_split = width // layers, dtype != torch.float32
+    digits = torch.empty(
+        frames, layers, 2 if is_split else 1, count, channels, dtype=dtype, device=rows.device
+    )
+    worth = torch.empty(frames, layers, count, device=rows.device)
+    dots = torch.empty(frames, count, device=rows.device)
+    block = triton.next_power_of_2(channels)
+    kernels.split_kernel[(frames * count,)](
+        rows,
+        rows if pooled is None else pooled,
+        digits,
+        worth,
+        dots,
+        count,
+        L=layers,
+        D=channels,
+        BLOCK=block,
+        SPLIT=is_split,
+        I8=dtype == torch.int8,
+        DOTS=pooled is not None,
+        num_warps=min(8, max(1, block // 256)),
+        enable_fp_fusion=True,
+    )
+    return digits, worth, dots

@@ -28,9 +28,8 @@ from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.distributed.world import World
 from tokenreel.fuse.embed.embed import load_run
 from tokenreel.fuse.losses import LOSSES
-from tokenreel.fuse.systems.mvformer import build_model
-from tokenreel.fuse.train import objective
-from tokenreel.fuse.train.objective import _head_of, batch_loss
+from tokenreel.fuse.systems import mvformer
+from tokenreel.fuse.systems.mvformer import _head_of, batch_loss, build_model
 from tokenreel.fuse.train.train import train
 
 CONFIGS = {
@@ -244,11 +243,11 @@ def test_the_gradients_of_two_processes_add_up_to_those_of_one(two_actions, name
         return loss.item(), torch.autograd.grad(loss, list(model.parameters()))
 
     gathered = []
-    monkeypatch.setattr(objective, "gather_clips", lambda own, *_: gathered.append(own) or own)
+    monkeypatch.setattr(mvformer, "gather_clips", lambda own, *_: gathered.append(own) or own)
     whole_loss, whole = gradients(World())
     everything = gathered[0].detach()
     monkeypatch.setattr(
-        objective,
+        mvformer,
         "gather_clips",
         lambda own, _, at, __: torch.cat([everything[: at.start], own, everything[at.stop :]]),
     )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tokenreel.fuse.config.run import OptimConfig
-from tokenreel.fuse.train.optim import learning_rate, make_optimiser
+from tokenreel.fuse.train.run import learning_rate, make_optimiser
 
 GOLDEN = Path(__file__).parents[2] / "golden/losses.npz"
 
