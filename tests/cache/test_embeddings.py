@@ -85,6 +85,17 @@ def test_truncation_and_every_flipped_bit_are_refused_or_harmless(tmp_path):
         read_embeddings(path)
 
 
+def test_provenance_under_former_names_is_renamed_with_one_warning(tmp_path, caplog):
+    former = {"seed": 1, "store_recipe": {"dim": 4}, "layers": [3]}
+    path = write_embeddings(tmp_path / "e.h5", [make_clip("a")], provenance=former)
+    for _ in range(2):
+        found = read_embeddings(path).provenance
+        assert found == {"seed": 1, "store_identity": {"dim": 4}, "blocks": [3]}
+    (warning,) = caplog.messages
+    assert "e.h5" in warning
+    assert "layers (now blocks), store_recipe (now store_identity)" in warning
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".h5"])
 def test_a_users_own_file_needs_four_arrays(tmp_path, suffix):
     path = tmp_path / f"mine{suffix}"

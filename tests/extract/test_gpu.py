@@ -163,7 +163,7 @@ def test_many_clips_through_the_pipeline_are_those_of_the_cpu_to_a_level(manifes
         wanted, found = open_store(cpu), open_store(empty)
         for clip in ("0", "1", "2", "3", "4", "5", "part"):
             for view in range(views + 1):
-                one, other = (s.read(clip, layers=[5], view=view).codes[5] for s in (wanted, found))
+                one, other = (s.read(clip, blocks=[5], view=view).codes[5] for s in (wanted, found))
                 levels = np.abs(one.astype(np.int16) - other.astype(np.int16))
                 assert levels.max() <= 1
                 assert (levels > 0).mean() < 0.01

@@ -92,7 +92,7 @@ def bare(tmp_path_factory):
         ),
     ],
     ids=[
-        "layers",
+        "blocks",
         "layer-twice",
         "layer-below-the-first",
         "cls",
@@ -357,7 +357,7 @@ def test_weights_of_a_run_on_a_store_of_other_blocks_do_not_fit_and_it_is_said(s
     run(tiny_config(), store, tmp_path / "first")
     more = write_store(tmp_path / "more", blocks=(1, 3, 5))
     told = (
-        r"init=\S+ pools other blocks:\n  layers: it has \[1, 3\], asked \[1, 3, 5\]\nset pooling"
+        r"init=\S+ pools other blocks:\n  blocks: it has \[1, 3\], asked \[1, 3, 5\]\nset pooling"
     )
     with pytest.raises(WrongIdentity, match=told):
         run(tiny_config(init=str(tmp_path / "first")), more, tmp_path / "second")

@@ -22,8 +22,10 @@ checked against both sums.
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,15 @@ from tokenreel.cache.errors import EmbeddingFileError
 from tokenreel.cache.files import make_directory, whole_file
 from tokenreel.cache.manifest import UNLABELLED
 
-__all__ = ["EmbeddedClip", "EmbeddingFile", "read_embeddings", "write_embeddings"]
+__all__ = [
+    "EmbeddedClip",
+    "EmbeddingFile",
+    "read_embeddings",
+    "with_current_names",
+    "write_embeddings",
+]
+
+log = logging.getLogger(__name__)
 
 FORMAT = "tokenreel-embeddings"
 VERSION = 1
@@ -45,6 +55,7 @@ BLOCK = 512  # bytes of the user block: what HDF5 allows at least
 MAGIC = b"tokenreel-embeddings sha256 "
 TEXTS = ("clip_id", "split", "action", "group", "video", "phases")
 PER_FRAME = {"labels": np.int16, "times_seconds": np.float64, "frame_index": np.int64}
+RENAMED = {"store_recipe": "store_identity", "layers": "blocks"}  # keys of provenance
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,10 +161,29 @@ def read_embeddings(path: str | Path, *, finite: bool = True) -> EmbeddingFile:
         raise EmbeddingFileError(f"{path}: damaged, its contents do not have its sha256")
     try:
         clips = tuple(clips_of(arrays, finite=finite))
-        provenance = json.loads(text)
+        provenance = with_current_names(json.loads(text), where=path)
     except (ValueError, KeyError, TypeError) as error:
         raise EmbeddingFileError(f"{path}: {error}") from error
     return EmbeddingFile(path, provenance, clips)
+
+
+def with_current_names(provenance: Mapping[str, Any], *, where: Path) -> dict[str, Any]:
+    """Provenance under the names of this version; old names are logged, once for each file.
+
+    Args:
+        provenance: of an embedding file, or a run.json.
+        where: the file, for the warning.
+    """
+    old = {name for name in RENAMED if name in provenance and RENAMED[name] not in provenance}
+    if old:
+        _warn_of_old_names(str(where), tuple(sorted(old)))
+    return {RENAMED[key] if key in old else key: value for key, value in provenance.items()}
+
+
+@cache
+def _warn_of_old_names(where: str, old: tuple[str, ...]) -> None:
+    pairs = ", ".join(f"{name} (now {RENAMED[name]})" for name in old)
+    log.warning("%s: written by an earlier version, with the keys %s", where, pairs)
 
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

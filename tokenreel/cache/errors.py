@@ -6,7 +6,7 @@
     |   |-- StoreNotFound          2   no store there, or not one of ours
     |   |-- WrongIdentity            4   a store made with other settings
     |   |-- Damaged                5   a missing, torn or altered file
-    |   `-- ClipNotFound           2   the store has no such clip, layer, view or frame
+    |   `-- ClipNotFound           2   the store has no such clip, block, view or frame
     |-- EmbeddingFileError         5
     `-- ClipFailed                 3   one clip could not be processed; the batch goes on
 
@@ -65,7 +65,7 @@ class Damaged(StoreError):
 
 
 class ClipNotFound(StoreError):
-    """The store holds no such clip, layer, view or frame."""
+    """The store holds no such clip, block, view or frame."""
 
     exit_status = 2
 

@@ -75,7 +75,7 @@ def test_damaged_clips_are_taken_out_and_made_again(store):
 
 @pytest.mark.parametrize("kind", ["hdf5", "npy"])
 def test_an_export_holds_the_decoded_tokens(store, tmp_path, kind):
-    (file,) = export_store(store, tmp_path / "out", kind=kind, clips=["b"], layers=[3])
+    (file,) = export_store(store, tmp_path / "out", kind=kind, clips=["b"], blocks=[3])
     want = open_store(store).read("b").decode(3)
     if kind == "npy":
         np.testing.assert_array_equal(np.load(file), want)

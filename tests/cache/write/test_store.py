@@ -71,8 +71,8 @@ def test_the_direct_reader_equals_tensorstore_for_any_frames(store, placement):
     rng = np.random.default_rng(0)
     for frames in ([0], [129, 0, 64, 64, 63], slice(60, 70), rng.integers(0, 130, 50), []):
         for view in (0, 1):
-            got = direct.read("v/2", frames, view=view, layers=(3,))
-            want = reference.read("v/2", frames, view=view, layers=(3,))
+            got = direct.read("v/2", frames, view=view, blocks=(3,))
+            want = reference.read("v/2", frames, view=view, blocks=(3,))
             np.testing.assert_array_equal(got.codes[3], want.codes[3])
             every = stores.expected(*stores.make_identity("int8", 2), "v/2", 3, 130, view)
             rows = np.arange(130)[frames] if isinstance(frames, slice) else np.array(frames, int)
@@ -98,11 +98,16 @@ def test_zarr_and_tensorstore_open_every_array(store):
 
 def test_a_given_buffer_is_filled_and_a_wrong_one_refused(store):
     out = {1: np.zeros((5, 16, 16), np.int8)}
-    tokens = open_store(store).read("a/1", slice(0, 5), layers=[1], out=out)
+    tokens = open_store(store).read("a/1", slice(0, 5), blocks=[1], out=out)
     assert tokens.codes[1] is out[1]
     assert out[1].any()
     with pytest.raises(ValueError, match="wanted contiguous"):
-        open_store(store).read("a/1", slice(0, 4), layers=[1], out=out)
+        open_store(store).read("a/1", slice(0, 4), blocks=[1], out=out)
+
+
+def test_blocks_are_read_under_their_former_name_with_a_warning(store):
+    with pytest.warns(FutureWarning, match="is now blocks="):
+        assert list(open_store(store).read("a/1", [0], layers=[3]).codes) == [3]
 
 
 def test_what_the_store_does_not_have_is_named(store, tmp_path):
@@ -111,7 +116,7 @@ def test_what_the_store_does_not_have_is_named(store, tmp_path):
         ({"clip_id": "no"}, "no clip 'no'"),
         ({"clip_id": "a/1", "frames": [70]}, "frames 0 to 69"),
         ({"clip_id": "a/1", "frames": [-1]}, "frames 0 to 69"),
-        ({"clip_id": "a/1", "layers": [2]}, "no block"),
+        ({"clip_id": "a/1", "blocks": [2]}, "no block"),
         ({"clip_id": "a/1", "view": 2}, "view 2"),
     ):
         with pytest.raises(ClipNotFound, match=words):

@@ -108,7 +108,7 @@ def test_views_are_decoded_once_and_each_is_its_own(manifest, tmp_path, monkeypa
     assert sum(decoded) == 70 + 21 + 9 + 13 + 25
     opened = open_store(store)
     assert opened.identity.num_views == 5
-    views = [opened.read("b", layers=[5], view=view).codes[5] for view in range(5)]
+    views = [opened.read("b", blocks=[5], view=view).codes[5] for view in range(5)]
     assert all(view.shape == views[0].shape for view in views)
     for one in range(5):
         for other in range(one):
@@ -117,7 +117,7 @@ def test_views_are_decoded_once_and_each_is_its_own(manifest, tmp_path, monkeypa
     extract_clips(
         manifest, config.model_copy(update={"views": 1, "workers": 2}), alone, progress=False
     )
-    again = open_store(alone).read("b", layers=[5], view=1).codes[5]
+    again = open_store(alone).read("b", blocks=[5], view=1).codes[5]
     np.testing.assert_array_equal(again, views[1])  # seeded by clip and view, by nothing else
 
 

@@ -87,8 +87,8 @@ def test_the_picture_shows_the_frames_through_the_preprocessing_of_the_store(man
     frame = list(decode(manifest.root / "a.mp4"))[place]
     expected = apply_transform(frame.pixels, opened.identity.transform).permute(1, 2, 0).numpy()
     assert np.array_equal(picture.seen[2], expected)
-    assert picture.layers.keys() == {3, 11}
-    assert picture.layers[3].shape == (4, 1, 1, 3)  # pool2 made one token of the 2x2 grid
+    assert picture.blocks.keys() == {3, 11}
+    assert picture.blocks[3].shape == (4, 1, 1, 3)  # pool2 made one token of the 2x2 grid
     assert np.allclose(np.diagonal(picture.similarity), 1)
 
 

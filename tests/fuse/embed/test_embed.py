@@ -137,14 +137,14 @@ def test_blocks_of_the_same_width_are_not_taken_for_others(run, tmp_path):
 def test_a_file_of_embeddings_says_all_that_its_tokens_are(run, store, tmp_path):
     embed(run, store, tmp_path / "e.h5")
     about = read_embeddings(tmp_path / "e.h5").provenance
-    assert about["store_recipe"] == open_store(store).identity.model_dump(mode="json")
+    assert about["store_identity"] == open_store(store).identity.model_dump(mode="json")
 
 
 def test_a_run_of_a_version_that_recorded_less_is_told_with_its_commit(run, store, tmp_path):
     about = json.loads((run / "run.json").read_text())
-    del about["store_recipe"]
+    del about["store_identity"]
     (tmp_path / "run.json").write_text(json.dumps(about | {"commit": "abc123"}))
-    with pytest.raises(Damaged, match=r"run\.json: no store_recipe; use the .* \(commit abc123\)"):
+    with pytest.raises(Damaged, match=r"json: no store_identity; use the .* \(commit abc123\)"):
         embed(tmp_path, store, tmp_path / "e.h5")
 
 

@@ -113,8 +113,9 @@ def test_nothing_is_removed_when_it_could_not_be_made_again(store, tmp_path):
     assert shard.exists()
 
 
-def test_an_imported_store_is_not_repaired_by_an_extraction(tmp_path):
-    np.save(tmp_path / "a.npy", np.ones((3, 4), np.float32))
+def _features(folder: Path) -> None:
+    """Features of one clip, a.npy, and r.json, the statement of what made them."""
+    np.save(folder / "a.npy", np.ones((3, 4), np.float32))
     stated = {
         "dataset": "mine",
         "architecture": "x",
@@ -126,8 +127,12 @@ def test_an_imported_store_is_not_repaired_by_an_extraction(tmp_path):
         "transform": {},
         "fps": 5,
     }
-    (tmp_path / "r.json").write_text(json.dumps(stated))
-    made = call("store", "import", tmp_path, tmp_path / "s", "--recipe", tmp_path / "r.json")
+    (folder / "r.json").write_text(json.dumps(stated))
+
+
+def test_an_imported_store_is_not_repaired_by_an_extraction(tmp_path):
+    _features(tmp_path)
+    made = call("store", "import", tmp_path, tmp_path / "s", "--statement", tmp_path / "r.json")
     assert made == (0, f"1 clips written to {tmp_path / 's'}\n")
     shutil.rmtree(tmp_path / "s" / folder_of(clip_key("a")))
     status, text = call("store", "verify", "--repair", tmp_path / "s")
@@ -135,7 +140,7 @@ def test_an_imported_store_is_not_repaired_by_an_extraction(tmp_path):
 
 
 def test_export_merge_and_migrate(store, tmp_path):
-    assert call("store", "export", store, tmp_path / "x", "--clip", "a.mp4", "--layer", 11) == (
+    assert call("store", "export", store, tmp_path / "x", "--clip", "a.mp4", "--block", 11) == (
         0,
         f"1 files in {tmp_path / 'x'}\n",
     )
@@ -151,6 +156,27 @@ def test_export_merge_and_migrate(store, tmp_path):
     shutil.rmtree(other / folder_of(clip_key("a.mp4")))
     assert call("store", "merge", store, other) == (0, f"1 clips copied to {other}\n")
     assert call("store", "verify", "--deep", other)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "warning"),
+    [
+        (["export", "--layer", "11"], "--layer is now called --block"),
+        (["import", "--recipe", "r.json"], "--recipe is now called --statement"),
+    ],
+    ids=["layer", "recipe"],
+)
+def test_an_option_is_read_under_its_former_name_with_a_warning(
+    store, tmp_path, words, warning, caplog
+):
+    _features(tmp_path)
+    command, option, value = words
+    given = (store, tmp_path / "x") if command == "export" else (tmp_path, tmp_path / "mine")
+    value = tmp_path / value if command == "import" else value
+    assert call("store", command, *given, option, value)[0] == 0
+    assert [record.message for record in caplog.records if "now called" in record.message] == [
+        warning
+    ]
 
 
 def test_gc_lists_and_deletes_only_when_told(store):

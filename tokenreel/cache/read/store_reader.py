@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class Request:
 
     clip_id: str
     frames: Any = None
-    layers: Sequence[int] | None = None
+    blocks: Sequence[int] | None = None
     view: int = 0
     out: Mapping[int, Array] | None = None
 
@@ -162,24 +163,29 @@ class Store:
         clip_id: str,
         frames: Any = None,
         *,
-        layers: Sequence[int] | None = None,
+        blocks: Sequence[int] | None = None,
         view: int = 0,
         out: Mapping[int, Array] | None = None,
+        layers: Sequence[int] | None = None,
     ) -> Tokens:
         """Read frames of a clip.
 
         Args:
             clip_id: the clip.
             frames: indices, in any order, repeats read once; a slice; None for all.
-            layers: blocks, None for all of the store.
+            blocks: those to read, None for all of the store.
             view: 0 is clean.
             out: block -> contiguous (t, n, d) array of the codec's dtype to fill.
+            layers: the former name of `blocks`.
 
         Raises:
             ClipNotFound: no such clip, block, view or frame.
             Damaged: a missing or damaged file; never zeros instead.
         """
-        reading = self._begin(Request(clip_id, frames, layers, view, out))
+        if layers is not None:
+            warnings.warn("Store.read(layers=) is now blocks=", FutureWarning, stacklevel=2)
+            blocks = layers
+        reading = self._begin(Request(clip_id, frames, blocks, view, out))
         for piece in reading.pieces:
             piece()
         return reading.result()
@@ -296,7 +302,7 @@ class Reading:
         identity: StoreIdentity,
         codec: Codec,
     ) -> None:
-        self._blocks = tuple(identity.blocks if request.layers is None else request.layers)
+        self._blocks = tuple(identity.blocks if request.blocks is None else request.blocks)
         if (
             not set(self._blocks) <= set(identity.blocks)
             or not 0 <= request.view < record.num_views

@@ -1,4 +1,4 @@
-"""Stores for other tools: chosen clips and layers as HDF5 or .npy, decoded."""
+"""Stores for other tools: chosen clips and blocks as HDF5 or .npy, decoded."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ def export_store(
     *,
     kind: str = "hdf5",
     clips: Sequence[str] | None = None,
-    layers: Sequence[int] | None = None,
+    blocks: Sequence[int] | None = None,
     view: int = 0,
 ) -> list[Path]:
     """Write decoded tokens, float32 (T, n, D), one file a clip (and a block, for npy).
@@ -30,7 +30,7 @@ def export_store(
             known of the clip as attributes, which import_features reads back; or <key>.<block>.npy.
         kind: "hdf5" or "npy".
         clips: clip ids, None for all.
-        layers: blocks, None for all.
+        blocks: those to write, None for all.
         view: 0 is clean.
 
     Returns:
@@ -44,14 +44,14 @@ def export_store(
     store, out, written = open_store(path), Path(out), []
     make_directory(out)
     for clip_id in store.records if clips is None else clips:
-        blocks = store.identity.blocks if layers is None else tuple(layers)
+        chosen = store.identity.blocks if blocks is None else tuple(blocks)
         name = store.record(clip_id).key
         if kind == "hdf5":
-            written.append(_write_hdf5(store, clip_id, blocks, view, out / f"{name}.h5"))
+            written.append(_write_hdf5(store, clip_id, chosen, view, out / f"{name}.h5"))
             continue
-        for block in blocks:
+        for block in chosen:
             file = out / f"{name}.{block}.npy"
-            tokens = store.read(clip_id, layers=[block], view=view).decode(block)
+            tokens = store.read(clip_id, blocks=[block], view=view).decode(block)
             with whole_file(file) as beside, beside.open("wb") as handle:
                 np.save(handle, tokens)
             written.append(file)
@@ -66,7 +66,7 @@ def _write_hdf5(store: Store, clip_id: str, blocks: Sequence[int], view: int, pa
             file.attrs[name] = getattr(record, name)
         file.attrs["phases"] = canonical_json(record.phases).decode()
         for block in blocks:
-            file[f"tokens/{block}"] = store.read(clip_id, layers=[block], view=view).decode(block)
+            file[f"tokens/{block}"] = store.read(clip_id, blocks=[block], view=view).decode(block)
         file["labels"] = store.labels(clip_id)
         file["times_seconds"] = store.times_seconds(clip_id)
     return path

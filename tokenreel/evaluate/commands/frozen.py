@@ -103,7 +103,7 @@ def _pool_tokens(
     """Maximum and mean over the tokens of a few frames at a time, (t, C) each."""
     for start in range(0, record.num_frames, FRAMES_AT_ONCE):
         frames = slice(start, start + FRAMES_AT_ONCE)
-        tokens = store.read(record.clip_id, frames, layers=list(blocks))
+        tokens = store.read(record.clip_id, frames, blocks=list(blocks))
         decoded = [tokens.decode(block) for block in blocks]
         yield (
             np.concatenate([one.max(axis=1) for one in decoded], axis=1),
@@ -137,7 +137,7 @@ def _provenance(store: Store, pool: str, blocks: Sequence[int]) -> dict[str, Any
         "recipe": f"frozen {what}",
         "model": "frozen",
         "augmentation": "none",
-        "layers": list(blocks),
+        "blocks": list(blocks),
         "store_fingerprint": store.fingerprint,
         "store_clips_sha256": hashlib.sha256(canonical_json(clips)).hexdigest(),
         "store_name": store.path.name,

@@ -55,7 +55,7 @@ class StoreSize:
 
     Attributes:
         codec: its name.
-        frame_bytes: bytes of a frame, all layers and views.
+        frame_bytes: bytes of a frame, all blocks and views.
         num_bytes: bytes of its arrays' files.
         num_files: files of its clips, which are inodes too.
     """

@@ -39,7 +39,7 @@ class ClipPicture:
         seconds: (T,) time of every frame of the clip.
         seen: uint8 (K, S, S, 3), what the backbone saw, or None where the video is out of reach.
         unseen_reason: why `seen` is None, "" otherwise.
-        layers: block -> float32 (K, rows, columns, 3) in [0, 1].
+        blocks: block -> float32 (K, rows, columns, 3) in [0, 1].
         similarity: float32 (T, T), cosine of the frames' CLS tokens (of mean tokens where the
             backbone has no CLS).
     """
@@ -49,7 +49,7 @@ class ClipPicture:
     seconds: Array
     seen: Array | None
     unseen_reason: str
-    layers: Mapping[int, Array]
+    blocks: Mapping[int, Array]
     similarity: Array
 
 
@@ -81,14 +81,14 @@ def look_at_clip(
     except VideoError as error:
         seen, reason = None, str(error)
     tokens = store.read(clip_id, frames, view=view)
-    layers = {block: tokens_to_rgb(tokens.decode(block), _grid(store)) for block in tokens.codes}
+    blocks = {block: tokens_to_rgb(tokens.decode(block), _grid(store)) for block in tokens.codes}
     return ClipPicture(
         record,
         frames,
         store.times_seconds(clip_id),
         seen,
         reason,
-        layers,
+        blocks,
         _similarity(store, record, view),
     )
 
@@ -122,7 +122,7 @@ def draw_clip(picture: ClipPicture, out: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows, columns = 1 + len(picture.layers), len(picture.frames)
+    rows, columns = 1 + len(picture.blocks), len(picture.frames)
     width = max(columns * PANEL_INCHES + 1.2, 7.0)
     figure = Figure(figsize=(width, rows * PANEL_INCHES + 4.0), layout="constrained")
     areas: Any = figure.subfigures(2, 1, height_ratios=[rows * PANEL_INCHES, 3.2])
@@ -134,7 +134,7 @@ def draw_clip(picture: ClipPicture, out: Path) -> Path:
     )
     panels = upper.subplots(rows, columns, squeeze=False)
     _draw_frames(panels[0], picture)
-    for row, (block, images) in zip(panels[1:], picture.layers.items(), strict=True):
+    for row, (block, images) in zip(panels[1:], picture.blocks.items(), strict=True):
         for panel, image in zip(row, images, strict=True):
             panel.imshow(image, interpolation="nearest")
         row[0].set_ylabel(f"block {block}", fontsize=8)
@@ -207,7 +207,7 @@ def _similarity(store: Store, record: ClipRecord, view: int) -> Array:
     """Cosine of any two frames, float32 (T, T)."""
     if store.identity.cls == "none":
         block = store.identity.blocks[-1]
-        tokens = store.read(record.clip_id, layers=[block], view=view)
+        tokens = store.read(record.clip_id, blocks=[block], view=view)
         vectors = tokens.decode(block).mean(axis=1)
     else:
         vectors = store.read_cls(record.clip_id, block="normed", view=view)

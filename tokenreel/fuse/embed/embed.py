@@ -160,7 +160,7 @@ def load_run(run: Path, source_of: Callable[[FuseConfig], TokenSource]) -> Embed
         WrongIdentity: tokens of another width than those it was trained on.
     """
     about = read_about(run)
-    config = as_trained(read_config(run, about), about["layers"])
+    config = as_trained(read_config(run, about), about["blocks"])
     source = source_of(config)
     if config.model == "frozen":
         return Embedder(None, config, run / "embeddings.h5", about)

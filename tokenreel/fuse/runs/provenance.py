@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tokenreel.cache.canonical import canonical_json, field_differences
+from tokenreel.cache.embeddings import with_current_names
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.fuse.config.run import FuseConfig
@@ -26,7 +27,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-BACKBONE = ("architecture", "weights_sha256")  # of a store's recipe: what tokens mean
+BACKBONE = ("architecture", "weights_sha256")  # of a store's identity: what tokens mean
 PREPROCESSING = ("image_size", "transform", "frames")
 
 
@@ -41,7 +42,7 @@ def describe_run(config: FuseConfig, store: Store, provenance: Mapping[str, Any]
         "model": config.model if has_weights else "untrained",
         "augmentation": _augmentation(config, store) if is_trained else _inherited(config),
         **describe_store(store),
-        "layers": list(config.pooling.blocks or store.identity.blocks),
+        "blocks": list(config.pooling.blocks or store.identity.blocks),
     }
     if config.data.label_share < 1 and is_trained:
         drawn, every = (labelled_clips(config, store, x) for x in (config.data.label_share, 1.0))
@@ -79,7 +80,7 @@ def describe_store(store: Store) -> dict[str, Any]:
         "dataset": store.made_with.get("dataset", ""),
         "weights": store.made_with.get("weights", ""),
         "backbone": store.identity.architecture,
-        "store_recipe": store.identity.model_dump(mode="json"),
+        "store_identity": store.identity.model_dump(mode="json"),
     }
 
 
@@ -122,7 +123,7 @@ def read_about(run: Path) -> dict[str, Any]:
         raise Damaged(f"{path}: torn ({error}); delete the run and train again") from error
     if not isinstance(about, dict):
         raise Damaged(f"{path}: no description of a run, but {about!r}")
-    return about
+    return with_current_names(about, where=path)
 
 
 def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,13 +140,13 @@ def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
         Damaged: a run of a version that did not record what its tokens were.
     """
     about = read_about(run)
-    lacks = {"config", "layers", "store_recipe", "store_fingerprint"} - about.keys()
+    lacks = {"config", "blocks", "store_identity", "store_fingerprint"} - about.keys()
     if lacks:
         raise Damaged(
             f"{run / 'run.json'}: no {', '.join(sorted(lacks))}; use the version that trained it "
             f"(commit {about.get('commit', 'not recorded')}), or train it again"
         )
-    held, asked = ({key: of["store_recipe"][key] for key in BACKBONE} for of in (about, there))
+    held, asked = ({key: of["store_identity"][key] for key in BACKBONE} for of in (about, there))
     rows = field_differences(held, asked)
     if rows:
         held, asked = ({"weights": of.get("weights", "")} for of in (about, there))
@@ -159,7 +160,7 @@ def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
         )
     changed = [
         name
-        for name, _, _ in field_differences(about["store_recipe"], there["store_recipe"])
+        for name, _, _ in field_differences(about["store_identity"], there["store_identity"])
         if name.startswith(PREPROCESSING)
     ]
     if changed:
@@ -182,10 +183,10 @@ def require_init(about: Mapping[str, Any]) -> None:
         raise UsageError(
             f"init={run}: no {run / 'checkpoint.pt'}; name the folder of a trained run"
         )
-    held, asked = (sorted(of["layers"]) for of in (require_same_tokens(run, about), about))
+    held, asked = (sorted(of["blocks"]) for of in (require_same_tokens(run, about), about))
     if held != asked and uses_tokens(config):
         raise WrongIdentity(
-            f"init={run} pools other blocks:\n  layers: it has {held}, asked {asked}\n"
+            f"init={run} pools other blocks:\n  blocks: it has {held}, asked {asked}\n"
             f"set pooling.blocks={','.join(map(str, held))} if the store has them"
         )
 

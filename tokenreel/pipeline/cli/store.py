@@ -1,11 +1,14 @@
 """`tokenreel store ...`: look at, check, copy and clean token stores."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tokenreel.pipeline.cli.console import finish, say
+
+log = logging.getLogger(__name__)
 
 app = typer.Typer(help="Look at, check, copy and clean token stores.", no_args_is_help=True)
 
@@ -16,7 +19,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="do it; without, it is only lis
 
 @app.command()
 def info(store: StorePath) -> None:
-    """What a store is: recipe, fingerprint, clips, frames, versions."""
+    """What a store is: identity, fingerprint, clips, frames, versions."""
     from tokenreel.cache.read.store_reader import open_store
     from tokenreel.cache.tools.maintenance import store_info
 
@@ -79,7 +82,8 @@ def export(
     *,
     kind: Annotated[str, typer.Option(help="hdf5 or npy")] = "hdf5",
     clip: Clips = None,
-    layer: Annotated[list[int] | None, typer.Option(help="only this block; repeat")] = None,
+    block: Annotated[list[int] | None, typer.Option(help="only this block; repeat")] = None,
+    layer: Annotated[list[int] | None, typer.Option(hidden=True)] = None,
     view: Annotated[int, typer.Option(help="0 is clean")] = 0,
 ) -> None:
     """Write decoded tokens, float32 (T, N, D), as HDF5 or .npy files for other tools."""
@@ -88,7 +92,10 @@ def export(
 
     if kind not in ("hdf5", "npy"):
         raise UsageError(f"--kind {kind!r}: hdf5 or npy")
-    files = export_store(store, out, kind=kind, clips=clip, layers=layer, view=view)
+    if layer:
+        log.warning("--layer is now called --block")
+    blocks = [*(block or []), *(layer or [])] or None
+    files = export_store(store, out, kind=kind, clips=clip, blocks=blocks, view=view)
     say(f"{len(files)} files in {out}")
 
 
@@ -97,19 +104,30 @@ def import_(
     features: Annotated[Path, typer.Argument(help="folder of .npy or .h5 files")],
     store: StorePath,
     *,
-    recipe: Annotated[Path, typer.Option(help="TOML or JSON: what made the features")],
+    statement: Annotated[
+        Path | None, typer.Option(help="TOML or JSON: what made the features")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Make a store of features that you have, with the recipe that you state."""
+    """Make a store of features that you have, with a statement of what made them."""
+    from tokenreel.cache.errors import UsageError
     from tokenreel.cache.tools.import_features import import_features, read_statement
 
-    written = import_features(features, store, read_statement(recipe))
+    if recipe is not None:
+        log.warning("--recipe is now called --statement")
+        statement = statement or recipe
+    if statement is None:
+        raise UsageError(
+            "--statement FILE is missing: it says what made the features, see docs/store.md"
+        )
+    written = import_features(features, store, read_statement(statement))
     say(f"{len(written)} clips written to {store}")
 
 
 @app.command()
 def merge(
     source: Annotated[Path, typer.Argument(help="the store to copy from")],
-    into: Annotated[Path, typer.Argument(help="the store to copy to; same recipe")],
+    into: Annotated[Path, typer.Argument(help="the store to copy to; same identity")],
 ) -> None:
     """Copy the clips that the second store lacks from the first."""
     from tokenreel.cache.tools.copying import merge_store

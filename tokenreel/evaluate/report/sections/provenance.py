@@ -17,7 +17,7 @@ FIELDS = (
     "dataset",
     "backbone",
     "weights",
-    "layers",
+    "blocks",
     "augmentation",
     "store_name",
     "store_fingerprint",
