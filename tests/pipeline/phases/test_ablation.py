@@ -248,7 +248,22 @@ def test_an_unknown_field_ends_with_the_nearest_and_is_told_once(store):
     error = call("ablate", "sample", "folder", "optim.epoch=1", "--store", store)
     assert isinstance(error, UsageError)
     assert "did you mean epochs?" in str(error)
-    assert str(error).startswith("no row can be trained:\nall rows: fuse.optim.epoch: ")
+    assert str(error).startswith("fuse.optim.epoch: ")
+    assert str(error).count("did you mean") == 1
+
+
+def test_a_value_that_every_recipe_refuses_ends_before_anything_is_trained(store, tmp_path):
+    error = call("ablate", "sample", *SMALL, "optim.lr=0.1,x", "--store", store, "--out", "t")
+    assert isinstance(error, UsageError)
+    assert str(error).startswith("fuse.optim.lr: Input should be a valid number")
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_row_that_refuses_what_others_take_is_left_out(store):
+    rows = plan_rows(["sample", "sal-penn", "loss.temperature=0.1"])
+    jobs, [problem] = plan_jobs(rows, 1, [store], Path("runs"))
+    assert [row.label for row, _, _ in jobs] == ["sample"]
+    assert problem.startswith("SaL: fuse.loss.temperature: no such field")
 
 
 def test_where_every_run_fails_a_former_table_stays(store, tmp_path):

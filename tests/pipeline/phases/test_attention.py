@@ -64,7 +64,7 @@ def test_a_damaged_clip_is_told_and_the_command_ends_with_status_3(work, monkeyp
         yield ClipFailed(clips[0], stage="read", reason="frame 3 is damaged")
 
     monkeypatch.chdir(work)
-    monkeypatch.setattr(attention, "attend", attend)
+    monkeypatch.setattr("tokenreel.fuse.embed.attend.attend", attend)
     result = CliRunner().invoke(app, ["attend", "run", "--clips", "val/dance", "--device", "cpu"])
     assert result.exit_code == 3, (result.output, result.exception)
     assert "failed: val/dance_001.mp4: read: frame 3 is damaged" in result.stdout

@@ -4,14 +4,13 @@ import errno
 import logging
 import signal
 import sys
-from collections.abc import Sequence
 from typing import NoReturn
 
 import typer
 
 from tokenreel.cache.errors import TokenReelError, UsageError
 
-__all__ = ["finish", "format_table", "run_app", "say"]
+__all__ = ["finish", "new_app", "run_app"]
 
 log = logging.getLogger(__name__)
 
@@ -30,33 +29,15 @@ CLOSED = (
 INTERRUPTED = 128 + signal.SIGINT
 
 
-def say(text: str = "") -> None:
-    """Print a line for the user on standard output."""
-    typer.echo(text)
+def new_app(title: str) -> typer.Typer:
+    """A group of commands whose --help is plain text: rich would take longer to import than to run.
 
-
-def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as their widest cell; numbers to the right.
-
-    >>> print(format_table(["clip", "frames"], [["a/b", 12], ["c", 7]]))
-    clip  frames
-    a/b       12
-    c          7
+    Args:
+        title: first lines of its --help.
     """
-    cells = [list(header), *[[_cell(value) for value in row] for row in rows]]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = [
-        bool(rows) and all(isinstance(row[i], int | float) for row in rows)
-        for i in range(len(header))
-    ]
-    lines = []
-    for row in cells:
-        parts = [
-            cell.rjust(width) if is_right else cell.ljust(width)
-            for cell, width, is_right in zip(row, widths, right, strict=True)
-        ]
-        lines.append("  ".join(parts).rstrip())
-    return "\n".join(lines)
+    return typer.Typer(
+        help=title, no_args_is_help=True, add_completion=False, rich_markup_mode=None
+    )
 
 
 def finish(status: int) -> NoReturn:
@@ -98,7 +79,3 @@ def run_app(app: typer.Typer) -> NoReturn:
             )
         raise
     sys.exit(0)
-
-
-def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from tokenreel.pipeline.cli import evaluate_pictures
-from tokenreel.pipeline.cli.console import finish, run_app, say
+from tokenreel.pipeline.cli.console import finish, new_app, run_app
+from tokenreel.pipeline.text import say
 
 if TYPE_CHECKING:
     from tokenreel.evaluate.commands.suite import SuiteReport
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+app = new_app(__doc__)
 
 Jobs = Annotated[int, typer.Option(min=0, help="processors to use, 0 for all")]
 Memory = Annotated[str, typer.Option(help="for embeddings and searches of all processes")]
@@ -72,18 +73,19 @@ def frozen(
     memory: Memory = "2GB",
 ) -> None:
     """The control of every table: all metrics on frozen tokens, pooled by max, mean and CLS."""
-    from tokenreel.evaluate.commands.frozen import pool_store
-    from tokenreel.pipeline.phases.evaluation import evaluate_words
+    from tokenreel.pipeline.phases.evaluation import evaluate_frozen
 
-    files = pool_store(store, out, blocks=block)
     _report(
-        evaluate_words([*map(str, files), *(words or [])], out=out, jobs=jobs, memory=memory), out
+        evaluate_frozen(store, words or [], out=out, blocks=block, jobs=jobs, memory=memory), out
     )
 
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="HDF5 or .npz, as docs/embeddings.md lays it out")],
+    file: Annotated[
+        Path,
+        typer.Argument(exists=True, help="HDF5 or .npz, as docs/embeddings.md lays it out"),
+    ],
 ) -> None:
     """What an embedding file holds, what it lacks, and what is wrong with it."""
     from tokenreel.evaluate.commands.check import check_file

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokenreel.pipeline.cli.console import finish, format_table, say
+from tokenreel.pipeline.cli.console import finish
+from tokenreel.pipeline.text import format_table, say
 
 if TYPE_CHECKING:
     from tokenreel.cache.embeddings import EmbeddingFile

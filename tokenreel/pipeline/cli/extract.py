@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tokenreel.pipeline.cli.console import finish, run_app, say
+from tokenreel.pipeline.cli.console import finish, new_app, run_app
+from tokenreel.pipeline.text import say
 
 if TYPE_CHECKING:
     from tokenreel.extract.report import ExtractReport
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+app = new_app(__doc__)
 
 
 @app.callback()
@@ -105,11 +106,12 @@ def show(
 ) -> None:
     """One picture of a clip: what the backbone saw, its tokens in colour, CLS over time."""
     from tokenreel.cache.read.store_reader import open_store
-    from tokenreel.extract.preview.show import draw_clip, look_at_clip
     from tokenreel.pipeline.defaults import DATA
 
     opened = open_store(store)
     videos = root or DATA / opened.record(clip).dataset
+    from tokenreel.extract.preview.show import draw_clip, look_at_clip  # torch: words are right
+
     picture = look_at_clip(opened, clip, root=videos, num_frames=frames, view=view)
     if picture.unseen_reason:
         say(f"without frames: {picture.unseen_reason} (--root is the folder of the videos)")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokenreel.pipeline.cli.console import format_table, say
+from tokenreel.pipeline.text import format_table, say
 
 if TYPE_CHECKING:
     from tokenreel.pipeline.tools.fidelity import FidelityReport, FidelityRow

@@ -5,12 +5,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from tokenreel.pipeline.cli.console import finish, run_app, say
+from tokenreel.pipeline.cli.console import finish, new_app, run_app
+from tokenreel.pipeline.text import parse_bytes, require_device, say
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+app = new_app(__doc__)
 
 Store = Annotated[Path | None, typer.Option(help="the store; by default the recipe's in stores/")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 Placement = Annotated[
     Literal["auto", "disk", "ram", "gpu"], typer.Option(help="where codes stay while training")
 ]
@@ -47,7 +48,7 @@ def train(
         words or [],
         store=store,
         out=out,
-        device=device,
+        device=require_device(device),
         placement=placement,
         memory_bytes=_bytes(memory),
     )
@@ -78,7 +79,7 @@ def ablate(
         seeds=seeds,
         stores=store or [],
         out=out,
-        device=device,
+        device=require_device(device),
         placement=placement,
         memory_bytes=_bytes(memory),
     )
@@ -103,7 +104,7 @@ def embed(
     from tokenreel.cache.errors import TokenReelError
     from tokenreel.pipeline.phases.training import embed_with
 
-    path, left_out = embed_with(run, store, out=out, device=device)
+    path, left_out = embed_with(run, store, out=out, device=require_device(device))
     say(f"embeddings: {path}")
     for reason in left_out:
         say(f"failed: {reason}")
@@ -135,8 +136,9 @@ def attend(
     from tokenreel.pipeline.phases.attention import attend_clips
 
     words = [word for word in clips.split(",") if word]
+    where = require_device(device)
     status = 0
-    for files in attend_clips(run, words, store=store, root=root, out=out, device=device):
+    for files in attend_clips(run, words, store=store, root=root, out=out, device=where):
         if isinstance(files, ClipFailed):
             say(f"failed: {files}")
             status = files.exit_status
@@ -167,8 +169,6 @@ def recipes(
 
 
 def _bytes(memory: str | None) -> int | None:
-    from tokenreel.pipeline.phases.evaluation import parse_bytes
-
     return None if memory is None else parse_bytes(memory)
 
 

@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from tokenreel.pipeline.cli import store
-from tokenreel.pipeline.cli.console import finish, run_app, say
+from tokenreel.pipeline.cli.console import finish, new_app, run_app
 from tokenreel.pipeline.cli.fidelity import fidelity
+from tokenreel.pipeline.text import say
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
-data_app = typer.Typer(help="Look at and check data sets.", no_args_is_help=True)
+app = new_app(__doc__)
+data_app = new_app("Look at and check data sets.")
 app.add_typer(store.app, name="store")
 app.add_typer(data_app, name="data")
 app.command()(fidelity)

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from tokenreel.pipeline.cli.console import finish, say
+from tokenreel.pipeline.cli.console import finish, new_app
+from tokenreel.pipeline.text import say
 
 log = logging.getLogger(__name__)
 
-app = typer.Typer(help="Look at, check, copy and clean token stores.", no_args_is_help=True)
+app = new_app("Look at, check, copy and clean token stores.")
 
 StorePath = Annotated[Path, typer.Argument(help="the store")]
 Clips = Annotated[list[str] | None, typer.Option("--clip", help="only this clip; repeat for more")]

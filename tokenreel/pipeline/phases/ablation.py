@@ -8,12 +8,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.protocol import EvaluateConfig
-from tokenreel.fuse.train.train import RunResult, train_together
 from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS, RUNS
 from tokenreel.pipeline.phases.ablation_plan import plan_jobs, plan_rows, substitutes
 from tokenreel.pipeline.phases.ablation_table import (
@@ -23,6 +23,9 @@ from tokenreel.pipeline.phases.ablation_table import (
     values_of_rows,
 )
 from tokenreel.pipeline.phases.training import folder_name
+
+if TYPE_CHECKING:
+    from tokenreel.fuse.train.train import RunResult
 
 __all__ = ["AblationReport", "ablate"]
 
@@ -82,6 +85,8 @@ def ablate(
     rows = plan_rows(words)
     folder = out or RESULTS / folder_name([word for word in words if "=" not in word])
     jobs, problems = plan_jobs(rows, seeds, stores, RUNS if out is None else out / "runs")
+    from tokenreel.fuse.train.train import train_together
+
     results = train_together(
         [job for _, _, job in jobs],
         device=device,
@@ -105,7 +110,7 @@ def ablate(
 def _evaluate(
     rows: Sequence[Row],
     owners: Mapping[str, tuple[Row, int]],
-    results: Sequence[RunResult],
+    results: Sequence["RunResult"],
     folder: Path,
     notes: Sequence[str],
     *,

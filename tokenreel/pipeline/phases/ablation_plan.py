@@ -6,30 +6,33 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenreel.cache.errors import StoreError, UsageError
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.fuse.data.requirements import require_store
-from tokenreel.fuse.train.train import Job
 from tokenreel.pipeline.defaults import dataset_of, find_store
-from tokenreel.pipeline.override import expand_grid, nearest
+from tokenreel.pipeline.override import apply_overrides, expand_grid, nearest
 from tokenreel.pipeline.phases.ablation_table import Row
-from tokenreel.pipeline.phases.training import make_job
+from tokenreel.pipeline.phases.training import configure_run, make_job
 from tokenreel.pipeline.recipes import RECIPES, TABLES, get_recipe
+
+if TYPE_CHECKING:
+    from tokenreel.fuse.train.train import Job
 
 __all__ = ["plan_jobs", "plan_rows", "substitutes"]
 
 log = logging.getLogger(__name__)
 
-_Planned = tuple[Row, int, Job]  # row, seed, run
+_Planned = tuple[Row, int, "Job"]  # row, seed, run
 
 
 def plan_rows(words: Sequence[str]) -> list[Row]:
     """The rows that words ask for.
 
     Raises:
-        UsageError: a word that is no table, recipe or `key=value`, no recipe at all, or a key that
-            is given twice.
+        UsageError: a word that is no table, recipe or `key=value`, no recipe at all, a key that
+            is given twice, or a value that every recipe refuses.
     """
     names: list[str] = []
     grids: list[str] = []
@@ -53,11 +56,26 @@ def plan_rows(words: Sequence[str]) -> list[Row]:
     if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
         raise UsageError(f"{twice[0]} is given twice: {twice[0]}=a,b is a row of each value")
     rows = [row for name in dict.fromkeys(names) for row in _rows_of(name, grids)]
+    _require_words(rows)
     labels = Counter(row.label for row in rows)  # a method has a row on each data set
     return [
         replace(row, label=f"{row.label} ({row.recipe})") if labels[row.label] > 1 else row
         for row in rows
     ]
+
+
+def _require_words(rows: Sequence[Row]) -> None:
+    """Raise for a word that no row takes; a row that refuses what others take is left out later."""
+    reasons: dict[Row, str] = {}
+    for row in rows:
+        try:
+            apply_overrides(get_recipe(row.recipe).fuse, row.words, root="fuse")
+        except UsageError as error:
+            reasons[row] = str(error)
+    for word in dict.fromkeys(word for row in rows for word in row.words):
+        having = [row for row in rows if word in row.words]
+        if all(row in reasons for row in having):
+            raise UsageError("\n".join(dict.fromkeys(reasons[row] for row in having)))
 
 
 def _rows_of(name: str, grids: Sequence[str]) -> list[Row]:
@@ -136,8 +154,8 @@ def _store_for(
         try:
             runs = _words_of_runs(row, candidates[path])
             for words in runs:
-                job = make_job(row.recipe, words, store=path, folder=folder)
-                require_store(job.config, candidates[path])
+                config = configure_run(row.recipe, words, folder=folder)
+                require_store(config, candidates[path])
         except UsageError as error:
             reasons.append(str(error))
             continue

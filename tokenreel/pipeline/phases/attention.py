@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,13 @@ from tokenreel.cache.errors import ClipFailed, UsageError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.evaluate.report.pictures.movie import write_movie
-from tokenreel.extract.preview.show import frames_as_seen
 from tokenreel.extract.video.decode import VideoError
-from tokenreel.fuse.distributed.world import find_device
-from tokenreel.fuse.embed.attend import ClipAttention, attend
 from tokenreel.fuse.runs.provenance import read_about
 from tokenreel.pipeline.defaults import DATA, STORES
 from tokenreel.pipeline.override import nearest
+
+if TYPE_CHECKING:  # torch: imported once every word is known to be right
+    from tokenreel.fuse.embed.attend import ClipAttention
 
 __all__ = ["AttentionFiles", "attend_clips", "find_clips"]
 
@@ -91,9 +91,14 @@ def attend_clips(
         raise UsageError(f"{run} was trained on {path.name}, which is not in {STORES}/: --store")
     opened = open_store(path)
     videos = root or DATA / str(about.get("dataset", ""))
+    chosen = find_clips(opened, clips)
+    from tokenreel.fuse.distributed.world import find_device
+    from tokenreel.fuse.embed.attend import ClipAttention, attend
+
+    where = find_device(device)
     folder = out or run / "attention"
     make_directory(folder)
-    for found in attend(run, opened, find_clips(opened, clips), device=find_device(device)):
+    for found in attend(run, opened, chosen, device=where):
         if isinstance(found, ClipAttention):
             yield _write(found, opened, videos, folder)
         else:
@@ -133,7 +138,9 @@ def file_name(clip_id: str) -> str:
     return name if name == clip_id else f"{name}-{hashlib.sha256(clip_id.encode()).hexdigest()[:8]}"
 
 
-def _write(found: ClipAttention, store: Store, root: Path, folder: Path) -> AttentionFiles:
+def _write(found: "ClipAttention", store: Store, root: Path, folder: Path) -> AttentionFiles:
+    from tokenreel.extract.preview.show import frames_as_seen
+
     name = file_name(found.record.clip_id)
     files = {kind: folder / f"{name}.{kind}" for kind in ("png", "mp4", "npz")}
     numbers = io.BytesIO()
@@ -165,7 +172,9 @@ def _write(found: ClipAttention, store: Store, root: Path, folder: Path) -> Atte
     return AttentionFiles(found.record.clip_id, files["png"], files["mp4"], files["npz"], reason)
 
 
-def _draw_grid(found: ClipAttention, columns: NDArray[Any], seen: Sequence[Image | None]) -> bytes:
+def _draw_grid(
+    found: "ClipAttention", columns: NDArray[Any], seen: Sequence[Image | None]
+) -> bytes:
     """The PNG: the frames, then a row an entity."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -200,7 +209,7 @@ def _draw_grid(found: ClipAttention, columns: NDArray[Any], seen: Sequence[Image
     return data.getvalue()
 
 
-def _panels(found: ClipAttention, frames: Iterator[Image | None]) -> Iterator[Image]:
+def _panels(found: "ClipAttention", frames: Iterator[Image | None]) -> Iterator[Image]:
     """The pictures of the movie: the frame where there is one, then each entity's attention."""
     for maps, image in zip(_scaled(found.weights), frames, strict=True):
         parts = [_overlay(one, image, SIDE) for one in maps]

@@ -2,34 +2,30 @@
 
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.evaluate.commands.compare import Difference, compare_files
+from tokenreel.evaluate.commands.frozen import pool_store
 from tokenreel.evaluate.commands.suite import SuiteReport, evaluate_files
 from tokenreel.evaluate.jobs.pool import num_processors
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.evaluate.tables.summary import Published
-from tokenreel.pipeline.cli.console import format_table
 from tokenreel.pipeline.defaults import find_runs
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import RECIPES
+from tokenreel.pipeline.text import format_table, parse_bytes
 
 __all__ = [
     "compare_words",
+    "evaluate_frozen",
     "evaluate_words",
     "format_differences",
-    "parse_bytes",
     "published_numbers",
     "split_words",
 ]
-
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def evaluate_words(
@@ -47,6 +43,7 @@ def evaluate_words(
     Raises:
         UsageError: a word that means nothing.
     """
+    memory_bytes = parse_bytes(memory)
     config, runs = split_words(words)
     return evaluate_files(
         runs,
@@ -54,9 +51,40 @@ def evaluate_words(
         out=out,
         progress=progress,
         jobs=jobs or num_processors(),
-        memory_bytes=parse_bytes(memory),
+        memory_bytes=memory_bytes,
         published=published_numbers(),
     )
+
+
+def evaluate_frozen(
+    store: Path,
+    words: Sequence[str],
+    *,
+    out: Path,
+    blocks: Sequence[int] | None = None,
+    jobs: int = 0,
+    memory: str = "2GB",
+    progress: bool = True,
+) -> SuiteReport:
+    """Evaluate the frozen tokens of a store, pooled by max, mean and CLS.
+
+    Args:
+        store: a token store with labels.
+        words: key=value settings.
+        out: folder of the tables and of the embedding files.
+        blocks: whose tokens are pooled; the store's last when None.
+        jobs: processors to use, 0 for all of this process.
+        memory: for all processes together, such as "2GB".
+        progress: show bars.
+
+    Raises:
+        UsageError: a wrong word, or a block that the store lacks.
+    """
+    apply_overrides(EvaluateConfig(), words, root="evaluate")  # wrong words first: pooling is slow
+    parse_bytes(memory)
+    files = pool_store(store, out, blocks=blocks, progress=progress)
+    every = [*map(str, files), *words]
+    return evaluate_words(every, out=out, jobs=jobs, memory=memory, progress=progress)
 
 
 def split_words(words: Sequence[str]) -> tuple[EvaluateConfig, list[Path]]:
@@ -130,18 +158,3 @@ def published_numbers() -> Mapping[str, Published]:
         for name, make in RECIPES.items()
     }
     return {name: numbers for name, numbers in found.items() if numbers}
-
-
-def parse_bytes(text: str) -> int:
-    """A size in bytes.
-
-    Raises:
-        UsageError: not a number with K, M, G or T.
-
-    >>> parse_bytes("1.5GB"), parse_bytes("200M")
-    (1500000000, 200000000)
-    """
-    match = SIZE.fullmatch(text.strip())
-    if match is None or not float(match[1]):
-        raise UsageError(f"--memory {text!r} is not a size such as 2GB or 500M")
-    return int(float(match[1]) * UNITS[match[2].upper()])

@@ -6,22 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenreel.cache.codec import codec_identity
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.store_files import load_identity, read_failures
 from tokenreel.cache.manifest import Manifest
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.flow.devices import pick_device, pick_gpus
-from tokenreel.extract.flow.gpus import extract_on_gpus
 from tokenreel.extract.report import ExtractReport
 from tokenreel.pipeline.datasets import load_dataset
 from tokenreel.pipeline.defaults import DATA, STORES
 from tokenreel.pipeline.override import apply_overrides
-from tokenreel.pipeline.phases.store_name import named_store
 from tokenreel.pipeline.recipes.extraction import extraction_for
+from tokenreel.pipeline.text import require_device, require_gpus
 
 __all__ = [
     "config_of",
+    "configure_extraction",
     "data_options",
     "extract_dataset",
     "parse_shard",
@@ -54,7 +54,12 @@ def extract_dataset(
         What was done, and the store.
     """
     part = parse_shard(shard)
+    if gpus is not None:
+        require_gpus(gpus)
     manifest, config = read_words(dataset, words, root=root)
+    from tokenreel.extract.flow.gpus import extract_on_gpus  # torch: every word is right
+    from tokenreel.pipeline.phases.store_name import named_store
+
     devices = _devices(config, gpus)
     store = out or named_store(STORES, manifest, config)
     return extract_on_gpus(devices, manifest, config, store, shard=part), store
@@ -82,7 +87,7 @@ def retry_store(
         return ExtractReport()
     made_with = attributes["made_with"]
     options, rest = data_options(words)
-    config = apply_overrides(config_of(recipe, made_with), rest, root="extract")
+    config = configure_extraction(config_of(recipe, made_with), rest)
     dataset = str(made_with["dataset"])
     manifest = load_dataset(dataset, root or DATA / dataset, options)
     chosen = tuple(clip for clip in manifest.clips if clip.clip_id in held)
@@ -92,6 +97,8 @@ def retry_store(
             f"{manifest.dataset} in {manifest.root} has no clip {missing[0]!r}"
             f" ({len(missing)} in all): give the --root and data.key=value of the extraction"
         )
+    from tokenreel.extract.flow.gpus import extract_on_gpus
+
     devices = _devices(config, gpus)
     part = dataclasses.replace(manifest, clips=chosen)
     return extract_on_gpus(devices, part, config, store, retries=True)
@@ -127,8 +134,20 @@ def read_words(
 ) -> tuple[Manifest, ExtractConfig]:
     """The manifest and the extraction that the words of a command ask for."""
     options, rest = data_options(words)
-    config = apply_overrides(extraction_for(dataset), rest, root="extract")
+    config = configure_extraction(extraction_for(dataset), rest)
     return load_dataset(dataset, root or DATA / dataset, options), config
+
+
+def configure_extraction(config: ExtractConfig, words: Sequence[str]) -> ExtractConfig:
+    """The extraction with `key=value` changes, checked as far as that needs no torch.
+
+    Raises:
+        UsageError: a wrong key or value, or a word that is no codec or device.
+    """
+    config = apply_overrides(config, words, root="extract")
+    codec_identity(config.codec)
+    require_device(config.device, option="device=")
+    return config
 
 
 def data_options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -158,6 +177,8 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 def _devices(config: ExtractConfig, gpus: str | None) -> Sequence[str]:
     """Where to extract; raises before anything is begun where there is no such device."""
+    from tokenreel.extract.flow.devices import pick_device, pick_gpus
+
     if gpus is not None:
         return pick_gpus(gpus)
     pick_device(config.device)

@@ -9,23 +9,19 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Manifest
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.flow.runner import pick_device
-from tokenreel.extract.preview.plan import (
-    HeaderSurvey,
-    StoreSize,
-    planned_identity,
-    store_size,
-    survey_headers,
-)
-from tokenreel.extract.preview.rates import MachineRates, measure_machine
-from tokenreel.pipeline.cli.console import format_table
 from tokenreel.pipeline.defaults import STORES
 from tokenreel.pipeline.phases.extraction import read_words
-from tokenreel.pipeline.recipes import RECIPES
+from tokenreel.pipeline.recipes import RECIPES, get_recipe
+from tokenreel.pipeline.text import format_table
+
+if TYPE_CHECKING:  # torch: imported once every word is known to be right
+    from tokenreel.extract.preview.plan import HeaderSurvey, StoreSize
+    from tokenreel.extract.preview.rates import MachineRates
 
 __all__ = ["BreakEven", "Plan", "break_even", "plan_dataset"]
 
@@ -67,9 +63,9 @@ class Plan:
 
     dataset: str
     config: ExtractConfig
-    survey: HeaderSurvey
-    rates: MachineRates
-    sizes: tuple[StoreSize, ...]
+    survey: "HeaderSurvey"
+    rates: "MachineRates"
+    sizes: "tuple[StoreSize, ...]"
     even: tuple[BreakEven, ...]
     free_bytes: int
 
@@ -180,9 +176,13 @@ def plan_dataset(
     Raises:
         UsageError: an unknown data set, recipe or key; or no clip whose header can be read.
     """
-    if recipe is not None and recipe not in RECIPES:
-        raise UsageError(f"no recipe {recipe!r}: `fuse recipes` lists them")
+    if recipe is not None:
+        get_recipe(recipe)
     manifest, config = read_words(dataset, words, root=root)
+    from tokenreel.extract.flow.devices import pick_device
+    from tokenreel.extract.preview.plan import planned_identity, store_size, survey_headers
+    from tokenreel.extract.preview.rates import measure_machine
+
     device, plan_recipe = pick_device(config.device), planned_identity(config)
     survey = survey_headers(manifest, config)
     if not survey.clip_frames:
@@ -199,9 +199,9 @@ def plan_dataset(
 def break_even(
     manifest: Manifest,
     config: ExtractConfig,
-    survey: HeaderSurvey,
-    rates: MachineRates,
-    size: StoreSize,
+    survey: "HeaderSurvey",
+    rates: "MachineRates",
+    size: "StoreSize",
     *,
     recipe: str | None = None,
 ) -> tuple[BreakEven, ...]:

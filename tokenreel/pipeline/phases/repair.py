@@ -9,12 +9,10 @@ from tokenreel.cache.format.store_files import load_identity
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.tools.maintenance import mend_logs, remove_damaged
 from tokenreel.cache.tools.verify import VerifyReport
-from tokenreel.extract.flow.runner import build_identity, extract_clips
 from tokenreel.extract.report import ExtractReport
 from tokenreel.pipeline.datasets import load_dataset
 from tokenreel.pipeline.defaults import DATA
-from tokenreel.pipeline.override import apply_overrides
-from tokenreel.pipeline.phases.extraction import config_of, data_options
+from tokenreel.pipeline.phases.extraction import config_of, configure_extraction, data_options
 
 __all__ = ["repair_store"]
 
@@ -57,7 +55,9 @@ def repair_store(
             f"({', '.join(report.repair[:3])}) and run `store {maker}` again"
         )
     options, rest = data_options(words)
-    config = apply_overrides(config_of(recipe, made_with), rest, root="extract")
+    config = configure_extraction(config_of(recipe, made_with), rest)
+    from tokenreel.extract.flow.runner import build_identity, extract_clips
+
     recipe.before_calibration.require(build_identity(config), path=store)
     dataset = str(made_with["dataset"])
     manifest = load_dataset(dataset, root or DATA / dataset, options)

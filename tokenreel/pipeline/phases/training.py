@@ -5,19 +5,21 @@ import logging
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.fuse.distributed.world import find_device
-from tokenreel.fuse.embed.embed import embed_run
+from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.fuse.runs.provenance import read_about
-from tokenreel.fuse.train.train import Job, RunResult, train
 from tokenreel.pipeline.defaults import EMBEDDINGS, RUNS, code_version, dataset_of, find_store
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import get_recipe
 from tokenreel.pipeline.recipes.parts import PROTOCOLS
 
-__all__ = ["embed_with", "folder_name", "make_job", "run_name", "train_recipe"]
+if TYPE_CHECKING:  # torch: imported once every word is known to be right
+    from tokenreel.fuse.train.train import Job, RunResult
+
+__all__ = ["configure_run", "embed_with", "folder_name", "make_job", "run_name", "train_recipe"]
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ def train_recipe(
     placement: str = "auto",
     memory_bytes: int | None = None,
     progress: bool = True,
-) -> RunResult:
+) -> "RunResult":
     """Train a recipe on a store and write the embeddings of every split.
 
     Args:
@@ -48,6 +50,8 @@ def train_recipe(
         progress: show bars.
     """
     job = make_job(name, words, store=store, out=out)
+    from tokenreel.fuse.train.train import train
+
     return train(
         job.config,
         store=job.store,
@@ -67,8 +71,8 @@ def make_job(
     store: Path | None = None,
     out: Path | None = None,
     folder: Path = RUNS,
-) -> Job:
-    """The run that a recipe and its changes ask for.
+) -> "Job":
+    """The run that a recipe and its changes describe.
 
     Args:
         name: of the recipe.
@@ -78,20 +82,15 @@ def make_job(
         folder: of all runs.
 
     Raises:
-        UsageError: a word that means nothing, no store of the data set, a recipe that goes on from
-            a run that is not there, or that is of one action without that action.
+        UsageError: as configure_run, or no store of the data set.
     """
     chosen = get_recipe(name)
-    config = apply_overrides(chosen.fuse, words, root="fuse")
+    apply_overrides(chosen.fuse, words, root="fuse")
     path = store or find_store(chosen.dataset)
-    if chosen.per_action and config.data.action is None:
-        raise UsageError(
-            f"recipe {name} is one model for each action: type `fuse train {name} "
-            f"data.action=ACTION`, or `fuse ablate {name}` for all of them"
-        )
-    if chosen.begins_from and config.init is None:
-        first = _run_to_begin_from(name, chosen.begins_from, words, config.seed, (folder, RUNS))
-        config = config.model_copy(update={"init": str(first)})
+    open_store(path)
+    config = configure_run(name, words, folder=folder)
+    from tokenreel.fuse.train.train import Job
+
     changes = [word for word in words if not word.startswith("seed=")]
     return Job(
         config,
@@ -103,6 +102,31 @@ def make_job(
             "evaluate": dict(chosen.evaluate or _protocol_of(path)),
         },
     )
+
+
+def configure_run(name: str, words: Sequence[str], *, folder: Path = RUNS) -> FuseConfig:
+    """The config of a recipe with its changes, and the run that gives its first weights.
+
+    Args:
+        name: of the recipe.
+        words: `key=value` changes of its fuse config.
+        folder: of all runs.
+
+    Raises:
+        UsageError: a wrong word, a recipe whose first weights come from a run that is not there,
+            or one model for each action without `data.action`.
+    """
+    chosen = get_recipe(name)
+    config = apply_overrides(chosen.fuse, words, root="fuse")
+    if chosen.per_action and config.data.action is None:
+        raise UsageError(
+            f"recipe {name} is one model for each action: type `fuse train {name} "
+            f"data.action=ACTION`, or `fuse ablate {name}` for all of them"
+        )
+    if chosen.begins_from and config.init is None:
+        first = _run_to_begin_from(name, chosen.begins_from, words, config.seed, (folder, RUNS))
+        config = config.model_copy(update={"init": str(first)})
+    return config
 
 
 def _protocol_of(store: Path) -> Mapping[str, object]:
@@ -174,6 +198,10 @@ def embed_with(
     Returns:
         The file, and a sentence for each damaged clip that was left out.
     """
+    read_about(run)  # wrong paths first
+    open_store(store)
+    from tokenreel.fuse.distributed.world import find_device
+    from tokenreel.fuse.embed.embed import embed_run
+
     target = out or run / f"{Path(EMBEDDINGS).stem}-{store.resolve().name}.h5"
-    where = find_device(device)
-    return target, embed_run(run, store, target, device=where, progress=progress)
+    return target, embed_run(run, store, target, device=find_device(device), progress=progress)

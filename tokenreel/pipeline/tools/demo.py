@@ -13,12 +13,12 @@ from tokenreel.cache.errors import ClipFailed
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.evaluate.report.data.gather import ReportConfig
-from tokenreel.pipeline.cli.console import say
 from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS
 from tokenreel.pipeline.phases.attention import attend_clips
 from tokenreel.pipeline.phases.extraction import extract_dataset
 from tokenreel.pipeline.phases.reporting import report_scores
 from tokenreel.pipeline.phases.training import train_recipe
+from tokenreel.pipeline.text import say
 
 __all__ = ["SEEDS", "run_demo"]
 

@@ -17,7 +17,6 @@ from tokenreel.cache.codec.int4 import GROUP
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import ClipRecord, Store, open_store
 from tokenreel.cache.tools.codec_error import CodecError, bytes_per_frame, measure_codec
-from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.pipeline.phases.extraction import read_words
 from tokenreel.pipeline.tools.codec_metrics import TASKS, measure_metrics
 
@@ -126,11 +125,15 @@ def fidelity_of(
     Raises:
         UsageError: neither a store nor a data set; a store whose codec has lost tokens.
     """
+    for codec in codecs:
+        codec_identity(codec)
     if (Path(name) / "recipe.json").is_file():
         if words or root:
             raise UsageError(f"{name} is a store: words and --root are for a data set")
         return measure_store(Path(name), clips=clips, codecs=codecs, progress=progress)
     manifest, config = read_words(name, words, root=root)
+    from tokenreel.extract.flow.runner import extract_clips  # torch: every word is right
+
     chosen = spread(manifest.clips, clips, key=lambda clip: clip.split)
     part = dataclasses.replace(manifest, clips=tuple(chosen))
     config = config.model_copy(update={"codec": "fp16"})

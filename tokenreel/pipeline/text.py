@@ -1,0 +1,85 @@
+"""Text for people: lines, tables, sizes and devices as they are typed."""
+
+import re
+from collections.abc import Sequence
+
+import typer
+
+from tokenreel.cache.errors import UsageError
+
+__all__ = ["format_table", "parse_bytes", "require_device", "require_gpus", "say"]
+
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+GPUS = re.compile(r"all|0*[1-9]\d*|cpu(,cpu)*|\d*(,\d*)+")
+
+
+def say(text: str = "") -> None:
+    """Print a line for the user on standard output."""
+    typer.echo(text)
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns as wide as their widest cell; numbers to the right.
+
+    >>> print(format_table(["clip", "frames"], [["a/b", 12], ["c", 7]]))
+    clip  frames
+    a/b       12
+    c          7
+    """
+    cells = [list(header), *[[_cell(value) for value in row] for row in rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = [
+        bool(rows) and all(isinstance(row[i], int | float) for row in rows)
+        for i in range(len(header))
+    ]
+    lines = []
+    for row in cells:
+        parts = [
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(row, widths, right, strict=True)
+        ]
+        lines.append("  ".join(parts).rstrip())
+    return "\n".join(lines)
+
+
+def parse_bytes(text: str) -> int:
+    """A size in bytes.
+
+    Raises:
+        UsageError: not a number with K, M, G or T.
+
+    >>> parse_bytes("1.5GB"), parse_bytes("200M")
+    (1500000000, 200000000)
+    """
+    match = SIZE.fullmatch(text.strip())
+    if match is None or not float(match[1]):
+        raise UsageError(f"--memory {text!r} is not a size such as 2GB or 500M")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def require_device(word: str, *, option: str = "--device ") -> str:
+    """The word, if it can be a device; whether this machine has it only torch knows.
+
+    Raises:
+        UsageError: a word that is no device anywhere.
+    """
+    if not DEVICE.fullmatch(word):
+        raise UsageError(f"{option}{word!r} is none of auto, cpu, cuda or cuda:N")
+    return word
+
+
+def require_gpus(word: str) -> str:
+    """The word of `--gpus`, if it can name GPUs; whether this machine has them only torch knows.
+
+    Raises:
+        UsageError: neither "all", nor how many, nor numbers with a comma.
+    """
+    if not GPUS.fullmatch(word):
+        raise UsageError(f"--gpus is all, how many, or numbers such as 0,1; got {word!r}")
+    return word
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
