@@ -121,6 +121,10 @@ def test_the_pickles_of_carl_are_read_with_lists_arrays_or_tensors(tmp_path, kin
         ([0, 0.5], "x.mp4", r"frame 1 has phase 0\.5"),
         ([0, float("nan")], "x.mp4", r"frame 1 has phase nan"),
         (["a"], "x.mp4", r"frame labels are <U1"),
+        ([[0], [0, 1]], "x.mp4", r"frame labels are lists of several lengths"),
+        (3, "x.mp4", r"frame labels are int64 \(\)"),
+        ([2**70], "x.mp4", r"frame labels are object"),
+        (None, "x.mp4", r"frame labels are object"),
         ([0], "../x.mp4", r"the video '\.\./x\.mp4' leaves the root"),
     ],
 )
@@ -128,6 +132,22 @@ def test_a_wrong_entry_of_a_pickle_is_named(tmp_path, labels, video, message):
     root = make_carl(tmp_path, labels, video if video.startswith("..") else "0001_squat.mp4")
     with pytest.raises(UsageError, match=message):
         load_dataset("penn_action", root, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": b"0001_squat"}, r"train\.pkl\[0\]: name is a bytes, not text"),
+        ({"name": 10**30}, r"train\.pkl\[0\]: name is a int, not text"),
+        ({"video_file": ["a.mp4"]}, r"train\.pkl\[0\]: video_file is a list, not text"),
+        ({"video_file": "a" * 5000}, r"train\.pkl\[0\]: the video 'aaa.*File name too long"),
+    ],
+)
+def test_an_entry_of_a_pickle_with_other_words_than_text_is_named(tmp_path, changes, message):
+    entry = {"name": "0001_squat", "video_file": "a.mp4", "frame_label": [0]} | changes
+    (tmp_path / "train.pkl").write_bytes(pickle.dumps([entry]))
+    with pytest.raises(UsageError, match=message):
+        load_dataset("penn_action", tmp_path, {})
 
 
 def test_an_unknown_action_is_told_the_nearest(tmp_path, jpegs):

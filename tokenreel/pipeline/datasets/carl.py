@@ -67,8 +67,14 @@ def check_phases(labels: Any, action: str, num_phases: int, where: str) -> list[
     Raises:
         UsageError: a number that is no phase, or labels that are not a row of numbers.
     """
-    array = np.asarray(labels)
-    if array.dtype.kind not in "iufb" or not (array.ndim == 1 or array.size == max(array.shape)):
+    try:
+        array = np.asarray(labels)
+    except ValueError:
+        raise UsageError(
+            f"{where}: frame labels are lists of several lengths, not (T,) numbers"
+        ) from None
+    is_row = array.ndim == 1 or (array.ndim > 1 and array.size == max(array.shape))
+    if array.dtype.kind not in "iufb" or not is_row:
         raise UsageError(f"{where}: frame labels are {array.dtype} {array.shape}, not (T,) numbers")
     flat = array.reshape(-1)
     wrong = (flat != np.floor(flat)) | (flat < -1) | (flat >= num_phases)
@@ -99,6 +105,9 @@ def _clip(
     missing = {"name", "video_file", "frame_label"} - set(entry if isinstance(entry, dict) else ())
     if missing:
         raise UsageError(f"{where}: no {', '.join(sorted(missing))}")
+    for key in ("name", "video_file"):
+        if not isinstance(entry[key], str):
+            raise UsageError(f"{where}: {key} is a {type(entry[key]).__name__}, not text")
     name = str(entry["name"])
     video = _video(root, str(entry["video_file"]), where)
     if video is None:
@@ -114,7 +123,10 @@ def _video(root: Path, text: str, where: str) -> str | None:
     parts = PurePosixPath(text.replace("\\", "/")).parts
     if ".." in parts or text.startswith("/"):
         raise UsageError(f"{where}: the video {text!r} leaves the root")
-    for tail in (parts, parts[1:], ("videos", *parts[-1:])):
-        if tail and (root / PurePosixPath(*tail)).is_file():
-            return str(PurePosixPath(*tail))
+    try:
+        for tail in (parts, parts[1:], ("videos", *parts[-1:])):
+            if tail and (root / PurePosixPath(*tail)).is_file():
+                return str(PurePosixPath(*tail))
+    except OSError as error:
+        raise UsageError(f"{where}: the video {text[:80]!r}: {error.strerror}") from None
     return None
