@@ -9,6 +9,7 @@ from tokenreel.cache.canonical import seal
 from tokenreel.cache.codec import Encoded, codec_identity
 from tokenreel.cache.format.clip import ClipRecord, clip_key, folder_of, load_clip
 from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.cache.format.index import log_commit
 from tokenreel.cache.format.layout import group_json
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.write.store_writer import SourceInfo, StoreWriter, create_store
@@ -95,5 +96,5 @@ def make_many_clips(path: Path, clips: int) -> Path:
             target.mkdir(parents=True)
             values = {"record": copy.to_dict(), "seals": seals}
             (target / "zarr.json").write_bytes(group_json({"tokenreel": seal(values)}))
-            writer.log_commit(copy)
+            log_commit(path, copy, writer_name=writer.name)
     return path

@@ -57,20 +57,21 @@ class Codec:
         """A value that no code has."""
         return self.terminal.fill_value
 
-    def stored_shape(self, num_tokens: int, dim: int, grid: Grid) -> tuple[int, int]:
-        """(n, d) of the codes of a frame of (N, D) tokens."""
+    def reduced_shape(self, num_tokens: int, dim: int, grid: Grid) -> tuple[int, int, Grid]:
+        """Tokens n, channels and grid of a frame of (N, D) tokens before the quantiser."""
         for step in self.reducers:
             num_tokens, dim, grid = step.shape(num_tokens, dim, grid)
+        return num_tokens, dim, grid
+
+    def stored_shape(self, num_tokens: int, dim: int, grid: Grid) -> tuple[int, int]:
+        """(n, d) of the codes of a frame of (N, D) tokens."""
+        num_tokens, dim, _ = self.reduced_shape(num_tokens, dim, grid)
         return num_tokens, self.terminal.width(dim)
 
     def scale_shape(self, num_tokens: int, dim: int, grid: Grid) -> tuple[int, ...] | None:
         """(n,) or (n, groups) of the scales of a frame, None without scales."""
-        for step in self.reducers:
-            num_tokens, dim, grid = step.shape(num_tokens, dim, grid)
-        groups = self.terminal.num_groups(dim)
-        if not groups:
-            return None
-        return (num_tokens,) if isinstance(self.terminal, Int8) else (num_tokens, groups)
+        num_tokens, dim, _ = self.reduced_shape(num_tokens, dim, grid)
+        return self.terminal.scale_shape(num_tokens, dim)
 
     def reduce(self, tokens: Array, *, block: int, grid: Grid) -> Array:
         """Every step before the quantiser: (T, N, D) to float32 (T, n, d)."""

@@ -65,8 +65,8 @@ class Terminal(Protocol):
     def width(self, dim: int) -> int:
         """Stored channels of a token of `dim` channels."""
 
-    def num_groups(self, dim: int) -> int:
-        """Scales of a token, 0 for none."""
+    def scale_shape(self, num_tokens: int, dim: int) -> tuple[int, ...] | None:
+        """Shape of the scales of a frame of (n, d) tokens, None without scales."""
 
     def encode(self, tokens: Array, *, block: int) -> Encoded:
         """Quantise float32 (T, n, d)."""

@@ -17,9 +17,8 @@ class Float16:
         """Stored channels of a token of `dim` channels."""
         return dim
 
-    def num_groups(self, dim: int) -> int:
-        """Scales of a token: none."""
-        return 0
+    def scale_shape(self, num_tokens: int, dim: int) -> None:
+        """There are no scales."""
 
     def encode(self, tokens: Array, *, block: int) -> Encoded:
         """Round float32 (T, n, d) to float16.

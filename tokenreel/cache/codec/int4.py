@@ -29,9 +29,9 @@ class Int4:
             raise ValueError(f"int4 packs channels in pairs, got {dim} channels")
         return dim // 2
 
-    def num_groups(self, dim: int) -> int:
-        """Scales of a token."""
-        return -(-dim // GROUP)
+    def scale_shape(self, num_tokens: int, dim: int) -> tuple[int, ...]:
+        """(n, groups): a scale for each 64 channels of a token."""
+        return num_tokens, -(-dim // GROUP)
 
     def channels(self, block: int, dim: int) -> tuple[Array, Array]:
         """Scale and offset of each channel."""

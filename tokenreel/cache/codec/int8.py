@@ -27,9 +27,9 @@ class Int8:
         """Stored channels of a token of `dim` channels."""
         return dim
 
-    def num_groups(self, dim: int) -> int:
-        """Scales of a token: one."""
-        return 1
+    def scale_shape(self, num_tokens: int, dim: int) -> tuple[int, ...]:
+        """(n,): one scale a token."""
+        return (num_tokens,)
 
     def encode(self, tokens: Array, *, block: int) -> Encoded:
         """Quantise float32 (T, n, d).

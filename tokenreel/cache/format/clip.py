@@ -28,6 +28,10 @@ from tokenreel.cache.format.layout import (
 __all__ = ["ClipRecord", "SourceInfo", "all_arrays", "check_clip", "clip_key", "load_clip"]
 
 
+# Fields of a ClipRecord that are those of the Clip in the manifest.
+OF_MANIFEST = ("clip_id", "video", "split", "action", "group", "start_seconds", "stop_seconds")
+
+
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
     """The video a clip was made from.

@@ -1,15 +1,42 @@
-"""Which clips a store holds: its directories are the truth, the writers' logs an index of them."""
+"""Which clips a store holds: the directories decide, the writers' logs are an index of them."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenreel.cache.canonical import open_seal, parse_json
+from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, seal
 from tokenreel.cache.errors import Damaged
-from tokenreel.cache.files import file_inside
-from tokenreel.cache.format.clip import ClipRecord, folder_of, load_clip
+from tokenreel.cache.files import file_inside, sync_directory
+from tokenreel.cache.format.clip import ClipRecord, clip_key, folder_of, load_clip
 
-__all__ = ["committed_keys", "load_records", "logged_lines", "logged_records"]
+__all__ = [
+    "committed_keys",
+    "is_committed",
+    "load_records",
+    "log_commit",
+    "logged_lines",
+    "logged_records",
+]
+
+
+def is_committed(path: Path, clip_id: str) -> bool:
+    """Whether the store at `path` holds a clip, whole."""
+    return (path / folder_of(clip_key(clip_id)) / "zarr.json").is_file()
+
+
+def log_commit(path: Path, record: ClipRecord, *, writer_name: str) -> None:
+    """Append the record of a committed clip to a writer's log, and flush it."""
+    log = path / "manifest" / f"{writer_name}.jsonl"
+    new = not log.exists()
+    line = canonical_json(seal({"record": record.to_dict()})) + b"\n"
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(handle, line)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    if new:
+        sync_directory(log.parent)
 
 
 def committed_keys(path: Path) -> set[str]:

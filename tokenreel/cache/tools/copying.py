@@ -12,7 +12,7 @@ from tokenreel.cache.codec import Encoded, calibrate, codec_from_identity, codec
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import file_inside, sync_directory, temporary_name, write_synced
-from tokenreel.cache.format.clip import ClipRecord, SourceInfo, folder_of, load_clip
+from tokenreel.cache.format.clip import OF_MANIFEST, ClipRecord, SourceInfo, folder_of, load_clip
 from tokenreel.cache.format.identity import FORMAT_VERSION
 from tokenreel.cache.format.layout import SEGMENT, group_json, segments
 from tokenreel.cache.format.store_files import create_store, load_arrays, load_identity
@@ -167,15 +167,7 @@ def _copy_clip(
 ) -> None:
     name = record.clip_id
     clip = writer.begin(
-        Clip(
-            name,
-            record.video,
-            record.start_seconds,
-            record.stop_seconds,
-            record.split,
-            record.action,
-            record.group,
-        ),
+        Clip(**{field: getattr(record, field) for field in OF_MANIFEST}),
         dataset=record.dataset,
         phases=record.phases,
         source=SourceInfo(**record.source),

@@ -1,8 +1,9 @@
-"""Claims: which writer works on which clip.  They save work; the final rename is what decides.
+"""Claims: which writer works on which clip.  They save work; the final rename decides.
 
-A claim is claims/<key>.json, made with O_EXCL, holding owner, host, process and its start time; its
-mtime is the heartbeat.  A claim is dead when its process is gone (same host), or when nobody
-has touched it for `expiry_seconds`.
+A claim is the file claims/<key>.json with owner, host, process id and start time of the process.
+It is written under a temporary name and then linked to its own, which fails when there is one, so
+that a claim is never seen half-written.  Its mtime is the heartbeat.  A claim is dead when its
+process has ended (same host), or after `expiry_seconds` without a heartbeat.
 """
 
 import json
@@ -21,25 +22,31 @@ __all__ = ["Claim", "ClaimHeld", "take_claim"]
 
 
 class ClaimHeld(StoreError):
-    """Another live writer works on the clip, or has committed it: leave it and go on."""
+    """Another live writer works on the clip, or has committed it: skip the clip."""
 
     exit_status = 3
 
 
 class Claim:
-    """A claim that this process holds."""
+    """A claim that this process has taken.
+
+    Attributes:
+        is_held: False once it is released.
+    """
 
     def __init__(self, path: Path, token: str) -> None:
         self.path = path
         self.token = token
+        self.is_held = True
 
     def beat(self) -> None:
-        """Say that the owner lives."""
+        """Heartbeat: touch the file."""
         with suppress(FileNotFoundError):
             os.utime(self.path)
 
     def release(self) -> None:
-        """Give it up, unless somebody else has taken it."""
+        """Remove the file, unless another writer has taken the claim over."""
+        self.is_held = False
         with suppress(OSError, ValueError, KeyError):
             if json.loads(self.path.read_bytes())["token"] == self.token:
                 self.path.unlink()

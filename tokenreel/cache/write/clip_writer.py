@@ -6,8 +6,9 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import crc32c
 import numpy as np
@@ -28,6 +29,7 @@ from tokenreel.cache.format.clip import (
     read_bytes,
 )
 from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.cache.format.index import is_committed, log_commit
 from tokenreel.cache.format.layout import (
     SEGMENT,
     ArraySpec,
@@ -36,33 +38,53 @@ from tokenreel.cache.format.layout import (
     shard_index,
     view_arrays,
 )
+from tokenreel.cache.write.claims import Claim
 
-if TYPE_CHECKING:
-    from tokenreel.cache.write.store_writer import StoreWriter
-
-__all__ = ["ClipWriter"]
+__all__ = ["ClipWriter", "WriteTarget"]
 
 log = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+@dataclass(frozen=True)
+class WriteTarget:
+    """The store that clips are written to.
+
+    Attributes:
+        path: its directory.
+        identity: of the store.
+        codec: of the store.
+        writer_name: name of this writer's log.
+    """
+
+    path: Path
+    identity: StoreIdentity
+    codec: Codec
+    writer_name: str
+
+
 class ClipWriter:
-    """One clip on its way into the store; StoreWriter.begin makes it.
+    """Writer of one clip; StoreWriter.begin makes it.
+
+    Args:
+        target: the store.
+        record: of the clip; num_frames is filled in when it is committed.
+        claim: on the clip, released when the clip is committed, aborted or suspended.
 
     Attributes:
         resume_frames: frames of each view that a killed run left whole; append continues there.
     """
 
-    def __init__(self, store: "StoreWriter", record: ClipRecord) -> None:
-        self._store, self._record = store, record
-        self._final = store.path / folder_of(record.key)
-        self._folder = self._final.with_name(f".tmp-{record.key}-{store.name}")
+    def __init__(self, target: WriteTarget, record: ClipRecord, claim: Claim) -> None:
+        self._target, self._record, self._claim = target, record, claim
+        self._final = target.path / folder_of(record.key)
+        self._folder = self._final.with_name(f".tmp-{record.key}-{target.writer_name}")
         with self._disk_errors():
             make_directory(self._final.parent)
             done = self._take_over()
             self._tracks = [
-                Track(self._folder, store.identity, store.codec, view=view, num_segments=done)
+                Track(self._folder, target, view=view, num_segments=done)
                 for view in range(record.num_views)
             ]
         self.resume_frames = done * SEGMENT
@@ -83,12 +105,9 @@ class ClipWriter:
         return 0
 
     def _keep_whole_segments(self) -> int:
-        store, done = self._store, 0
+        identity, codec, done = self._target.identity, self._target.codec, 0
         views = range(self._record.num_views)
-        while all(
-            frames_are_whole(self._folder, store.identity, store.codec, view, done)
-            for view in views
-        ):
+        while all(frames_are_whole(self._folder, identity, codec, view, done) for view in views):
             done += 1
         for file in [*self._folder.rglob("*/c/*")]:
             if file.name.isdecimal() and file.parent.name == "c" and int(file.name) >= done:
@@ -142,19 +161,11 @@ class ClipWriter:
         counts = {track.num_frames for track in self._tracks} | {len(a) for a in arrays.values()}
         if len(counts) != 1 or counts == {0}:
             raise ValueError(f"{self._record.clip_id}: views and arrays have {counts} frames")
-        record = ClipRecord(
-            **{
-                **self._record.to_dict(),
-                "num_frames": counts.pop(),
-                "phases": self._record.phases,
-                "time_base": self._record.time_base,
-            }
-        )
+        record = replace(self._record, num_frames=counts.pop())
         with self._disk_errors():
             self._finish(record, arrays)
-        problems = check_clip(
-            self._folder, record.key, self._store.identity, self._store.codec, deep=True
-        )
+        identity, codec = self._target.identity, self._target.codec
+        problems = check_clip(self._folder, record.key, identity, codec, deep=True)
         if problems:
             raise Damaged(f"{record.clip_id}: written but not readable: {problems[0]}")
         with self._disk_errors():
@@ -173,7 +184,7 @@ class ClipWriter:
                 data = spec.chunk_bytes(rows)
                 seals[spec.path].append(int.from_bytes(data[-4:], "little"))
                 write_new(self._folder / spec.chunk_file(number), data)
-        specs = all_arrays(self._store.identity, self._store.codec, record)
+        specs = all_arrays(self._target.identity, self._target.codec, record)
         for spec in specs.values():
             data = canonical_json(spec.metadata())
             write_new(self._folder / spec.path / "zarr.json", data)
@@ -182,7 +193,7 @@ class ClipWriter:
         values: dict[str, Any] = {
             "record": record.to_dict(),
             "seals": seals,
-            "fingerprint": self._store.identity.fingerprint,
+            "fingerprint": self._target.identity.fingerprint,
         }
         write_new(self._folder / "zarr.json", group_json({"tokenreel": seal(values)}))
         (self._folder / "begin.json").unlink()
@@ -192,14 +203,14 @@ class ClipWriter:
         try:
             self._folder.rename(self._final)
         except OSError as error:
-            if not self._store.is_committed(record.clip_id):
+            if not is_committed(self._target.path, record.clip_id):
                 raise StoreError(f"{record.clip_id}: cannot commit: {error}") from error
             self.abort()
             return load_clip(self._final, record.key)[0]
         sync_directory(self._final.parent)
-        self._store.log_commit(record)
-        (self._store.path / "failed" / f"{record.key}.json").unlink(missing_ok=True)
-        self._store.release(record.key)
+        log_commit(self._target.path, record, writer_name=self._target.writer_name)
+        (self._target.path / "failed" / f"{record.key}.json").unlink(missing_ok=True)
+        self._claim.release()
         return record
 
     def abort(self) -> None:
@@ -207,26 +218,24 @@ class ClipWriter:
         for track in self._tracks:
             track.drop()
         shutil.rmtree(self._folder, ignore_errors=True)
-        self._store.release(self._record.key)
+        self._claim.release()
 
     def suspend(self) -> None:
-        """Give the clip up but leave its whole segments for whoever comes next (SIGTERM)."""
+        """Give the clip up but leave its whole segments to the next writer (SIGTERM)."""
         for track in self._tracks:
             track.drop()
-        self._store.release(self._record.key)
+        self._claim.release()
 
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            advice = (
-                "make room and run the same command again"
-                if error.errno in FULL
-                else ("see that the store is there and may be written")
-            )
+            advice = "check that the store exists and is writable"
+            if error.errno in FULL:
+                advice = "make room and run the same command again"
             raise StoreError(
-                f"{self._record.clip_id}: cannot write {error.filename or self._store.path}: "
+                f"{self._record.clip_id}: cannot write {error.filename or self._target.path}: "
                 f"{error.strerror or error}; {advice}; committed clips are whole"
             ) from error
 
@@ -241,11 +250,10 @@ class Track:
         seals: array -> crc32c of each chunk file.
     """
 
-    def __init__(
-        self, folder: Path, identity: StoreIdentity, codec: Codec, *, view: int, num_segments: int
-    ) -> None:
-        self._folder = folder
-        self._specs = {spec.path: spec for spec in view_arrays(identity, codec, view, SEGMENT)}
+    def __init__(self, folder: Path, target: WriteTarget, *, view: int, num_segments: int) -> None:
+        self._folder, identity = folder, target.identity
+        specs = view_arrays(identity, target.codec, view, SEGMENT)
+        self._specs = {spec.path: spec for spec in specs}
         self._base = f"views/{view}"
         self._blocks, self._keeps_cls = identity.blocks, identity.cls != "none"
         self._rows: dict[str, list[Array]] = {}

@@ -7,7 +7,6 @@ A kill loses at most the open segment: the next writer of the clip takes over th
 segments that are whole.  Two writers of one clip: the rename decides, the other discards its own.
 """
 
-import os
 import threading
 import uuid
 from dataclasses import asdict
@@ -15,11 +14,17 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
-from tokenreel.cache.canonical import canonical_json, seal
 from tokenreel.cache.codec import codec_from_identity
 from tokenreel.cache.errors import StoreError, UsageError
-from tokenreel.cache.files import sweep_temporary, sync_directory
-from tokenreel.cache.format.clip import ClipRecord, SourceInfo, clip_key, folder_of, leaves_root
+from tokenreel.cache.files import sweep_temporary
+from tokenreel.cache.format.clip import (
+    OF_MANIFEST,
+    ClipRecord,
+    SourceInfo,
+    clip_key,
+    leaves_root,
+)
+from tokenreel.cache.format.index import is_committed
 from tokenreel.cache.format.store_files import (
     create_store,
     load_arrays,
@@ -28,7 +33,7 @@ from tokenreel.cache.format.store_files import (
 )
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.write.claims import Claim, ClaimHeld, take_claim
-from tokenreel.cache.write.clip_writer import ClipWriter
+from tokenreel.cache.write.clip_writer import ClipWriter, WriteTarget
 
 __all__ = ["ClaimHeld", "ClipWriter", "SourceInfo", "StoreWriter", "create_store", "record_failure"]
 
@@ -60,8 +65,9 @@ class StoreWriter:
             self.identity.codec, load_arrays(self.path / "calibration")
         )
         self.name = f"{writer_id}-{uuid.uuid4().hex[:8]}"
+        self._target = WriteTarget(self.path, self.identity, self.codec, self.name)
         self._expiry_seconds = expiry_seconds
-        self._claims: dict[str, Claim] = {}
+        self._claims: list[Claim] = []
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
         for folder in (self.path / "clips").glob("[0-9a-f][0-9a-f]"):
@@ -79,17 +85,18 @@ class StoreWriter:
     ) -> None:
         self._stop.set()
         self._heart.join()
-        for claim in list(self._claims.values()):
+        for claim in self._claims:
             claim.release()
 
     def _beat(self) -> None:
         while not self._stop.wait(self._expiry_seconds / 10):
-            for claim in list(self._claims.values()):
-                claim.beat()
+            for claim in self._claims:
+                if claim.is_held:
+                    claim.beat()
 
     def is_committed(self, clip_id: str) -> bool:
         """Whether the clip is in the store, whole."""
-        return (self.path / folder_of(clip_key(clip_id)) / "zarr.json").is_file()
+        return is_committed(self.path, clip_id)
 
     def begin(
         self,
@@ -99,8 +106,8 @@ class StoreWriter:
         phases: tuple[str, ...],
         source: SourceInfo,
         time_base: Fraction,
-    ) -> "ClipWriter":
-        """Claim a clip and open it, on top of what a killed run left of it.
+    ) -> ClipWriter:
+        """Claim a clip and open it, resuming what a killed run left of it.
 
         Raises:
             ClaimHeld: another live writer works on it, or it is committed.
@@ -121,45 +128,19 @@ class StoreWriter:
         if self.is_committed(clip.clip_id):
             claim.release()
             raise ClaimHeld(f"{clip.clip_id}: already committed")
-        self._claims[key] = claim
+        self._claims = [held for held in self._claims if held.is_held] + [claim]
         record = ClipRecord(
-            clip_id=clip.clip_id,
+            **{name: getattr(clip, name) for name in OF_MANIFEST},
             key=key,
             dataset=dataset,
-            video=clip.video,
-            split=clip.split,
-            action=clip.action,
-            group=clip.group,
             phases=phases,
             num_frames=0,
             num_views=self.identity.num_views,
-            start_seconds=clip.start_seconds,
-            stop_seconds=clip.stop_seconds,
             source=asdict(source),
             time_base=(time_base.numerator, time_base.denominator),
         )
         try:
-            return ClipWriter(self, record)
+            return ClipWriter(self._target, record, claim)
         except BaseException:
-            self.release(key)
-            raise
-
-    def release(self, key: str) -> None:
-        """Give up the claim on a clip."""
-        claim = self._claims.pop(key, None)
-        if claim is not None:
             claim.release()
-
-    def log_commit(self, record: ClipRecord) -> None:
-        """Append a line to this writer's log.  The directory is the truth, the log its index."""
-        path = self.path / "manifest" / f"{self.name}.jsonl"
-        new = not path.exists()
-        line = canonical_json(seal({"record": record.to_dict()})) + b"\n"
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        try:
-            os.write(handle, line)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        if new:
-            sync_directory(path.parent)
+            raise

@@ -197,10 +197,7 @@ def frames_as_seen(
 def _grid(store: Store) -> tuple[int, int]:
     """Rows and columns of the tokens as stored: a codec may have made them fewer."""
     identity = store.identity
-    grid, dim = identity.grid, identity.dim
-    for step in store.codec.reducers:
-        _, dim, grid = step.shape(grid[0] * grid[1], dim, grid)
-    return grid
+    return store.codec.reduced_shape(identity.num_tokens, identity.dim, identity.grid)[2]
 
 
 def _similarity(store: Store, record: ClipRecord, view: int) -> Array:

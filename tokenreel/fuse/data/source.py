@@ -140,11 +140,8 @@ class TokenSource:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the tokens of a frame, as the codec stores them."""
-        recipe = self.store.identity
-        num_tokens, dim, grid = recipe.num_tokens, recipe.dim, recipe.grid
-        for step in self.store.codec.reducers:
-            num_tokens, dim, grid = step.shape(num_tokens, dim, grid)
-        return grid
+        identity = self.store.identity
+        return self.store.codec.reduced_shape(identity.num_tokens, identity.dim, identity.grid)[2]
 
     @property
     def cls_dim(self) -> int:
