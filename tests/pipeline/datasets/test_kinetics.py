@@ -88,5 +88,5 @@ def test_a_wrong_line_is_named(tmp_path, text, message):
 @pytest.mark.parametrize("name", ["train.csv", "kinetics400_val_list_videos.txt"])
 def test_a_list_that_is_not_text_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"\x00\xff\xfe")
-    with pytest.raises(UsageError, match=f"{name}: not UTF-8 text"):
+    with pytest.raises(UsageError, match=f"{name}:1: not UTF-8 text"):
         load_dataset("kinetics400", tmp_path, {})

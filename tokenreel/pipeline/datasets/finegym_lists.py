@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenreel.cache.csv_tables import read_lines
 from tokenreel.cache.errors import UsageError
-from tokenreel.pipeline.datasets.formats.tables import read_lines
 
 __all__ = ["Element", "by_event", "read_list", "read_names", "read_times"]
 

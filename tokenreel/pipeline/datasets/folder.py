@@ -17,9 +17,9 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+from tokenreel.cache.csv_tables import Line, read_table
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
-from tokenreel.pipeline.datasets.formats.tables import Line, read_table
 from tokenreel.pipeline.override import nearest
 
 __all__ = ["VIDEO_SUFFIXES", "folder"]
@@ -96,7 +96,7 @@ def _split_of(video: str) -> str:
 def _read_phases(path: Path) -> dict[str, tuple[str, ...]]:
     phases: dict[str, tuple[str, ...]] = {}
     if path.exists():
-        for line in read_table(path, required=("action", "phase")):
+        for line in read_table(path, required=("action", "phase"), comments=True):
             action, phase = line.cells["action"], line.cells["phase"]
             if phase in phases.get(action, ()):
                 raise UsageError(f"{line.where}: phase {phase!r} of {action!r} stands there twice")
@@ -109,7 +109,7 @@ def _read_clips(path: Path, clips: list[Clip]) -> list[Clip]:
         return clips
     videos = {clip.video: clip for clip in clips}
     listed: dict[str, Clip] = {}
-    for line in read_table(path, required=("video",), optional=CLIP_COLUMNS):
+    for line in read_table(path, required=("video",), optional=CLIP_COLUMNS, comments=True):
         clip = _clip_of(line, videos)
         if clip.clip_id in listed:
             raise UsageError(f"{line.where}: {clip.clip_id!r} is listed twice")
@@ -151,7 +151,8 @@ def _read_spans(
     for clip in clips:
         clips_of.setdefault(clip.video, []).append(clip)
     spans: dict[str, list[LabelSpan]] = {}
-    for line in read_table(path, required=("video", "start_seconds", "stop_seconds", "phase")):
+    columns = ("video", "start_seconds", "stop_seconds", "phase")
+    for line in read_table(path, required=columns, comments=True):
         start, stop = line.seconds("start_seconds"), line.seconds("stop_seconds")
         if not start < stop:
             raise UsageError(

@@ -15,16 +15,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from tokenreel.cache.csv_tables import Table, read_lines
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.pipeline.datasets.folder import VIDEO_SUFFIXES
-from tokenreel.pipeline.datasets.formats.tables import read_lines, read_rows
 from tokenreel.pipeline.datasets.survey import Survey, files_below, refuse_unknown, wrong_root
 
 __all__ = ["kinetics400", "survey_kinetics400"]
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {"validate": "val", "validation": "val"} | {split: split for split in SPLITS}
+CVDF_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
+CARL_COLUMNS = ("video_file", "label")
 LAYOUT = __doc__.partition("\n\n")[2].partition("\n\n")[0]
 LICENCE = "Kinetics-400 annotations: CC BY 4.0; the videos belong to their owners"
 
@@ -123,28 +125,29 @@ def _read_lists(root: Path, names: Sequence[str]) -> dict[str, Entry]:
 
 
 def _read_csv(path: Path) -> Iterator[Entry]:
-    rows = iter(read_rows(path))
-    header = [cell.strip() for cell in next(rows, [])]
-    is_cvdf = {"youtube_id", "time_start", "time_end"} <= set(header)
-    if not is_cvdf and header != ["video_file", "label"]:
-        raise UsageError(f"{path.name}:1: columns {','.join(header)}; expected\n{LAYOUT}")
-    for number, cells in enumerate(rows, start=2):
-        where = f"{path.name}:{number}"
-        if not cells:
-            continue
-        if len(cells) != len(header):
-            raise UsageError(f"{where}: {len(cells)} cells where the header has {len(header)}")
-        row = dict(zip(header, cells, strict=True))
+    table = Table(path, (*CVDF_COLUMNS, *CARL_COLUMNS))
+    is_cvdf = {"youtube_id", "time_start", "time_end"} <= set(table.header)
+    if not is_cvdf and table.header != CARL_COLUMNS:
+        columns = ",".join(table.header)[:200]
+        shown = columns if columns.isprintable() else ascii(columns)
+        raise UsageError(f"{table.where}: columns {shown}; expected\n{LAYOUT}")
+    for line in table.lines():
+        where, row = line.where, line.cells
         if not is_cvdf:
             stem = PurePosixPath(row["video_file"]).stem
             yield Entry(stem, _split(path.stem, where), _action(row["label"]), where)
             continue
-        start, stop = (row[key].strip() for key in ("time_start", "time_end"))
-        if not (start.isdigit() and stop.isdigit() and int(start) < int(stop)):
+        start, stop = row["time_start"], row["time_end"]
+        if not (_is_whole(start) and _is_whole(stop) and int(start) < int(stop)):
             raise UsageError(f"{where}: from {start!r} s to {stop!r} s")
         stem = f"{row['youtube_id']}_{int(start):06d}_{int(stop):06d}"
         split = _split(row.get("split") or path.stem, where)
         yield Entry(stem, split, _action(row.get("label", "")), where)
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a text is a whole number from 0, of at most nine digits."""
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def _read_text(path: Path) -> Iterator[Entry]:

@@ -1,1 +1,1 @@
-"""File formats of data sets: pickles, TFRecords, JPEGs, CSV tables."""
+"""File formats of data sets: pickles, TFRecords, JPEGs."""
