@@ -294,8 +294,8 @@ def test_mutated_tables_give_lines_or_one_sentence(tmp_path):
             num_read += len(read(tmp_path, bytes(data)))
         except UsageError as error:
             messages[str(error)] = data
-    assert num_read > 100
-    assert len(messages) > 100
+    assert num_read > 50
+    assert len(messages) > 50
     for message, data in messages.items():
         assert message.startswith("t.csv"), data
         assert "\n" not in message, data

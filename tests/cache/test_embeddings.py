@@ -1,5 +1,8 @@
 """The embedding file: round trip, whole or absent, refusals, users' own files."""
 
+import os
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -112,6 +115,61 @@ def test_a_users_own_file_needs_four_arrays(tmp_path, suffix):
     assert second.labels.tolist() == [-1, -1]
     assert second.times_seconds.tolist() == [0, 1]
     assert first.phases == ()
+
+
+@pytest.mark.parametrize("kind", ["npz of bytes", "npz of text", "h5 of bytes", "h5 of text"])
+def test_text_is_read_from_bytes_of_any_kind(tmp_path, kind):
+    suffix, _, stored = kind.partition(" of ")
+    texts = {
+        "clip_id": ["c0", "caf\u00e9"],
+        "split": ["train", "val"],
+        "action": ["squat", ""],
+        "phases": ['["down", "up"]', "[]"],
+    }
+    coded = {name: [text.encode() for text in values] for name, values in texts.items()}
+    arrays = {"embeddings": np.ones((3, 2)), "lengths": np.array([1, 2])}
+    path = tmp_path / f"mine.{suffix}"
+    if suffix == "npz":
+        chosen = coded if stored == "bytes" else texts
+        np.savez(path, **arrays, **{name: np.array(values) for name, values in chosen.items()})
+    else:
+        with h5py.File(path, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array
+            for name, values in texts.items():
+                file[name] = np.array(coded[name]) if stored == "bytes" else values
+    first, second = read_embeddings(path).clips
+    assert (first.clip_id, first.split, first.action) == ("c0", "train", "squat")
+    assert (second.clip_id, second.split, second.action) == ("caf\u00e9", "val", "")
+    assert first.phases == ("down", "up")
+
+
+def test_provenance_of_bytes_is_text(tmp_path):
+    path = tmp_path / "mine.h5"
+    write_embeddings(path, [make_clip("a")], provenance={})
+    arrays = read_embeddings(path).clips[0]
+    with h5py.File(path, "w") as file:
+        file["embeddings"], file["lengths"] = arrays.embeddings, [5]
+        file["clip_id"], file["split"] = ["a"], ["val"]
+        file.attrs["provenance"] = np.bytes_(b'{"run": "r"}')
+    assert read_embeddings(path).provenance == {"run": "r"}
+
+
+@pytest.mark.parametrize("name", ["clip_id", "split"])
+def test_bytes_that_are_not_utf8_are_refused(tmp_path, name):
+    path = tmp_path / "mine.npz"
+    texts = {"clip_id": np.array(["a"]), "split": np.array(["val"])} | {name: np.array([b"\xe9"])}
+    np.savez(path, embeddings=np.ones((1, 2)), lengths=np.array([1]), **texts)
+    with pytest.raises(EmbeddingFileError, match=r"b'\\xe9' is not UTF-8 text: save it as str"):
+        read_embeddings(path)
+
+
+@pytest.mark.skipif("TOKENREEL_FIELD" not in os.environ, reason="TOKENREEL_FIELD names no folder")
+def test_text_as_bytes_of_the_field_is_read():
+    clips = read_embeddings(Path(os.environ["TOKENREEL_FIELD"], "text_as_bytes.npz")).clips
+    assert [clip.clip_id for clip in clips] == [f"c{i}" for i in range(8)]
+    assert {clip.split for clip in clips} <= {"train", "val", "test"}
+    assert {clip.action for clip in clips} == {"squat"}
 
 
 def test_a_file_that_is_absent_or_lacks_an_array_is_named(tmp_path):

@@ -43,6 +43,7 @@ __all__ = [
     "EmbeddedClip",
     "EmbeddingFile",
     "read_embeddings",
+    "text_of",
     "with_current_names",
     "write_embeddings",
 ]
@@ -156,7 +157,10 @@ def read_embeddings(path: str | Path, *, finite: bool = True) -> EmbeddingFile:
             raise EmbeddingFileError(f"{path}: no array {name!r}; it holds {sorted(arrays)}")
     if attributes.get("format", FORMAT) != FORMAT or attributes.get("version", VERSION) != VERSION:
         raise EmbeddingFileError(f"{path}: not version {VERSION} of the embedding file")
-    text = str(attributes.get("provenance", "{}"))
+    try:
+        text = text_of(attributes.get("provenance", "{}"))
+    except ValueError as error:
+        raise EmbeddingFileError(f"{path}: its provenance: {error}") from None
     if "format" in attributes and attributes.get("sha256") != _digest(arrays, text):
         raise EmbeddingFileError(f"{path}: damaged, its contents do not have its sha256")
     try:
@@ -165,6 +169,23 @@ def read_embeddings(path: str | Path, *, finite: bool = True) -> EmbeddingFile:
     except (ValueError, KeyError, TypeError) as error:
         raise EmbeddingFileError(f"{path}: {error}") from error
     return EmbeddingFile(path, provenance, clips)
+
+
+def text_of(value: object) -> str:
+    """Text as other programs write it: bytes, such as NumPy's `S` strings, are UTF-8.
+
+    >>> text_of(b"salto"), text_of("salto")
+    ('salto', 'salto')
+
+    Raises:
+        ValueError: bytes that are not UTF-8.
+    """
+    if not isinstance(value, bytes):
+        return str(value)
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{value!r} is not UTF-8 text: save it as str, not as bytes") from None
 
 
 def with_current_names(provenance: Mapping[str, Any], *, where: Path) -> dict[str, Any]:
@@ -201,7 +222,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise EmbeddingFileError(f"{path}: torn or damaged, its bytes do not have their sha256")
         with h5py.File(path, "r") as file:
             arrays = {
-                name: file[name].asstr()[:].tolist() if name in TEXTS else file[name][:]
+                name: file[name].asstr("utf-8")[:].tolist() if name in TEXTS else file[name][:]
                 for name in known & set(file)
             }
             return arrays, dict(file.attrs)
@@ -294,7 +315,7 @@ def clips_of(arrays: Mapping[str, Any], *, finite: bool) -> list[EmbeddedClip]:
     }
     frames = {n: np.asarray(arrays.get(n, defaults[n])).astype(t) for n, t in PER_FRAME.items()}
     blank = [""] * len(lengths)
-    texts = {name: [str(text) for text in arrays.get(name, blank)] for name in TEXTS}
+    texts = {name: [text_of(text) for text in arrays.get(name, blank)] for name in TEXTS}
     for name, values in (frames | texts).items():
         if len(values) != (total if name in frames else len(lengths)):
             raise ValueError(f"{len(values)} {name} for {len(lengths)} clips of {total} frames")

@@ -1,7 +1,9 @@
 """Features of the user's own: into a store as stated, or refused with what is wrong."""
 
+import codecs
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -129,6 +131,113 @@ def test_wrong_files_and_tables_are_named(tmp_path):
     with h5py.File(folder / "a.h5", "w") as file:
         file["tokens/0"], file["labels"] = np.zeros((4, 12)), np.zeros(3)
     with pytest.raises(UsageError, match=r"labels is \(3,\) for 4 frames"):
+        import_features(folder, tmp_path / "s", statement())
+
+
+TABLES = {  # how a spreadsheet saves it -> bytes
+    "UTF-8 with a mark": codecs.BOM_UTF8 + b"file,split,action\r\na,train,salto\r\nb,val,salto\r\n",
+    "UTF-16 with tabs": "file\tsplit\taction\na\ttrain\tsalto\nb\tval\tsalto\n".encode("utf-16"),
+    "semicolons": b"file;split;action;\na;train;salto;\nb;val;salto;\n;;;\n",
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_a_spreadsheet_names_splits_and_actions(tmp_path, name):
+    folder = features(tmp_path / "f", a=(5, 12), b=(3, 12))
+    (folder / "clips.csv").write_bytes(TABLES[name])
+    assert import_features(folder, tmp_path / "s", statement()) == ["a", "b"]
+    records = open_store(tmp_path / "s").records
+    assert [(records[c].split, records[c].action) for c in ("a", "b")] == [
+        ("train", "salto"),
+        ("val", "salto"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("file,split\na,train\nb,val\na,val\n", r"csv:4: the file 'a' is listed at clips\.csv:2"),
+        (
+            "file,split\na,train\na,train\n",
+            r"csv:3: the file 'a' is listed at clips\.csv:2 already",
+        ),
+        ("file,clip_id\na,x\nb,x\n", r"csv:3: the clip 'x' is listed at clips\.csv:2 already"),
+        (
+            "file,split\na,train\nb,val,x\n",
+            r"csv:3: 3 cells where the header has 2, .* cell 3 is 'x'",
+        ),
+        ("file,split\na\n", r"csv:2: 1 cells where the header has 2, .* none for split"),
+        (b"file,action\na,caf\xe9\n", r"csv:2: not UTF-8 text: byte 6 of the line is 0xE9"),
+        ("file,split\nc.0,val\n", r"csv:2: no file 'c\.0' in "),
+        ("file,split\na,vall\n", r"csv:2: split 'vall': train, val or test"),
+        ("split\ntrain\n", r"csv:1: no column file; the columns are file,clip_id,video,split,"),
+        ("file,spilt\na,val\n", r"csv:1: unknown column 'spilt', did you mean split\?"),
+        ("file,split,split\na,val,train\n", r"csv:1: the column 'split' is listed twice"),
+        ("", r"clips\.csv: empty, its first line is file,"),
+    ],
+)
+def test_a_table_of_clips_that_is_wrong_is_refused_by_line(tmp_path, table, words):
+    folder = features(tmp_path / "f", a=(5, 12), b=(3, 12))
+    (folder / "clips.csv").write_bytes(table if isinstance(table, bytes) else table.encode())
+    with pytest.raises(UsageError, match=words):
+        import_features(folder, tmp_path / "s", statement())
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.skipif("TOKENREEL_FIELD" not in os.environ, reason="TOKENREEL_FIELD names no folder")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("import_bom", None),
+        ("import_latin1", r"clips\.csv:2: not UTF-8 text: byte 12 of the line is 0xE9"),
+        ("import_ragged", r"clips\.csv:3: 4 cells where the header has 3"),
+    ],
+)
+def test_folders_of_the_field_are_imported_or_refused_by_line(tmp_path, name, words):
+    field = Path(os.environ["TOKENREEL_FIELD"])
+    stated = read_statement(field / "import_recipe.toml")
+    if words is None:
+        assert import_features(field / name, tmp_path / "s", stated) == ["a", "b"]
+        assert open_store(tmp_path / "s").record("b").split == "val"
+        return
+    with pytest.raises(UsageError, match=words):
+        import_features(field / name, tmp_path / "s", stated)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("suffix", [".toml", ".json"])
+def test_a_statement_is_read_in_the_encodings_of_editors(tmp_path, encoding, suffix):
+    fields = STATED | {"dataset": "caf\u00e9"}
+    transform = fields.pop("transform")
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
+    toml = "\r\n".join([*lines, "[transform]", f'name = "{transform["name"]}"'])
+    text = toml if suffix == ".toml" else json.dumps(fields | {"transform": transform})
+    path = tmp_path / f"statement{suffix}"
+    path.write_bytes(text.encode(encoding))
+    assert read_statement(path) == statement(dataset="caf\u00e9")
+
+
+@pytest.mark.parametrize("kind", ["S", "U", "vlen"])
+def test_attributes_of_bytes_are_text(tmp_path, kind):
+    (folder := tmp_path / "f").mkdir()
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["tokens/0"] = np.zeros((4, 12))
+        words = {"clip_id": "caf\u00e9", "split": "val", "phases": '["a"]'}
+        for name, text in words.items():
+            file.attrs[name] = np.bytes_(text.encode()) if kind == "S" else text
+            if kind == "vlen":
+                file.attrs.create(name, text.encode(), dtype=h5py.string_dtype())
+    assert import_features(folder, tmp_path / "s", statement()) == ["caf\u00e9"]
+    record = open_store(tmp_path / "s").record("caf\u00e9")
+    assert (record.split, record.phases) == ("val", ("a",))
+
+
+def test_an_attribute_in_another_encoding_is_refused(tmp_path):
+    (folder := tmp_path / "f").mkdir()
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["tokens/0"] = np.zeros((4, 12))
+        file.attrs["action"] = np.bytes_(b"caf\xe9")
+    with pytest.raises(UsageError, match=r"a\.h5: an attribute: .*caf.*is not UTF-8 text"):
         import_features(folder, tmp_path / "s", statement())
 
 

@@ -10,13 +10,13 @@ A TOML or JSON file with the fields of ImportStatement states what made the feat
 is checked before anything is written.
 """
 
-import csv
 import hashlib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tokenreel.cache.codec import Encoded, calibrate, codec_identity
 from tokenreel.cache.codec.base import Array
+from tokenreel.cache.csv_tables import Line, read_lines, read_table
+from tokenreel.cache.embeddings import text_of
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.clip import SourceInfo
 from tokenreel.cache.format.identity import StoreIdentity
@@ -91,12 +93,10 @@ def read_statement(path: str | Path) -> ImportStatement:
         UsageError: no such file, or what is wrong in it.
     """
     path = Path(path)
+    text = "\n".join(read_lines(path))
     try:
-        text = path.read_text()
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
         return ImportStatement.model_validate(values)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         known = ", ".join(ImportStatement.model_fields)
@@ -223,6 +223,11 @@ def find_features(
     if not groups:
         raise UsageError(f"{folder}: no .npy, .h5 or .hdf5 file")
     table = _read_table(folder / "clips.csv")
+    for name, line in table.items():
+        if name not in groups:
+            near = get_close_matches(name, groups, n=1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{line.where}: no file {name!r} in {folder}{hint}")
     for name, paths in groups.items():
         if set(paths) != set(blocks):
             raise UsageError(f"{name}: has blocks {sorted(paths)}, stated are {list(blocks)}")
@@ -231,28 +236,33 @@ def find_features(
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         raise UsageError(f"{folder}: two files are of the clip {twice!r}")
-    unknown = table.keys() - groups.keys()
-    if unknown:
-        raise UsageError(f"{folder / 'clips.csv'}: no file {sorted(unknown)[0]!r} of its table")
     return files
 
 
-def _read_table(path: Path) -> dict[str, dict[str, str]]:
-    if not path.is_file():
+def _read_table(path: Path) -> dict[str, Line]:
+    """Lines of the table by file; none without a table."""
+    if not path.exists():
         return {}
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    known = {"file", *WORDS}
-    if rows and ("file" not in rows[0] or not set(rows[0]) <= known):
-        raise UsageError(f"{path}: columns {list(rows[0])}, wanted file and any of {WORDS}")
-    return {row["file"]: {k: v for k, v in row.items() if k != "file" and v} for row in rows}
+    lines: dict[str, Line] = {}
+    named: dict[str, Line] = {}
+    for line in read_table(path, required=("file",), optional=WORDS):
+        file, clip_id = line.cells["file"], line.cells.get("clip_id", "")
+        before = lines.setdefault(file, line)
+        if before is not line:
+            raise UsageError(f"{line.where}: the file {file!r} is listed at {before.where} already")
+        before = named.setdefault(clip_id, line) if clip_id else line
+        if before is not line:
+            raise UsageError(
+                f"{line.where}: the clip {clip_id!r} is listed at {before.where} already"
+            )
+    return lines
 
 
 def _look(
     name: str,
     paths: Mapping[int, Path],
     wanted: tuple[int, int],
-    table: Mapping[str, Mapping[str, str]],
+    table: Mapping[str, Line],
 ) -> FeatureFile:
     lengths = {}
     for block, path in paths.items():
@@ -269,9 +279,12 @@ def _look(
         raise UsageError(f"{name}: frames of its blocks are {lengths}; wanted the same, at least 1")
     words, extra = _words_of(next(iter(paths.values())), num_frames)
     stem = name.removesuffix(".h5").removesuffix(".hdf5")
-    words = {"clip_id": stem, "video": stem, "split": "train", **words, **table.get(name, {})}
+    line = table.get(name)
+    listed = {k: v for k, v in line.cells.items() if k != "file" and v} if line else {}
+    words = {"clip_id": stem, "video": stem, "split": "train", **words, **listed}
     if words["split"] not in ("train", "val", "test"):
-        raise UsageError(f"{name}: split {words['split']!r}: train, val or test")
+        where = line.where if line and "split" in listed else name
+        raise UsageError(f"{where}: split {words['split']!r}: train, val or test")
     return FeatureFile(Clip(**words), paths, num_frames, **extra)  # type: ignore[arg-type]
 
 
@@ -281,9 +294,12 @@ def _words_of(path: Path, num_frames: int) -> tuple[dict[str, str], dict[str, An
     if path.suffix == ".npy":
         return {}, blank
     with h5py.File(path) as file:
-        words = {name: str(file.attrs[name]) for name in WORDS if name in file.attrs}
         try:
-            extra = blank | {"phases": tuple(json.loads(str(file.attrs.get("phases", "[]"))))}
+            words = {name: text_of(file.attrs[name]) for name in WORDS if name in file.attrs}
+        except ValueError as error:
+            raise UsageError(f"{path}: an attribute: {error}") from error
+        try:
+            extra = blank | {"phases": tuple(json.loads(text_of(file.attrs.get("phases", "[]"))))}
         except ValueError as error:
             raise UsageError(f"{path}: the attribute phases is not JSON: {error}") from error
         for name in ("labels", "times_seconds"):
