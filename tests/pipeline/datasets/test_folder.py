@@ -115,7 +115,10 @@ def test_an_unknown_phase_name_is_told_the_nearest(tmp_path):
     ("table", "message"),
     [
         ("video,split\nval/a.mp4,dev\n", r"clips\.csv:2: split is 'dev', not one of train, val"),
-        ("video\nval/a.mp4\nval/a.mp4\n", r"clips\.csv:3: 'val/a\.mp4' is listed twice"),
+        (
+            "video\nval/a.mp4\nval/a.mp4\n",
+            r"csv:3: 'val/a\.mp4' is listed twice, first at clips\.csv:2",
+        ),
         ("video,start_seconds,stop_seconds\nval/a.mp4,3,2\n", r"clips\.csv:2: reversed"),
         ("video,start_seconds\nval/a.mp4,inf\n", r"clips\.csv:2: start_seconds is 'inf'"),
         ("split\ntrain\n", r"clips\.csv:1: no column video"),
@@ -126,6 +129,27 @@ def test_an_unknown_phase_name_is_told_the_nearest(tmp_path):
 def test_a_wrong_clip_table_is_named_by_file_and_line(tmp_path, table, message):
     with pytest.raises(UsageError, match=message):
         load_dataset("folder", make_root(tmp_path, clips=table), {})
+
+
+def test_tables_of_a_spreadsheet_in_europe_are_read(tmp_path):
+    root = make_root(tmp_path)
+    tables = {
+        "clips": "video;split;action\r\nval/sub dir/\u00e9.MKV;test;pour\r\n;;\r\n",
+        "phases": "action;phase\r\npour;reach\r\n",
+        "labels": "video;start_seconds;stop_seconds;phase\r\n"
+        "val/sub dir/\u00e9.MKV;0.5;2;reach\r\n",
+    }
+    for name, text in tables.items():
+        (root / f"{name}.csv").write_bytes(
+            text.encode("utf-16" if name == "labels" else "utf-8-sig")
+        )
+    (clip,) = load_dataset("folder", root, {}).clips
+    assert (clip.video, clip.split, clip.action) == ("val/sub dir/\u00e9.MKV", "test", "pour")
+    assert [(s.start_seconds, s.stop_seconds, s.phase) for s in clip.spans] == [(0.5, 2.0, 0)]
+    text = tables["labels"].replace("0.5", "0,5")
+    (root / "labels.csv").write_text(text)
+    with pytest.raises(UsageError, match=r"labels\.csv:2: start_seconds is '0,5', .*1\.5 for 1,5"):
+        load_dataset("folder", root, {})
 
 
 def test_a_missing_root_is_shown_the_expected_layout(tmp_path):

@@ -34,6 +34,19 @@ def test_the_published_list_finds_its_videos_in_every_layout(tmp_path, video):
     assert read(tmp_path) == [(video, "val", "riding a bike")]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_lists_that_a_spreadsheet_saved_are_read(tmp_path, separator, encoding):
+    video = f"val/{STEM.format(1)}.mp4"
+    touch(tmp_path, video, "train/a.mp4")
+    rows = CVDF.format("val").replace(",", separator).replace("\n", "\r\n")
+    (tmp_path / "val.csv").write_bytes(rows.encode(encoding))
+    (tmp_path / "train.csv").write_bytes(
+        f"video_file{separator}label\r\na.mp4{separator}run".encode()
+    )
+    assert read(tmp_path) == [("train/a.mp4", "train", "run"), (video, "val", "riding a bike")]
+
+
 def test_the_lists_of_mmaction2_and_of_carl_give_split_and_action(tmp_path):
     first, second = (f"videos_train/riding_a_bike/{STEM.format(i)}.mp4" for i in (1, 2))
     touch(tmp_path, first, second)
@@ -73,6 +86,10 @@ def test_missing_and_unlisted_videos_are_counted(tmp_path):
     ("text", "message"),
     [
         (CVDF.format("dev"), r"val\.csv:2: the split is 'dev', not one of train, val, test"),
+        (
+            CVDF.format("val").replace("10,20", "\u00b2,20"),
+            r"val\.csv:2: from '\u00b2' s to '20' s",
+        ),
         (CVDF.format("val").replace("10,20", "20,10"), r"val\.csv:2: from '20' s to '10' s"),
         ("a,b\n1,2\n", r"val\.csv:1: columns a,b; expected"),
         (CVDF.format("val") + "x,y\n", r"val\.csv:3: 2 cells where the header has 5"),

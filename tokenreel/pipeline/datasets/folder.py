@@ -109,10 +109,14 @@ def _read_clips(path: Path, clips: list[Clip]) -> list[Clip]:
         return clips
     videos = {clip.video: clip for clip in clips}
     listed: dict[str, Clip] = {}
+    where: dict[str, str] = {}
     for line in read_table(path, required=("video",), optional=CLIP_COLUMNS, comments=True):
         clip = _clip_of(line, videos)
         if clip.clip_id in listed:
-            raise UsageError(f"{line.where}: {clip.clip_id!r} is listed twice")
+            raise UsageError(
+                f"{line.where}: {clip.clip_id!r} is listed twice, first at {where[clip.clip_id]}"
+            )
+        where[clip.clip_id] = line.where
         listed[clip.clip_id] = clip
     missing = videos.keys() - {clip.video for clip in listed.values()}
     if missing:
