@@ -108,7 +108,7 @@ def extract(folder: Path, device: torch.device, videos: Path | None, seconds: fl
     """Extract for about so long; the report, the codec, and what the clips were."""
     from tokenreel.cache.manifest import Clip, Manifest
     from tokenreel.extract.flow.runner import extract_clips
-    from tokenreel.extract.preview.rates import disk_rates
+    from tokenreel.extract.preview.plan import disk_rates
 
     is_dry = device.type == "cpu"
     written, _ = disk_rates(folder, 0.5 if is_dry else 8.0)
@@ -168,13 +168,13 @@ def profile(folder: Path, device: torch.device, codec: str, name: str) -> str:
     from tokenreel.cache.codec import codec_from_identity
     from tokenreel.cache.manifest import Manifest
     from tokenreel.extract.encode.quantiser import Quantiser
-    from tokenreel.extract.flow.devices import compile_quantiser, machine_for, ready
+    from tokenreel.extract.flow.devices import compile_quantiser, machine_for, prepare_backbone
     from tokenreel.extract.flow.runner import prepare_store
 
     config = config_of(device, codec)
     manifest = Manifest("bench", folder, ())
     backbone, recipe, calibration, _ = prepare_store(manifest, config, folder / "store")
-    machine = ready(backbone, machine_for(config), compiles=True)
+    machine = prepare_backbone(backbone, machine_for(config), compiles=True)
     quantiser = Quantiser(codec_from_identity(recipe.codec, calibration), recipe, device)
     compile_quantiser(quantiser, backbone, machine)
     place = "any place in a batch" if machine.mixes else "a fixed place in a batch"

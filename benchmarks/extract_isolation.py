@@ -17,8 +17,8 @@ import torch
 from extract_fixture import render
 from harness import Timing, make_row, quick_flag, write_rows
 
-from tokenreel.extract.decode_pool.fill import DecodeJob
-from tokenreel.extract.decode_pool.pool import DecodePool
+from tokenreel.extract.decode_pool.pool import DecodedChunk, DecodePool
+from tokenreel.extract.decode_pool.worker import DecodeJob
 from tokenreel.extract.images.augment import view_parameters
 from tokenreel.extract.images.transforms import apply_transform, transform_parameters
 from tokenreel.extract.video.decode import decode
@@ -55,8 +55,9 @@ def isolated(path: Path) -> tuple[float, float]:
         jobs(), slot_shape=(CHUNK, 1, 3, 224, 224), workers=1, timeout_seconds=60
     ) as pool:
         for chunk in pool:
-            chunk.release()
-            if chunk.end is not None and marks:
+            if isinstance(chunk, DecodedChunk):
+                chunk.release()
+            elif marks:
                 marks.append(now())
     return marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1]
 

@@ -23,7 +23,7 @@ from tokenreel.cache.write.canary import TOLERANCE, canary_errors, make_canary
 from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.flow import runner
-from tokenreel.extract.flow.devices import is_place_free, machine_for, ready
+from tokenreel.extract.flow.devices import is_place_free, machine_for, prepare_backbone
 from tokenreel.extract.flow.gpus import extract_on_gpus
 from tokenreel.extract.flow.runner import extract_clips, prepare_store
 
@@ -78,7 +78,7 @@ def test_the_blocks_equal_those_of_official_dino():
 def test_tokens_stay_within_the_tolerance_of_their_numeric(numeric, compiles):
     backbone, images = tiny(DEVICE, numeric), images_of(16)
     machine = replace(machine_for(CONFIG.model_copy(update={"device": DEVICE})), batch_frames=16)
-    ready(backbone, machine, compiles=compiles)
+    prepare_backbone(backbone, machine, compiles=compiles)
     wanted = {block: values.numpy() for block, values in tiny("cpu")(images).tokens.items()}
     found = backbone(images.to(DEVICE)).tokens
     canary = make_canary(images.numpy(), wanted)
@@ -99,7 +99,7 @@ def test_the_batch_size_does_not_matter_within_1e_5():
 def test_a_frames_place_in_a_batch_changes_nothing(numeric, compiles):
     backbone = tiny(DEVICE, numeric, size=224)
     machine = replace(machine_for(CONFIG.model_copy(update={"device": DEVICE})), batch_frames=64)
-    assert ready(backbone, machine, compiles=compiles).mixes
+    assert prepare_backbone(backbone, machine, compiles=compiles).mixes
     assert is_place_free(backbone, machine)
 
 
@@ -130,7 +130,7 @@ def test_a_batch_beyond_the_memory_says_which_would_fit():
     torch.cuda.set_per_process_memory_fraction(0.002)
     try:
         with pytest.raises(UsageError, match=r"4096 frames at a time: batch_frames=2048"):
-            ready(backbone, machine, compiles=False)
+            prepare_backbone(backbone, machine, compiles=False)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 

@@ -1,9 +1,9 @@
-"""What an extraction did."""
+"""Report of an extraction: clips, frames, bytes, seconds and failures."""
 
 import threading
 from dataclasses import dataclass, field
 
-from tokenreel.cache.errors import ClipFailed
+from tokenreel.cache.errors import ClipFailed, TokenReelError
 
 __all__ = ["STAGES", "ExtractReport"]
 
@@ -16,17 +16,17 @@ class ExtractReport:
 
     Attributes:
         committed: ids of the clips written now.
-        skipped: ids of clips that were committed already, or that another writer works on.
+        skipped: ids of clips that were committed before, or are claimed by another writer.
         failed: clips put in quarantine now, each with its stage and reason.
-        quarantined: clips that were in quarantine and were not tried.
+        quarantined: clips that were in quarantine before and were not retried.
         num_frames: frames of the clips committed now.
-        num_appended: frames written now, of clips that are not committed yet, too.
+        num_appended: frames written now, those of uncommitted clips included.
         num_bytes: bytes of their tokens.
         seconds: of each stage: "decode" and "write" are means over their processes and threads;
-            "wait" is the time the backbone had nothing to do; "total" is the clock's.
-        peak_bytes: most memory held by this process and, summed, by its decode processes.
-        peak_device_bytes: most memory of the GPU.
-        stopped: whether the run was told to end early.
+            "wait" is the time that the backbone was idle; "total" is wall-clock time.
+        peak_bytes: peak memory of this process plus those of its decode processes.
+        peak_device_bytes: peak memory of the GPU.
+        stopped: whether a signal ended the run early.
     """
 
     committed: list[str] = field(default_factory=list)
@@ -57,14 +57,26 @@ class ExtractReport:
         """3 where a clip is in quarantine, else 0."""
         return 3 if self.failed or self.quarantined else 0
 
+    def has_too_many_failures(self, max_failures: int | None) -> bool:
+        """Whether more clips have failed than the user allows; None allows any number."""
+        return max_failures is not None and len(self.failed) > max_failures
+
+    def check_failures(self, max_failures: int | None) -> None:
+        """Raise TokenReelError where more clips have failed than the user allows."""
+        if self.has_too_many_failures(max_failures):
+            raise TokenReelError(
+                f"{len(self.failed)} clips failed, more than max_failures={max_failures}; "
+                f"the last: {self.failed[-1]}"
+            )
+
     def status(self) -> str:
-        """The end of the progress line: share of the time of each stage, bytes, failures."""
+        """Status at the end of the progress line: time share of each stage, bytes, failures."""
         total = max(self.seconds["total"], 1e-9)
         shares = ", ".join(f"{name} {self.seconds[name] / total:.0%}" for name in STAGES)
         return f"{shares}, {self.num_bytes / 1e9:.2f} GB, {len(self.failed)} failed"
 
     def table(self) -> str:
-        """A few lines for people."""
+        """Summary of the run in a few lines."""
         total = self.seconds["total"]
         rate = self.num_frames / total if total else 0.0
         stages = ", ".join(f"{name} {self.seconds[name]:.1f} s" for name in (*STAGES, "wait"))
@@ -79,9 +91,9 @@ class ExtractReport:
             f"memory  {self.peak_bytes / 1e9:.2f} GB at most{device}",
         ]
         if self.quarantined:
-            lines.append("clips in quarantine are tried again by `extract retry STORE`")
+            lines.append("retry clips in quarantine with `extract retry STORE`")
         if self.stopped:
-            lines.append("stopped early: run it again to go on")
+            lines.append("stopped early; rerun to resume")
         return "\n".join(lines)
 
     def __getstate__(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the run ends at the next segment, or when its grace is over."""
+"""SIGTERM and SIGINT: the run ends after the current segment, or after a grace period."""
 
 import logging
 import signal
@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
-__all__ = ["Stopping", "stop_on_signals", "unheard_by_children"]
+__all__ = ["Stopping", "blocked_in_children", "stop_on_signals"]
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS = 8.0  # to finish segments; a batch on a slow processor may take twice as long again
+GRACE_SECONDS = 8.0  # to finish segments; a batch on a slow processor may take 16 s more
 
 
 class Stopping:
-    """Whether the run is to end, and whether its grace is over."""
+    """Whether the run is to end, and whether its grace period is over."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
@@ -30,7 +30,7 @@ class Stopping:
 
     @property
     def is_overdue(self) -> bool:
-        """Whether what is not finished is to be dropped."""
+        """Whether the grace period is over: unfinished work is to be dropped."""
         return time.monotonic() > self._deadline
 
 
@@ -44,7 +44,8 @@ def stop_on_signals() -> Iterator[Stopping]:
 
     def stop(number: int, _: object) -> None:
         log.warning(
-            "signal %d: stopping at the end of the segment (%d again ends at once)", number, number
+            "received %s: stopping after the current segments; send it again to end at once",
+            signal.Signals(number).name,
         )
         stopping.stop()
         signal.signal(number, signal.SIG_DFL)
@@ -58,17 +59,17 @@ def stop_on_signals() -> Iterator[Stopping]:
 
 
 @contextmanager
-def unheard_by_children(*signals: signal.Signals) -> Iterator[None]:
-    """Processes started meanwhile never hear these signals, from their first instruction on.
+def blocked_in_children(*signals: signal.Signals) -> Iterator[None]:
+    """Block signals in the processes that are started inside, from their first instruction on.
 
-    A terminal sends Ctrl-C, and a scheduler SIGTERM, to every process of a job at once.  One is to
-    answer, and only when the others have been started; they would die in the middle of an import.
+    A terminal sends Ctrl-C, and a scheduler SIGTERM, to every process of a job at once.  Only the
+    parent is to answer, after its children have started; they would die in the middle of an import.
     """
     resource_tracker.ensure_running()  # starting it later would unblock them
-    heard: list[int] = []
+    received: list[int] = []
     is_main = threading.current_thread() is threading.main_thread()
     later = {
-        number: signal.signal(number, lambda number, _: heard.append(number))
+        number: signal.signal(number, lambda number, _: received.append(number))
         for number in (signals if is_main else ())
     }
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # which children inherit
@@ -78,5 +79,5 @@ def unheard_by_children(*signals: signal.Signals) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in later.items():
             signal.signal(number, handler)
-        for first in heard[:1]:
+        for first in received[:1]:
             signal.raise_signal(first)

@@ -16,7 +16,7 @@ from tokenreel.extract.backbone.cpu_threads import in_parts
 from tokenreel.extract.backbone.timm_backbone import Backbone, backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.flow import devices
-from tokenreel.extract.flow.devices import compile_blocks, machine_for, ready
+from tokenreel.extract.flow.devices import compile_blocks, machine_for, prepare_backbone
 from tokenreel.extract.flow.runner import extract_clips
 
 HALF = {"numeric": "bfloat16", "compile_backbone": True}
@@ -107,6 +107,6 @@ def test_compiled_blocks_stay_within_the_tolerance_of_their_numeric(numeric):
         return {block: found.cpu().numpy() for block, found in backbone(images).tokens.items()}
 
     canary = make_canary(images.cpu().numpy(), tokens(backbone))
-    ready(backbone, machine, compiles=True)
+    prepare_backbone(backbone, machine, compiles=True)
     for error in canary_errors(canary, tokens(backbone)).values():
         assert error <= TOLERANCE[numeric]

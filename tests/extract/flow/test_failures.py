@@ -18,8 +18,7 @@ from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract import signals as stopping
-from tokenreel.extract.decode_pool import fill as filling
-from tokenreel.extract.decode_pool import process, worker
+from tokenreel.extract.decode_pool import pool, worker
 from tokenreel.extract.encode import quantiser as encode
 from tokenreel.extract.flow import commits, runner
 from tokenreel.extract.flow.devices import machine_for
@@ -98,7 +97,7 @@ def test_what_is_in_quarantine_is_told_not_tried_until_it_is_asked_for(failed, c
     assert (again.committed, again.failed) == ([], [])
     assert [failure.clip_id for failure in again.quarantined] == ["torn"]
     assert again.exit_status == 3
-    assert "in quarantine, not tried again: torn: decode" in caplog.text
+    assert "in quarantine, not retried: torn: decode" in caplog.text
     assert "1 in quarantine" in again.table()
     assert "extract retry" in again.table()
     (record,) = read_failures(store)
@@ -137,7 +136,7 @@ def beat_for_ever(pipe, ring):
 def test_told_to_stop_while_no_frame_comes_it_gives_up_the_clip_without_a_failure(
     root, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(process, "serve", beat_for_ever)
+    monkeypatch.setattr(pool, "serve", beat_for_ever)
     monkeypatch.setattr(stopping, "GRACE_SECONDS", 0.2)
     config = CONFIG.model_copy(update={"codec": "fp16"})
     store = tmp_path / "store"
@@ -149,8 +148,8 @@ def test_told_to_stop_while_no_frame_comes_it_gives_up_the_clip_without_a_failur
             told[0].start()
         return give(self, *arguments, **options)
 
-    give = process.DecodeProcess.give
-    monkeypatch.setattr(process.DecodeProcess, "give", tell)
+    give = pool.DecodeProcess.give
+    monkeypatch.setattr(pool.DecodeProcess, "give", tell)
     report = extract_clips(Manifest("toy", root, GOOD), config, store, progress=False)
     assert report.stopped
     assert (report.committed, report.failed, read_failures(store)) == ([], [], [])
@@ -167,7 +166,7 @@ def test_where_no_video_can_be_opened_few_are_in_quarantine_when_the_run_ends(tm
 
 def die_midway(pipe, ring):
     """PyAV kills its process at frame 70 of a clip; decord does not."""
-    whole = filling.fill_chunks
+    whole = worker.fill_chunks
 
     def fatal(job, filler, alive):
         for number, is_full in enumerate(whole(job, filler, alive)):
@@ -184,7 +183,7 @@ def test_the_second_attempt_uses_the_other_decoder_and_begins_the_clip_anew(
     root, good, tmp_path, monkeypatch, mixes
 ):
     pytest.importorskip("decord")
-    monkeypatch.setattr(process, "serve", die_midway)
+    monkeypatch.setattr(pool, "serve", die_midway)
     if mixes:
         monkeypatch.setattr(runner, "machine_for", mixing)
     store = copy_without_clips(good, tmp_path / "store")

@@ -135,7 +135,7 @@ def through(machine, *, spoils=False):
         for name in ("codes/5", "scales/5", "cls/5"):
             values = np.array(rows.views[0][name][rows.rows])
             for place, value in enumerate(values, start=rows.piece.first):
-                found[rows.piece.position, place, name] = value.tobytes()
+                found[rows.piece.attempt.position, place, name] = value.tobytes()
         for values in rows.views[0].values() if spoils else ():
             values[rows.rows] = 99
         rows.done()
@@ -191,10 +191,12 @@ def test_a_device_that_is_neither_is_refused(words):
 
 def test_a_gpu_that_fails_is_an_error_that_says_what_to_do():
     machine = replace(machine_for(CONFIG), batch_frames=128)
-    memory = pytest.raises(UsageError, match=r"128 frames at a time: batch_frames=64.*tried")
+    memory = pytest.raises(
+        UsageError, match=r"not enough memory for a batch of 128 frames; set batch_frames=64.*tried"
+    )
     with memory, named_failures(machine):
         raise torch.OutOfMemoryError("tried to allocate 9 GB\nmore lines")
-    lost = pytest.raises(TokenReelError, match=r"cpu failed: device lost; .*run it again")
+    lost = pytest.raises(TokenReelError, match=r"cpu failed: device lost; .*rerun to resume")
     with lost, named_failures(machine):
         raise torch.AcceleratorError("device lost\nmore lines")
 

@@ -93,7 +93,7 @@ def test_sigterm_finishes_the_segment_gives_up_claims_and_ends_within_30_seconds
     assert process.returncode == 0, output
     assert time.monotonic() - begun < 30
     assert "0 failed" in output
-    assert "stopped early: run it again to go on" in output
+    assert "stopped early; rerun to resume" in output
     assert list((store / "claims").iterdir()) == []
     kept = shards(store)
     assert kept

@@ -18,11 +18,11 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.encode.quantiser import Quantiser
-from tokenreel.extract.flow import flow, runner
+from tokenreel.extract.flow import runner
 from tokenreel.extract.flow.batching import Batcher
-from tokenreel.extract.flow.devices import is_place_free, machine_for, pick_gpus, ready
+from tokenreel.extract.flow.devices import is_place_free, machine_for, pick_gpus, prepare_backbone
 from tokenreel.extract.flow.engine import Engine
-from tokenreel.extract.flow.gpus import extract_on_gpus, together
+from tokenreel.extract.flow.gpus import extract_on_gpus, merge_reports
 from tokenreel.extract.flow.runner import extract_clips, prepare_store
 from tokenreel.extract.report import ExtractReport
 
@@ -93,7 +93,7 @@ def test_the_store_is_the_same_bytes_whatever_omp_num_threads_says(manifest, tmp
 
 
 def test_views_are_decoded_once_and_each_is_its_own(manifest, tmp_path, monkeypatch):
-    whole, decoded = flow.DecodePool.__iter__, []
+    whole, decoded = runner.DecodePool.__iter__, []
 
     def counting(self):
         for found in whole(self):
@@ -103,7 +103,7 @@ def test_views_are_decoded_once_and_each_is_its_own(manifest, tmp_path, monkeypa
     store = tmp_path / "store"
     config = CONFIG.model_copy(update={"views": 4, "codec": "fp16"})
     with monkeypatch.context() as patched:
-        patched.setattr(flow.DecodePool, "__iter__", counting)
+        patched.setattr(runner.DecodePool, "__iter__", counting)
         extract_clips(manifest, config, store, progress=False)
     assert sum(decoded) == 70 + 21 + 9 + 13 + 25
     opened = open_store(store)
@@ -172,7 +172,7 @@ def test_a_backbone_that_minds_the_place_in_a_batch_is_found_out(caplog):
     backbone = build_backbone(CONFIG.backbone, load_weights(CONFIG.backbone, "random:0"), shape)
     machine = replace(machine_for(CONFIG), mixes=True)
     assert is_place_free(backbone, machine)
-    assert ready(backbone, machine, compiles=False).mixes
+    assert prepare_backbone(backbone, machine, compiles=False).mixes
     whole = backbone.model.blocks[2].forward
 
     def minding(tokens, *arguments, **options):
@@ -181,7 +181,7 @@ def test_a_backbone_that_minds_the_place_in_a_batch_is_found_out(caplog):
         return tokens * (1 + 1e-6 * (place == 5))
 
     backbone.model.blocks[2].forward = minding
-    changed = ready(backbone, machine, compiles=False)
+    changed = prepare_backbone(backbone, machine, compiles=False)
     assert (changed.mixes, changed.resizes) == (False, False)
     assert "depend on a frame's place in a batch" in caplog.text
 
@@ -219,7 +219,7 @@ def test_reports_of_processes_count_each_clip_once():
     one = ExtractReport(committed=["a"], skipped=["b", "z"], num_frames=3, num_bytes=5)
     other = ExtractReport(committed=["b"], skipped=["a", "z"], num_frames=4, num_bytes=6)
     one.seconds["total"], other.seconds["total"] = 2.0, 3.0
-    total = together([one, other])
+    total = merge_reports([one, other])
     assert (total.committed, total.skipped) == (["a", "b"], ["z"])
     assert (total.num_frames, total.num_bytes, total.seconds["total"]) == (7, 11, 3.0)
 

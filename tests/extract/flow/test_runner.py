@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import time
 
 import numpy as np
@@ -12,9 +13,10 @@ from tests.extract.extraction import CONFIG, differing, write_video
 from tokenreel.cache.errors import TokenReelError, WrongIdentity
 from tokenreel.cache.format.store_files import load_identity, read_failures
 from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
-from tokenreel.extract.decode_pool import process, worker
+from tokenreel.extract.decode_pool import pool as decode_pool
+from tokenreel.extract.decode_pool import worker
 from tokenreel.extract.decode_pool.pool import DecodePool
-from tokenreel.extract.decode_pool.worker import ClipFailure, DecodeJob
+from tokenreel.extract.decode_pool.worker import DecodeJob
 from tokenreel.extract.flow import runner
 from tokenreel.extract.flow.devices import machine_for
 from tokenreel.extract.flow.runner import build_identity, extract_clips, store_name
@@ -84,7 +86,7 @@ def test_a_backbone_that_compiling_changed_is_refused_by_the_store_that_it_just_
         )
         return dataclasses.replace(machine, pads=pads)
 
-    monkeypatch.setattr(runner, "ready", compiled)
+    monkeypatch.setattr(runner, "prepare_backbone", compiled)
     with pytest.raises(WrongIdentity, match="computes other tokens of the store's fixed frames"):
         extract_clips(manifest, CONFIG, tmp_path / "store", progress=False)
 
@@ -162,14 +164,24 @@ def crash(pipe, ring):
 
 
 @pytest.mark.parametrize(
-    ("body", "timeout_seconds", "reason"),
-    [(hang, 0.3, "no sign of life"), (crash, 300.0, "exit -11")],
+    ("body", "timeout_seconds", "exit_code", "reason"),
+    [
+        (hang, 0.3, -signal.SIGKILL, "no heartbeat for 0.3 s; killed"),
+        (crash, 300.0, -signal.SIGSEGV, "the decode process died (exit -11)"),
+    ],
 )
-def test_a_decoder_that_hangs_or_dies_is_replaced_and_the_clip_given_up(
-    monkeypatch, tmp_path, body, timeout_seconds, reason
+def test_a_decode_process_that_hangs_or_dies_is_replaced_and_the_clip_fails(
+    monkeypatch, tmp_path, body, timeout_seconds, exit_code, reason
 ):
-    monkeypatch.setattr(process, "serve", body)
-    monkeypatch.setattr(process, "START_SECONDS", 0.0)
+    processes, begin = [], decode_pool.DecodeProcess.__init__
+
+    def recorded(self, slot_bytes):
+        begin(self, slot_bytes)
+        processes.append(self.process)
+
+    monkeypatch.setattr(decode_pool.DecodeProcess, "__init__", recorded)
+    monkeypatch.setattr(decode_pool, "serve", body)
+    monkeypatch.setattr(decode_pool, "START_SECONDS", 0.0)
     job = DecodeJob(
         tmp_path / "a.mp4",
         None,
@@ -184,12 +196,11 @@ def test_a_decoder_that_hangs_or_dies_is_replaced_and_the_clip_given_up(
     with DecodePool(
         [job], slot_shape=(8, 1, 3, 32, 32), workers=1, timeout_seconds=timeout_seconds
     ) as pool:
-        (batch,) = list(pool)
-    assert isinstance(batch.end, ClipFailure)
-    assert batch.attempt == 2
-    assert [text.split(":")[0] for text in batch.failures] == ["pyav", "decord"]
-    assert all(reason in text for text in batch.failures)
-    assert pool.killed == 2
+        (end,) = list(pool)
+        assert [process.exitcode for process in processes[:2]] == [exit_code, exit_code]
+    assert end.failure is not None
+    assert (end.attempt.number, end.attempt.decoder) == (2, "decord")
+    assert list(end.reasons) == [f"pyav: {reason}", f"decord: {reason}"]
     assert CONFIG.timeout_seconds > worker.BEAT_SECONDS
 
 

@@ -6,10 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from tokenreel.extract.decode_pool.pool import DecodedBatch
+from tokenreel.extract.decode_pool.pool import Attempt, DecodedChunk
 from tokenreel.extract.flow.batching import Batcher
-from tokenreel.extract.flow.stage import Stage
-from tokenreel.extract.flow.write_lanes import WriteLanes
+from tokenreel.extract.flow.stage import Stage, WriterThreads
 
 
 def wait_until(happens, seconds=10.0):
@@ -19,14 +18,33 @@ def wait_until(happens, seconds=10.0):
         time.sleep(0.001)
 
 
-def test_a_stage_does_everything_in_order_and_counts_its_time():
+def test_a_stage_processes_every_item_in_order():
     done = []
     with Stage("s", done.append, depth=2) as stage:
         for number in range(50):
             stage.put(number)
     assert done == list(range(50))
-    assert stage.busy_seconds >= 0
-    assert stage.idle_seconds >= 0
+
+
+def test_a_stage_counts_the_seconds_of_its_work_and_of_waiting_between_items():
+    done = threading.Event()
+
+    def work(_):
+        time.sleep(0.05)
+        done.set()
+
+    before = time.monotonic()
+    with Stage("s", work, depth=2) as stage:
+        time.sleep(0.05)  # before the first item: not idle
+        for _ in range(2):
+            stage.put(0)
+            assert done.wait(10)
+            done.clear()
+            time.sleep(0.1)  # longer than the rest of the item's work: the stage waits
+    total = time.monotonic() - before
+    assert stage.busy_seconds >= 2 * 0.05
+    assert stage.idle_seconds >= 0.05
+    assert stage.busy_seconds + stage.idle_seconds <= total - 0.05
 
 
 def test_put_waits_while_the_queue_is_full():
@@ -105,7 +123,7 @@ def test_an_error_while_discarding_blocks_nobody_and_the_first_error_is_told():
 
 def test_lanes_keep_the_order_of_a_clip_and_always_call_what_follows():
     done, followed = {0: [], 1: [], 2: []}, []
-    with WriteLanes(2) as lanes:
+    with WriterThreads(2) as lanes:
         for number in range(30):
             position = number % 3
             lanes.put(
@@ -124,7 +142,7 @@ def test_a_lane_that_fails_still_calls_what_follows_each_task():
         raise OSError("disk full")
 
     def put_six():
-        with WriteLanes(1) as lanes:
+        with WriterThreads(1) as lanes:
             for _ in range(6):
                 lanes.put(0, fail, lambda: followed.append(1))
 
@@ -135,18 +153,14 @@ def test_a_lane_that_fails_still_calls_what_follows_each_task():
 
 def chunk(position, count, *, value=0, shape=(1, 3, 2, 2), frame_size=None):
     images = np.full((count, *shape), value, np.uint8)
-    return DecodedBatch(
-        position=position,
+    return DecodedChunk(
+        attempt=Attempt(position, 1, "pyav"),
         images=images,
         frame_size=frame_size,
         skipped=0,
         pts=np.arange(count),
         index=np.arange(count),
         seconds=0.0,
-        end=None,
-        attempt=1,
-        decoder="pyav",
-        failures=(),
         release=lambda: None,
     )
 
@@ -157,7 +171,7 @@ def batcher(**changes):
 
 
 def layout(batch):
-    return [(p.position, p.row, p.first, p.num_frames) for p in batch.pieces]
+    return [(p.attempt.position, p.row, p.first, p.num_frames) for p in batch.pieces]
 
 
 def test_batches_are_filled_across_clips():

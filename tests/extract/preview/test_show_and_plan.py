@@ -13,8 +13,12 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.images.transforms import apply_transform
-from tokenreel.extract.preview.plan import planned_identity, store_size, survey_headers
-from tokenreel.extract.preview.rates import measure_machine
+from tokenreel.extract.preview.plan import (
+    measure_machine,
+    planned_identity,
+    store_size,
+    survey_headers,
+)
 from tokenreel.extract.preview.show import draw_clip, look_at_clip, tokens_to_rgb
 from tokenreel.extract.video.decode import decode
 

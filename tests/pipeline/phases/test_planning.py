@@ -8,9 +8,8 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.encode.identity import identity_for
-from tokenreel.extract.preview import rates as rates_module
-from tokenreel.extract.preview.plan import HeaderSurvey, StoreSize
-from tokenreel.extract.preview.rates import MachineRates
+from tokenreel.extract.preview import plan as plan_module
+from tokenreel.extract.preview.plan import HeaderSurvey, MachineRates, StoreSize
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.phases.extraction import config_of
 from tokenreel.pipeline.phases.planning import Plan, break_even, plan_dataset
@@ -51,7 +50,7 @@ def test_a_disk_that_cannot_take_the_tokens_is_named_before_the_extraction():
 
 
 def test_on_a_cpu_the_plan_adds_up_what_shares_the_cores(monkeypatch):
-    monkeypatch.setattr(rates_module, "num_threads", lambda: 2)
+    monkeypatch.setattr(plan_module, "num_threads", lambda: 2)
     rates = MachineRates("cpu", 100.0, 50.0, write_bytes=1e9, read_bytes=1e6)
     own = ExtractConfig(device="cpu", workers=2)
     assert rates.stage_seconds(own, views=1) == {

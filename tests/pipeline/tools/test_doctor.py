@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tokenreel.extract.preview import rates
+from tokenreel.extract.preview import plan
 from tokenreel.pipeline.tools import doctor
 from tokenreel.pipeline.tools.doctor import Finding, examine, report
 
@@ -32,7 +32,7 @@ def test_a_disk_that_takes_nothing_is_a_finding(tmp_path, monkeypatch, number):
     def refuse(**_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(rates.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(plan.tempfile, "TemporaryFile", refuse)
     finding = found(tmp_path, "disk")
     assert finding.value == "not measured"
     assert finding.advice == (

@@ -1,5 +1,6 @@
-"""A few frames of several clips, to calibrate a codec on; the same ones for the same manifest."""
+"""Frames of several clips to calibrate a codec on; the same frames for the same manifest."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.decode_pool.pool import DecodePool
+from tokenreel.extract.decode_pool.pool import DecodedChunk, DecodePool
 from tokenreel.extract.decode_pool.worker import DecodeJob
 
 __all__ = ["job_for", "sample_images"]
@@ -47,19 +48,13 @@ def sample_images(
     step = max(1, len(manifest.clips) // SAMPLE_CLIPS)
     jobs = []
     for clip in manifest.clips[::step]:
-        start = clip.start_seconds or 0.0
-        stop = min(start + SAMPLE_SECONDS, clip.stop_seconds or float("inf"))
+        stop = (clip.start_seconds or 0.0) + SAMPLE_SECONDS
         jobs.append(
-            DecodeJob(
-                path=manifest.root / clip.video,
-                start_seconds=clip.start_seconds,
-                stop_seconds=stop,
+            replace(
+                job_for(clip, manifest.root, config, identity),
+                stop_seconds=min(stop, clip.stop_seconds or float("inf")),
                 fps=SAMPLE_FRAMES / SAMPLE_SECONDS,
-                decoder=config.decoder,
-                transform=identity.transform,
                 views=identity.views[:1],
-                seed_text=clip.clip_id,
-                chunk_frames=SAMPLE_FRAMES,
             )
         )
     found: dict[int, NDArray[np.uint8]] = {}
@@ -70,11 +65,13 @@ def sample_images(
         workers=1,
         timeout_seconds=config.timeout_seconds,
     ) as pool:
-        for batch in pool:
-            if batch.images is not None:
-                if batch.position not in found and len(found) < SAMPLE_CLIPS:
-                    found[batch.position] = np.array(batch.images[:, 0])
-                batch.release()
+        for chunk in pool:
+            if isinstance(chunk, DecodedChunk):
+                position = chunk.attempt.position
+                assert chunk.images is not None  # no frame is skipped
+                if position not in found and len(found) < SAMPLE_CLIPS:
+                    found[position] = np.array(chunk.images[:, 0])
+                chunk.release()
     if not found:
         return np.zeros((0, 3, height, width), np.uint8)
     return np.concatenate([found[position] for position in sorted(found)])

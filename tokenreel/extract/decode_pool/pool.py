@@ -1,79 +1,203 @@
-"""Keeps decode processes: starts them, hears their heartbeat, kills the silent, tries again."""
+"""Pool of decode processes: starts them, receives their heartbeats, kills silent ones, retries."""
 
+import atexit
+import contextlib
 import logging
 import math
+import multiprocessing
 import multiprocessing.connection
+import os
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.extract.decode_pool.process import STOP_SECONDS, DecodeProcess, Task
-from tokenreel.extract.decode_pool.worker import Chunk, ClipEnd, ClipFailure, DecodeJob, Heartbeat
+from tokenreel.cache.errors import TokenReelError
+from tokenreel.extract.decode_pool.shared_ring import SHARED_MEMORY, SharedRing
+from tokenreel.extract.decode_pool.worker import Chunk, ClipFailure, DecodeJob, Heartbeat, serve
 from tokenreel.extract.images.transforms import image_sides, plan_on_device
+from tokenreel.extract.signals import blocked_in_children
 
-__all__ = ["DecodePool", "DecodedBatch"]
+__all__ = ["Attempt", "ClipEnded", "DecodePool", "DecodeProcess", "DecodedChunk"]
 
 log = logging.getLogger(__name__)
 
+SLOTS = 3  # of a process: one being filled, one being read, one spare
+START_SECONDS = 120.0  # a process imports torch before its first message
+STOP_SECONDS = 5.0
 ATTEMPTS = 2
 OTHER_DECODER = {"pyav": "decord", "decord": "pyav"}
 
 
 @dataclass(frozen=True, slots=True)
-class DecodedBatch:
-    """Frames of a clip, or its end.
+class Attempt:
+    """One attempt at decoding a clip.
 
     Attributes:
         position: of the clip in the jobs.
-        images: uint8 (t - skipped, V, 3, H, W), or windows of frames, (t - skipped, h, w, 3), see
-            frame_size; valid until release() is called; None at an end, or when all are skipped.
-        frame_size: height and width of the frames, where images are windows of them.
-        skipped: first frames, without pixels.
-        pts: ticks since the start of the file, int64 (t,).
-        index: of each frame in the video, int64 (t,).
-        seconds: spent on decoding and resizing.
-        end: what the clip ended with; None while there is more.
-        attempt: 1 or 2: a higher one than before starts the clip again from its first frame.
-        decoder: that of the attempt.
-        failures: reasons of the attempts that failed, in order.
-        release: gives the memory of images back.
+        number: 1 or 2; the second starts the clip again from its first frame.
+        decoder: "pyav" or "decord".
     """
 
     position: int
+    number: int
+    decoder: str
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedChunk:
+    """Frames of a clip.
+
+    Attributes:
+        attempt: that decoded them.
+        images: uint8 (t - skipped, V, 3, H, W), or windows of frames, (t - skipped, h, w, 3), see
+            frame_size; valid until release() is called; None when all frames are skipped.
+        frame_size: height and width of the frames, where images are windows of them.
+        skipped: leading frames without pixels.
+        pts: ticks since the start of the file, int64 (t,).
+        index: of each frame in the video, int64 (t,).
+        seconds: spent on decoding and resizing.
+        release: frees the memory of images.
+    """
+
+    attempt: Attempt
     images: NDArray[np.uint8] | None
     frame_size: tuple[int, int] | None
     skipped: int
     pts: NDArray[np.int64]
     index: NDArray[np.int64]
     seconds: float
-    end: ClipEnd | ClipFailure | None
-    attempt: int
-    decoder: str
-    failures: tuple[str, ...]
     release: Callable[[], None]
 
 
-NO_FRAMES = np.zeros(0, np.int64)
+@dataclass(frozen=True, slots=True)
+class ClipEnded:
+    """The last message about a clip.
+
+    Attributes:
+        attempt: the last one.
+        failure: why the clip was given up; None when it was decoded to its end.
+        reasons: of all attempts that failed, in order.
+    """
+
+    attempt: Attempt
+    failure: ClipFailure | None
+    reasons: tuple[str, ...]
+
+
+@dataclass
+class _Task:
+    """A clip being decoded."""
+
+    attempt: Attempt
+    job: DecodeJob
+    reasons: list[str] = field(default_factory=list)
+    frame: int | None = None  # the last one received, its index in the video
+
+
+class DecodeProcess:
+    """A decode process with its ring of shared memory.
+
+    Args:
+        slot_bytes: size of each slot.
+
+    Raises:
+        TokenReelError: not enough shared memory.
+    """
+
+    def __init__(self, slot_bytes: int) -> None:
+        context = multiprocessing.get_context("forkserver")  # imports torch once, not in each
+        context.set_forkserver_preload(["tokenreel.extract.decode_pool.worker"])
+        _require_room(SLOTS * slot_bytes)
+        self.ring = SharedRing((SLOTS, slot_bytes))
+        self.pipe, child = context.Pipe()
+        self.process = context.Process(target=serve, args=(child, self.ring), daemon=True)
+        try:
+            with blocked_in_children(signal.SIGINT, signal.SIGTERM):
+                self.process.start()
+                atexit.register(self.process.kill)  # it ignores multiprocessing's SIGTERM
+        except BaseException:  # Ctrl-C: nothing else refers to the process yet
+            self.close(kill=True)
+            raise
+        child.close()
+        self.task: _Task | None = None
+        self.lent = 0  # slots that the parent has not released
+        self.heard = time.monotonic()
+        self.has_answered = False
+
+    def give(self, task: _Task) -> None:
+        """Start a task."""
+        self.task, self.heard = task, time.monotonic()
+        self.pipe.send(task.job)
+
+    def release(self, slot: int) -> None:
+        """Return a slot to the process, if it still runs."""
+        self.lent -= 1
+        self.heard = time.monotonic()
+        with contextlib.suppress(OSError):
+            self.pipe.send(slot)
+
+    def is_silent(self, timeout_seconds: float) -> bool:
+        """Whether a heartbeat is overdue; a process that waits for a slot sends none."""
+        if self.task is None or self.lent >= SLOTS:
+            return False
+        limit = timeout_seconds if self.has_answered else max(timeout_seconds, START_SECONDS)
+        return time.monotonic() - self.heard > limit
+
+    def peak_bytes(self) -> int:
+        """Peak memory of the process without its slots; 0 after its end."""
+        try:
+            text = Path(f"/proc/{self.process.pid}/status").read_text()
+        except OSError:
+            return 0
+        fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        peak = int(fields.get("VmHWM", "0 kB").split()[0])
+        return max(0, peak - int(fields.get("RssShmem", "0 kB").split()[0])) * 1024
+
+    def close(self, *, kill: bool) -> None:
+        """End the process and free its memory."""
+        self.pipe.close()
+        if self.process.pid is not None:
+            if not kill:
+                self.process.join(STOP_SECONDS)
+            if self.process.is_alive():
+                self.process.kill()
+            self.process.join()
+            atexit.unregister(self.process.kill)
+        self.ring.close()
+
+
+def _require_room(num_bytes: int) -> None:
+    """Raise where shared memory is short: writing beyond its end would kill the process."""
+    if not SHARED_MEMORY.is_dir():
+        return
+    status = os.statvfs(SHARED_MEMORY)
+    if status.f_bavail * status.f_frsize < num_bytes:
+        raise TokenReelError(
+            f"{SHARED_MEMORY} has {status.f_bavail * status.f_frsize / 1e6:.0f} MB left, a decode "
+            f"process needs {num_bytes / 1e6:.0f} MB: set fewer workers= or a smaller "
+            "batch_frames=, or provide more shared memory (docker run --shm-size)"
+        )
 
 
 class DecodePool:
-    """Decode clips in processes.
+    """Decodes clips in processes.
 
-    Each clip gets two attempts, the second with the other decoder.  A failure that the other must
-    not overrule (a missing file, a frame marked corrupt, a file that ends early) is final at once:
-    decord would conceal such damage.
+    Each clip gets two attempts, the second with the other decoder.  A failure that the other
+    decoder would only conceal (a missing file, a frame marked corrupt, a file that ends early) is
+    final at once.
 
     Args:
-        jobs: the clips, taken one by one as a worker is free.
-        slot_shape: (chunk_frames, V, 3, H, W): images that a slot holds; windows of frames
-            are as many as fit.
-        workers: processes.
-        timeout_seconds: silence after which a process is killed.
-        is_over: asked now and then; once true, what is being decoded is given up.
+        jobs: the clips, taken one by one as a worker becomes free.
+        slot_shape: (chunk_frames, V, 3, H, W): images of a slot; of windows, as many as fit.
+        workers: number of processes.
+        timeout_seconds: time without a heartbeat after which a process is killed.
+        is_over: polled; once true, the clips being decoded are abandoned.
     """
 
     def __init__(
@@ -85,13 +209,14 @@ class DecodePool:
         timeout_seconds: float,
         is_over: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._fresh = (Task(position, job) for position, job in enumerate(jobs))
-        self._again: deque[Task] = deque()
+        self._fresh = (
+            _Task(Attempt(position, 1, job.decoder), job) for position, job in enumerate(jobs)
+        )
+        self._again: deque[_Task] = deque()
         self._slot_bytes = math.prod(slot_shape)
         self._timeout_seconds, self._is_over = timeout_seconds, is_over
         self._num_workers = workers
         self._workers: list[DecodeProcess] = []
-        self.killed = 0
         self.peak_bytes = 0  # of the processes that have ended, summed
 
     def __enter__(self) -> "DecodePool":
@@ -106,22 +231,22 @@ class DecodePool:
         self.peak_bytes += worker.peak_bytes()
         worker.close(kill=kill)
 
-    def __iter__(self) -> Iterator[DecodedBatch]:
-        """Yield batches of the clips as they come; those of one clip in order."""
+    def __iter__(self) -> Iterator[DecodedChunk | ClipEnded]:
+        """Yield chunks and ends of the clips as they come; those of one clip in order."""
         while not self._is_over():
-            self._give_out()
+            self._start_tasks()
             if all(worker.task is None for worker in self._workers):
                 return
             busy = {worker.pipe: worker for worker in self._workers if worker.task}
             ready = multiprocessing.connection.wait(list(busy), timeout=0.2)
             for pipe in ready:
-                yield from self._hear(busy[pipe])  # type: ignore[index]
+                yield from self._receive(busy[pipe])  # type: ignore[index]
             for worker in list(self._workers):
                 if worker.is_silent(self._timeout_seconds) and not worker.pipe.poll():
-                    reason = f"no sign of life for {self._timeout_seconds:g} s: killed"
-                    yield from self._lost(worker, reason)
+                    reason = f"no heartbeat for {self._timeout_seconds:g} s; killed"
+                    yield from self._replace(worker, reason)
 
-    def _give_out(self) -> None:
+    def _start_tasks(self) -> None:
         """Give each idle worker a task; processes start when there is work for them."""
         idle = [worker for worker in self._workers if worker.task is None]
         for _ in range(self._num_workers - len(self._workers) + len(idle)):
@@ -133,77 +258,61 @@ class DecodePool:
                 self._workers.append(idle[-1])
             idle.pop().give(task)
 
-    def _hear(self, worker: DecodeProcess) -> Iterator[DecodedBatch]:
+    def _receive(self, worker: DecodeProcess) -> Iterator[DecodedChunk | ClipEnded]:
         task = worker.task
         assert task is not None
         try:
-            message = worker.pipe.recv()
+            message: Heartbeat | Chunk | ClipFailure | None = worker.pipe.recv()
         except (EOFError, OSError):
             worker.process.join(STOP_SECONDS)
-            yield from self._lost(worker, f"the decoder died (exit {worker.process.exitcode})")
+            exit_code = worker.process.exitcode
+            yield from self._replace(worker, f"the decode process died (exit {exit_code})")
             return
         worker.heard, worker.has_answered = time.monotonic(), True
-        if isinstance(message, Heartbeat):
-            return
         if isinstance(message, Chunk):
             worker.lent += 1
             slot = message.slot
             task.frame = int(message.index[-1])
-            yield DecodedBatch(
-                position=task.position,
+            yield DecodedChunk(
+                attempt=task.attempt,
                 images=_images_in(worker.ring.slots[slot], task.job, message),
                 frame_size=message.frame_size,
                 skipped=message.skipped,
                 pts=message.pts,
                 index=message.index,
                 seconds=message.seconds,
-                end=None,
-                attempt=task.attempt,
-                decoder=task.job.decoder,
-                failures=tuple(task.failures),
                 release=lambda: worker.release(slot),
             )
-            return
-        worker.task = None
-        yield from self._finish(task, message)
+        elif not isinstance(message, Heartbeat):
+            worker.task = None
+            yield from self._finish(task, message)
 
-    def _finish(self, task: Task, end: ClipEnd | ClipFailure) -> Iterator[DecodedBatch]:
-        if isinstance(end, ClipFailure):
-            task.failures.append(f"{task.job.decoder}: {end.reason}")
-            if not end.final and task.attempt < ATTEMPTS:
-                log.warning("%s: %s; once more", task.job.path, task.failures[-1])
-                other = replace(task.job, decoder=OTHER_DECODER[task.job.decoder], skip_frames=0)
-                self._again.append(Task(task.position, other, task.attempt + 1, task.failures))
+    def _finish(self, task: _Task, failure: ClipFailure | None) -> Iterator[ClipEnded]:
+        """End a clip, or queue its second attempt."""
+        attempt = task.attempt
+        if failure is not None:
+            task.reasons.append(f"{attempt.decoder}: {failure.reason}")
+            if not failure.final and attempt.number < ATTEMPTS:
+                other = OTHER_DECODER[attempt.decoder]
+                log.warning("%s: %s; retrying with %s", task.job.path, task.reasons[-1], other)
+                job = replace(task.job, decoder=other, skip_frames=0)
+                again = Attempt(attempt.position, attempt.number + 1, other)
+                self._again.append(_Task(again, job, task.reasons))
                 return
-        yield DecodedBatch(
-            position=task.position,
-            images=None,
-            frame_size=None,
-            skipped=0,
-            pts=NO_FRAMES,
-            index=NO_FRAMES,
-            seconds=0.0,
-            end=end,
-            attempt=task.attempt,
-            decoder=task.job.decoder,
-            failures=tuple(task.failures),
-            release=lambda: None,
-        )
+        yield ClipEnded(attempt, failure, tuple(task.reasons))
 
-    def _lost(self, worker: DecodeProcess, reason: str) -> Iterator[DecodedBatch]:
-        """Replace a worker that hangs or has died, and go on with its clip."""
+    def _replace(self, worker: DecodeProcess, reason: str) -> Iterator[ClipEnded]:
+        """Start another process in place of one that hangs or has died; its attempt failed."""
         task = worker.task
         assert task is not None
         self._end(worker, kill=True)
-        self.killed += 1
-        fresh = DecodeProcess(self._slot_bytes)
-        self._workers[self._workers.index(worker)] = fresh
+        self._workers[self._workers.index(worker)] = DecodeProcess(self._slot_bytes)
         worker.task = None
         yield from self._finish(task, ClipFailure("decode", reason, task.frame, final=False))
 
 
 def _images_in(slot: NDArray[np.uint8], job: DecodeJob, chunk: Chunk) -> NDArray[np.uint8] | None:
-    """The pixels of a chunk, as they lie in its slot."""
+    """The pixels of a chunk, a view of its slot."""
     count = len(chunk.pts) - chunk.skipped
     if count == 0:
         return None

@@ -1,39 +1,79 @@
-"""The decoding process: takes jobs, puts images into shared memory, says what it did.
+"""Body of a decode process: one clip -> chunks of pixels in slots of shared memory.
 
-A decoder may hang or crash in native code, so it runs where it can be killed.  Pixels travel
-through a ring of shared slots; the pipe carries only small messages.  A slow reader of the ring
-stops the worker, which therefore holds one frame and never a video.
+A decoder may hang or crash in native code, so it runs in a process that can be killed.  Pixels
+travel through a ring of shared slots; the pipe carries only small messages.  A slow reader of the
+ring stops the worker, which therefore holds one frame and never a video.
 """
 
+import math
+import signal
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from tokenreel.extract.decode_pool.fill import ChunkFiller, DecodeJob, fill_chunks
 from tokenreel.extract.decode_pool.shared_ring import SharedRing
-from tokenreel.extract.video.decode import VideoError, probe
+from tokenreel.extract.images.augment import ViewAugmenter
+from tokenreel.extract.images.resize import ResizePlan
+from tokenreel.extract.images.transforms import apply_transform, image_sides, plan_on_device
+from tokenreel.extract.video.decode import FrameSelector, decode, probe
+from tokenreel.extract.video.types import DecodedFrame, VideoError
 
-__all__ = ["Chunk", "ClipEnd", "ClipFailure", "DecodeJob", "Heartbeat", "serve"]
+__all__ = ["Chunk", "ChunkFiller", "ClipFailure", "DecodeJob", "Heartbeat", "fill_chunks", "serve"]
 
 BEAT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """Frames of a clip, in a slot.
+class DecodeJob:
+    """One clip to decode.
 
     Attributes:
-        slot: which.
+        path: the video.
+        start_seconds: start of the clip or None.
+        stop_seconds: end of the clip, exclusive, or None.
+        fps: most frames a second, or None for all frames.
+        decoder: "pyav" or "decord".
+        transform: parameters of the preset.
+        views: parameters of each view, the clean one first.
+        seed_text: the clip's id, which with a view's own parameters seeds its augmentation.
+        chunk_frames: most frames of a slot.
+        skip_frames: first frames of the clip that need no pixels: they are on disk already.
+        on_device: whether the device resizes, where it gives the same bytes: a slot then holds
+            the window of each frame that the image depends on.
+    """
+
+    path: Path
+    start_seconds: float | None
+    stop_seconds: float | None
+    fps: float | None
+    decoder: str
+    transform: dict[str, Any]
+    views: tuple[dict[str, Any], ...]
+    seed_text: str
+    chunk_frames: int
+    skip_frames: int = 0
+    on_device: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Message: frames of a clip are in a slot.
+
+    Attributes:
+        slot: number of the slot.
         pts: ticks of each frame, int64 (t,).
-        index: of each in the video, int64 (t,).
-        skipped: frames, the first ones, that have no pixels; the slot begins with the next.
-        seconds: that it took.
-        frame_size: None where the slot holds images, (t - skipped, V, 3, H, W); else the height
-            and width of frames of which it holds the windows, (t - skipped, h, w, 3).
+        index: of each frame in the video, int64 (t,).
+        skipped: leading frames without pixels; the slot begins with the next one.
+        seconds: spent on decoding and resizing.
+        frame_size: None where the slot holds images, (t - skipped, V, 3, H, W); else height and
+            width of the frames of which it holds windows, (t - skipped, h, w, 3).
     """
 
     slot: int
@@ -45,15 +85,8 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class ClipEnd:
-    """The clip is complete; the ticks of its pts last time_base seconds."""
-
-    time_base: Fraction
-
-
-@dataclass(frozen=True, slots=True)
 class ClipFailure:
-    """The clip cannot be decoded."""
+    """Message: the clip cannot be decoded; the fields are those of VideoError."""
 
     stage: str
     reason: str
@@ -63,20 +96,17 @@ class ClipFailure:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The worker is alive and decoding."""
+    """Message: the worker is alive and decoding."""
 
 
 def serve(pipe: Connection, ring: SharedRing) -> None:
-    """Body of the process: take DecodeJob after DecodeJob until the pipe closes.
+    """Take one DecodeJob after another until the pipe closes.
 
     Args:
-        pipe: jobs and free slots come in; messages of this module go out.
+        pipe: receives jobs and free slots; sends a Chunk for each filled slot, a Heartbeat now
+            and then, and at the end of a clip None or a ClipFailure.
         ring: shared with the parent.
     """
-    import signal
-
-    import torch
-
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
     torch.set_num_threads(1)
@@ -85,24 +115,28 @@ def serve(pipe: Connection, ring: SharedRing) -> None:
         while True:
             message = pipe.recv()
             if isinstance(message, DecodeJob):
-                _do(message, pipe, ring.slots, free)
+                _decode_clip(message, pipe, ring.slots, free)
             else:
                 free.append(message)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the parent has closed its end
 
 
-def _do(job: DecodeJob, pipe: Connection, ring: NDArray[np.uint8], free: list[int]) -> None:
+def _decode_clip(
+    job: DecodeJob, pipe: Connection, ring: NDArray[np.uint8], free: list[int]
+) -> None:
     """Decode one clip into slots; a slot belongs to the parent from its Chunk on."""
     held: list[int] = []
     started = last_beat = time.monotonic()
 
-    def buffer() -> NDArray[np.uint8]:
+    def take_slot() -> NDArray[np.uint8]:
         nonlocal started, last_beat
-        held.append(_take(pipe, free))
+        while not free:
+            free.append(pipe.recv())
+        held.append(free.pop())
         started = last_beat = time.monotonic()  # waiting for the parent is not decoding
-        place: NDArray[np.uint8] = ring[held[0]]
-        return place
+        slot: NDArray[np.uint8] = ring[held[0]]
+        return slot
 
     def beat() -> None:
         nonlocal last_beat
@@ -110,7 +144,8 @@ def _do(job: DecodeJob, pipe: Connection, ring: NDArray[np.uint8], free: list[in
             pipe.send(Heartbeat())
             last_beat = time.monotonic()
 
-    filler = ChunkFiller(job, buffer)
+    filler = ChunkFiller(job, take_slot)
+    failure = None
     try:
         for is_full in fill_chunks(job, filler, beat):
             if is_full:
@@ -118,14 +153,112 @@ def _do(job: DecodeJob, pipe: Connection, ring: NDArray[np.uint8], free: list[in
                 pipe.send(Chunk(held.pop(), *filler.empty(), seconds, filler.frame_size))
             else:
                 beat()
-        answer: ClipEnd | ClipFailure = ClipEnd(probe(job.path).time_base)
     except VideoError as error:
-        answer = ClipFailure(error.stage, str(error), error.frame, error.final)
+        failure = ClipFailure(error.stage, str(error), error.frame, error.final)
     free.extend(held)
-    pipe.send(answer)
+    pipe.send(failure)
 
 
-def _take(pipe: Connection, free: list[int]) -> int:
-    while not free:
-        free.append(pipe.recv())
-    return free.pop()
+class ChunkFiller:
+    """Fills slots with the frames of a clip.
+
+    Args:
+        job: the clip.
+        take_slot: called when a chunk begins; returns its slot, uint8 (bytes,).
+    """
+
+    def __init__(self, job: DecodeJob, take_slot: Callable[[], NDArray[np.uint8]]) -> None:
+        self._job, self._take_slot = job, take_slot
+        self._augment = [
+            ViewAugmenter(view, job.seed_text, job.transform) for view in job.views[1:]
+        ]
+        self._slot: NDArray[np.uint8] | None = None
+        self._rows: NDArray[np.uint8] | None = None
+        self._most = job.chunk_frames
+        self._plan: ResizePlan | None = None
+        self.frame_size: tuple[int, int] | None = None
+        self.pts: list[int] = []
+        self.index: list[int] = []
+        self.skipped = 0
+        self.count = 0
+
+    def add(self, frame: DecodedFrame) -> bool:
+        """Add a frame that the clip keeps; returns whether the chunk is full."""
+        if not self.pts:
+            self._slot = self._take_slot()
+        if self.count < self._job.skip_frames:
+            self.skipped += 1
+        else:
+            self._put(frame)
+        self.count += 1
+        self.pts.append(frame.ticks)
+        self.index.append(frame.index)
+        return len(self.pts) == self._most
+
+    def empty(self) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """(pts, index, skipped) of the chunk; the next frame begins another."""
+        found = np.array(self.pts, np.int64), np.array(self.index, np.int64), self.skipped
+        self.pts, self.index, self.skipped, self._slot, self._rows = [], [], 0, None, None
+        return found
+
+    def _put(self, frame: DecodedFrame) -> None:
+        if self._rows is None:
+            self._lay_out(frame)
+        assert self._rows is not None
+        row = len(self.pts) - self.skipped
+        if self._plan is not None:
+            self._rows[row] = frame.pixels[self._plan.window]
+            return
+        self._rows[row, 0] = apply_transform(frame.pixels, self._job.transform).numpy()
+        for view, augmenter in enumerate(self._augment, start=1):
+            self._rows[row, view] = augmenter(frame.pixels).numpy()
+
+    def _lay_out(self, frame: DecodedFrame) -> None:
+        """Decide what the slot holds, from the first frame with pixels."""
+        assert self._slot is not None
+        shape: tuple[int, ...] = (1 + len(self._augment), 3, *image_sides(self._job.transform))
+        self._plan, self.frame_size = None, None
+        if self._job.on_device and not self._augment:
+            plan = plan_on_device(frame.size, self._job.transform)
+            if plan is not None and math.prod(plan.window_shape) <= len(self._slot):
+                shape, self._plan, self.frame_size = plan.window_shape, plan, frame.size
+        count = min(len(self._slot) // math.prod(shape), self._job.chunk_frames - self.skipped)
+        self._most = count + self.skipped
+        self._rows = self._slot[: count * math.prod(shape)].reshape(count, *shape)
+
+
+def fill_chunks(job: DecodeJob, filler: ChunkFiller, alive: Callable[[], None]) -> Iterator[bool]:
+    """Decode a clip.
+
+    Args:
+        job: the clip.
+        filler: receives its frames.
+        alive: called now and then while the frames before the clip's start are decoded.
+
+    Yields:
+        After each decoded frame: whether the filler's chunk is full, or is the clip's last.
+
+    Raises:
+        VideoError: see `video.decode`; or the video ends before the clip begins.
+    """
+    select = FrameSelector(
+        probe(job.path).time_base,
+        start_seconds=job.start_seconds,
+        stop_seconds=job.stop_seconds,
+        fps=job.fps,
+    )
+    for frame in decode(
+        job.path,
+        decoder=job.decoder,
+        from_seconds=job.start_seconds,
+        until_seconds=job.stop_seconds,
+        alive=alive,
+    ):
+        yield select.keeps(frame.ticks) and filler.add(frame)
+    if filler.count == 0:
+        raise VideoError(
+            f"no frame between {job.start_seconds or 0:.3f} s and "
+            f"{'the end' if job.stop_seconds is None else f'{job.stop_seconds:.3f} s'}"
+        )
+    if filler.pts:
+        yield True

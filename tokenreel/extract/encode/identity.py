@@ -44,7 +44,7 @@ def build_identity(config: ExtractConfig) -> StoreIdentity:
     Reads the weights for their hash; builds no backbone.
 
     Raises:
-        UsageError: an unknown backbone, block, codec, or weights that cannot be had.
+        UsageError: an unknown backbone, block, codec, or weights that are unavailable.
     """
     return identity_for(config, weights_sha256(load_weights(config.backbone, config.weights)))
 

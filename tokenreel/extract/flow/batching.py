@@ -1,9 +1,9 @@
-"""Chunks of clips -> batches of one size for the backbone, in buffers that are used again.
+"""Chunks of clips -> batches of one size for the backbone, in buffers that are reused.
 
-A batch has always the same number of rows, so that every matrix product has the same shape: a row's
-tokens are then the same bytes whatever rows lie beside it.  Where that holds for every place in a
-batch (`devices.is_place_free`), batches are filled across clips; elsewhere a batch holds frames of
-one clip, frame i of it in row i modulo the size.
+Every batch has the same number of rows, so that every matrix product has the same shape: the
+tokens of a row are then the same bytes whatever the other rows are.  Where that holds for every
+place in a batch (`devices.is_place_free`), batches are filled across clips; elsewhere a batch holds
+frames of one clip, frame i of it in row i modulo the size.
 """
 
 import queue
@@ -14,29 +14,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tokenreel.extract.decode_pool.pool import DecodedBatch
+from tokenreel.extract.decode_pool.pool import Attempt, DecodedChunk
 
 __all__ = ["Batch", "Batcher", "Piece"]
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Rows of a batch that are frames of one clip, one after the other.
+    """Rows of a batch that are consecutive frames of one clip.
 
     Attributes:
-        position: of the clip in the jobs.
-        attempt: of its decoding.
-        decoder: of the attempt.
+        attempt: of decoding, which names the clip.
         row: first row.
-        first: place of its frame among the clip's frames.
+        first: index of its frame among the clip's frames.
         pixels: uint8 (t, V, 3, H, W), or windows (t, h, w, 3) of frames, in the batch's buffer.
         frame_size: height and width of those frames; None for images.
         offset: byte of the buffer at which the pixels begin.
     """
 
-    position: int
-    attempt: int
-    decoder: str
+    attempt: Attempt
     row: int
     first: int
     pixels: NDArray[np.uint8]
@@ -69,8 +65,8 @@ class Batch:
 class Batcher:
     """Fills batches.
 
-    Buffers that are given back are used again: there are never more than the clips being decoded
-    and the batches that later stages hold.
+    Released buffers are reused: there are never more than the clips being decoded and the batches
+    that later stages hold.
 
     Args:
         batch_frames: rows of a batch.
@@ -85,21 +81,21 @@ class Batcher:
         self._free: queue.SimpleQueue[torch.Tensor] = queue.SimpleQueue()
         self._open: dict[int, Batch] = {}
 
-    def add(self, chunk: DecodedBatch, *, first: int, wanted: slice) -> Iterator[Batch]:
+    def add(self, chunk: DecodedChunk, *, first: int, wanted: slice) -> Iterator[Batch]:
         """Copy frames of a chunk, and yield batches as they fill up.
 
         Args:
             chunk: with images.
-            first: place of the first image among the clip's frames.
-            wanted: which of the images; in steps of one.
+            first: index of the first image among the clip's frames.
+            wanted: which of the images; its step is 1.
         """
         assert chunk.images is not None
         start, stop, _ = wanted.indices(len(chunk.images))
-        key = -1 if self._mixes else chunk.position
+        key = -1 if self._mixes else chunk.attempt.position
         while start < stop:
             batch = self._open.get(key)
             if batch is None:
-                batch = self._open[key] = Batch(self._take())
+                batch = self._open[key] = Batch(self._buffer())
             row_bytes = chunk.images[0].nbytes
             room = (self._buffer_bytes - batch.num_bytes) // row_bytes
             count = min(stop - start, self._batch_frames - batch.num_rows, room)
@@ -110,46 +106,38 @@ class Batcher:
                 yield self._open.pop(key)
 
     def end(self, position: int) -> Iterator[Batch]:
-        """The clip has no more frames: its own batch is due, unless clips share batches."""
+        """Yield the clip's own batch, as it has no more frames; none where clips share batches."""
         if not self._mixes and position in self._open:
             yield self._open.pop(position)
 
     def forget(self, position: int) -> None:
-        """Drop what a failed attempt left in a batch of the clip's own."""
+        """Discard the frames of a failed attempt in the clip's own batch."""
         if not self._mixes and position in self._open:
             self.release(self._open.pop(position))
 
     def rest(self) -> Iterator[Batch]:
-        """The batches that are not full, when nothing more comes."""
+        """Yield the batches that are not full, after the last chunk."""
         while self._open:
             yield self._open.popitem()[1]
 
     def release(self, batch: Batch) -> None:
-        """Give a buffer back; from any thread."""
+        """Release the buffer of a batch; from any thread."""
         self._free.put(batch.buffer)
 
-    def _take(self) -> torch.Tensor:
+    def _buffer(self) -> torch.Tensor:
         try:
             return self._free.get_nowait()
         except queue.Empty:
             return torch.zeros(self._buffer_bytes, dtype=torch.uint8, pin_memory=self._pins)
 
     def _put(
-        self, batch: Batch, chunk: DecodedBatch, first: int, images: NDArray[np.uint8]
+        self, batch: Batch, chunk: DecodedChunk, first: int, images: NDArray[np.uint8]
     ) -> None:
         flat = batch.buffer.numpy()[batch.num_bytes : batch.num_bytes + images.nbytes]
         pixels = flat.reshape(images.shape)
         np.copyto(pixels, images)
-        piece = Piece(
-            chunk.position,
-            chunk.attempt,
-            chunk.decoder,
-            batch.num_rows,
-            first,
-            pixels,
-            chunk.frame_size,
-            batch.num_bytes,
+        batch.pieces.append(
+            Piece(chunk.attempt, batch.num_rows, first, pixels, chunk.frame_size, batch.num_bytes)
         )
-        batch.pieces.append(piece)
         batch.num_rows += len(images)
         batch.num_bytes += images.nbytes

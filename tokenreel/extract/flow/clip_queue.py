@@ -1,4 +1,4 @@
-"""The clips of a run: which are to be done, in what order, and how far the decoding of each is."""
+"""Clip queue of a run: which clips are left, in what order, and the progress of each."""
 
 import logging
 import threading
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenreel.cache.errors import ClipFailed
+from tokenreel.cache.errors import ClipFailed, UsageError
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import SEGMENT
 from tokenreel.cache.format.store_files import read_failures
@@ -16,33 +16,53 @@ from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.write.store_writer import ClaimHeld
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.decode_pool.calibration_frames import job_for
-from tokenreel.extract.decode_pool.pool import DecodedBatch
-from tokenreel.extract.decode_pool.worker import ClipEnd, ClipFailure, DecodeJob
-from tokenreel.extract.flow.commits import ClipCommits, Entry
+from tokenreel.extract.decode_pool.pool import ClipEnded, DecodedChunk
+from tokenreel.extract.decode_pool.worker import DecodeJob
+from tokenreel.extract.flow.commits import ClipCommits, OpenClip
 from tokenreel.extract.report import ExtractReport
-from tokenreel.extract.video.decode import VideoError
 from tokenreel.extract.video.source import SourceFiles
+from tokenreel.extract.video.types import VideoError
 
-__all__ = ["ClipBook"]
+__all__ = ["ClipQueue", "clips_of_shard"]
 
 log = logging.getLogger(__name__)
 
+VIDEOS_A_SHARD = 8  # with fewer, shards of whole videos differ too much in length
 
-class ClipBook:
-    """Opens clips as workers ask for them; each ends by a commit or a quarantine record.
 
-    One thread calls its methods: the one that hears the decoders.  What `ended` returns, and
-    `commits.write`, runs in one writing thread for each clip, in order.
+def clips_of_shard(manifest: Manifest, shard: tuple[int, int]) -> list[Clip]:
+    """The clips of every n-th video from the i-th on, so that only one shard reads a video.
+
+    With few videos a shard, every n-th clip instead, so that shards are even.
+
+    Raises:
+        UsageError: i is not in [0, n).
+    """
+    part, parts = shard
+    if not 0 <= part < parts:
+        raise UsageError(f"shard {part}/{parts}: i/n with 0 <= i < n")
+    videos = sorted({clip.video for clip in manifest.clips})
+    if len(videos) < VIDEOS_A_SHARD * parts:
+        return list(manifest.clips[part::parts])
+    mine = set(videos[part::parts])
+    return [clip for clip in manifest.clips if clip.video in mine]
+
+
+class ClipQueue:
+    """Opens clips as decode processes become free; each ends in a commit or a quarantine record.
+
+    One thread calls its methods: the one that receives chunks.  What `ended` returns, and
+    `commits.write`, runs in one writer thread for each clip, in order.
 
     Args:
-        manifest: for the root and the phases.
+        manifest: for the root, the data set's name and the phases.
         config: of the extraction.
         identity: of the store.
-        store: its directory.
-        report: filled in.
+        store: directory of the store.
+        report: updated.
         part: the clips of this shard.
-        align: frames on disk are decoded again from a multiple of this on; 1: none is.
-        retries: whether clips in quarantine are tried; otherwise they are only reported.
+        align: a resumed clip is decoded again from a multiple of this many frames.
+        retries: whether clips in quarantine are retried; otherwise they are only reported.
     """
 
     def __init__(
@@ -60,30 +80,35 @@ class ClipBook:
         self._manifest, self._config, self._identity = manifest, config, identity
         self._store, self._report, self._part = store, report, part
         self._align, self._retries = align, retries
-        self._entries: list[Entry] = []
+        self._entries: list[OpenClip] = []
         self._sources = SourceFiles(manifest.root)
         self._is_ending = False
         self.commits = ClipCommits(manifest, store, report)
 
-    def __enter__(self) -> "ClipBook":
+    def __enter__(self) -> "ClipQueue":
         self.commits.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.commits.suspend(self._entries)
 
-    def entry(self, position: int) -> Entry:
-        """The clip of a job."""
+    def entry(self, position: int) -> OpenClip:
+        """The clip of a decode job, by its position."""
         return self._entries[position]
 
     def jobs(self, stopping: threading.Event) -> Iterator[DecodeJob]:
-        """Open clip after clip, and yield what is left to decode of each.
+        """Open one clip after another, and yield the job of decoding what is missing of it.
 
-        The longest videos come first, so that none is left for the end; the clips of one video
-        are neighbours, in order of time, so that its index is read while it is remembered.
+        The longest videos come first, so that none delays the end; the clips of one video are
+        neighbours, in order of time, so that its packet index is still in memory.
+
+        A run that has too many failures yields no more: a lost disk must not put every clip in
+        quarantine.
         """
-        for clip in self._left_to_do():
-            if stopping.is_set() or self._fails_too_often():
+        for clip in self._remaining():
+            if stopping.is_set():
+                return
+            if self._report.has_too_many_failures(self._config.max_failures):
                 return
             try:
                 source, info = self._sources.examine(clip.video, self._config.decoder)
@@ -101,13 +126,8 @@ class ClipBook:
                     clip, self._manifest.root, self._config, self._identity, skip_frames=skip
                 )
 
-    def _fails_too_often(self) -> bool:
-        """Whether the run is about to end: a disk that is gone must not put all in quarantine."""
-        limit = self._config.max_failures
-        return limit is not None and len(self._report.failed) > limit
-
-    def _left_to_do(self) -> list[Clip]:
-        """Clips that are neither committed nor in quarantine, in the order to do them."""
+    def _remaining(self) -> list[Clip]:
+        """Clips that are neither committed nor in quarantine, in the order of extraction."""
         quarantine = {} if self._retries else {f["clip_id"]: f for f in read_failures(self._store)}
         left = []
         for clip in self._part:
@@ -116,31 +136,31 @@ class ClipBook:
             elif clip.clip_id in quarantine:
                 found = quarantine[clip.clip_id]
                 failure = ClipFailed(clip.clip_id, stage=found["stage"], reason=found["reason"])
-                log.warning("in quarantine, not tried again: %s", failure)
+                log.warning("in quarantine, not retried: %s", failure)
                 self._report.quarantined.append(failure)
             else:
                 left.append(clip)
-        return sorted(left, key=self._turn)
+        return sorted(left, key=self._order)
 
-    def _turn(self, clip: Clip) -> tuple[float, str, float]:
-        """Place of a clip: by the bytes of its video, known without opening it; then by time."""
+    def _order(self, clip: Clip) -> tuple[float, str, float]:
+        """Sort key: largest video first, known without opening it; then by time."""
         try:
             size = float((self._manifest.root / clip.video).stat().st_size)
         except OSError:
             size = 0.0
         return -size, clip.video, clip.start_seconds or 0.0
 
-    def takes(self, entry: Entry, chunk: DecodedBatch) -> tuple[int, slice]:
-        """Take note of a chunk's frames.
+    def receive(self, entry: OpenClip, chunk: DecodedChunk) -> tuple[int, slice]:
+        """Record a chunk's frames.
 
         Returns:
-            Place in the clip of the first image, and which images are to be encoded.  After `cut`
-            those that complete a segment, and then none.
+            Index in the clip of the first image, and the images to encode.  After `cut` these are
+            only those that complete a segment.
         """
         if entry.failed or entry.is_cut:
             return 0, slice(0, 0)
-        if chunk.attempt != entry.attempt:
-            entry.attempt, entry.pts, entry.index = chunk.attempt, [], []
+        if chunk.attempt.number != entry.attempt:
+            entry.attempt, entry.pts, entry.index = chunk.attempt.number, [], []
         first, count = entry.num_frames, len(chunk.pts)
         if self._is_ending:
             room = -first % SEGMENT
@@ -150,32 +170,28 @@ class ClipBook:
         return first + chunk.skipped, slice(0, max(count - chunk.skipped, 0))
 
     def cut(self) -> None:
-        """From now on take frames only to the end of each clip's open segment."""
+        """From now on accept frames only up to the end of each clip's open segment."""
         self._is_ending = True
 
     def is_cut(self) -> bool:
-        """Whether every clip that is open has all the frames of its segment."""
+        """Whether every open clip has received all frames of its segment."""
         return all(
             entry.is_cut or entry.num_frames % SEGMENT == 0
             for entry in self._entries
             if entry.writer is not None
         )
 
-    def ended(self, entry: Entry, chunk: DecodedBatch) -> Callable[[], None]:
-        """What the writing thread is to do at the end of a clip."""
-        end = chunk.end
+    def ended(self, entry: OpenClip, end: ClipEnded) -> Callable[[], None]:
+        """The task of the clip's writer thread at its end."""
         if entry.is_cut:
             return lambda: None
-        if isinstance(end, ClipFailure):
+        if end.failure is not None:
             details: dict[str, object] = {
-                "decoder": chunk.decoder,
-                "frame": end.frame,
-                "decode_attempts": list(chunk.failures),
+                "decoder": end.attempt.decoder,
+                "frame": end.failure.frame,
+                "decode_attempts": list(end.reasons),
             }
-            reason = "; ".join(chunk.failures) or end.reason
-            return partial(self.commits.fail, entry, end.stage, reason, details)
-        assert isinstance(end, ClipEnd)
+            reason = "; ".join(end.reasons)
+            return partial(self.commits.fail, entry, end.failure.stage, reason, details)
         frames = np.concatenate(entry.pts), np.concatenate(entry.index)
-        return partial(
-            self.commits.close, entry, frames, attempt=chunk.attempt, decoder=chunk.decoder
-        )
+        return partial(self.commits.close, entry, frames, end.attempt)

@@ -1,4 +1,4 @@
-"""The writing end of a clip: its frames in order, then a commit or a quarantine record."""
+"""Write a clip: append its frames in order, then commit it or record it in quarantine."""
 
 import logging
 import os
@@ -18,13 +18,14 @@ from tokenreel.cache.write.store_writer import (
     StoreWriter,
     record_failure,
 )
+from tokenreel.extract.decode_pool.pool import Attempt
 from tokenreel.extract.encode.quantiser import EncodedView
 from tokenreel.extract.flow.labels import check_reach, frame_labels
 from tokenreel.extract.report import ExtractReport
-from tokenreel.extract.video.decode import VideoInfo
 from tokenreel.extract.video.source import decoder_version
+from tokenreel.extract.video.types import VideoInfo
 
-__all__ = ["ClipCommits", "Entry"]
+__all__ = ["ClipCommits", "OpenClip"]
 
 log = logging.getLogger(__name__)
 
@@ -32,21 +33,21 @@ Frames = tuple[NDArray[np.int64], NDArray[np.int64]]  # pts and index
 
 
 @dataclass
-class Entry:
-    """A clip on its way.
+class OpenClip:
+    """A clip that is claimed and being extracted.
 
     Attributes:
         clip: of the manifest.
-        source: as its record names it.
+        source: the video, as the clip's record describes it.
         info: header of the video.
         writer: None once the clip has ended.
-        resume_frames: frames that a killed run left whole.
-        attempt: of decoding, as far as it is heard.
-        pts, index: of the frames heard of in this attempt, in parts.
+        resume_frames: frames that an earlier, killed run has left on disk in whole segments.
+        attempt: number of the decode attempt of the last chunk received.
+        pts, index: of the frames received in this attempt, chunk by chunk.
         num_written: frames on disk, of the attempt `written_attempt`.
         frames: pts and index of the whole clip, once it is decoded.
         failed: whether it has been given up.
-        is_cut: whether the run ends before it: its later frames are not for this run.
+        is_cut: whether the run is stopping and this clip needs no more frames in it.
     """
 
     clip: Clip
@@ -65,17 +66,17 @@ class Entry:
 
     @property
     def num_frames(self) -> int:
-        """Frames heard of so far in this attempt."""
+        """Frames received so far in this attempt."""
         return sum(len(part) for part in self.pts)
 
 
 class ClipCommits:
-    """Writes clips to a store; each clip in one thread, different clips in different ones.
+    """Writes clips to a store; one thread writes all of a clip, several threads several clips.
 
     Args:
-        manifest: for the phases.
-        store: its directory.
-        report: filled in.
+        manifest: for the data set's name and its phases.
+        store: directory of the store.
+        report: updated.
     """
 
     def __init__(self, manifest: Manifest, store: Path, report: ExtractReport) -> None:
@@ -86,54 +87,52 @@ class ClipCommits:
         self._writer.__enter__()
         return self
 
-    def suspend(self, entries: Iterable[Entry]) -> None:
-        """Give up the clips that have not ended, but not their whole segments."""
+    def suspend(self, entries: Iterable[OpenClip]) -> None:
+        """Release the clips that have not ended; their whole segments stay on disk."""
         for entry in entries:
             if entry.writer is not None:
                 entry.writer.suspend()
         self._writer.__exit__(None, None, None)
 
     def is_committed(self, clip_id: str) -> bool:
-        """Whether the clip is in the store, whole."""
+        """Whether the clip is committed to the store."""
         return self._writer.is_committed(clip_id)
 
-    def begin(self, clip: Clip, source: SourceInfo, info: VideoInfo) -> Entry:
+    def begin(self, clip: Clip, source: SourceInfo, info: VideoInfo) -> OpenClip:
         """Claim a clip.
 
         Raises:
-            ClaimHeld: another writer works on it.
+            ClaimHeld: another writer has claimed it.
         """
         writer = self._begin(clip, source, info)
         done = writer.resume_frames
-        return Entry(clip, source, info, writer, done, num_written=done)
+        return OpenClip(clip, source, info, writer, done, num_written=done)
 
     def write(
         self,
-        entry: Entry,
+        entry: OpenClip,
         encode: Callable[[int], Sequence[EncodedView]],
+        attempt: Attempt,
         *,
-        attempt: int,
-        decoder: str,
         first: int,
         count: int,
     ) -> None:
-        """Append frames; commit the clip if they are the last missing.
+        """Append frames; commit the clip if these were the last missing.
 
         Args:
             entry: the clip.
-            encode: gives the views of the frames, but for so many of the first.
-            attempt: of which they are.
-            decoder: of the attempt.
-            first: place of the first in the clip.
-            count: how many.
+            encode: called with a number of leading frames to leave out; returns the views.
+            attempt: that decoded the frames.
+            first: index of the first frame in the clip.
+            count: number of frames.
 
         Raises:
             StoreError: the disk is full, read-only or gone.
         """
-        if not self._is_open(entry, attempt, decoder):
+        if not self._is_open(entry, attempt):
             return
         assert entry.writer is not None
-        known = entry.num_written - first  # frames that are on disk already
+        known = entry.num_written - first  # frames that are already on disk
         if known >= count:
             return
         try:
@@ -153,7 +152,7 @@ class ClipCommits:
         self._commit_if_whole(entry)
 
     def fail(
-        self, entry: Entry, stage: str, reason: str, details: dict[str, object] | None = None
+        self, entry: OpenClip, stage: str, reason: str, details: dict[str, object] | None = None
     ) -> None:
         """Put a clip in quarantine."""
         if entry.failed:
@@ -164,13 +163,13 @@ class ClipCommits:
             entry.writer = None
         self.record(entry.clip, stage, reason, details or {"decoder": entry.source.decoder})
 
-    def close(self, entry: Entry, frames: Frames, *, attempt: int, decoder: str) -> None:
-        """The clip has these frames; commit it, if all are written."""
-        if self._is_open(entry, attempt, decoder):
+    def close(self, entry: OpenClip, frames: Frames, attempt: Attempt) -> None:
+        """Record the frames of the decoded clip; commit it if all of them are written."""
+        if self._is_open(entry, attempt):
             entry.frames = frames
             self._commit_if_whole(entry)
 
-    def _commit_if_whole(self, entry: Entry) -> None:
+    def _commit_if_whole(self, entry: OpenClip) -> None:
         if entry.failed or entry.writer is None or entry.frames is None:
             return
         pts, index = entry.frames
@@ -189,7 +188,7 @@ class ClipCommits:
         self._report.num_frames += len(pts)
 
     def record(self, clip: Clip, stage: str, reason: str, details: Mapping[str, object]) -> None:
-        """Note a failure in the report and in the store's quarantine."""
+        """Record a failure in the report and in the store's quarantine."""
         log.warning("%s: %s: %s", clip.clip_id, stage, reason)
         self._report.failed.append(ClipFailed(clip.clip_id, stage=stage, reason=reason))
         record_failure(
@@ -209,16 +208,18 @@ class ClipCommits:
             time_base=info.time_base,
         )
 
-    def _is_open(self, entry: Entry, attempt: int, decoder: str) -> bool:
-        """Whether an attempt's frames may be written; the second begins the clip anew."""
-        if entry.failed or attempt < entry.written_attempt:
+    def _is_open(self, entry: OpenClip, attempt: Attempt) -> bool:
+        """Whether frames of an attempt may be written; the second attempt restarts the clip."""
+        if entry.failed or attempt.number < entry.written_attempt:
             return False
-        if attempt == entry.written_attempt:
+        if attempt.number == entry.written_attempt:
             return entry.writer is not None
         if entry.writer is not None:
             entry.writer.abort()
-        entry.source = replace(  # the record must name its decoder
-            entry.source, decoder=decoder, decoder_version=decoder_version(decoder)
+        entry.source = replace(  # the record must name the decoder of its frames
+            entry.source,
+            decoder=attempt.decoder,
+            decoder_version=decoder_version(attempt.decoder),
         )
         try:
             entry.writer = self._begin(entry.clip, entry.source, entry.info)
@@ -227,5 +228,5 @@ class ClipCommits:
             entry.failed, entry.writer = True, None
             self._report.skipped.append(entry.clip.clip_id)
             return False
-        entry.written_attempt, entry.num_written = attempt, 0
+        entry.written_attempt, entry.num_written = attempt.number, 0
         return True

@@ -1,4 +1,4 @@
-"""What an extraction does with this machine: device, batch, processes, threads."""
+"""Use of the machine: device, batch size, decode processes, writer threads, compilation."""
 
 import logging
 import os
@@ -26,30 +26,30 @@ __all__ = [
     "named_failures",
     "pick_device",
     "pick_gpus",
-    "ready",
+    "prepare_backbone",
 ]
 
 log = logging.getLogger(__name__)
 
-CUDA_BATCH_FRAMES = 128  # batches beyond it gain little
-CPU_BATCH_FRAMES = 8  # at least; a batch cannot be interrupted: a small one lets SIGTERM be heard
+CUDA_BATCH_FRAMES = 128  # larger batches gain little
+CPU_BATCH_FRAMES = 8  # at least; a batch cannot be interrupted, so a small one stops sooner
 CUDA_WRITE_THREADS = 4
-CORES_KEPT = 2  # for the process that feeds the GPU and for its writers
+RESERVED_CORES = 2  # for the process that feeds the GPU and for its writers
 MOST_WORKERS = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """How one process extracts.
+    """Resources of one extracting process.
 
     Attributes:
-        device: where the backbone runs.
+        device: of the backbone.
         batch_frames: frames of a batch.
         mixes: whether a batch may hold frames of several clips.
-        pads: whether every batch is run at its full size, whatever it holds.
+        pads: whether every batch runs at its full size, even when it is not full.
         resizes: whether frames are resized on the device rather than in decode processes.
-        workers: decode processes.
-        write_threads: threads that write.
+        workers: number of decode processes.
+        write_threads: number of writer threads.
     """
 
     device: torch.device
@@ -62,25 +62,25 @@ class Machine:
 
     @property
     def is_cuda(self) -> bool:
-        """Whether work is launched, and ends later."""
+        """Whether the device is a GPU, where work is asynchronous."""
         return self.device.type == "cuda"
 
 
 def machine_for(config: ExtractConfig, *, processes: int = 1) -> Machine:
-    """Fill in what a config leaves to the machine, for one of `processes` on it.
+    """Resources for one of `processes` on this machine: those of the config, else defaults.
 
-    On a CPU there are as many decode processes as threads of the backbone.  Those that the queues
-    hold up cost no time, so the cores go to whichever is behind: large frames or a large model.
+    On a CPU there are as many decode processes as threads of the backbone.  A process that waits
+    for a queue takes no time, so the cores serve the slower side: large frames or a large model.
 
     Raises:
-        UsageError: no such device here.
+        UsageError: the device does not exist.
     """
     device = pick_device(config.device)
     is_cuda = device.type == "cuda"
     threads = num_threads(processes)
     cpu_batch_frames = max(CPU_BATCH_FRAMES, PART_FRAMES * threads)
     decoders = (
-        max(len(os.sched_getaffinity(0)) // processes - CORES_KEPT, 1) if is_cuda else threads
+        max(len(os.sched_getaffinity(0)) // processes - RESERVED_CORES, 1) if is_cuda else threads
     )
     return Machine(
         device=device,
@@ -93,26 +93,24 @@ def machine_for(config: ExtractConfig, *, processes: int = 1) -> Machine:
     )
 
 
-def ready(backbone: Backbone, machine: Machine, *, compiles: bool) -> Machine:
-    """Compile the backbone where asked, and see whether batches may be filled across clips.
+def prepare_backbone(backbone: Backbone, machine: Machine, *, compiles: bool) -> Machine:
+    """Compile the backbone if requested, and test whether batches may be filled across clips.
 
     Returns:
         The machine; without mixing where a row's tokens depend on its place in a batch.
 
     Raises:
-        UsageError: the GPU has not the memory for a batch.
+        UsageError: not enough GPU memory for a batch.
     """
     with named_failures(machine):
         if compiles and machine.is_cuda:
-            compile_blocks(backbone, noise(backbone, machine))
+            compile_blocks(backbone, _noise(backbone, machine))
         elif compiles:
-            log.info(
-                "compile_backbone is for GPUs: on %s the backbone runs as it is", machine.device
-            )
+            log.info("compile_backbone is ignored on %s: only for GPUs", machine.device)
         if machine.mixes and not is_place_free(backbone, machine):
             log.warning(
-                "%s: tokens depend on a frame's place in a batch here, so a batch holds frames of "
-                "one clip only; extraction will be slower",
+                "%s: tokens depend on a frame's place in a batch, so a batch holds frames of one "
+                "clip only; extraction will be slower",
                 machine.device,
             )
             return replace(machine, mixes=False, resizes=False)
@@ -120,25 +118,25 @@ def ready(backbone: Backbone, machine: Machine, *, compiles: bool) -> Machine:
 
 
 def compile_quantiser(quantiser: Quantiser, backbone: Backbone, machine: Machine) -> None:
-    """See Quantiser.compile; on a CPU it has no need of it.
+    """Quantiser.compile on a GPU; nothing on a CPU.
 
     Raises:
-        UsageError: the GPU has not the memory for a batch.
+        UsageError: not enough GPU memory for a batch.
     """
     if machine.is_cuda:
         with named_failures(machine):
-            quantiser.compile(backbone(noise(backbone, machine)))
+            quantiser.compile(backbone(_noise(backbone, machine)))
 
 
 def compile_blocks(backbone: Backbone, images: Tensor) -> None:
     """torch.compile each block of a ViT or part of a ResNet: elementwise work in few kernels.
 
-    The blocks of a ViT share one graph, made once, for the one size of batch that there is.
-    Where that fails, for want of a compiler say, a line of the log tells, and they run as they are.
+    The blocks of a ViT share one graph, made once, for the only batch size.  Where compilation
+    fails, for example without a compiler, a warning is logged and they run uncompiled.
 
     Args:
         backbone: on its device.
-        images: a batch, uint8 (B, 3, H, W), of the size of all that are to come.
+        images: a batch, uint8 (B, 3, H, W), of the size of all later ones.
     """
     from torch._dynamo.exc import TorchDynamoException
 
@@ -153,12 +151,12 @@ def compile_blocks(backbone: Backbone, images: Tensor) -> None:
     except TorchDynamoException as error:
         for part in parts:
             part._compiled_call_impl = None
-        log.warning("the backbone is not compiled, and slower for it: %s", _first_line(error))
+        log.warning("the backbone runs uncompiled and slower: %s", _first_line(error))
 
 
 def is_place_free(backbone: Backbone, machine: Machine) -> bool:
-    """Whether frames give the same bytes in every place of a batch: tried in three orders."""
-    images = noise(backbone, machine)
+    """Whether frames give the same bytes in every place of a batch: tested in three orders."""
+    images = _noise(backbone, machine)
     draw = np.random.default_rng(1)
     wanted = backbone(images)
     orders = (draw.permutation(len(images)), np.roll(np.arange(len(images)), 1))
@@ -168,13 +166,13 @@ def is_place_free(backbone: Backbone, machine: Machine) -> bool:
         pairs += [(wanted.cls[b], found.cls[b]) for b in wanted.cls]
         if wanted.cls_normed is not None and found.cls_normed is not None:
             pairs.append((wanted.cls_normed, found.cls_normed))
-        if not all(torch.equal(one[order], other) for one, other in pairs):
+        if not all(torch.equal(plain[order], shuffled) for plain, shuffled in pairs):
             return False
     return True
 
 
-def noise(backbone: Backbone, machine: Machine) -> torch.Tensor:
-    """A whole batch of images, uint8 (B, 3, H, W), to try a backbone with."""
+def _noise(backbone: Backbone, machine: Machine) -> torch.Tensor:
+    """A full batch of random images, uint8 (B, 3, H, W), to test a backbone with."""
     shape = (machine.batch_frames, 3, *backbone.shape.image_size)
     draw = np.random.default_rng(0)
     return torch.from_numpy(draw.integers(0, 256, shape, np.uint8)).to(machine.device)
@@ -182,18 +180,19 @@ def noise(backbone: Backbone, machine: Machine) -> torch.Tensor:
 
 @contextmanager
 def named_failures(machine: Machine) -> Iterator[None]:
-    """Raise what goes wrong on a GPU as an error that says what to do."""
+    """Turn failures of a GPU into errors that say what to do."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise UsageError(
-            f"{machine.device} has not the memory for {machine.batch_frames} frames at a time: "
-            f"batch_frames={max(machine.batch_frames // 2, 1)}, or see who else uses it "
+            f"{machine.device}: not enough memory for a batch of {machine.batch_frames} frames; "
+            f"set batch_frames={max(machine.batch_frames // 2, 1)}, or free memory that others use "
             f"({_first_line(error)})"
         ) from error
     except torch.AcceleratorError as error:
         raise TokenReelError(
-            f"{machine.device} failed: {_first_line(error)}; what is committed stays, run it again"
+            f"{machine.device} failed: {_first_line(error)}; committed clips are kept, rerun to "
+            "resume"
         ) from error
 
 
@@ -202,21 +201,21 @@ def _first_line(error: Exception) -> str:
 
 
 def pick_device(device: str) -> torch.device:
-    """The device of a word of the config: "auto" is CUDA where there is one.
+    """The device that a config names; "auto" is a GPU where there is one.
 
-    A GPU is always named with its number, which torch.cuda.set_device needs.
+    A GPU always has its number, which torch.cuda.set_device needs.
 
     Raises:
-        UsageError: no such device here.
+        UsageError: the device does not exist.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise UsageError(f"device={device!r}: auto, cpu, cuda or cuda:N") from error
+        raise UsageError(f"device={device!r}: not auto, cpu, cuda or cuda:N") from error
     if chosen.type not in {"cpu", "cuda"}:
-        raise UsageError(f"device={device!r}: auto, cpu, cuda or cuda:N")
+        raise UsageError(f"device={device!r}: not auto, cpu, cuda or cuda:N")
     if chosen.type == "cpu":
         return chosen
     chosen = torch.device("cuda", chosen.index or 0)
@@ -226,13 +225,13 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_gpus(words: str) -> tuple[str, ...]:
-    """The devices of `--gpus`: "all", how many, or their numbers with a comma.
+    """The devices that `--gpus` names: "all", a count, or numbers separated by commas.
 
     >>> pick_gpus("cpu,cpu")
     ('cpu', 'cpu')
 
     Raises:
-        UsageError: words that are neither, or a GPU that is not there.
+        UsageError: none of these, or a GPU does not exist.
     """
     count = torch.cuda.device_count()
     parts = words.split(",")
@@ -245,7 +244,7 @@ def pick_gpus(words: str) -> tuple[str, ...]:
     elif all(part.isdecimal() for part in parts if part) and "," in words:
         chosen = [f"cuda:{int(part)}" for part in parts if part]
     else:
-        raise UsageError(f"--gpus is all, how many, or numbers such as 0,1; got {words!r}")
+        raise UsageError(f"--gpus is all, a count, or numbers such as 0,1; got {words!r}")
     missing = [d for d in chosen if d != "cpu" and int(d.removeprefix("cuda:")) >= count]
     if missing or not chosen:
         raise UsageError(f"--gpus {words}: torch sees {count} CUDA devices")

@@ -1,16 +1,16 @@
-"""Batches -> encoded rows: resize | backbone | quantise | copy out, each ahead of the next.
+"""Batches -> encoded rows: resize | backbone | quantise | copy to the host, overlapped.
 
-On CUDA the host only launches: a batch is resized, run and quantised.  Its pixels come up on one
-stream and its tokens go down on another, both to and from page-locked memory, while the batches
-before and after it run; a second thread waits for the copy.  On a CPU the backbone has a thread,
-and quantising another.  Memory is bounded by SLOTS and queue depths.
+On CUDA the host only launches: a batch is resized, run and quantised.  Its pixels are uploaded on
+one stream and its tokens downloaded on another, both through page-locked memory, while other
+batches run; a second thread waits for the download.  On a CPU the backbone has one thread and
+quantising another.  Memory is bounded by SLOTS and queue depths.
 """
 
 import queue
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,8 @@ from tokenreel.extract.images.transforms import plan_on_device
 
 __all__ = ["Engine", "Rows"]
 
-BATCHES_AHEAD = 1  # that wait for the backbone, and for the copy
-SLOTS = 3  # page-locked copies of a batch's tokens: one filled, one written, one spare
+BATCHES_AHEAD = 1  # that may wait for the backbone, and for the copy
+SLOTS = 3  # page-locked copies of a batch's tokens: one being filled, one being written, one spare
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -40,10 +40,10 @@ class Rows:
     """A piece whose tokens are on the host.
 
     Attributes:
-        piece: which frames.
+        piece: the frames.
         views: of each view, the outputs of the piece's batch by name; see Quantiser.on_device.
         rows: of the piece in them.
-        done: to be called once, when the outputs are not needed any more.
+        done: to be called once the outputs are no longer needed.
     """
 
     piece: Piece
@@ -54,7 +54,7 @@ class Rows:
 
 @dataclass(slots=True)
 class _Running:
-    """A batch on its way through the device; the tensors are held until they are copied."""
+    """A batch in progress on the device; its tensors are held until they are copied."""
 
     batch: Batch
     found: list[FrameTokens] = field(default_factory=list)
@@ -73,8 +73,8 @@ class Engine:
         backbone: on the device.
         quantiser: for the device.
         identity: of the store.
-        emit: takes the pieces of each batch, in order; may block.
-        release: gives a batch's buffer back.
+        emit: called with the pieces of each batch, in order; may block.
+        release: frees a batch's buffer.
     """
 
     def __init__(
@@ -100,22 +100,15 @@ class Engine:
         self._gpu_seconds = [0.0, 0.0]  # busy, waiting
         self.run = Stage("backbone", self._run, depth=BATCHES_AHEAD, discard=release)
         self.copy = Stage("encode", self._copy, depth=BATCHES_AHEAD, discard=self._abandon)
+        self._stack = ExitStack()
 
     def __enter__(self) -> "Engine":
-        self.copy.__enter__()
-        self.run.__enter__()
+        for stage in (self.copy, self.run):
+            self._stack.enter_context(stage)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self.run.__exit__(kind, error, trace)
-        finally:
-            self.copy.__exit__(kind, error, trace)
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._stack.__exit__(kind, error, trace)  # type: ignore[arg-type]
 
     @property
     def busy_seconds(self) -> float:
@@ -151,7 +144,7 @@ class Engine:
         self.copy.put(running)
 
     def _images_of(self, batch: Batch) -> Tensor:
-        """Every row's images, uint8 (B, V, 3, H, W) on the device; rows beyond num_rows are old."""
+        """Images of a batch on the device, uint8 (B, V, 3, H, W); unfilled rows are stale."""
         shape = (
             self._machine.batch_frames,
             self._identity.num_views,
@@ -180,18 +173,18 @@ class Engine:
         return self._images
 
     def _on_device(self, batch: Batch) -> Tensor:
-        """The bytes of a batch; they are copied up beside what the device does."""
+        """The bytes of a batch on the device, uploaded while it computes."""
         if not self._is_cuda:
             return batch.buffer
         with torch.cuda.stream(self._uploads):
             pixels = batch.buffer[: batch.num_bytes].to(self._machine.device, non_blocking=True)
         here = torch.cuda.current_stream(self._machine.device)
         here.wait_stream(self._uploads)
-        pixels.record_stream(here)  # or a later batch's could take their memory too early
+        pixels.record_stream(here)  # else a later upload could reuse their memory too early
         return pixels
 
     def _copy_out(self, running: _Running) -> None:
-        """Copy into a page-locked slot, beside what the device does next; waits for a free one."""
+        """Copy into a page-locked slot while the device computes; waits for a free slot."""
         slot = self._slots.get()
         running.slot = slot
         self._copies.wait_event(running.ended)
@@ -208,11 +201,11 @@ class Engine:
             running.copied.record()
 
     def _copy(self, running: _Running) -> None:
-        """Wait for the copy, or quantise; then hand the pieces over."""
+        """Wait for the copy, or quantise on a CPU; then emit the pieces."""
         if self._is_cuda:
             with named_failures(self._machine):
                 running.copied.synchronize()
-            self._take_time(running)
+            self._add_seconds(running)
             assert running.slot is not None
             views = tuple({n: v.numpy() for n, v in view.items()} for view in running.slot)
         else:
@@ -220,18 +213,18 @@ class Engine:
             views = tuple({n: v.numpy() for n, v in view.items()} for view in quantised)
         running.found, running.outputs = [], []
         self._release(running.batch)
-        left = _Countdown(len(running.batch.pieces), lambda: self._give_back(running))
+        last = _Countdown(len(running.batch.pieces), lambda: self._free_slot(running))
         for piece in running.batch.pieces:
             rows = slice(piece.row, piece.row + piece.num_frames)
-            self._emit(Rows(piece, views, rows, left))
+            self._emit(Rows(piece, views, rows, last))
 
-    def _take_time(self, running: _Running) -> None:
+    def _add_seconds(self, running: _Running) -> None:
         self._gpu_seconds[0] += running.began.elapsed_time(running.ended) / 1e3
         if self._last_end is not None:
             self._gpu_seconds[1] += max(self._last_end.elapsed_time(running.began), 0.0) / 1e3
         self._last_end = running.ended
 
-    def _give_back(self, running: _Running) -> None:
+    def _free_slot(self, running: _Running) -> None:
         if running.slot is not None:
             self._slots.put(running.slot)
 
@@ -239,16 +232,14 @@ class Engine:
         if self._is_cuda:
             running.copied.synchronize()
         self._release(running.batch)
-        self._give_back(running)
+        self._free_slot(running)
 
 
 class _Countdown:
-    """Calls `last` when it has been called `count` times; from any threads."""
+    """Calls `last` on its `count`-th call; safe from several threads."""
 
     def __init__(self, count: int, last: Callable[[], None]) -> None:
-        self._tickets = iter(
-            range(count - 1, -1, -1)
-        )  # next() of it is one step of the interpreter
+        self._tickets = iter(range(count - 1, -1, -1))  # its next() is atomic
         self._last = last
 
     def __call__(self) -> None:

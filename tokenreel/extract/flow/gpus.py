@@ -1,4 +1,4 @@
-"""One process for each GPU, all on one store: whoever claims a clip first does it."""
+"""One process for each GPU, all on one store: the first to claim a clip extracts it."""
 
 import logging
 import multiprocessing
@@ -15,10 +15,9 @@ from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.progress import Progress
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.flow.flow import check_failures, has_too_many_failures
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.report import ExtractReport
-from tokenreel.extract.signals import stop_on_signals, unheard_by_children
+from tokenreel.extract.signals import blocked_in_children, stop_on_signals
 
 __all__ = ["extract_on_gpus"]
 
@@ -29,7 +28,7 @@ REPORT_SECONDS = 1.0
 
 @dataclass
 class _Child:
-    """A process and what it last said."""
+    """A process and its last messages."""
 
     device: str
     process: Any
@@ -52,19 +51,19 @@ def extract_on_gpus(
     """Extract with a process on each device; see runner.extract_clips.
 
     Args:
-        devices: of devices.pick_gpus; with one there is no process beside this one.
+        devices: of devices.pick_gpus; a single device runs in this process.
         manifest: the clips.
-        config: the extraction; its device is left aside.
+        config: the extraction; its device is ignored.
         store: directory of the store; made when absent.
         progress: whether to draw a bar of frames.
         shard: (i, n): only every n-th clip, from the i-th on.
-        retries: whether clips in quarantine are tried again.
+        retries: whether clips in quarantine are retried.
 
     Returns:
-        The reports of the processes together; a clip that one of them did is not "skipped".
+        The merged reports; a clip that one process committed is not "skipped" by the others.
 
     Raises:
-        TokenReelError: what a process raised, when all have ended; or one died.
+        TokenReelError: raised by a process, once all have ended; or a process died.
     """
     options = {"shard": shard, "retries": retries}
     if len(devices) == 1:
@@ -75,21 +74,22 @@ def extract_on_gpus(
         stop_on_signals() as stopping,
         Progress(desc="extract", unit="frame", enabled=progress) as bar,
     ):
-        with unheard_by_children(signal.SIGINT):  # they are told to stop by SIGTERM
+        with blocked_in_children(signal.SIGINT):  # SIGTERM stops them
             children = [_start(device, manifest, config, store, options) for device in devices]
-        has_told = False
+        is_ending = False
         while not all(child.is_done for child in children):
-            _hear(children)
-            total = together([child.report for child in children])
+            _receive(children)
+            total = merge_reports([child.report for child in children])
             bar.set_postfix_str(total.status(), refresh=False)
             bar.update(total.num_appended - bar.n)
-            if (stopping.event.is_set() or has_too_many_failures(total, config)) and not has_told:
-                has_told = True
+            has_failed = total.has_too_many_failures(config.max_failures)
+            if (stopping.event.is_set() or has_failed) and not is_ending:
+                is_ending = True
                 for child in children:
                     child.process.terminate()
         is_stopped = stopping.event.is_set()
-    report = together([child.report for child in children])
-    check_failures(report, config)
+    report = merge_reports([child.report for child in children])
+    report.check_failures(config.max_failures)
     for child in children:
         if child.error is not None and not is_stopped:
             raise child.error
@@ -97,7 +97,7 @@ def extract_on_gpus(
     return report
 
 
-def together(reports: Sequence[ExtractReport]) -> ExtractReport:
+def merge_reports(reports: Sequence[ExtractReport]) -> ExtractReport:
     """One report of processes that shared the clips."""
     total = ExtractReport()
     for report in reports:
@@ -131,8 +131,8 @@ def _start(
     return _Child(device, process, ours)
 
 
-def _hear(children: Sequence[_Child]) -> None:
-    """Take what the processes say within a moment."""
+def _receive(children: Sequence[_Child]) -> None:
+    """Receive the messages of the processes; waits for REPORT_SECONDS at most."""
     pipes = {child.pipe: child for child in children if not child.is_done}
     for pipe in multiprocessing.connection.wait(list(pipes), timeout=REPORT_SECONDS):
         child = pipes[pipe]  # type: ignore[index]
@@ -143,8 +143,8 @@ def _hear(children: Sequence[_Child]) -> None:
             child.is_done = True
             if child.process.exitcode:
                 child.error = child.error or TokenReelError(
-                    f"the process of {child.device} died (exit {child.process.exitcode}): "
-                    "run it again to go on"
+                    f"the process of {child.device} died (exit {child.process.exitcode}); "
+                    "rerun to resume"
                 )
                 log.error("%s", child.error)
             continue
@@ -175,5 +175,5 @@ def _extract(
     try:
         pipe.send(extract_clips(manifest, config, store, progress=False, tick=tick, **options))
     except TokenReelError as error:
-        pipe.send(latest)  # of the failures that made it end, say
+        pipe.send(latest)  # it holds the failures that ended the process
         pipe.send(error)

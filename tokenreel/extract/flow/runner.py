@@ -3,14 +3,18 @@
     decode and resize | resize | backbone | quantise | copy out | checksum and write
     processes         | the device ------------------------- | threads
 
-All of them work at once, behind short queues, so that memory does not grow with the length of a
-clip.  A frame's tokens do not depend on what ran beside it (see `batching`): the store is the same
-bytes for any number of workers, shards and restarts.
+All of them run at once, behind short queues, so that memory does not grow with the length of a
+clip.  A frame's tokens do not depend on the rest of its batch (see `batching`): the store is the
+same bytes for any number of workers, shards and restarts.
 """
 
+import resource
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +22,15 @@ import torch
 from numpy.typing import NDArray
 
 from tokenreel.cache.codec import codec_from_identity
-from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.identity import StoreIdentity
-from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.progress import Progress
 from tokenreel.extract.backbone.cpu_threads import in_parts, num_threads
 from tokenreel.extract.backbone.timm_backbone import Backbone, backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights, weights_sha256
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.decode_pool.calibration_frames import sample_images
+from tokenreel.extract.decode_pool.pool import ClipEnded, DecodedChunk, DecodePool
 from tokenreel.extract.encode.identity import (
     build_identity,
     identity_for,
@@ -35,12 +39,20 @@ from tokenreel.extract.encode.identity import (
     require_same_tokens,
     store_name,
 )
-from tokenreel.extract.encode.quantiser import Quantiser
-from tokenreel.extract.flow.clip_queue import ClipBook
-from tokenreel.extract.flow.devices import compile_quantiser, machine_for, pick_device, ready
-from tokenreel.extract.flow.flow import Flow, check_failures
+from tokenreel.extract.encode.quantiser import EncodedView, Quantiser
+from tokenreel.extract.flow.batching import Batcher
+from tokenreel.extract.flow.clip_queue import ClipQueue, clips_of_shard
+from tokenreel.extract.flow.devices import (
+    Machine,
+    compile_quantiser,
+    machine_for,
+    pick_device,
+    prepare_backbone,
+)
+from tokenreel.extract.flow.engine import Engine, Rows
+from tokenreel.extract.flow.stage import WriterThreads
 from tokenreel.extract.report import ExtractReport
-from tokenreel.extract.signals import stop_on_signals
+from tokenreel.extract.signals import Stopping, stop_on_signals
 
 __all__ = [
     "ExtractReport",
@@ -52,7 +64,8 @@ __all__ = [
 ]
 
 
-VIDEOS_A_SHARD = 8  # with fewer, shards of whole videos differ too much in length
+CHUNK_FRAMES = 16  # of a slot, at most
+WINDOW_ROOM = 4  # bytes of a slot for each byte of an image, as windows of frames are larger
 
 
 def extract_clips(
@@ -71,19 +84,19 @@ def extract_clips(
     Args:
         manifest: the clips.
         config: the extraction.
-        store: directory of the store; made when absent.
+        store: directory of the store; created when absent.
         progress: whether to draw a bar of frames.
         shard: (i, n): only every n-th clip, from the i-th on.
-        retries: whether clips in quarantine are tried again; they are only reported otherwise.
-        processes: that extract on this machine, this one included.
+        retries: whether clips in quarantine are retried; otherwise they are only reported.
+        processes: number that extract on this machine, this one included.
         tick: called with the report now and then.
 
     Returns:
-        What was done.  Clips that failed are in it, and in the store's quarantine.
+        The report.  Clips that failed are in it, and in the store's quarantine.
 
     Raises:
         WrongIdentity: the store was made with other settings.
-        UsageError: the backbone, its weights or the device are not to be had.
+        UsageError: the backbone, its weights or the device are unavailable.
         TokenReelError: more clips failed than config.max_failures.
     """
     started = time.monotonic()
@@ -92,14 +105,14 @@ def extract_clips(
         manifest, config, store, processes=processes
     )
     machine = machine_for(config, processes=processes)
-    machine = ready(backbone, machine, compiles=config.compile_backbone)
+    machine = prepare_backbone(backbone, machine, compiles=config.compile_backbone)
     require_same_tokens(
         store, identity, backbone, batch_frames=machine.batch_frames if machine.pads else None
     )
     quantiser = Quantiser(codec_from_identity(identity.codec, calibration), identity, device)
     if config.compile_backbone:
         compile_quantiser(quantiser, backbone, machine)
-    book = ClipBook(
+    clips = ClipQueue(
         manifest,
         config,
         identity,
@@ -111,43 +124,43 @@ def extract_clips(
     )
     with ExitStack() as stack:
         stopping = stack.enter_context(stop_on_signals())
-        run = Flow(machine, config, identity, report, book, stopping)
-        stack.enter_context(book)
-        run.enter(stack, backbone, quantiser)
+        flow = Flow(machine, config, identity, report, clips, stopping)
+        stack.enter_context(clips)
+        flow.enter(stack, backbone, quantiser)
         bar = stack.enter_context(Progress(desc="extract", unit="frame", enabled=progress))
 
         def show() -> None:
             report.seconds["total"] = time.monotonic() - started
-            run.measure()
+            flow.measure()
             bar.set_postfix_str(report.status(), refresh=False)
             bar.update(report.num_appended - bar.n)
             tick(report)
 
-        run.hear_decoders(show)
-        run.finish(show)
+        flow.receive_chunks(show)
+        flow.finish(show)
         show()
     report.stopped = stopping.event.is_set()
-    check_failures(report, config)
+    report.check_failures(config.max_failures)
     return report
 
 
 def prepare_store(
     manifest: Manifest, config: ExtractConfig, store: Path, *, processes: int = 1
 ) -> tuple[Backbone, StoreIdentity, Mapping[str, NDArray[Any]], torch.device]:
-    """Open the store, or make it and calibrate its codec on frames of some clips.
+    """Open the store, or create it and calibrate its codec on frames of some clips.
 
     Args:
         manifest: the clips.
         config: the extraction.
-        store: directory of the store; made when absent.
-        processes: that extract on this machine, this one included.
+        store: directory of the store; created when absent.
+        processes: number that extract on this machine, this one included.
 
     Returns:
         The backbone, the identity of the store, the calibration of its codec, and the device.
 
     Raises:
         WrongIdentity: the store was made with other settings.
-        UsageError: the backbone, its weights or the device are not to be had.
+        UsageError: the backbone, its weights or the device are unavailable.
         TokenReelError: the codec needs frames, and no clip could be decoded.
     """
     device = pick_device(config.device)
@@ -168,16 +181,151 @@ def prepare_store(
     return backbone, identity, calibration, device
 
 
-def clips_of_shard(manifest: Manifest, shard: tuple[int, int]) -> list[Clip]:
-    """The clips of every n-th video from the i-th on, so that one shard reads a video.
+class Flow:
+    """The stages of one run and their queues: `enter`, then `receive_chunks`, then `finish`.
 
-    Where there are few videos for so many shards, every n-th clip instead: shares are even then.
+    Args:
+        machine: device and sizes.
+        config: of the extraction.
+        identity: of the store.
+        report: updated.
+        clips: queue of the clips.
+        stopping: whether the run is to end early.
     """
-    part, parts = shard
-    if not 0 <= part < parts:
-        raise UsageError(f"shard {part}/{parts}: i/n with 0 <= i < n")
-    videos = sorted({clip.video for clip in manifest.clips})
-    if len(videos) < VIDEOS_A_SHARD * parts:
-        return list(manifest.clips[part::parts])
-    mine = set(videos[part::parts])
-    return [clip for clip in manifest.clips if clip.video in mine]
+
+    def __init__(
+        self,
+        machine: Machine,
+        config: ExtractConfig,
+        identity: StoreIdentity,
+        report: ExtractReport,
+        clips: ClipQueue,
+        stopping: Stopping,
+    ) -> None:
+        self._machine, self._config, self._identity = machine, config, identity
+        self._report, self._clips, self._stopping = report, clips, stopping
+        self._decode_seconds = 0.0
+        image_bytes = identity.num_views * 3 * identity.image_size[0] * identity.image_size[1]
+        self._room = WINDOW_ROOM if machine.resizes else 1
+        self._batcher = Batcher(
+            batch_frames=machine.batch_frames,
+            buffer_bytes=max(machine.batch_frames, CHUNK_FRAMES) * image_bytes * self._room,
+            mixes=machine.mixes,
+            pins=machine.is_cuda,
+        )
+
+    def enter(self, stack: ExitStack, backbone: Backbone, quantiser: Quantiser) -> None:
+        """Start the stages, the last one first."""
+        self._quantiser = quantiser
+        self._writers = stack.enter_context(WriterThreads(self._machine.write_threads))
+        self._engine = stack.enter_context(
+            Engine(
+                self._machine,
+                backbone,
+                quantiser,
+                self._identity,
+                emit=self._write,
+                release=self._batcher.release,
+            )
+        )
+        self._pool = DecodePool(
+            (
+                replace(job, chunk_frames=CHUNK_FRAMES, on_device=self._machine.resizes)
+                for job in self._clips.jobs(self._stopping.event)
+            ),
+            slot_shape=(
+                CHUNK_FRAMES * self._room,
+                self._identity.num_views,
+                3,
+                *self._identity.image_size,
+            ),
+            workers=self._machine.workers,
+            timeout_seconds=self._config.timeout_seconds,
+            is_over=lambda: self._stopping.is_overdue,  # no chunk may come for minutes
+        )
+
+    def receive_chunks(self, show: Callable[[], None]) -> None:
+        """Batch the decoded chunks until all clips have ended, or the run is stopped."""
+        with self._pool as pool:
+            for message in pool:
+                if isinstance(message, ClipEnded):
+                    self._end_clip(message)
+                else:
+                    self._add(message)
+                show()
+                self._report.check_failures(self._config.max_failures)
+                if self._stopping.event.is_set():
+                    self._clips.cut()
+                    if self._stopping.is_overdue or self._clips.is_cut():
+                        break
+
+    def finish(self, show: Callable[[], None]) -> None:
+        """Run the batches that are not full, and wait for the stages; drop batches when overdue."""
+
+        def watch() -> None:
+            if self._stopping.is_overdue:
+                self._engine.run.drop()
+            show()
+
+        watch()
+        for batch in self._batcher.rest():
+            self._engine.run.put(batch)
+        self._engine.run.finish(watch)
+        self._engine.copy.finish(show)
+        self._writers.finish(show)
+
+    def measure(self) -> None:
+        """Update the seconds and the memory of the report."""
+        seconds = self._report.seconds
+        seconds["decode"] = self._decode_seconds / self._machine.workers
+        seconds["backbone"], seconds["wait"] = self._engine.busy_seconds, self._engine.idle_seconds
+        seconds["encode"] = self._engine.copy.busy_seconds
+        seconds["write"] = self._writers.busy_seconds
+        self._report.peak_bytes = _peak_bytes() + self._pool.peak_bytes
+        if self._machine.is_cuda:
+            self._report.peak_device_bytes = torch.cuda.max_memory_allocated(self._machine.device)
+
+    def _add(self, chunk: DecodedChunk) -> None:
+        position = chunk.attempt.position
+        entry = self._clips.entry(position)
+        self._decode_seconds += chunk.seconds
+        if chunk.attempt.number != entry.attempt:
+            self._batcher.forget(position)
+        first, wanted = self._clips.receive(entry, chunk)
+        if chunk.images is not None:
+            for batch in self._batcher.add(chunk, first=first, wanted=wanted):
+                self._engine.run.put(batch)
+        chunk.release()
+
+    def _end_clip(self, end: ClipEnded) -> None:
+        position = end.attempt.position
+        for batch in self._batcher.end(position):
+            self._engine.run.put(batch)
+        self._writers.put(position, self._clips.ended(self._clips.entry(position), end))
+
+    def _write(self, rows: Rows) -> None:
+        """Queue a piece for the thread that writes its clip."""
+        piece = rows.piece
+        position = piece.attempt.position
+        entry = self._clips.entry(position)
+
+        def encode(known: int) -> list[EncodedView]:
+            part = slice(rows.rows.start + known, rows.rows.stop)
+            first = piece.first + known
+            return [self._quantiser.on_host(view, part, first=first) for view in rows.views]
+
+        work = partial(
+            self._clips.commits.write,
+            entry,
+            encode,
+            piece.attempt,
+            first=piece.first,
+            count=piece.num_frames,
+        )
+        self._writers.put(position, work, rows.done)
+
+
+def _peak_bytes() -> int:
+    """Peak memory of this process."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

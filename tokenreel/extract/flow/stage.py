@@ -1,28 +1,31 @@
-"""A stage: a thread behind a short queue.  Stages in a row overlap, and none runs far ahead."""
+"""Background threads behind bounded queues: stages overlap, and none runs far ahead."""
 
 import queue
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
+from contextlib import ExitStack
 from typing import Generic, TypeVar
 
-__all__ = ["Stage"]
+__all__ = ["Stage", "WriterThreads"]
 
 T = TypeVar("T")
+Task = tuple[Callable[[], None], Callable[[], None]]  # the work, and what follows it in any case
+
+WRITER_DEPTH = 4  # tasks that may wait for a thread: memory stays bounded when the disk is slow
 
 
 class Stage(Generic[T]):
-    """Do the work of each item in order, in a thread; leaving the context waits for all of it.
+    """Process items in order in a thread; leaving the context waits for all of them.
 
-    After an error nothing more is done: items are discarded as they come, so that whoever puts
-    them never blocks for ever, and put raises the error.
+    After an error no item is processed: items are discarded as they arrive, so that callers of
+    put never block for ever, and put raises the error.
 
     Args:
         name: of the thread.
-        work: done for each item.
+        work: called with each item.
         depth: items that may wait; put blocks beyond.
-        discard: done instead, after an error or `drop`.
+        discard: called instead of work after an error or `drop`.
 
     Attributes:
         busy_seconds: spent on work.
@@ -49,12 +52,7 @@ class Stage(Generic[T]):
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.finish()
         if error is None and self._error is not None:
             raise self._error
@@ -62,7 +60,7 @@ class Stage(Generic[T]):
     def finish(
         self, tick: Callable[[], None] = lambda: None, *, every_seconds: float = 0.5
     ) -> None:
-        """Wait until every item is done; `tick` is called meanwhile."""
+        """Wait until every item is processed; `tick` is called meanwhile."""
         if self._thread.is_alive():
             self._items.put(None)
         while self._thread.is_alive():
@@ -84,7 +82,7 @@ class Stage(Generic[T]):
         self._items.put(item)
 
     def drop(self) -> None:
-        """Discard what is queued and what will come; the item in work is finished."""
+        """Discard queued and later items; the current item is finished."""
         self._dropping.set()
 
     def _run(self) -> None:
@@ -105,3 +103,64 @@ class Stage(Generic[T]):
                 self._error = self._error or error
                 self._dropping.set()
             self.busy_seconds += time.monotonic() - start
+
+
+class WriterThreads:
+    """Threads that write; each clip is written by one of them, so that its frames stay in order.
+
+    Leaving the context waits for all tasks.
+
+    Args:
+        count: threads.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._stages = [
+            Stage[Task](f"write-{number}", _run_task, depth=WRITER_DEPTH, discard=_skip_task)
+            for number in range(count)
+        ]
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "WriterThreads":
+        for stage in self._stages:
+            self._stack.enter_context(stage)
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._stack.__exit__(kind, error, trace)  # type: ignore[arg-type]
+
+    def finish(self, tick: Callable[[], None] = lambda: None) -> None:
+        """Wait until every task is done; `tick` is called meanwhile."""
+        for stage in self._stages:
+            stage.finish(tick)
+
+    @property
+    def busy_seconds(self) -> float:
+        """Mean over the threads of the time spent on tasks."""
+        return sum(stage.busy_seconds for stage in self._stages) / len(self._stages)
+
+    def put(
+        self, position: int, work: Callable[[], None], done: Callable[[], None] = lambda: None
+    ) -> None:
+        """Queue a task of a clip; waits while the queue of its thread is full.
+
+        Args:
+            position: of the clip.
+            work: the task.
+            done: called after it, or instead of it when the run has failed.
+
+        Raises:
+            Exception: what an earlier task raised: a full disk, a damaged store.
+        """
+        self._stages[position % len(self._stages)].put((work, done))
+
+
+def _run_task(task: Task) -> None:
+    try:
+        task[0]()
+    finally:
+        task[1]()
+
+
+def _skip_task(task: Task) -> None:
+    task[1]()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from tokenreel.extract.images.resize import ResizePlan, plan_resize
-from tokenreel.extract.video.decode import VideoError
+from tokenreel.extract.video.types import VideoError
 
 __all__ = [
     "IMAGENET_MEAN",

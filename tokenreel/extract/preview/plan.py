@@ -1,30 +1,51 @@
-"""`extract plan`: what an extraction will take, from the headers of its videos.
+"""Cost of an extraction before it runs: its size from video headers, its time from measurements.
 
-No frame of the data set is counted by decoding it: counts come from the headers, which are good
-enough for a plan and for nothing else.
+Frames are not counted by decoding: counts come from the headers, which are good enough for a plan
+and for nothing else.  A few seconds of measurement show how fast this machine decodes, runs the
+backbone and uses its disk.
 """
 
-from collections.abc import Sequence
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from tokenreel.cache.codec import Codec, codec_from_identity, codec_identity
+from tokenreel.cache.errors import StoreError
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import INDEX_BYTES, clip_arrays, view_arrays
 from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.extract.backbone.cpu_threads import in_parts, num_threads
+from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
+from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.encode.identity import identity_for
-from tokenreel.extract.video.decode import VideoError, VideoInfo, probe
+from tokenreel.extract.flow.devices import machine_for, prepare_backbone
+from tokenreel.extract.images.transforms import apply_transform
+from tokenreel.extract.video.decode import decode, probe
+from tokenreel.extract.video.types import VideoError, VideoInfo
 
 __all__ = [
     "HeaderSurvey",
+    "MachineRates",
     "StoreSize",
+    "disk_rates",
+    "measure_machine",
     "planned_identity",
     "store_size",
     "survey_headers",
 ]
 
 UNKNOWN_WEIGHTS = "0" * 64
+DISK_BLOCK_BYTES = 64 << 20
+DISK_LIMIT_BYTES = 2 << 30
+WARM_BATCHES = 2
 
 
 @dataclass(frozen=True)
@@ -138,3 +159,146 @@ def _clip_seconds(clip: Clip, header: VideoInfo) -> float:
     end = header.duration_seconds if header.duration_seconds is not None else start
     stop = end if clip.stop_seconds is None else min(clip.stop_seconds, end or clip.stop_seconds)
     return max(stop - start, 0.0)
+
+
+@dataclass(frozen=True)
+class MachineRates:
+    """Measured on this machine in a few seconds.
+
+    Attributes:
+        device: where the backbone ran.
+        decode_frames: frames a second that one process decodes and resizes; 0 when no clip could
+            be decoded.
+        backbone_frames: images a second through the backbone on that device.
+        write_bytes, read_bytes: bytes a second of the disk, flushed and past the page cache.
+    """
+
+    device: str
+    decode_frames: float
+    backbone_frames: float
+    write_bytes: float
+    read_bytes: float
+
+    def stage_seconds(self, config: ExtractConfig, *, views: int) -> dict[str, float]:
+        """Seconds of a frame in each stage but the disk's; stages overlap.
+
+        On a CPU decoding and the backbone share the cores: their work adds up.
+
+        Args:
+            config: of the extraction.
+            views: of a frame, which is decoded once for all of them.
+        """
+        backbone = views / self.backbone_frames
+        if not self.decode_frames:
+            return {"backbone": backbone}
+        decoding = 1 / (self.decode_frames * machine_for(config).workers)
+        if self.device != "cpu":
+            return {"backbone": backbone, "decoding": decoding}
+        together = backbone + 1 / (self.decode_frames * num_threads())
+        return {"backbone and decoding on the same cores": together, "decoding": decoding}
+
+
+def measure_machine(
+    manifest: Manifest, config: ExtractConfig, folder: Path, *, device: torch.device, seconds: float
+) -> MachineRates:
+    """Decode, run the backbone and use the disk for a third of the time each.
+
+    Args:
+        manifest: clips to decode from.
+        config: of the extraction; its weights are not needed, random ones run as fast.
+        folder: an existing folder on the disk of the store.
+        device: where the backbone runs.
+        seconds: how long to measure altogether.
+    """
+    share = seconds / 3
+    write, read = disk_rates(folder, share)
+    return MachineRates(
+        device=str(device),
+        decode_frames=_decode_rate(manifest, config, share),
+        backbone_frames=_backbone_rate(config, device, share),
+        write_bytes=write,
+        read_bytes=read,
+    )
+
+
+def _decode_rate(manifest: Manifest, config: ExtractConfig, seconds: float) -> float:
+    transform = planned_identity(config).transform
+    count = 0
+    start = time.perf_counter()
+    for clip in _spread(manifest.clips):
+        try:
+            for frame in decode(manifest.root / clip.video, decoder=config.decoder):
+                apply_transform(frame.pixels, transform)
+                count += 1
+                if time.perf_counter() - start > seconds:
+                    return count / (time.perf_counter() - start)
+        except VideoError:
+            continue  # survey_headers and the extraction report it; a rate needs only good clips
+    spent = time.perf_counter() - start
+    return count / spent if count else 0.0
+
+
+def _spread(clips: Sequence[Clip]) -> Iterator[Clip]:
+    """Clips from all over the manifest: the first, the middle one, the quarters, ..."""
+    step = len(clips)
+    seen: set[int] = set()
+    while step >= 1:
+        for place in range(0, len(clips), step):
+            if place not in seen:
+                seen.add(place)
+                yield clips[place]
+        step //= 2
+
+
+def _backbone_rate(config: ExtractConfig, device: torch.device, seconds: float) -> float:
+    shape = backbone_shape(config.backbone, config.blocks, config.image_size)
+    state = load_weights(config.backbone, "random:0")
+    backbone = build_backbone(config.backbone, state, shape, numeric=config.numeric, device=device)
+    backbone, machine = in_parts(backbone, threads=num_threads()), machine_for(config)
+    prepare_backbone(backbone, machine, compiles=config.compile_backbone)
+    size = (machine.batch_frames, 3, *shape.image_size)
+    images = torch.zeros(size, dtype=torch.uint8, device=device)
+
+    def run() -> None:
+        backbone(images)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    for _ in range(WARM_BATCHES if device.type == "cuda" else 1):
+        run()
+    return machine.batch_frames * _repeat(run, seconds)
+
+
+def _repeat(work: Callable[[], None], seconds: float) -> float:
+    """Times a second that `work` runs."""
+    start = time.perf_counter()
+    count = 0
+    while count == 0 or time.perf_counter() - start < seconds:
+        work()
+        count += 1
+    return count / (time.perf_counter() - start)
+
+
+def disk_rates(folder: Path, seconds: float) -> tuple[float, float]:
+    """Bytes a second written and flushed, and read back past the page cache.
+
+    Raises:
+        StoreError: nothing can be written there.
+    """
+    block = np.random.default_rng(0).bytes(DISK_BLOCK_BYTES)
+    try:
+        limit = min(DISK_LIMIT_BYTES, max(shutil.disk_usage(folder).free // 2, 1))
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            start = time.perf_counter()
+            while file.tell() < limit and time.perf_counter() - start < seconds / 2:
+                file.write(block)
+                os.fsync(file.fileno())
+            num_bytes, spent = file.tell(), time.perf_counter() - start
+            file.seek(0)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            start = time.perf_counter()
+            while file.tell() < num_bytes and time.perf_counter() - start < seconds / 2:
+                file.read(DISK_BLOCK_BYTES)
+            return num_bytes / spent, file.tell() / (time.perf_counter() - start)
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be written: {error.strerror}") from error

@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from tokenreel.extract.video.decode import VideoError
+from tokenreel.extract.video.types import VideoError
 
 __all__ = ["CODECS", "CONTAINERS", "DamageWatch", "errors_so_far", "is_paired"]
 

@@ -1,138 +1,25 @@
-"""Decode a video: in order, by presentation time, at native size, whole frames or an error.
+"""Decode a video in order of presentation time, at native size: whole frames or an error.
 
-Nothing here resizes, repeats a frame or believes a header's frame count: libraries were measured
-to be silently wrong in each.  What a header says about duration is only used to notice that a file
-ends early.  A clip that starts in the middle of a video is reached by a seek only in files where
-that was seen to give the same frames: see `seeking`.
+Nothing here resizes, repeats a frame or trusts a header's frame count: libraries were measured to
+be silently wrong in each.  The duration in a header is only used to notice that a file ends early.
+A clip that starts in the middle of a video is reached by a seek only in files where the seek was
+seen to give the same frames: see `seeking`.
 """
 
-import os
-import stat
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+from tokenreel.extract.video.decoders import is_outlasted, probe, read_decord, read_pyav
+from tokenreel.extract.video.seeking import read_pyav_from
+from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo, check_file
 
-from tokenreel.extract.video.frame_selection import FrameSelector, exact
-
-__all__ = [
-    "DecodedFrame",
-    "FrameSelector",
-    "VideoError",
-    "VideoInfo",
-    "check_file",
-    "decode",
-    "exact",
-    "probe",
-]
+__all__ = ["FrameSelector", "VideoError", "check_file", "decode", "probe"]
 
 LONE_FRAME = 1
 TOLERATED_MISSING_FRAMES = 2
 TOLERATED_MISSING_SECONDS = 0.1
-
-
-class VideoError(Exception):
-    """A video cannot be decoded to what it should hold; the text is the reason for the user.
-
-    Attributes:
-        stage: "open", "decode" or "transform".
-        frame: near which it happened, None when unknown.
-        final: whether another decoder's opinion would change nothing.
-    """
-
-    def __init__(
-        self, reason: str, *, stage: str = "decode", frame: int | None = None, final: bool = True
-    ) -> None:
-        super().__init__(reason)
-        self.stage = stage
-        self.frame = frame
-        self.final = final
-
-
-@dataclass(frozen=True, slots=True)
-class VideoInfo:
-    """What the header says.
-
-    Attributes:
-        width: pixels of a row as stored, before rotation.
-        height: rows as stored.
-        codec: name of the codec.
-        time_base: seconds of a tick of the video stream.
-        start_ticks: tick that is time zero: the start of the file.
-        duration_seconds: of the video stream, of the file where the stream has none, or None.
-        is_duration_shared: whether it is the file's, of which another stream may fill the end.
-        rate: mean frames a second, None when unknown.
-        container: short name of the format.
-        header_frames: count in the header, 0 when absent; never trusted, only recorded.
-    """
-
-    width: int
-    height: int
-    codec: str
-    time_base: Fraction
-    start_ticks: int
-    duration_seconds: float | None
-    is_duration_shared: bool
-    rate: Fraction | None
-    container: str
-    header_frames: int
-
-
-@dataclass(frozen=True)
-class DecodedFrame:
-    """One frame.
-
-    Attributes:
-        make_pixels: makes the pixels.
-        size: height and width, turned as a player would.
-        index: position in the decoded video, from 0.
-        ticks: presentation time in ticks of time_base since the start of the file.
-    """
-
-    make_pixels: Callable[[], NDArray[np.uint8]]
-    size: tuple[int, int]
-    index: int
-    ticks: int
-
-    @cached_property
-    def pixels(self) -> NDArray[np.uint8]:
-        """RGB, uint8 (H, W, 3), turned as a player would; made when first asked for."""
-        try:
-            return self.make_pixels()
-        except (ValueError, OSError) as error:
-            raise VideoError(f"no RGB can be made: {error}", frame=self.index) from error
-
-
-def check_file(path: Path) -> None:
-    """Raise VideoError unless the path is a readable file with bytes in it; never blocks."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise VideoError(_system_reason(error), stage="open") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise VideoError("is a directory", stage="open")
-    if not stat.S_ISREG(status.st_mode):
-        raise VideoError("is not a regular file", stage="open")
-    if status.st_size == 0:
-        raise VideoError("is empty (0 bytes)", stage="open")
-    if not os.access(path, os.R_OK):
-        raise VideoError("no permission to read it", stage="open")
-
-
-def probe(path: Path) -> VideoInfo:
-    """Read the header.
-
-    Raises:
-        VideoError: the file cannot be opened or has no video stream; stage "open".
-    """
-    from tokenreel.extract.video.decoders import probe_pyav
-
-    check_file(path)
-    return probe_pyav(path)
 
 
 def decode(
@@ -158,9 +45,6 @@ def decode(
         VideoError: a damaged, truncated or unreadable file, a frame that the decoder marks as
             corrupt, a size that changes, time that stands still, or fewer than two frames.
     """
-    from tokenreel.extract.video.decoders import read_decord, read_pyav
-    from tokenreel.extract.video.seeking import read_pyav_from
-
     info = probe(path)
     start = None if from_seconds is None else exact(from_seconds) / info.time_base
     if start and decoder == "pyav":
@@ -196,8 +80,6 @@ def decode(
 def _check_length(
     path: Path, info: VideoInfo, first: DecodedFrame | None, last: DecodedFrame | None
 ) -> None:
-    from tokenreel.extract.video.decoders import is_outlasted
-
     if first is None or last is None:
         raise VideoError("no frame could be decoded")
     if last.index + 1 <= LONE_FRAME:
@@ -222,5 +104,52 @@ def _size(frame: DecodedFrame) -> str:
     return f"{frame.size[1]}x{frame.size[0]}"
 
 
-def _system_reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+class FrameSelector:
+    """Which frames of a video a clip keeps: those in [start, stop), at most fps a second.
+
+    With fps, time is cut into slots of 1 / fps seconds centred on multiples of 1 / fps since the
+    clip's first frame; each slot keeps its first frame and no frame fills two slots, so a slower
+    video keeps all its frames and nothing is repeated.
+    """
+
+    def __init__(
+        self,
+        time_base: Fraction,
+        *,
+        start_seconds: float | None = None,
+        stop_seconds: float | None = None,
+        fps: float | None = None,
+    ) -> None:
+        self._start = None if start_seconds is None else exact(start_seconds) / time_base
+        self._stop = None if stop_seconds is None else exact(stop_seconds) / time_base
+        per_second = None if fps is None else Fraction(fps).limit_denominator(10_000)
+        self._slots_per_tick = None if per_second is None else per_second * time_base
+        self._first_ticks: int | None = None
+        self._last_slot = -1
+
+    def is_past(self, ticks: int) -> bool:
+        """Whether the clip ends at or before this time."""
+        return self._stop is not None and ticks >= self._stop
+
+    def keeps(self, ticks: int) -> bool:
+        """Whether the clip keeps the frame at this time; call once for each frame, in order."""
+        if self.is_past(ticks) or (self._start is not None and ticks < self._start):
+            return False
+        if self._slots_per_tick is None:
+            return True
+        if self._first_ticks is None:
+            self._first_ticks = ticks
+        slot = math.floor((ticks - self._first_ticks) * self._slots_per_tick + Fraction(1, 2))
+        if slot <= self._last_slot:
+            return False
+        self._last_slot = slot
+        return True
+
+
+def exact(seconds: float) -> Fraction:
+    """The fraction that a decimal of an annotation means, to 10 microseconds.
+
+    >>> exact(0.2), exact(2 / 3)
+    (Fraction(1, 5), Fraction(2, 3))
+    """
+    return Fraction(seconds).limit_denominator(100_000)

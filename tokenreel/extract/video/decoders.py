@@ -11,9 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.extract.video.damage import DamageWatch, errors_so_far
-from tokenreel.extract.video.decode import DecodedFrame, VideoError, VideoInfo
+from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo, check_file
 
-__all__ = ["frame_of", "opened", "probe_pyav", "read_decord", "read_pyav", "ticks_of"]
+__all__ = [
+    "frame_of",
+    "is_outlasted",
+    "opened",
+    "probe",
+    "read_decord",
+    "read_pyav",
+    "ticks_of",
+]
 
 DECORD_LIMIT_BYTES = 2**30  # decord reads ahead without bound, so a whole video must fit
 DECORD_REFUSES = {"av1"}  # its FFmpeg 4.1 has no decoder for it
@@ -44,10 +52,30 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
-def probe_pyav(path: Path) -> VideoInfo:
-    """Read the header with PyAV."""
+def probe(path: Path) -> VideoInfo:
+    """Read the header, with PyAV.
+
+    Raises:
+        VideoError: the file cannot be opened or has no video stream; stage "open".
+    """
+    check_file(path)
     with opened(path) as (container, stream):
-        return _info(container, stream)
+        base: Fraction = stream.time_base
+        start = container.start_time
+        start_ticks = 0 if start is None else _rescale(start, Fraction(1, 1_000_000), base)
+        duration, is_files = _duration_seconds(container, stream)
+        return VideoInfo(
+            width=stream.codec_context.width,
+            height=stream.codec_context.height,
+            codec=stream.codec_context.codec.canonical_name,
+            time_base=base,
+            start_ticks=start_ticks,
+            duration_seconds=duration,
+            is_duration_shared=is_files and len(container.streams) > 1,
+            rate=stream.average_rate,
+            container=container.format.name,
+            header_frames=stream.frames,
+        )
 
 
 def read_pyav(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
@@ -138,7 +166,8 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
             str(path.absolute()), num_threads=1, fault_tol=REPEATS_TOLERATED
         )
         _require_room(len(reader) * frame_bytes)
-        for index, ticks in enumerate(_times(path, info)):
+        for timed, index in _frames(path):  # PyAV's, of which no pixels are made
+            ticks = ticks_of(timed, index, info)
             frame = reader.next()
             yield DecodedFrame(frame.asnumpy, frame.shape[:2], index, ticks)
     except StopIteration as error:
@@ -155,12 +184,6 @@ def _require_room(num_bytes: float) -> None:
 
 def _refusal(reason: str) -> VideoError:
     return VideoError(f"decord {reason}: use pyav", final=False)
-
-
-def _times(path: Path, info: VideoInfo) -> Iterator[int]:
-    """Ticks of each frame, from PyAV, which makes no pixels."""
-    for frame, index in _frames(path):
-        yield ticks_of(frame, index, info)
 
 
 def ticks_of(frame: Any, index: int, info: VideoInfo) -> int:
@@ -181,25 +204,6 @@ def _video_stream(container: Any) -> Any:
     if stream.codec_context is None:
         raise VideoError("has a video stream of an unknown codec", stage="open")
     return stream
-
-
-def _info(container: Any, stream: Any) -> VideoInfo:
-    base: Fraction = stream.time_base
-    start = container.start_time
-    start_ticks = 0 if start is None else _rescale(start, Fraction(1, 1_000_000), base)
-    duration, is_files = _duration_seconds(container, stream)
-    return VideoInfo(
-        width=stream.codec_context.width,
-        height=stream.codec_context.height,
-        codec=stream.codec_context.codec.canonical_name,
-        time_base=base,
-        start_ticks=start_ticks,
-        duration_seconds=duration,
-        is_duration_shared=is_files and len(container.streams) > 1,
-        rate=stream.average_rate,
-        container=container.format.name,
-        header_frames=stream.frames,
-    )
 
 
 def _duration_seconds(container: Any, stream: Any) -> tuple[float | None, bool]:

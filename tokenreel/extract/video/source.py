@@ -5,7 +5,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tokenreel.cache.write.store_writer import SourceInfo
-from tokenreel.extract.video.decode import VideoError, VideoInfo, check_file, probe
+from tokenreel.extract.video.decoders import probe
+from tokenreel.extract.video.types import VideoError, VideoInfo
 
 __all__ = ["SourceFiles", "decoder_version"]
 
@@ -30,7 +31,6 @@ class SourceFiles:
             VideoError: stage "open": it is no file that can be read, or holds no video.
         """
         path = self._root / video
-        check_file(path)
         info = probe(path)
         source = SourceInfo(
             video=video,

@@ -20,8 +20,7 @@ from tokenreel.pipeline.recipes import RECIPES, get_recipe
 from tokenreel.pipeline.text import format_table
 
 if TYPE_CHECKING:  # torch: imported once every word is known to be right
-    from tokenreel.extract.preview.plan import HeaderSurvey, StoreSize
-    from tokenreel.extract.preview.rates import MachineRates
+    from tokenreel.extract.preview.plan import HeaderSurvey, MachineRates, StoreSize
 
 __all__ = ["BreakEven", "Plan", "break_even", "plan_dataset"]
 
@@ -180,8 +179,12 @@ def plan_dataset(
         get_recipe(recipe)
     manifest, config = read_words(dataset, words, root=root)
     from tokenreel.extract.flow.devices import pick_device
-    from tokenreel.extract.preview.plan import planned_identity, store_size, survey_headers
-    from tokenreel.extract.preview.rates import measure_machine
+    from tokenreel.extract.preview.plan import (
+        measure_machine,
+        planned_identity,
+        store_size,
+        survey_headers,
+    )
 
     device, plan_recipe = pick_device(config.device), planned_identity(config)
     survey = survey_headers(manifest, config)

@@ -155,7 +155,7 @@ def _disk(folder: Path, *, measure: bool) -> Iterator[Finding]:
         low = "few: a clip takes some 30 files; `extract plan` counts them"
         yield Finding("free inodes", str(inodes), "" if inodes > LOW_INODES else low)
     if measure:
-        from tokenreel.extract.preview.rates import disk_rates
+        from tokenreel.extract.preview.plan import disk_rates
 
         try:
             written, read = disk_rates(there, 4.0)

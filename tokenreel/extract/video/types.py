@@ -1,0 +1,103 @@
+"""What decoding works with: the header of a video, a decoded frame, the error of a bad file."""
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["DecodedFrame", "VideoError", "VideoInfo", "check_file"]
+
+
+class VideoError(Exception):
+    """A video cannot be decoded to what it should hold; the text is the reason for the user.
+
+    Attributes:
+        stage: "open", "decode" or "transform".
+        frame: near which it happened, None when unknown.
+        final: whether another decoder's opinion would change nothing.
+    """
+
+    def __init__(
+        self, reason: str, *, stage: str = "decode", frame: int | None = None, final: bool = True
+    ) -> None:
+        super().__init__(reason)
+        self.stage = stage
+        self.frame = frame
+        self.final = final
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What the header says.
+
+    Attributes:
+        width: pixels of a row as stored, before rotation.
+        height: rows as stored.
+        codec: name of the codec.
+        time_base: seconds of a tick of the video stream.
+        start_ticks: tick that is time zero: the start of the file.
+        duration_seconds: of the video stream, of the file where the stream has none, or None.
+        is_duration_shared: whether it is the file's, of which another stream may fill the end.
+        rate: mean frames a second, None when unknown.
+        container: short name of the format.
+        header_frames: count in the header, 0 when absent; never trusted, only recorded.
+    """
+
+    width: int
+    height: int
+    codec: str
+    time_base: Fraction
+    start_ticks: int
+    duration_seconds: float | None
+    is_duration_shared: bool
+    rate: Fraction | None
+    container: str
+    header_frames: int
+
+
+@dataclass(frozen=True)
+class DecodedFrame:
+    """One frame.
+
+    Attributes:
+        make_pixels: makes the pixels.
+        size: height and width, turned as a player would.
+        index: position in the decoded video, from 0.
+        ticks: presentation time in ticks of time_base since the start of the file.
+    """
+
+    make_pixels: Callable[[], NDArray[np.uint8]]
+    size: tuple[int, int]
+    index: int
+    ticks: int
+
+    @cached_property
+    def pixels(self) -> NDArray[np.uint8]:
+        """RGB, uint8 (H, W, 3), turned as a player would; made when first asked for."""
+        try:
+            return self.make_pixels()
+        except (ValueError, OSError) as error:
+            raise VideoError(f"no RGB can be made: {error}", frame=self.index) from error
+
+
+def check_file(path: Path) -> None:
+    """Raise VideoError unless the path is a readable file with bytes in it; never blocks."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise VideoError(reason, stage="open") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise VideoError("is a directory", stage="open")
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoError("is not a regular file", stage="open")
+    if status.st_size == 0:
+        raise VideoError("is empty (0 bytes)", stage="open")
+    if not os.access(path, os.R_OK):
+        raise VideoError("no permission to read it", stage="open")
