@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenreel.extract.decode_pool.pool import DecodeProcess
 
+from tokenreel.extract.decode_pool.pool import DecodeProcess
 from tokenreel.extract.decode_pool.shared_ring import SharedRing
 
 
