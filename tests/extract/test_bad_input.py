@@ -83,7 +83,7 @@ def streamed(tmp_path_factory):
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("name", ODD_BUT_SOUND)
-def test_an_odd_but_sound_file_gives_every_frame_once_at_its_time(tmp_path, name, decoder):
+def test_unusual_but_intact_file_gives_every_frame_once_at_its_time(tmp_path, name, decoder):
     path = write(tmp_path / name, **ODD_BUT_SOUND[name])
     if decoder == "decord" and name in ONLY_PYAV:
         with pytest.raises(VideoError, match="use pyav") as caught:
@@ -150,7 +150,7 @@ def cut_without_encoding(source, path, first):
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_a_header_that_counts_frames_an_edit_list_hides_is_not_believed(tmp_path, sound, decoder):
+def test_frame_count_of_a_header_with_an_edit_list_is_not_trusted(tmp_path, sound, decoder):
     path = tmp_path / "cut.mp4"
     cut_without_encoding(sound, path, 30)
     with av.open(str(path)) as container:
@@ -160,7 +160,7 @@ def test_a_header_that_counts_frames_an_edit_list_hides_is_not_believed(tmp_path
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("count", [10, 600])
-def test_a_count_in_an_avi_header_is_not_believed(tmp_path, count, decoder):
+def test_frame_count_of_an_avi_header_is_not_trusted(tmp_path, count, decoder):
     path = write(tmp_path / "x.avi", **ODD_BUT_SOUND["b-frames.avi"])
     data = bytearray(path.read_bytes())
     struct.pack_into("<I", data, data.index(b"avih") + 8 + 16, count)
@@ -229,7 +229,9 @@ def test_a_size_that_changes_is_named(tmp_path):
         *("zeros", "noise", "one frame", "missing"),
     ],
 )
-def test_what_is_no_video_is_refused_with_its_reason(tmp_path, make, reason, stage, decoder):
+def test_file_that_is_no_video_is_refused_with_its_reason_and_stage(
+    tmp_path, make, reason, stage, decoder
+):
     path = tmp_path / "x.mp4"
     make(path)
     with pytest.raises(VideoError, match=reason) as caught:
@@ -291,7 +293,7 @@ def test_audio_alone_is_refused(tmp_path):
     assert caught.value.stage == "open"
 
 
-def test_a_stream_that_no_decoder_knows_is_refused(tmp_path, sound):
+def test_unknown_codec_is_refused(tmp_path, sound):
     data = sound.read_bytes()
     path = tmp_path / "x.mp4"
     path.write_bytes(data.replace(b"avc1", b"zzzz"))
@@ -396,7 +398,7 @@ def a_longer_duration(data):
         *(times_that_stand_still, another_size, a_longer_duration),
     ],
 )
-def test_a_spoilt_header_or_start_gives_the_frames_or_a_reason(tmp_path, sound, spoil, decoder):
+def test_damaged_header_or_start_gives_all_frames_or_a_reason(tmp_path, sound, spoil, decoder):
     data = bytearray(sound.read_bytes())
     spoil(data)
     path = tmp_path / "x.mp4"
@@ -409,7 +411,7 @@ def test_a_spoilt_header_or_start_gives_the_frames_or_a_reason(tmp_path, sound, 
         assert found == list(range(NUM_FRAMES))
 
 
-def test_a_frame_lost_in_the_middle_of_a_stream_is_missed(tmp_path):
+def test_frame_lost_in_the_middle_of_a_stream_is_detected(tmp_path):
     path = write(
         tmp_path / "x.mp4",
         codec="libx265",
@@ -426,7 +428,7 @@ def test_a_frame_lost_in_the_middle_of_a_stream_is_missed(tmp_path):
         numbers(path)
 
 
-def test_a_hole_in_matroska_that_its_reader_steps_over_is_noticed(tmp_path):
+def test_gap_in_matroska_that_the_demuxer_skips_is_detected(tmp_path):
     path = write(tmp_path / "x.mkv")
     data = bytearray(path.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 3000] = bytes(3000)
@@ -435,7 +437,7 @@ def test_a_hole_in_matroska_that_its_reader_steps_over_is_noticed(tmp_path):
         numbers(path)
 
 
-def test_decord_is_not_asked_where_it_hangs_has_no_codec_or_would_fill_the_memory(sound):
+def test_decord_is_refused_where_it_hangs_lacks_the_codec_or_fills_the_memory(sound):
     info = probe(sound)
     for change, reason in [
         ({"codec": "av1"}, "does not read av1"),
@@ -463,7 +465,7 @@ NAMES = [
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("name", NAMES, ids=range(len(NAMES)))
-def test_a_name_is_only_a_name(tmp_path, sound, name, decoder, monkeypatch):
+def test_file_names_with_special_characters_are_read(tmp_path, sound, name, decoder, monkeypatch):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     shutil.copy(sound, path)

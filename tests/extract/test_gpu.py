@@ -193,7 +193,7 @@ def test_workers_processes_and_where_frames_are_resized_change_no_byte(
         assert differing(stores[0], store) == []
 
 
-def test_killed_or_told_to_stop_and_started_again_it_is_the_same_store(tmp_path):
+def test_run_killed_or_stopped_and_resumed_writes_the_same_store(tmp_path):
     root = tmp_path / "videos"
     root.mkdir()
     for name, frames in (("long", 2500), ("b", 90), ("c", 70)):

@@ -1,4 +1,4 @@
-"""What an extraction is told: backbone, weights, preprocessing, frames, codec and the machine."""
+"""Configuration of an extraction: backbone, weights, preprocessing, frames, codec and machine."""
 
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ __all__ = ["ExtractConfig"]
 
 
 class ExtractConfig(BaseModel):
-    """One extraction.  Fields down to `numeric` decide the tokens; the rest only how fast."""
+    """Configuration of an extraction; fields up to `numeric` decide the tokens."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -19,55 +19,57 @@ class ExtractConfig(BaseModel):
         default="pretrained", description="pretrained, random:SEED, or a local file"
     )
     blocks: tuple[int, ...] = Field(
-        default=(3, 7, 11), description="0-based blocks that are kept; negative from the end"
+        default=(3, 7, 11), description="0-based blocks to keep; negative from the end"
     )
     image_size: int | tuple[int, int] | None = Field(
-        default=None, description="what the backbone sees: side of a square, or height,width"
+        default=None, description="image of the backbone: side of a square, or height,width"
     )
     transform: Literal["dino-256-224", "mvformer-eval", "mvformer-train"] = Field(
-        default="dino-256-224", description="preset that makes the image out of a frame"
+        default="dino-256-224", description="preset that turns a frame into an image"
     )
     fps: float | None = Field(
         default=None,
         gt=0,
         allow_inf_nan=False,
-        description="at most so many frames a second, by time; None: all",
+        description="most frames a second, by time; None: all frames",
     )
-    views: int = Field(default=0, ge=0, le=64, description="augmented views beside the clean one")
+    views: int = Field(
+        default=0, ge=0, le=64, description="stored augmentations beside the clean view"
+    )
     view_seed: int = Field(default=0, ge=0, description="seed of the augmented views")
-    codec: str = Field(default="int8", description="how tokens are kept: a name of cache.codec")
+    codec: str = Field(default="int8", description="codec of the tokens: a name of cache.codec")
     numeric: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="precision the backbone's products are computed in"
+        default="float32", description="precision of the backbone's matrix products"
     )
     decoder: Literal["pyav", "decord"] = Field(
-        default="pyav", description="library of the first attempt; the second uses the other"
+        default="pyav", description="decoder of the first attempt; the second uses the other"
     )
     batch_frames: int | None = Field(
-        default=None, ge=1, description="frames of a batch, of any clips; None: the device's"
+        default=None, ge=1, description="frames of a batch; None: the device's default"
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     compile_backbone: bool = Field(
         default=False,
-        description="whether torch.compile makes the backbone's kernels; on a GPU, never on a CPU",
+        description="whether to torch.compile the backbone on a GPU; ignored on a CPU",
     )
     workers: int | None = Field(
         default=None, ge=1, description="decode processes; None: this process's share of the cores"
     )
     write_threads: int | None = Field(
-        default=None, ge=1, description="threads that write clips; None: the device's"
+        default=None, ge=1, description="threads that write clips; None: the device's default"
     )
     timeout_seconds: float = Field(
-        default=60.0, gt=0, description="silence of a decode process before it is killed"
+        default=60.0, gt=0, description="time without a heartbeat until a decode process is killed"
     )
     max_failures: int | None = Field(
-        default=None, ge=0, description="end the run after more failed clips than this"
+        default=None, ge=0, description="most failed clips; more end the run"
     )
 
     @field_validator("blocks")
     @classmethod
     def _some_distinct_blocks(cls, blocks: tuple[int, ...]) -> tuple[int, ...]:
         if not blocks or len(set(blocks)) != len(blocks):
-            raise ValueError(f"blocks names at least one block, each once; got {blocks}")
+            raise ValueError(f"blocks lists at least one block, each once; got {blocks}")
         return blocks
 
     @field_validator("image_size", mode="before")

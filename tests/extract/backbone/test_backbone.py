@@ -83,7 +83,7 @@ def test_any_vit_gives_its_blocks_spatial_tokens_on_its_own_grid(name, size):
 
 
 @pytest.mark.parametrize("name", [TINY, "resnet18"])
-def test_tokens_stand_in_rows_of_the_grid(name):
+def test_tokens_are_ordered_by_rows_of_the_grid(name):
     patch, size = (16, (48, 80)) if name == TINY else (32, (96, 160))
     shape = backbone_shape(name, (0,) if name == TINY else (3,), size)
     backbone = build_backbone(name, load_weights(name, "random:0"), shape)
@@ -97,7 +97,7 @@ def test_tokens_stand_in_rows_of_the_grid(name):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (70, 100), (224, 224)])
-def test_a_resnet_gives_its_maps_and_its_freeze_point(size):
+def test_resnet_gives_its_last_map_and_its_freeze_point(size):
     name = "resnet50"
     state, kept = load_weights(name, "random:0"), {}
     images = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)
@@ -123,7 +123,7 @@ def test_a_resnet_gives_its_maps_and_its_freeze_point(size):
         torch.testing.assert_close(model.layer4(kept[2]), kept[3], rtol=1e-4, atol=1e-4)
 
 
-def test_maps_of_two_sizes_are_not_kept_together():
+def test_resnet_maps_of_different_sizes_are_refused():
     with pytest.raises(UsageError, match="maps of resnet50 differ in shape"):
         backbone_shape("resnet50", (2, 3), None)
 
@@ -139,7 +139,7 @@ def test_images_are_normalised_as_the_model_was_trained():
     )
 
 
-def test_an_identity_names_the_models_own_normalisation_grid_and_image():
+def test_identity_records_normalisation_grid_and_image_size_of_the_model():
     config = ExtractConfig(
         backbone="vit_tiny_patch16_224.augreg_in21k",
         weights="random:0",
@@ -166,7 +166,7 @@ def test_an_identity_names_the_models_own_normalisation_grid_and_image():
         (TINY, 40, "40x40 does not divide into patches of 16x16"),
     ],
 )
-def test_a_backbone_that_cannot_be_is_refused(name, size, reason):
+def test_impossible_backbone_is_refused_with_the_reason(name, size, reason):
     with pytest.raises(UsageError, match=reason):
         backbone_shape(name, (-1,), size)
 
@@ -190,7 +190,7 @@ def test_a_file_has_the_hash_of_its_tensors_without_the_classifier(tmp_path):
     assert weights_sha256(load_weights(TINY, str(tmp_path / "w.pth"))) == weights_sha256(state)
 
 
-def test_weights_that_cannot_be_had_name_the_other_ways(monkeypatch):
+def test_unavailable_weights_name_the_alternatives(monkeypatch):
     def offline(*_, **__):
         raise OSError("no network")
 
@@ -204,14 +204,14 @@ def test_weights_that_cannot_be_had_name_the_other_ways(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_a_file_that_holds_no_weights_is_refused_without_advice_to_trust_it(tmp_path, name):
+def test_file_without_weights_is_refused_without_advice_to_trust_it(tmp_path, name):
     (tmp_path / name).write_text("no weights")
     with pytest.raises(UsageError, match=r"is not a file of tensors: [^\n]*$") as caught:
         load_weights(TINY, str(tmp_path / name))
     assert "weights_only" not in str(caught.value)
 
 
-def test_a_block_that_is_not_there_is_refused():
+def test_unknown_block_is_refused():
     with pytest.raises(UsageError, match="has blocks 0 to 11"):
         backbone_shape(TINY, (12,), None)
 

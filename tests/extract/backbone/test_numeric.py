@@ -48,14 +48,14 @@ def test_tokens_in_bfloat16_are_those_in_float32_within_the_stated_tolerance(nam
         assert TOLERANCE["float32"] < error <= TOLERANCE["bfloat16"]
 
 
-def test_a_store_of_one_numeric_takes_no_tokens_of_the_other(manifest, tmp_path):
+def test_store_of_one_numeric_refuses_the_other(manifest, tmp_path):
     store = tmp_path / "store"
     extract_clips(manifest, CONFIG, store, progress=False)
     with pytest.raises(WrongIdentity, match="numeric: store has 'float32', wanted 'bfloat16'"):
         extract_clips(manifest, CONFIG.model_copy(update=HALF), store, progress=False)
 
 
-def test_on_a_cpu_a_compiled_backbone_is_asked_for_in_vain_which_a_line_tells(
+def test_compile_backbone_is_ignored_on_cpu_with_a_log_line(
     manifest, tmp_path, caplog, monkeypatch
 ):
     def never(*arguments):
@@ -68,7 +68,7 @@ def test_on_a_cpu_a_compiled_backbone_is_asked_for_in_vain_which_a_line_tells(
             report = extract_clips(manifest, config, tmp_path / f"{compiles}", progress=False)
         assert len(report.committed) == 2
     lines = [line for line in caplog.messages if "compile" in line]
-    assert lines == ["compile_backbone is for GPUs: on cpu the backbone runs as it is"]
+    assert lines == ["compile_backbone is ignored on cpu: only for GPUs"]
     assert differing(tmp_path / "True", tmp_path / "False") == ["zarr.json"]  # says how it was made
     identity, _ = load_identity(tmp_path / "True")
     assert identity.numeric == "bfloat16"
@@ -80,9 +80,7 @@ def backbone_of(numeric):
     return build_backbone(CONFIG.backbone, state, shape, numeric=numeric)
 
 
-def test_without_a_compiler_the_backbone_runs_as_it_is_which_a_line_tells(
-    caplog, monkeypatch, tmp_path
-):
+def test_backbone_runs_uncompiled_with_a_warning_without_a_compiler(caplog, monkeypatch, tmp_path):
     from torch._inductor import config
 
     monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
@@ -91,7 +89,7 @@ def test_without_a_compiler_the_backbone_runs_as_it_is_which_a_line_tells(
     wanted = backbone(images)
     compile_blocks(backbone, images)
     (line,) = [r.getMessage() for r in caplog.records if r.name.startswith("tokenreel")]
-    assert line.startswith("the backbone is not compiled, and slower for it: ")
+    assert line.startswith("the backbone runs uncompiled and slower: ")
     assert torch.equal(backbone(images).tokens[5], wanted.tokens[5])
 
 

@@ -30,7 +30,7 @@ def test_a_process_reads_and_writes_the_same_bytes(method):
     ring.close()
 
 
-def test_what_is_still_read_outlives_the_ring():
+def test_arrays_of_a_closed_ring_stay_valid():
     ring = SharedRing((1, 10))
     ring.slots[:] = 7
     rows = ring.slots[0, 3:]
@@ -39,14 +39,14 @@ def test_what_is_still_read_outlives_the_ring():
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no list of open files here")
-def test_a_decode_process_has_memory_without_a_name_which_no_kill_leaves_behind():
+def test_shared_memory_of_a_decode_process_has_no_name_that_a_kill_would_leave():
     worker = DecodeProcess(10_000)
     name = Path(f"/proc/self/fd/{worker.ring._handle}").readlink().name
     worker.close(kill=True)
     assert name.endswith("(deleted)")
 
 
-def test_a_ring_that_is_closed_gives_its_file_up():
+def test_closed_ring_closes_its_file():
     ring = SharedRing((1, 10))
     number = ring._handle
     ring.close()

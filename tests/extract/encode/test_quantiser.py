@@ -49,7 +49,7 @@ def found_in(tokens: torch.Tensor) -> FrameTokens:
         "pool2+pca:8",
     ],
 )
-def test_on_the_device_and_on_the_host_it_is_the_same_bytes(name, device):
+def test_codes_of_the_device_are_the_bytes_of_numpy(name, device):
     quantiser, codec = quantiser_of(name, device)
     tokens = tokens_of()
     wanted = codec.encode(tokens.numpy()[1:], block=7, grid=GRID)
@@ -65,7 +65,7 @@ def test_on_the_device_and_on_the_host_it_is_the_same_bytes(name, device):
 
 @pytest.mark.parametrize("name", ["int8", "fp16", "int4", "pca:8+int8", "pca:8"])
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
-def test_a_value_that_is_no_number_is_named_by_its_place_in_the_clip(name, wrong):
+def test_nan_and_infinity_are_named_by_block_frame_and_token(name, wrong):
     quantiser, _ = quantiser_of(name)
     tokens = tokens_of()
     tokens[2, 4, 9] = wrong
@@ -78,5 +78,5 @@ def test_a_value_that_is_no_number_is_named_by_its_place_in_the_clip(name, wrong
 def test_a_value_beyond_float16_is_refused():
     quantiser, _ = quantiser_of("fp16")
     outputs = {n: v.numpy() for n, v in quantiser.on_device(found_in(tokens_of(1e6))).items()}
-    with pytest.raises(ValueError, match="that fp16 cannot hold"):
+    with pytest.raises(ValueError, match="that fp16 cannot represent"):
         quantiser.on_host(outputs, slice(0, 3))

@@ -89,7 +89,7 @@ def extracted(root, tmp_path_factory):
     return report, store
 
 
-def test_every_sound_file_is_committed_and_every_other_has_its_reason(extracted):
+def test_intact_files_are_committed_and_others_have_their_reason(extracted):
     report, store = extracted
     sound = {*SAME, "same.mkv", "grey.mp4", "late.ts", "uneven.mp4"}
     assert set(report.committed) == sound
@@ -101,7 +101,7 @@ def test_every_sound_file_is_committed_and_every_other_has_its_reason(extracted)
     assert verify_store(store, deep=True).problems == ()
 
 
-def test_a_file_is_known_by_its_path_and_not_by_its_stem(extracted):
+def test_clips_are_identified_by_path_not_by_stem(extracted):
     store = open_store(extracted[1])
     wanted = store.read("plain.mp4").decode(11)
     for name in SAME:

@@ -89,7 +89,7 @@ def failed(root, tmp_path):
     return store, manifest
 
 
-def test_what_is_in_quarantine_is_told_not_tried_until_it_is_asked_for(failed, caplog):
+def test_clips_in_quarantine_are_reported_and_not_retried_without_retries(failed, caplog):
     store, manifest = failed
     shutil.copy(manifest.root / "whole.mkv", manifest.root / "torn.mkv")
     with caplog.at_level(logging.WARNING):
@@ -133,7 +133,7 @@ def beat_for_ever(pipe, ring):
         time.sleep(0.25)
 
 
-def test_told_to_stop_while_no_frame_comes_it_gives_up_the_clip_without_a_failure(
+def test_sigterm_while_no_frame_arrives_abandons_the_clip_without_a_failure(
     root, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(pool, "serve", beat_for_ever)
@@ -156,7 +156,7 @@ def test_told_to_stop_while_no_frame_comes_it_gives_up_the_clip_without_a_failur
     assert list((store / "claims").iterdir()) == []
 
 
-def test_where_no_video_can_be_opened_few_are_in_quarantine_when_the_run_ends(tmp_path):
+def test_max_failures_ends_a_run_before_every_clip_is_in_quarantine(tmp_path):
     clips = tuple(Clip(f"c{number:02d}", f"{number}.mp4") for number in range(30))
     config = CONFIG.model_copy(update={"max_failures": 2, "codec": "fp16"})
     with pytest.raises(TokenReelError, match="3 clips failed, more than max_failures=2"):
@@ -179,7 +179,7 @@ def die_midway(pipe, ring):
 
 
 @pytest.mark.parametrize("mixes", [False, True])
-def test_the_second_attempt_uses_the_other_decoder_and_begins_the_clip_anew(
+def test_second_attempt_uses_the_other_decoder_and_restarts_the_clip(
     root, good, tmp_path, monkeypatch, mixes
 ):
     pytest.importorskip("decord")
@@ -219,7 +219,7 @@ def test_a_clip_whose_tokens_cannot_be_encoded_fails_alone(root, good, tmp_path,
     assert not [name for name in differing(store, good) if name in kept]
 
 
-def test_an_error_of_the_disk_ends_the_run_whatever_waits(root, tmp_path, monkeypatch):
+def test_disk_error_ends_the_run_and_releases_all_claims(root, tmp_path, monkeypatch):
     def full(self, *arguments, **options):
         raise TokenReelError("no space left")
 
@@ -229,7 +229,7 @@ def test_an_error_of_the_disk_ends_the_run_whatever_waits(root, tmp_path, monkey
     assert list((tmp_path / "store" / "claims").iterdir()) == []
 
 
-def test_a_report_travels_between_processes():
+def test_report_can_be_pickled():
     report = ExtractReport(failed=[ClipFailed("c", stage="decode", reason="torn")], num_frames=3)
     found = pickle.loads(pickle.dumps(report))
     assert str(found.failed[0]) == "c: decode: torn"

@@ -160,7 +160,7 @@ def through(machine, *, spoils=False):
     return found, engine
 
 
-def test_a_pretended_gpu_gives_what_the_cpu_gives(monkeypatch):
+def test_simulated_gpu_gives_the_tokens_of_the_cpu(monkeypatch):
     machine = replace(machine_for(CONFIG), batch_frames=7, mixes=True, pads=True, resizes=True)
     wanted, _ = through(machine)
     assert len(wanted) == 3 * 20 * 3
@@ -176,7 +176,7 @@ def test_a_pretended_gpu_gives_what_the_cpu_gives(monkeypatch):
 
 
 @pytest.mark.parametrize(("words", "index"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
-def test_a_gpu_always_has_its_number(words, index, monkeypatch):
+def test_pick_device_always_numbers_a_gpu(words, index, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device(words) == torch.device("cuda", index)
@@ -184,12 +184,12 @@ def test_a_gpu_always_has_its_number(words, index, monkeypatch):
 
 
 @pytest.mark.parametrize("words", ["mps", "meta", "gpu"])
-def test_a_device_that_is_neither_is_refused(words):
+def test_pick_device_refuses_other_devices(words):
     with pytest.raises(UsageError, match="auto, cpu, cuda or cuda:N"):
         pick_device(words)
 
 
-def test_a_gpu_that_fails_is_an_error_that_says_what_to_do():
+def test_gpu_failures_are_errors_that_say_what_to_do():
     machine = replace(machine_for(CONFIG), batch_frames=128)
     memory = pytest.raises(
         UsageError, match=r"not enough memory for a batch of 128 frames; set batch_frames=64.*tried"
@@ -211,7 +211,7 @@ class Wrong(Quantiser):
         return outputs
 
 
-def test_a_quantiser_whose_compiled_bytes_differ_stays_as_it_is(monkeypatch, caplog):
+def test_quantiser_whose_compiled_bytes_differ_runs_uncompiled(monkeypatch, caplog):
     shape = backbone_shape(CONFIG.backbone, (5,), CONFIG.image_size)
     backbone = build_backbone(CONFIG.backbone, load_weights(CONFIG.backbone, "random:0"), shape)
     found = backbone(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
@@ -228,4 +228,4 @@ def test_a_quantiser_whose_compiled_bytes_differ_stays_as_it_is(monkeypatch, cap
     wrong.plain = wrong._encode
     wrong.compile(found)
     assert wrong._encode is wrong.plain
-    assert "int8 is not compiled, and slower for it: it would give other bytes" in caplog.text
+    assert "int8 runs uncompiled and slower: compiled, it gives other bytes" in caplog.text

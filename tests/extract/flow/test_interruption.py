@@ -81,7 +81,7 @@ def whole(root, tmp_path_factory):
     return store
 
 
-def test_sigterm_finishes_the_segment_gives_up_claims_and_ends_within_30_seconds(
+def test_sigterm_finishes_the_segment_releases_claims_and_ends_within_30_seconds(
     start, root, whole, tmp_path
 ):
     store = tmp_path / "store"
@@ -103,7 +103,7 @@ def test_sigterm_finishes_the_segment_gives_up_claims_and_ends_within_30_seconds
     assert differing(store, whole) == []
 
 
-def test_killed_at_any_moment_and_started_again_it_is_the_same_store(start, root, whole, tmp_path):
+def test_run_killed_at_any_moment_and_resumed_writes_the_same_store(start, root, whole, tmp_path):
     store = tmp_path / "store"
     draw = random.Random(4)
     for number in range(3):
@@ -135,7 +135,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("number", "moment", "seconds", "status"), MOMENTS)
-def test_stopped_before_its_first_clip_it_ends_in_one_line(
+def test_run_stopped_before_its_first_clip_ends_with_one_line(
     start, root, tmp_path, number, moment, seconds, status
 ):
     if not Path("/proc/self/stat").is_file():

@@ -74,7 +74,7 @@ def test_the_store_is_the_same_bytes_for_any_number_of_threads(tmp_path, numeric
         assert differing(tmp_path / "1", tmp_path / str(threads)) == []
 
 
-def test_the_store_is_the_same_bytes_whatever_omp_num_threads_says(manifest, tmp_path):
+def test_the_store_is_the_same_bytes_for_any_omp_num_threads(manifest, tmp_path):
     call = "from tokenreel.pipeline.cli.extract import main; main()"
     words = ["backbone=deit_tiny_patch16_224", "weights=random:0", "image_size=112", "blocks=11"]
     words += ["numeric=bfloat16", "device=cpu"]
@@ -92,7 +92,7 @@ def test_the_store_is_the_same_bytes_whatever_omp_num_threads_says(manifest, tmp
     assert differing(tmp_path / "omp", tmp_path / "omp2") == []
 
 
-def test_views_are_decoded_once_and_each_is_its_own(manifest, tmp_path, monkeypatch):
+def test_frames_are_decoded_once_for_all_views_and_views_differ(manifest, tmp_path, monkeypatch):
     whole, decoded = runner.DecodePool.__iter__, []
 
     def counting(self):
@@ -167,7 +167,7 @@ def test_any_batch_size_gives_the_tokens_within_1e_5():
         assert np.linalg.norm(found - wanted) <= 1e-5 * size
 
 
-def test_a_backbone_that_minds_the_place_in_a_batch_is_found_out(caplog):
+def test_backbone_that_depends_on_the_place_in_a_batch_is_detected(caplog):
     shape = backbone_shape(CONFIG.backbone, CONFIG.blocks, 32)
     backbone = build_backbone(CONFIG.backbone, load_weights(CONFIG.backbone, "random:0"), shape)
     machine = replace(machine_for(CONFIG), mixes=True)
@@ -198,7 +198,7 @@ def test_two_processes_share_the_clips_of_one_store(manifest, tmp_path):
     assert differing(shared, alone) == []
 
 
-def test_where_one_process_fails_too_often_the_others_end_too(tmp_path):
+def test_too_many_failures_in_one_process_end_the_others_too(tmp_path):
     clips = [Clip(f"c{number}", f"{number}.mp4") for number in range(4)]
     write_video(tmp_path / "long.mp4", 3000)
     manifest = Manifest("toy", tmp_path, (*clips, Clip("long", "long.mp4")))
@@ -209,7 +209,7 @@ def test_where_one_process_fails_too_often_the_others_end_too(tmp_path):
     assert list((tmp_path / "store" / "claims").iterdir()) == []
 
 
-def test_an_error_of_a_process_is_the_error_of_the_command(manifest, tmp_path):
+def test_error_of_a_process_is_raised_by_the_parent(manifest, tmp_path):
     config = CONFIG.model_copy(update={"weights": "nowhere.pth"})
     with pytest.raises(UsageError, match=r"nowhere\.pth"):
         extract_on_gpus(("cpu", "cpu"), manifest, config, tmp_path / "store", progress=False)
@@ -225,7 +225,7 @@ def test_reports_of_processes_count_each_clip_once():
 
 
 @pytest.mark.parametrize("words", ["0", "x", "-1", "1.5", "cpu,0"])
-def test_words_that_are_no_gpus_are_refused(words):
+def test_pick_gpus_refuses_other_words(words):
     with pytest.raises(UsageError, match="--gpus is all, how many, or numbers"):
         pick_gpus(words)
 
@@ -233,7 +233,7 @@ def test_words_that_are_no_gpus_are_refused(words):
 @pytest.mark.parametrize(
     ("words", "count"), [("all", 2), ("2", 2), ("0,1", 2), ("1", 1), ("1,", 1)]
 )
-def test_gpus_are_counted_or_named(words, count, monkeypatch):
+def test_pick_gpus_accepts_a_count_or_numbers(words, count, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert len(pick_gpus(words)) == count
     assert pick_gpus("1,")[0] == "cuda:1"
@@ -241,7 +241,7 @@ def test_gpus_are_counted_or_named(words, count, monkeypatch):
         pick_gpus("3")
 
 
-def test_all_without_a_gpu_is_an_error(monkeypatch):
+def test_pick_gpus_all_without_a_gpu_is_an_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UsageError, match="torch sees 0 CUDA devices"):
         pick_gpus("all")

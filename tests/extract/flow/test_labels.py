@@ -23,7 +23,7 @@ def test_a_span_beyond_the_end_names_file_line_and_value():
         frame_labels(clip, TIMES)
 
 
-def test_labels_by_frame_must_be_as_many_as_the_frames():
+def test_number_of_frame_labels_must_equal_the_number_of_frames():
     assert frame_labels(Clip("a", "a", frame_labels=(3,) * 10), TIMES).tolist() == [3] * 10
     with pytest.raises(ClipFailed, match="9 labels for 10 frames"):
         frame_labels(Clip("a", "a", frame_labels=(3,) * 9), TIMES)

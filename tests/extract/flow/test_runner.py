@@ -58,9 +58,7 @@ def test_good_clips_are_committed_and_bad_ones_listed_with_their_reason(done):
     assert "2 committed, 0 skipped, 2 failed" in report.table()
 
 
-def test_a_writer_whose_weights_broke_after_they_were_hashed_is_refused(
-    done, manifest, monkeypatch
-):
+def test_writer_whose_weights_changed_after_hashing_is_refused(done, manifest, monkeypatch):
     _, store = done
     whole = runner.build_backbone
 
@@ -76,7 +74,7 @@ def test_a_writer_whose_weights_broke_after_they_were_hashed_is_refused(
 
 
 @pytest.mark.parametrize("pads", [False, True])
-def test_a_backbone_that_compiling_changed_is_refused_by_the_store_that_it_just_made(
+def test_backbone_changed_by_compilation_is_refused_by_its_new_store(
     manifest, tmp_path, monkeypatch, pads
 ):
     def compiled(backbone, machine, *, compiles):
@@ -97,7 +95,7 @@ def test_the_stores_identity_is_the_planned_one_and_a_calibration(done):
     assert identity.before_calibration == build_identity(CONFIG)
 
 
-def test_labels_and_times_travel_into_the_store(done):
+def test_labels_and_times_are_stored(done):
     reader = pytest.importorskip("tokenreel.cache.read.store_reader")
     store = reader.open_store(done[1])
     assert store.labels("a").tolist() == [-1] * 5 + [1] * 5 + [-1] * 20
@@ -143,7 +141,7 @@ def test_too_many_failures_end_the_run(manifest, tmp_path):
         extract_clips(manifest, config, tmp_path / "store", progress=False)
 
 
-def test_the_name_of_a_store_tells_random_weights_and_its_final_fingerprint(done):
+def test_store_name_contains_random_weights_and_the_final_fingerprint(done):
     identity, _ = load_identity(done[1])
     assert store_name("toy", CONFIG) == "toy-test_vit-random0-"
     assert (
@@ -205,7 +203,7 @@ def test_a_decode_process_that_hangs_or_dies_is_replaced_and_the_clip_fails(
 
 
 @pytest.mark.parametrize(("num_videos", "num_clips"), [(40, 7), (3, 50)])
-def test_shards_divide_the_clips_and_a_video_is_read_by_one_where_there_are_many(
+def test_shards_partition_the_clips_and_split_no_video_if_there_are_many(
     tmp_path, num_videos, num_clips
 ):
     clips = tuple(

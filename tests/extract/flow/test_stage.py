@@ -73,7 +73,7 @@ def test_put_waits_while_the_queue_is_full():
     assert put == [0, 1, 2, 3, 4]
 
 
-def test_after_an_error_items_are_discarded_and_put_raises_it():
+def test_after_an_error_items_are_discarded_and_put_raises_the_error():
     discarded = []
 
     def work(number):
@@ -91,7 +91,7 @@ def test_after_an_error_items_are_discarded_and_put_raises_it():
     assert discarded
 
 
-def test_what_is_dropped_is_discarded_and_the_item_in_work_is_finished():
+def test_drop_discards_queued_items_and_finishes_the_current_one():
     gate, entered, done, discarded = threading.Event(), threading.Event(), [], []
 
     def work(number):
@@ -108,7 +108,7 @@ def test_what_is_dropped_is_discarded_and_the_item_in_work_is_finished():
     assert (done, discarded) == ([0], [1, 2])
 
 
-def test_an_error_while_discarding_blocks_nobody_and_the_first_error_is_told():
+def test_error_while_discarding_never_blocks_and_the_first_error_is_raised():
     def fail(number):
         raise OSError(f"device lost at {number}")
 
@@ -121,7 +121,7 @@ def test_an_error_while_discarding_blocks_nobody_and_the_first_error_is_told():
         put_ten()
 
 
-def test_lanes_keep_the_order_of_a_clip_and_always_call_what_follows():
+def test_writer_threads_keep_the_order_of_a_clip_and_call_done_after_each_task():
     done, followed = {0: [], 1: [], 2: []}, []
     with WriterThreads(2) as lanes:
         for number in range(30):
@@ -135,7 +135,7 @@ def test_lanes_keep_the_order_of_a_clip_and_always_call_what_follows():
     assert len(followed) == 30
 
 
-def test_a_lane_that_fails_still_calls_what_follows_each_task():
+def test_writer_thread_that_fails_still_calls_done():
     followed = []
 
     def fail():
@@ -184,7 +184,7 @@ def test_batches_are_filled_across_clips():
     assert layout(rest) == [(1, 0, 11, 2)]
 
 
-def test_without_mixing_a_frame_has_a_fixed_row_and_a_clip_its_own_batch():
+def test_without_mixing_each_frame_has_a_fixed_row_and_each_clip_its_batches():
     batches = batcher(mixes=False)
     assert list(batches.add(chunk(0, 3), first=0, wanted=slice(0, None))) == []
     (full,) = batches.add(chunk(1, 5), first=0, wanted=slice(0, None))
@@ -209,7 +209,7 @@ def test_a_batch_of_large_windows_ends_when_its_buffer_is_full():
     assert [layout(batch)[0][2:] for batch in found] == [(0, 2), (2, 2), (4, 1)]
 
 
-def test_buffers_are_used_again():
+def test_released_buffers_are_reused():
     batches = batcher()
     (first,) = batches.add(chunk(0, 4), first=0, wanted=slice(0, None))
     batches.release(first)

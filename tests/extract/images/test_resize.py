@@ -31,7 +31,7 @@ def on_device(frame: np.ndarray, parameters: dict, device: str) -> np.ndarray:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("size", SIZES)
-def test_the_device_makes_the_bytes_that_a_worker_makes(size, device):
+def test_resizing_on_the_device_gives_the_bytes_of_a_worker(size, device):
     parameters = transform_parameters("dino-256-224", 224)
     frame = picture(*size)
     wanted = apply_transform(frame, parameters).numpy()
@@ -39,7 +39,7 @@ def test_the_device_makes_the_bytes_that_a_worker_makes(size, device):
 
 
 @pytest.mark.parametrize("image_size", [32, (64, 128), (128, 64)])
-def test_it_does_so_for_other_images(image_size):
+def test_resizing_on_the_device_gives_the_bytes_of_a_worker_for_other_image_sizes(image_size):
     parameters = transform_parameters("dino-256-224", image_size)
     frame = picture(120, 213)
     wanted = apply_transform(frame, parameters).numpy()
@@ -55,8 +55,8 @@ def test_a_crop_without_resizing_is_the_pixels_themselves():
     )
 
 
-def test_what_cannot_be_exact_is_left_to_the_worker():
+def test_resizing_that_is_not_exact_on_the_device_is_left_to_the_worker():
     assert plan_on_device((360, 640), transform_parameters("mvformer-train", 224)) is None
     assert plan_on_device((9000, 9000), transform_parameters("dino-256-224", 32)) is None
-    with pytest.raises(ValueError, match="9000 pixels to 37: too strong a reduction"):
+    with pytest.raises(ValueError, match="9000 pixels to 37: the reduction is too strong"):
         plan_resize((9000, 9000), (37, 37), (0, 0), (32, 32))

@@ -57,7 +57,7 @@ def store(manifest, tmp_path_factory):
     return path
 
 
-def test_the_plan_counts_the_frames_bytes_and_files_that_the_extraction_then_makes(manifest, store):
+def test_plan_predicts_frames_bytes_and_files_of_the_extraction(manifest, store):
     survey = survey_headers(manifest, CONFIG)
     opened = open_store(store)
     assert survey.clip_frames == {name: r.num_frames for name, r in opened.records.items()}
@@ -77,7 +77,7 @@ def test_every_rate_of_the_machine_is_measured(manifest, tmp_path):
 
 
 @pytest.mark.parametrize("out", ["nowhere/a.png", "."])
-def test_a_picture_that_cannot_be_written_is_told(manifest, store, tmp_path, out):
+def test_picture_that_cannot_be_written_is_an_error(manifest, store, tmp_path, out):
     picture = look_at_clip(open_store(store), "part", root=manifest.root, num_frames=1)
     with pytest.raises(UsageError, match="the picture cannot be written: "):
         draw_clip(picture, tmp_path / out)
@@ -104,7 +104,7 @@ def test_the_picture_is_drawn_without_the_video_and_says_why(store, tmp_path):
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
-def test_another_video_of_the_name_is_noticed(store, tmp_path):
+def test_another_video_with_the_same_name_is_detected(store, tmp_path):
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=10)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
@@ -117,12 +117,12 @@ def test_another_video_of_the_name_is_noticed(store, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"view": 2}, {"num_frames": 0}])
-def test_a_view_or_a_number_of_frames_that_is_not_there_is_refused(store, wrong, tmp_path):
+def test_unknown_view_or_number_of_frames_is_refused(store, wrong, tmp_path):
     with pytest.raises(UsageError, match=r"view 2|0 frames"):
         look_at_clip(open_store(store), "whole", root=tmp_path, **wrong)
 
 
-def test_the_strongest_directions_of_the_tokens_become_colours():
+def test_first_principal_components_of_the_tokens_become_colours():
     tokens = np.zeros((1, 4, 5), np.float32)
     tokens[0, :2, 3] = 10
     colours = tokens_to_rgb(tokens, (2, 2))

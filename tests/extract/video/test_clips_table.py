@@ -123,7 +123,7 @@ BAD = {
 }
 
 
-def test_the_table_is_of_the_clips_that_are_there():
+def test_table_lists_the_clips_of_the_folder():
     for folder, table in [("real", REAL), ("derived", DERIVED), ("bad", BAD)]:
         there = {path.name for path in Path(CLIPS, folder).iterdir()}
         assert there - {"one_frame.mp4"} == set(table)

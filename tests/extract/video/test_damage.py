@@ -30,7 +30,7 @@ def refusal(path):
     return str(caught.value)
 
 
-def test_a_hole_is_noticed_in_what_is_read_while_the_file_is_opened(tmp_path):
+def test_gap_in_a_file_that_ffmpeg_reads_on_opening_is_detected(tmp_path):
     path = write_with_sound(tmp_path / "x.mkv", seconds=1, first_second=1.5)
     middle = packets_of(path)[10].pos
     data = bytearray(path.read_bytes())
@@ -39,7 +39,7 @@ def test_a_hole_is_noticed_in_what_is_read_while_the_file_is_opened(tmp_path):
     assert "damaged near frame" in refusal(path)
 
 
-def test_packets_that_mpeg_ts_has_lost_are_missed(tmp_path):
+def test_lost_packets_of_mpeg_ts_are_detected(tmp_path):
     path = write_barcodes(tmp_path / "x.ts", every_40_ms(NUM_FRAMES))
     data = bytearray(path.read_bytes())
     middle = len(data) // 2 // 188 * 188
@@ -49,7 +49,7 @@ def test_packets_that_mpeg_ts_has_lost_are_missed(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
-def test_an_avi_that_is_cut_is_refused_though_every_frame_left_is_whole(tmp_path, share):
+def test_truncated_avi_is_refused_even_if_every_remaining_frame_is_whole(tmp_path, share):
     path = write_avi(tmp_path / "x.avi")
     packets = packets_of(path)
     cut = packets[int(share * NUM_FRAMES)]
@@ -58,18 +58,18 @@ def test_an_avi_that_is_cut_is_refused_though_every_frame_left_is_whole(tmp_path
     assert refusal(path) == f"ends early: {size - cut.pos - 8 - cut.size} bytes are missing"
 
 
-def test_a_frame_that_an_avi_has_lost_in_its_middle_is_missed(tmp_path):
+def test_frame_lost_in_the_middle_of_an_avi_is_detected(tmp_path):
     path = write_avi(tmp_path / "x.avi")
     middle = packets_of(path)[30]
     data = bytearray(path.read_bytes())
     start = data.rindex(b"00dc", 0, middle.pos + 4)
     data[start : start + 8] = bytes(8)  # what says that a frame begins here
     path.write_bytes(bytes(data))
-    assert refusal(path) == "59 frames are there, its index has 60"
+    assert refusal(path) == "holds 59 frames, its index lists 60"
 
 
 @pytest.mark.parametrize("place", np.linspace(0.1, 0.9, 9))
-def test_bytes_that_matroska_has_lost_are_missed_wherever_they_were(tmp_path, place):
+def test_lost_bytes_of_matroska_are_detected_anywhere(tmp_path, place):
     path = write_barcodes(tmp_path / "x.mkv", [0, *every_40_ms(NUM_FRAMES - 1, 600_000)])
     data = bytearray(path.read_bytes())
     start = int(place * len(data))
@@ -78,7 +78,7 @@ def test_bytes_that_matroska_has_lost_are_missed_wherever_they_were(tmp_path, pl
     refusal(path)
 
 
-def test_a_duration_that_is_no_time_tells_nothing(tmp_path):
+def test_invalid_duration_tag_is_ignored(tmp_path):
     path = write_barcodes(tmp_path / "x.mkv", every_40_ms(NUM_FRAMES))
     data = path.read_bytes()
     assert data.count(b"00:00:02.400000000") == 1

@@ -47,7 +47,7 @@ def vfr(tmp_path):
 
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
-def test_each_frame_is_itself_and_has_its_own_time(vfr, decoder):
+def test_every_frame_has_its_pixels_and_its_time(vfr, decoder):
     path, times = vfr
     frames = list(decode(path, decoder=decoder))
     assert [read_barcode(frame.pixels) for frame in frames] == list(range(len(times)))
@@ -85,7 +85,7 @@ def test_a_truncated_file_is_refused_whatever_was_decoded(tmp_path):
     ],
     ids=["empty", "directory", "fifo", "text", "missing"],
 )
-def test_what_is_no_video_is_refused_at_once_with_its_reason(tmp_path, make, reason):
+def test_file_that_is_no_video_is_refused_with_its_reason(tmp_path, make, reason):
     path = tmp_path / "x.mp4"
     make(path)
     with pytest.raises(VideoError, match=reason) as caught:

@@ -53,12 +53,12 @@ NOT_SEEKABLE = {
             "time_base": Fraction(1, 25),
             "times": list(range(NUM_FRAMES)),
         },
-        "no exact seek in mpeg4 in avi",
+        "no exact seeking in mpeg4 in avi",
     ),
-    "stream.ts": ({"options": X264}, "no exact seek in h264 in mpegts"),
+    "stream.ts": ({"options": X264}, "no exact seeking in h264 in mpegts"),
     "vp8.webm": (
         {"codec": "libvpx", "options": {"g": "25", "deadline": "realtime"}},
-        "no exact seek in vp8",
+        "no exact seeking in vp8",
     ),
     "refresh.mp4": (
         {"options": {"crf": "12", "x264-params": "intra-refresh=1:keyint=25:bframes=0"}},
@@ -125,7 +125,7 @@ def test_decord_never_seeks_and_gives_the_same_clip(tmp_path, name, monkeypatch)
 
 
 @pytest.mark.parametrize("name", NOT_SEEKABLE)
-def test_where_a_seek_cannot_be_believed_the_file_is_read_from_its_start(tmp_path, name, caplog):
+def test_file_without_exact_seeking_is_read_from_its_start(tmp_path, name, caplog):
     kind, reason = NOT_SEEKABLE[name]
     path = write(tmp_path / name, **kind)
     whole = list(decode(path))
@@ -134,13 +134,11 @@ def test_where_a_seek_cannot_be_believed_the_file_is_read_from_its_start(tmp_pat
     for _ in range(2):
         found = list(decode(path, from_seconds=start))
         assert facts(found) == facts(whole[100:])
-    assert caplog.text.count("its clips are read from its first frame on") == 1
+    assert caplog.text.count("reading its clips from the first frame on") == 1
     assert reason in caplog.text
 
 
-def test_a_frame_that_is_not_where_the_packets_say_ends_the_trust_and_loses_nothing(
-    tmp_path, monkeypatch, caplog
-):
+def test_frame_at_an_unexpected_time_ends_seeking_and_loses_no_frame(tmp_path, monkeypatch, caplog):
     path = write(tmp_path / "a.mp4", options=X264)
     whole = facts(decode(path))
     true = seeking.trusted_index
@@ -177,7 +175,7 @@ def test_decoding_starts_only_where_no_earlier_packet_has_a_later_time(tmp_path)
     assert index.keys == (0, 1, 5)
 
 
-def test_pixels_that_differ_after_a_seek_end_the_trust(tmp_path, monkeypatch, caplog):
+def test_pixels_that_differ_after_a_seek_end_seeking(tmp_path, monkeypatch, caplog):
     path = write(tmp_path / "a.mp4", options=X264)
     whole = facts(decode(path))
     number = iter(range(100))
@@ -186,7 +184,7 @@ def test_pixels_that_differ_after_a_seek_end_the_trust(tmp_path, monkeypatch, ca
     assert "frames after a seek are not those of a read from the start" in caplog.text
 
 
-def test_a_video_that_was_replaced_is_examined_anew(tmp_path):
+def test_replaced_video_is_examined_again(tmp_path):
     path = write(tmp_path / "a.mp4", options=X264)
     list(decode(path, from_seconds=3.2))
     write(tmp_path / "b.mp4", options=X264, times=UNEVEN).replace(path)
@@ -197,7 +195,7 @@ def test_a_video_that_was_replaced_is_examined_anew(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["b-frames.mp4", "stream.ts"])
-def test_the_way_to_a_late_clip_gives_signs_of_life(tmp_path, name):
+def test_alive_is_called_on_the_way_to_a_late_clip(tmp_path, name):
     """A supervisor would take a worker for dead that says nothing for a minute."""
     path = write(tmp_path / name, options=X264)
     signs = []
@@ -206,7 +204,7 @@ def test_the_way_to_a_late_clip_gives_signs_of_life(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
-def test_a_missing_tail_does_not_concern_a_clip_before_it(tmp_path, name, caplog):
+def test_missing_end_does_not_affect_an_earlier_clip(tmp_path, name, caplog):
     path = write(
         tmp_path / name,
         options=X264,
@@ -221,7 +219,7 @@ def test_a_missing_tail_does_not_concern_a_clip_before_it(tmp_path, name, caplog
         list(decode(path, from_seconds=5.0))
 
 
-def test_a_hole_in_the_middle_is_not_jumped_over(tmp_path):
+def test_gap_in_the_middle_is_not_skipped_by_a_seek(tmp_path):
     """Places of the frames after it would be those of a shorter video."""
     path = write(tmp_path / "a.mkv", options=X264)
     data = bytearray(path.read_bytes())
@@ -231,7 +229,7 @@ def test_a_hole_in_the_middle_is_not_jumped_over(tmp_path):
         list(decode(path, from_seconds=5.0))
 
 
-def test_pixels_are_made_of_the_frames_that_are_asked_for_only(tmp_path, monkeypatch):
+def test_only_requested_frames_are_converted_to_pixels(tmp_path, monkeypatch):
     path = write(tmp_path / "a.mp4", options=X264)
     made = []
     plain = av.VideoFrame.to_ndarray

@@ -1,9 +1,9 @@
-"""A backbone on a CPU: a few frames to each thread, so that the number of threads changes no bit.
+"""Backbone on several CPU threads, whose number does not change the tokens.
 
-Threads that share one matrix product cut it by how many they are, and the last bits of the tokens
-follow: bfloat16 products of a ViT were seen to differ from three threads on.  Here each thread
-computes products of its own, of frames that are always cut in the same way.  It is also faster
-beside other work: no thread waits for the others in the middle of a block.
+Threads that share one matrix product split it by their number, which changes the last bits of the
+tokens: bfloat16 products of a ViT were seen to differ from three threads on.  Here each thread
+runs whole products on a few frames, always the same ones.  It is also faster beside other work: no
+thread waits for the others in the middle of a block.
 """
 
 import threading
@@ -16,8 +16,8 @@ from tokenreel.extract.backbone.timm_backbone import Backbone, FrameTokens
 
 __all__ = ["PART_FRAMES", "in_parts", "num_threads"]
 
-PART_FRAMES = 4  # of a thread's share: enough rows for a small ViT, one slow wait for a large one
-MOST_THREADS = 16  # a batch, of a part for each, is held three times
+PART_FRAMES = 4  # of a part: enough rows for a small ViT, and still a short wait with a large one
+MOST_THREADS = 16  # a batch has a part for each thread, and three batches are in memory
 
 
 def num_threads(processes: int = 1) -> int:
@@ -26,14 +26,14 @@ def num_threads(processes: int = 1) -> int:
 
 
 def in_parts(backbone: Backbone, *, threads: int) -> Backbone:
-    """The backbone, its batches cut into parts for so many threads; on a GPU as it is."""
+    """The backbone with its batches split into parts over threads; unchanged on a GPU."""
     if next(backbone.model.parameters()).device.type != "cpu":
         return backbone
     return _InParts(backbone, threads=threads)
 
 
 class _InParts(Backbone):
-    """Gives the same bytes for any number of threads."""
+    """Backbone whose tokens are the same bytes for any number of threads."""
 
     def __init__(self, whole: Backbone, *, threads: int) -> None:
         super().__init__(whole.model, whole.shape, numeric=whole.numeric)
@@ -51,17 +51,17 @@ class _InParts(Backbone):
 
 
 def _single_threads(count: int) -> ThreadPoolExecutor:
-    """Threads whose products are computed by one thread each; other threads keep their number."""
+    """A pool whose threads compute their products alone; torch's setting elsewhere is unchanged."""
     all_here = threading.Barrier(count)
     before = torch.get_num_threads()
 
     def begin() -> None:
-        torch.get_num_threads()  # makes torch set up this thread, which it would else do later
+        torch.get_num_threads()  # torch initialises this thread now, not after the next line
         torch.set_num_threads(1)
         all_here.wait()
 
     pool = ThreadPoolExecutor(count, "backbone", initializer=begin)
     for started in [pool.submit(int) for _ in range(count)]:
         started.result()
-    torch.set_num_threads(before)  # for threads to come: the setting is also the process's
+    torch.set_num_threads(before)  # the setting is also the default of new threads
     return pool

@@ -15,12 +15,12 @@ from tokenreel.extract.images.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["Backbone", "BackboneShape", "FrameTokens", "backbone_shape", "build_backbone"]
 
-STEM = 1  # what comes before the stages of a ResNet in timm's lists of them
+STEM = 1  # entries before the stages of a ResNet in timm's lists
 
 
 @dataclass(frozen=True, slots=True)
 class BackboneShape:
-    """What a backbone gives, known before its weights are there.
+    """Shape of a backbone's output, known without its weights.
 
     Attributes:
         blocks: 0-based kept blocks, sorted.
@@ -28,7 +28,7 @@ class BackboneShape:
         dim: channels of a token.
         image_size: height and width of the input.
         has_cls: whether there is a CLS token.
-        mean: of each channel of the images that the model was trained on, of 1.
+        mean: of each channel of the training images, in [0, 1].
         std: of each channel.
     """
 
@@ -60,8 +60,8 @@ class Backbone(nn.Module):
     """A frozen timm model behind one call.
 
     Args:
-        model: the timm model, weights loaded.
-        shape: what it gives.
+        model: the timm model with its weights.
+        shape: of its output.
         numeric: "float32" or "bfloat16": precision of the matrix products.
     """
 
@@ -86,7 +86,7 @@ class Backbone(nn.Module):
             return self.run(scaled)
 
     def run(self, images: Tensor) -> FrameTokens:
-        """As forward, for images that are already normalised, float (B, 3, H, W)."""
+        """As forward, for normalised images, float (B, 3, H, W)."""
         model: Any = self.model
         if not _is_vit(model):
             return self._run_map(images)
@@ -114,13 +114,13 @@ class Backbone(nn.Module):
 def backbone_shape(
     backbone: str, blocks: tuple[int, ...], image_size: int | tuple[int, int] | None
 ) -> BackboneShape:
-    """What a backbone would give, from its architecture alone: no weights are made or loaded.
+    """Shape of a backbone's output from its architecture alone: no weights are created or loaded.
 
     Args:
         backbone: timm name of a ViT or ResNet.
         blocks: 0-based, negative from the end.  Those of a ResNet are its four stages: 3 is the
-            last map, 2 the freeze point before a last block that is to be trained.
-        image_size: side of a square, or height and width; None: what the model was trained on.
+            last map, 2 the freeze point if the last stage is to be trained.
+        image_size: side of a square, or height and width; None: that of the training images.
 
     Raises:
         UsageError: timm has no such model, the model has no such block, its kept blocks differ in
@@ -139,7 +139,9 @@ def backbone_shape(
         images = torch.zeros(1, 3, *size, device="meta")
         shapes = {tuple(m.shape[1:]) for m in _maps(model.eval(), images, chosen).values()}
         if len(shapes) > 1:
-            raise UsageError(f"blocks={list(blocks)}: maps of {backbone} differ in shape; keep one")
+            raise UsageError(
+                f"blocks={list(blocks)}: maps of {backbone} differ in shape; choose one"
+            )
         dim, rows, columns = shapes.pop()
     return BackboneShape(
         chosen,
@@ -160,13 +162,13 @@ def build_backbone(
     numeric: str = "float32",
     device: torch.device | str = "cpu",
 ) -> Backbone:
-    """Make the backbone and load its weights, position embeddings resampled to the image's size.
+    """Build the backbone and load its weights, position embeddings resampled to the image's size.
 
-    A GPU becomes the current one of this thread, and TF32 is switched off in this process: its
-    products keep 10 bits of the 23 of a float32, by default in convolutions such as the patches'.
+    A GPU becomes the current device of this thread, and TF32 is switched off in this process: it
+    keeps 10 of the 23 bits of a float32, by default in convolutions such as the patch embedding.
 
     Raises:
-        UsageError: the weights are not those of the architecture; the message names tensors.
+        UsageError: the weights do not fit the architecture; the message names tensors.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.set_device(torch.device(device).index or 0)
@@ -185,7 +187,7 @@ def build_backbone(
     if missing or answer.unexpected_keys:
         raise UsageError(
             f"the weights do not fit {backbone}: missing {missing[:3]}, "
-            f"not known {answer.unexpected_keys[:3]}"
+            f"unexpected {answer.unexpected_keys[:3]}"
         )
     return Backbone(model, shape, numeric=numeric).to(device)
 
@@ -213,7 +215,7 @@ def _is_vit(model: nn.Module) -> bool:
 
 
 def _gives_patch_tokens(model: Any) -> bool:
-    """Whether a model has blocks of tokens on a grid, which timm tells from CLS and registers."""
+    """Whether a model has blocks of tokens on a grid that timm separates from CLS and registers."""
     method = getattr(model, "forward_intermediates", None)
     return (
         hasattr(model, "blocks")

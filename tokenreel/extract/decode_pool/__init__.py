@@ -1,1 +1,1 @@
-"""Decode processes: jobs to images in shared memory, supervised."""
+"""Supervised decode processes: clips to images in shared memory."""

@@ -1,6 +1,6 @@
-"""Memory that processes share, without a name: it goes with the last of them, however that ends.
+"""Unnamed shared memory of processes: it is freed with the last of them, even when it is killed.
 
-A named piece outlives a job that is killed with all its processes, as schedulers do, and fills the
+Named shared memory outlives a job that a scheduler kills with all its processes, and fills the
 memory of the machine kill by kill.
 """
 
@@ -21,7 +21,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 class SharedRing:
-    """Slots of bytes; given to a process as it starts, it is the same memory there.
+    """Slots of bytes; passed to a process at its start, it is the same memory there.
 
     Args:
         shape: (slots, bytes of a slot).
@@ -40,7 +40,7 @@ class SharedRing:
         return _in_child, (DupFd(self._handle), self.slots.shape)
 
     def close(self) -> None:
-        """Give it up in this process; arrays of it that are still being read stay valid."""
+        """Release it in this process; arrays that still refer to it stay valid."""
         del self.slots
         os.close(self._handle)
 

@@ -1,1 +1,1 @@
-"""From tokens to the bytes of a store, and the identity that the store records."""
+"""Tokens to the bytes of a store, and the identity that the store records."""

@@ -1,4 +1,4 @@
-"""The identity that a config stands for, and the store's first contents: calibration, made_with."""
+"""Identity of a config's store, and the first contents of a store: calibration and made_with."""
 
 import logging
 import platform
@@ -39,7 +39,7 @@ PACKAGES = ("tokenreel", "torch", "timm", "av", "decord", "numpy", "zarr")
 
 
 def build_identity(config: ExtractConfig) -> StoreIdentity:
-    """The identity of the store that a config makes, before the codec is calibrated.
+    """Identity of a config's store, before the codec is calibrated.
 
     Reads the weights for their hash; builds no backbone.
 
@@ -50,7 +50,7 @@ def build_identity(config: ExtractConfig) -> StoreIdentity:
 
 
 def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
-    """As build_identity, when the hash of the weights is known."""
+    """As build_identity, with the hash of the weights given."""
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
     _require_fitting(config.codec, shape)
     every = {"policy": "all"}
@@ -75,7 +75,7 @@ def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
 
 
 def _require_fitting(codec: str, shape: BackboneShape) -> None:
-    """Raise unless a codec takes the tokens of a backbone."""
+    """Raise UsageError unless a codec fits the tokens of a backbone."""
     coder = codec_from_identity(codec_identity(codec), {})
     try:
         coder.stored_shape(shape.grid[0] * shape.grid[1], shape.dim, shape.grid)
@@ -84,15 +84,12 @@ def _require_fitting(codec: str, shape: BackboneShape) -> None:
 
 
 def store_name(dataset: str, config: ExtractConfig, identity: StoreIdentity | None = None) -> str:
-    """Directory name that tells what is in the store; random weights are named.
+    """Directory name of a store: data set, backbone, weights and fingerprint.
 
     Args:
         dataset: name of the data set.
         config: of the extraction.
-        identity: of the store, calibrated: its fingerprint ends the name.
-
-    Returns:
-        The name; without an identity its beginning, up to the fingerprint.
+        identity: of the store, calibrated; without it the name lacks its fingerprint.
     """
     label = re.sub(r"[^A-Za-z0-9._]+", "", weights_label(config.weights))
     digits = "" if identity is None else identity.fingerprint[:12]
@@ -100,7 +97,7 @@ def store_name(dataset: str, config: ExtractConfig, identity: StoreIdentity | No
 
 
 def made_with(config: ExtractConfig, dataset: str, device: torch.device) -> dict[str, Any]:
-    """What is recorded beside the identity and is not identity."""
+    """Facts recorded beside the identity: versions, device, names."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -130,15 +127,15 @@ def open_or_create(
 ) -> tuple[StoreIdentity, Mapping[str, NDArray[Any]]]:
     """Open the store, or create it and calibrate its codec on sample images.
 
-    The first writer decides the calibration; later ones, and other shards, take what is there.
+    The first writer decides the calibration; later writers and other shards use it.
 
     Args:
         store: directory.
-        planned: what build_identity gave.
+        planned: of build_identity.
         config: of the extraction.
         dataset: name of the data set.
         backbone: with its weights.
-        samples: uint8 (F, 3, S, S) of several clips; needed for a new store only.
+        samples: uint8 (F, 3, S, S) of several clips; only for a new store.
 
     Returns:
         The identity of the store, and the calibration.
@@ -153,7 +150,7 @@ def open_or_create(
         if needs_samples(config.codec):
             if samples is None or not len(samples):
                 raise TokenReelError(
-                    f"codec={config.codec} is calibrated on frames, and no clip could be decoded"
+                    f"codec={config.codec} is calibrated on frames, but no clip could be decoded"
                 )
             calibration = calibrate(
                 config.codec, _sample_tokens(backbone, samples), grid=planned.grid
@@ -171,7 +168,7 @@ def open_or_create(
         except TokenReelError:
             if not (store / "recipe.json").is_file():
                 raise
-            log.info("%s: made by another writer meanwhile", store)
+            log.info("%s: created by another writer meanwhile", store)
     found, _ = load_identity(store)
     found.before_calibration.require(planned, path=store)
     return found, load_arrays(store / "calibration")
@@ -180,19 +177,19 @@ def open_or_create(
 def require_same_tokens(
     store: Path, identity: StoreIdentity, backbone: Backbone, *, batch_frames: int | None = None
 ) -> None:
-    """Compute the tokens of the store's fixed frames with the backbone as it is going to run.
+    """Check that the backbone, compiled or not, gives the tokens of the store's fixed frames.
 
-    Whether torch.compile has made its kernels is not in an identity, for it may not matter: here it
-    is seen not to, within the tolerance of the identity's `numeric` (cache.canary.TOLERANCE).
+    Compilation is not part of an identity, as it must not matter: this check shows it, within the
+    tolerance of the identity's `numeric` (cache.canary.TOLERANCE).
 
     Args:
         store: directory.
         identity: of the store.
-        backbone: compiled where it is going to be.
-        batch_frames: of every batch, for which it was compiled; None for any.
+        backbone: compiled if the run compiles it.
+        batch_frames: batch size for which it was compiled; None for any.
 
     Raises:
-        WrongIdentity: the tokens are not those of the store's first writer; see cache.canary.
+        WrongIdentity: the tokens differ from those of the store's first writer; see cache.canary.
     """
     canary = load_arrays(store / "canary")
     if canary:
@@ -208,9 +205,9 @@ def _canary_tokens(
     *,
     batch_frames: int | None = None,
 ) -> dict[int, NDArray[Any]]:
-    """Tokens of fixed frames, (F, H, W, 3), by block, (F, N, D): the way a clip's frames go."""
+    """Tokens of fixed frames, (F, H, W, 3), by block, (F, N, D), computed like those of clips."""
     images = torch.stack([apply_transform(frame, identity.transform) for frame in frames])
-    rows = np.arange(batch_frames or len(frames)) % len(frames)  # the frames again and again
+    rows = np.arange(batch_frames or len(frames)) % len(frames)  # the frames repeated
     found = _tokens(backbone, images[rows])
     return {block: tokens[: len(frames)] for block, tokens in found.items()}
 

@@ -1,7 +1,7 @@
-"""Backbone outputs -> what a store keeps.
+"""Quantise: backbone outputs -> codes and scales of a store.
 
-Codecs run where the tokens are.  Those of numpy are the law, and the two give the same bytes; what
-a float cannot hold is found on the host.
+Codecs run on the device of the tokens and give the same bytes as the numpy codecs, which define
+the format.  Values that a codec cannot represent are detected on the host.
 """
 
 import logging
@@ -66,7 +66,7 @@ class EncodedView:
 
 
 class Quantiser:
-    """Encodes the outputs of a backbone, in two halves: on their device, then on the host.
+    """Encodes the outputs of a backbone in two steps: on their device, then on the host.
 
     Args:
         codec: of the store.
@@ -81,9 +81,9 @@ class Quantiser:
 
     @torch.inference_mode()
     def on_device(self, found: FrameTokens) -> dict[str, Tensor]:
-        """What is to be copied out, by name, frames first; nothing here waits for the device.
+        """Arrays to copy to the host, by name, frames first; does not wait for the device.
 
-        Everything is contiguous, so that no view keeps all of the backbone's output alive.
+        All are contiguous, so that no view keeps the whole output of the backbone alive.
         """
         outputs = {f"cls/{block}": values.contiguous() for block, values in found.cls.items()}
         if found.cls_normed is not None:
@@ -96,12 +96,12 @@ class Quantiser:
         return outputs
 
     def compile(self, found: FrameTokens) -> None:
-        """Have torch.compile fuse the steps, where it can and leaves the bytes as they are.
+        """Fuse the steps with torch.compile if that works and gives the same bytes.
 
-        Else a line of the log says why not.
+        Otherwise a warning is logged.
 
         Args:
-            found: a batch of the size that is to come, to try it with.
+            found: a batch of the final size, for the comparison.
         """
         from torch._dynamo.exc import TorchDynamoException
 
@@ -110,13 +110,13 @@ class Quantiser:
         try:
             outputs = self.on_device(found)
             same = all(torch.equal(outputs[name], values) for name, values in wanted.items())
-            reason = "" if same else "it would give other bytes here"
+            reason = "" if same else "compiled, it gives other bytes"
         except TorchDynamoException as error:
             reason = str(error).splitlines()[0]
         if reason:
             self._encode = plain
             log.warning(
-                "%s: %s is not compiled, and slower for it: %s",
+                "%s: %s runs uncompiled and slower: %s",
                 self._device,
                 self._codec.name,
                 reason,
@@ -125,15 +125,15 @@ class Quantiser:
     def on_host(
         self, outputs: Mapping[str, NDArray[Any]], rows: slice, *, first: int = 0
     ) -> EncodedView:
-        """Finish some frames of what on_device gave.
+        """Finish some frames of the outputs of on_device.
 
         Args:
             outputs: by name, frames first.
             rows: of the frames.
-            first: place of the first in its clip, for errors.
+            first: index of the first in its clip, for errors.
 
         Raises:
-            ValueError: NaN, infinity or a value that the codec cannot hold.
+            ValueError: NaN, infinity or a value that the codec cannot represent.
         """
         encoded = {}
         for block in self._identity.blocks:
@@ -145,7 +145,7 @@ class Quantiser:
                 frame, token = (int(i) for i in np.argwhere(~finite)[0][:2])
                 raise ValueError(
                     f"block {block}, frame {first + frame}, token {token}: NaN, infinity or a "
-                    f"value that {self._codec.name} cannot hold"
+                    f"value that {self._codec.name} cannot represent"
                 )
             encoded[block] = Encoded(codes, scales)
         blocks = self._identity.blocks if self._identity.cls != "none" else ()
@@ -157,7 +157,7 @@ class Quantiser:
         )
 
     def _constants_of(self, block: int) -> Constants:
-        """What each step of the codec needs of a block, moved to the device once."""
+        """Constants of each step of the codec for a block, copied to the device once."""
         if block not in self._constants:
             self._constants[block] = tuple(
                 tuple(torch.from_numpy(np.array(part)).to(self._device) for part in step)
@@ -167,7 +167,7 @@ class Quantiser:
 
 
 def _encoder(codec: Codec, grid: tuple[int, int]) -> Callable[[Tensor, Constants], Coded]:
-    """The steps of a codec, one after the other; `_constants` has those of each."""
+    """The steps of a codec as one function; `_constants` has their constants."""
     reducers: list[Callable[..., Tensor]] = []
     for step in codec.reducers:
         is_pool = isinstance(step, Pool2)
@@ -186,7 +186,7 @@ def _encoder(codec: Codec, grid: tuple[int, int]) -> Callable[[Tensor, Constants
 
 
 def _constants(codec: Codec, block: int) -> list[tuple[NDArray[Any], ...]]:
-    """What each step of a codec needs of a block, the quantiser's last."""
+    """Constants of each step of a codec for a block, the quantiser's last."""
     parts: list[tuple[NDArray[Any], ...]] = []
     for step in codec.reducers:
         if isinstance(step, Pca):

@@ -1,7 +1,7 @@
-"""The steps of the codecs in torch: each gives the bytes of its numpy twin in cache.codec.
+"""Codec steps in torch: each gives the bytes of its numpy twin in cache.codec.
 
-Divisors are tensors that come from outside, because CUDA multiplies by the rounded reciprocal of a
-plain number, and so does torch.compile by that of a tensor it sees being made.
+Divisors are tensor arguments, because CUDA multiplies by the rounded reciprocal of a plain number,
+and so does torch.compile for a tensor created in the compiled function.
 """
 
 import torch
@@ -65,7 +65,7 @@ def project(tokens: Tensor, sd: Tensor, whole_basis: Tensor) -> Tensor:
 
 
 def pool2(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Means of 2x2 squares, (T, N, d), added up in the order of cache.codec.pool2."""
+    """Means of 2x2 squares, (T, N, d), summed in the order of cache.codec.pool2."""
     rows, columns = grid
     image = tokens.unflatten(1, grid)
     if rows % 2:

@@ -1,1 +1,1 @@
-"""One extraction: from a manifest to committed clips."""
+"""An extraction run: from a manifest to committed clips."""

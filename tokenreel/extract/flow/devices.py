@@ -225,7 +225,7 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_gpus(words: str) -> tuple[str, ...]:
-    """The devices that `--gpus` names: "all", a count, or numbers separated by commas.
+    """The devices that `--gpus` names: "all", how many, or numbers separated by commas.
 
     >>> pick_gpus("cpu,cpu")
     ('cpu', 'cpu')
@@ -244,7 +244,7 @@ def pick_gpus(words: str) -> tuple[str, ...]:
     elif all(part.isdecimal() for part in parts if part) and "," in words:
         chosen = [f"cuda:{int(part)}" for part in parts if part]
     else:
-        raise UsageError(f"--gpus is all, a count, or numbers such as 0,1; got {words!r}")
+        raise UsageError(f"--gpus is all, how many, or numbers such as 0,1; got {words!r}")
     missing = [d for d in chosen if d != "cpu" and int(d.removeprefix("cuda:")) >= count]
     if missing or not chosen:
         raise UsageError(f"--gpus {words}: torch sees {count} CUDA devices")

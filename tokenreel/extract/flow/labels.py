@@ -1,4 +1,4 @@
-"""Phase labels by time -> one label for each frame that was kept."""
+"""Phase labels by time -> one label for each frame of a clip."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,24 +8,24 @@ from tokenreel.cache.manifest import UNLABELLED, Clip
 
 __all__ = ["check_reach", "frame_labels"]
 
-TOLERATED_STEPS = 1.5  # a span may end this many frames after the last one is over
-ROUNDING_SECONDS = 1e-6  # of float64 and of decimals in annotation files
+TOLERATED_STEPS = 1.5  # a span may end this many frames after the end of the last one
+ROUNDING_SECONDS = 1e-6  # rounding of float64 and of decimals in annotation files
 TOLERATED_SECONDS = 0.1  # rounding of annotations
 
 
 def frame_labels(clip: Clip, times_seconds: NDArray[np.float64]) -> NDArray[np.int16]:
-    """Label each frame with the phase whose span [start, stop) holds its time.
+    """Label each frame with the phase whose span [start, stop) contains its time.
 
     Args:
-        clip: with spans by time, or one label for each frame.
-        times_seconds: presentation time of the T frames, float64 (T,), rising.
+        clip: has spans by time, or one label for each frame.
+        times_seconds: presentation time of the T frames, float64 (T,), ascending.
 
     Returns:
-        int16 (T,); UNLABELLED (-1) where no span is.
+        int16 (T,); UNLABELLED (-1) outside all spans.
 
     Raises:
-        ClipFailed: stage "labels": a span reaches beyond the last frame, or the number of labels
-            is not the number of frames; names the file and line it was read from.
+        ClipFailed: stage "labels": a span ends after the last frame, or the number of labels is
+            not the number of frames; names the file and line of the span.
     """
     num_frames = len(times_seconds)
     if clip.frame_labels is not None:
@@ -54,7 +54,7 @@ def frame_labels(clip: Clip, times_seconds: NDArray[np.float64]) -> NDArray[np.i
 
 
 def check_reach(clip: Clip, times_seconds: NDArray[np.float64]) -> None:
-    """Raise unless the video reaches to where the clip says that it stops.
+    """Raise unless the video lasts until the clip's stop.
 
     Raises:
         ClipFailed: stage "decode".

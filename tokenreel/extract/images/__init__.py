@@ -1,1 +1,1 @@
-"""From a frame to the images that a backbone sees."""
+"""Frames to the images of a backbone."""

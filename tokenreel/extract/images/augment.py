@@ -1,8 +1,8 @@
-"""Augmented views in pixel space, the same change for every frame of a clip.
+"""Augmented views: random changes of the pixels, the same for every frame of a clip.
 
 CARL and MV-Former train on a random crop, flip, colour jitter, greyscale and blur of each video
 (CARL, section 4.1).  A store keeps a few such views; each is drawn once for a clip from the
-view's seed and the clip's id, so it does not depend on order, workers or restarts.
+view's seed and the clip's id, hence independently of order, workers and restarts.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ CROP_ATTEMPTS = 10
 
 
 def view_parameters(views: int, seed: int) -> tuple[dict[str, Any], ...]:
-    """Parameters of the clean view 0 and of the augmented ones, as an identity keeps them."""
+    """Parameters of the clean view 0 and of the augmented views, for the store's identity."""
     augmented = {
         "area": [0.8, 1.0],
         "aspect": [3 / 4, 4 / 3],
@@ -51,7 +51,7 @@ class ViewAugmenter:
     Args:
         view: parameters of the view.
         seed_text: the clip's id.
-        transform: parameters of the preset; its image_size is that of the view.
+        transform: parameters of the preset, for its image_size.
     """
 
     def __init__(self, view: dict[str, Any], seed_text: str, transform: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ class ViewAugmenter:
         return (image * 255).round().clamp(0, 255).to(torch.uint8)
 
     def _box(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """The first of ten random windows that fits, else the largest centre one within limits."""
+        """(top, left, height, width) of the first random crop that fits, else of a centre crop."""
         low, high = self._view["aspect"]
         for area, aspect, down, right in self._crops:
             share = self._view["area"][0] + area * (self._view["area"][1] - self._view["area"][0])
@@ -96,12 +96,8 @@ class ViewAugmenter:
             wide = round(math.sqrt(height * width * share * ratio))
             tall = round(math.sqrt(height * width * share / ratio))
             if 0 < wide <= width and 0 < tall <= height:
-                return (
-                    int(down * (height - tall + 1)),
-                    int(right * (width - wide + 1)),
-                    tall,
-                    wide,
-                )
+                top, left = int(down * (height - tall + 1)), int(right * (width - wide + 1))
+                return top, left, tall, wide
         tall = min(height, round(width / low))
         wide = min(width, round(height * high))
         return (height - tall) // 2, (width - wide) // 2, tall, wide
@@ -126,7 +122,7 @@ def _grey(image: Tensor) -> Tensor:
 
 
 def _turn_hue(image: Tensor, turns: float) -> Tensor:
-    """Rotate chroma in YIQ by a share of a full turn; luminance stays."""
+    """Rotate chroma in YIQ by a fraction of a full turn; luminance is unchanged."""
     to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
     angle = 2 * math.pi * turns
     cos, sin = math.cos(angle), math.sin(angle)

@@ -1,10 +1,10 @@
-"""The antialiased bicubic of torch and Pillow on uint8, in whole numbers, on any device.
+"""Antialiased bicubic resizing of uint8, as in torch and Pillow, in integers on any device.
 
-A pass along one axis is out = clip((sum_j w_ij x_j + 2^(p-1)) >> p): w are 16-bit whole numbers and
-p the bits after their point, chosen by the largest weight; the columns' pass comes first and its
-result is rounded to uint8.  Each w is parted into 256 h + l, so that every sum of the two products
-is a whole number below 2^24 and float32 holds it exactly, in whatever order it is added up: the
-CPU's bytes, from a matrix product on the GPU.
+A pass along one axis is out = clip((sum_j w_ij x_j + 2^(p-1)) >> p): w are 16-bit integers and p
+their fractional bits, chosen by the largest weight; the pass along the columns comes first and its
+result is rounded to uint8.  Each w is split into 256 h + l, so that every sum of products is an
+integer below 2^24, which float32 represents exactly in any order of addition: a matrix product on
+the GPU gives the bytes of the CPU.
 """
 
 import math
@@ -30,17 +30,17 @@ class Axis:
 
     start: int
     stop: int
-    weights: NDArray[np.int64] | None  # None: the pixels as they are
+    weights: NDArray[np.int64] | None  # None: the pixels are unchanged
     bits: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ResizePlan:
-    """What becomes of frames of one size.
+    """Resizing and cropping of frames of one size.
 
     Attributes:
-        rows: of the height.
-        columns: of the width.
+        rows: along the height.
+        columns: along the width.
     """
 
     rows: Axis
@@ -53,7 +53,7 @@ class ResizePlan:
 
     @property
     def window_shape(self) -> tuple[int, int, int]:
-        """Of the window's pixels."""
+        """Shape of the window's pixels, (h, w, 3)."""
         rows, columns = self.rows, self.columns
         return rows.stop - rows.start, columns.stop - columns.start, 3
 
@@ -64,16 +64,16 @@ def plan_resize(
     corner: tuple[int, int],
     size: tuple[int, int],
 ) -> ResizePlan:
-    """Resize a frame and cut a window out.
+    """Plan to resize a frame and crop it.
 
     Args:
         frame: height and width of the frame.
         resized: height and width after resizing.
-        corner: top and left of the window in it.
-        size: height and width of the window.
+        corner: top and left of the crop after resizing.
+        size: height and width of the crop.
 
     Raises:
-        ValueError: a reduction so strong that sums would not be exact: more than about 60.
+        ValueError: the reduction is too strong for exact sums: more than about 60.
     """
     return ResizePlan(
         _axis(frame[0], resized[0], corner[0], size[0]),
@@ -83,7 +83,7 @@ def plan_resize(
 
 @torch.inference_mode()
 def resize_on_device(windows: Tensor, plan: ResizePlan) -> Tensor:
-    """Resize, where the pixels are.
+    """Resize on the device of the pixels.
 
     Args:
         windows: uint8 (t, h, w, 3), each plan.window of its frame.
@@ -117,7 +117,7 @@ def _matrices(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor]:
         torch.from_numpy(np.ascontiguousarray(part.T, np.float32))
         for part in (axis.weights >> 8, axis.weights & 255)
     )
-    if device.type == "cuda":  # from other memory a copy would wait for all the device has to do
+    if device.type == "cuda":  # a copy from pageable memory would wait for the device
         high, low = high.pin_memory(), low.pin_memory()
     return high.to(device, non_blocking=True), low.to(device, non_blocking=True)
 
@@ -143,12 +143,12 @@ def _axis(size: int, resized: int, first: int, count: int) -> Axis:
             whole[row, place] = int(weight * 2**bits + math.copysign(0.5, weight))
     part = np.maximum(np.abs(whole >> 8), whole & 255).sum(axis=1).max() * 255
     if part >= EXACT:
-        raise ValueError(f"{size} pixels to {resized}: too strong a reduction")
+        raise ValueError(f"{size} pixels to {resized}: the reduction is too strong")
     return Axis(low, high, whole, bits)
 
 
 def _weights(size: int, resized: int, place: int) -> tuple[int, list[float]]:
-    """First source pixel of an output pixel, and the weights from it on; they sum to 1."""
+    """First source pixel of an output pixel, and the weights from it on, which sum to 1."""
     scale = size / resized
     stretch = max(scale, 1.0)
     centre, support = scale * (place + 0.5), 2.0 * stretch
@@ -159,7 +159,7 @@ def _weights(size: int, resized: int, place: int) -> tuple[int, list[float]]:
 
 
 def _cubic(x: float, a: float = -0.5) -> float:
-    """Keys' cubic, as Pillow and torch's antialiased resize have it."""
+    """Keys' cubic kernel, as in Pillow and in torch's antialiased resizing."""
     x = abs(x)
     if x < 1:
         return ((a + 2) * x - (a + 3)) * x * x + 1

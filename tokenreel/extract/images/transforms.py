@@ -1,8 +1,8 @@
-"""Frame -> the square the backbone sees, as named presets whose every parameter is recorded.
+"""Frame -> image of the backbone, by named presets whose parameters are all recorded.
 
 All resizing is antialiased bicubic on uint8 unless the preset says otherwise: at most two levels
-from PIL, and the same bytes wherever it runs: by torch in the decoding process, or in whole
-numbers on the device (`resize.resize_on_device`).  A preset never stretches a frame by accident.
+from PIL, and the same bytes by torch in the decode process and in integers on the device
+(`resize.resize_on_device`).  Only "mvformer-train" changes the aspect ratio.
 """
 
 import math
@@ -38,16 +38,16 @@ def transform_parameters(
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
 ) -> dict[str, Any]:
-    """Every parameter of a preset, as the store's identity keeps it.
+    """Every parameter of a preset, for the store's identity.
 
     Args:
         name: "dino-256-224" (short side to 8/7 of the square, bicubic, then its centre: the
             evaluation of DINO), "mvformer-eval" (the centre square at native size: the released
             evaluation of CARL and MV-Former, 21.8 % of a 640x360 frame) or "mvformer-train" (the
-            centre crop that the released training falls back to, squashed to the square).
+            centre crop that the released training falls back to, stretched to the square).
         image_size: side of the square in pixels, or height and width.
-        mean: of each channel, taken off before the backbone.
-        std: of each channel, divided by.
+        mean: of each channel, subtracted before the backbone.
+        std: of each channel, the divisor.
 
     >>> transform_parameters("dino-256-224", 224)["short_side"]
     256
@@ -79,14 +79,14 @@ def transform_parameters(
 
 
 def apply_transform(pixels: NDArray[np.uint8], parameters: dict[str, Any]) -> torch.Tensor:
-    """Cut and resize one frame.
+    """Crop and resize one frame.
 
     Args:
         pixels: RGB, uint8 (H, W, 3).
-        parameters: what transform_parameters gave.
+        parameters: of transform_parameters.
 
     Returns:
-        uint8 (3, H, W), the image_size.
+        uint8 (3, H, W) of image_size.
 
     Raises:
         VideoError: the frame is smaller than the square and the preset refuses that; stage
@@ -107,7 +107,7 @@ def apply_transform(pixels: NDArray[np.uint8], parameters: dict[str, Any]) -> to
 
 
 def plan_on_device(frame: tuple[int, int], parameters: dict[str, Any]) -> ResizePlan | None:
-    """How a device makes the images of frames of a height and width; None where only a CPU can.
+    """Plan of resizing frames of a height and width on the device; None where only a CPU can.
 
     Raises:
         VideoError: as apply_transform.
@@ -122,7 +122,7 @@ def plan_on_device(frame: tuple[int, int], parameters: dict[str, Any]) -> Resize
 
 
 def image_sides(parameters: dict[str, Any]) -> tuple[int, int]:
-    """Height and width of the image that a preset makes.
+    """Height and width of a preset's image.
 
     >>> image_sides({"image_size": 224}), image_sides({"image_size": [112, 224]})
     ((224, 224), (112, 224))
@@ -134,7 +134,7 @@ def image_sides(parameters: dict[str, Any]) -> tuple[int, int]:
 def _layout(
     frame: tuple[int, int], parameters: dict[str, Any]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width after resizing, and the corner of the window that is kept."""
+    """Height and width after resizing, and the top left corner of the crop."""
     size = image_sides(parameters)
     resized = frame
     if parameters["short_side"] is not None:
@@ -149,8 +149,9 @@ def _layout(
 
 
 def _covering(frame: tuple[int, int], size: tuple[int, int], side: int) -> tuple[int, int]:
-    """The frame in proportion, its short side as asked, or larger where the image is long."""
-    height, width = _short_side(*frame, side)
+    """Size of the resized frame: its short side is `side`, or larger where the image is long."""
+    short = min(frame)
+    height, width = frame[0] * side // short, frame[1] * side // short  # rounded down
     margin = side / min(size)
     wanted = (math.ceil(size[0] * margin), math.ceil(size[1] * margin))
     if size[0] == size[1] or (height >= wanted[0] and width >= wanted[1]):
@@ -159,15 +160,8 @@ def _covering(frame: tuple[int, int], size: tuple[int, int], side: int) -> tuple
     return math.ceil(frame[0] * scale), math.ceil(frame[1] * scale)
 
 
-def _short_side(height: int, width: int, side: int) -> tuple[int, int]:
-    """Size with the short side as asked and the long one in proportion, rounded down."""
-    if height <= width:
-        return side, side * width // height
-    return side * height // width, side
-
-
 def _limited(height: int, width: int) -> tuple[int, int]:
-    """The largest centre window whose aspect lies within ASPECT_LIMITS."""
+    """Height and width of the largest crop whose aspect ratio lies within ASPECT_LIMITS."""
     low, high = ASPECT_LIMITS
     if width < low * height:
         return round(width / low), width
@@ -177,7 +171,7 @@ def _limited(height: int, width: int) -> tuple[int, int]:
 
 
 def _corner(frame: tuple[int, int], window: tuple[int, int], *, ceil: bool) -> tuple[int, int]:
-    """Top and left of the centre window."""
+    """Top and left of the centre crop."""
     spare = (frame[0] - window[0], frame[1] - window[1])
     # MV-Former's uniform_crop rounds half up, torchvision's centre crop half to even.
     top, left = (math.ceil(s / 2) if ceil else round(s / 2) for s in spare)

@@ -1,1 +1,1 @@
-"""Look before extracting: cost, speed of this machine, a picture of a clip."""
+"""Preview of an extraction: its cost, the speed of this machine, a picture of a clip."""

@@ -50,13 +50,13 @@ WARM_BATCHES = 2
 
 @dataclass(frozen=True)
 class HeaderSurvey:
-    """What the headers of a data set's videos say.
+    """Frames, seconds and bytes of a data set, by the headers of its videos.
 
     Attributes:
-        clip_frames: frames of each clip that would be kept, by clip id.
-        num_seconds: length of those clips together.
+        clip_frames: frames to keep of each clip, by clip id.
+        num_seconds: total duration of those clips.
         video_bytes: size of the video files.
-        unreadable: clip id and reason of each clip whose header could not be read.
+        unreadable: clip id and reason of each clip whose header cannot be read.
     """
 
     clip_frames: dict[str, int]
@@ -72,13 +72,13 @@ class HeaderSurvey:
 
 @dataclass(frozen=True)
 class StoreSize:
-    """A store with one codec.
+    """Size of a store with one codec.
 
     Attributes:
         codec: its name.
         frame_bytes: bytes of a frame, all blocks and views.
         num_bytes: bytes of its arrays' files.
-        num_files: files of its clips, which are inodes too.
+        num_files: files and folders of its clips: inodes.
     """
 
     codec: str
@@ -115,7 +115,7 @@ def survey_headers(manifest: Manifest, config: ExtractConfig) -> HeaderSurvey:
 
 
 def planned_identity(config: ExtractConfig) -> StoreIdentity:
-    """The identity as far as its arrays' shapes go; no weights are looked for."""
+    """Identity of a config's store without loading weights, whose hash is unknown."""
     return identity_for(config, UNKNOWN_WEIGHTS)
 
 
@@ -163,14 +163,14 @@ def _clip_seconds(clip: Clip, header: VideoInfo) -> float:
 
 @dataclass(frozen=True)
 class MachineRates:
-    """Measured on this machine in a few seconds.
+    """Speed of this machine, measured in a few seconds.
 
     Attributes:
-        device: where the backbone ran.
-        decode_frames: frames a second that one process decodes and resizes; 0 when no clip could
-            be decoded.
+        device: of the backbone.
+        decode_frames: frames a second that one process decodes and resizes; 0 if no clip could be
+            decoded.
         backbone_frames: images a second through the backbone on that device.
-        write_bytes, read_bytes: bytes a second of the disk, flushed and past the page cache.
+        write_bytes, read_bytes: bytes a second of the disk, flushed and without the page cache.
     """
 
     device: str
@@ -180,13 +180,13 @@ class MachineRates:
     read_bytes: float
 
     def stage_seconds(self, config: ExtractConfig, *, views: int) -> dict[str, float]:
-        """Seconds of a frame in each stage but the disk's; stages overlap.
+        """Seconds of a frame in each stage except the disk's; stages overlap.
 
-        On a CPU decoding and the backbone share the cores: their work adds up.
+        On a CPU decoding and the backbone share the cores, so their times add up.
 
         Args:
             config: of the extraction.
-            views: of a frame, which is decoded once for all of them.
+            views: of a frame; it is decoded once for all of them.
         """
         backbone = views / self.backbone_frames
         if not self.decode_frames:
@@ -201,14 +201,14 @@ class MachineRates:
 def measure_machine(
     manifest: Manifest, config: ExtractConfig, folder: Path, *, device: torch.device, seconds: float
 ) -> MachineRates:
-    """Decode, run the backbone and use the disk for a third of the time each.
+    """Measure decoding, the backbone and the disk, a third of the time each.
 
     Args:
         manifest: clips to decode from.
-        config: of the extraction; its weights are not needed, random ones run as fast.
+        config: of the extraction; random weights are used, as they run as fast.
         folder: an existing folder on the disk of the store.
-        device: where the backbone runs.
-        seconds: how long to measure altogether.
+        device: of the backbone.
+        seconds: total time of the measurement.
     """
     share = seconds / 3
     write, read = disk_rates(folder, share)
@@ -233,13 +233,13 @@ def _decode_rate(manifest: Manifest, config: ExtractConfig, seconds: float) -> f
                 if time.perf_counter() - start > seconds:
                     return count / (time.perf_counter() - start)
         except VideoError:
-            continue  # survey_headers and the extraction report it; a rate needs only good clips
+            continue  # survey_headers and the extraction report it; a rate needs only intact clips
     spent = time.perf_counter() - start
     return count / spent if count else 0.0
 
 
 def _spread(clips: Sequence[Clip]) -> Iterator[Clip]:
-    """Clips from all over the manifest: the first, the middle one, the quarters, ..."""
+    """Clips spread over the manifest: the first, the middle one, the quarters, ..."""
     step = len(clips)
     seen: set[int] = set()
     while step >= 1:
@@ -270,7 +270,7 @@ def _backbone_rate(config: ExtractConfig, device: torch.device, seconds: float) 
 
 
 def _repeat(work: Callable[[], None], seconds: float) -> float:
-    """Times a second that `work` runs."""
+    """Calls of `work` a second."""
     start = time.perf_counter()
     count = 0
     while count == 0 or time.perf_counter() - start < seconds:
@@ -280,10 +280,10 @@ def _repeat(work: Callable[[], None], seconds: float) -> float:
 
 
 def disk_rates(folder: Path, seconds: float) -> tuple[float, float]:
-    """Bytes a second written and flushed, and read back past the page cache.
+    """Bytes a second written and flushed, and read back without the page cache.
 
     Raises:
-        StoreError: nothing can be written there.
+        StoreError: the folder cannot be written.
     """
     block = np.random.default_rng(0).bytes(DISK_BLOCK_BYTES)
     try:

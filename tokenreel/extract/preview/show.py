@@ -1,8 +1,8 @@
-"""`extract show`: one picture from which a person sees whether a clip's tokens are sane.
+"""Picture of a clip to check its tokens by eye: `extract show`.
 
-From the top: frames as the backbone saw them; the tokens of each layer, their three strongest
-directions as red, green and blue; how alike the CLS tokens of any two frames are; and how much
-each frame differs from the one before.
+From the top: frames as the backbone saw them; the tokens of each block, their first three
+principal components as red, green and blue; the cosine similarity of the CLS tokens of any two
+frames; and that of consecutive frames.
 """
 
 import io
@@ -32,17 +32,17 @@ DOTS_PER_INCH = 110
 
 @dataclass(frozen=True, eq=False)
 class ClipPicture:
-    """What is drawn.
+    """Contents of the picture of a clip.
 
     Attributes:
         record: the clip.
-        frames: (K,) indices into the clip of the frames shown.
-        seconds: (T,) time of every frame of the clip.
-        seen: uint8 (K, S, S, 3), what the backbone saw, or None where the video is out of reach.
+        frames: indices into the clip of the frames shown, (K,).
+        seconds: time of every frame of the clip, (T,).
+        seen: images of the backbone, uint8 (K, S, S, 3), or None if the video is unavailable.
         unseen_reason: why `seen` is None, "" otherwise.
         blocks: block -> float32 (K, rows, columns, 3) in [0, 1].
-        similarity: float32 (T, T), cosine of the frames' CLS tokens (of mean tokens where the
-            backbone has no CLS).
+        similarity: float32 (T, T), cosine of the frames' CLS tokens, or of their mean tokens if the
+            backbone has no CLS.
     """
 
     record: ClipRecord
@@ -57,14 +57,14 @@ class ClipPicture:
 def look_at_clip(
     store: Store, clip_id: str, *, root: Path, num_frames: int = 8, view: int = 0
 ) -> ClipPicture:
-    """Gather what the picture of a clip needs.
+    """Read the contents of the picture of a clip.
 
     Args:
-        store: that holds it.
+        store: of the clip.
         clip_id: the clip.
-        root: folder that the store's video paths are relative to.
-        num_frames: frames shown, spread evenly over the clip.
-        view: the view whose frames and tokens are shown.
+        root: base folder of the store's video paths.
+        num_frames: number of frames shown, spread evenly over the clip.
+        view: stored augmentation to show; 0 is the clean view.
 
     Raises:
         UsageError: no such clip or view; num_frames < 1.
@@ -95,7 +95,7 @@ def look_at_clip(
 
 
 def tokens_to_rgb(tokens: Array, grid: tuple[int, int]) -> Array:
-    """The three strongest directions of the tokens as colours.
+    """The first three principal components of the tokens as colours.
 
     Args:
         tokens: float32 (K, N, D).
@@ -115,10 +115,10 @@ def tokens_to_rgb(tokens: Array, grid: tuple[int, int]) -> Array:
 
 
 def draw_clip(picture: ClipPicture, out: Path) -> Path:
-    """Write the picture as a PNG, whole or not at all; returns its path.
+    """Write the picture as a PNG file, atomically; returns its path.
 
     Raises:
-        UsageError: it cannot be written there.
+        UsageError: the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -159,14 +159,14 @@ def frames_as_seen(
     """Frames of a clip through the identity's preprocessing, uint8 (S, S, 3) each.
 
     Args:
-        store: that holds the clip.
+        store: of the clip.
         record: the clip.
-        frames: indices into the clip, rising.
+        frames: indices into the clip, ascending.
         path: the video.
-        view: of the store.
+        view: stored augmentation.
 
     Raises:
-        VideoError: no such video, or another one than the clip was made from.
+        VideoError: the video does not exist, or is not the one that was extracted.
     """
     identity = store.identity
     wanted = store.frame_index(record.clip_id)[frames].tolist()
@@ -192,17 +192,17 @@ def frames_as_seen(
             count += 1
             if count == len(wanted):
                 return
-    raise VideoError(f"{path} has no frame {wanted[count]}, which the store has tokens of")
+    raise VideoError(f"{path} has no frame {wanted[count]}, but the store holds its tokens")
 
 
 def _grid(store: Store) -> tuple[int, int]:
-    """Rows and columns of the tokens as stored: a codec may have made them fewer."""
+    """Rows and columns of the stored tokens, which a codec may have reduced."""
     identity = store.identity
     return store.codec.reduced_shape(identity.num_tokens, identity.dim, identity.grid)[2]
 
 
 def _similarity(store: Store, record: ClipRecord, view: int) -> Array:
-    """Cosine of any two frames, float32 (T, T)."""
+    """Cosine similarity of any two frames, float32 (T, T)."""
     if store.identity.cls == "none":
         block = store.identity.blocks[-1]
         tokens = store.read(record.clip_id, blocks=[block], view=view)
@@ -222,7 +222,7 @@ def _draw_frames(row: Array, picture: ClipPicture) -> None:
     if picture.seen is None:
         text = f"no frames: {picture.unseen_reason}"
         label = row[0].text(0.05, 0.5, text, fontsize=7, transform=row[0].transAxes, zorder=9)
-        label.set_in_layout(False)  # it may run over its neighbours
+        label.set_in_layout(False)  # it may overlap its neighbours
 
 
 def _draw_similarity(area: Any, picture: ClipPicture) -> None:

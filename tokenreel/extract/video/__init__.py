@@ -1,1 +1,1 @@
-"""Decode a video: whole frames in presentation order, or an error that says why not."""
+"""Decode a video: whole frames in presentation order, or an error with the reason."""

@@ -1,10 +1,10 @@
-"""Notice the damage in a video that FFmpeg conceals or steps over without an error.
+"""Detect damage in a video that FFmpeg conceals or skips without an error.
 
-The signs, with no false alarm on 88 sound clips: a frame or packet marked corrupt, a packet that
-gave no frame though a later one did, a container whose reader complained and searched for the next
-sound piece, and an AVI with fewer packets than its index or fewer bytes than it says.
-Entropy-coded data can also be changed into other valid data, in VP9 nearly always: no decoder can
-tell, so the record of a clip keeps the SHA-256 of its file.
+The signs, with no false alarm on 88 intact clips: a frame or packet marked corrupt, a packet that
+gave no frame though a later one did, a demuxer that reported an error and searched for the next
+intact part, and an AVI with fewer packets than its index or fewer bytes than its header says.
+Damage to entropy-coded data can also give other valid data, in VP9 nearly always: no decoder can
+detect that, so the record of a clip keeps the SHA-256 of its file.
 """
 
 import struct
@@ -15,7 +15,7 @@ from tokenreel.extract.video.types import VideoError
 
 __all__ = ["CODECS", "CONTAINERS", "DamageWatch", "errors_so_far", "is_paired"]
 
-CUT = "Truncating packet"  # what FFmpeg says of any file that ends within a packet
+CUT = "Truncating packet"  # FFmpeg's message for any file that ends within a packet
 CONTAINERS = ("mp4", "matroska")  # with a time for every packet
 CODECS = ("h264", "hevc", "vp9", "av1", "mjpeg")  # one packet is one frame; not so in VP8, MPEG-4
 
@@ -26,9 +26,9 @@ def is_paired(container: str, codec: str) -> bool:
 
 
 def errors_so_far() -> int:
-    """How often FFmpeg has complained in this process; ask before a file is opened.
+    """Number of errors that FFmpeg has logged in this process; call it before a file is opened.
 
-    A small file is read to its end while it is opened, where a stream begins late.
+    FFmpeg reads a small file to its end on opening, where a stream begins late.
     """
     import av.logging
 
@@ -38,12 +38,12 @@ def errors_so_far() -> int:
 
 
 class DamageWatch:
-    """Sees every packet and every frame of a read, in order, and raises at the first sign.
+    """Checks every packet and frame of a read, in order; raises at the first sign of damage.
 
     Args:
         container: of PyAV.
         stream: its video stream.
-        num_errors: `errors_so_far` before it was opened.
+        num_errors: `errors_so_far` before the file was opened.
     """
 
     def __init__(self, container: Any, stream: Any, num_errors: int) -> None:
@@ -52,7 +52,7 @@ class DamageWatch:
         self._last_error, self._num_errors = av.logging.get_last_error, num_errors
         self._file, self._num_packets = Path(container.name), 0
         self._num_indexed = len(stream.index_entries)
-        self._errors_in_doubt: int | None = None  # when a packet was marked corrupt
+        self._errors_at_mark: int | None = None  # num_errors when a packet was marked corrupt
         self._last_pts: int | None = None
         self._least_step: int | None = None
         self._reader = container.format.name
@@ -62,20 +62,20 @@ class DamageWatch:
         self._first: int | None = None
 
     def sent(self, packet: Any, index: int) -> None:
-        """A packet that goes to the decoder, which has given `index` frames and one.
+        """Check a packet before it is decoded, after frame `index`.
 
         Raises:
-            VideoError: final: another decoder would only hide it.
+            VideoError: final, as another decoder would only conceal the damage.
         """
         self.check_container(index)
-        if packet.is_corrupt and self._errors_in_doubt is None:
-            self._errors_in_doubt = self._num_errors
+        if packet.is_corrupt and self._errors_at_mark is None:
+            self._errors_at_mark = self._num_errors
         self._num_packets += packet.size > 0
         if packet.size and not packet.is_discard and packet.pts is not None:
             self._pending.add(packet.pts)
 
     def got(self, frame: Any, index: int) -> None:
-        """A frame that the decoder gave.
+        """Check a decoded frame.
 
         Raises:
             VideoError: as above.
@@ -95,7 +95,7 @@ class DamageWatch:
             raise self._lost(min(lost), index)
 
     def end(self, index: int) -> None:
-        """The end, after `index` frames and one.
+        """Check the end of the video, after frame `index`.
 
         Raises:
             VideoError: as above.
@@ -108,7 +108,7 @@ class DamageWatch:
             raise self._lost(min(lost), index + 1)
 
     def check_container(self, index: int) -> None:
-        """Raise VideoError where the reader of the container has complained since the last call."""
+        """Raise VideoError where the demuxer has reported an error since the last call."""
         count, last = self._last_error()
         if count == self._num_errors or last is None:
             return
@@ -119,29 +119,29 @@ class DamageWatch:
             raise VideoError(f"the file is damaged near frame {near}: {reason}", frame=near)
 
     def _is_doubtful(self, pts: int | None) -> bool:
-        """Whether, since a packet was marked corrupt, the decoder complained or a frame is missing.
+        """Whether, after a packet was marked corrupt, the decoder failed or a frame is missing.
 
-        The mark alone is not enough: where two sound MPEG-TS were joined, the last packet has it.
+        The mark alone is not enough: in two intact MPEG-TS joined, the last packet has it.
         """
         last, self._last_pts = self._last_pts, pts
         step = 0 if last is None or pts is None else pts - last
         least = self._least_step or step
         if step > 0:
             self._least_step = min(step, least)
-        if self._errors_in_doubt is None:
+        if self._errors_at_mark is None:
             return False
-        return step > 1.5 * least or self._last_error()[0] > self._errors_in_doubt
+        return step > 1.5 * least or self._last_error()[0] > self._errors_at_mark
 
     def _check_avi(self, index: int) -> None:
-        """AVI has no times that would show a gap, and its reader searches without a word."""
+        """AVI has no times that would show a gap, and its demuxer skips damage silently."""
         with self._file.open("rb") as file:
             kind, size = struct.unpack("<4sI", file.read(8))
         missing = size + 8 - self._file.stat().st_size if kind == b"RIFF" else 0
         if missing > 0:
             raise VideoError(f"ends early: {missing} bytes are missing", frame=index)
-        if 1 < self._num_indexed != self._num_packets:  # 1: it has none, and is made as one reads
+        if 1 < self._num_indexed != self._num_packets:  # 1: no index in the file
             raise VideoError(
-                f"{self._num_packets} frames are there, its index has {self._num_indexed}",
+                f"holds {self._num_packets} frames, its index lists {self._num_indexed}",
                 frame=index,
             )
 

@@ -30,20 +30,20 @@ def decode(
     until_seconds: float | None = None,
     alive: Callable[[], None] = lambda: None,
 ) -> Iterator[DecodedFrame]:
-    """Yield every frame, in order of time.
+    """Yield the frames of a video in order of time.
 
     Args:
         path: the video.
         decoder: "pyav" or "decord".
-        from_seconds: leave out the frames before this time; the others are, bit by bit and with
-            their index, those of a read from the first frame on.
+        from_seconds: omit the frames before this time; pixels and indices of the others are
+            those of a read from the first frame on.
         until_seconds: stop before the first frame at or after this time; None reads to the end,
-            and only then is the length of the file checked against its header.
-        alive: called now and then where no frame is yielded for long: before from_seconds.
+            and only then compares the duration with the header.
+        alive: called regularly while no frame is yielded: before from_seconds.
 
     Raises:
         VideoError: a damaged, truncated or unreadable file, a frame that the decoder marks as
-            corrupt, a size that changes, time that stands still, or fewer than two frames.
+            corrupt, a size that changes, time that does not advance, or fewer than two frames.
     """
     info = probe(path)
     start = None if from_seconds is None else exact(from_seconds) / info.time_base
@@ -58,7 +58,7 @@ def decode(
         if previous is not None and frame.ticks <= previous.ticks:
             raise VideoError(
                 f"time does not advance: frame {frame.index} is at "
-                f"{float(frame.ticks * info.time_base):.3f} s as the one before it",
+                f"{float(frame.ticks * info.time_base):.3f} s like the one before it",
                 frame=frame.index,
             )
         first = first or frame
@@ -105,11 +105,11 @@ def _size(frame: DecodedFrame) -> str:
 
 
 class FrameSelector:
-    """Which frames of a video a clip keeps: those in [start, stop), at most fps a second.
+    """Selects the frames of a clip: those in [start, stop), at most fps a second.
 
-    With fps, time is cut into slots of 1 / fps seconds centred on multiples of 1 / fps since the
-    clip's first frame; each slot keeps its first frame and no frame fills two slots, so a slower
-    video keeps all its frames and nothing is repeated.
+    With fps, time is divided into slots of 1 / fps seconds centred on multiples of 1 / fps since
+    the clip's first frame; each slot keeps its first frame and no frame fills two slots, so a
+    slower video keeps all its frames and nothing is repeated.
     """
 
     def __init__(
@@ -127,13 +127,11 @@ class FrameSelector:
         self._first_ticks: int | None = None
         self._last_slot = -1
 
-    def is_past(self, ticks: int) -> bool:
-        """Whether the clip ends at or before this time."""
-        return self._stop is not None and ticks >= self._stop
-
     def keeps(self, ticks: int) -> bool:
         """Whether the clip keeps the frame at this time; call once for each frame, in order."""
-        if self.is_past(ticks) or (self._start is not None and ticks < self._start):
+        if self._stop is not None and ticks >= self._stop:
+            return False
+        if self._start is not None and ticks < self._start:
             return False
         if self._slots_per_tick is None:
             return True
@@ -147,7 +145,7 @@ class FrameSelector:
 
 
 def exact(seconds: float) -> Fraction:
-    """The fraction that a decimal of an annotation means, to 10 microseconds.
+    """The fraction that a decimal annotation stands for, to 10 microseconds.
 
     >>> exact(0.2), exact(2 / 3)
     (Fraction(1, 5), Fraction(2, 3))

@@ -1,4 +1,4 @@
-"""The two decoders behind `video.decode`: PyAV, and decord with its known faults guarded."""
+"""The two decoders of `video.decode`: PyAV, and decord with guards against its known faults."""
 
 import re
 from collections.abc import Iterator
@@ -27,13 +27,13 @@ DECORD_LIMIT_BYTES = 2**30  # decord reads ahead without bound, so a whole video
 DECORD_REFUSES = {"av1"}  # its FFmpeg 4.1 has no decoder for it
 DECORD_REFUSES_CONTAINERS = {"mpegts"}  # hangs for ever on valid files
 SLOTTED_CONTAINERS = {"avi"}
-GREYING = {"mjpeg"}  # codecs of which FFmpeg fills a damaged frame up, and marks it as sound
-REPEATS_TOLERATED = 1e-6  # decord raises at the first frame it would fill with a neighbour
+GREYING = {"mjpeg"}  # codecs in which FFmpeg fills a damaged frame and does not mark it
+REPEATS_TOLERATED = 1e-6  # decord raises at the first frame that it would replace by another
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """The file and its video stream, decoding in one thread.
+    """Open a file; yields the container and its video stream, decoding in one thread.
 
     Raises:
         VideoError: stage "open": it cannot be opened, or has no video stream.
@@ -85,7 +85,7 @@ def read_pyav(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
 
 
 def frame_of(frame: Any, index: int, ticks: int) -> DecodedFrame:
-    """A frame of PyAV, turned as a player would; its pixels are made when they are asked for."""
+    """A frame of PyAV, rotated as the header says; its pixels are converted on first use."""
     turns = frame.rotation // 90
 
     def pixels() -> NDArray[np.uint8]:
@@ -97,7 +97,7 @@ def frame_of(frame: Any, index: int, ticks: int) -> DecodedFrame:
 
 
 def _frames(path: Path) -> Iterator[tuple[Any, int]]:
-    """Decoded frames of PyAV, with their index; a sign of damage raises."""
+    """Decoded frames of PyAV with their indices; raises at a sign of damage."""
     import av
 
     index, num_errors = -1, errors_so_far()
@@ -118,7 +118,7 @@ def _frames(path: Path) -> Iterator[tuple[Any, int]]:
 
 
 def is_outlasted(path: Path, info: VideoInfo, seconds: float) -> bool:
-    """Whether a sound goes on after the last packet of the video, to this time at least.
+    """Whether audio continues after the last video packet, at least up to this time.
 
     In a file that was cut short both end at the cut.
     """
@@ -144,12 +144,12 @@ def is_outlasted(path: Path, info: VideoInfo, seconds: float) -> bool:
 def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
     """Yield the frames of a video with decord, forwards only.
 
-    FFmpeg runs beside it, without making pixels, for the times and the corrupt flags: decord has
-    no flags, and on edit lists it would repeat frames that do not exist.
+    PyAV decodes the video too, without converting pixels, for times and corrupt flags: decord has
+    no flags, and with edit lists it repeats frames.
 
     Raises:
-        VideoError: also where decord is known to hang, to have no codec or to take more than
-            1 GiB of memory, and where it would repeat a frame instead of decoding it.
+        VideoError: also where decord is known to hang, lacks the codec or needs more than 1 GiB
+            of memory, and where it would repeat a frame instead of decoding it.
     """
     if info.codec in DECORD_REFUSES or info.container in DECORD_REFUSES_CONTAINERS:
         raise _refusal(f"does not read {info.codec} in {info.container}")
@@ -166,7 +166,7 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
             str(path.absolute()), num_threads=1, fault_tol=REPEATS_TOLERATED
         )
         _require_room(len(reader) * frame_bytes)
-        for timed, index in _frames(path):  # PyAV's, of which no pixels are made
+        for timed, index in _frames(path):
             ticks = ticks_of(timed, index, info)
             frame = reader.next()
             yield DecodedFrame(frame.asnumpy, frame.shape[:2], index, ticks)
@@ -177,7 +177,7 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
 
 
 def _require_room(num_bytes: float) -> None:
-    """Refuse a video that decord would hold all of; by its header first, which costs nothing."""
+    """Refuse a video that is too large, as decord holds all of its frames in memory."""
     if num_bytes > DECORD_LIMIT_BYTES:
         raise _refusal(f"would hold {num_bytes / 2**30:.1f} GiB of frames")
 
@@ -187,7 +187,7 @@ def _refusal(reason: str) -> VideoError:
 
 
 def ticks_of(frame: Any, index: int, info: VideoInfo) -> int:
-    """Time of a frame.  AVI holds no times, only slots of one length: B-frames confuse FFmpeg's."""
+    """Time of a frame; in AVI from its index, as FFmpeg's times are wrong with B-frames there."""
     if info.container in SLOTTED_CONTAINERS and info.rate:
         return round(index / info.rate / info.time_base)
     if frame.pts is None:
@@ -207,9 +207,9 @@ def _video_stream(container: Any) -> Any:
 
 
 def _duration_seconds(container: Any, stream: Any) -> tuple[float | None, bool]:
-    """Seconds from the start of the file to the end of the video stream, where a header says.
+    """Seconds from the start of the file to the end of the video stream, if a header says it.
 
-    And whether only the file's own end is known.
+    The second value is whether only the end of the file is known.
     """
     file_start = Fraction(container.start_time or 0, 1_000_000)
     if stream.duration is not None:

@@ -1,18 +1,17 @@
-"""Start in the middle of a video, where that is known to give the frames of a read from its start.
+"""Seek in a video, in files where that is known to give the frames of a read from the start.
 
-A source of FineGym lasts hours and holds dozens of clips: reading each from the first frame on
-would decode the source dozens of times.  A seek is only believed of a file that has earned it:
+A source video of FineGym lasts hours and holds dozens of clips: reading each from the first frame
+would decode the source dozens of times.  A seek is trusted only if all of these hold:
 
-- MP4 and Matroska, and codecs of which one packet is one frame;
-- a scan of its packets (no decoding) gives the times of all frames, hence the place of each;
-- decoding starts at a key frame before which, in the file, no later time stands, and gives that
-  frame first: FFmpeg drops the leading frames of an open group of pictures, made from what is not
-  there;
-- frames around the second key frame were decoded both ways, from the start and after a seek, and
-  were the same pixels at the same times, one for each packet;
+- the container is MP4 or Matroska, and one packet of the codec is one frame;
+- a scan of the packets (without decoding) gives the times of all frames, hence their indices;
+- decoding starts at a key frame that no packet with a later time precedes, and returns that frame
+  first: FFmpeg drops the leading frames of an open group of pictures, as they need earlier ones;
+- the frames around the second key frame, decoded from the start and after a seek, have the same
+  pixels and times, one for each packet;
 - every frame read has the time that the scan says is next.
 
-Where one of them fails, the video is read from its first frame, and the log says so.
+Otherwise the video is read from its first frame, and a warning is logged.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +38,12 @@ __all__ = ["PacketIndex", "forget", "read_pyav_from", "scan_packets", "trusted_i
 log = logging.getLogger(__name__)
 
 TRIAL_FRAMES = 16  # frames compared around the second key frame
-REMEMBERED = 8  # files
-TRIES = 3  # key frames to try, each before the last, when a seek lands after the one it was for
+REMEMBERED = 8  # files whose index is kept
+TRIES = 3  # key frames to try, each before the last, when a seek lands after its target
 
 
 class Untrusted(Exception):
-    """A seek in this file is not to be believed; the text says why."""
+    """Seeking in this file is not reliable; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +52,9 @@ class PacketIndex:
 
     Attributes:
         pts: presentation time of each packet in the order of the file, int64 (P,).
-        place: byte in the file of each, -1 where the container does not tell, int64 (P,).
-        shown: times of the packets that are shown, in order of time, int64 (T,): frame i of the
-            video has time shown[i].
-        keys: packets at which decoding can start, rising.
+        place: byte offset of each in the file, -1 where unknown, int64 (P,).
+        shown: times of the displayed packets, ascending, int64 (T,): frame i has time shown[i].
+        keys: packets at which decoding can start, ascending.
         first_pts: time of each packet of keys.
     """
 
@@ -67,7 +65,7 @@ class PacketIndex:
     first_pts: tuple[int, ...]
 
     def key_before(self, pts: float | Fraction) -> int:
-        """Number, in keys, of the last key frame at or before a time; 0 where there is none."""
+        """Index in keys of the last key frame at or before a time; 0 if there is none."""
         return max(0, bisect_right(self.first_pts, pts) - 1)
 
 
@@ -77,16 +75,16 @@ _examined: "OrderedDict[tuple[object, ...], PacketIndex | str]" = OrderedDict()
 def read_pyav_from(
     path: Path, info: VideoInfo, start_ticks: Fraction, alive: Callable[[], None]
 ) -> Iterator[DecodedFrame]:
-    """Yield the frames of a video from a time on, and perhaps some before it, with PyAV.
+    """Yield the frames of a video from a time on, with PyAV; frames before it may come first.
 
     Args:
         path: the video.
-        info: of it.
-        start_ticks: time from which frames are wanted.
-        alive: called now and then while the file is examined, which may take long.
+        info: its header.
+        start_ticks: time of the first frame needed.
+        alive: called regularly while the file is examined, which may take long.
 
     Yields:
-        The frames that read_pyav yields, pixels, times and index alike, without the first ones.
+        The frames of read_pyav, with the same pixels, times and indices, without the first ones.
     """
     yielded = -1
     try:
@@ -98,25 +96,25 @@ def read_pyav_from(
                 yield frame
             return
     except Untrusted as reason:
-        _say_once(path, str(reason))
+        _warn_once(path, str(reason))
     for frame in read_pyav(path, info):
         if frame.index > yielded:
             yield frame
 
 
 @lru_cache(maxsize=1024)
-def _say_once(path: Path, reason: str) -> None:
-    log.warning("%s: %s; its clips are read from its first frame on", path.name, reason)
+def _warn_once(path: Path, reason: str) -> None:
+    log.warning("%s: %s; reading its clips from the first frame on", path.name, reason)
 
 
 def trusted_index(path: Path, info: VideoInfo, alive: Callable[[], None]) -> PacketIndex:
-    """The packets of a file that has passed every test above; the last files are remembered.
+    """The packets of a file that passed every test above; those of the last files are kept.
 
     Raises:
-        Untrusted: it has not.
+        Untrusted: a test failed.
     """
     status = path.stat()
-    key = path, info, status.st_size, status.st_mtime_ns  # a file that was replaced is another
+    key = path, info, status.st_size, status.st_mtime_ns  # a replaced file is examined again
     found = _examined.pop(key, None) or _examine(path, info, alive)
     _examined[key] = found
     if len(_examined) > REMEMBERED:
@@ -132,10 +130,10 @@ def forget() -> None:
 
 
 def _examine(path: Path, info: VideoInfo, alive: Callable[[], None]) -> PacketIndex | str:
-    """The packets, or the reason why seeking is not to be believed."""
+    """The packets, or the reason why seeking is not reliable."""
     try:
         if not is_paired(info.container, info.codec):
-            raise Untrusted(f"no exact seek in {info.codec} in {info.container}")
+            raise Untrusted(f"no exact seeking in {info.codec} in {info.container}")
         index = scan_packets(path, alive)
         if len(index.keys) > 1:
             _try_out(path, info, index, alive)
@@ -147,17 +145,17 @@ def _examine(path: Path, info: VideoInfo, alive: Callable[[], None]) -> PacketIn
 
 
 def scan_packets(path: Path, alive: Callable[[], None] = lambda: None) -> PacketIndex:
-    """Read the packets of the video stream, which decodes nothing.
+    """Read the packets of the video stream without decoding.
 
     Raises:
-        Untrusted: a packet without a time, or two of one time.
+        Untrusted: a packet has no time, or two packets have the same time.
         VideoError: the file is damaged or cannot be read.
     """
     rows: list[tuple[int, int, bool, bool]] = []
     for packet in _packets(path):
         alive()
         if packet.size == 0 and packet.dts is None:
-            continue  # the end
+            continue  # end of the stream
         if packet.pts is None:
             raise Untrusted(f"packet {len(rows)} has no time")
         place = -1 if packet.pos is None else packet.pos
@@ -168,14 +166,14 @@ def scan_packets(path: Path, alive: Callable[[], None] = lambda: None) -> Packet
     is_key, is_discarded = (np.array([row[column] for row in rows], bool) for column in (2, 3))
     shown = np.sort(pts[~is_discarded])
     if (np.diff(shown) <= 0).any():
-        raise Untrusted("two packets have one time")
+        raise Untrusted("two packets have the same time")
     before = np.concatenate([[np.iinfo(np.int64).min], np.maximum.accumulate(pts)[:-1]])
     keys = np.flatnonzero(is_key & ~is_discarded & (pts > before))
     return PacketIndex(pts, places, shown, tuple(keys.tolist()), tuple(pts[keys].tolist()))
 
 
 def _packets(path: Path) -> Iterator[Any]:
-    """Packets of the video stream; damage that its reader notices or steps over raises."""
+    """Packets of the video stream; raises at damage that the demuxer reports or skips."""
     import av
 
     num_errors = errors_so_far()
@@ -215,10 +213,10 @@ def _digest(frame: DecodedFrame) -> bytes:
 def _read_from_key(
     path: Path, info: VideoInfo, index: PacketIndex, key: int, *, tries: int = TRIES
 ) -> Iterator[DecodedFrame]:
-    """Frames from a key frame on, or from an earlier one where the seek lands there.
+    """Frames from a key frame on, or from an earlier one if the seek lands there.
 
     Raises:
-        Untrusted: the seek lands elsewhere, or a frame has not the time that is next.
+        Untrusted: the seek lands elsewhere, or a frame does not have the expected time.
     """
     import av
 
@@ -245,7 +243,7 @@ def _read_from_key(
 def _land(
     container: Any, stream: Any, index: PacketIndex, key: int, tries: int
 ) -> tuple[Iterator[Any], int]:
-    """Seek, and find which packet comes first; gives it back with those after it."""
+    """Seek; returns the packets from there on, and the index of the first one."""
     keys = dict(zip(index.first_pts, index.keys, strict=True))
     for number in range(key, max(key - tries, -1), -1):
         wanted = index.keys[number]
@@ -255,10 +253,5 @@ def _land(
         landed = None if head is None else keys.get(head.pts)
         place = -1 if head is None or head.pos is None else head.pos
         if landed is not None and landed <= index.keys[key] and place == index.place[landed]:
-            return _chain(head, packets), landed
-    raise Untrusted("a seek does not land on the key frame that it was for")
-
-
-def _chain(head: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield head
-    yield from rest
+            return chain([head], packets), landed
+    raise Untrusted("a seek does not land on its key frame")

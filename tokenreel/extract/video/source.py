@@ -1,4 +1,4 @@
-"""The video of a clip as its record names it: size, SHA-256, decoder, header."""
+"""Source of a clip as recorded in the store: file size, SHA-256, decoder and header."""
 
 import hashlib
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +14,7 @@ PACKAGE_OF = {"pyav": "av"}
 
 
 class SourceFiles:
-    """The videos below a root; each is hashed once, however many clips it holds.
+    """The videos below a root; each is hashed once for all of its clips.
 
     Args:
         root: of the manifest.
@@ -25,10 +25,10 @@ class SourceFiles:
         self._hashes: dict[tuple[Path, int, int], str] = {}
 
     def examine(self, video: str, decoder: str) -> tuple[SourceInfo, VideoInfo]:
-        """What a record says of a video that a decoder is about to read, and its header.
+        """The source that a clip's record names, and the header of the video.
 
         Raises:
-            VideoError: stage "open": it is no file that can be read, or holds no video.
+            VideoError: stage "open": the file cannot be read, or has no video stream.
         """
         path = self._root / video
         info = probe(path)
@@ -63,7 +63,7 @@ class SourceFiles:
 
 
 def decoder_version(decoder: str) -> str:
-    """Version of the library of a decoder, "absent" where it is not installed."""
+    """Version of a decoder's library, "absent" where it is not installed."""
     try:
         return version(PACKAGE_OF.get(decoder, decoder))
     except PackageNotFoundError:

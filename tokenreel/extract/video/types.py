@@ -15,12 +15,12 @@ __all__ = ["DecodedFrame", "VideoError", "VideoInfo", "check_file"]
 
 
 class VideoError(Exception):
-    """A video cannot be decoded to what it should hold; the text is the reason for the user.
+    """A video cannot be decoded completely; the text is the reason shown to the user.
 
     Attributes:
         stage: "open", "decode" or "transform".
-        frame: near which it happened, None when unknown.
-        final: whether another decoder's opinion would change nothing.
+        frame: index of a frame near the failure, None when unknown.
+        final: whether a retry with another decoder is useless.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class VideoError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What the header says.
+    """The header of a video.
 
     Attributes:
         width: pixels of a row as stored, before rotation.
@@ -43,10 +43,10 @@ class VideoInfo:
         time_base: seconds of a tick of the video stream.
         start_ticks: tick that is time zero: the start of the file.
         duration_seconds: of the video stream, of the file where the stream has none, or None.
-        is_duration_shared: whether it is the file's, of which another stream may fill the end.
+        is_duration_shared: whether it is the file's, whose end may belong to another stream.
         rate: mean frames a second, None when unknown.
         container: short name of the format.
-        header_frames: count in the header, 0 when absent; never trusted, only recorded.
+        header_frames: frame count in the header, 0 when absent; recorded, never trusted.
     """
 
     width: int
@@ -63,11 +63,11 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class DecodedFrame:
-    """One frame.
+    """One decoded frame.
 
     Attributes:
-        make_pixels: makes the pixels.
-        size: height and width, turned as a player would.
+        make_pixels: converts the frame to RGB.
+        size: height and width after the rotation of the header.
         index: position in the decoded video, from 0.
         ticks: presentation time in ticks of time_base since the start of the file.
     """
@@ -79,11 +79,11 @@ class DecodedFrame:
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
-        """RGB, uint8 (H, W, 3), turned as a player would; made when first asked for."""
+        """RGB, uint8 (H, W, 3), rotated as the header says; converted on first use."""
         try:
             return self.make_pixels()
         except (ValueError, OSError) as error:
-            raise VideoError(f"no RGB can be made: {error}", frame=self.index) from error
+            raise VideoError(f"cannot be converted to RGB: {error}", frame=self.index) from error
 
 
 def check_file(path: Path) -> None:
