@@ -13,9 +13,14 @@ import math
 
 from harness import Row, Timing, make_row, quick_flag, write_rows
 
-from tokenreel.pipeline.cli.fidelity import fidelity_table
-from tokenreel.pipeline.tools.codec_metrics import TASKS
-from tokenreel.pipeline.tools.fidelity import COMPACT, FidelityReport, FidelityRow, fidelity_of
+from tokenreel.pipeline.tools.fidelity import (
+    COMPACT,
+    TASKS,
+    FidelityReport,
+    FidelityRow,
+    fidelity_of,
+    fidelity_table,
+)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """The sample through all phases, on tiny sizes, by the commands that a user types."""
 
 import csv
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,8 +46,7 @@ def test_the_table_has_every_task_action_and_run(work):
         rows = list(csv.DictReader(file))
 
     tasks = {"classification", "progression", "tau", "ap@5", "ap@10", "ap@15"}
-    assert {row["task"] for row in rows} >= {"classification", "progression"}
-    assert {row["task"] for row in rows} <= tasks | {"retrieval"}
+    assert {row["task"] for row in rows} == tasks
     assert {row["action"] for row in rows} == {"lift", "dance", "mean"}
     recipes = {row["recipe"] for row in rows}  # with the user's changes, in order
     assert recipes == {" ".join(["sample", *sorted(TRAIN)]), "frozen-mean"}
@@ -62,7 +62,8 @@ def test_the_store_says_that_its_weights_are_random(work):
 
 def test_the_store_of_the_demo_is_clean(work):
     [store] = (work / "stores").iterdir()
-    assert "0 problem" in command("tokenreel", "store", "verify", store, "--deep", cwd=work)
+    out = command("tokenreel", "store", "verify", store, "--deep", cwd=work)
+    assert re.search(r"(?<!\d)0 problem", out), out
 
 
 def test_extracting_again_skips_every_clip(work):

@@ -11,7 +11,7 @@ from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
 from tokenreel.cache.errors import TokenReelError
 from tokenreel.evaluate.report.pictures.frames import FramesUnreachable
 from tokenreel.pipeline.cli.evaluate import app
-from tokenreel.pipeline.phases.frames import frames_below
+from tokenreel.pipeline.phases.reporting import frames_below
 
 RATE, STEP = 20, 6  # frames a second; grey levels from one frame to the next
 VIDEOS = {"one.mp4": 24, "two.mp4": 36}

@@ -15,8 +15,7 @@ from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.verify import verify_store
 from tokenreel.pipeline.cli.main import app
-from tokenreel.pipeline.phases.extraction import extract_dataset
-from tokenreel.pipeline.phases.repair import repair_store
+from tokenreel.pipeline.phases.extraction import extract_dataset, repair_store
 
 _spec = importlib.util.spec_from_file_location(
     "stores", Path(__file__).parents[2] / "cache" / "stores.py"

@@ -153,7 +153,7 @@ def test_gym288_and_version_1_0_read_their_own_files(tmp_path):
     [
         (["nonsense"], r"gym99_train_element_v1\.1\.txt:1: 'nonsense' is not"),
         ([TRAIN[0].replace(" 3", " 99")], r"v1\.1\.txt:1: class 99 of 99, counted from 0"),
-        ([TRAIN[0], TRAIN[0]], r"v1\.1\.txt:2: .* stands at gym99_train_element_v1\.1\.txt:1"),
+        ([TRAIN[0], TRAIN[0]], r"v1\.1\.txt:2: .* is listed at gym99_train_element_v1\.1\.txt:1"),
     ],
 )
 def test_a_wrong_line_of_a_list_is_named(tmp_path, train, message):

@@ -171,7 +171,7 @@ def test_labels_without_phases_csv_are_numbers(tmp_path):
 
 def test_a_wrong_phase_table_is_named_by_file_and_line(tmp_path):
     root = make_root(tmp_path, phases="action,phase\npour,reach\npour,reach\n")
-    with pytest.raises(UsageError, match=r"phases\.csv:3: phase 'reach' of 'pour' stands there"):
+    with pytest.raises(UsageError, match=r"phases\.csv:3: phase 'reach' of 'pour' is listed twice"):
         load_dataset("folder", root, {})
 
 

@@ -19,7 +19,7 @@ from tokenreel.fuse.train import train as train_module
 from tokenreel.pipeline import recipes
 from tokenreel.pipeline.cli.fuse import app, main
 from tokenreel.pipeline.override import apply_overrides
-from tokenreel.pipeline.phases.ablation_plan import plan_jobs, plan_rows, substitutes
+from tokenreel.pipeline.phases.ablation import plan_jobs, plan_rows, substitutes
 from tokenreel.pipeline.phases.ablation_table import (
     Row,
     ablation_csv,
@@ -202,7 +202,7 @@ def test_a_row_takes_the_first_store_that_has_what_it_needs(store, tmp_path):
 def test_a_row_takes_the_store_of_its_own_data_set_and_says_where_there_is_none(
     store, tmp_path, monkeypatch
 ):
-    recipe = Recipe("penn", get_recipe("sample").fuse, published={"tau": (0.9, None)})
+    recipe = Recipe(dataset="penn", fuse=get_recipe("sample").fuse, published={"tau": (0.9, None)})
     monkeypatch.setitem(recipes.RECIPES, "penn-row", lambda: recipe)
     words = ("ablate", "penn-row", *SMALL, "--seeds", "1", "--store", store)
     assert "penn-row: published on penn, here on tiny (s)" in call(*words, "--out", "alone")
@@ -228,7 +228,9 @@ def test_the_command_for_a_store_of_the_published_backbone_names_its_blocks(stor
 def test_a_row_takes_the_store_of_its_own_backbone_and_says_where_there_is_none(
     store, tmp_path, monkeypatch
 ):
-    recipe = Recipe("tiny", get_recipe("sample").fuse, label="ResNet", backbone="resnet50")
+    recipe = Recipe(
+        dataset="tiny", fuse=get_recipe("sample").fuse, label="ResNet", backbone="resnet50"
+    )
     monkeypatch.setitem(recipes.RECIPES, "resnet-row", lambda: recipe)
     alone = ("ablate", "resnet-row", *SMALL, "--seeds", "1", "--store", store)
     note = (

@@ -21,11 +21,10 @@ from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.flow import runner
 from tokenreel.pipeline.defaults import find_store, stores_below
 from tokenreel.pipeline.phases import extraction
-from tokenreel.pipeline.phases import store_name as naming
-from tokenreel.pipeline.phases.extraction import extract_dataset
-from tokenreel.pipeline.phases.store_name import named_store
+from tokenreel.pipeline.phases.extraction import extract_dataset, named_store
 
 _spec = importlib.util.spec_from_file_location(
     "stores", Path(__file__).parents[2] / "cache" / "stores.py"
@@ -111,8 +110,8 @@ def quick(monkeypatch):
         create_store(path, recipe, made_with={"dataset": "d"}, calibration=calibration)
         return None, recipe, None, None
 
-    monkeypatch.setattr(naming, "build_identity", planned)
-    monkeypatch.setattr(naming, "prepare_store", prepare)
+    monkeypatch.setattr(runner, "build_identity", planned)
+    monkeypatch.setattr(runner, "prepare_store", prepare)
     return seeds
 
 

@@ -13,13 +13,13 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.tools.codec_error import CodecError
 from tokenreel.cache.write.store_writer import StoreWriter
-from tokenreel.pipeline.cli.fidelity import fidelity_table
 from tokenreel.pipeline.cli.main import app
 from tokenreel.pipeline.tools.fidelity import (
     FidelityReport,
     FidelityRow,
     default_codecs,
     fidelity_of,
+    fidelity_table,
     measure_store,
 )
 

@@ -57,7 +57,7 @@ def verify(
     report = verify_store(store, deep=deep)
     say(report.table())
     if report.problems and repair:
-        from tokenreel.pipeline.phases.repair import repair_store
+        from tokenreel.pipeline.phases.extraction import repair_store
 
         done = repair_store(store, report, words or [], root=root)
         if done is not None:

@@ -1,7 +1,7 @@
-"""Data sets: functions that read annotation files and return a manifest of clips.
+"""Data sets: functions that read annotation files and list the clips.
 
-`DATASETS` names them all; `SURVEYS` those that know how many clips there should be.  What a data
-set finds partial it says in the manifest's notes.
+`DATASETS` names them all.  Each returns a Survey: a manifest, and where it is known how many clips
+there should be.  What is partial is in the manifest's notes.
 """
 
 import logging
@@ -11,32 +11,26 @@ from pathlib import Path
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Manifest
 from tokenreel.pipeline.datasets.check import Check, check_survey
-from tokenreel.pipeline.datasets.finegym import finegym, survey_finegym
+from tokenreel.pipeline.datasets.finegym import finegym
 from tokenreel.pipeline.datasets.folder import folder
-from tokenreel.pipeline.datasets.kinetics import kinetics400, survey_kinetics400
-from tokenreel.pipeline.datasets.penn_action import penn_action, survey_penn_action
-from tokenreel.pipeline.datasets.pouring import pouring, survey_pouring
+from tokenreel.pipeline.datasets.kinetics import kinetics400
+from tokenreel.pipeline.datasets.penn_action import penn_action
+from tokenreel.pipeline.datasets.pouring import pouring
 from tokenreel.pipeline.datasets.sample import sample
 from tokenreel.pipeline.datasets.survey import Survey
 from tokenreel.pipeline.override import nearest
 
-__all__ = ["DATASETS", "SURVEYS", "check_dataset", "load_dataset"]
+__all__ = ["DATASETS", "check_dataset", "load_dataset"]
 
 log = logging.getLogger(__name__)
 
-DATASETS: dict[str, Callable[[Path, Mapping[str, str]], Manifest]] = {
+DATASETS: dict[str, Callable[[Path, Mapping[str, str]], Survey]] = {
     "finegym": finegym,
     "folder": folder,
     "kinetics400": kinetics400,
     "penn_action": penn_action,
     "pouring": pouring,
     "sample": sample,
-}
-SURVEYS: dict[str, Callable[[Path, Mapping[str, str]], Survey]] = {
-    "finegym": survey_finegym,
-    "kinetics400": survey_kinetics400,
-    "penn_action": survey_penn_action,
-    "pouring": survey_pouring,
 }
 PACKED = ("penn_action", "pouring")  # they write videos of their frames; a check does not
 
@@ -52,7 +46,7 @@ def load_dataset(name: str, root: Path, options: Mapping[str, str]) -> Manifest:
     Raises:
         UsageError: an unknown data set, with the nearest name; a root that is not as expected.
     """
-    manifest = DATASETS[_known(name)](root, options)
+    manifest = DATASETS[_known(name)](root, options).manifest
     for note in manifest.notes:
         log.warning("%s: %s", name, note)
     return manifest
@@ -64,10 +58,8 @@ def check_dataset(name: str, root: Path, options: Mapping[str, str]) -> Check:
     Raises:
         UsageError: as load_dataset.
     """
-    if _known(name) not in SURVEYS:
-        return check_survey(Survey(DATASETS[name](root, options)))
     extra = {"pack": "no"} if name in PACKED else {}
-    return check_survey(SURVEYS[name](root, {**options, **extra}))
+    return check_survey(DATASETS[_known(name)](root, {**options, **extra}))
 
 
 def _known(name: str) -> str:

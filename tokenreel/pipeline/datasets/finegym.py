@@ -12,22 +12,19 @@ are two clips with the same `group`, "shared:" before it, so that an evaluation 
 Labels are made at 25 frames a second, as in CARL: extract with fps=25.
 """
 
+import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tokenreel.cache.csv_tables import read_lines
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import UNLABELLED, Clip, LabelSpan, Manifest
-from tokenreel.pipeline.datasets.finegym_lists import (
-    Element,
-    by_event,
-    read_list,
-    read_names,
-    read_times,
-)
 from tokenreel.pipeline.datasets.survey import (
     Survey,
     choose,
@@ -38,7 +35,8 @@ from tokenreel.pipeline.datasets.survey import (
     wrong_root,
 )
 
-__all__ = ["finegym", "survey_finegym"]
+__all__ = ["finegym"]
+
 
 FPS = 25
 LONGEST_SECONDS = 86_400.0  # no source lasts a day
@@ -54,10 +52,23 @@ PUBLISHED = {  # events with an element of the list; v1.0's are those that CARL 
     ("99", "v1.1"): {"train": 3791, "val": 1442},
     ("99", "v1.0"): {"train": 3182, "val": 1442},
 }
+ELEMENT = re.compile(r"((.+)_E_\d+_\d+)_(A_\d+_\d+) +(\d+)")
+CATEGORY = re.compile(r"Clabel:\s*(\d+);.*?Glabel:\s*\d+;\s*(.+)")
 
 
-def finegym(root: Path, options: Mapping[str, str]) -> Manifest:
-    """The events of FineGym whose videos are there.
+@dataclass(frozen=True)
+class Element:
+    """A line of an element list: event, element, class, and its place for errors."""
+
+    event: str
+    youtube: str
+    name: str
+    label: int
+    where: str
+
+
+def finegym(root: Path, options: Mapping[str, str]) -> Survey:
+    """The events of FineGym whose videos are there, and how many there should be.
 
     Args:
         root: folder of the annotations and videos.
@@ -66,11 +77,6 @@ def finegym(root: Path, options: Mapping[str, str]) -> Manifest:
     Raises:
         UsageError: an unknown option, a missing file, or a wrong line, named by file and line.
     """
-    return survey_finegym(root, options).manifest
-
-
-def survey_finegym(root: Path, options: Mapping[str, str]) -> Survey:
-    """The same, with the numbers of events listed and published."""
     refuse_unknown("finegym", options, list(OPTIONS))
     chosen = {key: choose(options, key, known) for key, known in OPTIONS.items()}
     if not root.is_dir():
@@ -214,3 +220,67 @@ class Notes:
                 "at a key frame, which shifts their labels"
             )
         return tuple(notes)
+
+
+def read_list(path: Path, num_classes: int) -> Iterator[Element]:
+    """Yield the lines of an element list.
+
+    Raises:
+        UsageError: a line that is not of the format, an unknown class, or an element that is
+            listed twice; named by file and line.
+    """
+    seen: dict[str, Element] = {}
+    for number, text in enumerate(read_lines(path), start=1):
+        where = f"{path.name}:{number}"
+        if not text.strip():
+            continue
+        match = ELEMENT.fullmatch(text.strip())
+        if match is None:
+            raise UsageError(f"{where}: {text!r} is not `<id>_E_.._.._A_.._.. <class>`")
+        element = Element(match[1], match[2], match[3], int(match[4]), where)
+        if element.label >= num_classes:
+            raise UsageError(f"{where}: class {element.label} of {num_classes}, counted from 0")
+        key = f"{element.event}_{element.name}"
+        if key in seen:
+            raise UsageError(f"{where}: {key} is listed at {seen[key].where} already")
+        seen[key] = element
+        yield element
+
+
+def by_event(elements: Iterator[Element]) -> dict[str, list[Element]]:
+    """The elements of each event, in the order of the list."""
+    events: dict[str, list[Element]] = {}
+    for element in elements:
+        events.setdefault(element.event, []).append(element)
+    return events
+
+
+def read_times(path: Path) -> dict[str, dict[str, Any]]:
+    """Times of events and elements: {youtube id: {event: {"timestamps": ..., "segments": ...}}}.
+
+    Raises:
+        UsageError: a file that is not of this form.
+    """
+    try:
+        times = json.loads("\n".join(read_lines(path)))
+    except ValueError as error:
+        raise UsageError(f"{path.name}: not JSON: {error}") from None
+    if not isinstance(times, dict) or not all(isinstance(v, dict) for v in times.values()):
+        raise UsageError(f"{path.name}: expected {{youtube id: {{event: ...}}}}")
+    return times
+
+
+def read_names(root: Path, num_classes: int) -> tuple[str, ...]:
+    """Names of the classes; a text that is listed twice gets its number (gym288 has three)."""
+    names = [f"class {label}" for label in range(num_classes)]
+    for path in (root / "annotations", root):
+        file = path / f"gym{num_classes}_categories.txt"
+        if file.is_file():
+            for text in read_lines(file):
+                match = CATEGORY.match(text)
+                if match and int(match[1]) < num_classes:
+                    names[int(match[1])] = match[2].strip()
+            break
+    return tuple(
+        f"{name} [{label}]" if names.count(name) > 1 else name for label, name in enumerate(names)
+    )

@@ -20,14 +20,11 @@ from pathlib import Path
 from tokenreel.cache.csv_tables import Line, read_table
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
+from tokenreel.pipeline.datasets.survey import VIDEO_SUFFIXES, Survey
 from tokenreel.pipeline.override import nearest
 
-__all__ = ["VIDEO_SUFFIXES", "folder"]
+__all__ = ["folder"]
 
-VIDEO_SUFFIXES = (
-    *(".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".mts"),
-    *(".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".y4m"),
-)
 SPLITS = ("train", "val", "test")
 CLIP_COLUMNS = ("split", "action", "group", "start_seconds", "stop_seconds")
 LAYOUT = __doc__.partition("\n\n")[2].partition("\n\n")[0]
@@ -37,7 +34,7 @@ log = logging.getLogger(__name__)
 MOST_PHASES = 2**15  # labels of frames are int16
 
 
-def folder(root: Path, options: Mapping[str, str]) -> Manifest:
+def folder(root: Path, options: Mapping[str, str]) -> Survey:
     """The clips of a directory tree of videos.
 
     Raises:
@@ -53,7 +50,8 @@ def folder(root: Path, options: Mapping[str, str]) -> Manifest:
     labelled = [replace(clip, spans=spans.get(clip.clip_id, ())) for clip in clips]
     labelled.sort(key=lambda clip: clip.clip_id)
     notes = [] if spans else ["no labels.csv: metrics that need phase labels will be skipped"]
-    return Manifest("folder", root, tuple(labelled), phases, "terms: not stated", tuple(notes))
+    licence = "terms: not stated"
+    return Survey(Manifest("folder", root, tuple(labelled), phases, licence, tuple(notes)))
 
 
 def _find_videos(root: Path) -> list[str]:
@@ -71,7 +69,7 @@ def _find_videos(root: Path) -> list[str]:
         elif not Path(os.path.realpath(path)).is_relative_to(root.resolve()):  # of a loop, too
             log.warning("%s is a link that leaves the root: left out", name)
         else:
-            found.append(_told_in_utf8(name))
+            found.append(_utf8_name(name))
     if not found:
         raise UsageError(
             f"{root}: no videos, {others} other file(s); expected\n{LAYOUT}\n"
@@ -80,12 +78,12 @@ def _find_videos(root: Path) -> list[str]:
     return found
 
 
-def _told_in_utf8(name: str) -> str:
+def _utf8_name(name: str) -> str:
     """The name; one that is not UTF-8, which no store can hold, as a name that cannot be opened."""
-    told = name.encode("utf-8", "backslashreplace").decode()
-    if told != name:
-        log.warning("%s: the name is not UTF-8: rename it", told)
-    return told
+    safe = name.encode("utf-8", "backslashreplace").decode()
+    if safe != name:
+        log.warning("%s: the name is not UTF-8: rename it", safe)
+    return safe
 
 
 def _split_of(video: str) -> str:
@@ -99,7 +97,7 @@ def _read_phases(path: Path) -> dict[str, tuple[str, ...]]:
         for line in read_table(path, required=("action", "phase"), comments=True):
             action, phase = line.cells["action"], line.cells["phase"]
             if phase in phases.get(action, ()):
-                raise UsageError(f"{line.where}: phase {phase!r} of {action!r} stands there twice")
+                raise UsageError(f"{line.where}: phase {phase!r} of {action!r} is listed twice")
             phases[action] = (*phases.get(action, ()), phase)
     return phases
 

@@ -18,10 +18,15 @@ from pathlib import Path, PurePosixPath
 from tokenreel.cache.csv_tables import Table, read_lines
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
-from tokenreel.pipeline.datasets.folder import VIDEO_SUFFIXES
-from tokenreel.pipeline.datasets.survey import Survey, files_below, refuse_unknown, wrong_root
+from tokenreel.pipeline.datasets.survey import (
+    VIDEO_SUFFIXES,
+    Survey,
+    files_below,
+    refuse_unknown,
+    wrong_root,
+)
 
-__all__ = ["kinetics400", "survey_kinetics400"]
+__all__ = ["kinetics400"]
 
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {"validate": "val", "validation": "val"} | {split: split for split in SPLITS}
@@ -33,7 +38,7 @@ LICENCE = "Kinetics-400 annotations: CC BY 4.0; the videos belong to their owner
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a list: name of the file without suffix, split, action, where it stands."""
+    """A line of a list: stem of the file, split, action, and its place for errors."""
 
     stem: str
     split: str
@@ -41,17 +46,12 @@ class Entry:
     where: str
 
 
-def kinetics400(root: Path, options: Mapping[str, str]) -> Manifest:
-    """The videos of Kinetics-400 that are there; it takes no options.
+def kinetics400(root: Path, options: Mapping[str, str]) -> Survey:
+    """The videos of Kinetics-400 that are there; it takes no options, and how many there should be.
 
     Raises:
         UsageError: a root without videos or lists, or a wrong line, named by file and line.
     """
-    return survey_kinetics400(root, options).manifest
-
-
-def survey_kinetics400(root: Path, options: Mapping[str, str]) -> Survey:
-    """The same, with the numbers of clips listed."""
     refuse_unknown("kinetics400", options, [])
     if not root.is_dir():
         raise wrong_root(root, LAYOUT)

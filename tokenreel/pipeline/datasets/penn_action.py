@@ -32,7 +32,7 @@ from tokenreel.pipeline.datasets.survey import (
 )
 from tokenreel.pipeline.override import nearest
 
-__all__ = ["NUM_PHASES", "penn_action", "survey_penn_action"]
+__all__ = ["NUM_PHASES", "penn_action"]
 
 NUM_PHASES = {
     "baseball_pitch": 4,
@@ -66,8 +66,8 @@ class Entry:
     labels: Path | None
 
 
-def penn_action(root: Path, options: Mapping[str, str]) -> Manifest:
-    """The videos of Penn Action that are there.
+def penn_action(root: Path, options: Mapping[str, str]) -> Survey:
+    """The videos of Penn Action that are there, and how many there should be.
 
     Args:
         root: folder in one of the two layouts.
@@ -77,11 +77,6 @@ def penn_action(root: Path, options: Mapping[str, str]) -> Manifest:
     Raises:
         UsageError: a root in neither layout, an unknown option or action, or a wrong file.
     """
-    return survey_penn_action(root, options).manifest
-
-
-def survey_penn_action(root: Path, options: Mapping[str, str]) -> Survey:
-    """The same, with the numbers of clips listed and published."""
     refuse_unknown("penn_action", options, ["packed", "pack"])
     pack = choose(options, "pack", ("yes", "no")) == "yes"
     if is_carl(root):

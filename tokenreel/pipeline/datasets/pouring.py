@@ -27,7 +27,7 @@ from tokenreel.pipeline.datasets.survey import (
     wrong_root,
 )
 
-__all__ = ["pouring", "survey_pouring"]
+__all__ = ["pouring"]
 
 NUM_PHASES = {"pouring": 5}
 PUBLISHED = {"train": 70, "val": 14}
@@ -35,8 +35,8 @@ LAYOUT = __doc__.partition("\n\n")[2].partition("\n\n")[0]
 LICENCE = "Pouring (TCC): terms not stated with the files"
 
 
-def pouring(root: Path, options: Mapping[str, str]) -> Manifest:
-    """The videos of Pouring that are there.
+def pouring(root: Path, options: Mapping[str, str]) -> Survey:
+    """The videos of Pouring that are there, and how many there should be.
 
     Args:
         root: folder in one of the two layouts.
@@ -46,11 +46,6 @@ def pouring(root: Path, options: Mapping[str, str]) -> Manifest:
     Raises:
         UsageError: a root in neither layout, an unknown option, or a record of other things.
     """
-    return survey_pouring(root, options).manifest
-
-
-def survey_pouring(root: Path, options: Mapping[str, str]) -> Survey:
-    """The same, with the numbers of clips listed and published."""
     refuse_unknown("pouring", options, ["packed", "pack"])
     pack = choose(options, "pack", ("yes", "no")) == "yes"
     records = {split: sorted(root.glob(f"pouring_{split}*.tfrecord*")) for split in SPLITS}
@@ -83,7 +78,7 @@ def _read_records(
             for example in _whole_examples(path, notes):
                 clip = _clip(example, split, folder, notes)
                 if clip.clip_id in clips:
-                    raise UsageError(f"{example.where}: {clip.clip_id} stands there twice")
+                    raise UsageError(f"{example.where}: {clip.clip_id} is listed twice")
                 clips[clip.clip_id] = clip
     return list(clips.values()), notes
 

@@ -22,9 +22,9 @@ import numpy as np
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import whole_file
-from tokenreel.cache.manifest import Manifest
 from tokenreel.pipeline.datasets.folder import folder
 from tokenreel.pipeline.datasets.render import FPS, PHASES, Script, render_clip, write_script
+from tokenreel.pipeline.datasets.survey import Survey
 
 __all__ = ["NUM_TRAIN", "NUM_VAL", "sample"]
 
@@ -34,7 +34,7 @@ VERSION = 2  # of the pictures; a root of another version is not used again
 log = logging.getLogger(__name__)
 
 
-def sample(root: Path, options: Mapping[str, str]) -> Manifest:
+def sample(root: Path, options: Mapping[str, str]) -> Survey:
     """The rendered data set; clips that are there already are used again.
 
     Args:
@@ -60,12 +60,13 @@ def sample(root: Path, options: Mapping[str, str]) -> Manifest:
     _write_tables(root, scripts)
     with whole_file(note) as partial:
         partial.write_text(made_with)
-    manifest = folder(root, {})
-    return replace(manifest, dataset="sample", licence="rendered by TokenReel, Apache-2.0")
+    manifest = folder(root, {}).manifest
+    licence = "rendered by TokenReel, Apache-2.0"
+    return Survey(replace(manifest, dataset="sample", licence=licence))
 
 
 def _counts_of(note: Path) -> dict[str, int]:
-    """What was rendered; a note of another kind is told when it is compared."""
+    """What was rendered; a note of another kind is reported when it is compared."""
     counts = {"train": NUM_TRAIN, "val": NUM_VAL}
     try:
         held = json.loads(note.read_bytes())

@@ -16,10 +16,10 @@ import numpy as np
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import LabelSpan, Manifest
-from tokenreel.pipeline.datasets.folder import VIDEO_SUFFIXES
 from tokenreel.pipeline.override import nearest
 
 __all__ = [
+    "VIDEO_SUFFIXES",
     "Survey",
     "choose",
     "files_below",
@@ -33,6 +33,10 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".mts"),
+    *(".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".y4m"),
+)
 SHOWN = 12  # entries of a wrong root that an error lists
 
 

@@ -1,16 +1,24 @@
-"""Phase 1 as one call: words of the user -> manifest and config -> store."""
+"""Phase 1 as calls: words of the user -> manifest and config -> store, new, retried or repaired."""
 
 import dataclasses
+import fcntl
+import logging
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from tokenreel.cache.codec import codec_identity
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.files import make_directory, sweep_temporary, sync_directory, temporary_name
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.store_files import load_identity, read_failures
 from tokenreel.cache.manifest import Manifest
+from tokenreel.cache.tools.maintenance import mend_logs, remove_damaged
+from tokenreel.cache.tools.verify import VerifyReport
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.report import ExtractReport
 from tokenreel.pipeline.datasets import load_dataset
@@ -24,10 +32,16 @@ __all__ = [
     "configure_extraction",
     "data_options",
     "extract_dataset",
+    "named_store",
     "parse_shard",
     "read_words",
+    "repair_store",
     "retry_store",
 ]
+
+log = logging.getLogger(__name__)
+
+ABANDONED_SECONDS = 86400  # a store in the making that nobody touched for so long
 
 
 def extract_dataset(
@@ -58,7 +72,6 @@ def extract_dataset(
         require_gpus(gpus)
     manifest, config = read_words(dataset, words, root=root)
     from tokenreel.extract.flow.gpus import extract_on_gpus  # torch: every word is right
-    from tokenreel.pipeline.phases.store_name import named_store
 
     devices = _devices(config, gpus)
     store = out or named_store(STORES, manifest, config)
@@ -81,48 +94,49 @@ def retry_store(
             clip any more.
         WrongIdentity: the words do not describe the extraction that made the store.
     """
-    recipe, attributes = load_identity(store)
+    load_identity(store)  # a wrong path is not a store without failures
     held = [str(record["clip_id"]) for record in read_failures(store)]
     if not held:
         return ExtractReport()
-    made_with = attributes["made_with"]
-    options, rest = data_options(words)
-    config = configure_extraction(config_of(recipe, made_with), rest)
-    dataset = str(made_with["dataset"])
-    manifest = load_dataset(dataset, root or DATA / dataset, options)
-    chosen = tuple(clip for clip in manifest.clips if clip.clip_id in held)
-    missing = sorted(set(held) - {clip.clip_id for clip in chosen})
-    if missing:
-        raise UsageError(
-            f"{manifest.dataset} in {manifest.root} has no clip {missing[0]!r}"
-            f" ({len(missing)} in all): give the --root and data.key=value of the extraction"
-        )
+    _, manifest, config = _read_store(store, words, root=root)
+    part = _only(manifest, held)
     from tokenreel.extract.flow.gpus import extract_on_gpus
 
     devices = _devices(config, gpus)
-    part = dataclasses.replace(manifest, clips=chosen)
     return extract_on_gpus(devices, part, config, store, retries=True)
 
 
-def config_of(recipe: StoreIdentity, made_with: Mapping[str, Any]) -> ExtractConfig:
+def _read_store(
+    store: Path, words: Sequence[str], *, root: Path | None
+) -> tuple[StoreIdentity, Manifest, ExtractConfig]:
+    """The identity of a store, and the data set and the extraction that made it."""
+    identity, attributes = load_identity(store)
+    made_with = attributes["made_with"]
+    options, rest = data_options(words)
+    config = configure_extraction(config_of(identity, made_with), rest)
+    dataset = str(made_with["dataset"])
+    return identity, load_dataset(dataset, root or DATA / dataset, options), config
+
+
+def config_of(identity: StoreIdentity, made_with: Mapping[str, Any]) -> ExtractConfig:
     """The extraction that a store says it was made by; the machine's own fields are defaults.
 
     Raises:
-        UsageError: the recipe is not that of an extraction.
+        UsageError: the store was not made by an extraction.
     """
-    augmented = recipe.views[1:]
+    augmented = identity.views[1:]
     try:
         return ExtractConfig(
-            backbone=recipe.architecture,
+            backbone=identity.architecture,
             weights=made_with["weights"],
-            blocks=recipe.blocks,
-            image_size=recipe.image_size,
-            transform=recipe.transform["name"],
-            fps=recipe.frames.get("fps"),
+            blocks=identity.blocks,
+            image_size=identity.image_size,
+            transform=identity.transform["name"],
+            fps=identity.frames.get("fps"),
             views=len(augmented),
             view_seed=augmented[0]["seed"] if augmented else 0,
-            codec=recipe.codec["name"],
-            numeric=recipe.numeric,
+            codec=identity.codec["name"],
+            numeric=identity.numeric,
             compile_backbone=made_with.get("compile_backbone", False),
         )
     except (KeyError, ValueError) as error:
@@ -132,7 +146,7 @@ def config_of(recipe: StoreIdentity, made_with: Mapping[str, Any]) -> ExtractCon
 def read_words(
     dataset: str, words: Sequence[str], *, root: Path | None
 ) -> tuple[Manifest, ExtractConfig]:
-    """The manifest and the extraction that the words of a command ask for."""
+    """The manifest and the extraction that the words of a command describe."""
     options, rest = data_options(words)
     config = configure_extraction(extraction_for(dataset), rest)
     return load_dataset(dataset, root or DATA / dataset, options), config
@@ -190,3 +204,121 @@ def _data_option(word: str) -> tuple[str, str]:
     if not equals:
         raise UsageError(f"{word!r} is not data.key=value")
     return key, value
+
+
+def named_store(folder: Path, manifest: Manifest, config: ExtractConfig) -> Path:
+    """The one store of an extraction in a folder; made, calibrated and named when there is none.
+
+    Several processes, shards of one extraction say, get the same one: the first makes it.
+
+    Args:
+        folder: of the stores.
+        manifest: the clips; some are decoded to calibrate a new store.
+        config: the extraction.
+
+    Raises:
+        UsageError: several stores there hold this extraction, each calibrated on other frames.
+        Damaged: a store there that could be the one cannot be read.
+    """
+    from tokenreel.extract.flow.runner import build_identity, prepare_store, store_name
+
+    planned = build_identity(config)
+    start = store_name(manifest.dataset, config)
+    make_directory(folder)
+    with _alone(folder):
+        sweep_temporary(folder, older_than_seconds=ABANDONED_SECONDS)
+        named = sorted(path.parent for path in folder.glob(f"{escape(start)}*/recipe.json"))
+        found = [path for path in named if load_identity(path)[0].before_calibration == planned]
+        if len(found) > 1:
+            names = ", ".join(f"--out {path}" for path in found)
+            raise UsageError(f"{len(found)} stores hold this extraction, name one: {names}")
+        if found:
+            return found[0]
+        beside = temporary_name(folder / start.rstrip("-"))
+        _, recipe, _, _ = prepare_store(manifest, config, beside)
+        path = folder / store_name(manifest.dataset, config, recipe)
+        beside.rename(path)
+        sync_directory(folder)
+    log.info("new store: %s", path)
+    return path
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time in; a dead one lets the next in."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("%s: another process makes a store here; waiting", folder)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            log.warning(
+                "%s: this file system has no locks (%s): let one process make the store before "
+                "others start, or give all of them one --out",
+                folder,
+                error.strerror,
+            )
+        yield
+    finally:
+        os.close(handle)
+
+
+def repair_store(
+    store: Path,
+    report: VerifyReport,
+    words: Sequence[str] = (),
+    *,
+    root: Path | None = None,
+    progress: bool = True,
+) -> ExtractReport | None:
+    """Extract the damaged clips of a store again, as its recipe and its data set say.
+
+    Nothing is removed before it is known that the clips can be made again.
+
+    Args:
+        store: the store.
+        report: of verify_store.
+        words: `key=value` where the store does not tell: weights=FILE, data.key=value, device.
+        root: folder of the videos; data/<dataset> when None.
+        progress: show a bar.
+
+    Returns:
+        What the extraction did; None when no clip had to be made again.
+
+    Raises:
+        UsageError: the store was not made by an extraction, or videos are not where they were.
+        WrongIdentity: the words do not describe the extraction that made the store.
+    """
+    mend_logs(store)
+    if not report.repair:
+        return None
+    maker = load_identity(store)[1]["made_with"].get("made_by", "extract")
+    if maker != "extract":
+        raise UsageError(
+            f"{store} was made by `store {maker}`, not by an extraction: remove the damaged clips "
+            f"({', '.join(report.repair[:3])}) and run `store {maker}` again"
+        )
+    identity, manifest, config = _read_store(store, words, root=root)
+    from tokenreel.extract.flow.runner import build_identity, extract_clips
+
+    identity.before_calibration.require(build_identity(config), path=store)
+    part = _only(manifest, report.repair)
+    for clip in part.clips:
+        if not (part.root / clip.video).exists():
+            raise UsageError(f"{clip.clip_id}: {part.root / clip.video} is not there: --root?")
+    remove_damaged(store, report)
+    return extract_clips(part, config, store, progress=progress, retries=True)
+
+
+def _only(manifest: Manifest, clips: Sequence[str]) -> Manifest:
+    """The part of a manifest that is of these clips."""
+    chosen = tuple(clip for clip in manifest.clips if clip.clip_id in clips)
+    missing = sorted(set(clips) - {clip.clip_id for clip in chosen})
+    if missing:
+        raise UsageError(
+            f"{manifest.dataset} in {manifest.root} has no clip {missing[0]!r}"
+            f" ({len(missing)} in all): give the --root and data.key=value of the extraction"
+        )
+    return dataclasses.replace(manifest, clips=chosen)

@@ -1,20 +1,25 @@
 """`evaluate report` as a call: runs -> scores -> one page with their frames."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tokenreel.cache.embeddings import EmbeddingFile
+import numpy as np
+
+from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
 from tokenreel.cache.errors import EmbeddingFileError
 from tokenreel.evaluate.commands.suite import SuiteReport
 from tokenreel.evaluate.jobs.data import file_sha256, load_screened
 from tokenreel.evaluate.report.build import write_report
 from tokenreel.evaluate.report.data.gather import ReportConfig
-from tokenreel.evaluate.report.pictures.frames import FrameSource
+from tokenreel.evaluate.report.pictures.frames import FrameSource, FramesUnreachable, Image
+from tokenreel.extract.video.decode import VideoError, decode, probe
 from tokenreel.pipeline.defaults import DATA
 from tokenreel.pipeline.phases.evaluation import evaluate_words, published_numbers, split_words
-from tokenreel.pipeline.phases.frames import frames_below
 
-__all__ = ["frames_of", "report_scores", "report_words"]
+__all__ = ["frames_below", "frames_of", "report_scores", "report_words"]
+
+
+SAME_SECONDS = 1e-3  # a frame further from its time than this is of another video
 
 
 def report_words(
@@ -82,3 +87,48 @@ def frames_of(files: Sequence[EmbeddingFile], root: Path | None) -> FrameSource:
     """The frames of the clips of files: below `root`, or data/<dataset> of each when None."""
     names = dict.fromkeys(str(file.provenance.get("dataset", "")) for file in files)
     return frames_below(*([root] if root else [DATA / name for name in names]))
+
+
+def frames_below(*roots: Path) -> FrameSource:
+    """A source of the frames of videos in folders, by the paths in the embedding file.
+
+    The first folder that has the video of a clip is used.
+    The source raises FramesUnreachable for a clip without a path, a video that is not there or
+    cannot be decoded, and one whose frames are not at the times of the clip.
+    """
+
+    def source(clip: EmbeddedClip, positions: Sequence[int]) -> Iterator[Image]:
+        if not clip.video:
+            raise FramesUnreachable(f"the embedding file names no video of {clip.clip_id}")
+        paths = [root / clip.video for root in roots]
+        path = next((path for path in paths if path.exists()), paths[0])
+        try:
+            yield from _read(path, clip, positions)
+        except VideoError as error:
+            raise FramesUnreachable(f"{path}: {error}") from error
+
+    return source
+
+
+def _read(path: Path, clip: EmbeddedClip, positions: Sequence[int]) -> Iterator[Image]:
+    base = probe(path).time_base
+    index = clip.frame_index if len(clip.frame_index) else np.arange(clip.num_frames)
+    left = iter(positions)
+    wanted = next(left, None)
+    if wanted is None:
+        return
+    start_seconds = max(0.0, float(clip.times_seconds[wanted]) - SAME_SECONDS)
+    for frame in decode(path, from_seconds=start_seconds):
+        if frame.index != index[wanted]:
+            continue
+        seconds, stated = float(frame.ticks * base), float(clip.times_seconds[wanted])
+        if abs(seconds - stated) > SAME_SECONDS:
+            raise FramesUnreachable(
+                f"{path} is not the video of {clip.clip_id}: frame {frame.index} is at "
+                f"{seconds:.3f} s, the embedding file has {stated:.3f} s"
+            )
+        yield frame.pixels
+        wanted = next(left, None)
+        if wanted is None:
+            return
+    raise FramesUnreachable(f"{path} has no frame {index[wanted]} of {clip.clip_id}")

@@ -14,7 +14,7 @@ from tokenreel.fuse.runs.provenance import read_about
 from tokenreel.pipeline.defaults import EMBEDDINGS, RUNS, code_version, dataset_of, find_store
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import get_recipe
-from tokenreel.pipeline.recipes.parts import PROTOCOLS
+from tokenreel.pipeline.recipes.base import PROTOCOLS
 
 if TYPE_CHECKING:  # torch: imported once every word is known to be right
     from tokenreel.fuse.train.train import Job, RunResult
@@ -49,6 +49,8 @@ def train_recipe(
         memory_bytes: most that codes may take in memory, None for half of what is available.
         progress: show bars.
     """
+    if store is not None:
+        open_store(store)  # a wrong path is found before torch is imported
     job = make_job(name, words, store=store, out=out)
     from tokenreel.fuse.train.train import train
 
@@ -87,7 +89,6 @@ def make_job(
     chosen = get_recipe(name)
     apply_overrides(chosen.fuse, words, root="fuse")
     path = store or find_store(chosen.dataset)
-    open_store(path)
     config = configure_run(name, words, folder=folder)
     from tokenreel.fuse.train.train import Job
 
@@ -198,7 +199,7 @@ def embed_with(
     Returns:
         The file, and a sentence for each damaged clip that was left out.
     """
-    read_about(run)  # wrong paths first
+    read_about(run)  # wrong paths are found before torch is imported
     open_store(store)
     from tokenreel.fuse.distributed.world import find_device
     from tokenreel.fuse.embed.embed import embed_run

@@ -1,4 +1,4 @@
-"""What a recipe is, and how it is told."""
+"""Recipe: definition and description, and what the recipes of several papers share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,18 +7,38 @@ from math import ceil
 from typing import Literal
 
 from tokenreel.cache.format.identity import StoreIdentity
-from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.config.loss import SclConfig
+from tokenreel.fuse.config.run import (
+    DataConfig,
+    FuseConfig,
+    OptimConfig,
+    PoolingConfig,
+    TemporalConfig,
+)
 
 __all__ = [
+    "DINO",
+    "DRAWN",
+    "FROZEN",
+    "GYM99",
+    "GYM288",
     "IN_PERCENT",
+    "LAST",
+    "PROTOCOLS",
+    "RESNET",
+    "SAME_VIEW",
+    "SUPERVISED",
     "Published",
     "Recipe",
     "as_printed",
     "by_labels",
     "describe",
     "documented",
+    "late_fusion",
+    "mvformer",
     "percent",
 ]
+
 
 Published = Mapping[str, tuple[float, float | None]]
 
@@ -30,9 +50,32 @@ PRE_TRAINED = {  # the papers' backbones
     "vit_base_patch8_224.dino": "vit_base_patch8_224, pre-trained by DINO",
 }
 IN_PERCENT = ("classification", "ap@")  # how the tasks begin that papers print in percent
+PROTOCOLS: dict[str, Mapping[str, object]] = {  # how the papers evaluate each data set
+    "penn_action": {"tau_stride": 2, "retrieval_stride": 2},
+    "pouring": {"tau_stride": 5, "retrieval_stride": 5, "fractions": (0.1, 0.5, 1.0)},
+    "finegym": {"protocol": "finegym"},
+    "kinetics400": {"tau_stride": 2, "retrieval_stride": 2},
+}
+
+RESNET, DINO = "resnet50", "vit_base_patch8_224.dino"
+LAST = (-1,)  # the last block of the store
+SAME_VIEW = (
+    "the paper draws new pixel augmentations at every step; a store has the clean view, and as "
+    "many fixed augmented ones as it was extracted with"
+)
+SUPERVISED = (
+    "the paper trains all layers of the backbone, which is frozen here; its accuracy is that of a "
+    f"probe with the same labels; {SAME_VIEW}"
+)
+DRAWN = (
+    f"{SUPERVISED}; the paper does not say which clips have labels, here the seed draws them, one "
+    "of each class first"
+)
+GYM99, GYM288 = "gym99", "gym288"  # the action of every clip: which classes its labels are of
+FROZEN = f"the paper trains the last stage of the backbone, which is frozen here; {SAME_VIEW}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """An experiment.
 
@@ -154,7 +197,7 @@ def _numbers(published: Published) -> str:
 
 
 def _sampling(config: FuseConfig) -> str:
-    """Which frames a view sees, in words; what each kind is stands in fuse/config/crops.py."""
+    """Which frames a view sees, in words; each kind is described in fuse/config/crops.py."""
     if config.model == "frozen" or not config.optim.epochs:
         return ""
     kind = config.data.sampling
@@ -176,4 +219,59 @@ def _cost(recipe: Recipe) -> str:
     all_of_them = f" in all {NUM_ACTIONS} runs" if recipe.per_action else ""
     return (
         f"{steps:,} steps {frames} ({config.optim.epochs} epochs of {clips:,} clips){all_of_them}"
+    )
+
+
+def mvformer(
+    *,
+    num_frames: int = 80,
+    batch_clips: int = 4,
+    epochs: int = 500,
+    pooling: PoolingConfig,
+    output: str = "one",
+    capacity: int = 2,
+    embedding: int = 128,
+    sampling: str = "official",
+    embed_frames: int = 1000,
+    action: str | None = None,
+) -> FuseConfig:
+    """MV-Former as released: `capacity` widens the two layers before fusion (256 times it)."""
+    return FuseConfig(
+        data=DataConfig.model_validate(
+            {
+                "num_frames": num_frames,
+                "batch_clips": batch_clips,
+                "sampling": sampling,
+                "action": action,
+            }
+        ),
+        pooling=pooling,
+        temporal=TemporalConfig.model_validate(
+            {"fc_width": 256 * capacity, "embedding": embedding, "output": output}
+        ),
+        loss=SclConfig(),
+        optim=OptimConfig(epochs=epochs),
+        embed_frames=embed_frames,
+    )
+
+
+def late_fusion(
+    *,
+    num_frames: int = 80,
+    epochs: int = 300,
+    layers: int = 3,
+    pool: str = "max",
+    sampling: str = "official",
+    embed_frames: int = 1000,
+    action: str | None = None,
+) -> FuseConfig:
+    """CARL's frame-level encoder: one vector a frame, two layers, a transformer."""
+    return FuseConfig(
+        data=DataConfig.model_validate(
+            {"num_frames": num_frames, "sampling": sampling, "action": action}
+        ),
+        pooling=PoolingConfig.model_validate({"kind": pool, "blocks": LAST}),
+        temporal=TemporalConfig(layers=layers),
+        optim=OptimConfig(epochs=epochs),
+        embed_frames=embed_frames,
     )

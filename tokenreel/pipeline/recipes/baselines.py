@@ -24,15 +24,15 @@ from tokenreel.fuse.config.loss import (
 )
 from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.pipeline.override import apply_overrides
-from tokenreel.pipeline.recipes.base import Published, Recipe, percent
-from tokenreel.pipeline.recipes.parts import (
-    FINEGYM_PROTOCOL,
+from tokenreel.pipeline.recipes.base import (
     GYM99,
     GYM288,
-    PENN_PROTOCOL,
-    POURING_PROTOCOL,
+    PROTOCOLS,
     SAME_VIEW,
+    Published,
+    Recipe,
     late_fusion,
+    percent,
 )
 from tokenreel.pipeline.recipes.tables import tables_of
 
@@ -53,13 +53,13 @@ METHODS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "vsp-p": (VspConfig(supervision="phase"), ()),
     "vsp-f": (VspConfig(supervision="frame"), ()),
 }
-# Data set, its protocol, frames of a sequence unless the method says, `data.action`.
-PLACES: dict[str, tuple[str, dict[str, Any], int, str | None]] = {
-    "penn": ("penn_action", PENN_PROTOCOL, 80, None),
-    "finegym": ("finegym", FINEGYM_PROTOCOL, 240, GYM99),
-    "finegym288": ("finegym", FINEGYM_PROTOCOL, 240, GYM288),
-    "pouring": ("pouring", POURING_PROTOCOL, 240, None),
-    "kinetics400": ("kinetics400", PENN_PROTOCOL, 80, None),
+# Data set, frames of a sequence unless the method says, `data.action`.
+PLACES: dict[str, tuple[str, int, str | None]] = {
+    "penn": ("penn_action", 80, None),
+    "finegym": ("finegym", 240, GYM99),
+    "finegym288": ("finegym", 240, GYM288),
+    "pouring": ("pouring", 240, None),
+    "kinetics400": ("kinetics400", 80, None),
 }
 PUBLISHED: dict[tuple[str, str], Published] = {
     ("sal", "penn"): percent(68.15, 0.390, 0.474, 76.04),
@@ -118,7 +118,7 @@ NOTES = {  # what else a variant lacks
 
 def _baseline(method: str, place: str, published: Published) -> Maker:
     loss, words = METHODS[method]
-    dataset, protocol, num_frames, action = PLACES[place]
+    dataset, num_frames, action = PLACES[place]
     source = tables_of(f"{method.removesuffix('-5')}-{place}")
     also = NOTES.get(f"{method}-{place}", NOTES.get("vsp-p" if method == "vsp-f" else method, ""))
     label = {"sal": "SaL", "vsp-5": "VSP"}.get(method, method.upper())
@@ -135,11 +135,11 @@ def _baseline(method: str, place: str, published: Published) -> Maker:
         fuse = FuseConfig.model_validate(fuse.model_dump() | {"loss": loss.model_dump()})
         rate = PROBE_RATE if is_gym and not fuse.temporal.l2_normalise else {}
         return Recipe(
-            dataset,
-            fuse,
-            protocol | rate,
-            label,
-            published,
+            dataset=dataset,
+            fuse=fuse,
+            evaluate={**PROTOCOLS[dataset], **rate},
+            label=label,
+            published=published,
             source=source,
             status="variant",
             differs=ENCODER + also,

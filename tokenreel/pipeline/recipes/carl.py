@@ -12,8 +12,7 @@ from typing import Any
 from tokenreel.fuse.config.loss import CrossEntropyConfig, SclConfig, TccConfig, TcnConfig
 from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.pipeline.override import apply_overrides
-from tokenreel.pipeline.recipes.base import Published, Recipe, by_labels, percent
-from tokenreel.pipeline.recipes.parts import (
+from tokenreel.pipeline.recipes.base import (
     DRAWN,
     FROZEN,
     GYM99,
@@ -22,7 +21,11 @@ from tokenreel.pipeline.recipes.parts import (
     RESNET,
     SAME_VIEW,
     SUPERVISED,
+    Published,
+    Recipe,
+    by_labels,
     late_fusion,
+    percent,
 )
 
 __all__ = ["CARL"]
@@ -107,15 +110,15 @@ def _carl(
     differs: str = FROZEN,
 ) -> Recipe:
     return Recipe(
-        dataset,
-        fuse,
-        PROTOCOLS[dataset],
-        label,
-        published,
-        RESNET,
-        f"CARL, {source}",
-        "variant",
-        differs,
+        dataset=dataset,
+        fuse=fuse,
+        evaluate=PROTOCOLS[dataset],
+        label=label,
+        published=published,
+        backbone=RESNET,
+        source=f"CARL, {source}",
+        status="variant",
+        differs=differs,
     )
 
 

@@ -5,22 +5,22 @@ blocks are counted from 0, FineGym has wider layers and 256 channels, and clips 
 (`data.sampling=official`; `paper` is the text's).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from tokenreel.fuse.config.loss import SclConfig
 from tokenreel.fuse.config.run import FuseConfig, PoolingConfig
-from tokenreel.pipeline.recipes.base import Published, Recipe, percent
-from tokenreel.pipeline.recipes.parts import (
+from tokenreel.pipeline.recipes.base import (
     DINO,
-    FINEGYM_PROTOCOL,
     GYM99,
     GYM288,
     LAST,
-    PENN_PROTOCOL,
-    POURING_PROTOCOL,
+    PROTOCOLS,
     RESNET,
     SAME_VIEW,
+    Published,
+    Recipe,
     mvformer,
+    percent,
 )
 
 __all__ = ["MVFORMER", "TABLE4"]
@@ -32,40 +32,41 @@ PENN = percent(94.21, 0.931, 0.989, 92.99, spread=(0.04, 0.006, 0.002, 0.06))
 def _variant(
     dataset: str,
     fuse: FuseConfig,
-    protocol: Mapping[str, object],
     source: str,
     published: Published,
     *,
     label: str = "MV-Former",
+    backbone: str = DINO,
+    differs: str = SAME_VIEW,
     unpublished: str = "",
     begins_from: str = "",
 ) -> Recipe:
     return Recipe(
-        dataset,
-        fuse,
-        protocol,
-        label,
-        published,
-        DINO,
-        f"MV-Former, {source}",
-        "variant",
-        SAME_VIEW,
-        unpublished,
-        begins_from,
+        dataset=dataset,
+        fuse=fuse,
+        evaluate=PROTOCOLS[dataset],
+        label=label,
+        published=published,
+        backbone=backbone,
+        source=f"MV-Former, {source}",
+        status="variant",
+        differs=differs,
+        unpublished=unpublished,
+        begins_from=begins_from,
     )
 
 
 def penn() -> Recipe:
     """MV-Former on Penn Action."""
     fuse = mvformer(pooling=PoolingConfig(blocks=DEEP))
-    return _variant("penn_action", fuse, PENN_PROTOCOL, "Table 1 and Table 4 row 14", PENN)
+    return _variant("penn_action", fuse, "Table 1 and Table 4 row 14", PENN)
 
 
 def pouring() -> Recipe:
     """MV-Former on Pouring; 70 clips, so the spread over seeds is large."""
     fuse = mvformer(num_frames=240, epochs=1000, pooling=PoolingConfig(blocks=(11,)))
     published = percent(93.34, 0.919, 0.985, 92.33, spread=(2.00, 0.015, 0.003, 1.02))
-    return _variant("pouring", fuse, POURING_PROTOCOL, "Table 2", published)
+    return _variant("pouring", fuse, "Table 2", published)
 
 
 def _finegym(action: str) -> FuseConfig:
@@ -86,13 +87,13 @@ def _finegym(action: str) -> FuseConfig:
 def finegym() -> Recipe:
     """MV-Former on FineGym99; the number is of the papers' SGD probe."""
     published = percent(44.77, spread=(0.71, None, None, None))
-    return _variant("finegym", _finegym(GYM99), FINEGYM_PROTOCOL, "Table 1, FineGym99", published)
+    return _variant("finegym", _finegym(GYM99), "Table 1, FineGym99", published)
 
 
 def finegym288() -> Recipe:
     """MV-Former on FineGym288: a store of `extract run finegym classes=288`."""
     published = percent(38.30, spread=(0.26, None, None, None))
-    return _variant("finegym", _finegym(GYM288), FINEGYM_PROTOCOL, "Table 1, FineGym288", published)
+    return _variant("finegym", _finegym(GYM288), "Table 1, FineGym288", published)
 
 
 def kinetics400() -> Recipe:
@@ -102,7 +103,6 @@ def kinetics400() -> Recipe:
     return _variant(
         "kinetics400",
         fuse,
-        PENN_PROTOCOL,
         "Table 3, pre-training",
         {},
         unpublished="its numbers are of Penn Action: mvformer-penn-transferred",
@@ -117,7 +117,6 @@ def penn_transferred() -> Recipe:
     return _variant(
         "penn_action",
         fuse,
-        PENN_PROTOCOL,
         "Table 3, not fine-tuned",
         published,
         label="MV-Former, K400, as it is",
@@ -131,7 +130,6 @@ def penn_finetuned() -> Recipe:
     return _variant(
         "penn_action",
         penn().fuse,
-        PENN_PROTOCOL,
         "Table 3, fine-tuned",
         published,
         label="MV-Former, K400",
@@ -157,16 +155,14 @@ def _row(
     number: int, label: str, pooling: PoolingConfig, values: Numbers, spread: Numbers
 ) -> Callable[[], Recipe]:
     def make() -> Recipe:
-        return Recipe(
+        return _variant(
             "penn_action",
             mvformer(pooling=pooling),
-            PENN_PROTOCOL,
-            label,
+            f"Table 4 row {number}",
             percent(*values, spread=spread),
-            RESNET if label.startswith("ResNet") else DINO,
-            f"MV-Former, Table 4 row {number}",
-            "variant",
-            SAME_VIEW + NOTES.get(number, ""),
+            label=label,
+            backbone=RESNET if label.startswith("ResNet") else DINO,
+            differs=SAME_VIEW + NOTES.get(number, ""),
         )
 
     make.__doc__ = f"An ablation of MV-Former on Penn Action: {label}."

@@ -1,4 +1,4 @@
-"""Recipes for the embedded sample and for folders of one's own."""
+"""Recipes for the embedded sample and for your own folders."""
 
 from collections.abc import Callable
 
@@ -39,7 +39,7 @@ def untrained() -> Recipe:
     """A control: the model of `sample` with its first weights."""
     trained = sample()
     optim = trained.fuse.optim.model_copy(update={"epochs": 0})
-    return Recipe("sample", trained.fuse.model_copy(update={"optim": optim}))
+    return Recipe(dataset="sample", fuse=trained.fuse.model_copy(update={"optim": optim}))
 
 
 def frozen_mean() -> Recipe:
@@ -60,12 +60,12 @@ def frozen_cls() -> Recipe:
 def _frozen(kind: str) -> Recipe:
     pooling = PoolingConfig.model_validate({"kind": kind})
     fuse = FuseConfig(model="frozen", pooling=pooling)
-    return Recipe("sample", fuse)
+    return Recipe(dataset="sample", fuse=fuse)
 
 
 def folder() -> Recipe:
     """The model of `sample`, on the store of a folder of videos."""
-    return Recipe("folder", sample().fuse)
+    return Recipe(dataset="folder", fuse=sample().fuse)
 
 
 SAMPLE: dict[str, Callable[[], Recipe]] = {

@@ -1,26 +1,48 @@
-"""`tokenreel fidelity`: what each codec costs on real clips, in bytes, errors and metrics."""
+"""`tokenreel fidelity`: what each codec costs on real clips, in bytes, errors and metrics.
+
+The metrics are those of frozen frame embeddings made of each codec's tokens.
+"""
 
 import dataclasses
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokenreel.cache.codec import Codec, calibrate, codec_from_identity, codec_identity
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.codec.int4 import GROUP
+from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.progress import Progress
 from tokenreel.cache.read.store_reader import ClipRecord, Store, open_store
-from tokenreel.cache.tools.codec_error import CodecError, bytes_per_frame, measure_codec
+from tokenreel.cache.tools.codec_error import (
+    CodecError,
+    bytes_per_frame,
+    measure_codec,
+    pool_tokens,
+)
+from tokenreel.evaluate.commands.suite import evaluate_files
+from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.pipeline.phases.extraction import read_words
-from tokenreel.pipeline.tools.codec_metrics import TASKS, measure_metrics
+from tokenreel.pipeline.text import format_table
 
-__all__ = ["FidelityReport", "FidelityRow", "default_codecs", "fidelity_of", "measure_store"]
+__all__ = [
+    "TASKS",
+    "FidelityReport",
+    "FidelityRow",
+    "default_codecs",
+    "fidelity_of",
+    "fidelity_table",
+    "measure_metrics",
+    "measure_store",
+]
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +52,9 @@ CLIP_FRAMES = 8  # of a clip at most, for calibration and errors
 SAMPLE_FRAMES = 128  # of all clips, for each of the two
 NEGLIGIBLE = 0.02  # pooled error, and fall of a metric, of a codec that is as good as none
 COMPACT = 0.13  # of fp16's bytes
+TASKS = ("classification", "tau", "ap@5")
+STEP_FRAMES = 16  # frames of a clip in memory at once
+WIDTH = 128  # of a block's pooled entities in a frame's embedding
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +143,7 @@ def fidelity_of(
         name: path of a store, or name of a data set.
         words: as for `extract run`, for a data set.
         root: folder of the videos, for a data set.
-        clips: at most so many, spread over each split.
+        clips: most that are measured, spread over each split.
         codecs: names; default_codecs when empty.
         progress: show bars.
 
@@ -244,3 +269,181 @@ def size_of(codec: Codec, store: Store) -> float:
     block = recipe.blocks[0]
     encoded = codec.encode(tokens, block=block, grid=recipe.grid)
     return bytes_per_frame(encoded) * len(recipe.blocks)
+
+
+def measure_metrics(
+    store: Store,
+    records: Sequence[ClipRecord],
+    codecs: Mapping[str, Codec],
+    fitted: Mapping[int, Array],
+    *,
+    progress: bool,
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Probe accuracy, tau and AP@5 of frame embeddings made of each codec's tokens.
+
+    Args:
+        store: of the clips.
+        records: the clips.
+        codecs: name -> calibrated codec.
+        fitted: block -> tokens that give the channels' means and deviations.
+        progress: show a bar.
+
+    Returns:
+        codec -> task -> value, finite; and why what is not there is not.
+    """
+    labelled = [record for record in records if (store.labels(record.clip_id) >= 0).any()]
+    if not labelled:
+        return {}, ["no phase labels: no probe accuracy, tau or AP@5"]
+    clips: dict[str, list[EmbeddedClip]] = {name: [] for name in codecs}
+    for record in Progress(labelled, desc="fidelity", unit="clip", enabled=progress):
+        for name, embeddings in embed_clip(store, record, codecs, fitted).items():
+            clips[name].append(
+                EmbeddedClip(
+                    record.clip_id,
+                    record.split,
+                    record.action,
+                    record.group,
+                    embeddings,
+                    store.labels(record.clip_id),
+                    store.times_seconds(record.clip_id),
+                    record.phases,
+                )
+            )
+    with tempfile.TemporaryDirectory() as folder:
+        files = [
+            write_embeddings(Path(folder) / f"{number}.h5", own, provenance={"run": name})
+            for number, (name, own) in enumerate(clips.items())
+        ]
+        report = evaluate_files(
+            files, config=EvaluateConfig(), out=Path(folder) / "tables", progress=False
+        )
+    found: dict[str, dict[str, float]] = {name: {} for name in codecs}
+    for score in report.scores:
+        wanted = score.action == "mean" and score.task in TASKS and score.fraction == 1.0
+        if wanted and np.isfinite(score.value):
+            found[score.run][score.task] = score.value
+    notes = list(dict.fromkeys(report.problems))
+    for task in TASKS:
+        absent = [name for name in codecs if task not in found[name]]
+        if absent:
+            notes.append(f"{task} could not be computed for {', '.join(absent)}")
+    if len(labelled) < len(records):
+        notes.append(f"{len(records) - len(labelled)} clips without labels are in no metric")
+    return found, notes
+
+
+def embed_clip(
+    store: Store, record: ClipRecord, codecs: Mapping[str, Codec], fitted: Mapping[int, Array]
+) -> dict[str, NDArray[np.float32]]:
+    """The frame embeddings of a clip by each codec, (T, C)."""
+    channels = {
+        block: (tokens.mean(axis=(0, 1)), tokens.std(axis=(0, 1)) + 1e-6)
+        for block, tokens in fitted.items()
+    }
+    parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in codecs}
+    for tokens in frames_of(store, record):
+        for name, codec in codecs.items():
+            decoded = {
+                block: codec.decode(
+                    codec.encode(values, block=block, grid=store.identity.grid), block=block
+                )
+                for block, values in tokens.items()
+            }
+            parts[name].append(embed_frames(decoded, channels))
+    return {name: np.concatenate(some) for name, some in parts.items()}
+
+
+def frames_of(store: Store, record: ClipRecord) -> Iterator[dict[int, Array]]:
+    """The tokens of a clip, a few frames at a time: block -> float32 (t, N, D)."""
+    for start in range(0, record.num_frames, STEP_FRAMES):
+        tokens = store.read(record.clip_id, slice(start, start + STEP_FRAMES))
+        yield {block: tokens.decode(block) for block in store.identity.blocks}
+
+
+def embed_frames(
+    tokens: Mapping[int, Array], channels: Mapping[int, tuple[Array, Array]]
+) -> NDArray[np.float32]:
+    """Frozen embeddings of frames: each block's mean token, and its pooled entities projected.
+
+    The mean alone would not see what a codec does to a single token.
+
+    Args:
+        tokens: block -> (t, n, D).
+        channels: block -> mean and deviation, (D,).
+    """
+    parts = []
+    for block, values in tokens.items():
+        mean, deviation = channels[block]
+        standard = (values - mean) / deviation
+        pooled = pool_tokens(standard, seed=block).reshape(len(values), -1)
+        random = np.random.default_rng(block).standard_normal((pooled.shape[1], WIDTH))
+        parts += [standard.mean(axis=1), pooled @ random / np.sqrt(pooled.shape[1])]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def fidelity_table(report: FidelityReport) -> str:
+    """The report for people: the table, what it is of, the recommendation."""
+    tasks = [task for task in TASKS if any(task in row.metrics for row in report.rows)]
+    header = [
+        "codec",
+        "bytes/frame",
+        "of fp16",
+        "rel error",
+        "cos median",
+        "cos worst 1%",
+        "pooled error",
+        *(word for task in tasks for word in (_short(task), "+/-")),
+    ]
+    rows = [
+        [
+            row.codec,
+            round(row.bytes_per_frame),
+            f"{row.share:.4f}",
+            f"{row.error.relative:.4f}",
+            f"{row.error.cosine_median:.4f}",
+            f"{row.error.cosine_worst:.4f}",
+            f"{row.error.pooled:.4f}",
+            *_metrics(report, row, tasks),
+        ]
+        for row in report.rows
+    ]
+    lines = [format_table(header, rows), ""]
+    lines.append(
+        f"{report.num_clips} clips, {report.num_frames} frames of {report.source}; weights "
+        f"{report.weights}"
+    )
+    lines += [f"note: {note}" for note in report.notes]
+    if report.weights.startswith("random:"):
+        lines.append("note: these weights are random: the numbers tell codecs apart, no more")
+    lines.append(f"recommended: {report.default.codec}, {_cost(report, report.default, tasks)}")
+    compact = report.compact
+    if compact is None:
+        lines.append(f"compact: none of these has at most {COMPACT} of fp16's bytes")
+    else:
+        lines.append(f"compact: {compact.codec}, {_cost(report, compact, tasks)}")
+    return "\n".join(lines)
+
+
+def _cost(report: FidelityReport, row: FidelityRow, tasks: list[str]) -> str:
+    changes = [
+        f"{_short(task)} {report.change(row, task):+.3f}"
+        for task in tasks
+        if task in row.metrics and task in report.rows[0].metrics
+    ]
+    parts = [f"{row.share:.3f} of fp16's bytes", f"pooled error {row.error.pooled:.4f}", *changes]
+    return ", ".join(parts)
+
+
+def _metrics(report: FidelityReport, row: FidelityRow, tasks: list[str]) -> list[str]:
+    cells = []
+    for task in tasks:
+        value, change = row.metrics.get(task), report.change(row, task)
+        cells += [
+            "absent" if value is None else f"{value:.3f}",
+            "absent" if math.isnan(change) else f"{change:+.3f}",
+        ]
+    return cells
+
+
+def _short(task: str) -> str:
+    return "probe" if task == "classification" else task
