@@ -1,1 +1,1 @@
-"""Files: the token store, the embedding file, and the words every package shares."""
+"""Files: the token store, the embedding file, and the types that every package shares."""

@@ -1,23 +1,9 @@
-"""The embedding file: what phase 2 hands to phase 3.  One HDF5 file, whole or absent.
+"""The embedding file, which phase 2 writes and phase 3 reads: one HDF5 file, written atomically.
 
-Layout, version 1.  n clips of T_i frames, C channels; the frames of all clips lie end to end.
-
-    user block          512 bytes: "tokenreel-embeddings sha256 <hex>" of all bytes after them, so
-                        that damage is found before the HDF5 library meets it: it may hang
-    /                   attributes: format = "tokenreel-embeddings", version = 1,
-                        provenance (JSON text), sha256 (of everything below, see `_digest`)
-    embeddings          (sum T, C) float32
-    lengths             (n,) int64         frames of each clip
-    clip_id split       (n,) text
-    labels              (sum T,) int16     phase of each frame, -1 = unlabelled      [optional]
-    times_seconds       (sum T,) float64   presentation time in the video            [optional]
-    frame_index         (sum T,) int64     index of the frame in the decoded video   [optional]
-    action group video  (n,) text                                                    [optional]
-    phases              (n,) text          JSON array of the names of the phases     [optional]
-
-A user's own file may leave out what is optional, the attributes and the user block, and may be an
-.npz with the same names; then labels are -1, times count frames, text is "".  A file of ours is
-checked against both sums.
+FORMAT.md has its layout, version 1: n clips, the frames of all of them end to end, with the fields
+of EmbeddedClip.  A user block of 512 bytes holds the SHA-256 of all later bytes, so that damage is
+found before the HDF5 library reads the file, which might hang.  A user's own file may leave out
+the user block, the attributes and what is optional, and may be an .npz with the same names.
 """
 
 import hashlib
@@ -61,7 +47,7 @@ RENAMED = {"store_recipe": "store_identity", "layers": "blocks"}  # keys of prov
 
 @dataclass(frozen=True, eq=False)
 class EmbeddedClip:
-    """The embeddings of one clip and what evaluation needs to know about it.
+    """The embeddings of one clip, and its labels, times and names for evaluation.
 
     Attributes:
         clip_id: name of the clip, unique in the file.
@@ -111,10 +97,10 @@ class EmbeddingFile:
 def write_embeddings(
     path: str | Path, clips: Sequence[EmbeddedClip], *, provenance: Mapping[str, Any]
 ) -> Path:
-    """Write an embedding file; afterwards it is there whole, or the former one still is.
+    """Write an embedding file atomically: on an error a former file stays as it was.
 
     Args:
-        path: the file, usually RUN/embeddings.h5; its folder is made.
+        path: the file, usually RUN/embeddings.h5; its folder is created if absent.
         clips: at least one, all with the same number of channels.
         provenance: what made the embeddings; plain JSON values.
 
@@ -162,7 +148,7 @@ def read_embeddings(path: str | Path, *, finite: bool = True) -> EmbeddingFile:
     except ValueError as error:
         raise EmbeddingFileError(f"{path}: its provenance: {error}") from None
     if "format" in attributes and attributes.get("sha256") != _digest(arrays, text):
-        raise EmbeddingFileError(f"{path}: damaged, its contents do not have its sha256")
+        raise EmbeddingFileError(f"{path}: damaged, its contents do not match its sha256")
     try:
         clips = tuple(clips_of(arrays, finite=finite))
         provenance = with_current_names(json.loads(text), where=path)
@@ -219,7 +205,7 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         with path.open("rb") as handle:
             start = handle.read(len(MAGIC) + 64)
         if start.startswith(MAGIC) and start != MAGIC + _sum_after_block(path):
-            raise EmbeddingFileError(f"{path}: torn or damaged, its bytes do not have their sha256")
+            raise EmbeddingFileError(f"{path}: torn or damaged, its bytes do not match the sha256")
         with h5py.File(path, "r") as file:
             arrays = {
                 name: file[name].asstr("utf-8")[:].tolist() if name in TEXTS else file[name][:]
@@ -292,7 +278,7 @@ def _check(clip: EmbeddedClip, *, channels: int, finite: bool = True) -> None:
 
 
 def clips_of(arrays: Mapping[str, Any], *, finite: bool) -> list[EmbeddedClip]:
-    """The clips that the arrays of an embedding file hold; defaults for what is optional.
+    """The clips in the arrays of an embedding file, with defaults for what is optional.
 
     Args:
         arrays: embeddings, lengths, clip_id, split and any of the optional ones.

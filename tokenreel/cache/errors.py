@@ -1,14 +1,14 @@
-"""The exception tree: what can be wrong with files, and the exit status each ends a command with.
+"""The exception tree, with the exit status that each error gives a command.
 
     TokenReelError                 3   a job finished with failures
     |-- UsageError                 2   a wrong word, key, path or value (also a ValueError)
     |-- StoreError                 5
-    |   |-- StoreNotFound          2   no store there, or not one of ours
+    |   |-- StoreNotFound          2   no token store at the path
     |   |-- WrongIdentity            4   a store made with other settings
     |   |-- Damaged                5   a missing, torn or altered file
     |   `-- ClipNotFound           2   the store has no such clip, block, view or frame
     |-- EmbeddingFileError         5
-    `-- ClipFailed                 3   one clip could not be processed; the batch goes on
+    `-- ClipFailed                 3   one clip could not be processed; the batch continues
 
 Arguments of the wrong type or value raise TypeError and ValueError, as everywhere in Python.
 """
@@ -61,8 +61,6 @@ class WrongIdentity(StoreError):
 class Damaged(StoreError):
     """A file of the store is missing, torn or altered."""
 
-    exit_status = 5
-
 
 class ClipNotFound(StoreError):
     """The store holds no such clip, block, view or frame."""
@@ -84,8 +82,6 @@ class ClipFailed(TokenReelError):
         stage: "open", "decode", "transform", "backbone", "encode", "write", "labels" or "read".
         reason: one sentence, as printed in the closing table.
     """
-
-    exit_status = 3
 
     def __init__(self, clip_id: str, *, stage: str, reason: str) -> None:
         super().__init__(f"{clip_id}: {stage}: {reason}")

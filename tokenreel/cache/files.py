@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write beside, flush to the disk, rename."""
+"""Atomic file writes: a temporary file in the same folder, flushed to disk, then renamed."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tokenreel.cache.errors import Damaged, StoreError
 
-# What the process or the machine lacks: the file may be whole, so it must not be repaired.
+# Limits of this process or machine: the file may be whole, so it must not be repaired.
 NOT_DAMAGE = {
     errno.EMFILE,
     errno.ENFILE,
@@ -33,6 +33,7 @@ __all__ = [
     "temporary_name",
     "unreadable",
     "whole_file",
+    "write_all",
     "write_new",
     "write_synced",
     "write_whole",
@@ -41,11 +42,7 @@ __all__ = [
 
 def sync_directory(path: Path) -> None:
     """Flush the entries of a directory to the disk, so that a rename in it survives a power cut."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    _sync(path)
 
 
 def make_directory(path: Path) -> None:
@@ -59,33 +56,24 @@ def make_directory(path: Path) -> None:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside `path` that nobody else uses: ".tmp-<name>-<random>"."""
+    """An unused name in the same folder: ".tmp-<name>-<random>"."""
     return path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:12]}")
 
 
 def write_synced(path: Path, data: bytes) -> None:
     """Write a new file and flush it; the caller flushes the directory."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(handle, view) :]
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with path.open("xb", buffering=0) as file:
+        write_all(file.fileno(), data)
+        os.fsync(file.fileno())
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to; on success it becomes `path`, on an error nothing does."""
+    """Yield a temporary path to write; on success it becomes `path`, on an error it is removed."""
     beside = temporary_name(path)
     try:
         yield beside
-        handle = os.open(beside, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _sync(beside)
         beside.replace(path)
         sync_directory(path.parent)
     except OSError as error:
@@ -96,7 +84,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file in one step: a reader, or a power cut, sees the old bytes or the new ones."""
+    """Replace a file atomically: after a power cut it holds the old bytes or the new ones."""
     with whole_file(path) as beside:
         write_synced(beside, data)
 
@@ -104,9 +92,14 @@ def write_whole(path: Path, data: bytes) -> None:
 def write_new(path: Path, data: bytes) -> None:
     """Write a new file; sync_tree flushes it later, together with its neighbours."""
     with path.open("xb", buffering=0) as file:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(file.fileno(), view) :]
+        write_all(file.fileno(), data)
+
+
+def write_all(handle: int, data: bytes | memoryview) -> None:
+    """Write all of the bytes to an open file; os.write may take only some of them."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
 
 
 def sync_tree(root: Path) -> None:
@@ -132,9 +125,9 @@ def _sync(path: Path) -> None:
 
 
 def sweep_temporary(folder: Path, *, older_than_seconds: float) -> list[Path]:
-    """Remove the `.tmp-*` entries of a folder untouched for that long, and list them.
+    """Remove the `.tmp-*` entries of a folder that are older than that, and list them.
 
-    A clock that went backwards makes entries look young: they stay, which is safe.
+    A clock that went backwards makes entries look recent: they stay, which is safe.
     """
     removed = []
     for entry in sorted(folder.glob(".tmp-*")) if folder.is_dir() else []:
@@ -150,7 +143,7 @@ def sweep_temporary(folder: Path, *, older_than_seconds: float) -> list[Path]:
 
 
 def file_inside(root: Path, relative: str) -> Path:
-    """The path of `relative` below `root`, refused when it could leave it.
+    """The path of `relative` below `root`; one that could leave `root` is refused.
 
     Raises:
         Damaged: for an absolute path, a ".." or a symbolic link on the way.

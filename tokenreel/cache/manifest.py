@@ -1,7 +1,7 @@
-"""The data-set contract: what a data set says about its clips, before any video is opened.
+"""The description of a data set's clips, made before any video is opened.
 
 A data set is a function that reads annotation files and returns a :class:`Manifest`.  The labels
-travel into the token store at extraction, so phases 2 and 3 read nothing but files of ours.
+are copied into the token store at extraction, so phases 2 and 3 never read the annotations.
 """
 
 from collections.abc import Mapping
@@ -43,8 +43,8 @@ class Clip:
         action: name of the action, "" when unknown.
         group: clips of one group show the same video; "" when unknown.
         spans: phase labels by time, in order, not overlapping.
-        frame_labels: phase labels by frame of the clip, where the data set has them so; then
-            spans is empty.  One label for each frame that extraction keeps.
+        frame_labels: phase labels by frame, for data sets that label frames; spans is then
+            empty.  One label for each frame that extraction keeps.
     """
 
     clip_id: str
@@ -68,7 +68,7 @@ class Manifest:
         clips: the clips, sorted by clip_id.
         phases: names of the phases of each action, in the order of their indices.
         licence: one sentence on the terms of the videos and labels.
-        notes: what was found to be partial or odd, one sentence each, for the user.
+        notes: what is incomplete or unusual in the data set, one sentence each.
     """
 
     dataset: str

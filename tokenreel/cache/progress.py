@@ -22,7 +22,7 @@ _UNKNOWN_TOTAL = "{desc}: {n_fmt} {unit}, {elapsed} gone, {rate_fmt}{postfix}"
 
 
 class Progress(tqdm):  # type: ignore[misc]
-    """tqdm where the file is a terminal; one whole line at a time where it is not.
+    """A tqdm bar on a terminal; whole lines elsewhere.
 
     Args:
         iterable: what to count, or None to call `update` by hand.

@@ -115,7 +115,7 @@ def test_a_flipped_bit_in_an_embedding_file_is_detected_before_the_library_sees_
         torn[position] ^= 1 << int(rng.integers(8))
         path.write_bytes(torn)
         if position >= 512:  # some of these make the HDF5 library loop for ever
-            with pytest.raises(EmbeddingFileError, match="do not have their sha256"):
+            with pytest.raises(EmbeddingFileError, match="do not match the sha256"):
                 read_embeddings(path)
         else:
             with suppress(EmbeddingFileError):

@@ -96,7 +96,7 @@ def test_features_are_kept_by_the_stated_codec_within_a_hundredth(tmp_path):
         ({"a": (0, 12)}, {}, "at least 1"),
         ({"a.0": (5, 12), "a.1": (6, 12)}, {"blocks": [0, 1]}, "wanted the same"),
         ({"a.0": (5, 12)}, {"blocks": [0, 1]}, r"has blocks \[0\], stated are \[0, 1\]"),
-        ({"a": (5, 12)}, {"blocks": [0, 1]}, r"so <name>\.<block>\.npy"),
+        ({"a": (5, 12)}, {"blocks": [0, 1]}, r"name it <name>\.<block>\.npy"),
         ({}, {}, r"no \.npy"),
     ],
 )

@@ -84,7 +84,7 @@ def test_on_a_full_disk_the_writer_says_so_and_the_store_stays_readable(tmp_path
                 (disk / f"filler{number}").write_bytes(bytes(8192))
             except OSError:
                 break
-        with pytest.raises(StoreError, match="cannot make a store here: No space"):
+        with pytest.raises(StoreError, match="cannot create a store here: No space"):
             stores.make_store(disk / "t")
         assert not (disk / "t").exists()
         with pytest.raises(OSError, match="No space left"):

@@ -35,7 +35,7 @@ CODECS = {"fp16": Float16, "int8": Int8, "int4": Int4, "pool2": Pool2, "pca": Pc
 
 @dataclass(frozen=True, eq=False)
 class Codec:
-    """A codec ready to use.
+    """A calibrated codec.
 
     Attributes:
         name: as in the identity.
@@ -96,7 +96,7 @@ class Codec:
         return values if rotation is None else values @ rotation
 
     def fold(self, block: int, dim: int | None = None) -> Folding:
-        """What a model folds.  `dim` (D) is needed for codecs without calibration only."""
+        """The folding of a block.  Only codecs without calibration need `dim` (D)."""
         rotation = None
         for step in self.reducers:
             rotation = step.rotation(block) if rotation is None else rotation
@@ -112,7 +112,7 @@ def codec_from_identity(codec: Mapping[str, Any], calibration: Calibration) -> C
     """The codec of an identity.
 
     Raises:
-        UsageError: an unknown name, or calibration that is not the identity's.
+        UsageError: an unknown name, or a calibration unlike the identity's.
     """
     wanted = codec.get("calibration_sha256")
     found = calibration_hash(calibration) if calibration else None
@@ -140,7 +140,7 @@ def calibration_hash(calibration: Calibration) -> str:
 
 
 def calibrate(name: str, samples: Mapping[int, Array], *, grid: Grid) -> dict[str, Array]:
-    """Fit what a codec needs on sample frames; {} for one that needs nothing.
+    """Calibrate a codec on sample frames; {} for a codec without calibration.
 
     Args:
         name: of the codec.

@@ -1,4 +1,4 @@
-"""What every codec shares: the encoded form, what a model folds, the steps of a codec's name."""
+"""Types of every codec: encoded tokens, the folding, and the two kinds of steps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Encoded:
 class Folding:
     """How a block's codes become tokens: (codes * scale_n * channel_scale + offset) @ rotation.
 
-    A model folds these into its own weights once, and never undoes them for each token.
+    A model folds these into its weights once, instead of decoding each token.
 
     Attributes:
         channel_scale: (d,) float32.

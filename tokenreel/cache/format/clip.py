@@ -1,6 +1,7 @@
 """One committed clip: its record, and its files checked against version 1 byte for byte."""
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -9,9 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import crc32c
-import numpy as np
 
-from tokenreel.cache.canonical import open_seal, parse_json
+from tokenreel.cache.canonical import open_seal, parse_json, seal
 from tokenreel.cache.codec import Codec
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged
@@ -21,6 +21,7 @@ from tokenreel.cache.format.layout import (
     SEGMENT,
     ArraySpec,
     clip_arrays,
+    group_json,
     shard_index,
     view_arrays,
 )
@@ -101,15 +102,8 @@ class ClipRecord:
         if leaves_root(str(values["video"])):
             raise Damaged(f"the record of {values['clip_id']!r} has video {values['video']!r}")
         numerator, denominator = values["time_base"]
-        return cls(
-            **(
-                dict(values)
-                | {
-                    "phases": tuple(values["phases"]),
-                    "time_base": (numerator, denominator),
-                }
-            )
-        )
+        tuples = {"phases": tuple(values["phases"]), "time_base": (numerator, denominator)}
+        return cls(**{**values, **tuples})
 
 
 def leaves_root(video: str) -> bool:
@@ -169,6 +163,12 @@ def read_bytes(folder: Path, relative: str) -> bytes:
         raise unreadable(path, error) from error
 
 
+def clip_group(record: ClipRecord, seals: dict[str, list[int]], *, fingerprint: str) -> bytes:
+    """The zarr.json of a committed clip; load_clip reads it."""
+    values = {"record": record.to_dict(), "seals": seals, "fingerprint": fingerprint}
+    return group_json({"tokenreel": seal(values)})
+
+
 def load_clip(
     folder: Path, key: str, *, fingerprint: str | None = None
 ) -> tuple[ClipRecord, dict[str, list[int]]]:
@@ -176,8 +176,8 @@ def load_clip(
 
     Args:
         folder: of the clip.
-        key: that it must have.
-        fingerprint: of the store that it must have been written for.
+        key: expected key of the clip.
+        fingerprint: of the store; None accepts a clip written for any store.
 
     Raises:
         Damaged: absent, altered, another clip's, or copied from a store of another identity.
@@ -194,7 +194,7 @@ def load_clip(
         raise Damaged(f"{where}: not the group of a clip: {error}") from error
     if record.key != key:
         raise Damaged(f"{where}: holds {record.clip_id}, its directory is {key}")
-    theirs = inner.get("fingerprint", fingerprint)  # the first stores of version 1 do not say
+    theirs = inner.get("fingerprint", fingerprint)  # absent in the first stores of version 1
     if fingerprint is not None and theirs != fingerprint:
         raise Damaged(
             f"{where}: written for a store of identity {str(theirs)[:12]}, this one has "
@@ -234,11 +234,11 @@ def check_shard(
 def check_clip(
     folder: Path, key: str, identity: StoreIdentity, codec: Codec, *, deep: bool
 ) -> list[str]:
-    """Everything that is wrong with a clip's directory, one sentence each.
+    """Problems of a clip's directory, one sentence each.
 
     Args:
         folder: of the clip.
-        key: that it must have.
+        key: expected key of the clip.
         identity: of the store.
         codec: of the store.
         deep: read every token, not only sizes, indexes and checksums of the small arrays.
@@ -257,9 +257,7 @@ def check_clip(
         known |= {f"{spec.path}/zarr.json"} | {spec.chunk_file(i) for i in range(spec.num_files)}
         problems += _check_array(folder, spec, seals, deep=deep)
     for group in groups_of(specs):
-        problems += _differs(
-            folder, f"{group}/zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": {}}
-        )
+        problems += _differs(folder, f"{group}/zarr.json", json.loads(group_json()))
     present = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -286,22 +284,34 @@ def _check_array(
     return problems
 
 
-def load_rows(folder: Path, spec: ArraySpec, number: int, seals: dict[str, list[int]]) -> Array:
+def load_rows(
+    folder: Path, spec: ArraySpec, number: int, seals: dict[str, list[int]] | None
+) -> Array:
     """The rows of one chunk file of an array that is not sharded, without the padding.
+
+    Args:
+        folder: of the clip.
+        spec: of the array.
+        number: of the chunk file.
+        seals: of the clip; None for one not yet committed: only the file's own checksum counts.
 
     Raises:
         Damaged: missing, altered, or another array's file.
     """
-    name = spec.chunk_file(number)
-    sums = seals.get(spec.path, [])
-    if len(sums) != spec.num_files:
-        raise Damaged(f"{folder}: no checksums of {spec.path}")
-    rows = spec.parse_chunk(read_bytes(folder, name), where=folder / name, checksum=sums[number])
+    name, checksum = spec.chunk_file(number), None
+    if seals is not None:
+        sums = seals.get(spec.path, [])
+        if len(sums) != spec.num_files:
+            raise Damaged(f"{folder}: no checksums of {spec.path}")
+        checksum = sums[number]
+    rows = spec.parse_chunk(read_bytes(folder, name), where=folder / name, checksum=checksum)
     return rows[: spec.shape[0] - number * spec.rows]
 
 
-def load_sums(folder: Path, spec: ArraySpec, number: int, seals: dict[str, list[int]]) -> Array:
-    """The crc32c of the frames of one shard of a tokens array."""
+def load_sums(
+    folder: Path, spec: ArraySpec, number: int, seals: dict[str, list[int]] | None
+) -> Array:
+    """The crc32c of the frames of one shard of a tokens array; arguments as in load_rows."""
     path = spec.path.replace("/tokens/", "/crc32c/")
     side = ArraySpec(path, (spec.shape[0],), "<u4", 0, SEGMENT)
     return load_rows(folder, side, number, seals)
@@ -310,19 +320,16 @@ def load_sums(folder: Path, spec: ArraySpec, number: int, seals: dict[str, list[
 def frames_are_whole(
     folder: Path, identity: StoreIdentity, codec: Codec, view: int, number: int
 ) -> bool:
-    """Whether a full segment that a killed writer left is there with all of its bytes."""
+    """Whether a full segment that a killed writer left is complete and undamaged."""
     for spec in view_arrays(identity, codec, view, SEGMENT * (number + 1)):
         try:
-            if spec.sharded:
-                side = ArraySpec(spec.path.replace("/tokens/", "/crc32c/"), (), "<u4", 0, SEGMENT)
-                name = f"{side.path}/c/{number}"
-                sums = np.frombuffer(read_bytes(folder, name)[:-4], "<u4")
-                if len(sums) != SEGMENT or check_shard(folder, spec, number, sums, deep=True):
-                    return False
-            else:
-                name = spec.chunk_file(number)
-                spec.parse_chunk(read_bytes(folder, name), where=folder / name)
-        except (Damaged, ValueError):
+            if not spec.sharded:
+                load_rows(folder, spec, number, None)
+            elif check_shard(
+                folder, spec, number, load_sums(folder, spec, number, None), deep=True
+            ):
+                return False
+        except Damaged:
             return False
     return True
 
@@ -332,5 +339,4 @@ def _differs(folder: Path, name: str, wanted: dict[str, Any]) -> list[str]:
         found = parse_json(read_bytes(folder, name), where=folder / name)
     except Damaged as error:
         return [str(error)]
-    same = found == wanted and repr(found) != "" and type(found) is dict
-    return [] if same else [f"{folder / name}: not the metadata of version 1"]
+    return [] if found == wanted else [f"{folder / name}: not the metadata of version 1"]

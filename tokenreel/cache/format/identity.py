@@ -1,7 +1,7 @@
-"""What the tokens of a store depend on: its identity, and the fingerprint of that identity.
+"""The identity of a store, which is all that its tokens depend on, and its fingerprint.
 
-Every field here is identity: two stores whose identities are equal hold the same tokens.  What may
-matter but should not (versions, GPU, host) is recorded beside the identity, not in it.
+Two stores of equal identity hold the same tokens.  What should not matter (versions, GPU, host) is
+recorded in the store too, but not in its identity.
 """
 
 import hashlib
@@ -50,12 +50,12 @@ class StoreIdentity(BaseModel):
 
     @property
     def num_tokens(self) -> int:
-        """Spatial tokens of a frame, CLS not among them."""
+        """Spatial tokens of a frame, without CLS."""
         return self.grid[0] * self.grid[1]
 
     @property
     def num_views(self) -> int:
-        """Views of each clip, the clean one counted."""
+        """Views of each clip, including the clean one."""
         return len(self.views)
 
     def to_json(self) -> bytes:
@@ -69,7 +69,7 @@ class StoreIdentity(BaseModel):
 
     @property
     def before_calibration(self) -> "StoreIdentity":
-        """What was asked for, before a codec was fitted to data: known without a model."""
+        """The identity before its codec is calibrated, which is known without running a model."""
         codec = {**self.codec, "calibration_sha256": None}
         return self.model_copy(update={"codec": codec})
 
@@ -91,5 +91,5 @@ class StoreIdentity(BaseModel):
         )
         raise WrongIdentity(
             f"{path} was made with other settings; {len(rows)} field(s) differ:\n{table}\n"
-            "use another --out, or ask for what the store holds"
+            "use another --out, or the settings of the store"
         )

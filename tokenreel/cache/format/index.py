@@ -60,7 +60,7 @@ def committed_keys(path: Path) -> set[str]:
 
 
 def logged_records(path: Path) -> tuple[dict[str, ClipRecord], list[str]]:
-    """Records of the logs by key, and what is wrong in them.  A torn last line is not."""
+    """Records of the logs by key, and the problems of the logs; a torn last line is none."""
     records, problems = {}, []
     for _, lines, wrong in logged_lines(path):
         problems += wrong
@@ -69,7 +69,7 @@ def logged_records(path: Path) -> tuple[dict[str, ClipRecord], list[str]]:
 
 
 def logged_lines(path: Path) -> Iterator[tuple[Path, dict[bytes, ClipRecord], list[str]]]:
-    """Each writer's log: its good lines with their records, and what is wrong with the others."""
+    """Each writer's log: its intact lines with their records, and the problems of the others."""
     for file in sorted(file_inside(path, "manifest").glob("*.jsonl")):
         good, problems = {}, []
         lines = file_inside(path, f"manifest/{file.name}").read_bytes().split(b"\n")
@@ -83,7 +83,7 @@ def logged_lines(path: Path) -> Iterator[tuple[Path, dict[bytes, ClipRecord], li
 
 
 def load_records(path: Path) -> dict[str, ClipRecord]:
-    """The committed clips, by clip_id, sorted.  What no log tells is read from the clips.
+    """Records of the committed clips, sorted by clip_id; those in no log are read from the clips.
 
     Raises:
         Damaged: a clip whose group cannot be read, or a path that leaves the store.

@@ -1,6 +1,6 @@
 """Version 1 of the store on disk: which arrays a clip has, their metadata, and chunk bytes.
 
-FORMAT.md is the law; this module is its only copy in code.
+FORMAT.md defines the format; this module is the only code that repeats it.
 """
 
 import struct
@@ -42,7 +42,7 @@ class ArraySpec:
         path: inside its group.
         shape: frames first.
         dtype: numpy's spelling, little-endian.
-        fill: a value that does not occur; NaN for floats.
+        fill: a value that no row has; NaN for floats.
         rows: frames of a chunk file.
         sharded: whether a chunk file is a shard of one-frame chunks.
     """
@@ -106,17 +106,17 @@ class ArraySpec:
         return data + struct.pack("<I", crc32c.crc32c(data))
 
     def parse_chunk(self, data: bytes, *, where: object, checksum: int | None = None) -> Array:
-        """The rows of such a file, (rows, ...) with the padding.
+        """The rows of a chunk file, (rows, ...) with the padding.
 
         Raises:
-            Damaged: a wrong length, or not the checksum of the file or of the clip's seal.
+            Damaged: a wrong length, or a checksum unlike the file's own or the clip's seal.
         """
         expected = self.rows * self.row_bytes
         if len(data) != expected + 4:
             raise Damaged(f"{where}: {len(data)} bytes, wanted {expected + 4}")
         (stored,) = struct.unpack("<I", data[-4:])
         if crc32c.crc32c(memoryview(data)[:-4]) != stored or checksum not in (None, stored):
-            raise Damaged(f"{where}: its bytes do not have their checksum")
+            raise Damaged(f"{where}: its bytes do not match their checksum")
         return np.frombuffer(
             data, self.dtype, self.rows * self.row_bytes // np.dtype(self.dtype).itemsize
         ).reshape(self.rows, *self.shape[1:])
@@ -135,34 +135,21 @@ def view_arrays(
     identity: StoreIdentity, codec: Codec, view: int, num_frames: int
 ) -> list[ArraySpec]:
     """The arrays of one view, in the order they are written: a block's crc32c is the last of it."""
-    base, nan = f"views/{view}", float("nan")
-    stored = codec.stored_shape(identity.num_tokens, identity.dim, identity.grid)
-    scale = codec.scale_shape(identity.num_tokens, identity.dim, identity.grid)
+    base, count, nan = f"views/{view}", num_frames, float("nan")
+    frame = identity.num_tokens, identity.dim, identity.grid
+    codes, scale = (count, *codec.stored_shape(*frame)), codec.scale_shape(*frame)
+    dtype, cls = codec.dtype.str.replace("|", ""), (count, identity.dim)
     specs = []
     for block in identity.blocks:
-        specs.append(
-            ArraySpec(
-                f"{base}/tokens/{block}",
-                (num_frames, *stored),
-                codec.dtype.str.replace("|", ""),
-                codec.fill_value,
-                SEGMENT,
-                sharded=True,
-            )
-        )
+        path = f"{base}/tokens/{block}"
+        specs.append(ArraySpec(path, codes, dtype, codec.fill_value, SEGMENT, sharded=True))
         if scale is not None:
-            specs.append(
-                ArraySpec(f"{base}/scale/{block}", (num_frames, *scale), "<f4", nan, SEGMENT)
-            )
+            specs.append(ArraySpec(f"{base}/scale/{block}", (count, *scale), "<f4", nan, SEGMENT))
         if identity.cls != "none":
-            specs.append(
-                ArraySpec(f"{base}/cls/{block}", (num_frames, identity.dim), "<f2", nan, SEGMENT)
-            )
-        specs.append(ArraySpec(f"{base}/crc32c/{block}", (num_frames,), "<u4", 0, SEGMENT))
+            specs.append(ArraySpec(f"{base}/cls/{block}", cls, "<f2", nan, SEGMENT))
+        specs.append(ArraySpec(f"{base}/crc32c/{block}", (count,), "<u4", 0, SEGMENT))
     if identity.cls != "none":
-        specs.append(
-            ArraySpec(f"{base}/cls_normed", (num_frames, identity.dim), "<f2", nan, SEGMENT)
-        )
+        specs.append(ArraySpec(f"{base}/cls_normed", cls, "<f2", nan, SEGMENT))
     return specs
 
 

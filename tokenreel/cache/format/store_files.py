@@ -41,18 +41,18 @@ def create_store(
     calibration: Mapping[str, Array] | None = None,
     canary: Mapping[str, Array] | None = None,
 ) -> Path:
-    """Create a store, whole or not at all; one that is there must have the same identity.
+    """Create a store atomically; an existing one must have the same identity.
 
     Args:
         path: directory of the store.
         identity: its identity.
-        made_with: versions, GPU, labels: recorded, not identity.
+        made_with: versions, GPU, labels: recorded, but not part of the identity.
         calibration: arrays of the codec, whose hash is in the identity.
-        canary: what a writer computes again at its start: frames and their tokens.
+        canary: frames and their tokens, which each writer recomputes when it starts.
 
     Raises:
-        WrongIdentity: there is a store of another identity.
-        UsageError: the calibration is not the identity's.
+        WrongIdentity: a store of another identity exists at the path.
+        UsageError: the calibration does not match the identity.
         StoreError: it cannot be written there.
     """
     path = Path(path)
@@ -67,9 +67,9 @@ def create_store(
         except OSError as error:
             if not (path / "recipe.json").exists():
                 raise StoreError(
-                    f"{path}: cannot make a store here: {error.strerror or error}"
+                    f"{path}: cannot create a store here: {error.strerror or error}"
                 ) from error
-            log.info("%s: another writer made it first", path)
+            log.info("%s: created by another writer meanwhile", path)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     load_identity(path)[0].require(identity, path=path)
@@ -183,15 +183,15 @@ def _require_known_version(data: bytes, path: Path) -> None:
     version = values.get("format_version") if isinstance(values, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise WrongIdentity(
-            f"{path} is of format version {version}, this tokenreel knows up to {FORMAT_VERSION}: "
-            "use a later tokenreel"
+            f"{path} has format version {version}; this version of TokenReel reads up to "
+            f"{FORMAT_VERSION}: upgrade TokenReel"
         )
 
 
 def record_failure(
     path: str | Path, clip_id: str, *, stage: str, reason: str, details: Mapping[str, Any]
 ) -> None:
-    """Put a clip in quarantine: failed/<key>.json, with the number of attempts so far."""
+    """Record that a clip failed, in failed/<key>.json, with the number of attempts so far."""
     file = Path(path) / "failed" / f"{clip_key(clip_id)}.json"
     attempts = 1 + next(
         (int(old["attempts"]) for old in read_failures(path) if old["clip_id"] == clip_id), 0
@@ -206,7 +206,7 @@ def read_failures(path: str | Path) -> list[dict[str, Any]]:
     """The quarantine records, by clip_id.
 
     Raises:
-        Damaged: one was altered; it may be deleted, the clip is then tried again.
+        Damaged: one was altered; delete it, and the clip is tried again.
     """
     found = []
     for file in Path(path).glob("failed/*.json"):

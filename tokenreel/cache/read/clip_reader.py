@@ -1,6 +1,6 @@
-"""A clip of a store, opened: metadata checked once, shards kept open while they are used.
+"""Read the arrays of one clip: its metadata is checked once, its shards stay open for later reads.
 
-Handles are shared by all clips of a store and their number is bounded.
+Handles are shared by all clips of a store, and their number is bounded.
 """
 
 import os
@@ -45,9 +45,9 @@ class ReadPolicy:
     """How a store is read.
 
     Attributes:
-        library: by tensorstore, the reference, instead of the direct reader.
+        library: with tensorstore, the reference, instead of the direct reader.
         checks: "always", "once" or "never": which reads of a frame have their crc32c checked.
-        direct: past the page cache.
+        direct: bypass the page cache.
     """
 
     library: bool
@@ -57,7 +57,7 @@ class ReadPolicy:
 
 @dataclass
 class Kept:
-    """What a store keeps open in one process; the oldest goes first."""
+    """What a store keeps open in one process; the oldest is dropped first."""
 
     clips: dict[Hashable, "OpenClip"] = field(default_factory=dict)
     shards: dict[Hashable, Shard] = field(default_factory=dict)
@@ -65,14 +65,14 @@ class Kept:
 
     @staticmethod
     def add(cache: dict[Hashable, Any], key: Hashable, value: Any, *, limit: int) -> None:
-        """Add to one of the three.  A thread that still uses what goes holds it."""
+        """Add to one of the three caches.  A dropped value lives on while a thread uses it."""
         cache[key] = value
         while len(cache) > limit:
             cache.pop(next(iter(list(cache))), None)
 
 
 class OpenClip:
-    """Reads the arrays of one clip.
+    """Reader of the arrays of one clip.
 
     Args:
         path: of the store.
@@ -83,7 +83,7 @@ class OpenClip:
         kept: of the store.
 
     Raises:
-        Damaged: the clip's group is not what the index says.
+        Damaged: the record in the clip differs from the one in the log.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class OpenClip:
         self._folder = file_inside(path, folder_of(record.key))
         found, self._seals = load_clip(self._folder, record.key, fingerprint=identity.fingerprint)
         if found != record:
-            raise Damaged(f"{record.clip_id}: the clip is not what the log says; run verify")
+            raise Damaged(f"{record.clip_id}: not the record that the log has; run verify")
         self._key, self._policy, self._kept = record.key, policy, kept
         self._specs = all_arrays(identity, codec, record)
         self._known_arrays: set[str] = set()
@@ -124,7 +124,7 @@ class OpenClip:
         return rows
 
     def pieces(self, path: str, frames: Array, out: Array) -> Iterator[Callable[[], None]]:
-        """What fills `out` with frames of a tokens array: one call for each shard.
+        """Calls that fill `out` with frames of a tokens array, one for each shard.
 
         Args:
             path: of the array.
@@ -141,11 +141,11 @@ class OpenClip:
                 )
 
     def shape_of(self, path: str, count: int) -> tuple[int, ...]:
-        """The shape of so many frames of an array."""
+        """Shape of `count` frames of an array."""
         return (count, *self._specs[path].shape[1:])
 
     def empty(self, path: str, count: int) -> Array:
-        """An uninitialised buffer for so many frames of a tokens array."""
+        """An uninitialised buffer for `count` frames of a tokens array."""
         make = aligned_empty if self._policy.direct else np.empty
         return make(self.shape_of(path, count), np.dtype(self._specs[path].dtype))
 
@@ -161,8 +161,9 @@ class OpenClip:
             )
         read_with_tensorstore(self._library[spec.path], frames, out, where=where)
         if self._policy.checks != "never":
-            sums = load_sums(self._folder, spec, number, self._seals)
-            check_with_sums(out, sums[within], where=where)
+            sums = load_sums(self._folder, spec, number, self._seals)[within]
+            if any(crc32c.crc32c(frame) != stored for frame, stored in zip(out, sums, strict=True)):
+                raise Damaged(f"{where}: a frame is damaged (crc32c); run verify, then repair")
 
     def _chunk(self, spec: ArraySpec, number: int) -> Array:
         key = (self._key, spec.path, number)
@@ -203,7 +204,7 @@ class OpenClip:
 
 
 def _num_shards() -> int:
-    """Shards kept open: at most a quarter of the handles that this process may have."""
+    """Shards kept open: at most a quarter of the handles that this process may open."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return SHARDS if allowed == resource.RLIM_INFINITY else max(1, min(SHARDS, allowed // 8))
 
@@ -252,10 +253,3 @@ def read_with_tensorstore(array: Any, frames: Array, out: Array, *, where: objec
         tensorstore.array(out, copy=False).write(array[frames]).result()
     except (ValueError, OSError) as error:
         raise Damaged(f"{where}: {error}") from error
-
-
-def check_with_sums(frames: Array, sums: Array, *, where: object) -> None:
-    """Raise Damaged unless each frame of (t, n, d) has its crc32c of `sums`, (t,)."""
-    for place, frame in enumerate(frames):
-        if crc32c.crc32c(frame) != sums[place]:
-            raise Damaged(f"{where}: a frame is damaged (crc32c); run verify, then repair")

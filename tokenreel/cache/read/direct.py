@@ -1,7 +1,7 @@
 """The direct reader: frames of dense, uncompressed shards straight into a buffer.
 
 An uncompressed shard is a raw file, so a run of frames is one `preadv`, or one copy of its pages.
-What is not exactly such a shard is refused, never guessed at.
+Any other file is refused.
 """
 
 import errno
@@ -27,13 +27,13 @@ __all__ = ["Shard", "aligned_empty", "runs"]
 
 log = logging.getLogger(__name__)
 PAGE = 4096
-STEP = 2**21  # bytes of a thread's own pages, for what does not start and end at a page
+STEP = 2**21  # bytes of a thread's scratch pages, for reads that are not page-aligned
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # not shared with a forked child
 _own = threading.local()
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An uninitialised array that starts at a page, as O_DIRECT wants, on huge pages when it can.
+    """An uninitialised page-aligned array, as O_DIRECT needs, on huge pages where there are any.
 
     Huge pages matter: the kernel pins every page of the target, and 4 KB ones cost O_DIRECT a
     third of its speed.
@@ -64,7 +64,7 @@ def runs(frames: Array, most: int = SEGMENT) -> Iterator[tuple[int, int, int]]:
 
 
 class Shard:
-    """One shard, opened and its index checked; closed when nobody holds it.
+    """One open shard whose index was checked; closed when the last reference goes.
 
     The first read of a frame goes through the file, so that an error of the disk is an error here,
     and is checked; later ones are copies of the mapped page cache, which costs half of a read.
@@ -129,7 +129,7 @@ class Shard:
             out: where to.
 
         Raises:
-            Damaged: the file changed, or a frame has not its checksum.
+            Damaged: the file changed, or a frame does not match its checksum.
         """
         rows = out.reshape(len(frames), -1).view(np.uint8)
         seen, mapped, most = self._seen[frames], None, SEGMENT
@@ -150,7 +150,7 @@ class Shard:
         self._seen[frames] = True
 
     def release_pages(self) -> None:
-        """Count no page of the file as memory of this process; the page cache keeps it."""
+        """Drop mapped pages from this process's memory; they stay in the page cache."""
         if self._pages is not None:
             self._pages.madvise(mmap.MADV_DONTNEED)
 
@@ -167,7 +167,7 @@ class Shard:
             raise Damaged(f"{self.path}: {size} bytes, wanted {self._num_bytes}; run verify")
 
     def _map(self) -> Array:
-        """The frames as pages.  Touching a page beyond the file's end would kill the process."""
+        """The frames, memory-mapped.  To touch a page beyond the file's end kills the process."""
         self._check_size()
         if self._mapped is None:
             self._pages = mmap.mmap(self._handle, self._num_bytes, prot=mmap.PROT_READ)
@@ -198,7 +198,7 @@ class Shard:
             out, offset = out[count:], offset + count
 
     def _leave_direct(self) -> None:
-        """Read through the page cache: this file system has no O_DIRECT, or another alignment."""
+        """Fall back to the page cache: no O_DIRECT on this file system, or another alignment."""
         log.debug("%s: no O_DIRECT here; read through the page cache", self.path)
         self._is_direct = False
         flags = fcntl.fcntl(self._handle, fcntl.F_GETFL)
@@ -206,10 +206,10 @@ class Shard:
 
 
 def _own_pages(num_bytes: int) -> Array:
-    """Pages of this thread, at most STEP of them: what is read into them is copied out at once."""
+    """Scratch pages of this thread, at most STEP bytes; what is read into them is copied out."""
     wanted = min(-(-num_bytes // PAGE) * PAGE, STEP)
     pages: Array = getattr(_own, "pages", np.empty(0, np.uint8))
-    if len(pages) < wanted:  # two for the index of a shard, as many as ever for frames
+    if len(pages) < wanted:  # two for the index of a shard, STEP for frames
         pages = aligned_empty((2 * PAGE if wanted <= 2 * PAGE else STEP,), np.dtype(np.uint8))
         _own.pages = pages
     return pages[:wanted]

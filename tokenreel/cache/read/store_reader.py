@@ -1,4 +1,4 @@
-"""Reading a store: only the frames asked for, straight into a buffer, damage never as zeros."""
+"""Read chosen frames of a store straight into a buffer; damage is an error, never zeros."""
 
 import logging
 import os
@@ -40,10 +40,13 @@ class Tokens:
     scales: dict[int, Array]
     codec: Codec
 
+    def encoded(self, block: int) -> Encoded:
+        """Codes and scales of a block."""
+        return Encoded(self.codes[block], self.scales.get(block))
+
     def decode(self, block: int) -> Array:
         """Tokens of a block, float32 (t, n, D)."""
-        encoded = Encoded(self.codes[block], self.scales.get(block))
-        return self.codec.decode(encoded, block=block)
+        return self.codec.decode(self.encoded(block), block=block)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +86,7 @@ def open_store(
 
 
 class Store:
-    """A store, open for reading.  Picklable; handles are opened when needed, in each process."""
+    """A store open for reading.  Picklable: each process opens the handles that it needs."""
 
     def __init__(
         self, path: Path, expect: StoreIdentity | None, backend: str, checks: str, placement: str
@@ -155,7 +158,7 @@ class Store:
             ClipNotFound: the store has no such clip.
         """
         if clip_id not in self.records:
-            raise ClipNotFound(f"{self.path} has no clip {clip_id!r}; it has {len(self.records)}")
+            raise ClipNotFound(f"{self.path} has no clip {clip_id!r} among its {len(self.records)}")
         return self.records[clip_id]
 
     def read(
@@ -185,18 +188,18 @@ class Store:
         if layers is not None:
             warnings.warn("Store.read(layers=) is now blocks=", FutureWarning, stacklevel=2)
             blocks = layers
-        reading = self._begin(Request(clip_id, frames, blocks, view, out))
+        reading = Reading(self, Request(clip_id, frames, blocks, view, out))
         for piece in reading.pieces:
             piece()
         return reading.result()
 
     def read_many(self, requests: Sequence[Request], *, threads: int = 8) -> list[Tokens]:
-        """Several reads at once, in their order: I/O threads share the shards of all of them.
+        """Several reads at once, on I/O threads; results in the order of the requests.
 
         Raises:
-            ClipNotFound, Damaged: as read does, once no thread writes to a buffer any longer.
+            ClipNotFound, Damaged: as read does, once no thread writes to a buffer any more.
         """
-        readings = [self._begin(request) for request in requests]
+        readings = [Reading(self, request) for request in requests]
         if self._pool is None or self._num_threads != threads:
             self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenreel-read")
             self._num_threads = threads
@@ -204,18 +207,9 @@ class Store:
         return [reading.result() for reading in readings]
 
     def release_pages(self) -> None:
-        """Count no page of the store's files as memory of this process.
-
-        They stay in the page cache, and the next read maps them again.
-        """
+        """Unmap the store's files from this process; they stay in the page cache."""
         for shard in list(self._kept.shards.values()):
             shard.release_pages()
-
-    def _begin(self, request: Request) -> "Reading":
-        record = self.record(request.clip_id)
-        return Reading(
-            request, record, self._open(record), identity=self.identity, codec=self.codec
-        )
 
     def read_cls(
         self, clip_id: str, frames: Any = None, *, block: int | str = "normed", view: int = 0
@@ -224,7 +218,7 @@ class Store:
         record = self.record(clip_id)
         name = "cls_normed" if block == "normed" else f"cls/{block}"
         path = f"views/{view}/{name}"
-        clip = self._open(record)
+        clip = self.open_clip(record)
         if not clip.has(path):
             raise ClipNotFound(f"{clip_id}: no {path} in this store")
         return clip.rows(path, frame_numbers(record, frames)).astype(np.float32)
@@ -251,7 +245,8 @@ class Store:
         times: Array = self.pts(clip_id) * (numerator / denominator)
         return times
 
-    def _open(self, record: ClipRecord) -> OpenClip:
+    def open_clip(self, record: ClipRecord) -> OpenClip:
+        """A reader of one clip's arrays, kept open for the next read of the clip."""
         if self._pid != os.getpid():
             self._forget()
         clip = self._kept.clips.get(record.key)
@@ -269,39 +264,28 @@ class Store:
 
     def _all_rows(self, clip_id: str, path: str) -> Array:
         record = self.record(clip_id)
-        return self._open(record).rows(path, np.arange(record.num_frames))
+        return self.open_clip(record).rows(path, np.arange(record.num_frames))
 
 
 class Reading:
-    """A request on its way.
-
-    Frames that are asked for twice, as by two windows of one clip, are read once.
+    """A request in progress.  Frames requested twice, as by two windows of a clip, are read once.
 
     Args:
-        request: what is wanted.
-        record: of its clip.
-        clip: opened.
-        identity: of the store.
-        codec: of the store.
+        store: to read from.
+        request: what to read.
 
     Attributes:
-        pieces: calls that do not depend on one another; result() is complete after all of them.
-            None of them holds the reading, so that its buffers are free when their user is done.
+        pieces: independent calls; result() is complete after all of them.  None of them refers to
+            the reading, so its buffers are freed as soon as their user drops them.
 
     Raises:
-        ClipNotFound: no such block, view or frame.
-        ValueError: frames or `out` that cannot be meant.
+        ClipNotFound: no such clip, block, view or frame.
+        ValueError: `out` of another shape, dtype or layout.
     """
 
-    def __init__(
-        self,
-        request: Request,
-        record: ClipRecord,
-        clip: OpenClip,
-        *,
-        identity: StoreIdentity,
-        codec: Codec,
-    ) -> None:
+    def __init__(self, store: Store, request: Request) -> None:
+        record, identity = store.record(request.clip_id), store.identity
+        clip = store.open_clip(record)
         self._blocks = tuple(identity.blocks if request.blocks is None else request.blocks)
         if (
             not set(self._blocks) <= set(identity.blocks)
@@ -314,7 +298,7 @@ class Reading:
         rows = frame_numbers(record, request.frames)
         distinct, self._inverse = np.unique(rows, return_inverse=True)
         self._is_plain = np.array_equal(distinct, rows)
-        self._out, self._codec = request.out, codec
+        self._out, self._codec = request.out, store.codec
         self._read: dict[int, Array] = {}
         self._scales: dict[int, Array] = {}
         self.pieces: list[Callable[[], None]] = []
@@ -341,7 +325,7 @@ class Reading:
         return given
 
     def result(self) -> Tokens:
-        """What the pieces have read."""
+        """The tokens, once every piece has run."""
         codes = self._read
         if not self._is_plain:
             given = self._out or {}
@@ -360,7 +344,7 @@ def _read_scales(
 
 
 def run_pieces(pieces: Sequence[Callable[[], None]], pool: Executor) -> None:
-    """Run the pieces on threads; an error of one is raised when nobody writes any longer."""
+    """Run the pieces on threads; an error is raised once no thread writes to a buffer any more."""
     waiting = [pool.submit(piece) for piece in pieces]
     try:
         for future in waiting:

@@ -1,4 +1,4 @@
-"""What a codec does to tokens: bytes, and errors that mean something to whoever uses the tokens.
+"""The cost of a codec: bytes a frame, and errors as a user of the tokens meets them.
 
 Tokens are compared after decoding, in float32, with each channel standardised by the mean and
 deviation of the sample, so that a few large channels do not hide all the others.
@@ -26,7 +26,7 @@ class CodecError:
         relative: root mean square of the error over that of the tokens about their means.
         cosine_median: between standardised tokens before and after, of the tokens in the middle.
         cosine_worst: of the worst hundredth: the 1st percentile.
-        pooled: as relative, after attention pooling (`pool_tokens`): what a model meets.
+        pooled: as relative, after attention pooling (`pool_tokens`), as in a model.
     """
 
     relative: float
@@ -80,7 +80,7 @@ def _pool_mean(tokens: Array, mean: Array, sd: Array, *, seed: int) -> Array:
 
 
 def pool_tokens(tokens: Array, *, seed: int, num_queries: int = QUERIES) -> Array:
-    """Attention pooling by fixed random queries: LSTP as it is before training.
+    """Attention pooling by fixed random queries, like untrained LSTP.
 
     Args:
         tokens: standardised, (F, n, D).
@@ -100,7 +100,7 @@ def pool_tokens(tokens: Array, *, seed: int, num_queries: int = QUERIES) -> Arra
 
 
 def spread_over_grid(tokens: Array, grid: Grid) -> Array:
-    """Tokens of a pooled grid, (F, n, D), at every place of the grid they stand for: (F, N, D)."""
+    """Repeat tokens of a pooled grid, (F, n, D), over the places that each covers: (F, N, D)."""
     rows, columns = grid
     if tokens.shape[1] == rows * columns:
         return tokens

@@ -1,4 +1,4 @@
-"""Clips from one store into another: merged as they are, or kept by another codec."""
+"""Copy clips from one store into another: as they are, or recoded by another codec."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -7,14 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenreel.cache.canonical import seal
 from tokenreel.cache.codec import Encoded, calibrate, codec_from_identity, codec_identity
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import file_inside, sync_directory, temporary_name, write_synced
-from tokenreel.cache.format.clip import OF_MANIFEST, ClipRecord, SourceInfo, folder_of, load_clip
+from tokenreel.cache.format.clip import (
+    OF_MANIFEST,
+    ClipRecord,
+    SourceInfo,
+    clip_group,
+    folder_of,
+    load_clip,
+)
 from tokenreel.cache.format.identity import FORMAT_VERSION
-from tokenreel.cache.format.layout import SEGMENT, group_json, segments
+from tokenreel.cache.format.layout import SEGMENT, segments
 from tokenreel.cache.format.store_files import create_store, load_arrays, load_identity
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.read.store_reader import Store, Tokens, open_store
@@ -30,7 +36,7 @@ SAMPLE_FRAMES = 8  # of a clip
 
 
 def merge_store(source: str | Path, into: str | Path, *, writer_id: str = "merge") -> list[str]:
-    """Copy the clips that `into` lacks, through the writer, so each is checked and whole.
+    """Copy the clips that `into` lacks; each is checked and committed like an extracted one.
 
     Returns:
         The clips copied.
@@ -40,21 +46,21 @@ def merge_store(source: str | Path, into: str | Path, *, writer_id: str = "merge
     """
     store = open_store(source)
     load_identity(Path(into))[0].require(store.identity, path=into)
-    return _copy_clips(store, into, _as_stored, writer_id=writer_id)
+    return _copy_clips(store, into, Tokens.encoded, writer_id=writer_id)
 
 
 def migrate_store(path: str | Path) -> list[str]:
-    """Bring a store to what this version writes, in place; what is current stays as it is.
+    """Bring a store to the format that this version writes, in place.
 
-    Within version 1: clips of the first stores did not name the store they were written for; now
-    they do, and a clip copied from a store of another identity is refused.
+    Clips of the first stores of version 1 do not name the fingerprint of their store; it is added,
+    so that a clip copied from a store of another identity is refused.
 
     Returns:
-        The clips that were brought up to date; none when the store is current.
+        The clips that were changed; none when the store is current.
 
     Raises:
         WrongIdentity: the store is of a version later than this package knows.
-        Damaged: verify and repair come first.
+        Damaged: run verify and repair first.
     """
     store, changed = open_store(path), []
     for record in store.records.values():
@@ -62,9 +68,8 @@ def migrate_store(path: str | Path) -> list[str]:
         if b'"fingerprint":' in (folder / "zarr.json").read_bytes():
             continue
         found, seals = load_clip(folder, record.key)
-        inner = {"record": found.to_dict(), "seals": seals, "fingerprint": store.fingerprint}
         beside = temporary_name(folder)  # not in the clip: a kill leaves it where gc looks
-        write_synced(beside, group_json({"tokenreel": seal(inner)}))
+        write_synced(beside, clip_group(found, seals, fingerprint=store.fingerprint))
         beside.replace(folder / "zarr.json")
         sync_directory(folder)
         changed.append(record.clip_id)
@@ -75,19 +80,19 @@ def migrate_store(path: str | Path) -> list[str]:
 def recode_store(path: str | Path, out: str | Path, *, codec: str) -> list[str]:
     """Write the clips of a store into a new one that keeps them by another, smaller codec.
 
-    The new identity names the fingerprint of the store that the tokens came from: they are not
-    quite those that an extraction with this codec would give, and the two never mix.
+    The new identity names the fingerprint of the source: recoded tokens differ a little from those
+    that an extraction with this codec gives, so the two never mix.
 
     Args:
         path: a store of fp16 or int8.
-        out: the new store; what a killed run left of it is gone on with.
+        out: the new store; one that a killed run left is resumed.
         codec: as for an extraction; from int8 a codec that loses more, such as pool2+int8.
 
     Returns:
         The clips written.
 
     Raises:
-        UsageError: a codec that could not be told from a true one: the source has lost too much.
+        UsageError: a codec that keeps more than the source has.
         WrongIdentity: `out` is another store.
     """
     store = open_store(path)
@@ -107,11 +112,8 @@ def recode_store(path: str | Path, out: str | Path, *, codec: str) -> list[str]:
     create_store(out, identity, made_with=made_with, calibration=calibration)
     target = codec_from_identity(identity.codec, calibration)
 
-    def recode(tokens: Tokens) -> dict[int, Encoded]:
-        return {
-            block: target.encode(tokens.decode(block), block=block, grid=identity.grid)
-            for block in tokens.codes
-        }
+    def recode(tokens: Tokens, block: int) -> Encoded:
+        return target.encode(tokens.decode(block), block=block, grid=identity.grid)
 
     return _copy_clips(store, out, recode, writer_id="migrate")
 
@@ -132,16 +134,10 @@ def sample_tokens(store: Store) -> dict[int, Array]:
     return {block: np.concatenate(some) for block, some in parts.items()}
 
 
-def _as_stored(tokens: Tokens) -> dict[int, Encoded]:
-    return {
-        block: Encoded(codes, tokens.scales.get(block)) for block, codes in tokens.codes.items()
-    }
-
-
 def _copy_clips(
     store: Store,
     into: str | Path,
-    convert: Callable[[Tokens], dict[int, Encoded]],
+    convert: Callable[[Tokens, int], Encoded],
     *,
     writer_id: str,
 ) -> list[str]:
@@ -163,7 +159,7 @@ def _copy_clip(
     store: Store,
     writer: StoreWriter,
     record: ClipRecord,
-    convert: Callable[[Tokens], dict[int, Encoded]],
+    convert: Callable[[Tokens, int], Encoded],
 ) -> None:
     name = record.clip_id
     clip = writer.begin(
@@ -177,7 +173,8 @@ def _copy_clip(
         for view in range(record.num_views):
             for part in segments(record.num_frames)[clip.resume_frames // SEGMENT :]:
                 rows = slice(part.start, part.stop)
-                encoded = convert(store.read(name, rows, view=view))
+                tokens = store.read(name, rows, view=view)
+                encoded = {block: convert(tokens, block) for block in tokens.codes}
                 cls: dict[int, Array] = {}
                 normed = None
                 if store.identity.cls != "none":

@@ -1,4 +1,4 @@
-"""Stores for other tools: chosen clips and blocks as HDF5 or .npy, decoded."""
+"""Export decoded tokens of chosen clips and blocks as HDF5 or .npy files for other tools."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,15 +26,15 @@ def export_store(
 
     Args:
         path: the store.
-        out: folder for the files: <key>.h5 with tokens/<block>, labels, times_seconds and what is
-            known of the clip as attributes, which import_features reads back; or <key>.<block>.npy.
+        out: folder for the files: <key>.h5 with tokens/<block>, labels, times_seconds and the
+            fields of the clip as attributes (import_features reads it), or <key>.<block>.npy.
         kind: "hdf5" or "npy".
         clips: clip ids, None for all.
         blocks: those to write, None for all.
         view: 0 is clean.
 
     Returns:
-        The files, each whole.
+        The files.
 
     Raises:
         ClipNotFound: no such clip, block or view.

@@ -43,11 +43,11 @@ __all__ = ["ImportStatement", "import_features", "read_statement"]
 WORDS = ("clip_id", "video", "split", "action", "group")
 
 SAMPLE_FILES, SAMPLE_FRAMES = 32, 8
-TICKS = 90_000  # of a second, where a file tells its times
+TICKS = 90_000  # of a second, where a file has times
 
 
 class ImportStatement(BaseModel):
-    """What the user says of features that something else made."""
+    """Statement of what made the features."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,7 +61,7 @@ class ImportStatement(BaseModel):
     image_size: tuple[int, int] = Field(description="height and width that the backbone saw")
     transform: dict[str, Any] = Field(description="how frames became images: any names and values")
     frames: dict[str, Any] = Field(default={"policy": "all"}, description="which frames")
-    fps: float = Field(gt=0, description="frames a second, for files that do not tell times")
+    fps: float = Field(gt=0, description="frames a second, for files without times")
     codec: str = Field(default="fp16", description="how the store keeps them")
 
 
@@ -70,12 +70,12 @@ class FeatureFile:
     """One clip to import.
 
     Attributes:
-        clip: what is known of it.
+        clip: its names and split.
         paths: block -> file that holds its tokens.
         num_frames: T.
         labels: (T,) phases, -1 unlabelled.
         phases: names of the phases of its action.
-        times_seconds: (T,), None where the file does not tell.
+        times_seconds: (T,), None where the file has none.
     """
 
     clip: Clip
@@ -90,7 +90,7 @@ def read_statement(path: str | Path) -> ImportStatement:
     """Read a statement, TOML or JSON.
 
     Raises:
-        UsageError: no such file, or what is wrong in it.
+        UsageError: no such file, or wrong fields.
     """
     path = Path(path)
     text = "\n".join(read_lines(path))
@@ -106,18 +106,18 @@ def read_statement(path: str | Path) -> ImportStatement:
 
 
 def import_features(folder: str | Path, store: str | Path, statement: ImportStatement) -> list[str]:
-    """Write features into a store; run again after an interruption, it goes on.
+    """Write features into a store; a rerun after an interruption resumes.
 
     Args:
         folder: of the files.
-        store: the store; made when absent.
+        store: the store; created if absent.
         statement: what made the features.
 
     Returns:
         The clips written.
 
     Raises:
-        UsageError: a file whose shape is not the stated one, a missing block, NaN.
+        UsageError: a shape unlike the stated one, a missing block, NaN.
         WrongIdentity: the store was made with other settings.
     """
     folder, store = Path(folder), Path(store)
@@ -194,16 +194,16 @@ def _write(writer: StoreWriter, file: FeatureFile, statement: ImportStatement) -
 def find_features(
     folder: Path, *, blocks: tuple[int, ...], num_tokens: int, dim: int
 ) -> list[FeatureFile]:
-    """The clips of a folder, each checked against what was stated.
+    """The clips of a folder, each checked against the statement.
 
     Args:
         folder: of the files.
-        blocks: that each clip must have.
+        blocks: stated blocks, which each clip must have.
         num_tokens: N of a frame.
         dim: D.
 
     Raises:
-        UsageError: no files; a shape that is not the stated one; blocks missing, or of different
+        UsageError: no files; a shape unlike the stated one; blocks missing, or of different
             lengths; labels or times of another length; two files of one clip.
     """
     if not folder.is_dir():
@@ -218,7 +218,9 @@ def find_features(
             if len(blocks) == 1 and not (stem and block == str(blocks[0])):
                 stem, block = name[:-4], str(blocks[0])
             if not block.isdecimal():
-                raise UsageError(f"{path}: {len(blocks)} blocks are stated, so <name>.<block>.npy")
+                raise UsageError(
+                    f"{path}: {len(blocks)} blocks are stated: name it <name>.<block>.npy"
+                )
             groups.setdefault(stem, {})[int(block)] = path
     if not groups:
         raise UsageError(f"{folder}: no .npy, .h5 or .hdf5 file")
@@ -289,7 +291,7 @@ def _look(
 
 
 def _words_of(path: Path, num_frames: int) -> tuple[dict[str, str], dict[str, Any]]:
-    """What an HDF5 file tells of its clip: words, and labels, times and phases."""
+    """Names of the clip in an HDF5 file, and its labels, times and phases."""
     blank: dict[str, Any] = {"labels": np.full(num_frames, UNLABELLED, np.int16)}
     if path.suffix == ".npy":
         return {}, blank
@@ -314,7 +316,7 @@ def _words_of(path: Path, num_frames: int) -> tuple[dict[str, str], dict[str, An
 
 @contextmanager
 def opened(path: Path, block: int) -> Iterator[Any]:
-    """The array of a block, not read into memory.
+    """Open the array of a block, without reading it into memory.
 
     Raises:
         UsageError: torn, of Python objects, or without the block.

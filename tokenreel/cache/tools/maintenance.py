@@ -1,4 +1,4 @@
-"""Looking after stores: info, differences, cleaning, repair.  Functions that return data."""
+"""Maintain stores: summary, differences, garbage collection, repair."""
 
 import shutil
 import time
@@ -26,15 +26,15 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class StoreInfo:
-    """What is in a store.
+    """Summary of a store.
 
     Attributes:
         name: of its directory; fingerprint: of its identity; codec: name of the codec.
-        asked_for: fingerprint of the identity before calibration: the digits in a default name.
+        asked_for: fingerprint before calibration, whose first digits are in a default name.
         blocks: kept blocks; num_views: V.
         num_clips, num_frames: committed, frames of one view.
         num_token_bytes: of the tokens of every view and block.
-        num_failed: clips in quarantine.
+        num_failed: clips with a failure record.
     """
 
     name: str
@@ -72,7 +72,7 @@ def store_info(path: str | Path) -> StoreInfo:
 
 
 def diff_stores(here: str | Path, there: str | Path) -> list[str]:
-    """How two stores differ, one line each: identity fields, clips, then tokens of common clips."""
+    """Differences of two stores, one line each: identity, clips, tokens of common clips."""
     one, two = open_store(here), open_store(there)
     rows = one.identity.differences(two.identity)
     lines = [f"identity {name}: {left!r} | {right!r}" for name, left, right in rows]
@@ -106,14 +106,14 @@ def _same_clip(one: Store, two: Store, name: str) -> bool:
 def collect_garbage(
     path: str | Path, *, older_than_seconds: float = 86400, delete: bool = False
 ) -> list[tuple[str, int]]:
-    """Leftovers of killed writers, untouched for that long.
+    """Find, and optionally delete, the leftovers of killed writers.
 
-    They are `.tmp-*` entries of the store and beside it (stores half made), and claims without a
-    heartbeat.  A clock that went backwards makes them look young: they stay, which is safe.
+    They are `.tmp-*` entries in the store and next to it (stores never completed), and claims
+    without a heartbeat.  A clock that went backwards makes them look recent: they stay.
 
     Args:
         path: the store.
-        older_than_seconds: younger ones may be somebody's work.
+        older_than_seconds: a more recent one may belong to a running writer.
         delete: remove them; otherwise they are only listed.
 
     Returns:
@@ -146,10 +146,10 @@ def _size(entry: Path) -> int:
 
 
 def mend_logs(path: str | Path) -> list[str]:
-    """Drop the damaged lines of the writers' logs: they are an index of the clips, no more.
+    """Drop damaged lines from the writers' logs, which are only an index of the clips.
 
     Returns:
-        The logs that were mended.
+        Names of the logs that were changed.
     """
     mended = []
     for file, lines, problems in logged_lines(Path(path)):
@@ -162,7 +162,7 @@ def mend_logs(path: str | Path) -> list[str]:
 def remove_damaged(
     path: str | Path, report: VerifyReport, *, clips: Sequence[str] = ()
 ) -> list[str]:
-    """Take the damaged clips of a report out of the store, so that the next extraction makes them.
+    """Remove the damaged clips of a report, so that the next extraction makes them again.
 
     Args:
         path: the store.
@@ -170,7 +170,7 @@ def remove_damaged(
         clips: only these; empty for all of report.repair.
 
     Returns:
-        Clips removed or missing: what to extract again.
+        Clips to extract again: removed or missing.
     """
     path, gone = Path(path), []
     for name in report.repair:

@@ -1,4 +1,4 @@
-"""Verifying a store: every file against what version 1 writes, every token against its checksum."""
+"""Verify a store: its files against format version 1, its tokens against their checksums."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ __all__ = ["Problem", "VerifyReport", "verify_store"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong.
+    """A problem of a store.
 
     Attributes:
         clip_id: the clip, or its key when its record cannot be read, "" for the store itself.
-        what: one sentence.
+        what: the problem, in one sentence.
         where: path of the directory.
     """
 
@@ -43,11 +43,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What verify_store found.
+    """Result of verify_store.
 
     Attributes:
-        num_clips: clips looked at.
-        problems: everything that is wrong; empty for a clean store.
+        num_clips: clips checked.
+        problems: empty for a clean store.
     """
 
     num_clips: int
@@ -70,17 +70,16 @@ class VerifyReport:
 
 
 def verify_store(path: str | Path, deep: bool = False) -> VerifyReport:
-    """Look for what is missing, extra, damaged or inconsistent.
+    """Find what is missing, extra, damaged or inconsistent; damage is reported, not raised.
 
     Args:
         path: the store.
-        deep: also read every token and look at it: checksums, NaN, fill values, frames of zeros,
+        deep: also read and check every token: checksums, NaN, fill values, frames of zeros,
             labels beyond the phases, times that do not increase.
 
     Raises:
         StoreNotFound: there is none.
         WrongIdentity: a format version that this package does not know.
-        Damage is reported, not raised.
     """
     path, problems = Path(path), []
     try:
@@ -89,7 +88,7 @@ def verify_store(path: str | Path, deep: bool = False) -> VerifyReport:
         canary = load_arrays(path / "canary")
         if (calibration_hash(canary) if canary else None) != attributes["canary_sha256"]:
             problems.append(Problem("", "the canary was altered", str(path / "canary")))
-        logged, wrong = logged_records(path)  # first: a writer commits a clip, then logs it
+        logged, wrong = logged_records(path)  # before the clips: a writer commits, then logs
         keys = committed_keys(path)
         read_failures(path)
     except WrongIdentity:
@@ -119,10 +118,10 @@ def verify_store(path: str | Path, deep: bool = False) -> VerifyReport:
 
 
 def _look_at_clips(path: Path, records: Sequence[ClipRecord]) -> list[Problem]:
-    """What is intact on disk but was wrong when it was written, in clips whose files are sound."""
+    """Wrong values in clips whose files are intact: they were wrong when they were written."""
     try:
         store = open_store(path, checks="never")
-    except Damaged:  # a clip whose record cannot be read: told already, and first to be repaired
+    except Damaged:  # an unreadable record: already reported, and to be repaired first
         return []
     return [
         Problem(record.clip_id, what, str(path / folder_of(record.key)))
@@ -132,7 +131,7 @@ def _look_at_clips(path: Path, records: Sequence[ClipRecord]) -> list[Problem]:
 
 
 def extras(path: Path) -> Iterator[Path]:
-    """Files and links beside the clips that no writer makes."""
+    """Files and links in a store that no writer makes."""
     known: dict[str, Callable[[Path], bool]] = {
         "manifest": lambda entry: entry.suffix == ".jsonl",
         "claims": lambda entry: entry.suffix == ".json",

@@ -1,8 +1,8 @@
-"""The canary: a few fixed frames whose tokens every writer computes again before it writes.
+"""The canary: fixed frames whose tokens every writer recomputes before it writes.
 
-Equal identities should give equal tokens, but a library, a processor or a resize may differ where
-no identity says so.  The first writer keeps the frames and some of their tokens in the store; a
-later one that does not come close to them is refused, rather than mixing two kinds of tokens.
+Equal identities should give equal tokens, but a library, a processor or a resize may differ without
+a trace in the identity.  The first writer stores the frames and some of their tokens; a later one
+whose tokens differ by more than TOLERANCE is refused, so that a store never mixes two kinds.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ KEPT_TOKENS = 64  # of a frame, evenly spread
 
 
 def canary_frames(image_size: int) -> Array:
-    """Two pictures made of whole numbers alone: ramps, rings and fine texture.
+    """Two pictures from integer arithmetic: ramps, rings and fine texture.
 
     Args:
         image_size: side of the square that the backbone sees; the pictures are larger.
@@ -42,11 +42,11 @@ def canary_frames(image_size: int) -> Array:
 
 
 def make_canary(frames: Array, tokens: Mapping[int, Array]) -> dict[str, Array]:
-    """What create_store keeps.
+    """The canary arrays that create_store stores.
 
     Args:
         frames: uint8 (F, H, W, 3).
-        tokens: block -> (F, N, D), what the writer computed of them, before any codec.
+        tokens: block -> (F, N, D), computed from the frames, before any codec.
     """
     kept = {f"tokens/{block}": _some(values) for block, values in tokens.items()}
     return {"frames": frames, **kept}
@@ -55,7 +55,7 @@ def make_canary(frames: Array, tokens: Mapping[int, Array]) -> dict[str, Array]:
 def canary_errors(canary: Mapping[str, Array], tokens: Mapping[int, Array]) -> dict[int, float]:
     """Relative error of each block's tokens against those in the store; see TOLERANCE.
 
-    A block of which one has tokens and the other has none, or other shapes, is infinitely wrong.
+    The error of a block that only one of the two has, or in another shape, is infinite.
     """
     errors = {}
     for name in canary.keys() - {"frames"} | {f"tokens/{block}" for block in tokens}:
@@ -72,12 +72,12 @@ def canary_errors(canary: Mapping[str, Array], tokens: Mapping[int, Array]) -> d
 def require_canary(
     canary: Mapping[str, Array], tokens: Mapping[int, Array], *, numeric: str, path: Path
 ) -> None:
-    """Raise unless this writer computes the tokens that the store's first writer computed.
+    """Raise unless this writer's tokens agree with those of the store's first writer.
 
     Args:
         canary: of the store.
-        tokens: block -> (F, N, D), of the canary's frames, computed now.
-        numeric: of the identity: which tolerance holds.
+        tokens: block -> (F, N, D), computed now from the canary's frames.
+        numeric: of the identity; chooses the tolerance.
         path: of the store.
 
     Raises:
@@ -91,7 +91,7 @@ def require_canary(
             f"{path}: this process computes other tokens of the store's fixed frames than the "
             f"process that made the store; relative errors beyond {limit:g} ({numeric}):\n{table}\n"
             "the identities are equal, so a library, the device or the weights in memory differ: "
-            "use the machine and versions that `store info` tells, or another --out"
+            "use the machine and versions that `store info` lists, or another --out"
         )
 
 

@@ -1,4 +1,4 @@
-"""One clip on its way into a store: segments of 64 frames, then one commit."""
+"""Write one clip into a store: segments of 64 frames, then one atomic commit."""
 
 import errno
 import logging
@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import crc32c
 import numpy as np
@@ -17,11 +16,19 @@ from tokenreel.cache.canonical import canonical_json, seal
 from tokenreel.cache.codec import Codec, Encoded
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged, StoreError
-from tokenreel.cache.files import make_directory, sync_directory, sync_tree, write_new, write_synced
+from tokenreel.cache.files import (
+    make_directory,
+    sync_directory,
+    sync_tree,
+    write_all,
+    write_new,
+    write_synced,
+)
 from tokenreel.cache.format.clip import (
     ClipRecord,
     all_arrays,
     check_clip,
+    clip_group,
     folder_of,
     frames_are_whole,
     groups_of,
@@ -90,7 +97,7 @@ class ClipWriter:
         self.resume_frames = done * SEGMENT
 
     def _take_over(self) -> int:
-        """Move what a dead writer left to a directory of our own; segments that are whole."""
+        """Take over the directory that a dead writer left; returns its number of whole segments."""
         identity = canonical_json(seal({"record": self._record.to_dict()}))
         for left in sorted(self._final.parent.glob(f".tmp-{self._record.key}-*")):
             try:
@@ -141,7 +148,7 @@ class ClipWriter:
             self._tracks[view].append(encoded, cls, cls_normed)
 
     def commit(self, pts: Array, frame_index: Array, labels: Array, flags: Array) -> ClipRecord:
-        """Commit the clip: afterwards it is in the store whole, also after a power cut.
+        """Commit the clip; from then on the store holds all of it, even after a power cut.
 
         Args:
             pts: (T,) ticks of time_base.
@@ -150,24 +157,26 @@ class ClipWriter:
             flags: (T,) uint8 below 255.
 
         Returns:
-            The record: the other writer's when it was faster.
+            The record in the store: another writer's where that one committed first.
 
         Raises:
             ValueError: views or arrays that do not have T frames.
             StoreError: the disk is full, read-only or gone; nothing is committed.
-            Damaged: what was written does not read back.
+            Damaged: the clip does not read back as it was written.
         """
         arrays = {"pts": pts, "frame_index": frame_index, "labels": labels, "flags": flags}
         counts = {track.num_frames for track in self._tracks} | {len(a) for a in arrays.values()}
         if len(counts) != 1 or counts == {0}:
-            raise ValueError(f"{self._record.clip_id}: views and arrays have {counts} frames")
+            raise ValueError(
+                f"{self._record.clip_id}: views and arrays differ in frames or have none: {counts}"
+            )
         record = replace(self._record, num_frames=counts.pop())
         with self._disk_errors():
             self._finish(record, arrays)
         identity, codec = self._target.identity, self._target.codec
         problems = check_clip(self._folder, record.key, identity, codec, deep=True)
         if problems:
-            raise Damaged(f"{record.clip_id}: written but not readable: {problems[0]}")
+            raise Damaged(f"{record.clip_id}: written, but reading it back failed: {problems[0]}")
         with self._disk_errors():
             return self._publish(record)
 
@@ -190,12 +199,8 @@ class ClipWriter:
             write_new(self._folder / spec.path / "zarr.json", data)
         for group in groups_of(specs):
             write_new(self._folder / group / "zarr.json", group_json())
-        values: dict[str, Any] = {
-            "record": record.to_dict(),
-            "seals": seals,
-            "fingerprint": self._target.identity.fingerprint,
-        }
-        write_new(self._folder / "zarr.json", group_json({"tokenreel": seal(values)}))
+        meta = clip_group(record, seals, fingerprint=self._target.identity.fingerprint)
+        write_new(self._folder / "zarr.json", meta)
         (self._folder / "begin.json").unlink()
         sync_tree(self._folder)
 
@@ -243,10 +248,10 @@ class ClipWriter:
 class Track:
     """The frames of one view, segment by segment.
 
-    Tokens go to their shard as they come; the rest of a segment, a few MB, waits until it is full.
+    Tokens are written to their shard at once; the small arrays, a few MB, when the segment is full.
 
     Attributes:
-        num_frames: appended so far, those of a resumed run counted.
+        num_frames: appended so far, including those of a resumed run.
         seals: array -> crc32c of each chunk file.
     """
 
@@ -320,14 +325,14 @@ class Track:
             self._make_room(path)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._open[spec.path] = os.open(path, flags, 0o644)
-        _write_all(self._open[spec.path], rows.data.cast("B"))
+        write_all(self._open[spec.path], rows.data.cast("B"))
         sums = np.array([crc32c.crc32c(row) for row in rows], "<u4")
         self._rows.setdefault(spec.path.replace("/tokens/", "/crc32c/"), []).append(sums)
 
     def _end_segment(self, num_frames: int) -> None:
         number = (self.num_frames - 1) // SEGMENT
         for path, handle in self._open.items():
-            _write_all(handle, memoryview(shard_index(num_frames, self._specs[path].row_bytes)))
+            write_all(handle, memoryview(shard_index(num_frames, self._specs[path].row_bytes)))
         self.drop()
         for path, rows in self._rows.items():
             spec = self._specs[path]
@@ -339,12 +344,12 @@ class Track:
         self._rows = {}
 
     def _make_room(self, path: Path) -> None:
-        """Make the folder of a file, but never the clip's own: it vanished, or was taken over."""
+        """Make the folder of a file, unless the clip's folder is gone or was taken over."""
         (self._folder / "begin.json").stat()
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def close(self) -> None:
-        """Write the last segment, when it is not full."""
+        """Write the last segment if it is partly filled."""
         if self.num_frames % SEGMENT:
             self._end_segment(self.num_frames % SEGMENT)
 
@@ -353,8 +358,3 @@ class Track:
         for handle in self._open.values():
             os.close(handle)
         self._open = {}
-
-
-def _write_all(handle: int, view: memoryview) -> None:
-    while view:
-        view = view[os.write(handle, view) :]

@@ -1,10 +1,10 @@
-"""Writing a store: one writer a process, one clip at a time, committed whole.
+"""Write a store: one writer a process, one clip at a time, each committed atomically.
 
     temporary directory -> segments of 64 frames -> flush every file and directory -> read back and
     check -> rename -> flush the parent -> one line in this writer's own log
 
 A kill loses at most the open segment: the next writer of the clip takes over the directory and the
-segments that are whole.  Two writers of one clip: the rename decides, the other discards its own.
+segments that are whole.  If two writers make one clip, the rename decides: the loser's is deleted.
 """
 
 import threading
@@ -44,9 +44,9 @@ class StoreWriter:
     Args:
         path: a store that create_store made.
         writer_id: a word for the log's file name: letters, digits, "-", "_".
-        expiry_seconds: a claim without heartbeat for so long is dead (other hosts; on the same
-            host a dead process is seen at once).
-        sweep_seconds: temporary directories untouched for so long are removed.
+        expiry_seconds: a claim of another host is dead after that long without a heartbeat (on the
+            same host, as soon as its process has ended).
+        sweep_seconds: temporary directories older than that are removed.
     """
 
     def __init__(
