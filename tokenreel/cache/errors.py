@@ -41,7 +41,7 @@ class UsageError(TokenReelError, ValueError):
 
 
 class StoreError(TokenReelError):
-    """A token store cannot be used as asked."""
+    """A token store cannot be used."""
 
     exit_status = 5
 

@@ -59,7 +59,7 @@ def test_a_clip_copied_by_hand_from_a_store_of_another_identity_is_refused(tmp_p
     folder = folder_of(clip_key("a"))
     (other / folder).parent.mkdir()
     shutil.copytree(store / folder, other / folder)
-    with pytest.raises(Damaged, match="written for a store of identity"):
+    with pytest.raises(Damaged, match="written for a store of fingerprint"):
         open_store(other).read("a")
     assert verify_store(other).exit_status == 5
 
@@ -80,7 +80,9 @@ def test_a_store_of_a_later_version_is_refused_by_name(tmp_path):
     values = json.loads((store / "recipe.json").read_text()) | {"format_version": 2}
     (store / "recipe.json").write_text(json.dumps(values))
     for use in (open_store, migrate_store, verify_store):
-        with pytest.raises(WrongIdentity, match="format version 2, this tokenreel knows up to 1"):
+        with pytest.raises(
+            WrongIdentity, match="version 2; this version of TokenReel reads up to 1"
+        ):
             use(store)
 
 
@@ -106,7 +108,7 @@ def test_a_recoded_store_is_what_the_codec_makes_of_the_tokens(tmp_path, codec):
 )
 def test_a_codec_that_would_pretend_to_know_more_is_refused(tmp_path, source, codec):
     store = store_of(tmp_path / "s", source, "a")
-    with pytest.raises(UsageError, match="cannot be made of it"):
+    with pytest.raises(UsageError, match="cannot be recoded as"):
         recode_store(store, tmp_path / "t", codec=codec)
     assert not (tmp_path / "t").exists()
 

@@ -197,7 +197,7 @@ def load_clip(
     theirs = inner.get("fingerprint", fingerprint)  # absent in the first stores of version 1
     if fingerprint is not None and theirs != fingerprint:
         raise Damaged(
-            f"{where}: written for a store of identity {str(theirs)[:12]}, this one has "
+            f"{where}: written for a store of fingerprint {str(theirs)[:12]}, this store has "
             f"{fingerprint[:12]}"
         )
     return record, seals

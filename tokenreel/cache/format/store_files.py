@@ -1,4 +1,4 @@
-"""A store's own files: creating it, its identity, calibration and canary, its quarantine."""
+"""Files of a store as a whole: identity, calibration, canary, failure records."""
 
 import logging
 import os

@@ -368,6 +368,6 @@ def frame_numbers(record: ClipRecord, frames: Any) -> Array:
     if rows.size and (rows.min() < 0 or rows.max() >= record.num_frames):
         raise ClipNotFound(
             f"{record.clip_id} has frames 0 to {record.num_frames - 1}, "
-            f"asked for {rows.min()} to {rows.max()}"
+            f"not {rows.min()} to {rows.max()}"
         )
     return rows.astype(np.int64)

@@ -51,13 +51,13 @@ def measure_codec(codec: Codec, samples: Mapping[int, Array], *, grid: Grid) -> 
         for start in range(0, len(tokens), STEP_FRAMES):
             part = tokens[start : start + STEP_FRAMES]
             encoded = codec.encode(part, block=block, grid=grid)
-            one = (part - mean) / sd
-            few = (codec.decode(encoded, block=block) - mean) / sd
-            two = spread_over_grid(few, grid)
-            lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(two, axis=-1)
-            cosines.append(((one * two).sum(axis=-1) / np.maximum(lengths, 1e-12)).ravel())
-            before, after = pool_tokens(one, seed=block), pool_tokens(few, seed=block)
-            pairs = (two - one, one, after - before, before - centre)
+            wanted = (part - mean) / sd
+            decoded = (codec.decode(encoded, block=block) - mean) / sd
+            found = spread_over_grid(decoded, grid)
+            lengths = np.linalg.norm(wanted, axis=-1) * np.linalg.norm(found, axis=-1)
+            cosines.append(((wanted * found).sum(axis=-1) / np.maximum(lengths, 1e-12)).ravel())
+            before, after = pool_tokens(wanted, seed=block), pool_tokens(decoded, seed=block)
+            pairs = (found - wanted, wanted, after - before, before - centre)
             sums += [float(np.square(values, dtype=np.float64).sum()) for values in pairs]
     every = np.concatenate(cosines)
     return CodecError(

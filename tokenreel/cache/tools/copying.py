@@ -96,11 +96,12 @@ def recode_store(path: str | Path, out: str | Path, *, codec: str) -> list[str]:
         WrongIdentity: `out` is another store.
     """
     store = open_store(path)
-    own = store.codec.name
-    if own not in ("fp16", "int8") or codec in ("fp16", own) or (own == "int8" and "fp16" in codec):
+    kept = store.codec.name
+    is_finer = codec in ("fp16", kept) or (kept == "int8" and "fp16" in codec)
+    if kept not in ("fp16", "int8") or is_finer:
         raise UsageError(
-            f"{path} holds {own}: {codec} cannot be made of it; from fp16 any codec can, "
-            "from int8 one that loses more (pool2+int8, pca:128+int8, int4): extract again"
+            f"{path} holds {kept}, which cannot be recoded as {codec}: fp16 can be as any codec, "
+            "int8 as a smaller one (pool2+int8, pca:128+int8, int4); extract again"
         )
     if (Path(out) / "recipe.json").is_file():
         calibration: Mapping[str, Array] = load_arrays(Path(out) / "calibration")
@@ -131,7 +132,7 @@ def sample_tokens(store: Store) -> dict[int, Array]:
         )
         for block in parts:
             parts[block].append(tokens.decode(block))
-    return {block: np.concatenate(some) for block, some in parts.items()}
+    return {block: np.concatenate(samples) for block, samples in parts.items()}
 
 
 def _copy_clips(

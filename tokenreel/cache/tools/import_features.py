@@ -154,7 +154,7 @@ def _sample(files: Sequence[FeatureFile], statement: ImportStatement) -> dict[in
         for block in parts:
             with opened(file.paths[block], block) as array:
                 parts[block].append(_tokens(array[::step], statement))
-    return {block: np.concatenate(some) for block, some in parts.items()}
+    return {block: np.concatenate(rows) for block, rows in parts.items()}
 
 
 def _tokens(rows: Any, statement: ImportStatement) -> Array:
@@ -233,7 +233,7 @@ def find_features(
     for name, paths in groups.items():
         if set(paths) != set(blocks):
             raise UsageError(f"{name}: has blocks {sorted(paths)}, stated are {list(blocks)}")
-    files = [_look(name, paths, (num_tokens, dim), table) for name, paths in groups.items()]
+    files = [_inspect(name, paths, (num_tokens, dim), table) for name, paths in groups.items()]
     ids = [file.clip.clip_id for file in files]
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
@@ -260,7 +260,7 @@ def _read_table(path: Path) -> dict[str, Line]:
     return lines
 
 
-def _look(
+def _inspect(
     name: str,
     paths: Mapping[int, Path],
     wanted: tuple[int, int],
@@ -279,7 +279,7 @@ def _look(
     num_frames = max(lengths.values())
     if set(lengths.values()) != {num_frames} or num_frames == 0:
         raise UsageError(f"{name}: frames of its blocks are {lengths}; wanted the same, at least 1")
-    words, extra = _words_of(next(iter(paths.values())), num_frames)
+    words, extra = _read_names(next(iter(paths.values())), num_frames)
     stem = name.removesuffix(".h5").removesuffix(".hdf5")
     line = table.get(name)
     listed = {k: v for k, v in line.cells.items() if k != "file" and v} if line else {}
@@ -290,7 +290,7 @@ def _look(
     return FeatureFile(Clip(**words), paths, num_frames, **extra)  # type: ignore[arg-type]
 
 
-def _words_of(path: Path, num_frames: int) -> tuple[dict[str, str], dict[str, Any]]:
+def _read_names(path: Path, num_frames: int) -> tuple[dict[str, str], dict[str, Any]]:
     """Names of the clip in an HDF5 file, and its labels, times and phases."""
     blank: dict[str, Any] = {"labels": np.full(num_frames, UNLABELLED, np.int16)}
     if path.suffix == ".npy":

@@ -73,32 +73,26 @@ def store_info(path: str | Path) -> StoreInfo:
 
 def diff_stores(here: str | Path, there: str | Path) -> list[str]:
     """Differences of two stores, one line each: identity, clips, tokens of common clips."""
-    one, two = open_store(here), open_store(there)
-    rows = one.identity.differences(two.identity)
+    first, second = open_store(here), open_store(there)
+    rows = first.identity.differences(second.identity)
     lines = [f"identity {name}: {left!r} | {right!r}" for name, left, right in rows]
-    lines += [f"only in {here}: {name}" for name in sorted(one.records.keys() - two.records.keys())]
-    lines += [
-        f"only in {there}: {name}" for name in sorted(two.records.keys() - one.records.keys())
-    ]
-    for name in one.records if not rows else []:
-        if name in two.records and not _same_clip(one, two, name):
-            lines.append(f"differs: {name}")
-    return lines
+    names, others = first.records.keys(), second.records.keys()
+    lines += [f"only in {here}: {name}" for name in sorted(names - others)]
+    lines += [f"only in {there}: {name}" for name in sorted(others - names)]
+    common = [] if rows else sorted(names & others)
+    return lines + [f"differs: {name}" for name in common if not _same_clip(first, second, name)]
 
 
-def _same_clip(one: Store, two: Store, name: str) -> bool:
-    record = one.record(name)
-    if record != two.record(name) or (one.labels(name) != two.labels(name)).any():
+def _same_clip(first: Store, second: Store, name: str) -> bool:
+    record = first.record(name)
+    if record != second.record(name) or (first.labels(name) != second.labels(name)).any():
         return False
     for view in range(record.num_views):
         for part in segments(record.num_frames):
             rows = slice(part.start, part.stop)
-            left, right = one.read(name, rows, view=view), two.read(name, rows, view=view)
-            for block, codes in left.codes.items():
-                if codes.tobytes() != right.codes[block].tobytes():
-                    return False
-            for block, scales in left.scales.items():
-                if scales.tobytes() != right.scales[block].tobytes():
+            left, right = (store.read(name, rows, view=view) for store in (first, second))
+            for ours, theirs in ((left.codes, right.codes), (left.scales, right.scales)):
+                if any(ours[block].tobytes() != theirs[block].tobytes() for block in ours):
                     return False
     return True
 

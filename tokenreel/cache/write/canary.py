@@ -48,7 +48,7 @@ def make_canary(frames: Array, tokens: Mapping[int, Array]) -> dict[str, Array]:
         frames: uint8 (F, H, W, 3).
         tokens: block -> (F, N, D), computed from the frames, before any codec.
     """
-    kept = {f"tokens/{block}": _some(values) for block, values in tokens.items()}
+    kept = {f"tokens/{block}": _sampled(values) for block, values in tokens.items()}
     return {"frames": frames, **kept}
 
 
@@ -62,7 +62,7 @@ def canary_errors(canary: Mapping[str, Array], tokens: Mapping[int, Array]) -> d
         block = int(name.removeprefix("tokens/"))
         errors[block] = float("inf")
         if name in canary and block in tokens:
-            kept, found = canary[name].astype(np.float64), _some(tokens[block])
+            kept, found = canary[name].astype(np.float64), _sampled(tokens[block])
             if kept.shape == found.shape:
                 spread = np.sqrt(np.mean((kept - kept.mean(axis=(0, 1))) ** 2))
                 errors[block] = float(np.sqrt(np.mean((found - kept) ** 2)) / max(spread, 1e-12))
@@ -95,7 +95,7 @@ def require_canary(
         )
 
 
-def _some(tokens: Array) -> Array:
+def _sampled(tokens: Array) -> Array:
     """At most 64 tokens of each frame, evenly spread, float32 (F, n, D)."""
     count = tokens.shape[1]
     chosen = np.linspace(0, count - 1, min(KEPT_TOKENS, count)).astype(int)
