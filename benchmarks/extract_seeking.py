@@ -50,7 +50,7 @@ def main() -> None:
             wanted = len(starts) * CLIP_SECONDS * FPS
 
             def sought(path=path, starts=starts, wanted=wanted) -> None:
-                seeking.forget()
+                seeking.examined.clear()
                 count = 0
                 for start in starts:
                     stop = start + CLIP_SECONDS

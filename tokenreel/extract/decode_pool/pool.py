@@ -127,18 +127,18 @@ class DecodeProcess:
         child.close()
         self.task: _Task | None = None
         self.lent = 0  # slots that the parent has not released
-        self.heard = time.monotonic()
+        self.last_message = time.monotonic()
         self.has_answered = False
 
     def give(self, task: _Task) -> None:
         """Start a task."""
-        self.task, self.heard = task, time.monotonic()
+        self.task, self.last_message = task, time.monotonic()
         self.pipe.send(task.job)
 
     def release(self, slot: int) -> None:
         """Return a slot to the process, if it still runs."""
         self.lent -= 1
-        self.heard = time.monotonic()
+        self.last_message = time.monotonic()
         with contextlib.suppress(OSError):
             self.pipe.send(slot)
 
@@ -147,7 +147,7 @@ class DecodeProcess:
         if self.task is None or self.lent >= SLOTS:
             return False
         limit = timeout_seconds if self.has_answered else max(timeout_seconds, START_SECONDS)
-        return time.monotonic() - self.heard > limit
+        return time.monotonic() - self.last_message > limit
 
     def peak_bytes(self) -> int:
         """Peak memory of the process without its slots; 0 after its end."""
@@ -268,7 +268,7 @@ class DecodePool:
             exit_code = worker.process.exitcode
             yield from self._replace(worker, f"the decode process died (exit {exit_code})")
             return
-        worker.heard, worker.has_answered = time.monotonic(), True
+        worker.last_message, worker.has_answered = time.monotonic(), True
         if isinstance(message, Chunk):
             worker.lent += 1
             slot = message.slot

@@ -55,9 +55,7 @@ def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
     _require_fitting(config.codec, shape)
     every = {"policy": "all"}
     height, width = shape.image_size
-    transform = transform_parameters(
-        config.transform, height if height == width else (height, width)
-    )
+    image_size = height if height == width else (height, width)
     return StoreIdentity(
         architecture=config.backbone,
         weights_sha256=weights_hash,
@@ -66,7 +64,9 @@ def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
         grid=shape.grid,
         dim=shape.dim,
         image_size=shape.image_size,
-        transform=transform | {"mean": list(shape.mean), "std": list(shape.std)},
+        transform=transform_parameters(
+            config.transform, image_size, mean=shape.mean, std=shape.std
+        ),
         frames=every if config.fps is None else {"policy": "fps", "fps": config.fps},
         views=view_parameters(config.views, config.view_seed),
         numeric=config.numeric,

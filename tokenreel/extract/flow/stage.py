@@ -12,6 +12,7 @@ __all__ = ["Stage", "WriterThreads"]
 T = TypeVar("T")
 Task = tuple[Callable[[], None], Callable[[], None]]  # the work, and what follows it in any case
 
+TICK_SECONDS = 0.5
 WRITER_DEPTH = 4  # tasks that may wait for a thread: memory stays bounded when the disk is slow
 
 
@@ -57,14 +58,12 @@ class Stage(Generic[T]):
         if error is None and self._error is not None:
             raise self._error
 
-    def finish(
-        self, tick: Callable[[], None] = lambda: None, *, every_seconds: float = 0.5
-    ) -> None:
+    def finish(self, tick: Callable[[], None] = lambda: None) -> None:
         """Wait until every item is processed; `tick` is called meanwhile."""
         if self._thread.is_alive():
             self._items.put(None)
         while self._thread.is_alive():
-            self._thread.join(every_seconds)
+            self._thread.join(TICK_SECONDS)
             tick()
 
     def put(self, item: T) -> None:

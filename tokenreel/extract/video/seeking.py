@@ -33,7 +33,7 @@ from tokenreel.extract.video.damage import DamageWatch, errors_so_far, is_paired
 from tokenreel.extract.video.decoders import frame_of, opened, read_pyav, ticks_of
 from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo
 
-__all__ = ["PacketIndex", "forget", "read_pyav_from", "scan_packets", "trusted_index"]
+__all__ = ["PacketIndex", "examined", "read_pyav_from", "scan_packets", "trusted_index"]
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +64,8 @@ class PacketIndex:
     keys: tuple[int, ...]
     first_pts: tuple[int, ...]
 
-    def key_before(self, pts: float | Fraction) -> int:
-        """Index in keys of the last key frame at or before a time; 0 if there is none."""
-        return max(0, bisect_right(self.first_pts, pts) - 1)
 
-
-_examined: "OrderedDict[tuple[object, ...], PacketIndex | str]" = OrderedDict()
+examined: "OrderedDict[tuple[object, ...], PacketIndex | str]" = OrderedDict()
 
 
 def read_pyav_from(
@@ -89,7 +85,7 @@ def read_pyav_from(
     yielded = -1
     try:
         index = trusted_index(path, info, alive)
-        key = index.key_before(start_ticks + info.start_ticks)
+        key = bisect_right(index.first_pts, start_ticks + info.start_ticks) - 1
         if key > 0:
             for frame in _read_from_key(path, info, index, key):
                 yielded = frame.index
@@ -115,18 +111,13 @@ def trusted_index(path: Path, info: VideoInfo, alive: Callable[[], None]) -> Pac
     """
     status = path.stat()
     key = path, info, status.st_size, status.st_mtime_ns  # a replaced file is examined again
-    found = _examined.pop(key, None) or _examine(path, info, alive)
-    _examined[key] = found
-    if len(_examined) > REMEMBERED:
-        _examined.popitem(last=False)
+    found = examined.pop(key, None) or _examine(path, info, alive)
+    examined[key] = found
+    if len(examined) > REMEMBERED:
+        examined.popitem(last=False)
     if isinstance(found, str):
         raise Untrusted(found)
     return found
-
-
-def forget() -> None:
-    """Forget the files that were examined."""
-    _examined.clear()
 
 
 def _examine(path: Path, info: VideoInfo, alive: Callable[[], None]) -> PacketIndex | str:
