@@ -16,7 +16,12 @@ class ExtractConfig(BaseModel):
         default="vit_base_patch8_224.dino", description="timm name of a ViT or ResNet"
     )
     weights: str = Field(
-        default="pretrained", description="pretrained, random:SEED, or a local file"
+        default="pretrained",
+        description="pretrained, random:SEED, or a file or folder of weights",
+    )
+    weights_key: str | None = Field(
+        default=None,
+        description="which tensors of a file that holds several sets: teacher, student, ...",
     )
     blocks: tuple[int, ...] = Field(
         default=(3, 7, 11), description="0-based blocks to keep; negative from the end"

@@ -14,12 +14,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
 from tokenreel.cache.codec import codec_identity
 from tokenreel.cache.errors import Damaged, UsageError
 from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.read.store_reader import open_store
+from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.flow import runner
 from tokenreel.pipeline.defaults import find_store, stores_below
@@ -80,6 +82,15 @@ def test_the_name_ends_with_the_fingerprint_of_the_calibrated_recipe(extracted):
 
 def test_a_second_run_finds_the_store_and_makes_nothing_again(folder, extracted, root):
     report, store = extract_dataset("folder", WORDS, root=root)
+    assert store == extracted[1]
+    assert (report.committed, report.skipped) == ([], ["a.mp4"])
+
+
+def test_the_same_weights_in_a_file_are_the_same_extraction(folder, extracted, root, tmp_path):
+    state = load_weights("vit_tiny_patch16_224", "random:3")
+    torch.save({"teacher": {f"backbone.{k}": v for k, v in state.items()}}, tmp_path / "w.pth")
+    words = [*WORDS, f"weights={tmp_path / 'w.pth'}"]
+    report, store = extract_dataset("folder", words, root=root)
     assert store == extracted[1]
     assert (report.committed, report.skipped) == ([], ["a.mp4"])
 

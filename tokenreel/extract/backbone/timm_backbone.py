@@ -1,6 +1,7 @@
 """The frozen backbone: images -> spatial tokens and CLS of chosen blocks, before the final norm."""
 
 import inspect
+import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.extract.backbone.weights import HEADS
+from tokenreel.extract.backbone.weight_names import HEADS, NORM_EPS
 from tokenreel.extract.images.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["Backbone", "BackboneShape", "FrameTokens", "backbone_shape", "build_backbone"]
+
+log = logging.getLogger(__name__)
 
 STEM = 1  # entries before the stages of a ResNet in timm's lists
 
@@ -176,10 +179,12 @@ def build_backbone(
         torch.backends.cudnn.allow_tf32 = False
     model: Any = _create(backbone, shape.image_size)
     tensors = dict(state)
+    _set_norm_eps(model, tensors.pop(NORM_EPS, None))
     resample = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if _is_vit(model) and resample is not None:
-        tensors = dict(resample(tensors, model))
+    _log_interpolation(tensors, model)
     try:
+        if _is_vit(model) and resample is not None:
+            tensors = dict(resample(tensors, model))
         answer = model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
         raise UsageError(f"the weights do not fit {backbone}: {error}") from error
@@ -190,6 +195,27 @@ def build_backbone(
             f"unexpected {answer.unexpected_keys[:3]}"
         )
     return Backbone(model, shape, numeric=numeric).to(device)
+
+
+def _set_norm_eps(model: nn.Module, eps: Tensor | None) -> None:
+    for module in model.modules() if eps is not None else ():
+        if isinstance(module, nn.LayerNorm) and eps is not None:
+            module.eps = float(eps)
+
+
+def _log_interpolation(tensors: Mapping[str, Tensor], model: Any) -> None:
+    """One line where position embeddings are of another number of patches than the image has."""
+    given, wanted = tensors.get("pos_embed"), getattr(model, "pos_embed", None)
+    if given is None or wanted is None or given.ndim != 3 or given.shape[1] == wanted.shape[1]:
+        return
+    rows, columns = model.patch_embed.grid_size
+    prefix = wanted.shape[1] - rows * columns
+    log.info(
+        "position embeddings of %d patches are interpolated to %d x %d",
+        given.shape[1] - prefix,
+        rows,
+        columns,
+    )
 
 
 def _create(backbone: str, image_size: int | tuple[int, int] | None) -> Any:

@@ -1,8 +1,10 @@
 """Weights of a backbone: from timm, from a file, or random from a seed; and their hash."""
 
 import difflib
+import functools
 import hashlib
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,41 +13,75 @@ import numpy as np
 import torch
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.extract.backbone.weight_files import read_model_config, read_tensor_groups
+from tokenreel.extract.backbone.weight_fit import Candidate, choose, default_group, require_config
+from tokenreel.extract.backbone.weight_names import HEADS, NORM_EPS, wanted_shapes
 
-__all__ = ["HEADS", "load_weights", "weights_label", "weights_sha256"]
+__all__ = [
+    "HEADS",
+    "check_weights",
+    "earlier_sha256",
+    "load_weights",
+    "weights_label",
+    "weights_sha256",
+]
 
 log = logging.getLogger(__name__)
 
-HEADS = ("head.", "fc.", "head_dist.", "fc_norm.", "classifier.")  # never run, so never hashed
-WRAPPERS = ("teacher", "state_dict", "model")  # keys that hold the tensors in common checkpoints
-PREFIXES = ("module.", "backbone.")
+PATCH = "patch_embed.proj.weight"
+EARLIER_PREFIXES = ("module.", "backbone.")
 
 
-def weights_label(weights: str) -> str:
-    """Name of the weights for people: the word itself, or the name of the file."""
-    if weights == "pretrained" or weights.startswith("random:"):
+def weights_label(weights: str, key: str | None = None) -> str:
+    """Name of the weights for people: the word itself, or the name of the file and the key in it.
+
+    >>> weights_label("runs/checkpoint.pth", "student")
+    'checkpoint.pth:student'
+    """
+    if _is_word(weights):
         return weights
-    return Path(weights).name
+    name = Path(weights).name or Path(weights).resolve().name
+    return name if key is None else f"{name}:{key}"
 
 
-def load_weights(backbone: str, weights: str) -> dict[str, torch.Tensor]:
-    """The tensors of a backbone by name, without those of its classifier.
+def load_weights(backbone: str, weights: str, key: str | None = None) -> dict[str, torch.Tensor]:
+    """The tensors of a backbone by the names of timm's model, without those of its classifier.
 
     Args:
         backbone: timm name.
-        weights: "pretrained", "random:SEED", or the path of a safetensors or torch file.
+        weights: "pretrained", "random:SEED", or the path of a file or folder of weights in one of
+            the forms of weight_names.
+        key: which tensors of a file that holds several sets; see weight_fit.choose.
 
     Raises:
-        UsageError: no such backbone, word, file or download; the message names what else there is.
+        UsageError: no such backbone, word, file or download, or none that fits; the message names
+            what else there is.
     """
     _require_known(backbone)
+    if key is not None and _is_word(weights):
+        raise UsageError(f"weights_key={key!r} chooses within a file; weights={weights} is none")
     if weights == "pretrained":
         state = _pretrained(backbone)
     elif weights.startswith("random:"):
         state = _random(backbone, _seed(weights))
     else:
-        state = _read_file(Path(weights))
+        state = _from_file(backbone, Path(weights), key)
     return {name: value for name, value in sorted(state.items()) if not name.startswith(HEADS)}
+
+
+def check_weights(backbone: str, weights: str, key: str | None = None) -> None:
+    """Refuse weights that cannot be loaded, without a download.
+
+    Raises:
+        UsageError: as load_weights.
+    """
+    if weights == "pretrained" and key is None:
+        _require_known(backbone)
+    elif weights.startswith("random:") and key is None:
+        _require_known(backbone)
+        _seed(weights)
+    else:
+        load_weights(backbone, weights, key)
 
 
 def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
@@ -101,10 +137,7 @@ def _random(backbone: str, seed: int) -> dict[str, torch.Tensor]:
     alive at any depth; embeddings 1, so that a token knows its place as a trained one does;
     scales 1; offsets 0.
     """
-    import timm
-
-    with torch.device("meta"):
-        shapes = timm.create_model(backbone, pretrained=False, num_classes=0).state_dict()
+    shapes = _architecture(backbone).state_dict()
     generator = np.random.Generator(np.random.PCG64(seed))
     state = {}
     for name, like in sorted(shapes.items()):
@@ -123,30 +156,126 @@ def _random(backbone: str, seed: int) -> dict[str, torch.Tensor]:
     return state
 
 
-def _read_file(path: Path) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise UsageError(
-            f"weights={str(path)!r}: no such file; weights is a safetensors or torch file, "
-            "pretrained, or random:SEED"
-        )
-    from safetensors.torch import load_file
+def _is_word(weights: str) -> bool:
+    return weights == "pretrained" or weights.startswith("random:")
 
+
+def _from_file(backbone: str, path: Path, key: str | None) -> dict[str, torch.Tensor]:
+    groups = read_tensor_groups(path)
+    model = _architecture(backbone)
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises KeyError, EOFError, UnpicklingError, RuntimeError
-        first = str(error).split(". ")[0]  # torch goes on with advice to run what the file holds
-        raise UsageError(f"weights={str(path)!r} is not a file of tensors: {first}") from error
-    for key in WRAPPERS:
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict):
-        raise UsageError(f"weights={str(path)!r} holds {type(loaded).__name__}, not named tensors")
-    return {_bare(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+        chosen, others = choose(groups, model, backbone, key=key)
+    except UsageError as error:
+        state = None if key is not None else _through_timm(backbone, groups)
+        if state is None:
+            raise UsageError(f"weights={str(path)!r}: {error}") from None
+        return state
+    _require_finite(chosen, path)
+    _log_choice(path, chosen, others)
+    # a mapped file may change later; clones are of the tensors that are kept only
+    state = {name: value.clone() for name, value in chosen.renamed.state.items()}
+    if chosen.renamed.form.name != "timm":
+        config = read_model_config(path)
+        require_config(config, model, backbone)
+        state |= _norm_eps(config, model, path)
+    return state
 
 
-def _bare(name: str) -> str:
-    for prefix in PREFIXES:
-        name = name.removeprefix(prefix)
-    return name
+def _norm_eps(config: Mapping[str, Any], model: Any, path: Path) -> dict[str, torch.Tensor]:
+    """The epsilon of layer norms that config.json tells, as a tensor; none where it is timm's.
+
+    Hugging Face's ViT has 1e-12 where timm's has 1e-6.  It is hashed, as tokens depend on it.
+    """
+    given, own = config.get("layer_norm_eps"), getattr(getattr(model, "norm", None), "eps", None)
+    if not isinstance(given, float) or not 0 < given < 1 or own is None or given == own:
+        return {}
+    _say_once(f"weights {path.name}: layer norms add {given:g} as config.json says, not {own:g}")
+    return {NORM_EPS: torch.tensor(given, dtype=torch.float64)}
+
+
+def _architecture(backbone: str) -> Any:
+    """The model of timm without memory for its weights."""
+    import timm
+
+    with torch.device("meta"):
+        return timm.create_model(backbone, pretrained=False, num_classes=0)
+
+
+def _require_finite(chosen: Candidate, path: Path) -> None:
+    for name, value in chosen.renamed.state.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise UsageError(
+                f"weights={str(path)!r}: {name} holds NaN or infinity: damaged weights"
+            )
+
+
+def _log_choice(path: Path, chosen: Candidate, others: list[Candidate]) -> None:
+    """One line of what was taken and what was not; none for a plain file of timm's names."""
+    dropped = chosen.renamed.dropped
+    words = [f"names of {chosen.renamed.form.name}" if chosen.renamed.form.name != "timm" else ""]
+    words.append(f"from {chosen.path}" if chosen.path else "")
+    if others:
+        words.append(f"weights_key={others[0].path} takes the others that fit")
+    if dropped:
+        words.append(f"{len(dropped)} tensors not used ({', '.join(sorted(dropped)[:3])})")
+    said = "; ".join(word for word in words if word)
+    if said:
+        _say_once(f"weights {path.name}: {said}")
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    """Log a line once a process: weights are read for their hash, then for the model."""
+    log.info(message)
+
+
+def _through_timm(
+    backbone: str, groups: Mapping[str, Mapping[str, torch.Tensor]]
+) -> dict[str, torch.Tensor] | None:
+    """Tensors in a form that only timm's own filter of the model knows; None unless they fit.
+
+    They keep the names of the file, for the filter runs again when the model is loaded.
+    """
+    state = _earlier_names(groups)
+    model = _architecture(backbone)
+    filtering = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    wanted = wanted_shapes(model)
+    patches = wanted.get(PATCH)
+    resized = any(
+        value.ndim == 4 and tuple(value.shape) != patches
+        for name, value in state.items()
+        if name.endswith(PATCH)
+    )  # the filter would interpolate them
+    if filtering is None or not state or resized:
+        return None
+    try:
+        found = filtering(dict(state), model)
+    except Exception:  # of a form that it does not know: any kind
+        return None
+    shapes = {name: tuple(value.shape) for name, value in found.items() if name in wanted}
+    return state if shapes == wanted and found.keys() <= wanted.keys() else None
+
+
+def earlier_sha256(weights: str, key: str | None = None) -> str | None:
+    """The hash that releases before names were unified gave a file; None for what they refused.
+
+    They kept the names of the file and every tensor but a classifier's: a mask token counted.
+
+    Args:
+        weights: as load_weights.
+        key: as load_weights; they had none.
+    """
+    if _is_word(weights) or key is not None or not Path(weights).is_file():
+        return None
+    state = _earlier_names(read_tensor_groups(Path(weights)))
+    return weights_sha256(state) if state else None
+
+
+def _earlier_names(groups: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    state = {}
+    for name, value in groups.get(default_group(groups), {}).items():
+        for prefix in EARLIER_PREFIXES:
+            name = name.removeprefix(prefix)
+        if not name.startswith(HEADS):
+            state[name] = value
+    return state

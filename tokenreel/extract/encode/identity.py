@@ -18,7 +18,12 @@ from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.store_files import create_store, load_arrays, load_identity
 from tokenreel.cache.write.canary import canary_frames, make_canary, require_canary
 from tokenreel.extract.backbone.timm_backbone import Backbone, BackboneShape, backbone_shape
-from tokenreel.extract.backbone.weights import load_weights, weights_label, weights_sha256
+from tokenreel.extract.backbone.weights import (
+    earlier_sha256,
+    load_weights,
+    weights_label,
+    weights_sha256,
+)
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.images.augment import view_parameters
 from tokenreel.extract.images.transforms import apply_transform, transform_parameters
@@ -30,6 +35,7 @@ __all__ = [
     "needs_samples",
     "open_or_create",
     "require_same_tokens",
+    "same_extraction",
     "store_name",
 ]
 
@@ -46,7 +52,25 @@ def build_identity(config: ExtractConfig) -> StoreIdentity:
     Raises:
         UsageError: an unknown backbone, block, codec, or weights that are unavailable.
     """
-    return identity_for(config, weights_sha256(load_weights(config.backbone, config.weights)))
+    state = load_weights(config.backbone, config.weights, config.weights_key)
+    return identity_for(config, weights_sha256(state))
+
+
+def same_extraction(
+    found: StoreIdentity, planned: StoreIdentity, config: ExtractConfig
+) -> StoreIdentity:
+    """The planned identity, with the weights' hash of the store where it is an earlier one.
+
+    Args:
+        found: of a store, before its calibration.
+        planned: what build_identity gave.
+        config: of the extraction.
+    """
+    earlier = planned.model_copy(update={"weights_sha256": found.weights_sha256})
+    if found == planned or found != earlier:
+        return planned
+    same = earlier_sha256(config.weights, config.weights_key) == found.weights_sha256
+    return earlier if same else planned
 
 
 def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
@@ -91,7 +115,7 @@ def store_name(dataset: str, config: ExtractConfig, identity: StoreIdentity | No
         config: of the extraction.
         identity: of the store, calibrated; without it the name lacks its fingerprint.
     """
-    label = re.sub(r"[^A-Za-z0-9._]+", "", weights_label(config.weights))
+    label = re.sub(r"[^A-Za-z0-9._]+", "", weights_label(config.weights, config.weights_key))
     digits = "" if identity is None else identity.fingerprint[:12]
     return f"{dataset}-{config.backbone}-{label}-{digits}"
 
@@ -105,8 +129,9 @@ def made_with(config: ExtractConfig, dataset: str, device: torch.device) -> dict
         except PackageNotFoundError:
             versions[package] = "absent"
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return {
-        "weights": weights_label(config.weights),
+    chosen = {} if config.weights_key is None else {"weights_key": config.weights_key}
+    return chosen | {
+        "weights": weights_label(config.weights, config.weights_key),
         "dataset": dataset,
         "compile_backbone": config.compile_backbone,
         "versions": versions,
@@ -170,6 +195,7 @@ def open_or_create(
                 raise
             log.info("%s: created by another writer meanwhile", store)
     found, _ = load_identity(store)
+    planned = same_extraction(found.before_calibration, planned, config)
     found.before_calibration.require(planned, path=store)
     return found, load_arrays(store / "calibration")
 

@@ -37,6 +37,7 @@ from tokenreel.extract.encode.identity import (
     needs_samples,
     open_or_create,
     require_same_tokens,
+    same_extraction,
     store_name,
 )
 from tokenreel.extract.encode.quantiser import EncodedView, Quantiser
@@ -60,6 +61,7 @@ __all__ = [
     "extract_clips",
     "pick_device",
     "prepare_store",
+    "same_extraction",
     "store_name",
 ]
 
@@ -164,7 +166,7 @@ def prepare_store(
         TokenReelError: the codec needs frames, and no clip could be decoded.
     """
     device = pick_device(config.device)
-    state = load_weights(config.backbone, config.weights)
+    state = load_weights(config.backbone, config.weights, config.weights_key)
     planned = identity_for(config, weights_sha256(state))
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
     backbone = build_backbone(config.backbone, state, shape, numeric=config.numeric, device=device)

@@ -23,7 +23,7 @@ from tokenreel.cache.format.layout import INDEX_BYTES, clip_arrays, view_arrays
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.backbone.cpu_threads import in_parts, num_threads
 from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
-from tokenreel.extract.backbone.weights import load_weights
+from tokenreel.extract.backbone.weights import check_weights, load_weights
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.encode.identity import identity_for
 from tokenreel.extract.flow.devices import machine_for, prepare_backbone
@@ -115,7 +115,12 @@ def survey_headers(manifest: Manifest, config: ExtractConfig) -> HeaderSurvey:
 
 
 def planned_identity(config: ExtractConfig) -> StoreIdentity:
-    """Identity of a config's store without loading weights, whose hash is unknown."""
+    """The identity as far as its arrays' shapes go; weights are checked, never downloaded.
+
+    Raises:
+        UsageError: the backbone, blocks or codec are impossible, or the weights do not fit.
+    """
+    check_weights(config.backbone, config.weights, config.weights_key)
     return identity_for(config, UNKNOWN_WEIGHTS)
 
 

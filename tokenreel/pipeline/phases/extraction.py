@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenreel.cache.codec import codec_identity
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import StoreError, UsageError
 from tokenreel.cache.files import make_directory, sweep_temporary, sync_directory, temporary_name
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.store_files import load_identity, read_failures
@@ -129,6 +129,7 @@ def config_of(identity: StoreIdentity, made_with: Mapping[str, Any]) -> ExtractC
         return ExtractConfig(
             backbone=identity.architecture,
             weights=made_with["weights"],
+            weights_key=made_with.get("weights_key"),
             blocks=identity.blocks,
             image_size=identity.image_size,
             transform=identity.transform["name"],
@@ -227,8 +228,10 @@ def named_store(folder: Path, manifest: Manifest, config: ExtractConfig) -> Path
     make_directory(folder)
     with _alone(folder):
         sweep_temporary(folder, older_than_seconds=ABANDONED_SECONDS)
-        named = sorted(path.parent for path in folder.glob(f"{escape(start)}*/recipe.json"))
-        found = [path for path in named if load_identity(path)[0].before_calibration == planned]
+        found = _stores_of(folder, start, planned, config)
+        if not found:  # the same weights in a file of another name
+            start_of_all = f"{manifest.dataset}-{config.backbone}-"
+            found = _stores_of(folder, start_of_all, planned, config, skip_damaged=True)
         if len(found) > 1:
             names = ", ".join(f"--out {path}" for path in found)
             raise UsageError(f"{len(found)} stores hold this extraction, name one: {names}")
@@ -241,6 +244,30 @@ def named_store(folder: Path, manifest: Manifest, config: ExtractConfig) -> Path
         sync_directory(folder)
     log.info("new store: %s", path)
     return path
+
+
+def _stores_of(
+    folder: Path,
+    start: str,
+    planned: StoreIdentity,
+    config: ExtractConfig,
+    *,
+    skip_damaged: bool = False,
+) -> list[Path]:
+    """Stores of an extraction among those whose names begin so."""
+    from tokenreel.extract.flow.runner import same_extraction
+
+    found = []
+    for path in sorted(path.parent for path in folder.glob(f"{escape(start)}*/recipe.json")):
+        try:
+            held = load_identity(path)[0].before_calibration
+        except StoreError:
+            if not skip_damaged:
+                raise
+            continue
+        if held == same_extraction(held, planned, config):
+            found.append(path)
+    return found
 
 
 @contextmanager
@@ -301,9 +328,10 @@ def repair_store(
             f"({', '.join(report.repair[:3])}) and run `store {maker}` again"
         )
     identity, manifest, config = _read_store(store, words, root=root)
-    from tokenreel.extract.flow.runner import build_identity, extract_clips
+    from tokenreel.extract.flow.runner import build_identity, extract_clips, same_extraction
 
-    identity.before_calibration.require(build_identity(config), path=store)
+    held = identity.before_calibration
+    held.require(same_extraction(held, build_identity(config), config), path=store)
     part = _only(manifest, report.repair)
     for clip in part.clips:
         if not (part.root / clip.video).exists():

@@ -1,0 +1,402 @@
+"""Weights as people have them: containers, prefixes, several sets in a file, what is refused."""
+
+import argparse
+import json
+import logging
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.extract.extraction import CONFIG
+from tokenreel.cache.errors import UsageError, WrongIdentity
+from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
+from tokenreel.extract.backbone.weights import (
+    earlier_sha256,
+    load_weights,
+    weights_label,
+    weights_sha256,
+)
+from tokenreel.extract.encode.identity import (
+    build_identity,
+    made_with,
+    open_or_create,
+    same_extraction,
+)
+from tokenreel.extract.preview.plan import planned_identity
+
+MINI = "test_vit"  # 64 channels, 6 blocks, patches of 16
+TINY = "vit_tiny_patch16_224"
+
+
+@pytest.fixture(scope="module")
+def state():
+    return load_weights(MINI, "random:0")
+
+
+@pytest.fixture(scope="module")
+def wanted(state):
+    return weights_sha256(state)
+
+
+def under(prefix, state):
+    return {f"{prefix}{name}": value for name, value in state.items()}
+
+
+def other(state):
+    return {name: value + 1 for name, value in state.items()}
+
+
+def inside_blocks(word, state):
+    return {re.sub(r"(blocks\.\d+\.)", rf"\1{word}.", name): v for name, v in state.items()}
+
+
+def chunked(state, *, through):
+    """Blocks in chunks of four, numbered through all chunks as in DINOv2, or anew in each."""
+
+    def moved(match):
+        block = int(match[1])
+        return f"blocks.{block // 4}.{block if through else block % 4}."
+
+    return {re.sub(r"blocks\.(\d+)\.", moved, name): value for name, value in state.items()}
+
+
+HEAD = {"head.mlp.0.weight": torch.zeros(4, 4), "head.last_layer.weight_g": torch.zeros(4, 1)}
+DECODER = {"mask_token": torch.zeros(1, 1, 64), "decoder_pos_embed": torch.zeros(1, 101, 32)}
+DECODER |= {"decoder_blocks.0.norm1.weight": torch.zeros(32), "decoder_pred.bias": torch.zeros(3)}
+FORMS = {
+    "timm with its classifier": lambda s: s | {"head.weight": torch.ones(3, 64)},
+    "DINO training": lambda s: {
+        "student": under("module.backbone.", other(s)),
+        "teacher": under("backbone.", s) | HEAD,
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]},
+        "epoch": 100,
+        "args": argparse.Namespace(arch="vit_tiny", output_dir=Path("out")),
+    },
+    "DINOv2 teacher": lambda s: {
+        "teacher": under("backbone.", s | {"mask_token": torch.zeros(1, 64)})
+        | {"dino_head.mlp.0.weight": torch.zeros(4, 4), "ibot_head.mlp.0.bias": torch.zeros(4)}
+    },
+    "DINOv2 training, both networks": lambda s: {
+        "model": under("teacher.backbone.", s) | under("student.backbone.", other(s)),
+        "iteration": 5,
+    },
+    "MAE with its decoder": lambda s: {"model": s | DECODER},
+    "ema alone": lambda s: {"model_ema": s, "epoch": 3},
+    "model before ema": lambda s: {"model": s, "model_ema": other(s)},
+    "compiled": lambda s: {"state_dict": under("module._orig_mod.", s)},
+    "compiled block by block": lambda s: under("_orig_mod.", inside_blocks("_orig_mod", s)),
+    "FSDP": lambda s: {"model": inside_blocks("_fsdp_wrapped_module", s)},
+    "Lightning": lambda s: {
+        "state_dict": under("model.", s) | {"loss.queue": torch.zeros(2, 2)},
+        "hyper_parameters": {"lr": 0.1},
+        "pytorch-lightning_version": "2.5",
+    },
+    "MoCo": lambda s: {
+        "state_dict": under("module.base_encoder.", s)
+        | {"module.predictor.0.weight": torch.zeros(2, 2)}
+    },
+    "blocks in chunks": lambda s: {"teacher": under("backbone.", chunked(s, through=True))},
+    "blocks in chunks, numbered anew": lambda s: chunked(s, through=False),
+    "a timm tower in open_clip": lambda s: (
+        under("visual.trunk.", s)
+        | {"text.token_embedding.weight": torch.zeros(3, 4), "logit_scale": torch.ones(())}
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_the_same_weights_has_one_hash(tmp_path, state, wanted, form):
+    torch.save(FORMS[form](state), tmp_path / "w.pth")
+    assert weights_sha256(load_weights(MINI, str(tmp_path / "w.pth"))) == wanted
+
+
+def test_tensors_that_are_not_used_are_counted_in_one_line(tmp_path, state, caplog):
+    torch.save(FORMS["DINOv2 teacher"](state), tmp_path / "counted.pth")
+    with caplog.at_level(logging.INFO):
+        for _ in range(2):
+            load_weights(MINI, str(tmp_path / "counted.pth"))
+    lines = [line for line in caplog.messages if "counted.pth" in line]
+    assert len(lines) == 1
+    assert "from teacher.backbone" in lines[0]
+    assert "3 tensors not used (backbone.mask_token, dino_head" in lines[0]
+
+
+def shards(folder, state):
+    names = sorted(state)
+    parts = {"model-00001-of-00002.safetensors": names[:9]}
+    parts["model-00002-of-00002.safetensors"] = names[9:]
+    for file, held in parts.items():
+        save_file({name: state[name] for name in held}, folder / file)
+    places = {name: file for file, held in parts.items() for name in held}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return index
+
+
+CONTAINERS = {
+    "w.safetensors": lambda s, path: save_file(s, path),
+    "safetensors_named.bin": lambda s, path: save_file(s, path),
+    "old.pth": lambda s, path: torch.save(s, path, _use_new_zipfile_serialization=False),
+    "folder/model.safetensors": lambda s, path: save_file(s, path),
+    "folder/pytorch_model.bin": lambda s, path: torch.save(s, path),
+    "folder/checkpoint.pth": lambda s, path: torch.save(s, path),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_every_container_is_read(tmp_path, state, wanted, container):
+    path = tmp_path / container
+    path.parent.mkdir(exist_ok=True)
+    CONTAINERS[container](state, path)
+    given = path.parent if container.startswith("folder") else path
+    assert weights_sha256(load_weights(MINI, str(given))) == wanted
+
+
+def test_sharded_safetensors_are_read_by_folder_and_by_index(tmp_path, state, wanted):
+    index = shards(tmp_path, state)
+    for path in (tmp_path, index):
+        assert weights_sha256(load_weights(MINI, str(path))) == wanted
+    with pytest.raises(UsageError, match=r"one of several files .*give their folder or weights="):
+        load_weights(MINI, str(tmp_path / "model-00001-of-00002.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["../w.safetensors", "absent.safetensors"])
+def test_an_index_that_names_a_file_outside_its_folder_or_none_is_refused(tmp_path, state, name):
+    save_file(state, tmp_path / "w.safetensors")
+    (tmp_path / "inner").mkdir()
+    index = tmp_path / "inner" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(state, name)}))
+    with pytest.raises(UsageError, match="is not a file in its folder"):
+        load_weights(MINI, str(index))
+
+
+def test_a_tensor_that_is_in_no_shard_is_missed(tmp_path, state):
+    index = shards(tmp_path, state)
+    held = json.loads(index.read_text())
+    held["weight_map"]["blocks.9.norm"] = "model-00001-of-00002.safetensors"
+    index.write_text(json.dumps(held))
+    with pytest.raises(UsageError, match=r"1 tensors are in no file, the first 'blocks.9.norm'"):
+        load_weights(MINI, str(index))
+
+
+def test_a_folder_with_several_files_or_none_asks_for_one(tmp_path, state):
+    with pytest.raises(UsageError, match="holds no weights"):
+        load_weights(MINI, str(tmp_path))
+    for name in ("a.pth", "b.pth"):
+        torch.save(state, tmp_path / name)
+    with pytest.raises(UsageError, match=r"holds 2 files of weights \(a.pth, b.pth\)"):
+        load_weights(MINI, str(tmp_path))
+
+
+class Bomb:
+    """Unpickled freely, it would make a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (os.mkdir, (self.path,))
+
+
+def test_nothing_in_a_checkpoint_is_run(tmp_path, state):
+    torch.save({"model": state, "args": Bomb(tmp_path / "made")}, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"an object of \w+.mkdir, which is not loaded"):
+        load_weights(MINI, str(tmp_path / "w.pth"))
+    assert not (tmp_path / "made").exists()
+
+
+def test_settings_beside_the_tensors_are_neither_imported_nor_called(tmp_path, state, wanted):
+    settings = argparse.Namespace(bomb=1)
+    torch.save({"teacher": state, "args": settings}, tmp_path / "w.pth")
+    data = (tmp_path / "w.pth").read_bytes()
+    assert b"cargparse\nNamespace\n" in data
+    (tmp_path / "x.pth").write_bytes(data.replace(b"cargparse\nNamespace", b"cos_which\nabsentNow"))
+    assert weights_sha256(load_weights(MINI, str(tmp_path / "w.pth"))) == wanted
+    with pytest.raises(UsageError, match="is not a file of tensors"):
+        load_weights(MINI, str(tmp_path / "x.pth"))
+
+
+def test_a_whole_module_is_refused_with_how_to_save_its_tensors(tmp_path):
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"torch.nn.modules.linear.Linear.*model.state_dict\(\)"):
+        load_weights(MINI, str(tmp_path / "w.pth"))
+
+
+def test_weights_key_chooses_the_student(tmp_path, state, wanted):
+    path = str(tmp_path / "w.pth")
+    torch.save(FORMS["DINO training"](state), path)
+    chosen = weights_sha256(load_weights(MINI, path, "student"))
+    assert chosen == weights_sha256(other(state)) != wanted
+    assert weights_sha256(load_weights(MINI, path, "teacher")) == wanted
+    assert weights_sha256(load_weights(MINI, path, "student.module.backbone")) == chosen
+    assert weights_label(path, "student") == "w.pth:student"
+    with pytest.raises(UsageError, match=r"weights_key='ema' names .* there are student.module.ba"):
+        load_weights(MINI, path, "ema")
+    config = CONFIG.model_copy(update={"weights": path, "weights_key": "student"})
+    assert build_identity(config).weights_sha256 == chosen
+    about = made_with(config, "folder", torch.device("cpu"))
+    assert (about["weights"], about["weights_key"]) == ("w.pth:student", "student")
+
+
+def test_where_several_sets_fit_equally_well_one_must_be_chosen(tmp_path, state, wanted):
+    path = str(tmp_path / "w.pth")
+    both = under("module.base_encoder.", state)
+    torch.save(both | under("module.momentum_encoder.", other(state)), path)
+    with pytest.raises(UsageError, match=r"2 sets .* weights_key=module.base_encoder or weights_k"):
+        load_weights(MINI, path)
+    assert weights_sha256(load_weights(MINI, path, "base_encoder")) == wanted
+    torch.save(both | under("module.momentum_encoder.", state), path)  # equal: no choice to make
+    assert weights_sha256(load_weights(MINI, path)) == wanted
+
+
+@pytest.mark.parametrize("weights", ["pretrained", "random:0"])
+def test_weights_key_without_a_file_is_refused(weights):
+    with pytest.raises(UsageError, match=f"weights_key='x' chooses within a file; .*{weights}"):
+        load_weights(MINI, weights, "x")
+
+
+def test_weights_of_another_size_are_named_in_one_line(tmp_path):
+    small = load_weights("vit_small_patch16_224", "random:0")
+    torch.save(small, tmp_path / "w.pth")
+    with pytest.raises(UsageError) as caught:
+        load_weights("vit_base_patch16_224", str(tmp_path / "w.pth"))
+    assert str(caught.value).endswith(
+        "the tensors do not fit vit_base_patch16_224: the file has 384 channels, "
+        "vit_base_patch16_224 needs 768: it looks like ViT-S/16; "
+        "try backbone=vit_small_patch16_224; nearest form: timm"
+    )
+    with pytest.raises(UsageError, match=r"has patches of 16 pixels, vit_small_patch32_224 of 32"):
+        load_weights("vit_small_patch32_224", str(tmp_path / "w.pth"))
+
+
+def test_tensors_that_are_missing_and_left_over_are_listed(tmp_path, state):
+    held = dict(state) | {"blocks.0.adapter.weight": torch.ones(2, 2)}
+    del held["blocks.3.attn.qkv.bias"], held["cls_token"]
+    torch.save({"model": held}, tmp_path / "w.pth")
+    with pytest.raises(UsageError) as caught:
+        load_weights(MINI, str(tmp_path / "w.pth"))
+    assert str(caught.value).endswith(
+        "missing 2 (blocks.3.attn.qkv.bias, cls_token); left over 1 (blocks.0.adapter.weight); "
+        "nearest form: timm in model"
+    )
+    assert "\n" not in str(caught.value)
+
+
+def test_names_of_no_backbone_are_shown(tmp_path):
+    torch.save({"lstm.weight_ih": torch.zeros(2, 2)}, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"not those of a backbone \(1 tensors, lstm.weight_ih\)"):
+        load_weights(MINI, str(tmp_path / "w.pth"))
+
+
+def test_weights_with_nan_are_refused(tmp_path, state):
+    held = dict(state) | {"norm.bias": torch.full((64,), torch.nan)}
+    torch.save(held, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"norm.bias holds NaN or infinity"):
+        load_weights(MINI, str(tmp_path / "w.pth"))
+
+
+def test_a_plan_checks_the_weights(tmp_path):
+    with pytest.raises(UsageError, match="weights='dino': no such file"):
+        planned_identity(CONFIG.model_copy(update={"weights": "dino"}))
+    torch.save(load_weights("test_vit2", "random:0"), tmp_path / "w.pth")
+    with pytest.raises(UsageError, match="do not fit test_vit"):
+        planned_identity(CONFIG.model_copy(update={"weights": str(tmp_path / "w.pth")}))
+    planned_identity(CONFIG.model_copy(update={"weights": "pretrained"}))  # without a download
+
+
+TINY_RANDOM_0 = "5180376068066942d0790b5e2766b4d68be31ed17c14ce391ca57795db149d58"
+AS_BEFORE = {  # hashes that commit 225475a gave
+    "plain": (lambda s: s | {"head.weight": torch.ones(3, 192)}, TINY_RANDOM_0),
+    "DINO": (
+        lambda s: {
+            "teacher": under("module.backbone.", s),
+            "student": under("module.backbone.", other(s)),
+        },
+        TINY_RANDOM_0,
+    ),
+    "model and ema": (lambda s: {"model": s, "model_ema": other(s)}, TINY_RANDOM_0),
+    "half": (
+        lambda s: {name: value.half() for name, value in s.items()},
+        "05ccbe6475127c65b6bf079e72036cb910c0ea25eb3e6e38bcbc5df98c8fce0e",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", AS_BEFORE)
+def test_hashes_of_files_that_loaded_before_are_unchanged(tmp_path, form):
+    build, digest = AS_BEFORE[form]
+    torch.save(build(load_weights(TINY, "random:0")), tmp_path / "w.pth")
+    assert weights_sha256(load_weights(TINY, str(tmp_path / "w.pth"))) == digest
+
+
+def test_hashes_of_a_resnet_and_of_dinov2_by_its_mask_token_are_known(tmp_path):
+    resnet = load_weights("resnet18", "random:0") | {"fc.weight": torch.ones(2, 512)}
+    torch.save(resnet, tmp_path / "r.pth")
+    digest = "15b6fd976371557115b413e2df898358414e3d09ab6c87b382d2caef9abaf655"
+    assert weights_sha256(load_weights("resnet18", str(tmp_path / "r.pth"))) == digest
+    dinov2 = load_weights("vit_small_patch14_dinov2", "random:0")
+    torch.save(dinov2 | {"mask_token": torch.zeros(1, 384)}, tmp_path / "d.pth")
+    loaded = load_weights("vit_small_patch14_dinov2", str(tmp_path / "d.pth"))
+    assert weights_sha256(loaded) == weights_sha256(dinov2)
+    before = "a957c905bc37bbda662296735aca98c3aaf6a9ea84db9dc9106c294ffdba6ef6"
+    assert earlier_sha256(str(tmp_path / "d.pth")) == before
+
+
+def test_a_store_whose_hash_counts_the_mask_token_is_still_the_same_extraction(tmp_path, state):
+    path = tmp_path / "w.pth"
+    torch.save(state | {"mask_token": torch.zeros(1, 64)}, path)
+    config = CONFIG.model_copy(update={"weights": str(path), "codec": "fp16"})
+    planned = build_identity(config)
+    earlier = planned.model_copy(update={"weights_sha256": earlier_sha256(str(path))})
+    assert planned != earlier
+    assert same_extraction(earlier, planned, config) == earlier
+    shape = backbone_shape(config.backbone, config.blocks, config.image_size)
+    backbone = build_backbone(config.backbone, state, shape)
+    common = {"config": config, "dataset": "folder", "backbone": backbone, "samples": None}
+    made, _ = open_or_create(tmp_path / "s", earlier, **common)
+    assert open_or_create(tmp_path / "s", planned, **common)[0] == made
+    torch.save(other(state), path)
+    with pytest.raises(WrongIdentity, match="weights_sha256"):
+        open_or_create(tmp_path / "s", build_identity(config), **common)
+
+
+def tokens(backbone, state, size):
+    shape = backbone_shape(backbone, (0, -1), size)
+    images = torch.rand(2, 3, *shape.image_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return build_backbone(backbone, state, shape).run(images).tokens
+
+
+def test_half_precision_weights_give_finite_tokens_of_their_values(tmp_path, state):
+    half = {name: value.half() for name, value in state.items()}
+    torch.save(half, tmp_path / "w.pth")
+    found = tokens(MINI, load_weights(MINI, str(tmp_path / "w.pth")), 160)
+    wanted = tokens(MINI, {name: value.float() for name, value in half.items()}, 160)
+    for block, values in found.items():
+        torch.testing.assert_close(values, wanted[block], rtol=0, atol=0)
+
+
+def test_positions_of_another_number_of_patches_are_interpolated_with_a_line(state, caplog):
+    with caplog.at_level(logging.INFO):
+        tokens(MINI, state, 160)
+        assert not any("interpolated" in line for line in caplog.messages)
+        tokens(MINI, state, 32)
+    assert "position embeddings of 100 patches are interpolated to 2 x 2" in caplog.messages
+
+
+def test_positions_with_and_without_a_row_for_cls_are_the_same_sum(tmp_path, state):
+    path = tmp_path / "w.pth"
+    bare = dict(state)
+    bare["cls_token"] = state["cls_token"] + state["pos_embed"][:, :1]
+    bare["pos_embed"] = state["pos_embed"][:, 1:]
+    torch.save(bare, path)
+    found = tokens(MINI, load_weights(MINI, str(path)), 160)
+    for block, values in tokens(MINI, state, 160).items():
+        torch.testing.assert_close(found[block], values, rtol=0, atol=1e-5)
+    torch.save(state | {"pos_embed": torch.zeros(1, 15, 64)}, path)
+    with pytest.raises(UsageError, match="its 15 position embeddings are not those of a square"):
+        load_weights(MINI, str(path))
