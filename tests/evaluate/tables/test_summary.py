@@ -10,8 +10,7 @@ from tests.evaluate.clips import labelled_clips, write_run
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.jobs.table import MEAN, Score
 from tokenreel.evaluate.protocol import EvaluateConfig
-from tokenreel.evaluate.tables.summary import summarise
-from tokenreel.evaluate.tables.summary_text import format_summary, write_tables
+from tokenreel.evaluate.tables.summary import format_summary, summarise, write_tables
 
 PUBLISHED = {"first": {"classification": (94.21, 0.04), "tau": (0.989, None)}}
 

@@ -21,7 +21,7 @@ from tokenreel.pipeline.cli.fuse import app, main
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.phases.ablation import plan_jobs, plan_rows, substitutes
 from tokenreel.pipeline.phases.ablation_table import (
-    Row,
+    AblationRow,
     ablation_csv,
     format_ablation,
     values_of_rows,
@@ -332,7 +332,9 @@ def a_score(run, task, value, *, fraction=1.0, action=MEAN):
 
 
 def test_the_table_has_mean_and_2_std_in_the_units_of_the_papers_beside_the_published_value():
-    row = Row("r", (), "MV-Former", {"classification": (94.21, 0.04), "tau": (0.989, 0.0004)})
+    row = AblationRow(
+        "r", (), "MV-Former", {"classification": (94.21, 0.04), "tau": (0.989, 0.0004)}
+    )
     scores = [
         a_score("r-seed0", "classification", 0.5),
         a_score("r-seed1", "classification", 0.7),
@@ -357,7 +359,7 @@ def test_the_table_has_mean_and_2_std_in_the_units_of_the_papers_beside_the_publ
 
 
 def test_columns_of_published_values_are_left_out_where_no_row_has_one():
-    row = Row("r", (), "sample", {})
+    row = AblationRow("r", (), "sample", {})
     scores = [a_score("r-seed0", "classification", 0.5)]
     values, _ = values_of_rows(scores, {"r-seed0": (row, 0)})
     lines = format_ablation([row], values, scores, {"r-seed0": (row, 0)}).splitlines()
@@ -457,8 +459,8 @@ def test_one_model_for_each_action_needs_actions(tmp_path):
 
 
 def test_shares_of_the_labels_have_columns_where_the_paper_has_them():
-    with_shares = Row("a", (), "CARL", {"classification@10%": (33.53, None)})
-    without = Row("b", (), "MV-Former", {"classification": (44.77, 0.71)})
+    with_shares = AblationRow("a", (), "CARL", {"classification@10%": (33.53, None)})
+    without = AblationRow("b", (), "MV-Former", {"classification": (44.77, 0.71)})
     scores = [
         a_score(run, "classification", value, fraction=share)
         for run in ("a-seed0", "b-seed0")

@@ -30,8 +30,8 @@ from tokenreel.evaluate.jobs.table import (
 )
 from tokenreel.evaluate.methods.nearest import MEMORY_BYTES
 from tokenreel.evaluate.protocol import EvaluateConfig
-from tokenreel.evaluate.tables.summary import Published
-from tokenreel.evaluate.tables.summary_text import format_summary, write_tables
+from tokenreel.evaluate.tables.printed import Published
+from tokenreel.evaluate.tables.summary import format_summary, write_tables
 
 __all__ = ["SuiteReport", "evaluate_files"]
 

@@ -32,7 +32,8 @@ from tokenreel.evaluate.report.sections.projection import projection_article
 from tokenreel.evaluate.report.sections.provenance import provenance_section
 from tokenreel.evaluate.report.sections.retrieval import retrieve_group
 from tokenreel.evaluate.report.sections.scores import action_bars, all_rows, summary_table
-from tokenreel.evaluate.tables.summary import Published, summarise
+from tokenreel.evaluate.tables.printed import Published
+from tokenreel.evaluate.tables.summary import summarise
 
 __all__ = ["make_report", "write_report"]
 

@@ -1,21 +1,34 @@
-"""The rows of the papers' table: one a recipe, its seeds together, published numbers beside them.
+"""The papers' table: a row for each recipe, its seeds together, published numbers beside them.
 
-:mod:`summary_text` writes them.
+Text, CSV, Markdown and LaTeX of mean +- 2 std over seeds (ddof=0, as published; summary.csv has
+ddof=1 beside it).  Published numbers are rows of their own, marked `published`.  The best measured
+value of a column is bold and the second underlined, among rows of one data set, protocol and share
+of labels.
 """
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from tokenreel.evaluate.jobs.table import MEAN, Score
+from tokenreel.cache.files import make_directory, write_whole
+from tokenreel.evaluate.jobs.table import MEAN, RESULTS, Score, write_rows
+from tokenreel.evaluate.tables.printed import (
+    Published,
+    align_columns,
+    as_measured,
+    is_percent,
+    two_std,
+)
 
-__all__ = ["MEASURED", "PUBLISHED", "Published", "Row", "is_percent", "summarise"]
+__all__ = ["Row", "format_summary", "summarise", "write_tables"]
 
 MEASURED, PUBLISHED = "measured", "published"
-
-Published = Mapping[str, tuple[float, float | None]]
-"""Task -> the published mean and 2 std, as printed: classification and AP in percent."""
+COLUMNS = ("classification", "progression", "tau", "ap@5", "ap@10", "ap@15")
+TITLES = {"classification": "Class.", "progression": "Progress", "tau": "Tau"}
 
 Key = tuple[str, str, str, str, float]  # recipe, data set, weights, protocol, fraction
 
@@ -47,6 +60,11 @@ class Row:
         """Seeds of the task with the most."""
         return max((len(values) for values in self.values.values()), default=0)
 
+    @property
+    def seeds(self) -> str:
+        """The cell of the column "seeds": their number, or "published"."""
+        return PUBLISHED if self.kind == PUBLISHED else str(self.num_seeds)
+
     def mean(self, task: str) -> float:
         """Mean over seeds, NaN without any."""
         values = self.values.get(task, [])
@@ -57,8 +75,7 @@ class Row:
         if self.kind == PUBLISHED:
             given = self.spread.get(task)
             return float("nan") if given is None or ddof else given
-        values = self.values.get(task, [])
-        return 2 * float(np.std(values, ddof=ddof)) if len(values) > ddof else float("nan")
+        return two_std(self.values.get(task, []), ddof=ddof)
 
 
 def summarise(
@@ -116,6 +133,171 @@ def _published_row(row: Row, given: Published) -> Row:
     )
 
 
-def is_percent(task: str) -> bool:
-    """Whether the papers print the metric in percent."""
-    return task not in ("progression", "tau")
+def write_tables(
+    scores: Sequence[Score], out: Path, published: Mapping[str, Published] | None = None
+) -> None:
+    """Write results.csv, summary.csv, summary.md and summary.tex, each whole.
+
+    Args:
+        scores: rows of results.csv, those that average over actions included.
+        out: folder of the tables.
+        published: recipe -> published numbers.
+    """
+    make_directory(out)
+    rows = summarise(scores, published)
+    write_rows(scores, out / RESULTS)
+    write_whole(out / "summary.csv", _csv(rows).encode())
+    write_whole(out / "summary.md", _markdown(rows).encode())
+    write_whole(out / "summary.tex", _latex(rows).encode())
+
+
+def format_summary(
+    scores: Sequence[Score], published: Mapping[str, Published] | None = None
+) -> str:
+    """The table as plain text for a terminal, and what is missing from it."""
+    rows = summarise(scores, published)
+    tasks = _tasks(rows)
+    lines = [["recipe", "weights", "seeds", *tasks]]
+    for row in rows:
+        cells = [_plain(row, task) for task in tasks]
+        lines.append([_name(row, rows), row.weights, row.seeds, *cells])
+    return "\n".join(
+        [*align_columns(lines), *sorted({_note(score) for score in scores if score.note})]
+    )
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    tasks = _tasks(rows)
+    header = ["recipe", "dataset", "weights", "protocol", "fraction", "kind", "seeds"]
+    for task in tasks:
+        header += [f"{task} mean", f"{task} 2std ddof=0", f"{task} 2std ddof=1"]
+    counts = ("num_clips", "num_frames", "num_dropped", "num_nan", "num_classes", "stride")
+    header += [f"{task} {name}" for task in tasks for name in counts]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        cells: list[object] = [
+            row.recipe,
+            row.dataset,
+            row.weights,
+            row.protocol,
+            row.fraction,
+            row.kind,
+            row.num_seeds if row.kind == MEASURED else "",
+        ]
+        for task in tasks:
+            cells += [_number(row.mean(task)), *(_number(row.two_std(task, d)) for d in (0, 1))]
+        for task in tasks:
+            score = row.counts.get(task)
+            cells += [getattr(score, name) if score else "" for name in counts]
+        writer.writerow(cells)
+    return text.getvalue()
+
+
+def _markdown(rows: Sequence[Row]) -> str:
+    tasks = _tasks(rows)
+    lines = [
+        "| " + " | ".join(["", "weights", "seeds", *map(_title, tasks)]) + " |",
+        "| " + " | ".join(["---", "---", "---:", *["---:"] * len(tasks)]) + " |",
+    ]
+    marks = {0: ("**", "**"), 1: ("<u>", "</u>")}
+    for row in rows:
+        cells = [_marked(row, task, rows, marks, _cell(row, task, "±")) for task in tasks]
+        name = _name(row, rows).replace("|", "\\|")
+        lines.append("| " + " | ".join([name, row.weights, row.seeds, *cells]) + " |")
+    return "\n".join([*lines, "", _caption(rows), ""])
+
+
+def _latex(rows: Sequence[Row]) -> str:
+    tasks = _tasks(rows)
+    marks = {0: (r"\textbf{", "}"), 1: (r"\underline{", "}")}
+    lines = [
+        f"% {_caption(rows)}",
+        rf"\begin{{tabular}}{{lll{'c' * len(tasks)}}}",
+        r"\hline",
+        " & ".join(["", "weights", "seeds", *(_escape(_title(task)) for task in tasks)]) + r" \\",
+        r"\hline",
+    ]
+    for row in rows:
+        cells = [_marked(row, task, rows, marks, _cell(row, task, r"$\pm$")) for task in tasks]
+        words = [_escape(_name(row, rows)), _escape(row.weights), row.seeds, *cells]
+        lines.append(" & ".join(words) + r" \\")
+    return "\n".join([*lines, r"\hline", r"\end{tabular}", ""])
+
+
+def _marked(
+    row: Row, task: str, rows: Sequence[Row], marks: Mapping[int, tuple[str, str]], text: str
+) -> str:
+    """The cell, bold when it is the best of its kind and underlined when the second."""
+    peers = {
+        _cell(other, task, "+-").split(" ")[0]
+        for other in rows
+        if other.kind == row.kind == MEASURED
+        and (other.dataset, other.protocol, other.fraction)
+        == (row.dataset, row.protocol, row.fraction)
+    } - {"-"}
+    own = text.split(" ")[0]
+    if own not in peers or len(peers) < 2:
+        return text
+    rank = sorted(peers, key=float, reverse=True).index(own)
+    before, after = marks.get(rank, ("", ""))
+    return f"{before}{text}{after}"
+
+
+def _plain(row: Row, task: str) -> str:
+    mean, spread = row.mean(task), row.two_std(task, 0)
+    if np.isnan(mean):
+        return "-"
+    return f"{mean:.4f}" if np.isnan(spread) else f"{mean:.4f} +- {spread:.4f}"
+
+
+def _cell(row: Row, task: str, sign: str) -> str:
+    is_one = row.kind == MEASURED and len(row.values.get(task, [])) < 2
+    spread = float("nan") if is_one else row.two_std(task, 0)
+    unit = 100 if is_percent(task) else 1
+    return as_measured(task, unit * row.mean(task), unit * spread, sign=sign)
+
+
+def _tasks(rows: Sequence[Row]) -> list[str]:
+    seen = dict.fromkeys(task for row in rows for task in row.values)
+    return [*COLUMNS, *(task for task in seen if task not in COLUMNS and task != "retrieval")]
+
+
+def _title(task: str) -> str:
+    name = TITLES.get(task, task.upper() if task.startswith("ap") else task)
+    return f"{name} (%)" if is_percent(task) else name
+
+
+def _name(row: Row, rows: Sequence[Row]) -> str:
+    """The recipe, with what tells rows apart where they differ in it."""
+    words = [row.recipe]
+    if len({other.dataset for other in rows}) > 1:
+        words.append(row.dataset)
+    if len({other.protocol for other in rows}) > 1:
+        words.append(row.protocol)
+    if row.fraction != 1:
+        words.append(f"{row.fraction:.0%} of labels")
+    return words[0] if len(words) == 1 else f"{words[0]} ({', '.join(words[1:])})"
+
+
+def _caption(rows: Sequence[Row]) -> str:
+    protocols = ", ".join(dict.fromkeys(row.protocol for row in rows))
+    return (
+        f"Mean of the actions, then mean and 2 std (ddof=0) over seeds; protocol {protocols}. "
+        "Best measured value bold, second underlined."
+    )
+
+
+def _note(score: Score) -> str:
+    kind = "note" if score.status == "ok" else score.status
+    where = "" if score.action == MEAN else f"{score.action}: "
+    return f"{kind}: {score.run}: {where}{score.task}: {score.note}"
+
+
+def _number(value: float) -> str:
+    return "" if np.isnan(value) else repr(value)
+
+
+def _escape(text: str) -> str:
+    return "".join("\\" + c if c in "#$%&_{}" else c for c in text)

@@ -22,7 +22,7 @@ from tokenreel.fuse.data.requirements import require_store
 from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS, RUNS, dataset_of, find_store
 from tokenreel.pipeline.override import apply_overrides, expand_grid, nearest
 from tokenreel.pipeline.phases.ablation_table import (
-    Row,
+    AblationRow,
     ablation_csv,
     format_ablation,
     values_of_rows,
@@ -118,8 +118,8 @@ def ablate(
 
 
 def _evaluate(
-    rows: Sequence[Row],
-    owners: Mapping[str, tuple[Row, int]],
+    rows: Sequence[AblationRow],
+    owners: Mapping[str, tuple[AblationRow, int]],
     results: Sequence["RunResult"],
     folder: Path,
     notes: Sequence[str],

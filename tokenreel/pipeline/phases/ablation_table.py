@@ -8,9 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenreel.evaluate.jobs.table import MEAN, Score
-from tokenreel.pipeline.recipes.base import IN_PERCENT, as_printed
+from tokenreel.evaluate.tables.printed import (
+    Published,
+    align_columns,
+    as_measured,
+    as_printed,
+    is_percent,
+    two_std,
+)
 
-__all__ = ["Row", "Values", "ablation_csv", "format_ablation", "values_of_rows"]
+__all__ = ["AblationRow", "Values", "ablation_csv", "format_ablation", "values_of_rows"]
 
 TASKS = (
     "classification@10%",
@@ -22,11 +29,23 @@ TASKS = (
     "ap@10",
     "ap@15",
 )
+CSV_COLUMNS = (
+    "row",
+    "recipe",
+    "changes",
+    "task",
+    "seeds",
+    "mean",
+    "2std ddof=0",
+    "2std ddof=1",
+    "published",
+    "published 2std",
+)
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """A row of the table.
+class AblationRow:
+    """A row of an ablation: a recipe with its changes, all seeds together.
 
     Attributes:
         recipe: name of the recipe.
@@ -38,15 +57,15 @@ class Row:
     recipe: str
     words: tuple[str, ...]
     label: str
-    published: Mapping[str, tuple[float, float | None]]
+    published: Published
 
 
-Values = dict[Row, dict[str, list[float]]]
+Values = dict[AblationRow, dict[str, list[float]]]
 """Row -> task -> one value a seed, in the papers' units; a seed without a value is not in it."""
 
 
 def values_of_rows(
-    scores: Sequence[Score], rows: Mapping[str, tuple[Row, int]]
+    scores: Sequence[Score], rows: Mapping[str, tuple[AblationRow, int]]
 ) -> tuple[Values, list[str]]:
     """The values of a table, averaged over actions.
 
@@ -60,7 +79,7 @@ def values_of_rows(
     Returns:
         The values, and a sentence for each that is not defined.
     """
-    by_seed: dict[tuple[Row, str, int], list[float]] = {}
+    by_seed: dict[tuple[AblationRow, str, int], list[float]] = {}
     missing: list[str] = []
     whole = max((score.fraction for score in scores), default=1.0)
     for score in scores:
@@ -73,7 +92,7 @@ def values_of_rows(
         is_share = is_learned and score.fraction != whole
         task = f"{score.task}@{score.fraction:.0%}" if is_share else score.task
         row, seed = rows[score.run]
-        factor = 100 if task.startswith(IN_PERCENT) else 1
+        factor = 100 if is_percent(task) else 1
         by_seed.setdefault((row, task, seed), []).append(score.value * factor)
     values: Values = {}
     for (row, task, _), of_runs in by_seed.items():
@@ -82,10 +101,10 @@ def values_of_rows(
 
 
 def format_ablation(
-    rows: Sequence[Row],
+    rows: Sequence[AblationRow],
     values: Values,
     scores: Sequence[Score],
-    owners: Mapping[str, tuple[Row, int]],
+    owners: Mapping[str, tuple[AblationRow, int]],
 ) -> str:
     """The table as text: mean +- 2 std over seeds (ddof=0, as the papers), published values beside.
 
@@ -109,75 +128,40 @@ def format_ablation(
         cells = [str(number), row.label]
         for task in tasks:
             own = values.get(row, {}).get(task, [])
-            cells.append(_pair(_mean_and_spread(own), task) if own else "-")
+            spread = two_std(own) if len(own) > 1 else float("nan")  # one seed has none
+            cells.append(as_measured(task, float(np.mean(own)), spread) if own else "-")
             if task in published:
                 given = row.published.get(task)
                 cells.append("-" if given is None else as_printed(task, *given))
         lines.append(cells)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
-    return "\n".join([*text, *_notes(values, scores, owners)])
+    return "\n".join([*align_columns(lines), *_notes(values, scores, owners)])
 
 
-def ablation_csv(rows: Sequence[Row], values: Values) -> str:
+def ablation_csv(rows: Sequence[AblationRow], values: Values) -> str:
     """The table as CSV: one line a row and task."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [
-            "row",
-            "recipe",
-            "changes",
-            "task",
-            "seeds",
-            "mean",
-            "2std ddof=0",
-            "2std ddof=1",
-            "published",
-            "published 2std",
-        ]
-    )
+    writer.writerow(CSV_COLUMNS)
     for row in rows:
         for task in _tasks([row], values):
             own = values.get(row, {}).get(task, [])
-            mean, spread = _mean_and_spread(own) if own else (None, None)
-            sample = 2 * float(np.std(own, ddof=1)) if len(own) > 1 else None
+            mean = float(np.mean(own)) if own else None
+            spreads = [two_std(own, ddof=ddof) if len(own) > 1 else None for ddof in (0, 1)]
+            published = row.published.get(task, ("", ""))
+            changes = " ".join(row.words)
             writer.writerow(
-                [
-                    row.label,
-                    row.recipe,
-                    " ".join(row.words),
-                    task,
-                    len(own),
-                    mean,
-                    spread,
-                    sample,
-                    *row.published.get(task, ("", "")),
-                ]
+                [row.label, row.recipe, changes, task, len(own), mean, *spreads, *published]
             )
     return text.getvalue()
 
 
-def _tasks(rows: Sequence[Row], values: Values) -> list[str]:
+def _tasks(rows: Sequence[AblationRow], values: Values) -> list[str]:
     seen = {task for row in rows for task in [*row.published, *values.get(row, {})]}
     return [*(task for task in TASKS if task in seen), *sorted(seen - set(TASKS))]
 
 
-def _mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-    return float(np.mean(values)), 2 * float(np.std(values)) if len(values) > 1 else None
-
-
-def _pair(pair: tuple[float, float | None], task: str) -> str:
-    digits = 2 if task.startswith(IN_PERCENT) else 3
-    mean, spread = pair
-    return f"{mean:.{digits}f}" + ("" if spread is None else f" +- {spread:.{digits}f}")
-
-
 def _notes(
-    values: Values, scores: Sequence[Score], owners: Mapping[str, tuple[Row, int]]
+    values: Values, scores: Sequence[Score], owners: Mapping[str, tuple[AblationRow, int]]
 ) -> list[str]:
     counts = sorted({len(own) for by_task in values.values() for own in by_task.values()})
     seeds = " or ".join(map(str, counts)) or "no"

@@ -12,7 +12,7 @@ from tokenreel.evaluate.commands.frozen import pool_store
 from tokenreel.evaluate.commands.suite import SuiteReport, evaluate_files
 from tokenreel.evaluate.jobs.pool import num_processors
 from tokenreel.evaluate.protocol import EvaluateConfig
-from tokenreel.evaluate.tables.summary import Published
+from tokenreel.evaluate.tables.printed import Published
 from tokenreel.pipeline.defaults import find_runs
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import RECIPES

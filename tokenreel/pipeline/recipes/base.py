@@ -7,6 +7,7 @@ from math import ceil
 from typing import Literal
 
 from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.evaluate.tables.printed import Published, as_printed
 from tokenreel.fuse.config.loss import SclConfig
 from tokenreel.fuse.config.run import (
     DataConfig,
@@ -22,7 +23,6 @@ __all__ = [
     "FROZEN",
     "GYM99",
     "GYM288",
-    "IN_PERCENT",
     "LAST",
     "PROTOCOLS",
     "RESNET",
@@ -30,7 +30,6 @@ __all__ = [
     "SUPERVISED",
     "Published",
     "Recipe",
-    "as_printed",
     "by_labels",
     "describe",
     "documented",
@@ -40,8 +39,6 @@ __all__ = [
 ]
 
 
-Published = Mapping[str, tuple[float, float | None]]
-
 # Training clips of the papers' data sets, for the number of steps that a recipe takes.
 TRAIN_CLIPS = {"penn_action": 1140, "pouring": 70, "finegym": 3182, "kinetics400": 240_000}
 NUM_ACTIONS = 13  # of Penn Action
@@ -49,7 +46,6 @@ PRE_TRAINED = {  # the papers' backbones
     "resnet50": "resnet50, pre-trained by BYOL",
     "vit_base_patch8_224.dino": "vit_base_patch8_224, pre-trained by DINO",
 }
-IN_PERCENT = ("classification", "ap@")  # how the tasks begin that papers print in percent
 PROTOCOLS: dict[str, Mapping[str, object]] = {  # how the papers evaluate each data set
     "penn_action": {"tau_stride": 2, "retrieval_stride": 2},
     "pouring": {"tau_stride": 5, "retrieval_stride": 5, "fractions": (0.1, 0.5, 1.0)},
@@ -173,21 +169,6 @@ def describe(name: str, make: Callable[[], Recipe]) -> str:
     """A recipe as text: its name and its docstring."""
     lines = [line for line in (make.__doc__ or "").splitlines() if line]
     return "\n".join([name, *(f"    {line}" for line in lines)])
-
-
-def as_printed(task: str, mean: float, spread: float | None) -> str:
-    """A published number: percent with two digits, 0 to 1 with three, or more where it has more.
-
-    >>> as_printed("classification", 94.21, 0.04), as_printed("tau", 0.992, 0.0004)
-    ('94.21 +- 0.04', '0.992 +- 0.0004')
-    """
-    digits = 2 if task.startswith(IN_PERCENT) else 3
-    parts = [
-        f"{number:.{digits}f}" if round(number, digits) == number else str(number)
-        for number in (mean, spread)
-        if number is not None
-    ]
-    return " +- ".join(parts)
 
 
 def _numbers(published: Published) -> str:

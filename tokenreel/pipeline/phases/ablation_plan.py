@@ -1,0 +1,215 @@
+"""What `fuse ablate` trains: words -> rows -> runs, and the store that feeds each."""
+
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenreel.cache.errors import StoreError, UsageError
+from tokenreel.cache.read.store_reader import Store, open_store
+from tokenreel.fuse.data.requirements import require_store
+from tokenreel.pipeline.defaults import dataset_of, find_store
+from tokenreel.pipeline.override import apply_overrides, expand_grid, nearest
+from tokenreel.pipeline.phases.ablation_table import AblationRow
+from tokenreel.pipeline.phases.training import configure_run, make_job
+from tokenreel.pipeline.recipes import RECIPES, TABLES, get_recipe
+
+if TYPE_CHECKING:
+    from tokenreel.fuse.train.train import Job
+
+__all__ = ["plan_jobs", "plan_rows", "substitutes"]
+
+log = logging.getLogger(__name__)
+
+_Planned = tuple[AblationRow, int, "Job"]  # row, seed, run
+
+
+def plan_rows(words: Sequence[str]) -> list[AblationRow]:
+    """The rows that words ask for.
+
+    Raises:
+        UsageError: a word that is no table, recipe or `key=value`, no recipe at all, a key that
+            is given twice, or a value that every recipe refuses.
+    """
+    names: list[str] = []
+    grids: list[str] = []
+    for word in words:
+        if "=" in word:
+            grids.append(word)
+        elif word in TABLES:
+            names += TABLES[word]
+        elif word in RECIPES:
+            names.append(word)
+        else:
+            raise UsageError(
+                f"no table or recipe {word!r}{nearest(word, [*TABLES, *RECIPES], count=3)} "
+                f"(`fuse recipes` lists all {len(TABLES)} tables and {len(RECIPES)} recipes)"
+            )
+    if not names:
+        raise UsageError(f"name a table or recipes to ablate (tables: {', '.join(TABLES)})")
+    keys = [grid.partition("=")[0] for grid in grids]
+    if "seed" in keys:
+        raise UsageError("seed is not ablated: --seeds N trains each row with seeds 0 to N - 1")
+    if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+        raise UsageError(f"{twice[0]} is given twice: {twice[0]}=a,b is a row of each value")
+    rows = [row for name in dict.fromkeys(names) for row in _rows_of(name, grids)]
+    _require_words(rows)
+    labels = Counter(row.label for row in rows)  # a method has a row on each data set
+    return [
+        replace(row, label=f"{row.label} ({row.recipe})") if labels[row.label] > 1 else row
+        for row in rows
+    ]
+
+
+def _require_words(rows: Sequence[AblationRow]) -> None:
+    """Raise for a word that no row takes; a row that refuses what others take is left out later."""
+    reasons: dict[AblationRow, str] = {}
+    for row in rows:
+        try:
+            apply_overrides(get_recipe(row.recipe).fuse, row.words, root="fuse")
+        except UsageError as error:
+            reasons[row] = str(error)
+    for word in dict.fromkeys(word for row in rows for word in row.words):
+        having = [row for row in rows if word in row.words]
+        if all(row in reasons for row in having):
+            raise UsageError("\n".join(dict.fromkeys(reasons[row] for row in having)))
+
+
+def _rows_of(name: str, grids: Sequence[str]) -> list[AblationRow]:
+    recipe = get_recipe(name)
+    if not recipe.fuse.optim.epochs:  # a row that trains nothing stays one under small settings
+        grids = [grid for grid in grids if not grid.startswith("optim.epochs=")]
+    values = [list(dict.fromkeys(expand_grid(recipe.fuse, grid))) for grid in grids]
+    rows = []
+    for words in itertools.product(*values):
+        varied = [w for w, options in zip(words, values, strict=True) if len(options) > 1]
+        label = " ".join([recipe.label or name, *varied])
+        # A published number is of the recipe, not of another value of one of its fields.
+        rows.append(AblationRow(name, words, label, {} if varied else recipe.published))
+    return rows
+
+
+def plan_jobs(
+    rows: Sequence[AblationRow], seeds: int, stores: Sequence[Path], folder: Path
+) -> tuple[list[_Planned], list[str]]:
+    """The runs of the rows that can be trained, and why the others cannot.
+
+    Args:
+        rows: of the table.
+        seeds: runs of a row, with seeds 0 to seeds - 1.
+        stores: that may feed rows; the one of a recipe's data set in stores/ when there are none.
+        folder: of the runs.
+
+    Raises:
+        UsageError: no row can be trained; why each cannot.
+    """
+    opened = {path: open_store(path) for path in stores}
+    jobs: list[_Planned] = []
+    refused: dict[str, list[str]] = {}
+    for row in rows:
+        try:
+            store, runs = _store_for(row, opened, folder)
+            for seed in range(seeds):
+                jobs += [
+                    (
+                        row,
+                        seed,
+                        make_job(row.recipe, [*words, f"seed={seed}"], store=store, folder=folder),
+                    )
+                    for words in runs
+                ]
+        except (UsageError, StoreError) as error:
+            refused.setdefault(str(error), []).append(row.label)
+    problems = [f"{_named(labels, len(rows))}: {why}" for why, labels in refused.items()]
+    if not jobs:
+        raise UsageError("no row can be trained:\n" + "\n".join(problems))
+    for problem in problems:
+        log.warning("left out: %s", problem)
+    return jobs, problems
+
+
+def _store_for(
+    row: AblationRow, stores: Mapping[Path, Store], folder: Path
+) -> tuple[Path, list[list[str]]]:
+    """The first store that has what a row needs, of its own data set and backbone before others.
+
+    Returns:
+        The store, and the words of each of the row's runs with one seed.
+    """
+    recipe = get_recipe(row.recipe)
+    candidates = dict(stores)
+    if not candidates:
+        path = find_store(recipe.dataset)
+        candidates = {path: open_store(path)}
+    reasons = []
+
+    def strangeness(path: Path) -> tuple[bool, bool]:
+        store = candidates[path]
+        return dataset_of(store) != recipe.dataset, not recipe.is_about(store.identity)
+
+    for path in sorted(candidates, key=strangeness):
+        try:
+            runs = _words_of_runs(row, candidates[path])
+            for words in runs:
+                config = configure_run(row.recipe, words, folder=folder)
+                require_store(config, candidates[path])
+        except UsageError as error:
+            reasons.append(str(error))
+            continue
+        return path, runs
+    raise UsageError("; ".join(reasons))
+
+
+def _words_of_runs(row: AblationRow, store: Store) -> list[list[str]]:
+    """One run, or one for each action of the training clips where the recipe is of one action."""
+    recipe = get_recipe(row.recipe)
+    if not recipe.per_action:
+        return [list(row.words)]
+    words = [word for word in row.words if word != "data.action=null"]  # of all, one by one
+    if any(word.startswith("data.action=") for word in words):
+        return [words]
+    actions = sorted({clip.action for clip in store.select(split="train")} - {""})
+    if not actions:
+        raise UsageError(
+            f"recipe {row.recipe} is one model for each action, the training clips of "
+            f"{store.path} are of no known action: `extract run {recipe.dataset} --out STORE` of "
+            "clips with actions makes one that has them"
+        )
+    return [[*words, f"data.action={action}"] for action in actions]
+
+
+def substitutes(jobs: Sequence[_Planned]) -> list[str]:
+    """A sentence for rows that are on another data set or backbone than the published ones."""
+    notes: dict[str, dict[str, None]] = {}
+    wanted: dict[tuple[Path, str], dict[str, tuple[int, ...]]] = {}
+    stores = {path: open_store(path) for path in {job.store for _, _, job in jobs}}
+    for row, _, job in jobs:
+        recipe, store = get_recipe(row.recipe), stores[job.store]
+        if row.published and dataset_of(store) != recipe.dataset:
+            what = f"published on {recipe.dataset}, here on {dataset_of(store) or 'another'}"
+            notes.setdefault(f"{what} ({store.path.name})", {})[row.label] = None
+        if not recipe.is_about(store.identity):
+            rows = wanted.setdefault((job.store, recipe.backbone), {})
+            rows[row.label] = recipe.fuse.pooling.blocks or ()
+    for (path, backbone), rows in wanted.items():
+        notes[_other_backbone(stores[path], backbone, rows.values())] = dict.fromkeys(rows)
+    every = len({row.label for row, _, _ in jobs})
+    return [f"{_named(list(labels), every)}: {what}" for what, labels in notes.items()]
+
+
+def _named(labels: Sequence[str], every: int) -> str:
+    return "all rows" if len(labels) == every > 1 else "; ".join(labels)
+
+
+def _other_backbone(store: Store, backbone: str, blocks: Iterable[tuple[int, ...]]) -> str:
+    named = sorted({block for some in blocks for block in some})
+    some = [block for block in named if block >= 0] or named  # 11 is the last as well
+    words = f"backbone={backbone}" + (f" blocks={','.join(map(str, some))}" if some else "")
+    return (
+        f"read from {store.identity.architecture} ({store.path.name}), not from {backbone}: `"
+        f"extract run {dataset_of(store) or 'DATASET'} {words} --out STORE` and a further "
+        "--store STORE change that"
+    )
