@@ -88,7 +88,7 @@ def measure_baseline(clips: list[EmbeddedClip]) -> float:
         distances[clip_of == clip_of[query]] = np.inf
         answers[row] = np.argsort(distances, kind="stable")[:15]
     seconds = (time.perf_counter() - start) / QUERIES * len(frames)
-    found = nearest_in_other_clips(strided, 15, threads=2).index[some]
+    found = nearest_in_other_clips(strided, 15, threads=2)[some]
     np.testing.assert_array_equal(found, answers)
     return seconds
 

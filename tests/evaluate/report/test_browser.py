@@ -3,7 +3,7 @@
 import pytest
 
 from tests.evaluate.report import browser, made
-from tokenreel.evaluate.report.build import write_report
+from tokenreel.evaluate.report.build import make_report, write_report
 
 pytestmark = [
     pytest.mark.browser,
@@ -28,7 +28,8 @@ LOADED = """Promise.all([
 @pytest.fixture(scope="module")
 def path(evaluated, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    return write_report(evaluated.files, evaluated.scores.scores, folder, frames=made.make_frames)
+    page = make_report(evaluated.files, evaluated.scores.scores, frames=made.make_frames)
+    return write_report(page, folder)
 
 
 @pytest.fixture(scope="module")

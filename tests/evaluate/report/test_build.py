@@ -191,9 +191,9 @@ def test_no_file_is_an_error():
 
 
 def test_it_is_written_whole_into_a_folder_that_is_made(evaluated, tmp_path):
-    path = write_report(
-        evaluated.files, evaluated.scores.scores, tmp_path / "a/b", frames=made.make_frames
-    )
+    page = make_report(evaluated.files, evaluated.scores.scores, frames=made.make_frames)
+    path = write_report(page, tmp_path / "a/b")
+    assert path.read_bytes() == page
     assert path == tmp_path / "a/b/index.html"
     assert path.read_text().startswith("<!doctype html>")
     assert [item.name for item in path.parent.iterdir()] == ["index.html"]

@@ -6,21 +6,40 @@ every metric of both from what each clip contributes; the mean is over actions, 
 which clips are judged varies.  A pair of a clip with its own copy is no pair of tau.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.progress import Progress
-from tokenreel.evaluate.commands.bootstrap import Ints, Metric, Metrics, resampled_metrics
-from tokenreel.evaluate.jobs.data import file_sha256, load_action, load_screened
+from tokenreel.evaluate.jobs.data import ActionData, file_sha256, load_action, load_screened
+from tokenreel.evaluate.jobs.tasks import (
+    Limits,
+    align_action,
+    choose_labelled,
+    classify_action,
+    missing_data,
+    regress_action,
+    retrieve_action,
+)
+from tokenreel.evaluate.methods.progression import progression_targets
 from tokenreel.evaluate.protocol import EvaluateConfig, Settings, resolve
 
-__all__ = ["RESAMPLES", "Difference", "compare_files", "paired_bootstrap"]
+__all__ = ["RESAMPLES", "Difference", "compare_files", "paired_bootstrap", "resampled_metrics"]
 
 RESAMPLES = 2000
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+Metric = Callable[[Ints], float]
+"""How often each clip was drawn, (clips,) -> the value."""
+
+Metrics = dict[str, Metric | str]
+"""Task -> its metric, or why it has none."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +102,13 @@ def compare_files(
     sides = [_load(path, config) for path in [*first, *second]]
     clips = _common_clips(sides)
     bar = Progress(sides, desc="compare", unit="run", enabled=progress)
-    found = [{action: _metrics(side, action) for action in clips} for side in bar]
+    found = [
+        {
+            action: resampled_metrics(load_action(side.path, side.sha256, action), side.settings)
+            for action in clips
+        }
+        for side in bar
+    ]
     tasks = dict.fromkeys(task for one in found for some in one.values() for task in some)
     return [
         _compare_task(task, found, clips, len(first), resamples=resamples, seed=seed)
@@ -200,9 +225,10 @@ def _common_clips(sides: Sequence[_Side]) -> dict[str, list[str]]:
     clips = sides[0].clips
     for side in sides[1:]:
         if side.clips != clips:
+            first, second = (sum(map(len, found.values())) for found in (clips, side.clips))
             raise UsageError(
-                f"{sides[0].path} and {side.path} hold other validation clips: a paired test needs "
-                f"the same ones ({_count(sides[0])} and {_count(side)})"
+                f"{sides[0].path} and {side.path} hold different validation clips "
+                f"({first} and {second}): a paired test needs the same ones"
             )
     if not clips:
         raise UsageError(f"{sides[0].path} holds no labelled clips of the split val")
@@ -215,9 +241,97 @@ def _common_clips(sides: Sequence[_Side]) -> dict[str, list[str]]:
     return clips
 
 
-def _count(side: _Side) -> int:
-    return sum(map(len, side.clips.values()))
+def resampled_metrics(data: ActionData, settings: Settings) -> Metrics:
+    """The metrics of an action that the settings name.
+
+    Args:
+        data: of the action.
+        settings: tasks and how they are measured.
+    """
+    found: Metrics = {}
+    for kind, make in METRICS.items():
+        if kind not in settings.tasks:
+            continue
+        why, _ = missing_data(kind, data)
+        try:
+            if not why:
+                found |= make(data, settings)
+        except ValueError as error:
+            why = str(error)
+        if why:
+            rows = [f"ap@{k}" for k in settings.ks] if kind == "retrieval" else [kind]
+            found |= dict.fromkeys(rows, why)
+    return found
 
 
-def _metrics(side: _Side, action: str) -> Metrics:
-    return resampled_metrics(load_action(side.path, side.sha256, action), side.settings)
+def _accuracy(data: ActionData, settings: Settings) -> dict[str, Metric]:
+    chosen = choose_labelled(data.train, settings, max(settings.fractions))
+    found = classify_action(data, settings, chosen)
+    right = found.predicted == np.concatenate(data.val.labels)
+    correct, frames = _by_clip(data, right), _lengths(data)
+    return {"classification": lambda drawn: float(drawn @ correct / (drawn @ frames))}
+
+
+def _progress(data: ActionData, settings: Settings) -> dict[str, Metric]:
+    chosen = choose_labelled(data.train, settings, max(settings.fractions))
+    predicted = regress_action(data, settings, chosen).predicted
+    rule = settings.absent_phase
+    wanted = np.concatenate(
+        [progression_targets(one, data.num_phases, rule) for one in data.val.labels]
+    )
+    rest = _by_clip(data, np.square(wanted - predicted))
+    total, squares, frames = _by_clip(data, wanted), _by_clip(data, wanted**2), _lengths(data)
+
+    def r2(drawn: Ints) -> float:
+        spread = drawn @ squares - (drawn @ total) ** 2 / (drawn @ frames)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = 1 - (drawn @ rest) / spread
+        return float(np.mean(np.where(spread > 1e-12, value, np.nan)))
+
+    return {"progression": r2}
+
+
+def _tau(data: ActionData, settings: Settings) -> dict[str, Metric]:
+    pairs = align_action(data.val.embeddings, settings, Limits()).pairs
+    is_known = ~np.isnan(pairs)
+    values = np.where(is_known, pairs, 0.0)
+
+    def tau(drawn: Ints) -> float:
+        count = drawn @ is_known @ drawn
+        return float(drawn @ values @ drawn / count) if count else float("nan")
+
+    return {"tau": tau}
+
+
+def _retrieval(data: ActionData, settings: Settings) -> dict[str, Metric]:
+    found = retrieve_action(data, settings, Limits())
+    return {f"ap@{k}": _mean_of(values) for k, values in found.by_clip.items()}
+
+
+def _mean_of(values: Floats) -> Metric:
+    is_known = ~np.isnan(values)
+    filled = np.where(is_known, values, 0.0)
+
+    def mean(drawn: Ints) -> float:
+        count = drawn @ is_known
+        return float(drawn @ filled / count) if count else float("nan")
+
+    return mean
+
+
+def _lengths(data: ActionData) -> Ints:
+    return np.array([len(one) for one in data.val.labels])
+
+
+def _by_clip(data: ActionData, values: NDArray[np.generic]) -> Floats:
+    """Sums over the frames of each clip, (clips, ...)."""
+    starts = np.cumsum(_lengths(data)) - _lengths(data)
+    return np.add.reduceat(values.astype(np.float64), starts, axis=0)
+
+
+METRICS: dict[str, Callable[[ActionData, Settings], dict[str, Metric]]] = {
+    "classification": _accuracy,
+    "progression": _progress,
+    "tau": _tau,
+    "retrieval": _retrieval,
+}

@@ -66,17 +66,17 @@ class Score:
     fraction: float
     value: float
     protocol: str
-    stride: int
-    distance: str
-    num_clips: int
-    num_frames: int
-    num_dropped: int
-    num_nan: int
-    num_classes: int
-    store_fingerprint: str
-    weights: str
-    augmentation: str
-    commit: str
+    stride: int = 1
+    distance: str = ""
+    num_clips: int = 0
+    num_frames: int = 0
+    num_dropped: int = 0
+    num_nan: int = 0
+    num_classes: int = 0
+    store_fingerprint: str = ""
+    weights: str = ""
+    augmentation: str = ""
+    commit: str = ""
     note: str = ""
     status: str = "ok"
     num_train_clips: int = 0

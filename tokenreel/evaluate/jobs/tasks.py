@@ -49,7 +49,12 @@ def run_job(job: Job, limits: Limits) -> list[Score]:
     if job.kind == "group-tau":
         return _group_tau(job, limits)
     data = load_action(job.path, job.sha256, job.blank.action)
-    blank = _with_counts(job.blank, data)
+    blank = replace(
+        job.blank,
+        num_clips=len(data.val.labels),
+        num_frames=data.val.num_frames,
+        num_dropped=data.val.num_dropped,
+    )
     why, status = missing_data(job.kind, data)
     if why:
         return [replace(blank, task=task, note=why, status=status) for task in job.tasks]
@@ -58,15 +63,6 @@ def run_job(job: Job, limits: Limits) -> list[Score]:
     except (ValueError, np.linalg.LinAlgError, ModuleNotFoundError) as error:
         note = str(error)
         return [replace(blank, task=task, note=note, status="problem") for task in job.tasks]
-
-
-def _with_counts(blank: Score, data: ActionData) -> Score:
-    return replace(
-        blank,
-        num_clips=len(data.val.labels),
-        num_frames=data.val.num_frames,
-        num_dropped=data.val.num_dropped,
-    )
 
 
 def missing_data(kind: str, data: ActionData) -> tuple[str, str]:

@@ -8,7 +8,6 @@ answer is that of a stable sort of all float64 distances, whatever the blocks an
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +16,6 @@ from threadpoolctl import threadpool_limits
 
 __all__ = [
     "MEMORY_BYTES",
-    "NearestFrames",
     "nearest_in_each_clip",
     "nearest_in_other_clips",
     "squared_distances",
@@ -32,18 +30,6 @@ _GROUP = 64  # columns whose minimum is looked at first
 _COLUMNS = 4096  # of a block: wide enough for the matrix product, small enough for the cache
 _KEPT = 16  # candidates for each frame that is wanted, before they are measured
 _EXACT_BYTES = 32_000_000  # float64 rows measured at once
-
-
-@dataclass(frozen=True, eq=False)
-class NearestFrames:
-    """The frames of other clips that are nearest to each frame.
-
-    Attributes:
-        index: (n, k) int64, into all clips laid end to end, nearest first; -1 where a frame has
-            fewer than k frames in other clips.
-    """
-
-    index: Ints
 
 
 def squared_distances(queries: NDArray[np.floating], gallery: NDArray[np.floating]) -> Floats:
@@ -61,7 +47,7 @@ def nearest_in_other_clips(
     *,
     memory_bytes: int = MEMORY_BYTES,
     threads: int = 1,
-) -> NearestFrames:
+) -> Ints:
     """For each frame its `count` nearest frames of all other clips.
 
     Args:
@@ -70,6 +56,10 @@ def nearest_in_other_clips(
         memory_bytes: what the blocks may hold together; the work is linear in queries x gallery
             whatever it is.
         threads: blocks of queries searched at once.
+
+    Returns:
+        (n, count) int64 indices into all clips laid end to end, nearest first; -1 where a frame has
+        fewer than `count` frames in other clips.
     """
     frames = np.concatenate(clips)
     edges = _edges(clips)
@@ -82,7 +72,7 @@ def nearest_in_other_clips(
         found = list(
             pool.map(lambda a: search.nearest(a, min(a + rows, len(frames)), columns), starts)
         )
-    return NearestFrames(np.concatenate(found))
+    return np.concatenate(found)
 
 
 class _Search:

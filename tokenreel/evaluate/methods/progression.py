@@ -17,7 +17,6 @@ __all__ = [
     "Regressed",
     "count_absent",
     "fit_progression",
-    "progression_score",
     "progression_targets",
 ]
 
@@ -111,16 +110,6 @@ def fit_progression(
     columns = [_predict(train, target.astype(train.dtype), val) for target in given.T]
     predicted = np.stack(columns, axis=1).astype(np.float64)
     return Regressed(float(np.mean(_r2(wanted, predicted))), predicted)
-
-
-def progression_score(
-    train: NDArray[np.float32],
-    train_targets: Sequence[Floats],
-    val: NDArray[np.float32],
-    val_targets: Sequence[Floats],
-) -> float:
-    """Mean over boundaries of R2 on all validation frames; arguments as fit_progression."""
-    return fit_progression(train, train_targets, val, val_targets).score
 
 
 def _predict(

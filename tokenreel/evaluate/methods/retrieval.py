@@ -28,13 +28,11 @@ class Retrieved:
     Attributes:
         precision: K -> mean over clips, NaN where no clip counts.
         by_clip: K -> (clips,) mean over the frames of each, NaN without frames or gallery.
-        num_queries: frames.
         num_nan_clips: clips that give NaN.
     """
 
     precision: dict[int, float]
     by_clip: dict[int, NDArray[np.float64]]
-    num_queries: int
     num_nan_clips: int
 
 
@@ -60,8 +58,8 @@ def retrieve_frames(
     if np.count_nonzero(lengths) > 1:
         found = nearest_in_other_clips(clips, max(ks), memory_bytes=memory_bytes, threads=threads)
         phases = np.concatenate(labels)
-        is_there = found.index >= 0
-        hits = (phases[found.index] == phases[:, None]) & is_there
+        is_there = found >= 0
+        hits = (phases[found] == phases[:, None]) & is_there
         full = np.flatnonzero(lengths)
         starts = (np.cumsum(lengths) - lengths)[full]
         for k, values in by_clip.items():
@@ -72,7 +70,7 @@ def retrieve_frames(
         k: float(np.nanmean(values)) if num_nan < len(values) else float("nan")
         for k, values in by_clip.items()
     }
-    return Retrieved(precision, by_clip, int(lengths.sum()), num_nan)
+    return Retrieved(precision, by_clip, num_nan)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,9 +21,8 @@ from tokenreel.evaluate.report.data.gather import (
     shown_runs,
 )
 from tokenreel.evaluate.report.data.scores import ScoreTable, task_title
-from tokenreel.evaluate.report.page.html import Html, Section, join, make_page, number, tag
-from tokenreel.evaluate.report.pictures.frames import FrameSource
-from tokenreel.evaluate.report.pictures.thumbnails import Pictures
+from tokenreel.evaluate.report.page.html import Html, Section, absent, join, make_page, number, tag
+from tokenreel.evaluate.report.pictures.frames import FrameSource, Pictures
 from tokenreel.evaluate.report.sections.alignment import align_group
 from tokenreel.evaluate.report.sections.attention import attention_article, read_attention
 from tokenreel.evaluate.report.sections.confusion import confusion_article
@@ -40,28 +39,8 @@ __all__ = ["make_report", "write_report"]
 log = logging.getLogger(__name__)
 
 
-def write_report(
-    files: Sequence[EmbeddingFile],
-    scores: Sequence[Score],
-    out: Path,
-    *,
-    frames: FrameSource,
-    config: ReportConfig | None = None,
-    published: Mapping[str, Published] | None = None,
-    problems: Sequence[str] = (),
-    progress: bool = False,
-) -> Path:
-    """Write OUT/index.html, whole or not at all; arguments as in :func:`make_report`."""
-    with threadpool_limits(1):  # more make small fits slower, and change the last digits
-        page = make_report(
-            files,
-            scores,
-            frames=frames,
-            config=config,
-            published=published,
-            problems=problems,
-            progress=progress,
-        )
+def write_report(page: bytes, out: Path) -> Path:
+    """Write a page as OUT/index.html, whole or not at all."""
     make_directory(out)
     path = out / "index.html"
     write_whole(path, page)
@@ -97,6 +76,8 @@ def make_report(
         raise ValueError("a report is of at least one embedding file, got none")
     config = config or ReportConfig()
     runs = gather_runs(files)
+    with threadpool_limits(1):  # more make small fits slower, and change the last digits
+        pictures = _pictures(runs, frames, config, progress=progress)
     table = ScoreTable(scores)
     colours = {run.recipe: run.colour for run in runs}
     sections = [
@@ -113,7 +94,7 @@ def make_report(
             "The same numbers for each action; whiskers are two standard deviations over seeds.",
             action_bars(table, colours),
         ),
-        *_pictures(runs, frames, config, progress=progress),
+        *pictures,
         _attention(runs, config),
         Section(
             "training",
@@ -140,7 +121,7 @@ def make_report(
 def _pictures(
     runs: Sequence[RunPage], frames: FrameSource, config: ReportConfig, *, progress: bool
 ) -> list[Section]:
-    """The sections of single clips: frames are asked for by all, fetched once, then drawn."""
+    """The sections of single clips: all say which frames they show, which are then decoded once."""
     shown = shown_runs(runs, config)
     groups = shown_groups(shown, config)
     aligned = [align_group(group, shown, config) for group in groups]
@@ -152,43 +133,37 @@ def _pictures(
         retrieval.want(pictures)
     pictures.fetch()
     notice = pictures.notice()
-    none = tag("p", "No action or group has two clips to compare.", class_="absent")
+    none = absent("No action or group has two clips to compare.")
     counted = Progress(groups, desc="report", unit="action", enabled=progress)
-    bodies = {
-        "alignment": [part.render(pictures) for part in aligned],
-        "retrieval": [part.render(pictures) for part in retrieved],
-        "confusion": [confusion_article(group, shown) for group in counted],
-        "projection": [projection_article(group, shown, config) for group in groups],
-    }
-    texts = {
-        "alignment": (
+    return [
+        Section(
+            "alignment",
             "Alignment",
             "Distances between the frames of two clips (near is bright), "
             "the cheapest warping path (line), and each query frame's nearest neighbour "
             "(dots). Bands beside the axes are phases.",
+            join(notice, *([part.render(pictures) for part in aligned] or [none])),
         ),
-        "retrieval": (
+        Section(
+            "retrieval",
             "Retrieval",
             "The nearest frames of other clips of the action: \u2713 is the "
             "query's phase, \u2717 another.",
+            join(notice, *([part.render(pictures) for part in retrieved] or [none])),
         ),
-        "confusion": (
+        Section(
+            "confusion",
             "Confusion",
             "Linear classifier on all labelled training frames of the "
             "action: percent of a phase's frames; framed cells are right.",
+            join(*([confusion_article(group, shown) for group in counted] or [none])),
         ),
-        "projection": (
+        Section(
+            "projection",
             "Embeddings",
             "Frames of the held-out clips in two dimensions; colour and shape are the phase.",
+            join(*([projection_article(group, shown, config) for group in groups] or [none])),
         ),
-    }
-    return [
-        Section(
-            name,
-            *texts[name],
-            join(notice if name in ("alignment", "retrieval") else None, *(found or [none])),
-        )
-        for name, found in bodies.items()
     ]
 
 
@@ -197,7 +172,7 @@ def _attention(runs: Sequence[RunPage], config: ReportConfig) -> Section:
     note = "Where each entity of LSTP looks, over the frames as the backbone saw them."
     found = [attention_article(one) for one in read_attention(runs, config)]
     hint = "No run has attention in its folder; `fuse attend RUN --clips CLIP` puts it there."
-    body = join(*found) if found else tag("p", hint, class_="absent")
+    body = join(*found) if found else absent(hint)
     return Section("attention", "Attention", note, body)
 
 
@@ -212,24 +187,18 @@ def _lead(runs: Sequence[RunPage], table: ScoreTable, problems: Sequence[str]) -
         f"{_count(len(table.actions), 'action')}.",
         class_="lead",
     )
-    random = sorted({str(run.file.provenance.get("weights", "")) for run in runs})
-    weights = [words for words in random if words.startswith("random")]
-    words = f"The backbone has random weights ({', '.join(weights)}): compare the rows with one "
-    warning = tag("p", words + "another, never with a paper.", class_="absent") if weights else None
+    weights = sorted({str(run.file.provenance.get("weights", "")) for run in runs})
+    random = ", ".join(words for words in weights if words.startswith("random"))
+    words = f"The backbone has random weights ({random}): compare the rows with one another, "
+    warning = absent(words + "never with a paper.") if random else None
     cards = []
     for task in table.tasks:
         found = [(table.cell(row, MEAN, task).mean, row) for row in table.rows]
         known = [(value, row) for value, row in found if value == value]
         if known:
             value, row = max(known, key=lambda item: item[0])
-            cards.append(
-                tag(
-                    "li",
-                    tag("span", task_title(task)),
-                    tag("b", number(value)),
-                    tag("span", f"best: {row}"),
-                )
-            )
+            title, best = tag("span", task_title(task)), tag("span", f"best: {row}")
+            cards.append(tag("li", title, tag("b", number(value)), best))
     wrong = tag("ul", *(tag("li", problem) for problem in problems), class_="absent")
     return join(
         lead,

@@ -9,7 +9,7 @@ from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
 from tokenreel.cache.errors import EmbeddingFileError
 from tokenreel.evaluate.commands.suite import SuiteReport
 from tokenreel.evaluate.jobs.data import file_sha256, load_screened
-from tokenreel.evaluate.report.build import write_report
+from tokenreel.evaluate.report.build import make_report, write_report
 from tokenreel.evaluate.report.data.gather import ReportConfig
 from tokenreel.evaluate.report.pictures.frames import FrameSource, FramesUnreachable, Image
 from tokenreel.extract.video.decode import VideoError, decode, probe
@@ -71,16 +71,16 @@ def report_scores(
             last = error  # it is among the problems already
     if not files:
         raise EmbeddingFileError(f"no embedding file to report on: {last}")
-    return write_report(
+    page = make_report(
         files,
         scores.scores,
-        out,
         frames=frames_of(files, root),
         config=config,
         published=published_numbers(),
         problems=scores.problems,
         progress=True,
     )
+    return write_report(page, out)
 
 
 def frames_of(files: Sequence[EmbeddingFile], root: Path | None) -> FrameSource:

@@ -10,6 +10,7 @@ from tests.evaluate.report import made
 from tokenreel.evaluate.methods.alignment import align_pair
 from tokenreel.evaluate.report.pictures.frames import (
     FramesUnreachable,
+    Pictures,
     jpeg_bytes,
     no_frames,
     resize,
@@ -17,7 +18,6 @@ from tokenreel.evaluate.report.pictures.frames import (
     thumbnails,
 )
 from tokenreel.evaluate.report.pictures.movie import playback_rate, side_by_side
-from tokenreel.evaluate.report.pictures.thumbnails import Pictures
 
 
 def test_frames_are_asked_for_once_a_clip_whichever_run_shows_them(evaluated):

@@ -14,6 +14,7 @@ from typing import Any
 __all__ = [
     "Html",
     "Section",
+    "absent",
     "join",
     "make_page",
     "number",
@@ -104,6 +105,11 @@ def scroll(table: Html, label: str, *, tall: bool = False) -> Html:
     """A table in a region that scrolls, named for a screen reader."""
     class_ = "scroll tall" if tall else "scroll"
     return tag("div", table, class_=class_, tabindex="0", role="region", aria_label=label)
+
+
+def absent(why: str) -> Html:
+    """A line in place of what cannot be shown."""
+    return tag("p", why, class_="absent")
 
 
 def swatch(colour: int) -> Html:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -80,18 +81,13 @@ def write_movie(path: Path, images: Iterator[Image], *, rate: Fraction) -> int:
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "21", "preset": "fast", "threads": "1"}
-        for count, image in enumerate(_chain(first, images), start=1):
+        for count, image in enumerate(chain([first], images), start=1):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts = count - 1
             frame.time_base = 1 / rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return count
-
-
-def _chain(first: Image, rest: Iterator[Image]) -> Iterator[Image]:
-    yield first
-    yield from rest
 
 
 def _held(images: Iterator[Image], positions: NDArray[np.int64], height: int) -> Iterator[Image]:

@@ -21,14 +21,12 @@ from tokenreel.evaluate.report.page.html import (
     swatch,
     tag,
 )
-from tokenreel.evaluate.report.pictures.frames import to_uri
-from tokenreel.evaluate.report.pictures.thumbnails import Pictures
+from tokenreel.evaluate.report.pictures.frames import Pictures, to_uri
 
 __all__ = ["AlignedGroup", "align_group", "heat_png", "matrix_figure", "run_title"]
 
 SHEET_COLUMNS = 8
 MARKS = {True: "\u2713", False: "\u2717", None: "?"}  # a tick, a cross
-VERDICTS = {True: "right", False: "wrong", None: "unlabelled"}
 PLOT = 220.0  # units across; the reference runs along it
 AXIS, BAND = 20.0, 9.0  # space for times, and the band of phases
 MOST_CELLS = 160
@@ -200,13 +198,8 @@ def _cell(pictures: Pictures, clip: EmbeddedClip, frame: int, same: bool | None)
     label = name or "no label"
     if same is None:
         return join(image, tag("span", label, class_="phase"), tag("small", seconds))
-    verdict = tag(
-        "span",
-        MARKS[same],
-        f" {label}",
-        class_=f"phase {VERDICTS[same]}",
-        title="same phase" if same else "another phase",
-    )
+    class_, title = ("phase right", "same phase") if same else ("phase wrong", "another phase")
+    verdict = tag("span", MARKS[same], f" {label}", class_=class_, title=title)
     return join(image, verdict, tag("small", seconds))
 
 
@@ -280,15 +273,8 @@ def matrix_figure(pair: AlignedClips, *, title: Html, number_of_run: int) -> Htm
         f"Distances of {rows} query and {columns} reference frames, near is bright. "
         f"Warping path: mean cost {number(pair.path.mean)}."
     )
-    drawing = svg(
-        left + PLOT + 2,
-        top + height + 2,
-        _times(pair, height),
-        bands,
-        group,
-        label=words,
-        data_run=number_of_run,
-    )
+    parts = (_times(pair, height), bands, group)
+    drawing = svg(left + PLOT + 2, top + height + 2, *parts, label=words, data_run=number_of_run)
     facts = (
         f"path cost {number(pair.path.mean)} a step, "
         f"same phase on {_percent(pair.phase_agreement)} of it, tau {number(pair.tau)}"
@@ -301,30 +287,19 @@ def _percent(share: float) -> str:
 
 
 def _times(pair: AlignedClips, height: float) -> Html:
-    left = top = AXIS + BAND
-    first, last = (f"{pair.reference.times_seconds[i]:.1f} s" for i in (0, -1))
-    start, stop = (f"{pair.query.times_seconds[i]:.1f} s" for i in (0, -1))
-    along = f"rotate(-90 {AXIS - 6:g} {{0:g}})"
-    return join(
-        tag("text", f"reference {first}", x=left, y=AXIS - 6, class_="axis"),
-        tag("text", last, x=left + PLOT, y=AXIS - 6, class_="axis end"),
-        tag(
-            "text",
-            f"query {start}",
-            x=AXIS - 6,
-            y=top,
-            class_="axis end",
-            transform=along.format(top),
-        ),
-        tag(
-            "text",
-            stop,
-            x=AXIS - 6,
-            y=top + height,
-            class_="axis",
-            transform=along.format(top + height),
-        ),
-    )
+    edge = AXIS + BAND
+    texts = []
+    for clip, name, length, along in (
+        (pair.reference, "reference", PLOT, True),
+        (pair.query, "query", height, False),
+    ):
+        first, last = (f"{clip.times_seconds[i]:.1f} s" for i in (0, -1))
+        for words, place, side in ((f"{name} {first}", 0.0, not along), (last, length, along)):
+            class_ = "axis end" if side else "axis"
+            x, y = (edge + place, AXIS - 6) if along else (AXIS - 6, edge + place)
+            turn = None if along else f"rotate(-90 {x:g} {y:g})"
+            texts.append(tag("text", words, x=x, y=y, class_=class_, transform=turn))
+    return join(*texts)
 
 
 def _band(clip: EmbeddedClip, length: float, corner: tuple[float, float], *, across: bool) -> Html:
@@ -335,19 +310,11 @@ def _band(clip: EmbeddedClip, length: float, corner: tuple[float, float], *, acr
         label = int(clip.labels[start])
         if label < 0:
             continue
-        name = clip.phases[label] if label < len(clip.phases) else str(label)
         offset, size = start / clip.num_frames * length, (stop - start) / clip.num_frames * length
         x, y = (corner[0] + offset, corner[1]) if across else (corner[0], corner[1] + offset)
         width, height = (size, BAND - 2) if across else (BAND - 2, size)
-        parts.append(
-            tag(
-                "rect",
-                tag("title", name),
-                class_=f"p{label % 8}",
-                x=f"{x:.1f}",
-                y=f"{y:.1f}",
-                width=f"{width:.1f}",
-                height=f"{height:.1f}",
-            )
-        )
+        corners = {"x": x, "y": y, "width": width, "height": height}
+        box = {name: f"{value:.1f}" for name, value in corners.items()}
+        title = tag("title", phase_name(clip, start))
+        parts.append(tag("rect", title, class_=f"p{label % 8}", **box))
     return join(*parts)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.evaluate.report.data.gather import ReportConfig, RunPage
-from tokenreel.evaluate.report.page.html import Html, join, tag
+from tokenreel.evaluate.report.page.html import Html, absent, tag
 from tokenreel.evaluate.report.pictures.frames import jpeg_bytes, to_uri
 from tokenreel.evaluate.report.sections.alignment import run_title
 
@@ -90,14 +90,8 @@ def attention_article(found: Attended) -> Html:
         f"entity {i} looks at {100 * share:.0f} % of the tokens"
         for i, share in enumerate(focus(found.weights))
     )
-    caption = tag(
-        "figcaption",
-        run_title(found.run),
-        tag(
-            "small",
-            f"{found.clip_id}: {entities} entities over {rows} x {columns} tokens; {shares}",
-        ),
-    )
+    facts = f"{found.clip_id}: {entities} entities over {rows} x {columns} tokens; {shares}"
+    caption = tag("figcaption", run_title(found.run), tag("small", facts))
     words = f"Attention of {found.run.recipe} over {found.clip_id}: a column a moment, the frame "
     picture = _picture(found.picture, words + "above, then a row for each entity")
     return tag("figure", caption, picture, class_="attention")
@@ -111,7 +105,7 @@ def _picture(path: Path, words: str) -> Html:
             image = picture.convert("RGB")
     except OSError as error:
         reason = error.strerror or "not a picture"
-        return join(tag("p", f"Without the picture {path.name}: {reason}.", class_="absent"))
+        return absent(f"Without the picture {path.name}: {reason}.")
     if image.width > WIDEST:
         size = (WIDEST, round(image.height * WIDEST / image.width))
         image = image.resize(size, Pillow.Resampling.LANCZOS)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from tokenreel.cache.embeddings import EmbeddedClip
 from tokenreel.evaluate.methods.probe import classify_phases
 from tokenreel.evaluate.report.data.gather import Group, RunPage
-from tokenreel.evaluate.report.page.html import Html, scroll, tag
+from tokenreel.evaluate.report.page.html import Html, absent, scroll, tag
 from tokenreel.evaluate.report.sections.alignment import run_title
 
 __all__ = ["Confusion", "confuse", "confusion_article"]
@@ -71,9 +71,7 @@ def _labelled(clips: Sequence[EmbeddedClip]) -> tuple[NDArray[np.float32], NDArr
 
 def _table(run: RunPage, found: Confusion) -> Html:
     if found.reason:
-        return tag(
-            "figure", tag("figcaption", run_title(run)), tag("p", found.reason, class_="absent")
-        )
+        return tag("figure", tag("figcaption", run_title(run)), absent(found.reason))
     right = int(np.trace(found.counts))
     total = int(found.counts.sum())
     head = tag(
@@ -83,13 +81,8 @@ def _table(run: RunPage, found: Confusion) -> Html:
     )
     rows = []
     for i, (name, line) in enumerate(zip(found.names, found.counts.tolist(), strict=True)):
-        rows.append(
-            tag(
-                "tr",
-                tag("th", name, scope="row"),
-                *(_cell(value, sum(line), is_right=i == j) for j, value in enumerate(line)),
-            )
-        )
+        cells = [_cell(value, sum(line), is_right=i == j) for j, value in enumerate(line)]
+        rows.append(tag("tr", tag("th", name, scope="row"), *cells))
     caption = tag("caption", run_title(run), tag("small", f" {right} of {total} frames right"))
     table = tag("table", caption, tag("thead", head), tag("tbody", *rows), class_="confusion")
     return scroll(table, f"Confusion matrix, {run.recipe}")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from tokenreel.evaluate.report.data.gather import RunPage
-from tokenreel.evaluate.report.page.html import Html, join, svg, tag
+from tokenreel.evaluate.report.page.html import Html, absent, join, svg, tag
 
 __all__ = ["training_curves"]
 
@@ -20,11 +20,9 @@ def training_curves(runs: Sequence[RunPage]) -> Html:
     keys.sort(key=lambda key: (key != "loss", key == "lr", key))
     trained = [run for run in runs if run.curves]
     if not keys:
-        return tag(
-            "p",
+        return absent(
             "No run has a metrics.jsonl with epochs: nothing was trained, or the runs "
-            "are embedding files alone.",
-            class_="absent",
+            "are embedding files alone."
         )
     legend = tag(
         "ul",

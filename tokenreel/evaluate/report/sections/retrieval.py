@@ -10,7 +10,7 @@ from tokenreel.evaluate.methods.alignment import phase_name
 from tokenreel.evaluate.methods.retrieval import Neighbour, nearest_frames
 from tokenreel.evaluate.report.data.gather import Group, ReportConfig, RunPage
 from tokenreel.evaluate.report.page.html import Html, join, scroll, tag
-from tokenreel.evaluate.report.pictures.thumbnails import Pictures
+from tokenreel.evaluate.report.pictures.frames import Pictures
 from tokenreel.evaluate.report.sections.alignment import MARKS, run_title
 
 __all__ = ["RetrievedGroup", "retrieve_group"]
