@@ -1,4 +1,4 @@
-"""What an evaluation is told: protocols of the literature by name, and what a user may change.
+"""Protocol of an evaluation: those of the literature by name, and the values a user may change.
 
     carl      CARL, MV-Former and VSP on Penn Action and Pouring: multinomial logistic regression,
               all frames, squared distances, nearest frames of other validation clips.  A clip that
@@ -8,8 +8,8 @@
     tcc       TCC and what follows it (LAV, GTA): an RBF SVM, stride 5, TCC's boundaries, few-shot
               classification instead of retrieval.
 
-A value is the user's where the user gives one, else the recipe's (where the recipe is of the same
-protocol), else the protocol's.
+A value comes from the user if given, else from the recipe (if it uses the same protocol), else from
+the protocol.
 """
 
 from collections.abc import Mapping
@@ -33,25 +33,26 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    protocol: ProtocolName = Field(description="its name")
-    tasks: tuple[Task, ...] = Field(description="what is computed")
+    protocol: ProtocolName = Field(description="name of the protocol")
+    tasks: tuple[Task, ...] = Field(description="metrics to compute")
     classifier: Classifier = Field(description="logistic regression, RBF SVM or a layer by SGD")
     fractions: tuple[float, ...] = Field(description="shares of the training clips with labels")
     labelled: Labelled = Field(
-        default="prefix", description="which: the first, as published, or a draw over phases"
+        default="prefix",
+        description="the first clips, as published, or a stratified draw",
     )
-    seed: int = Field(default=0, ge=0, description="of that draw and of SGD")
+    seed: int = Field(default=0, ge=0, description="seed of that draw and of SGD")
     absent_phase: AbsentRule = Field(description="progression target where a clip lacks a phase")
-    tau_stride: int = Field(ge=1, description="every so many-th frame for tau")
-    retrieval_stride: int = Field(ge=1, description="and for AP@K")
+    tau_stride: int = Field(ge=1, description="frames between two that tau uses")
+    retrieval_stride: int = Field(ge=1, description="frames between two that AP@K uses")
     ks: tuple[int, ...] = Field(default=(5, 10, 15), min_length=1, description="the K of AP@K")
     shots: tuple[int, ...] = Field(default=(1, 5, 10), description="labelled clips of few-shot")
     episodes: int = Field(default=50, ge=1, description="draws of few-shot, averaged")
     learning_rate: float = Field(default=50.0, gt=0, description="of SGD, for unit embeddings")
-    epochs: int = Field(default=100, ge=1, description="of SGD")
+    epochs: int = Field(default=100, ge=1, description="epochs of SGD")
 
     def words(self) -> str:
-        """All values as one canonical text: results made with others are not used again."""
+        """All values as canonical text: results of other settings are not reused."""
         return canonical_json(self.model_dump(mode="json")).decode()
 
 
@@ -87,7 +88,7 @@ PROTOCOLS: dict[ProtocolName, Settings] = {
 
 
 class EvaluateConfig(BaseModel):
-    """What the user changes; None keeps what the recipe or the protocol says."""
+    """Protocol settings that a user changes; None keeps the value of the recipe or the protocol."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -133,10 +134,10 @@ class EvaluateConfig(BaseModel):
 
 
 def resolve(config: EvaluateConfig, recipe: Mapping[str, Any]) -> list[Settings]:
-    """The settings of each protocol that is asked for.
+    """The settings of each requested protocol.
 
     Args:
-        config: the user's words.
+        config: the user's settings.
         recipe: the fields of EvaluateConfig that the recipe of the embeddings sets.
 
     Raises:

@@ -110,7 +110,7 @@ def test_two_evaluations_do_not_write_to_one_folder(tmp_path):
     path = write_run(tmp_path / "run", labelled_clips())
     out = tmp_path / "out"
     out.mkdir()
-    with suite._alone_in(out), pytest.raises(UsageError, match="another evaluation writes to"):
+    with suite._alone_in(out), pytest.raises(UsageError, match="another evaluation is writing to"):
         evaluate([path], out)
 
 

@@ -98,9 +98,9 @@ def test_a_clip_is_found_by_a_unique_part_of_its_name(tmp_path):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("none", "no clip is called so in .*e.h5, which has 2; such as val/lift_1, val/lift_2"),
-        ("val/", "2 clips are called so"),
-        ("", "no clip is called so"),
+        ("none", "no clip matches in .*e.h5, which has 2; such as val/lift_1, val/lift_2"),
+        ("val/", "2 clips match"),
+        ("", "no clip matches"),
     ],
 )
 def test_another_name_is_refused_with_those_there_are(tmp_path, name, words):

@@ -143,7 +143,7 @@ def test_retrieve_without_videos_still_tells_the_table(work, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["align", "one", "three"], "'three': no clip is called so"),
+        (["align", "one", "three"], "'three': no clip matches"),
         (["retrieve", "one", "99"], "frame 99: one has frames 0 to 19"),
     ],
 )

@@ -86,7 +86,7 @@ def test_a_clip_is_named_by_a_part_of_its_id_that_only_it_has(tmp_path):
     assert attention.find_clips(store, ["val1", "n4", "val1"]) == ["val1", "train4"]
     with pytest.raises(UsageError, match="no clip is named"):
         attention.find_clips(store, [])
-    with pytest.raises(UsageError, match=r"'train': 5 clips are called so .* of train0, .*train4$"):
+    with pytest.raises(UsageError, match=r"'train': 5 clips match .* of train0, .*train4$"):
         attention.find_clips(store, ["train"])
     with pytest.raises(UsageError, match=r"'nobody': no such clip in .* one of train0.*, \.\.\.$"):
         attention.find_clips(store, ["nobody"])

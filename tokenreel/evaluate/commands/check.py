@@ -1,4 +1,4 @@
-"""`evaluate check`: what an embedding file holds, what it lacks, and what is wrong with it."""
+"""`evaluate check`: contents, missing arrays and problems of an embedding file."""
 
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ WITHOUT = {  # optional array -> what is lost without it
     "times_seconds": "pictures count frames instead of seconds",
     "frame_index": "pictures take frame i of a video as frame i of the clip",
     "action": "all clips are one action",
-    "group": "accuracy without shared videos cannot be told",
+    "group": "no accuracy without shared videos",
     "video": "no pictures of frames",
     "phases": "phases are numbered, and labels are not checked against their number",
 }
@@ -32,12 +32,12 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Checked:
-    """What a file is.
+    """Result of the check of a file.
 
     Attributes:
-        facts: what it holds, one sentence each.
-        problems: what is wrong with it.
-        notes: what is missing and what that means.
+        facts: its contents, one sentence each.
+        problems: reasons why it cannot be evaluated as it is.
+        notes: missing arrays and the consequence of each.
     """
 
     facts: tuple[str, ...]
@@ -51,7 +51,7 @@ class Checked:
 
 
 def check_file(path: Path) -> Checked:
-    """Look at an HDF5 or .npz file of embeddings; docs/embeddings.md has the layout."""
+    """Check an HDF5 or .npz file of embeddings; docs/embeddings.md has the layout."""
     try:
         shapes = _shapes(path)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

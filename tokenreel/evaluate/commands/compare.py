@@ -1,4 +1,4 @@
-"""Is a gain real?  Two sets of runs on the same clips, by a paired bootstrap over validation clips.
+"""Significance of a gain: two sets of runs on the same clips, paired bootstrap over clips.
 
 A resample draws the clips of each action with replacement, the same ones for A and B, and computes
 every metric of both from what each clip contributes; the mean is over actions, and over the runs
@@ -72,7 +72,7 @@ class Difference:
 
     @property
     def is_real(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
 
@@ -109,7 +109,7 @@ def compare_files(
         }
         for side in bar
     ]
-    tasks = dict.fromkeys(task for one in found for some in one.values() for task in some)
+    tasks = dict.fromkeys(task for run in found for metrics in run.values() for task in metrics)
     return [
         _compare_task(task, found, clips, len(first), resamples=resamples, seed=seed)
         for task in tasks
@@ -128,9 +128,9 @@ def _compare_task(
     """One metric over the actions where every run has it; the others are named."""
     reasons: dict[str, str] = {}
     metrics: dict[str, list[Metric]] = {action: [] for action in clips}
-    for one in found:
-        for action, some in one.items():
-            metric = some[task]
+    for run in found:
+        for action, of_action in run.items():
+            metric = of_action[task]
             if isinstance(metric, str):
                 reasons[action] = metric
             else:
@@ -235,7 +235,7 @@ def _common_clips(sides: Sequence[_Side]) -> dict[str, list[str]]:
     for side in sides[1:]:
         if side.settings != sides[0].settings:
             raise UsageError(
-                f"{sides[0].path} and {side.path} are to be evaluated with other settings: name "
+                f"{sides[0].path} and {side.path} have different evaluation settings: give "
                 "them, such as tau_stride=2 retrieval_stride=2"
             )
     return clips
@@ -277,7 +277,7 @@ def _progress(data: ActionData, settings: Settings) -> dict[str, Metric]:
     predicted = regress_action(data, settings, chosen).predicted
     rule = settings.absent_phase
     wanted = np.concatenate(
-        [progression_targets(one, data.num_phases, rule) for one in data.val.labels]
+        [progression_targets(phases, data.num_phases, rule) for phases in data.val.labels]
     )
     rest = _by_clip(data, np.square(wanted - predicted))
     total, squares, frames = _by_clip(data, wanted), _by_clip(data, wanted**2), _lengths(data)
@@ -320,7 +320,7 @@ def _mean_of(values: Floats) -> Metric:
 
 
 def _lengths(data: ActionData) -> Ints:
-    return np.array([len(one) for one in data.val.labels])
+    return np.array(list(map(len, data.val.labels)))
 
 
 def _by_clip(data: ActionData, values: NDArray[np.generic]) -> Floats:

@@ -1,4 +1,4 @@
-"""The control that every table needs: frozen tokens of a store, pooled by nothing that is learned.
+"""Frozen baseline: tokens of a store pooled without any learned part.
 
 A frame becomes the maximum or the mean of its patch tokens after a block (before the final norm),
 or its CLS token after the final norm.  Channels are standardised by the training clips and frames
@@ -23,7 +23,7 @@ from tokenreel.cache.read.store_reader import ClipRecord, Store, open_store
 __all__ = ["POOLS", "pool_store", "standardise"]
 
 POOLS = ("max", "mean", "cls")
-FRAMES_AT_ONCE = 64  # decoded tokens of so many frames bound the memory
+FRAMES_AT_ONCE = 64  # decoded at once, which bounds the memory
 
 Floats = NDArray[np.float32]
 
@@ -33,7 +33,7 @@ def pool_store(
 ) -> list[Path]:
     """Write an embedding file for each way of pooling: OUT/frozen-max/embeddings.h5 and so on.
 
-    Files that are there already, of the same clips and blocks, are used again.
+    Existing files of the same clips and blocks are reused.
 
     Args:
         path: the token store.
@@ -42,7 +42,7 @@ def pool_store(
         progress: show a bar.
 
     Raises:
-        UsageError: a block that the store has not.
+        UsageError: a block that the store does not hold.
         StoreError: the store cannot be read.
     """
     store = open_store(path)
@@ -52,7 +52,7 @@ def pool_store(
     pools = POOLS if store.identity.cls != "none" else POOLS[:2]
     files = {pool: out / f"frozen-{pool}" / "embeddings.h5" for pool in pools}
     abouts = {pool: _provenance(store, pool, chosen) for pool in pools}
-    todo = [pool for pool in pools if not _is_there(files[pool], abouts[pool])]
+    todo = [pool for pool in pools if not _is_current(files[pool], abouts[pool])]
     found: dict[str, list[EmbeddedClip]] = {pool: [] for pool in todo}
     records = list(store.records.values()) if todo else []
     for record in Progress(records, desc="pool", unit="clip", enabled=progress):
@@ -68,7 +68,8 @@ def standardise(clips: Sequence[EmbeddedClip]) -> list[EmbeddedClip]:
     """Channels with mean 0 and standard deviation 1, then frames of unit length.
 
     Mean and standard deviation are those of the training clips, or of all where there are none.
-    Frozen channels differ in scale by orders of magnitude: a classifier would see the largest.
+    Frozen channels differ in scale by orders of magnitude, and a classifier would see only the
+    largest.
     """
     chosen = [clip for clip in clips if clip.split == "train"] or clips
     together = np.concatenate([clip.embeddings for clip in chosen]).astype(np.float64)
@@ -103,11 +104,11 @@ def _pool_tokens(
     """Maximum and mean over the tokens of a few frames at a time, (t, C) each."""
     for start in range(0, record.num_frames, FRAMES_AT_ONCE):
         frames = slice(start, start + FRAMES_AT_ONCE)
-        tokens = store.read(record.clip_id, frames, blocks=list(blocks))
-        decoded = [tokens.decode(block) for block in blocks]
+        coded = store.read(record.clip_id, frames, blocks=list(blocks))
+        decoded = [coded.decode(block) for block in blocks]
         yield (
-            np.concatenate([one.max(axis=1) for one in decoded], axis=1),
-            np.concatenate([one.mean(axis=1) for one in decoded], axis=1),
+            np.concatenate([tokens.max(axis=1) for tokens in decoded], axis=1),
+            np.concatenate([tokens.mean(axis=1) for tokens in decoded], axis=1),
         )
 
 
@@ -147,7 +148,7 @@ def _provenance(store: Store, pool: str, blocks: Sequence[int]) -> dict[str, Any
     }
 
 
-def _is_there(path: Path, about: dict[str, Any]) -> bool:
+def _is_current(path: Path, about: dict[str, Any]) -> bool:
     try:
         return read_embeddings(path).provenance == about
     except EmbeddingFileError:

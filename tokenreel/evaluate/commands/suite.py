@@ -2,8 +2,8 @@
 
 Frames without a label are dropped before any stride.  Where a file has no labels, tau is computed
 within groups of clips that show the same video, and everything else is skipped with the reason.
-Rows stream into results.csv as they are found; rows that stand there already, of the same data and
-settings, are not computed again.
+Rows are appended to results.csv as they are computed; existing rows of the same data and settings
+are reused.
 """
 
 import fcntl
@@ -42,14 +42,14 @@ SMALL_BYTES = 16_000_000  # of embeddings: a second of work
 
 @dataclass(frozen=True, eq=False)
 class SuiteReport:
-    """What `evaluate all` found.
+    """Result of `evaluate all`.
 
     Attributes:
         scores: the rows of results.csv.
-        problems: what was wrong with the data, one sentence each.
+        problems: problems of the data, one sentence each.
         summary: the table for people.
-        num_jobs: pieces of work; num_kept of them were done before.
-        num_kept: see num_jobs.
+        num_jobs: pieces of work.
+        num_kept: those whose rows were reused.
     """
 
     scores: tuple[Score, ...]
@@ -86,7 +86,7 @@ def evaluate_files(
         published: recipe -> published numbers, for rows beside the measured ones.
 
     Raises:
-        UsageError: another evaluation writes to the folder.
+        UsageError: another evaluation is writing to the folder.
         WorkerLost: a process was killed; the rows found so far stay in results.csv.
     """
     plans, problems = _plan(paths, config)
@@ -111,7 +111,7 @@ def _compute(
     todo = [job for job in planned if not _is_done(job, found)]
     num_kept = len(planned) - len(todo)
     if num_kept:
-        log.info("%d of %d tasks stand in %s already", num_kept, len(planned), results)
+        log.info("%d of %d tasks are in %s already", num_kept, len(planned), results)
     write_rows(found.values(), results)
     processes = _num_processes(plans, todo, jobs, memory_bytes)
     threads = max(1, jobs // processes)
@@ -137,14 +137,14 @@ def _forget_files() -> Iterator[None]:
 
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
-    """No other evaluation writes to the folder meanwhile; the lock ends with the process."""
+    """Lock the folder against other evaluations; the lock ends with the process."""
     handle = os.open(out, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
         raise UsageError(
-            f"another evaluation writes to {out}: wait, or name another --out"
+            f"another evaluation is writing to {out}: wait, or choose another --out"
         ) from error
     finally:
         os.close(handle)
@@ -171,12 +171,12 @@ def _plan(paths: Sequence[Path], config: EvaluateConfig) -> tuple[list[FilePlan]
 
 def _kept_rows(plans: Sequence[FilePlan], results: Path) -> Found:
     """The rows of results.csv that belong to a job that gave all of its rows."""
-    there = {row_key(row): row for row in read_rows(results)}
+    existing = {row_key(row): row for row in read_rows(results)}
     return {
-        key: there[key]
+        key: existing[key]
         for plan in plans
         for job in plan.jobs
-        if _is_done(job, there)
+        if _is_done(job, existing)
         for key in job.keys
     }
 

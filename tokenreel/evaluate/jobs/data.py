@@ -1,8 +1,8 @@
-"""An embedding file as metrics see it: sound clips, labelled frames, splits of one action.
+"""Data of the metrics: sound clips, labelled frames and splits of an action of an embedding file.
 
-A clip whose embeddings are not finite, or that has a label its action does not know, is left out of
-everything, named and counted; the others go on.  Frames without a label (-1) are dropped before any
-stride.
+A clip with embeddings that are not finite, or with a label out of range, is left out of every
+metric, named and counted; the other clips are evaluated.  Frames without a label (-1) are dropped
+before any stride.
 """
 
 import hashlib

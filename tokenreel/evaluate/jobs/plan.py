@@ -1,7 +1,7 @@
-"""What an evaluation will compute: independent jobs, and rows that need none.
+"""Plan of an evaluation: independent jobs, and rows that need no work.
 
-A job is one task of one action of one file, at one share of labels.  It knows which rows it will
-give, so that rows that stand in results.csv already need not be computed again.
+A job is one task of one action of one file, at one share of labels.  It knows the keys of its rows,
+so that existing rows of results.csv are reused.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class Job:
 
     @property
     def keys(self) -> list[tuple[object, ...]]:
-        """What tells its rows from all others."""
+        """Keys of its rows, unique within results.csv."""
         return [row_key(replace(self.blank, task=task)) for task in self.tasks]
 
 
@@ -67,7 +67,7 @@ class FilePlan:
 
 
 def row_key(score: Score) -> tuple[object, ...]:
-    """What tells a row from all others, its settings and its data included."""
+    """Unique key of a row, its settings and its data included."""
     return (
         score.run,
         score.embeddings_sha256,
@@ -81,7 +81,7 @@ def row_key(score: Score) -> tuple[object, ...]:
 
 
 def plan_file(path: Path, config: EvaluateConfig) -> FilePlan:
-    """The jobs of a file under each protocol that is asked for.
+    """The jobs of a file under each requested protocol.
 
     Raises:
         EmbeddingFileError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""Independent jobs in parallel processes: spawned, one BLAS thread each, gone with their parent."""
+"""Pool of spawned processes, one BLAS thread each, that run jobs and end with their parent."""
 
 import os
 import threading
@@ -18,7 +18,7 @@ __all__ = ["WorkerLost", "num_processors", "run_jobs"]
 
 
 class WorkerLost(TokenReelError):
-    """A process of the pool was killed, often for want of memory."""
+    """A process of the pool was killed, often because memory ran out."""
 
 
 def num_processors() -> int:
@@ -57,15 +57,15 @@ def run_jobs(
                 yield future.result()
         except BrokenProcessPool as error:
             raise WorkerLost(
-                "a process of the evaluation was killed, perhaps for want of memory: run the same "
-                "command again with fewer --jobs; what is done is kept"
+                "a process of the evaluation was killed, perhaps because memory ran out: rerun the "
+                "command with fewer --jobs; finished rows are kept"
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _load_blas() -> None:
-    """Load scipy's own BLAS: a limit holds for what is loaded, and tasks load it only when run."""
+    """Load scipy's BLAS, because a limit of threads applies only to libraries already loaded."""
     import scipy.linalg  # noqa: F401
 
 
@@ -76,7 +76,7 @@ def _begin_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed parent cannot end its workers, and they would wait for ever."""
+    """End this worker when its parent dies, which cannot end it if it was killed."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""One row a number: what a row says, and results.csv, which grows row by row."""
+"""Rows of results.csv, one a number, appended as they are computed."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ RESULTS = "results.csv"
 
 @dataclass(frozen=True)
 class Score:
-    """One number and all that says what it is.  A row of results.csv; docs/results.md tells more.
+    """One number with its provenance: a row of results.csv, described in docs/results.md.
 
     Attributes:
         run, recipe, model, seed, dataset: what was evaluated.
@@ -43,7 +43,7 @@ class Score:
         num_nan: pairs (tau), clips (ap@K) or draws (few-shot) that gave NaN and are left out.
         num_classes: phases that the classifier saw, or that progression knows.
         store_fingerprint, weights, augmentation, commit: where the embeddings come from.
-        note: why there is no value, or what to know about it.
+        note: why there is no value, or a remark on it.
         status: "ok", "undefined" (no pair or clip counts), "skipped" (the file lacks what it
             needs) or "problem" (the data is wrong).
         num_train_clips, num_train_frames: what the classifier or regression learned from.

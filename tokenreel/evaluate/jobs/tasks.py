@@ -1,4 +1,4 @@
-"""Each task of phase 3: the clips of an action -> rows.  Nothing here touches a disk."""
+"""Tasks of phase 3, from the clips of an action to rows; nothing here writes to disk."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,8 +17,12 @@ from tokenreel.evaluate.methods.probe import (
     labelled_prefix,
     stratified_draw,
 )
-from tokenreel.evaluate.methods.progression import Regressed, count_absent, fit_progression
-from tokenreel.evaluate.methods.progression import progression_targets as targets_of
+from tokenreel.evaluate.methods.progression import (
+    Regressed,
+    count_absent,
+    fit_progression,
+    progression_targets,
+)
 from tokenreel.evaluate.methods.retrieval import Retrieved, retrieve_frames
 from tokenreel.evaluate.methods.sgd_probe import BATCH_CLIPS, train_layer
 from tokenreel.evaluate.methods.tau import Alignment, align_clips
@@ -38,14 +42,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Limits:
-    """What a job may use: bytes for the blocks of a search, threads for it."""
+    """Resources of a job: bytes for the blocks of a search, and its threads."""
 
     memory_bytes: int = MEMORY_BYTES
     threads: int = 1
 
 
 def run_job(job: Job, limits: Limits) -> list[Score]:
-    """The rows of a job; data that it cannot work with gives rows that say so."""
+    """The rows of a job; unusable data gives rows with the reason."""
     if job.kind == "group-tau":
         return _group_tau(job, limits)
     data = load_action(job.path, job.sha256, job.blank.action)
@@ -66,7 +70,7 @@ def run_job(job: Job, limits: Limits) -> list[Score]:
 
 
 def missing_data(kind: str, data: ActionData) -> tuple[str, str]:
-    """Why a task cannot be computed and what that is; ("", "") when it can."""
+    """Why a task cannot be computed, and the status of its rows; ("", "") when it can."""
     learns = kind in ("classification", "progression", "few-shot")
     if learns and not data.train.labels:
         return "no labelled clips of the split train", "skipped"
@@ -126,7 +130,7 @@ def _classification(job: Job, data: ActionData, blank: Score, _: Limits) -> list
     )
     if "classification-unshared" not in job.tasks:
         return [row]
-    lengths = [len(one) for one in data.val.labels]
+    lengths = list(map(len, data.val.labels))
     own = ~np.repeat(data.is_shared, lengths)
     right = found.predicted == np.concatenate(data.val.labels)
     num_shared = sum(data.is_shared)
@@ -150,9 +154,9 @@ def regress_action(data: ActionData, settings: Settings, chosen: list[int]) -> R
     rule = settings.absent_phase
     return fit_progression(
         np.concatenate([data.train.embeddings[i] for i in chosen]),
-        [targets_of(one, data.num_phases, rule) for one in labels],
+        [progression_targets(phases, data.num_phases, rule) for phases in labels],
         np.concatenate(data.val.embeddings),
-        [targets_of(one, data.num_phases, rule) for one in data.val.labels],
+        [progression_targets(phases, data.num_phases, rule) for phases in data.val.labels],
     )
 
 
@@ -166,7 +170,7 @@ def _progression(job: Job, data: ActionData, blank: Score, _: Limits) -> list[Sc
         value=found.score,
         num_classes=data.num_phases,
         absent_phase=job.settings.absent_phase,
-        num_absent=sum(count_absent(one, data.num_phases) > 0 for one in used),
+        num_absent=sum(count_absent(phases, data.num_phases) > 0 for phases in used),
     )
     return [row]
 
@@ -202,7 +206,7 @@ def _few_shot(job: Job, data: ActionData, blank: Score, _: Limits) -> list[Score
 
 def align_action(clips: list[NDArray[np.float32]], settings: Settings, limits: Limits) -> Alignment:
     """Tau of every pair of clips at the stride of the protocol."""
-    strided = [one[:: settings.tau_stride] for one in clips]
+    strided = [frames[:: settings.tau_stride] for frames in clips]
     return align_clips(strided, memory_bytes=limits.memory_bytes)
 
 
@@ -237,8 +241,8 @@ def retrieve_action(data: ActionData, settings: Settings, limits: Limits) -> Ret
     """AP@K at the stride of the protocol."""
     stride = settings.retrieval_stride
     return retrieve_frames(
-        [one[::stride] for one in data.val.embeddings],
-        [one[::stride] for one in data.val.labels],
+        [frames[::stride] for frames in data.val.embeddings],
+        [phases[::stride] for phases in data.val.labels],
         settings.ks,
         memory_bytes=limits.memory_bytes,
         threads=limits.threads,

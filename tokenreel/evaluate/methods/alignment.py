@@ -179,7 +179,7 @@ def find_clip(file: EmbeddingFile, clip_id: str) -> EmbeddedClip:
     found = [name for name in by_id if clip_id in name]
     if len(found) == 1 and clip_id:
         return by_id[found[0]]
-    what = f"{len(found)} clips are called so" if found and clip_id else "no clip is called so"
+    what = f"{len(found)} clips match" if found and clip_id else "no clip matches"
     some = ", ".join((found or list(by_id))[:8])
     raise UsageError(f"{clip_id!r}: {what} in {file.path}, which has {len(by_id)}; such as {some}")
 

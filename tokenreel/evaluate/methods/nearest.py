@@ -21,7 +21,7 @@ __all__ = [
     "squared_distances",
 ]
 
-MEMORY_BYTES = 2_000_000_000  # what the blocks of a search may hold, unless told otherwise
+MEMORY_BYTES = 2_000_000_000  # default for the blocks of a search
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""Phase classification: a classifier on frozen embeddings, and which clips it may learn from.
+"""Phase classification: classifiers on frozen embeddings, and the choice of labelled clips.
 
 CARL, section 4.2: a multinomial logistic regression, which scikit-learn 1.0.2 fitted for the
 published numbers.  TCC: an RBF SVM.
@@ -28,7 +28,7 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Classified:
-    """What the classifier did.
+    """Result of a classifier.
 
     Attributes:
         accuracy: share of the validation frames that are right.
@@ -53,7 +53,7 @@ def labelled_prefix(num_clips: int, fraction: float) -> int:
 def stratified_draw(labels: Sequence[Labels], count: int, *, seed: int) -> list[int]:
     """A random `count` of the clips, in order, with each phase in about its share of them.
 
-    A clip stands for the phase of its own that the fewest clips have, so that rare phases keep
+    A clip counts for the rarest of its phases among all clips, so that rare phases keep
     their share; what is left over by rounding goes to the largest remainders.
 
     Args:
@@ -62,7 +62,7 @@ def stratified_draw(labels: Sequence[Labels], count: int, *, seed: int) -> list[
         seed: of the draw.
     """
     rng = np.random.default_rng(seed)
-    own = [np.unique(one) for one in labels]
+    own = [np.unique(phases) for phases in labels]
     num_with = np.bincount(np.concatenate(own))
     rarest = np.array([int(phases[np.argmin(num_with[phases])]) for phases in own])
     strata = [rng.permutation(np.flatnonzero(rarest == phase)) for phase in np.unique(rarest)]

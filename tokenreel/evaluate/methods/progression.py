@@ -1,4 +1,4 @@
-"""Phase progression: how far each phase boundary is, by linear regression (spec: CARL, 4.2).
+"""Phase progression: time to each phase boundary by linear regression (spec: CARL, 4.2).
 
 For a clip of T labelled frames and phase i, the target of frame t is (t - t_i) / T, t_i being the
 last frame of the phase.  One regression a boundary; the score is the mean R2.
@@ -24,12 +24,12 @@ Floats = NDArray[np.float64]
 
 
 class AbsentPhase(ValueError):
-    """A clip lacks a phase and the rule is to say so."""
+    """A clip lacks a phase, which the rule "error" forbids."""
 
 
 @dataclass(frozen=True, eq=False)
 class Regressed:
-    """What the regressions did.
+    """Result of the regressions.
 
     Attributes:
         score: mean R2 over boundaries; it can be negative.
@@ -48,10 +48,10 @@ def progression_targets(
     Args:
         labels: (T,) phases, all >= 0.
         num_phases: of the action.
-        rule: where the boundary of a phase lies that the clip lacks.  "error" raises.  "tcc2021"
+        rule: boundary of a phase that the clip lacks.  "error" raises.  "tcc2021"
             takes the first frame, from frame 1 on, of a later phase, or the last frame where there
-            is none; as in TCC's code, it also ends a phase that is there at the first such frame.
-            "lav" takes frame -1.  "casa" takes frame T, and raises where phase 0 is lacking.
+            is none; as in TCC's code, it also ends an existing phase at the first such frame.
+            "lav" takes frame -1.  "casa" takes frame T, and raises where phase 0 is absent.
 
     Raises:
         AbsentPhase: with the rules "error" and "casa".

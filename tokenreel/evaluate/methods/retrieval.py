@@ -23,7 +23,7 @@ __all__ = ["Neighbour", "Retrieved", "gallery_of", "nearest_frames", "retrieve_f
 
 @dataclass(frozen=True, eq=False)
 class Retrieved:
-    """What the search found.
+    """Precision of the retrieved frames.
 
     Attributes:
         precision: K -> mean over clips, NaN where no clip counts.
@@ -75,7 +75,7 @@ def retrieve_frames(
 
 @dataclass(frozen=True, eq=False)
 class Neighbour:
-    """A frame found.
+    """A retrieved frame.
 
     Attributes:
         clip: it is of.
@@ -130,7 +130,7 @@ def nearest_frames(
         k: how many, >= 1; fewer are found where the gallery has fewer.
 
     Raises:
-        UsageError: a frame that the clip has not.
+        UsageError: no such frame in the clip.
         ValueError: k < 1.
     """
     if not 0 <= frame < clip.num_frames:

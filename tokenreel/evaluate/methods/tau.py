@@ -1,4 +1,4 @@
-"""Kendall's tau of nearest neighbours: does one clip's order of frames show in another's?
+"""Kendall's tau of nearest neighbours: how well the order of frames agrees between clips.
 
 For every ordered pair of clips, each frame of the first finds its nearest frame in the second; the
 score is scipy's tau-b of those indices against their order, averaged over pairs, NaN left out and
@@ -15,13 +15,13 @@ from tokenreel.evaluate.methods.nearest import MEMORY_BYTES, nearest_in_each_cli
 
 __all__ = ["Alignment", "align_clips", "squared_distances", "tau_b", "tau_b_rows"]
 
-_SHORT = 256  # up to so many frames all pairs are compared, beyond it they are merged
+_SHORT = 256  # frames; longer sequences are merged instead of comparing all pairs
 _PAIRS = 4_000_000  # compared at once
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """What aligning every clip with every other gave.
+    """Tau of every pair of clips.
 
     Attributes:
         tau: mean over ordered pairs, NaN when none counts.

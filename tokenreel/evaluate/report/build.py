@@ -1,4 +1,4 @@
-"""`evaluate report`: runs and their scores become one page that can be sent to anyone.
+"""`evaluate report`: one self-contained page of runs and their scores.
 
 The same inputs give the same bytes: no clock, no path of this machine, no order of a set.
 """
@@ -66,7 +66,7 @@ def make_report(
         frames: where real frames come from.
         config: what is shown.
         published: recipe -> published numbers.
-        problems: what was wrong with the data, a sentence each, shown above everything.
+        problems: problems of the data, a sentence each, shown above everything.
         progress: show a bar.
 
     Raises:
@@ -99,7 +99,7 @@ def make_report(
         Section(
             "training",
             "Training",
-            "What each run has logged by epoch. Colour is the recipe, the dash of a line its seed.",
+            "Quantities logged by epoch. Colour is the recipe, the dash of a line its seed.",
             training_curves(runs),
         ),
         Section(
@@ -111,7 +111,7 @@ def make_report(
         Section(
             "provenance",
             "Provenance",
-            "What every run is, and what its tokens were made with.",
+            "Each run, and how its tokens were extracted.",
             provenance_section(runs),
         ),
     ]
@@ -168,16 +168,16 @@ def _pictures(
 
 
 def _attention(runs: Sequence[RunPage], config: ReportConfig) -> Section:
-    """Where LSTP looks, or what to type to see it."""
-    note = "Where each entity of LSTP looks, over the frames as the backbone saw them."
-    found = [attention_article(one) for one in read_attention(runs, config)]
-    hint = "No run has attention in its folder; `fuse attend RUN --clips CLIP` puts it there."
+    """Attention of LSTP, or the command that computes it."""
+    note = "Attention of each entity of LSTP, over the frames as the backbone saw them."
+    found = [attention_article(clip) for clip in read_attention(runs, config)]
+    hint = "No run has attention in its folder; `fuse attend RUN --clips CLIP` computes it."
     body = join(*found) if found else absent(hint)
     return Section("attention", "Attention", note, body)
 
 
 def _lead(runs: Sequence[RunPage], table: ScoreTable, problems: Sequence[str]) -> Html:
-    """What was evaluated in a sentence, what to beware of, the best numbers."""
+    """What was evaluated in a sentence, warnings, the best numbers."""
     names = sorted({str(run.file.provenance.get("dataset", "")) for run in runs} - {""})
     recipes = len({run.recipe for run in runs})
     data = f" on {', '.join(names)}" if names else ""

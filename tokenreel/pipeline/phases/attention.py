@@ -119,7 +119,7 @@ def find_clips(store: Store, words: Sequence[str]) -> list[str]:
         if len(found) != 1:
             some = found or names
             told = f"{', '.join(some[:5])}{', ...' if len(some) > 5 else ''}"
-            what = f"{len(found)} clips are called so" if found else "no such clip"
+            what = f"{len(found)} clips match" if found else "no such clip"
             near = "" if found else nearest(word, names, count=3)
             raise UsageError(f"{word!r}: {what} in {store.path}{near or f', name one of {told}'}")
         clips += found

@@ -1,4 +1,4 @@
-"""What the page is made of: runs, their files beside the embeddings, and what is shown of them."""
+"""Runs of the report, the files beside their embeddings, and the choice of what is shown."""
 
 import json
 import logging
@@ -33,8 +33,8 @@ class ReportConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str = Field(default="TokenReel report", description="heading of the page")
-    actions: int = Field(default=4, ge=0, description="at most so many actions with pictures")
-    recipes: int = Field(default=4, ge=1, description="at most so many recipes with pictures")
+    actions: int = Field(default=4, ge=0, description="most actions with pictures")
+    recipes: int = Field(default=4, ge=1, description="most recipes with pictures")
     strip_frames: int = Field(default=7, ge=2, description="frames of an alignment strip")
     slider_frames: int = Field(default=48, ge=2, description="frames of a clip under the slider")
     queries: int = Field(default=2, ge=1, description="retrieval queries of an action")
@@ -47,11 +47,11 @@ class ReportConfig(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class RunPage:
-    """A run as the page knows it.
+    """A run of the report.
 
     Attributes:
         name: of the run, as in the tables.
-        recipe: what it is a seed of; its name where it has no recipe.
+        recipe: its recipe, or its name where it has none.
         colour: number of the recipe's colour, the same all over the page.
         file: its embeddings.
         curves: the lines of metrics.jsonl, [] where there is none.

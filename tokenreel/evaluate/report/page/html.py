@@ -139,7 +139,7 @@ def make_page(title: str, lead: Html, sections: Sequence[Section]) -> bytes:
 
     Args:
         title: of the page.
-        lead: what stands below the title.
+        lead: markup below the title.
         sections: in their order.
     """
     links = [tag("li", tag("a", section.title, href=f"#{section.name}")) for section in sections]

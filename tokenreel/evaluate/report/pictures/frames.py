@@ -1,4 +1,4 @@
-"""Real frames in pictures: what is asked of whoever can decode videos, and small copies of them.
+"""Frames of the videos in pictures: the source that decodes them, and small copies.
 
 Phase 3 decodes nothing itself: the pipeline hands it a `FrameSource`.  Where a video is out of
 reach the pictures are left out and the reason is shown in their place.
@@ -37,15 +37,15 @@ log = logging.getLogger(__name__)
 Image = NDArray[np.uint8]  # RGB, (H, W, 3)
 
 FrameSource = Callable[[EmbeddedClip, Sequence[int]], Iterator[Image]]
-"""Frames of a clip at rising positions in it, decoded one after the other as they are asked for."""
+"""Frames of a clip at rising positions, decoded lazily one after the other."""
 
 
 class FramesUnreachable(TokenReelError):
-    """The frames of a clip cannot be shown; the text is the reason for the user."""
+    """The frames of a clip cannot be shown; the message is the reason."""
 
 
 def no_frames(clip: EmbeddedClip, positions: Sequence[int]) -> Iterator[Image]:
-    """The source of whoever has no videos."""
+    """The source without videos."""
     raise FramesUnreachable("no folder of videos was named (--root)")
 
 
@@ -125,11 +125,11 @@ class Pictures:
         self.reasons: dict[str, str] = {}
 
     def want(self, clip: EmbeddedClip, positions: Iterable[int]) -> None:
-        """Say which frames of a clip will be shown."""
+        """Register frames of a clip to be shown."""
         self._wanted.setdefault(_identity(clip), (clip, set()))[1].update(map(int, positions))
 
     def fetch(self) -> None:
-        """Decode what is wanted; a clip out of reach is written down with its reason."""
+        """Decode the registered frames; a clip out of reach is noted with its reason."""
         for name, (clip, positions) in self._wanted.items():
             try:
                 self._images[name] = thumbnails(self._source, clip, positions, height=self._height)

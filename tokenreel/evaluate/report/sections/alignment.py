@@ -1,4 +1,4 @@
-"""Alignments on the page: for an action one pair of clips, aligned by every run shown."""
+"""Alignments on the page: one pair of clips of an action, aligned by each shown run."""
 
 import io
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ class AlignedGroup:
     config: ReportConfig
 
     def want(self, pictures: Pictures) -> None:
-        """Ask for the frames of the strip and of the slider."""
+        """Register the frames of the strip and of the slider."""
         for _, pair in self.pairs:
             shown = self._strip_frames(pair)
             pictures.want(pair.query, shown)
@@ -108,7 +108,7 @@ class AlignedGroup:
         caption = tag(
             "caption",
             "Query frames, and below each the frame of the reference that the "
-            "warping path of each run lays beside it.",
+            "warping path of each run matches to it.",
         )
         table = tag("table", caption, tag("tbody", *rows), class_="strip")
         return scroll(table, f"Alignment strip, {self.group.title}")

@@ -1,4 +1,4 @@
-"""Where LSTP looks, for runs in whose folder `fuse attend` has left its files.
+"""Attention maps of LSTP, for runs with files of `fuse attend` in their folder.
 
 RUN/attention/NAME.npz holds weights (T, E, rows, columns), times_seconds, labels, clip_id and
 phases; NAME.png beside it shows them over the frames as the backbone saw them.
@@ -45,7 +45,7 @@ class Attended:
 
 
 def read_attention(runs: Sequence[RunPage], config: ReportConfig) -> list[Attended]:
-    """What lies in the folders of the runs; a file of another layout is left out and logged."""
+    """The attention files of the runs; a file of another layout is left out and logged."""
     found = []
     for run in runs:
         paths = sorted((run.folder / "attention").glob("*.npz"))[: config.attention_clips]
@@ -64,10 +64,10 @@ def read_attention(runs: Sequence[RunPage], config: ReportConfig) -> list[Attend
 
 
 def focus(weights: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Share of the tokens that each entity looks at, (E,), from 1 / N to 1.
+    """Share of the tokens that each entity attends to, (E,), from 1 / N to 1.
 
     The exponential of the entropy of its weights over a frame's N tokens, over N, averaged over
-    frames; a frame where it looks at nothing is left out.
+    frames; a frame without attention is left out.
 
     >>> focus(np.array([[[[1.0, 0.0]], [[0.5, 0.5]]]])).tolist()
     [0.5, 1.0]
@@ -84,7 +84,7 @@ def focus(weights: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def attention_article(found: Attended) -> Html:
-    """The picture of a clip and how wide each entity looks."""
+    """The picture of a clip and the share of tokens that each entity attends to."""
     _, entities, rows, columns = found.weights.shape
     shares = "; ".join(
         f"entity {i} looks at {100 * share:.0f} % of the tokens"

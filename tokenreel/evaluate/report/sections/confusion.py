@@ -1,4 +1,4 @@
-"""Confusion matrices: which phases the linear classifier of the protocol takes for which."""
+"""Confusion matrices of the linear classifier: true phase by row, predicted phase by column."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ MOST_PHASES = 24  # a larger table cannot be read
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """What a classifier took the validation frames for.
+    """Confusion matrix of the validation frames.
 
     Attributes:
         counts: int64 (phases, phases), true phase by row, predicted by column.

@@ -1,4 +1,4 @@
-"""Training curves: what metrics.jsonl holds, an SVG a quantity."""
+"""Training curves from metrics.jsonl, one SVG a quantity."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -14,7 +14,7 @@ from tokenreel.evaluate.report.sections.alignment import run_title
 __all__ = ["project", "projection_article"]
 
 SIZE, EDGE = 260.0, 12.0
-# A shape a phase, drawn from its centre, so that no phase is told by its colour alone.
+# A shape a phase, drawn from its centre, so that colour alone identifies no phase.
 SHAPES = (
     "m-2.6 0a2.6 2.6 0 1 0 5.2 0a2.6 2.6 0 1 0-5.2 0z",
     "m-2.4-2.4h4.8v4.8h-4.8z",

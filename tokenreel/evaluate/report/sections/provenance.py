@@ -1,4 +1,4 @@
-"""Where the numbers come from: runs, stores, weights, code, and the settings that differ."""
+"""Provenance of the numbers: runs, stores, weights, code, and the settings that differ."""
 
 import json
 from collections.abc import Mapping, Sequence

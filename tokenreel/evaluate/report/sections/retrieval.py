@@ -1,4 +1,4 @@
-"""Retrieval on the page: query frames of an action, and what every run shown finds for them."""
+"""Retrieval on the page: query frames of an action, and their nearest frames by each shown run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,12 +33,12 @@ class RetrievedGroup:
     queries: tuple[Query, ...]
 
     def want(self, pictures: Pictures) -> None:
-        """Ask for the frames of the strips."""
+        """Register the frames of the strips."""
         for query in self.queries:
             pictures.want(query.clip, [query.frame])
             for _, neighbours in query.found:
-                for one in neighbours:
-                    pictures.want(one.clip, [one.frame])
+                for found in neighbours:
+                    pictures.want(found.clip, [found.frame])
 
     def render(self, pictures: Pictures) -> Html:
         """The article of the group."""
@@ -52,7 +52,7 @@ class RetrievedGroup:
         rows = []
         for place, (run, neighbours) in enumerate(query.found):
             own = tag("td", _own(query, pictures), rowspan=len(query.found), class_="query")
-            cells = [tag("td", _cell(one, pictures)) for one in neighbours]
+            cells = [tag("td", _cell(found, pictures)) for found in neighbours]
             title = tag("th", run_title(run), tag("small", _tally(neighbours)), scope="row")
             rows.append(tag("tr", title, own if place == 0 else None, *cells))
         table = tag("table", tag("thead", head), tag("tbody", *rows), class_="strip")
@@ -92,17 +92,17 @@ def _own(query: Query, pictures: Pictures) -> Html:
     )
 
 
-def _cell(one: Neighbour, pictures: Pictures) -> Html:
-    verdict, name = one.verdict, phase_name(one.clip, one.frame) or "no label"
-    seconds = f"{one.clip.times_seconds[one.frame]:.2f} s"
-    words = f"{verdict}: {one.clip.clip_id} at {seconds}, {name}"
+def _cell(found: Neighbour, pictures: Pictures) -> Html:
+    verdict, name = found.verdict, phase_name(found.clip, found.frame) or "no label"
+    seconds = f"{found.clip.times_seconds[found.frame]:.2f} s"
+    words = f"{verdict}: {found.clip.clip_id} at {seconds}, {name}"
     return join(
-        pictures.frame(one.clip, one.frame, words=words),
-        tag("span", f"{MARKS[one.is_right]} {name}", class_=f"phase {verdict}", title=verdict),
-        tag("small", f"{one.clip.clip_id}, {seconds}, distance {one.distance:.3f}"),
+        pictures.frame(found.clip, found.frame, words=words),
+        tag("span", f"{MARKS[found.is_right]} {name}", class_=f"phase {verdict}", title=verdict),
+        tag("small", f"{found.clip.clip_id}, {seconds}, distance {found.distance:.3f}"),
     )
 
 
 def _tally(neighbours: Sequence[Neighbour]) -> str:
-    known = [one.is_right for one in neighbours if one.is_right is not None]
+    known = [found.is_right for found in neighbours if found.is_right is not None]
     return f"{sum(known)} of {len(known)} right" if known else "unlabelled"

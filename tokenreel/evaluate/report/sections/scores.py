@@ -31,7 +31,7 @@ def summary_table(rows: Sequence[Row], colours: Mapping[str, int]) -> Html:
     """Mean and 2 std over seeds (ddof 0, as published) of each row, averaged over actions.
 
     The best measured value of a column is bold, the second underlined, among the rows of one data
-    set, protocol and share of labels; both are told to a screen reader too.
+    set, protocol and share of labels; a screen reader announces both.
     """
     tasks = list(
         dict.fromkeys(
