@@ -4,7 +4,6 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -69,8 +68,10 @@ def check_file(path: Path) -> Checked:
         return Checked((), (str(error),), tuple(notes))
     sound, left_out = screen_clips(clips)
     problems += [reason for reasons in left_out.values() for reason in reasons]
-    for action, some in _by_action(sound).items():
-        problems += _problems_of_action(action, some)
+    labelled = [clip for clip in sound if (clip.labels >= 0).any()]
+    for action in sorted({clip.action for clip in labelled}):
+        of_action = [clip for clip in labelled if clip.action == action]
+        problems += _problems_of_action(action, of_action)
     splits = sorted({clip.split for clip in clips} - set(SPLITS))
     if splits:
         notes.append(f"splits {', '.join(map(repr, splits))} are none of {', '.join(SPLITS)}")
@@ -99,14 +100,6 @@ def _problems_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
             if shapes[name] != shapes[of][:1]:
                 each = "frame" if of == "embeddings" else "clip"
                 yield f"{name} are {shapes[name]}, wanted {shapes[of][:1]}: one a {each}"
-
-
-def _by_action(clips: Sequence[EmbeddedClip]) -> dict[str, list[EmbeddedClip]]:
-    found: dict[str, list[EmbeddedClip]] = {}
-    for clip in clips:
-        if (clip.labels >= 0).any():
-            found.setdefault(clip.action, []).append(clip)
-    return dict(sorted(found.items()))
 
 
 def _problems_of_action(action: str, clips: Sequence[EmbeddedClip]) -> Iterator[str]:
@@ -144,8 +137,4 @@ def _facts(clips: Sequence[EmbeddedClip]) -> Iterator[str]:
     finite = norms[np.isfinite(norms)]
     if len(finite):
         unit = "unit length" if np.allclose(finite, 1, atol=1e-3) else "not of unit length"
-        yield f"embeddings are {unit}: {_span(finite)}"
-
-
-def _span(values: Any) -> str:
-    return f"norms from {values.min():.4g} to {values.max():.4g}"
+        yield f"embeddings are {unit}: norms from {finite.min():.4g} to {finite.max():.4g}"

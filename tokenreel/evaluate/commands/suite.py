@@ -91,7 +91,7 @@ def evaluate_files(
     """
     plans, problems = _plan(paths, config)
     make_directory(out)
-    with _alone_in(out), _forget_files():
+    with _alone_in(out):
         found, num_jobs, num_kept = _compute(
             plans, out / RESULTS, jobs=jobs, memory_bytes=memory_bytes, progress=progress
         )
@@ -127,15 +127,6 @@ def _compute(
 
 
 @contextmanager
-def _forget_files() -> Iterator[None]:
-    """Embeddings are kept between the jobs of a file, not beyond the evaluation."""
-    try:
-        yield
-    finally:
-        load_screened.cache_clear()
-
-
-@contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
     """Lock the folder against other evaluations; the lock ends with the process."""
     handle = os.open(out, os.O_RDONLY | os.O_CLOEXEC)
@@ -148,6 +139,7 @@ def _alone_in(out: Path) -> Iterator[None]:
         ) from error
     finally:
         os.close(handle)
+        load_screened.cache_clear()  # embeddings are kept between jobs, not between evaluations
 
 
 Found = dict[tuple[object, ...], Score]

@@ -24,6 +24,7 @@ __all__ = [
     "load_action",
     "load_screened",
     "screen_clips",
+    "shared_clips",
 ]
 
 
@@ -138,11 +139,16 @@ def load_action(path: Path, sha256: str, action: str) -> ActionData:
     ]
     train = [clip for clip in clips if clip.split == "train"]
     val = [clip for clip in clips if clip.split == "val"]
-    groups = {clip.group for clip in train if clip.group}
-    is_shared = [clip.group.startswith("shared:") or clip.group in groups for clip in val]
     phases = max((int(clip.labels.max()) + 1 for clip in clips), default=0)
     named = max((len(clip.phases) for clip in clips), default=0)
-    return ActionData(_side(train), _side(val), max(phases, named), is_shared)
+    return ActionData(_side(train), _side(val), max(phases, named), shared_clips(clips))
+
+
+def shared_clips(clips: Sequence[EmbeddedClip]) -> list[bool]:
+    """For each validation clip, whether its video is among the training clips too."""
+    groups = {clip.group for clip in clips if clip.split == "train" and clip.group}
+    val = [clip for clip in clips if clip.split == "val"]
+    return [clip.group.startswith("shared:") or clip.group in groups for clip in val]
 
 
 def _side(clips: Sequence[EmbeddedClip]) -> Side:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenreel.cache.embeddings import EmbeddedClip
-from tokenreel.evaluate.jobs.data import ScreenedFile, file_sha256, load_screened
+from tokenreel.evaluate.jobs.data import ScreenedFile, file_sha256, load_screened, shared_clips
 from tokenreel.evaluate.jobs.table import MEAN, Score
 from tokenreel.evaluate.protocol import EvaluateConfig, Settings, resolve
 
@@ -124,12 +124,9 @@ def _rows_of(
 ) -> list[tuple[float, int, tuple[str, ...]]]:
     """Share of labels, shots and rows of each job of a task."""
     if kind == "classification":
-        groups = {clip.group for clip in clips if clip.split == "train" and clip.group}
-        is_shared = any(
-            clip.split == "val" and (clip.group in groups or clip.group.startswith("shared:"))
-            for clip in clips
-        )
-        tasks = ("classification", "classification-unshared") if is_shared else ("classification",)
+        tasks: tuple[str, ...] = ("classification",)
+        if any(shared_clips(clips)):
+            tasks += ("classification-unshared",)
         return [(fraction, 0, tasks) for fraction in settings.fractions]
     if kind == "progression":
         return [(fraction, 0, ("progression",)) for fraction in settings.fractions]

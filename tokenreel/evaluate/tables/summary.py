@@ -24,7 +24,7 @@ from tokenreel.evaluate.tables.printed import (
     two_std,
 )
 
-__all__ = ["Row", "format_summary", "summarise", "write_tables"]
+__all__ = ["Row", "format_summary", "rank_of", "summarise", "write_tables"]
 
 MEASURED, PUBLISHED = "measured", "published"
 COLUMNS = ("classification", "progression", "tau", "ap@5", "ap@10", "ap@15")
@@ -177,15 +177,8 @@ def _csv(rows: Sequence[Row]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     for row in rows:
-        cells: list[object] = [
-            row.recipe,
-            row.dataset,
-            row.weights,
-            row.protocol,
-            row.fraction,
-            row.kind,
-            row.num_seeds if row.kind == MEASURED else "",
-        ]
+        cells: list[object] = [getattr(row, name) for name in header[:6]]
+        cells.append(row.num_seeds if row.kind == MEASURED else "")
         for task in tasks:
             cells += [_number(row.mean(task)), *(_number(row.two_std(task, d)) for d in (0, 1))]
         for task in tasks:
@@ -201,9 +194,8 @@ def _markdown(rows: Sequence[Row]) -> str:
         "| " + " | ".join(["", "weights", "seeds", *map(_title, tasks)]) + " |",
         "| " + " | ".join(["---", "---", "---:", *["---:"] * len(tasks)]) + " |",
     ]
-    marks = {0: ("**", "**"), 1: ("<u>", "</u>")}
     for row in rows:
-        cells = [_marked(row, task, rows, marks, _cell(row, task, "±")) for task in tasks]
+        cells = _cells(row, rows, "±", "**{}**", "<u>{}</u>")
         name = _name(row, rows).replace("|", "\\|")
         lines.append("| " + " | ".join([name, row.weights, row.seeds, *cells]) + " |")
     return "\n".join([*lines, "", _caption(rows), ""])
@@ -211,7 +203,6 @@ def _markdown(rows: Sequence[Row]) -> str:
 
 def _latex(rows: Sequence[Row]) -> str:
     tasks = _tasks(rows)
-    marks = {0: (r"\textbf{", "}"), 1: (r"\underline{", "}")}
     lines = [
         f"% {_caption(rows)}",
         rf"\begin{{tabular}}{{lll{'c' * len(tasks)}}}",
@@ -220,29 +211,36 @@ def _latex(rows: Sequence[Row]) -> str:
         r"\hline",
     ]
     for row in rows:
-        cells = [_marked(row, task, rows, marks, _cell(row, task, r"$\pm$")) for task in tasks]
+        cells = _cells(row, rows, r"$\pm$", r"\textbf{{}}", r"\underline{{}}")
         words = [_escape(_name(row, rows)), _escape(row.weights), row.seeds, *cells]
         lines.append(" & ".join(words) + r" \\")
     return "\n".join([*lines, r"\hline", r"\end{tabular}", ""])
 
 
-def _marked(
-    row: Row, task: str, rows: Sequence[Row], marks: Mapping[int, tuple[str, str]], text: str
-) -> str:
-    """The cell, bold when it is the best of its kind and underlined when the second."""
-    peers = {
-        _cell(other, task, "+-").split(" ")[0]
-        for other in rows
-        if other.kind == row.kind == MEASURED
-        and (other.dataset, other.protocol, other.fraction)
-        == (row.dataset, row.protocol, row.fraction)
-    } - {"-"}
-    own = text.split(" ")[0]
-    if own not in peers or len(peers) < 2:
-        return text
-    rank = sorted(peers, key=float, reverse=True).index(own)
-    before, after = marks.get(rank, ("", ""))
-    return f"{before}{text}{after}"
+def rank_of(row: Row, rows: Sequence[Row], task: str) -> int | None:
+    """0 for the best measured row of its data set, protocol and share of labels, 1 for the second.
+
+    Values that are printed alike share a rank.  None for a published row, a row without a value and
+    a lone row.
+    """
+    names = ("kind", "dataset", "protocol", "fraction")
+    peers = [o for o in rows if all(getattr(o, name) == getattr(row, name) for name in names)]
+    shown = [_cell(other, task, " ").split()[0] for other in peers]
+    own = _cell(row, task, " ").split()[0]
+    values = [value for value in shown if value != "-"]
+    if row.kind != MEASURED or own == "-" or len(values) < 2:
+        return None
+    return sorted(set(values), key=float, reverse=True).index(own)
+
+
+def _cells(row: Row, rows: Sequence[Row], sign: str, best: str, second: str) -> list[str]:
+    """The cells of a row; `best` and `second` say how those of a column are marked: "**{}**"."""
+    marks: dict[int | None, str] = {0: best, 1: second}
+    cells = []
+    for task in _tasks(rows):
+        mark = marks.get(rank_of(row, rows, task), "{}")
+        cells.append(mark.replace("{}", _cell(row, task, sign)))
+    return cells
 
 
 def _plain(row: Row, task: str) -> str:

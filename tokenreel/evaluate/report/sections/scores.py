@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tokenreel.evaluate.jobs.table import COUNTS, MEAN, Score
 from tokenreel.evaluate.report.data.scores import ScoreTable, task_title
 from tokenreel.evaluate.report.page.html import Html, join, number, scroll, svg, swatch, tag
-from tokenreel.evaluate.tables.summary import Row
+from tokenreel.evaluate.tables.summary import Row, rank_of
 
 __all__ = ["action_bars", "all_rows", "summary_table"]
 
@@ -55,42 +55,24 @@ def summary_table(rows: Sequence[Row], colours: Mapping[str, int]) -> Html:
         published = row.kind == "published"
         cells = [tag("th", None if published else square, row.recipe, scope="row")]
         cells += [tag("td", _setting(row, name)) for name in extra]
-        cells.append(tag("td", "published" if published else row.num_seeds, class_="num"))
-        cells += [_summary_cell(row, task, _rank(row, rows, task)) for task in tasks]
+        cells.append(tag("td", row.seeds, class_="num"))
+        cells += [_summary_cell(row, task, rank_of(row, rows, task)) for task in tasks]
         body.append(tag("tr", *cells, class_="published" if published else None))
     table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body), class_="summary")
     return scroll(table, "Summary table")
 
 
-def _summary_cell(row: Row, task: str, rank: int) -> Html:
+def _summary_cell(row: Row, task: str, rank: int | None) -> Html:
     mean = row.mean(task)
     if math.isnan(mean):
         return tag("td", "-", class_="num")
     shown = number(mean)
-    value = {0: tag("strong", shown, title="best"), 1: tag("u", shown, title="second")}.get(
-        rank, tag("span", shown)
-    )
+    marks = {0: tag("strong", shown, title="best"), 1: tag("u", shown, title="second")}
+    value = tag("span", shown) if rank is None else marks.get(rank, tag("span", shown))
     spread = row.two_std(task, 0)
     is_known = not math.isnan(spread) and (row.kind == "published" or row.num_seeds > 1)
     words = tag("span", f" \u00b1 {number(spread)}", class_="spread") if is_known else None
     return tag("td", join(value, words), class_="num")
-
-
-def _rank(row: Row, rows: Sequence[Row], task: str) -> int:
-    """0 for the best measured row of its kind, 1 for the second; 9 for others and a lone row."""
-
-    def same(other: Row) -> bool:
-        return (other.kind, other.dataset, other.protocol, other.fraction) == (
-            "measured",
-            row.dataset,
-            row.protocol,
-            row.fraction,
-        )
-
-    values = [other.mean(task) for other in rows if same(other)]
-    order = sorted({value for value in values if not math.isnan(value)}, reverse=True)
-    mean = row.mean(task)
-    return order.index(mean) if same(row) and len(values) > 1 and mean in order else 9
 
 
 def _setting(row: Row, name: str) -> str:
