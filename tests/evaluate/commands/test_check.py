@@ -44,7 +44,7 @@ def test_a_file_of_ones_own_is_good_and_can_be_evaluated(tmp_path, suffix):
     assert checked.facts[0] == "5 clips, 60 frames, 4 channels, 60 frames labelled"
     assert "2 clips of the split 'train', 3 clips of the split 'val'" in checked.facts[1]
     assert "not of unit length" in checked.facts[3]
-    assert "no group: accuracy without shared videos cannot be told" in checked.notes
+    assert "no group: classification-unshared cannot be computed" in checked.notes
     report = evaluate_files([path], config=EvaluateConfig(), out=tmp_path / "out", progress=False)
     assert report.exit_status == 0
 

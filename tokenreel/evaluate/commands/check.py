@@ -22,7 +22,7 @@ WITHOUT = {  # optional array -> what is lost without it
     "times_seconds": "pictures count frames instead of seconds",
     "frame_index": "pictures take frame i of a video as frame i of the clip",
     "action": "all clips are one action",
-    "group": "no accuracy without shared videos",
+    "group": "classification-unshared cannot be computed",
     "video": "no pictures of frames",
     "phases": "phases are numbered, and labels are not checked against their number",
 }

@@ -21,6 +21,7 @@ from tokenreel.evaluate.jobs.data import load_screened
 from tokenreel.evaluate.jobs.plan import FilePlan, Job, plan_file, row_key
 from tokenreel.evaluate.jobs.pool import run_jobs
 from tokenreel.evaluate.jobs.table import (
+    MEAN,
     RESULTS,
     Score,
     append_rows,
@@ -96,7 +97,11 @@ def evaluate_files(
             plans, out / RESULTS, jobs=jobs, memory_bytes=memory_bytes, progress=progress
         )
         scores = [score for plan in plans for score in _in_order(plan, found)]
-        problems += _problems_of(scores)
+        problems += [
+            f"{score.run}: {score.action}: {score.task}: {score.note}"
+            for score in scores
+            if score.status == "problem" and score.action != MEAN
+        ]
         write_tables(scores, out, published)
     summary = format_summary(scores, published)
     return SuiteReport(tuple(scores), tuple(problems), summary, num_jobs, num_kept)
@@ -199,8 +204,3 @@ def _in_order(plan: FilePlan, found: Found) -> list[Score]:
     skipped = {(row.protocol, row.task) for row in plan.skipped}
     actions = [row for row in rows if (row.protocol, row.task) not in skipped]
     return rows + mean_rows(actions)
-
-
-def _problems_of(scores: Sequence[Score]) -> list[str]:
-    bad = [score for score in scores if score.status == "problem" and score.action != "mean"]
-    return [f"{score.run}: {score.action}: {score.task}: {score.note}" for score in bad]

@@ -9,7 +9,7 @@ of labels.
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -121,15 +121,13 @@ def _of_share(given: Published, share: float) -> Published:
 
 def _published_row(row: Row, given: Published) -> Row:
     scale = {task: 100 if is_percent(task) else 1 for task in given}
-    return Row(
-        row.recipe,
-        row.dataset,
-        "",
-        row.protocol,
-        row.fraction,
-        PUBLISHED,
-        {task: [mean / scale[task]] for task, (mean, _) in given.items()},
-        {task: None if two is None else two / scale[task] for task, (_, two) in given.items()},
+    return replace(
+        row,
+        weights="",
+        kind=PUBLISHED,
+        values={task: [mean / scale[task]] for task, (mean, _) in given.items()},
+        spread={t: None if two is None else two / scale[t] for t, (_, two) in given.items()},
+        counts={},
     )
 
 

@@ -149,13 +149,13 @@ def _read_curves(path: Path) -> list[dict[str, float]]:
     for row, line in enumerate(path.read_text().splitlines(), start=1):
         try:
             values: dict[str, Any] = json.loads(line)
-            kept = {key: float(value) for key, value in values.items() if _is_number(value)}
+            kept = {
+                key: float(value)
+                for key, value in values.items()
+                if isinstance(value, int | float) and math.isfinite(value)
+            }
         except (ValueError, AttributeError) as error:
             log.warning("%s: line %d cannot be read (%s): curves end there", path, row, error)
             break
         lines.append(kept)
     return lines
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

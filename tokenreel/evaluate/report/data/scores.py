@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenreel.evaluate.jobs.table import MEAN, Score
+from tokenreel.evaluate.tables.printed import two_std
 
 __all__ = ["Cell", "ScoreTable", "task_title"]
 
@@ -49,7 +50,7 @@ class Cell:
     @property
     def spread(self) -> float:
         """Two standard deviations over seeds, ddof 0 as published."""
-        return 2 * float(np.std(self.known)) if self.known else math.nan
+        return two_std(self.known)
 
 
 class ScoreTable:

@@ -75,14 +75,9 @@ def tag(name: str, /, *children: object, **attributes: Any) -> Html:
 
 
 def svg(width: float, height: float, /, *children: object, label: str, **attributes: Any) -> Html:
-    """A drawing of that many units, with the words that stand for it."""
+    """A drawing of width x height units, with a label for a screen reader."""
     box = f"0 0 {width:g} {height:g}"
-    head = Html(f'<svg viewBox="{box}" role="img" aria-label="{html.escape(label, quote=True)}"')
-    words = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value), quote=True)}"'
-        for key, value in attributes.items()
-    )
-    return join(head, Html(words + ">"), *children, Html("</svg>"))
+    return tag("svg", *children, viewBox=box, role="img", aria_label=label, **attributes)
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -31,20 +31,9 @@ PLOT = 220.0  # units across; the reference runs along it
 AXIS, BAND = 20.0, 9.0  # space for times, and the band of phases
 MOST_CELLS = 160
 # Cividis: even in lightness for all kinds of colour vision; 9 of its colours, from far to near.
-CIVIDIS = np.array(
-    [
-        (0, 34, 78),
-        (18, 53, 112),
-        (59, 73, 108),
-        (87, 93, 109),
-        (112, 113, 115),
-        (138, 134, 120),
-        (165, 156, 116),
-        (195, 179, 105),
-        (253, 234, 69),
-    ],
-    np.float64,
-)
+CIVIDIS = np.frombuffer(
+    bytes.fromhex("00224e 123570 3b496c 575d6d 707173 8a8678 a59c74 c3b369 fdea45"), np.uint8
+).reshape(9, 3)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from tokenreel.evaluate.jobs.table import COUNTS, MEAN, Score
-from tokenreel.evaluate.report.data.scores import ScoreTable, task_title
+from tokenreel.evaluate.report.data.scores import Cell, ScoreTable, task_title
 from tokenreel.evaluate.report.page.html import Html, join, number, scroll, svg, swatch, tag
 from tokenreel.evaluate.tables.summary import Row, rank_of
 
 __all__ = ["action_bars", "all_rows", "summary_table"]
 
-BAR, GAP, LABEL, CHART, RIGHT, TOP = 13, 12, 0, 300, 46, 6
+BAR, GAP, CHART, RIGHT, TOP = 13, 12, 300, 46, 6
 COLUMNS = (
     ("recipe", "text"),
     ("run", "text"),
@@ -97,20 +97,16 @@ def _chart(table: ScoreTable, task: str, colours: dict[str, int]) -> Html:
     low, high = min(0.0, *known, 0.0), max(1.0, *known)
     parts: list[Html] = []
     y = TOP
-    ends = (LABEL, LABEL + CHART)
 
     def place(value: float) -> float:
-        clipped = min(high, max(low, value))
-        return ends[0] + (clipped - low) / (high - low) * CHART
+        return (min(high, max(low, value)) - low) / (high - low) * CHART
 
     for action in actions:
-        parts.append(_words(ends[0], y + 10, action, "axis"))
+        parts.append(_words(0, y + 10, action, "axis"))
         y += 16
         for row in table.rows:
-            cell = cells[action, row]
-            parts.append(
-                _bar(place, y, cell.mean, cell.spread, colours.get(table.recipe_of[row], 0))
-            )
+            colour = colours.get(table.recipe_of[row], 0)
+            parts.append(_bar(place, y, cells[action, row], colour))
             y += BAR
         y += GAP
     ticks = [_tick(place(value), value, y) for value in _round_values(low, high)]
@@ -118,15 +114,12 @@ def _chart(table: ScoreTable, task: str, colours: dict[str, int]) -> Html:
         f"{action}: " + ", ".join(f"{row} {number(cells[action, row].mean)}" for row in table.rows)
         for action in actions
     )
-    drawing = svg(
-        LABEL + CHART + RIGHT, y + 14, *ticks, *parts, label=f"{task_title(task)}. {words}"
-    )
+    drawing = svg(CHART + RIGHT, y + 14, *ticks, *parts, label=f"{task_title(task)}. {words}")
     return tag("figure", tag("figcaption", task_title(task)), drawing, class_="chart")
 
 
-def _bar(
-    place: Callable[[float], float], y: float, mean: float, spread: float, colour: int
-) -> Html:
+def _bar(place: Callable[[float], float], y: float, cell: Cell, colour: int) -> Html:
+    mean, spread = cell.mean, cell.spread
     if math.isnan(mean):
         return _words(place(0) + 4, y + 10, "no value", "axis")
     left, right = sorted((place(0), place(mean)))
