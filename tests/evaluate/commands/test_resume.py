@@ -120,7 +120,7 @@ def die(job, limits):
 
 def test_a_killed_worker_is_one_clear_error(monkeypatch):
     monkeypatch.setattr("tokenreel.evaluate.jobs.pool.run_job", die)
-    with pytest.raises(WorkerLost, match="with fewer --jobs; what is done is kept"):
+    with pytest.raises(WorkerLost, match="with fewer --jobs; finished rows are kept"):
         list(run_jobs([None, None], processes=2, threads=1, memory_bytes=1))
 
 

@@ -47,7 +47,7 @@ def test_the_page_shows_the_picture_and_the_focus_of_each_entity(run):
 
 def test_without_files_the_page_says_what_to_type(evaluated):
     page = make_report(evaluated.files, [], frames=made.make_frames).decode()
-    assert "`fuse attend RUN --clips CLIP` puts it there" in page
+    assert "`fuse attend RUN --clips CLIP` computes it" in page
 
 
 def test_a_missing_picture_is_said_to_be_missing(run):
