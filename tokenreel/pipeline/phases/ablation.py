@@ -37,7 +37,7 @@ __all__ = ["AblationReport", "ablate", "plan_jobs", "plan_rows", "substitutes"]
 
 log = logging.getLogger(__name__)
 
-_Planned = tuple[Row, int, "Job"]  # row, seed, run
+_Planned = tuple[AblationRow, int, "Job"]  # row, seed, run
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def _evaluate(
     return text, [*report.problems, *missing]
 
 
-def plan_rows(words: Sequence[str]) -> list[Row]:
+def plan_rows(words: Sequence[str]) -> list[AblationRow]:
     """The rows that words ask for.
 
     Raises:
@@ -179,9 +179,9 @@ def plan_rows(words: Sequence[str]) -> list[Row]:
     ]
 
 
-def _require_words(rows: Sequence[Row]) -> None:
+def _require_words(rows: Sequence[AblationRow]) -> None:
     """Raise for a word that no row takes; a row that refuses what others take is left out later."""
-    reasons: dict[Row, str] = {}
+    reasons: dict[AblationRow, str] = {}
     for row in rows:
         try:
             apply_overrides(get_recipe(row.recipe).fuse, row.words, root="fuse")
@@ -193,7 +193,7 @@ def _require_words(rows: Sequence[Row]) -> None:
             raise UsageError("\n".join(dict.fromkeys(reasons[row] for row in having)))
 
 
-def _rows_of(name: str, grids: Sequence[str]) -> list[Row]:
+def _rows_of(name: str, grids: Sequence[str]) -> list[AblationRow]:
     recipe = get_recipe(name)
     if not recipe.fuse.optim.epochs:  # a row that trains nothing stays one under small settings
         grids = [grid for grid in grids if not grid.startswith("optim.epochs=")]
@@ -203,12 +203,12 @@ def _rows_of(name: str, grids: Sequence[str]) -> list[Row]:
         varied = [w for w, options in zip(words, values, strict=True) if len(options) > 1]
         label = " ".join([recipe.label or name, *varied])
         # A published number is of the recipe, not of another value of one of its fields.
-        rows.append(Row(name, words, label, {} if varied else recipe.published))
+        rows.append(AblationRow(name, words, label, {} if varied else recipe.published))
     return rows
 
 
 def plan_jobs(
-    rows: Sequence[Row], seeds: int, stores: Sequence[Path], folder: Path
+    rows: Sequence[AblationRow], seeds: int, stores: Sequence[Path], folder: Path
 ) -> tuple[list[_Planned], list[str]]:
     """The runs of the rows that can be trained, and why the others cannot.
 
@@ -247,7 +247,7 @@ def plan_jobs(
 
 
 def _store_for(
-    row: Row, stores: Mapping[Path, Store], folder: Path
+    row: AblationRow, stores: Mapping[Path, Store], folder: Path
 ) -> tuple[Path, list[list[str]]]:
     """The first store that has what a row needs, of its own data set and backbone before others.
 
@@ -278,7 +278,7 @@ def _store_for(
     raise UsageError("; ".join(reasons))
 
 
-def _words_of_runs(row: Row, store: Store) -> list[list[str]]:
+def _words_of_runs(row: AblationRow, store: Store) -> list[list[str]]:
     """One run, or one for each action of the training clips where the recipe is of one action."""
     recipe = get_recipe(row.recipe)
     if not recipe.per_action:
