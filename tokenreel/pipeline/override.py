@@ -1,6 +1,5 @@
 """Apply `key=value` words to a frozen config, with an error that suggests the nearest field."""
 
-import difflib
 import json
 import re
 from collections.abc import Iterable
@@ -9,31 +8,13 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.plugins import nearest
 
-__all__ = ["apply_overrides", "expand_grid", "nearest"]
+__all__ = ["apply_overrides", "expand_grid"]
 
 Config = TypeVar("Config", bound=BaseModel)
 
 LISTS = r"/|(?<=\]), *(?=\[)"  # what parts the values of a field that is a list: 3,7/11 or [3],[7]
-
-
-def nearest(word: str, known: Iterable[str], *, count: int = 1) -> str:
-    """The part of an error that suggests the nearest known words; "" when none is near.
-
-    Args:
-        word: that is not known.
-        known: the words that are.
-        count: most that are suggested.
-
-    >>> nearest("finegim", ["finegym", "folder"])
-    ', did you mean finegym?'
-    >>> nearest("carl-pen", ["carl-penn", "carl-pouring", "sample"], count=2)
-    ', did you mean carl-penn or carl-pouring?'
-    """
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=count, cutoff=0.7)  # of several, the very near
-    close = close or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f", did you mean {' or '.join(close)}?" if close else ""
 
 
 def apply_overrides(config: Config, words: Iterable[str], *, root: str) -> Config:

@@ -1,6 +1,6 @@
 """Frames as a model takes them: codes on a device, tokens on demand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,14 +87,14 @@ class Frames:
 
     def to(self, device: torch.device) -> "Frames":
         """The same frames on a device; the copy does not wait where memory is pinned."""
+        return self.map(lambda part: part.to(device, non_blocking=True))
 
-        def move(part: Tensor) -> Tensor:
-            return part.to(device, non_blocking=True)
-
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Frames":
+        """The frames with each of their arrays changed."""
         return Frames(
-            {block: move(part) for block, part in self.codes.items()},
-            {block: move(part) for block, part in self.scales.items()},
-            None if self.cls is None else move(self.cls),
+            {block: change(part) for block, part in self.codes.items()},
+            {block: change(part) for block, part in self.scales.items()},
+            None if self.cls is None else change(self.cls),
             self._decoder,
         )
 

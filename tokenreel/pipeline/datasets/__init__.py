@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Manifest
+from tokenreel.cache.plugins import nearest
 from tokenreel.pipeline.datasets.check import Check, check_survey
 from tokenreel.pipeline.datasets.finegym import finegym
 from tokenreel.pipeline.datasets.folder import folder
@@ -18,7 +19,6 @@ from tokenreel.pipeline.datasets.penn_action import penn_action
 from tokenreel.pipeline.datasets.pouring import pouring
 from tokenreel.pipeline.datasets.sample import sample
 from tokenreel.pipeline.datasets.survey import Survey
-from tokenreel.pipeline.override import nearest
 
 __all__ = ["DATASETS", "check_dataset", "load_dataset"]
 

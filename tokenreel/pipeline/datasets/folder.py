@@ -20,8 +20,8 @@ from pathlib import Path
 from tokenreel.cache.csv_tables import Line, read_table
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
+from tokenreel.cache.plugins import nearest
 from tokenreel.pipeline.datasets.survey import VIDEO_SUFFIXES, Survey
-from tokenreel.pipeline.override import nearest
 
 __all__ = ["folder"]
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.cache.plugins import nearest
 from tokenreel.pipeline.datasets.carl import FPS, check_phases, is_carl, read_carl
 from tokenreel.pipeline.datasets.formats.jpegs import packed
 from tokenreel.pipeline.datasets.survey import (
@@ -30,7 +31,6 @@ from tokenreel.pipeline.datasets.survey import (
     resample,
     wrong_root,
 )
-from tokenreel.pipeline.override import nearest
 
 __all__ = ["NUM_PHASES", "penn_action"]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import LabelSpan, Manifest
-from tokenreel.pipeline.override import nearest
+from tokenreel.cache.plugins import nearest
 
 __all__ = [
     "VIDEO_SUFFIXES",

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from tokenreel.cache.errors import StoreError, TokenReelError, UsageError
 from tokenreel.cache.files import make_directory, write_whole
+from tokenreel.cache.plugins import nearest
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.fuse.data.requirements import require_store
 from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS, RUNS, dataset_of, find_store
-from tokenreel.pipeline.override import apply_overrides, expand_grid, nearest
+from tokenreel.pipeline.override import apply_overrides, expand_grid
 from tokenreel.pipeline.phases.ablation_table import (
     AblationRow,
     ablation_csv,

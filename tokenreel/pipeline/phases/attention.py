@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.errors import ClipFailed, UsageError
 from tokenreel.cache.files import make_directory, write_whole
+from tokenreel.cache.plugins import nearest
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.evaluate.report.pictures.movie import write_movie
 from tokenreel.extract.video.decode import VideoError
 from tokenreel.fuse.runs.provenance import read_about
 from tokenreel.pipeline.defaults import DATA, STORES
-from tokenreel.pipeline.override import nearest
 
 if TYPE_CHECKING:  # torch: imported once every word is known to be right
     from tokenreel.fuse.embed.attend import ClipAttention

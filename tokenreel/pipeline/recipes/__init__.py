@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.pipeline.override import nearest
+from tokenreel.cache.plugins import nearest
 from tokenreel.pipeline.recipes.base import Recipe, describe, documented
 from tokenreel.pipeline.recipes.baselines import BASELINES
 from tokenreel.pipeline.recipes.carl import CARL

@@ -1,0 +1,46 @@
+"""Stores of the same clips, joined."""
+
+import pytest
+
+from tests.cache.stores import make_store, write_clip
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.read.store_set import StoreSet
+from tokenreel.cache.write.store_writer import StoreWriter
+
+
+def store_of(path, clips, codec="int8"):
+    make_store(path, codec)
+    with StoreWriter(path, writer_id="w") as writer:
+        for clip_id, frames in clips.items():
+            write_clip(writer, clip_id, frames)
+    return path
+
+
+def test_stores_of_the_same_clips_are_joined_by_name(tmp_path):
+    clips = {"a": 5, "v": 7}
+    stores = StoreSet({n: store_of(tmp_path / n, clips, n) for n in ("int8", "fp16")})
+    assert list(stores) == ["int8", "fp16"]
+    assert stores.first is stores["int8"]
+    assert set(stores.records) == {"a", "v"}
+    assert stores.fingerprints["fp16"] == stores["fp16"].fingerprint != stores["int8"].fingerprint
+
+
+def test_clips_that_only_one_holds_are_refused_the_first_three_listed(tmp_path):
+    one = store_of(tmp_path / "1", dict.fromkeys("abcde", 3))
+    two = store_of(tmp_path / "2", {"e": 3})
+    with pytest.raises(UsageError, match="clip 'a' is only in one") as error:
+        StoreSet({"one": one, "two": two})
+    assert "clip 'c' is only in one" in str(error.value)
+    assert "clip 'd'" not in str(error.value)
+    assert "and 1 more" in str(error.value)
+
+
+def test_units_that_differ_are_refused(tmp_path):
+    one, two = (store_of(tmp_path / str(n), {"a": n}) for n in (5, 6))
+    with pytest.raises(UsageError, match="clip 'a' has 5 and 6 units"):
+        StoreSet({"one": one, "two": two})
+
+
+def test_no_store_is_refused():
+    with pytest.raises(UsageError, match="a StoreSet of no store"):
+        StoreSet({})

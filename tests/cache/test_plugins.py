@@ -1,0 +1,67 @@
+"""Tables of names: ours, and those of plugins."""
+
+import sys
+
+import pytest
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.plugins import Table
+
+TABLE = Table("codec", "tokenreel.test_codecs", {"json": "json:dumps", "text": "textwrap:dedent"})
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Install packages that are a module, with entry points of the group of TABLE."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(package: str, points: dict[str, str], module: str = "") -> None:
+        (tmp_path / f"{package}.py").write_text(module)
+        info = tmp_path / f"{package}-1.5.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.5\n")
+        lines = [f"{name} = {value}" for name, value in points.items()]
+        text = "\n".join(["[tokenreel.test_codecs]", *lines])
+        (info / "entry_points.txt").write_text(text + "\n")
+
+    return make
+
+
+def test_ours_are_loaded_by_name():
+    assert TABLE.load("json")([1]) == "[1]"
+    assert "text" in TABLE
+    assert "toml" not in TABLE
+
+
+def test_a_plugin_is_listed_without_being_imported_and_then_loaded(install):
+    install("plugin_a", {"zip": "plugin_a:zip_it"}, "zip_it = 'zipped'")
+    assert TABLE.names() == ["json", "text", "zip"]
+    assert "plugin_a" not in sys.modules
+    assert TABLE.load("zip") == "zipped"
+    assert "zip" in TABLE
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_and_where_plugins_come_from():
+    words = r"no codec 'jsn', did you mean json\? \(known: json, text; packages add more by the "
+    with pytest.raises(UsageError, match=words + "entry point tokenreel.test_codecs"):
+        TABLE.load("jsn")
+
+
+def test_a_broken_plugin_is_named_and_harms_no_other(install):
+    install("plugin_b", {"bad": "plugin_b:x"}, "raise RuntimeError('no licence')")
+    install("plugin_c", {"good": "plugin_c:x"}, "x = 1")
+    assert TABLE.names() == ["json", "text", "bad", "good"]
+    with pytest.raises(
+        UsageError, match=r"'bad' of plugin_b 1.5 \(plugin_b:x\) cannot be imported"
+    ):
+        TABLE.load("bad")
+    assert TABLE.load("good") == 1
+
+
+def test_a_name_that_two_packages_give_is_refused_naming_both(install):
+    install("plugin_d", {"twice": "plugin_d:x"}, "x = 1")
+    install("plugin_e", {"twice": "plugin_e:x", "json": "plugin_e:x"}, "x = 1")
+    with pytest.raises(UsageError, match=r"given twice, by plugin_. 1\.5 .* and by plugin_. 1\.5"):
+        TABLE.load("twice")
+    with pytest.raises(UsageError, match=r"given twice, by TokenReel .* and by plugin_. 1\.5"):
+        TABLE.load("json")
