@@ -6,19 +6,19 @@ import pickle
 import shutil
 import signal
 import threading
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.extract.extraction import CONFIG, content, copy_without_clips, differing, write_video
+from tests.extract.flow.broken_decoders import beat_for_ever, die_midway
 from tokenreel.cache.errors import ClipFailed, TokenReelError
 from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract import signals as stopping
-from tokenreel.extract.decode_pool import pool, worker
+from tokenreel.extract.decode_pool import pool
 from tokenreel.extract.encode import quantiser as encode
 from tokenreel.extract.flow import commits, runner
 from tokenreel.extract.flow.devices import machine_for
@@ -124,15 +124,6 @@ def test_too_many_failures_end_the_run_and_leave_no_claim(root, tmp_path):
     assert list((tmp_path / "store" / "claims").iterdir()) == []
 
 
-def beat_for_ever(pipe, ring):
-    """A decoder on its way to a clip late in a long video: alive, and without a frame."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    pipe.recv()
-    for _ in range(40):
-        pipe.send(worker.Heartbeat())
-        time.sleep(0.25)
-
-
 def test_sigterm_while_no_frame_arrives_abandons_the_clip_without_a_failure(
     root, tmp_path, monkeypatch
 ):
@@ -162,20 +153,6 @@ def test_max_failures_ends_a_run_before_every_clip_is_in_quarantine(tmp_path):
     with pytest.raises(TokenReelError, match="3 clips failed, more than max_failures=2"):
         extract_clips(Manifest("toy", tmp_path, clips), config, tmp_path / "s", progress=False)
     assert len(read_failures(tmp_path / "s")) == 3
-
-
-def die_midway(pipe, ring):
-    """PyAV kills its process at frame 70 of a clip; decord does not."""
-    whole = worker.fill_chunks
-
-    def fatal(job, filler, alive):
-        for number, is_full in enumerate(whole(job, filler, alive)):
-            if job.decoder == "pyav" and number == 70:
-                os.kill(os.getpid(), 11)
-            yield is_full
-
-    worker.fill_chunks = fatal
-    worker.serve(pipe, ring)
 
 
 @pytest.mark.parametrize("mixes", [False, True])

@@ -69,7 +69,7 @@ def wait_for_shards(process, store, count):
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("videos")
-    for name, frames in (("long", 1000), ("b", 90), ("c", 70)):
+    for name, frames in (("long", 480), ("b", 40), ("c", 70)):
         write_video(root / f"{name}.mp4", frames)
     return root
 

@@ -1,5 +1,6 @@
 """What does not change a store: workers, shards, processes, where frames are resized, views."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.encode.quantiser import Quantiser
-from tokenreel.extract.flow import runner
+from tokenreel.extract.flow import gpus, runner
 from tokenreel.extract.flow.batching import Batcher
 from tokenreel.extract.flow.devices import is_place_free, machine_for, pick_gpus, prepare_backbone
 from tokenreel.extract.flow.engine import Engine
@@ -74,13 +75,16 @@ def test_the_store_is_the_same_bytes_for_any_number_of_threads(tmp_path, numeric
         assert differing(tmp_path / "1", tmp_path / str(threads)) == []
 
 
-def test_the_store_is_the_same_bytes_for_any_omp_num_threads(manifest, tmp_path):
+def test_the_store_is_the_same_bytes_for_any_omp_num_threads(tmp_path):
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    write_video(videos / "a.mp4", 22)
     call = "from tokenreel.pipeline.cli.extract import main; main()"
     words = ["backbone=deit_tiny_patch16_224", "weights=random:0", "image_size=112", "blocks=11"]
     words += ["numeric=bfloat16", "device=cpu"]
     rest = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     for threads in ("", "1", "2"):
-        folder = ["folder", "--root", str(manifest.root), "--out", str(tmp_path / f"omp{threads}")]
+        folder = ["folder", "--root", str(videos), "--out", str(tmp_path / f"omp{threads}")]
         subprocess.run(
             [sys.executable, "-c", call, "run", *folder, *words],
             check=True,
@@ -209,7 +213,14 @@ def test_too_many_failures_in_one_process_end_the_others_too(tmp_path):
     assert list((tmp_path / "store" / "claims").iterdir()) == []
 
 
-def test_error_of_a_process_is_raised_by_the_parent(manifest, tmp_path):
+@pytest.fixture
+def forked(monkeypatch):
+    """Let processes that share a store fork from the server of decode processes, torch imported."""
+    context = multiprocessing.get_context("forkserver")
+    monkeypatch.setattr(gpus.multiprocessing, "get_context", lambda _: context)
+
+
+def test_error_of_a_process_is_raised_by_the_parent(forked, manifest, tmp_path):
     config = CONFIG.model_copy(update={"weights": "nowhere.pth"})
     with pytest.raises(UsageError, match=r"nowhere\.pth"):
         extract_on_gpus(("cpu", "cpu"), manifest, config, tmp_path / "store", progress=False)

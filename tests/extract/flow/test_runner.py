@@ -1,15 +1,14 @@
 """Extraction end to end: whole clips, the same bytes whatever ran beside them, failures by name."""
 
 import dataclasses
-import os
 import signal
-import time
 
 import numpy as np
 import pytest
 import torch
 
 from tests.extract.extraction import CONFIG, differing, write_video
+from tests.extract.flow.broken_decoders import crash, hang
 from tokenreel.cache.errors import TokenReelError, WrongIdentity
 from tokenreel.cache.format.store_files import load_identity, read_failures
 from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
@@ -147,18 +146,6 @@ def test_store_name_contains_random_weights_and_the_final_fingerprint(done):
     assert (
         store_name("toy", CONFIG, identity) == store_name("toy", CONFIG) + identity.fingerprint[:12]
     )
-
-
-def hang(pipe, ring):
-    """A decoder that takes a job and never answers."""
-    pipe.recv()
-    time.sleep(60)
-
-
-def crash(pipe, ring):
-    """A decoder that dies in native code."""
-    pipe.recv()
-    os.kill(os.getpid(), 11)
 
 
 @pytest.mark.parametrize(

@@ -143,8 +143,9 @@ def test_more_rows_than_a_program_holds_share_one_launch(monkeypatch, rows, dtyp
     assert [tuple(part.shape) for part in found] == [tuple(part.shape) for part in wanted]
     assert error(found[0], wanted[0]) < TOLERANCE[dtype][0]
     assert error(found[3], wanted[3]) < TOLERANCE[dtype][1]
-    again = fused(tokens, queries, gradient, splits=2, programs=3)
-    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+    if rows <= 16 or DEVICE != "cpu":  # interpreted programs run in turn, however many they are
+        again = fused(tokens, queries, gradient, splits=2, programs=3)
+        assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
