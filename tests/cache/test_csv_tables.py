@@ -246,6 +246,16 @@ def test_a_table_of_any_columns_is_parted_where_most_are_known(tmp_path):
     assert [line.cells["youtube_id,x"] for line in table.lines()] == ["b,c"]
 
 
+def test_known_columns_count_for_more_than_many_cells(tmp_path):
+    table = Table(write(tmp_path, "label;split,a,b,c\nx;y\n"), ("label", "split"))
+    assert table.header == ("label", "split,a,b,c")
+
+
+def test_the_line_of_the_separator_is_counted(tmp_path):
+    lines = read(tmp_path, "sep=;\nvideo;start_seconds;phase\na;0;1\n")
+    assert [line.where for line in lines] == ["t.csv:3"]
+
+
 def test_a_table_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"none\.csv: No such file"):
         list(read_table(tmp_path / "none.csv", required=("video",)))

@@ -72,14 +72,21 @@ def array(shape, data, kind=None, number=RECONSTRUCT):
     return made + state + pickle.BUILD
 
 
-def saved_storage(values, program=None):
+def saved_storage(values, program=None, *, count=None, kind="FloatStorage"):
     """Bytes of a storage of float32 as torch writes them into a pickle, or with a program in it."""
-    kind = b"ctorch\nFloatStorage\n"
-    parts = text("storage"), kind, text("0"), text("cpu"), whole(len(values)), NONE
+    parts = (
+        text("storage"),
+        f"ctorch\n{kind}\n".encode(),
+        text("0"),
+        text("cpu"),
+        whole(len(values)),
+        NONE,
+    )
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
     heads = [pickle.dumps(head, 2) for head in (0x1950A86A20F9469CFC6C, 1001, system)]
     storage = (program or tuple_of(*parts) + pickle.BINPERSID) + STOP
-    numbers = struct.pack("<q", len(values)) + np.array(values, "<f4").tobytes()
+    numbers = struct.pack("<q", len(values) if count is None else count)
+    numbers += np.array(values, "<f4" if kind == "FloatStorage" else "u1").tobytes()
     return b"".join([*heads, storage, pickle.dumps(["0"], 2), numbers])
 
 
@@ -96,7 +103,7 @@ def bomb(levels):
 
 
 LARGE = bytes(2**16)
-DEEP = 100_000
+DEEP = 20_000
 FIELDS = pickle.EMPTY_DICT
 
 HOSTILE = {  # what is wrong -> (program without its STOP, words of the message)
@@ -104,6 +111,10 @@ HOSTILE = {  # what is wrong -> (program without its STOP, words of the message)
     "an object dtype by its long name": (dtype("object"), "arrays of 'object'"),
     "an object dtype by the state of another": (
         call(SCALAR, dtype("f8", dtype_state("|", flags=63)), raw(b"A" * 8)),
+        "alters the type f8",
+    ),
+    "a dtype of numbers with the flags of objects": (
+        call(SCALAR, dtype("f8", dtype_state(flags=63)), raw(b"A" * 8)),
         "alters the type f8",
     ),
     "a dtype of fields": (
@@ -141,6 +152,10 @@ HOSTILE = {  # what is wrong -> (program without its STOP, words of the message)
     "an array of more values than bytes": (
         array((10**6,), raw(b"A" * 8)),
         "asks for 1000000 values of 8 bytes and holds 8",
+    ),
+    "an array of fewer values than bytes": (
+        array((1,), raw(b"A" * 16)),
+        "asks for 1 values of 8 bytes and holds 16",
     ),
     "an array of a negative length": (array((-1,), raw(b"A" * 8)), "impossible shape"),
     "an array whose size overflows": (
@@ -266,6 +281,10 @@ HOSTILE = {  # what is wrong -> (program without its STOP, words of the message)
     ),
     "a storage that tells more values than it has": (
         call(STORAGE, raw(saved_storage([1.0, 2.0])[:-4])),
+        "a tensor that is damaged",
+    ),
+    "a storage that tells two numbers of values": (
+        call(STORAGE, raw(saved_storage([1.0, 2.0], count=1))),
         "a tensor that is damaged",
     ),
     "a storage read again and again": (

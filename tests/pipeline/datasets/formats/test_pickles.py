@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.pipeline.datasets.formats import pickle_inputs
 from tests.pipeline.datasets.formats.pickle_inputs import HOSTILE, STOP, sound
 from tokenreel.cache.errors import UsageError
 from tokenreel.pipeline.datasets.formats.pickles import read_plain_pickle
@@ -190,6 +191,27 @@ def test_the_largest_place_of_the_memo_takes_no_memory(tmp_path):
     path = tmp_path / "memo.pkl"
     path.write_bytes(b"\x80\x02K\x07r\xff\xff\xff\xff.")
     assert read_plain_pickle(path) == 7
+
+
+def test_truth_values_are_0_and_1_whatever_their_bytes_are(tmp_path):
+    state = pickle_inputs.dtype_state("|")
+    made = pickle_inputs.array((3,), pickle_inputs.raw(b"\0\2\1"), pickle_inputs.dtype("b1", state))
+    data = pickle_inputs.saved_storage([0, 2, 1], kind="BoolStorage")
+    path = tmp_path / "truth.pkl"
+    for program in (made, pickle_inputs.tensor(data, 0, (3,), (1,))):
+        path.write_bytes(pickle.PROTO + b"\x04" + program + STOP)
+        read = read_plain_pickle(path)
+        assert read.dtype == bool
+        assert read.view(np.uint8).tolist() == [0, 1, 1]
+
+
+def test_a_lack_of_memory_is_a_sentence(tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("tokenreel.pipeline.datasets.formats.pickles._check_plain", fail)
+    with pytest.raises(UsageError, match=r"a\.pkl: not enough memory for this pickle"):
+        read_plain_pickle(write(tmp_path / "a.pkl", [1]))
 
 
 def test_a_file_too_large_is_refused_before_it_is_read(tmp_path, monkeypatch):

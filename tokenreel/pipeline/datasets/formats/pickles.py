@@ -187,7 +187,6 @@ def _read_storage(data: bytes, budget: Budget) -> Storage:
                 and int.from_bytes(count_bytes, "little") == count
                 and len(rest) == count * np.dtype(dtype).itemsize
             ):
-                budget.take_bytes(len(rest))
                 return Storage(_numbers(rest, dtype))
     raise Refused("the pickle holds a tensor that is damaged, or in an unknown form")
 
