@@ -18,8 +18,8 @@ from fuse_fixture import CPU, bytes_of
 from harness import Timing, make_row, measure, quick_flag, write_rows
 
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.fuse.config.crops import sample_views
-from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.config.windows import sample_windows
 from tokenreel.fuse.data.batches import Batch, stream_batches
 from tokenreel.fuse.data.epoch_plan import Sampling
 from tokenreel.fuse.data.frames import Piece
@@ -54,7 +54,7 @@ def simulated_share(num_frames: int, clip_frames: int) -> float:
     """Distinct frames of both crops as a share of their positions."""
     rng = np.random.default_rng(0)
     drawn = [
-        sample_views(clip_frames, num_frames, alpha=1.5, beta=0.2, rng=rng).frames
+        sample_windows(clip_frames, num_frames, alpha=1.5, beta=0.2, rng=rng).frames
         for _ in range(500)
     ]
     return float(np.mean([len(np.unique(frames)) / frames.size for frames in drawn]))

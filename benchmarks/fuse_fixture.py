@@ -17,12 +17,12 @@ from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.write.store_writer import SourceInfo, StoreWriter, create_store
-from tokenreel.fuse.config.loss import SclConfig
-from tokenreel.fuse.config.run import (
+from tokenreel.fuse.config import (
     DataConfig,
     FuseConfig,
+    LstpConfig,
     OptimConfig,
-    PoolingConfig,
+    SclConfig,
     TemporalConfig,
 )
 from tokenreel.fuse.data.frames import Frames, Piece
@@ -38,7 +38,7 @@ def small_config(
     """MV-Former with the small head of the recipe `sample`, one epoch."""
     return FuseConfig(
         data=DataConfig(num_frames=num_frames, batch_clips=batch_clips),
-        pooling=PoolingConfig(**{"num_entities": 3, "channels": 96} | pooling),
+        pooling=LstpConfig(**{"num_entities": 3, "channels": 96} | pooling),
         temporal=TemporalConfig(
             fc_width=128,
             hidden=128,

@@ -21,7 +21,7 @@ import torch
 from fuse_fixture import make_runs, make_store, small_config, throttled
 from harness import Timing, make_row, measure, quick_flag, write_rows
 
-from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.data.batches import stream_batches
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.train.lockstep import fit

@@ -28,7 +28,7 @@ from tokenreel.cache.read.store_reader import ClipRecord
 from tokenreel.extract.backbone.timm_backbone import Backbone, backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.flow.devices import compile_blocks
-from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.data.batches import Batch, make_batch, stream_batches
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.train.run import Run
@@ -136,9 +136,7 @@ def cached_subjects(
     config: FuseConfig, store: Path, folder: Path, device: torch.device
 ) -> dict[str, Callable[[], object]]:
     """STEPS steps from each place that codes can be in."""
-    compiled = config.model_copy(
-        update={"optim": config.optim.model_copy(update={"compile": True})}
-    )
+    compiled = config.with_(optim=config.optim.with_(compile=True))
     kinds = {"ram": ("ram", config), "disk": ("disk", config)}
     if device.type == "cuda":
         kinds = {"gpu": ("gpu", config), "gpu, compiled": ("gpu", compiled)} | kinds

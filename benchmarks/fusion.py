@@ -30,7 +30,7 @@ from kernels_fixture import (
 )
 from torch import Tensor
 
-from tokenreel.fuse.config.run import DataConfig, FuseConfig, PoolingConfig, TemporalConfig
+from tokenreel.fuse.config import DataConfig, FuseConfig, LstpConfig, TemporalConfig
 from tokenreel.fuse.kernels import CodedTokens, Padding
 from tokenreel.fuse.layers.temporal import TemporalFusion
 from tokenreel.fuse.losses.scl import sequence_contrastive_loss
@@ -181,7 +181,7 @@ def _step(device: torch.device, *, quick: bool, whole: bool) -> list[Row]:
     tokens, _ = make_case(case, device)
     config = FuseConfig(
         data=DataConfig(num_frames=frames),
-        pooling=PoolingConfig(num_entities=entities),
+        pooling=LstpConfig(num_entities=entities),
         temporal=PUBLISHED,
     )
     model = build_model(config, dim=case.layers * case.width, cls_dim=case.width).to(device)
@@ -237,7 +237,7 @@ def _take_step(
             tuple(scales.index_select(0, rows) for scales in resident.scales),
         )
         lap("take frames")
-        views = model.pool_views(taken, None, gather)
+        views = model.pool_windows(taken, None, gather)
         lap("pool")
         entities = views.detach().requires_grad_()
         embeddings = model.fuse(entities, valid.flatten(0, 1))

@@ -36,7 +36,8 @@ def work(tmp_path_factory):
     path = tmp_path_factory.mktemp("work")
     command("extract", "run", "sample", *EXTRACT, cwd=path)
     command("fuse", "train", *TRAIN, cwd=path)
-    command("fuse", "train", "frozen-mean", cwd=path)
+    [store] = (path / "stores").iterdir()
+    command("evaluate", "frozen", store, cwd=path)
     command("evaluate", "all", cwd=path)
     return path
 
@@ -49,9 +50,19 @@ def test_the_table_has_every_task_action_and_run(work):
     assert {row["task"] for row in rows} == tasks
     assert {row["action"] for row in rows} == {"lift", "dance", "mean"}
     recipes = {row["recipe"] for row in rows}  # with the user's changes, in order
-    assert recipes == {" ".join(["sample", *sorted(TRAIN)]), "frozen-mean"}
+    assert recipes == {" ".join(["sample", *sorted(TRAIN)])}
     assert {row["weights"] for row in rows} == {"random:0"}
     assert all(row["commit"] and row["store_fingerprint"] for row in rows)
+
+
+def test_the_frozen_control_has_a_table_of_its_pools(work):
+    with (work / "results/frozen/results.csv").open() as file:
+        recipes = {row["recipe"] for row in csv.DictReader(file)}
+    assert {recipe.split(",")[0] for recipe in recipes} == {
+        "frozen max",
+        "frozen mean",
+        "frozen CLS",
+    }
 
 
 def test_the_store_says_that_its_weights_are_random(work):

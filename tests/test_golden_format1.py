@@ -13,8 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from tokenreel.cache.embeddings import read_embeddings
+from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.verify import verify_store
+from tokenreel.fuse.config import MeanConfig
+from tokenreel.fuse.runs import provenance
 from tokenreel.pipeline.cli.evaluate import app as evaluate
 from tokenreel.pipeline.cli.extract import app as extract
 from tokenreel.pipeline.cli.fuse import app as fuse
@@ -71,6 +74,25 @@ def test_a_golden_run_that_was_killed_resumes_to_the_end_of_one_that_was_not(wor
     ends = [read_embeddings(Path("runs") / n / "embeddings.h5") for n in ("finished", "killed")]
     for one, other in zip(ends[0].clips, ends[1].clips, strict=True):
         np.testing.assert_allclose(one.embeddings, other.embeddings, atol=2e-3)
+
+
+def test_a_golden_run_of_frozen_features_is_not_embedded_again(workplace):
+    result = CliRunner().invoke(fuse, ["embed", "runs/frozen", "--store", "stores/int8"])
+    assert isinstance(result.exception, UsageError)
+    told = "runs/frozen is of model=frozen, which trains nothing: type `evaluate frozen STORE`"
+    assert told in str(result.exception)
+
+
+def test_fields_of_a_golden_config_that_are_not_used_are_dropped_with_one_line(workplace, caplog):
+    caplog.set_level("INFO")
+    provenance._log_dropped.cache_clear()
+    about = provenance.read_provenance(Path("runs/mean"))
+    config = provenance.read_config(Path("runs/mean"), about)
+    assert config.pooling == MeanConfig()
+    assert provenance.with_later_fields(about["config"]) == config.model_dump(mode="json")
+    [line] = [one.message for one in caplog.records if "config of an earlier" in one.message]
+    assert "model=mvformer, pooling.channels=8, " in line
+    assert "pooling.num_entities=3, " in line
 
 
 @pytest.mark.parametrize("name", ["finished", "mean"])

@@ -12,13 +12,16 @@ from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.fuse.config.loss import CrossEntropyConfig, TccConfig, VspConfig
-from tokenreel.fuse.config.run import (
+from tokenreel.fuse.config import (
     AugmentConfig,
+    ClsConfig,
+    CrossEntropyConfig,
     DataConfig,
     FuseConfig,
+    LstpConfig,
     OptimConfig,
-    PoolingConfig,
+    TccConfig,
+    VspConfig,
 )
 from tokenreel.fuse.data.requirements import require_store
 from tokenreel.fuse.embed.embed import embed_run
@@ -46,27 +49,23 @@ def bare(tmp_path_factory):
     ("config", "message"),
     [
         (
-            tiny_config(pooling=PoolingConfig(blocks=(1, 7))),
+            tiny_config(pooling=LstpConfig(blocks=(1, 7))),
             r"holds \[1, 3\]: `extract run tiny .* blocks=1,3,7 .* --out STORE` makes",
         ),
         (
-            tiny_config(pooling=PoolingConfig(blocks=(3, -1))),
+            tiny_config(pooling=LstpConfig(blocks=(3, -1))),
             r"pooling\.blocks names a block twice: \(3, 3\)",
         ),
         (
-            tiny_config(pooling=PoolingConfig(blocks=(1, -3))),
+            tiny_config(pooling=LstpConfig(blocks=(1, -3))),
             r"pooling\.blocks counts -3 from the last, \S+ holds \[1, 3\]",
         ),
         (
-            tiny_config(pooling=PoolingConfig(kind="cls")),
+            tiny_config(pooling=ClsConfig()),
             r"no CLS tokens, tiny has none: `extract run tiny .*backbone=vit_\S+ .* --out STORE`",
         ),
         (
-            tiny_config(pooling=PoolingConfig(num_dynamic=1)),
-            r"no CLS tokens",
-        ),
-        (
-            FuseConfig(model="frozen", pooling=PoolingConfig(kind="cls")),
+            tiny_config(pooling=LstpConfig(num_dynamic=1)),
             r"no CLS tokens",
         ),
         (
@@ -97,7 +96,6 @@ def bare(tmp_path_factory):
         "layer-below-the-first",
         "cls",
         "dynamic",
-        "frozen-cls",
         "labels",
         "phases",
         "actions",
@@ -150,11 +148,11 @@ def test_held_out_clips_come_by_action_too_and_two_of_one_are_needed(tmp_path, m
     run(tiny_config(loss=TccConfig(), data=data, optim=often), store, tmp_path / "run")
     assert {training for training, _ in seen} == {True, False}
     assert all(len(set(actions)) == 1 < len(actions) for _, actions in seen)
-    few = data.model_copy(update={"held_out": 0.2})
-    with pytest.raises(UsageError, match=r"no two of the 2 held-out clips are of one action"):
+    few = data.with_(held_out=0.2)
+    with pytest.raises(UsageError, match=r"no two of the 2 held-out clips have one action"):
         run(tiny_config(loss=TccConfig(), data=few, optim=often), store, tmp_path / "few")
-    most = data.model_copy(update={"held_out": 0.8})
-    with pytest.raises(UsageError, match=r"no two of the 2 left clips are of one action"):
+    most = data.with_(held_out=0.8)
+    with pytest.raises(UsageError, match=r"no two of the 2 left clips have one action"):
         run(tiny_config(loss=TccConfig(), data=most, optim=often), store, tmp_path / "most")
 
 
@@ -167,10 +165,10 @@ def test_short_clips_are_padded_and_counted(store, tmp_path, caplog):
 def test_a_run_of_another_model_cannot_be_started_from_and_the_fields_are_listed(store, tmp_path):
     run(tiny_config(), store, tmp_path / "first")
     first = {"init": str(tmp_path / "first")}
-    wider = tiny_config(pooling=PoolingConfig(num_entities=3, channels=8), **first)
+    wider = tiny_config(pooling=LstpConfig(num_entities=3, channels=8), **first)
     with pytest.raises(WrongIdentity, match=r"pooling\.num_entities: it has 2, asked 3"):
         run(wider, store, tmp_path / "second")
-    heads = tiny_config().temporal.model_copy(update={"heads": 4, "dropout": 0.2})
+    heads = tiny_config().temporal.with_(heads=4, dropout=0.2)
     as_wide = tiny_config(temporal=heads, **first)  # all weights fit
     with pytest.raises(WrongIdentity, match=r"temporal\.heads: it has 2, asked 4"):
         run(as_wide, store, tmp_path / "third")
@@ -246,10 +244,8 @@ def test_a_run_may_take_the_weights_of_another_as_they_are(store, smaller_store,
     assert (about["model"], about["augmentation"]) == ("mvformer", "of tokens: dropout 0.1")
 
 
-@pytest.mark.parametrize("model", ["mvformer", "frozen"])
-def test_blocks_that_nothing_is_pooled_from_are_not_asked_for(store, tmp_path, model):
-    pooling = PoolingConfig(kind="cls", blocks=(7,))
-    config = tiny_config(model=model, pooling=pooling, optim=OptimConfig(epochs=1))
+def test_no_blocks_are_required_where_cls_is_pooled(store, tmp_path):
+    config = tiny_config(pooling=ClsConfig(), optim=OptimConfig(epochs=1))
     result = run(config, store, tmp_path / "run")
     embed_run(tmp_path / "run", store, tmp_path / "again.h5", device=CPU, progress=False)
     first, again = (read_embeddings(f).clips[0] for f in (result.embeddings, tmp_path / "again.h5"))
@@ -338,7 +334,7 @@ def test_one_clip_is_no_batch_for_a_loss_that_aligns_two():
     one = {"batch_clips": 1}
     with pytest.raises(ValidationError, match=r"tcc aligns two .* data\.batch_clips=1 holds one"):
         FuseConfig.model_validate({"loss": {"name": "tcc"}, "data": one})
-    FuseConfig.model_validate({"loss": {"name": "tcc", "pairs": "views"}, "data": one})
+    FuseConfig.model_validate({"loss": {"name": "tcc", "pairs": "windows"}, "data": one})
 
 
 def test_a_run_reads_the_blocks_it_was_trained_on_where_another_store_has_more(store, tmp_path):
@@ -368,16 +364,6 @@ def test_a_store_without_clips_is_told_whatever_is_asked_of_it(store, tmp_path):
     run(tiny_config(), store, tmp_path / "run")
     with pytest.raises(UsageError, match=r"has no clips: `extract run tiny .* --out STORE`"):
         embed_run(tmp_path / "run", empty, tmp_path / "e.h5", device=CPU, progress=False)
-    frozen = FuseConfig(model="frozen", pooling=PoolingConfig(kind="max"))
-    with pytest.raises(UsageError, match="has no clips"):
-        run(frozen, empty, tmp_path / "frozen")
-
-
-def test_a_frozen_model_takes_no_weights():
-    with pytest.raises(
-        ValidationError, match="model=frozen has no weights to take from init=runs/x"
-    ):
-        FuseConfig(model="frozen", pooling=PoolingConfig(kind="max"), init="runs/x")
 
 
 def test_a_folder_that_is_none_and_a_run_that_is_none_are_told(store, tmp_path):

@@ -9,11 +9,11 @@ from tokenreel.cache.codec import calibrate, codec_from_identity, codec_identity
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.write.store_writer import SourceInfo, StoreWriter, create_store
-from tokenreel.fuse.config.run import (
+from tokenreel.fuse.config import (
     DataConfig,
     FuseConfig,
+    LstpConfig,
     OptimConfig,
-    PoolingConfig,
     TemporalConfig,
 )
 
@@ -95,15 +95,15 @@ def tiny_config(**changes: object) -> FuseConfig:
     """A config that trains in a fraction of a second."""
     config = FuseConfig(
         data=DataConfig(num_frames=6, batch_clips=2),
-        pooling=PoolingConfig(num_entities=2, channels=8),
+        pooling=LstpConfig(num_entities=2, channels=8),
         temporal=TemporalConfig(
             fc_width=8, hidden=8, heads=2, feed_forward=16, layers=1, embedding=4
         ),
         optim=OptimConfig(lr=1e-2, epochs=4, checkpoint_epochs=1),
     )
-    return config.model_copy(update=changes)
+    return config.with_(**changes)
 
 
 def scl(**changes: object) -> object:
     """The loss of :func:`tiny_config` with changes."""
-    return tiny_config().loss.model_copy(update=changes)
+    return tiny_config().loss.with_(**changes)

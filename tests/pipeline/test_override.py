@@ -6,8 +6,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.fuse.config.loss import LavConfig
-from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.config import FixedWidthConfig, FuseConfig, LavConfig, LstpConfig, MaxConfig
 from tokenreel.pipeline.override import apply_overrides, expand_grid
 
 
@@ -94,7 +93,8 @@ def test_a_grid_is_parted_wherever_its_field_is():
 
 
 def test_a_field_of_another_loss_and_an_unknown_loss_are_refused():
-    with pytest.raises(UsageError, match=r"fuse.loss.gamma: no such field"):
+    told = r"fuse.loss.gamma: no such field of name=scl, but of name=lav"
+    with pytest.raises(UsageError, match=told):
         apply_overrides(FuseConfig(), ["loss.gamma=0.5"], root="fuse")
     with pytest.raises(UsageError, match=r"fuse.loss.name: no loss 'tccc', did you mean tcc\?"):
         apply_overrides(FuseConfig(), ["loss.name=tccc"], root="fuse")
@@ -112,3 +112,38 @@ def test_fields_that_do_not_fit_together_are_told_without_all_the_others():
         "fuse: temporal.kind=transformer with pooling.kind=grid: conv3d convolves over the grid "
         "that pooling.kind=grid leaves whole"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "words_of_error"),
+    [
+        (
+            ["pooling.kind=mean", "pooling.num_entities=7"],
+            r"^fuse\.pooling\.num_entities: no such field of kind=mean, but of kind=lstp, k",
+        ),
+        (
+            ["pooling.kind=cls", "augment.crop=.5"],
+            r"^fuse: augment changes tokens \(crop 0\.5\), pooling\.kind=cls pools none: set a",
+        ),
+        (["pooling.kind=meen"], r"no pooling 'meen', did you mean mean\? \(there is: lstp, mean"),
+        (["pooling.num_entitis=3"], r"num_entitis: no such field, did you mean num_entities\?"),
+        (
+            ["pooling.num_entities=17"],
+            r"^fuse\.pooling\.num_entities: Input should be less.*got 17",
+        ),
+        (["pooling.num_entities=0"], r"^fuse\.pooling: no entities: set num_entities, or num_d"),
+    ],
+)
+def test_a_field_of_another_pooling_is_refused(words, words_of_error):
+    with pytest.raises(UsageError, match=words_of_error):
+        apply_overrides(FuseConfig(), words, root="fuse")
+
+
+def test_another_kind_keeps_the_fields_that_both_have_from_a_common_base():
+    config = FuseConfig(pooling=LstpConfig(blocks=(3,), num_entities=5, num_dynamic=2))
+    for kind, wanted in (
+        ("max", MaxConfig(blocks=(3,))),
+        ("fixed_width", FixedWidthConfig(num_entities=5)),
+        ("lstp", config.pooling),
+    ):
+        assert apply_overrides(config, [f"pooling.kind={kind}"], root="fuse").pooling == wanted

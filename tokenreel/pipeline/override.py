@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -22,7 +22,8 @@ def apply_overrides(config: Config, words: Iterable[str], *, root: str) -> Confi
 
     A value is read as JSON where it is JSON (3, 0.5, true, null, [9,10,11]), `9,10,11` as a list
     where the field is a sequence, and as text otherwise.  A word that chooses a group of fields by
-    its name, `loss.name=tcc`, comes before all others, and gives that group its defaults.
+    its name, `loss.name=tcc`, comes before all others, and gives that group its defaults, but for
+    the fields that both kinds have from a common base, such as `pooling.blocks`.
 
     Args:
         config: what to start from; it is not changed.
@@ -86,18 +87,32 @@ def _choose_group(config: Config, word: str, *, root: str) -> Config:
             f"{root}.{key}: no {group} {text!r}{nearest(text, kinds)} (there is: "
             f"{', '.join(kinds)})"
         )
-    if isinstance(getattr(config, group), kinds[text]):
+    inner, kind = getattr(config, group), kinds[text]
+    if isinstance(inner, kind):
         return config
-    return config.model_copy(update={group: kinds[text]()})
+    bases = [base for base in type(inner).__mro__ if issubclass(kind, base)]
+    common = {name for base in bases if issubclass(base, BaseModel) for name in base.model_fields}
+    kept = {field: getattr(inner, field) for field in common}
+    return config.model_copy(update={group: kind.model_validate(kept)})
 
 
-def _set(config: BaseModel, changes: dict[str, Any], key: list[str], text: str, root: str) -> None:
+def _set(
+    config: BaseModel,
+    changes: dict[str, Any],
+    key: list[str],
+    text: str,
+    root: str,
+    others: Iterable[type[BaseModel]] = (),
+) -> None:
     fields = type(config).model_fields
     name, *rest = key
     dotted = f"{root}.{name}"
     if name not in fields:
+        owners = [_kind_of(kind) for kind in others if name in kind.model_fields]
         raise UsageError(
-            f"{dotted}: no such field{nearest(name, fields)} (has {', '.join(fields)})"
+            f"{dotted}: no such field of {_kind_of(type(config))}, but of {', '.join(owners)}"
+            if owners
+            else f"{dotted}: no such field{nearest(name, fields)} (has {', '.join(fields)})"
         )
     inner = getattr(config, name)
     if not rest:
@@ -106,7 +121,7 @@ def _set(config: BaseModel, changes: dict[str, Any], key: list[str], text: str, 
             raise UsageError(f"{dotted} is a group of fields: set one of {known}")
         changes[name] = _read(text, is_sequence=_is_sequence(fields[name].annotation))
     elif isinstance(inner, BaseModel):
-        _set(inner, changes[name], rest, text, dotted)
+        _set(inner, changes[name], rest, text, dotted, _models(fields[name].annotation))
     else:
         raise UsageError(f"{dotted} has no fields of its own: set {dotted}=value")
 
@@ -119,6 +134,17 @@ def _read(text: str, *, is_sequence: bool) -> Any:
     if is_sequence and not isinstance(value, list) and value is not None:
         return [_read(part, is_sequence=False) for part in text.split(",")] if text else []
     return value
+
+
+def _kind_of(kind: type[BaseModel]) -> str:
+    """What chooses a kind of a group, such as `name=tcc`: its only field of one possible value."""
+    chosen = [
+        f"{name}={field.default}"
+        for name, field in kind.model_fields.items()
+        if get_origin(field.annotation) is Literal
+        and get_args(field.annotation) == (field.default,)
+    ]
+    return ", ".join(chosen) or kind.__name__
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -1,4 +1,4 @@
-"""`evaluate frozen`: tokens pooled by hand, standardised as the frozen recipe does."""
+"""`evaluate frozen`: tokens pooled by hand, standardised by the training clips."""
 
 import importlib.util
 from pathlib import Path
@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.evaluate.clips import labelled_clips
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.evaluate.commands import frozen
-from tokenreel.evaluate.commands.frozen import pool_store, standardise
+from tokenreel.evaluate.commands.frozen import pool_store
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.protocol import EvaluateConfig
 
@@ -76,8 +75,11 @@ def test_the_pooled_files_are_evaluated_as_any_run(store, tmp_path):
     assert found == {"frozen-max", "frozen-mean", "frozen-cls"}
 
 
-def test_standardising_is_what_the_frozen_recipe_does():
-    fuse = pytest.importorskip("tokenreel.fuse.embed.embed")
-    clips = labelled_clips(noise=1.0)
-    for ours, theirs in zip(standardise(clips), fuse.standardise(clips), strict=True):
-        np.testing.assert_array_equal(ours.embeddings, theirs.embeddings)
+def test_a_part_of_the_pools_is_made_and_says_what_is_given(store, tmp_path):
+    further = {"mean": {"recipe": "frozen-mean", "evaluate": {"protocol": "finegym"}}}
+    [file] = pool_store(
+        store, tmp_path / "out", pools=("mean",), provenance=further, progress=False
+    )
+    about = read_embeddings(file).provenance
+    assert (about["recipe"], about["evaluate"]) == ("frozen-mean", {"protocol": "finegym"})
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["frozen-mean"]

@@ -1,19 +1,20 @@
-"""Augmentation of cached tokens: what is hidden, that a view changes as a whole, and seeds."""
+"""Augmentation of cached tokens: what is hidden, that a window changes as a whole, and seeds."""
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.fuse.config.run import AugmentConfig, PoolingConfig
-from tokenreel.fuse.data.augment import ViewTokens, augment_views, hidden_tokens
+from tokenreel.fuse.config import AugmentConfig, ClsConfig, LstpConfig, MeanConfig
+from tokenreel.fuse.data.augment import WindowTokens, augment_windows, hidden_tokens
 from tokenreel.fuse.data.batches import stream_batches
 from tokenreel.fuse.data.epoch_plan import Sampling
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.kernels import CodedTokens
-from tokenreel.fuse.layers.pooling import pool_frozen
+from tokenreel.fuse.layers.pooling import reduce_tokens
 from tokenreel.fuse.runs.provenance import describe_run
 from tokenreel.fuse.systems.mvformer import batch_loss, build_model
 from tokenreel.fuse.train.train import train
@@ -32,12 +33,12 @@ def seen_of(frames=5, clips=1):
     cls = torch.randn(frames * clips, 8, generator=generator)
     gather = torch.tensor([[0, 1, 2, 4], [1, 2, 2, 3]])
     gather = torch.stack([gather + frames * clip for clip in range(clips)])
-    return ViewTokens(tokens, cls, gather)
+    return WindowTokens(tokens, cls, gather)
 
 
 def augment(seen, config, seed=7, grid=GRID):
     names = [f"clip{number}" for number in range(len(seen.gather))]
-    return augment_views(seen, config, grid=grid, clip_ids=names, seed=seed)
+    return augment_windows(seen, config, grid=grid, clip_ids=names, seed=seed)
 
 
 @pytest.mark.parametrize("grid", [(4, 6), (6, 4), (1, 9), (7, 7)])
@@ -73,7 +74,7 @@ def test_dropout_hides_its_share_and_never_all():
     assert not masks(AugmentConfig(dropout=0.99), (1, 2), count=300).all((1, 2)).any()
 
 
-def test_half_of_the_views_are_mirrored():
+def test_half_of_the_windows_are_mirrored():
     plain = masks(AugmentConfig(crop=0.7, dropout=0.5))
     flipped = masks(AugmentConfig(crop=0.7, dropout=0.5, flip=True))
     same = (plain == flipped).all((1, 2))
@@ -92,22 +93,22 @@ def test_to_mirror_what_is_hidden_is_to_mirror_the_tokens(kind):
 
     def pool(x, unseen):
         if kind != "lstp":
-            return pool_frozen(x, kind, unseen)
+            return reduce_tokens(x, kind, unseen)
         model = build_model(
-            tiny_config(pooling=PoolingConfig(num_entities=2, channels=8)), dim=8, cls_dim=8
+            tiny_config(pooling=LstpConfig(num_entities=2, channels=8)), dim=8, cls_dim=8
         )
         return model.pool(x, None, unseen)
 
     torch.testing.assert_close(pool(tokens, mirrored(hidden)), pool(mirrored(tokens), hidden))
 
 
-def test_where_tokens_have_places_those_of_half_of_the_views_are_mirrored():
+def test_tokens_of_half_of_the_windows_are_mirrored_for_a_spatial_model():
     clips = 40
     seen = seen_of(clips=clips)
     names = [f"clip{number}" for number in range(clips)]
     changed, plain = (
-        augment_views(
-            seen, AugmentConfig(flip=True), grid=GRID, clip_ids=names, seed=7, knows_places=places
+        augment_windows(
+            seen, AugmentConfig(flip=True), grid=GRID, clip_ids=names, seed=7, is_spatial=places
         )
         for places in (True, False)
     )
@@ -120,7 +121,7 @@ def test_where_tokens_have_places_those_of_half_of_the_views_are_mirrored():
     assert 25 < mirrored.sum() < 55
 
 
-def test_a_view_is_changed_alike_in_all_its_frames_and_views_differ():
+def test_a_window_is_changed_alike_in_all_its_frames_and_windows_differ():
     seen = seen_of(clips=2)
     changed = augment(seen, AugmentConfig(crop=0.5, dropout=0.1, noise=0.2))
 
@@ -138,14 +139,14 @@ def test_a_view_is_changed_alike_in_all_its_frames_and_views_differ():
 def test_without_noise_codes_stay_codes():
     seen = seen_of()
     codes = CodedTokens((seen.tokens.half(),))
-    changed = augment(ViewTokens(codes, None, seen.gather), AugmentConfig(dropout=0.5))
+    changed = augment(WindowTokens(codes, None, seen.gather), AugmentConfig(dropout=0.5))
 
     assert changed.tokens.codes[0].dtype == torch.float16
     torch.testing.assert_close(changed.tokens.decode()[changed.gather], codes.decode()[seen.gather])
     assert changed.cls is None
 
 
-def test_the_seed_the_clip_and_the_view_decide_and_not_the_company():
+def test_the_seed_the_clip_and_the_window_decide_and_not_other_clips():
     config = AugmentConfig(crop=0.5, noise=0.1)
     both, alone = augment(seen_of(clips=2), config), augment(seen_of(), config)
     again, other = augment(seen_of(), config), augment(seen_of(), config, seed=8)
@@ -159,16 +160,17 @@ def test_the_seed_the_clip_and_the_view_decide_and_not_the_company():
 @pytest.mark.parametrize(
     "pooling",
     [
-        PoolingConfig(num_entities=2, channels=8),
-        PoolingConfig(num_entities=1, num_dynamic=1, channels=8),
-        PoolingConfig(kind="mean"),
-        PoolingConfig(kind="cls"),
+        LstpConfig(num_entities=2, channels=8),
+        LstpConfig(num_entities=1, num_dynamic=1, channels=8),
+        MeanConfig(),
+        ClsConfig(),
     ],
     ids=["static", "dynamic", "mean", "cls"],
 )
 def test_only_training_is_augmented_and_it_is_repeatable(store, pooling):
     plain = tiny_config(pooling=pooling)
-    config = plain.model_copy(update={"augment": AugmentConfig(crop=0.3, dropout=0.2, noise=0.3)})
+    hiding = {"crop": 0.3, "dropout": 0.2} if pooling.uses_tokens else {}
+    config = plain.with_(augment=AugmentConfig(noise=0.3, **hiding))
     source = TokenSource(open_store(store), [config], torch.device("cpu"))
     model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim)
     clips = source.store.select(split="train")
@@ -192,20 +194,17 @@ def test_a_run_says_what_was_done_to_its_tokens(tmp_path):
         ("both", "all", "1 stored view(s) and the clean one; of tokens: crop 0.5, flip"),
     ):
         plain = tiny_config()
-        config = plain.model_copy(
-            update={
-                "augment": AugmentConfig(crop=0.5, flip=True),
-                "data": plain.data.model_copy(update={"views": views}),
-            }
+        config = plain.with_(
+            augment=AugmentConfig(crop=0.5, flip=True), data=plain.data.with_(views=views)
         )
         result = train(config, store=path, out=tmp_path / name, device="cpu", progress=False)
         assert read_embeddings(result.embeddings).provenance["augmentation"] == words
 
 
 @pytest.mark.parametrize(("noise", "words"), [(0.0, "none"), (0.1, "of CLS: noise 0.1")])
-def test_a_run_on_cls_vectors_does_not_say_that_tokens_were_hidden(store, noise, words):
-    config = tiny_config(
-        pooling=PoolingConfig(kind="cls"),
-        augment=AugmentConfig(crop=0.4, flip=True, dropout=0.2, noise=noise),
-    )
+def test_a_run_on_cls_vectors_hides_no_tokens(store, noise, words):
+    for hiding in ({"crop": 0.4}, {"flip": True}, {"dropout": 0.2}):
+        with pytest.raises(ValidationError, match=r"augment changes tokens.*kind=cls pools none"):
+            tiny_config(pooling=ClsConfig(), augment=AugmentConfig(noise=noise, **hiding))
+    config = tiny_config(pooling=ClsConfig(), augment=AugmentConfig(noise=noise))
     assert describe_run(config, open_store(store), {})["augmentation"] == words

@@ -13,7 +13,7 @@ from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.fuse.config.run import DataConfig, PoolingConfig
+from tokenreel.fuse.config import POOLINGS, DataConfig
 from tokenreel.fuse.data import batches
 from tokenreel.fuse.data.batches import Prefetch, make_batch, stream_batches
 from tokenreel.fuse.data.epoch_plan import Sampling, hold_out, plan_epoch
@@ -47,7 +47,7 @@ def test_each_distinct_frame_is_read_once_and_gathered_to_every_position(store):
 @pytest.mark.parametrize("placement", ["disk", "ram"])
 @pytest.mark.parametrize("kind", ["lstp", "cls"])
 def test_a_process_may_have_no_clip_of_a_small_batch(store, placement, kind):
-    config = tiny_config(pooling=PoolingConfig(kind=kind, num_entities=2, channels=8))
+    config = tiny_config(pooling=POOLINGS[kind]())
     source = TokenSource(open_store(store), [config], CPU, placement=placement)
     clips = source.store.select(split="train")
     model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim).eval()
@@ -63,7 +63,9 @@ def test_a_process_may_have_no_clip_of_a_small_batch(store, placement, kind):
 
 
 @pytest.mark.parametrize(("views", "among"), [("all", {0, 1, 2}), ("augmented", {1, 2})])
-def test_crops_are_drawn_from_two_different_stored_views_of_those_asked_for(tmp_path, views, among):
+def test_windows_are_drawn_from_two_different_stored_views_of_those_requested(
+    tmp_path, views, among
+):
     path = write_store(tmp_path / "s", views=3, codec="fp16")
     config = tiny_config(data=DataConfig(num_frames=6, batch_clips=2, views=views))
     source = TokenSource(open_store(path), [config], CPU)
@@ -98,7 +100,7 @@ def test_crops_are_drawn_from_two_different_stored_views_of_those_asked_for(tmp_
     [
         ("all", 1, "data.views=all wants augmented views, .* has the clean one"),
         ("augmented", 1, "data.views=augmented wants two augmented views, .* has the clean one"),
-        ("augmented", 2, "wants two augmented views, .* has 1 beside the clean one"),
+        ("augmented", 2, "wants two augmented views, .* has 1 besides the clean one"),
     ],
 )
 def test_augmented_views_that_the_store_lacks_are_refused_with_the_command(
@@ -124,7 +126,7 @@ def test_a_run_says_what_augmentation_it_had(tmp_path):
         assert read_embeddings(result.embeddings).provenance["augmentation"] == words
 
 
-def test_a_clip_shorter_than_a_view_is_padded_with_its_last_frame(store):
+def test_a_clip_shorter_than_a_window_is_padded_with_its_last_frame(store):
     source = source_of(store)
     clips = source.store.select(split="train")
     short = Sampling(DataConfig(num_frames=12, batch_clips=1))
@@ -143,11 +145,11 @@ def test_every_clip_is_in_an_epoch_once_and_no_batch_has_one_clip(store):
     assert plan_epoch(clips, sampling(), 1) != plan
 
 
-def test_another_data_seed_takes_other_clips_other_crops_and_other_stored_views(
+def test_another_data_seed_takes_other_clips_other_windows_and_other_stored_views(
     tmp_path, monkeypatch
 ):
     path = write_store(tmp_path / "s", train=40, views=3)
-    draw = batches._draw_views
+    draw = batches._draw_windows
     source = TokenSource(open_store(path), [tiny_config(data=DataConfig(views="all"))], CPU)
     clips = source.store.select(split="train")
     plans, steps, views = [], [], []
@@ -156,9 +158,11 @@ def test_another_data_seed_takes_other_clips_other_crops_and_other_stored_views(
         plans.append(plan_epoch(clips, drawn, 0))
         batch = make_batch(source, clips, range(30, 40), drawn, 0)
         steps.append(batch.steps.tolist())
-        with monkeypatch.context() as patch:  # the same crops: views of the store alone differ
+        with monkeypatch.context() as patch:  # the same windows: views of the store alone differ
             same = sampling(views="all")
-            patch.setattr(batches, "_draw_views", lambda a, b, _, d, same=same: draw(a, b, same, d))
+            patch.setattr(
+                batches, "_draw_windows", lambda a, b, _, d, same=same: draw(a, b, same, d)
+            )
             batch = make_batch(source, clips, range(10), drawn, 0)
         views.append(batch.frames.tokens()[batch.gather].tolist())
     for found in (plans, steps, views):

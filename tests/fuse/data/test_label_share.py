@@ -10,8 +10,7 @@ from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.evaluate.jobs.data import load_action
 from tokenreel.evaluate.jobs.tasks import choose_labelled
 from tokenreel.evaluate.protocol import EvaluateConfig, resolve
-from tokenreel.fuse.config.loss import CrossEntropyConfig
-from tokenreel.fuse.config.run import DataConfig, FuseConfig, OptimConfig
+from tokenreel.fuse.config import CrossEntropyConfig, DataConfig, FuseConfig, OptimConfig
 from tokenreel.fuse.data.label_share import draw_labelled
 from tokenreel.fuse.data.requirements import require_store, training_clips
 from tokenreel.fuse.systems.mvformer import batch_loss

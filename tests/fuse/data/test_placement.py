@@ -10,7 +10,7 @@ import torch
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.fuse.config.run import DataConfig, OptimConfig, PoolingConfig
+from tokenreel.fuse.config import ClsConfig, DataConfig, LstpConfig, OptimConfig
 from tokenreel.fuse.data.placement import available_memory_bytes, choose_placement, frame_bytes
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.train.memory import most_frames
@@ -24,8 +24,8 @@ CPU = torch.device("cpu")
     [
         ("auto", 1000, "ram", "within 0.00 GB"),
         ("auto", 999, "disk", "more than 0.00 GB of ram"),
-        ("ram", 1000, "ram", "asked for"),
-        ("disk", 0, "disk", "asked for"),
+        ("ram", 1000, "ram", "requested"),
+        ("disk", 0, "disk", "requested"),
     ],
 )
 def test_what_fits_is_kept_and_the_reason_is_told(wanted, memory, kind, reason):
@@ -158,7 +158,7 @@ def test_the_size_is_that_of_codes_and_scales_of_the_blocks_used(store, tmp_path
 
 
 def test_what_is_not_read_yet_is_all_at_first_and_nothing_after_an_epoch(store):
-    config = tiny_config(pooling=PoolingConfig(num_entities=2, num_dynamic=1, channels=8))
+    config = tiny_config(pooling=LstpConfig(num_entities=2, num_dynamic=1, channels=8))
     source = TokenSource(open_store(store), [config], CPU, placement="ram")
     assert source.unread_bytes == source.placement.num_bytes > 0
     first, *others = source.store.select(split="train")
@@ -186,7 +186,7 @@ def test_cls_vectors_that_stay_are_counted(store):
     opened = open_store(store)
     clips = opened.select(split="train")
     frames = sum(clip.num_frames for clip in clips)
-    config = tiny_config(pooling=PoolingConfig(kind="cls"))
+    config = tiny_config(pooling=ClsConfig())
     assert frame_bytes(opened, (), cls=True) == 8 * 4
     for memory, kind in ((frames * 8 * 4, "ram"), (frames * 8 * 4 - 1, "disk")):
         source = TokenSource(opened, [config], CPU, memory_bytes=memory)

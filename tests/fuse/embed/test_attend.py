@@ -8,7 +8,7 @@ from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import ClipNotFound, UsageError
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.fuse.config.run import PoolingConfig
+from tokenreel.fuse.config import LstpConfig, MeanConfig
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.embed.attend import attend
 from tokenreel.fuse.embed.embed import load_run
@@ -34,7 +34,7 @@ def test_the_weights_are_those_that_pool_the_tokens(store, run):
 
 @pytest.mark.parametrize("dynamic", ["separate", "first", "average"])
 def test_dynamic_queries_ask_for_the_piece_that_a_frame_is_in(store, tmp_path, dynamic):
-    pooling = PoolingConfig(num_entities=1, num_dynamic=2, dynamic=dynamic, channels=8)
+    pooling = LstpConfig(num_entities=1, num_dynamic=2, dynamic=dynamic, channels=8)
     config = tiny_config(pooling=pooling, embed_frames=6)
     result = train(config, store=store, out=tmp_path / "run", device="cpu", progress=False)
     opened = open_store(store)
@@ -68,7 +68,7 @@ def test_tokens_that_a_codec_pooled_keep_their_grid(tmp_path):
 
 
 def test_a_run_without_attention_is_refused(store, tmp_path):
-    config = tiny_config(pooling=PoolingConfig(kind="mean"))
+    config = tiny_config(pooling=MeanConfig())
     train(config, store=store, out=tmp_path / "run", device="cpu", progress=False)
     with pytest.raises(UsageError, match=r"pooling\.kind=mean, without attention"):
         attend(tmp_path / "run", open_store(store), ["val0"], device=CPU)

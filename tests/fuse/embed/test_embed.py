@@ -125,7 +125,7 @@ def test_another_backbone_is_refused_and_other_frames_are_warned_of(run, tmp_pat
 
 def test_blocks_of_the_same_width_are_not_taken_for_others(run, tmp_path):
     more = write_store(tmp_path / "more", blocks=(1, 3, 5))
-    pooling = tiny_config().pooling.model_copy(update={"blocks": (1, 5)})
+    pooling = tiny_config().pooling.with_(blocks=(1, 5))
     config = tiny_config(pooling=pooling, init=str(run))
     with pytest.raises(
         WrongIdentity, match=r"it has \[1, 3\], asked \[1, 5\]\nset .*blocks=1,3 if"
@@ -149,8 +149,8 @@ def test_a_run_of_a_version_that_recorded_less_is_told_with_its_commit(run, stor
 
 
 def test_a_run_that_could_not_begin_leaves_no_folder_in_the_way(run, store, tmp_path):
-    config = tiny_config(loss=tiny_config().loss.model_copy(update={"projection_hidden": 3}))
-    wrong = config.model_copy(update={"init": str(run)})
+    config = tiny_config(loss=tiny_config().loss.with_(projection_hidden=3))
+    wrong = config.with_(init=str(run))
     with pytest.raises(WrongIdentity, match="of another model"):
         train(wrong, store=store, out=tmp_path / "second", device="cpu", progress=False)
     assert not (tmp_path / "second").exists()

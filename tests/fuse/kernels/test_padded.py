@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.fuse.kernels.cases import error
-from tokenreel.fuse.config.run import TemporalConfig
+from tokenreel.fuse.config import TemporalConfig
 from tokenreel.fuse.kernels import Padding, padded_attention
 from tokenreel.fuse.kernels.attention import padded
 from tokenreel.fuse.layers.temporal import TemporalFusion, position_table

@@ -7,7 +7,7 @@ import torch
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.fuse.config.run import AugmentConfig, FuseConfig, PoolingConfig, TemporalConfig
+from tokenreel.fuse.config import AugmentConfig, FuseConfig, GridConfig, TemporalConfig
 from tokenreel.fuse.data.batches import make_batch
 from tokenreel.fuse.data.epoch_plan import Sampling
 from tokenreel.fuse.data.source import TokenSource
@@ -16,18 +16,20 @@ from tokenreel.fuse.layers.conv3d import ConvolutionalFusion
 from tokenreel.fuse.systems.mvformer import batch_loss, build_model
 from tokenreel.fuse.train.train import train
 
-GRID = PoolingConfig(kind="grid")
+GRID = GridConfig()
 SMALL = TemporalConfig(kind="conv3d", hidden=8, heads=2, fc_width=8, layers=2, embedding=4)
 
 
 def fusion(grid=(2, 3), channels=5, **changes):
     torch.manual_seed(0)
-    config = SMALL.model_copy(update=changes)
+    config = SMALL.with_(**changes)
     return ConvolutionalFusion(config, channels=channels, grid=grid).eval()
 
 
 def test_a_frame_is_the_largest_of_what_its_convolutions_find_on_the_grid():
-    model = fusion(channels=1, hidden=1, layers=1, fc_width=1, embedding=1, l2_normalise=False)
+    model = fusion(
+        channels=1, hidden=1, heads=1, layers=1, fc_width=1, embedding=1, l2_normalise=False
+    )
     kernel = torch.zeros(3, 3, 3)
     kernel[0, 1, 0], kernel[1, 1, 1] = 10, 1  # left of it a frame before, and itself
     with torch.no_grad():
@@ -82,7 +84,7 @@ def test_hidden_tokens_are_zero_where_the_grid_stays_whole():
 
 def test_what_is_mirrored_in_training_are_the_tokens(store):
     plain = tiny_config(pooling=GRID, temporal=SMALL)
-    config = plain.model_copy(update={"augment": AugmentConfig(flip=True)})
+    config = plain.with_(augment=AugmentConfig(flip=True))
     source = TokenSource(open_store(store), [config], torch.device("cpu"))
     model = build_model(
         config, dim=source.dim(config), cls_dim=source.cls_dim, grid=source.grid

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.fuse.losses.goldens import arrays, assert_gradient, facts
-from tokenreel.fuse.config.loss import GtaConfig
+from tokenreel.fuse.config import GtaConfig
 from tokenreel.fuse.losses.dtw import expected_minimum, path_table, soft_minimum
 from tokenreel.fuse.losses.gta import global_alignment_loss, match_costs
 

@@ -34,17 +34,17 @@ def test_sequences_lengths_and_times_are_clip_by_clip():
     assert inputs.times(normalise=True)[3].tolist() == [0, 0.125, 0.25, 0.375]
 
 
-def test_pairs_are_clips_of_one_action_or_views_of_one_clip():
+def test_pairs_are_clips_of_one_action_or_windows_of_one_clip():
     inputs = make_input()
 
     assert inputs.pairs("action", "ordered").tolist() == [[0, 4], [1, 5], [4, 0], [5, 1]]
     assert inputs.pairs("action", "unordered").tolist() == [[0, 4], [1, 5]]
-    assert inputs.pairs("views", "unordered").tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert inputs.pairs("windows", "unordered").tolist() == [[0, 1], [2, 3], [4, 5]]
 
 
 def test_a_batch_without_a_pair_says_which_actions_it_has():
     with pytest.raises(
-        ValueError, match=r"clips of the actions \['run', 'swim'\], 2 views of each"
+        ValueError, match=r"clips of the actions \['run', 'swim'\], 2 windows of each"
     ):
         make_input(("run", "swim")).pairs("action", "ordered")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.fuse.losses.goldens import arrays, assert_gradient, facts
-from tokenreel.fuse.config.loss import LavConfig
+from tokenreel.fuse.config import LavConfig
 from tokenreel.fuse.losses.dtw import path_table, soft_minimum
 from tokenreel.fuse.losses.lav import align_videos_loss, soft_dtw
 

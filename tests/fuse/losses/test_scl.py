@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from tokenreel.fuse.config.loss import SclConfig
+from tokenreel.fuse.config import SclConfig
 from tokenreel.fuse.losses.inputs import LossInput
 from tokenreel.fuse.losses.scl import gaussian_labels, scl, sequence_contrastive_loss
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CASES = json.loads((GOLDEN / "scl.json").read_text())["scl"]
-NEGATIVES = {"single_noself": "view", "batch_noself": "batch_noself", "batch": "batch"}
+NEGATIVES = {"single_noself": "window", "batch_noself": "batch_noself", "batch": "batch"}
 
 
 def read_case(name):
@@ -76,21 +76,21 @@ def test_both_label_modes_agree_where_nothing_underflows():
 
 def full_matrix(embeddings, steps, valid, *, temperature, variance, negatives):
     """The loss as the paper's equations and the released masks have it, all pairs in one matrix."""
-    clips, views, frames = valid.shape
+    clips, windows, frames = valid.shape
     flat, times, real = embeddings.flatten(0, 2), steps.flatten(), valid.flatten()
     both = real[:, None] & real
-    view = torch.arange(clips * views).repeat_interleave(frames)
-    clip = view // views
-    is_other_view = (clip[:, None] == clip) & (view[:, None] != view)
+    window = torch.arange(clips * windows).repeat_interleave(frames)
+    clip = window // windows
+    is_other_window = (clip[:, None] == clip) & (window[:, None] != window)
     is_negative = {
-        "view": is_other_view,
+        "window": is_other_window,
         "clip": clip[:, None] == clip,
-        "batch_noself": is_other_view | (clip[:, None] != clip),
+        "batch_noself": is_other_window | (clip[:, None] != clip),
         "batch": torch.ones_like(both),
     }[negatives]
     weights = torch.where(both, is_negative.float(), 1e-6)
     gauss = (-((times[:, None] - times).float() ** 2) / (2 * variance)).exp()
-    labels = torch.where(both & is_other_view, gauss, 0.0)
+    labels = torch.where(both & is_other_window, gauss, 0.0)
     labels = labels / labels.sum(1, keepdim=True).clamp_min(1e-38)
     similar = (flat @ flat.T / temperature).exp()
     shares = similar / (weights * similar).sum(1, keepdim=True)
@@ -98,7 +98,7 @@ def full_matrix(embeddings, steps, valid, *, temperature, variance, negatives):
     return terms[both].sum() / real.sum()
 
 
-@pytest.mark.parametrize("negatives", ["view", "clip", "batch_noself", "batch"])
+@pytest.mark.parametrize("negatives", ["window", "clip", "batch_noself", "batch"])
 def test_blocks_equal_the_full_matrix_with_padding(negatives):
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.nn.functional.normalize(torch.randn(3, 2, 9, 6, generator=generator), dim=-1)
@@ -155,7 +155,7 @@ def test_a_frame_counts_in_full_until_its_label_is_zero_in_float32(frames, wante
     assert labels.item() == wanted
 
 
-@pytest.mark.parametrize("negatives", ["view", "clip", "batch_noself", "batch"])
+@pytest.mark.parametrize("negatives", ["window", "clip", "batch_noself", "batch"])
 @pytest.mark.parametrize("temperature", [0.01, 1e-3, 1e-6])
 def test_no_temperature_is_too_small_for_float32(temperature, negatives):
     generator = torch.Generator().manual_seed(0)

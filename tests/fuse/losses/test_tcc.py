@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.fuse.losses.goldens import arrays, assert_gradient, facts
-from tokenreel.fuse.config.loss import TccConfig
+from tokenreel.fuse.config import TccConfig
 from tokenreel.fuse.losses.inputs import LossInput
 from tokenreel.fuse.losses.tcc import cycle_back_logits, tcc, temporal_cycle_consistency_loss
 

@@ -10,17 +10,19 @@ from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.fuse.config.loss import (
+from tokenreel.fuse.config import (
     CrossEntropyConfig,
+    DataConfig,
     GtaConfig,
     LavConfig,
+    LstpConfig,
+    OptimConfig,
     SalConfig,
     SclConfig,
     TccConfig,
     TcnConfig,
     VspConfig,
 )
-from tokenreel.fuse.config.run import DataConfig, OptimConfig, PoolingConfig
 from tokenreel.fuse.data.batches import make_batch, stream_batches
 from tokenreel.fuse.data.epoch_plan import Sampling, plan_epoch
 from tokenreel.fuse.data.requirements import class_offsets, require_store
@@ -36,7 +38,7 @@ CONFIGS = {
     "scl": SclConfig(),
     "scl-batch": SclConfig(negatives="batch"),
     "tcc": TccConfig(),
-    "tcc-views": TccConfig(pairs="views"),
+    "tcc-views": TccConfig(pairs="windows"),
     "tcn": TcnConfig(),
     "sal": SalConfig(),
     "lav": LavConfig(),
@@ -72,7 +74,7 @@ def test_every_loss_has_a_case():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_loss_fits_a_batch_and_reaches_every_weight(two_actions, name):
-    temporal = tiny_config().temporal.model_copy(update={"dropout": 0.0})  # no chance in the losses
+    temporal = tiny_config().temporal.with_(dropout=0.0)  # no chance in the losses
     config = tiny_config(loss=CONFIGS[name], temporal=temporal)
     _, model, _, stream = prepare(two_actions, config)
     _, batch = next(stream)
@@ -91,7 +93,7 @@ def test_every_loss_fits_a_batch_and_reaches_every_weight(two_actions, name):
 
 
 def test_a_loss_is_told_which_frames_are_padding(two_actions, monkeypatch):
-    config = tiny_config().model_copy(update={"data": DataConfig(num_frames=20, batch_clips=2)})
+    config = tiny_config().with_(data=DataConfig(num_frames=20, batch_clips=2))
     _, model, _, stream = prepare(two_actions, config)
     _, batch = next(stream)
     stream.close()
@@ -113,7 +115,7 @@ def test_a_loss_is_told_which_frames_are_padding(two_actions, monkeypatch):
 def test_frames_that_views_share_have_the_dynamic_entities_of_their_own_view(
     two_actions, dynamic, static, disjoint
 ):
-    pooling = PoolingConfig(
+    pooling = LstpConfig(
         num_entities=static, num_dynamic=3, dynamic=dynamic, disjoint=disjoint, channels=8
     )
     config = tiny_config(pooling=pooling)
@@ -122,7 +124,7 @@ def test_frames_that_views_share_have_the_dynamic_entities_of_their_own_view(
     stream.close()
     tokens, cls = batch.frames.tokens(), batch.frames.cls
 
-    found = model.pool_views(tokens, cls, batch.gather)
+    found = model.pool_windows(tokens, cls, batch.gather)
 
     assert found.shape == (4, 6, static + 3, 8)
     for sequence, frames in zip(found, batch.gather.flatten(0, 1), strict=True):
@@ -182,7 +184,7 @@ def test_losses_without_their_labels_are_refused_before_training(tmp_path):
 
     with pytest.raises(UsageError, match=r"loss.name=lav aligns two clips of one action"):
         require_store(tiny_config(loss=LavConfig()), open_store(path))
-    require_store(tiny_config(loss=LavConfig(pairs="views")), open_store(path))
+    require_store(tiny_config(loss=LavConfig(pairs="windows")), open_store(path))
 
 
 def test_a_head_on_the_whole_batch_counts_its_share_in_each_process(two_actions):
@@ -200,7 +202,7 @@ def test_a_head_on_the_whole_batch_counts_its_share_in_each_process(two_actions)
 
 @pytest.mark.parametrize("dynamic", ["separate", "first", "average"])
 def test_a_clip_is_embedded_with_the_dynamic_entities_of_its_pieces(two_actions, tmp_path, dynamic):
-    pooling = PoolingConfig(num_entities=1, num_dynamic=2, dynamic=dynamic, channels=8)
+    pooling = LstpConfig(num_entities=1, num_dynamic=2, dynamic=dynamic, channels=8)
     config = tiny_config(pooling=pooling, optim=OptimConfig(epochs=1), embed_frames=8)
     result = train(config, store=two_actions, out=tmp_path / "run", device="cpu", progress=False)
     embedded = {clip.clip_id: clip for clip in read_embeddings(result.embeddings).clips}
@@ -210,7 +212,7 @@ def test_a_clip_is_embedded_with_the_dynamic_entities_of_its_pieces(two_actions,
     found = embedded["train1"].embeddings  # 12 frames: two pieces of 6
     for cut in (np.arange(6), np.arange(6, 12)):
         frames = source.frames("train1", cut)
-        entities = model.pool_views(frames.tokens(), frames.cls, torch.arange(6)[None, None])
+        entities = model.pool_windows(frames.tokens(), frames.cls, torch.arange(6)[None, None])
         with torch.inference_mode():
             wanted = model.fuse(entities)[0]
         np.testing.assert_allclose(found[cut], wanted, atol=1e-5)

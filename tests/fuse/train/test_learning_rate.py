@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenreel.fuse.config.run import OptimConfig
+from tokenreel.fuse.config import OptimConfig
 from tokenreel.fuse.train.run import learning_rate, make_optimiser
 
 GOLDEN = Path(__file__).parents[2] / "golden/losses.npz"

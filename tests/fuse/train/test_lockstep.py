@@ -12,12 +12,12 @@ from tests.fuse.tiny import scl, tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import TokenReelError, UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.fuse.config.run import (
+from tokenreel.fuse.config import (
     AugmentConfig,
+    ClsConfig,
     DataConfig,
-    FuseConfig,
+    LstpConfig,
     OptimConfig,
-    PoolingConfig,
     TemporalConfig,
 )
 from tokenreel.fuse.data.placement import frame_bytes
@@ -37,14 +37,13 @@ def some_configs():
     """Runs of one sampling that differ in all else, and one of another."""
     return {
         "plain": tiny_config(),
-        "one-block": tiny_config(pooling=PoolingConfig(blocks=(3,), num_entities=1, channels=4)),
-        "cls": tiny_config(pooling=PoolingConfig(kind="cls")),
+        "one-block": tiny_config(pooling=LstpConfig(blocks=(3,), num_entities=1, channels=4)),
+        "cls": tiny_config(pooling=ClsConfig()),
         "colder": tiny_config(loss=scl(temperature=0.5)),
-        "other-block": tiny_config(pooling=PoolingConfig(blocks=(3,), value_passthrough=True)),
+        "other-block": tiny_config(pooling=LstpConfig(blocks=(3,), value_passthrough=True)),
         "hidden": tiny_config(augment=AugmentConfig(dropout=0.3)),
-        "disjoint": tiny_config(pooling=PoolingConfig(disjoint=True, channels=8)),
+        "disjoint": tiny_config(pooling=LstpConfig(disjoint=True, channels=8)),
         "longer": tiny_config(optim=OptimConfig(lr=3e-3, epochs=6, name="adamw")),
-        "frozen": FuseConfig(model="frozen", pooling=PoolingConfig(kind="max")),
         "other-seed": tiny_config(seed=1),
         "other-order": in_order(1),
     }
@@ -53,7 +52,7 @@ def some_configs():
 def in_order(seed, **changes):
     """A run that takes clips and crops in an order of its own."""
     config = tiny_config(**changes)
-    return config.model_copy(update={"data": config.data.model_copy(update={"seed": seed})})
+    return config.with_(data=config.data.with_(seed=seed))
 
 
 def together(configs, store, folder):
@@ -96,10 +95,9 @@ def test_every_run_ends_with_the_losses_weights_and_embeddings_of_the_same_run_a
 def test_models_that_are_not_trained_are_embedded_together_whatever_their_seeds(store, tmp_path):
     optim = OptimConfig(epochs=0)
     configs = {f"seed{seed}": tiny_config(seed=seed, optim=optim) for seed in range(2)}
-    configs["frozen"] = FuseConfig(model="frozen", pooling=PoolingConfig(kind="mean"))
     results = together(configs, store, tmp_path)
-    assert [result.error for result in results] == [None] * 3
-    one, other = (read_embeddings(result.embeddings).clips[0].embeddings for result in results[:2])
+    assert [result.error for result in results] == [None] * 2
+    one, other = (read_embeddings(result.embeddings).clips[0].embeddings for result in results)
     assert not np.allclose(one, other)
 
 
@@ -134,9 +132,9 @@ def test_what_stays_in_memory_is_read_once_for_all_orders(
             reads.extend(p.clip_id for p in pieces) or original(self, pieces, **k)
         ),
     )
-    pooling = PoolingConfig(num_entities=2, channels=8, blocks=(1,))
+    pooling = LstpConfig(num_entities=2, channels=8, blocks=(1,))
     configs = {f"seed{i}": in_order(i, pooling=pooling) for i in range(3)}
-    other = PoolingConfig(num_entities=2, channels=8, blocks=blocks)
+    other = LstpConfig(num_entities=2, channels=8, blocks=blocks)
     configs["other"] = in_order(0, pooling=other)
     results = together(configs, store, tmp_path)
     assert [result.error for result in results] == [None] * 4
@@ -253,9 +251,9 @@ def test_runs_that_could_not_read_leave_the_memory_to_the_next(tmp_path, monkeyp
 
     monkeypatch.setattr(train_module, "TokenSource", Noted)
     poolings = [
-        PoolingConfig(blocks=(1,)),
-        PoolingConfig(blocks=(1, 3)),
-        PoolingConfig(num_dynamic=1),
+        LstpConfig(blocks=(1,)),
+        LstpConfig(blocks=(1, 3)),
+        LstpConfig(num_dynamic=1),
     ]
     configs = {f"{i}": in_order(i, pooling=one) for i, one in enumerate(poolings)}
     results = together(configs, path, tmp_path)
@@ -286,7 +284,7 @@ def test_a_run_that_cannot_start_is_told_and_the_others_go_on(store, tmp_path):
     results = together(
         {
             "taken": tiny_config(),
-            "no-block": tiny_config(pooling=PoolingConfig(blocks=(11,))),
+            "no-block": tiny_config(pooling=LstpConfig(blocks=(11,))),
             "no-start": tiny_config(init=str(tmp_path / "nowhere")),
             "good": tiny_config(),
         },
@@ -350,8 +348,8 @@ def test_what_runs_attended_to_is_counted(store, tmp_path, monkeypatch):
     assert max(frames for _, frames in held) <= most
     assert run_bytes(configs["r0"], source) > counted
     for changes in (
-        {"pooling": PoolingConfig(kind="cls")},
-        {"pooling": PoolingConfig(disjoint=True)},
+        {"pooling": ClsConfig()},
+        {"pooling": LstpConfig(disjoint=True)},
         {"augment": AugmentConfig(dropout=0.3)},
         {"optim": OptimConfig(epochs=0)},
     ):

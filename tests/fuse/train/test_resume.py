@@ -15,8 +15,7 @@ import torch
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import Damaged, TokenReelError, WrongIdentity
-from tokenreel.fuse.config.loss import CrossEntropyConfig
-from tokenreel.fuse.config.run import OptimConfig
+from tokenreel.fuse.config import CrossEntropyConfig, OptimConfig
 from tokenreel.fuse.runs.checkpoint import load_checkpoint
 from tokenreel.fuse.train import run as run_module
 from tokenreel.fuse.train.train import train
@@ -59,7 +58,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)  # a forked child has no threads of its parent
 from tests.fuse.kills import fork
-from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.train.train import train
 config, store, whole, cut, moments = sys.argv[1:]
 
@@ -229,7 +228,7 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_field(store, tmp_path, 
 def test_another_model_that_the_same_weights_fit_cannot_start_from_them(store, tmp_path):
     run(tiny_config(), store, tmp_path / "first")
     for heads in (2, 4):
-        temporal = tiny_config().temporal.model_copy(update={"heads": heads, "dropout": 0.2})
+        temporal = tiny_config().temporal.with_(heads=heads, dropout=0.2)
         config = tiny_config(temporal=temporal, init=str(tmp_path / "first"))
         if heads == 2:
             run(config, store, tmp_path / "second")

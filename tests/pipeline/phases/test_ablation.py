@@ -26,7 +26,7 @@ from tokenreel.pipeline.phases.ablation_table import (
     format_ablation,
     values_of_rows,
 )
-from tokenreel.pipeline.phases.training import make_job, run_name, train_recipe
+from tokenreel.pipeline.phases.training import frozen_controls, make_job, run_name, train_recipe
 from tokenreel.pipeline.recipes import Recipe, get_recipe
 
 SMALL = [
@@ -105,6 +105,7 @@ def test_recipes_are_told_one_by_one_or_by_table():
     [
         (["control"], "no table or recipe 'control', did you mean controls"),
         (["optim.epochs=2"], "name a table or recipes to ablate"),
+        (["frozen-mean"], "frozen-mean trains nothing: type `evaluate frozen STORE`"),
         (["sample", "seed=1,2"], "--seeds N trains each row"),
         (["sample", "optim.lr=1", "optim.lr=2"], "optim.lr is given twice: optim.lr=a,b is a row"),
     ],
@@ -133,15 +134,17 @@ def test_a_table_is_trained_evaluated_and_printed_and_again_at_once(store, tmp_p
     assert [line.split()[:2] for line in lines[1:6]] == [
         [str(number), name] for number, name in enumerate(names, 1)
     ]
-    assert "mean +- 2 std (ddof=0) over 2 seed(s)" in out
+    assert "mean +- 2 std (ddof=0) over 1 or 2 seed(s)" in out
     assert "augmentation: none" in out
     with (tmp_path / "results/controls/ablation.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {row["seeds"] for row in rows} == {"2"}
+    for row in rows:
+        assert row["seeds"] == ("1" if row["row"].startswith("frozen-") else "2")
     assert {row["row"] for row in rows} == set(names)
-    made = sorted((tmp_path / "runs").glob("*/embeddings.h5"))
+    trained = sorted((tmp_path / "runs").glob("*/embeddings.h5"))
+    made = [*trained, *sorted((tmp_path / "results/controls").glob("*/embeddings.h5"))]
     times = [path.stat().st_mtime_ns for path in made]
-    assert len(made) == 2 * len(names)
+    assert (len(trained), len(made)) == (4, 7)
 
     assert call(*words, "--device", "cpu") == out
     assert [path.stat().st_mtime_ns for path in made] == times
@@ -372,7 +375,7 @@ def test_columns_of_published_values_are_left_out_where_no_row_has_one():
 def test_a_list_of_recipes_may_be_longer_than_the_name_of_a_folder(store, tmp_path, monkeypatch):
     names = [f"{'a-long-name-' * 20}{number}" for number in range(2)]
     for name in names:
-        monkeypatch.setitem(recipes.RECIPES, name, lambda: get_recipe("frozen-mean"))
+        monkeypatch.setitem(recipes.RECIPES, name, lambda: get_recipe("untrained"))
     call("ablate", *names, "--seeds", "1", "--store", store)
     assert len(list((tmp_path / "results").glob("*/ablation.csv"))) == 1
 
@@ -380,7 +383,17 @@ def test_a_list_of_recipes_may_be_longer_than_the_name_of_a_folder(store, tmp_pa
 def test_a_control_is_evaluated_as_the_data_set_of_its_store_is(store, tmp_path):
     gym = write_store(tmp_path / "gym", dataset="finegym")
     for path, settings in ((gym, {"protocol": "finegym"}), (store, {})):
-        assert make_job("frozen-mean", [], store=path).provenance["evaluate"] == settings
+        assert make_job("untrained", [], store=path).provenance["evaluate"] == settings
+        [file] = frozen_controls(path, tmp_path / path.name, pools=("mean",))
+        about = read_embeddings(file).provenance
+        assert (about["evaluate"], about["recipe"]) == (settings, "frozen-mean")
+
+
+def test_words_of_the_former_field_model_are_refused_or_left_out(store, caplog):
+    with pytest.raises(UsageError, match="model=frozen: nothing is trained; type `evaluate frozen"):
+        make_job("sample", ["model=frozen"], store=store)
+    assert make_job("sample", ["model=mvformer"], store=store).config == get_recipe("sample").fuse
+    assert "model=mvformer: every recipe is of that model, leave the word out" in caplog.text
 
 
 def test_a_name_too_long_for_a_file_is_cut_and_stays_its_own():
@@ -490,10 +503,10 @@ def test_shares_of_the_labels_have_columns_where_the_paper_has_them():
 
 
 def test_the_table_says_which_row_had_which_augmentation(store, tmp_path):
-    words = ("sample", "frozen-mean", "augment.dropout=0,0.2", *SMALL)
+    words = ("sample", "untrained", "augment.dropout=0,0.2", *SMALL)
     out = call("ablate", *words, "--seeds", "1", "--store", store)
     [line] = [line for line in out.splitlines() if "augmentation: " in line]
     assert line.endswith(
-        "augmentation: none (sample augment.dropout=0, frozen-mean augment.dropout=0, "
-        "frozen-mean augment.dropout=0.2); of tokens: dropout 0.2 (sample augment.dropout=0.2)"
+        "augmentation: none (sample augment.dropout=0, untrained augment.dropout=0, "
+        "untrained augment.dropout=0.2); of tokens: dropout 0.2 (sample augment.dropout=0.2)"
     )

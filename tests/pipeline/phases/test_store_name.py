@@ -117,7 +117,7 @@ def quick(monkeypatch):
         recipe, calibration = stores.make_identity("int8")
         calibration = {name: array + next(seeds) for name, array in calibration.items()}
         codec = codec_identity("int8", calibration)
-        recipe = recipe.model_copy(update={"codec": codec})
+        recipe = recipe.with_(codec=codec)
         create_store(path, recipe, made_with={"dataset": "d"}, calibration=calibration)
         return None, recipe, None, None
 

@@ -12,7 +12,7 @@ from tokenreel.fuse.data.requirements import blocks_of, for_store
 from tokenreel.fuse.systems.mvformer import build_model
 from tokenreel.fuse.train.train import train_together
 from tokenreel.pipeline.phases.training import make_job, run_name
-from tokenreel.pipeline.recipes import RECIPES, TABLES, describe, get_recipe
+from tokenreel.pipeline.recipes import FROZEN_CONTROLS, RECIPES, TABLES, describe, get_recipe
 
 PAPERS = [name for name in RECIPES if get_recipe(name).source]
 
@@ -39,14 +39,13 @@ def test_a_docstring_says_whose_sampling_it_has():
         "sample": "paper, as in the text",
     }.items():
         assert f"sampling: {words}" in RECIPES[name].__doc__.splitlines()
-    assert "sampling" not in RECIPES["frozen-mean"].__doc__
+    assert "sampling" not in RECIPES["untrained"].__doc__
 
 
 def test_what_else_differs_from_a_published_row_is_told():
     told = "runs the model of row 7, so that the published number may be of that"
     assert {name for name in RECIPES if told in RECIPES[name].__doc__} == {"mvformer-table4-10"}
-    for name in ("frozen-mean", "untrained"):
-        assert "control: ours, exact on cached features" in RECIPES[name].__doc__
+    assert "control: ours, exact on cached features" in RECIPES["untrained"].__doc__
     for name, backbone in {
         "mvformer-table4-1": "resnet50, pre-trained by BYOL",
         "mvformer-table4-5": "vit_base_patch8_224, pre-trained by DINO",
@@ -89,7 +88,7 @@ def test_what_a_recipe_tells_phase_3_is_understood_there(name):
 
 
 def test_tables_are_of_recipes_and_table_4_has_its_15_rows_in_order():
-    assert {row for rows in TABLES.values() for row in rows} <= set(RECIPES)
+    assert {row for rows in TABLES.values() for row in rows} <= {*RECIPES, *FROZEN_CONTROLS}
     rows = [get_recipe(name) for name in TABLES["mvformer-table4"]]
     assert [row.source for row in rows] == [f"MV-Former, Table 4 row {i}" for i in range(1, 16)]
     kinds = [row.fuse.pooling.kind for row in rows]
@@ -198,7 +197,6 @@ def test_a_name_that_is_no_recipe_gets_the_near_ones_and_not_the_whole_list():
 SMALL = [
     "data.num_frames=16",
     "data.batch_clips=2",
-    "pooling.channels=8",
     "temporal.hidden=8",
     "temporal.heads=2",
     "temporal.fc_width=8",
@@ -224,6 +222,7 @@ def test_every_recipe_trains_an_epoch_and_embeds(tmp_path):
     def job(name):
         recipe = get_recipe(name)
         words = [*SMALL, *(["optim.epochs=1"] if recipe.fuse.optim.epochs else [])]
+        words += ["pooling.channels=8"] if recipe.fuse.pooling.makes_entities else []
         words += ["data.action=act"] if recipe.per_action else []
         words += [f"init={runs / recipe.begins_from}"] if recipe.begins_from else []
         store = stores[recipe.fuse.data.action or "act"]

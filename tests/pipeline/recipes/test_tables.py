@@ -5,7 +5,7 @@ The numbers are typed from the papers, not taken from the recipes.
 
 import pytest
 
-from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.config import FuseConfig
 from tokenreel.pipeline.recipes import RECIPES, TABLES, get_recipe
 
 P, G = ("classification", "progression", "tau", "ap@5"), ("classification",)
@@ -198,12 +198,12 @@ CHANGES = {
             4: {**LAST, "pooling.num_entities": 5},
             5: {**LAST, "pooling.kind": "max"},
             6: {**LAST, "pooling.kind": "mean"},
-            7: {**LAST, "pooling.kind": "cls"},
+            7: {"pooling.kind": "cls"},
             8: {**LAST, "pooling.num_entities": 1},
             9: LAST,
             10: {**LAST, "pooling.num_entities": 5},
-            11: {"pooling.blocks": None, "pooling.kind": "fixed_width"},
-            12: {"pooling.blocks": None, "pooling.kind": "fixed_width", "pooling.num_entities": 5},
+            11: {"pooling.kind": "fixed_width"},
+            12: {"pooling.kind": "fixed_width", "pooling.num_entities": 5},
             13: {"pooling.num_entities": 1},
             14: {},
             15: {"pooling.num_entities": 5},

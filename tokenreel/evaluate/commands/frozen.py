@@ -6,7 +6,7 @@ scaled to unit length, as the embeddings of a model are; no label is used.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,13 @@ Floats = NDArray[np.float32]
 
 
 def pool_store(
-    path: Path, out: Path, *, blocks: Sequence[int] | None = None, progress: bool = True
+    path: Path,
+    out: Path,
+    *,
+    blocks: Sequence[int] | None = None,
+    pools: Sequence[str] = POOLS,
+    provenance: Mapping[str, Mapping[str, Any]] | None = None,
+    progress: bool = True,
 ) -> list[Path]:
     """Write an embedding file for each way of pooling: OUT/frozen-max/embeddings.h5 and so on.
 
@@ -39,6 +45,9 @@ def pool_store(
         path: the token store.
         out: folder of the files.
         blocks: whose tokens are pooled, their channels side by side; the last one when None.
+        pools: which of them; a store without CLS vectors has no "cls".
+        provenance: what the file of each pool says besides, such as `evaluate`, settings of the
+            evaluation.
         progress: show a bar.
 
     Raises:
@@ -49,9 +58,10 @@ def pool_store(
     chosen = tuple(blocks or store.identity.blocks[-1:])
     if missing := sorted(set(chosen) - set(store.identity.blocks)):
         raise UsageError(f"{path} holds blocks {store.identity.blocks}, not {missing}")
-    pools = POOLS if store.identity.cls != "none" else POOLS[:2]
+    pools = [pool for pool in pools if pool != "cls" or store.identity.cls != "none"]
     files = {pool: out / f"frozen-{pool}" / "embeddings.h5" for pool in pools}
-    abouts = {pool: _provenance(store, pool, chosen) for pool in pools}
+    further = provenance or {}
+    abouts = {p: {**_provenance(store, p, chosen), **further.get(p, {})} for p in pools}
     todo = [pool for pool in pools if not _is_current(files[pool], abouts[pool])]
     found: dict[str, list[EmbeddedClip]] = {pool: [] for pool in todo}
     records = list(store.records.values()) if todo else []

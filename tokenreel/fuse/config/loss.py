@@ -1,8 +1,14 @@
-"""What a run is told about its loss: one frozen config for each, chosen by `loss.name`."""
+"""Configurations of the losses, chosen by `loss.name`.
 
-from typing import Annotated, Literal
+They are here and not beside the losses because those import torch: a wrong word on the command line
+is refused before torch is imported.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from tokenreel.fuse.config.base import FrozenConfig, renamed
 
 __all__ = [
     "CrossEntropyConfig",
@@ -17,9 +23,7 @@ __all__ = [
 ]
 
 
-class _Loss(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
+class _Loss(FrozenConfig):
     @property
     def pairs_by_action(self) -> bool:
         """Whether it aligns clips of one action, so that a batch must hold several of each."""
@@ -37,19 +41,24 @@ class _Loss(BaseModel):
 
     @property
     def min_frames(self) -> int:
-        """The shortest sequence that it learns from as told, in frames."""
+        """The shortest sequence that it learns from, in frames."""
         return 1
 
 
 class _AlignmentLoss(_Loss):
-    pairs: Literal["action", "views"] = Field(
+    pairs: Literal["action", "windows"] = Field(
         default="action",
-        description="what is aligned: two clips of one action (weak labels), or a clip's two views",
+        description="aligned are two clips of one action (weak labels), or a clip's two windows",
     )
+
+    @field_validator("pairs", mode="before")
+    @classmethod
+    def _pairs_of_views(cls, value: Any) -> Any:
+        return renamed("loss.pairs", "views", "windows", value)
 
     @property
     def pairs_by_action(self) -> bool:
-        """Unless it aligns two views of one clip."""
+        """Unless it aligns two windows of one clip."""
         return self.pairs == "action"
 
 
@@ -62,12 +71,17 @@ class SclConfig(_Loss):
     label_mode: Literal["official", "stable"] = Field(
         default="official", description="Gaussian labels as float32 that underflow, or in log space"
     )
-    negatives: Literal["view", "clip", "batch_noself", "batch"] = Field(
-        default="view",
-        description="frames of the clip's other view (released: single_noself); those of the own "
-        "view too (single); of the other view and the other clips; all of the batch",
+    negatives: Literal["window", "clip", "batch_noself", "batch"] = Field(
+        default="window",
+        description="frames of the clip's other window (released: single_noself); those of the "
+        "same window too (single); of the other window and the other clips; all of the batch",
     )
     projection_hidden: int = Field(default=128, ge=1, description="hidden width of the head")
+
+    @field_validator("negatives", mode="before")
+    @classmethod
+    def _negatives_of_a_view(cls, value: Any) -> Any:
+        return renamed("loss.negatives", "view", "window", value)
 
 
 class TccConfig(_AlignmentLoss):
@@ -96,7 +110,7 @@ class TccConfig(_AlignmentLoss):
 
 
 class TcnConfig(_Loss):
-    """Time-contrastive n-pairs loss of one view: an anchor and a frame just before it.
+    """Time-contrastive n-pairs loss of one window: an anchor and a frame just before it.
 
     Source: Sermanet et al., Time-Contrastive Networks, 2018, as TCC and CARL compare with it.
     """
@@ -106,7 +120,7 @@ class TcnConfig(_Loss):
         default=0.002, ge=0, description="weight of the embeddings' squared length"
     )
     positive_window: int = Field(
-        default=5, ge=1, description="a positive is 1 to so many frames before its anchor"
+        default=5, ge=1, description="frames that a positive lies before its anchor, at most"
     )
 
     @property
@@ -116,7 +130,7 @@ class TcnConfig(_Loss):
 
     @property
     def min_frames(self) -> int:
-        """Two pairs: an anchor's positive is told from that of another."""
+        """Two pairs: the positive of one anchor is a negative of the other."""
         return 4
 
 

@@ -1,75 +1,169 @@
-"""What a model of a run is told: how frames become entities, and entities embeddings."""
+"""Configuration of a model: how frames become entities, and entities embeddings."""
 
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-__all__ = ["PoolingConfig", "TemporalConfig"]
+from tokenreel.fuse.config.base import FrozenConfig
+
+__all__ = [
+    "POOLINGS",
+    "ClsConfig",
+    "FixedWidthConfig",
+    "GridConfig",
+    "LstpConfig",
+    "MaxConfig",
+    "MeanConfig",
+    "PoolingConfig",
+    "TemporalConfig",
+]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+class _Pooling(FrozenConfig):
+    """From the tokens of a frame to its entities.
+
+    Attributes:
+        uses_tokens: whether it pools spatial tokens.
+        makes_entities: whether a frame becomes entities with IDs, not one vector or its grid.
+        attends: whether learned queries attend over the tokens, as codes.
+    """
+
+    uses_tokens: ClassVar[bool] = True
+    makes_entities: ClassVar[bool] = False
+    attends: ClassVar[bool] = False
+
+    @property
+    def uses_cls(self) -> bool:
+        """Whether it pools CLS vectors, or makes queries from them."""
+        return not self.uses_tokens
+
+    @property
+    def asks_sequence(self) -> bool:
+        """Whether queries are made from more than the frame itself."""
+        return False
+
+    @property
+    def total_entities(self) -> int:
+        """Entities E of a frame."""
+        return 1
 
 
-class PoolingConfig(_Frozen):
-    """From the tokens of a frame to its entities.  Source: MV-Former, section 3.3."""
-
-    kind: Literal["lstp", "mean", "max", "cls", "fixed_width", "grid"] = Field(
-        default="lstp",
-        description="LSTP; one entity from all tokens; CLS; CLS split by a layer; all tokens as "
-        "they are, for temporal.kind=conv3d",
-    )
+class _TokenPooling(_Pooling):
     blocks: tuple[int, ...] | None = Field(
         default=None,
         min_length=1,
         description="0-based blocks of the store to use, negative ones from its last; None: all",
     )
+
+
+class _ClsPooling(_Pooling):
+    uses_tokens = False
+    blocks: ClassVar[None] = None  # the CLS vector is that after the last block
+
+
+class _EntityPooling(_Pooling):
+    makes_entities = True
     num_entities: int = Field(
         default=3, ge=0, le=16, description="entities of a frame whose queries are parameters"
     )
+    channels: int = Field(default=384, ge=1, description="channels of a pooled entity")
+
+    @property
+    def total_entities(self) -> int:
+        """All of them."""
+        return self.num_entities
+
+    @model_validator(mode="after")
+    def _has_entities(self) -> Any:
+        if not self.total_entities:
+            raise ValueError("no entities: set num_entities, or num_dynamic with kind=lstp")
+        return self
+
+
+class LstpConfig(_EntityPooling, _TokenPooling):
+    """Learnable Spatial Token Pooling.  Source: MV-Former, section 3.3."""
+
+    attends = True
+    kind: Literal["lstp"] = "lstp"
     num_dynamic: int = Field(
         default=0, ge=0, le=16, description="further entities whose queries are made from CLS"
     )
     dynamic: Literal["separate", "first", "average"] = Field(
         default="average", description="CLS of the frame itself, of the first of its sequence, mean"
     )
-    channels: int = Field(default=384, ge=1, description="channels of a pooled entity")
     normalise_keys: bool = Field(default=False, description="L2-normalise the keys")
     disjoint: bool = Field(default=False, description="a token counts for its first entity only")
     value_passthrough: bool = Field(default=False, description="pool tokens, not projections")
 
     @property
-    def total_entities(self) -> int:
-        """Entities E of a frame, with static and with dynamic queries."""
-        return self.num_entities + self.num_dynamic
+    def uses_cls(self) -> bool:
+        """For dynamic queries."""
+        return self.num_dynamic > 0
 
     @property
-    def makes_entities(self) -> bool:
-        """Whether a frame becomes so many entities, not one vector or its grid."""
-        return self.kind in ("lstp", "fixed_width")
+    def asks_sequence(self) -> bool:
+        """Dynamic queries, unless they are made from the frame's own CLS."""
+        return self.num_dynamic > 0 and self.dynamic != "separate"
+
+    @property
+    def total_entities(self) -> int:
+        """With static and with dynamic queries."""
+        return self.num_entities + self.num_dynamic
 
     @model_validator(mode="after")
-    def _has_entities(self) -> "PoolingConfig":
-        if not self.total_entities:
-            raise ValueError("no entities: set num_entities or num_dynamic")
+    def _entities_share_tokens(self) -> "LstpConfig":
         if self.disjoint and self.total_entities == 1:
             raise ValueError(
                 "disjoint entities are two or more: set num_entities, or disjoint=false"
             )
         return self
 
-    @model_validator(mode="after")
-    def _queries_are_asked(self) -> "PoolingConfig":
-        names = ("num_dynamic", "normalise_keys", "disjoint", "value_passthrough")
-        told = [f"{name}={value}" for name in names if (value := getattr(self, name))]
-        if told and self.kind != "lstp":
-            raise ValueError(
-                f"kind={self.kind} has no queries for {', '.join(told)}: set kind=lstp"
-            )
-        return self
+
+class MeanConfig(_TokenPooling):
+    """One entity: the mean of all tokens."""
+
+    kind: Literal["mean"] = "mean"
 
 
-class TemporalConfig(_Frozen):
+class MaxConfig(_TokenPooling):
+    """One entity: the maximum over all tokens, as in CARL."""
+
+    kind: Literal["max"] = "max"
+
+
+class ClsConfig(_ClsPooling):
+    """One entity: the CLS vector."""
+
+    kind: Literal["cls"] = "cls"
+
+
+class FixedWidthConfig(_EntityPooling, _ClsPooling):
+    """The CLS vector, split into entities by a layer.  Source: MV-Former, Table 4."""
+
+    kind: Literal["fixed_width"] = "fixed_width"
+
+
+class GridConfig(_TokenPooling):
+    """All tokens as they are, for temporal.kind=conv3d."""
+
+    kind: Literal["grid"] = "grid"
+
+
+PoolingConfig = Annotated[
+    LstpConfig | MeanConfig | MaxConfig | ClsConfig | FixedWidthConfig | GridConfig,
+    Field(discriminator="kind"),
+]
+POOLINGS: dict[str, type[_Pooling]] = {
+    "lstp": LstpConfig,
+    "mean": MeanConfig,
+    "max": MaxConfig,
+    "cls": ClsConfig,
+    "fixed_width": FixedWidthConfig,
+    "grid": GridConfig,
+}
+
+
+class TemporalConfig(FrozenConfig):
     """From entities over time to embeddings.  Source: MV-Former, section 3.4; CARL, section 3.3."""
 
     kind: Literal["transformer", "conv3d"] = Field(

@@ -1,48 +1,39 @@
-"""What a training run is told: data, pooling, fusion, loss, optimiser."""
+"""Configuration of a training run: data, pooling, fusion, loss, optimiser."""
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from tokenreel.fuse.config.crops import SamplingKind
+from tokenreel.fuse.config.base import FrozenConfig
 from tokenreel.fuse.config.loss import LossConfig, SclConfig
-from tokenreel.fuse.config.model import PoolingConfig, TemporalConfig
+from tokenreel.fuse.config.model import LstpConfig, PoolingConfig, TemporalConfig
+from tokenreel.fuse.config.windows import SamplingKind
 
-__all__ = [
-    "AugmentConfig",
-    "DataConfig",
-    "FuseConfig",
-    "LossConfig",
-    "OptimConfig",
-    "PoolingConfig",
-    "TemporalConfig",
-]
+__all__ = ["AugmentConfig", "DataConfig", "FuseConfig", "OptimConfig"]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class DataConfig(_Frozen):
+class DataConfig(FrozenConfig):
     """Which frames a step sees.  Source: CARL, section 3.2."""
 
     seed: int = Field(
         default=0,
         ge=0,
         lt=2**63,
-        description="of the order of clips and of their crops: not that of the run, so that one "
+        description="of the order of clips and of their windows: not that of the run, so that one "
         "stream over the store feeds runs of all seeds",
     )
-    num_frames: int = Field(default=80, ge=2, description="frames T of a view")
-    batch_clips: int = Field(default=4, ge=1, description="clips B of a step, two views each")
+    num_frames: int = Field(default=80, ge=2, description="frames T of a window")
+    batch_clips: int = Field(default=4, ge=1, description="clips B of a step, two windows each")
     sampling: SamplingKind = Field(
-        default="paper", description="which crops: as in the text, or as the released code does"
+        default="paper", description="which windows: as in the text, or as the released code does"
     )
-    alpha: float = Field(default=1.5, ge=1, description="a view is drawn from [T, alpha T] frames")
-    beta: float = Field(default=0.2, ge=0, le=1, description="least overlap of the two crops")
+    alpha: float = Field(
+        default=1.5, ge=1, description="a window is drawn from [T, alpha T] frames"
+    )
+    beta: float = Field(default=0.2, ge=0, le=1, description="least overlap of the two windows")
     views: Literal["clean", "augmented", "all"] = Field(
         default="clean",
-        description="views of the store that the two crops are drawn from: the clean one for both; "
+        description="views of the store that the two windows are drawn from: the clean one; "
         "two different augmented ones, as in the papers; two different ones of all that it has",
     )
     action: str | None = Field(
@@ -56,18 +47,21 @@ class DataConfig(_Frozen):
     )
 
 
-class AugmentConfig(_Frozen):
-    """What is done to cached tokens in training, alike in all frames of a view.
+class AugmentConfig(FrozenConfig):
+    """What is done to cached tokens in training, alike in all frames of a window.
 
     A variant of the papers' augmentation, which changes pixels: that is what stored views are for.
     """
 
     crop: float = Field(
-        default=1.0, gt=0, le=1, description="least share of the tokens in the rectangle of a view"
+        default=1.0,
+        gt=0,
+        le=1,
+        description="least share of the tokens in the rectangle of a window",
     )
     flip: bool = Field(
         default=False,
-        description="mirror half of the views: their rectangles, as most poolings know no places, "
+        description="mirror half of the windows: their rectangles, as a pooling is not spatial, "
         "and with pooling.kind=grid their tokens",
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of tokens that are hidden")
@@ -102,7 +96,7 @@ class AugmentConfig(_Frozen):
         return f"of tokens: {', '.join(parts)}" if parts else "none"
 
 
-class OptimConfig(_Frozen):
+class OptimConfig(FrozenConfig):
     """Optimiser and schedule.  Source: MV-Former, section 4.4; CARL, section 4.1."""
 
     name: Literal["adam", "adamw"] = Field(default="adam", description="optimiser")
@@ -116,7 +110,7 @@ class OptimConfig(_Frozen):
     clip_grad_norm: float = Field(default=10.0, gt=0, description="largest norm of the gradient")
     checkpoint_epochs: int = Field(default=10, ge=1, description="epochs between checkpoints")
     checkpoint_minutes: float = Field(
-        default=10.0, ge=0, description="a checkpoint after so long too, wherever in an epoch"
+        default=10.0, ge=0, description="minutes between checkpoints, wherever in an epoch"
     )
     evaluate_epochs: int = Field(
         default=0, ge=0, description="epochs between losses on the held-out clips; 0: never"
@@ -127,7 +121,7 @@ class OptimConfig(_Frozen):
     compile: bool = Field(default=False, description="compile the temporal fusion")
 
 
-class FuseConfig(_Frozen):
+class FuseConfig(FrozenConfig):
     """A training run on one store."""
 
     seed: int = Field(
@@ -136,12 +130,9 @@ class FuseConfig(_Frozen):
         lt=2**63,
         description="of weights, dropout, augmentation, losses and the draw of labelled clips",
     )
-    model: Literal["mvformer", "frozen"] = Field(
-        default="mvformer", description="pooling and fusion; or pooled tokens as they are"
-    )
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
-    pooling: PoolingConfig = PoolingConfig()
+    pooling: PoolingConfig = LstpConfig()
     temporal: TemporalConfig = TemporalConfig()
     loss: LossConfig = SclConfig()
     optim: OptimConfig = OptimConfig()
@@ -182,7 +173,7 @@ class FuseConfig(_Frozen):
         if self.loss.pairs_by_action and clips < 2:
             raise ValueError(
                 f"{name} aligns two clips of one action, data.batch_clips={clips} holds one: set "
-                "2 or more, or set loss.pairs=views"
+                "2 or more, or set loss.pairs=windows"
             )
         return self
 
@@ -193,7 +184,7 @@ class FuseConfig(_Frozen):
         if is_appended and entities >= hidden:
             raise ValueError(
                 f"temporal.entity_ids=encoder takes {entities} channels of temporal.hidden="
-                f"{hidden} for the IDs of so many entities: set a larger hidden, or entity_ids=pool"
+                f"{hidden} for the IDs of the entities: set a larger hidden, or entity_ids=pool"
             )
         return self
 
@@ -207,9 +198,11 @@ class FuseConfig(_Frozen):
         return self
 
     @model_validator(mode="after")
-    def _frozen_pools_without_weights(self) -> "FuseConfig":
-        if self.model == "frozen" and self.pooling.kind not in ("mean", "max", "cls"):
-            raise ValueError("model=frozen learns nothing: pooling.kind is mean, max or cls")
-        if self.model == "frozen" and self.init is not None:
-            raise ValueError(f"model=frozen has no weights to take from init={self.init}")
+    def _augmentation_meets_tokens(self) -> "FuseConfig":
+        hiding = self.augment.with_(noise=0.0)
+        if hiding.changes_tokens and not self.pooling.uses_tokens:
+            raise ValueError(
+                f"augment changes tokens ({hiding.describe().removeprefix('of tokens: ')}), "
+                f"pooling.kind={self.pooling.kind} pools none: set augment.noise, or another kind"
+            )
         return self

@@ -1,10 +1,10 @@
 """Augmentation of cached tokens, for stores that hold one view.
 
-Each view of each clip keeps a rectangle of the grid, loses some tokens and has the channels scaled,
-the same way in all of its frames: what is hidden is a mask, so nothing is copied for it.
+Each window of each clip keeps a rectangle of the grid, loses some tokens and has the channels
+scaled, the same way in all of its frames: what is hidden is a mask, so nothing is copied for it.
 
-Shapes: F frames, H x W grid of N tokens, D channels, B clips, V views, T frames of a view, R frames
-that are distinct within their views.
+Shapes: F frames, H x W grid of N tokens, D channels, B clips, V windows, T frames of a window,
+R frames that are distinct within their windows.
 """
 
 import zlib
@@ -19,14 +19,14 @@ from torch import Tensor
 from tokenreel.fuse.config.run import AugmentConfig
 from tokenreel.fuse.kernels import CodedTokens
 
-__all__ = ["ViewTokens", "augment_views", "hidden_tokens"]
+__all__ = ["WindowTokens", "augment_windows", "hidden_tokens"]
 
-ASPECT = 4 / 3  # a rectangle is at most so much longer than the grid's own shape
+ASPECT = 4 / 3  # a rectangle is at most this much longer than the grid's own shape
 
 
 @dataclass(frozen=True, eq=False)
-class ViewTokens:
-    """What the views of some clips see.
+class WindowTokens:
+    """What the windows of some clips see.
 
     Attributes:
         tokens: (F, N, D), as codes or floats; None where only CLS is used.
@@ -41,29 +41,29 @@ class ViewTokens:
     hidden: Tensor | None = None
 
 
-def augment_views(
-    seen: ViewTokens,
+def augment_windows(
+    seen: WindowTokens,
     config: AugmentConfig,
     *,
     grid: tuple[int, int],
     clip_ids: Sequence[str],
     seed: int,
-    knows_places: bool = False,
-) -> ViewTokens:
-    """Change what each view sees; frames that views shared are apart afterwards.
+    is_spatial: bool = False,
+) -> WindowTokens:
+    """Change what each window sees; frames that windows shared are apart afterwards.
 
     Args:
         seen: of the clips, nothing hidden.
         config: what is done.
         grid: rows H and columns W of the N tokens.
         clip_ids: the B clips.
-        seed: of the run and step; with the clip and view it decides all that is drawn.
-        knows_places: whether what comes next tells the tokens of a grid apart, so that those of a
-            mirrored view, floats, are mirrored too.
+        seed: of the run and step; with the clip and window it decides all that is drawn.
+        is_spatial: whether what comes next tells the tokens of a grid apart, so that those of a
+            mirrored window, floats, are mirrored too.
     """
     if not clip_ids:
         return seen
-    rows, view, gather = _apart(seen.gather)
+    rows, window, gather = _apart(seen.gather)
     rngs = [
         np.random.default_rng([seed, zlib.crc32(clip_id.encode()), number])
         for clip_id in clip_ids
@@ -72,35 +72,35 @@ def augment_views(
     tokens, cls, hidden = seen.tokens, seen.cls, None
     if tokens is not None:
         masks, mirrored = zip(*(hidden_tokens(grid, config, rng) for rng in rngs), strict=True)
-        hidden = torch.from_numpy(np.stack(masks)).to(gather.device)[view]
+        hidden = torch.from_numpy(np.stack(masks)).to(gather.device)[window]
         tokens = _take(tokens, rows)
-        if isinstance(tokens, Tensor) and knows_places:
+        if isinstance(tokens, Tensor) and is_spatial:
             turned = tokens.unflatten(1, grid).flip(2).flatten(1, 2)
-            which = torch.tensor(mirrored, device=gather.device)[view]
+            which = torch.tensor(mirrored, device=gather.device)[window]
             tokens = torch.where(which[:, None, None], turned, tokens)
         if config.noise:
             floats = tokens.decode() if isinstance(tokens, CodedTokens) else tokens
             # In place: the floats of a batch are the most memory of a step, and are a copy already.
-            tokens = floats.mul_(_factors(rngs, floats, config.noise)[view][:, None])
+            tokens = floats.mul_(_factors(rngs, floats, config.noise)[window][:, None])
     if cls is not None:
         cls = cls[rows]
         if config.noise:
-            cls = cls * _factors(rngs, cls, config.noise)[view]
-    return ViewTokens(tokens, cls, gather, hidden)
+            cls = cls * _factors(rngs, cls, config.noise)[window]
+    return WindowTokens(tokens, cls, gather, hidden)
 
 
 def hidden_tokens(
     grid: tuple[int, int], config: AugmentConfig, rng: np.random.Generator
 ) -> tuple[NDArray[np.bool_], bool]:
-    """Which tokens of a view are not seen, (N,), row by row; one is, whatever is drawn.
+    """Which tokens of a window are not seen, (N,), row by row; one is, whatever is drawn.
 
     Args:
         grid: rows and columns, at least 1 of each.
-        config: the share of the rectangle, of dropout, and whether views are mirrored.
+        config: the share of the rectangle, of dropout, and whether windows are mirrored.
         rng: where it is drawn from.
 
     Returns:
-        The mask, and whether the view is mirrored: the mask is already.
+        The mask, and whether the window is mirrored: the mask is already.
     """
     hidden = np.ones(grid, dtype=bool)
     hidden[_rectangle(grid, config.crop, rng)] = False
@@ -128,10 +128,10 @@ def _rectangle(
 
 
 def _apart(gather: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Distinct frames of each view: their rows among all (R,), their view (R,), a new gather."""
-    clips, views, _ = gather.shape
+    """Distinct frames of each window: rows among all (R,), their window (R,), a new gather."""
+    clips, windows, _ = gather.shape
     count = int(gather.max()) + 1
-    number = torch.arange(clips * views, device=gather.device).view(clips, views, 1)
+    number = torch.arange(clips * windows, device=gather.device).view(clips, windows, 1)
     distinct, inverse = torch.unique(gather + number * count, return_inverse=True)
     return distinct % count, distinct // count, inverse
 
@@ -147,6 +147,6 @@ def _take(tokens: CodedTokens | Tensor, rows: Tensor) -> CodedTokens | Tensor:
 
 
 def _factors(rngs: Sequence[np.random.Generator], like: Tensor, deviation: float) -> Tensor:
-    """(B V, D) of each view's channels."""
+    """(B V, D) of each window's channels."""
     drawn = np.stack([1 + deviation * rng.standard_normal(like.shape[-1]) for rng in rngs])
     return torch.from_numpy(drawn).to(like)

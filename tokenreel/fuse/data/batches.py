@@ -1,9 +1,9 @@
 """From a store to the batches of a step, read ahead in a thread.
 
-The order of the clips and the views of each are a pure function of data.seed, epoch and clip: a run
-that is resumed, or that shares its stream with others, sees what it would have seen alone.  Both
-views of a clip are one read: frames that they share, and padding that repeats the last, are read
-once.
+The order of the clips and the windows of each are a pure function of data.seed, epoch and clip: a
+run that is resumed, or that shares its stream with others, sees what it would have seen alone.
+Both windows of a clip are one read: frames that they share, and padding that repeats the last, are
+read once.
 """
 
 import queue
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.cache.read.store_reader import ClipRecord
-from tokenreel.fuse.config.crops import Views, sample_views
 from tokenreel.fuse.config.run import DataConfig
+from tokenreel.fuse.config.windows import Windows, sample_windows
 from tokenreel.fuse.data.epoch_plan import Sampling, plan_epoch
 from tokenreel.fuse.data.frames import Frames, Piece
 from tokenreel.fuse.data.source import TokenSource
@@ -35,10 +35,10 @@ class Batch:
 
     Attributes:
         clip_ids: the B clips.
-        frames: the F distinct frames of the own clips.
-        gather: int64 (b, 2, T): which distinct frame each position of a view of an own clip is.
+        frames: the F distinct frames of the local clips (this rank).
+        gather: int64 (b, 2, T): which distinct frame each position of a window of a local clip is.
         steps: int64 (B, 2, T): the frame's number in its clip.
-        valid: bool (B, 2, T), False at padding; always on the host, which asks where it ends.
+        valid: bool (B, 2, T), False at padding; always on the host.
         labels: int64 (B, 2, T): phase of each frame as a class of the store, -1 unlabelled.
         num_frames: int64 (B,): frames of each clip.
         actions: the B actions, "" where unknown.
@@ -60,7 +60,7 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
         arrays = (self.gather, self.steps, self.labels, self.num_frames)
-        gather, steps, labels, num_frames = (one.to(device, non_blocking=True) for one in arrays)
+        gather, steps, labels, num_frames = (part.to(device, non_blocking=True) for part in arrays)
         return Batch(
             self.clip_ids,
             self.frames.to(device),
@@ -100,7 +100,7 @@ def make_batch(
     rank: int = 0,
     world: int = 1,
 ) -> Batch:
-    """Draw the views of some clips and read their frames, into memory.
+    """Draw the windows of some clips and read their frames, into memory.
 
     Args:
         source: where frames come from.
@@ -112,30 +112,31 @@ def make_batch(
         world: processes that share the batch.
     """
     chosen = [clips[number] for number in numbers]
-    views = [
-        _draw_views(record, number, sampling, epoch)
+    windows = [
+        _draw_windows(record, number, sampling, epoch)
         for number, record in zip(numbers, chosen, strict=True)
     ]
     own = _share(len(chosen), rank, world)
     pieces: list[Piece] = []
     gather: list[NDArray[np.int64]] = []
     offset = 0
-    for number, record, view in zip(numbers[own], chosen[own], views[own], strict=True):
+    for number, record, window in zip(numbers[own], chosen[own], windows[own], strict=True):
         rng = np.random.default_rng([sampling.data.seed, epoch, number, STORED_VIEW])
-        stored = _stored_views(record, len(view.frames), sampling.data, rng)
-        found, where = _distinct(record, stored, view.frames)
+        stored = _stored_views(record, len(window.frames), sampling.data, rng)
+        found, where = _distinct(record, stored, window.frames)
         pieces += found
         gather.append(where + offset)
         offset += sum(len(piece.frames) for piece in found)
     labels = [
-        source.classes(record)[view.frames] for record, view in zip(chosen, views, strict=True)
+        source.classes(record)[window.frames]
+        for record, window in zip(chosen, windows, strict=True)
     ]
     return Batch(
         clip_ids=tuple(record.clip_id for record in chosen),
         frames=source.read(pieces),
-        gather=torch.from_numpy(np.array(gather, np.int64).reshape(-1, *views[0].frames.shape)),
-        steps=torch.from_numpy(np.stack([view.frames for view in views])),
-        valid=torch.from_numpy(np.stack([view.valid for view in views])),
+        gather=torch.from_numpy(np.array(gather, np.int64).reshape(-1, *windows[0].frames.shape)),
+        steps=torch.from_numpy(np.stack([window.frames for window in windows])),
+        valid=torch.from_numpy(np.stack([window.valid for window in windows])),
         labels=torch.from_numpy(np.stack(labels)),
         num_frames=torch.tensor([record.num_frames for record in chosen]),
         actions=tuple(record.action for record in chosen),
@@ -144,10 +145,10 @@ def make_batch(
     )
 
 
-def _draw_views(record: ClipRecord, number: int, sampling: Sampling, epoch: int) -> Views:
-    """The frames of both views of a clip in an epoch."""
+def _draw_windows(record: ClipRecord, number: int, sampling: Sampling, epoch: int) -> Windows:
+    """The frames of both windows of a clip in an epoch."""
     data = sampling.data
-    return sample_views(
+    return sample_windows(
         record.num_frames,
         data.num_frames,
         alpha=data.alpha,
@@ -161,7 +162,7 @@ def _draw_views(record: ClipRecord, number: int, sampling: Sampling, epoch: int)
 def _stored_views(
     record: ClipRecord, count: int, data: DataConfig, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Which view of the store each of the crops of a clip is taken from, (V,)."""
+    """Which view of the store each of the windows of a clip is taken from, (V,)."""
     if data.views == "clean":
         return np.zeros(count, np.int64)
     first = 1 if data.views == "augmented" else 0
@@ -176,17 +177,17 @@ def _distinct(
 
     Args:
         record: the clip.
-        stored: (V,) the store's view of each crop.
-        frames: (V, T) the frames of each crop.
+        stored: (V,) the store's view of each window.
+        frames: (V, T) the frames of each window.
 
     Returns:
         A piece for each view of the store that is used, and int64 (V, T).
     """
     pieces, gather, offset = [], np.empty_like(frames), 0
-    for one in np.unique(stored):
-        own = stored == one
+    for view in np.unique(stored):
+        own = stored == view
         distinct, inverse = np.unique(frames[own], return_inverse=True)
-        pieces.append(Piece(record.clip_id, int(one), distinct))
+        pieces.append(Piece(record.clip_id, int(view), distinct))
         gather[own] = inverse.reshape(-1, frames.shape[1]) + offset
         offset += len(distinct)
     return pieces, gather
@@ -214,7 +215,7 @@ def stream_batches(
 ) -> Generator[tuple[Place, Batch]]:
     """The batches of a run from a position on, each with its place, read ahead where memory allows.
 
-    Nothing here holds a batch that was taken: whoever drops it has room for the next.
+    Nothing here holds a batch that was taken: its memory is free once the caller drops it.
 
     Args:
         source: where frames come from.
@@ -282,7 +283,7 @@ class Prefetch:
         kind, value = self._waiting.get()
         if kind == "item":
             return value
-        self._waiting.put((kind, value))  # for whoever asks again
+        self._waiting.put((kind, value))  # for the next call
         raise value if kind == "error" else StopIteration
 
     def _run(self) -> None:

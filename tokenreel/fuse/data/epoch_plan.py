@@ -19,7 +19,7 @@ class Sampling:
     Attributes:
         data: order, sizes and rules.
         by_action: whether all clips of a batch are of one action.
-        pair_window: frames before each drawn frame where a second is drawn; 0 for views.
+        pair_window: frames before each drawn frame where a second is drawn; 0: none is.
         labelled_seed: of the draw of labelled clips; None where all clips are trained on.
     """
 

@@ -8,12 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenreel.cache.codec import Codec, Encoded
+from tokenreel.cache.codec import Codec
 from tokenreel.fuse.config.run import FuseConfig
-from tokenreel.fuse.data.requirements import uses_tokens
 from tokenreel.fuse.kernels import CodedTokens, Folding
 
-__all__ = ["Decoder", "Frames", "Piece"]
+__all__ = ["Foldings", "Frames", "Piece"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +33,7 @@ class Piece:
 class Frames:
     """F distinct frames, end to end, on one device.
 
-    Tokens are made from codes when asked for, once for all runs that share the batch.
+    Tokens are decoded on first use, once for all runs that share the batch.
 
     Attributes:
         codes: block -> (F, n, d) in the codec's dtype; {} where only CLS is wanted.
@@ -47,10 +46,10 @@ class Frames:
         codes: dict[int, Tensor],
         scales: dict[int, Tensor],
         cls: Tensor | None,
-        decoder: "Decoder",
+        foldings: "Foldings",
     ) -> None:
         self.codes, self.scales, self.cls = codes, scales, cls
-        self._decoder = decoder
+        self._foldings = foldings
         self._tokens: dict[tuple[int, ...], Tensor] = {}
 
     @property
@@ -63,10 +62,7 @@ class Frames:
         """Tokens of blocks, None for all, in order, end to end: float32 (F, n, D of them all)."""
         key = tuple(sorted(self.codes if blocks is None else blocks))
         if key not in self._tokens:
-            parts = [
-                self._decoder(block, self.codes[block], self.scales.get(block)) for block in key
-            ]
-            self._tokens[key] = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+            self._tokens[key] = self.coded(key).decode()
         return self._tokens[key]
 
     def coded(self, blocks: Sequence[int] | None = None) -> CodedTokens:
@@ -75,14 +71,14 @@ class Frames:
         return CodedTokens(
             tuple(self.codes[block] for block in chosen),
             tuple(self.scales[block] for block in chosen) if self.scales else (),
-            tuple(self._decoder.folding(block, self.codes[block].device) for block in chosen),
+            tuple(self._foldings(block, self.codes[block].device) for block in chosen),
         )
 
     def tokens_for(self, config: FuseConfig) -> CodedTokens | Tensor | None:
         """What a model pools: codes, floats where its pooling has no weights, or no tokens."""
-        if not uses_tokens(config):
+        if not config.pooling.uses_tokens:
             return None
-        take = self.coded if config.pooling.kind == "lstp" else self.tokens
+        take = self.coded if config.pooling.attends else self.tokens
         return take(config.pooling.blocks)
 
     def to(self, device: torch.device) -> "Frames":
@@ -95,41 +91,28 @@ class Frames:
             {block: change(part) for block, part in self.codes.items()},
             {block: change(part) for block, part in self.scales.items()},
             None if self.cls is None else change(self.cls),
-            self._decoder,
+            self._foldings,
         )
 
 
 @dataclass
-class Decoder:
-    """Codes to tokens, on the device where the codes are."""
+class Foldings:
+    """What the codec of a store does to all tokens of a block alike, on each device once."""
 
     codec: Codec
     dim: int
-    _foldings: dict[tuple[int, torch.device], Folding] = field(default_factory=dict)
+    _made: dict[tuple[int, torch.device], Folding] = field(default_factory=dict)
 
-    def __call__(self, block: int, codes: Tensor, scales: Tensor | None) -> Tensor:
-        """(F, n, d) codes -> (F, n, D) float32."""
-        if codes.dtype == torch.uint8:  # two codes in a byte: the codec unpacks them
-            plain = None if scales is None else scales.cpu().numpy()
-            unpacked = self.codec.decode(Encoded(codes.cpu().numpy(), plain), block=block)
-            return torch.from_numpy(unpacked).to(codes.device)
-        folding = self.folding(block, codes.device)
-        tokens = codes.float()
-        if scales is not None:
-            tokens *= scales[..., None].float()
-        tokens = tokens.mul_(folding.channel_scale).add_(folding.channel_offset)
-        return tokens if folding.rotation is None else tokens @ folding.rotation
-
-    def folding(self, block: int, device: torch.device) -> Folding:
-        """What the codec does to all tokens of a block alike."""
+    def __call__(self, block: int, device: torch.device) -> Folding:
+        """Of a block, on a device."""
         key = (block, device)
-        if key not in self._foldings:
+        if key not in self._made:
             found = self.codec.fold(block, self.dim)
             rotation = found.rotation
             with torch.inference_mode(False):  # it stays, also for runs in training
-                self._foldings[key] = Folding(
+                self._made[key] = Folding(
                     torch.tensor(found.channel_scale, device=device),
                     torch.tensor(found.channel_offset, device=device),
                     None if rotation is None else torch.tensor(rotation, device=device),
                 )
-        return self._foldings[key]
+        return self._made[key]

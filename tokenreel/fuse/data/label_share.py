@@ -43,7 +43,7 @@ def draw_labelled(
 
 def _order(labels: Sequence[Labels], seed: int) -> list[int]:
     """A clip of each phase, the rare phases first, then the others; by chance within that."""
-    phases = [set(one[one >= 0].tolist()) for one in labels]
+    phases = [set(clip[clip >= 0].tolist()) for clip in labels]
     drawn = np.random.default_rng(seed).permutation([i for i, own in enumerate(phases) if own])
     order = [int(i) for i in drawn]
     num_clips = {phase: sum(phase in own for own in phases) for phase in set().union(*phases)}

@@ -35,7 +35,7 @@ class Placement:
         kind: "disk", "ram" or "gpu".
         num_bytes: of the codes that stay there.
         reason: one line for the log.
-        ahead: batches that may wait while a step runs; with 0 none is read before it is asked for.
+        ahead: batches that may wait while a step runs; with 0 none is read ahead.
     """
 
     kind: str
@@ -75,7 +75,7 @@ def _cgroups(root: Path) -> list[Path]:
             continue
         top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
         here = top / path.lstrip("/")
-        folders += [here, *(one for one in here.parents if one.is_relative_to(top))]
+        folders += [here, *(above for above in here.parents if above.is_relative_to(top))]
     return folders
 
 
@@ -144,7 +144,7 @@ def choose_placement(
         stays = 0 if kind == "disk" else num_bytes
         if stays + batch_bytes <= rooms[kind]:
             fit = (rooms[kind] - stays) // max(1, batch_bytes)
-            why = "asked for" if wanted != "auto" else _why(kind, rooms)
+            why = "requested" if wanted != "auto" else _why(kind, rooms)
             return Placement(kind, stays, why, max(0, min(AHEAD, fit - IN_HAND)))
     raise UsageError(_refusal(wanted, num_bytes, batch_bytes, rooms))
 

@@ -1,4 +1,4 @@
-"""What a config needs of a store, refused before anything is trained."""
+"""Requirements of a config on a store, checked before anything is trained."""
 
 import difflib
 from collections import Counter
@@ -19,8 +19,6 @@ __all__ = [
     "require_store",
     "require_tokens",
     "training_clips",
-    "uses_cls",
-    "uses_tokens",
 ]
 
 
@@ -64,12 +62,11 @@ def for_store(config: FuseConfig, store: Store) -> FuseConfig:
 
 def as_trained(config: FuseConfig, blocks: Sequence[int]) -> FuseConfig:
     """The config with the blocks that a run pooled by number: another store may have more."""
-    return _with_blocks(config, blocks) if uses_tokens(config) else config
+    return _with_blocks(config, blocks) if config.pooling.uses_tokens else config
 
 
 def _with_blocks(config: FuseConfig, blocks: Sequence[int]) -> FuseConfig:
-    pooling = config.pooling.model_copy(update={"blocks": tuple(blocks)})
-    return config.model_copy(update={"pooling": pooling})
+    return config.with_(pooling=config.pooling.with_(blocks=tuple(blocks)))
 
 
 def _extract(store: Store, **changes: str) -> str:
@@ -92,22 +89,12 @@ def _extract(store: Store, **changes: str) -> str:
         words["view_seed"] = f"{recipe.views[1].get('seed', 0)}"
     dataset = made_with.get("dataset") or "DATASET"
     root = "" if dataset == "sample" else "--root VIDEOS "  # the sample makes its own
-    told = " ".join(f"{key}={value}" for key, value in (words | changes).items())
-    return f"extract run {dataset} {root}{told} --out STORE"
-
-
-def uses_cls(config: FuseConfig) -> bool:
-    """Whether a config pools CLS vectors, or makes queries from them."""
-    return config.pooling.kind in ("cls", "fixed_width") or config.pooling.num_dynamic > 0
-
-
-def uses_tokens(config: FuseConfig) -> bool:
-    """Whether a config pools spatial tokens."""
-    return config.pooling.kind not in ("cls", "fixed_width")
+    typed = " ".join(f"{key}={value}" for key, value in (words | changes).items())
+    return f"extract run {dataset} {root}{typed} --out STORE"
 
 
 def is_of(config: FuseConfig, clip: ClipRecord) -> bool:
-    """Whether a clip is of the action that a config is about."""
+    """Whether a clip is of the action of a config."""
     return config.data.action in (None, clip.action)
 
 
@@ -154,8 +141,6 @@ def require_store(config: FuseConfig, store: Store) -> None:
         UsageError: what is missing, and the command that would make it.
     """
     require_tokens(config, store)
-    if config.model == "frozen":
-        return
     if config.optim.epochs and not _clips_of(config, store):
         of_action = f" of the action {config.data.action}" if config.data.action else ""
         raise UsageError(
@@ -167,7 +152,7 @@ def require_store(config: FuseConfig, store: Store) -> None:
     _require_labels(config, store)
     wanted, augmented = config.data.views, store.identity.num_views - 1
     if augmented < {"clean": 0, "all": 1, "augmented": 2}[wanted]:
-        has = f"has {augmented} beside the clean one" if augmented else "has the clean one"
+        has = f"has {augmented} besides the clean one" if augmented else "has the clean one"
         raise UsageError(
             f"data.views={wanted} wants {'two ' if wanted == 'augmented' else ''}augmented views, "
             f"{store.path} {has}: `{_extract(store, views='2')}` makes one that has more"
@@ -183,9 +168,9 @@ def require_tokens(config: FuseConfig, store: Store) -> None:
     if not store.records:
         raise UsageError(f"{store.path} has no clips: `{_extract(store)}` makes some")
     _require_action(config, store)
-    if uses_tokens(config):
+    if config.pooling.uses_tokens:
         blocks_of(config, store)
-    if uses_cls(config) and store.identity.cls == "none":
+    if config.pooling.uses_cls and store.identity.cls == "none":
         raise UsageError(
             f"{store.path} holds no CLS tokens, {store.identity.architecture} has none: "
             f"`{_extract(store, backbone=WITH_CLS)}`, with weights of it, makes one that does, or "
@@ -236,7 +221,7 @@ def _require_labels(config: FuseConfig, store: Store) -> None:
         raise UsageError(
             f"loss.name={loss.name} aligns two clips of one action, the training clips of "
             f"{store.path} are of {dict(actions) or 'no known action'}: `{_extract(store)}` "
-            "of clips with actions makes one that has them, or set loss.pairs=views"
+            "of clips with actions makes one that has them, or set loss.pairs=windows"
         )
 
 
@@ -251,8 +236,8 @@ def _require_every_phase(config: FuseConfig, store: Store, clips: Sequence[ClipR
     missing = sorted(phases(clips) - phases(drawn)) if len(drawn) < len(clips) else []
     if missing:
         names = {(c.action, place): name for c in clips for place, name in enumerate(c.phases)}
-        told = ", ".join(f"{names[one]} of {one[0]}" if one[0] else names[one] for one in missing)
+        lost = ", ".join(f"{names[key]} of {key[0]}" if key[0] else names[key] for key in missing)
         raise UsageError(
             f"data.label_share={config.data.label_share:g} leaves {len(drawn)} clips of "
-            f"{store.path}, too few to have each of its phases (without: {told}): set a larger one"
+            f"{store.path}, too few to have each of its phases (without: {lost}): set a larger one"
         )

@@ -12,15 +12,13 @@ from torch import Tensor
 
 from tokenreel.cache.read.store_reader import ClipRecord, Request, Store
 from tokenreel.fuse.config.run import FuseConfig
-from tokenreel.fuse.data.frames import Decoder, Frames, Piece
+from tokenreel.fuse.data.frames import Foldings, Frames, Piece
 from tokenreel.fuse.data.placement import choose_placement, frame_bytes
 from tokenreel.fuse.data.requirements import (
     blocks_of,
     class_offsets,
     is_of,
     require_tokens,
-    uses_cls,
-    uses_tokens,
 )
 
 __all__ = ["TokenSource", "Wanted"]
@@ -35,7 +33,7 @@ class Wanted:
     Attributes:
         blocks: of the tokens, sorted.
         cls: whether CLS vectors.
-        every_view: whether views beside the clean one.
+        every_view: whether views besides the clean one.
         actions: of the clips, None among them for every action.
     """
 
@@ -47,12 +45,14 @@ class Wanted:
     @classmethod
     def of(cls, configs: Sequence[FuseConfig], store: Store) -> "Wanted":
         """Of the configs of the runs."""
-        blocks = {b for one in configs if uses_tokens(one) for b in blocks_of(one, store)}
+        blocks = {
+            b for config in configs if config.pooling.uses_tokens for b in blocks_of(config, store)
+        }
         return cls(
             tuple(sorted(blocks)),
-            any(map(uses_cls, configs)),
-            any(one.data.views != "clean" for one in configs),
-            frozenset(one.data.action for one in configs),
+            any(config.pooling.uses_cls for config in configs),
+            any(config.data.views != "clean" for config in configs),
+            frozenset(config.data.action for config in configs),
         )
 
 
@@ -65,7 +65,7 @@ class TokenSource:
         device: where the frames go.
         placement: "disk", "ram", "gpu" or "auto".
         memory_bytes: most that codes may take in memory, None for half of what is available.
-        clips: that will be read; those of the split train that a config is about when None.
+        clips: that will be read; those of the split train that a config trains on when None.
         frames_at_once: most frames of a batch or read; 0 where the caller counts them.
 
     Raises:
@@ -89,7 +89,7 @@ class TokenSource:
         wanted = Wanted.of(configs, store)
         self.blocks, self.uses_cls = wanted.blocks, wanted.cls
         self._first_class, self.num_classes = class_offsets(store)
-        self._decoder = Decoder(store.codec, store.identity.dim)
+        self._foldings = Foldings(store.codec, store.identity.dim)
         if clips is None:
             clips = [
                 clip
@@ -129,7 +129,7 @@ class TokenSource:
 
     def dim(self, config: FuseConfig) -> int:
         """Channels of what a config pools: the tokens of all its blocks, end to end, or CLS."""
-        count = len(blocks_of(config, self.store)) if uses_tokens(config) else 1
+        count = len(blocks_of(config, self.store)) if config.pooling.uses_tokens else 1
         return self.store.identity.dim * count
 
     def classes(self, record: ClipRecord) -> NDArray[np.int64]:
@@ -192,10 +192,10 @@ class TokenSource:
 
         cls = [whole.cls for whole in wholes if whole.cls is not None]
         return Frames(
-            {block: gather([one.codes[block] for one in wholes]) for block in wholes[0].codes},
-            {block: gather([one.scales[block] for one in wholes]) for block in wholes[0].scales},
+            {block: gather([clip.codes[block] for clip in wholes]) for block in wholes[0].codes},
+            {block: gather([clip.scales[block] for clip in wholes]) for block in wholes[0].scales},
             gather(cls) if cls else None,
-            self._decoder,
+            self._foldings,
         )
 
     def _read(self, pieces: Sequence[Piece], *, pin: bool = True) -> Frames:
@@ -217,7 +217,7 @@ class TokenSource:
         self.store.release_pages()  # memory of this process is what the bound is of
         names = read[0].scales if read else {}
         scales = {b: torch.from_numpy(np.concatenate([r.scales[b] for r in read])) for b in names}
-        return Frames(codes, scales, self._read_cls(pieces), self._decoder)
+        return Frames(codes, scales, self._read_cls(pieces), self._foldings)
 
     def _read_cls(self, pieces: Sequence[Piece]) -> Tensor | None:
         if not self.uses_cls:

@@ -30,10 +30,10 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.store_files import load_arrays, load_identity
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.cache.read.store_set import StoreSet
-from tokenreel.fuse.config.crops import sample_views
 from tokenreel.fuse.config.run import AugmentConfig
+from tokenreel.fuse.config.windows import sample_windows
 from tokenreel.fuse.data.augment import hidden_tokens
-from tokenreel.fuse.data.frames import Decoder, Frames
+from tokenreel.fuse.data.frames import Foldings, Frames
 from tokenreel.fuse.kernels import CodedTokens
 
 __all__ = ["ClipSampler", "TokenBatch", "TokenDataset", "TokenSample"]
@@ -166,7 +166,7 @@ class TokenDataset(Dataset[TokenSample]):
         window: frames T of a window; None gives the whole clip, padded to the batch's longest.
         windows: windows V of a clip: 1, or 2 drawn as `fuse train` draws them.
         sampling: how a window is drawn: "random" frames of a crop in time, in order; "even" ones;
-            "contiguous" frames; or any kind of :mod:`tokenreel.fuse.config.crops`.
+            "contiguous" frames; or any kind of :mod:`tokenreel.fuse.config.windows`.
         alpha: a window is drawn from T to alpha T frames.
         beta: least overlap of two windows, as a share.
         views: "clean", or a random one of the stored views: "augmented" or "all".
@@ -320,7 +320,7 @@ class TokenDataset(Dataset[TokenSample]):
                 _joined([sample.codes[name] for sample in samples]),
                 _joined([sample.scales[name] for sample in samples]),
                 torch.cat([sample.cls[name] for sample in samples]) if self.uses_cls else None,
-                decoder_of(str(self._paths[name])),
+                foldings_of(str(self._paths[name])),
             )
             for name in self._paths
         }
@@ -351,7 +351,7 @@ class TokenDataset(Dataset[TokenSample]):
             steps = start + np.arange(self.window)[None]
             return np.minimum(steps, num_frames - 1), steps < num_frames
         kind: Any = "paper" if self.sampling == "random" else self.sampling
-        drawn = sample_views(
+        drawn = sample_windows(
             num_frames, self.window, alpha=self.alpha, beta=self.beta, rng=rng, kind=kind
         )
         return drawn.frames[: self.windows], drawn.valid[: self.windows]
@@ -466,8 +466,8 @@ class ClipSampler(Sampler[int]):
         yield from order[self.rank :: self.world][self.start :].tolist()
 
 
-class StoreDecoder(Decoder):
-    """The decoder of a store, which crosses processes as a path, not with its calibration."""
+class StoreFoldings(Foldings):
+    """The foldings of a store, which crosses processes as a path, not with its calibration."""
 
     def __init__(self, path: str) -> None:
         identity, _ = load_identity(Path(path))
@@ -476,13 +476,13 @@ class StoreDecoder(Decoder):
         self._path = path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return decoder_of, (self._path,)
+        return foldings_of, (self._path,)
 
 
 @functools.cache
-def decoder_of(path: str) -> StoreDecoder:
-    """The decoder of a store, one a process."""
-    return StoreDecoder(path)
+def foldings_of(path: str) -> StoreFoldings:
+    """The foldings of a store, one a process."""
+    return StoreFoldings(path)
 
 
 _KINDS = ("paper", "even", "official", "official_finegym", "official_fixed", "uniform")

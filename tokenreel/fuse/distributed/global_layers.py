@@ -56,11 +56,11 @@ class GlobalBatchNorm(nn.BatchNorm1d):
 
 
 class GlobalDropout(nn.Dropout):
-    """Dropout of the own clips of a batch, with the mask that one process would draw for all.
+    """Dropout of the local clips of a batch, with the mask that one process would draw for all.
 
     Attributes:
         count: clips of the whole batch.
-        place: which of them are the own ones.
+        place: which of them are local (this rank).
     """
 
     count = 0
@@ -91,12 +91,12 @@ def share_layers(model: nn.Module) -> None:
 
 
 def place_dropouts(model: nn.Module, count: int, place: slice) -> None:
-    """Tell the dropouts of a shared model which clips of a batch are here.
+    """Set the local clips of a batch in the dropouts of a shared model.
 
     Args:
         model: the model.
         count: clips of the whole batch.
-        place: which of them are the own ones.
+        place: which of them are local (this rank).
     """
     for module in model.modules():
         if isinstance(module, GlobalDropout):

@@ -91,12 +91,12 @@ def world_from_torchrun(device: torch.device) -> Iterator[World]:
 
 
 def gather_clips(own: Tensor, count: int, place: slice, world: World) -> Tensor:
-    """The embeddings of the whole batch; only the own ones have a gradient.
+    """The embeddings of the whole batch; only local ones have a gradient.
 
     Args:
         own: (b, ...) of this process.
         count: clips B of the whole batch.
-        place: which of them are the own ones.
+        place: which of them are local (this rank).
         world: the processes.
 
     Returns:

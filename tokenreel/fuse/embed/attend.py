@@ -22,7 +22,7 @@ from tokenreel.fuse.systems.mvformer import FusionModel
 
 __all__ = ["ClipAttention", "attend"]
 
-FRAMES_AT_ONCE = 64  # tokens of so many frames bound the memory
+FRAMES_AT_ONCE = 64  # decoded tokens of 64 frames bound the memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class ClipAttention:
 def attend(
     run: Path, store: Store, clips: Sequence[str], *, device: torch.device
 ) -> Iterator[ClipAttention | ClipFailed]:
-    """The attention of a trained run over each clip, in order; of a damaged one, why there is none.
+    """The attention of a trained run over each clip, in order; for a damaged clip, the reason.
 
     Args:
         run: its folder.
@@ -69,16 +69,16 @@ def attend(
 
     embedder = load_run(run, source_of)
     model, config = embedder.model, embedder.config
-    if model is None or config.pooling.kind != "lstp":
+    if not config.pooling.attends:
         raise UsageError(
             f"{run} pools with pooling.kind={config.pooling.kind}, without attention: "
             "name a run with pooling.kind=lstp"
         )
     model.eval()
-    return (_attend_or_tell(record, model, sources[0]) for record in records)
+    return (_attend_or_report(record, model, sources[0]) for record in records)
 
 
-def _attend_or_tell(
+def _attend_or_report(
     record: ClipRecord, model: FusionModel, source: TokenSource
 ) -> ClipAttention | ClipFailed:
     try:

@@ -24,18 +24,15 @@ from tokenreel.cache.files import make_directory
 from tokenreel.cache.progress import Progress
 from tokenreel.cache.read.store_reader import ClipRecord, open_store
 from tokenreel.fuse.config.run import FuseConfig
-from tokenreel.fuse.data.frames import Frames
 from tokenreel.fuse.data.label_share import in_order_of_draw
-from tokenreel.fuse.data.requirements import as_trained, is_of, uses_tokens
+from tokenreel.fuse.data.requirements import as_trained, is_of
 from tokenreel.fuse.data.source import TokenSource
-from tokenreel.fuse.layers.pooling import pool_frozen
-from tokenreel.fuse.layers.standardise import standardise
 from tokenreel.fuse.losses.heads import classes_in
 from tokenreel.fuse.runs.checkpoint import load_checkpoint, restore_weights
 from tokenreel.fuse.runs.provenance import (
     describe_store,
-    read_about,
     read_config,
+    read_provenance,
     require_same_tokens,
 )
 from tokenreel.fuse.systems.mvformer import FusionModel, build_model
@@ -52,7 +49,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-FRAMES_AT_ONCE = 64  # tokens of so many frames bound the memory
+FRAMES_AT_ONCE = 64  # decoded tokens of 64 frames bound the memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,13 +57,13 @@ class Embedder:
     """A model and where its embeddings go.
 
     Attributes:
-        model: in evaluation mode afterwards; None pools frozen tokens without weights.
+        model: in evaluation mode afterwards.
         config: of the run.
         out: the embedding file.
         provenance: what made the embeddings.
     """
 
-    model: FusionModel | None
+    model: FusionModel
     config: FuseConfig
     out: Path
     provenance: dict[str, Any]
@@ -84,7 +81,7 @@ def pieces(num_frames: int, longest: int) -> list[slice]:
 
 
 def describe_clip(source: TokenSource, record: ClipRecord) -> EmbeddedClip:
-    """What the embedding file says of a clip beside its embeddings."""
+    """What the embedding file says of a clip besides its embeddings."""
     store = source.store
     return EmbeddedClip(
         clip_id=record.clip_id,
@@ -106,8 +103,7 @@ def clip_context(model: FusionModel, source: TokenSource, record: ClipRecord) ->
     None where there are none, or where each frame asks with its own CLS vector.  The sequence that
     a frame belongs to is its piece of the clip.
     """
-    pooling = model.config.pooling
-    if not pooling.num_dynamic or pooling.dynamic == "separate":
+    if not model.config.pooling.asks_sequence:
         return None
     cls = torch.from_numpy(source.store.read_cls(record.clip_id)).to(source.device)
     cuts = pieces(record.num_frames, model.config.embed_frames)
@@ -118,33 +114,21 @@ def embed_clip(
     source: TokenSource, embedders: Sequence[Embedder], record: ClipRecord
 ) -> Iterator[np.ndarray[Any, Any]]:
     """The embeddings (T, C) of a clip by each model; each frame is read and decoded once."""
-    contexts = [
-        None if one.model is None else clip_context(one.model, source, record) for one in embedders
-    ]
+    contexts = [clip_context(embedder.model, source, record) for embedder in embedders]
     entities: list[list[Tensor]] = [[] for _ in embedders]
     for start in range(0, record.num_frames, FRAMES_AT_ONCE):
         stop = min(start + FRAMES_AT_ONCE, record.num_frames)
         frames = source.frames(record.clip_id, np.arange(start, stop))
         for parts, embedder, context in zip(entities, embedders, contexts, strict=True):
             own = None if context is None else context[start:stop]
-            parts.append(_pool(embedder, frames, own))
+            tokens = frames.tokens_for(embedder.config)
+            parts.append(embedder.model.pool(tokens, frames.cls, None, own))
         del frames  # their memory is the next ones'
     for parts, embedder in zip(entities, embedders, strict=True):
         together = torch.cat(parts)
-        if embedder.model is not None:
-            cuts = pieces(record.num_frames, embedder.config.embed_frames)
-            together = torch.cat([embedder.model.fuse(together[cut][None])[0] for cut in cuts])
-        yield together.float().cpu().numpy()
-
-
-def _pool(embedder: Embedder, frames: Frames, context: Tensor | None) -> Tensor:
-    config = embedder.config
-    if embedder.model is not None:
-        return embedder.model.pool(frames.tokens_for(config), frames.cls, None, context)
-    if uses_tokens(config):
-        return pool_frozen(frames.tokens(config.pooling.blocks), config.pooling.kind)
-    assert frames.cls is not None
-    return frames.cls
+        cuts = pieces(record.num_frames, embedder.config.embed_frames)
+        fused = torch.cat([embedder.model.fuse(together[cut][None])[0] for cut in cuts])
+        yield fused.float().cpu().numpy()
 
 
 def load_run(run: Path, source_of: Callable[[FuseConfig], TokenSource]) -> Embedder:
@@ -159,11 +143,9 @@ def load_run(run: Path, source_of: Callable[[FuseConfig], TokenSource]) -> Embed
         Damaged: a folder without a readable run.json or checkpoint.
         WrongIdentity: tokens of another width than those it was trained on.
     """
-    about = read_about(run)
+    about = read_provenance(run)
     config = as_trained(read_config(run, about), about["blocks"])
     source = source_of(config)
-    if config.model == "frozen":
-        return Embedder(None, config, run / "embeddings.h5", about)
     path = run / "checkpoint.pt"
     state = load_checkpoint(path) if path.exists() else None
     classes = classes_in(state["model"]) if state else source.num_classes
@@ -264,13 +246,14 @@ def embed_together(
         Damaged: a damaged clip that must not be left out, or not one that is sound.
     """
     for embedder in embedders:
-        if embedder.model is not None:
-            embedder.model.eval()
+        embedder.model.eval()
     found: list[list[EmbeddedClip]] = [[] for _ in embedders]
     every = source.store.records.values()
-    records = [clip for clip in every if any(is_of(one.config, clip) for one in embedders)]
+    records = [
+        clip for clip in every if any(is_of(embedder.config, clip) for embedder in embedders)
+    ]
     for record in Progress(records, desc="embed", unit="clip", enabled=progress):
-        own = [number for number, one in enumerate(embedders) if is_of(one.config, record)]
+        own = [i for i, embedder in enumerate(embedders) if is_of(embedder.config, record)]
         try:
             about = describe_clip(source, record)
             with torch.inference_mode():
@@ -287,7 +270,6 @@ def embed_together(
     for embedder, clips in zip(embedders, found, strict=True):
         if not clips:
             raise Damaged(f"{source.store.path}: every clip is damaged; run verify, then repair")
-        standard = clips if embedder.model is not None else standardise(clips)
-        ordered = in_order_of_draw(standard, embedder.config)
-        told = {"left_out": left_out} if left_out else {}
-        write_embeddings(embedder.out, ordered, provenance={**embedder.provenance, **told})
+        ordered = in_order_of_draw(clips, embedder.config)
+        missing = {"left_out": left_out} if left_out else {}
+        write_embeddings(embedder.out, ordered, provenance={**embedder.provenance, **missing})

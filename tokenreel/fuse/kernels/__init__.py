@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tokenreel.fuse.kernels import ops
-from tokenreel.fuse.kernels.attention.choose import say_reference, wanted_word
+from tokenreel.fuse.kernels.attention.choose import log_reference, wanted_word
 from tokenreel.fuse.kernels.attention.padded import Padding, padded_attention
 from tokenreel.fuse.kernels.attention.reference import keep_first, project_and_attend
 from tokenreel.fuse.kernels.attention.tokens import CodedTokens, Folding, check_tokens
@@ -46,7 +46,7 @@ class Pooled:
 
     Attributes:
         entities: (F, E, V).
-        attention: (F, E * heads, N), for pictures: it carries no gradient; None if not asked for.
+        attention: (F, E * heads, N), for pictures: it carries no gradient; None unless requested.
     """
 
     entities: Tensor
@@ -111,7 +111,7 @@ def _reference(
     disjoint: bool,
     with_attention: bool,
 ) -> list[Pooled]:
-    say_reference()
+    log_reference()
     out = []
     decoded = tokens.decode(_precision(models[0].queries))
     for weights in models:

@@ -98,7 +98,7 @@ def _absorbed(codes: Sequence[Tensor]) -> ModuleType:
 
 
 def _allow_fall_back(implementation: str, error: CannotRun) -> None:
-    """Log why, unless the fused kernel was asked for by name."""
+    """Log why, unless the fused kernel was requested by name."""
     if implementation == "triton":
         raise ValueError(f"implementation triton cannot run: {error}; use auto or absorbed")
     fall_back(str(error))

@@ -4,15 +4,16 @@ Shapes: F frames, N spatial tokens, D channels of all blocks together, E entitie
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from tokenreel.fuse.config.model import PoolingConfig
+from tokenreel.fuse.config.model import FixedWidthConfig, LstpConfig, PoolingConfig
 from tokenreel.fuse.kernels import CodedTokens, QueryWeights, pooled_attention
 from tokenreel.fuse.kernels.attention.weights import apply_values
 
-__all__ = ["AttendedTokens", "FixedWidth", "Lstp", "make_pooling", "pool_frozen"]
+__all__ = ["AttendedTokens", "Lstp", "Pooling", "Tokens", "make_pooling", "reduce_tokens"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,40 @@ class AttendedTokens:
     pooled: Tensor
 
 
+Tokens = CodedTokens | AttendedTokens | Tensor
+"""Of F frames: as codes, attended to already, or as floats (F, N, D)."""
+
+
+class Pooling(Protocol):
+    """From the tokens or the CLS vectors of distinct frames to their entities.
+
+    Attributes:
+        channels: C of an entity.
+    """
+
+    channels: int
+
+    def __call__(
+        self,
+        tokens: Tokens | None,
+        cls: Tensor | None,
+        hidden: Tensor | None = None,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """Pool.
+
+        Args:
+            tokens: of F frames; None where only CLS is used.
+            cls: (F, D of CLS), None where only tokens are used.
+            hidden: bool (F, N), True where a token must not be seen; never a whole frame.
+            context: (F, K, D of CLS), what dynamic queries are made from; the frame's own CLS, K
+                = 1, when None.
+
+        Returns:
+            (F, E, C), the dynamic ones last, K times over; (F, N, D) where the grid stays whole.
+        """
+
+
 class Lstp(nn.Module):
     """Learnable Spatial Token Pooling: each entity's query attends over the tokens of a frame.
 
@@ -38,7 +73,7 @@ class Lstp(nn.Module):
     tokens, no output projection; dynamic queries as in the released code.
     """
 
-    def __init__(self, dim: int, cls_dim: int, config: PoolingConfig) -> None:
+    def __init__(self, dim: int, cls_dim: int, config: LstpConfig) -> None:
         super().__init__()
         self.config = config
         channels, static = config.channels, config.num_entities
@@ -53,11 +88,7 @@ class Lstp(nn.Module):
             nn.init.xavier_uniform_(self.queries)
         if config.num_dynamic:
             self.dynamic = nn.Linear(cls_dim, channels * config.num_dynamic)
-
-    @property
-    def channels(self) -> int:
-        """Channels of an entity."""
-        return self.key.in_features if self.value is None else self.value.out_features
+        self.channels = dim if config.value_passthrough else channels
 
     def weights(self, context: Tensor | None = None) -> QueryWeights:
         """What a kernel needs: queries of all frames (E, C), or of each (F, E, C) with a context.
@@ -84,28 +115,51 @@ class Lstp(nn.Module):
 
     def forward(
         self,
-        tokens: CodedTokens | AttendedTokens | Tensor,
+        tokens: Tokens | None,
+        cls: Tensor | None,
+        hidden: Tensor | None = None,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """(F, E, C), static entities first; as :class:`Pooling`."""
+        assert tokens is not None
+        return self.attend(tokens, cls, hidden, context)[0]
+
+    def attend(
+        self,
+        tokens: Tokens,
+        cls: Tensor | None,
         hidden: Tensor | None = None,
         context: Tensor | None = None,
         *,
         with_attention: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Pool.
+        """Pool, and show where each entity looks.
 
         Args:
-            tokens: of F frames, as codes or as floats (F, N, D); or attended to already.
-            hidden: bool (F, N), True where a token must not be seen; never a whole frame.
-            context: (F, K, D of CLS), see :meth:`weights`.
+            tokens: as in :class:`Pooling`.
+            cls: as there.
+            hidden: as there.
+            context: as there.
             with_attention: return it too; it has no gradient.
 
         Returns:
             Entities (F, E, C), static ones first, and the attention (F, E, N) that made them.
+
+        Raises:
+            ValueError: dynamic queries of a sequence without its context.
         """
         if isinstance(tokens, Tensor):
             tokens = CodedTokens((tokens.contiguous(),))
         if isinstance(tokens, AttendedTokens):
             with torch.autocast(tokens.pooled.device.type, enabled=False):
                 return apply_values(tokens.tokens, self.weights(), tokens.pooled), None
+        if context is None and self.dynamic is not None:
+            if self.config.asks_sequence or cls is None:
+                raise ValueError(
+                    f"pooling.dynamic={self.config.dynamic} needs the CLS vectors of the "
+                    "sequence: give a context"
+                )
+            context = cls[:, None]
         with torch.autocast(tokens.device.type, enabled=False):
             weights = self.weights(context)
         if not len(tokens.codes[0]):  # a process without a clip of a small batch
@@ -126,19 +180,40 @@ class Lstp(nn.Module):
 class FixedWidth(nn.Module):
     """The control of MV-Former's Table 4, rows 11 and 12: the CLS token split into E vectors."""
 
-    def __init__(self, dim: int, config: PoolingConfig) -> None:
+    def __init__(self, cls_dim: int, config: FixedWidthConfig) -> None:
         super().__init__()
         self.num_entities = config.num_entities
         self.channels = config.channels
-        self.split = nn.Linear(dim, config.channels * config.num_entities)
+        self.split = nn.Linear(cls_dim, config.channels * config.num_entities)
 
-    def forward(self, cls: Tensor) -> Tensor:
-        """(F, D) -> (F, E, C)."""
+    def forward(self, tokens: object, cls: Tensor | None, *_: object) -> Tensor:
+        """(F, E, C); as :class:`Pooling`."""
         split: Tensor = self.split(cls)
         return split.unflatten(-1, (self.channels, self.num_entities)).transpose(1, 2)
 
 
-def pool_frozen(tokens: Tensor, kind: str, hidden: Tensor | None = None) -> Tensor:
+class Plain(nn.Module):
+    """A pooling without weights: the mean or maximum of the tokens, CLS, or the whole grid."""
+
+    def __init__(self, kind: str, channels: int) -> None:
+        super().__init__()
+        self.kind, self.channels = kind, channels
+
+    def forward(
+        self, tokens: Tokens | None, cls: Tensor | None, hidden: Tensor | None = None, *_: object
+    ) -> Tensor:
+        """(F, 1, C), or (F, N, C) of the grid; as :class:`Pooling`."""
+        if self.kind == "cls":
+            assert cls is not None
+            return cls[:, None]
+        assert isinstance(tokens, CodedTokens | Tensor)
+        floats = tokens.decode() if isinstance(tokens, CodedTokens) else tokens
+        if self.kind == "grid":
+            return floats if hidden is None else floats.masked_fill(hidden[..., None], 0.0)
+        return reduce_tokens(floats, self.kind, hidden)[:, None]
+
+
+def reduce_tokens(tokens: Tensor, kind: str, hidden: Tensor | None = None) -> Tensor:
     """(F, N, D) -> (F, D) without weights: the mean or the maximum of the tokens that are seen.
 
     Args:
@@ -154,8 +229,10 @@ def pool_frozen(tokens: Tensor, kind: str, hidden: Tensor | None = None) -> Tens
     return tokens.masked_fill(unseen, -torch.inf).amax(dim=1)
 
 
-def make_pooling(config: PoolingConfig, dim: int, cls_dim: int) -> Lstp | FixedWidth | None:
-    """The pooling with weights that a config asks for; None where it has none."""
-    if config.kind == "lstp":
+def make_pooling(config: PoolingConfig, dim: int, cls_dim: int) -> Pooling:
+    """The pooling of a config, for tokens of `dim` channels and CLS vectors of `cls_dim`."""
+    if isinstance(config, LstpConfig):
         return Lstp(dim, cls_dim, config)
-    return FixedWidth(cls_dim, config) if config.kind == "fixed_width" else None
+    if isinstance(config, FixedWidthConfig):
+        return FixedWidth(cls_dim, config)
+    return Plain(config.kind, dim if config.uses_tokens else cls_dim)

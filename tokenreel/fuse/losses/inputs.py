@@ -1,6 +1,6 @@
 """What every loss is given, and the pairs of sequences that an alignment loss compares.
 
-Shapes: B clips, V views, T frames of a sequence, C channels, S = B V sequences, P pairs.
+Shapes: B clips, V windows, T frames of a sequence, C channels, S = B V sequences, P pairs.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["LossInput", "action_pairs", "masked_mean", "view_pairs"]
+__all__ = ["LossInput", "action_pairs", "masked_mean", "window_pairs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +23,8 @@ class LossInput:
             the precision of the forward pass: alignment costs and their masks need its range.
         steps: int64 (B, V, T) frame numbers in the clip.
         valid: bool (B, V, T), False at padding, which is at the end of a sequence.
-        padding: int64 (P,), which of the B V T frames are padding; told by the host, so that no
-            loss asks a GPU and waits.
+        padding: int64 (P,), which of the B V T frames are padding; found on the host, so that no
+            loss waits for a GPU.
         labels: int64 (B, V, T) class of a frame, -1 where it has none.
         actions: the B actions, "" where unknown.
         num_frames: int64 (B,) frames of each clip.
@@ -43,52 +43,53 @@ class LossInput:
     rng: np.random.Generator
 
     def sequences(self) -> tuple[Tensor, Tensor]:
-        """The views of all clips, one after another: embeddings (S, T, C) and valid (S, T)."""
+        """The windows of all clips, one after another: embeddings (S, T, C) and valid (S, T)."""
         return self.embeddings.flatten(0, 1), self.valid.flatten(0, 1)
 
     def times(self, *, normalise: bool) -> Tensor:
-        """Frame numbers (S, T), float; as shares of the clip where asked for."""
+        """Frame numbers (S, T), float; as shares of the clip where normalised."""
         steps = self.steps.to(self.embeddings.dtype)
         return (steps / self.num_frames[:, None, None] if normalise else steps).flatten(0, 1)
 
     def lengths(self) -> Tensor:
         """Frames of the clip of each sequence, float (S,)."""
-        views = self.valid.shape[1]
-        return self.num_frames.to(self.embeddings.dtype).repeat_interleave(views)
+        windows = self.valid.shape[1]
+        return self.num_frames.to(self.embeddings.dtype).repeat_interleave(windows)
 
     def pairs(
-        self, between: Literal["action", "views"], kind: Literal["ordered", "unordered", "first"]
+        self, between: Literal["action", "windows"], kind: Literal["ordered", "unordered", "first"]
     ) -> Tensor:
         """Which sequences are aligned: (P, 2), on the device of the embeddings.
 
         Args:
-            between: clips of one action, the same view of each; or two views of a clip.
+            between: clips of one action, the same window of each; or two windows of a clip.
             kind: as in :func:`action_pairs`.
 
         Raises:
-            ValueError: no two clips of one action, or one view only.
+            ValueError: no two clips of one action, or one window only.
         """
-        views = self.valid.shape[1]
-        if between == "views":
-            found = view_pairs(len(self.actions), views, kind)
+        windows = self.valid.shape[1]
+        if between == "windows":
+            found = window_pairs(len(self.actions), windows, kind)
         else:
-            found = action_pairs(self.actions, views, kind)
+            found = action_pairs(self.actions, windows, kind)
         if not found:
             raise ValueError(
-                f"nothing to align: clips of the actions {sorted(set(self.actions))}, {views} "
-                "views of each; draw batches with two clips of one action, or set loss.pairs=views"
+                f"nothing to align: clips of the actions {sorted(set(self.actions))}, "
+                f"{windows} windows of each; draw batches with two clips of one action, or set "
+                "loss.pairs=windows"
             )
         return torch.tensor(found, device=self.embeddings.device)
 
 
 def action_pairs(
-    actions: Sequence[str], views: int, kind: Literal["ordered", "unordered", "first"]
+    actions: Sequence[str], windows: int, kind: Literal["ordered", "unordered", "first"]
 ) -> list[tuple[int, int]]:
-    """Pairs of sequences, the same view of different clips of one known action.
+    """Pairs of sequences, the same window of different clips of one known action.
 
     Args:
         actions: of the clips.
-        views: of each clip; sequence v of clip b has the number b * views + v.
+        windows: of each clip; sequence v of clip b has the number b * windows + v.
         kind: every pair both ways; once; or the first clip of an action with each other one.
 
     >>> action_pairs(["run", "swim", "run", "run"], 1, "ordered")
@@ -108,19 +109,19 @@ def action_pairs(
         clips = [(i, j) for i, j in clips if i < j]
     if kind == "first":
         clips = [(i, j) for i, j in clips if i == list(actions).index(actions[i])]
-    return [(i * views + v, j * views + v) for i, j in clips for v in range(views)]
+    return [(i * windows + v, j * windows + v) for i, j in clips for v in range(windows)]
 
 
-def view_pairs(
-    clips: int, views: int, kind: Literal["ordered", "unordered", "first"]
+def window_pairs(
+    clips: int, windows: int, kind: Literal["ordered", "unordered", "first"]
 ) -> list[tuple[int, int]]:
-    """Pairs of views of each clip; `kind` as in :func:`action_pairs`.
+    """Pairs of windows of each clip; `kind` as in :func:`action_pairs`.
 
-    >>> view_pairs(2, 2, "ordered")
+    >>> window_pairs(2, 2, "ordered")
     [(0, 1), (1, 0), (2, 3), (3, 2)]
     """
-    one_clip = action_pairs(["a"] * views, 1, kind)
-    return [(b * views + i, b * views + j) for b in range(clips) for i, j in one_clip]
+    one_clip = action_pairs(["a"] * windows, 1, kind)
+    return [(b * windows + i, b * windows + j) for b in range(clips) for i, j in one_clip]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Sequence contrastive loss (CARL, section 3.4, equations 1 and 2), batched by clip.
 
-For a frame of one view, the label is a Gaussian over the frames of the other view, by distance in
-time; the prediction is a softmax of similarities over those same frames; the loss is their KL
+For a frame of one window, the label is a Gaussian over the frames of the other window, by distance
+in time; the prediction is a softmax of similarities over those same frames; the loss is their KL
 divergence, averaged over the frames that are not padding.  As in the released code, a masked pair
 keeps the weight 1e-6 and the logarithm is of p + 1e-6.
 """
@@ -21,7 +21,7 @@ _EPSILON = 1e-6
 
 
 def scl(inputs: LossInput, config: SclConfig) -> Tensor:
-    """The loss of a batch of two views, a scalar."""
+    """The loss of a batch of two windows, a scalar."""
     return sequence_contrastive_loss(
         inputs.embeddings,
         inputs.steps,
@@ -43,22 +43,22 @@ def sequence_contrastive_loss(
     temperature: float,
     label_variance: float,
     label_mode: Literal["official", "stable"] = "official",
-    negatives: Literal["view", "clip", "batch_noself", "batch"] = "view",
+    negatives: Literal["window", "clip", "batch_noself", "batch"] = "window",
 ) -> Tensor:
-    """The loss of two views of each clip.
+    """The loss of two windows of each clip.
 
     Args:
         embeddings: (B, 2, T, C), of unit length.
         steps: (B, 2, T) frame numbers, in frames.
         valid: bool (B, 2, T), False at padding.
-        padding: int64 (P,), which of the B 2 T frames are padding, where the caller knows.
+        padding: int64 (P,), which of the B 2 T frames are padding; found from `valid` when None.
         temperature: tau.
         label_variance: sigma squared, in frames squared.
         label_mode: "official" lets a label underflow to zero in float32, and then skips its frame;
             "stable" computes labels in log space, so that every frame counts.
-        negatives: "view" compares a frame with those of the other view only, in (B, T, T); "clip"
-            with those of its own view too; "batch_noself" with those of the other view and of the
-            other clips, "batch" with all, in the whole (2 B T, 2 B T).
+        negatives: "window" compares a frame with those of the other window only, in (B, T, T);
+            "clip" with those of the same window too; "batch_noself" with those of the other window
+            and of the other clips, "batch" with all, in the whole (2 B T, 2 B T).
 
     Returns:
         A scalar, in the dtype of the embeddings.
@@ -69,14 +69,14 @@ def sequence_contrastive_loss(
     if padding is None:
         padding = (~valid).flatten().nonzero().flatten()
     further = _weight_of_padding(embeddings, padding, temperature)
-    if negatives != "view":
+    if negatives != "window":
         others = _weight_of_others(embeddings, valid, temperature, negatives)
         further = torch.logaddexp(further, others)
     total = products.new_zeros(())
-    for view in (0, 1):
+    for window in (0, 1):
         labels = gaussian_labels(distance, both, label_variance, label_mode)
         logits = products.masked_fill(~both, _least(products))
-        every = torch.logaddexp(logits.logsumexp(-1), further[:, view])  # finite
+        every = torch.logaddexp(logits.logsumexp(-1), further[:, window])  # finite
         shares = (logits - every[..., None]).exp()
         divergence = labels * (labels.clamp_min(1e-38).log() - (shares + _EPSILON).log())
         total = total + torch.where(both & (labels > 0), divergence, 0.0).sum()
@@ -118,17 +118,17 @@ def _weight_of_padding(embeddings: Tensor, padding: Tensor, temperature: float) 
 def _weight_of_others(
     embeddings: Tensor, valid: Tensor, temperature: float, negatives: str
 ) -> Tensor:
-    """(B, 2, T): log of exp(similarity) over negatives that are not of the clip's other view."""
-    clips, views, frames = valid.shape
+    """(B, 2, T): log of exp(similarity) over negatives that are not of the clip's other window."""
+    clips, windows, frames = valid.shape
     if negatives == "clip":
         own = embeddings / temperature @ embeddings.transpose(-1, -2)  # (B, 2, T, T)
         return own.masked_fill(~valid[:, :, None], _least(own)).logsumexp(-1)
     flat = embeddings.flatten(0, 2)
-    clip = torch.arange(clips, device=valid.device).repeat_interleave(views * frames)
+    clip = torch.arange(clips, device=valid.device).repeat_interleave(windows * frames)
     is_counted = (clip[:, None] != clip) & valid.flatten()
     if negatives == "batch":
-        view = torch.arange(clips * views, device=valid.device).repeat_interleave(frames)
-        is_counted |= (view[:, None] == view) & valid.flatten()
+        window = torch.arange(clips * windows, device=valid.device).repeat_interleave(frames)
+        is_counted |= (window[:, None] == window) & valid.flatten()
     similar = flat / temperature @ flat.T
     return similar.masked_fill(~is_counted, _least(similar)).logsumexp(-1).view(valid.shape)
 

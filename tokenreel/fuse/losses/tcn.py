@@ -1,4 +1,4 @@
-"""Time-contrastive loss of one view (Sermanet et al., 2018), the n-pairs form of TCC and CARL.
+"""Time-contrastive loss of one window (Sermanet et al., 2018), the n-pairs form of TCC and CARL.
 
 A sequence holds an anchor a_i and its positive p_i in turn, the positive a few frames before; an
 anchor's negatives are the other positives of the sequence: -log exp(a_i p_i) / sum_j exp(a_i p_j).

@@ -95,7 +95,7 @@ def phase_bridges(valid: Tensor, labels: Tensor, rng: np.random.Generator) -> Br
 
     Args:
         valid: bool (S, T), False at padding, which is at the end.
-        labels: int64 (S, T), -1 where a frame has none; only where they change is asked for.
+        labels: int64 (S, T), -1 where a frame has none; only where they change counts.
         rng: where middles are drawn from.
 
     Returns:

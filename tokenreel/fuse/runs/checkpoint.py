@@ -1,6 +1,6 @@
 """Checkpoints: whole or absent, and all that an exact resume needs.
 
-There is no random state in them: the order of the clips and the views are functions of data.seed
+There is no random state in them: the order of the clips and the windows are functions of data.seed
 and epoch, the dropout of a step of seed, epoch and step.
 """
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from tokenreel.cache.canonical import field_differences
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.files import write_whole
 from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.runs.provenance import with_later_fields
 
 __all__ = [
     "FIELDS",
@@ -27,7 +27,6 @@ __all__ = [
     "require_config",
     "restore_weights",
     "save_checkpoint",
-    "with_later_fields",
 ]
 
 KINDS = {
@@ -39,7 +38,7 @@ KINDS = {
     "scaler": dict,
 }
 FIELDS = frozenset(KINDS)
-MODEL_FIELDS = ("model", "pooling", "temporal", "loss")  # of a config: what has weights
+MODEL_FIELDS = ("pooling", "temporal", "loss")  # of a config: what has weights
 # Of them, those that may differ where all weights fit: blocks are those of the store.
 FREE_FIELDS = ("pooling.blocks", "temporal.dropout", "temporal.l2_normalise", "loss.")
 
@@ -82,20 +81,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if missing:
         raise Damaged(f"{path}: a checkpoint without {', '.join(sorted(missing))}")
     return state
-
-
-def with_later_fields(config: Any) -> Any:
-    """A config as this version would write it: the default of a new field is what was before it.
-
-    Before `data.seed` the order of clips was that of the run's seed.  A config that this version
-    does not know stays as it is, and differs from all others.
-    """
-    if isinstance(config, dict) and isinstance(config.get("data"), dict) and "seed" in config:
-        config = config | {"data": {"seed": config["seed"]} | config["data"]}
-    try:
-        return FuseConfig.model_validate(config).model_dump(mode="json")
-    except ValidationError:
-        return config
 
 
 def require_config(path: Path, config: FuseConfig, state: Mapping[str, Any]) -> None:

@@ -1,9 +1,10 @@
-"""What run.json says of a run, and whether its model can read a store."""
+"""Provenance of a run: run.json, and whether the model of a run can read a store."""
 
+import functools
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,18 @@ from tokenreel.cache.canonical import canonical_json, field_differences
 from tokenreel.cache.embeddings import with_current_names
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import Store
+from tokenreel.fuse.config.model import POOLINGS
 from tokenreel.fuse.config.run import FuseConfig
-from tokenreel.fuse.data.requirements import labelled_clips, uses_tokens
+from tokenreel.fuse.data.requirements import labelled_clips
 
 __all__ = [
     "describe_run",
     "describe_store",
-    "read_about",
     "read_config",
+    "read_provenance",
     "require_init",
     "require_same_tokens",
+    "with_later_fields",
 ]
 
 log = logging.getLogger(__name__)
@@ -33,13 +36,12 @@ PREPROCESSING = ("image_size", "transform", "frames")
 
 def describe_run(config: FuseConfig, store: Store, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """What run.json says of a run."""
-    is_trained = config.model == "mvformer" and config.optim.epochs > 0
-    has_weights = is_trained or config.model == "frozen" or config.init is not None
+    is_trained = config.optim.epochs > 0
     about = {
         **provenance,
         "config": config.model_dump(mode="json"),
         "seed": config.seed,
-        "model": config.model if has_weights else "untrained",
+        "model": "mvformer" if is_trained or config.init is not None else "untrained",
         "augmentation": _augmentation(config, store) if is_trained else _inherited(config),
         **describe_store(store),
         "blocks": list(config.pooling.blocks or store.identity.blocks),
@@ -56,7 +58,7 @@ def describe_run(config: FuseConfig, store: Store, provenance: Mapping[str, Any]
 
 def _augmentation(config: FuseConfig, store: Store) -> str:
     """What was changed in the frames that a run trained on, in a few words for the tables."""
-    tokens = config.augment.describe(sees_tokens=uses_tokens(config))
+    tokens = config.augment.describe(sees_tokens=config.pooling.uses_tokens)
     if config.data.views == "clean":
         return tokens
     stored = f"{store.identity.num_views - 1} stored view(s)"
@@ -68,7 +70,7 @@ def _inherited(config: FuseConfig) -> str:
     """The augmentation of the run whose weights are taken as they are; none without one."""
     if config.init is None or not (Path(config.init) / "run.json").exists():
         return "none"
-    return str(read_about(Path(config.init)).get("augmentation", "none"))
+    return str(read_provenance(Path(config.init)).get("augmentation", "none"))
 
 
 def describe_store(store: Store) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def _init_digest(run: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
-def read_about(run: Path) -> dict[str, Any]:
+def read_provenance(run: Path) -> dict[str, Any]:
     """What run.json says.
 
     Raises:
@@ -139,7 +141,7 @@ def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
         WrongIdentity: tokens of another backbone, or of other weights; the fields that differ.
         Damaged: a run of a version that did not record what its tokens were.
     """
-    about = read_about(run)
+    about = read_provenance(run)
     lacks = {"config", "blocks", "store_identity", "store_fingerprint"} - about.keys()
     if lacks:
         raise Damaged(
@@ -184,7 +186,7 @@ def require_init(about: Mapping[str, Any]) -> None:
             f"init={run}: no {run / 'checkpoint.pt'}; name the folder of a trained run"
         )
     held, asked = (sorted(of["blocks"]) for of in (require_same_tokens(run, about), about))
-    if held != asked and uses_tokens(config):
+    if held != asked and config.pooling.uses_tokens:
         raise WrongIdentity(
             f"init={run} pools other blocks:\n  blocks: it has {held}, asked {asked}\n"
             f"set pooling.blocks={','.join(map(str, held))} if the store has them"
@@ -199,13 +201,20 @@ def read_config(run: Path, about: Mapping[str, Any]) -> FuseConfig:
         about: what its run.json says.
 
     Raises:
+        UsageError: it trained nothing; the command that made of its frozen features what it did.
         Damaged: a config of another version, or none; the fields that are wrong, and what to do.
     """
+    config = about.get("config")
+    if isinstance(config, dict) and config.get("model") == "frozen":
+        raise UsageError(
+            f"{run} is of model=frozen, which trains nothing: type `evaluate frozen STORE`; the "
+            f"embeddings that it has are evaluated as before, `evaluate all {run}`"
+        )
     try:
-        return FuseConfig.model_validate(about.get("config"))
+        return FuseConfig.model_validate(_upgraded(config))
     except ValidationError as error:
         rows = "\n".join(
-            f"  {'.'.join(['config', *map(str, item['loc'])])}: {item['msg']}"
+            f"  {'.'.join(['config', *_as_typed(item['loc'])])}: {item['msg']}"
             for item in error.errors()
         )
         raise Damaged(
@@ -213,3 +222,56 @@ def read_config(run: Path, about: Mapping[str, Any]) -> FuseConfig:
             f"use the version that trained it (commit {about.get('commit', 'not recorded')}), or "
             "train it again with another --out"
         ) from error
+
+
+def _as_typed(where: Sequence[int | str]) -> list[str]:
+    """A field's name: pydantic adds the kind of a group to it."""
+    field = FuseConfig.model_fields.get(str(where[0])) if where else None
+    has_kinds = field is not None and field.discriminator is not None
+    return [str(part) for place, part in enumerate(where) if not (has_kinds and place == 1)]
+
+
+def with_later_fields(config: Any) -> Any:
+    """A config as this version would write it: the default of a new field is what was before it.
+
+    A config that this version does not know stays as it is, and differs from all others.
+    """
+    try:
+        return FuseConfig.model_validate(_upgraded(config)).model_dump(mode="json")
+    except ValidationError:
+        return config
+
+
+def _upgraded(config: Any) -> Any:
+    """A config of an earlier version without what is not used any more, as a line says.
+
+    Before `data.seed` the order of clips was that of the run's seed; until `pooling.kind` chose a
+    group of fields, all kinds had those of all; augmentation of tokens was ignored where none are
+    pooled; and there was `model`.
+    """
+    if not isinstance(config, dict):
+        return config
+    config = {name: dict(v) if isinstance(v, dict) else v for name, v in config.items()}
+    if isinstance(config.get("data"), dict) and "seed" in config:
+        config["data"] = {"seed": config["seed"]} | config["data"]
+    dropped = []
+    if config.get("model") == "mvformer":
+        dropped.append(f"model={config.pop('model')}")
+    pooling, augment = config.get("pooling"), config.get("augment")
+    kind = POOLINGS.get(pooling.get("kind", "")) if isinstance(pooling, dict) else None
+    if isinstance(pooling, dict) and kind is not None:
+        every = {name for other in POOLINGS.values() for name in other.model_fields}
+        for name in sorted(pooling.keys() & every - kind.model_fields.keys()):
+            dropped.append(f"pooling.{name}={pooling.pop(name)}")
+        if isinstance(augment, dict) and not kind().uses_tokens:
+            for name in ("crop", "dropout", "flip"):
+                if augment.pop(name, None) not in (None, 1.0, 0.0):
+                    dropped.append(f"augment.{name}")
+    if dropped:
+        _log_dropped(", ".join(dropped))
+    return config
+
+
+@functools.cache
+def _log_dropped(fields: str) -> None:
+    log.info("config of an earlier version: %s: of no effect, dropped", fields)

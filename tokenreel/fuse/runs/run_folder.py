@@ -21,19 +21,23 @@ from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import EmbeddingFileError, UsageError, WrongIdentity
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.write.claims import ClaimHeld, take_claim
-from tokenreel.fuse.runs.checkpoint import with_later_fields
-from tokenreel.fuse.runs.provenance import read_about, require_init
+from tokenreel.fuse.runs.provenance import read_provenance, require_init, with_later_fields
 
 __all__ = ["RunFolder", "RunLocked"]
 
 log = logging.getLogger(__name__)
 
-FILES = ("run.json", "checkpoint.pt", "metrics.jsonl", "embeddings.h5")  # of whoever has the lock
+FILES = (
+    "run.json",
+    "checkpoint.pt",
+    "metrics.jsonl",
+    "embeddings.h5",
+)  # of the process that has the lock
 IDENTITY = ("config", "store_fingerprint", "store_clips_sha256", "init_sha256")
 LATER = ("labels_sha256",)  # part of it too, but earlier versions did not write it
 MADE = ("checkpoint.pt", "metrics.jsonl", "embeddings.h5")  # by a run that began
 BEAT_SECONDS = 30.0
-STALE_SECONDS = 3600.0  # a lock of another host that nobody touched for so long is dead
+STALE_SECONDS = 3600.0  # a lock of another host, untouched for this long, is dead
 
 
 class RunLocked(ClaimHeld):
@@ -85,7 +89,7 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Unlock; a run that could not begin leaves nothing that would stand in another's way."""
+        """Unlock; a run that could not begin leaves nothing behind."""
         if self._is_new and not any((self.path / name).exists() for name in MADE):
             (self.path / "run.json").unlink(missing_ok=True)
         self._lock.release()
@@ -94,7 +98,7 @@ class RunFolder:
                 self.path.rmdir()
 
     def beat(self) -> None:
-        """Say that the process lives; cheap enough for every step."""
+        """Heartbeat of the process; cheap enough for every step."""
         if time.monotonic() - self._beaten > BEAT_SECONDS:
             self._lock.beat()
             self._beaten = time.monotonic()
@@ -124,7 +128,7 @@ class RunFolder:
         path = self.path / "run.json"
         self._is_new = not path.exists()
         if not self._is_new:
-            self._require(read_about(self.path), self.path)
+            self._require(read_provenance(self.path), self.path)
         else:
             write_whole(path, canonical_json(self.about))
 

@@ -1,6 +1,6 @@
-"""The model of phase 2: pooling, temporal fusion, and the head that only the loss sees.
+"""MV-Former: pooling, temporal fusion, the head that only the loss sees, and the loss of a batch.
 
-Shapes: F distinct frames, N spatial tokens, D channels of all blocks together, B clips, V views,
+Shapes: F distinct frames, N spatial tokens, D channels of all blocks together, B clips, V windows,
 T frames of a sequence, E entities, C channels.
 """
 
@@ -10,20 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tokenreel.fuse.config.model import LstpConfig
 from tokenreel.fuse.config.run import FuseConfig
-from tokenreel.fuse.data.augment import ViewTokens, augment_views
+from tokenreel.fuse.data.augment import WindowTokens, augment_windows
 from tokenreel.fuse.data.batches import Batch
 from tokenreel.fuse.distributed.global_layers import place_dropouts
 from tokenreel.fuse.distributed.world import ALONE, World, gather_clips
 from tokenreel.fuse.kernels import CodedTokens
 from tokenreel.fuse.layers.conv3d import ConvolutionalFusion
-from tokenreel.fuse.layers.pooling import (
-    AttendedTokens,
-    FixedWidth,
-    Lstp,
-    make_pooling,
-    pool_frozen,
-)
+from tokenreel.fuse.layers.pooling import AttendedTokens, Lstp, Tokens, make_pooling
 from tokenreel.fuse.layers.temporal import TemporalFusion
 from tokenreel.fuse.losses import LOSSES, LossInput
 from tokenreel.fuse.losses.heads import apply_head, make_head
@@ -60,53 +55,25 @@ class FusionModel(nn.Module):
                     "temporal.kind=conv3d needs the grid of the tokens: none was given"
                 )
             return ConvolutionalFusion(config, channels=dim, grid=grid)
-        if self.pooling is not None:
-            entities = self.config.pooling.total_entities
-            return TemporalFusion(
-                config, channels=self.pooling.channels, num_entities=entities, train_frames=frames
-            )
-        # Late fusion has one entity and no ID for it.
-        config = config.model_copy(update={"entity_ids": "none"})
-        channels = cls_dim if self.config.pooling.kind == "cls" else dim
-        return TemporalFusion(config, channels=channels, num_entities=1, train_frames=frames)
+        pooling = self.config.pooling
+        if not pooling.makes_entities:  # late fusion has one entity and no ID for it
+            config = config.with_(entity_ids="none")
+        return TemporalFusion(
+            config,
+            channels=self.pooling.channels,
+            num_entities=pooling.total_entities,
+            train_frames=frames,
+        )
 
     def pool(
         self,
-        tokens: CodedTokens | AttendedTokens | Tensor | None,
+        tokens: Tokens | None,
         cls: Tensor | None,
         hidden: Tensor | None = None,
         context: Tensor | None = None,
     ) -> Tensor:
-        """Entities of distinct frames.
-
-        Args:
-            tokens: (F, N, D), as codes or floats, or attended to already; None where only CLS is
-                used.
-            cls: (F, D of CLS), None where only tokens are used.
-            hidden: bool (F, N), True at tokens that must not be seen, or None.
-            context: (F, K, D of CLS), what dynamic queries are made from; the frame's own CLS, K
-                = 1, when None.
-
-        Returns:
-            (F, E, C), the dynamic ones last, K times over; (F, N, D) where the grid stays whole.
-        """
-        if isinstance(self.pooling, Lstp):
-            assert tokens is not None
-            pooled: Tensor = self.pooling(tokens, hidden, self._context(cls, context))[0]
-            return pooled
-        if isinstance(self.pooling, FixedWidth):
-            assert cls is not None
-            entities: Tensor = self.pooling(cls)
-            return entities
-        if self.config.pooling.kind == "cls":
-            assert cls is not None
-            return cls[:, None]
-        assert tokens is not None
-        assert not isinstance(tokens, AttendedTokens)
-        floats = tokens.decode() if isinstance(tokens, CodedTokens) else tokens
-        if self.config.pooling.kind == "grid":
-            return floats if hidden is None else floats.masked_fill(hidden[..., None], 0.0)
-        return pool_frozen(floats, self.config.pooling.kind, hidden)[:, None]
+        """Entities of distinct frames: :class:`tokenreel.fuse.layers.pooling.Pooling`."""
+        return self.pooling(tokens, cls, hidden, context)
 
     def attention(
         self,
@@ -122,13 +89,13 @@ class FusionModel(nn.Module):
         """
         if not isinstance(self.pooling, Lstp):
             raise ValueError(f"pooling.kind={self.config.pooling.kind} has no attention to show")
-        context = self._context(cls, context)
-        attention: Tensor = self.pooling(tokens, hidden, context, with_attention=True)[1]
+        attention = self.pooling.attend(tokens, cls, hidden, context, with_attention=True)[1]
+        assert attention is not None
         return attention
 
-    def pool_views(
+    def pool_windows(
         self,
-        tokens: CodedTokens | AttendedTokens | Tensor | None,
+        tokens: Tokens | None,
         cls: Tensor | None,
         gather: Tensor,
         hidden: Tensor | None = None,
@@ -144,22 +111,23 @@ class FusionModel(nn.Module):
         Returns:
             (B V, T, E, C).
         """
-        if not self._asks_the_sequence:
+        pooling = self.config.pooling
+        if not (isinstance(pooling, LstpConfig) and pooling.asks_sequence):
             return self.pool(tokens, cls, hidden)[gather].flatten(0, 1)
         assert cls is not None
-        context = self._context_of_views(cls, gather)
-        views = range(gather.shape[1])
-        if self.config.pooling.disjoint:  # entities take tokens from those of their own view alone
+        context = _context_of_windows(cls, gather, pooling)
+        windows = range(gather.shape[1])
+        if pooling.disjoint:  # entities take tokens from those of their own window alone
             parts = [
-                self.pool(tokens, cls, hidden, context[:, view, None])[gather[:, view]]
-                for view in views
+                self.pool(tokens, cls, hidden, context[:, window, None])[gather[:, window]]
+                for window in windows
             ]
             return torch.stack(parts, dim=1).flatten(0, 1)
         entities = self.pool(tokens, cls, hidden, context)[gather]  # (B, V, T, E, C)
-        # Every frame has the dynamic entities of all views.
-        static = self.config.pooling.num_entities
-        dynamic = entities[..., static:, :].unflatten(3, (len(views), -1))
-        own = torch.stack([dynamic[:, view, :, view] for view in views], dim=1)
+        # Every frame has the dynamic entities of all windows.
+        static = pooling.num_entities
+        dynamic = entities[..., static:, :].unflatten(3, (len(windows), -1))
+        own = torch.stack([dynamic[:, window, :, window] for window in windows], dim=1)
         return torch.cat([entities[..., :static, :], own], dim=3).flatten(0, 1)
 
     def sequence_context(self, cls: Tensor) -> Tensor:
@@ -171,36 +139,12 @@ class FusionModel(nn.Module):
         Returns:
             (T, 1, D of CLS).
         """
-        how = self.config.pooling.dynamic
-        if how == "separate":
-            return cls[:, None]
-        one = cls[:1] if how == "first" else cls.mean(dim=0, keepdim=True)
-        return one[None].expand(len(cls), -1, -1)
-
-    @property
-    def _asks_the_sequence(self) -> bool:
         pooling = self.config.pooling
-        return bool(pooling.num_dynamic) and pooling.dynamic != "separate"
-
-    def _context(self, cls: Tensor | None, context: Tensor | None) -> Tensor | None:
-        if context is not None or not self.config.pooling.num_dynamic:
-            return context
-        if self._asks_the_sequence or cls is None:
-            raise ValueError(
-                f"pooling.dynamic={self.config.pooling.dynamic} needs the CLS vectors of the "
-                "sequence: give a context"
-            )
-        return cls[:, None]
-
-    def _context_of_views(self, cls: Tensor, gather: Tensor) -> Tensor:
-        """(F, V, D of CLS): for each distinct frame the contexts of all views of its clip."""
-        of_positions = cls[gather]  # (B, V, T, D)
-        is_first = self.config.pooling.dynamic == "first"
-        of_views = of_positions[:, :, 0] if is_first else of_positions.mean(dim=2)
-        clip = torch.zeros(len(cls), dtype=torch.long, device=gather.device)
-        for number, frames in enumerate(gather.flatten(1)):
-            clip[frames] = number
-        return of_views[clip]
+        assert isinstance(pooling, LstpConfig)
+        if pooling.dynamic == "separate":
+            return cls[:, None]
+        one = cls[:1] if pooling.dynamic == "first" else cls.mean(dim=0, keepdim=True)
+        return one[None].expand(len(cls), -1, -1)
 
     def fuse(self, entities: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, T, E, C) -> embeddings (B, T, C)."""
@@ -210,6 +154,17 @@ class FusionModel(nn.Module):
     def project(self, embeddings: Tensor) -> Tensor:
         """Embeddings (B, T, C) as the loss sees them; most losses see them as they are."""
         return apply_head(self.projection, self.config.loss, embeddings)
+
+
+def _context_of_windows(cls: Tensor, gather: Tensor, config: LstpConfig) -> Tensor:
+    """(F, V, D of CLS): for each distinct frame the contexts of all windows of its clip."""
+    of_positions = cls[gather]  # (B, V, T, D)
+    is_first = config.dynamic == "first"
+    of_windows = of_positions[:, :, 0] if is_first else of_positions.mean(dim=2)
+    clip = torch.zeros(len(cls), dtype=torch.long, device=gather.device)
+    for number, frames in enumerate(gather.flatten(1)):
+        clip[frames] = number
+    return of_windows[clip]
 
 
 def build_model(
@@ -235,7 +190,7 @@ def build_model(
 
 
 def precision_of(word: str, device: torch.device) -> torch.dtype:
-    """What "auto" is on a device: bfloat16 on a GPU, float32 elsewhere; or what was asked for."""
+    """The requested precision; "auto" is bfloat16 on a GPU, float32 elsewhere."""
     if word == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return {
@@ -257,7 +212,7 @@ def batch_loss(
     """The loss of a batch, float32; in every process that of the whole batch.
 
     Args:
-        model: pools and fuses the own clips.
+        model: pools and fuses the local clips (this rank).
         batch: the step.
         config: of the run.
         rng: where augmentation and loss draw from, the same in every process.
@@ -270,20 +225,20 @@ def batch_loss(
     seed = int(rng.integers(2**63))  # drawn in every process, by every config
     precision = precision_of(config.optim.precision, device)
     with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        seen = ViewTokens(batch.frames.tokens_for(config), batch.frames.cls, batch.gather)
+        seen = WindowTokens(batch.frames.tokens_for(config), batch.frames.cls, batch.gather)
         if model.training and config.augment.changes_tokens:
             clips = batch.clip_ids[batch.own]
-            seen = augment_views(
+            seen = augment_windows(
                 seen,
                 config.augment,
                 grid=batch.grid,
                 clip_ids=clips,
                 seed=seed,
-                knows_places=config.pooling.kind == "grid",
+                is_spatial=config.pooling.kind == "grid",
             )
         tokens = seen.tokens if attended is None else attended
-        views = model.pool_views(tokens, seen.cls, seen.gather, seen.hidden)
-        embeddings = model.project(model.fuse(views, batch.valid[batch.own].flatten(0, 1)))
+        windows = model.pool_windows(tokens, seen.cls, seen.gather, seen.hidden)
+        embeddings = model.project(model.fuse(windows, batch.valid[batch.own].flatten(0, 1)))
     embeddings = embeddings.float().unflatten(0, batch.gather.shape[:2])
     inputs = LossInput(
         embeddings=gather_clips(embeddings, len(batch.clip_ids), batch.own, world),

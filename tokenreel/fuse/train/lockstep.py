@@ -91,7 +91,7 @@ def fit(
 
 
 def _step(active: Sequence[Run], place: Place, batch: Batch) -> dict[Run, TokenReelError]:
-    """Every run whose turn it is takes its step; those that failed, each with its error."""
+    """Every run at this position takes its step; those that failed, each with its error."""
     failed: dict[Run, TokenReelError] = {}
     due = [run for run in active if run.position == (place.epoch, place.step)]
     with share_attention([run.model for run in due], batch.frames) as attended:
@@ -123,11 +123,11 @@ def _training_clips(
             f"data.held_out={share}: the training clips of {source.store.path} are one group or "
             "video, none can be held out"
         )
-    for what, some in (("left", clips), ("held-out", held_out)):
-        if some and not plan_epoch(some, Sampling.of(config), 0):
+    for what, chosen in (("left", clips), ("held-out", held_out)):
+        if chosen and not plan_epoch(chosen, Sampling.of(config), 0):
             raise UsageError(
-                f"data.held_out={share}: no two of the {len(some)} {what} clips are of one action, "
-                f"as loss.name={config.loss.name} wants: change it, or set loss.pairs=views"
+                f"data.held_out={share}: no two of the {len(chosen)} {what} clips have one action, "
+                f"as loss.name={config.loss.name} wants: change it, or set loss.pairs=windows"
             )
     short = sum(record.num_frames < num_frames for record in clips)
     if short:
@@ -150,7 +150,7 @@ def _end_epoch(
     epoch: int,
     bar: Progress,
 ) -> dict[Run, TokenReelError]:
-    """Every run whose epoch it is closes it; those that failed, each with its error."""
+    """Every run in this epoch closes it; those that failed, each with its error."""
     failed: dict[Run, TokenReelError] = {}
     ending = [run for run in active if run.position[0] == epoch]
     observers = [run for run in ending if run.wants_held_out(epoch)]
@@ -167,7 +167,7 @@ def _end_epoch(
 def _held_out_batches(
     source: TokenSource, clips: Sequence[ClipRecord], run: Run
 ) -> Iterator[Batch]:
-    """The same views of the held-out clips at every epoch, in batches as the loss wants them."""
+    """The same windows of the held-out clips at every epoch, in batches as the loss wants them."""
     world = run.world
     for numbers in plan_epoch(clips, run.sampling, 0):
         yield make_batch(
@@ -180,7 +180,7 @@ def _save_and_stop(active: Sequence[Run]) -> None:
         run.save()
         epoch, number = run.position
         log.warning(
-            "told to stop: %s saved at epoch %d, step %d; run it again to go on",
+            "received SIGTERM: %s saved at epoch %d, step %d; rerun to resume",
             run.out,
             epoch,
             number,
@@ -194,7 +194,7 @@ def _stop_on_sigterm() -> Iterator[list[bool]]:
     stopped: list[bool] = []
     try:
         former = signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
-    except ValueError:  # not the main thread: whoever owns the process handles signals
+    except ValueError:  # not the main thread: the owner of the process handles signals
         yield stopped
         return
     try:

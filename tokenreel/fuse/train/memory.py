@@ -49,8 +49,6 @@ def run_bytes(config: FuseConfig, source: TokenSource) -> int:
     """
     frames = sum(record.num_frames for record in source.store.records.values())
     embeddings = frames * config.temporal.embedding * 4
-    if config.model == "frozen":
-        return frames * source.dim(config) * 4
     with torch.device("meta"):
         model = build_model(
             config,
@@ -72,7 +70,7 @@ def attended_bytes(config: FuseConfig, source: TokenSource) -> int:
         return 0
     grid = source.grid[0] * source.grid[1]
     row = 2 * source.dim(config) + grid
-    return 4 * source.frames_at_once * config.pooling.num_entities * row
+    return 4 * source.frames_at_once * config.pooling.total_entities * row
 
 
 def most_frames(config: FuseConfig, store: Store, *, world: int = 1) -> int:
@@ -85,7 +83,7 @@ def most_frames(config: FuseConfig, store: Store, *, world: int = 1) -> int:
     """
     longest = max(record.num_frames for record in store.records.values())
     most = min(FRAMES_AT_ONCE, longest)
-    if config.model == "frozen" or not config.optim.epochs:
+    if not config.optim.epochs:
         return most
     views = 1 if config.data.views == "clean" else 2
     for clips in hold_out(training_clips(config, store), config.data.held_out):

@@ -72,7 +72,7 @@ class Run:
     Args:
         config: of the run.
         source: where its batches come from; tells the sizes of the model and the device.
-        out: folder of the run; goes on from its checkpoint where there is one.
+        out: folder of the run; resumes from its checkpoint where there is one.
         world: the processes that share each batch.
 
     Attributes:
@@ -253,7 +253,7 @@ class Run:
         if self.world.is_first:
             kept = metrics.read_text().splitlines()[:epoch] if metrics.exists() else []
             write_whole(metrics, "".join(f"{line}\n" for line in kept).encode())
-        log.info("%s goes on at epoch %d, step %d", self.out, epoch, number)
+        log.info("%s resumes at epoch %d, step %d", self.out, epoch, number)
 
     def _log(self, line: dict[str, Any]) -> None:
         if not self.world.is_first:

@@ -2,7 +2,7 @@
 
 On a CPU a step is bound by its memory and by turning codes into floats: the compiled loops do both
 once for all models, and a run still ends with the bytes of the same run alone.  On a GPU the fused
-kernel is another model's own, and nothing is shared.
+kernel runs for each model alone, and nothing is shared.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tokenreel.fuse.config.model import LstpConfig
 from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.fuse.data.frames import Frames
 from tokenreel.fuse.kernels import CodedTokens
@@ -48,16 +49,17 @@ def share_attention(
     shared = [
         _attend(group, frames.coded(blocks)) for blocks, group in groups.items() if len(group) > 1
     ]
-    yield {model: one for some in shared for model, one in some.attended.items()}
-    for some in shared:
-        some.backward()
+    yield {model: tokens for group in shared for model, tokens in group.attended.items()}
+    for group in shared:
+        group.backward()
 
 
 def may_share(config: FuseConfig, device: torch.device) -> bool:
     """Whether a model of a config attends in one pass over tokens as they are stored, on a CPU."""
     pooling = config.pooling
-    takes_two = pooling.num_dynamic > 0 or pooling.normalise_keys or pooling.disjoint
-    if pooling.kind != "lstp" or takes_two or config.augment.changes_tokens:
+    if not isinstance(pooling, LstpConfig) or config.augment.changes_tokens:
+        return False
+    if pooling.num_dynamic or pooling.normalise_keys or pooling.disjoint:
         return False
     is_absorbed = wanted_word(None) in ("auto", "absorbed") and device.type == "cpu"
     return is_absorbed and loops_obstacle() is None
@@ -88,11 +90,11 @@ class _Shared:
 
     def backward(self) -> None:
         """From the gradients of what was attended to, where there are any, the queries' own."""
-        pooled = [one.pooled for one in self.attended.values()]
+        attended = [tokens.pooled for tokens in self.attended.values()]
         parts = [
-            (queries, one.grad.contiguous(), outputs)
-            for queries, one, outputs in zip(self.queries, pooled, self.outputs, strict=True)
-            if one.grad is not None
+            (queries, pooled.grad.contiguous(), outputs)
+            for queries, pooled, outputs in zip(self.queries, attended, self.outputs, strict=True)
+            if pooled.grad is not None
         ]
         if not parts:
             return

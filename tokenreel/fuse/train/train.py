@@ -3,7 +3,7 @@
 Runs are grouped by store and sampling, whatever their seeds; memory decides how many of a group
 train together.  What stays in memory is read once, for all groups that read the same of a store.
 Each run has its own folder, checkpoint and random numbers, so it ends with the bytes of the same
-run trained alone, and goes on from where it was killed.
+run trained alone, and resumes where it was killed.
 """
 
 import logging
@@ -83,17 +83,16 @@ def train(
     progress: bool = True,
     provenance: dict[str, Any] | None = None,
 ) -> RunResult:
-    """Train, or go on training, and write the embeddings of every split.
+    """Train or resume one run, then write the embeddings of every split: lock-step training of one.
 
     Args:
         config: the run.
         store: its token store.
         out: folder of the run.
-        device: "auto", "cpu" or "cuda".
-        placement: where codes stay: "disk", "ram", "gpu" or "auto".
-        memory_bytes: most that codes may take in memory, those that stay and the batches on their
-            way; None for half of what is available.
-        progress: show bars.
+        device: as in :func:`train_together`, like all further ones.
+        placement: as there.
+        memory_bytes: as there.
+        progress: as there.
         provenance: recipe, commit and the like, copied into the embedding file.
 
     Raises:
@@ -119,7 +118,7 @@ def train_together(
     memory_bytes: int | None = None,
     progress: bool = True,
 ) -> list[RunResult]:
-    """Train runs in lock-step, or go on training them, and write the embeddings of every split.
+    """Train or resume runs in lock-step, and write the embeddings of every split.
 
     Args:
         jobs: the runs, each in its own folder.
@@ -130,7 +129,7 @@ def train_together(
         progress: show bars.
 
     Returns:
-        One result for each job, in order.  A run that fails has its error, and the others go on:
+        One result for each job, in order.  A run that fails has its error, and the others continue:
         a store without training clips or without what its config needs, a folder that holds
         another run or that another process works in, a loss that is not finite.
 
@@ -145,11 +144,11 @@ def train_together(
     errors: dict[Path, TokenReelError] = {}
     with ExitStack() as stack:
         world = stack.enter_context(world_from_torchrun(where))
-        waiting = [_prepare(job, stores[job.store], stack, world, errors) for job in jobs]
-        done = [one.folder.embeddings for one in waiting if one.is_done]
-        left = [one for one in waiting if not one.is_done and one.job.out not in errors]
+        prepared = [_prepare(job, stores[job.store], stack, world, errors) for job in jobs]
+        done = [run.folder.embeddings for run in prepared if run.is_done]
+        left = [run for run in prepared if not run.is_done and run.job.out not in errors]
         for (path, _, frames), groups in _with_same_tokens(_groups(left), stores, world).items():
-            configs = [one.job.config for group in groups for one in group]
+            configs = [run.job.config for group in groups for run in group]
             make_source = cache(
                 partial(
                     TokenSource,
@@ -165,18 +164,18 @@ def train_together(
                 errors |= _train_group(group, make_source, world, progress=progress)
     return [
         RunResult(
-            one.job.out,
-            one.folder.embeddings,
-            one.folder.embeddings in done,
-            errors.get(one.job.out),
+            run.job.out,
+            run.folder.embeddings,
+            run.folder.embeddings in done,
+            errors.get(run.job.out),
         )
-        for one in waiting
+        for run in prepared
     ]
 
 
 def _prepare(
     job: Job, store: Store, stack: ExitStack, world: World, errors: dict[Path, TokenReelError]
-) -> "_Waiting":
+) -> "_Prepared":
     """Lock the folder of a run and see whether it is done; what is wrong goes to `errors`."""
     folder = RunFolder(job.out, describe_run(job.config, store, job.provenance))
     error: TokenReelError | None = None
@@ -193,11 +192,11 @@ def _prepare(
         errors[job.out] = error
     if is_done:
         log.info("%s is done already", job.out)
-    return _Waiting(job, folder, is_done)
+    return _Prepared(job, folder, is_done)
 
 
 @dataclass(frozen=True, eq=False)
-class _Waiting:
+class _Prepared:
     job: Job
     folder: RunFolder
     is_done: bool
@@ -206,31 +205,30 @@ class _Waiting:
 _Stream = tuple[Path, Sampling | None]
 
 
-def _groups(waiting: Sequence[_Waiting]) -> dict[_Stream, list[_Waiting]]:
+def _groups(prepared: Sequence[_Prepared]) -> dict[_Stream, list[_Prepared]]:
     """Runs that may share a stream; runs without training are one group of their store."""
-    groups: dict[_Stream, list[_Waiting]] = {}
-    for one in waiting:
-        config = one.job.config
-        is_trained = config.model != "frozen" and config.optim.epochs > 0
-        key = (one.job.store, Sampling.of(config) if is_trained else None)
-        groups.setdefault(key, []).append(one)
+    groups: dict[_Stream, list[_Prepared]] = {}
+    for run in prepared:
+        config = run.job.config
+        key = (run.job.store, Sampling.of(config) if config.optim.epochs else None)
+        groups.setdefault(key, []).append(run)
     return groups
 
 
 def _with_same_tokens(
-    groups: dict[_Stream, list[_Waiting]], stores: dict[Path, Store], world: World
-) -> dict[tuple[Path, Wanted, int], list[list[_Waiting]]]:
+    groups: dict[_Stream, list[_Prepared]], stores: dict[Path, Store], world: World
+) -> dict[tuple[Path, Wanted, int], list[list[_Prepared]]]:
     """Groups that read the same of a store, and as many frames at once: they decide what fits."""
-    found: dict[tuple[Path, Wanted, int], list[list[_Waiting]]] = {}
+    found: dict[tuple[Path, Wanted, int], list[list[_Prepared]]] = {}
     for (path, _), group in groups.items():
-        store, configs = stores[path], [one.job.config for one in group]
+        store, configs = stores[path], [run.job.config for run in group]
         frames = max(most_frames(config, store, world=world.size) for config in configs)
         found.setdefault((path, Wanted.of(configs, store), frames), []).append(group)
     return found
 
 
 def _train_group(
-    group: Sequence[_Waiting],
+    group: Sequence[_Prepared],
     make_source: Callable[[], TokenSource],
     world: World,
     *,
@@ -240,24 +238,24 @@ def _train_group(
     errors: dict[Path, TokenReelError] = {}
     try:
         source = make_source()
-        for some in _parts(group, source, world):
-            errors |= _train_and_embed(some, source, world, progress=progress)
+        for part in _parts(group, source, world):
+            errors |= _train_and_embed(part, source, world, progress=progress)
     except TokenReelError as error:  # of the store or the memory: of every run that reads it
         log.error("%s", error)
-        left = [one for one in group if not one.folder.embeddings.exists()]
-        told = error.with_traceback(None)  # whose frames hold the source and all that it keeps
-        errors = {one.job.out: told for one in left} | errors
+        left = [run for run in group if not run.folder.embeddings.exists()]
+        bare = error.with_traceback(None)  # its frames hold the source and all that it keeps
+        errors = {run.job.out: bare for run in left} | errors
     return errors
 
 
-def _parts(group: Sequence[_Waiting], source: TokenSource, world: World) -> list[list[_Waiting]]:
+def _parts(group: Sequence[_Prepared], source: TokenSource, world: World) -> list[list[_Prepared]]:
     """A group in parts that fit in memory together, alike everywhere."""
     if source.device.type == "cuda":
         free = torch.cuda.mem_get_info(source.device)[0]
     else:
         free = available_memory_bytes()
     room = max(0, free - source.unread_bytes) * MEMORY_SHARE
-    sizes = [run_bytes(one.job.config, source) for one in group]
+    sizes = [run_bytes(run.job.config, source) for run in group]
     parts = from_first(split_by_memory(sizes, room), world)
     if len(group) > 1:
         log.info(
@@ -271,37 +269,36 @@ def _parts(group: Sequence[_Waiting], source: TokenSource, world: World) -> list
 
 
 def _train_and_embed(
-    group: Sequence[_Waiting], source: TokenSource, world: World, *, progress: bool
+    group: Sequence[_Prepared], source: TokenSource, world: World, *, progress: bool
 ) -> dict[Path, TokenReelError]:
     def beat() -> None:
         if world.is_first:
-            for one in group:
-                one.folder.beat()
+            for run in group:
+                run.folder.beat()
 
-    runs: dict[_Waiting, Run] = {}
+    trained: dict[Path, Run] = {}
     failed: dict[Path, TokenReelError] = {}
-    for one in group:
-        if one.job.config.model != "frozen":
-            try:
-                runs[one] = Run(one.job.config, source, one.job.out, world=world)
-            except TokenReelError as error:  # a checkpoint that is torn or of another model
-                failed[one.job.out] = error.with_traceback(None)
+    for run in group:
+        out = run.job.out
+        try:
+            trained[out] = Run(run.job.config, source, out, world=world)
+        except TokenReelError as error:  # a checkpoint that is torn or of another model
+            failed[out] = error.with_traceback(None)
     try:
-        if runs:
-            found = fit(list(runs.values()), source, progress=progress, world=world, beat=beat)
-            failed |= {run.out: error for run, error in found.items()}
+        found = fit(list(trained.values()), source, progress=progress, world=world, beat=beat)
+        failed |= {run.out: error for run, error in found.items()}
     finally:
-        for run in runs.values():
-            run.close()
+        for training in trained.values():
+            training.close()
     embedders = [
         Embedder(
-            runs[one].model if one in runs else None,
-            one.job.config,
-            one.folder.embeddings,
-            {"run": one.job.out.name, **one.folder.about},
+            trained[run.job.out].model,
+            run.job.config,
+            run.folder.embeddings,
+            {"run": run.job.out.name, **run.folder.about},
         )
-        for one in group
-        if one.job.out not in failed
+        for run in group
+        if run.job.out not in failed
     ]
     if embedders and world.is_first:
         embed_together(source, embedders, progress=progress, beat=beat)

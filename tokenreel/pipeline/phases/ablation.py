@@ -21,18 +21,24 @@ from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.fuse.data.requirements import require_store
 from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS, RUNS, dataset_of, find_store
-from tokenreel.pipeline.override import apply_overrides, expand_grid
+from tokenreel.pipeline.override import expand_grid
 from tokenreel.pipeline.phases.ablation_table import (
     AblationRow,
     ablation_csv,
     format_ablation,
     values_of_rows,
 )
-from tokenreel.pipeline.phases.training import configure_run, folder_name, make_job
-from tokenreel.pipeline.recipes import RECIPES, TABLES, get_recipe
+from tokenreel.pipeline.phases.training import (
+    apply_words,
+    configure_run,
+    folder_name,
+    frozen_controls,
+    make_job,
+)
+from tokenreel.pipeline.recipes import FROZEN_CONTROLS, RECIPES, TABLES, get_recipe
 
 if TYPE_CHECKING:
-    from tokenreel.fuse.train.train import Job, RunResult
+    from tokenreel.fuse.train.train import Job
 
 __all__ = ["AblationReport", "ablate", "plan_jobs", "plan_rows", "substitutes"]
 
@@ -113,28 +119,27 @@ def ablate(
     if int(os.environ.get("RANK", "0")) > 0:  # of torchrun; the first process evaluates
         return AblationReport("", folder, tuple(problems))
     owners = {job.out.name: (row, seed) for row, seed, job in jobs}
+    files = [one.path / EMBEDDINGS for one in results if one.error is None]
+    controls = {row.recipe: row for row in rows if row.recipe in FROZEN_CONTROLS}
+    if controls:
+        owners |= {name: (row, 0) for name, row in controls.items()}
+        files += frozen_controls(jobs[0][2].store, folder, progress=progress)
     notes = substitutes(jobs)
-    text, left = _evaluate(rows, owners, results, folder, notes, progress=progress)
+    text, left = _evaluate(rows, owners, files, folder, notes, progress=progress)
     return AblationReport(text, folder, (*problems, *left))
 
 
 def _evaluate(
     rows: Sequence[AblationRow],
     owners: Mapping[str, tuple[AblationRow, int]],
-    results: Sequence["RunResult"],
+    files: Sequence[Path],
     folder: Path,
     notes: Sequence[str],
     *,
     progress: bool,
 ) -> tuple[str, list[str]]:
     """The table of the runs that did not fail, and what could not be evaluated."""
-    good = [result.path for result in results if result.error is None]
-    report = evaluate_files(
-        [path / EMBEDDINGS for path in good],
-        config=EvaluateConfig(),
-        out=folder,
-        progress=progress,
-    )
+    report = evaluate_files(files, config=EvaluateConfig(), out=folder, progress=progress)
     values, missing = values_of_rows(report.scores, owners)
     text = "\n".join([format_ablation(rows, values, report.scores, owners), *notes])
     make_directory(folder)
@@ -159,6 +164,8 @@ def plan_rows(words: Sequence[str]) -> list[AblationRow]:
             names += TABLES[word]
         elif word in RECIPES:
             names.append(word)
+        elif word in FROZEN_CONTROLS:
+            get_recipe(word)  # says what to type instead
         else:
             raise UsageError(
                 f"no table or recipe {word!r}{nearest(word, [*TABLES, *RECIPES], count=3)} "
@@ -183,9 +190,9 @@ def plan_rows(words: Sequence[str]) -> list[AblationRow]:
 def _require_words(rows: Sequence[AblationRow]) -> None:
     """Raise for a word that no row takes; a row that refuses what others take is left out later."""
     reasons: dict[AblationRow, str] = {}
-    for row in rows:
+    for row in [row for row in rows if row.recipe not in FROZEN_CONTROLS]:
         try:
-            apply_overrides(get_recipe(row.recipe).fuse, row.words, root="fuse")
+            apply_words(row.recipe, row.words)
         except UsageError as error:
             reasons[row] = str(error)
     for word in dict.fromkeys(word for row in rows for word in row.words):
@@ -195,6 +202,8 @@ def _require_words(rows: Sequence[AblationRow]) -> None:
 
 
 def _rows_of(name: str, grids: Sequence[str]) -> list[AblationRow]:
+    if name in FROZEN_CONTROLS:
+        return [AblationRow(name, (), name, {})]
     recipe = get_recipe(name)
     if not recipe.fuse.optim.epochs:  # a row that trains nothing stays one under small settings
         grids = [grid for grid in grids if not grid.startswith("optim.epochs=")]
@@ -226,6 +235,8 @@ def plan_jobs(
     jobs: list[_Planned] = []
     refused: dict[str, list[str]] = {}
     for row in rows:
+        if row.recipe in FROZEN_CONTROLS:  # nothing to train
+            continue
         try:
             store, runs = _store_for(row, opened, folder)
             for seed in range(seeds):

@@ -23,7 +23,7 @@ from tokenreel.cache.plugins import nearest
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.evaluate.report.pictures.movie import write_movie
 from tokenreel.extract.video.decode import VideoError
-from tokenreel.fuse.runs.provenance import read_about
+from tokenreel.fuse.runs.provenance import read_provenance
 from tokenreel.pipeline.defaults import DATA, STORES
 
 if TYPE_CHECKING:  # torch: imported once every word is known to be right
@@ -85,7 +85,7 @@ def attend_clips(
     Raises:
         UsageError: no such clip, a run without attention, or a store that has to be named.
     """
-    about = read_about(run)
+    about = read_provenance(run)
     path = store or STORES / str(about.get("store_name"))
     if store is None and not path.exists():
         raise UsageError(f"{run} was trained on {path.name}, which is not in {STORES}/: --store")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.fuse.config.run import FuseConfig
-from tokenreel.fuse.runs.provenance import read_about
+from tokenreel.evaluate.commands.frozen import POOLS, pool_store
+from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.runs.provenance import read_provenance
 from tokenreel.pipeline.defaults import EMBEDDINGS, RUNS, code_version, dataset_of, find_store
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import get_recipe
@@ -19,7 +20,16 @@ from tokenreel.pipeline.recipes.base import PROTOCOLS
 if TYPE_CHECKING:  # torch: imported once every word is known to be right
     from tokenreel.fuse.train.train import Job, RunResult
 
-__all__ = ["configure_run", "embed_with", "folder_name", "make_job", "run_name", "train_recipe"]
+__all__ = [
+    "apply_words",
+    "configure_run",
+    "embed_with",
+    "folder_name",
+    "frozen_controls",
+    "make_job",
+    "run_name",
+    "train_recipe",
+]
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +97,7 @@ def make_job(
         UsageError: as configure_run, or no store of the data set.
     """
     chosen = get_recipe(name)
-    apply_overrides(chosen.fuse, words, root="fuse")
+    apply_words(name, words)
     path = store or find_store(chosen.dataset)
     config = configure_run(name, words, folder=folder)
     from tokenreel.fuse.train.train import Job
@@ -118,7 +128,7 @@ def configure_run(name: str, words: Sequence[str], *, folder: Path = RUNS) -> Fu
             or one model for each action without `data.action`.
     """
     chosen = get_recipe(name)
-    config = apply_overrides(chosen.fuse, words, root="fuse")
+    config = apply_words(name, words)
     if chosen.per_action and config.data.action is None:
         raise UsageError(
             f"recipe {name} is one model for each action: type `fuse train {name} "
@@ -126,8 +136,44 @@ def configure_run(name: str, words: Sequence[str], *, folder: Path = RUNS) -> Fu
         )
     if chosen.begins_from and config.init is None:
         first = _run_to_begin_from(name, chosen.begins_from, words, config.seed, (folder, RUNS))
-        config = config.model_copy(update={"init": str(first)})
+        config = config.with_(init=str(first))
     return config
+
+
+def apply_words(name: str, words: Sequence[str]) -> FuseConfig:
+    """The config of a recipe with `key=value` changes.
+
+    Raises:
+        UsageError: a wrong word, or model=frozen of earlier versions; the command that replaces it.
+    """
+    if frozen := [word for word in words if word.startswith("model=fro")]:
+        raise UsageError(f"{frozen[0]}: nothing is trained; type `evaluate frozen STORE`")
+    if "model=mvformer" in words:
+        log.warning("model=mvformer: every recipe is of that model, leave the word out")
+    words = [word for word in words if word != "model=mvformer"]
+    return apply_overrides(get_recipe(name).fuse, words, root="fuse")
+
+
+def frozen_controls(
+    store: Path, out: Path, *, pools: Sequence[str] = POOLS, progress: bool = True
+) -> list[Path]:
+    """Embedding files of the frozen tokens of all blocks of a store, evaluated as its runs are.
+
+    Args:
+        store: the store.
+        out: folder of OUT/frozen-max/embeddings.h5 and so on.
+        pools: "max", "mean" and "cls".
+        progress: show a bar.
+    """
+    about = {"commit": code_version(), "evaluate": dict(_protocol_of(store))}
+    return pool_store(
+        store,
+        out,
+        blocks=open_store(store).identity.blocks,
+        pools=pools,
+        provenance={pool: {**about, "recipe": f"frozen-{pool}"} for pool in pools},
+        progress=progress,
+    )
 
 
 def _protocol_of(store: Path) -> Mapping[str, object]:
@@ -162,7 +208,7 @@ def _run_to_begin_from(
 def _model_words(run: Path) -> set[str]:
     """The recipe of a run and its changes but those of the optimiser."""
     is_run = (run / "run.json").exists()
-    return _without_optim(str(read_about(run).get("recipe")).split()) if is_run else set()
+    return _without_optim(str(read_provenance(run).get("recipe")).split()) if is_run else set()
 
 
 def _without_optim(words: Sequence[str]) -> set[str]:
@@ -199,7 +245,7 @@ def embed_with(
     Returns:
         The file, and a sentence for each damaged clip that was left out.
     """
-    read_about(run)  # wrong paths are found before torch is imported
+    read_provenance(run)  # wrong paths are found before torch is imported
     open_store(store)
     from tokenreel.fuse.distributed.world import find_device
     from tokenreel.fuse.embed.embed import embed_run

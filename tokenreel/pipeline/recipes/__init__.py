@@ -9,9 +9,9 @@ from tokenreel.pipeline.recipes.baselines import BASELINES
 from tokenreel.pipeline.recipes.carl import CARL
 from tokenreel.pipeline.recipes.mvformer import MVFORMER, TABLE4
 from tokenreel.pipeline.recipes.sample import SAMPLE
-from tokenreel.pipeline.recipes.tables import TABLES
+from tokenreel.pipeline.recipes.tables import FROZEN_CONTROLS, TABLES
 
-__all__ = ["RECIPES", "TABLES", "Recipe", "describe", "get_recipe"]
+__all__ = ["FROZEN_CONTROLS", "RECIPES", "TABLES", "Recipe", "describe", "get_recipe"]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     name: documented(name, make)
@@ -25,6 +25,8 @@ def get_recipe(name: str) -> Recipe:
     Raises:
         UsageError: an unknown name, with the nearest.
     """
+    if name in FROZEN_CONTROLS:
+        raise UsageError(f"recipe {name} trains nothing: type `evaluate frozen STORE`")
     if name not in RECIPES:
         raise UsageError(
             f"no recipe {name!r}{nearest(name, RECIPES, count=3)} (`fuse recipes` lists all "

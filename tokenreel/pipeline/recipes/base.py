@@ -8,12 +8,15 @@ from typing import Literal
 
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.evaluate.tables.printed import Published, as_printed
-from tokenreel.fuse.config.loss import SclConfig
-from tokenreel.fuse.config.run import (
+from tokenreel.fuse.config import (
+    ClsConfig,
     DataConfig,
     FuseConfig,
+    MaxConfig,
+    MeanConfig,
     OptimConfig,
     PoolingConfig,
+    SclConfig,
     TemporalConfig,
 )
 
@@ -35,6 +38,7 @@ __all__ = [
     "documented",
     "late_fusion",
     "mvformer",
+    "one_entity",
     "percent",
 ]
 
@@ -178,8 +182,8 @@ def _numbers(published: Published) -> str:
 
 
 def _sampling(config: FuseConfig) -> str:
-    """Which frames a view sees, in words; each kind is described in fuse/config/crops.py."""
-    if config.model == "frozen" or not config.optim.epochs:
+    """Which frames a window has, in words; fuse/config/windows.py describes each kind."""
+    if not config.optim.epochs:
         return ""
     kind = config.data.sampling
     whose = {"paper": "as in the text", "even": "as in the text", "uniform": "of the whole clip"}
@@ -188,7 +192,7 @@ def _sampling(config: FuseConfig) -> str:
 
 def _cost(recipe: Recipe) -> str:
     config = recipe.fuse
-    if config.model == "frozen" or not config.optim.epochs:
+    if not config.optim.epochs:
         return "one pass over the store, nothing is trained"
     batch = config.data.batch_clips
     frames = f"of {batch} clips, 2 x {config.data.num_frames} frames each"
@@ -251,8 +255,15 @@ def late_fusion(
         data=DataConfig.model_validate(
             {"num_frames": num_frames, "sampling": sampling, "action": action}
         ),
-        pooling=PoolingConfig.model_validate({"kind": pool, "blocks": LAST}),
+        pooling=one_entity(pool),
         temporal=TemporalConfig(layers=layers),
         optim=OptimConfig(epochs=epochs),
         embed_frames=embed_frames,
     )
+
+
+def one_entity(kind: str) -> PoolingConfig:
+    """One vector a frame: "max" or "mean" of the last block's tokens, or "cls"."""
+    if kind == "cls":
+        return ClsConfig()
+    return MeanConfig(blocks=LAST) if kind == "mean" else MaxConfig(blocks=LAST)

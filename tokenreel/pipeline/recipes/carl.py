@@ -77,7 +77,7 @@ def finegym288() -> Recipe:
 def kinetics400() -> Recipe:
     """CARL pre-trained on Kinetics-400; two transformer blocks, as released."""
     fuse = late_fusion(layers=2, epochs=10)
-    fuse = fuse.model_copy(update={"loss": SclConfig(negatives="batch_noself")})
+    fuse = fuse.with_(loss=SclConfig(negatives="batch_noself"))
     recipe = _carl("kinetics400", fuse, "CARL", {}, "Table 14, pre-training")
     return replace(recipe, unpublished="its numbers are of Penn Action: carl-penn-transferred")
 
@@ -151,9 +151,9 @@ def _with_loss(label: str, loss: Any, published: Published, *, words: tuple[str,
 
 
 def _contrastive() -> Recipe:
-    """The contrastive baseline: only the frame of the other view nearest in time is a positive."""
+    """The contrastive baseline: the one positive is the nearest frame of the other window."""
     loss = SclConfig(label_variance=1e-3, label_mode="stable")
-    fuse = late_fusion().model_copy(update={"loss": loss})
+    fuse = late_fusion().with_(loss=loss)
     return _carl(
         "penn_action", fuse, "contrastive baseline", percent(88.05, 0.898, 0.891), "Table 13"
     )
@@ -161,7 +161,7 @@ def _contrastive() -> Recipe:
 
 def _supervised() -> Recipe:
     """The supervised row of Table 11, with the backbone frozen."""
-    fuse = _finegym().model_copy(update={"loss": CrossEntropyConfig()})
+    fuse = _finegym().with_(loss=CrossEntropyConfig())
     return _carl("finegym", fuse, "supervised", percent(60.37), "Table 11", differs=SUPERVISED)
 
 

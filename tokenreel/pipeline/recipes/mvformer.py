@@ -7,8 +7,13 @@ blocks are counted from 0, FineGym has wider layers and 256 channels, and clips 
 
 from collections.abc import Callable
 
-from tokenreel.fuse.config.loss import SclConfig
-from tokenreel.fuse.config.run import FuseConfig, PoolingConfig
+from tokenreel.fuse.config import (
+    FixedWidthConfig,
+    FuseConfig,
+    LstpConfig,
+    PoolingConfig,
+    SclConfig,
+)
 from tokenreel.pipeline.recipes.base import (
     DINO,
     GYM99,
@@ -21,6 +26,9 @@ from tokenreel.pipeline.recipes.base import (
     Recipe,
     mvformer,
     percent,
+)
+from tokenreel.pipeline.recipes.base import (
+    one_entity as _one,
 )
 
 __all__ = ["MVFORMER", "TABLE4"]
@@ -58,13 +66,13 @@ def _variant(
 
 def penn() -> Recipe:
     """MV-Former on Penn Action."""
-    fuse = mvformer(pooling=PoolingConfig(blocks=DEEP))
+    fuse = mvformer(pooling=LstpConfig(blocks=DEEP))
     return _variant("penn_action", fuse, "Table 1 and Table 4 row 14", PENN)
 
 
 def pouring() -> Recipe:
     """MV-Former on Pouring; 70 clips, so the spread over seeds is large."""
-    fuse = mvformer(num_frames=240, epochs=1000, pooling=PoolingConfig(blocks=(11,)))
+    fuse = mvformer(num_frames=240, epochs=1000, pooling=LstpConfig(blocks=(11,)))
     published = percent(93.34, 0.919, 0.985, 92.33, spread=(2.00, 0.015, 0.003, 1.02))
     return _variant("pouring", fuse, "Table 2", published)
 
@@ -77,7 +85,7 @@ def _finegym(action: str) -> FuseConfig:
         output="avg",
         capacity=6,
         embedding=256,
-        pooling=PoolingConfig(blocks=(9, 10, 11), num_entities=6),
+        pooling=LstpConfig(blocks=(9, 10, 11), num_entities=6),
         sampling="official_finegym",
         embed_frames=2000,
         action=action,
@@ -98,8 +106,8 @@ def finegym288() -> Recipe:
 
 def kinetics400() -> Recipe:
     """MV-Former pre-trained on Kinetics-400."""
-    fuse = mvformer(batch_clips=8, epochs=10, pooling=PoolingConfig(blocks=DEEP))
-    fuse = fuse.model_copy(update={"loss": SclConfig(negatives="batch_noself")})
+    fuse = mvformer(batch_clips=8, epochs=10, pooling=LstpConfig(blocks=DEEP))
+    fuse = fuse.with_(loss=SclConfig(negatives="batch_noself"))
     return _variant(
         "kinetics400",
         fuse,
@@ -112,7 +120,7 @@ def kinetics400() -> Recipe:
 def penn_transferred() -> Recipe:
     """MV-Former of Kinetics-400 on Penn Action as it is."""
     config = penn().fuse
-    fuse = config.model_copy(update={"optim": config.optim.model_copy(update={"epochs": 0})})
+    fuse = config.with_(optim=config.optim.with_(epochs=0))
     published = percent(91.62, 0.927, 0.895, 88.38, spread=(0.30, 0.005, 0.004, 0.20))
     return _variant(
         "penn_action",
@@ -169,16 +177,12 @@ def _row(
     return make
 
 
-def _lstp(num_entities: int, blocks: tuple[int, ...] = LAST) -> PoolingConfig:
-    return PoolingConfig(blocks=blocks, num_entities=num_entities)
+def _lstp(num_entities: int, blocks: tuple[int, ...] = LAST) -> LstpConfig:
+    return LstpConfig(blocks=blocks, num_entities=num_entities)
 
 
-def _one(kind: str) -> PoolingConfig:
-    return PoolingConfig.model_validate({"kind": kind, "blocks": LAST})
-
-
-def _split(num_entities: int) -> PoolingConfig:
-    return PoolingConfig(kind="fixed_width", num_entities=num_entities)
+def _split(num_entities: int) -> FixedWidthConfig:
+    return FixedWidthConfig(num_entities=num_entities)
 
 
 _ROWS = (

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from tokenreel.fuse.config.run import (
+from tokenreel.fuse.config import (
     DataConfig,
     FuseConfig,
+    LstpConfig,
     OptimConfig,
-    PoolingConfig,
     TemporalConfig,
 )
 from tokenreel.pipeline.recipes.base import Recipe
@@ -20,7 +20,7 @@ def sample() -> Recipe:
         dataset="sample",
         fuse=FuseConfig(
             data=DataConfig(num_frames=48, batch_clips=4),
-            pooling=PoolingConfig(num_entities=3, channels=96),
+            pooling=LstpConfig(num_entities=3, channels=96),
             temporal=TemporalConfig(
                 fc_width=128,
                 hidden=128,
@@ -38,28 +38,7 @@ def sample() -> Recipe:
 def untrained() -> Recipe:
     """A control: the model of `sample` with its first weights."""
     trained = sample()
-    optim = trained.fuse.optim.model_copy(update={"epochs": 0})
-    return Recipe(dataset="sample", fuse=trained.fuse.model_copy(update={"optim": optim}))
-
-
-def frozen_mean() -> Recipe:
-    """A control: the frozen tokens of a frame, averaged, standardised; nothing learned."""
-    return _frozen("mean")
-
-
-def frozen_max() -> Recipe:
-    """A control: the largest value of each channel over a frame's frozen tokens, standardised."""
-    return _frozen("max")
-
-
-def frozen_cls() -> Recipe:
-    """A control: the frozen CLS of a frame, standardised."""
-    return _frozen("cls")
-
-
-def _frozen(kind: str) -> Recipe:
-    pooling = PoolingConfig.model_validate({"kind": kind})
-    fuse = FuseConfig(model="frozen", pooling=pooling)
+    fuse = trained.fuse.with_(optim=trained.fuse.optim.with_(epochs=0))
     return Recipe(dataset="sample", fuse=fuse)
 
 
@@ -71,8 +50,5 @@ def folder() -> Recipe:
 SAMPLE: dict[str, Callable[[], Recipe]] = {
     "sample": sample,
     "untrained": untrained,
-    "frozen-mean": frozen_mean,
-    "frozen-max": frozen_max,
-    "frozen-cls": frozen_cls,
     "folder": folder,
 }

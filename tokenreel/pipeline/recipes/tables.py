@@ -1,6 +1,8 @@
 """The papers' tables: their rows as names of recipes, in order."""
 
-__all__ = ["TABLES", "tables_of"]
+__all__ = ["FROZEN_CONTROLS", "TABLES", "tables_of"]
+
+FROZEN_CONTROLS = ("frozen-mean", "frozen-max", "frozen-cls")  # of `evaluate frozen`
 
 
 def _rows(names: str) -> tuple[str, ...]:
@@ -8,7 +10,7 @@ def _rows(names: str) -> tuple[str, ...]:
 
 
 TABLES: dict[str, tuple[str, ...]] = {
-    "controls": _rows("sample untrained frozen-mean frozen-max frozen-cls"),
+    "controls": ("sample", "untrained", *FROZEN_CONTROLS),
     "mvformer-table1": _rows(
         """
         sal-penn tcn-penn carl-penn vsp-penn mvformer-penn sal-finegym tcn-finegym carl-finegym

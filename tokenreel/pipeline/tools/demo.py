@@ -13,11 +13,11 @@ from tokenreel.cache.errors import ClipFailed
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.evaluate.report.data.gather import ReportConfig
-from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS
+from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS, RUNS
 from tokenreel.pipeline.phases.attention import attend_clips
 from tokenreel.pipeline.phases.extraction import extract_dataset
 from tokenreel.pipeline.phases.reporting import report_scores
-from tokenreel.pipeline.phases.training import train_recipe
+from tokenreel.pipeline.phases.training import frozen_controls, train_recipe
 from tokenreel.pipeline.text import say
 
 __all__ = ["SEEDS", "run_demo"]
@@ -65,8 +65,9 @@ def _attend(run: Path, store: Path) -> None:
 
 
 def _train(store: Path) -> list[Path]:
-    runs = [train_recipe("frozen-mean", [], store=store).path]
+    controls = frozen_controls(store, RUNS, pools=("mean",))
+    runs = []
     for name in ("untrained", "sample"):
         for seed in SEEDS:
             runs.append(train_recipe(name, [f"seed={seed}"], store=store).path)
-    return [run / EMBEDDINGS for run in runs]
+    return [*controls, *(run / EMBEDDINGS for run in runs)]

@@ -1,4 +1,4 @@
-"""Which implementation runs: what was asked for, or the fastest that can take these tokens."""
+"""Choose the implementation: the requested one, else the fastest supported."""
 
 import functools
 import importlib.util
@@ -17,8 +17,8 @@ __all__ = [
     "CannotRun",
     "decide",
     "fall_back",
+    "log_reference",
     "loops_obstacle",
-    "say_reference",
     "wanted_word",
 ]
 
@@ -37,7 +37,7 @@ class CannotRun(Exception):
 
 
 def wanted_word(implementation: str | None) -> str:
-    """The implementation asked for by argument, by environment variable, or "auto".
+    """The implementation requested by argument, by environment variable, or "auto".
 
     Raises:
         ValueError: no such implementation.
@@ -59,7 +59,7 @@ def decide(codes: Sequence[Tensor], rows: Tensor, word: str, *, fused: bool = Tr
         fused: whether the variant has a fused form.
 
     Raises:
-        ValueError: triton was asked for and cannot run, with the reason.
+        ValueError: triton was requested and cannot run, with the reason.
     """
     chosen = "absorbed"
     if word == "triton" or (word == "auto" and codes[0].is_cuda):
@@ -136,11 +136,11 @@ def is_interpreted() -> bool:
 
 @functools.lru_cache(maxsize=256)
 def fall_back(reason: str) -> None:
-    """Say once for each reason that the slower path is taken."""
+    """Log once for each reason that the slower path is taken."""
     log.warning("pooled attention takes the absorbed path in plain torch: %s", reason)
 
 
-def say_reference() -> None:
-    """Say that the reference runs: it is no operator, and a compiler can trace no logger."""
+def log_reference() -> None:
+    """Log that the reference runs: it is no operator, and a compiler cannot trace a logger."""
     if not torch.compiler.is_compiling():
         log.debug("pooled attention: reference")

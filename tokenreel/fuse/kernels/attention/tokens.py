@@ -104,11 +104,15 @@ class CodedTokens:
         """The tokens, layers end to end: (F, N, D of all layers).  For what cannot take codes."""
         parts = []
         for codes, scales, folding in zip_longest(self.codes, self.scales, self.foldings):
-            part = unpack(codes, scales, dtype) if codes.dtype == torch.uint8 else codes.to(dtype)
-            if scales is not None and codes.dtype != torch.uint8:
-                part = part * scales[..., None].to(dtype)
+            if codes.dtype == torch.uint8:
+                part = unpack(codes, scales, dtype)
+            else:
+                part = codes.to(dtype, copy=folding is not None)  # the codes stay as they are
+                if scales is not None:
+                    part *= scales[..., None].to(dtype)
             if folding is not None:
-                part = part * folding.channel_scale.to(dtype) + folding.channel_offset.to(dtype)
+                part *= folding.channel_scale.to(dtype)
+                part += folding.channel_offset.to(dtype)
                 if folding.rotation is not None:
                     part = part @ folding.rotation.to(dtype)
             parts.append(part)

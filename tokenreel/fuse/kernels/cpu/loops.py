@@ -2,8 +2,8 @@
 
 A block of tokens is small enough to be found in the core's own cache by the second of the two
 products that it meets; codes become floats in registers.  So a pass costs one read of the codes.
-Sums are of `ROWS` rows at a time, each by the same instructions: what a row gets does not depend on
-the rows beside it, nor on the number of threads.
+Sums are of `ROWS` rows at a time, each by the same instructions: what a row gets depends neither on
+the other rows nor on the number of threads.
 
 Shapes: f frames, N tokens, E rows of attention, d channels of all layers; `room` is (rows, block)
 where rows is E made up to a multiple of `ROWS`.  A side that meets tokens lies layer after layer:

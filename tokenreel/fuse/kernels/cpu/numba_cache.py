@@ -33,14 +33,14 @@ class Kept(FunctionCache):
         try:
             super().save_overload(sig, data)
         except OSError as error:
-            _say(str(error))
+            _log_once(str(error))
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         return *super()._index_key(sig, codegen), _sources()
 
 
 def keep(loops: Any, function: Callable[..., Any]) -> None:
-    """Keep the code of a function beside its module or in the user's cache.
+    """Keep the code of a function next to its module or in the user's cache.
 
     Args:
         loops: what Numba made of the function; nothing is compiled yet.
@@ -49,11 +49,11 @@ def keep(loops: Any, function: Callable[..., Any]) -> None:
     try:
         loops._cache = Kept(function)  # what its enable_caching() sets
     except RuntimeError:  # as Numba says it
-        _say("neither the folder of the package nor the user's cache can be written")
+        _log_once("neither the folder of the package nor the user's cache can be written")
 
 
 @functools.cache
-def _say(reason: str) -> None:
+def _log_once(reason: str) -> None:
     log.warning(
         "loops are compiled in each process, some seconds for a dtype: %s; set NUMBA_CACHE_DIR",
         reason,

@@ -28,18 +28,6 @@ __all__ = ["pool_backward_kernel", "pool_kernel", "split_kernel"]
 
 
 @triton.jit
-def _pick(first, second, third, fourth, i: tl.constexpr):
-    if i == 0:
-        return first
-    elif i == 1:
-        return second
-    elif i == 2:
-        return third
-    else:
-        return fourth
-
-
-@triton.jit
 def _widen(x, I8: tl.constexpr, DT: tl.constexpr, INTERPRET: tl.constexpr):
     # int8 to float16, exactly, in five instructions for four codes: a byte after 0x64 is 1024 + it
     # in float16, so permuted bytes are 1152 + x.  1152 goes off at once: matrix units round their
@@ -97,17 +85,7 @@ def _tile(
 
 @triton.jit
 def load_tile(
-    x0,
-    x1,
-    x2,
-    x3,
-    fs0,
-    fs1,
-    fs2,
-    fs3,
-    frame,
-    n0,
-    num_tokens,
+    tile,
     L: tl.constexpr,
     D: tl.constexpr,
     BD: tl.constexpr,
@@ -116,9 +94,10 @@ def load_tile(
     HOLD: tl.constexpr,
 ):
     # Blocks (BN, BD) of a whole tile, layer after layer, for both sweeps; none unless HOLD.
+    codes, strides, _, frame, n0, num_tokens = tile
     blocks = ()
     for layer in tl.static_range(L if HOLD else 0):
-        x = _pick(x0, x1, x2, x3, layer) + frame * _pick(fs0, fs1, fs2, fs3, layer)
+        x = codes[layer] + frame * strides[layer]
         for i in tl.static_range(ND):
             blocks = blocks + (_tile(x, n0, num_tokens, i, D, BD, BN, True),)
     return blocks
@@ -148,43 +127,6 @@ def _multiply(a, b, total, I8: tl.constexpr, PRECISION: tl.constexpr, INTERPRET:
 
 
 @triton.jit
-def _contract(
-    held,
-    x,
-    digits,
-    n0,
-    num_tokens,
-    first,
-    num_rows,
-    layer: tl.constexpr,
-    D: tl.constexpr,
-    BD: tl.constexpr,
-    ND: tl.constexpr,
-    BN: tl.constexpr,
-    BE: tl.constexpr,
-    R: tl.constexpr,
-    I8: tl.constexpr,
-    HOLD: tl.constexpr,
-    PRECISION: tl.constexpr,
-    INTERPRET: tl.constexpr,
-):
-    # (R, BN) float32: digits times tokens of the tile, over the channels of a layer.
-    if HOLD:  # a chain of products shares its first axis among the warps: tokens, not 16 rows
-        total = tl.zeros([BN, R], tl.int32 if I8 else tl.float32)
-        for i in tl.static_range(ND):
-            rows = tl.trans(_rows(digits, first, num_rows, i, D, BD, BE, R))
-            total = _multiply(held[layer * ND + i], rows, total, I8, PRECISION, INTERPRET)
-        return tl.trans(total).to(tl.float32)
-    else:
-        total = tl.zeros([R, BN], tl.int32 if I8 else tl.float32)
-        for i in range(ND):
-            tile = _tile(x, n0, num_tokens, i, D, BD, BN, False)
-            rows = _rows(digits, first, num_rows, i, D, BD, BE, R)
-            total = _multiply(rows, tl.trans(tile), total, I8, PRECISION, INTERPRET)
-        return total.to(tl.float32)
-
-
-@triton.jit
 def _power_below(peak):
     # A power of two that brings the peak into [1/2, 1).
     exponent = tl.maximum(peak, 1e-30).to(tl.int32, bitcast=True) >> 23
@@ -194,23 +136,9 @@ def _power_below(peak):
 @triton.jit
 def products(
     held,
-    x0,
-    x1,
-    x2,
-    x3,
-    fs0,
-    fs1,
-    fs2,
-    fs3,
-    s0,
-    s1,
-    s2,
-    s3,
+    tile,
     digits,
     worth,
-    frame,
-    n0,
-    num_tokens,
     first,
     num_rows,
     low_weight,
@@ -227,38 +155,33 @@ def products(
     INTERPRET: tl.constexpr,
 ):
     # (BE, BN) float32: the first sweep, rows from the first times tokens, over all layers.
+    codes, strides, scales, frame, n0, num_tokens = tile
     R: tl.constexpr = BE * 2 if SPLIT else BE
     rows = first + tl.arange(0, BE)
     tokens = n0 + tl.arange(0, BN)
     total = tl.zeros([BE, BN], tl.float32)
     for layer in tl.static_range(L):
-        x = _pick(x0, x1, x2, x3, layer) + frame * _pick(fs0, fs1, fs2, fs3, layer)
+        x = codes[layer] + frame * strides[layer]
         own = digits + layer * (R // BE) * num_rows * D
-        part = _contract(
-            held,
-            x,
-            own,
-            n0,
-            num_tokens,
-            first,
-            num_rows,
-            layer,
-            D,
-            BD,
-            ND,
-            BN,
-            BE,
-            R,
-            I8,
-            HOLD,
-            PRECISION,
-            INTERPRET,
-        )
+        # Digits times tokens of the tile, over the channels of a block: (R, BN) float32.
+        if HOLD:  # a chain of products shares its first axis among the warps: tokens, not 16 rows
+            part = tl.zeros([BN, R], tl.int32 if I8 else tl.float32)
+            for i in tl.static_range(ND):
+                operand = tl.trans(_rows(own, first, num_rows, i, D, BD, BE, R))
+                part = _multiply(held[layer * ND + i], operand, part, I8, PRECISION, INTERPRET)
+            part = tl.trans(part).to(tl.float32)
+        else:
+            part = tl.zeros([R, BN], tl.int32 if I8 else tl.float32)
+            for i in range(ND):
+                block = _tile(x, n0, num_tokens, i, D, BD, BN, False)
+                operand = _rows(own, first, num_rows, i, D, BD, BE, R)
+                part = _multiply(operand, tl.trans(block), part, I8, PRECISION, INTERPRET)
+            part = part.to(tl.float32)
         part = _merge(part, low_weight, BE, BN, SPLIT)
         scale = tl.load(worth + layer * num_rows + rows, mask=rows < num_rows, other=0.0)
         part = part * scale[:, None]
         if I8:
-            at = _pick(s0, s1, s2, s3, layer) + frame * num_tokens + tokens
+            at = scales[layer] + frame * num_tokens + tokens
             part = part * tl.load(at, mask=tokens < num_tokens, other=0.0)[None, :]
         total += part
     return total
@@ -270,22 +193,8 @@ def accumulate(
     sums,
     weights,
     keep,
-    x0,
-    x1,
-    x2,
-    x3,
-    fs0,
-    fs1,
-    fs2,
-    fs3,
-    s0,
-    s1,
-    s2,
-    s3,
+    tile,
     peaks,
-    frame,
-    n0,
-    num_tokens,
     L: tl.constexpr,
     D: tl.constexpr,
     BD: tl.constexpr,
@@ -302,25 +211,26 @@ def accumulate(
     # The second sweep: sums * keep + weights @ tile, for each block of channels of each layer.
     # Channels are the rows of these products and rows of attention the columns, of which a matrix
     # unit needs only 8: weights' low halves have products of their own, and sums no padding.
+    codes, strides, scales, frame, n0, num_tokens = tile
     tokens = n0 + tl.arange(0, BN)
     new_sums = ()
     for layer in tl.static_range(L):
-        x = _pick(x0, x1, x2, x3, layer) + frame * _pick(fs0, fs1, fs2, fs3, layer)
+        x = codes[layer] + frame * strides[layer]
         own = weights
         if I8:
-            at = _pick(s0, s1, s2, s3, layer) + frame * num_tokens + tokens
+            at = scales[layer] + frame * num_tokens + tokens
             scale = tl.load(at, mask=tokens < num_tokens, other=0.0)
             own = own * (scale * _power_below(tl.load(peaks + layer)))[None, :]
         own = tl.trans(own)
         high = own.to(DT)
         low = (own - high.to(tl.float32)).to(DT)
         for i in tl.static_range(ND):
-            tile = held[layer * ND + i] if HOLD else _tile(x, n0, num_tokens, i, D, BD, BN, True)
-            tile = _widen(tile, I8, DT, INTERPRET)
+            part = held[layer * ND + i] if HOLD else _tile(x, n0, num_tokens, i, D, BD, BN, True)
+            part = _widen(part, I8, DT, INTERPRET)
             block = sums[layer * ND + i] * keep[None, :]
-            block = _dot(tl.trans(tile), high, block, PRECISION, INTERPRET)
+            block = _dot(tl.trans(part), high, block, PRECISION, INTERPRET)
             if SPLIT:
-                block = _dot(tl.trans(tile), low, block, PRECISION, INTERPRET)
+                block = _dot(tl.trans(part), low, block, PRECISION, INTERPRET)
             new_sums = new_sums + (block,)
     return new_sums
 
@@ -414,6 +324,7 @@ def pool_kernel(
     (F, E, L * D) is finished and `lse` (F, E) written; otherwise `out` (F, num_splits, E, L * D)
     and `extremes` (F, num_splits, 2, E), the largest score and the sum, wait to be joined.
     """
+    codes, strides, scales = (x0, x1, x2, x3), (fs0, fs1, fs2, fs3), (s0, s1, s2, s3)
     R: tl.constexpr = BE * 2 if SPLIT else BE
     frame = (tl.program_id(0) // num_groups).to(tl.int64)  # F * N * D passes 2^31
     first_row = (tl.program_id(0) % num_groups) * BE
@@ -431,28 +342,13 @@ def pool_kernel(
         seen = tokens < num_tokens
         if HIDES:
             seen = seen & (tl.load(hidden + frame * num_tokens + tokens, mask=seen, other=1) == 0)
-        held = load_tile(
-            x0, x1, x2, x3, fs0, fs1, fs2, fs3, frame, n0, num_tokens, L, D, BD, ND, BN, HOLD
-        )
+        tile = (codes, strides, scales, frame, n0, num_tokens)
+        held = load_tile(tile, L, D, BD, ND, BN, HOLD)
         s = products(
             held,
-            x0,
-            x1,
-            x2,
-            x3,
-            fs0,
-            fs1,
-            fs2,
-            fs3,
-            s0,
-            s1,
-            s2,
-            s3,
+            tile,
             digits,
             worth,
-            frame,
-            n0,
-            num_tokens,
             first_row,
             num_rows,
             low_weight,
@@ -482,22 +378,8 @@ def pool_kernel(
             sums,
             p,
             keep,
-            x0,
-            x1,
-            x2,
-            x3,
-            fs0,
-            fs1,
-            fs2,
-            fs3,
-            s0,
-            s1,
-            s2,
-            s3,
+            tile,
             peaks,
-            frame,
-            n0,
-            num_tokens,
             L,
             D,
             BD,
@@ -572,6 +454,7 @@ def pool_backward_kernel(
     own queries.  The weights of a row are kept below 1 by what was its largest so far, so that half
     precision holds them.
     """
+    codes, strides, scales = (x0, x1, x2, x3), (fs0, fs1, fs2, fs3), (s0, s1, s2, s3)
     R: tl.constexpr = BE * 2 if SPLIT else BE
     program = tl.program_id(0) // num_groups
     first_row = (tl.program_id(0) % num_groups) * BE
@@ -584,28 +467,13 @@ def pool_backward_kernel(
         frame = (u // num_tiles).to(tl.int64)
         n0 = (u % num_tiles) * BN
         tokens = n0 + tl.arange(0, BN)
-        held = load_tile(
-            x0, x1, x2, x3, fs0, fs1, fs2, fs3, frame, n0, num_tokens, L, D, BD, ND, BN, HOLD
-        )
+        tile = (codes, strides, scales, frame, n0, num_tokens)
+        held = load_tile(tile, L, D, BD, ND, BN, HOLD)
         t = products(
             held,
-            x0,
-            x1,
-            x2,
-            x3,
-            fs0,
-            fs1,
-            fs2,
-            fs3,
-            s0,
-            s1,
-            s2,
-            s3,
+            tile,
             digits + frame * (L * (R // BE) * D) * num_rows,
             worth + frame * L * num_rows,
-            frame,
-            n0,
-            num_tokens,
             first_row,
             num_rows,
             low_weight,
@@ -635,22 +503,8 @@ def pool_backward_kernel(
             sums,
             w / new_top[:, None],
             keep,
-            x0,
-            x1,
-            x2,
-            x3,
-            fs0,
-            fs1,
-            fs2,
-            fs3,
-            s0,
-            s1,
-            s2,
-            s3,
+            tile,
             peaks,
-            frame,
-            n0,
-            num_tokens,
             L,
             D,
             BD,

@@ -1,18 +1,18 @@
-"""Which frames the two views of a clip see (CARL, section 3.2, and what its released code does).
+"""The two windows in time of a clip in a step (CARL, section 3.2, and what its released code does).
 
-A view is a crop of the clip, of which T frames are drawn at random, in order; a position beyond the
-end of the clip repeats the last frame and is not valid.  The kinds differ in the crop:
+A window is a range of the clip, of which T frames are drawn at random, in order; a position beyond
+the end of the clip repeats the last frame and is not valid.  The kinds differ in the range:
 
-    paper             T to alpha T frames; the crops overlap by beta of the shorter at least
-    even              the same crops, T frames at even distances (CARL, Table 10)
-    official          1 to alpha times the clip: Penn Action, Pouring and K400 as released, where
-                      nothing is cropped and a fifth of the positions is beyond the end
+    paper             T to alpha T frames; the ranges overlap by beta of the shorter at least
+    even              the same ranges, T frames at even distances (CARL, Table 10)
+    official          1 to alpha times the clip: Penn Action, Pouring and K400 as released, a
+                      range is the clip or more, and a fifth of the positions is beyond the end
     official_finegym  1 to alpha times T or the clip, whichever is shorter: FineGym as released
     official_fixed    1 to alpha times T: Pouring with SAMPLE_FIX
     uniform           the whole clip, T of its frames: TCC, TCN, LAV and GTA
 
-The released kinds ask of the second crop that it begins within (1 - beta) T frames of the first
-frame *drawn* in the other view, so that crops may overlap by less than beta.
+In the released kinds the second range begins within (1 - beta) T frames of the first frame *drawn*
+in the other window, so that ranges may overlap by less than beta.
 """
 
 import math
@@ -22,14 +22,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SamplingKind", "Views", "sample_views"]
+__all__ = ["SamplingKind", "Windows", "sample_windows"]
 
 SamplingKind = Literal["paper", "even", "official", "official_finegym", "official_fixed", "uniform"]
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
-    """Frames of the two views of a clip.
+class Windows:
+    """Frames of the two windows of a clip.
 
     Attributes:
         frames: int64 (2, T), within the clip; in order, or anchors in order with their positives.
@@ -40,7 +40,7 @@ class Views:
     valid: NDArray[np.bool_]
 
 
-def sample_views(
+def sample_windows(
     clip_frames: int,
     num_frames: int,
     *,
@@ -49,39 +49,39 @@ def sample_views(
     rng: np.random.Generator,
     kind: SamplingKind = "paper",
     pair_window: int = 0,
-) -> Views:
-    """Draw two views.
+) -> Windows:
+    """Draw two windows.
 
     Args:
         clip_frames: frames of the clip, at least 1.
         num_frames: T.
-        alpha: longest crop, as a multiple.
-        beta: least overlap of the crops, as a share.
+        alpha: longest range, as a multiple.
+        beta: least overlap of the ranges, as a share.
         rng: where the draws come from.
-        kind: which crops.
+        kind: which ranges.
         pair_window: 0, or W: of T / 2 frames each is followed by another, 1 to W frames before it.
     """
     count = num_frames // 2 if pair_window else num_frames
-    views: list[NDArray[np.int64]] = []
+    windows: list[NDArray[np.int64]] = []
     of_paper = kind in ("paper", "even")
-    crops = _paper_crops(clip_frames, count, alpha, beta, rng) if of_paper else []
+    ranges = _paper_ranges(clip_frames, count, alpha, beta, rng) if of_paper else []
     for number in range(2):
         if kind == "paper":
-            start, length = crops[number]
+            start, length = ranges[number]
             steps = start + np.sort(rng.permutation(length)[:count])
         elif kind == "even":
-            start, length = crops[number]
+            start, length = ranges[number]
             steps = start + np.linspace(0, length - 1, count).round().astype(np.int64)
         elif kind == "uniform":
             steps = _uniform(clip_frames, count, rng)
         else:
-            other = int(views[0][0]) if views else None
+            other = int(windows[0][0]) if windows else None
             steps = _official(clip_frames, count, alpha, beta, rng, kind, other)
-        views.append(_with_positives(steps, pair_window, rng) if pair_window else steps)
-    frames = np.stack(views)
+        windows.append(_with_positives(steps, pair_window, rng) if pair_window else steps)
+    frames = np.stack(windows)
     valid = (frames >= 0) & (frames < clip_frames)
     valid[~valid.any(axis=1), 0] = True  # of a few frames, all may be left out: one stays
-    return Views(np.clip(frames, 0, clip_frames - 1).astype(np.int64), valid)
+    return Windows(np.clip(frames, 0, clip_frames - 1).astype(np.int64), valid)
 
 
 def _with_positives(
@@ -92,10 +92,10 @@ def _with_positives(
     return np.stack([anchors, positives], axis=-1).reshape(-1)
 
 
-def _paper_crops(
+def _paper_ranges(
     clip_frames: int, count: int, alpha: float, beta: float, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
-    """First frame and length of the crops of both views."""
+    """First frame and length of the ranges of both windows."""
     lengths = [math.ceil(rng.uniform(1, alpha) * count) for _ in range(2)]
     last = [max(0, clip_frames - length) for length in lengths]
     first = int(rng.integers(last[0] + 1))
@@ -114,7 +114,7 @@ def _official(
     kind: SamplingKind,
     other: int | None,
 ) -> NDArray[np.int64]:
-    """One view; `other` is the first frame of the view that was drawn before."""
+    """One window; `other` is the first frame of the window that was drawn before."""
     drawn = min(clip_frames, count)
     base = {"official": clip_frames, "official_finegym": drawn, "official_fixed": count}[kind]
     ratio = rng.uniform(1.0, alpha) if alpha > 1 else 1.0

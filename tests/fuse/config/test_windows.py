@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenreel.fuse.config.crops import sample_views
+from tokenreel.fuse.config.windows import sample_windows
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 STATISTICS = json.loads((GOLDEN / "sampling_stats.json").read_text())["stats"]
@@ -56,7 +56,7 @@ def case_of(name):
 
 def draw(clip_frames, num_frames=20, *, alpha=1.5, beta=0.2, seed=0):
     rng = np.random.default_rng(seed)
-    return sample_views(clip_frames, num_frames, alpha=alpha, beta=beta, rng=rng)
+    return sample_windows(clip_frames, num_frames, alpha=alpha, beta=beta, rng=rng)
 
 
 @pytest.mark.parametrize("clip_frames", [1, 5, 20, 25, 30, 200])
@@ -108,7 +108,7 @@ def test_views_are_those_of_the_released_code_when_its_random_numbers_are(name):
         steps, masks = file[f"{name}/steps"], file[f"{name}/masks"]
     rng = OfficialRandom(STATISTICS[name]["seed"])
     for wanted, mask in zip(steps, masks, strict=True):
-        views = sample_views(clip_frames, num_frames, rng=rng, **settings)
+        views = sample_windows(clip_frames, num_frames, rng=rng, **settings)
         np.testing.assert_array_equal(views.frames, wanted)
         np.testing.assert_array_equal(views.valid, mask > 0)
 
@@ -118,7 +118,7 @@ def test_anchors_and_positives_are_those_of_the_released_code():
         steps, masks = (file[f"tcn_offset_uniform_L60/{x}"] for x in ("steps", "masks"))
     rng = OfficialRandom(3)
     for wanted, mask in zip(steps.reshape(-1, 2, 40), masks.reshape(-1, 2, 40), strict=True):
-        views = sample_views(60, 40, alpha=1.5, beta=0.2, rng=rng, kind="uniform", pair_window=5)
+        views = sample_windows(60, 40, alpha=1.5, beta=0.2, rng=rng, kind="uniform", pair_window=5)
         np.testing.assert_array_equal(views.frames, wanted)
         np.testing.assert_array_equal(views.valid, mask > 0)
 
@@ -128,7 +128,8 @@ def test_shares_of_valid_positions_are_the_published_ones(name):
     clip_frames, num_frames, settings = case_of(name)
     rng = np.random.default_rng(0)
     valid = [
-        sample_views(clip_frames, num_frames, rng=rng, **settings).valid.mean(1) for _ in range(500)
+        sample_windows(clip_frames, num_frames, rng=rng, **settings).valid.mean(1)
+        for _ in range(500)
     ]
     for view, found in enumerate(np.mean(valid, axis=0)):
         official = STATISTICS[name][f"valid_frac_view{view}"]
@@ -140,14 +141,14 @@ def test_shares_of_valid_positions_are_the_published_ones(name):
 def test_no_view_is_padding_alone_and_every_frame_is_of_the_clip(kind, clip_frames):
     rng = np.random.default_rng(0)
     for _ in range(60):
-        views = sample_views(clip_frames, 20, alpha=1.5, beta=0.2, rng=rng, kind=kind)
+        views = sample_windows(clip_frames, 20, alpha=1.5, beta=0.2, rng=rng, kind=kind)
         assert views.valid.any(axis=1).all()
         assert views.frames.min() >= 0
         assert views.frames.max() < clip_frames
 
 
 def test_even_frames_span_their_crop_at_even_distances():
-    views = sample_views(500, 20, alpha=1.5, beta=0.2, rng=np.random.default_rng(0), kind="even")
+    views = sample_windows(500, 20, alpha=1.5, beta=0.2, rng=np.random.default_rng(0), kind="even")
     for frames in views.frames:
         steps = np.diff(frames)
         assert steps.max() - steps.min() <= 1
@@ -158,7 +159,7 @@ def test_a_positive_is_up_to_five_frames_before_its_anchor():
     rng = np.random.default_rng(0)
     gaps = set()
     for _ in range(50):
-        views = sample_views(60, 20, alpha=1.5, beta=0.2, rng=rng, kind="uniform", pair_window=5)
+        views = sample_windows(60, 20, alpha=1.5, beta=0.2, rng=rng, kind="uniform", pair_window=5)
         anchors, positives = views.frames[:, 0::2], views.frames[:, 1::2]
         assert (np.diff(anchors, axis=1) > 0).all()
         assert (views.valid[:, 1::2] | (positives == 0)).all()
