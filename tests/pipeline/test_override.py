@@ -65,7 +65,7 @@ def test_the_config_given_is_not_changed():
         ("name=c", r"fuse\.name: Input should be 'a' or 'b', got 'c'"),
         ("pooling.num_entities=0", r"fuse\.pooling\.num_entities: .*greater than 0, got 0"),
         ("pooling=3", r"fuse\.pooling is a group of fields: set one of num_entities, blocks"),
-        ("seed.low=3", r"fuse\.seed has no fields of its own"),
+        ("seed.low=3", r"fuse\.seed has no fields"),
     ],
 )
 def test_a_wrong_word_is_told_what_is_wrong(word, words_of_error):
@@ -82,7 +82,7 @@ def test_a_loss_is_chosen_by_its_name_wherever_the_word_is():
     assert again.loss == LavConfig(gamma=0.5, margin=1)
 
 
-def test_a_grid_is_parted_wherever_its_field_is():
+def test_a_grid_is_split_wherever_its_field_is():
     one = ("loss.gamma=0.1,1", ["loss.gamma=0.1", "loss.gamma=1"])  # a field of LAV, not of SCL
     lists = ("sal.hidden=8,4/16,8", ["sal.hidden=8,4/16,8"])  # no such field
     of_lists = ("loss.hidden=8,4/16,8", ["loss.hidden=8,4", "loss.hidden=16,8"])  # of SaL

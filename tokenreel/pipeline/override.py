@@ -14,7 +14,7 @@ __all__ = ["apply_overrides", "expand_grid"]
 
 Config = TypeVar("Config", bound=BaseModel)
 
-LISTS = r"/|(?<=\]), *(?=\[)"  # what parts the values of a field that is a list: 3,7/11 or [3],[7]
+LISTS = r"/|(?<=\]), *(?=\[)"  # separator of the values of a list field: 3,7/11 or [3],[7]
 
 
 def apply_overrides(config: Config, words: Iterable[str], *, root: str) -> Config:
@@ -45,11 +45,11 @@ def apply_overrides(config: Config, words: Iterable[str], *, root: str) -> Confi
     try:
         return type(config).model_validate(changes)
     except ValidationError as error:
-        raise UsageError(_say(error, config, root)) from None
+        raise UsageError(_format_error(error, config, root)) from None
 
 
 def expand_grid(config: BaseModel, word: str) -> list[str]:
-    """`key=a,b,c` as one word a value; values of a field that is a list are parted by "/".
+    """`key=a,b,c` as one word a value; values of a field that is a list are separated by "/".
 
     >>> class Few(BaseModel):
     ...     seed: int = 0
@@ -69,7 +69,7 @@ def expand_grid(config: BaseModel, word: str) -> list[str]:
         kinds = [kind for field in fields for kind in _models(field.annotation)]
     known = [kind.model_fields[name].annotation for kind in kinds if name in kind.model_fields]
     if not equals or not known:
-        return [word]  # apply_overrides says what is wrong with it
+        return [word]  # apply_overrides reports the error
     mark = LISTS if any(map(_is_sequence, known)) else ","
     return [f"{key}={value}" for value in re.split(mark, text)]
 
@@ -123,7 +123,7 @@ def _set(
     elif isinstance(inner, BaseModel):
         _set(inner, changes[name], rest, text, dotted, _models(fields[name].annotation))
     else:
-        raise UsageError(f"{dotted} has no fields of its own: set {dotted}=value")
+        raise UsageError(f"{dotted} has no fields: set {dotted}=value")
 
 
 def _read(text: str, *, is_sequence: bool) -> Any:
@@ -164,7 +164,7 @@ def _without_kind(config: BaseModel, where: list[str]) -> list[str]:
     return [where[0], *where[2:]] if has_kinds else where
 
 
-def _say(error: ValidationError, config: BaseModel, root: str) -> str:
+def _format_error(error: ValidationError, config: BaseModel, root: str) -> str:
     lines = []
     for item in error.errors():
         given = item["input"]  # a whole group where several of its fields do not fit together

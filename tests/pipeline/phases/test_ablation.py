@@ -78,7 +78,7 @@ def test_a_value_that_is_named_twice_is_one_row():
     assert [row.words for row in rows] == [("optim.lr=0.1",), ("optim.lr=0.2",)]
 
 
-def test_values_that_are_lists_are_parted_by_a_slash():
+def test_values_that_are_lists_are_separated_by_a_slash():
     rows = plan_rows(["sample", "pooling.blocks=3,7/11"])
     assert [row.words for row in rows] == [("pooling.blocks=3,7",), ("pooling.blocks=11",)]
 

@@ -147,7 +147,7 @@ def test_a_run_that_goes_on_from_another_takes_the_one_of_its_seed_or_asks_for_i
     with pytest.raises(UsageError) as told:
         make_job(name, ["seed=2"], store=tmp_path)
     assert str(told.value) == (
-        f"recipe {name} goes on from a run of mvformer-kinetics400, and "
+        f"recipe {name} starts from a run of mvformer-kinetics400, and "
         "runs/mvformer-kinetics400-seed2 has no checkpoint: type `fuse train mvformer-kinetics400 "
         f"seed=2` first, or name another run with `fuse train {name} init=RUN`"
     )

@@ -1,4 +1,4 @@
-"""What the four commands share: running an app, printing, and ending with the right status."""
+"""Shared by the four programs: create an app, run it, report errors, set the exit status."""
 
 import errno
 import logging
@@ -30,7 +30,7 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 def new_app(title: str) -> typer.Typer:
-    """A group of commands whose --help is plain text: rich would take longer to import than to run.
+    """A group of commands whose --help is plain text: importing rich takes longer than the rest.
 
     Args:
         title: first lines of its --help.
@@ -56,7 +56,7 @@ def run_app(app: typer.Typer) -> NoReturn:
         sys.exit(error.exit_status)
     except OSError as error:
         if error.errno in FULL:
-            kind, advice = TokenReelError, "make room, and run the same command to go on"
+            kind, advice = TokenReelError, "make room, and rerun the same command to resume"
         elif error.errno in CLOSED:
             kind, advice = UsageError, "name another path, or make room for this one"
         else:
@@ -73,9 +73,9 @@ def run_app(app: typer.Typer) -> NoReturn:
         )
         sys.exit(2)
     except SystemExit as end:
-        if end.code == INTERRUPTED:  # which typer makes of Ctrl-C, without a word
+        if end.code == INTERRUPTED:  # typer's status for Ctrl-C, which it does not explain
             typer.echo(
-                "interrupted: what is committed stays, run the same command to go on", err=True
+                "interrupted: what is committed stays; rerun the same command to resume", err=True
             )
         raise
     sys.exit(0)

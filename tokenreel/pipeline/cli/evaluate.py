@@ -23,7 +23,7 @@ Settings = Annotated[list[str] | None, typer.Argument(help="key=value settings")
 Jobs = Annotated[int, typer.Option(min=0, help="processors to use, 0 for all")]
 Memory = Annotated[str, typer.Option(help="for embeddings and searches of all processes")]
 Run = Annotated[Path, typer.Option(help="a run, or an embedding file")]
-Root = Annotated[Path | None, typer.Option(help="folder of the videos; data/DATASET when left out")]
+Root = Annotated[Path | None, typer.Option(help="folder of the videos; default: data/DATASET")]
 Out = Annotated[Path, typer.Option(help="folder of the files")]
 
 
@@ -40,7 +40,7 @@ def evaluate_all(
     jobs: Jobs = 0,
     memory: Memory = "2GB",
 ) -> None:
-    """Every metric of every run: results.csv, summary.csv, .md, .tex; run it again to go on."""
+    """Every metric of every run: results.csv, summary.csv, .md, .tex; rerun to resume."""
     from tokenreel.pipeline.phases.evaluation import evaluate_words
 
     _report(evaluate_words(words or [], out=out, jobs=jobs, memory=memory), out)
@@ -49,11 +49,11 @@ def evaluate_all(
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="a run, or a folder of its seeds")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="what may be better")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="the run to compare with A")],
     words: Settings = None,
     *,
     resamples: Annotated[int, typer.Option(min=100, help="draws of clips")] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="of the draws")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the draws")] = 0,
     out: Annotated[Path | None, typer.Option(help="a CSV file of the table")] = None,
 ) -> None:
     """Is B better than A?  Each metric's gain with its 95 % interval over validation clips."""
@@ -71,13 +71,14 @@ def frozen(
     words: Settings = None,
     *,
     block: Annotated[
-        list[int] | None, typer.Option(help="whose tokens, may be repeated; the store's last")
+        list[int] | None,
+        typer.Option(help="block to pool, may be repeated; default: the store's last"),
     ] = None,
     out: Out = Path("results/frozen"),
     jobs: Jobs = 0,
     memory: Memory = "2GB",
 ) -> None:
-    """The control of every table: all metrics on frozen tokens, pooled by max, mean and CLS."""
+    """Baseline of every table: all metrics on frozen tokens, pooled by max, mean and CLS."""
     from tokenreel.pipeline.phases.evaluation import evaluate_frozen
 
     _report(
@@ -92,7 +93,7 @@ def check(
         typer.Argument(exists=True, help="HDF5 or .npz, as docs/embeddings.md lays it out"),
     ],
 ) -> None:
-    """What an embedding file holds, what it lacks, and what is wrong with it."""
+    """Validate an embedding file: its contents, what is missing, what is wrong."""
     from tokenreel.evaluate.commands.check import check_file
 
     found = check_file(file)
@@ -115,7 +116,7 @@ def _report(report: "SuiteReport", out: Path) -> NoReturn:
 
 
 class Projection(StrEnum):
-    """How embeddings are brought to two dimensions."""
+    """Projection of embeddings to two dimensions."""
 
     PCA = "pca"
     TSNE = "tsne"
@@ -134,7 +135,7 @@ def report(
     jobs: Jobs = 0,
     memory: Memory = "2GB",
 ) -> None:
-    """One page to look at and to send: tables, alignments, retrieved frames, curves, provenance."""
+    """Write one HTML page: tables, alignments, retrieved frames, curves, provenance."""
     from tokenreel.evaluate.report.data.gather import ReportConfig
     from tokenreel.pipeline.phases.reporting import report_words
 
@@ -152,8 +153,8 @@ def report(
 
 @app.command()
 def align(
-    query: Annotated[str, typer.Argument(help="id of a clip, or a part of it that is unique")],
-    reference: Annotated[str, typer.Argument(metavar="REF", help="the clip it is laid beside")],
+    query: Annotated[str, typer.Argument(help="id of a clip, or a unique part of one")],
+    reference: Annotated[str, typer.Argument(metavar="REF", help="the clip to align it with")],
     *,
     run: Run,
     root: Root = None,
@@ -189,7 +190,7 @@ def align(
 
 @app.command()
 def retrieve(
-    query_clip: Annotated[str, typer.Argument(help="id of a clip, or a part of it that is unique")],
+    query_clip: Annotated[str, typer.Argument(help="id of a clip, or a unique part of one")],
     frame: Annotated[int, typer.Argument(help="frame of the clip, from 0")],
     *,
     run: Run,
@@ -215,14 +216,14 @@ def retrieve(
     rows = [
         [
             rank,
-            one.clip.clip_id,
-            one.frame,
-            f"{one.clip.times_seconds[one.frame]:.2f}",
-            f"{one.distance:.4f}",
-            phase_name(one.clip, one.frame),
-            one.verdict,
+            neighbour.clip.clip_id,
+            neighbour.frame,
+            f"{neighbour.clip.times_seconds[neighbour.frame]:.2f}",
+            f"{neighbour.distance:.4f}",
+            phase_name(neighbour.clip, neighbour.frame),
+            neighbour.verdict,
         ]
-        for rank, one in enumerate(found, start=1)
+        for rank, neighbour in enumerate(found, start=1)
     ]
     say(format_table(["rank", "clip", "frame", "seconds", "distance", "phase", "verdict"], rows))
     path = out / f"{_file_name(clip.clip_id)}-{frame}.png"

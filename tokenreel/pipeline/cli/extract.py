@@ -29,7 +29,7 @@ Root = Annotated[Path | None, typer.Option(help="folder of the videos")]
 Out = Annotated[Path | None, typer.Option(help="the store; by default named in stores/")]
 
 Gpus = Annotated[
-    str | None, typer.Option(help="a process on each: all, how many, or numbers such as 0,1")
+    str | None, typer.Option(help="one process for each: all, a count, or numbers such as 0,1")
 ]
 MaxFailures = Annotated[
     int | None, typer.Option(min=0, help="end once more clips than this have failed")
@@ -47,9 +47,9 @@ def run(
     gpus: Gpus = None,
     max_failures: MaxFailures = None,
 ) -> None:
-    """Write the tokens of every clip of a data set into a store; run it again to go on.
+    """Write the tokens of every clip of a data set into a store; rerun to resume.
 
-    Clips that failed before are listed, not tried: see `extract retry`.
+    Clips that failed before are listed, not retried: see `extract retry`.
     """
     from tokenreel.pipeline.phases.extraction import extract_dataset
 
@@ -69,7 +69,7 @@ def retry(
     gpus: Gpus = None,
     max_failures: MaxFailures = None,
 ) -> None:
-    """Try the clips in a store's quarantine again, exactly those."""
+    """Retry the clips in a store's quarantine, and only those."""
     from tokenreel.pipeline.phases.extraction import retry_store
 
     words = [*(words or []), *_limit(max_failures)]
@@ -86,7 +86,7 @@ def plan(
     recipe: Annotated[str | None, typer.Option(help="break-even of this recipe only")] = None,
     seconds: Annotated[float, typer.Option(min=0.3, help="length of the measurement")] = 30.0,
 ) -> None:
-    """What an extraction will take here: frames, bytes, hours, and when caching pays."""
+    """Estimate an extraction on this machine: frames, bytes, hours, and when caching pays."""
     from tokenreel.pipeline.phases.planning import plan_dataset
 
     found = plan_dataset(dataset, words or [], root=root, out=out, recipe=recipe, seconds=seconds)
@@ -104,7 +104,7 @@ def show(
     frames: Annotated[int, typer.Option(min=1, help="frames shown")] = 8,
     view: Annotated[int, typer.Option(min=0, help="0 is the clean view")] = 0,
 ) -> None:
-    """One picture of a clip: what the backbone saw, its tokens in colour, CLS over time."""
+    """Draw a clip: the frames that the backbone saw, its tokens in colour, CLS over time."""
     from tokenreel.cache.read.store_reader import open_store
     from tokenreel.pipeline.defaults import DATA
 
@@ -123,7 +123,7 @@ def _limit(max_failures: int | None) -> list[str]:
 
 
 def _close(report: "ExtractReport", store: Path) -> NoReturn:
-    """Tell what was done; status 3 while clips are in quarantine."""
+    """Print what was done; status 3 while clips are in quarantine."""
     say(report.table())
     for failure in report.failed:
         say(f"failed: {failure}")
@@ -133,13 +133,15 @@ def _close(report: "ExtractReport", store: Path) -> NoReturn:
     finish(report.exit_status)
 
 
-def _end(number: int, _: object) -> NoReturn:
-    """Leave in order when told to before there is anything to finish."""
-    typer.echo(f"signal {number}: nothing was begun, run the same command again", err=True)
+def _exit_on_signal(number: int, _: object) -> NoReturn:
+    """Exit cleanly on SIGTERM while there is nothing to finish."""
+    typer.echo(f"signal {number}: nothing was started; rerun the same command", err=True)
     sys.exit(128 + number)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    signal.signal(signal.SIGTERM, _end)  # a run has its own answer from its first clip on
+    signal.signal(
+        signal.SIGTERM, _exit_on_signal
+    )  # an extraction handles SIGTERM itself from its first clip on
     run_app(app)

@@ -13,13 +13,11 @@ app = new_app(__doc__)
 Store = Annotated[Path | None, typer.Option(help="the store; by default the recipe's in stores/")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 Placement = Annotated[
-    Literal["auto", "disk", "ram", "gpu"], typer.Option(help="where codes stay while training")
+    Literal["auto", "disk", "ram", "gpu"], typer.Option(help="where codes are kept while training")
 ]
 Memory = Annotated[
     str | None,
-    typer.Option(
-        help="most that codes may take in memory, as 8GB; half of what is free by default"
-    ),
+    typer.Option(help="memory limit of codes, such as 8GB; by default half of what is free"),
 ]
 
 
@@ -34,9 +32,9 @@ def train(
     placement: Placement = "auto",
     memory: Memory = None,
 ) -> None:
-    """Train a recipe on a store and write its embeddings; run it again to go on.
+    """Train a recipe on a store and write its embeddings; rerun to resume.
 
-    On N GPUs, with the numbers of one process at the same batch:
+    On N GPUs, with the results of one process at the same batch size:
     torchrun --standalone --no-python --nproc-per-node N fuse train RECIPE --store STORE
     """
     from tokenreel.pipeline.phases.training import train_recipe
@@ -109,7 +107,7 @@ def embed(
     for reason in left_out:
         say(f"failed: {reason}")
     if left_out:
-        say(f"`tokenreel store verify --deep --repair {store}` makes them again; then embed again")
+        say(f"`tokenreel store verify --deep --repair {store}` extracts them; then embed again")
         finish(TokenReelError.exit_status)
 
 
@@ -118,13 +116,13 @@ def attend(
     run: Annotated[Path, typer.Argument(help="folder of a run with pooling.kind=lstp")],
     *,
     clips: Annotated[
-        str, typer.Option(help="ids of clips, or unique parts of them, with commas between")
+        str, typer.Option(help="comma-separated ids of clips, or unique parts of ids")
     ],
     store: Annotated[
         Path | None, typer.Option(help="by default the one that the run was trained on")
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="folder of the videos; data/DATASET when left out")
+        Path | None, typer.Option(help="folder of the videos; default: data/DATASET")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="folder of the pictures; RUN/attention by default")
@@ -152,14 +150,14 @@ def attend(
 @app.command()
 def recipes(
     names: Annotated[
-        list[str] | None, typer.Argument(help="recipes or tables to tell about; all when left out")
+        list[str] | None, typer.Argument(help="recipes or tables to describe; default: all")
     ] = None,
 ) -> None:
-    """List the recipes: what each is, what it costs, what was published."""
+    """Describe the recipes: model, cost, published numbers."""
     from tokenreel.pipeline.recipes import RECIPES, TABLES, describe, get_recipe
 
     for name in [row for word in names or RECIPES for row in TABLES.get(word, (word,))]:
-        get_recipe(name)  # says which are near
+        get_recipe(name)  # an unknown name is an error with the nearest
         say(describe(name, RECIPES[name]))
     if names:
         return

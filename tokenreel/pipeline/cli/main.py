@@ -1,4 +1,4 @@
-"""`tokenreel demo | store | data | ...`: everything that is not one of the three phases."""
+"""`tokenreel demo | store | data | ...`: everything besides the three phases."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ app.add_typer(data_app, name="data")
 
 @app.command()
 def demo() -> None:
-    """The main job on the embedded sample: render, extract, train, evaluate."""
+    """Run all phases on the embedded sample: render, extract, train, evaluate."""
     from tokenreel.pipeline.tools.demo import run_demo
 
     finish(run_demo())
@@ -29,7 +29,7 @@ def doctor(
     folder: Annotated[Path, typer.Option(help="on the disk of the stores")] = Path("stores"),
     measure: Annotated[bool, typer.Option(help="write and read up to 2 GB for its speed")] = True,
 ) -> None:
-    """What this machine has, and what will be slow on it."""
+    """Describe this machine, and what will be slow on it."""
     from tokenreel.pipeline.tools.doctor import examine, report
 
     say(report(examine(folder, measure=measure)))
@@ -48,7 +48,7 @@ def fidelity(
     ] = 54,
     codec: Annotated[list[str] | None, typer.Option(help="only this codec; repeat")] = None,
 ) -> None:
-    """What each codec costs in bytes, errors, probe accuracy, tau and AP@5; and which to take."""
+    """What each codec costs in bytes, errors, probe accuracy, tau and AP@5; recommend one."""
     from tokenreel.pipeline.tools.fidelity import fidelity_of, fidelity_table
 
     report = fidelity_of(name, words or [], root=root, clips=clips, codecs=codec or ())
@@ -62,7 +62,7 @@ def check(
     *,
     root: Annotated[Path | None, typer.Option(help="folder of the videos")] = None,
 ) -> None:
-    """What a data set expects, what is there, how much of each split and class."""
+    """Check a data set: expected and existing files, clips of each split and class."""
     from tokenreel.pipeline.datasets import check_dataset
     from tokenreel.pipeline.defaults import DATA
     from tokenreel.pipeline.phases.extraction import data_options

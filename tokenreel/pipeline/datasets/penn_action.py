@@ -175,7 +175,7 @@ def _are_in_a_row(frames: Sequence[Path]) -> bool:
 def _clip(
     entry: Entry, frames: Sequence[Path], folder: Path | None, root: Path, notes: list[str]
 ) -> tuple[Clip, bool]:
-    """The clip, packed where asked for, and whether labels and frames differed in number."""
+    """The clip, packed on request, and whether labels and frames differed in number."""
     name = f"{entry.number}_{entry.action}"
     clip = Clip(f"{entry.split}/{name}", "", split=entry.split, action=entry.action)
     kept, was_resampled = list(frames), False

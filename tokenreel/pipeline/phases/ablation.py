@@ -80,8 +80,7 @@ def ablate(
 ) -> AblationReport:
     """Train every row with every seed, evaluate, and make the table.
 
-    A row that no store can feed is left out, and told; the others go on.  Typed again, it goes on
-    where it was stopped.
+    A row that no store can feed is left out and reported; the others are trained.  Rerun to resume.
 
     Args:
         words: tables, recipes and `key=a,b,c` grids.
@@ -111,10 +110,11 @@ def ablate(
         memory_bytes=memory_bytes,
         progress=progress,
     )
-    for one in results:
-        if one.error is not None:
-            problems.append(f"{one.path.name}: {str(one.error).removeprefix(f'{one.path.name}: ')}")
-    if all(one.error is not None for one in results):
+    for result in results:
+        if result.error is not None:
+            name = result.path.name
+            problems.append(f"{name}: {str(result.error).removeprefix(f'{name}: ')}")
+    if all(result.error is not None for result in results):
         raise TokenReelError("no run ended, there is no table:\n" + "\n".join(problems))
     if int(os.environ.get("RANK", "0")) > 0:  # of torchrun; the first process evaluates
         return AblationReport("", folder, tuple(problems))
@@ -149,7 +149,7 @@ def _evaluate(
 
 
 def plan_rows(words: Sequence[str]) -> list[AblationRow]:
-    """The rows that words ask for.
+    """The rows that words describe.
 
     Raises:
         UsageError: a word that is no table, recipe or `key=value`, no recipe at all, a key that
@@ -275,7 +275,7 @@ def _store_for(
 
     def strangeness(path: Path) -> tuple[bool, bool]:
         store = candidates[path]
-        return dataset_of(store) != recipe.dataset, not recipe.is_about(store.identity)
+        return dataset_of(store) != recipe.dataset, not recipe.is_on_its_backbone(store.identity)
 
     for path in sorted(candidates, key=strangeness):
         try:
@@ -318,7 +318,7 @@ def substitutes(jobs: Sequence[_Planned]) -> list[str]:
         if row.published and dataset_of(store) != recipe.dataset:
             what = f"published on {recipe.dataset}, here on {dataset_of(store) or 'another'}"
             notes.setdefault(f"{what} ({store.path.name})", {})[row.label] = None
-        if not recipe.is_about(store.identity):
+        if not recipe.is_on_its_backbone(store.identity):
             rows = wanted.setdefault((job.store, recipe.backbone), {})
             rows[row.label] = recipe.fuse.pooling.blocks or ()
     for (path, backbone), rows in wanted.items():

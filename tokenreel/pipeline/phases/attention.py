@@ -71,7 +71,7 @@ def attend_clips(
     out: Path | None = None,
     device: str = "auto",
 ) -> Iterator[AttentionFiles | ClipFailed]:
-    """Draw the attention of a run over clips, one after another; a damaged one is told instead.
+    """Draw the attention of a run over clips, one after another; a damaged one is reported instead.
 
     Args:
         run: folder of a run with pooling.kind=lstp.
@@ -112,22 +112,22 @@ def find_clips(store: Store, words: Sequence[str]) -> list[str]:
         UsageError: a word that no clip or more than one has, or no word.
     """
     if not words:
-        raise UsageError("no clip is named: --clips takes ids, with commas between")
+        raise UsageError("no clip is named: --clips takes comma-separated ids")
     names, clips = list(store.records), []
     for word in words:
         found = [word] if word in names else [name for name in names if word in name]
         if len(found) != 1:
             some = found or names
-            told = f"{', '.join(some[:5])}{', ...' if len(some) > 5 else ''}"
+            listed = f"{', '.join(some[:5])}{', ...' if len(some) > 5 else ''}"
             what = f"{len(found)} clips match" if found else "no such clip"
             near = "" if found else nearest(word, names, count=3)
-            raise UsageError(f"{word!r}: {what} in {store.path}{near or f', name one of {told}'}")
+            raise UsageError(f"{word!r}: {what} in {store.path}{near or f', name one of {listed}'}")
         clips += found
     return list(dict.fromkeys(clips))
 
 
 def file_name(clip_id: str) -> str:
-    """What the files of a clip are called: its id where that can be, else one that only it has.
+    """Stem of the files of a clip: its id where possible, else a unique name.
 
     >>> file_name("dance.mp4")
     'dance.mp4'
@@ -201,8 +201,8 @@ def _draw_grid(
         panel.set_yticks([])
     panels[0][0].set_ylabel("frame", fontsize=8)
     for entity in range(entities):
-        told = f"entity {entity}\n0 to {brightest[entity]:.2g}"  # the weights of dark and bright
-        panels[1 + entity][0].set_ylabel(told, fontsize=8)
+        title = f"entity {entity}\n0 to {brightest[entity]:.2g}"  # the weights of dark and bright
+        panels[1 + entity][0].set_ylabel(title, fontsize=8)
     FigureCanvasAgg(figure)
     data = io.BytesIO()
     figure.savefig(data, dpi=DOTS_PER_INCH, format="png")
@@ -212,7 +212,7 @@ def _draw_grid(
 def _panels(found: "ClipAttention", frames: Iterator[Image | None]) -> Iterator[Image]:
     """The pictures of the movie: the frame where there is one, then each entity's attention."""
     for maps, image in zip(_scaled(found.weights), frames, strict=True):
-        parts = [_overlay(one, image, SIDE) for one in maps]
+        parts = [_overlay(strength, image, SIDE) for strength in maps]
         if image is not None:
             parts.insert(0, _enlarge(image, SIDE))
         yield np.concatenate(parts, axis=1)

@@ -121,7 +121,9 @@ def compare_words(
     if out is not None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([list(asdict(found[0])), *(asdict(one).values() for one in found)])
+        writer.writerows(
+            [list(asdict(found[0])), *(asdict(difference).values() for difference in found)]
+        )
         make_directory(out.parent)
         write_whole(out, text.getvalue().encode())
     return found
@@ -132,18 +134,20 @@ def format_differences(found: Sequence[Difference]) -> str:
     header = ["metric", "A", "B", "B - A", "95 % interval", "p", "clips", ""]
     rows = [
         [
-            one.task,
-            f"{one.a:.4f}",
-            f"{one.b:.4f}",
-            f"{one.gain:+.4f}",
-            f"{one.low:+.4f} to {one.high:+.4f}",
-            f"{one.p_value:.3f}",
-            one.num_clips,
-            "real" if one.is_real else "within chance",
+            difference.task,
+            f"{difference.a:.4f}",
+            f"{difference.b:.4f}",
+            f"{difference.gain:+.4f}",
+            f"{difference.low:+.4f} to {difference.high:+.4f}",
+            f"{difference.p_value:.3f}",
+            difference.num_clips,
+            "real" if difference.is_real else "within chance",
         ]
-        for one in found
+        for difference in found
     ]
-    notes = sorted({f"{one.task}: {one.note}" for one in found if one.note})
+    notes = sorted(
+        {f"{difference.task}: {difference.note}" for difference in found if difference.note}
+    )
     about = (
         f"{found[0].num_resamples} paired draws of validation clips within each action; a run "
         "trained with another seed or data.seed varies besides: compare folders of several"

@@ -41,7 +41,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-ABANDONED_SECONDS = 86400  # a store in the making that nobody touched for so long
+ABANDONED_SECONDS = 86400  # an unfinished store that nobody touched for this long
 
 
 def extract_dataset(
@@ -61,7 +61,7 @@ def extract_dataset(
         root: folder of the videos; data/<dataset> when None.
         out: the store; when None the one of this extraction in stores/, see named_store.
         shard: "i/n", this job's part.
-        gpus: a process on each: "all", how many, or numbers with a comma; None: one process,
+        gpus: one process for each: "all", a count, or comma-separated numbers; None: one process,
             where the word device= says.
 
     Returns:
@@ -81,11 +81,11 @@ def extract_dataset(
 def retry_store(
     store: Path, words: Sequence[str] = (), *, root: Path | None = None, gpus: str | None = None
 ) -> ExtractReport:
-    """Try the clips in quarantine again, exactly those, as the store says they were extracted.
+    """Retry the clips in quarantine, and only those, as the store says they were extracted.
 
     Args:
         store: the store.
-        words: `key=value` where the store does not tell: weights=FILE, data.key=value, device.
+        words: `key=value` that the store does not record: weights=FILE, data.key=value, device.
         root: folder of the videos; data/<dataset> when None.
         gpus: as extract_dataset.
 
@@ -210,7 +210,7 @@ def _data_option(word: str) -> tuple[str, str]:
 def named_store(folder: Path, manifest: Manifest, config: ExtractConfig) -> Path:
     """The one store of an extraction in a folder; made, calibrated and named when there is none.
 
-    Several processes, shards of one extraction say, get the same one: the first makes it.
+    Several processes, such as shards of one extraction, get the same one: the first makes it.
 
     Args:
         folder: of the stores.
@@ -226,7 +226,7 @@ def named_store(folder: Path, manifest: Manifest, config: ExtractConfig) -> Path
     planned = build_identity(config)
     start = store_name(manifest.dataset, config)
     make_directory(folder)
-    with _alone(folder):
+    with _locked(folder):
         sweep_temporary(folder, older_than_seconds=ABANDONED_SECONDS)
         found = _stores_of(folder, start, planned, config)
         if not found:  # the same weights in a file of another name
@@ -271,8 +271,8 @@ def _stores_of(
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time in; a dead one lets the next in."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a folder: one process at a time; the lock of a dead process is released."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
@@ -307,7 +307,7 @@ def repair_store(
     Args:
         store: the store.
         report: of verify_store.
-        words: `key=value` where the store does not tell: weights=FILE, data.key=value, device.
+        words: `key=value` that the store does not record: weights=FILE, data.key=value, device.
         root: folder of the videos; data/<dataset> when None.
         progress: show a bar.
 

@@ -1,4 +1,4 @@
-"""`extract plan` as one call: headers, a short measurement, and where caching begins to pay.
+"""`extract plan` as one call: headers, a short measurement, and the break-even of caching.
 
 The break-even compares two ways to feed the same training step: reading cached tokens from the
 disk, and decoding the frames and running the frozen backbone in every epoch.  The step itself
@@ -33,7 +33,7 @@ class BreakEven:
     """One way to train, cached against online.
 
     Attributes:
-        recipes: names of the recipes that read so many frames.
+        recipes: names of the recipes that read this many frames.
         epoch_frames: frames of an epoch, both views.
         cached_seconds, online_seconds: to feed an epoch.
         epochs: after how many epochs the extraction has paid for itself; None for never.
@@ -48,7 +48,7 @@ class BreakEven:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that `extract plan` prints.
+    """The report of `extract plan`.
 
     Attributes:
         dataset: its name.

@@ -35,7 +35,7 @@ def report_words(
 
     Args:
         words: as for `evaluate all`.
-        out: folder of the page and the tables; rows that stand there already are used again.
+        out: folder of the page and the tables; existing rows are reused.
         root: folder of the videos; data/<dataset> of each run when None.
         jobs: processors to use, 0 for all of this process.
         memory: for all processes together, such as "2GB".

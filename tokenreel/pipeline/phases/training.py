@@ -55,7 +55,7 @@ def train_recipe(
         store: the store; the one of the recipe's data set in stores/ when None.
         out: folder of the run; runs/<recipe>[-changes]-seed<seed> when None.
         device: "auto", "cpu" or "cuda".
-        placement: where codes stay: "disk", "ram", "gpu" or "auto".
+        placement: where codes are kept: "disk", "ram", "gpu" or "auto".
         memory_bytes: most that codes may take in memory, None for half of what is available.
         progress: show bars.
     """
@@ -194,12 +194,12 @@ def _run_to_begin_from(
     near = [run for folder in folders for run in sorted(folder.glob(f"{source}-*-seed{seed}"))]
     wanted = _without_optim([source, *changes])
     alike = (run for run in near if changes and _model_words(run) == wanted)
-    for run in chain((one / same for one in folders), alike, (one / plain for one in folders)):
+    for run in chain((path / same for path in folders), alike, (path / plain for path in folders)):
         if (run / "checkpoint.pt").exists():
             log.info("%s begins from %s", name, run)
             return run
     raise UsageError(
-        f"recipe {name} goes on from a run of {source}, and {folders[0] / same} has no "
+        f"recipe {name} starts from a run of {source}, and {folders[0] / same} has no "
         f"checkpoint: type `fuse train {' '.join([source, *changes, f'seed={seed}'])}` first, or "
         f"name another run with `fuse train {name} init=RUN`"
     )
@@ -216,7 +216,7 @@ def _without_optim(words: Sequence[str]) -> set[str]:
 
 
 def run_name(name: str, words: Sequence[str], seed: int) -> str:
-    """What the folder of a run is called unless the user says otherwise.
+    """Default name of the folder of a run.
 
     >>> run_name("sample", ["optim.lr=0.1", "seed=3"], 3)
     'sample-optim.lr=0.1-seed3'

@@ -97,7 +97,7 @@ class Recipe:
         begins_from: the recipe whose run, of the same seed, gives its first weights, unless `init`
             names one.
         per_action: whether it is one model for each action, as the rows with a star are: a run
-            wants `data.action`, and a table averages the runs of all actions.
+            needs `data.action`, and a table averages the runs of all actions.
     """
 
     dataset: str
@@ -113,8 +113,8 @@ class Recipe:
     begins_from: str = ""
     per_action: bool = False
 
-    def is_about(self, store: StoreIdentity) -> bool:
-        """Whether a store is of the backbone that the published row is about."""
+    def is_on_its_backbone(self, store: StoreIdentity) -> bool:
+        """Whether a store is of the published row's backbone."""
         return store.architecture.startswith(self.backbone.partition(".")[0])
 
 

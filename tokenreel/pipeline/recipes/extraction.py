@@ -1,11 +1,11 @@
-"""How each data set is extracted unless the user says otherwise.
+"""Default extraction of each data set.
 
 The blocks are the papers' (MV-Former, section 4.4, as the released configurations count them,
 from 0).  Their backbone computes in bfloat16 on every machine, so that a store begun on one GPU is
 continued on another or on a CPU: `numeric` is part of a store's identity, and `numeric=float32`
-asks for another store.  The tokens are within 0.03 of those in float32 (root mean square of the
+creates a separate store.  The tokens are within 0.03 of those in float32 (root mean square of the
 difference over that of the tokens about their channels' means: cache.canary).  On a GPU the blocks
-are compiled, which is no identity, and is checked to stay within the same bound.
+are compiled, which is not part of the identity, and is checked to stay within the same bound.
 
 `sample` needs no network: its backbone is small and has fixed random weights, which the store's
 name, the log and every table say.  It is DeiT's, the tiny ViT that takes images normalised as DINO
@@ -38,5 +38,5 @@ EXTRACTIONS: dict[str, ExtractConfig] = {
 
 
 def extraction_for(dataset: str) -> ExtractConfig:
-    """The extraction of a data set; the defaults of ExtractConfig where it has none of its own."""
+    """The extraction of a data set; the defaults of ExtractConfig where it has none."""
     return EXTRACTIONS.get(dataset, ExtractConfig())

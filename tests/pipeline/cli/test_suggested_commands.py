@@ -1,4 +1,4 @@
-"""A store that lacks what a recipe needs: the command that is told makes one that has it."""
+"""A store that lacks what a recipe needs: the suggested command makes one that has it."""
 
 import re
 
