@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -209,15 +211,52 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path, state):
     assert not (tmp_path / "made").exists()
 
 
-def test_settings_beside_the_tensors_are_neither_imported_nor_called(tmp_path, state, wanted):
-    settings = argparse.Namespace(bomb=1)
-    torch.save({"teacher": state, "args": settings}, tmp_path / "w.pth")
-    data = (tmp_path / "w.pth").read_bytes()
-    assert b"cargparse\nNamespace\n" in data
-    (tmp_path / "x.pth").write_bytes(data.replace(b"cargparse\nNamespace", b"cos_which\nabsentNow"))
-    assert weights_sha256(load_weights(MINI, str(tmp_path / "w.pth"))) == wanted
-    with pytest.raises(UsageError, match="is not a file of tensors"):
-        load_weights(MINI, str(tmp_path / "x.pth"))
+def settings_of(module, name, base):
+    """An object of a class of a package that is not installed when it is read."""
+    kind = type(name, (base,), {"__module__": module, "__qualname__": name})
+    packages = {}
+    for end in range(1, module.count(".") + 2):
+        path = ".".join(module.split(".")[:end])
+        packages[path] = types.ModuleType(path)
+    setattr(packages[module], name, kind)
+    made = kind()
+    made.__dict__["lr"] = 0.1
+    return made, packages
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "base"),
+    [
+        ("omegaconf.dictconfig", "DictConfig", object),
+        ("yacs.config", "CfgNode", dict),
+        ("pytorch_lightning.utilities.parsing", "AttributeDict", dict),
+    ],
+)
+def test_settings_of_known_classes_need_no_package(tmp_path, state, wanted, module, name, base):
+    settings, packages = settings_of(module, name, base)
+    with pytest.MonkeyPatch.context() as patch:
+        for path, package in packages.items():
+            patch.setitem(sys.modules, path, package)
+        torch.save({"state_dict": state, "hyper_parameters": settings}, tmp_path / "w.ckpt")
+    assert module not in sys.modules
+    assert weights_sha256(load_weights(MINI, str(tmp_path / "w.ckpt"))) == wanted
+
+
+def test_settings_of_other_classes_are_refused_by_name(tmp_path, state):
+    settings, packages = settings_of("lab.config", "Options", object)
+    with pytest.MonkeyPatch.context() as patch:
+        for path, package in packages.items():
+            patch.setitem(sys.modules, path, package)
+        torch.save({"model": state, "args": settings}, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"an object of lab.config.Options, which is not loaded"):
+        load_weights(MINI, str(tmp_path / "w.pth"))
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path, state):
+    twice = state | {"_orig_mod.norm.bias": torch.ones(64)}
+    torch.save(twice, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"_orig_mod.norm.bias is norm.bias too"):
+        load_weights(MINI, str(tmp_path / "w.pth"))
 
 
 def test_a_whole_module_is_refused_with_how_to_save_its_tensors(tmp_path):

@@ -28,6 +28,8 @@ UNUSED = re.compile(  # below the prefix of a backbone, and no part of its block
 )
 WRAPPING = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 QKV = ("q", "k", "v")
+Names = dict[str, str]  # the name in the file of each tensor of a state
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Renamed:
     """Tensors of a checkpoint under the names of a timm model.
 
     Attributes:
+        form: how the file names them.
         state: tensors by name.
         dropped: names in the file of tensors that the backbone does not use.
         left: names in the file that are neither used nor known.
@@ -88,8 +91,10 @@ def rename(tensors: Mapping[str, Tensor], form: Form, prefix: str, model: Any) -
         prefix: what stands before their names.
         model: of timm, on any device; only its names and shapes are read.
     """
-    found, names = Renamed(form), {}
+    found = Renamed(form)
+    names: Names = {}
     wanted = wanted_shapes(model)
+    pools = "attn_pool.latent" in wanted  # by what Hugging Face calls a head
     for name, value in tensors.items():
         if not name.startswith(prefix):
             found.dropped.append(name)
@@ -98,7 +103,11 @@ def rename(tensors: Mapping[str, Tensor], form: Form, prefix: str, model: Any) -
         new = form.renamed(bare)
         if bare.startswith(HEADS) and (new is None or new.startswith(HEADS)):
             found.dropped.append(name)
-        elif new is not None and (new in wanted or not UNUSED.fullmatch(bare)):
+        elif new is not None and (
+            new in wanted or not UNUSED.fullmatch(bare) or (pools and new.startswith("attn_pool."))
+        ):
+            if new in names:
+                found.problems.append(f"{name} is {new} too, as {names[new]}")
             names[new], found.state[new] = name, value
         elif UNUSED.fullmatch(bare):
             found.dropped.append(name)
@@ -112,10 +121,6 @@ def rename(tensors: Mapping[str, Tensor], form: Form, prefix: str, model: Any) -
         empty = value.numel() == 0
         (found.dropped if zero_bias or empty else found.left).append(names.get(name, name))
     return found
-
-
-Names = dict[str, str]  # the name in the file of each name of `state`
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def _move(found: Renamed, names: Names, old: str, new: str) -> None:
@@ -149,7 +154,7 @@ def _tokens(found: Renamed, names: Names, _: Any, wanted: Shapes) -> None:
 
 def _attention(found: Renamed, names: Names, _: Any, wanted: Shapes) -> None:
     """Query, key and value as the model holds them: in one matrix, its bias whole or without k."""
-    state = found.state
+    state, no_bias = found.state, not _has_bias(found.state)
     masks = r"(.*\.attn\.)(?:qkv|[qkv]|[qkv]_proj|[qv]_bias)(?:\.weight|\.bias)?"
     for start in sorted({m[1] for name in state if (m := re.fullmatch(masks, name))}):
         for part in QKV:
@@ -161,7 +166,7 @@ def _attention(found: Renamed, names: Names, _: Any, wanted: Shapes) -> None:
         if f"{start}q_proj.weight" in wanted:
             _split(found, names, start)
         else:
-            _join(found, names, start, wanted)
+            _join(found, names, start, wanted, no_bias=no_bias)
 
 
 def _split(found: Renamed, names: Names, start: str) -> None:
@@ -177,7 +182,7 @@ def _split(found: Renamed, names: Names, start: str) -> None:
                 _move(found, names, f"{start}{part}.{kind}", f"{start}{part}_proj.{kind}")
 
 
-def _join(found: Renamed, names: Names, start: str, wanted: Shapes) -> None:
+def _join(found: Renamed, names: Names, start: str, wanted: Shapes, *, no_bias: bool) -> None:
     """Into one matrix; a bias that the form leaves out is zero: of the keys, or of all blocks."""
     state, keys = found.state, [f"{start}{part}" for part in QKV]
     matrix, whole = f"{start}qkv.weight", f"{start}qkv.bias"
@@ -190,7 +195,7 @@ def _join(found: Renamed, names: Names, start: str, wanted: Shapes) -> None:
     if f"{keys[0]}.bias" in state and f"{keys[2]}.bias" in state:
         names[whole] = names[f"{keys[0]}.bias"]
         state[whole] = torch.cat([state.pop(f"{key}.bias", zero) for key in keys])
-    elif whole in wanted and found.form.name != "timm" and not _has_bias(state):
+    elif whole in wanted and found.form.name != "timm" and no_bias:
         state[whole] = torch.cat([zero] * 3)
     if whole not in state:
         return
