@@ -144,7 +144,8 @@ def lengths_of(folder: Path, videos: Path | None) -> tuple[Path, dict[str, int]]
     """Root and names of the videos, with the frames that their headers promise."""
     from extract_fixture import render
 
-    from tokenreel.extract.video.decode import VideoError, probe
+    from tokenreel.extract.video.decoders import probe
+    from tokenreel.extract.video.types import VideoError
 
     if videos is None:
         frames = 500

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from tokenreel.cache.codec import calibrate, codec_from_identity, codec_identity
+from tokenreel.cache.format.clip import SourceInfo
 from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.cache.write.store_writer import SourceInfo, StoreWriter, create_store
+from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.fuse.config import (
     DataConfig,
     FuseConfig,

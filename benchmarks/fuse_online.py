@@ -22,7 +22,8 @@ from fuse_fixture import OnlineFrames, bytes_of, make_runs, small_config, thrott
 from harness import make_row, measure, quick_flag, write_rows
 from store_training_read import drop_pages
 
-from tokenreel.cache.read.store_reader import ClipRecord, Store
+from tokenreel.cache.format.clip import ClipRecord
+from tokenreel.cache.read.store_reader import Store
 from tokenreel.extract.backbone.timm_backbone import Backbone, backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.preview.show import frames_as_seen

@@ -24,7 +24,7 @@ from fuse_fixture import OnlineFrames, bytes_of, make_runs, make_store, throttle
 from harness import Timing, cpu_name, make_row, measure, quick_flag, write_rows
 from torch import Tensor
 
-from tokenreel.cache.read.store_reader import ClipRecord
+from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.extract.backbone.timm_backbone import Backbone, backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.flow.devices import compile_blocks

@@ -7,12 +7,13 @@ import numpy as np
 
 from tokenreel.cache.canonical import seal
 from tokenreel.cache.codec import Encoded, codec_identity
-from tokenreel.cache.format.clip import ClipRecord, clip_key, folder_of, load_clip
+from tokenreel.cache.format.clip import ClipRecord, SourceInfo, clip_key, folder_of, load_clip
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.index import log_commit
 from tokenreel.cache.format.layout import group_json
+from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.manifest import Clip
-from tokenreel.cache.write.store_writer import SourceInfo, StoreWriter, create_store
+from tokenreel.cache.write.store_writer import StoreWriter
 
 BLOCKS = (3, 7, 11)
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from tokenreel.cache.codec import calibrate, codec_from_identity, codec_identity
+from tokenreel.cache.format.clip import ClipRecord, SourceInfo
 from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.manifest import Clip
-from tokenreel.cache.read.store_reader import ClipRecord
-from tokenreel.cache.write.store_writer import SourceInfo, StoreWriter, create_store
+from tokenreel.cache.write.store_writer import StoreWriter
 
 BLOCKS, GRID, DIM = (1, 3), (4, 4), 16
 SOURCE = SourceInfo("a/v.mp4", 10, "0" * 64, "pyav", "1", {"frames": 3})

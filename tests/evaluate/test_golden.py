@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
+from tokenreel.evaluate.methods.nearest import squared_distances
 from tokenreel.evaluate.methods.probe import classify_phases, fit_logistic, labelled_prefix
 from tokenreel.evaluate.methods.progression import (
     AbsentPhase,
@@ -14,7 +15,7 @@ from tokenreel.evaluate.methods.progression import (
     progression_targets,
 )
 from tokenreel.evaluate.methods.retrieval import retrieve_frames
-from tokenreel.evaluate.methods.tau import align_clips, squared_distances, tau_b
+from tokenreel.evaluate.methods.tau import align_clips, tau_b
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = json.loads((GOLDEN / "metrics_cases.json").read_text())

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from tests.extract.barcodes import barcode, every_40_ms, read_barcode, write_barcodes
-from tokenreel.extract.video.decode import VideoError, check_file, decode, probe
-from tokenreel.extract.video.decoders import read_decord
+from tokenreel.extract.video.decode import decode
+from tokenreel.extract.video.decoders import probe, read_decord
+from tokenreel.extract.video.types import VideoError, check_file
 
 DECODERS = ("pyav", "decord")
 X264 = {"crf": "12", "bf": "2", "g": "25", "preset": "veryfast"}

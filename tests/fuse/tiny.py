@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from tokenreel.cache.codec import calibrate, codec_from_identity, codec_identity
+from tokenreel.cache.format.clip import SourceInfo
 from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.manifest import Clip
-from tokenreel.cache.write.store_writer import SourceInfo, StoreWriter, create_store
+from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.fuse.config import (
     DataConfig,
     FuseConfig,

@@ -8,8 +8,6 @@ import crc32c
 
 from tokenreel.cache.errors import Damaged
 
-__all__ = ["canonical_json", "field_differences", "open_seal", "parse_json", "seal"]
-
 
 def canonical_json(value: Any) -> bytes:
     """JSON with sorted keys, no spaces, no NaN, UTF-8: equal values give equal bytes.

@@ -21,8 +21,6 @@ from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
 
-__all__ = ["Line", "Table", "read_lines", "read_table"]
-
 MOST_BYTES = 2**29
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 UTF8_MARK, UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")

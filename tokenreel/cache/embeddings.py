@@ -25,15 +25,6 @@ from tokenreel.cache.errors import EmbeddingFileError
 from tokenreel.cache.files import make_directory, whole_file
 from tokenreel.cache.manifest import UNLABELLED
 
-__all__ = [
-    "EmbeddedClip",
-    "EmbeddingFile",
-    "read_embeddings",
-    "text_of",
-    "with_current_names",
-    "write_embeddings",
-]
-
 log = logging.getLogger(__name__)
 
 FORMAT = "tokenreel-embeddings"

@@ -15,18 +15,6 @@ Arguments of the wrong type or value raise TypeError and ValueError, as everywhe
 
 from functools import partial
 
-__all__ = [
-    "ClipFailed",
-    "ClipNotFound",
-    "Damaged",
-    "EmbeddingFileError",
-    "StoreError",
-    "StoreNotFound",
-    "TokenReelError",
-    "UsageError",
-    "WrongIdentity",
-]
-
 
 class TokenReelError(Exception):
     """Base of everything that TokenReel raises about files and jobs."""

@@ -24,21 +24,6 @@ NOT_DAMAGE = {
     errno.ETIMEDOUT,
 }
 
-__all__ = [
-    "file_inside",
-    "make_directory",
-    "sweep_temporary",
-    "sync_directory",
-    "sync_tree",
-    "temporary_name",
-    "unreadable",
-    "whole_file",
-    "write_all",
-    "write_new",
-    "write_synced",
-    "write_whole",
-]
-
 
 def sync_directory(path: Path) -> None:
     """Flush the entries of a directory to the disk, so that a rename in it survives a power cut."""

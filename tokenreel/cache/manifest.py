@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["UNLABELLED", "Clip", "LabelSpan", "Manifest"]
-
 UNLABELLED = -1  # the label of a frame that no span covers
 
 

@@ -14,8 +14,6 @@ from typing import Any
 
 from tokenreel.cache.errors import UsageError
 
-__all__ = ["Table", "nearest"]
-
 
 @dataclass(frozen=True)
 class Table:

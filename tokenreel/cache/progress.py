@@ -10,8 +10,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["PLAIN_SECONDS", "Progress"]
-
 PLAIN_SECONDS = 30.0
 
 _KNOWN_TOTAL = (

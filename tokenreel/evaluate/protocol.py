@@ -19,8 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tokenreel.cache.canonical import canonical_json
 
-__all__ = ["PROTOCOLS", "AbsentRule", "EvaluateConfig", "ProtocolName", "Settings", "resolve"]
-
 ProtocolName = Literal["carl", "finegym", "tcc"]
 Task = Literal["classification", "progression", "tau", "retrieval", "few-shot"]
 Classifier = Literal["logistic", "svc", "sgd"]

@@ -4,8 +4,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-__all__ = ["ExtractConfig"]
-
 
 class ExtractConfig(BaseModel):
     """Configuration of an extraction; fields up to `numeric` decide the tokens."""

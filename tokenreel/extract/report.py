@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 
 from tokenreel.cache.errors import ClipFailed, TokenReelError
 
-__all__ = ["STAGES", "ExtractReport"]
-
 STAGES = ("decode", "backbone", "encode", "write")
 
 

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
-__all__ = ["Stopping", "blocked_in_children", "stop_on_signals"]
-
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 8.0  # to finish segments; a batch on a slow processor may take 16 s more

@@ -9,17 +9,6 @@ from pathlib import Path
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import Store, open_store
 
-__all__ = [
-    "DATA",
-    "RESULTS",
-    "RUNS",
-    "STORES",
-    "code_version",
-    "dataset_of",
-    "find_runs",
-    "find_store",
-]
-
 DATA = Path("data")
 STORES = Path("stores")
 RUNS = Path("runs")

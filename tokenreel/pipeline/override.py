@@ -10,8 +10,6 @@ from pydantic import BaseModel, ValidationError
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.plugins import nearest
 
-__all__ = ["apply_overrides", "expand_grid"]
-
 Config = TypeVar("Config", bound=BaseModel)
 
 LISTS = r"/|(?<=\]), *(?=\[)"  # separator of the values of a list field: 3,7/11 or [3],[7]

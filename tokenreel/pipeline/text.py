@@ -7,8 +7,6 @@ import typer
 
 from tokenreel.cache.errors import UsageError
 
-__all__ = ["format_table", "parse_bytes", "require_device", "require_gpus", "say"]
-
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")

@@ -18,12 +18,12 @@ from tokenreel.cache.errors import (
     UsageError,
 )
 from tokenreel.cache.format.clip import clip_key, folder_of
-from tokenreel.cache.format.store_files import create_store, read_failures
+from tokenreel.cache.format.store_files import create_store, read_failures, record_failure
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.verify import verify_store
 from tokenreel.cache.write.canary import canary_frames, make_canary
-from tokenreel.cache.write.store_writer import StoreWriter, record_failure
+from tokenreel.cache.write.store_writer import StoreWriter
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 _spec = importlib.util.spec_from_file_location("stores", Path(__file__).parents[1] / "stores.py")

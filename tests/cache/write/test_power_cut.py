@@ -20,12 +20,12 @@ from tokenreel.cache import files
 from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
 from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.format.clip import clip_key, folder_of
-from tokenreel.cache.format.store_files import read_failures
+from tokenreel.cache.format.store_files import read_failures, record_failure
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.copying import merge_store, recode_store
 from tokenreel.cache.tools.verify import verify_store
 from tokenreel.cache.write import clip_writer as clipwriter
-from tokenreel.cache.write.store_writer import StoreWriter, record_failure
+from tokenreel.cache.write.store_writer import StoreWriter
 
 _spec = importlib.util.spec_from_file_location("stores", Path(__file__).parents[1] / "stores.py")
 stores = importlib.util.module_from_spec(_spec)

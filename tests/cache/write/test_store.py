@@ -13,10 +13,10 @@ import zarr
 
 from tokenreel.cache.errors import ClipNotFound, Damaged, StoreNotFound, WrongIdentity
 from tokenreel.cache.format.clip import clip_key, folder_of
-from tokenreel.cache.format.store_files import read_failures
+from tokenreel.cache.format.store_files import read_failures, record_failure
 from tokenreel.cache.read.store_reader import Request, open_store
 from tokenreel.cache.tools.verify import verify_store
-from tokenreel.cache.write.store_writer import StoreWriter, record_failure
+from tokenreel.cache.write.store_writer import StoreWriter
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 _spec = importlib.util.spec_from_file_location("stores", Path(__file__).parents[1] / "stores.py")

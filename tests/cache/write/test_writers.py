@@ -11,7 +11,8 @@ import pytest
 from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.verify import verify_store
-from tokenreel.cache.write.store_writer import ClaimHeld, StoreWriter
+from tokenreel.cache.write.claims import ClaimHeld
+from tokenreel.cache.write.store_writer import StoreWriter
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 _spec = importlib.util.spec_from_file_location("stores", Path(__file__).parents[1] / "stores.py")

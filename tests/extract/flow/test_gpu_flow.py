@@ -17,11 +17,11 @@ from tokenreel.cache.codec import codec_from_identity, codec_identity
 from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights
+from tokenreel.extract.encode.identity import build_identity
 from tokenreel.extract.encode.quantiser import Quantiser
 from tokenreel.extract.flow.batching import Batcher
 from tokenreel.extract.flow.devices import Machine, machine_for, named_failures, pick_device
 from tokenreel.extract.flow.engine import Engine
-from tokenreel.extract.flow.runner import build_identity
 from tokenreel.extract.images.transforms import plan_on_device
 
 

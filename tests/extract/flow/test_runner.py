@@ -16,9 +16,10 @@ from tokenreel.extract.decode_pool import pool as decode_pool
 from tokenreel.extract.decode_pool import worker
 from tokenreel.extract.decode_pool.pool import DecodePool
 from tokenreel.extract.decode_pool.worker import DecodeJob
+from tokenreel.extract.encode.identity import build_identity, store_name
 from tokenreel.extract.flow import runner
 from tokenreel.extract.flow.devices import machine_for
-from tokenreel.extract.flow.runner import build_identity, extract_clips, store_name
+from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.images.augment import view_parameters
 from tokenreel.extract.images.transforms import transform_parameters
 

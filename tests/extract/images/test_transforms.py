@@ -6,7 +6,7 @@ from PIL import Image
 
 from tokenreel.extract.images.augment import ViewAugmenter, view_parameters
 from tokenreel.extract.images.transforms import apply_transform, transform_parameters
-from tokenreel.extract.video.decode import VideoError
+from tokenreel.extract.video.types import VideoError
 
 FRAME = np.random.default_rng(0).integers(0, 256, (36, 64, 3), np.uint8).repeat(10, 0).repeat(10, 1)
 

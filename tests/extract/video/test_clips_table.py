@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokenreel.extract.video.decode import VideoError, decode
+from tokenreel.extract.video.decode import decode
+from tokenreel.extract.video.types import VideoError
 
 CLIPS = os.environ.get("TOKENREEL_CLIPS")
 pytestmark = pytest.mark.skipif(not CLIPS, reason="TOKENREEL_CLIPS names no folder")

@@ -8,7 +8,9 @@ import pytest
 
 from tests.extract.barcodes import every_40_ms, write_barcodes
 from tests.extract.video.test_sound import write_with_sound
-from tokenreel.extract.video.decode import VideoError, decode, probe
+from tokenreel.extract.video.decode import decode
+from tokenreel.extract.video.decoders import probe
+from tokenreel.extract.video.types import VideoError
 
 NUM_FRAMES = 60
 LOSSLESS = {"codec": "huffyuv", "pix_fmt": "yuv422p", "options": {}}

@@ -8,7 +8,9 @@ import av
 import numpy as np
 import pytest
 
-from tokenreel.extract.video.decode import FrameSelector, VideoError, decode, probe
+from tokenreel.extract.video.decode import FrameSelector, decode
+from tokenreel.extract.video.decoders import probe
+from tokenreel.extract.video.types import VideoError
 
 SIZE = 64
 

@@ -10,8 +10,10 @@ import pytest
 
 from tests.extract.barcodes import barcode, every_40_ms, read_barcode, write_barcodes
 from tokenreel.extract.video import seeking
-from tokenreel.extract.video.decode import VideoError, decode, probe
+from tokenreel.extract.video.decode import decode
+from tokenreel.extract.video.decoders import probe
 from tokenreel.extract.video.seeking import PacketIndex, scan_packets
+from tokenreel.extract.video.types import VideoError
 
 CLIPS = os.environ.get("TOKENREEL_CLIPS")
 NUM_FRAMES = 150

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from tests.extract.barcodes import barcode, read_barcode
-from tokenreel.extract.video.decode import VideoError, decode, probe
+from tokenreel.extract.video.decode import decode
+from tokenreel.extract.video.decoders import probe
+from tokenreel.extract.video.types import VideoError
 
 NUM_FRAMES = 60  # at 25 a second
 RATE = 44_100  # of the sound

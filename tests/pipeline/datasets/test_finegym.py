@@ -7,7 +7,8 @@ import pytest
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.extract.flow.labels import frame_labels
-from tokenreel.extract.video.decode import FrameSelector, decode, probe
+from tokenreel.extract.video.decode import FrameSelector, decode
+from tokenreel.extract.video.decoders import probe
 from tokenreel.pipeline.datasets import check_dataset, load_dataset
 
 VAULT, FLOOR = "E_000001_000003", "E_000004_000006"

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.extract.video.decode import VideoError, check_file
+from tokenreel.extract.video.types import VideoError, check_file
 from tokenreel.pipeline.datasets import load_dataset
 
 LABELS = "video,start_seconds,stop_seconds,phase\n"

@@ -23,7 +23,7 @@ from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.flow import runner
+from tokenreel.extract.encode import identity
 from tokenreel.pipeline.defaults import find_store, stores_below
 from tokenreel.pipeline.phases import extraction
 from tokenreel.pipeline.phases.extraction import extract_dataset, named_store
@@ -121,7 +121,7 @@ def quick(monkeypatch):
         create_store(path, recipe, made_with={"dataset": "d"}, calibration=calibration)
         return None, recipe, None, None
 
-    monkeypatch.setattr(runner, "build_identity", planned)
+    monkeypatch.setattr(identity, "build_identity", planned)
     monkeypatch.setattr(runner, "prepare_store", prepare)
     return seeds
 

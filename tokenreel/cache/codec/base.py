@@ -6,8 +6,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["Array", "Calibration", "Encoded", "Folding", "Grid", "Reducer", "Terminal"]
-
 Array = np.ndarray[Any, Any]
 Calibration = Mapping[str, Array]
 Grid = tuple[int, int]

@@ -26,9 +26,6 @@ from tokenreel.cache.format.layout import (
     view_arrays,
 )
 
-__all__ = ["ClipRecord", "SourceInfo", "all_arrays", "check_clip", "clip_key", "load_clip"]
-
-
 # Fields of a ClipRecord that are those of the Clip in the manifest.
 OF_MANIFEST = ("clip_id", "video", "split", "action", "group", "start_seconds", "stop_seconds")
 

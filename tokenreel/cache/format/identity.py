@@ -12,8 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from tokenreel.cache.canonical import canonical_json, field_differences
 from tokenreel.cache.errors import WrongIdentity
 
-__all__ = ["FORMAT_VERSION", "StoreIdentity"]
-
 FORMAT_VERSION = 1
 
 

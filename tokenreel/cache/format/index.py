@@ -9,15 +9,6 @@ from tokenreel.cache.errors import Damaged
 from tokenreel.cache.files import file_inside, sync_directory
 from tokenreel.cache.format.clip import ClipRecord, clip_key, folder_of, load_clip
 
-__all__ = [
-    "committed_keys",
-    "is_committed",
-    "load_records",
-    "log_commit",
-    "logged_lines",
-    "logged_records",
-]
-
 
 def is_committed(path: Path, clip_id: str) -> bool:
     """Whether the store at `path` holds a clip, whole."""

@@ -16,8 +16,6 @@ from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged
 from tokenreel.cache.format.identity import StoreIdentity
 
-__all__ = ["SEGMENT", "ArraySpec", "clip_arrays", "group_json", "segments", "view_arrays"]
-
 SEGMENT = 64  # frames of a shard, and of a chunk of every array of a view
 ROWS = 4096  # frames of a chunk of the arrays of a clip
 INDEX_BYTES = 16 * SEGMENT + 4

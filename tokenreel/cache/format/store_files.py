@@ -27,8 +27,6 @@ from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.format.identity import FORMAT_VERSION, StoreIdentity
 from tokenreel.cache.format.layout import ArraySpec, group_json
 
-__all__ = ["create_store", "load_arrays", "load_identity", "read_failures", "record_failure"]
-
 log = logging.getLogger(__name__)
 FOLDERS = ("calibration", "canary", "claims", "clips", "failed", "manifest")
 

@@ -32,8 +32,6 @@ from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import SEGMENT, ArraySpec
 from tokenreel.cache.read.direct import Shard, aligned_empty
 
-__all__ = ["Kept", "OpenClip", "ReadPolicy"]
-
 CLIPS = 256  # whose metadata is kept
 SHARDS = 256  # kept open, two handles each
 CHUNKS = 256  # of small arrays kept decoded, 200 KB each for 784 scales

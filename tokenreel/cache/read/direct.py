@@ -23,8 +23,6 @@ from tokenreel.cache.errors import Damaged
 from tokenreel.cache.files import unreadable
 from tokenreel.cache.format.layout import INDEX_BYTES, SEGMENT, ArraySpec, shard_index
 
-__all__ = ["Shard", "aligned_empty", "runs"]
-
 log = logging.getLogger(__name__)
 PAGE = 4096
 STEP = 2**21  # bytes of a thread's scratch pages, for reads that are not page-aligned

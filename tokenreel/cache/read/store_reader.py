@@ -21,8 +21,6 @@ from tokenreel.cache.format.index import load_records
 from tokenreel.cache.format.store_files import load_arrays, load_identity
 from tokenreel.cache.read.clip_reader import CLIPS, Kept, OpenClip, ReadPolicy
 
-__all__ = ["ClipRecord", "Request", "Store", "Tokens", "open_store"]
-
 log = logging.getLogger(__name__)
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.read.store_reader import ClipRecord, Store, open_store
-
-__all__ = ["StoreSet"]
+from tokenreel.cache.format.clip import ClipRecord
+from tokenreel.cache.read.store_reader import Store, open_store
 
 SHOWN = 3  # differences that an error lists
 

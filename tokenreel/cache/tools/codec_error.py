@@ -12,8 +12,6 @@ import numpy as np
 from tokenreel.cache.codec import Codec, Encoded
 from tokenreel.cache.codec.base import Array, Grid
 
-__all__ = ["CodecError", "bytes_per_frame", "measure_codec", "pool_tokens", "spread_over_grid"]
-
 QUERIES = 8  # of a frame
 STEP_FRAMES = 16  # in memory at once
 

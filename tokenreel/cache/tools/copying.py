@@ -27,8 +27,6 @@ from tokenreel.cache.read.store_reader import Store, Tokens, open_store
 from tokenreel.cache.write.claims import ClaimHeld
 from tokenreel.cache.write.store_writer import StoreWriter
 
-__all__ = ["merge_store", "migrate_store", "recode_store"]
-
 log = logging.getLogger(__name__)
 
 SAMPLE_CLIPS = 32

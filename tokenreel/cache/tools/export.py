@@ -10,8 +10,6 @@ from tokenreel.cache.canonical import canonical_json
 from tokenreel.cache.files import make_directory, whole_file
 from tokenreel.cache.read.store_reader import Store, open_store
 
-__all__ = ["export_store"]
-
 
 def export_store(
     path: str | Path,

@@ -38,8 +38,6 @@ from tokenreel.cache.manifest import UNLABELLED, Clip
 from tokenreel.cache.write.claims import ClaimHeld
 from tokenreel.cache.write.store_writer import StoreWriter
 
-__all__ = ["ImportStatement", "import_features", "read_statement"]
-
 WORDS = ("clip_id", "video", "split", "action", "group")
 
 SAMPLE_FILES, SAMPLE_FRAMES = 32, 8

@@ -14,15 +14,6 @@ from tokenreel.cache.format.store_files import load_identity, read_failures
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.cache.tools.verify import VerifyReport
 
-__all__ = [
-    "StoreInfo",
-    "collect_garbage",
-    "diff_stores",
-    "mend_logs",
-    "remove_damaged",
-    "store_info",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class StoreInfo:

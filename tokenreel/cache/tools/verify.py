@@ -23,8 +23,6 @@ from tokenreel.cache.format.store_files import (
 )
 from tokenreel.cache.read.store_reader import Store, open_store
 
-__all__ = ["Problem", "VerifyReport", "verify_store"]
-
 
 @dataclass(frozen=True, slots=True)
 class Problem:

@@ -13,8 +13,6 @@ import numpy as np
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import WrongIdentity
 
-__all__ = ["TOLERANCE", "canary_errors", "canary_frames", "make_canary", "require_canary"]
-
 # Root mean square of the difference over that of the tokens about their channels' means.  int8
 # keeps tokens within 0.0075: writers in float32 may differ by less than a seventh of that.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}

@@ -18,8 +18,6 @@ from tokenreel.cache.canonical import canonical_json
 from tokenreel.cache.errors import StoreError
 from tokenreel.cache.files import make_directory
 
-__all__ = ["Claim", "ClaimHeld", "take_claim"]
-
 
 class ClaimHeld(StoreError):
     """Another live writer works on the clip, or has committed it: skip the clip."""

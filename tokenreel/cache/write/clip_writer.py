@@ -47,8 +47,6 @@ from tokenreel.cache.format.layout import (
 )
 from tokenreel.cache.write.claims import Claim
 
-__all__ = ["ClipWriter", "WriteTarget"]
-
 log = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -26,16 +26,12 @@ from tokenreel.cache.format.clip import (
 )
 from tokenreel.cache.format.index import is_committed
 from tokenreel.cache.format.store_files import (
-    create_store,
     load_arrays,
     load_identity,
-    record_failure,
 )
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.write.claims import Claim, ClaimHeld, take_claim
 from tokenreel.cache.write.clip_writer import ClipWriter, WriteTarget
-
-__all__ = ["ClaimHeld", "ClipWriter", "SourceInfo", "StoreWriter", "create_store", "record_failure"]
 
 
 class StoreWriter:

@@ -12,8 +12,6 @@ from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings
 from tokenreel.cache.errors import EmbeddingFileError
 from tokenreel.evaluate.jobs.data import screen_clips
 
-__all__ = ["Checked", "check_file"]
-
 REQUIRED = ("embeddings", "lengths", "clip_id", "split")
 PER_FRAME = ("labels", "times_seconds", "frame_index")
 PER_CLIP = ("clip_id", "split", "action", "group", "video", "phases")

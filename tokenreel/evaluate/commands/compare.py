@@ -28,8 +28,6 @@ from tokenreel.evaluate.jobs.tasks import (
 from tokenreel.evaluate.methods.progression import progression_targets
 from tokenreel.evaluate.protocol import EvaluateConfig, Settings, resolve
 
-__all__ = ["RESAMPLES", "Difference", "compare_files", "paired_bootstrap", "resampled_metrics"]
-
 RESAMPLES = 2000
 
 Floats = NDArray[np.float64]

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from tokenreel.cache.canonical import canonical_json
 from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
 from tokenreel.cache.errors import EmbeddingFileError, UsageError
+from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.progress import Progress
-from tokenreel.cache.read.store_reader import ClipRecord, Store, open_store
-
-__all__ = ["POOLS", "pool_store", "standardise"]
+from tokenreel.cache.read.store_reader import Store, open_store
 
 POOLS = ("max", "mean", "cls")
 FRAMES_AT_ONCE = 64  # decoded at once, which bounds the memory

@@ -34,8 +34,6 @@ from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.evaluate.tables.printed import Published
 from tokenreel.evaluate.tables.summary import format_summary, write_tables
 
-__all__ = ["SuiteReport", "evaluate_files"]
-
 log = logging.getLogger(__name__)
 
 SMALL_BYTES = 16_000_000  # of embeddings: a second of work

@@ -16,17 +16,6 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile, read_embeddings
 
-__all__ = [
-    "ActionData",
-    "ScreenedFile",
-    "Side",
-    "file_sha256",
-    "load_action",
-    "load_screened",
-    "screen_clips",
-    "shared_clips",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class Side:

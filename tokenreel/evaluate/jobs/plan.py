@@ -15,8 +15,6 @@ from tokenreel.evaluate.jobs.data import ScreenedFile, file_sha256, load_screene
 from tokenreel.evaluate.jobs.table import MEAN, Score
 from tokenreel.evaluate.protocol import EvaluateConfig, Settings, resolve
 
-__all__ = ["METRICS_VERSION", "FilePlan", "Job", "plan_file", "row_key"]
-
 METRICS_VERSION = 2  # raised when a change of the code changes a number
 
 GROUP = "group "  # the "action" of clips without labels that show the same video

@@ -14,8 +14,6 @@ from tokenreel.evaluate.jobs.plan import Job
 from tokenreel.evaluate.jobs.table import Score
 from tokenreel.evaluate.jobs.tasks import Limits, run_job
 
-__all__ = ["WorkerLost", "num_processors", "run_jobs"]
-
 
 class WorkerLost(TokenReelError):
     """A process of the pool was killed, often because memory ran out."""

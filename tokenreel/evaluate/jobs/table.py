@@ -12,17 +12,6 @@ import numpy as np
 
 from tokenreel.cache.files import write_whole
 
-__all__ = [
-    "COUNTS",
-    "MEAN",
-    "RESULTS",
-    "Score",
-    "append_rows",
-    "mean_rows",
-    "read_rows",
-    "write_rows",
-]
-
 MEAN = "mean"  # the "action" of a row that averages over actions
 RESULTS = "results.csv"
 

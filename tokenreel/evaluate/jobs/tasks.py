@@ -28,17 +28,6 @@ from tokenreel.evaluate.methods.sgd_probe import BATCH_CLIPS, train_layer
 from tokenreel.evaluate.methods.tau import Alignment, align_clips
 from tokenreel.evaluate.protocol import Settings
 
-__all__ = [
-    "Limits",
-    "align_action",
-    "choose_labelled",
-    "classify_action",
-    "missing_data",
-    "regress_action",
-    "retrieve_action",
-    "run_job",
-]
-
 
 @dataclass(frozen=True)
 class Limits:

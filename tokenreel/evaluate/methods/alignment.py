@@ -16,18 +16,8 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
 from tokenreel.cache.errors import UsageError
-from tokenreel.evaluate.methods.tau import squared_distances, tau_b
-
-__all__ = [
-    "PATH_COLUMNS",
-    "AlignedClips",
-    "WarpingPath",
-    "align_pair",
-    "find_clip",
-    "path_table",
-    "phase_name",
-    "warp",
-]
+from tokenreel.evaluate.methods.nearest import squared_distances
+from tokenreel.evaluate.methods.tau import tau_b
 
 PATH_COLUMNS = (
     "step",

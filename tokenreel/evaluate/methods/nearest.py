@@ -14,13 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-__all__ = [
-    "MEMORY_BYTES",
-    "nearest_in_each_clip",
-    "nearest_in_other_clips",
-    "squared_distances",
-]
-
 MEMORY_BYTES = 2_000_000_000  # default for the blocks of a search
 
 Floats = NDArray[np.float64]

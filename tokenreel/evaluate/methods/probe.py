@@ -11,17 +11,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "CLASSIFIERS",
-    "Classified",
-    "LogisticFit",
-    "classify_phases",
-    "draw_episodes",
-    "fit_logistic",
-    "labelled_prefix",
-    "stratified_draw",
-]
-
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 

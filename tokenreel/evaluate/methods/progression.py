@@ -12,14 +12,6 @@ from numpy.typing import NDArray
 
 from tokenreel.evaluate.protocol import AbsentRule
 
-__all__ = [
-    "AbsentPhase",
-    "Regressed",
-    "count_absent",
-    "fit_progression",
-    "progression_targets",
-]
-
 Floats = NDArray[np.float64]
 
 

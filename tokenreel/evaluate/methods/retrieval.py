@@ -18,8 +18,6 @@ from tokenreel.evaluate.methods.nearest import (
     squared_distances,
 )
 
-__all__ = ["Neighbour", "Retrieved", "gallery_of", "nearest_frames", "retrieve_frames"]
-
 
 @dataclass(frozen=True, eq=False)
 class Retrieved:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BATCH_CLIPS", "Layer", "train_layer"]
-
 BATCH_CLIPS = 10
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-6

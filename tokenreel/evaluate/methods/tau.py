@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.evaluate.methods.nearest import MEMORY_BYTES, nearest_in_each_clip, squared_distances
-
-__all__ = ["Alignment", "align_clips", "squared_distances", "tau_b", "tau_b_rows"]
+from tokenreel.evaluate.methods.nearest import MEMORY_BYTES, nearest_in_each_clip
 
 _SHORT = 256  # frames; longer sequences are merged instead of comparing all pairs
 _PAIRS = 4_000_000  # compared at once

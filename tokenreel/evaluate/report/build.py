@@ -34,8 +34,6 @@ from tokenreel.evaluate.report.sections.scores import action_bars, all_rows, sum
 from tokenreel.evaluate.tables.printed import Published
 from tokenreel.evaluate.tables.summary import summarise
 
-__all__ = ["make_report", "write_report"]
-
 log = logging.getLogger(__name__)
 
 

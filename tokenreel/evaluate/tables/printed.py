@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["Published", "align_columns", "as_measured", "as_printed", "is_percent", "two_std"]
-
 Published = Mapping[str, tuple[float, float | None]]
 """Task -> the published mean and 2 std (None where not given), as printed."""
 

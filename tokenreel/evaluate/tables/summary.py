@@ -24,8 +24,6 @@ from tokenreel.evaluate.tables.printed import (
     two_std,
 )
 
-__all__ = ["Row", "format_summary", "rank_of", "summarise", "write_tables"]
-
 MEASURED, PUBLISHED = "measured", "published"
 COLUMNS = ("classification", "progression", "tau", "ap@5", "ap@10", "ap@15")
 TITLES = {"classification": "Class.", "progression": "Progress", "tau": "Tau"}

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from tokenreel.extract.backbone.timm_backbone import Backbone, FrameTokens
 
-__all__ = ["PART_FRAMES", "in_parts", "num_threads"]
-
 PART_FRAMES = 4  # of a part: enough rows for a small ViT, and still a short wait with a large one
 MOST_THREADS = 16  # a batch has a part for each thread, and three batches are in memory
 

@@ -14,8 +14,6 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.extract.backbone.weight_names import HEADS, NORM_EPS
 from tokenreel.extract.images.transforms import IMAGENET_MEAN, IMAGENET_STD
 
-__all__ = ["Backbone", "BackboneShape", "FrameTokens", "backbone_shape", "build_backbone"]
-
 log = logging.getLogger(__name__)
 
 STEM = 1  # entries before the stages of a ResNet in timm's lists

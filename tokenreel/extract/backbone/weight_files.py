@@ -19,8 +19,6 @@ from torch import Tensor
 
 from tokenreel.cache.errors import UsageError
 
-__all__ = ["read_model_config", "read_tensor_groups"]
-
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 FILES = (  # names by which libraries look for weights in a folder, the first found is read
     "model.safetensors",

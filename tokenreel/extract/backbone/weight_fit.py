@@ -12,8 +12,6 @@ from torch import Tensor
 from tokenreel.cache.errors import UsageError
 from tokenreel.extract.backbone.weight_names import FORMS, Renamed, rename, wanted_shapes
 
-__all__ = ["Candidate", "choose", "default_group", "require_config"]
-
 log = logging.getLogger(__name__)
 
 WRAPPERS = ("teacher", "state_dict", "model")  # dictionaries that are opened by themselves

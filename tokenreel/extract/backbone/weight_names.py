@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["FORMS", "HEADS", "NORM_EPS", "Form", "Renamed", "rename", "wanted_shapes"]
-
 NORM_EPS = "norm_eps"  # a number beside the tensors, where it is not that of timm's model
 HEADS = ("head.", "fc.", "head_dist.", "fc_norm.", "classifier.")  # never run, so never hashed
 

@@ -17,15 +17,6 @@ from tokenreel.extract.backbone.weight_files import read_model_config, read_tens
 from tokenreel.extract.backbone.weight_fit import Candidate, choose, default_group, require_config
 from tokenreel.extract.backbone.weight_names import HEADS, NORM_EPS, wanted_shapes
 
-__all__ = [
-    "HEADS",
-    "check_weights",
-    "earlier_sha256",
-    "load_weights",
-    "weights_label",
-    "weights_sha256",
-]
-
 log = logging.getLogger(__name__)
 
 PATCH = "patch_embed.proj.weight"

@@ -12,8 +12,6 @@ from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.decode_pool.pool import DecodedChunk, DecodePool
 from tokenreel.extract.decode_pool.worker import DecodeJob
 
-__all__ = ["job_for", "sample_images"]
-
 SAMPLE_CLIPS = 8
 SAMPLE_FRAMES = 8  # of a clip
 SAMPLE_SECONDS = 2.0

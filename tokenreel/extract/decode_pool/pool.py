@@ -23,8 +23,6 @@ from tokenreel.extract.decode_pool.worker import Chunk, ClipFailure, DecodeJob, 
 from tokenreel.extract.images.transforms import image_sides, plan_on_device
 from tokenreel.extract.signals import blocked_in_children
 
-__all__ = ["Attempt", "ClipEnded", "DecodePool", "DecodeProcess", "DecodedChunk"]
-
 log = logging.getLogger(__name__)
 
 SLOTS = 3  # of a process: one being filled, one being read, one spare

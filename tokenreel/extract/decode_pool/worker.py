@@ -22,10 +22,9 @@ from tokenreel.extract.decode_pool.shared_ring import SharedRing
 from tokenreel.extract.images.augment import ViewAugmenter
 from tokenreel.extract.images.resize import ResizePlan
 from tokenreel.extract.images.transforms import apply_transform, image_sides, plan_on_device
-from tokenreel.extract.video.decode import FrameSelector, decode, probe
+from tokenreel.extract.video.decode import FrameSelector, decode
+from tokenreel.extract.video.decoders import probe
 from tokenreel.extract.video.types import DecodedFrame, VideoError
-
-__all__ = ["Chunk", "ChunkFiller", "ClipFailure", "DecodeJob", "Heartbeat", "fill_chunks", "serve"]
 
 BEAT_SECONDS = 0.5
 

@@ -28,17 +28,6 @@ from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.images.augment import view_parameters
 from tokenreel.extract.images.transforms import apply_transform, transform_parameters
 
-__all__ = [
-    "build_identity",
-    "identity_for",
-    "made_with",
-    "needs_samples",
-    "open_or_create",
-    "require_same_tokens",
-    "same_extraction",
-    "store_name",
-]
-
 log = logging.getLogger(__name__)
 
 PACKAGES = ("tokenreel", "torch", "timm", "av", "decord", "numpy", "zarr")

@@ -32,8 +32,6 @@ from tokenreel.extract.encode.torch_codecs import (
     project,
 )
 
-__all__ = ["EncodedView", "Quantiser"]
-
 log = logging.getLogger(__name__)
 
 SAME_BYTES: dict[str, Any] = {

@@ -11,8 +11,6 @@ from torch.nn import functional
 from tokenreel.cache.codec.int4 import GROUP
 from tokenreel.cache.codec.pca import BASIS_STEPS, EXPONENT_BITS, TOKEN_STEPS
 
-__all__ = ["INT4_STEPS", "INT8_STEPS", "half", "int4", "int8", "pool2", "project"]
-
 INT8_STEPS = 127.0
 INT4_STEPS = 7.0
 

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 
 from tokenreel.extract.decode_pool.pool import Attempt, DecodedChunk
 
-__all__ = ["Batch", "Batcher", "Piece"]
-
 
 @dataclass(frozen=True, slots=True)
 class Piece:

@@ -13,7 +13,7 @@ from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import SEGMENT
 from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, Manifest
-from tokenreel.cache.write.store_writer import ClaimHeld
+from tokenreel.cache.write.claims import ClaimHeld
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.decode_pool.calibration_frames import job_for
 from tokenreel.extract.decode_pool.pool import ClipEnded, DecodedChunk
@@ -22,8 +22,6 @@ from tokenreel.extract.flow.commits import ClipCommits, OpenClip
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.video.source import SourceFiles
 from tokenreel.extract.video.types import VideoError
-
-__all__ = ["ClipQueue", "clips_of_shard"]
 
 log = logging.getLogger(__name__)
 

@@ -10,22 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.cache.errors import ClipFailed
+from tokenreel.cache.format.clip import SourceInfo
+from tokenreel.cache.format.store_files import record_failure
 from tokenreel.cache.manifest import Clip, Manifest
-from tokenreel.cache.write.store_writer import (
-    ClaimHeld,
-    ClipWriter,
-    SourceInfo,
-    StoreWriter,
-    record_failure,
-)
+from tokenreel.cache.write.claims import ClaimHeld
+from tokenreel.cache.write.clip_writer import ClipWriter
+from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.extract.decode_pool.pool import Attempt
 from tokenreel.extract.encode.quantiser import EncodedView
 from tokenreel.extract.flow.labels import check_reach, frame_labels
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.video.source import decoder_version
 from tokenreel.extract.video.types import VideoInfo
-
-__all__ = ["ClipCommits", "OpenClip"]
 
 log = logging.getLogger(__name__)
 

@@ -18,17 +18,6 @@ from tokenreel.extract.backbone.timm_backbone import Backbone
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.encode.quantiser import Quantiser
 
-__all__ = [
-    "Machine",
-    "compile_quantiser",
-    "is_place_free",
-    "machine_for",
-    "named_failures",
-    "pick_device",
-    "pick_gpus",
-    "prepare_backbone",
-]
-
 log = logging.getLogger(__name__)
 
 CUDA_BATCH_FRAMES = 128  # larger batches gain little

@@ -27,8 +27,6 @@ from tokenreel.extract.flow.stage import Stage
 from tokenreel.extract.images.resize import resize_on_device
 from tokenreel.extract.images.transforms import plan_on_device
 
-__all__ = ["Engine", "Rows"]
-
 BATCHES_AHEAD = 1  # that may wait for the backbone, and for the copy
 SLOTS = 3  # page-locked copies of a batch's tokens: one being filled, one being written, one spare
 

@@ -19,8 +19,6 @@ from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.signals import blocked_in_children, stop_on_signals
 
-__all__ = ["extract_on_gpus"]
-
 log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 1.0

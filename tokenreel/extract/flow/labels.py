@@ -6,8 +6,6 @@ from numpy.typing import NDArray
 from tokenreel.cache.errors import ClipFailed
 from tokenreel.cache.manifest import UNLABELLED, Clip
 
-__all__ = ["check_reach", "frame_labels"]
-
 TOLERATED_STEPS = 1.5  # a span may end this many frames after the end of the last one
 ROUNDING_SECONDS = 1e-6  # rounding of float64 and of decimals in annotation files
 TOLERATED_SECONDS = 0.1  # rounding of annotations

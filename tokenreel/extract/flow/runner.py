@@ -32,13 +32,10 @@ from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.decode_pool.calibration_frames import sample_images
 from tokenreel.extract.decode_pool.pool import ClipEnded, DecodedChunk, DecodePool
 from tokenreel.extract.encode.identity import (
-    build_identity,
     identity_for,
     needs_samples,
     open_or_create,
     require_same_tokens,
-    same_extraction,
-    store_name,
 )
 from tokenreel.extract.encode.quantiser import EncodedView, Quantiser
 from tokenreel.extract.flow.batching import Batcher
@@ -54,17 +51,6 @@ from tokenreel.extract.flow.engine import Engine, Rows
 from tokenreel.extract.flow.stage import WriterThreads
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.signals import Stopping, stop_on_signals
-
-__all__ = [
-    "ExtractReport",
-    "build_identity",
-    "extract_clips",
-    "pick_device",
-    "prepare_store",
-    "same_extraction",
-    "store_name",
-]
-
 
 CHUNK_FRAMES = 16  # of a slot, at most
 WINDOW_ROOM = 4  # bytes of a slot for each byte of an image, as windows of frames are larger

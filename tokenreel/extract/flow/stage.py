@@ -7,8 +7,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Generic, TypeVar
 
-__all__ = ["Stage", "WriterThreads"]
-
 T = TypeVar("T")
 Task = tuple[Callable[[], None], Callable[[], None]]  # the work, and what follows it in any case
 

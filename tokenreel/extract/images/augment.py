@@ -17,8 +17,6 @@ from torch.nn import functional
 
 from tokenreel.extract.images.transforms import image_sides
 
-__all__ = ["ViewAugmenter", "view_parameters"]
-
 GREY = (0.299, 0.587, 0.114)
 CROP_ATTEMPTS = 10
 

@@ -16,8 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["ResizePlan", "plan_resize", "resize_on_device"]
-
 BITS = 15
 MOST_BITS = 22
 EXACT = 2**24

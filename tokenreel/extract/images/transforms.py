@@ -16,15 +16,6 @@ from torch.nn import functional
 from tokenreel.extract.images.resize import ResizePlan, plan_resize
 from tokenreel.extract.video.types import VideoError
 
-__all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "apply_transform",
-    "image_sides",
-    "plan_on_device",
-    "transform_parameters",
-]
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IN_WHOLE_NUMBERS = ("bicubic-antialias-uint8", "none")

@@ -28,19 +28,9 @@ from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.encode.identity import identity_for
 from tokenreel.extract.flow.devices import machine_for, prepare_backbone
 from tokenreel.extract.images.transforms import apply_transform
-from tokenreel.extract.video.decode import decode, probe
+from tokenreel.extract.video.decode import decode
+from tokenreel.extract.video.decoders import probe
 from tokenreel.extract.video.types import VideoError, VideoInfo
-
-__all__ = [
-    "HeaderSurvey",
-    "MachineRates",
-    "StoreSize",
-    "disk_rates",
-    "measure_machine",
-    "planned_identity",
-    "store_size",
-    "survey_headers",
-]
 
 UNKNOWN_WEIGHTS = "0" * 64
 DISK_BLOCK_BYTES = 64 << 20

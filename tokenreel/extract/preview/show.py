@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import write_whole
-from tokenreel.cache.read.store_reader import ClipRecord, Store
+from tokenreel.cache.format.clip import ClipRecord
+from tokenreel.cache.read.store_reader import Store
 from tokenreel.extract.images.augment import ViewAugmenter
 from tokenreel.extract.images.transforms import apply_transform
 from tokenreel.extract.video.decode import decode
 from tokenreel.extract.video.types import VideoError
-
-__all__ = ["ClipPicture", "draw_clip", "frames_as_seen", "look_at_clip", "tokens_to_rgb"]
 
 Array = NDArray[Any]
 

@@ -13,8 +13,6 @@ from typing import Any
 
 from tokenreel.extract.video.types import VideoError
 
-__all__ = ["CODECS", "CONTAINERS", "DamageWatch", "errors_so_far", "is_paired"]
-
 CUT = "Truncating packet"  # FFmpeg's message for any file that ends within a packet
 CONTAINERS = ("mp4", "matroska")  # with a time for every packet
 CODECS = ("h264", "hevc", "vp9", "av1", "mjpeg")  # one packet is one frame; not so in VP8, MPEG-4

@@ -13,9 +13,7 @@ from pathlib import Path
 
 from tokenreel.extract.video.decoders import is_outlasted, probe, read_decord, read_pyav
 from tokenreel.extract.video.seeking import read_pyav_from
-from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo, check_file
-
-__all__ = ["FrameSelector", "VideoError", "check_file", "decode", "probe"]
+from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo
 
 LONE_FRAME = 1
 TOLERATED_MISSING_FRAMES = 2

@@ -13,16 +13,6 @@ from numpy.typing import NDArray
 from tokenreel.extract.video.damage import DamageWatch, errors_so_far
 from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo, check_file
 
-__all__ = [
-    "frame_of",
-    "is_outlasted",
-    "opened",
-    "probe",
-    "read_decord",
-    "read_pyav",
-    "ticks_of",
-]
-
 DECORD_LIMIT_BYTES = 2**30  # decord reads ahead without bound, so a whole video must fit
 DECORD_REFUSES = {"av1"}  # its FFmpeg 4.1 has no decoder for it
 DECORD_REFUSES_CONTAINERS = {"mpegts"}  # hangs for ever on valid files

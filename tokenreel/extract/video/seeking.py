@@ -33,8 +33,6 @@ from tokenreel.extract.video.damage import DamageWatch, errors_so_far, is_paired
 from tokenreel.extract.video.decoders import frame_of, opened, read_pyav, ticks_of
 from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo
 
-__all__ = ["PacketIndex", "examined", "read_pyav_from", "scan_packets", "trusted_index"]
-
 log = logging.getLogger(__name__)
 
 TRIAL_FRAMES = 16  # frames compared around the second key frame

@@ -4,11 +4,9 @@ import hashlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tokenreel.cache.write.store_writer import SourceInfo
+from tokenreel.cache.format.clip import SourceInfo
 from tokenreel.extract.video.decoders import probe
 from tokenreel.extract.video.types import VideoError, VideoInfo
-
-__all__ = ["SourceFiles", "decoder_version"]
 
 PACKAGE_OF = {"pyav": "av"}
 

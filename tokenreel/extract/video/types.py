@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DecodedFrame", "VideoError", "VideoInfo", "check_file"]
-
 
 class VideoError(Exception):
     """A video cannot be decoded completely; the text is the reason shown to the user.

@@ -6,8 +6,6 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["FrozenConfig", "renamed"]
-
 log = logging.getLogger(__name__)
 
 

@@ -10,18 +10,6 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from tokenreel.fuse.config.base import FrozenConfig, renamed
 
-__all__ = [
-    "CrossEntropyConfig",
-    "GtaConfig",
-    "LavConfig",
-    "LossConfig",
-    "SalConfig",
-    "SclConfig",
-    "TccConfig",
-    "TcnConfig",
-    "VspConfig",
-]
-
 
 class _Loss(FrozenConfig):
     @property

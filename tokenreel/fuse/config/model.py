@@ -6,18 +6,6 @@ from pydantic import Field, model_validator
 
 from tokenreel.fuse.config.base import FrozenConfig
 
-__all__ = [
-    "POOLINGS",
-    "ClsConfig",
-    "FixedWidthConfig",
-    "GridConfig",
-    "LstpConfig",
-    "MaxConfig",
-    "MeanConfig",
-    "PoolingConfig",
-    "TemporalConfig",
-]
-
 
 class _Pooling(FrozenConfig):
     """From the tokens of a frame to its entities.

@@ -9,8 +9,6 @@ from tokenreel.fuse.config.loss import LossConfig, SclConfig
 from tokenreel.fuse.config.model import LstpConfig, PoolingConfig, TemporalConfig
 from tokenreel.fuse.config.windows import SamplingKind
 
-__all__ = ["AugmentConfig", "DataConfig", "FuseConfig", "OptimConfig"]
-
 
 class DataConfig(FrozenConfig):
     """Which frames a step sees.  Source: CARL, section 3.2."""

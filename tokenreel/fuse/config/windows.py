@@ -22,8 +22,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SamplingKind", "Windows", "sample_windows"]
-
 SamplingKind = Literal["paper", "even", "official", "official_finegym", "official_fixed", "uniform"]
 
 

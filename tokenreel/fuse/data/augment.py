@@ -19,8 +19,6 @@ from torch import Tensor
 from tokenreel.fuse.config.run import AugmentConfig
 from tokenreel.fuse.kernels import CodedTokens
 
-__all__ = ["WindowTokens", "augment_windows", "hidden_tokens"]
-
 ASPECT = 4 / 3  # a rectangle is at most this much longer than the grid's own shape
 
 

@@ -17,14 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenreel.cache.read.store_reader import ClipRecord
+from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.fuse.config.run import DataConfig
 from tokenreel.fuse.config.windows import Windows, sample_windows
 from tokenreel.fuse.data.epoch_plan import Sampling, plan_epoch
 from tokenreel.fuse.data.frames import Frames, Piece
 from tokenreel.fuse.data.source import TokenSource
-
-__all__ = ["Batch", "Place", "Prefetch", "make_batch", "stream_batches"]
 
 STORED_VIEW = 1  # the stream of random numbers of a clip that its stored views are drawn from
 

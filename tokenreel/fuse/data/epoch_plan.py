@@ -6,10 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.cache.read.store_reader import ClipRecord
+from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.fuse.config.run import DataConfig, FuseConfig
-
-__all__ = ["Sampling", "hold_out", "plan_epoch"]
 
 
 @dataclass(frozen=True)

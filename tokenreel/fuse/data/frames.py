@@ -12,8 +12,6 @@ from tokenreel.cache.codec import Codec
 from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.fuse.kernels import CodedTokens, Folding
 
-__all__ = ["Foldings", "Frames", "Piece"]
-
 
 @dataclass(frozen=True, eq=False)
 class Piece:

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from tokenreel.cache.embeddings import EmbeddedClip
 from tokenreel.fuse.config.run import FuseConfig
 
-__all__ = ["draw_labelled", "in_order_of_draw"]
-
 Labels = NDArray[np.integer]
 
 

@@ -16,8 +16,6 @@ import torch
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import Store
 
-__all__ = ["PLACEMENTS", "Placement", "available_memory_bytes", "choose_placement", "frame_bytes"]
-
 log = logging.getLogger(__name__)
 
 PLACEMENTS = ("auto", "disk", "ram", "gpu")

@@ -5,22 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.read.store_reader import ClipRecord, Store
+from tokenreel.cache.format.clip import ClipRecord
+from tokenreel.cache.read.store_reader import Store
 from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.fuse.data.label_share import draw_labelled
-
-__all__ = [
-    "as_trained",
-    "blocks_of",
-    "class_offsets",
-    "for_store",
-    "is_of",
-    "labelled_clips",
-    "require_store",
-    "require_tokens",
-    "training_clips",
-]
-
 
 WITH_CLS = "vit_small_patch16_224"  # such as
 

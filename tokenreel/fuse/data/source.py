@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenreel.cache.read.store_reader import ClipRecord, Request, Store
+from tokenreel.cache.format.clip import ClipRecord
+from tokenreel.cache.read.store_reader import Request, Store
 from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.fuse.data.frames import Foldings, Frames, Piece
 from tokenreel.fuse.data.placement import choose_placement, frame_bytes
@@ -20,8 +21,6 @@ from tokenreel.fuse.data.requirements import (
     is_of,
     require_tokens,
 )
-
-__all__ = ["TokenSource", "Wanted"]
 
 log = logging.getLogger(__name__)
 

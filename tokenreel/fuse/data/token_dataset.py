@@ -36,8 +36,6 @@ from tokenreel.fuse.data.augment import hidden_tokens
 from tokenreel.fuse.data.frames import Foldings, Frames
 from tokenreel.fuse.kernels import CodedTokens
 
-__all__ = ["ClipSampler", "TokenBatch", "TokenDataset", "TokenSample"]
-
 TOKENS = "tokens"  # the name of a single store
 DRAW, VIEW, CROP = 0, 1, 2  # streams of random numbers of a clip
 

@@ -6,8 +6,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["GlobalBatchNorm", "GlobalDropout", "place_dropouts", "share_layers"]
-
 
 class _Sum(torch.autograd.Function):
     """The sum over processes; so is its gradient, for each of them uses the sum."""

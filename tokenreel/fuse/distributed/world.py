@@ -19,17 +19,6 @@ from torch import Tensor, nn
 
 from tokenreel.cache.errors import UsageError
 
-__all__ = [
-    "ALONE",
-    "World",
-    "any_of",
-    "find_device",
-    "from_first",
-    "gather_clips",
-    "sum_gradients",
-    "world_from_torchrun",
-]
-
 Picklable = TypeVar("Picklable")
 
 

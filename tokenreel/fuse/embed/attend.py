@@ -13,14 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from tokenreel.cache.errors import ClipFailed, Damaged, UsageError
-from tokenreel.cache.read.store_reader import ClipRecord, Store
+from tokenreel.cache.format.clip import ClipRecord
+from tokenreel.cache.read.store_reader import Store
 from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.embed.embed import clip_context, load_run
 from tokenreel.fuse.runs.provenance import describe_store, require_same_tokens
 from tokenreel.fuse.systems.mvformer import FusionModel
-
-__all__ = ["ClipAttention", "attend"]
 
 FRAMES_AT_ONCE = 64  # decoded tokens of 64 frames bound the memory
 

@@ -21,8 +21,9 @@ from torch import Tensor
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
 from tokenreel.cache.errors import Damaged, UsageError
 from tokenreel.cache.files import make_directory
+from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.progress import Progress
-from tokenreel.cache.read.store_reader import ClipRecord, open_store
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.fuse.data.label_share import in_order_of_draw
 from tokenreel.fuse.data.requirements import as_trained, is_of
@@ -36,16 +37,6 @@ from tokenreel.fuse.runs.provenance import (
     require_same_tokens,
 )
 from tokenreel.fuse.systems.mvformer import FusionModel, build_model
-
-__all__ = [
-    "FRAMES_AT_ONCE",
-    "Embedder",
-    "clip_context",
-    "embed_run",
-    "embed_together",
-    "load_run",
-    "pieces",
-]
 
 log = logging.getLogger(__name__)
 

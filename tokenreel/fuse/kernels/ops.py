@@ -14,8 +14,6 @@ from tokenreel.fuse.kernels.attention import absorbed
 from tokenreel.fuse.kernels.attention.choose import CannotRun, decide, fall_back, loops_obstacle
 from tokenreel.fuse.kernels.attention.tokens import width_of
 
-__all__ = ["dots", "mix", "pool", "pool_backward"]
-
 
 @torch.library.custom_op("tokenreel::pool", mutates_args=())
 def pool(

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from tokenreel.fuse.config.model import TemporalConfig
 
-__all__ = ["ConvolutionalFusion"]
-
 KERNEL = 3  # frames, rows and columns
 
 

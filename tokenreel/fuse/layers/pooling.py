@@ -13,8 +13,6 @@ from tokenreel.fuse.config.model import FixedWidthConfig, LstpConfig, PoolingCon
 from tokenreel.fuse.kernels import CodedTokens, QueryWeights, pooled_attention
 from tokenreel.fuse.kernels.attention.weights import apply_values
 
-__all__ = ["AttendedTokens", "Lstp", "Pooling", "Tokens", "make_pooling", "reduce_tokens"]
-
 
 @dataclass(frozen=True, eq=False)
 class AttendedTokens:

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from tokenreel.fuse.config.model import TemporalConfig
 from tokenreel.fuse.kernels import Padding, padded_attention
 
-__all__ = ["TemporalFusion", "position_table"]
-
 
 @lru_cache(maxsize=16)  # embedding meets clips of many lengths: 5,000 frames are 5 MB
 def position_table(

@@ -6,8 +6,6 @@ from torch.nn import functional
 from tokenreel.fuse.config.loss import CrossEntropyConfig
 from tokenreel.fuse.losses.inputs import LossInput
 
-__all__ = ["cross_entropy", "frame_classification_loss"]
-
 
 def cross_entropy(inputs: LossInput, config: CrossEntropyConfig) -> Tensor:
     """The loss of a batch whose embeddings are logits of classes, a scalar."""

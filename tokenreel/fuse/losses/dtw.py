@@ -9,8 +9,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["expected_minimum", "path_table", "soft_minimum"]
-
 FAR = 1e10  # outside the table: finite, so that no gradient is NaN
 
 

@@ -16,8 +16,6 @@ from tokenreel.fuse.config.loss import GtaConfig
 from tokenreel.fuse.losses.dtw import expected_minimum, path_table, soft_minimum
 from tokenreel.fuse.losses.inputs import LossInput, masked_mean
 
-__all__ = ["cycle_loss", "global_alignment_loss", "gta", "match_costs"]
-
 LOW = -1e9  # of what is padding: finite, so that no gradient is NaN
 
 

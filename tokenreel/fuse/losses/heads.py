@@ -7,8 +7,6 @@ from torch.nn import functional
 
 from tokenreel.fuse.config.loss import CrossEntropyConfig, LossConfig, SalConfig, SclConfig
 
-__all__ = ["apply_head", "classes_in", "make_head"]
-
 
 def make_head(config: LossConfig, *, width: int, num_classes: int) -> nn.Module:
     """The head of a loss; the identity for most.

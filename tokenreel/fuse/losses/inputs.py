@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["LossInput", "action_pairs", "masked_mean", "window_pairs"]
-
 
 @dataclass(frozen=True, eq=False)
 class LossInput:

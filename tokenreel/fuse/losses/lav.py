@@ -15,8 +15,6 @@ from tokenreel.fuse.config.loss import LavConfig
 from tokenreel.fuse.losses.dtw import path_table, soft_minimum
 from tokenreel.fuse.losses.inputs import LossInput
 
-__all__ = ["align_videos_loss", "inverse_difference_moment", "lav", "soft_dtw"]
-
 
 def lav(inputs: LossInput, config: LavConfig) -> Tensor:
     """The loss of a batch: every pair once, a scalar."""

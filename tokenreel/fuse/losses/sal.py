@@ -12,8 +12,6 @@ from torch.nn import functional
 from tokenreel.fuse.config.loss import SalConfig
 from tokenreel.fuse.losses.inputs import LossInput
 
-__all__ = ["draw_triplets", "sal", "shuffle_and_learn_loss"]
-
 
 def sal(inputs: LossInput, config: SalConfig) -> Tensor:
     """The loss of a batch: triplets of every sequence, a scalar; 0 where all are too short."""

@@ -15,8 +15,6 @@ from torch import Tensor
 from tokenreel.fuse.config.loss import SclConfig
 from tokenreel.fuse.losses.inputs import LossInput
 
-__all__ = ["gaussian_labels", "scl", "sequence_contrastive_loss"]
-
 _EPSILON = 1e-6
 
 

@@ -15,8 +15,6 @@ from torch.nn import functional
 from tokenreel.fuse.config.loss import TccConfig
 from tokenreel.fuse.losses.inputs import LossInput, masked_mean
 
-__all__ = ["cycle_back_logits", "tcc", "temporal_cycle_consistency_loss"]
-
 
 def tcc(inputs: LossInput, config: TccConfig) -> Tensor:
     """The loss of a batch: every ordered pair, a scalar."""

@@ -11,8 +11,6 @@ from torch.nn import functional
 from tokenreel.fuse.config.loss import TcnConfig
 from tokenreel.fuse.losses.inputs import LossInput
 
-__all__ = ["tcn", "time_contrastive_loss"]
-
 
 def tcn(inputs: LossInput, config: TcnConfig) -> Tensor:
     """The loss of a batch, a scalar."""

@@ -19,14 +19,6 @@ from torch import Tensor
 from tokenreel.fuse.config.loss import VspConfig
 from tokenreel.fuse.losses.inputs import LossInput
 
-__all__ = [
-    "draw_bridges",
-    "phase_bridges",
-    "process_contrastive_loss",
-    "supervised_contrastive_loss",
-    "vsp",
-]
-
 Bridges = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 

@@ -20,15 +20,6 @@ from tokenreel.cache.files import write_whole
 from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.fuse.runs.provenance import with_later_fields
 
-__all__ = [
-    "FIELDS",
-    "initialise",
-    "load_checkpoint",
-    "require_config",
-    "restore_weights",
-    "save_checkpoint",
-]
-
 KINDS = {
     "config": str,
     "position": list,

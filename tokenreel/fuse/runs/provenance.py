@@ -18,16 +18,6 @@ from tokenreel.fuse.config.model import POOLINGS
 from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.fuse.data.requirements import labelled_clips
 
-__all__ = [
-    "describe_run",
-    "describe_store",
-    "read_config",
-    "read_provenance",
-    "require_init",
-    "require_same_tokens",
-    "with_later_fields",
-]
-
 log = logging.getLogger(__name__)
 
 BACKBONE = ("architecture", "weights_sha256")  # of a store's identity: what tokens mean

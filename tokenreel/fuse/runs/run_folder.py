@@ -23,8 +23,6 @@ from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.write.claims import ClaimHeld, take_claim
 from tokenreel.fuse.runs.provenance import read_provenance, require_init, with_later_fields
 
-__all__ = ["RunFolder", "RunLocked"]
-
 log = logging.getLogger(__name__)
 
 FILES = (

@@ -23,8 +23,6 @@ from tokenreel.fuse.layers.temporal import TemporalFusion
 from tokenreel.fuse.losses import LOSSES, LossInput
 from tokenreel.fuse.losses.heads import apply_head, make_head
 
-__all__ = ["FusionModel", "batch_loss", "build_model", "precision_of"]
-
 
 class FusionModel(nn.Module):
     """MV-Former, or CARL's late fusion where the pooling gives one entity without weights."""

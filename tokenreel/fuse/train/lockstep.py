@@ -10,8 +10,8 @@ from contextlib import closing, contextmanager
 from functools import partial
 
 from tokenreel.cache.errors import TokenReelError, UsageError
+from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.progress import Progress
-from tokenreel.cache.read.store_reader import ClipRecord
 from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.fuse.data.batches import Batch, Place, make_batch, stream_batches
 from tokenreel.fuse.data.epoch_plan import Sampling, hold_out, plan_epoch
@@ -20,8 +20,6 @@ from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.distributed.world import ALONE, World, any_of
 from tokenreel.fuse.train.run import Run
 from tokenreel.fuse.train.shared_attention import share_attention
-
-__all__ = ["fit"]
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,6 @@ from tokenreel.fuse.embed.embed import FRAMES_AT_ONCE
 from tokenreel.fuse.systems.mvformer import build_model
 from tokenreel.fuse.train.shared_attention import may_share
 
-__all__ = ["attended_bytes", "most_frames", "run_bytes", "split_by_memory"]
-
 
 def split_by_memory(sizes: Sequence[int], room: float) -> list[list[int]]:
     """Cut a list into parts, in order, that fit in memory; one that fits nowhere is alone.

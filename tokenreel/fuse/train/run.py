@@ -34,8 +34,6 @@ from tokenreel.fuse.runs.checkpoint import (
 )
 from tokenreel.fuse.systems.mvformer import FusionModel, batch_loss, build_model, precision_of
 
-__all__ = ["Run", "learning_rate", "make_optimiser"]
-
 log = logging.getLogger(__name__)
 
 

@@ -22,8 +22,6 @@ from tokenreel.fuse.kernels.ops import require_finite
 from tokenreel.fuse.layers.pooling import AttendedTokens, Lstp
 from tokenreel.fuse.systems.mvformer import FusionModel
 
-__all__ = ["may_share", "share_attention"]
-
 
 @contextmanager
 def share_attention(

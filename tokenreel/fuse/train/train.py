@@ -31,8 +31,6 @@ from tokenreel.fuse.train.lockstep import fit
 from tokenreel.fuse.train.memory import most_frames, run_bytes, split_by_memory
 from tokenreel.fuse.train.run import Run
 
-__all__ = ["Job", "RunResult", "train", "train_together"]
-
 log = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.5  # of what is left, for what every run holds; other activations are one run's

@@ -10,8 +10,6 @@ import typer
 
 from tokenreel.cache.errors import TokenReelError, UsageError
 
-__all__ = ["finish", "new_app", "run_app"]
-
 log = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

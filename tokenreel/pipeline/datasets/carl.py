@@ -11,8 +11,6 @@ from tokenreel.cache.manifest import Clip
 from tokenreel.pipeline.datasets.formats.pickles import read_plain_pickle
 from tokenreel.pipeline.datasets.survey import frames_to_spans
 
-__all__ = ["FPS", "SPLITS", "check_phases", "is_carl", "read_carl"]
-
 FPS = 25
 SPLITS = ("train", "val")
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.pipeline.datasets.survey import Survey
 
-__all__ = ["Check", "Coverage", "check_survey"]
-
 
 @dataclass(frozen=True)
 class Coverage:

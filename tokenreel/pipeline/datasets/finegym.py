@@ -35,9 +35,6 @@ from tokenreel.pipeline.datasets.survey import (
     wrong_root,
 )
 
-__all__ = ["finegym"]
-
-
 FPS = 25
 LONGEST_SECONDS = 86_400.0  # no source lasts a day
 LAYOUT = __doc__.partition("\n\n")[2].partition("\n\n")[0]

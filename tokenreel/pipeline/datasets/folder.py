@@ -23,8 +23,6 @@ from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
 from tokenreel.cache.plugins import nearest
 from tokenreel.pipeline.datasets.survey import VIDEO_SUFFIXES, Survey
 
-__all__ = ["folder"]
-
 SPLITS = ("train", "val", "test")
 CLIP_COLUMNS = ("split", "action", "group", "start_seconds", "stop_seconds")
 LAYOUT = __doc__.partition("\n\n")[2].partition("\n\n")[0]

@@ -26,8 +26,6 @@ from tokenreel.pipeline.datasets.survey import (
     wrong_root,
 )
 
-__all__ = ["kinetics400"]
-
 SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {"validate": "val", "validation": "val"} | {split: split for split in SPLITS}
 CVDF_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")

@@ -32,8 +32,6 @@ from tokenreel.pipeline.datasets.survey import (
     wrong_root,
 )
 
-__all__ = ["NUM_PHASES", "penn_action"]
-
 NUM_PHASES = {
     "baseball_pitch": 4,
     "baseball_swing": 3,

@@ -27,8 +27,6 @@ from tokenreel.pipeline.datasets.survey import (
     wrong_root,
 )
 
-__all__ = ["pouring"]
-
 NUM_PHASES = {"pouring": 5}
 PUBLISHED = {"train": 70, "val": 14}
 LAYOUT = __doc__.partition("\n\n")[2].partition("\n\n")[0]

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.files import whole_file
 
-__all__ = ["FPS", "HEIGHT", "PHASES", "WIDTH", "Script", "render_clip", "write_script"]
-
 FPS = 25
 WIDTH, HEIGHT = 320, 240
 MARGIN = 16  # pixels of background beyond each edge, for the camera shake

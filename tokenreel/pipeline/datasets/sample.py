@@ -26,8 +26,6 @@ from tokenreel.pipeline.datasets.folder import folder
 from tokenreel.pipeline.datasets.render import FPS, PHASES, Script, render_clip, write_script
 from tokenreel.pipeline.datasets.survey import Survey
 
-__all__ = ["NUM_TRAIN", "NUM_VAL", "sample"]
-
 NUM_TRAIN, NUM_VAL = 36, 18
 VERSION = 2  # of the pictures; a root of another version is not used again
 

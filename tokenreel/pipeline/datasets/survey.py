@@ -18,19 +18,6 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import LabelSpan, Manifest
 from tokenreel.cache.plugins import nearest
 
-__all__ = [
-    "VIDEO_SUFFIXES",
-    "Survey",
-    "choose",
-    "files_below",
-    "find_file",
-    "frames_to_spans",
-    "refuse_unknown",
-    "resample",
-    "videos_by_stem",
-    "wrong_root",
-]
-
 log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = (

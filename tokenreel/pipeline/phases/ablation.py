@@ -40,8 +40,6 @@ from tokenreel.pipeline.recipes import FROZEN_CONTROLS, RECIPES, TABLES, get_rec
 if TYPE_CHECKING:
     from tokenreel.fuse.train.train import Job
 
-__all__ = ["AblationReport", "ablate", "plan_jobs", "plan_rows", "substitutes"]
-
 log = logging.getLogger(__name__)
 
 _Planned = tuple[AblationRow, int, "Job"]  # row, seed, run

@@ -17,8 +17,6 @@ from tokenreel.evaluate.tables.printed import (
     two_std,
 )
 
-__all__ = ["AblationRow", "Values", "ablation_csv", "format_ablation", "values_of_rows"]
-
 TASKS = (
     "classification@10%",
     "classification@50%",

@@ -22,14 +22,12 @@ from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.plugins import nearest
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.evaluate.report.pictures.movie import write_movie
-from tokenreel.extract.video.decode import VideoError
+from tokenreel.extract.video.types import VideoError
 from tokenreel.fuse.runs.provenance import read_provenance
 from tokenreel.pipeline.defaults import DATA, STORES
 
 if TYPE_CHECKING:  # torch: imported once every word is known to be right
     from tokenreel.fuse.embed.attend import ClipAttention
-
-__all__ = ["AttentionFiles", "attend_clips", "find_clips"]
 
 log = logging.getLogger(__name__)
 

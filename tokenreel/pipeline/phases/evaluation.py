@@ -18,15 +18,6 @@ from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import RECIPES
 from tokenreel.pipeline.text import format_table, parse_bytes
 
-__all__ = [
-    "compare_words",
-    "evaluate_frozen",
-    "evaluate_words",
-    "format_differences",
-    "published_numbers",
-    "split_words",
-]
-
 
 def evaluate_words(
     words: Sequence[str], *, out: Path, jobs: int = 0, memory: str = "2GB", progress: bool = True

@@ -27,18 +27,6 @@ from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes.extraction import extraction_for
 from tokenreel.pipeline.text import require_device, require_gpus
 
-__all__ = [
-    "config_of",
-    "configure_extraction",
-    "data_options",
-    "extract_dataset",
-    "named_store",
-    "parse_shard",
-    "read_words",
-    "repair_store",
-    "retry_store",
-]
-
 log = logging.getLogger(__name__)
 
 ABANDONED_SECONDS = 86400  # an unfinished store that nobody touched for this long
@@ -221,7 +209,8 @@ def named_store(folder: Path, manifest: Manifest, config: ExtractConfig) -> Path
         UsageError: several stores there hold this extraction, each calibrated on other frames.
         Damaged: a store there that could be the one cannot be read.
     """
-    from tokenreel.extract.flow.runner import build_identity, prepare_store, store_name
+    from tokenreel.extract.encode.identity import build_identity, store_name
+    from tokenreel.extract.flow.runner import prepare_store
 
     planned = build_identity(config)
     start = store_name(manifest.dataset, config)
@@ -255,7 +244,7 @@ def _stores_of(
     skip_damaged: bool = False,
 ) -> list[Path]:
     """Stores of an extraction among those whose names begin so."""
-    from tokenreel.extract.flow.runner import same_extraction
+    from tokenreel.extract.encode.identity import same_extraction
 
     found = []
     for path in sorted(path.parent for path in folder.glob(f"{escape(start)}*/recipe.json")):
@@ -328,7 +317,8 @@ def repair_store(
             f"({', '.join(report.repair[:3])}) and run `store {maker}` again"
         )
     identity, manifest, config = _read_store(store, words, root=root)
-    from tokenreel.extract.flow.runner import build_identity, extract_clips, same_extraction
+    from tokenreel.extract.encode.identity import build_identity, same_extraction
+    from tokenreel.extract.flow.runner import extract_clips
 
     held = identity.before_calibration
     held.require(same_extraction(held, build_identity(config), config), path=store)

@@ -16,8 +16,6 @@ from tokenreel.pipeline.phases.extraction import extract_dataset
 from tokenreel.pipeline.phases.training import embed_with, train_recipe
 from tokenreel.pipeline.recipes.extraction import extraction_for
 
-__all__ = ["embed_store", "evaluate_files", "extract_videos", "train_model"]
-
 
 def extract_videos(
     videos: str | Path | Manifest,

@@ -22,8 +22,6 @@ from tokenreel.pipeline.text import format_table
 if TYPE_CHECKING:  # torch: imported once every word is known to be right
     from tokenreel.extract.preview.plan import HeaderSurvey, MachineRates, StoreSize
 
-__all__ = ["BreakEven", "Plan", "break_even", "plan_dataset"]
-
 CODECS = ("fp16", "int8", "int4", "pool2+int8", "pool2+int4")
 VIEWS_OF_A_STEP = 2  # of a clip, in every contrastive recipe
 

@@ -12,12 +12,11 @@ from tokenreel.evaluate.jobs.data import file_sha256, load_screened
 from tokenreel.evaluate.report.build import make_report, write_report
 from tokenreel.evaluate.report.data.gather import ReportConfig
 from tokenreel.evaluate.report.pictures.frames import FrameSource, FramesUnreachable, Image
-from tokenreel.extract.video.decode import VideoError, decode, probe
+from tokenreel.extract.video.decode import decode
+from tokenreel.extract.video.decoders import probe
+from tokenreel.extract.video.types import VideoError
 from tokenreel.pipeline.defaults import DATA
 from tokenreel.pipeline.phases.evaluation import evaluate_words, published_numbers, split_words
-
-__all__ = ["frames_below", "frames_of", "report_scores", "report_words"]
-
 
 SAME_SECONDS = 1e-3  # a frame further from its time than this is of another video
 

@@ -20,17 +20,6 @@ from tokenreel.pipeline.recipes.base import PROTOCOLS
 if TYPE_CHECKING:  # torch: imported once every word is known to be right
     from tokenreel.fuse.train.train import Job, RunResult
 
-__all__ = [
-    "apply_words",
-    "configure_run",
-    "embed_with",
-    "folder_name",
-    "frozen_controls",
-    "make_job",
-    "run_name",
-    "train_recipe",
-]
-
 log = logging.getLogger(__name__)
 
 LONGEST_NAME = 120  # of a run or table; file systems take 255

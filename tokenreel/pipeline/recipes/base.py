@@ -20,29 +20,6 @@ from tokenreel.fuse.config import (
     TemporalConfig,
 )
 
-__all__ = [
-    "DINO",
-    "DRAWN",
-    "FROZEN",
-    "GYM99",
-    "GYM288",
-    "LAST",
-    "PROTOCOLS",
-    "RESNET",
-    "SAME_VIEW",
-    "SUPERVISED",
-    "Published",
-    "Recipe",
-    "by_labels",
-    "describe",
-    "documented",
-    "late_fusion",
-    "mvformer",
-    "one_entity",
-    "percent",
-]
-
-
 # Training clips of the papers' data sets, for the number of steps that a recipe takes.
 TRAIN_CLIPS = {"penn_action": 1140, "pouring": 70, "finegym": 3182, "kinetics400": 240_000}
 NUM_ACTIONS = 13  # of Penn Action

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from tokenreel.evaluate.tables.printed import Published
 from tokenreel.fuse.config.loss import (
     GtaConfig,
     LavConfig,
@@ -29,14 +30,11 @@ from tokenreel.pipeline.recipes.base import (
     GYM288,
     PROTOCOLS,
     SAME_VIEW,
-    Published,
     Recipe,
     late_fusion,
     percent,
 )
 from tokenreel.pipeline.recipes.tables import tables_of
-
-__all__ = ["BASELINES"]
 
 Maker = Callable[[], Recipe]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from tokenreel.evaluate.tables.printed import Published
 from tokenreel.fuse.config.loss import CrossEntropyConfig, SclConfig, TccConfig, TcnConfig
 from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.pipeline.override import apply_overrides
@@ -21,14 +22,11 @@ from tokenreel.pipeline.recipes.base import (
     RESNET,
     SAME_VIEW,
     SUPERVISED,
-    Published,
     Recipe,
     by_labels,
     late_fusion,
     percent,
 )
-
-__all__ = ["CARL"]
 
 Maker = Callable[[], Recipe]
 OURS: Published = {

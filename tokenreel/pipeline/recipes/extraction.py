@@ -14,8 +14,6 @@ does.
 
 from tokenreel.extract.config import ExtractConfig
 
-__all__ = ["EXTRACTIONS", "extraction_for"]
-
 EXTRACTIONS: dict[str, ExtractConfig] = {
     "finegym": ExtractConfig(
         blocks=(9, 10, 11),

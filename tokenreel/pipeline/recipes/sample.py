@@ -11,8 +11,6 @@ from tokenreel.fuse.config import (
 )
 from tokenreel.pipeline.recipes.base import Recipe
 
-__all__ = ["SAMPLE"]
-
 
 def sample() -> Recipe:
     """MV-Former, small, on the sample: under a minute on 2 cores."""

@@ -1,7 +1,5 @@
 """The papers' tables: their rows as names of recipes, in order."""
 
-__all__ = ["FROZEN_CONTROLS", "TABLES", "tables_of"]
-
 FROZEN_CONTROLS = ("frozen-mean", "frozen-max", "frozen-cls")  # of `evaluate frozen`
 
 

@@ -20,8 +20,6 @@ from tokenreel.pipeline.phases.reporting import report_scores
 from tokenreel.pipeline.phases.training import frozen_controls, train_recipe
 from tokenreel.pipeline.text import say
 
-__all__ = ["SEEDS", "run_demo"]
-
 SEEDS = (0, 1, 2)
 CLIP = "val/dance_001.mp4"  # the attention over it is drawn
 

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from tokenreel.cache.errors import StoreError
 
-__all__ = ["Finding", "examine", "report"]
-
 SLOW_DISK_BYTES = 0.5e9  # of reads a second: below it, disk-resident training waits
 LOW_SPACE_BYTES = 20e9
 LOW_INODES = 100_000

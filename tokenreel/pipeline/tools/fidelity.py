@@ -20,8 +20,9 @@ from tokenreel.cache.codec.base import Array
 from tokenreel.cache.codec.int4 import GROUP
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.progress import Progress
-from tokenreel.cache.read.store_reader import ClipRecord, Store, open_store
+from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.cache.tools.codec_error import (
     CodecError,
     bytes_per_frame,
@@ -32,17 +33,6 @@ from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.pipeline.phases.extraction import read_words
 from tokenreel.pipeline.text import format_table
-
-__all__ = [
-    "TASKS",
-    "FidelityReport",
-    "FidelityRow",
-    "default_codecs",
-    "fidelity_of",
-    "fidelity_table",
-    "measure_metrics",
-    "measure_store",
-]
 
 log = logging.getLogger(__name__)
 

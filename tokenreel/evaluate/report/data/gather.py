@@ -14,16 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
 from tokenreel.evaluate.jobs.data import file_sha256
 
-__all__ = [
-    "Group",
-    "ReportConfig",
-    "RunPage",
-    "evenly",
-    "gather_runs",
-    "shown_groups",
-    "shown_runs",
-]
-
 log = logging.getLogger(__name__)
 
 

@@ -9,8 +9,6 @@ import numpy as np
 from tokenreel.evaluate.jobs.table import MEAN, Score
 from tokenreel.evaluate.tables.printed import two_std
 
-__all__ = ["Cell", "ScoreTable", "task_title"]
-
 TITLES = {
     "classification": "Classification accuracy",
     "progression": "Progression R\u00b2",

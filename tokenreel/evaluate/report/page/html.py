@@ -11,21 +11,6 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-__all__ = [
-    "Html",
-    "Section",
-    "absent",
-    "join",
-    "make_page",
-    "number",
-    "script_data",
-    "scroll",
-    "svg",
-    "swatch",
-    "tag",
-    "text",
-]
-
 VOID = frozenset({"img", "input", "meta", "br", "col"})
 # Even a mistake in a section could not make the page ask the network for anything.
 POLICY = (

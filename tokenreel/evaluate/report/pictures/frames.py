@@ -18,20 +18,6 @@ from tokenreel.cache.embeddings import EmbeddedClip
 from tokenreel.cache.errors import TokenReelError
 from tokenreel.evaluate.report.page.html import Html, absent, tag
 
-__all__ = [
-    "FrameSource",
-    "FramesUnreachable",
-    "Image",
-    "Pictures",
-    "jpeg_bytes",
-    "no_frames",
-    "png_bytes",
-    "resize",
-    "sprite",
-    "thumbnails",
-    "to_uri",
-]
-
 log = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8]  # RGB, (H, W, 3)

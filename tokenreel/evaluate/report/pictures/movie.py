@@ -14,8 +14,6 @@ from tokenreel.cache.files import make_directory, whole_file
 from tokenreel.evaluate.methods.alignment import AlignedClips, phase_name
 from tokenreel.evaluate.report.pictures.frames import FrameSource, Image, resize
 
-__all__ = ["playback_rate", "side_by_side", "write_movie"]
-
 CAPTION_HEIGHT = 28
 GAP = 8
 INK, PAPER, DIFFERENT = (235, 235, 235), (24, 26, 30), (230, 159, 0)

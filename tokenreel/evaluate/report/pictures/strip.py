@@ -11,8 +11,6 @@ from tokenreel.evaluate.methods.alignment import phase_name
 from tokenreel.evaluate.methods.retrieval import Neighbour
 from tokenreel.evaluate.report.pictures.frames import FrameSource, Image, png_bytes, thumbnails
 
-__all__ = ["draw_strip", "write_strip"]
-
 LINE, MARGIN, BORDER = 17, 8, 4
 PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (95, 95, 95)
 RIGHT, WRONG, QUERY = (0, 114, 178), (213, 94, 0), (70, 70, 70)

@@ -23,8 +23,6 @@ from tokenreel.evaluate.report.page.html import (
 )
 from tokenreel.evaluate.report.pictures.frames import Pictures, to_uri
 
-__all__ = ["AlignedGroup", "align_group", "heat_png", "matrix_figure", "run_title"]
-
 SHEET_COLUMNS = 8
 MARKS = {True: "\u2713", False: "\u2717", None: "?"}  # a tick, a cross
 PLOT = 220.0  # units across; the reference runs along it

@@ -20,8 +20,6 @@ from tokenreel.evaluate.report.page.html import Html, absent, tag
 from tokenreel.evaluate.report.pictures.frames import jpeg_bytes, to_uri
 from tokenreel.evaluate.report.sections.alignment import run_title
 
-__all__ = ["Attended", "attention_article", "focus", "read_attention"]
-
 log = logging.getLogger(__name__)
 
 WIDEST = 1400  # pixels of a picture on the page

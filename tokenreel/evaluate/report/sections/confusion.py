@@ -12,8 +12,6 @@ from tokenreel.evaluate.report.data.gather import Group, RunPage
 from tokenreel.evaluate.report.page.html import Html, absent, scroll, tag
 from tokenreel.evaluate.report.sections.alignment import run_title
 
-__all__ = ["Confusion", "confuse", "confusion_article"]
-
 MOST_PHASES = 24  # a larger table cannot be read
 
 

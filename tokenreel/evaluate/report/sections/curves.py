@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from tokenreel.evaluate.report.data.gather import RunPage
 from tokenreel.evaluate.report.page.html import Html, absent, join, svg, tag
 
-__all__ = ["training_curves"]
-
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 380, 210, 52, 30, 10, 12
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 MOST_POINTS = 400

@@ -11,8 +11,6 @@ from tokenreel.evaluate.report.data.gather import Group, ReportConfig, RunPage
 from tokenreel.evaluate.report.page.html import Html, join, svg, tag
 from tokenreel.evaluate.report.sections.alignment import run_title
 
-__all__ = ["project", "projection_article"]
-
 SIZE, EDGE = 260.0, 12.0
 # A shape a phase, drawn from its centre, so that colour alone identifies no phase.
 SHAPES = (

@@ -8,8 +8,6 @@ from typing import Any
 from tokenreel.evaluate.report.data.gather import RunPage
 from tokenreel.evaluate.report.page.html import Html, join, scroll, tag
 
-__all__ = ["flatten", "provenance_section"]
-
 FIELDS = (
     "recipe",
     "seed",

@@ -13,8 +13,6 @@ from tokenreel.evaluate.report.page.html import Html, join, scroll, tag
 from tokenreel.evaluate.report.pictures.frames import Pictures
 from tokenreel.evaluate.report.sections.alignment import MARKS, run_title
 
-__all__ = ["RetrievedGroup", "retrieve_group"]
-
 
 @dataclass(frozen=True, eq=False)
 class Query:

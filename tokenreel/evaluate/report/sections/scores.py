@@ -8,8 +8,6 @@ from tokenreel.evaluate.report.data.scores import Cell, ScoreTable, task_title
 from tokenreel.evaluate.report.page.html import Html, join, number, scroll, svg, swatch, tag
 from tokenreel.evaluate.tables.summary import Row, rank_of
 
-__all__ = ["action_bars", "all_rows", "summary_table"]
-
 BAR, GAP, CHART, RIGHT, TOP = 13, 12, 300, 46, 6
 COLUMNS = (
     ("recipe", "text"),

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from tokenreel.fuse.kernels.attention.tokens import unpack, width_of
 
-__all__ = ["dots", "mix", "pool", "pool_backward"]
-
 FLOATS_BYTES = 1 << 28  # that codes become at once
 
 

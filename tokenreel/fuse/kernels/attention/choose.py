@@ -11,17 +11,6 @@ from torch import Tensor
 
 from tokenreel.fuse.kernels.attention.tokens import width_of
 
-__all__ = [
-    "VARIABLE",
-    "WORDS",
-    "CannotRun",
-    "decide",
-    "fall_back",
-    "log_reference",
-    "loops_obstacle",
-    "wanted_word",
-]
-
 log = logging.getLogger(__name__)
 
 VARIABLE = "TOKENREEL_KERNEL"

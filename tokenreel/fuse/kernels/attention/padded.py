@@ -12,8 +12,6 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 
-__all__ = ["Padding", "padded_attention"]
-
 
 @dataclass(frozen=True, eq=False)
 class Padding:

@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from tokenreel.fuse.kernels.attention.weights import QueryWeights
 
-__all__ = ["project_and_attend"]
-
 
 def project_and_attend(
     tokens: Tensor, weights: QueryWeights, hidden: Tensor | None, *, normalise: bool, disjoint: bool

@@ -10,8 +10,6 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-__all__ = ["CodedTokens", "Folding", "check_tokens", "unpack"]
-
 DTYPES = (torch.int8, torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 

@@ -16,15 +16,6 @@ from torch import Tensor
 
 from tokenreel.fuse.kernels.attention.tokens import CodedTokens
 
-__all__ = [
-    "QueryWeights",
-    "absorb_queries",
-    "apply_values",
-    "check_weights",
-    "constants_of",
-    "fold_rows",
-]
-
 
 @dataclass(frozen=True, eq=False)
 class QueryWeights:

@@ -23,8 +23,6 @@ from tokenreel.fuse.kernels.attention.tokens import CodedTokens, check_tokens, u
 from tokenreel.fuse.kernels.cpu import loops
 from tokenreel.fuse.kernels.cpu.loops import ROWS
 
-__all__ = ["dots", "mix", "pool", "pool_backward", "pool_backward_each", "pool_each"]
-
 Array = NDArray[Any]
 Outputs = tuple[Tensor, Tensor, Tensor]
 Work = Callable[[slice, Array], None]  # of frames, on their rows of an array

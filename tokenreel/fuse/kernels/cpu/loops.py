@@ -23,8 +23,6 @@ from numba.np.numpy_support import carray
 
 from tokenreel.fuse.kernels.cpu.numba_cache import keep
 
-__all__ = ["ROWS", "attend", "attend_backward", "dots", "mix"]
-
 ROWS = 3
 MATHS = {"reassoc", "nsz", "contract", "arcp"}  # sums in any order; NaN and infinity stay
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from numba.core.caching import FunctionCache
 
-__all__ = ["keep"]
-
 log = logging.getLogger(__name__)
 
 SOURCES = ("loops.py",)  # all that is compiled

@@ -24,8 +24,6 @@ Source of the schedule: online softmax of FlashAttention; the absorption is Deep
 import triton
 import triton.language as tl
 
-__all__ = ["pool_backward_kernel", "pool_kernel", "split_kernel"]
-
 
 @triton.jit
 def _widen(x, I8: tl.constexpr, DT: tl.constexpr, INTERPRET: tl.constexpr):

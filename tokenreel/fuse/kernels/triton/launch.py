@@ -19,8 +19,6 @@ from tokenreel.fuse.kernels.attention.choose import CannotRun, is_interpreted
 from tokenreel.fuse.kernels.triton import kernel as kernels
 from tokenreel.fuse.kernels.triton.tuned import Sizes, sizes_for, small_sizes
 
-__all__ = ["LOW_WEIGHT", "pool", "pool_backward", "split_digits"]
-
 LOW_WEIGHT = {torch.int8: 1 / 254, torch.float32: 0.0}  # what a low digit is worth, else 1
 GROUP = 8  # rows of attention of a program: the other half of 16 carries low digits
 

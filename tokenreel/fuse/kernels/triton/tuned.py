@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
-__all__ = ["Sizes", "default_sizes", "forget", "key_of", "sizes_for", "small_sizes"]
-
 
 @dataclass(frozen=True)
 class Sizes:

@@ -13,8 +13,6 @@ import av
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import whole_file
 
-__all__ = ["pack_jpegs", "packed"]
-
 
 def packed(path: Path, pictures: Iterable[bytes], *, fps: int, where: str) -> list[str]:
     """Pack pictures unless the video is there; as a note, why they cannot be.

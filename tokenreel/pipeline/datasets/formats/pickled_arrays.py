@@ -20,20 +20,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "NDARRAY",
-    "TORCH_STORAGES",
-    "Budget",
-    "Refused",
-    "Storage",
-    "Unbuilt",
-    "make_array",
-    "make_dtype",
-    "make_scalar",
-    "make_tensor",
-    "reconstruct_array",
-]
-
 Array: TypeAlias = NDArray[Any]
 Dtype: TypeAlias = "np.dtype[Any]"
 

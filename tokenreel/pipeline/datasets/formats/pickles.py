@@ -32,8 +32,6 @@ from tokenreel.pipeline.datasets.formats.pickled_arrays import (
     reconstruct_array,
 )
 
-__all__ = ["read_plain_pickle"]
-
 MOST_BYTES = 2**28  # CARL's files have some megabytes
 MOST_STEPS = 2**22  # opcodes, one or two a value
 DEEPEST = 50  # containers in containers

@@ -13,8 +13,6 @@ import crc32c
 
 from tokenreel.cache.errors import UsageError
 
-__all__ = ["DamagedRecord", "Example", "read_examples"]
-
 Values = list[bytes] | list[float] | list[int]
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
