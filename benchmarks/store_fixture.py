@@ -5,12 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenreel.cache.canonical import seal
 from tokenreel.cache.codec import Encoded, codec_identity
-from tokenreel.cache.format.clip import ClipRecord, SourceInfo, clip_key, folder_of, load_clip
-from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.cache.format.clip import (
+    ClipRecord,
+    SourceInfo,
+    clip_group,
+    clip_key,
+    folder_of,
+    load_clip,
+)
+from tokenreel.cache.format.identity import FORMAT_VERSION, StoreIdentity
 from tokenreel.cache.format.index import log_commit
-from tokenreel.cache.format.layout import group_json
 from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.write.store_writer import StoreWriter
@@ -81,7 +86,7 @@ def make_many_clips(path: Path, clips: int) -> Path:
         for i in range(1, clips):
             video = f"videos/action_{i % 13}/clip_{i:05}.mp4"
             copy = ClipRecord.from_dict(
-                record.to_dict()
+                record.to_dict(format_version=FORMAT_VERSION)
                 | {
                     "clip_id": f"c{i}",
                     "key": clip_key(f"c{i}"),
@@ -95,7 +100,6 @@ def make_many_clips(path: Path, clips: int) -> Path:
             )
             target = path / folder_of(copy.key)
             target.mkdir(parents=True)
-            values = {"record": copy.to_dict(), "seals": seals}
-            (target / "zarr.json").write_bytes(group_json({"tokenreel": seal(values)}))
-            log_commit(path, copy, writer_name=writer.name)
+            (target / "zarr.json").write_bytes(clip_group(copy, seals, identity=writer.identity))
+            log_commit(path, copy, writer_name=writer.name, format_version=FORMAT_VERSION)
     return path

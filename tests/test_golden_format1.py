@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.verify import verify_store
 from tokenreel.fuse.config import MeanConfig
@@ -21,6 +22,7 @@ from tokenreel.fuse.runs import provenance
 from tokenreel.pipeline.cli.evaluate import app as evaluate
 from tokenreel.pipeline.cli.extract import app as extract
 from tokenreel.pipeline.cli.fuse import app as fuse
+from tokenreel.pipeline.cli.store import app as store_commands
 
 GOLDEN = Path(__file__).parent / "golden" / "format1"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
@@ -57,6 +59,59 @@ def test_a_golden_store_opens_with_the_tokens_it_was_given(name):
 def test_an_extraction_that_finds_a_golden_store_skips_its_clips(workplace):
     words = ["run", "folder", "--root", "videos", "--out", "stores/int8", *EXPECTED["extract"]]
     assert "0 committed, 5 skipped, 0 failed" in run(extract, *words)
+
+
+@pytest.mark.parametrize("kept", ["", "acv"])
+def test_an_extraction_continues_a_golden_store_to_the_same_bytes(kept, workplace):
+    store = workplace / "stores" / "int8"
+    whole = {p.relative_to(store): p.read_bytes() for p in store.rglob("*") if p.is_file()}
+    for name in "abcvw":
+        if name not in kept:
+            shutil.rmtree(store / folder_of(clip_key(f"{name}.mp4")))
+    for log in (store / "manifest").iterdir():
+        log.unlink()
+    words = ["run", "folder", "--root", "videos", "--out", "stores/int8", *EXPECTED["extract"]]
+    committed = 5 - len(kept)
+    assert f"{committed} committed, {len(kept)} skipped, 0 failed" in run(extract, *words)
+    again = {p.relative_to(store): p.read_bytes() for p in store.rglob("*") if p.is_file()}
+    lines = [
+        {
+            line
+            for name, data in files.items()
+            if name.parts[0] == "manifest"
+            for line in data.split(b"\n")
+        }
+        for files in (whole, again)
+    ]
+    assert len(lines[1]) == committed + 1
+    assert lines[1] <= lines[0]
+    for files in (whole, again):
+        for name in [name for name in files if name.parts[0] == "manifest"]:
+            del files[name]
+    assert again == whole
+
+
+def test_a_migrated_store_serves_the_runs_and_embedding_files_of_the_golden_one(workplace):
+    assert "5 clips written to new" in run(
+        store_commands, "migrate", "stores/int8", "new", "--format", "2"
+    )
+    old, new = open_store("stores/int8"), open_store("new")
+    assert new.fingerprint != old.fingerprint
+    for clip_id in old.records:
+        for block in (1, 5):
+            codes = [store.read(clip_id).codes[block].tobytes() for store in (old, new)]
+            assert codes[0] == codes[1]
+    words = ["run", "folder", "--root", "videos", "--out", "new", *EXPECTED["extract"]]
+    assert "0 committed, 5 skipped, 0 failed" in run(extract, *words)
+    config = EXPECTED["fuse"]
+    run(fuse, "train", "folder", "--store", "new", "--out", "runs/killed", *config)
+    kept = (workplace / "runs" / "finished" / "embeddings.h5").read_bytes()
+    run(fuse, "train", "folder", "--store", "new", "--out", "runs/finished", *config)
+    assert (workplace / "runs" / "finished" / "embeddings.h5").read_bytes() == kept  # it was done
+    run(fuse, "embed", "runs/finished", "--store", "new", "--out", "again.h5")
+    provenance = read_embeddings("again.h5").provenance
+    assert provenance["store_fingerprint"] == new.fingerprint
+    assert provenance["former_fingerprints"] == [provenance["trained_on"]] == [old.fingerprint]
 
 
 def test_a_golden_run_that_was_killed_resumes_to_the_end_of_one_that_was_not(workplace):

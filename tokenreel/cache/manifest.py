@@ -43,6 +43,7 @@ class Clip:
         spans: phase labels by time, in order, not overlapping.
         frame_labels: phase labels by frame, for data sets that label frames; spans is then
             empty.  One label for each frame that extraction keeps.
+        tags: labels of the whole clip, of which it may have many, such as genres.
     """
 
     clip_id: str
@@ -54,6 +55,7 @@ class Clip:
     group: str = ""
     spans: tuple[LabelSpan, ...] = ()
     frame_labels: tuple[int, ...] | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

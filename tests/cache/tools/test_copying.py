@@ -77,11 +77,11 @@ def test_the_first_stores_of_version_1_are_brought_up_to_date(tmp_path):
 
 def test_a_store_of_a_later_version_is_refused_by_name(tmp_path):
     store = store_of(tmp_path / "s", "fp16", "a")
-    values = json.loads((store / "recipe.json").read_text()) | {"format_version": 2}
+    values = json.loads((store / "recipe.json").read_text()) | {"format_version": 3}
     (store / "recipe.json").write_text(json.dumps(values))
     for use in (open_store, migrate_store, verify_store):
         with pytest.raises(
-            WrongIdentity, match="version 2; this version of TokenReel reads up to 1"
+            WrongIdentity, match="format 3, this version reads 1 and 2: update TokenReel"
         ):
             use(store)
 

@@ -149,7 +149,7 @@ def test_export_merge_and_migrate(store, tmp_path):
     assert call("store", "migrate", store, small, "--codec", "pool2+int8")[0] == 0
     assert open_store(small).num_bytes < open_store(store).num_bytes
     assert call("store", "migrate", store, "--codec", "int4")[0] == 2
-    assert call("store", "migrate", small) == (0, f"{small}: already current (format version 1)\n")
+    assert call("store", "migrate", small) == (0, f"{small}: already current (format 2)\n")
     assert call("store", "merge", store, small)[0] == 4
     other = shutil.copytree(store, tmp_path / "t")
     shutil.rmtree(other / folder_of(clip_key("a.mp4")))

@@ -24,6 +24,7 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.encode import identity
+from tokenreel.extract.flow import runner
 from tokenreel.pipeline.defaults import find_store, stores_below
 from tokenreel.pipeline.phases import extraction
 from tokenreel.pipeline.phases.extraction import extract_dataset, named_store
@@ -117,7 +118,7 @@ def quick(monkeypatch):
         recipe, calibration = stores.make_identity("int8")
         calibration = {name: array + next(seeds) for name, array in calibration.items()}
         codec = codec_identity("int8", calibration)
-        recipe = recipe.with_(codec=codec)
+        recipe = recipe.model_copy(update={"codec": codec})
         create_store(path, recipe, made_with={"dataset": "d"}, calibration=calibration)
         return None, recipe, None, None
 

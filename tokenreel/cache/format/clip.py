@@ -1,21 +1,28 @@
-"""One committed clip: its record, and its files checked against version 1 byte for byte."""
+"""One committed clip: its record, and its files checked against the format byte for byte."""
 
 import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import crc32c
 
-from tokenreel.cache.canonical import open_seal, parse_json, seal
+from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, seal
 from tokenreel.cache.codec import Codec
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.errors import Damaged
+from tokenreel.cache.errors import Damaged, UsageError
 from tokenreel.cache.files import file_inside, unreadable
+from tokenreel.cache.format.byte_arrays import (
+    BytesSpec,
+    byte_arrays,
+    is_array_name,
+    read_index,
+    read_strings,
+)
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import (
     SEGMENT,
@@ -27,7 +34,19 @@ from tokenreel.cache.format.layout import (
 )
 
 # Fields of a ClipRecord that are those of the Clip in the manifest.
-OF_MANIFEST = ("clip_id", "video", "split", "action", "group", "start_seconds", "stop_seconds")
+OF_MANIFEST = (
+    "clip_id",
+    "video",
+    "split",
+    "action",
+    "group",
+    "start_seconds",
+    "stop_seconds",
+    "tags",
+)
+# Fields that format 2 added to a record and to the source in it.
+ADDED = ("tags", "rules", "labels_sha256", "byte_arrays", "extra")
+ADDED_TO_SOURCE = ("mtime_ns", "pixel_aspect", "orientation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +59,9 @@ class SourceInfo:
         sha256: of the file, "" when it was not hashed.
         decoder: "pyav" or "decord"; decoder_version: its version.
         container: what the header says: duration, frame count, codec; plain JSON values.
+        mtime_ns: when the file was last changed, nanoseconds since 1970; None when unknown.
+        pixel_aspect: width over height of a pixel, numerator and denominator; None when unknown.
+        orientation: degrees by which the header has pictures turned, clockwise; None when unknown.
     """
 
     video: str
@@ -48,6 +70,23 @@ class SourceInfo:
     decoder: str
     decoder_version: str
     container: Mapping[str, Any]
+    mtime_ns: int | None = None
+    pixel_aspect: tuple[int, int] | None = None
+    orientation: int | None = None
+
+    def to_dict(self, *, format_version: int) -> dict[str, Any]:
+        """Plain JSON values, as a record of that format holds them."""
+        values = asdict(self)
+        if format_version == 1:
+            return {name: values[name] for name in values if name not in ADDED_TO_SOURCE}
+        aspect = self.pixel_aspect
+        return {**values, "pixel_aspect": None if aspect is None else list(aspect)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "SourceInfo":
+        """The source in a record of either format."""
+        aspect = values.get("pixel_aspect")
+        return cls(**{**values, "pixel_aspect": None if aspect is None else tuple(aspect)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +102,11 @@ class ClipRecord:
         num_views: V.
         time_base: seconds of a tick of `pts`, numerator and denominator.
         source: the SourceInfo as plain values.
+        tags: as in the manifest.
+        rules: version of the rules by which frames and their geometry were chosen.
+        labels_sha256: of labels_hash, "" in format 1.
+        byte_arrays: names of the clip's arrays of bytes, sorted.
+        extra: fields of other programs, plain JSON values; kept when not understood.
     """
 
     clip_id: str
@@ -79,10 +123,26 @@ class ClipRecord:
     stop_seconds: float | None
     time_base: tuple[int, int]
     source: dict[str, Any]
+    tags: tuple[str, ...] = ()
+    rules: int = 1
+    labels_sha256: str = ""
+    byte_arrays: tuple[str, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+    def to_dict(self, *, format_version: int) -> dict[str, Any]:
+        """Plain JSON values, as a store of that format holds them."""
+        left_out = ADDED if format_version == 1 else ()
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+    def require_fits(self, *, format_version: int) -> None:
+        """Raise UsageError if a store of that format cannot keep what the record says."""
+        blank: dict[str, Any] = {"tags": (), "rules": 1, "byte_arrays": (), "extra": {}}
+        given = [name for name, value in blank.items() if getattr(self, name) != value]
+        if format_version == 1 and given:
+            raise UsageError(
+                f"{self.clip_id}: a store of format 1 cannot keep {', '.join(given)}: make one of "
+                "format 2 of it by `tokenreel store migrate STORE NEW --format 2`"
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ClipRecord":
@@ -92,14 +152,19 @@ class ClipRecord:
             Damaged: a field is absent or unknown, the key is not that of the clip, or its video
                 would lie outside the data set's root.
         """
-        if set(values) != {field.name for field in fields(cls)}:
+        every = {each.name for each in fields(cls)}
+        if set(values) not in (every, every - set(ADDED)):
             raise Damaged(f"the record of a clip has fields {sorted(values)}")
         if values["key"] != clip_key(str(values["clip_id"])):
             raise Damaged(f"the record of {values['clip_id']!r} has key {values['key']!r}")
         if leaves_root(str(values["video"])):
             raise Damaged(f"the record of {values['clip_id']!r} has video {values['video']!r}")
         numerator, denominator = values["time_base"]
-        tuples = {"phases": tuple(values["phases"]), "time_base": (numerator, denominator)}
+        tuples: dict[str, Any] = {"time_base": (numerator, denominator)}
+        for name in ("phases", "tags", "byte_arrays"):
+            tuples[name] = tuple(values.get(name, ()))
+        if not all(map(is_array_name, tuples["byte_arrays"])):
+            raise Damaged(f"the record of {values['clip_id']!r} has arrays {values['byte_arrays']}")
         return cls(**{**values, **tuples})
 
 
@@ -132,15 +197,23 @@ def folder_of(key: str) -> str:
     return f"clips/{key[-8:-6]}/{key}"
 
 
+def labels_hash(phases: Sequence[str], labels: Array) -> str:
+    """SHA-256 of the canonical JSON of the phases and the bytes of the labels, int16 (T,)."""
+    digest = hashlib.sha256(canonical_json(list(phases)))
+    digest.update(labels.astype("<i2").tobytes())
+    return digest.hexdigest()
+
+
 def all_arrays(identity: StoreIdentity, codec: Codec, record: ClipRecord) -> dict[str, ArraySpec]:
-    """Every array of a clip, by path."""
-    specs = clip_arrays(record.num_frames)
+    """Every array of a clip but those of bytes, by path; the crc32c of those is one of them."""
+    specs = clip_arrays(record.num_frames, format_version=identity.format_version)
     for view in range(record.num_views):
         specs += view_arrays(identity, codec, view, record.num_frames)
+    specs += [spec.sums for spec in byte_arrays(record.byte_arrays, record.num_frames).values()]
     return {spec.path: spec for spec in specs}
 
 
-def groups_of(specs: dict[str, ArraySpec]) -> list[str]:
+def groups_of(specs: Iterable[str]) -> list[str]:
     """Paths of the groups between a clip and its arrays."""
     parents = {str(parent) for path in specs for parent in Path(path).parents}
     return sorted(parents - {"."})
@@ -160,9 +233,15 @@ def read_bytes(folder: Path, relative: str) -> bytes:
         raise unreadable(path, error) from error
 
 
-def clip_group(record: ClipRecord, seals: dict[str, list[int]], *, fingerprint: str) -> bytes:
-    """The zarr.json of a committed clip; load_clip reads it."""
-    values = {"record": record.to_dict(), "seals": seals, "fingerprint": fingerprint}
+def clip_group(
+    record: ClipRecord, seals: dict[str, list[int]], *, identity: StoreIdentity
+) -> bytes:
+    """The zarr.json of a clip committed to a store of the identity; load_clip reads it."""
+    values = {
+        "record": record.to_dict(format_version=identity.format_version),
+        "seals": seals,
+        "fingerprint": identity.fingerprint,
+    }
     return group_json({"tokenreel": seal(values)})
 
 
@@ -187,6 +266,8 @@ def load_clip(
         inner = open_seal(meta["attributes"]["tokenreel"], where=where)
         record = ClipRecord.from_dict(inner["record"])
         seals: dict[str, list[int]] = inner["seals"]
+        if "rules" in inner["record"] and "fingerprint" not in inner:
+            raise Damaged(f"{where}: does not name the fingerprint of its store")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(f"{where}: not the group of a clip: {error}") from error
     if record.key != key:
@@ -245,15 +326,21 @@ def check_clip(
     except Damaged as error:
         return [str(error)]
     specs, problems = all_arrays(identity, codec, record), []
+    strings = byte_arrays(record.byte_arrays, record.num_frames)
     if record.num_views != identity.num_views or set(seals) != {
         path for path, spec in specs.items() if not spec.sharded
     }:
         return [f"{folder}: its arrays are not those of the identity"]
-    known = {"zarr.json"} | {f"{group}/zarr.json" for group in groups_of(specs)}
-    for spec in specs.values():
+    groups = groups_of([*specs, *strings])
+    known = {"zarr.json"} | {f"{group}/zarr.json" for group in groups}
+    every: list[ArraySpec | BytesSpec] = [*specs.values(), *strings.values()]
+    for spec in every:
         known |= {f"{spec.path}/zarr.json"} | {spec.chunk_file(i) for i in range(spec.num_files)}
-        problems += _check_array(folder, spec, seals, deep=deep)
-    for group in groups_of(specs):
+        if isinstance(spec, BytesSpec):
+            problems += _check_strings(folder, spec, seals, deep=deep)
+        else:
+            problems += _check_array(folder, spec, seals, deep=deep)
+    for group in groups:
         problems += _differs(folder, f"{group}/zarr.json", json.loads(group_json()))
     present = {
         path.relative_to(folder).as_posix()
@@ -279,6 +366,29 @@ def _check_array(
         except Damaged as error:
             problems.append(str(error))
     return problems
+
+
+def _check_strings(
+    folder: Path, spec: BytesSpec, seals: dict[str, list[int]] | None, *, deep: bool
+) -> list[str]:
+    problems = _differs(folder, f"{spec.path}/zarr.json", spec.metadata())
+    for number in range(spec.num_files):
+        problems += check_strings(folder, spec, number, seals, deep=deep)
+    return problems
+
+
+def check_strings(
+    folder: Path, spec: BytesSpec, number: int, seals: dict[str, list[int]] | None, *, deep: bool
+) -> list[str]:
+    """Problems of one file of an array of bytes: its index and, when deep, each string."""
+    try:
+        sums = load_rows(folder, spec.sums, number, seals)
+        places = read_index(folder, spec, number)
+        rows = range(len(places)) if deep else range(0)
+        read_strings(folder, spec, number, rows, places=places, sums=sums)
+    except Damaged as error:
+        return [str(error)]
+    return []
 
 
 def load_rows(
@@ -336,4 +446,4 @@ def _differs(folder: Path, name: str, wanted: dict[str, Any]) -> list[str]:
         found = parse_json(read_bytes(folder, name), where=folder / name)
     except Damaged as error:
         return [str(error)]
-    return [] if found == wanted else [f"{folder / name}: not the metadata of version 1"]
+    return [] if found == wanted else [f"{folder / name}: not the metadata of the format"]

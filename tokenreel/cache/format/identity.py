@@ -1,18 +1,24 @@
 """The identity of a store, which is all that its tokens depend on, and its fingerprint.
 
 Two stores of equal identity hold the same tokens.  What should not matter (versions, GPU, host) is
-recorded in the store too, but not in its identity.
+recorded in the store too, but not in its identity.  The format version is part of the fingerprint,
+but not of equality: a store of format 1 serves whoever wants the same tokens.
 """
 
 import hashlib
+import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from tokenreel.cache.canonical import canonical_json, field_differences
 from tokenreel.cache.errors import WrongIdentity
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[2] = 2  # of new stores
+KNOWN_VERSIONS = (1, 2)
+RULES_VERSION = 1  # of the rules by which extraction chooses frames and their geometry
+
+ADDED = ("unit", "frames_per_window", "rows_per_window")  # by format 2; unwritten at their defaults
 
 
 class StoreIdentity(BaseModel):
@@ -20,7 +26,7 @@ class StoreIdentity(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = FORMAT_VERSION
     architecture: str = Field(description="timm name of the backbone")
     weights_sha256: str = Field(
         pattern="^[0-9a-f]{64}$", description="hash of the tensors of the weights, by sorted name"
@@ -37,7 +43,10 @@ class StoreIdentity(BaseModel):
     dim: int = Field(gt=0, description="channels of a token")
     image_size: tuple[int, int] = Field(description="height and width that the backbone sees")
     transform: dict[str, Any] = Field(description="preset name and every parameter of it")
-    frames: dict[str, Any] = Field(description="which frames: {'policy': 'all'} or 'fps'")
+    frames: dict[str, Any] = Field(
+        description="which frames: policy 'all', 'fps' with fps, 'uniform' with count, or 'listed' "
+        "with the sha256 of the list"
+    )
     views: tuple[dict[str, Any], ...] = Field(
         default=({"name": "clean"},), description="view 0 is clean; others name seed and strength"
     )
@@ -45,6 +54,37 @@ class StoreIdentity(BaseModel):
         default="float32", description="precision the backbone computes in"
     )
     codec: dict[str, Any] = Field(description="name, parameters and calibration hash")
+    unit: str = Field(
+        default="frame",
+        pattern="^[a-z][a-z0-9_-]*$",
+        description="what a row is: 'frame', 'scene', 'slot' or another word",
+    )
+    frames_per_window: int = Field(default=1, ge=1, description="frames that the backbone sees")
+    rows_per_window: int = Field(default=1, ge=1, description="rows that it makes of them")
+
+    @field_validator("frames")
+    @classmethod
+    def _require_complete_policy(cls, frames: dict[str, Any]) -> dict[str, Any]:
+        """Refuse 'uniform' without a count and 'listed' without the hash of its list."""
+        policy, count = frames.get("policy"), frames.get("count")
+        if policy == "uniform" and (type(count) is not int or count < 1):
+            raise ValueError(f"policy 'uniform' has count {count!r}; wanted an integer >= 1")
+        if policy == "listed" and not re.fullmatch("[0-9a-f]{64}", str(frames.get("sha256"))):
+            raise ValueError(
+                f"policy 'listed' has sha256 {frames.get('sha256')!r}; wanted 64 hexadecimal digits"
+            )
+        return frames
+
+    @model_validator(mode="after")
+    def _require_format_2_for_units(self) -> "StoreIdentity":
+        given = [name for name in ADDED if getattr(self, name) != self._default(name)]
+        if self.format_version == 1 and given:
+            raise ValueError(f"format 1 has no {', '.join(given)}; use format_version=2")
+        return self
+
+    @classmethod
+    def _default(cls, name: str) -> Any:
+        return cls.model_fields[name].default
 
     @property
     def num_tokens(self) -> int:
@@ -57,8 +97,10 @@ class StoreIdentity(BaseModel):
         return len(self.views)
 
     def to_json(self) -> bytes:
-        """The canonical bytes of recipe.json."""
-        return canonical_json(self.model_dump(mode="json"))
+        """The canonical bytes of recipe.json, without fields of format 2 at their defaults."""
+        values = self.model_dump(mode="json")
+        unwritten = {name for name in ADDED if values[name] == self._default(name)}
+        return canonical_json({k: v for k, v in values.items() if k not in unwritten})
 
     @property
     def fingerprint(self) -> str:
@@ -72,8 +114,19 @@ class StoreIdentity(BaseModel):
         return self.model_copy(update={"codec": codec})
 
     def differences(self, other: "StoreIdentity") -> list[tuple[str, Any, Any]]:
-        """Fields that differ: (dotted name, value here, value there), nested ones one by one."""
-        return field_differences(self.model_dump(mode="json"), other.model_dump(mode="json"))
+        """Fields that differ: (dotted name, value here, value there), nested ones one by one.
+
+        The format version is none of them.
+        """
+        here, there = (
+            identity.model_dump(mode="json", exclude={"format_version"})
+            for identity in (self, other)
+        )
+        return field_differences(here, there)
+
+    def has_tokens_of(self, other: "StoreIdentity") -> bool:
+        """Whether stores of the two hold the same tokens: equal but for the format version."""
+        return not self.differences(other)
 
     def require(self, wanted: "StoreIdentity", *, path: object) -> None:
         """Raise unless the identity of the store at path is the one wanted.

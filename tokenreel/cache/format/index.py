@@ -15,11 +15,11 @@ def is_committed(path: Path, clip_id: str) -> bool:
     return (path / folder_of(clip_key(clip_id)) / "zarr.json").is_file()
 
 
-def log_commit(path: Path, record: ClipRecord, *, writer_name: str) -> None:
+def log_commit(path: Path, record: ClipRecord, *, writer_name: str, format_version: int) -> None:
     """Append the record of a committed clip to a writer's log, and flush it."""
     log = path / "manifest" / f"{writer_name}.jsonl"
     new = not log.exists()
-    line = canonical_json(seal({"record": record.to_dict()})) + b"\n"
+    line = canonical_json(seal({"record": record.to_dict(format_version=format_version)})) + b"\n"
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
         os.write(handle, line)

@@ -1,4 +1,4 @@
-"""Version 1 of the store on disk: which arrays a clip has, their metadata, and chunk bytes.
+"""Formats 1 and 2 of the store on disk: which arrays a clip has, their metadata, and chunk bytes.
 
 FORMAT.md defines the format; this module is the only code that repeats it.
 """
@@ -151,10 +151,11 @@ def view_arrays(
     return specs
 
 
-def clip_arrays(num_frames: int) -> list[ArraySpec]:
+def clip_arrays(num_frames: int, *, format_version: int) -> list[ArraySpec]:
     """The arrays of a clip that its views share."""
     kinds = {
         "pts": ("<i8", -(2**63)),
+        **({"stop_pts": ("<i8", -(2**63))} if format_version > 1 else {}),
         "frame_index": ("<i8", -(2**63)),
         "labels": ("<i2", -(2**15)),
         "flags": ("u1", 255),
@@ -162,6 +163,20 @@ def clip_arrays(num_frames: int) -> list[ArraySpec]:
     return [
         ArraySpec(name, (num_frames,), dtype, fill, ROWS) for name, (dtype, fill) in kinds.items()
     ]
+
+
+def default_stops(pts: Array) -> Array:
+    """When each frame ends, int64 (T,) ticks: at the next one's start.
+
+    The last lasts as long as the one before it; the only frame of a clip lasts one tick.
+
+    >>> default_stops(np.array([0, 2, 6])), default_stops(np.array([5]))
+    (array([ 2,  6, 10]), array([6]))
+    """
+    starts: Array = np.asarray(pts, np.int64)
+    if len(starts) < 2:
+        return starts + 1
+    return np.append(starts[1:], 2 * starts[-1] - starts[-2])
 
 
 def group_json(attributes: dict[str, Any] | None = None) -> bytes:

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,13 @@ from pydantic import ValidationError
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, seal
 from tokenreel.cache.codec import calibration_hash, codec_from_identity
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.errors import Damaged, StoreError, StoreNotFound, WrongIdentity
+from tokenreel.cache.errors import (
+    Damaged,
+    StoreError,
+    StoreNotFound,
+    UsageError,
+    WrongIdentity,
+)
 from tokenreel.cache.files import (
     file_inside,
     make_directory,
@@ -24,11 +31,33 @@ from tokenreel.cache.files import (
     write_whole,
 )
 from tokenreel.cache.format.clip import clip_key
-from tokenreel.cache.format.identity import FORMAT_VERSION, StoreIdentity
+from tokenreel.cache.format.identity import KNOWN_VERSIONS, StoreIdentity
 from tokenreel.cache.format.layout import ArraySpec, group_json
 
 log = logging.getLogger(__name__)
 FOLDERS = ("calibration", "canary", "claims", "clips", "failed", "manifest")
+
+
+@dataclass(frozen=True)
+class StoreFacts:
+    """What a store of format 2 records beside its identity and made_with.
+
+    Attributes:
+        root: a hint: the folder of the videos when the store was made, "" when unknown.
+        former_fingerprints: of the stores that it was migrated from, oldest first; what was made on
+            them (runs, checkpoints, embedding files) is valid for this store.
+        extra: fields of other programs, plain JSON values; kept when not understood.
+    """
+
+    root: str = ""
+    former_fingerprints: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, attributes: Mapping[str, Any]) -> "StoreFacts":
+        """The facts in the attributes of a store's root; a store of format 1 has none."""
+        former = tuple(attributes.get("former_fingerprints", ()))
+        return cls(attributes.get("root", ""), former, attributes.get("extra", {}))
 
 
 def create_store(
@@ -38,6 +67,7 @@ def create_store(
     made_with: Mapping[str, Any],
     calibration: Mapping[str, Array] | None = None,
     canary: Mapping[str, Array] | None = None,
+    facts: StoreFacts | None = None,
 ) -> Path:
     """Create a store atomically; an existing one must have the same identity.
 
@@ -47,6 +77,7 @@ def create_store(
         made_with: versions, GPU, labels: recorded, but not part of the identity.
         calibration: arrays of the codec, whose hash is in the identity.
         canary: frames and their tokens, which each writer recomputes when it starts.
+        facts: what format 2 records beside that, none of it part of the identity.
 
     Raises:
         WrongIdentity: a store of another identity exists at the path.
@@ -59,7 +90,8 @@ def create_store(
         beside = temporary_name(path)
         try:
             make_directory(path.parent)
-            _fill(beside, identity, made_with, calibration or {}, canary or {})
+            root = _root_group(identity, made_with, canary or {}, facts or StoreFacts())
+            _fill(beside, identity, root, calibration or {}, canary or {})
             os.rename(beside, path)  # noqa: PTH104  fails when another made it first
             sync_directory(path.parent)
         except OSError as error:
@@ -77,7 +109,7 @@ def create_store(
 def _fill(
     path: Path,
     identity: StoreIdentity,
-    made_with: Mapping[str, Any],
+    root: bytes,
     calibration: Mapping[str, Array],
     canary: Mapping[str, Array],
 ) -> None:
@@ -88,13 +120,27 @@ def _fill(
         for name, array in arrays.items():
             _write_array(path / folder, name, array)
     write_synced(path / "recipe.json", identity.to_json())
+    write_synced(path / "zarr.json", root)
+    sync_tree(path)
+
+
+def _root_group(
+    identity: StoreIdentity,
+    made_with: Mapping[str, Any],
+    canary: Mapping[str, Array],
+    facts: StoreFacts,
+) -> bytes:
+    """The zarr.json of a new store."""
     attributes: dict[str, Any] = {
         "fingerprint": identity.fingerprint,
         "made_with": dict(made_with),
+        "canary_sha256": calibration_hash(canary) if canary else None,
     }
-    attributes["canary_sha256"] = calibration_hash(canary) if canary else None
-    write_synced(path / "zarr.json", group_json({"tokenreel": seal(attributes)}))
-    sync_tree(path)
+    if identity.format_version > 1:
+        attributes |= asdict(facts)
+    elif facts != StoreFacts():
+        raise UsageError("format 1 keeps no root, former fingerprints or extra fields")
+    return group_json({"tokenreel": seal(attributes)})
 
 
 def _write_array(folder: Path, name: str, array: Array) -> None:
@@ -115,7 +161,7 @@ def load_arrays(folder: Path) -> dict[str, Array]:
     """The arrays below calibration/ or canary/, by name.
 
     Raises:
-        Damaged: torn, altered, or metadata that version 1 does not write.
+        Damaged: torn, altered, or metadata that no format writes.
     """
     arrays = {}
     if folder.is_symlink():
@@ -127,7 +173,7 @@ def load_arrays(folder: Path) -> dict[str, Array]:
             file_inside(folder.parent, file.relative_to(folder.parent).as_posix())
             spec = _whole_spec(tuple(meta["shape"]), names[meta["data_type"]])
             if meta != spec.metadata():
-                raise Damaged(f"{file}: not the metadata of version 1")
+                raise Damaged(f"{file}: not metadata of the format")
             name = file.parent.relative_to(folder).as_posix()
             chunk = file_inside(file.parent, spec.chunk_file(0))
             arrays[name] = spec.parse_chunk(chunk.read_bytes(), where=chunk)
@@ -179,10 +225,10 @@ def load_identity(path: Path) -> tuple[StoreIdentity, dict[str, Any]]:
 def _require_known_version(data: bytes, path: Path) -> None:
     values = parse_json(data, where=path / "recipe.json")
     version = values.get("format_version") if isinstance(values, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    if isinstance(version, int) and version > max(KNOWN_VERSIONS):
+        known = " and ".join(map(str, KNOWN_VERSIONS))
         raise WrongIdentity(
-            f"{path} has format version {version}; this version of TokenReel reads up to "
-            f"{FORMAT_VERSION}: upgrade TokenReel"
+            f"{path}: format {version}, this version reads {known}: update TokenReel"
         )
 
 

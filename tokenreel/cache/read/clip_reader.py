@@ -20,6 +20,12 @@ from tokenreel.cache.codec import Codec
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged, StoreError
 from tokenreel.cache.files import file_inside
+from tokenreel.cache.format.byte_arrays import (
+    BytesSpec,
+    byte_arrays,
+    read_index,
+    read_strings,
+)
 from tokenreel.cache.format.clip import (
     ClipRecord,
     all_arrays,
@@ -100,6 +106,7 @@ class OpenClip:
             raise Damaged(f"{record.clip_id}: not the record that the log has; run verify")
         self._key, self._policy, self._kept = record.key, policy, kept
         self._specs = all_arrays(identity, codec, record)
+        self._bytes = byte_arrays(record.byte_arrays, record.num_frames)
         self._known_arrays: set[str] = set()
         self._library: dict[str, Any] = {}  # tensorstore's handle of each array it has read
 
@@ -120,6 +127,29 @@ class OpenClip:
             here = numbers == number
             rows[here] = self._chunk(spec, number)[frames[here] - number * spec.rows]
         return rows
+
+    def strings(self, name: str, units: Array) -> list[bytes]:
+        """Bytes of units in an array of bytes, each checked, in the order of `units`."""
+        spec = self._bytes[f"bytes/{name}/items"]
+        self._check_metadata(spec)
+        distinct, inverse = np.unique(units, return_inverse=True)
+        found: list[bytes] = []
+        for number in np.unique(distinct // SEGMENT).tolist():
+            rows = distinct[distinct // SEGMENT == number] - number * SEGMENT
+            places = self._places(spec, number)
+            sums = self._chunk(spec.sums, number)
+            found += read_strings(
+                self._folder, spec, number, rows.tolist(), places=places, sums=sums
+            )
+        return [found[place] for place in inverse.tolist()]
+
+    def _places(self, spec: BytesSpec, number: int) -> Array:
+        key = (self._key, spec.path, number)
+        places = self._kept.chunks.get(key)
+        if places is None:
+            places = read_index(self._folder, spec, number)
+            Kept.add(self._kept.chunks, key, places, limit=CHUNKS)
+        return places
 
     def pieces(self, path: str, frames: Array, out: Array) -> Iterator[Callable[[], None]]:
         """Calls that fill `out` with frames of a tokens array, one for each shard.
@@ -188,7 +218,7 @@ class OpenClip:
             Kept.add(self._kept.shards, key, shard, limit=_num_shards())
         return shard
 
-    def _check_metadata(self, spec: ArraySpec) -> None:
+    def _check_metadata(self, spec: ArraySpec | BytesSpec) -> None:
         if spec.path in self._known_arrays:
             return
         meta = self._folder / spec.path / "zarr.json"
@@ -197,7 +227,7 @@ class OpenClip:
         except OSError as error:
             raise Damaged(f"{meta}: {error.strerror}; run verify, then repair") from error
         if not same:
-            raise Damaged(f"{meta}: not the metadata of version 1; use backend='tensorstore'")
+            raise Damaged(f"{meta}: not the metadata of the format; use backend='tensorstore'")
         self._known_arrays.add(spec.path)
 
 

@@ -77,7 +77,7 @@ class Shard:
             page, else through pages of the thread.
 
     Raises:
-        Damaged: missing, of another size, or not a dense shard of version 1.
+        Damaged: missing, of another size, or not a dense shard.
         StoreError: this process cannot read it now.
     """
 

@@ -18,7 +18,8 @@ from tokenreel.cache.errors import ClipNotFound, Damaged
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.index import load_records
-from tokenreel.cache.format.store_files import load_arrays, load_identity
+from tokenreel.cache.format.layout import default_stops
+from tokenreel.cache.format.store_files import StoreFacts, load_arrays, load_identity
 from tokenreel.cache.read.clip_reader import CLIPS, Kept, OpenClip, ReadPolicy
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class Store:
         if expect is not None:
             self.identity.require(expect, path=path)
         self.made_with: dict[str, Any] = attributes["made_with"]
+        self.facts = StoreFacts.of(attributes)
         self.fingerprint = self.identity.fingerprint
         try:
             calibration = load_arrays(path / "calibration")
@@ -242,6 +244,40 @@ class Store:
         numerator, denominator = self.record(clip_id).time_base
         times: Array = self.pts(clip_id) * (numerator / denominator)
         return times
+
+    def stop_pts(self, clip_id: str) -> Array:
+        """When each unit ends, in ticks of the record's time_base, int64 (T,).
+
+        Format 1 does not record it: a frame lasts until the next one, see layout.default_stops.
+        """
+        if self.identity.format_version == 1:
+            return default_stops(self.pts(clip_id))
+        return self._all_rows(clip_id, "stop_pts")
+
+    def units(self, clip_id: str) -> Array:
+        """Start and stop of each unit in seconds, float64 (T, 2); the stop is not part of it."""
+        numerator, denominator = self.record(clip_id).time_base
+        ticks = np.stack([self.pts(clip_id), self.stop_pts(clip_id)], axis=1)
+        seconds: Array = ticks * (numerator / denominator)
+        return seconds
+
+    def read_bytes(self, clip_id: str, name: str, frames: Any = None) -> list[bytes]:
+        """Bytes of units in an array of bytes, such as their JPEGs; each is checked.
+
+        Args:
+            clip_id: the clip.
+            name: of the array, one of the record's byte_arrays.
+            frames: as in read.
+
+        Raises:
+            ClipNotFound: no such clip, array or unit.
+            Damaged: a missing or damaged file or string.
+        """
+        record = self.record(clip_id)
+        if name not in record.byte_arrays:
+            has = ", ".join(record.byte_arrays) or "none"
+            raise ClipNotFound(f"{clip_id}: no array of bytes {name!r}; it has {has}")
+        return self.open_clip(record).strings(name, frame_numbers(record, frames))
 
     def open_clip(self, record: ClipRecord) -> OpenClip:
         """A reader of one clip's arrays, kept open for the next read of the clip."""

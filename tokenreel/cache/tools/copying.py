@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from tokenreel.cache.codec import Encoded, calibrate, codec_from_identity, codec_identity
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import UsageError, WrongIdentity
 from tokenreel.cache.files import file_inside, sync_directory, temporary_name, write_synced
 from tokenreel.cache.format.clip import (
     OF_MANIFEST,
@@ -47,14 +48,50 @@ def merge_store(source: str | Path, into: str | Path, *, writer_id: str = "merge
     return _copy_clips(store, into, Tokens.encoded, writer_id=writer_id)
 
 
+def upgrade_store(path: str | Path, out: str | Path) -> list[str]:
+    """Write the clips of a store of format 1 into a new one of format 2; tokens stay byte for byte.
+
+    The new store records the fingerprint of the former: runs, checkpoints and embedding files made
+    on the store of format 1 are valid for it.
+
+    Args:
+        path: a store of format 1.
+        out: the new store; one that a killed run left is resumed.
+
+    Returns:
+        The clips written.
+
+    Raises:
+        UsageError: the store is of format 2 already.
+        WrongIdentity: `out` is another store.
+        Damaged: run verify and repair first.
+    """
+    store = open_store(path)
+    if store.identity.format_version == FORMAT_VERSION:
+        raise UsageError(f"{path} is of format {FORMAT_VERSION} already: use it as it is")
+    identity = store.identity.model_copy(update={"format_version": FORMAT_VERSION})
+    former = (*store.facts.former_fingerprints, store.fingerprint)
+    create_store(
+        out,
+        identity,
+        made_with=store.made_with,
+        calibration=load_arrays(store.path / "calibration"),
+        canary=load_arrays(store.path / "canary"),
+        facts=replace(store.facts, former_fingerprints=former),
+    )
+    if store.fingerprint not in open_store(out).facts.former_fingerprints:
+        raise WrongIdentity(f"{out} was not made of {path}: use another folder")
+    return _copy_clips(store, out, Tokens.encoded, writer_id="migrate")
+
+
 def migrate_store(path: str | Path) -> list[str]:
-    """Bring a store to the format that this version writes, in place.
+    """Bring a store to the last state of its format, in place.
 
     Clips of the first stores of version 1 do not name the fingerprint of their store; it is added,
     so that a clip copied from a store of another identity is refused.
 
     Returns:
-        The clips that were changed; none when the store is current.
+        The clips that were changed; none when the store is current, as one of format 2 always is.
 
     Raises:
         WrongIdentity: the store is of a version later than this package knows.
@@ -67,19 +104,20 @@ def migrate_store(path: str | Path) -> list[str]:
             continue
         found, seals = load_clip(folder, record.key)
         beside = temporary_name(folder)  # not in the clip: a kill leaves it where gc looks
-        write_synced(beside, clip_group(found, seals, fingerprint=store.fingerprint))
+        write_synced(beside, clip_group(found, seals, identity=store.identity))
         beside.replace(folder / "zarr.json")
         sync_directory(folder)
         changed.append(record.clip_id)
-    log.info("%s: format version %d, %d clip(s) changed", path, FORMAT_VERSION, len(changed))
+    log.info("%s: %d clip(s) changed", path, len(changed))
     return changed
 
 
 def recode_store(path: str | Path, out: str | Path, *, codec: str) -> list[str]:
     """Write the clips of a store into a new one that keeps them by another, smaller codec.
 
-    The new identity names the fingerprint of the source: recoded tokens differ a little from those
-    that an extraction with this codec gives, so the two never mix.
+    The new identity names the fingerprint of the source, or of the store that the source was
+    migrated from: recoded tokens differ a little from those that an extraction with this codec
+    gives, so the two never mix.
 
     Args:
         path: a store of fp16 or int8.
@@ -105,10 +143,13 @@ def recode_store(path: str | Path, out: str | Path, *, codec: str) -> list[str]:
         calibration: Mapping[str, Array] = load_arrays(Path(out) / "calibration")
     else:
         calibration = calibrate(codec, sample_tokens(store), grid=store.identity.grid)
-    fields = {**codec_identity(codec, calibration), "from_fingerprint": store.fingerprint}
-    identity = store.identity.model_copy(update={"codec": fields})
+    first = (*store.facts.former_fingerprints, store.fingerprint)[0]
+    fields = {**codec_identity(codec, calibration), "from_fingerprint": first}
+    update = {"codec": fields, "format_version": FORMAT_VERSION}
+    identity = store.identity.model_copy(update=update)
     made_with = {**store.made_with, "made_by": "migrate", "source": store.path.name}
-    create_store(out, identity, made_with=made_with, calibration=calibration)
+    facts = replace(store.facts, former_fingerprints=())
+    create_store(out, identity, made_with=made_with, calibration=calibration, facts=facts)
     target = codec_from_identity(identity.codec, calibration)
 
     def recode(tokens: Tokens, block: int) -> Encoded:
@@ -165,8 +206,11 @@ def _copy_clip(
         Clip(**{field: getattr(record, field) for field in OF_MANIFEST}),
         dataset=record.dataset,
         phases=record.phases,
-        source=SourceInfo(**record.source),
+        source=SourceInfo.from_dict(record.source),
         time_base=Fraction(*record.time_base),
+        byte_arrays=record.byte_arrays,
+        extra=record.extra,
+        rules=record.rules,
     )
     try:
         for view in range(record.num_views):
@@ -179,9 +223,18 @@ def _copy_clip(
                 if store.identity.cls != "none":
                     cls = {b: store.read_cls(name, rows, block=b, view=view) for b in encoded}
                     normed = store.read_cls(name, rows, view=view)
-                clip.append(view, encoded, cls, normed)
-        pts = store.pts(name)
-        clip.commit(pts, store.frame_index(name), store.labels(name), store.flags(name))
+                if encoded or normed is not None:  # else a store of bytes alone
+                    clip.append(view, encoded, cls, normed)
+        for part in segments(record.num_frames)[clip.resume_frames // SEGMENT :]:
+            for array in record.byte_arrays:
+                clip.append_bytes(array, store.read_bytes(name, array, part))
+        clip.commit(
+            store.pts(name),
+            store.frame_index(name),
+            store.labels(name),
+            store.flags(name),
+            stop_pts=store.stop_pts(name),
+        )
     except BaseException:
         clip.abort()
         raise

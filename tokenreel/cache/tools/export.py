@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 
 from tokenreel.cache.canonical import canonical_json
-from tokenreel.cache.files import make_directory, whole_file
+from tokenreel.cache.files import make_directory, whole_file, write_whole
 from tokenreel.cache.read.store_reader import Store, open_store
 
 
@@ -24,8 +24,9 @@ def export_store(
 
     Args:
         path: the store.
-        out: folder for the files: <key>.h5 with tokens/<block>, labels, times_seconds and the
-            fields of the clip as attributes (import_features reads it), or <key>.<block>.npy.
+        out: folder for the files: <key>.h5 with tokens/<block>, labels, times_seconds, units,
+            bytes/<name> and the fields of the clip as attributes (import_features reads it), or
+            <key>.<block>.npy and <key>.<name>/<unit>.bin.
         kind: "hdf5" or "npy".
         clips: clip ids, None for all.
         blocks: those to write, None for all.
@@ -53,6 +54,19 @@ def export_store(
             with whole_file(file) as beside, beside.open("wb") as handle:
                 np.save(handle, tokens)
             written.append(file)
+        written += _write_byte_files(store, clip_id, out)
+    return written
+
+
+def _write_byte_files(store: Store, clip_id: str, out: Path) -> list[Path]:
+    """Each string of the arrays of bytes of a clip as a file."""
+    record, written = store.record(clip_id), []
+    for name in record.byte_arrays:
+        folder = out / f"{record.key}.{name}"
+        make_directory(folder)
+        for unit, string in enumerate(store.read_bytes(clip_id, name)):
+            written.append(folder / f"{unit:06}.bin")
+            write_whole(written[-1], string)
     return written
 
 
@@ -67,4 +81,11 @@ def _write_hdf5(store: Store, clip_id: str, blocks: Sequence[int], view: int, pa
             file[f"tokens/{block}"] = store.read(clip_id, blocks=[block], view=view).decode(block)
         file["labels"] = store.labels(clip_id)
         file["times_seconds"] = store.times_seconds(clip_id)
+        file["units"] = store.units(clip_id)
+        for name in record.byte_arrays:
+            strings = store.read_bytes(clip_id, name)
+            kind = h5py.vlen_dtype(np.uint8)
+            array = file.create_dataset(f"bytes/{name}", (len(strings),), kind)
+            for unit, string in enumerate(strings):
+                array[unit] = np.frombuffer(string, np.uint8)
     return path

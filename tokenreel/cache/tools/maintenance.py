@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenreel.cache.files import sync_directory, write_whole
-from tokenreel.cache.format.clip import clip_key, folder_of
+from tokenreel.cache.format.clip import SourceInfo, clip_key, folder_of
 from tokenreel.cache.format.index import logged_lines
 from tokenreel.cache.format.layout import segments
 from tokenreel.cache.format.store_files import load_identity, read_failures
@@ -26,6 +26,7 @@ class StoreInfo:
         num_clips, num_frames: committed, frames of one view.
         num_token_bytes: of the tokens of every view and block.
         num_failed: clips with a failure record.
+        format_version: of the store; unit: what a row is.
     """
 
     name: str
@@ -38,6 +39,8 @@ class StoreInfo:
     num_frames: int
     num_token_bytes: int
     num_failed: int
+    format_version: int
+    unit: str
 
     def table(self) -> str:
         """One line a field."""
@@ -59,6 +62,8 @@ def store_info(path: str | Path) -> StoreInfo:
         sum(record.num_frames for record in store.records.values()),
         store.num_bytes,
         len(read_failures(path)),
+        identity.format_version,
+        identity.unit,
     )
 
 
@@ -76,8 +81,14 @@ def diff_stores(here: str | Path, there: str | Path) -> list[str]:
 
 def _same_clip(first: Store, second: Store, name: str) -> bool:
     record = first.record(name)
-    if record != second.record(name) or (first.labels(name) != second.labels(name)).any():
+    if not _same_record(first, second, name):
         return False
+    for read in (Store.labels, Store.units, Store.frame_index, Store.flags):
+        if (read(first, name) != read(second, name)).any():
+            return False
+    for array in record.byte_arrays:
+        if first.read_bytes(name, array) != second.read_bytes(name, array):
+            return False
     for view in range(record.num_views):
         for part in segments(record.num_frames):
             rows = slice(part.start, part.stop)
@@ -86,6 +97,19 @@ def _same_clip(first: Store, second: Store, name: str) -> bool:
                 if any(ours[block].tobytes() != theirs[block].tobytes() for block in ours):
                     return False
     return True
+
+
+def _same_record(first: Store, second: Store, name: str) -> bool:
+    """Whether two stores say the same of a clip, as far as the lower of their formats says it."""
+    version = min(first.identity.format_version, second.identity.format_version)
+    ours, theirs = (
+        {
+            **record.to_dict(format_version=version),
+            "source": SourceInfo.from_dict(record.source).to_dict(format_version=version),
+        }
+        for record in (first.record(name), second.record(name))
+    )
+    return ours == theirs
 
 
 def collect_garbage(

@@ -1,4 +1,4 @@
-"""Verify a store: its files against format version 1, its tokens against their checksums."""
+"""Verify a store: its files against the format, its tokens against their checksums."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,13 @@ from tokenreel.cache.codec.base import Array
 from tokenreel.cache.codec.int4 import Int4, unpack
 from tokenreel.cache.errors import Damaged, StoreError, WrongIdentity
 from tokenreel.cache.files import file_inside
-from tokenreel.cache.format.clip import ClipRecord, check_clip, folder_of, load_clip
+from tokenreel.cache.format.clip import (
+    ClipRecord,
+    check_clip,
+    folder_of,
+    labels_hash,
+    load_clip,
+)
 from tokenreel.cache.format.index import committed_keys, logged_records
 from tokenreel.cache.format.layout import segments
 from tokenreel.cache.format.store_files import (
@@ -158,9 +164,16 @@ def _look_at_clip(store: Store, clip_id: str) -> Iterator[str]:
         yield f"label {labels.max()} of {len(record.phases)} phases"
     if labels.min(initial=-1) < -1:
         yield f"label {labels.min()}; -1 is the only negative one"
-    backwards = np.flatnonzero(np.diff(store.pts(clip_id)) <= 0)
+    if record.labels_sha256 not in ("", labels_hash(record.phases, labels)):
+        yield "its labels are not those that its record has the hash of"
+    pts, unit = store.pts(clip_id), store.identity.unit
+    steps = np.diff(pts)
+    backwards = np.flatnonzero(steps <= 0 if unit == "frame" else steps < 0)
+    empty = np.flatnonzero(store.stop_pts(clip_id) <= pts)
     if len(backwards):
-        yield f"time does not increase at frame {backwards[0] + 1}"
+        yield f"time does not increase at {unit} {backwards[0] + 1}"
+    elif len(empty):
+        yield f"{unit} {empty[0]} does not end after its start"
     for view in range(record.num_views):
         for part in segments(record.num_frames):
             yield from _look_at_tokens(store, clip_id, view, part)

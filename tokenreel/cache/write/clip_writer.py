@@ -4,7 +4,7 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from tokenreel.cache.canonical import canonical_json, seal
 from tokenreel.cache.codec import Codec, Encoded
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.errors import Damaged, StoreError
+from tokenreel.cache.errors import Damaged, StoreError, UsageError
 from tokenreel.cache.files import (
     make_directory,
     sync_directory,
@@ -24,14 +24,17 @@ from tokenreel.cache.files import (
     write_new,
     write_synced,
 )
+from tokenreel.cache.format.byte_arrays import BytesSpec, byte_arrays
 from tokenreel.cache.format.clip import (
     ClipRecord,
     all_arrays,
     check_clip,
+    check_strings,
     clip_group,
     folder_of,
     frames_are_whole,
     groups_of,
+    labels_hash,
     load_clip,
     read_bytes,
 )
@@ -41,10 +44,12 @@ from tokenreel.cache.format.layout import (
     SEGMENT,
     ArraySpec,
     clip_arrays,
+    default_stops,
     group_json,
     shard_index,
     view_arrays,
 )
+from tokenreel.cache.write.byte_track import ByteTrack, make_room
 from tokenreel.cache.write.claims import Claim
 
 log = logging.getLogger(__name__)
@@ -69,16 +74,22 @@ class WriteTarget:
     writer_name: str
 
 
+def has_arrays(target: WriteTarget, view: int) -> bool:
+    """Whether a view has arrays: a store of bytes alone keeps no block and no CLS."""
+    return bool(view_arrays(target.identity, target.codec, view, SEGMENT))
+
+
 class ClipWriter:
     """Writer of one clip; StoreWriter.begin makes it.
 
     Args:
         target: the store.
-        record: of the clip; num_frames is filled in when it is committed.
+        record: of the clip; num_frames and labels_sha256 are filled in when it is committed.
         claim: on the clip, released when the clip is committed, aborted or suspended.
 
     Attributes:
-        resume_frames: frames of each view that a killed run left whole; append continues there.
+        resume_frames: frames of each view, and units of each array of bytes, that a killed run left
+            whole; append and append_bytes continue there.
     """
 
     def __init__(self, target: WriteTarget, record: ClipRecord, claim: Claim) -> None:
@@ -91,12 +102,19 @@ class ClipWriter:
             self._tracks = [
                 Track(self._folder, target, view=view, num_segments=done)
                 for view in range(record.num_views)
+                if has_arrays(target, view)
             ]
+            self._strings = {
+                name: ByteTrack(self._folder, name, num_segments=done)
+                for name in record.byte_arrays
+            }
         self.resume_frames = done * SEGMENT
 
     def _take_over(self) -> int:
         """Take over the directory that a dead writer left; returns its number of whole segments."""
-        identity = canonical_json(seal({"record": self._record.to_dict()}))
+        version = self._target.identity.format_version
+        values = self._record.to_dict(format_version=version)
+        identity = canonical_json(seal({"record": values}))
         for left in sorted(self._final.parent.glob(f".tmp-{self._record.key}-*")):
             try:
                 left.rename(self._folder)
@@ -110,18 +128,29 @@ class ClipWriter:
         return 0
 
     def _keep_whole_segments(self) -> int:
-        identity, codec, done = self._target.identity, self._target.codec, 0
-        views = range(self._record.num_views)
-        while all(frames_are_whole(self._folder, identity, codec, view, done) for view in views):
+        done = 0
+        while self._segment_is_whole(done):
             done += 1
         for file in [*self._folder.rglob("*/c/*")]:
             if file.name.isdecimal() and file.parent.name == "c" and int(file.name) >= done:
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
         for file in self._folder.rglob("zarr.json"):
             file.unlink()
-        for spec in clip_arrays(1):
+        for spec in clip_arrays(1, format_version=self._target.identity.format_version):
             shutil.rmtree(self._folder / spec.path, ignore_errors=True)
         return done
+
+    def _segment_is_whole(self, number: int) -> bool:
+        """Whether a killed writer left a full segment of every view and array of bytes, intact."""
+        identity, codec = self._target.identity, self._target.codec
+        views = [view for view in range(self._record.num_views) if has_arrays(self._target, view)]
+        strings = byte_arrays(self._record.byte_arrays, SEGMENT * (number + 1)).values()
+        return bool(views or strings) and (
+            all(frames_are_whole(self._folder, identity, codec, view, number) for view in views)
+            and not any(
+                check_strings(self._folder, spec, number, None, deep=True) for spec in strings
+            )
+        )
 
     def append(
         self,
@@ -142,10 +171,35 @@ class ClipWriter:
             ValueError: shapes that are not the identity's, or values that float16 cannot hold.
             StoreError: the disk is full, read-only or gone; the store keeps what it had.
         """
+        if not self._tracks:
+            raise ValueError(f"{self._record.clip_id}: the store keeps neither blocks nor CLS")
         with self._disk_errors():
             self._tracks[view].append(encoded, cls, cls_normed)
 
-    def commit(self, pts: Array, frame_index: Array, labels: Array, flags: Array) -> ClipRecord:
+    def append_bytes(self, name: str, strings: Sequence[bytes]) -> None:
+        """Append the bytes of units to one of the arrays that the clip was begun with, in order.
+
+        Raises:
+            ValueError: the clip was begun without the array.
+            StoreError: the disk is full, read-only or gone; the store keeps what it had.
+        """
+        if name not in self._strings:
+            raise ValueError(
+                f"{self._record.clip_id} was begun with arrays of bytes {sorted(self._strings)}, "
+                f"not {name!r}: name it in begin(byte_arrays=...)"
+            )
+        with self._disk_errors():
+            self._strings[name].append(strings)
+
+    def commit(
+        self,
+        pts: Array,
+        frame_index: Array,
+        labels: Array,
+        flags: Array,
+        *,
+        stop_pts: Array | None = None,
+    ) -> ClipRecord:
         """Commit the clip; from then on the store holds all of it, even after a power cut.
 
         Args:
@@ -153,22 +207,38 @@ class ClipWriter:
             frame_index: (T,) index in the decoded video.
             labels: (T,) phase, -1 unlabelled.
             flags: (T,) uint8 below 255.
+            stop_pts: (T,) ticks at which each unit ends, after its start; None for frames that last
+                until the next one, see layout.default_stops.  A store of format 1 keeps none.
 
         Returns:
             The record in the store: another writer's where that one committed first.
 
         Raises:
-            ValueError: views or arrays that do not have T frames.
+            ValueError: views or arrays that do not have T frames, or units that end before they
+                begin.
             StoreError: the disk is full, read-only or gone; nothing is committed.
             Damaged: the clip does not read back as it was written.
         """
         arrays = {"pts": pts, "frame_index": frame_index, "labels": labels, "flags": flags}
+        is_first = self._target.identity.format_version == 1
+        if stop_pts is not None and is_first and not np.array_equal(stop_pts, default_stops(pts)):
+            raise UsageError(
+                f"{self._record.clip_id}: a store of format 1 cannot keep when units end; make one "
+                "of format 2 of it by `tokenreel store migrate STORE NEW --format 2`"
+            )
+        if not is_first:
+            arrays["stop_pts"] = default_stops(pts) if stop_pts is None else stop_pts
         counts = {track.num_frames for track in self._tracks} | {len(a) for a in arrays.values()}
+        counts |= {strings.num_units for strings in self._strings.values()}
         if len(counts) != 1 or counts == {0}:
             raise ValueError(
                 f"{self._record.clip_id}: views and arrays differ in frames or have none: {counts}"
             )
-        record = replace(self._record, num_frames=counts.pop())
+        if stop_pts is not None and (np.asarray(stop_pts) <= np.asarray(pts)).any():
+            unit = int(np.argmax(np.asarray(stop_pts) <= np.asarray(pts)))
+            raise ValueError(f"{self._record.clip_id}: unit {unit} does not end after its start")
+        digest = "" if is_first else labels_hash(self._record.phases, np.asarray(labels))
+        record = replace(self._record, num_frames=counts.pop(), labels_sha256=digest)
         with self._disk_errors():
             self._finish(record, arrays)
         identity, codec = self._target.identity, self._target.codec
@@ -183,7 +253,11 @@ class ClipWriter:
         for track in self._tracks:
             track.close()
             seals |= track.seals
-        for spec in clip_arrays(record.num_frames):
+        for strings in self._strings.values():
+            strings.close()
+            seals[strings.spec.sums.path] = strings.seals
+        identity = self._target.identity
+        for spec in clip_arrays(record.num_frames, format_version=identity.format_version):
             seals[spec.path] = []
             (self._folder / spec.path / "c").mkdir(parents=True)
             for number in range(spec.num_files):
@@ -191,14 +265,15 @@ class ClipWriter:
                 data = spec.chunk_bytes(rows)
                 seals[spec.path].append(int.from_bytes(data[-4:], "little"))
                 write_new(self._folder / spec.chunk_file(number), data)
-        specs = all_arrays(self._target.identity, self._target.codec, record)
-        for spec in specs.values():
-            data = canonical_json(spec.metadata())
-            write_new(self._folder / spec.path / "zarr.json", data)
-        for group in groups_of(specs):
+        specs = all_arrays(identity, self._target.codec, record)
+        byte_specs = byte_arrays(record.byte_arrays, record.num_frames)
+        every: list[ArraySpec | BytesSpec] = [*specs.values(), *byte_specs.values()]
+        for array in every:
+            data = canonical_json(array.metadata())
+            write_new(self._folder / array.path / "zarr.json", data)
+        for group in groups_of([*specs, *byte_specs]):
             write_new(self._folder / group / "zarr.json", group_json())
-        meta = clip_group(record, seals, fingerprint=self._target.identity.fingerprint)
-        write_new(self._folder / "zarr.json", meta)
+        write_new(self._folder / "zarr.json", clip_group(record, seals, identity=identity))
         (self._folder / "begin.json").unlink()
         sync_tree(self._folder)
 
@@ -211,7 +286,12 @@ class ClipWriter:
             self.abort()
             return load_clip(self._final, record.key)[0]
         sync_directory(self._final.parent)
-        log_commit(self._target.path, record, writer_name=self._target.writer_name)
+        log_commit(
+            self._target.path,
+            record,
+            writer_name=self._target.writer_name,
+            format_version=self._target.identity.format_version,
+        )
         (self._target.path / "failed" / f"{record.key}.json").unlink(missing_ok=True)
         self._claim.release()
         return record
@@ -320,7 +400,7 @@ class Track:
         rows = np.ascontiguousarray(rows)
         if spec.path not in self._open:
             path = self._folder / spec.chunk_file(self.num_frames // SEGMENT)
-            self._make_room(path)
+            make_room(self._folder, path)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._open[spec.path] = os.open(path, flags, 0o644)
         write_all(self._open[spec.path], rows.data.cast("B"))
@@ -335,16 +415,11 @@ class Track:
         for path, rows in self._rows.items():
             spec = self._specs[path]
             file = self._folder / spec.chunk_file(number)
-            self._make_room(file)
+            make_room(self._folder, file)
             data = spec.chunk_bytes(np.concatenate(rows))
             write_new(file, data)
             self.seals[path].append(int.from_bytes(data[-4:], "little"))
         self._rows = {}
-
-    def _make_room(self, path: Path) -> None:
-        """Make the folder of a file, unless the clip's folder is gone or was taken over."""
-        (self._folder / "begin.json").stat()
-        path.parent.mkdir(parents=True, exist_ok=True)
 
     def close(self) -> None:
         """Write the last segment if it is partly filled."""

@@ -7,16 +7,20 @@ A kill loses at most the open segment: the next writer of the clip takes over th
 segments that are whole.  If two writers make one clip, the rename decides: the loser's is deleted.
 """
 
+import json
 import threading
 import uuid
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from tokenreel.cache.canonical import canonical_json
 from tokenreel.cache.codec import codec_from_identity
 from tokenreel.cache.errors import StoreError, UsageError
 from tokenreel.cache.files import sweep_temporary
+from tokenreel.cache.format.byte_arrays import is_array_name
 from tokenreel.cache.format.clip import (
     OF_MANIFEST,
     ClipRecord,
@@ -24,6 +28,7 @@ from tokenreel.cache.format.clip import (
     clip_key,
     leaves_root,
 )
+from tokenreel.cache.format.identity import RULES_VERSION
 from tokenreel.cache.format.index import is_committed
 from tokenreel.cache.format.store_files import (
     load_arrays,
@@ -102,19 +107,50 @@ class StoreWriter:
         phases: tuple[str, ...],
         source: SourceInfo,
         time_base: Fraction,
+        byte_arrays: Sequence[str] = (),
+        extra: Mapping[str, Any] | None = None,
+        rules: int = RULES_VERSION,
     ) -> ClipWriter:
         """Claim a clip and open it, resuming what a killed run left of it.
 
+        Args:
+            clip: of the manifest.
+            dataset: name of the data set.
+            phases: names of the phases of the clip's action.
+            source: the video.
+            time_base: seconds of a tick.
+            byte_arrays: names of the arrays that append_bytes will fill.
+            extra: fields of other programs, JSON values.
+            rules: version of the frame and geometry rules that the tokens were made by.
+
         Raises:
             ClaimHeld: another live writer works on it, or it is committed.
-            UsageError: the video's path leaves the data set's root.
+            UsageError: the video's path leaves the data set's root; a name that no array of bytes
+                may have; tags, arrays of bytes, extra fields or later rules in a store of format 1.
             StoreError: the store cannot be written.
         """
         if leaves_root(clip.video):
             raise UsageError(
                 f"{clip.clip_id}: video {clip.video!r} is not a path below the data set's root"
             )
-        key = clip_key(clip.clip_id)
+        key, version = clip_key(clip.clip_id), self.identity.format_version
+        record = ClipRecord(
+            **{name: getattr(clip, name) for name in OF_MANIFEST},
+            key=key,
+            dataset=dataset,
+            phases=phases,
+            num_frames=0,
+            num_views=self.identity.num_views,
+            source=source.to_dict(format_version=version),
+            time_base=(time_base.numerator, time_base.denominator),
+            rules=rules,
+            byte_arrays=tuple(sorted(set(byte_arrays))),
+            extra=plain_json(extra or {}, clip.clip_id),
+        )
+        for name in byte_arrays:
+            if not is_array_name(name):
+                raise UsageError(f"array of bytes {name!r}: lower-case letters, digits, _ and -")
+        record.require_fits(format_version=version)
         try:
             claim = take_claim(
                 self.path / "claims", key, owner=self.name, expiry_seconds=self._expiry_seconds
@@ -125,18 +161,17 @@ class StoreWriter:
             claim.release()
             raise ClaimHeld(f"{clip.clip_id}: already committed")
         self._claims = [held for held in self._claims if held.is_held] + [claim]
-        record = ClipRecord(
-            **{name: getattr(clip, name) for name in OF_MANIFEST},
-            key=key,
-            dataset=dataset,
-            phases=phases,
-            num_frames=0,
-            num_views=self.identity.num_views,
-            source=asdict(source),
-            time_base=(time_base.numerator, time_base.denominator),
-        )
         try:
             return ClipWriter(self._target, record, claim)
         except BaseException:
             claim.release()
             raise
+
+
+def plain_json(extra: Mapping[str, Any], clip_id: str) -> dict[str, Any]:
+    """The extra fields of a clip as JSON gives them back; UsageError if they are none."""
+    try:
+        values: dict[str, Any] = json.loads(canonical_json(dict(extra)))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the extra fields of {clip_id} are no JSON: {error}") from error
+    return values

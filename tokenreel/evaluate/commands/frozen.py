@@ -19,6 +19,7 @@ from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embe
 from tokenreel.cache.errors import EmbeddingFileError, UsageError
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.progress import Progress
+from tokenreel.cache.provenance import describe_fingerprints, names_same_store
 from tokenreel.cache.read.store_reader import Store, open_store
 
 POOLS = ("max", "mean", "cls")
@@ -148,7 +149,7 @@ def _provenance(store: Store, pool: str, blocks: Sequence[int]) -> dict[str, Any
         "model": "frozen",
         "augmentation": "none",
         "blocks": list(blocks),
-        "store_fingerprint": store.fingerprint,
+        **describe_fingerprints(store.fingerprint, store.facts.former_fingerprints),
         "store_clips_sha256": hashlib.sha256(canonical_json(clips)).hexdigest(),
         "store_name": store.path.name,
         "dataset": store.made_with.get("dataset", ""),
@@ -159,6 +160,9 @@ def _provenance(store: Store, pool: str, blocks: Sequence[int]) -> dict[str, Any
 
 def _is_current(path: Path, about: dict[str, Any]) -> bool:
     try:
-        return read_embeddings(path).provenance == about
+        held = read_embeddings(path).provenance
     except EmbeddingFileError:
         return False
+    names = ("store_fingerprint", "former_fingerprints", "store_name")
+    fields = [{k: v for k, v in of.items() if k not in names} for of in (held, about)]
+    return held == about or (fields[0] == fields[1] and names_same_store(held, about))

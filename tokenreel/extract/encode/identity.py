@@ -56,7 +56,7 @@ def same_extraction(
         config: of the extraction.
     """
     earlier = planned.model_copy(update={"weights_sha256": found.weights_sha256})
-    if found == planned or found != earlier:
+    if found.has_tokens_of(planned) or not found.has_tokens_of(earlier):
         return planned
     same = earlier_sha256(config.weights, config.weights_key) == found.weights_sha256
     return earlier if same else planned

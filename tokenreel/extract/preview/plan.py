@@ -135,7 +135,7 @@ def store_size(identity: StoreIdentity, codec: str, clip_frames: Sequence[int]) 
 
 def _clip_size(identity: StoreIdentity, codec: Codec, num_frames: int) -> tuple[int, int]:
     """Bytes of a clip's chunk files, and the number of all its files."""
-    specs = clip_arrays(num_frames)
+    specs = clip_arrays(num_frames, format_version=identity.format_version)
     for view in range(identity.num_views):
         specs += view_arrays(identity, codec, view, num_frames)
     groups = {parent for spec in specs for parent in Path(spec.path).parents}

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from tokenreel.cache.canonical import canonical_json, field_differences
 from tokenreel.cache.embeddings import with_current_names
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
+from tokenreel.cache.provenance import describe_fingerprints
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.fuse.config.model import POOLINGS
 from tokenreel.fuse.config.run import FuseConfig
@@ -66,7 +67,7 @@ def _inherited(config: FuseConfig) -> str:
 def describe_store(store: Store) -> dict[str, Any]:
     """The part of a run's provenance that tells of its store."""
     return {
-        "store_fingerprint": store.fingerprint,
+        **describe_fingerprints(store.fingerprint, store.facts.former_fingerprints),
         "store_clips_sha256": _clips_digest(store),
         "store_name": store.path.name,
         "dataset": store.made_with.get("dataset", ""),

@@ -20,6 +20,7 @@ from tokenreel.cache.canonical import canonical_json, field_differences
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import EmbeddingFileError, UsageError, WrongIdentity
 from tokenreel.cache.files import make_directory, write_whole
+from tokenreel.cache.provenance import names_same_store
 from tokenreel.cache.write.claims import ClaimHeld, take_claim
 from tokenreel.fuse.runs.provenance import read_provenance, require_init, with_later_fields
 
@@ -133,6 +134,8 @@ class RunFolder:
     def _require(self, former: Mapping[str, Any], where: Path) -> None:
         keys = [*IDENTITY, *(key for key in LATER if key in former)]
         held = {key: former.get(key) for key in keys}
+        if names_same_store(former, self.about):  # its former fingerprint, if it was migrated
+            held["store_fingerprint"] = self.about["store_fingerprint"]
         held["config"] = with_later_fields(held["config"])
         rows = field_differences(held, {key: self.about.get(key) for key in keys})
         if rows:

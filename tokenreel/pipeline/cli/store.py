@@ -139,23 +139,36 @@ def merge(
 @app.command()
 def migrate(
     store: StorePath,
-    out: Annotated[Path | None, typer.Argument(help="the new store, for --codec")] = None,
+    out: Annotated[
+        Path | None, typer.Argument(help="the new store, for --format and --codec")
+    ] = None,
     *,
+    format_version: Annotated[
+        int | None, typer.Option("--format", help="2: the store in this format, same tokens")
+    ] = None,
     codec: Annotated[str | None, typer.Option(help="keep the tokens by this smaller codec")] = None,
 ) -> None:
-    """Bring a store to the current format; with --codec write a smaller one beside it."""
+    """Write a store again in format 2, or by a smaller codec; without both mend it in place."""
     from tokenreel.cache.errors import UsageError
     from tokenreel.cache.format.identity import FORMAT_VERSION
-    from tokenreel.cache.tools.copying import migrate_store, recode_store
+    from tokenreel.cache.format.store_files import load_identity
+    from tokenreel.cache.tools.copying import migrate_store, recode_store, upgrade_store
 
-    if (codec is None) != (out is None):
-        raise UsageError("a new store needs both OUT and --codec; without both: in place")
-    if codec is not None and out is not None:
-        say(f"{len(recode_store(store, out, codec=codec))} clips written to {out}")
+    if format_version not in (None, FORMAT_VERSION):
+        raise UsageError(f"--format {format_version}: a store can be written in {FORMAT_VERSION}")
+    if codec is not None and format_version is not None:
+        raise UsageError("give --format or --codec; --codec writes the new store in format 2")
+    if (codec is None and format_version is None) != (out is None):
+        raise UsageError("a new store needs OUT and one of --format and --codec; else: in place")
+    if out is not None:
+        written = (
+            upgrade_store(store, out) if codec is None else recode_store(store, out, codec=codec)
+        )
+        say(f"{len(written)} clips written to {out}")
         return
     changed = migrate_store(store)
     done = f"{len(changed)} clips brought up to date" if changed else "already current"
-    say(f"{store}: {done} (format version {FORMAT_VERSION})")
+    say(f"{store}: {done} (format {load_identity(store)[0].format_version})")
 
 
 @app.command()

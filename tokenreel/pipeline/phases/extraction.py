@@ -254,7 +254,7 @@ def _stores_of(
             if not skip_damaged:
                 raise
             continue
-        if held == same_extraction(held, planned, config):
+        if held.has_tokens_of(same_extraction(held, planned, config)):
             found.append(path)
     return found
 
