@@ -13,17 +13,42 @@ the protocol.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from tokenreel.cache.canonical import canonical_json
+from tokenreel.cache.plugins import Table
 
 ProtocolName = Literal["carl", "finegym", "tcc"]
-Task = Literal["classification", "progression", "tau", "retrieval", "few-shot"]
 Classifier = Literal["logistic", "svc", "sgd"]
 Labelled = Literal["prefix", "stratified"]
 AbsentRule = Literal["error", "tcc2021", "lav", "casa"]  # methods/progression.py explains them
+
+
+TASKS = Table(
+    "metric",
+    "tokenreel.tasks",
+    {
+        name: f"tokenreel.evaluate.tasks.{module}:TASK"
+        for name, module in {
+            "classification": "classification",
+            "progression": "progression",
+            "tau": "tau",
+            "retrieval": "retrieval",
+            "few-shot": "few_shot",
+        }.items()
+    },
+)
+
+
+def _known_task(name: str) -> str:
+    if name not in TASKS:
+        TASKS.load(name)  # raises: the nearest name, and where plugins come from
+    return name
+
+
+TaskName = Annotated[str, AfterValidator(_known_task)]
 
 
 class Settings(BaseModel):
@@ -32,7 +57,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     protocol: ProtocolName = Field(description="name of the protocol")
-    tasks: tuple[Task, ...] = Field(description="metrics to compute")
+    tasks: tuple[TaskName, ...] = Field(description="metrics to compute")
     classifier: Classifier = Field(description="logistic regression, RBF SVM or a layer by SGD")
     fractions: tuple[float, ...] = Field(description="shares of the training clips with labels")
     labelled: Labelled = Field(
@@ -93,7 +118,7 @@ class EvaluateConfig(BaseModel):
     protocol: tuple[ProtocolName, ...] | None = Field(
         default=None, min_length=1, description="carl, finegym, tcc, or several; carl by default"
     )
-    tasks: tuple[Task, ...] | None = None
+    tasks: tuple[TaskName, ...] | None = None
     classifier: Classifier | None = None
     fractions: tuple[float, ...] | None = None
     labelled: Labelled | None = None

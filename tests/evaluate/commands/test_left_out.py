@@ -3,7 +3,7 @@
 import numpy as np
 
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
-from tokenreel.evaluate.jobs.data import file_sha256, load_screened
+from tokenreel.evaluate.data.clips import file_sha256, load_screened
 
 
 def a_clip(name, *, bad=False):

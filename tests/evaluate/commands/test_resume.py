@@ -12,8 +12,8 @@ import pytest
 from tests.evaluate.clips import labelled_clips, write_run
 from tokenreel.cache.errors import UsageError
 from tokenreel.evaluate.commands import suite
+from tokenreel.evaluate.data.results import read_rows
 from tokenreel.evaluate.jobs.pool import WorkerLost, run_jobs
-from tokenreel.evaluate.jobs.table import read_rows
 from tokenreel.evaluate.protocol import EvaluateConfig
 
 ROOT = Path(__file__).parents[3]

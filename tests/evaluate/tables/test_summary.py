@@ -8,7 +8,7 @@ import pytest
 
 from tests.evaluate.clips import labelled_clips, write_run
 from tokenreel.evaluate.commands.suite import evaluate_files
-from tokenreel.evaluate.jobs.table import MEAN, Score
+from tokenreel.evaluate.data.results import MEAN, Score
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.evaluate.tables.summary import format_summary, summarise, write_tables
 

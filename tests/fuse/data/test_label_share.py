@@ -7,9 +7,9 @@ from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import Store, open_store
-from tokenreel.evaluate.jobs.data import load_action
-from tokenreel.evaluate.jobs.tasks import choose_labelled
+from tokenreel.evaluate.data.clips import load_action
 from tokenreel.evaluate.protocol import EvaluateConfig, resolve
+from tokenreel.evaluate.tasks.labelled import choose_labelled
 from tokenreel.fuse.config import CrossEntropyConfig, DataConfig, FuseConfig, OptimConfig
 from tokenreel.fuse.data.label_share import draw_labelled
 from tokenreel.fuse.data.requirements import require_store, training_clips

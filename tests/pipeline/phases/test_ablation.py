@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from tests.fuse.tiny import write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import TokenReelError, UsageError
-from tokenreel.evaluate.jobs.table import MEAN, Score
+from tokenreel.evaluate.data.results import MEAN, Score
 from tokenreel.extract.backbone.timm_backbone import backbone_shape
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.fuse.train import train as train_module

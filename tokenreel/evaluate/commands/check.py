@@ -10,7 +10,7 @@ import numpy as np
 
 from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings
 from tokenreel.cache.errors import EmbeddingFileError
-from tokenreel.evaluate.jobs.data import screen_clips
+from tokenreel.evaluate.data.clips import screen_clips
 
 REQUIRED = ("embeddings", "lengths", "clip_id", "split")
 PER_FRAME = ("labels", "times_seconds", "frame_index")

@@ -6,7 +6,7 @@ every metric of both from what each clip contributes; the mean is over actions, 
 which clips are judged varies.  A pair of a clip with its own copy is no pair of tau.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,26 +15,13 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.progress import Progress
-from tokenreel.evaluate.jobs.data import ActionData, file_sha256, load_action, load_screened
-from tokenreel.evaluate.jobs.tasks import (
-    Limits,
-    align_action,
-    choose_labelled,
-    classify_action,
-    missing_data,
-    regress_action,
-    retrieve_action,
-)
-from tokenreel.evaluate.methods.progression import progression_targets
+from tokenreel.evaluate.data.clips import ActionData, file_sha256, load_action, load_screened
 from tokenreel.evaluate.protocol import EvaluateConfig, Settings, resolve
+from tokenreel.evaluate.tasks.task import Metric, load_task
 
 RESAMPLES = 2000
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-Metric = Callable[[Ints], float]
-"""How often each clip was drawn, (clips,) -> the value."""
 
 Metrics = dict[str, Metric | str]
 """Task -> its metric, or why it has none."""
@@ -240,96 +227,23 @@ def _common_clips(sides: Sequence[_Side]) -> dict[str, list[str]]:
 
 
 def resampled_metrics(data: ActionData, settings: Settings) -> Metrics:
-    """The metrics of an action that the settings name.
+    """The metrics of an action that the settings name and that can be resampled.
 
     Args:
         data: of the action.
-        settings: tasks and how they are measured.
+        settings: metrics and how they are measured.
     """
     found: Metrics = {}
-    for kind, make in METRICS.items():
-        if kind not in settings.tasks:
+    for task in map(load_task, settings.tasks):
+        if task.resampled is None or task.scope == "file":
             continue
-        why, _ = missing_data(kind, data)
+        why, _ = task.missing(data)
         try:
             if not why:
-                found |= make(data, settings)
+                found |= task.resampled(data, settings)
         except ValueError as error:
             why = str(error)
         if why:
-            rows = [f"ap@{k}" for k in settings.ks] if kind == "retrieval" else [kind]
+            rows = [name for plan in task.rows(settings, []) for name in plan.names]
             found |= dict.fromkeys(rows, why)
     return found
-
-
-def _accuracy(data: ActionData, settings: Settings) -> dict[str, Metric]:
-    chosen = choose_labelled(data.train, settings, max(settings.fractions))
-    found = classify_action(data, settings, chosen)
-    right = found.predicted == np.concatenate(data.val.labels)
-    correct, frames = _by_clip(data, right), _lengths(data)
-    return {"classification": lambda drawn: float(drawn @ correct / (drawn @ frames))}
-
-
-def _progress(data: ActionData, settings: Settings) -> dict[str, Metric]:
-    chosen = choose_labelled(data.train, settings, max(settings.fractions))
-    predicted = regress_action(data, settings, chosen).predicted
-    rule = settings.absent_phase
-    wanted = np.concatenate(
-        [progression_targets(phases, data.num_phases, rule) for phases in data.val.labels]
-    )
-    rest = _by_clip(data, np.square(wanted - predicted))
-    total, squares, frames = _by_clip(data, wanted), _by_clip(data, wanted**2), _lengths(data)
-
-    def r2(drawn: Ints) -> float:
-        spread = drawn @ squares - (drawn @ total) ** 2 / (drawn @ frames)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            value = 1 - (drawn @ rest) / spread
-        return float(np.mean(np.where(spread > 1e-12, value, np.nan)))
-
-    return {"progression": r2}
-
-
-def _tau(data: ActionData, settings: Settings) -> dict[str, Metric]:
-    pairs = align_action(data.val.embeddings, settings, Limits()).pairs
-    is_known = ~np.isnan(pairs)
-    values = np.where(is_known, pairs, 0.0)
-
-    def tau(drawn: Ints) -> float:
-        count = drawn @ is_known @ drawn
-        return float(drawn @ values @ drawn / count) if count else float("nan")
-
-    return {"tau": tau}
-
-
-def _retrieval(data: ActionData, settings: Settings) -> dict[str, Metric]:
-    found = retrieve_action(data, settings, Limits())
-    return {f"ap@{k}": _mean_of(values) for k, values in found.by_clip.items()}
-
-
-def _mean_of(values: Floats) -> Metric:
-    is_known = ~np.isnan(values)
-    filled = np.where(is_known, values, 0.0)
-
-    def mean(drawn: Ints) -> float:
-        count = drawn @ is_known
-        return float(drawn @ filled / count) if count else float("nan")
-
-    return mean
-
-
-def _lengths(data: ActionData) -> Ints:
-    return np.array(list(map(len, data.val.labels)))
-
-
-def _by_clip(data: ActionData, values: NDArray[np.generic]) -> Floats:
-    """Sums over the frames of each clip, (clips, ...)."""
-    starts = np.cumsum(_lengths(data)) - _lengths(data)
-    return np.add.reduceat(values.astype(np.float64), starts, axis=0)
-
-
-METRICS: dict[str, Callable[[ActionData, Settings], dict[str, Metric]]] = {
-    "classification": _accuracy,
-    "progression": _progress,
-    "tau": _tau,
-    "retrieval": _retrieval,
-}

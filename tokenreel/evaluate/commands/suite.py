@@ -17,10 +17,8 @@ from pathlib import Path
 from tokenreel.cache.errors import EmbeddingFileError, UsageError
 from tokenreel.cache.files import make_directory
 from tokenreel.cache.progress import Progress
-from tokenreel.evaluate.jobs.data import load_screened
-from tokenreel.evaluate.jobs.plan import FilePlan, Job, plan_file, row_key
-from tokenreel.evaluate.jobs.pool import run_jobs
-from tokenreel.evaluate.jobs.table import (
+from tokenreel.evaluate.data.clips import load_screened
+from tokenreel.evaluate.data.results import (
     MEAN,
     RESULTS,
     Score,
@@ -29,10 +27,13 @@ from tokenreel.evaluate.jobs.table import (
     read_rows,
     write_rows,
 )
+from tokenreel.evaluate.jobs.plan import FilePlan, Job, plan_file, row_key
+from tokenreel.evaluate.jobs.pool import run_jobs
 from tokenreel.evaluate.methods.nearest import MEMORY_BYTES
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.evaluate.tables.printed import Published
 from tokenreel.evaluate.tables.summary import format_summary, write_tables
+from tokenreel.evaluate.tasks.task import load_task
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +86,11 @@ def evaluate_files(
         published: recipe -> published numbers, for rows beside the measured ones.
 
     Raises:
-        UsageError: another evaluation is writing to the folder.
+        UsageError: another evaluation is writing to the folder; a metric that cannot be loaded.
         WorkerLost: a process was killed; the rows found so far stay in results.csv.
     """
+    for name in config.tasks or ():
+        load_task(name)
     plans, problems = _plan(paths, config)
     make_directory(out)
     with _alone_in(out):
@@ -189,7 +192,7 @@ def _num_processes(
     """
     waiting = {job.path for job in todo}
     sizes = [plan.num_bytes for plan in plans if any(job.path in waiting for job in plan.jobs)]
-    is_slow = any(job.kind == "few-shot" or job.settings.classifier == "sgd" for job in todo)
+    is_slow = any(load_task(job.kind).is_slow or job.settings.classifier == "sgd" for job in todo)
     if sum(sizes) < SMALL_BYTES and not is_slow:
         return 1
     fit = memory_bytes // 2 // max([1, *sizes])
@@ -201,4 +204,5 @@ def _in_order(plan: FilePlan, found: Found) -> list[Score]:
     rows = [*plan.skipped, *(found[key] for job in plan.jobs for key in job.keys)]
     skipped = {(row.protocol, row.task) for row in plan.skipped}
     actions = [row for row in rows if (row.protocol, row.task) not in skipped]
+    actions = [row for row in actions if row.action != MEAN]  # not those of the whole file
     return rows + mean_rows(actions)

@@ -1,19 +1,20 @@
 """Plan of an evaluation: independent jobs, and rows that need no work.
 
-A job is one task of one action of one file, at one share of labels.  It knows the keys of its rows,
-so that existing rows of results.csv are reused.
+A job is one metric of one action of one file, at one share of labels.  It knows the keys of its
+rows, so that existing rows of results.csv are reused.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tokenreel.cache.embeddings import EmbeddedClip
-from tokenreel.evaluate.jobs.data import ScreenedFile, file_sha256, load_screened, shared_clips
-from tokenreel.evaluate.jobs.table import MEAN, Score
+from tokenreel.evaluate.data.clips import ScreenedFile, file_sha256, load_screened
+from tokenreel.evaluate.data.results import MEAN, Score
 from tokenreel.evaluate.protocol import EvaluateConfig, Settings, resolve
+from tokenreel.evaluate.tasks.task import RowPlan, Task, load_task
 
 METRICS_VERSION = 2  # raised when a change of the code changes a number
 
@@ -26,11 +27,11 @@ class Job:
 
     Attributes:
         path, sha256: the embedding file.
-        kind: the task as in Settings.tasks, or "group-tau" for clips without labels.
+        kind: the metric as in Settings.tasks.
         settings: of the protocol.
         blank: the row that its rows are copies of.
-        tasks: the `task` of each row it gives.
-        shots: labelled clips, of few-shot.
+        rows: that it gives.
+        is_group: whether it is of clips without labels that show the same video.
     """
 
     path: Path
@@ -38,13 +39,13 @@ class Job:
     kind: str
     settings: Settings
     blank: Score
-    tasks: tuple[str, ...]
-    shots: int = 0
+    rows: RowPlan
+    is_group: bool = False
 
     @property
     def keys(self) -> list[tuple[object, ...]]:
         """Keys of its rows, unique within results.csv."""
-        return [row_key(replace(self.blank, task=task)) for task in self.tasks]
+        return [row_key(replace(self.blank, task=task)) for task in self.rows.names]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +84,7 @@ def plan_file(path: Path, config: EvaluateConfig) -> FilePlan:
 
     Raises:
         EmbeddingFileError: the file cannot be read.
+        UsageError: a metric that cannot be loaded.
         ValueError: its recipe has settings that do not exist.
     """
     sha256 = file_sha256(path)
@@ -92,73 +94,93 @@ def plan_file(path: Path, config: EvaluateConfig) -> FilePlan:
     skipped: list[Score] = []
     for settings in resolve(config, dict(about.get("evaluate", {}))):
         blank = _blank(screened, sha256, settings)
+        file_jobs = _Jobs(screened, path, sha256, settings, blank)
         if any((clip.labels >= 0).any() for clip in screened.file.clips):
-            jobs += _jobs_of_actions(screened, path, sha256, settings, blank)
+            jobs += file_jobs.of_actions()
         else:
-            more, rows = _jobs_without_labels(screened, path, sha256, settings, blank)
-            jobs += more
-            skipped += rows
+            of_groups, no_data = file_jobs.without_labels()
+            jobs += of_groups
+            skipped += no_data
+        jobs += file_jobs.of_file()
     num_bytes = sum(clip.embeddings.nbytes for clip in screened.file.clips)
     return FilePlan(tuple(jobs), tuple(skipped), _problems(screened, path), num_bytes)
 
 
-def _jobs_of_actions(
-    screened: ScreenedFile, path: Path, sha256: str, settings: Settings, blank: Score
-) -> list[Job]:
-    labelled = [clip for clip in screened.file.clips if (clip.labels >= 0).any()]
-    jobs = []
-    for action in sorted({clip.action for clip in labelled} | set(screened.left_out)):
-        own = [clip for clip in labelled if clip.action == action]
-        here = replace(blank, action=action, num_left_out=len(screened.left_out.get(action, ())))
-        for kind in settings.tasks:
-            for fraction, shots, tasks in _rows_of(kind, settings, own):
-                row = replace(here, fraction=fraction)
-                jobs.append(Job(path, sha256, kind, settings, row, tasks, shots))
-    return jobs
+@dataclass(frozen=True, eq=False)
+class _Jobs:
+    """The jobs of a file under one protocol."""
+
+    screened: ScreenedFile
+    path: Path
+    sha256: str
+    settings: Settings
+    blank: Score
+
+    def tasks(self, scope: str) -> list[Task]:
+        """The metrics of the protocol with that scope."""
+        return [task for task in map(load_task, self.settings.tasks) if task.scope == scope]
+
+    def job(self, task: Task, blank: Score, rows: RowPlan, *, is_group: bool = False) -> Job:
+        """A job of a metric."""
+        blank = replace(blank, fraction=rows.fraction)
+        return Job(self.path, self.sha256, task.name, self.settings, blank, rows, is_group)
+
+    def of_actions(self) -> list[Job]:
+        """Of each action that has a label, or a clip that was left out."""
+        labelled = [clip for clip in self.screened.file.clips if (clip.labels >= 0).any()]
+        left_out = self.screened.left_out
+        jobs = []
+        for action in sorted({clip.action for clip in labelled} | set(left_out)):
+            own = [clip for clip in labelled if clip.action == action]
+            num_left_out = len(left_out.get(action, ()))
+            here = replace(self.blank, action=action, num_left_out=num_left_out)
+            for task in self.tasks("action"):
+                jobs += [self.job(task, here, rows) for rows in task.rows(self.settings, own)]
+        return jobs
+
+    def of_file(self) -> list[Job]:
+        """Of metrics that are computed once a file."""
+        clips = self.screened.file.clips
+        num_left_out = sum(map(len, self.screened.left_out.values()))
+        here = replace(self.blank, num_left_out=num_left_out)
+        return [
+            self.job(task, here, rows)
+            for task in self.tasks("file")
+            for rows in task.rows(self.settings, clips)
+        ]
+
+    def without_labels(self) -> tuple[list[Job], list[Score]]:
+        """Metrics that need no labels, within groups; all else is skipped with the reason."""
+        reason = "no phase labels in the embedding file"
+        if self.screened.left_out:
+            reason = "no sound clip with phase labels in the embedding file"
+        clips = self.screened.file.clips
+        sizes = Counter(clip.group for clip in clips if clip.group)
+        groups = [group for group in sorted(sizes) if sizes[group] > 1]
+        jobs: list[Job] = []
+        skipped: list[Score] = []
+        no_group: list[Score] = []
+        for task in self.tasks("action"):
+            if task.unlabelled is None:
+                skipped.append(_skipped(self.blank, task.name, reason))
+                continue
+            for group in groups:
+                row = replace(self.blank, action=GROUP + group, split="all")
+                plans = task.rows(self.settings, [])
+                jobs += [self.job(task, row, rows, is_group=True) for rows in plans]
+            if not groups:
+                why = f"{reason}, and no group of clips of the same video"
+                row = replace(self.blank, split="all")
+                no_group += [
+                    _skipped(row, name, why)
+                    for rows in task.rows(self.settings, [])
+                    for name in rows.names
+                ]
+        return jobs, skipped + no_group
 
 
-def _rows_of(
-    kind: str, settings: Settings, clips: list[EmbeddedClip]
-) -> list[tuple[float, int, tuple[str, ...]]]:
-    """Share of labels, shots and rows of each job of a task."""
-    if kind == "classification":
-        tasks: tuple[str, ...] = ("classification",)
-        if any(shared_clips(clips)):
-            tasks += ("classification-unshared",)
-        return [(fraction, 0, tasks) for fraction in settings.fractions]
-    if kind == "progression":
-        return [(fraction, 0, ("progression",)) for fraction in settings.fractions]
-    if kind == "few-shot":
-        return [(1.0, shots, (f"few-shot@{shots}",)) for shots in settings.shots]
-    if kind == "retrieval":
-        return [(1.0, 0, tuple(f"ap@{k}" for k in settings.ks))]
-    return [(1.0, 0, (kind,))]
-
-
-def _jobs_without_labels(
-    screened: ScreenedFile, path: Path, sha256: str, settings: Settings, blank: Score
-) -> tuple[list[Job], list[Score]]:
-    """Tau within groups of clips of the same video; all else is skipped with the reason."""
-    reason = "no phase labels in the embedding file"
-    if screened.left_out:
-        reason = "no sound clip with phase labels in the embedding file"
-    clips = screened.file.clips
-    groups = sorted({clip.group for clip in clips if clip.group})
-    sizes = {group: sum(clip.group == group for clip in clips) for group in groups}
-    skipped = [
-        replace(blank, task=task, note=reason, status="skipped")
-        for task in settings.tasks
-        if task != "tau"
-    ]
-    jobs = []
-    if "tau" in settings.tasks:
-        for group in (group for group in groups if sizes[group] > 1):
-            row = replace(blank, action=GROUP + group, split="all")
-            jobs.append(Job(path, sha256, "group-tau", settings, row, ("tau",)))
-        if not jobs:
-            why = f"{reason}, and no group of clips of the same video"
-            skipped.append(replace(blank, task="tau", split="all", note=why, status="skipped"))
-    return jobs, skipped
+def _skipped(blank: Score, task: str, note: str) -> Score:
+    return replace(blank, task=task, note=note, status="skipped")
 
 
 def _problems(screened: ScreenedFile, path: Path) -> tuple[str, ...]:
@@ -181,7 +203,10 @@ def _blank(screened: ScreenedFile, sha256: str, settings: Settings) -> Score:
     def word(name: str) -> str:
         return str(about.get(name, ""))
 
-    digest = hashlib.sha256(f"{METRICS_VERSION} {settings.words()}".encode()).hexdigest()
+    versions = {task.name: task.version for task in map(load_task, settings.tasks)}
+    raised = "".join(f" {name} {number}" for name, number in versions.items() if number != 1)
+    words = f"{METRICS_VERSION} {settings.words()}{raised}"
+    digest = hashlib.sha256(words.encode()).hexdigest()
     return Score(
         run=_run_name(screened, screened.file.path),
         recipe=word("recipe"),

@@ -10,9 +10,10 @@ from multiprocessing import connection, get_context, parent_process
 from threadpoolctl import threadpool_limits
 
 from tokenreel.cache.errors import TokenReelError
+from tokenreel.evaluate.data.results import Score
 from tokenreel.evaluate.jobs.plan import Job
-from tokenreel.evaluate.jobs.table import Score
-from tokenreel.evaluate.jobs.tasks import Limits, run_job
+from tokenreel.evaluate.jobs.run import run_job
+from tokenreel.evaluate.tasks.task import Limits
 
 
 class WorkerLost(TokenReelError):

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.progress import Progress
-from tokenreel.evaluate.jobs.table import MEAN, Score
+from tokenreel.evaluate.data.results import MEAN, Score
 from tokenreel.evaluate.report.data.gather import (
     ReportConfig,
     RunPage,
@@ -20,7 +20,7 @@ from tokenreel.evaluate.report.data.gather import (
     shown_groups,
     shown_runs,
 )
-from tokenreel.evaluate.report.data.scores import ScoreTable, task_title
+from tokenreel.evaluate.report.data.scores import ScoreTable
 from tokenreel.evaluate.report.page.html import Html, Section, absent, join, make_page, number, tag
 from tokenreel.evaluate.report.pictures.frames import FrameSource, Pictures
 from tokenreel.evaluate.report.sections.alignment import align_group
@@ -33,6 +33,7 @@ from tokenreel.evaluate.report.sections.retrieval import retrieve_group
 from tokenreel.evaluate.report.sections.scores import action_bars, all_rows, summary_table
 from tokenreel.evaluate.tables.printed import Published
 from tokenreel.evaluate.tables.summary import summarise
+from tokenreel.evaluate.tasks.task import row_title
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +196,7 @@ def _lead(runs: Sequence[RunPage], table: ScoreTable, problems: Sequence[str]) -
         known = [(value, row) for value, row in found if value == value]
         if known:
             value, row = max(known, key=lambda item: item[0])
-            title, best = tag("span", task_title(task)), tag("span", f"best: {row}")
+            title, best = tag("span", row_title(task)), tag("span", f"best: {row}")
             cards.append(tag("li", title, tag("b", number(value)), best))
     wrong = tag("ul", *(tag("li", problem) for problem in problems), class_="absent")
     return join(

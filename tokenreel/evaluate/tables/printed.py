@@ -8,13 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tokenreel.evaluate.tasks.task import is_percent
+
 Published = Mapping[str, tuple[float, float | None]]
 """Task -> the published mean and 2 std (None where not given), as printed."""
-
-
-def is_percent(task: str) -> bool:
-    """Whether the papers print the metric in percent."""
-    return task not in ("progression", "tau")
 
 
 def two_std(values: Sequence[float], *, ddof: int = 0) -> float:

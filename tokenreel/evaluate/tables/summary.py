@@ -15,18 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from tokenreel.cache.files import make_directory, write_whole
-from tokenreel.evaluate.jobs.table import MEAN, RESULTS, Score, write_rows
+from tokenreel.evaluate.data.results import MEAN, RESULTS, Score, write_rows
+from tokenreel.evaluate.protocol import TASKS
 from tokenreel.evaluate.tables.printed import (
     Published,
     align_columns,
     as_measured,
-    is_percent,
     two_std,
 )
+from tokenreel.evaluate.tasks.task import columns, is_percent, short_row_title, task_of
 
 MEASURED, PUBLISHED = "measured", "published"
-COLUMNS = ("classification", "progression", "tau", "ap@5", "ap@10", "ap@15")
-TITLES = {"classification": "Class.", "progression": "Progress", "tau": "Tau"}
 
 Key = tuple[str, str, str, str, float]  # recipe, data set, weights, protocol, fraction
 
@@ -91,7 +90,8 @@ def summarise(
     rows: dict[Key, Row] = {}
     for score in sorted(means, key=lambda score: -score.fraction):
         name = score.recipe or score.run
-        learned = score.task.startswith("classification") or score.task == "progression"
+        task = task_of(score.task)
+        learned = task is not None and task.by_share
         whole = max(s.fraction for s in means if s.protocol == score.protocol)
         share = score.fraction if learned else whole
         key = (name, score.dataset, score.weights, score.protocol, share)
@@ -255,12 +255,17 @@ def _cell(row: Row, task: str, sign: str) -> str:
 
 def _tasks(rows: Sequence[Row]) -> list[str]:
     seen = dict.fromkeys(task for row in rows for task in row.values)
-    return [*COLUMNS, *(task for task in seen if task not in COLUMNS and task != "retrieval")]
+    always = columns()
+    return [*always, *(task for task in seen if task not in always and not _is_kind(task))]
+
+
+def _is_kind(task: str) -> bool:
+    """Whether a row has the name of a metric instead of a column's: it was skipped."""
+    return task_of(task) is None and task in TASKS
 
 
 def _title(task: str) -> str:
-    name = TITLES.get(task, task.upper() if task.startswith("ap") else task)
-    return f"{name} (%)" if is_percent(task) else name
+    return f"{short_row_title(task)} (%)" if is_percent(task) else short_row_title(task)
 
 
 def _name(row: Row, rows: Sequence[Row]) -> str:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenreel.evaluate.jobs.table import MEAN, Score
+from tokenreel.evaluate.data.results import MEAN, Score
 from tokenreel.evaluate.tables.printed import (
     Published,
     align_columns,
     as_measured,
     as_printed,
-    is_percent,
     two_std,
 )
+from tokenreel.evaluate.tasks.task import is_percent, task_of
 
 TASKS = (
     "classification@10%",
@@ -86,8 +86,8 @@ def values_of_rows(
         if np.isnan(score.value):
             missing.append(f"{score.run}: {score.task}: {score.note or 'not a number'}")
             continue
-        is_learned = score.task in ("classification", "progression")
-        is_share = is_learned and score.fraction != whole
+        metric = task_of(score.task)
+        is_share = metric is not None and metric.by_share and score.fraction != whole
         task = f"{score.task}@{score.fraction:.0%}" if is_share else score.task
         row, seed = rows[score.run]
         factor = 100 if is_percent(task) else 1

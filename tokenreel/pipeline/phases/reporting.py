@@ -8,7 +8,7 @@ import numpy as np
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
 from tokenreel.cache.errors import EmbeddingFileError
 from tokenreel.evaluate.commands.suite import SuiteReport
-from tokenreel.evaluate.jobs.data import file_sha256, load_screened
+from tokenreel.evaluate.data.clips import file_sha256, load_screened
 from tokenreel.evaluate.report.build import make_report, write_report
 from tokenreel.evaluate.report.data.gather import ReportConfig
 from tokenreel.evaluate.report.pictures.frames import FrameSource, FramesUnreachable, Image

@@ -5,7 +5,7 @@ import logging
 import math
 from dataclasses import replace
 
-from tokenreel.evaluate.jobs.table import Score
+from tokenreel.evaluate.data.results import Score
 from tokenreel.evaluate.report.data.gather import gather_runs
 from tokenreel.evaluate.report.data.scores import ScoreTable
 from tokenreel.evaluate.report.page.html import script_data, tag

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
-from tokenreel.evaluate.jobs.data import file_sha256
+from tokenreel.evaluate.data.clips import file_sha256
 
 log = logging.getLogger(__name__)
 

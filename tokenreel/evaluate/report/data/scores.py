@@ -6,27 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenreel.evaluate.jobs.table import MEAN, Score
+from tokenreel.evaluate.data.results import MEAN, Score
 from tokenreel.evaluate.tables.printed import two_std
-
-TITLES = {
-    "classification": "Classification accuracy",
-    "progression": "Progression R\u00b2",
-    "tau": "Kendall's tau",
-    "ap@5": "AP@5",
-    "ap@10": "AP@10",
-    "ap@15": "AP@15",
-    "classification-unshared": "Classification, unshared events",
-}
-
-
-def task_title(task: str) -> str:
-    """What a task is called on the page.
-
-    >>> task_title("ap@5"), task_title("few-shot")
-    ('AP@5', 'Few-shot')
-    """
-    return TITLES.get(task, task[:1].upper() + task[1:])
+from tokenreel.evaluate.tasks.task import columns
 
 
 @dataclass(frozen=True)
@@ -78,7 +60,7 @@ class ScoreTable:
             self._values.setdefault((row, score.action, score.task), []).append(score.value)
         self.rows = list(self.recipe_of)
         found = {task for _, _, task in self._values if self._is_known(task)}
-        order = list(TITLES)
+        order = columns()
         self.tasks = sorted(found, key=lambda t: (order.index(t) if t in order else 99, t))
         self.actions = sorted({action for _, action, _ in self._values} - {MEAN})
 

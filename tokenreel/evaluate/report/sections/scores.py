@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from tokenreel.evaluate.jobs.table import COUNTS, MEAN, Score
-from tokenreel.evaluate.report.data.scores import Cell, ScoreTable, task_title
+from tokenreel.evaluate.data.results import COUNTS, MEAN, Score
+from tokenreel.evaluate.report.data.scores import Cell, ScoreTable
 from tokenreel.evaluate.report.page.html import Html, join, number, scroll, svg, swatch, tag
 from tokenreel.evaluate.tables.summary import Row, rank_of
+from tokenreel.evaluate.tasks.task import row_title
 
 BAR, GAP, CHART, RIGHT, TOP = 13, 12, 300, 46, 6
 COLUMNS = (
@@ -46,7 +47,7 @@ def summary_table(rows: Sequence[Row], colours: Mapping[str, int]) -> Html:
     extra = [name for name, differ in several.items() if differ]
     head = [tag("th", words, scope="col") for words in ("Recipe", *map(str.capitalize, extra))]
     head.append(tag("th", "Seeds", scope="col", class_="num"))
-    head += [tag("th", task_title(task), scope="col", class_="num") for task in tasks]
+    head += [tag("th", row_title(task), scope="col", class_="num") for task in tasks]
     body = []
     for row in rows:
         square = swatch(colours.get(row.recipe, 0))
@@ -112,8 +113,8 @@ def _chart(table: ScoreTable, task: str, colours: dict[str, int]) -> Html:
         f"{action}: " + ", ".join(f"{row} {number(cells[action, row].mean)}" for row in table.rows)
         for action in actions
     )
-    drawing = svg(CHART + RIGHT, y + 14, *ticks, *parts, label=f"{task_title(task)}. {words}")
-    return tag("figure", tag("figcaption", task_title(task)), drawing, class_="chart")
+    drawing = svg(CHART + RIGHT, y + 14, *ticks, *parts, label=f"{row_title(task)}. {words}")
+    return tag("figure", tag("figcaption", row_title(task)), drawing, class_="chart")
 
 
 def _bar(place: Callable[[float], float], y: float, cell: Cell, colour: int) -> Html:
@@ -192,7 +193,7 @@ def all_rows(scores: Sequence[Score]) -> Html:
                 placeholder="recipe, run, note ...",
             ),
         ),
-        _select("Task", "task", [(task, task_title(task)) for task in tasks]),
+        _select("Task", "task", [(task, row_title(task)) for task in tasks]),
         _select("Action", "action", [(action, action) for action in actions]),
         tag("output", f"{len(scores)} of {len(scores)} rows", id="shown", aria_live="polite"),
         class_="controls",
@@ -202,11 +203,11 @@ def all_rows(scores: Sequence[Score]) -> Html:
     return join(controls, scroll(table, "All scores", tall=True))
 
 
-def _select(title: str, name: str, options: Sequence[tuple[str, str]]) -> Html:
+def _select(heading: str, name: str, options: Sequence[tuple[str, str]]) -> Html:
     every = tag("option", "all", value="")
     return tag(
         "label",
-        f"{title} ",
+        f"{heading} ",
         tag(
             "select",
             every,
