@@ -1,24 +1,22 @@
 """Recipe: definition and description, and what the recipes of several papers share."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from inspect import cleandoc
 from math import ceil
-from typing import Literal
+from typing import Any, Literal
 
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.evaluate.tables.printed import Published, as_printed
 from tokenreel.fuse.config import (
-    ClsConfig,
     DataConfig,
     FuseConfig,
     MaxConfig,
-    MeanConfig,
     OptimConfig,
     PoolingConfig,
-    SclConfig,
     TemporalConfig,
 )
+from tokenreel.pipeline.override import apply_overrides
 
 # Training clips of the papers' data sets, for the number of steps that a recipe takes.
 TRAIN_CLIPS = {"penn_action": 1140, "pouring": 70, "finegym": 3182, "kinetics400": 240_000}
@@ -130,10 +128,13 @@ def documented(name: str, make: Callable[[], Recipe]) -> Callable[[], Recipe]:
     """
     recipe = make()
     words = [name, "data.action=ACTION"] if recipe.per_action else [name]
+    numbers = ", ".join(
+        f"{task} {as_printed(task, *published)}" for task, published in recipe.published.items()
+    )
     facts = {
         "command": f"fuse train {' '.join(words)} --store STORE",
         "source": f"{recipe.source} ({recipe.label})" if recipe.source else "",
-        "published": _numbers(recipe.published) or recipe.unpublished or "nothing",
+        "published": numbers or recipe.unpublished or "nothing",
         "first weights": f"a run of {recipe.begins_from}" if recipe.begins_from else "",
         "backbone of the paper": PRE_TRAINED.get(recipe.backbone, recipe.backbone),
         "sampling": _sampling(recipe.fuse),
@@ -150,12 +151,6 @@ def describe(name: str, make: Callable[[], Recipe]) -> str:
     """A recipe as text: its name and its docstring."""
     lines = [line for line in (make.__doc__ or "").splitlines() if line]
     return "\n".join([name, *(f"    {line}" for line in lines)])
-
-
-def _numbers(published: Published) -> str:
-    return ", ".join(
-        f"{task} {as_printed(task, mean, spread)}" for task, (mean, spread) in published.items()
-    )
 
 
 def _sampling(config: FuseConfig) -> str:
@@ -184,63 +179,72 @@ def _cost(recipe: Recipe) -> str:
     )
 
 
+def variant(
+    paper: str, dataset: str, fuse: FuseConfig, source: str, published: Published, **fields: Any
+) -> Recipe:
+    """A row of a paper of which something cannot come from a cache of frozen tokens."""
+    return Recipe(
+        dataset=dataset,
+        fuse=fuse,
+        evaluate=PROTOCOLS[dataset],
+        published=published,
+        source=f"{paper}, {source}",
+        status="variant",
+        **fields,
+    )
+
+
+def changed(
+    base: Callable[[], Recipe], about: str, words: Sequence[str] = (), **fields: Any
+) -> Callable[[], Recipe]:
+    """A recipe that is another one with some words of its training and some fields changed.
+
+    Args:
+        base: the other recipe.
+        about: first line of the docstring.
+        words: `key=value`, as for `fuse train`.
+        **fields: of Recipe.
+    """
+
+    def make() -> Recipe:
+        recipe = base()
+        fuse = apply_overrides(recipe.fuse, words, root="fuse")
+        return replace(recipe, **{"fuse": fuse, **fields})
+
+    make.__doc__ = about
+    return make
+
+
 def mvformer(
     *,
-    num_frames: int = 80,
-    batch_clips: int = 4,
-    epochs: int = 500,
     pooling: PoolingConfig,
+    epochs: int = 500,
     output: str = "one",
     capacity: int = 2,
     embedding: int = 128,
-    sampling: str = "official",
     embed_frames: int = 1000,
-    action: str | None = None,
+    **data: Any,
 ) -> FuseConfig:
     """MV-Former as released: `capacity` widens the two layers before fusion (256 times it)."""
     return FuseConfig(
-        data=DataConfig.model_validate(
-            {
-                "num_frames": num_frames,
-                "batch_clips": batch_clips,
-                "sampling": sampling,
-                "action": action,
-            }
-        ),
+        data=DataConfig(**{"num_frames": 80, "sampling": "official", **data}),
         pooling=pooling,
         temporal=TemporalConfig.model_validate(
             {"fc_width": 256 * capacity, "embedding": embedding, "output": output}
         ),
-        loss=SclConfig(),
         optim=OptimConfig(epochs=epochs),
         embed_frames=embed_frames,
     )
 
 
 def late_fusion(
-    *,
-    num_frames: int = 80,
-    epochs: int = 300,
-    layers: int = 3,
-    pool: str = "max",
-    sampling: str = "official",
-    embed_frames: int = 1000,
-    action: str | None = None,
+    *, epochs: int = 300, layers: int = 3, embed_frames: int = 1000, **data: Any
 ) -> FuseConfig:
     """CARL's frame-level encoder: one vector a frame, two layers, a transformer."""
     return FuseConfig(
-        data=DataConfig.model_validate(
-            {"num_frames": num_frames, "sampling": sampling, "action": action}
-        ),
-        pooling=one_entity(pool),
+        data=DataConfig(**{"num_frames": 80, "sampling": "official", **data}),
+        pooling=MaxConfig(blocks=LAST),
         temporal=TemporalConfig(layers=layers),
         optim=OptimConfig(epochs=epochs),
         embed_frames=embed_frames,
     )
-
-
-def one_entity(kind: str) -> PoolingConfig:
-    """One vector a frame: "max" or "mean" of the last block's tokens, or "cls"."""
-    if kind == "cls":
-        return ClsConfig()
-    return MeanConfig(blocks=LAST) if kind == "mean" else MaxConfig(blocks=LAST)

@@ -11,19 +11,8 @@ here: no code of theirs is in reach.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 from tokenreel.evaluate.tables.printed import Published
-from tokenreel.fuse.config.loss import (
-    GtaConfig,
-    LavConfig,
-    SalConfig,
-    TccConfig,
-    TcnConfig,
-    VspConfig,
-)
-from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes.base import (
     GYM99,
@@ -31,6 +20,7 @@ from tokenreel.pipeline.recipes.base import (
     PROTOCOLS,
     SAME_VIEW,
     Recipe,
+    changed,
     late_fusion,
     percent,
 )
@@ -40,16 +30,16 @@ Maker = Callable[[], Recipe]
 
 # Frames of a sequence and clips of a step, as each method's code has them.  Bridges of segments or
 # phases need more frames than the 12 of one bridge: those of CARL's setting.
-METHODS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "sal": (SalConfig(), ("data.num_frames=40",)),
-    "tcn": (TcnConfig(), ("data.num_frames=40",)),
-    "tcc": (TccConfig(), ("data.num_frames=20", "temporal.l2_normalise=false")),
-    "lav": (LavConfig(), ("data.num_frames=20",)),
-    "gta": (GtaConfig(), ("data.num_frames=20",)),
-    "vsp": (VspConfig(), ("data.num_frames=12", "data.batch_clips=128")),
-    "vsp-5": (VspConfig(segments=5), ()),
-    "vsp-p": (VspConfig(supervision="phase"), ()),
-    "vsp-f": (VspConfig(supervision="frame"), ()),
+METHODS: dict[str, str] = {
+    "sal": "loss.name=sal data.num_frames=40",
+    "tcn": "loss.name=tcn data.num_frames=40",
+    "tcc": "loss.name=tcc data.num_frames=20 temporal.l2_normalise=false",
+    "lav": "loss.name=lav data.num_frames=20",
+    "gta": "loss.name=gta data.num_frames=20",
+    "vsp": "loss.name=vsp data.num_frames=12 data.batch_clips=128",
+    "vsp-5": "loss.name=vsp loss.segments=5",
+    "vsp-p": "loss.name=vsp loss.supervision=phase",
+    "vsp-f": "loss.name=vsp loss.supervision=frame",
 }
 # Data set, frames of a sequence unless the method says, `data.action`.
 PLACES: dict[str, tuple[str, int, str | None]] = {
@@ -115,7 +105,6 @@ NOTES = {  # what else a variant lacks
 
 
 def _baseline(method: str, place: str, published: Published) -> Maker:
-    loss, words = METHODS[method]
     dataset, num_frames, action = PLACES[place]
     source = tables_of(f"{method.removesuffix('-5')}-{place}")
     also = NOTES.get(f"{method}-{place}", NOTES.get("vsp-p" if method == "vsp-f" else method, ""))
@@ -129,8 +118,7 @@ def _baseline(method: str, place: str, published: Published) -> Maker:
             embed_frames=6000 if is_gym else 1000,
             action=action,
         )
-        fuse = apply_overrides(fuse, words, root="fuse")
-        fuse = FuseConfig.model_validate(fuse.model_dump() | {"loss": loss.model_dump()})
+        fuse = apply_overrides(fuse, METHODS[method].split(), root="fuse")
         rate = PROBE_RATE if is_gym and not fuse.temporal.l2_normalise else {}
         return Recipe(
             dataset=dataset,
@@ -149,52 +137,22 @@ def _baseline(method: str, place: str, published: Published) -> Maker:
 
 
 def _starred(method: str) -> Maker:
-    def make() -> Recipe:
-        return replace(
-            _baseline(method, "penn", STARRED[method])(),
-            label=f"{method.upper()}*",
-            source=tables_of(f"{method}-star-penn"),
-            per_action=True,
-        )
-
-    make.__doc__ = f"{method.upper()} on penn_action, one model for each of its 13 actions."
-    return make
-
-
-def _vsp_kinetics400() -> Recipe:
-    """VSP pre-trained on Kinetics-400."""
-    recipe = _baseline("vsp-5", "kinetics400", {})()
-    return replace(
-        recipe,
-        fuse=apply_overrides(recipe.fuse, ("optim.epochs=10",), root="fuse"),
-        source="MV-Former, Table 3, pre-training",
-        unpublished="its numbers are of Penn Action: vsp-penn-transferred",
+    return changed(
+        _baseline(method, "penn", STARRED[method]),
+        f"{method.upper()} on penn_action, one model for each of its 13 actions.",
+        label=f"{method.upper()}*",
+        source=tables_of(f"{method}-star-penn"),
+        per_action=True,
     )
 
 
-def _vsp_transferred() -> Recipe:
-    """VSP of Kinetics-400 on Penn Action as it is."""
-    recipe = _vsp_finetuned()
-    return replace(
-        recipe,
-        fuse=apply_overrides(recipe.fuse, ("optim.epochs=0",), root="fuse"),
-        label="VSP, K400, as it is",
-        source="MV-Former, Table 3, not fine-tuned",
-        published=percent(92.35, 0.894, 0.952),
-    )
-
-
-def _vsp_finetuned() -> Recipe:
-    """VSP on Penn Action from the weights of a run on Kinetics-400."""
-    recipe = _baseline("vsp", "penn", percent(93.57, 0.944, 0.988))()
-    return replace(
-        recipe,
-        label="VSP, K400",
-        source="MV-Former, Table 3, fine-tuned",
-        begins_from="vsp-kinetics400",
-    )
-
-
+VSP_FINETUNED = changed(
+    _baseline("vsp", "penn", percent(93.57, 0.944, 0.988)),
+    "VSP on Penn Action from the weights of a run on Kinetics-400.",
+    label="VSP, K400",
+    source="MV-Former, Table 3, fine-tuned",
+    begins_from="vsp-kinetics400",
+)
 BASELINES: dict[str, Maker] = {
     **{
         f"{method.removesuffix('-5')}-{place}": _baseline(method, place, published)
@@ -202,7 +160,20 @@ BASELINES: dict[str, Maker] = {
     },
     "tcc-star-penn": _starred("tcc"),
     "lav-star-penn": _starred("lav"),
-    "vsp-kinetics400": _vsp_kinetics400,
-    "vsp-penn-transferred": _vsp_transferred,
-    "vsp-penn-finetuned": _vsp_finetuned,
+    "vsp-kinetics400": changed(
+        _baseline("vsp-5", "kinetics400", {}),
+        "VSP pre-trained on Kinetics-400.",
+        ["optim.epochs=10"],
+        source="MV-Former, Table 3, pre-training",
+        unpublished="its numbers are of Penn Action: vsp-penn-transferred",
+    ),
+    "vsp-penn-transferred": changed(
+        VSP_FINETUNED,
+        "VSP of Kinetics-400 on Penn Action as it is.",
+        ["optim.epochs=0"],
+        label="VSP, K400, as it is",
+        source="MV-Former, Table 3, not fine-tuned",
+        published=percent(92.35, 0.894, 0.952),
+    ),
+    "vsp-penn-finetuned": VSP_FINETUNED,
 }

@@ -12,23 +12,17 @@ name, the log and every table say.  It is DeiT's, the tiny ViT that takes images
 does.
 """
 
+from functools import partial
+
 from tokenreel.extract.config import ExtractConfig
 
+_papers = partial(ExtractConfig, numeric="bfloat16", compile_backbone=True)
+
 EXTRACTIONS: dict[str, ExtractConfig] = {
-    "finegym": ExtractConfig(
-        blocks=(9, 10, 11),
-        transform="mvformer-eval",
-        fps=25.0,
-        numeric="bfloat16",
-        compile_backbone=True,
-    ),
-    "penn_action": ExtractConfig(
-        blocks=(3, 7, 11), transform="mvformer-eval", numeric="bfloat16", compile_backbone=True
-    ),
-    "pouring": ExtractConfig(
-        blocks=(11,), transform="mvformer-eval", numeric="bfloat16", compile_backbone=True
-    ),
-    "kinetics400": ExtractConfig(blocks=(3, 7, 11), numeric="bfloat16", compile_backbone=True),
+    "finegym": _papers(blocks=(9, 10, 11), transform="mvformer-eval", fps=25.0),
+    "penn_action": _papers(blocks=(3, 7, 11), transform="mvformer-eval"),
+    "pouring": _papers(blocks=(11,), transform="mvformer-eval"),
+    "kinetics400": _papers(blocks=(3, 7, 11)),
     "sample": ExtractConfig(
         backbone="deit_tiny_patch16_224", weights="random:0", image_size=112, blocks=(3, 7, 11)
     ),

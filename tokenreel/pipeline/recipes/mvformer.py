@@ -6,66 +6,41 @@ blocks are counted from 0, FineGym has wider layers and 256 channels, and clips 
 """
 
 from collections.abc import Callable
+from functools import partial
 
-from tokenreel.evaluate.tables.printed import Published
 from tokenreel.fuse.config import (
+    ClsConfig,
     FixedWidthConfig,
     FuseConfig,
     LstpConfig,
+    MaxConfig,
+    MeanConfig,
     PoolingConfig,
-    SclConfig,
 )
 from tokenreel.pipeline.recipes.base import (
     DINO,
     GYM99,
     GYM288,
     LAST,
-    PROTOCOLS,
     RESNET,
     SAME_VIEW,
     Recipe,
+    changed,
     mvformer,
     percent,
-)
-from tokenreel.pipeline.recipes.base import (
-    one_entity as _one,
+    variant,
 )
 
 DEEP = (3, 7, 11)  # "4, 8, 12" in the paper, which counts from 1
-PENN = percent(94.21, 0.931, 0.989, 92.99, spread=(0.04, 0.006, 0.002, 0.06))
 
-
-def _variant(
-    dataset: str,
-    fuse: FuseConfig,
-    source: str,
-    published: Published,
-    *,
-    label: str = "MV-Former",
-    backbone: str = DINO,
-    differs: str = SAME_VIEW,
-    unpublished: str = "",
-    begins_from: str = "",
-) -> Recipe:
-    return Recipe(
-        dataset=dataset,
-        fuse=fuse,
-        evaluate=PROTOCOLS[dataset],
-        label=label,
-        published=published,
-        backbone=backbone,
-        source=f"MV-Former, {source}",
-        status="variant",
-        differs=differs,
-        unpublished=unpublished,
-        begins_from=begins_from,
-    )
+_variant = partial(variant, "MV-Former", label="MV-Former", backbone=DINO, differs=SAME_VIEW)
 
 
 def penn() -> Recipe:
     """MV-Former on Penn Action."""
     fuse = mvformer(pooling=LstpConfig(blocks=DEEP))
-    return _variant("penn_action", fuse, "Table 1 and Table 4 row 14", PENN)
+    published = percent(94.21, 0.931, 0.989, 92.99, spread=(0.04, 0.006, 0.002, 0.06))
+    return _variant("penn_action", fuse, "Table 1 and Table 4 row 14", published)
 
 
 def pouring() -> Recipe:
@@ -105,42 +80,9 @@ def finegym288() -> Recipe:
 def kinetics400() -> Recipe:
     """MV-Former pre-trained on Kinetics-400."""
     fuse = mvformer(batch_clips=8, epochs=10, pooling=LstpConfig(blocks=DEEP))
-    fuse = fuse.with_(loss=SclConfig(negatives="batch_noself"))
-    return _variant(
-        "kinetics400",
-        fuse,
-        "Table 3, pre-training",
-        {},
-        unpublished="its numbers are of Penn Action: mvformer-penn-transferred",
-    )
-
-
-def penn_transferred() -> Recipe:
-    """MV-Former of Kinetics-400 on Penn Action as it is."""
-    config = penn().fuse
-    fuse = config.with_(optim=config.optim.with_(epochs=0))
-    published = percent(91.62, 0.927, 0.895, 88.38, spread=(0.30, 0.005, 0.004, 0.20))
-    return _variant(
-        "penn_action",
-        fuse,
-        "Table 3, not fine-tuned",
-        published,
-        label="MV-Former, K400, as it is",
-        begins_from="mvformer-kinetics400",
-    )
-
-
-def penn_finetuned() -> Recipe:
-    """MV-Former on Penn Action from the weights of a run on Kinetics-400."""
-    published = percent(94.56, 0.924, 0.980, 93.40, spread=(0.32, 0.004, 0.002, 0.08))
-    return _variant(
-        "penn_action",
-        penn().fuse,
-        "Table 3, fine-tuned",
-        published,
-        label="MV-Former, K400",
-        begins_from="mvformer-kinetics400",
-    )
+    fuse = fuse.with_(loss=fuse.loss.with_(negatives="batch_noself"))
+    unpublished = "its numbers are of Penn Action: mvformer-penn-transferred"
+    return _variant("kinetics400", fuse, "Table 3, pre-training", {}, unpublished=unpublished)
 
 
 MVFORMER: dict[str, Callable[[], Recipe]] = {
@@ -149,8 +91,23 @@ MVFORMER: dict[str, Callable[[], Recipe]] = {
     "mvformer-finegym": finegym,
     "mvformer-finegym288": finegym288,
     "mvformer-kinetics400": kinetics400,
-    "mvformer-penn-transferred": penn_transferred,
-    "mvformer-penn-finetuned": penn_finetuned,
+    "mvformer-penn-transferred": changed(
+        penn,
+        "MV-Former of Kinetics-400 on Penn Action as it is.",
+        ["optim.epochs=0"],
+        source="MV-Former, Table 3, not fine-tuned",
+        published=percent(91.62, 0.927, 0.895, 88.38, spread=(0.30, 0.005, 0.004, 0.20)),
+        label="MV-Former, K400, as it is",
+        begins_from="mvformer-kinetics400",
+    ),
+    "mvformer-penn-finetuned": changed(
+        penn,
+        "MV-Former on Penn Action from the weights of a run on Kinetics-400.",
+        source="MV-Former, Table 3, fine-tuned",
+        published=percent(94.56, 0.924, 0.980, 93.40, spread=(0.32, 0.004, 0.002, 0.08)),
+        label="MV-Former, K400",
+        begins_from="mvformer-kinetics400",
+    ),
 }
 
 
@@ -160,19 +117,19 @@ Numbers = tuple[float, float, float, float]
 def _row(
     number: int, label: str, pooling: PoolingConfig, values: Numbers, spread: Numbers
 ) -> Callable[[], Recipe]:
-    def make() -> Recipe:
-        return _variant(
-            "penn_action",
-            mvformer(pooling=pooling),
-            f"Table 4 row {number}",
-            percent(*values, spread=spread),
-            label=label,
-            backbone=RESNET if label.startswith("ResNet") else DINO,
-            differs=SAME_VIEW + NOTES.get(number, ""),
-        )
+    return changed(
+        penn,
+        f"An ablation of MV-Former on Penn Action: {label}.",
+        fuse=mvformer(pooling=pooling),
+        source=f"MV-Former, Table 4 row {number}",
+        published=percent(*values, spread=spread),
+        label=label,
+        backbone=RESNET if label.startswith("ResNet") else DINO,
+        differs=SAME_VIEW + NOTES.get(number, ""),
+    )
 
-    make.__doc__ = f"An ablation of MV-Former on Penn Action: {label}."
-    return make
+
+MAX = MaxConfig(blocks=LAST)
 
 
 def _lstp(num_entities: int, blocks: tuple[int, ...] = LAST) -> LstpConfig:
@@ -183,14 +140,19 @@ def _split(num_entities: int) -> FixedWidthConfig:
     return FixedWidthConfig(num_entities=num_entities)
 
 
-_ROWS = (
-    ("ResNet-50 Last Max", _one("max"), (91.96, 0.900, 0.993, 90.88), (0.48, 0.008, 0.001, 0.38)),
+_ROWS: tuple[tuple[str, PoolingConfig, Numbers, Numbers], ...] = (
+    ("ResNet-50 Last Max", MAX, (91.96, 0.900, 0.993, 90.88), (0.48, 0.008, 0.001, 0.38)),
     ("ResNet-50 Last LSTP 1", _lstp(1), (92.77, 0.909, 0.991, 91.50), (0.08, 0.008, 0.001, 0.23)),
     ("ResNet-50 Last LSTP 3", _lstp(3), (92.46, 0.915, 0.992, 91.15), (0.24, 0.002, 0.0004, 0.20)),
     ("ResNet-50 Last LSTP 5", _lstp(5), (92.54, 0.917, 0.992, 91.28), (0.25, 0.004, 0.001, 0.20)),
-    ("DINO-B/8 Last Max", _one("max"), (87.61, 0.883, 0.996, 83.76), (0.12, 0.005, 0.0001, 0.21)),
-    ("DINO-B/8 Last Avg", _one("mean"), (92.57, 0.904, 0.995, 90.52), (0.07, 0.012, 0.001, 0.4)),
-    ("DINO-B/8 Last CLS", _one("cls"), (93.48, 0.918, 0.992, 92.31), (0.16, 0.007, 0.0002, 0.16)),
+    ("DINO-B/8 Last Max", MAX, (87.61, 0.883, 0.996, 83.76), (0.12, 0.005, 0.0001, 0.21)),
+    (
+        "DINO-B/8 Last Avg",
+        MeanConfig(blocks=LAST),
+        (92.57, 0.904, 0.995, 90.52),
+        (0.07, 0.012, 0.001, 0.4),
+    ),
+    ("DINO-B/8 Last CLS", ClsConfig(), (93.48, 0.918, 0.992, 92.31), (0.16, 0.007, 0.0002, 0.16)),
     ("DINO-B/8 Last LSTP 1", _lstp(1), (93.35, 0.924, 0.990, 91.97), (0.61, 0.006, 0.0001, 0.79)),
     ("DINO-B/8 Last LSTP 3", _lstp(3), (93.92, 0.926, 0.989, 92.81), (0.24, 0.004, 0.0003, 0.30)),
     ("DINO-B/8 Last LSTP 5", _lstp(5), (93.50, 0.911, 0.992, 92.50), (0.27, 0.006, 0.001, 0.3)),

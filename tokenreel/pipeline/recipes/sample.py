@@ -9,7 +9,7 @@ from tokenreel.fuse.config import (
     OptimConfig,
     TemporalConfig,
 )
-from tokenreel.pipeline.recipes.base import Recipe
+from tokenreel.pipeline.recipes.base import Recipe, changed
 
 
 def sample() -> Recipe:
@@ -33,20 +33,12 @@ def sample() -> Recipe:
     )
 
 
-def untrained() -> Recipe:
-    """A control: the model of `sample` with its first weights."""
-    trained = sample()
-    fuse = trained.fuse.with_(optim=trained.fuse.optim.with_(epochs=0))
-    return Recipe(dataset="sample", fuse=fuse)
-
-
-def folder() -> Recipe:
-    """The model of `sample`, on the store of a folder of videos."""
-    return Recipe(dataset="folder", fuse=sample().fuse)
-
-
 SAMPLE: dict[str, Callable[[], Recipe]] = {
     "sample": sample,
-    "untrained": untrained,
-    "folder": folder,
+    "untrained": changed(
+        sample, "A control: the model of `sample` with its first weights.", ["optim.epochs=0"]
+    ),
+    "folder": changed(
+        sample, "The model of `sample`, on the store of a folder of videos.", dataset="folder"
+    ),
 }
