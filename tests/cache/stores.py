@@ -49,9 +49,14 @@ def make_clip(clip_id: str) -> Clip:
     return Clip(clip_id, "a/v.mp4", split="val" if clip_id.startswith("v") else "train")
 
 
-def begin(writer: StoreWriter, clip_id: str):
+def begin(writer: StoreWriter, clip_id: str, byte_arrays: tuple[str, ...] = ()):
     return writer.begin(
-        make_clip(clip_id), dataset="d", phases=("x", "y"), source=SOURCE, time_base=Fraction(1, 25)
+        make_clip(clip_id),
+        dataset="d",
+        phases=("x", "y"),
+        source=SOURCE,
+        time_base=Fraction(1, 25),
+        byte_arrays=byte_arrays,
     )
 
 

@@ -1,9 +1,11 @@
 """Stores of the same clips, joined."""
 
+import numpy as np
 import pytest
 
-from tests.cache.stores import make_store, write_clip
+from tests.cache.stores import append, begin, make_identity, make_store, write_clip
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.cache.write.store_writer import StoreWriter
 
@@ -39,6 +41,20 @@ def test_units_that_differ_are_refused(tmp_path):
     one, two = (store_of(tmp_path / str(n), {"a": n}) for n in (5, 6))
     with pytest.raises(UsageError, match="clip 'a' has 5 and 6 units"):
         StoreSet({"one": one, "two": two})
+
+
+def test_units_that_begin_together_but_end_apart_are_refused(tmp_path):
+    identity, calibration = make_identity("int8")
+    for name, length in (("one", 2), ("two", 3)):
+        create_store(tmp_path / name, identity, made_with={}, calibration=calibration)
+        with StoreWriter(tmp_path / name, writer_id="w") as writer:
+            clip = begin(writer, "a")
+            append(writer, clip, "a", 5)
+            starts = np.arange(5) * 5
+            stops = starts + np.where(starts == 15, length, 1)
+            clip.commit(starts, starts, starts * 0, np.zeros(5, np.uint8), stop_pts=stops)
+    with pytest.raises(UsageError, match=r"clip 'a', unit 3, ends at 0\.68 s and at 0\.72 s"):
+        StoreSet({"one": tmp_path / "one", "two": tmp_path / "two"})
 
 
 def test_no_store_is_refused():

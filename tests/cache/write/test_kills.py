@@ -14,7 +14,12 @@ import numpy as np
 import pytest
 
 from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
-from tokenreel.cache.tools.copying import merge_store, migrate_store, recode_store
+from tokenreel.cache.tools.copying import (
+    merge_store,
+    migrate_store,
+    recode_store,
+    upgrade_store,
+)
 from tokenreel.cache.tools.export import export_store
 from tokenreel.cache.tools.import_features import ImportStatement, import_features
 from tokenreel.cache.tools.verify import verify_store
@@ -73,6 +78,25 @@ def migrate(source: Path, out: Path) -> None:
     migrate_store(out)
 
 
+def write_bytes(source: Path, out: Path) -> None:
+    stores.make_store(out)
+    with StoreWriter(out, writer_id="k") as writer:
+        for name in NAMES:
+            if writer.is_committed(name):
+                continue
+            clip = stores.begin(writer, name, byte_arrays=("text",))
+            for start in range(clip.resume_frames, 130, 5):
+                units = range(start, min(start + 5, 130))
+                clip.append_bytes("text", [f"{name}, {unit}".encode() for unit in units])
+            stores.append(writer, clip, name, 130)
+            count = np.arange(130)
+            clip.commit(count, count, count % 2, np.zeros(130, np.uint8))
+
+
+def upgrade(source: Path, out: Path) -> None:
+    upgrade_store(GOLDEN, out)
+
+
 def export(source: Path, out: Path) -> None:
     export_store(source / "store", out)
 
@@ -94,6 +118,8 @@ def embed(source: Path, out: Path) -> None:
 WRITERS: dict[str, Callable[[Path, Path], None]] = {
     "create": create,
     "write": write,
+    "write bytes": write_bytes,
+    "upgrade": upgrade,
     "merge": merge,
     "recode": recode,
     "import": import_,

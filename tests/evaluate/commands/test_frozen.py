@@ -9,6 +9,7 @@ import pytest
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.tools.copying import upgrade_store
 from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.evaluate.commands import frozen
 from tokenreel.evaluate.commands.frozen import pool_store
@@ -66,6 +67,14 @@ def test_pooled_files_are_used_again_and_made_anew_for_other_blocks(store, tmp_p
     pool_store(store, tmp_path / "out", progress=False)
     with pytest.raises(TypeError):
         pool_store(store, tmp_path / "out", blocks=(1,), progress=False)
+
+
+def test_pooled_files_of_a_store_are_used_for_the_one_migrated_from_it(tmp_path, monkeypatch):
+    golden = Path(__file__).parents[2] / "golden" / "store_v1"
+    upgrade_store(golden, tmp_path / "new")
+    pool_store(golden, tmp_path / "out", progress=False)
+    monkeypatch.setattr(frozen, "_pool_clip", None)
+    pool_store(tmp_path / "new", tmp_path / "out", progress=False)
 
 
 def test_the_pooled_files_are_evaluated_as_any_run(store, tmp_path):

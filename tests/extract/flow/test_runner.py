@@ -95,6 +95,17 @@ def test_the_stores_identity_is_the_planned_one_and_a_calibration(done):
     assert identity.before_calibration == build_identity(CONFIG)
 
 
+def test_the_store_records_its_root_and_the_state_of_each_video(done, manifest):
+    reader = pytest.importorskip("tokenreel.cache.read.store_reader")
+    store = reader.open_store(done[1])
+    assert store.facts.root == str(manifest.root)
+    source = store.record("a").source
+    status = (manifest.root / "a.mp4").stat()
+    assert (source["num_bytes"], source["mtime_ns"]) == (status.st_size, status.st_mtime_ns)
+    assert source["pixel_aspect"] in (None, [1, 1])
+    assert store.record("a").rules == 1
+
+
 def test_labels_and_times_are_stored(done):
     reader = pytest.importorskip("tokenreel.cache.read.store_reader")
     store = reader.open_store(done[1])

@@ -23,6 +23,7 @@ _spec = importlib.util.spec_from_file_location(
 stores = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(stores)
 
+GOLDEN = Path(__file__).parents[2] / "golden" / "store_v1"
 WORDS = ["backbone=vit_tiny_patch16_224", "weights=random:3", "image_size=32", "blocks=3,11"]
 
 
@@ -136,6 +137,29 @@ def test_an_imported_store_is_not_repaired_by_an_extraction(tmp_path):
     shutil.rmtree(tmp_path / "s" / folder_of(clip_key("a")))
     status, text = call("store", "verify", "--repair", tmp_path / "s")
     assert (status, "run `store import` again" in text) == (2, True)
+
+
+def test_migrate_writes_a_store_of_format_1_in_format_2(store, tmp_path):
+    first, new = str(GOLDEN), tmp_path / "new"
+    assert call("store", "migrate", first, new, "--format", 2) == (
+        0,
+        f"1 clips written to {new}\n",
+    )
+    assert call("store", "migrate", first, new, "--format", 2)[1].startswith("0 clips")
+    former = open_store(GOLDEN).fingerprint
+    assert open_store(new).facts.former_fingerprints == (former,)
+    for words, message in (
+        ((new, tmp_path / "x", "--format", 2), "is of format 2 already"),
+        ((first, tmp_path / "x", "--format", 3), "--format 3: a store can be written in 2"),
+        ((first, tmp_path / "x", "--format", 2, "--codec", "int4"), "give --format or --codec"),
+        ((first, "--format", 2), "a new store needs OUT"),
+        ((first, tmp_path / "x"), "a new store needs OUT"),
+    ):
+        status, text = call("store", "migrate", *words)
+        assert (status, message in text) == (2, True), text
+    status, text = call("store", "migrate", first, store, "--format", 2)
+    assert (status, "was made with other settings" in text) == (4, True), text
+    assert not (tmp_path / "x").exists()
 
 
 def test_export_merge_and_migrate(store, tmp_path):

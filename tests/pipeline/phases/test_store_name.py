@@ -24,6 +24,7 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.encode import identity
+from tokenreel.extract.encode.identity import store_name
 from tokenreel.extract.flow import runner
 from tokenreel.pipeline.defaults import find_store, stores_below
 from tokenreel.pipeline.phases import extraction
@@ -128,6 +129,15 @@ def quick(monkeypatch):
 
 
 MANIFEST, CONFIG = Manifest("d", Path(), ()), ExtractConfig(weights="random:0")
+
+
+def test_a_store_of_format_1_of_the_extraction_is_found_and_used(quick, tmp_path):
+    recipe, calibration = stores.make_identity("int8")
+    first = recipe.model_copy(update={"format_version": 1})
+    name = f"{store_name('d', CONFIG)}{first.fingerprint[:12]}"
+    create_store(tmp_path / name, first, made_with={"dataset": "d"}, calibration=calibration)
+    assert named_store(tmp_path, MANIFEST, CONFIG) == tmp_path / name
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_two_stores_of_one_extraction_are_a_question_to_the_user(quick, tmp_path):

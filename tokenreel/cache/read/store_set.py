@@ -84,10 +84,13 @@ def _unlike(one: Store, two: Store, clip_id: str) -> str | None:
     counts = [store.record(clip_id).num_frames for store in (one, two)]
     if counts[0] != counts[1]:
         return f"clip {clip_id!r} has {counts[0]} and {counts[1]} units"
-    times = [store.times_seconds(clip_id) for store in (one, two)]
-    differ = np.flatnonzero(times[0] != times[1])
+    here, there = (store.units(clip_id) for store in (one, two))
+    differ = np.argwhere(here != there)
     if len(differ):
-        unit = int(differ[0])
-        here, there = (float(time[unit]) for time in times)
-        return f"clip {clip_id!r}, unit {unit}, begins at {here:.6g} s and at {there:.6g} s"
+        unit, end = differ[0].tolist()
+        verb = ("begins", "ends")[end]
+        return (
+            f"clip {clip_id!r}, unit {unit}, {verb} at {here[unit, end]:.6g} s and at "
+            f"{there[unit, end]:.6g} s"
+        )
     return None

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenreel.cache.files import sync_directory, write_whole
@@ -100,12 +100,17 @@ def _same_clip(first: Store, second: Store, name: str) -> bool:
 
 
 def _same_record(first: Store, second: Store, name: str) -> bool:
-    """Whether two stores say the same of a clip, as far as the lower of their formats says it."""
+    """Whether two stores say the same of a clip, as far as the lower of their formats says it.
+
+    The time of the last change of the video is not compared: copies differ in it.
+    """
     version = min(first.identity.format_version, second.identity.format_version)
     ours, theirs = (
         {
             **record.to_dict(format_version=version),
-            "source": SourceInfo.from_dict(record.source).to_dict(format_version=version),
+            "source": replace(SourceInfo.from_dict(record.source), mtime_ns=None).to_dict(
+                format_version=version
+            ),
         }
         for record in (first.record(name), second.record(name))
     )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenreel.cache.codec import calibrate, codec_from_identity, codec_identity
 from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.cache.format.identity import StoreIdentity
-from tokenreel.cache.format.store_files import create_store, load_arrays, load_identity
+from tokenreel.cache.format.store_files import StoreFacts, create_store, load_arrays, load_identity
 from tokenreel.cache.write.canary import canary_frames, make_canary, require_canary
 from tokenreel.extract.backbone.timm_backbone import Backbone, BackboneShape, backbone_shape
 from tokenreel.extract.backbone.weights import (
@@ -138,6 +138,7 @@ def open_or_create(
     dataset: str,
     backbone: Backbone,
     samples: NDArray[np.uint8] | None,
+    root: str = "",
 ) -> tuple[StoreIdentity, Mapping[str, NDArray[Any]]]:
     """Open the store, or create it and calibrate its codec on sample images.
 
@@ -150,6 +151,7 @@ def open_or_create(
         dataset: name of the data set.
         backbone: with its weights.
         samples: uint8 (F, 3, S, S) of several clips; only for a new store.
+        root: folder of the videos, which a new store records as a hint.
 
     Returns:
         The identity of the store, and the calibration.
@@ -178,6 +180,7 @@ def open_or_create(
                 made_with=made_with(config, dataset, device),
                 calibration=calibration,
                 canary=make_canary(frames, _canary_tokens(backbone, planned, frames)),
+                facts=StoreFacts(root=root),
             )
         except TokenReelError:
             if not (store / "recipe.json").is_file():

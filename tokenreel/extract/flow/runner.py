@@ -165,6 +165,7 @@ def prepare_store(
         dataset=manifest.dataset,
         backbone=backbone,
         samples=sample_images(manifest, config, planned) if calibrates else None,
+        root=str(manifest.root),
     )
     return backbone, identity, calibration, device
 

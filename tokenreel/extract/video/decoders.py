@@ -65,6 +65,7 @@ def probe(path: Path) -> VideoInfo:
             rate=stream.average_rate,
             container=container.format.name,
             header_frames=stream.frames,
+            pixel_aspect=stream.sample_aspect_ratio or None,
         )
 
 

@@ -30,9 +30,10 @@ class SourceFiles:
         """
         path = self._root / video
         info = probe(path)
+        status, aspect = path.stat(), info.pixel_aspect
         source = SourceInfo(
             video=video,
-            num_bytes=path.stat().st_size,
+            num_bytes=status.st_size,
             sha256=self._sha256(path),
             decoder=decoder,
             decoder_version=decoder_version(decoder),
@@ -45,6 +46,8 @@ class SourceFiles:
                 "header_frames": info.header_frames,
                 "start_ticks": info.start_ticks,
             },
+            mtime_ns=status.st_mtime_ns,
+            pixel_aspect=None if aspect is None else (aspect.numerator, aspect.denominator),
         )
         return source, info
 

@@ -45,6 +45,7 @@ class VideoInfo:
         rate: mean frames a second, None when unknown.
         container: short name of the format.
         header_frames: frame count in the header, 0 when absent; recorded, never trusted.
+        pixel_aspect: width over height of a pixel, None when the header does not say.
     """
 
     width: int
@@ -57,6 +58,7 @@ class VideoInfo:
     rate: Fraction | None
     container: str
     header_frames: int
+    pixel_aspect: Fraction | None = None
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from tokenreel.fuse.data.requirements import labelled_clips
 log = logging.getLogger(__name__)
 
 BACKBONE = ("architecture", "weights_sha256")  # of a store's identity: what tokens mean
-PREPROCESSING = ("image_size", "transform", "frames")
+PREPROCESSING = ("image_size", "transform", "frames", "unit", "rows_per_window")
+FRAMES = {"unit": "frame", "frames_per_window": 1, "rows_per_window": 1}  # of runs before format 2
 
 
 def describe_run(config: FuseConfig, store: Store, provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,7 +154,9 @@ def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
         )
     changed = [
         name
-        for name, _, _ in field_differences(about["store_identity"], there["store_identity"])
+        for name, _, _ in field_differences(
+            FRAMES | about["store_identity"], FRAMES | there["store_identity"]
+        )
         if name.startswith(PREPROCESSING)
     ]
     if changed:
