@@ -63,9 +63,9 @@ def make_store(
     clips: int,
     frames: int,
     blocks: tuple[int, ...] = (3, 7, 11),
+    dim: int = 768,
 ) -> Path:
-    """A store of random tokens, as wide as those of B/8."""
-    dim = 768
+    """A store of random tokens, as wide as those of B/8 unless told otherwise."""
     rng = np.random.default_rng(0)
     tokens = rng.standard_normal((frames, grid[0] * grid[1], dim), np.float32)
     calibration = calibrate(codec, dict.fromkeys(blocks, tokens[:2]), grid=grid)
