@@ -80,6 +80,36 @@ def test_what_export_writes_is_imported_with_labels_times_and_words(tmp_path):
             assert getattr(here.record(name), word) == getattr(there.record(name), word)
 
 
+def test_units_tags_and_bytes_survive_export_and_import(tmp_path):
+    golden = Path(__file__).parents[2] / "golden" / "store_v2"
+    export_store(golden, tmp_path / "out")
+    fields = {"blocks": stores.BLOCKS, "grid": stores.GRID, "dim": stores.DIM, "unit": "scene"}
+    import_features(tmp_path / "out", tmp_path / "t", statement(**fields))
+    here, there = open_store(golden), open_store(tmp_path / "t")
+    assert there.identity.unit == "scene"
+    np.testing.assert_allclose(here.units("a/1"), there.units("a/1"), atol=1e-5)
+    assert there.record("a/1").tags == ("comedy", "war")
+    assert there.read_bytes("a/1", "text") == here.read_bytes("a/1", "text")
+    assert verify_store(tmp_path / "t", deep=True).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("units", np.zeros((4, 3)), r"units is \(4, 3\) for 4 units; wanted start and stop"),
+        ("units", np.zeros((4, 2)), "units: one does not end after its start"),
+        ("bytes/Text", np.zeros(4), r"bytes/Text is float64\(4,\) for 4 units; wanted variable-"),
+    ],
+)
+def test_wrong_units_and_bytes_are_refused(tmp_path, name, values, message):
+    (tmp_path / "f").mkdir()
+    with h5py.File(tmp_path / "f" / "a.h5", "w") as file:
+        file["tokens/0"], file[name] = np.zeros((4, 12)), values
+    with pytest.raises(UsageError, match=message):
+        import_features(tmp_path / "f", tmp_path / "s", statement())
+    assert not (tmp_path / "s").exists()
+
+
 def test_features_are_kept_by_the_stated_codec_within_a_hundredth(tmp_path):
     folder = features(tmp_path / "f", a=(70, 12), b=(9, 12))
     import_features(folder, tmp_path / "s", statement(codec="int8"))

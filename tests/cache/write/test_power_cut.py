@@ -185,6 +185,23 @@ def test_copies_of_a_store_are_as_safe(plug, tmp_path, copy):
     assert lost(disk, "s") == []
 
 
+def test_arrays_of_bytes_are_as_safe(plug, tmp_path):
+    disk = plug(every=11)
+    path = stores.make_store(tmp_path / "live/s")
+    disk.promised.add("store")
+    count = np.arange(70)
+    with StoreWriter(path, writer_id="w") as writer:
+        for name in NAMES:
+            clip = stores.begin(writer, name, byte_arrays=("text",))
+            stores.append(writer, clip, name, 70)
+            clip.append_bytes("text", [f"{unit}".encode() for unit in count])
+            clip.commit(count, count, count % 2, np.zeros(70, np.uint8))
+            disk.promised.add(name)
+    disk.cut()
+    assert len(disk.tried) > 20
+    assert lost(disk, "s") == []
+
+
 def test_an_embedding_file_is_the_old_one_or_the_new_one(plug, tmp_path):
     disk = plug(every=1)
     path = tmp_path / "live/e.h5"

@@ -152,8 +152,7 @@ class ClipRecord:
             Damaged: a field is absent or unknown, the key is not that of the clip, or its video
                 would lie outside the data set's root.
         """
-        every = {each.name for each in fields(cls)}
-        if set(values) not in (every, every - set(ADDED)):
+        if values.keys() != RECORD_FIELDS and values.keys() != RECORD_FIELDS - set(ADDED):
             raise Damaged(f"the record of a clip has fields {sorted(values)}")
         if values["key"] != clip_key(str(values["clip_id"])):
             raise Damaged(f"the record of {values['clip_id']!r} has key {values['key']!r}")
@@ -166,6 +165,9 @@ class ClipRecord:
         if not all(map(is_array_name, tuples["byte_arrays"])):
             raise Damaged(f"the record of {values['clip_id']!r} has arrays {values['byte_arrays']}")
         return cls(**{**values, **tuples})
+
+
+RECORD_FIELDS = {field.name for field in fields(ClipRecord)}
 
 
 def leaves_root(video: str) -> bool:

@@ -76,7 +76,8 @@ def _write_hdf5(store: Store, clip_id: str, blocks: Sequence[int], view: int, pa
         file.attrs.update(clip_id=clip_id, fingerprint=store.fingerprint, codec=store.codec.name)
         for name in ("video", "split", "action", "group"):
             file.attrs[name] = getattr(record, name)
-        file.attrs["phases"] = canonical_json(record.phases).decode()
+        for name in ("phases", "tags"):
+            file.attrs[name] = canonical_json(getattr(record, name)).decode()
         for block in blocks:
             file[f"tokens/{block}"] = store.read(clip_id, blocks=[block], view=view).decode(block)
         file["labels"] = store.labels(clip_id)

@@ -1,10 +1,11 @@
 """Import features that another program made into a store.
 
 A clip is one file `<name>.npy` where there is one block, files `<name>.<block>.npy`, or one
-`<name>.h5` with arrays `tokens/<block>` and, where known, `labels`, `times_seconds` and attributes
-clip_id, video, split, action, group, phases (JSON): what export writes.  Each array is (T, N, D),
-or (T, D) where N is 1.  A table `clips.csv` beside them may have the columns file, clip_id, video,
-split, action and group; file is the name without `.npy` and block, or with `.h5`.
+`<name>.h5` with arrays `tokens/<block>` and, where known, `labels`, `times_seconds`, or `units`
+(T, 2) for start and stop in seconds, `bytes/<name>` of variable-length uint8, and attributes
+clip_id, video, split, action, group, phases and tags (JSON): what export writes.  Each tokens array
+is (T, N, D), or (T, D) where N is 1.  A table `clips.csv` beside them may have the columns file,
+clip_id, video, split, action and group; file is the name without `.npy` and block, or with `.h5`.
 
 A TOML or JSON file with the fields of ImportStatement states what made the features.  Every file
 is checked before anything is written.
@@ -30,9 +31,10 @@ from tokenreel.cache.codec.base import Array
 from tokenreel.cache.csv_tables import Line, read_lines, read_table
 from tokenreel.cache.embeddings import text_of
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.format.byte_arrays import is_array_name
 from tokenreel.cache.format.clip import SourceInfo
 from tokenreel.cache.format.identity import StoreIdentity
-from tokenreel.cache.format.layout import SEGMENT, segments
+from tokenreel.cache.format.layout import SEGMENT, default_stops, segments
 from tokenreel.cache.format.store_files import create_store, load_arrays
 from tokenreel.cache.manifest import UNLABELLED, Clip
 from tokenreel.cache.write.claims import ClaimHeld
@@ -61,6 +63,9 @@ class ImportStatement(BaseModel):
     frames: dict[str, Any] = Field(default={"policy": "all"}, description="which frames")
     fps: float = Field(gt=0, description="frames a second, for files without times")
     codec: str = Field(default="fp16", description="how the store keeps them")
+    unit: str = Field(default="frame", description="what a row is: frame, scene, slot, ...")
+    frames_per_window: int = Field(default=1, ge=1, description="frames that the backbone saw")
+    rows_per_window: int = Field(default=1, ge=1, description="rows that it made of them")
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,8 @@ class FeatureFile:
         labels: (T,) phases, -1 unlabelled.
         phases: names of the phases of its action.
         times_seconds: (T,), None where the file has none.
+        units: (T, 2) start and stop in seconds, None where the file has none.
+        byte_arrays: names of its arrays of bytes.
     """
 
     clip: Clip
@@ -82,6 +89,8 @@ class FeatureFile:
     labels: Array
     phases: tuple[str, ...] = ()
     times_seconds: Array | None = None
+    units: Array | None = None
+    byte_arrays: tuple[str, ...] = ()
 
 
 def read_statement(path: str | Path) -> ImportStatement:
@@ -170,10 +179,20 @@ def _write(writer: StoreWriter, file: FeatureFile, statement: ImportStatement) -
     source = SourceInfo(first.name, size, digest.hexdigest(), "import", "1", {})
     base = 1 / Fraction(statement.fps).limit_denominator(100_000)
     pts = np.arange(file.num_frames)
-    if file.times_seconds is not None:
-        base, pts = Fraction(1, TICKS), np.rint(file.times_seconds * TICKS).astype(np.int64)
+    stops, times = None, file.times_seconds if file.units is None else file.units[:, 0]
+    if times is not None:
+        base, pts = Fraction(1, TICKS), ticks_of(times)
+    if file.units is not None:
+        stops = ticks_of(file.units[:, 1])
+        if np.abs(stops - default_stops(pts)).max() <= 1:  # but for rounding
+            stops = None
     clip = writer.begin(
-        file.clip, dataset=statement.dataset, phases=file.phases, source=source, time_base=base
+        file.clip,
+        dataset=statement.dataset,
+        phases=file.phases,
+        source=source,
+        time_base=base,
+        byte_arrays=file.byte_arrays,
     )
     try:
         for part in segments(file.num_frames)[clip.resume_frames // SEGMENT :]:
@@ -183,10 +202,21 @@ def _write(writer: StoreWriter, file: FeatureFile, statement: ImportStatement) -
                     tokens = _tokens(array[part.start : part.stop], statement)
                     encoded[block] = writer.codec.encode(tokens, block=block, grid=statement.grid)
             clip.append(0, encoded, {}, None)
-        clip.commit(pts, np.arange(file.num_frames), file.labels, np.zeros(len(pts), np.uint8))
+            for name in file.byte_arrays:
+                with h5py.File(first) as content:
+                    rows = content[f"bytes/{name}"][part.start : part.stop]
+                    clip.append_bytes(name, [row.astype(np.uint8).tobytes() for row in rows])
+        flags = np.zeros(len(pts), np.uint8)
+        clip.commit(pts, np.arange(file.num_frames), file.labels, flags, stop_pts=stops)
     except BaseException:
         clip.abort()
         raise
+
+
+def ticks_of(seconds: Array) -> Array:
+    """Times as whole ticks, int64."""
+    ticks: Array = np.rint(seconds * TICKS).astype(np.int64)
+    return ticks
 
 
 def find_features(
@@ -282,10 +312,12 @@ def _inspect(
     line = table.get(name)
     listed = {k: v for k, v in line.cells.items() if k != "file" and v} if line else {}
     words = {"clip_id": stem, "video": stem, "split": "train", **words, **listed}
+    tags = extra.pop("tags", ())
     if words["split"] not in ("train", "val", "test"):
         where = line.where if line and "split" in listed else name
         raise UsageError(f"{where}: split {words['split']!r}: train, val or test")
-    return FeatureFile(Clip(**words), paths, num_frames, **extra)  # type: ignore[arg-type]
+    clip = Clip(**words, tags=tags)  # type: ignore[arg-type]
+    return FeatureFile(clip, paths, num_frames, **extra)
 
 
 def _read_names(path: Path, num_frames: int) -> tuple[dict[str, str], dict[str, Any]]:
@@ -299,9 +331,32 @@ def _read_names(path: Path, num_frames: int) -> tuple[dict[str, str], dict[str, 
         except ValueError as error:
             raise UsageError(f"{path}: an attribute: {error}") from error
         try:
-            extra = blank | {"phases": tuple(json.loads(text_of(file.attrs.get("phases", "[]"))))}
+            extra = blank | {
+                name: tuple(json.loads(text_of(file.attrs.get(name, "[]"))))
+                for name in ("phases", "tags")
+            }
         except ValueError as error:
-            raise UsageError(f"{path}: the attribute phases is not JSON: {error}") from error
+            raise UsageError(
+                f"{path}: the attribute phases or tags is not JSON: {error}"
+            ) from error
+        extra["byte_arrays"] = tuple(sorted(file.get("bytes", ())))
+        for name in extra["byte_arrays"]:
+            array = file[f"bytes/{name}"]
+            kind, shape = h5py.check_vlen_dtype(array.dtype), array.shape
+            if kind != np.uint8 or shape != (num_frames,) or not is_array_name(name):
+                raise UsageError(
+                    f"{path}: bytes/{name} is {array.dtype}{shape} for {num_frames} units; wanted "
+                    "variable-length uint8, and a name of lower-case letters, digits, _ and -"
+                )
+        if "units" in file:
+            units = extra["units"] = file["units"][:].astype(np.float64)
+            if units.shape != (num_frames, 2) or not np.isfinite(units).all():
+                raise UsageError(
+                    f"{path}: units is {units.shape} for {num_frames} units; wanted start and stop "
+                    "of each, in seconds"
+                )
+            if (ticks_of(units[:, 1]) <= ticks_of(units[:, 0])).any():
+                raise UsageError(f"{path}: units: one does not end after its start")
         for name in ("labels", "times_seconds"):
             if name in file:
                 extra[name] = file[name][:]

@@ -25,8 +25,15 @@ def info(store: StorePath) -> None:
     from tokenreel.cache.tools.maintenance import store_info
 
     say(store_info(store).table())
-    for name, value in sorted(open_store(store).made_with.items()):
+    opened = open_store(store)
+    for name, value in sorted(opened.made_with.items()):
         say(f"made with       {name} {value}")
+    for fingerprint in opened.facts.former_fingerprints:
+        say(f"migrated from   {fingerprint}")
+    if opened.facts.root:
+        say(f"videos were in  {opened.facts.root}")
+    for name in sorted(opened.facts.extra):
+        say(f"extra field     {name}")
 
 
 @app.command(name="ls")
