@@ -1,9 +1,11 @@
 """The embedding file, which phase 2 writes and phase 3 reads: one HDF5 file, written atomically.
 
-FORMAT.md has its layout, version 1: n clips, the frames of all of them end to end, with the fields
-of EmbeddedClip.  A user block of 512 bytes holds the SHA-256 of all later bytes, so that damage is
-found before the HDF5 library reads the file, which might hang.  A user's own file may leave out
-the user block, the attributes and what is optional, and may be an .npz with the same names.
+FORMAT.md has its layout: n clips, the frames (or other units) of all of them end to end, with the
+fields of EmbeddedClip.  A file without targets and class names whose unit is the frame is written
+as version 1, any other as version 2.  A user block of 512 bytes holds the SHA-256 of all later
+bytes, so that damage is found before the HDF5 library reads the file, which might hang.  A user's
+own file may leave out the user block, the attributes and what is optional, and may be an .npz with
+the same names.
 """
 
 import hashlib
@@ -15,12 +17,12 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import h5py
 import numpy as np
 
 from tokenreel.cache.canonical import canonical_json
+from tokenreel.cache.embedding_arrays import TEXTS, load_arrays
 from tokenreel.cache.errors import EmbeddingFileError
 from tokenreel.cache.files import make_directory, whole_file
 from tokenreel.cache.manifest import UNLABELLED
@@ -28,12 +30,15 @@ from tokenreel.cache.manifest import UNLABELLED
 log = logging.getLogger(__name__)
 
 FORMAT = "tokenreel-embeddings"
-VERSION = 1
+VERSIONS = (1, 2)
 BLOCK = 512  # bytes of the user block: what HDF5 allows at least
 MAGIC = b"tokenreel-embeddings sha256 "
-TEXTS = ("clip_id", "split", "action", "group", "video", "phases")
+PER_CLIP = ("clip_id", "split", "action", "group", "video", "phases")  # texts
+FRAME = "frame"
 PER_FRAME = {"labels": np.int16, "times_seconds": np.float64, "frame_index": np.int64}
 RENAMED = {"store_recipe": "store_identity", "layers": "blocks"}  # keys of provenance
+DEEPEST = 64  # levels of JSON
+PHASES = '["raise", "pour"]'
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +56,9 @@ class EmbeddedClip:
         phases: names of the phases of the action, in the order of their indices.
         frame_index: (T,) int64, index of each frame in the decoded video.
         video: path of the video, relative to the data set's root.
+        targets: (K,) int64 or float64, what a metric of clips compares with: 0 or 1 for each of
+            the class names of the file, or values; (0,) when there are none.
+        is_timed: whether times_seconds are known; otherwise they count the frames.
     """
 
     clip_id: str
@@ -63,11 +71,19 @@ class EmbeddedClip:
     phases: tuple[str, ...] = ()
     frame_index: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     video: str = ""
+    targets: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    is_timed: bool = True
 
     @property
     def num_frames(self) -> int:
         """T."""
         return len(self.embeddings)
+
+    def moment(self, frame: int, *, digits: int = 2) -> str:
+        """Where a frame is, for people: its time, or its number where times are unknown."""
+        if self.is_timed:
+            return f"{self.times_seconds[frame]:.{digits}f} s"
+        return f"frame {frame}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,28 +94,51 @@ class EmbeddingFile:
         path: where it was read from.
         provenance: the run, identity, seed, store... that made it; {} in a user's own file.
         clips: in the order of the file.
+        unit: what a row of embeddings is of: "frame", "scene", "clip"...
+        class_names: (K,) of the columns of targets; () when they have none.
+        notes: a sentence for each thing that was read in another way than it was written.
     """
 
     path: Path
     provenance: dict[str, Any]
     clips: tuple[EmbeddedClip, ...]
+    unit: str = FRAME
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def run_name(self) -> str:
+        """The run of its provenance; else the name of the file, or of its folder."""
+        named = self.provenance.get("run")
+        if named:
+            return str(named)
+        is_of_run = self.path.stem == "embeddings" and self.path.parent.name
+        return self.path.parent.name if is_of_run else self.path.stem
 
 
 def write_embeddings(
-    path: str | Path, clips: Sequence[EmbeddedClip], *, provenance: Mapping[str, Any]
+    path: str | Path,
+    clips: Sequence[EmbeddedClip],
+    *,
+    provenance: Mapping[str, Any],
+    unit: str = FRAME,
+    class_names: Sequence[str] = (),
 ) -> Path:
     """Write an embedding file atomically: on an error a former file stays as it was.
 
     Args:
         path: the file, usually RUN/embeddings.h5; its folder is created if absent.
-        clips: at least one, all with the same number of channels.
+        clips: at least one, all with the same number of channels and of targets.
         provenance: what made the embeddings; plain JSON values.
+        unit: what a row of embeddings is of.
+        class_names: of the columns of the clips' targets.
 
     Raises:
         ValueError: clips whose shapes, names or values do not fit the layout.
     """
     path = Path(path)
-    arrays = flatten_clips(clips)
+    arrays = flatten_clips(clips, unit=unit, class_names=class_names)
+    version = 2 if {"unit", "targets", "class_names"} & arrays.keys() else 1
     text = canonical_json(dict(provenance)).decode()
     make_directory(path.parent)
     with whole_file(path) as beside:
@@ -108,7 +147,7 @@ def write_embeddings(
                 kind = h5py.string_dtype() if name in TEXTS else None
                 file.create_dataset(name, data=array, dtype=kind)
             file.attrs.update(
-                format=FORMAT, version=VERSION, provenance=text, sha256=_digest(arrays, text)
+                format=FORMAT, version=version, provenance=text, sha256=_digest(arrays, text)
             )
         with beside.open("r+b") as handle:
             handle.write(MAGIC + _sum_after_block(beside))
@@ -123,29 +162,99 @@ def read_embeddings(path: str | Path, *, finite: bool = True) -> EmbeddingFile:
         finite: refuse NaN and infinity; False leaves them to the caller.
 
     Raises:
-        EmbeddingFileError: absent, torn, altered, or not in the layout above.
+        EmbeddingFileError: absent, torn, altered, open in another process, larger than it may be,
+            or not in the layout above.
     """
     path = Path(path)
     if not path.is_file():
         raise EmbeddingFileError(f"{path}: no such embedding file")
-    arrays, attributes = _load(path)
+    with path.open("rb") as handle:
+        start = handle.read(len(MAGIC) + 64)
+    if start.startswith(MAGIC) and start != MAGIC + _sum_after_block(path):
+        raise EmbeddingFileError(f"{path}: torn or damaged, its bytes do not match the sha256")
+    arrays, attributes = load_arrays(path)
     for name in ("embeddings", "lengths", "clip_id", "split"):
         if name not in arrays:
             raise EmbeddingFileError(f"{path}: no array {name!r}; it holds {sorted(arrays)}")
-    if attributes.get("format", FORMAT) != FORMAT or attributes.get("version", VERSION) != VERSION:
-        raise EmbeddingFileError(f"{path}: not version {VERSION} of the embedding file")
     try:
-        text = text_of(attributes.get("provenance", "{}"))
+        given = arrays.pop("provenance", ["{}"])
+        if len(given) != 1:
+            raise ValueError(f"its provenance is {len(given)} texts, wanted one")
+        text = text_of(attributes.get("provenance", given[0]))
+        if "format" in attributes:
+            _check_attributes(attributes, _digest(arrays, text))
+        provenance = _provenance(text, where=path)
+        notes: list[str] = []
+        clips = tuple(clips_of(arrays, finite=finite, notes=notes))
+        unit, class_names = _unit_and_classes(arrays)
+    except (ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise EmbeddingFileError(f"{path}: {error or type(error).__name__}") from error
+    return EmbeddingFile(path, provenance, clips, unit, class_names, tuple(notes))
+
+
+def _check_attributes(attributes: Mapping[str, Any], digest: str) -> None:
+    """Check format, version and sum of a file that names its format."""
+    version = attributes.get("version", "none")
+    is_known = np.ndim(version) == 0 and version in VERSIONS
+    if text_of(attributes["format"]) != FORMAT or not is_known:
+        wanted = " or ".join(map(str, VERSIONS))
+        raise ValueError(f"not version {wanted} of the embedding file, but {version}")
+    if text_of(attributes.get("sha256", "")) != digest:
+        raise ValueError("damaged, its contents do not match its sha256")
+
+
+def _provenance(text: str, *, where: Path) -> dict[str, Any]:
+    """The provenance of a file, its parts of the expected kinds."""
+    try:
+        found = _parse_json(text)
     except ValueError as error:
-        raise EmbeddingFileError(f"{path}: its provenance: {error}") from None
-    if "format" in attributes and attributes.get("sha256") != _digest(arrays, text):
-        raise EmbeddingFileError(f"{path}: damaged, its contents do not match its sha256")
+        raise ValueError(f"its provenance: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"its provenance is a {type(found).__name__}, wanted an object of names")
+    for name in ("evaluate", "config", "left_out"):
+        if not isinstance(found.get(name, {}), dict):
+            raise ValueError(f"its provenance: {name} is {found[name]!r:.60}, wanted an object")
+    for action, reasons in found.get("left_out", {}).items():
+        if not isinstance(reasons, list):
+            raise ValueError(f"its provenance: left_out of {action!r} is no list of sentences")
+    return with_current_names(found, where=where)
+
+
+def _parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: not JSON, or nested too deeply.
+    """
     try:
-        clips = tuple(clips_of(arrays, finite=finite))
-        provenance = with_current_names(json.loads(text), where=path)
-    except (ValueError, KeyError, TypeError) as error:
-        raise EmbeddingFileError(f"{path}: {error}") from error
-    return EmbeddingFile(path, provenance, clips)
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"JSON of more than {DEEPEST} levels") from None
+    level, parts = 0, [found]
+    while parts := [part for part in parts if isinstance(part, dict | list)]:
+        level += 1
+        if level > DEEPEST:
+            raise ValueError(f"JSON of more than {DEEPEST} levels")
+        parts = [
+            inner for part in parts for inner in (part.values() if isinstance(part, dict) else part)
+        ]
+    return found
+
+
+def _unit_and_classes(arrays: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    units = [text_of(unit) for unit in arrays.get("unit", [FRAME])]
+    if len(units) != 1 or not units[0]:
+        raise ValueError(f"unit is {units}, wanted one word such as 'frame', 'scene' or 'clip'")
+    names = tuple(text_of(name) for name in arrays.get("class_names", []))
+    _check_class_names(names, np.shape(arrays["targets"])[1] if "targets" in arrays else None)
+    return units[0], names
+
+
+def _check_class_names(names: Sequence[str], num_targets: int | None) -> None:
+    if len(set(names)) != len(names):
+        raise ValueError("two class_names are the same")
+    if names and num_targets is not None and len(names) != num_targets:
+        raise ValueError(f"{len(names)} class_names for {num_targets} columns of targets")
 
 
 def text_of(value: object) -> str:
@@ -184,29 +293,6 @@ def _warn_of_old_names(where: str, old: tuple[str, ...]) -> None:
     log.warning("%s: written by an earlier version, with the keys %s", where, pairs)
 
 
-def _load(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    known = {"embeddings", "lengths", *PER_FRAME, *TEXTS}
-    try:
-        if path.suffix == ".npz":
-            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
-                return {
-                    name: archive[name].tolist() if name in TEXTS else archive[name]
-                    for name in known & set(archive.files)
-                }, {}
-        with path.open("rb") as handle:
-            start = handle.read(len(MAGIC) + 64)
-        if start.startswith(MAGIC) and start != MAGIC + _sum_after_block(path):
-            raise EmbeddingFileError(f"{path}: torn or damaged, its bytes do not match the sha256")
-        with h5py.File(path, "r") as file:
-            arrays = {
-                name: file[name].asstr("utf-8")[:].tolist() if name in TEXTS else file[name][:]
-                for name in known & set(file)
-            }
-            return arrays, dict(file.attrs)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, BadZipFile) as error:
-        raise EmbeddingFileError(f"{path}: torn or not an embedding file: {error}") from error
-
-
 def _sum_after_block(path: Path) -> bytes:
     with path.open("rb") as file:
         file.seek(BLOCK)
@@ -228,8 +314,15 @@ def _digest(arrays: Mapping[str, Any], provenance: str) -> str:
     return digest.hexdigest()
 
 
-def flatten_clips(clips: Sequence[EmbeddedClip]) -> dict[str, Any]:
+def flatten_clips(
+    clips: Sequence[EmbeddedClip], *, unit: str = FRAME, class_names: Sequence[str] = ()
+) -> dict[str, Any]:
     """The arrays of an embedding file: frames of all clips end to end, texts as lists.
+
+    Args:
+        clips: at least one.
+        unit: what a row is of; no array for frames.
+        class_names: of the columns of targets.
 
     Raises:
         ValueError: clips whose shapes, names or values do not fit together.
@@ -243,23 +336,46 @@ def flatten_clips(clips: Sequence[EmbeddedClip]) -> dict[str, Any]:
     index = [
         clip.frame_index if len(clip.frame_index) else np.arange(clip.num_frames) for clip in clips
     ]
+    lengths = np.array([clip.num_frames for clip in clips], np.int64)
+    labels = np.concatenate([clip.labels for clip in clips])
     arrays: dict[str, Any] = {
         "embeddings": np.concatenate([clip.embeddings for clip in clips]).astype(np.float32),
-        "lengths": np.array([clip.num_frames for clip in clips], np.int64),
-        "labels": np.concatenate([clip.labels for clip in clips]).astype(np.int16),
+        "lengths": lengths,
+        "labels": _labels(labels, lengths, [clip.clip_id for clip in clips], []),
         "times_seconds": np.concatenate([clip.times_seconds for clip in clips]).astype(np.float64),
         "frame_index": np.concatenate(index).astype(np.int64),
     }
-    for name in TEXTS[:-1]:
+    timed = {clip.is_timed for clip in clips}
+    if timed == {False}:
+        del arrays["times_seconds"]
+    elif len(timed) == 2:
+        raise ValueError("some clips have times_seconds and others have none")
+    for name in PER_CLIP[:-1]:
         arrays[name] = [getattr(clip, name) for clip in clips]
     arrays["phases"] = [canonical_json(list(clip.phases)).decode() for clip in clips]
+    if len({clip.targets.shape for clip in clips}) != 1:
+        shapes = sorted({clip.targets.shape for clip in clips})
+        raise ValueError(f"targets of the clips are {shapes[0]} and {shapes[1]}, wanted one shape")
+    num_targets = None
+    if clips[0].targets.size:
+        arrays["targets"] = _targets(np.stack([clip.targets for clip in clips]), len(clips))
+        num_targets = arrays["targets"].shape[1]
+    if unit != FRAME:
+        arrays["unit"] = [unit]
+    if class_names:
+        _check_class_names(class_names, num_targets)
+        arrays["class_names"] = list(class_names)
     return arrays
 
 
 def _check(clip: EmbeddedClip, *, channels: int, finite: bool = True) -> None:
     shape = clip.embeddings.shape
-    if len(shape) != 2 or shape[0] < 1 or shape[1] != channels:
+    if len(shape) != 2 or shape[0] < 1 or shape[1] != channels or not channels:
         raise ValueError(f"{clip.clip_id}: embeddings are {shape}, wanted (T >= 1, {channels})")
+    if clip.embeddings.dtype.kind not in "fiub":
+        raise ValueError(
+            f"{clip.clip_id}: embeddings are {clip.embeddings.dtype}, wanted real numbers"
+        )
     if finite and not np.isfinite(clip.embeddings).all():
         raise ValueError(f"{clip.clip_id}: embeddings hold NaN or infinity")
     for name in PER_FRAME:
@@ -268,42 +384,159 @@ def _check(clip: EmbeddedClip, *, channels: int, finite: bool = True) -> None:
             raise ValueError(f"{clip.clip_id}: {length} {name} for {shape[0]} frames")
 
 
-def clips_of(arrays: Mapping[str, Any], *, finite: bool) -> list[EmbeddedClip]:
+def clips_of(
+    arrays: Mapping[str, Any], *, finite: bool, notes: list[str] | None = None
+) -> list[EmbeddedClip]:
     """The clips in the arrays of an embedding file, with defaults for what is optional.
 
     Args:
         arrays: embeddings, lengths, clip_id, split and any of the optional ones.
         finite: refuse NaN and infinity.
+        notes: gets a sentence for each array that was read in another way than it was written.
 
     Raises:
         ValueError: arrays that do not fit together.
     """
-    lengths = np.asarray(arrays["lengths"], np.int64)
-    embeddings = np.asarray(arrays["embeddings"], np.float32)
-    total = int(lengths.sum())
-    if lengths.ndim != 1 or (lengths < 1).any() or embeddings.ndim != 2 or len(embeddings) != total:
-        raise ValueError(f"embeddings {embeddings.shape} do not fit lengths of sum {total}")
+    notes = [] if notes is None else notes
+    embeddings = np.asarray(arrays["embeddings"])
+    lengths = _whole_numbers("lengths", arrays["lengths"])
+    total = _total(lengths, embeddings)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is told
+        embeddings = embeddings.astype(np.float32, copy=False)
     starts = np.concatenate([[0], np.cumsum(lengths)])
+    texts = _texts(arrays, len(lengths))
     counting = np.concatenate([np.arange(length) for length in lengths])
-    defaults: dict[str, Any] = {
-        "labels": np.full(total, UNLABELLED),
-        "times_seconds": counting,
-        "frame_index": counting,
+    for name in PER_FRAME:
+        given = np.shape(arrays.get(name, counting))
+        if given != (total,):
+            raise ValueError(
+                f"{name} are {given}, wanted ({total},): one a frame of the {len(lengths)} clips"
+            )
+    labels = np.asarray(arrays.get("labels", np.full(total, UNLABELLED)))
+    frames: dict[str, np.ndarray] = {
+        "labels": _labels(labels, lengths, texts["clip_id"], notes),
+        "times_seconds": _times(arrays.get("times_seconds", counting)),
+        "frame_index": _whole_numbers("frame_index", arrays.get("frame_index", counting)),
     }
-    frames = {n: np.asarray(arrays.get(n, defaults[n])).astype(t) for n, t in PER_FRAME.items()}
-    blank = [""] * len(lengths)
-    texts = {name: [text_of(text) for text in arrays.get(name, blank)] for name in TEXTS}
-    for name, values in (frames | texts).items():
-        if len(values) != (total if name in frames else len(lengths)):
-            raise ValueError(f"{len(values)} {name} for {len(lengths)} clips of {total} frames")
+    targets = _targets(arrays["targets"], len(lengths)) if "targets" in arrays else None
     clips = []
     for i, (start, stop) in enumerate(pairwise(starts)):
-        words: dict[str, Any] = {name: texts[name][i] for name in TEXTS[:-1]}
-        phases = tuple(json.loads(texts["phases"][i] or "[]"))
+        words: dict[str, Any] = {name: texts[name][i] for name in PER_CLIP[:-1]}
         rows: dict[str, Any] = {name: values[start:stop] for name, values in frames.items()}
-        clip = EmbeddedClip(embeddings=embeddings[start:stop], phases=phases, **words, **rows)
+        if targets is not None:
+            rows["targets"] = targets[i]
+        clip = EmbeddedClip(
+            embeddings=embeddings[start:stop],
+            phases=_phases(texts["phases"][i], texts["clip_id"][i]),
+            is_timed="times_seconds" in arrays,
+            **words,
+            **rows,
+        )
         _check(clip, channels=embeddings.shape[1], finite=finite)
         clips.append(clip)
     if len(set(texts["clip_id"])) != len(clips):
         raise ValueError("two clips have the same clip_id")
     return clips
+
+
+def _total(lengths: np.ndarray, embeddings: np.ndarray) -> int:
+    """The number of frames, which the lengths must add up to."""
+    if embeddings.ndim != 2:
+        raise ValueError(
+            f"embeddings are {embeddings.shape}, wanted (frames of all clips, channels)"
+        )
+    total = len(embeddings)
+    fits = lengths.ndim == 1 and len(lengths) and lengths.min() >= 1 and lengths.max() <= total
+    if not fits or int(lengths.sum()) != total:
+        given = sum(map(int, lengths.ravel()))
+        raise ValueError(f"embeddings {embeddings.shape} do not fit lengths of sum {given}")
+    return total
+
+
+def _texts(arrays: Mapping[str, Any], count: int) -> dict[str, list[str]]:
+    """The texts of the clips, "" for those that the file lacks."""
+    found = {}
+    for name in PER_CLIP:
+        found[name] = [text_of(text) for text in arrays.get(name, [""] * count)]
+        if len(found[name]) != count:
+            raise ValueError(f"{len(found[name])} {name} for {count} clips")
+    return found
+
+
+def _phases(text: str, clip_id: str) -> tuple[str, ...]:
+    """The names of the phases of a clip, a JSON array of text."""
+    try:
+        names = _parse_json(text or "[]")
+    except ValueError as error:
+        raise ValueError(f"phases of {clip_id}: {error}") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"phases of {clip_id} are {text!r:.60}, wanted JSON such as {PHASES!r}")
+    return tuple(names)
+
+
+def _labels(
+    values: np.ndarray, lengths: np.ndarray, clip_ids: Sequence[str], notes: list[str]
+) -> np.ndarray:
+    """Labels as int16; NaN is -1, and noted.
+
+    Raises:
+        ValueError: a fraction, infinity, or a number that int16 cannot hold, with its place.
+    """
+    if values.dtype.kind == "f":
+        unknown = np.isnan(values)
+        if unknown.any():
+            notes.append(f"{int(unknown.sum())} labels are NaN: read as -1, unlabelled")
+            values = np.where(unknown, -1, values)
+    elif values.dtype.kind not in "iub":
+        raise ValueError(f"labels are {values.dtype}, wanted whole numbers")
+    info = np.iinfo(np.int16)
+    wrong = (values < info.min) | (values > info.max) | (values != np.trunc(values))
+    if values.dtype.kind != "b" and wrong.any():
+        first = int(np.flatnonzero(wrong)[0])
+        clip = int(np.searchsorted(np.cumsum(lengths), first, side="right"))
+        frame = first - int(lengths[:clip].sum())
+        raise ValueError(
+            f"label {values[first]} of frame {frame} of {clip_ids[clip]} ({int(wrong.sum())} such "
+            f"labels): labels are whole numbers from 0 to {info.max}, -1 or NaN for none"
+        )
+    return values.astype(np.int16)
+
+
+def _whole_numbers(name: str, values: Any) -> np.ndarray:
+    """Values as int64.
+
+    Raises:
+        ValueError: fractions, NaN, or more than int64 holds.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind in "iub":
+        if array.dtype == np.uint64 and (array > np.iinfo(np.int64).max).any():
+            raise ValueError(f"{name} hold {array.max()}, more than 64 bits with a sign")
+        return array.astype(np.int64)
+    is_whole = array.dtype.kind == "f" and (np.isfinite(array) & (np.abs(array) < 2**53))
+    if not np.all(is_whole) or (array != np.trunc(array)).any():
+        raise ValueError(f"{name} are {array.dtype} and not all whole numbers")
+    return array.astype(np.int64)
+
+
+def _times(values: Any) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+        raise ValueError("times_seconds are not all finite: leave them out where they are unknown")
+    return array.astype(np.float64)
+
+
+def _targets(values: Any, count: int) -> np.ndarray:
+    """Targets as int64 or float64, (n, K).
+
+    Raises:
+        ValueError: another shape, or values that are not finite real numbers.
+    """
+    array = np.asarray(values)
+    if array.ndim != 2 or len(array) != count or not array.shape[1]:
+        raise ValueError(f"targets are {array.shape}, wanted ({count}, K >= 1): a row a clip")
+    if array.dtype.kind in "iub":
+        return _whole_numbers("targets", array)
+    if array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise ValueError("targets are not all finite real numbers")
+    return array.astype(np.float64)

@@ -119,8 +119,8 @@ def test_a_clip_that_is_not_finite_is_left_out_named_and_counted(tmp_path, bad):
     report = evaluate(path, tmp_path / "out")
     assert report.exit_status == 3
     assert report.problems == (
-        f"{tmp_path.name}: act: 1 clip(s) left out: "
-        "act/v1: 3 of 12 frames have NaN or infinite embeddings",
+        "mine: act: 1 clip(s) left out: act/v1: 3 of 12 frames have NaN or infinite embeddings, "
+        "the first is frame 4: write finite ones, or leave the clip out",
     )
     row = value(report, "classification", "act")
     assert (row.value, row.num_clips, row.num_left_out) == (1.0, 2, 1)
@@ -149,7 +149,10 @@ def test_lengths_that_disagree_are_named_and_the_other_files_go_on(tmp_path):
     )
     assert report.exit_status == 3
     assert "bad.npz: embeddings (60, 4) do not fit lengths of sum 59" in report.problems[0]
-    assert "short.npz: 59 labels for 5 clips of 60 frames" in report.problems[1]
+    assert (
+        "short.npz: labels are (59,), wanted (60,): one a frame of the 5 clips"
+        in report.problems[1]
+    )
     assert value(report, "classification").value == 1.0
 
 
@@ -171,12 +174,11 @@ def test_no_second_clip_of_an_action_is_a_problem_of_what_needs_two(tmp_path):
     assert value(report, "tau").note == "1 labelled clip(s) of the split val, it needs 2"
     assert value(report, "classification").value == 1.0
     assert report.exit_status == 3
-    assert [problem.split(": ")[2] for problem in report.problems] == [
-        "tau",
-        "ap@5",
-        "ap@10",
-        "ap@15",
-    ]
+    (problem,) = report.problems
+    assert (
+        problem
+        == "run: act: tau, ap@5, ap@10, ap@15: 1 labelled clip(s) of the split val, it needs 2"
+    )
 
 
 def test_without_training_clips_what_learns_is_skipped(tmp_path):
@@ -219,7 +221,7 @@ def test_more_than_five_bad_clips_are_counted_and_not_all_named(tmp_path):
     clips = [make_clip(f"v{i}", "val") for i in range(8)]
     path = write_npz(tmp_path / "a/mine.npz", clips, labels=np.full(96, 9))
     [problem] = evaluate(path, tmp_path / "out").problems
-    assert problem.startswith("a: act: 8 clip(s) left out: v0: label 9")
+    assert problem.startswith("mine: act: 8 clip(s) left out: v0: label 9")
     assert problem.endswith("; v4: label 9 is out of range, its action has 3 phases, and 3 more")
 
 

@@ -1,20 +1,20 @@
 """`evaluate check`: contents, missing arrays and problems of an embedding file."""
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings
+from tokenreel.cache.embedding_arrays import ArraySpec, array_specs, wrong_type
+from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile, read_embeddings
 from tokenreel.cache.errors import EmbeddingFileError
-from tokenreel.evaluate.data.clips import screen_clips
+from tokenreel.evaluate.data.clips import SPLITS, screen_clips
 
 REQUIRED = ("embeddings", "lengths", "clip_id", "split")
 PER_FRAME = ("labels", "times_seconds", "frame_index")
-PER_CLIP = ("clip_id", "split", "action", "group", "video", "phases")
+PER_CLIP = ("clip_id", "split", "action", "group", "video", "phases", "targets")
+PER_FILE = ("unit", "class_names", "provenance")
 WITHOUT = {  # optional array -> what is lost without it
     "labels": "tau within groups is all that can be computed",
     "times_seconds": "pictures count frames instead of seconds",
@@ -24,7 +24,9 @@ WITHOUT = {  # optional array -> what is lost without it
     "video": "no pictures of frames",
     "phases": "phases are numbered, and labels are not checked against their number",
 }
-SPLITS = ("train", "val", "test")
+
+
+ABOUT = ("run", "recipe", "seed", "dataset", "weights", "commit")  # of provenance
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,23 @@ class Checked:
 def check_file(path: Path) -> Checked:
     """Check an HDF5 or .npz file of embeddings; docs/embeddings.md has the layout."""
     try:
-        shapes = _shapes(path)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        return Checked((), (f"{path}: neither HDF5 nor .npz: {error}",), ())
-    problems = list(_problems_of_shapes(shapes))
+        specs = array_specs(path)
+    except EmbeddingFileError as error:
+        return Checked((), (str(error),), ())
+    shapes = {name: spec.shape for name, spec in specs.items()}
+    problems = list(_problems_of_specs(specs))
     notes = [f"no {name}: {lost}" for name, lost in WITHOUT.items() if name not in shapes]
-    unknown = sorted(set(shapes) - {*REQUIRED, *PER_FRAME, *PER_CLIP})
+    unknown = sorted(set(shapes) - {*REQUIRED, *PER_FRAME, *PER_CLIP, *PER_FILE})
     if unknown:
         notes.append(f"not read: {', '.join(unknown)}")
     if problems:
         return Checked((), tuple(problems), tuple(notes))
     try:
-        clips = read_embeddings(path, finite=False).clips
+        file = read_embeddings(path, finite=False)
     except EmbeddingFileError as error:
         return Checked((), (str(error),), tuple(notes))
+    clips = file.clips
+    notes += file.notes
     sound, left_out = screen_clips(clips)
     problems += [reason for reasons in left_out.values() for reason in reasons]
     labelled = [clip for clip in sound if (clip.labels >= 0).any()]
@@ -73,19 +78,14 @@ def check_file(path: Path) -> Checked:
     splits = sorted({clip.split for clip in clips} - set(SPLITS))
     if splits:
         notes.append(f"splits {', '.join(map(repr, splits))} are none of {', '.join(SPLITS)}")
-    return Checked(tuple(_facts(clips)), tuple(problems), tuple(notes))
+    return Checked(tuple(_facts(file)), tuple(problems), tuple(notes))
 
 
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every array of a file."""
-    if path.suffix == ".npz":
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as archive:
-            return {name: archive[name].shape for name in archive.files}
-    with h5py.File(path, "r") as file:
-        return {name: item.shape for name, item in file.items() if isinstance(item, h5py.Dataset)}
-
-
-def _problems_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
+def _problems_of_specs(specs: Mapping[str, ArraySpec]) -> Iterator[str]:
+    for name in (*REQUIRED, *PER_FRAME, *PER_CLIP, *PER_FILE):
+        if name in specs and (reason := wrong_type(name, specs[name])):
+            yield reason
+    shapes = {name: spec.shape for name, spec in specs.items()}
     for name in REQUIRED:
         if name not in shapes:
             yield f"no array {name!r}: it is required"
@@ -95,7 +95,8 @@ def _problems_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
         for name in names:
             if name not in shapes or not shapes.get(of):
                 continue
-            if shapes[name] != shapes[of][:1]:
+            given = shapes[name][:1] if name == "targets" else shapes[name]
+            if given != shapes[of][:1]:
                 each = "frame" if of == "embeddings" else "clip"
                 yield f"{name} are {shapes[name]}, wanted {shapes[of][:1]}: one a {each}"
 
@@ -123,7 +124,8 @@ def _problems_of_action(action: str, clips: Sequence[EmbeddedClip]) -> Iterator[
         )
 
 
-def _facts(clips: Sequence[EmbeddedClip]) -> Iterator[str]:
+def _facts(file: EmbeddingFile) -> Iterator[str]:
+    clips = file.clips
     frames = sum(clip.num_frames for clip in clips)
     labelled = sum(int((clip.labels >= 0).sum()) for clip in clips)
     channels = clips[0].embeddings.shape[1]
@@ -131,8 +133,25 @@ def _facts(clips: Sequence[EmbeddedClip]) -> Iterator[str]:
     counts = {split: sum(clip.split == split for clip in clips) for split in SPLITS}
     yield ", ".join(f"{count} clips of the split {split!r}" for split, count in counts.items())
     yield f"{len({clip.action for clip in clips})} action(s)"
+    if file.unit != "frame":
+        yield f"a row is a {file.unit}, called a frame here"
+    if len(clips[0].targets):
+        named = f": {_some(file.class_names)}" if file.class_names else ", without class_names"
+        kind = "whole numbers" if clips[0].targets.dtype.kind == "i" else "floats"
+        yield f"{len(clips[0].targets)} targets a clip, {kind}{named}"
+    elif file.class_names:
+        yield f"{len(file.class_names)} class_names, no targets: {_some(file.class_names)}"
+    if file.provenance:
+        words = (f"{name} {file.provenance[name]}" for name in ABOUT if name in file.provenance)
+        yield f"made by: {', '.join(words) or ', '.join(sorted(file.provenance))}"
     norms = np.concatenate([np.linalg.norm(clip.embeddings, axis=1) for clip in clips])
     finite = norms[np.isfinite(norms)]
     if len(finite):
         unit = "unit length" if np.allclose(finite, 1, atol=1e-3) else "not of unit length"
         yield f"embeddings are {unit}: norms from {finite.min():.4g} to {finite.max():.4g}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f", and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more

@@ -98,14 +98,23 @@ def evaluate_files(
             plans, out / RESULTS, jobs=jobs, memory_bytes=memory_bytes, progress=progress
         )
         scores = [score for plan in plans for score in _in_order(plan, found)]
-        problems += [
-            f"{score.run}: {score.action}: {score.task}: {score.note}"
-            for score in scores
-            if score.status == "problem" and score.action != MEAN
-        ]
+        problems += _problems_of(scores)
         write_tables(scores, out, published)
     summary = format_summary(scores, published)
     return SuiteReport(tuple(scores), tuple(problems), summary, num_jobs, num_kept)
+
+
+def _problems_of(scores: Sequence[Score]) -> list[str]:
+    """Problems of the rows, each once: the metrics that share a reason stand in one sentence."""
+    by_reason: dict[tuple[str, str, str], dict[str, None]] = {}
+    averaged = {score.task for score in scores if score.action != MEAN}
+    for score in scores:
+        if score.status == "problem" and (score.action != MEAN or score.task not in averaged):
+            by_reason.setdefault((score.run, score.action, score.note), {})[score.task] = None
+    return [
+        f"{run}: {action}: {', '.join(tasks)}: {note}"
+        for (run, action, note), tasks in by_reason.items()
+    ]
 
 
 def _compute(
@@ -164,6 +173,8 @@ def _plan(paths: Sequence[Path], config: EvaluateConfig) -> tuple[list[FilePlan]
         else:
             plans.append(plan)
             problems += plan.problems
+            for note in plan.notes:
+                log.warning("%s", note)
     return plans, problems
 
 

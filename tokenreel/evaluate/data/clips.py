@@ -7,7 +7,7 @@ before any stride.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile, read_embeddings
+
+SPLITS = {  # name -> how others spell it
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "eval"),
+    "test": ("test", "testing", "tst"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +94,8 @@ def load_screened(path: Path, sha256: str) -> ScreenedFile:
     file = read_embeddings(path, finite=False)
     clips, left_out = screen_clips(file.clips)
     for action, reasons in file.provenance.get("left_out", {}).items():  # when it was made
-        left_out[action] = [*reasons, *left_out.get(action, [])]
-    return ScreenedFile(EmbeddingFile(file.path, file.provenance, tuple(clips)), left_out)
+        left_out[action] = [*map(str, reasons), *left_out.get(action, [])]
+    return ScreenedFile(replace(file, clips=tuple(clips)), left_out)
 
 
 def screen_clips(
@@ -107,10 +113,28 @@ def screen_clips(
     return sound, left_out
 
 
+def nearest_split(split: str) -> str:
+    """The split that another spelling means, "" for a split as it should be or any other word.
+
+    >>> nearest_split("Training"), nearest_split("valid"), nearest_split("train")
+    ('train', 'val', '')
+    """
+    if split in SPLITS:
+        return ""
+    word = split.strip().lower()
+    return next((known for known, also in SPLITS.items() if word in also), "")
+
+
 def _what_is_wrong(clip: EmbeddedClip) -> str:
     bad = int((~np.isfinite(clip.embeddings).all(axis=1)).sum())
     if bad:
-        return f"{bad} of {clip.num_frames} frames have NaN or infinite embeddings"
+        first = int(np.flatnonzero(~np.isfinite(clip.embeddings).all(axis=1))[0])
+        return (
+            f"{bad} of {clip.num_frames} frames have NaN or infinite embeddings, the first is "
+            f"frame {first}: write finite ones, or leave the clip out"
+        )
+    if split := nearest_split(clip.split):
+        return f"its split is {clip.split!r}: write {split!r}"
     low, high = int(clip.labels.min()), int(clip.labels.max())
     if low < -1:
         return f"label {low} is out of range, -1 means unlabelled"

@@ -57,12 +57,14 @@ class FilePlan:
         skipped: rows of tasks that the file has no data for.
         problems: one sentence each.
         num_bytes: of its embeddings.
+        notes: what was read in another way than it was written, one sentence each.
     """
 
     jobs: tuple[Job, ...]
     skipped: tuple[Score, ...]
     problems: tuple[str, ...]
     num_bytes: int
+    notes: tuple[str, ...] = ()
 
 
 def row_key(score: Score) -> tuple[object, ...]:
@@ -103,7 +105,8 @@ def plan_file(path: Path, config: EvaluateConfig) -> FilePlan:
             skipped += no_data
         jobs += file_jobs.of_file()
     num_bytes = sum(clip.embeddings.nbytes for clip in screened.file.clips)
-    return FilePlan(tuple(jobs), tuple(skipped), _problems(screened, path), num_bytes)
+    notes = tuple(f"{path}: {note}" for note in screened.file.notes)
+    return FilePlan(tuple(jobs), tuple(skipped), _problems(screened), num_bytes, notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,18 +186,14 @@ def _skipped(blank: Score, task: str, note: str) -> Score:
     return replace(blank, task=task, note=note, status="skipped")
 
 
-def _problems(screened: ScreenedFile, path: Path) -> tuple[str, ...]:
+def _problems(screened: ScreenedFile) -> tuple[str, ...]:
     sentences = []
     for action, reasons in screened.left_out.items():
-        where = f"{_run_name(screened, path)}: {action + ': ' if action else ''}"
+        where = f"{screened.file.run_name}: {action + ': ' if action else ''}"
         more = f", and {len(reasons) - 5} more" if len(reasons) > 5 else ""
         named = "; ".join(reasons[:5])
         sentences.append(f"{where}{len(reasons)} clip(s) left out: {named}{more}")
     return tuple(sentences)
-
-
-def _run_name(screened: ScreenedFile, path: Path) -> str:
-    return str(screened.file.provenance.get("run", path.parent.name or path.stem))
 
 
 def _blank(screened: ScreenedFile, sha256: str, settings: Settings) -> Score:
@@ -208,7 +207,7 @@ def _blank(screened: ScreenedFile, sha256: str, settings: Settings) -> Score:
     words = f"{METRICS_VERSION} {settings.words()}{raised}"
     digest = hashlib.sha256(words.encode()).hexdigest()
     return Score(
-        run=_run_name(screened, screened.file.path),
+        run=screened.file.run_name,
         recipe=word("recipe"),
         model=word("model"),
         seed=word("seed"),

@@ -210,7 +210,7 @@ def retrieve(
     clip = find_clip(file, query_clip)
     found = nearest_frames(clip, frame, gallery_of(file, clip), k=k)
     say(
-        f"query: {clip.clip_id}, frame {frame}, {clip.times_seconds[frame]:.2f} s, "
+        f"query: {clip.clip_id}, frame {frame}, {clip.moment(frame)}, "
         f"{phase_name(clip, frame) or 'no label'}"
     )
     rows = [
@@ -218,7 +218,7 @@ def retrieve(
             rank,
             neighbour.clip.clip_id,
             neighbour.frame,
-            f"{neighbour.clip.times_seconds[neighbour.frame]:.2f}",
+            neighbour.clip.moment(neighbour.frame).removesuffix(" s"),
             f"{neighbour.distance:.4f}",
             phase_name(neighbour.clip, neighbour.frame),
             neighbour.verdict,

@@ -88,7 +88,7 @@ def gather_runs(files: Sequence[EmbeddingFile]) -> list[RunPage]:
     colours: dict[str, int] = {}
     runs: list[RunPage] = []
     for file in files:
-        name = str(file.provenance.get("run", file.path.parent.name))
+        name = file.run_name
         recipe = str(file.provenance.get("recipe", "") or name)
         colour = colours.setdefault(recipe, len(colours))
         digest = file_sha256(file.path)[:16]

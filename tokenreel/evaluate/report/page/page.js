@@ -68,7 +68,7 @@ document.querySelectorAll("article.pair").forEach((article) => {
   const show = (name, frame) => {
     const side = data.sides[name];
     const figure = article.querySelector(`[data-side="${name}"]`);
-    figure.querySelector(".now").textContent = `${side.seconds[frame].toFixed(2)} s, ${phaseOf(side, frame)}`;
+    figure.querySelector(".now").textContent = `${side.seconds ? `${side.seconds[frame].toFixed(2)} s` : `frame ${frame}`}, ${phaseOf(side, frame)}`;
     const sheet = figure.querySelector(".sheet");
     if (!sheet) return;
     const place = nearest(side.frames, frame);

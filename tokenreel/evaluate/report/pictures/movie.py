@@ -27,7 +27,7 @@ def playback_rate(clip: EmbeddedClip) -> Fraction:
     >>> playback_rate(clip)
     Fraction(30, 1)
     """
-    if clip.num_frames < 2:
+    if clip.num_frames < 2 or not clip.is_timed:
         return Fraction(25)
     step = float(np.median(np.diff(clip.times_seconds)))
     rate = 1 / step if step > 0 else 25.0
@@ -116,7 +116,7 @@ def _compose(pair: AlignedClips, frames: tuple[int, int], images: tuple[Image, I
     for clip, frame, image, x in zip(clips, frames, images, offsets, strict=True):
         sheet.paste(Pillow.fromarray(image), (x, 0))
         name = phase_name(clip, frame)
-        text = f"{clip.times_seconds[frame]:.2f} s  {name}"
+        text = f"{clip.moment(frame)}  {name}"
         draw.text((x + 6, height + 5), text, fill=DIFFERENT if differ else INK, font=font)
     if differ:
         draw.rectangle((0, height, width, height + 2), fill=DIFFERENT)

@@ -75,7 +75,7 @@ def draw_strip(cells: Sequence[tuple[Image, str, EmbeddedClip, int]]) -> Image:
         lines = [
             f"{verdict}: {name}",
             _shorten(clip.clip_id, width, font),
-            f"{clip.times_seconds[frame]:.2f} s, frame {frame}",
+            f"{clip.moment(frame)}, frame {frame}" if clip.is_timed else clip.moment(frame),
         ]
         for row, text in enumerate(lines):
             y = box[3] + 4 + row * LINE

@@ -110,7 +110,9 @@ class AlignedGroup:
             sheet = pictures.sheet(clip, shown, columns=SHEET_COLUMNS)
             sides[side] = {
                 "frames": shown,
-                "seconds": [round(float(t), 3) for t in clip.times_seconds],
+                "seconds": [round(float(t), 3) for t in clip.times_seconds]
+                if clip.is_timed
+                else None,
                 "labels": clip.labels.tolist(),
                 "phases": list(clip.phases),
                 "rows": -(-len(shown) // SHEET_COLUMNS),
@@ -180,7 +182,7 @@ def _screen(side: str, clip: EmbeddedClip, sheet: Html | None) -> Html:
 
 def _cell(pictures: Pictures, clip: EmbeddedClip, frame: int, same: bool | None) -> Html:
     name = phase_name(clip, frame)
-    seconds = f"{clip.times_seconds[frame]:.2f} s"
+    seconds = clip.moment(frame)
     image = pictures.frame(clip, frame, words=f"{clip.clip_id} at {seconds}, {name}")
     label = name or "no label"
     if same is None:
@@ -196,6 +198,8 @@ def _same_phase(pair: AlignedClips, row: int, column: int) -> bool | None:
 
 
 def _length(clip: EmbeddedClip) -> str:
+    if not clip.is_timed:
+        return f"{clip.num_frames} frames"
     step = float(np.median(np.diff(clip.times_seconds))) if clip.num_frames > 1 else 0.0
     seconds = float(clip.times_seconds[-1] - clip.times_seconds[0]) + step
     return f"{clip.num_frames} frames, {seconds:.1f} s"
@@ -280,7 +284,7 @@ def _times(pair: AlignedClips, height: float) -> Html:
         (pair.reference, "reference", PLOT, True),
         (pair.query, "query", height, False),
     ):
-        first, last = (f"{clip.times_seconds[i]:.1f} s" for i in (0, -1))
+        first, last = (clip.moment(i, digits=1) for i in (0, clip.num_frames - 1))
         for words, place, side in ((f"{name} {first}", 0.0, not along), (last, length, along)):
             class_ = "axis end" if side else "axis"
             x, y = (edge + place, AXIS - 6) if along else (AXIS - 6, edge + place)

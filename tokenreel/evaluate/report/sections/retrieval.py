@@ -81,7 +81,7 @@ def retrieve_group(group: Group, runs: Sequence[RunPage], config: ReportConfig) 
 
 def _own(query: Query, pictures: Pictures) -> Html:
     name = phase_name(query.clip, query.frame) or "no label"
-    seconds = f"{query.clip.times_seconds[query.frame]:.2f} s"
+    seconds = query.clip.moment(query.frame)
     words = f"query, {query.clip.clip_id} at {seconds}, {name}"
     return join(
         pictures.frame(query.clip, query.frame, words=words),
@@ -92,7 +92,7 @@ def _own(query: Query, pictures: Pictures) -> Html:
 
 def _cell(found: Neighbour, pictures: Pictures) -> Html:
     verdict, name = found.verdict, phase_name(found.clip, found.frame) or "no label"
-    seconds = f"{found.clip.times_seconds[found.frame]:.2f} s"
+    seconds = found.clip.moment(found.frame)
     words = f"{verdict}: {found.clip.clip_id} at {seconds}, {name}"
     return join(
         pictures.frame(found.clip, found.frame, words=words),

@@ -1,0 +1,225 @@
+"""Arrays of an embedding file as they are stored, HDF5 or .npz: sizes first, then contents.
+
+Nothing of a file is trusted: what an array would take in memory is compared with the size of the
+file before it is read, objects are never unpickled, and whatever a library raises becomes one
+error with the reason.
+"""
+
+import math
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+
+from tokenreel.cache.errors import EmbeddingFileError
+
+TEXTS = (
+    "clip_id",
+    "split",
+    "action",
+    "group",
+    "video",
+    "phases",
+    "unit",
+    "class_names",
+    "provenance",
+)
+NUMBERS = ("embeddings", "lengths", "labels", "times_seconds", "frame_index", "targets")
+
+MOST_UNPACKED = 100  # times the size of the file; embeddings never compress as well as this
+ALWAYS_READ = 256_000_000  # bytes that any file may unpack to
+
+INSTEAD = {  # array -> what to write instead of text or objects
+    "labels": "give numbers from 0, -1 for none, and the names of the phases in phases",
+    "lengths": "give the number of frames of each clip",
+    "embeddings": "give one (frames of all clips, channels) array of float32",
+}
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """Shape and type of an array, known before it is read.
+
+    Attributes:
+        shape: of the array.
+        dtype: of numpy; text of variable length is an object type, with `is_text`.
+        is_text: whether it is text of HDF5.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_text: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the array in memory; text of variable length counts a pointer each."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def load_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The known arrays of a file, texts as lists, and its attributes; {} for an .npz.
+
+    Raises:
+        EmbeddingFileError: not such a file, torn, open in another process, larger than it may be,
+            or with an array of another type.
+    """
+    with _reading(path):
+        if path.suffix == ".npz":
+            with path.open("rb") as handle, zipfile.ZipFile(handle) as archive:
+                members, specs = _specs_of_zip(archive)
+                known = _checked(path, specs)
+                return {name: _read_member(archive, members[name], name) for name in known}, {}
+        with h5py.File(path, "r") as file:
+            known = _checked(path, _specs_of_hdf5(file))
+            arrays = {name: _read_dataset(file[name], name) for name in known}
+            return arrays, dict(file.attrs)
+
+
+def array_specs(path: Path) -> dict[str, ArraySpec]:
+    """Name -> shape and type of every array of a file; none of them is read.
+
+    Raises:
+        EmbeddingFileError: not such a file, torn, or open in another process.
+    """
+    with _reading(path):
+        if path.suffix == ".npz":
+            with path.open("rb") as handle, zipfile.ZipFile(handle) as archive:
+                return _specs_of_zip(archive)[1]
+        with h5py.File(path, "r") as file:
+            return _specs_of_hdf5(file)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn whatever reading a file raises into an EmbeddingFileError with its path."""
+    try:
+        yield
+    except EmbeddingFileError:
+        raise
+    except MemoryError as error:
+        raise EmbeddingFileError(f"{path}: not enough memory to read it") from error
+    except Exception as error:  # a torn file makes zipfile, numpy and h5py raise almost anything
+        if _is_busy(error):
+            raise EmbeddingFileError(
+                f"{path}: is open in another process: wait until it is closed, or copy the file"
+            ) from error
+        reason = str(error) or type(error).__name__
+        kind = "torn or not an embedding file"
+        raise EmbeddingFileError(f"{path}: {kind}, neither HDF5 nor .npz: {reason}") from error
+
+
+def _is_busy(error: Exception) -> bool:
+    """Whether HDF5 refused to open a file because a process has it open for writing."""
+    words = str(error)
+    return isinstance(error, OSError) and (
+        isinstance(error, BlockingIOError)
+        or "unable to lock file" in words
+        or "already open for" in words
+    )
+
+
+def _checked(path: Path, specs: Mapping[str, ArraySpec]) -> list[str]:
+    """The known names, after a check of sizes and types."""
+    known = [name for name in (*NUMBERS, *TEXTS) if name in specs]
+    unpacked = sum(specs[name].num_bytes for name in known)
+    size = path.stat().st_size
+    if unpacked > max(ALWAYS_READ, MOST_UNPACKED * size):
+        raise EmbeddingFileError(
+            f"{path}: its arrays would take {unpacked / 1e9:.1f} GB of memory, the file has "
+            f"{size / 1e6:.1f} MB: not read"
+        )
+    for name in known:
+        reason = wrong_type(name, specs[name])
+        if reason:
+            raise EmbeddingFileError(f"{path}: {reason}")
+    return known
+
+
+def wrong_type(name: str, spec: ArraySpec) -> str:
+    """Why an array of that type cannot be used, and what to write instead; "" when it can."""
+    kind = spec.dtype.kind
+    if name in TEXTS:
+        if kind == "O" and not spec.is_text:
+            return f"{name} is an object array: save np.array({name}, dtype=str)"
+        return "" if kind in "OUSiu" else f"{name} is {spec.dtype}, wanted text"
+    instead = INSTEAD.get(name, f"give np.array({name}, dtype=float)")
+    if spec.is_text or kind in "US":
+        return f"{name} are text: {instead}"
+    if kind == "O":
+        return f"{name} is an object array: {instead}"
+    if kind == "c":
+        return f"{name} are complex numbers ({spec.dtype}): give real ones"
+    return "" if kind in "biuf" else f"{name} are {spec.dtype}, wanted numbers"
+
+
+def _specs_of_zip(
+    archive: zipfile.ZipFile,
+) -> tuple[dict[str, zipfile.ZipInfo], dict[str, ArraySpec]]:
+    members: dict[str, zipfile.ZipInfo] = {}
+    specs = {}
+    for member in archive.infolist():
+        if not member.filename.endswith(".npy"):
+            continue
+        name = member.filename.removesuffix(".npy")
+        if name in members:
+            raise ValueError(f"{name} is listed twice")
+        with archive.open(member) as file:
+            shape, dtype = _npy_header(file)
+            header_bytes = file.tell()
+        specs[name] = ArraySpec(shape, dtype)
+        members[name] = member
+        stored = member.file_size - header_bytes
+        if dtype.kind != "O" and specs[name].num_bytes != stored:
+            raise ValueError(
+                f"{name} says {shape} of {dtype}, {specs[name].num_bytes} bytes, and holds {stored}"
+            )
+    return members, specs
+
+
+def _npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise ValueError(f"version {version} of .npy is not read")
+    if any(length < 0 for length in shape):
+        raise ValueError(f"a shape of {shape}")
+    return shape, dtype
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Any:
+    with archive.open(member) as file:
+        stream: BinaryIO = file  # type: ignore[assignment]
+        array = np.lib.format.read_array(stream, allow_pickle=False)
+        file.read(1)  # to the end: the checksum of the member is compared there
+    return _listed(array.tolist()) if name in TEXTS else array
+
+
+def _specs_of_hdf5(file: h5py.File) -> dict[str, ArraySpec]:
+    return {
+        name: ArraySpec(
+            item.shape, item.dtype, is_text=h5py.check_string_dtype(item.dtype) is not None
+        )
+        for name, item in file.items()
+        if isinstance(item, h5py.Dataset)
+    }
+
+
+def _read_dataset(dataset: h5py.Dataset, name: str) -> Any:
+    if name not in TEXTS:
+        return dataset[()]
+    is_text = h5py.check_string_dtype(dataset.dtype) is not None
+    found = dataset.asstr("utf-8")[()] if is_text else dataset[()]
+    return _listed(np.asarray(found).tolist())
+
+
+def _listed(values: Any) -> list[Any]:
+    """Texts as a list; one that stands alone as a list of it."""
+    return values if isinstance(values, list) else [values]
