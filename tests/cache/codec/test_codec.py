@@ -108,7 +108,7 @@ def test_a_projection_has_the_same_bits_whatever_the_order_of_its_sums():
     sd, basis = calibration["pca_sd/7"], calibration["pca_basis/7"]
     shuffled = {"pca_sd/7": sd[order], "pca_basis/7": basis[order]}
     some = tokens[:2]
-    plain = Pca(32, calibration).apply(some, block=7, grid=GRID)
-    other = Pca(32, shuffled).apply(some[..., order], block=7, grid=GRID)
+    plain = Pca("32", calibration).apply(some, block=7, grid=GRID)
+    other = Pca("32", shuffled).apply(some[..., order], block=7, grid=GRID)
     np.testing.assert_array_equal(plain, other)
     np.testing.assert_allclose(plain, (some / sd).astype(float) @ basis, atol=1e-4)

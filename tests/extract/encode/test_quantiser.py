@@ -1,10 +1,14 @@
 """Quantising where the tokens are gives the bytes of the codecs, which are written in numpy."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
 
+from tests.cache.codec.plugin import Backwards, install
 from tokenreel.cache.codec import calibrate, codec_from_identity, codec_identity
+from tokenreel.cache.errors import UsageError
 from tokenreel.extract.backbone.timm_backbone import FrameTokens
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.encode.identity import identity_for
@@ -80,3 +84,44 @@ def test_a_value_beyond_float16_is_refused():
     outputs = {n: v.numpy() for n, v in quantiser.on_device(found_in(tokens_of(1e6))).items()}
     with pytest.raises(ValueError, match="that fp16 cannot represent"):
         quantiser.on_host(outputs, slice(0, 3))
+
+
+@pytest.mark.parametrize(
+    "name", ["backwards+int8", "pool2+squares", "squares", "backwards+squares"]
+)
+def test_a_codec_of_another_package_gives_the_bytes_of_its_numpy(
+    tmp_path, monkeypatch, caplog, name
+):
+    install(tmp_path, monkeypatch)
+    caplog.set_level(logging.INFO, "tokenreel")
+    quantiser, codec = quantiser_of(name)
+    found = found_in(tokens_of())
+    for _ in range(2):
+        outputs = {n: v.numpy() for n, v in quantiser.on_device(found).items()}
+        view = quantiser.on_host(outputs, slice(1, 3))
+    wanted = codec.encode(tokens_of().numpy()[1:], block=7, grid=GRID)
+    assert view.encoded[7].codes.tobytes() == wanted.codes.tobytes()
+    assert ("codes/7" in outputs) == (name == "backwards+int8")
+    lines = [r.getMessage() for r in caplog.records if "no torch implementation" in r.getMessage()]
+    said = f"codec {name}: squares has no torch implementation, so tokens are encoded in numpy"
+    assert lines == ([said] if "squares" in name else [])
+
+
+def test_numpy_names_the_frames_that_it_cannot_encode(tmp_path, monkeypatch):
+    install(tmp_path, monkeypatch)
+    quantiser, _ = quantiser_of("squares")
+    tokens = tokens_of()
+    tokens[2, 4, 9] = 1e6
+    outputs = {n: v.numpy() for n, v in quantiser.on_device(found_in(tokens)).items()}
+    with pytest.raises(ValueError, match="frames 60 to 62: block 7: a value beyond"):
+        quantiser.on_host(outputs, slice(0, 3), first=60)
+    tokens[2, 4, 9] = torch.nan
+    with pytest.raises(ValueError, match="block 7, frame 62, token 4: NaN, infinity"):
+        quantiser.on_host(outputs, slice(0, 3), first=60)
+
+
+def test_a_torch_step_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
+    install(tmp_path, monkeypatch)
+    monkeypatch.setattr(Backwards, "torch_step", "tests.nowhere:X")
+    with pytest.raises(UsageError, match=r"torch_step 'tests\.nowhere:X' cannot be imported"):
+        quantiser_of("backwards+int8")

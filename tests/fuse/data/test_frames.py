@@ -1,9 +1,12 @@
 """Frames as codes: what a pooling makes of them is what it makes of decoded tokens."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
 
+from tests.cache.codec.plugin import install
 from tests.fuse.kernels.cases import error, in_float64, make_weights
 from tokenreel.cache.codec import Encoded, calibrate, codec_from_identity, codec_identity
 from tokenreel.fuse.config import POOLINGS, ClsConfig, FuseConfig
@@ -74,6 +77,26 @@ def test_rotated_tokens_are_those_of_the_codec_but_for_the_order_of_sums(name):
         coded = Encoded(frames.codes[block].numpy(), None if scales is None else scales.numpy())
         found = frames.tokens().numpy()[..., place * DIM :][..., :DIM]
         np.testing.assert_allclose(found, codec.decode(coded, block=block), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["squares", "pool2+squares", "pca:24+squares"])
+def test_codes_that_no_kernel_knows_are_decoded_by_their_codec(tmp_path, monkeypatch, caplog, name):
+    install(tmp_path, monkeypatch)
+    caplog.set_level(logging.INFO, "tokenreel")
+    frames, codec = make_frames(name), make_codec(name)
+    wanted = [codec.decode(Encoded(frames.codes[b].numpy()), block=b) for b in BLOCKS]
+    assert frames.tokens().numpy().tobytes() == np.concatenate(wanted, axis=-1).tobytes()
+    coded = frames.to(CPU).coded((5,))
+    assert coded.codes[0].numpy().tobytes() == wanted[1].tobytes()
+    weights = make_weights(coded)
+    [found] = pooled_attention(coded, [weights])
+    [reference] = pooled_attention(coded, [in_float64(weights)], implementation="reference")
+    torch.testing.assert_close(found.entities.double(), reference.entities, rtol=0, atol=1e-4)
+    lines = [r.getMessage() for r in caplog.records if "decoded in numpy" in r.getMessage()]
+    assert lines == [
+        f"codec {name}: the kernels do not know its codes, so tokens are decoded in numpy and "
+        "pooled as floats"
+    ]
 
 
 def test_decoding_leaves_the_codes_as_they_are():

@@ -168,7 +168,7 @@ def test_what_cannot_be_judged_is_refused(tmp_path, unlabelled):
         measure_store(coarse, clips=3)
     with pytest.raises(UsageError, match="is a store: words and --root are for a data set"):
         fidelity_of(str(unlabelled), ["blocks=11"])
-    with pytest.raises(UsageError, match="no step 'int9'"):
+    with pytest.raises(UsageError, match="no codec 'int9', did you mean int8"):
         measure_store(unlabelled, clips=3, codecs=["int9"], progress=False)
     with pytest.raises(UsageError, match="nowhere"):
         fidelity_of("nowhere")

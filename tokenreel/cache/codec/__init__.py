@@ -2,22 +2,30 @@
 
 A name is steps joined by "+": any of pool2 and pca:K, then one of fp16, int8, int4.  Without the
 last it is fp16: "int8", "pool2+int8", "pca:128+int8", "pool2+pca:256+int4", "pool2".
+
+A step is one file of numpy here and one line of CODECS, or a class of another package with an entry
+point in the group `tokenreel.codecs`: see `base`.
 """
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from tokenreel.cache.codec.base import Array, Calibration, Encoded, Folding, Grid, Reducer, Terminal
-from tokenreel.cache.codec.fp16 import Float16
-from tokenreel.cache.codec.int4 import Int4
-from tokenreel.cache.codec.int8 import Int8
-from tokenreel.cache.codec.pca import Pca, fit_pca
-from tokenreel.cache.codec.pool2 import Pool2
+from tokenreel.cache.codec.base import (
+    Array,
+    Calibration,
+    Encoded,
+    Folding,
+    Grid,
+    Reducer,
+    Step,
+    Terminal,
+)
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.plugins import Table
 
 __all__ = [
     "CODECS",
@@ -28,9 +36,32 @@ __all__ = [
     "calibration_hash",
     "codec_from_identity",
     "codec_identity",
+    "needs_calibration",
 ]
 
-CODECS = {"fp16": Float16, "int8": Int8, "int4": Int4, "pool2": Pool2, "pca": Pca}
+CODECS = Table(
+    "codec",
+    "tokenreel.codecs",
+    {
+        "fp16": "tokenreel.cache.codec.fp16:Float16",
+        "int8": "tokenreel.cache.codec.int8:Int8",
+        "int4": "tokenreel.cache.codec.int4:Int4",
+        "pool2": "tokenreel.cache.codec.pool2:Pool2",
+        "pca": "tokenreel.cache.codec.pca:Pca",
+    },
+)
+
+
+DTYPES = {"|i1": "int8", "|u1": "uint8", "<i2": "int16", "<f2": "float16", "<f4": "float32"}
+SHARED = ("needs_calibration", "torch_step", "fit")
+PARTS: dict[type, tuple[str, ...]] = {
+    Reducer: (*SHARED, "shape", "apply", "rotation"),
+    Terminal: (
+        *SHARED,
+        *("dtype", "fill_value", "packing", "width", "scale_shape"),
+        *("encode", "decode", "channels", "unpack"),
+    ),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +77,12 @@ class Codec:
     name: str
     reducers: tuple[Reducer, ...]
     terminal: Terminal
+
+    @property
+    def steps(self) -> list[tuple[str, Step]]:
+        """Every step with the name it is found by, in order; the parameter is no part of it."""
+        words = [word.partition(":")[0] for word in self.name.split("+")]
+        return list(zip([*words, "fp16"], (*self.reducers, self.terminal), strict=False))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -85,27 +122,50 @@ class Codec:
         """Encode (T, N, D) tokens of a block, float16 or float32.
 
         Raises:
-            ValueError: NaN, infinity or overflow, with its place.
+            ValueError: NaN, infinity or overflow, with its place; a step of another package gives
+                codes or scales of another shape or dtype than it says.
         """
-        return self.terminal.encode(self.reduce(tokens, block=block, grid=grid), block=block)
+        encoded = self.terminal.encode(self.reduce(tokens, block=block, grid=grid), block=block)
+        count, shape = len(tokens), (*tokens.shape[1:], grid)
+        scale = self.scale_shape(*shape)
+        wanted: list[tuple[Any, tuple[int, ...]]] = [
+            (self.dtype, (count, *self.stored_shape(*shape)))
+        ]
+        wanted += [] if scale is None else [(np.dtype(np.float32), (count, *scale))]
+        found = [(a.dtype, a.shape) for a in (encoded.codes, encoded.scales) if a is not None]
+        if found != wanted:
+            raise ValueError(f"codec {self.name} gives {found}, but says {wanted}")
+        return encoded
 
     def decode(self, encoded: Encoded, *, block: int) -> Array:
         """Tokens, float32 (T, n, D): n stays what it is in the store."""
         values = self.terminal.decode(encoded, block=block)
-        rotation = self.fold(block, values.shape[-1]).rotation
+        rotation = self._rotation(block)
         return values if rotation is None else values @ rotation
 
-    def fold(self, block: int, dim: int | None = None) -> Folding:
-        """The folding of a block.  Only codecs without calibration need `dim` (D)."""
-        rotation = None
-        for step in self.reducers:
-            rotation = step.rotation(block) if rotation is None else rotation
+    def fold(self, block: int, dim: int | None = None) -> Folding | None:
+        """The folding of a block, None where only `decode` understands the codes.
+
+        Args:
+            block: of the store.
+            dim: D, which codecs without calibration need.
+        """
+        rotation = self._rotation(block)
         if rotation is not None:
             dim = rotation.shape[0]
-        elif dim is None and isinstance(self.terminal, Float16):
-            raise ValueError("fold of fp16 needs dim, the number of channels")
-        scale, offset = self.terminal.channels(block, dim or 0)
-        return Folding(scale, offset, rotation)
+        elif dim is None and not self.terminal.needs_calibration:
+            raise ValueError(f"fold of {self.name} needs dim, the number of channels")
+        channels = self.terminal.channels(block, dim or 0)
+        return None if channels is None else Folding(*channels, rotation)
+
+    def _rotation(self, block: int) -> Array | None:
+        """(d, D) that takes channels back through all reducers, None when none changes them."""
+        total = None
+        for step in self.reducers:
+            rotation = step.rotation(block)
+            if rotation is not None:
+                total = rotation if total is None else rotation @ total
+        return total
 
 
 def codec_from_identity(codec: Mapping[str, Any], calibration: Calibration) -> Codec:
@@ -155,33 +215,59 @@ def calibrate(name: str, samples: Mapping[int, Array], *, grid: Grid) -> dict[st
                 tokens, block=block, grid=grid
             )
             flat = values.reshape(-1, values.shape[-1])
-            if step.startswith("pca:"):
-                basis, sd = fit_pca(flat, int(step[4:]))
-                fitted |= {f"pca_basis/{block}": basis, f"pca_sd/{block}": sd}
-            elif step in ("int8", "int4"):
-                wide = flat.astype(np.float64)
-                deviation = np.maximum(wide.std(axis=0), 1e-6).astype(np.float32)
-                mean = wide.mean(axis=0).astype(np.float32)
-                fitted |= {f"mean/{block}": mean, f"sd/{block}": deviation}
+            fitted |= _step(step, fitted).fit(flat, block=block)
     return fitted
+
+
+def needs_calibration(name: str) -> bool:
+    """Whether a codec is calibrated on frames.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    codec = _parse(name, {})
+    return any(step.needs_calibration for step in (*codec.reducers, codec.terminal))
 
 
 def _parse(name: str, calibration: Calibration) -> Codec:
     reducers: list[Reducer] = []
     terminal: Terminal | None = None
-    for step in name.split("+"):
+    for word in name.split("+"):
         if terminal is not None:
-            raise UsageError(f"codec {name!r}: {step!r} after the quantiser, which is the last")
-        if step == "pool2":
-            reducers.append(Pool2())
-        elif step.startswith("pca:") and step[4:].isdecimal():
-            if any(isinstance(other, Pca) for other in reducers):
-                raise UsageError(f"codec {name!r}: one pca at most")
-            reducers.append(Pca(int(step[4:]), calibration))
-        elif step == "fp16":
-            terminal = Float16()
-        elif step in ("int8", "int4"):
-            terminal = Int8(calibration) if step == "int8" else Int4(calibration)
+            raise UsageError(f"codec {name!r}: {word!r} after the quantiser, which is the last")
+        try:
+            step = _step(word, calibration)
+        except UsageError as error:
+            if word == name:
+                raise
+            raise UsageError(f"codec {name!r}: {error}") from error
+        if hasattr(step, "encode"):
+            terminal = cast(Terminal, step)
+        elif step.needs_calibration and any(type(other) is type(step) for other in reducers):
+            raise UsageError(f"codec {name!r}: one {word.partition(':')[0]} at most")
         else:
-            raise UsageError(f"codec {name!r}: no step {step!r}; there are {sorted(CODECS)}")
-    return Codec(name, tuple(reducers), terminal or Float16())
+            reducers.append(cast(Reducer, step))
+    return Codec(name, tuple(reducers), terminal or cast(Terminal, _step("fp16", {})))
+
+
+def _step(word: str, calibration: Calibration) -> Step:
+    """A step by its word, "int8" or "pca:128".
+
+    Raises:
+        UsageError: an unknown name, with the nearest; a parameter that it does not take.
+    """
+    name, _, parameter = word.partition(":")
+    step: Step = CODECS.load(name)(parameter, calibration)
+    kind = Terminal if hasattr(step, "encode") else Reducer
+    missing = [part for part in PARTS[kind] if not hasattr(step, part)]
+    if missing:
+        raise UsageError(
+            f"codec {name!r}: {type(step).__name__} lacks {', '.join(missing)}; "
+            f"inherit from cache.codec.base.{kind.__name__}"
+        )
+    if kind is Terminal and cast(Terminal, step).dtype.str not in DTYPES:
+        raise UsageError(
+            f"codec {name!r} has codes of {cast(Terminal, step).dtype}; a store holds "
+            f"{', '.join(DTYPES.values())}"
+        )
+    return step

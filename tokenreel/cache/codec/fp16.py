@@ -4,21 +4,23 @@ from typing import Any
 
 import numpy as np
 
-from tokenreel.cache.codec.base import Array, Encoded
+from tokenreel.cache.codec.base import (
+    Array,
+    Calibration,
+    Encoded,
+    Terminal,
+    require_no_parameter,
+)
 
 
-class Float16:
+class Float16(Terminal):
     """Rounds to float16 and refuses what does not fit.  No scales, no calibration."""
 
     dtype: np.dtype[Any] = np.dtype("<f2")
     fill_value: float | int = float("nan")
 
-    def width(self, dim: int) -> int:
-        """Stored channels of a token of `dim` channels."""
-        return dim
-
-    def scale_shape(self, num_tokens: int, dim: int) -> None:
-        """There are no scales."""
+    def __init__(self, parameter: str = "", calibration: Calibration | None = None) -> None:
+        require_no_parameter("fp16", parameter)
 
     def encode(self, tokens: Array, *, block: int) -> Encoded:
         """Round float32 (T, n, d) to float16.

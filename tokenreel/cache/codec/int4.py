@@ -8,20 +8,33 @@ from typing import Any
 
 import numpy as np
 
-from tokenreel.cache.codec.base import Array, Calibration, Encoded
-from tokenreel.cache.codec.int8 import Int8, require_finite
+from tokenreel.cache.codec.base import (
+    Array,
+    Calibration,
+    Encoded,
+    Terminal,
+    require_no_parameter,
+)
+from tokenreel.cache.codec.int8 import fit_channels, require_finite
 
 GROUP = 64
 
 
-class Int4:
+class Int4(Terminal):
     """Grouped int4.  Calibration as in int8.  d must be even."""
 
     dtype: np.dtype[Any] = np.dtype("u1")
     fill_value: float | int = 255
+    needs_calibration = True
+    packing = "int4"
 
-    def __init__(self, calibration: Calibration) -> None:
-        self._sides = Int8(calibration)
+    def __init__(self, parameter: str, calibration: Calibration) -> None:
+        require_no_parameter("int4", parameter)
+        self._calibration = calibration
+
+    def fit(self, tokens: Array, *, block: int) -> dict[str, Array]:
+        """As int8."""
+        return fit_channels(tokens, block=block)
 
     def width(self, dim: int) -> int:
         """Stored bytes of a token of `dim` channels."""
@@ -35,7 +48,7 @@ class Int4:
 
     def channels(self, block: int, dim: int) -> tuple[Array, Array]:
         """Scale and offset of each channel."""
-        return self._sides.channels(block, dim)
+        return self._calibration[f"sd/{block}"], self._calibration[f"mean/{block}"]
 
     def encode(self, tokens: Array, *, block: int) -> Encoded:
         """Quantise float32 (T, n, d) to (T, n, d/2) bytes and (T, n, groups) scales."""
@@ -55,6 +68,10 @@ class Int4:
         codes = unpack(encoded.codes)
         sd, mean = self.channels(block, codes.shape[-1])
         return codes * spread(encoded.scales, codes.shape[-1]) * sd + mean
+
+    def unpack(self, codes: Array) -> Array:
+        """The codes -7..7 of bytes."""
+        return unpack(codes)
 
 
 def unpack(packed: Array) -> Array:

@@ -11,21 +11,29 @@ from typing import Any
 
 import numpy as np
 
-from tokenreel.cache.codec.base import Array, Calibration, Encoded
+from tokenreel.cache.codec.base import (
+    Array,
+    Calibration,
+    Encoded,
+    Terminal,
+    require_no_parameter,
+)
 
 
-class Int8:
+class Int8(Terminal):
     """Two-sided int8.  Calibration: mean/<block> and sd/<block>, (d,) float32."""
 
     dtype: np.dtype[Any] = np.dtype("i1")
     fill_value: float | int = -128
+    needs_calibration = True
 
-    def __init__(self, calibration: Calibration) -> None:
+    def __init__(self, parameter: str, calibration: Calibration) -> None:
+        require_no_parameter("int8", parameter)
         self._calibration = calibration
 
-    def width(self, dim: int) -> int:
-        """Stored channels of a token of `dim` channels."""
-        return dim
+    def fit(self, tokens: Array, *, block: int) -> dict[str, Array]:
+        """Mean and standard deviation of each channel of (M, d) tokens."""
+        return fit_channels(tokens, block=block)
 
     def scale_shape(self, num_tokens: int, dim: int) -> tuple[int, ...]:
         """(n,): one scale a token."""
@@ -54,6 +62,13 @@ class Int8:
     def channels(self, block: int, dim: int) -> tuple[Array, Array]:
         """Scale and offset of each channel: sd and mean."""
         return self._calibration[f"sd/{block}"], self._calibration[f"mean/{block}"]
+
+
+def fit_channels(tokens: Array, *, block: int) -> dict[str, Array]:
+    """mean/<block> and sd/<block>, (d,) float32, of (M, d) tokens."""
+    wide = tokens.astype(np.float64)
+    deviation = np.maximum(wide.std(axis=0), 1e-6).astype(np.float32)
+    return {f"mean/{block}": wide.mean(axis=0).astype(np.float32), f"sd/{block}": deviation}
 
 
 def require_finite(peak: Array, block: int) -> None:

@@ -12,19 +12,32 @@ in float64.  What that rounds away is 2^-20 of the token's largest value.
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.cache.codec.base import Array, Calibration, Grid
+from tokenreel.cache.codec.base import Array, Calibration, Grid, Reducer
+from tokenreel.cache.errors import UsageError
 
 TOKEN_STEPS = 2.0**19
 BASIS_STEPS = 2.0**20
 EXPONENT_BITS = 0x7F800000  # of a float32
 
 
-class Pca:
+class Pca(Reducer):
     """Rotation to K channels.  Calibration: pca_basis/<block> (D, K), pca_sd/<block> (D,)."""
 
-    def __init__(self, num_components: int, calibration: Calibration) -> None:
-        self.num_components = num_components
+    needs_calibration = True
+
+    def __init__(self, parameter: str, calibration: Calibration) -> None:
+        if not parameter.isdecimal() or not int(parameter):
+            raise UsageError(
+                f"codec 'pca' has the number of components after a colon, as in pca:128; got "
+                f"{parameter!r}"
+            )
+        self.num_components = int(parameter)
         self._calibration = calibration
+
+    def fit(self, tokens: Array, *, block: int) -> dict[str, Array]:
+        """Basis and standard deviations of (M, D) tokens."""
+        basis, sd = fit_pca(tokens, self.num_components)
+        return {f"pca_basis/{block}": basis, f"pca_sd/{block}": sd}
 
     def shape(self, num_tokens: int, dim: int, grid: Grid) -> tuple[int, int, Grid]:
         """Tokens, channels and grid that leave this step."""

@@ -6,11 +6,14 @@ ones are means of what is there.
 
 import numpy as np
 
-from tokenreel.cache.codec.base import Array, Grid
+from tokenreel.cache.codec.base import Array, Calibration, Grid, Reducer, require_no_parameter
 
 
-class Pool2:
+class Pool2(Reducer):
     """2x2 mean over the patch grid.  No calibration."""
+
+    def __init__(self, parameter: str = "", calibration: Calibration | None = None) -> None:
+        require_no_parameter("pool2", parameter)
 
     def shape(self, num_tokens: int, dim: int, grid: Grid) -> tuple[int, int, Grid]:
         """Tokens, channels and grid that leave this step."""
@@ -26,7 +29,3 @@ class Pool2:
         total = (top[:, :, 0::2] + top[:, :, 1::2]) + (bottom[:, :, 0::2] + bottom[:, :, 1::2])
         pooled: Array = total * np.float32(0.25)
         return pooled.reshape(len(tokens), -1, tokens.shape[-1])
-
-    def rotation(self, block: int) -> Array | None:
-        """Channels are as they were."""
-        return None

@@ -8,7 +8,6 @@ import numpy as np
 
 from tokenreel.cache.codec import Codec, calibration_hash, codec_from_identity
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.codec.int4 import Int4, unpack
 from tokenreel.cache.errors import Damaged, StoreError, WrongIdentity
 from tokenreel.cache.files import file_inside
 from tokenreel.cache.format.clip import (
@@ -195,8 +194,8 @@ def _look_at_tokens(store: Store, clip_id: str, view: int, part: range) -> Itera
 
 def wrong_frames(codes: Array, scales: Array | None, codec: Codec) -> dict[str, Array]:
     """Which frames, (t,) bool, hold NaN, a fill value, or nothing but zeros; codes (t, n, d)."""
-    values = unpack(codes) if isinstance(codec.terminal, Int4) else codes
-    values, flat = values.reshape(len(codes), -1), codes.reshape(len(codes), -1)
+    values = codec.terminal.unpack(codes).reshape(len(codes), -1)
+    flat = codes.reshape(len(codes), -1)
     present = np.isfinite(flat) if codes.dtype.kind == "f" else flat != codec.fill_value
     scaled = np.ones((len(codes), 1)) if scales is None else scales.reshape(len(codes), -1)
     return {

@@ -12,7 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tokenreel.cache.codec import calibrate, codec_from_identity, codec_identity
+from tokenreel.cache.codec import (
+    calibrate,
+    codec_from_identity,
+    codec_identity,
+    needs_calibration,
+)
 from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.store_files import StoreFacts, create_store, load_arrays, load_identity
@@ -163,7 +168,7 @@ def open_or_create(
     if not (store / "recipe.json").is_file():
         device = next(backbone.model.parameters()).device
         calibration: dict[str, NDArray[Any]] = {}
-        if needs_samples(config.codec):
+        if needs_calibration(config.codec):
             if samples is None or not len(samples):
                 raise TokenReelError(
                     f"codec={config.codec} is calibrated on frames, but no clip could be decoded"
@@ -228,11 +233,6 @@ def _canary_tokens(
     rows = np.arange(batch_frames or len(frames)) % len(frames)  # the frames repeated
     found = _tokens(backbone, images[rows])
     return {block: tokens[: len(frames)] for block, tokens in found.items()}
-
-
-def needs_samples(codec: str) -> bool:
-    """Whether a codec is calibrated on frames."""
-    return any(step.startswith(("int", "pca")) for step in codec.split("+"))
 
 
 def _sample_tokens(backbone: Backbone, samples: NDArray[np.uint8]) -> dict[int, NDArray[Any]]:

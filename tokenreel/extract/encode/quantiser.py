@@ -1,11 +1,12 @@
 """Quantise: backbone outputs -> codes and scales of a store.
 
 Codecs run on the device of the tokens and give the same bytes as the numpy codecs, which define
-the format.  Values that a codec cannot represent are detected on the host.
+the format.  A codec that torch lacks runs in numpy on the host.  Values that a codec cannot
+represent are detected on the host.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,21 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.cache.codec import Codec, Encoded
-from tokenreel.cache.codec.fp16 import Float16
-from tokenreel.cache.codec.int4 import Int4
-from tokenreel.cache.codec.pca import Pca
-from tokenreel.cache.codec.pool2 import Pool2
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.extract.backbone.timm_backbone import FrameTokens
-from tokenreel.extract.encode.torch_codecs import (
-    INT4_STEPS,
-    INT8_STEPS,
-    half,
-    int4,
-    int8,
-    pool2,
-    project,
-)
+from tokenreel.extract.encode.torch_codecs import Coded, TorchStep, torch_steps
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +27,6 @@ SAME_BYTES: dict[str, Any] = {
     "eager_numerics.division_rounding": True
 }  # Triton's own division is approximate
 
-Coded = tuple[Tensor, Tensor | None]  # codes, scales
 Constants = tuple[tuple[Tensor, ...], ...]  # of each step of a codec
 
 
@@ -74,7 +62,18 @@ class Quantiser:
 
     def __init__(self, codec: Codec, identity: StoreIdentity, device: torch.device) -> None:
         self._codec, self._identity, self._device = codec, identity, device
-        self._encode = _encoder(codec, identity.grid)
+        steps = torch_steps(codec)
+        slow = [name for (name, _), step in zip(codec.steps, steps, strict=True) if step is None]
+        self._steps = [step for step in steps if step is not None]
+        self._in_numpy = bool(slow)
+        if slow:
+            log.info(
+                "codec %s: %s has no torch implementation, so tokens are encoded in numpy",
+                codec.name,
+                slow[0],
+            )
+        else:
+            self._encode = _encoder(codec, self._steps, identity)
         self._constants: dict[int, Constants] = {}
 
     @torch.inference_mode()
@@ -87,6 +86,9 @@ class Quantiser:
         if found.cls_normed is not None:
             outputs["cls_normed"] = found.cls_normed.contiguous()
         for block, tokens in found.tokens.items():
+            if self._in_numpy:
+                outputs[f"tokens/{block}"] = tokens.contiguous()
+                continue
             codes, scales = self._encode(tokens, self._constants_of(block))
             outputs[f"codes/{block}"] = codes.contiguous()
             if scales is not None:
@@ -101,6 +103,8 @@ class Quantiser:
         Args:
             found: a batch of the final size, for the comparison.
         """
+        if self._in_numpy:
+            return
         from torch._dynamo.exc import TorchDynamoException
 
         plain, wanted = self._encode, self.on_device(found)
@@ -135,16 +139,16 @@ class Quantiser:
         """
         encoded = {}
         for block in self._identity.blocks:
-            codes = outputs[f"codes/{block}"][rows]
-            scales = outputs.get(f"scales/{block}")
-            scales = None if scales is None else scales[rows]
-            finite = np.isfinite(codes if scales is None else scales)
-            if not finite.all():
-                frame, token = (int(i) for i in np.argwhere(~finite)[0][:2])
-                raise ValueError(
-                    f"block {block}, frame {first + frame}, token {token}: NaN, infinity or a "
-                    f"value that {self._codec.name} cannot represent"
+            if self._in_numpy:
+                encoded[block] = self._encode_on_host(
+                    outputs[f"tokens/{block}"][rows], block=block, first=first
                 )
+                codes, scales = encoded[block].codes, encoded[block].scales
+            else:
+                codes = outputs[f"codes/{block}"][rows]
+                scales = outputs.get(f"scales/{block}")
+                scales = None if scales is None else scales[rows]
+            self._require_finite(codes if scales is None else scales, block=block, first=first)
             encoded[block] = Encoded(codes, scales)
         blocks = self._identity.blocks if self._identity.cls != "none" else ()
         normed = outputs.get("cls_normed")
@@ -154,44 +158,55 @@ class Quantiser:
             cls_normed=None if normed is None else normed[rows],
         )
 
+    def _encode_on_host(self, tokens: NDArray[Any], *, block: int, first: int) -> Encoded:
+        """Encode float32 (t, N, D) in numpy; `first` is the index of the first frame."""
+        self._require_finite(tokens, block=block, first=first)
+        try:
+            return self._codec.encode(tokens, block=block, grid=self._identity.grid)
+        except ValueError as error:
+            raise ValueError(f"frames {first} to {first + len(tokens) - 1}: {error}") from error
+
+    def _require_finite(self, values: NDArray[Any], *, block: int, first: int) -> None:
+        """Raise ValueError, with its place, where (t, n, ...) codes, scales or tokens are not."""
+        finite = np.isfinite(values)
+        if not finite.all():
+            frame, token = (int(i) for i in np.argwhere(~finite)[0][:2])
+            raise ValueError(
+                f"block {block}, frame {first + frame}, token {token}: NaN, infinity or a "
+                f"value that {self._codec.name} cannot represent"
+            )
+
     def _constants_of(self, block: int) -> Constants:
         """Constants of each step of the codec for a block, copied to the device once."""
         if block not in self._constants:
             self._constants[block] = tuple(
                 tuple(torch.from_numpy(np.array(part)).to(self._device) for part in step)
-                for step in _constants(self._codec, block)
+                for step in self._constant_arrays(block)
             )
         return self._constants[block]
 
+    def _constant_arrays(self, block: int) -> list[tuple[NDArray[Any], ...]]:
+        """Constants of each step of the codec for a block, the quantiser's last."""
+        pairs = zip(self._steps, self._codec.steps, strict=True)
+        return [in_torch.constants(step, block) for in_torch, (_, step) in pairs]
 
-def _encoder(codec: Codec, grid: tuple[int, int]) -> Callable[[Tensor, Constants], Coded]:
-    """The steps of a codec as one function; `_constants` has their constants."""
-    reducers: list[Callable[..., Tensor]] = []
-    for step in codec.reducers:
-        is_pool = isinstance(step, Pool2)
-        reducers.append(partial(pool2, grid=grid) if is_pool else project)
-        grid = step.shape(0, 0, grid)[2] if is_pool else grid
-    quantise: Callable[..., Coded] = int4 if isinstance(codec.terminal, Int4) else int8
-    if isinstance(codec.terminal, Float16):
-        quantise = half
+
+def _encoder(
+    codec: Codec, steps: Sequence[TorchStep], identity: StoreIdentity
+) -> Callable[[Tensor, Constants], Coded]:
+    """The steps of a codec as one function of tokens (T, N, D) and constants of each step."""
+    shapes = [(identity.num_tokens, identity.dim, identity.grid)]
+    for reducer in codec.reducers:
+        shapes.append(reducer.shape(*shapes[-1]))
+    *reducers, quantise = (
+        partial(step.run, grid=grid) if step.takes_grid else step.run
+        for step, (_, _, grid) in zip(steps, shapes, strict=True)
+    )
 
     def encode(tokens: Tensor, constants: Constants) -> Coded:
         for reduce, own in zip(reducers, constants, strict=False):
             tokens = reduce(tokens, *own)
-        return quantise(tokens, *constants[-1])
+        coded: Coded = quantise(tokens, *constants[-1])
+        return coded
 
     return encode
-
-
-def _constants(codec: Codec, block: int) -> list[tuple[NDArray[Any], ...]]:
-    """Constants of each step of a codec for a block, the quantiser's last."""
-    parts: list[tuple[NDArray[Any], ...]] = []
-    for step in codec.reducers:
-        if isinstance(step, Pca):
-            parts.append((step.standard_deviations(block), step.whole_basis(block)))
-        else:
-            parts.append(())
-    if isinstance(codec.terminal, Float16):
-        return [*parts, ()]
-    steps = INT4_STEPS if isinstance(codec.terminal, Int4) else INT8_STEPS
-    return [*parts, (*codec.terminal.channels(block, 0), np.array([steps], np.float32))]

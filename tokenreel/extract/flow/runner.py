@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from tokenreel.cache.codec import codec_from_identity
+from tokenreel.cache.codec import codec_from_identity, needs_calibration
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.progress import Progress
@@ -33,7 +33,6 @@ from tokenreel.extract.decode_pool.calibration_frames import sample_images
 from tokenreel.extract.decode_pool.pool import ClipEnded, DecodedChunk, DecodePool
 from tokenreel.extract.encode.identity import (
     identity_for,
-    needs_samples,
     open_or_create,
     require_same_tokens,
 )
@@ -157,7 +156,7 @@ def prepare_store(
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
     backbone = build_backbone(config.backbone, state, shape, numeric=config.numeric, device=device)
     backbone = in_parts(backbone, threads=num_threads(processes))
-    calibrates = needs_samples(config.codec) and not (store / "recipe.json").is_file()
+    calibrates = needs_calibration(config.codec) and not (store / "recipe.json").is_file()
     identity, calibration = open_or_create(
         store,
         planned,

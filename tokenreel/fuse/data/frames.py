@@ -1,5 +1,9 @@
-"""Frames as a model takes them: codes on a device, tokens on demand."""
+"""Frames as a model takes them: codes on a device, tokens on demand.
 
+Codes of a codec that the kernels do not know are decoded in numpy, by the codec itself.
+"""
+
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -8,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenreel.cache.codec import Codec
+from tokenreel.cache.codec import Codec, Encoded
 from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.fuse.kernels import CodedTokens, Folding
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +55,7 @@ class Frames:
         self.codes, self.scales, self.cls = codes, scales, cls
         self._foldings = foldings
         self._tokens: dict[tuple[int, ...], Tensor] = {}
+        self._decoded: dict[int, Tensor] = {}
 
     @property
     def num_bytes(self) -> int:
@@ -66,11 +73,21 @@ class Frames:
     def coded(self, blocks: Sequence[int] | None = None) -> CodedTokens:
         """Tokens of blocks, None for all, in order, as codes that a pooling takes: no copy."""
         chosen = sorted(self.codes if blocks is None else blocks)
+        if chosen and not self._foldings.are_known(chosen[0]):
+            return CodedTokens(tuple(self._decode(block) for block in chosen))
         return CodedTokens(
             tuple(self.codes[block] for block in chosen),
             tuple(self.scales[block] for block in chosen) if self.scales else (),
             tuple(self._foldings(block, self.codes[block].device) for block in chosen),
         )
+
+    def _decode(self, block: int) -> Tensor:
+        """Tokens of a block by the codec in numpy, once: float32 (F, n, D) on the device."""
+        if block not in self._decoded:
+            self._decoded[block] = self._foldings.decode(
+                block, self.codes[block], self.scales.get(block)
+            )
+        return self._decoded[block]
 
     def tokens_for(self, config: FuseConfig) -> CodedTokens | Tensor | None:
         """What a model pools: codes, floats where its pooling has no weights, or no tokens."""
@@ -100,12 +117,32 @@ class Foldings:
     codec: Codec
     dim: int
     _made: dict[tuple[int, torch.device], Folding] = field(default_factory=dict)
+    _are_known: bool | None = None
+
+    def are_known(self, block: int) -> bool:
+        """Whether the kernels know the codes of a store; a line is logged where they do not."""
+        if self._are_known is None:
+            self._are_known = _are_known(self.codec, block, self.dim)
+            if not self._are_known:
+                log.info(
+                    "codec %s: the kernels do not know its codes, so tokens are decoded in numpy "
+                    "and pooled as floats",
+                    self.codec.name,
+                )
+        return self._are_known
+
+    def decode(self, block: int, codes: Tensor, scales: Tensor | None) -> Tensor:
+        """Tokens of codes of a block by the codec in numpy: float32 (F, n, D) on their device."""
+        coded = Encoded(codes.cpu().numpy(), None if scales is None else scales.cpu().numpy())
+        tokens = self.codec.decode(coded, block=block)
+        return torch.from_numpy(np.ascontiguousarray(tokens, np.float32)).to(codes.device)
 
     def __call__(self, block: int, device: torch.device) -> Folding:
-        """Of a block, on a device."""
+        """Of a block, on a device; only where codes are known."""
         key = (block, device)
         if key not in self._made:
             found = self.codec.fold(block, self.dim)
+            assert found is not None
             rotation = found.rotation
             with torch.inference_mode(False):  # it stays, also for runs in training
                 self._made[key] = Folding(
@@ -114,3 +151,18 @@ class Foldings:
                     None if rotation is None else torch.tensor(rotation, device=device),
                 )
         return self._made[key]
+
+
+KNOWN_CODES = {  # packing, dtype, scales of a token of 128 channels
+    ("", "|i1", (1,)),
+    ("", "<f2", None),
+    ("", "<f4", None),
+    ("int4", "|u1", (1, 2)),
+}
+
+
+def _are_known(codec: Codec, block: int, dim: int) -> bool:
+    """Whether codes are of a kind that CodedTokens has, and decoding folds into weights."""
+    terminal = codec.terminal
+    kind = (terminal.packing, terminal.dtype.str, terminal.scale_shape(1, 128))
+    return kind in KNOWN_CODES and codec.fold(block, dim) is not None
