@@ -174,6 +174,14 @@ def test_a_policy_of_frames_without_its_parameter_is_refused(frames, message):
         assert StoreIdentity.model_validate(values | {"frames": whole}).frames == whole
 
 
+def test_a_field_of_a_later_version_is_refused_by_name(tmp_path):
+    path = make_store(tmp_path / "s")
+    values = json.loads((path / "recipe.json").read_text()) | {"tubelet": 2}
+    (path / "recipe.json").write_text(json.dumps(values))
+    with pytest.raises(WrongIdentity, match="has tubelet, which this version does not know"):
+        open_store(path)
+
+
 def test_formats_of_one_identity_hold_the_same_tokens():
     second = stores.make_identity("int8")[0]
     first = second.model_copy(update={"format_version": 1})

@@ -196,7 +196,7 @@ def load_identity(path: Path) -> tuple[StoreIdentity, dict[str, Any]]:
 
     Raises:
         StoreNotFound: no store there.
-        WrongIdentity: a format version that this package does not know.
+        WrongIdentity: a format version, or a field, that this package does not know.
         Damaged: recipe.json or zarr.json was altered.
     """
     if not (path / "recipe.json").is_file():
@@ -210,6 +210,12 @@ def load_identity(path: Path) -> tuple[StoreIdentity, dict[str, Any]]:
             raise Damaged(f"{path / 'zarr.json'}: not a Zarr v3 group")
         attributes = open_seal(root["attributes"]["tokenreel"], where=path / "zarr.json")
     except ValidationError as error:
+        unknown = [str(e["loc"][0]) for e in error.errors() if e["type"] == "extra_forbidden"]
+        if unknown:
+            raise WrongIdentity(
+                f"{path}: recipe.json has {', '.join(unknown)}, which this version does not know: "
+                "update TokenReel"
+            ) from error
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise Damaged(f"{path}: recipe.json is damaged: {wrong}") from error
     except (ValueError, KeyError, TypeError, OSError) as error:
