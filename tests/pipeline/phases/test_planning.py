@@ -73,7 +73,7 @@ def test_an_unknown_recipe_is_refused():
     [("cuda:0", "on cuda:0 (bfloat16, compiled)"), ("cpu", "on cpu (bfloat16)")],
 )
 def test_a_plan_says_in_which_precision_and_whether_compiled(device, numeric):
-    config = extraction_for("finegym").with_(device="cpu")
+    config = extraction_for("finegym").model_copy(update={"device": "cpu"})
     rates = MachineRates(device, 100.0, 50.0, write_bytes=1e9, read_bytes=1e9)
     plan = Plan("finegym", config, SURVEY, rates, (SIZE,), (), free_bytes=10**9)
     assert numeric in plan.text()
@@ -90,4 +90,4 @@ def test_the_papers_data_sets_are_extracted_in_bfloat16_unless_a_word_says_other
     assert recipe.fingerprint != identity_for(own, "0" * 64).fingerprint
     made_with = {"weights": "pretrained", "compile_backbone": True}
     again = config_of(recipe, made_with)
-    assert again == config.with_(image_size=224)
+    assert again == config.model_copy(update={"image_size": 224})
