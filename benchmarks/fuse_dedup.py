@@ -21,10 +21,11 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.config.windows import sample_windows
 from tokenreel.fuse.data.batches import Batch, stream_batches
-from tokenreel.fuse.data.epoch_plan import Sampling
 from tokenreel.fuse.data.frames import Piece
 from tokenreel.fuse.data.source import TokenSource
-from tokenreel.fuse.systems.mvformer import FusionModel, batch_loss, build_model
+from tokenreel.fuse.systems.base import make_source, sampling_of
+from tokenreel.fuse.systems.mvformer.model import FusionModel, batch_loss, build_model
+from tokenreel.fuse.systems.mvformer.requirements import pooled_dim
 from tokenreel.pipeline.phases.extraction import extract_dataset
 from tokenreel.pipeline.recipes import get_recipe
 
@@ -68,12 +69,14 @@ def main() -> None:
         _, store = extract_dataset(
             "sample", words, root=Path(folder) / "videos", out=Path(folder) / "s"
         )
-        source = TokenSource(open_store(store), [config], CPU, placement="disk")
+        source = make_source(open_store(store), [config], CPU, placement="disk")
         clips = source.store.select(split="train")
-        epoch = [one for _, one in stream_batches(source, clips, Sampling.of(config), epochs=1)]
+        epoch = [one for _, one in stream_batches(source, clips, sampling_of(config), epochs=1)]
         every = [naive(one, source) for one in epoch]
         ours, whole = (np.array([bytes_of(b.frames) for b in some]) for some in (epoch, every))
-        model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim).train()
+        model = build_model(
+            config, dim=pooled_dim(config, source.store), cls_dim=source.store.identity.dim
+        ).train()
         found = {
             name: step_of(some[0], config, model)
             for name, some in (("distinct", epoch), ("naive", every))

@@ -29,6 +29,7 @@ from tokenreel.fuse.config import (
 )
 from tokenreel.fuse.data.frames import Frames, Piece
 from tokenreel.fuse.data.source import TokenSource
+from tokenreel.fuse.systems.base import make_source
 from tokenreel.fuse.train.run import Run
 
 CPU = torch.device("cpu")
@@ -120,7 +121,7 @@ def make_runs(
     device: torch.device = CPU,
 ) -> tuple[list[Run], TokenSource]:
     """Runs that share a source, at their first step."""
-    source = TokenSource(open_store(store), configs, device, placement=placement)
+    source = make_source(open_store(store), configs, device, placement=placement)
     runs = []
     for number, config in enumerate(configs):
         out = folder / f"{placement}-{len(configs)}-{number}"

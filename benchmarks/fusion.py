@@ -34,7 +34,7 @@ from tokenreel.fuse.config import DataConfig, FuseConfig, LstpConfig, TemporalCo
 from tokenreel.fuse.kernels import CodedTokens, Padding
 from tokenreel.fuse.layers.temporal import TemporalFusion
 from tokenreel.fuse.losses.scl import sequence_contrastive_loss
-from tokenreel.fuse.systems.mvformer import FusionModel, build_model
+from tokenreel.fuse.systems.mvformer.model import FusionModel, build_model
 
 PUBLISHED = TemporalConfig(fc_width=1536, embedding=256, output="avg")  # FineGym99's
 BOUND_BYTES = 16e9

@@ -17,7 +17,7 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.verify import verify_store
-from tokenreel.fuse.config import MeanConfig
+from tokenreel.fuse.config import MeanConfig, mvformer
 from tokenreel.fuse.runs import provenance
 from tokenreel.pipeline.cli.evaluate import app as evaluate
 from tokenreel.pipeline.cli.extract import app as extract
@@ -140,7 +140,7 @@ def test_a_golden_run_of_frozen_features_is_not_embedded_again(workplace):
 
 def test_fields_of_a_golden_config_that_are_not_used_are_dropped_with_one_line(workplace, caplog):
     caplog.set_level("INFO")
-    provenance._log_dropped.cache_clear()
+    mvformer.log_dropped.cache_clear()
     about = provenance.read_provenance(Path("runs/mean"))
     config = provenance.read_config(Path("runs/mean"), about)
     assert config.pooling == MeanConfig()

@@ -12,6 +12,7 @@ from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config import (
     AugmentConfig,
     ClsConfig,
@@ -23,12 +24,12 @@ from tokenreel.fuse.config import (
     TccConfig,
     VspConfig,
 )
-from tokenreel.fuse.data.requirements import require_store
 from tokenreel.fuse.embed.embed import embed_run
 from tokenreel.fuse.runs.provenance import describe_run
 from tokenreel.fuse.runs.run_folder import RunFolder, RunLocked
-from tokenreel.fuse.systems.mvformer import batch_loss
-from tokenreel.fuse.train import run as run_module
+from tokenreel.fuse.systems.mvformer import model as mvformer
+from tokenreel.fuse.systems.mvformer.model import batch_loss
+from tokenreel.fuse.systems.mvformer.requirements import require_store
 from tokenreel.fuse.train.train import Job, train, train_together
 
 CPU = torch.device("cpu")
@@ -142,7 +143,7 @@ def test_held_out_clips_come_by_action_too_and_two_of_one_are_needed(tmp_path, m
         seen.append((model.training, batch.actions))
         return batch_loss(model, batch, config, **rest)
 
-    monkeypatch.setattr(run_module, "batch_loss", watched)
+    monkeypatch.setattr(mvformer, "batch_loss", watched)
     data = DataConfig(num_frames=6, batch_clips=2, held_out=0.5)
     often = OptimConfig(epochs=1, evaluate_epochs=1)
     run(tiny_config(loss=TccConfig(), data=data, optim=often), store, tmp_path / "run")
@@ -391,7 +392,7 @@ def test_a_description_of_a_run_that_is_none_is_damage(store, tmp_path, text, to
 def test_a_folder_in_which_a_process_works_is_left_alone_and_the_other_runs_go_on(store, tmp_path):
     taken = Job(tiny_config(), store, tmp_path / "taken")
     free = Job(tiny_config(seed=1), store, tmp_path / "free")
-    with RunFolder(taken.out, describe_run(taken.config, open_store(store), {})):
+    with RunFolder(taken.out, describe_run(taken.config, StoreSet({"tokens": store}), {})):
         first, second = train_together([taken, free], device="cpu", progress=False)
     assert isinstance(first.error, RunLocked)
     assert "taken is in use" in str(first.error)

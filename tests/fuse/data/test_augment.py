@@ -8,15 +8,16 @@ from pydantic import ValidationError
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config import AugmentConfig, ClsConfig, LstpConfig, MeanConfig
 from tokenreel.fuse.data.augment import WindowTokens, augment_windows, hidden_tokens
 from tokenreel.fuse.data.batches import stream_batches
-from tokenreel.fuse.data.epoch_plan import Sampling
-from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.kernels import CodedTokens
 from tokenreel.fuse.layers.pooling import reduce_tokens
 from tokenreel.fuse.runs.provenance import describe_run
-from tokenreel.fuse.systems.mvformer import batch_loss, build_model
+from tokenreel.fuse.systems.base import make_source, sampling_of
+from tokenreel.fuse.systems.mvformer.model import batch_loss, build_model
+from tokenreel.fuse.systems.mvformer.requirements import pooled_dim
 from tokenreel.fuse.train.train import train
 
 GRID = (4, 6)
@@ -171,10 +172,12 @@ def test_only_training_is_augmented_and_it_is_repeatable(store, pooling):
     plain = tiny_config(pooling=pooling)
     hiding = {"crop": 0.3, "dropout": 0.2} if pooling.uses_tokens else {}
     config = plain.with_(augment=AugmentConfig(noise=0.3, **hiding))
-    source = TokenSource(open_store(store), [config], torch.device("cpu"))
-    model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim)
+    source = make_source(open_store(store), [config], torch.device("cpu"))
+    model = build_model(
+        config, dim=pooled_dim(config, source.store), cls_dim=source.store.identity.dim
+    )
     clips = source.store.select(split="train")
-    _, batch = next(stream_batches(source, clips, Sampling.of(config), epochs=1))
+    _, batch = next(stream_batches(source, clips, sampling_of(config), epochs=1))
 
     def loss(which, seed=0):
         torch.manual_seed(0)
@@ -207,4 +210,4 @@ def test_a_run_on_cls_vectors_hides_no_tokens(store, noise, words):
         with pytest.raises(ValidationError, match=r"augment changes tokens.*kind=cls pools none"):
             tiny_config(pooling=ClsConfig(), augment=AugmentConfig(noise=noise, **hiding))
     config = tiny_config(pooling=ClsConfig(), augment=AugmentConfig(noise=noise))
-    assert describe_run(config, open_store(store), {})["augmentation"] == words
+    assert describe_run(config, StoreSet({"tokens": store}), {})["augmentation"] == words

@@ -16,20 +16,21 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.config import POOLINGS, DataConfig
 from tokenreel.fuse.data import batches
 from tokenreel.fuse.data.batches import Prefetch, make_batch, stream_batches
-from tokenreel.fuse.data.epoch_plan import Sampling, hold_out, plan_epoch
-from tokenreel.fuse.data.source import TokenSource
-from tokenreel.fuse.systems.mvformer import build_model
+from tokenreel.fuse.data.epoch_plan import hold_out, plan_epoch
+from tokenreel.fuse.systems.base import make_source, sampling_of
+from tokenreel.fuse.systems.mvformer.model import build_model
+from tokenreel.fuse.systems.mvformer.requirements import pooled_dim
 from tokenreel.fuse.train.train import train
 
 CPU = torch.device("cpu")
 
 
 def source_of(store, **options):
-    return TokenSource(open_store(store), [tiny_config()], CPU, **options)
+    return make_source(open_store(store), [tiny_config()], CPU, **options)
 
 
 def sampling(**changes):
-    return Sampling(DataConfig(num_frames=6, batch_clips=2, **changes))
+    return sampling_of(tiny_config(data=DataConfig(num_frames=6, batch_clips=2, **changes)))
 
 
 def test_each_distinct_frame_is_read_once_and_gathered_to_every_position(store):
@@ -48,9 +49,11 @@ def test_each_distinct_frame_is_read_once_and_gathered_to_every_position(store):
 @pytest.mark.parametrize("kind", ["lstp", "cls"])
 def test_a_process_may_have_no_clip_of_a_small_batch(store, placement, kind):
     config = tiny_config(pooling=POOLINGS[kind]())
-    source = TokenSource(open_store(store), [config], CPU, placement=placement)
+    source = make_source(open_store(store), [config], CPU, placement=placement)
     clips = source.store.select(split="train")
-    model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim).eval()
+    model = build_model(
+        config, dim=pooled_dim(config, source.store), cls_dim=source.store.identity.dim
+    ).eval()
     batch = make_batch(source, clips, [2], sampling(), 0, rank=1, world=2)
     assert (batch.own, len(batch.clip_ids), tuple(batch.gather.shape)) == (
         slice(1, 1),
@@ -68,11 +71,11 @@ def test_windows_are_drawn_from_two_different_stored_views_of_those_requested(
 ):
     path = write_store(tmp_path / "s", views=3, codec="fp16")
     config = tiny_config(data=DataConfig(num_frames=6, batch_clips=2, views=views))
-    source = TokenSource(open_store(path), [config], CPU)
+    source = make_source(open_store(path), [config], CPU)
     clips = source.store.select(split="train")
     used = set()
     for epoch in range(6):
-        batch = make_batch(source, clips, [1, 4], Sampling.of(config), epoch)
+        batch = make_batch(source, clips, [1, 4], sampling_of(config), epoch)
         frames = batch.frames.tokens()
         for clip, steps, gather in zip(batch.clip_ids, batch.steps, batch.gather, strict=True):
             found = []
@@ -129,7 +132,7 @@ def test_a_run_says_what_augmentation_it_had(tmp_path):
 def test_a_clip_shorter_than_a_window_is_padded_with_its_last_frame(store):
     source = source_of(store)
     clips = source.store.select(split="train")
-    short = Sampling(DataConfig(num_frames=12, batch_clips=1))
+    short = sampling_of(tiny_config(data=DataConfig(num_frames=12, batch_clips=1)))
     batch = make_batch(source, clips, [0], short, 0)
     assert source.store.record(batch.clip_ids[0]).num_frames == 6
     assert not batch.valid.all()
@@ -150,7 +153,7 @@ def test_another_data_seed_takes_other_clips_other_windows_and_other_stored_view
 ):
     path = write_store(tmp_path / "s", train=40, views=3)
     draw = batches._draw_windows
-    source = TokenSource(open_store(path), [tiny_config(data=DataConfig(views="all"))], CPU)
+    source = make_source(open_store(path), [tiny_config(data=DataConfig(views="all"))], CPU)
     clips = source.store.select(split="train")
     plans, steps, views = [], [], []
     for seed in (0, 0, 1):

@@ -12,6 +12,7 @@ from tokenreel.cache.codec import Encoded, calibrate, codec_from_identity, codec
 from tokenreel.fuse.config import POOLINGS, ClsConfig, FuseConfig
 from tokenreel.fuse.data.frames import Foldings, Frames
 from tokenreel.fuse.kernels import CodedTokens, pooled_attention
+from tokenreel.fuse.systems.mvformer.model import tokens_for
 
 BLOCKS, GRID, DIM = (2, 5), (4, 6), 80
 CPU = torch.device("cpu")
@@ -120,11 +121,11 @@ def test_codes_are_handed_over_as_they_lie():
 @pytest.mark.parametrize(("kind", "wanted"), [("lstp", CodedTokens), ("mean", torch.Tensor)])
 def test_a_model_gets_what_it_pools(kind, wanted):
     config = FuseConfig(pooling=POOLINGS[kind](blocks=(5,)))
-    tokens = make_frames("int8").tokens_for(config)
+    tokens = tokens_for(make_frames("int8"), config)
     assert isinstance(tokens, wanted)
     assert tokens.num_tokens == 24 if kind == "lstp" else tokens.shape == (7, 24, DIM)
 
 
 def test_a_model_of_cls_vectors_gets_no_tokens():
     config = FuseConfig(pooling=ClsConfig())
-    assert make_frames("int8").tokens_for(config) is None
+    assert tokens_for(make_frames("int8"), config) is None

@@ -12,9 +12,10 @@ from tokenreel.evaluate.protocol import EvaluateConfig, resolve
 from tokenreel.evaluate.tasks.labelled import choose_labelled
 from tokenreel.fuse.config import CrossEntropyConfig, DataConfig, FuseConfig, OptimConfig
 from tokenreel.fuse.data.label_share import draw_labelled
-from tokenreel.fuse.data.requirements import require_store, training_clips
-from tokenreel.fuse.systems.mvformer import batch_loss
-from tokenreel.fuse.train import run as run_module
+from tokenreel.fuse.data.requirements import training_clips
+from tokenreel.fuse.systems.mvformer import model as mvformer
+from tokenreel.fuse.systems.mvformer.model import batch_loss
+from tokenreel.fuse.systems.mvformer.requirements import require_store
 from tokenreel.fuse.train.train import Job, train, train_together
 
 
@@ -71,7 +72,7 @@ def test_a_run_sees_its_share_alone_and_the_probe_has_the_same_labels(
         seen.update(batch.clip_ids)
         return batch_loss(model, batch, config, **rest)
 
-    monkeypatch.setattr(run_module, "batch_loss", watched)
+    monkeypatch.setattr(mvformer, "batch_loss", watched)
     path = run(config(0.25, seed=3), two_actions, tmp_path / "run").embeddings
     file = read_embeddings(path)
     assert file.provenance["labelled_clips"] == "6 of 24, drawn with seed 3"
@@ -92,7 +93,7 @@ def test_seeds_that_draw_other_clips_are_trained_on_their_own(two_actions, tmp_p
         seen[config.seed].update(batch.clip_ids)
         return batch_loss(model, batch, config, **rest)
 
-    monkeypatch.setattr(run_module, "batch_loss", watched)
+    monkeypatch.setattr(mvformer, "batch_loss", watched)
     configs = [config(0.25, seed=seed) for seed in seen]
     jobs = [Job(one, two_actions, tmp_path / f"{one.seed}") for one in configs]
     train_together(jobs, device="cpu", progress=False)

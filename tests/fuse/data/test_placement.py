@@ -13,6 +13,7 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.config import ClsConfig, DataConfig, LstpConfig, OptimConfig
 from tokenreel.fuse.data.placement import available_memory_bytes, choose_placement, frame_bytes
 from tokenreel.fuse.data.source import TokenSource
+from tokenreel.fuse.systems.base import make_source
 from tokenreel.fuse.train.memory import most_frames
 from tokenreel.fuse.train.train import train
 
@@ -147,19 +148,19 @@ def test_the_size_is_that_of_codes_and_scales_of_the_blocks_used(store, tmp_path
     opened = open_store(store)
     frames = sum(clip.num_frames for clip in opened.select(split="train"))
     assert frame_bytes(opened, (1,)) == 6 * (8 + 4)  # int8 codes, a float32 scale
-    source = TokenSource(opened, [tiny_config()], CPU)
+    source = make_source(opened, [tiny_config()], CPU)
     assert source.placement.num_bytes == 2 * frames * 6 * (8 + 4)
     views = open_store(write_store(tmp_path / "s", views=3))
     for words, count in (("clean", 1), ("augmented", 3)):
         config = tiny_config(data=DataConfig(views=words))
-        assert TokenSource(views, [config], CPU).placement.num_bytes == (
+        assert make_source(views, [config], CPU).placement.num_bytes == (
             count * source.placement.num_bytes
         )
 
 
 def test_what_is_not_read_yet_is_all_at_first_and_nothing_after_an_epoch(store):
     config = tiny_config(pooling=LstpConfig(num_entities=2, num_dynamic=1, channels=8))
-    source = TokenSource(open_store(store), [config], CPU, placement="ram")
+    source = make_source(open_store(store), [config], CPU, placement="ram")
     assert source.unread_bytes == source.placement.num_bytes > 0
     first, *others = source.store.select(split="train")
     source.frames(first.clip_id, np.arange(1))
@@ -189,7 +190,7 @@ def test_cls_vectors_that_stay_are_counted(store):
     config = tiny_config(pooling=ClsConfig())
     assert frame_bytes(opened, (), cls=True) == 8 * 4
     for memory, kind in ((frames * 8 * 4, "ram"), (frames * 8 * 4 - 1, "disk")):
-        source = TokenSource(opened, [config], CPU, memory_bytes=memory)
+        source = make_source(opened, [config], CPU, memory_bytes=memory)
         assert source.placement.kind == kind
 
 

@@ -12,9 +12,9 @@ from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.data.batches import make_batch
-from tokenreel.fuse.data.epoch_plan import Sampling, plan_epoch
-from tokenreel.fuse.data.source import TokenSource
+from tokenreel.fuse.data.epoch_plan import plan_epoch
 from tokenreel.fuse.data.token_dataset import ClipSampler, TokenDataset
+from tokenreel.fuse.systems.base import make_source, sampling_of
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +79,10 @@ def test_whole_clips_are_padded_to_the_longest_and_invalid_there(store):
 
 def test_windows_are_those_that_fuse_train_draws(store):
     config = tiny_config()
-    sampling = Sampling.of(config)
+    sampling = sampling_of(config)
     opened = open_store(store)
     clips = opened.select(split="train")
-    source = TokenSource(opened, [config], torch.device("cpu"))
+    source = make_source(opened, [config], torch.device("cpu"))
     dataset = TokenDataset(store, window=6, windows=2)
     for epoch in range(2):
         plan = plan_epoch(clips, sampling, epoch)

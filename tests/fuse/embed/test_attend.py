@@ -9,9 +9,9 @@ from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import ClipNotFound, UsageError
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.config import LstpConfig, MeanConfig
-from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.embed.attend import attend
 from tokenreel.fuse.embed.embed import load_run
+from tokenreel.fuse.systems.base import make_source
 from tokenreel.fuse.train.train import train
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def test_the_weights_are_those_that_pool_the_tokens(store, run):
     assert found.weights.shape == (9, 2, 2, 3)
     np.testing.assert_allclose(found.weights.sum(axis=(2, 3)), 1, atol=1e-5)
 
-    source = TokenSource(opened, [tiny_config()], CPU, placement="disk")
+    source = make_source(opened, [tiny_config()], CPU, placement="disk")
     model = load_run(run, lambda config: source).model.eval()
     tokens = source.frames("val1", np.arange(9)).tokens()
     with torch.inference_mode():
@@ -38,7 +38,7 @@ def test_dynamic_queries_ask_for_the_piece_that_a_frame_is_in(store, tmp_path, d
     config = tiny_config(pooling=pooling, embed_frames=6)
     result = train(config, store=store, out=tmp_path / "run", device="cpu", progress=False)
     opened = open_store(store)
-    source = TokenSource(opened, [config], CPU, placement="disk")
+    source = make_source(opened, [config], CPU, placement="disk")
     model = load_run(tmp_path / "run", lambda config: source).model.eval()
     frames = source.frames("val1", np.arange(9))  # in two pieces, of 5 and of 4 frames
     [found] = attend(tmp_path / "run", opened, ["val1"], device=CPU)
@@ -55,7 +55,7 @@ def test_dynamic_queries_ask_for_the_piece_that_a_frame_is_in(store, tmp_path, d
 
 def test_a_long_clip_is_taken_in_parts_and_is_the_same(store, run, monkeypatch):
     [whole] = attend(run, open_store(store), ["train4"], device=CPU)
-    monkeypatch.setattr("tokenreel.fuse.embed.attend.FRAMES_AT_ONCE", 5)
+    monkeypatch.setattr("tokenreel.fuse.systems.mvformer.embed.FRAMES_AT_ONCE", 5)
     [parts] = attend(run, open_store(store), ["train4"], device=CPU)
     np.testing.assert_allclose(whole.weights, parts.weights, rtol=1e-5)
 

@@ -9,11 +9,11 @@ from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.config import AugmentConfig, FuseConfig, GridConfig, TemporalConfig
 from tokenreel.fuse.data.batches import make_batch
-from tokenreel.fuse.data.epoch_plan import Sampling
-from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.embed.embed import load_run
 from tokenreel.fuse.layers.conv3d import ConvolutionalFusion
-from tokenreel.fuse.systems.mvformer import batch_loss, build_model
+from tokenreel.fuse.systems.base import make_source, sampling_of
+from tokenreel.fuse.systems.mvformer.model import batch_loss, build_model
+from tokenreel.fuse.systems.mvformer.requirements import pooled_dim
 from tokenreel.fuse.train.train import train
 
 GRID = GridConfig()
@@ -64,7 +64,7 @@ def test_a_run_trains_and_embeds_each_clip_as_its_whole_sequence(tmp_path):
     config = tiny_config(pooling=GRID, temporal=SMALL, augment=AugmentConfig(dropout=0.3))
     result = train(config, store=store, out=tmp_path / "run", device="cpu", progress=False)
     embedded = {clip.clip_id: clip for clip in read_embeddings(result.embeddings).clips}
-    source = TokenSource(open_store(store), [config], torch.device("cpu"))
+    source = make_source(open_store(store), [config], torch.device("cpu"))
     model = load_run(tmp_path / "run", lambda _: source).model.eval()
     tokens = source.frames("val0", np.arange(65)).tokens()
     with torch.inference_mode():
@@ -85,12 +85,15 @@ def test_hidden_tokens_are_zero_where_the_grid_stays_whole():
 def test_what_is_mirrored_in_training_are_the_tokens(store):
     plain = tiny_config(pooling=GRID, temporal=SMALL)
     config = plain.with_(augment=AugmentConfig(flip=True))
-    source = TokenSource(open_store(store), [config], torch.device("cpu"))
+    source = make_source(open_store(store), [config], torch.device("cpu"))
     model = build_model(
-        config, dim=source.dim(config), cls_dim=source.cls_dim, grid=source.grid
+        config,
+        dim=pooled_dim(config, source.store),
+        cls_dim=source.store.identity.dim,
+        grid=source.grid,
     ).train()
     clips = source.store.select(split="train")
-    batch = make_batch(source, clips, range(5), Sampling.of(config), 0)
+    batch = make_batch(source, clips, range(5), sampling_of(config), 0)
     losses = []
     for each in (plain, plain, config):
         torch.manual_seed(0)

@@ -24,14 +24,15 @@ from tokenreel.fuse.config import (
     VspConfig,
 )
 from tokenreel.fuse.data.batches import make_batch, stream_batches
-from tokenreel.fuse.data.epoch_plan import Sampling, plan_epoch
-from tokenreel.fuse.data.requirements import class_offsets, require_store
-from tokenreel.fuse.data.source import TokenSource
+from tokenreel.fuse.data.epoch_plan import plan_epoch
+from tokenreel.fuse.data.requirements import class_offsets
 from tokenreel.fuse.distributed.world import World
 from tokenreel.fuse.embed.embed import load_run
 from tokenreel.fuse.losses import LOSSES
-from tokenreel.fuse.systems import mvformer
-from tokenreel.fuse.systems.mvformer import _head_of, batch_loss, build_model
+from tokenreel.fuse.systems.base import make_source, sampling_of
+from tokenreel.fuse.systems.mvformer import model as mvformer
+from tokenreel.fuse.systems.mvformer.model import _head_of, batch_loss, build_model
+from tokenreel.fuse.systems.mvformer.requirements import pooled_dim, require_store
 from tokenreel.fuse.train.train import train
 
 CONFIGS = {
@@ -59,12 +60,15 @@ def two_actions(tmp_path_factory):
 
 
 def prepare(path, config):
-    source = TokenSource(open_store(path), [config], torch.device("cpu"))
+    source = make_source(open_store(path), [config], torch.device("cpu"))
     model = build_model(
-        config, dim=source.dim(config), cls_dim=source.cls_dim, num_classes=source.num_classes
+        config,
+        dim=pooled_dim(config, source.store),
+        cls_dim=source.store.identity.dim,
+        num_classes=source.num_classes,
     )
     clips = source.store.select(split="train")
-    stream = stream_batches(source, clips, Sampling.of(config), epochs=50)
+    stream = stream_batches(source, clips, sampling_of(config), epochs=50)
     return source, model, clips, stream
 
 
@@ -140,7 +144,7 @@ def test_batches_by_action_hold_one_action_and_every_clip_that_has_a_partner(tmp
     stream.close()
     orders = set()
     for epoch in range(20):
-        plan = plan_epoch(clips, Sampling.of(config), epoch)
+        plan = plan_epoch(clips, sampling_of(config), epoch)
         assert all(len({clips[n].action for n in batch}) == 1 < len(batch) for batch in plan)
         orders.add(tuple(clips[batch[0]].action for batch in plan))
         seen = sorted(number for batch in plan for number in batch)
@@ -160,7 +164,7 @@ def test_clips_without_a_partner_of_their_action_are_counted(tmp_path, caplog, p
 
 
 def test_runs_share_batches_unless_one_wants_one_action_in_each():
-    scl, vsp, tcc = (Sampling.of(tiny_config(loss=CONFIGS[n])) for n in ("scl", "vsp", "tcc"))
+    scl, vsp, tcc = (sampling_of(tiny_config(loss=CONFIGS[n])) for n in ("scl", "vsp", "tcc"))
 
     assert scl == vsp != tcc
 
@@ -206,7 +210,7 @@ def test_a_clip_is_embedded_with_the_dynamic_entities_of_its_pieces(two_actions,
     config = tiny_config(pooling=pooling, optim=OptimConfig(epochs=1), embed_frames=8)
     result = train(config, store=two_actions, out=tmp_path / "run", device="cpu", progress=False)
     embedded = {clip.clip_id: clip for clip in read_embeddings(result.embeddings).clips}
-    source = TokenSource(open_store(two_actions), [config], torch.device("cpu"))
+    source = make_source(open_store(two_actions), [config], torch.device("cpu"))
     model = load_run(tmp_path / "run", lambda _: source).model.eval()
 
     found = embedded["train1"].embeddings  # 12 frames: two pieces of 6
@@ -221,7 +225,7 @@ def test_a_clip_is_embedded_with_the_dynamic_entities_of_its_pieces(two_actions,
 def test_a_supervised_run_embeds_a_store_with_other_phases(two_actions, tmp_path):
     config = tiny_config(loss=CrossEntropyConfig(), optim=OptimConfig(epochs=1))
     train(config, store=two_actions, out=tmp_path / "run", device="cpu", progress=False)
-    other = TokenSource(open_store(two_actions), [config], torch.device("cpu"))
+    other = make_source(open_store(two_actions), [config], torch.device("cpu"))
     other.num_classes = 7
 
     model = load_run(tmp_path / "run", lambda _: other).model
@@ -235,7 +239,7 @@ def test_the_gradients_of_two_processes_add_up_to_those_of_one(two_actions, name
     source, model, clips, stream = prepare(two_actions, config)
     stream.close()
     model.eval()  # batch norms of two processes are tested with two processes
-    numbers, sampling = plan_epoch(clips, Sampling.of(config), 0)[0], Sampling.of(config)
+    numbers, sampling = plan_epoch(clips, sampling_of(config), 0)[0], sampling_of(config)
 
     def gradients(world):
         batch = make_batch(

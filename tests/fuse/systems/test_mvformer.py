@@ -23,7 +23,7 @@ from tokenreel.fuse.config import (
 from tokenreel.fuse.layers.pooling import make_pooling, reduce_tokens
 from tokenreel.fuse.layers.temporal import position_table
 from tokenreel.fuse.losses.heads import apply_head, make_head
-from tokenreel.fuse.systems.mvformer import build_model
+from tokenreel.fuse.systems.mvformer.model import build_model
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CASES = json.loads((GOLDEN / "models_small.json").read_text())["cases"]

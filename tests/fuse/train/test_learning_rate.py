@@ -36,7 +36,7 @@ def stepped(config: OptimConfig, *, threads: int, **options: object) -> torch.Te
     """Weights after some steps on gradients of many sizes, by as many threads."""
     torch.manual_seed(0)
     model = torch.nn.ModuleList([torch.nn.Linear(301, 97), torch.nn.Linear(7, 3)])
-    optimiser = make_optimiser(config, model)
+    optimiser = make_optimiser(config, list(model.parameters()))
     for group in optimiser.param_groups:
         group.update(options)
     before = torch.get_num_threads()

@@ -23,11 +23,14 @@ from tokenreel.fuse.config import (
 from tokenreel.fuse.data.placement import frame_bytes
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.kernels.cpu import loops
+from tokenreel.fuse.systems.base import make_source
+from tokenreel.fuse.systems.mvformer import model as mvformer
+from tokenreel.fuse.systems.mvformer import shared_attention as shared_module
+from tokenreel.fuse.systems.mvformer.shared_attention import attended_bytes
 from tokenreel.fuse.train import run as run_module
-from tokenreel.fuse.train import shared_attention as shared_module
 from tokenreel.fuse.train import train as train_module
 from tokenreel.fuse.train.lockstep import fit
-from tokenreel.fuse.train.memory import attended_bytes, most_frames, run_bytes, split_by_memory
+from tokenreel.fuse.train.memory import most_frames, run_bytes, split_by_memory
 from tokenreel.fuse.train.train import Job, train, train_together
 
 SMALL = TemporalConfig(fc_width=8, hidden=8, heads=2, feed_forward=16, layers=1, embedding=4)
@@ -160,7 +163,7 @@ def test_runs_that_attend_over_the_same_tokens_read_them_once(store, tmp_path, m
     counts = {}
     for name, num_runs in (("one", 1), ("three", 3)):
         runs = {f"{name}{i}": tiny_config(loss=scl(temperature=0.1 + i)) for i in range(num_runs)}
-        source = TokenSource(open_store(store), list(runs.values()), torch.device("cpu"))
+        source = make_source(open_store(store), list(runs.values()), torch.device("cpu"))
         made = []
         for run, config in runs.items():
             (tmp_path / run).mkdir()
@@ -197,14 +200,14 @@ def test_stopped_in_the_middle_each_goes_on_and_ends_the_same(store, tmp_path, m
 def test_one_whose_loss_is_not_finite_leaves_and_the_others_end_as_alone(
     store, tmp_path, monkeypatch
 ):
-    original = run_module.batch_loss
+    original = mvformer.batch_loss
 
     def broken(model, batch, config, **rest):
         loss = original(model, batch, config, **rest)
         return loss * float("nan") if config.loss.temperature == 0.5 else loss
 
     train(tiny_config(), store=store, out=tmp_path / "alone", device="cpu", progress=False)
-    monkeypatch.setattr(run_module, "batch_loss", broken)
+    monkeypatch.setattr(mvformer, "batch_loss", broken)
     good, bad = together(
         {name: some_configs()[name] for name in ("plain", "colder")}, store, tmp_path
     )
@@ -220,7 +223,7 @@ def test_one_that_failed_holds_no_batch(store, tmp_path, monkeypatch):
     def broken(model, batch, config, **rest):
         raise UsageError("this batch has no loss")
 
-    monkeypatch.setattr(run_module, "batch_loss", broken)
+    monkeypatch.setattr(mvformer, "batch_loss", broken)
     read, held = TokenSource.read, []
 
     def noted(self, pieces):
@@ -249,7 +252,7 @@ def test_runs_that_could_not_read_leave_the_memory_to_the_next(tmp_path, monkeyp
             sources.append(weakref.ref(self))
             super().__init__(*args, **options)
 
-    monkeypatch.setattr(train_module, "TokenSource", Noted)
+    monkeypatch.setattr("tokenreel.fuse.data.source.TokenSource", Noted)
     poolings = [
         LstpConfig(blocks=(1,)),
         LstpConfig(blocks=(1, 3)),
@@ -264,7 +267,7 @@ def test_runs_that_could_not_read_leave_the_memory_to_the_next(tmp_path, monkeyp
 def test_one_whose_loss_cannot_be_computed_leaves_and_the_others_end_as_alone(
     store, tmp_path, monkeypatch
 ):
-    original = run_module.batch_loss
+    original = mvformer.batch_loss
 
     def broken(model, batch, config, **rest):
         if config.loss.temperature == 0.5:
@@ -273,7 +276,7 @@ def test_one_whose_loss_cannot_be_computed_leaves_and_the_others_end_as_alone(
 
     configs = {name: some_configs()[name] for name in ("plain", "colder", "longer")}
     train(configs["plain"], store=store, out=tmp_path / "alone", device="cpu", progress=False)
-    monkeypatch.setattr(run_module, "batch_loss", broken)
+    monkeypatch.setattr(mvformer, "batch_loss", broken)
     results = together(configs, store, tmp_path)
     assert [str(result.error) for result in results] == ["None", "this batch has no loss", "None"]
     assert_same_run(tmp_path / "plain", tmp_path / "alone")
@@ -342,7 +345,7 @@ def test_what_runs_attended_to_is_counted(store, tmp_path, monkeypatch):
     together(configs, store, tmp_path)
     opened = open_store(store)
     most = most_frames(configs["r0"], opened)
-    source = TokenSource(opened, list(configs.values()), torch.device("cpu"), frames_at_once=most)
+    source = make_source(opened, list(configs.values()), torch.device("cpu"), frames_at_once=most)
     counted = attended_bytes(configs["r0"], source)
     assert {num_bytes * most == counted * frames for num_bytes, frames in held} == {True}
     assert max(frames for _, frames in held) <= most

@@ -17,6 +17,7 @@ from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import Damaged, TokenReelError, WrongIdentity
 from tokenreel.fuse.config import CrossEntropyConfig, OptimConfig
 from tokenreel.fuse.runs.checkpoint import load_checkpoint
+from tokenreel.fuse.systems.mvformer import model as mvformer
 from tokenreel.fuse.train import run as run_module
 from tokenreel.fuse.train.train import train
 
@@ -165,7 +166,7 @@ def test_a_gradient_that_is_never_finite_ends_a_run_in_float16_too(store, tmp_pa
         weight = next(model.parameters()).flatten()[0]
         return (weight - weight.detach()).abs().sqrt()  # 0, with a gradient of infinity
 
-    monkeypatch.setattr(run_module, "batch_loss", broken)
+    monkeypatch.setattr(mvformer, "batch_loss", broken)
     config = tiny_config(optim=OptimConfig(epochs=20, precision="float16"))
     with pytest.raises(TokenReelError, match=r"epoch 8 is 0.0, its gradient nan, on clips train"):
         run(config, store, tmp_path / "run")  # two steps an epoch: 2^16 is halved to 1 in 16

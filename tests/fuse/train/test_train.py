@@ -20,11 +20,12 @@ from tokenreel.fuse.config import (
     OptimConfig,
 )
 from tokenreel.fuse.data.batches import make_batch, stream_batches
-from tokenreel.fuse.data.epoch_plan import Sampling
 from tokenreel.fuse.data.frames import Piece
-from tokenreel.fuse.data.source import TokenSource
-from tokenreel.fuse.embed.embed import pieces
-from tokenreel.fuse.systems.mvformer import batch_loss, build_model
+from tokenreel.fuse.systems.base import make_source, sampling_of
+from tokenreel.fuse.systems.mvformer import model as mvformer
+from tokenreel.fuse.systems.mvformer.embed import pieces
+from tokenreel.fuse.systems.mvformer.model import batch_loss, build_model
+from tokenreel.fuse.systems.mvformer.requirements import pooled_dim
 from tokenreel.fuse.train import run as run_module
 from tokenreel.fuse.train.train import Job, train, train_together
 
@@ -116,10 +117,12 @@ def test_a_finished_run_is_not_trained_again(store, tmp_path):
 
 def test_pooling_distinct_frames_equals_pooling_every_position(store):
     config = tiny_config()
-    source = TokenSource(open_store(store), [config], torch.device("cpu"))
+    source = make_source(open_store(store), [config], torch.device("cpu"))
     clips = source.store.select(split="train")
-    model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim)
-    _, batch = next(stream_batches(source, clips, Sampling(config.data), epochs=1))
+    model = build_model(
+        config, dim=pooled_dim(config, source.store), cls_dim=source.store.identity.dim
+    )
+    _, batch = next(stream_batches(source, clips, sampling_of(config), epochs=1))
     tokens = batch.frames.tokens()
 
     once = model.pool(tokens, None, None)[batch.gather.flatten(0, 1)]
@@ -131,9 +134,9 @@ def test_pooling_distinct_frames_equals_pooling_every_position(store):
 
 def test_a_step_on_distinct_frames_is_the_step_on_every_position_batch_norms_included(store):
     config = tiny_config()
-    source = TokenSource(open_store(store), [config], torch.device("cpu"))
+    source = make_source(open_store(store), [config], torch.device("cpu"))
     clips = source.store.select(split="train")
-    _, batch = next(stream_batches(source, clips, Sampling.of(config), epochs=1))
+    _, batch = next(stream_batches(source, clips, sampling_of(config), epochs=1))
     every = replace(
         batch,
         frames=source.read(
@@ -147,7 +150,9 @@ def test_a_step_on_distinct_frames_is_the_step_on_every_position_batch_norms_inc
     )
     found = []
     for one in (batch, every):
-        model = build_model(config, dim=source.dim(config), cls_dim=source.cls_dim).train()
+        model = build_model(
+            config, dim=pooled_dim(config, source.store), cls_dim=source.store.identity.dim
+        ).train()
         torch.manual_seed(0)
         loss = batch_loss(model, one, config, rng=np.random.default_rng(0))
         loss.backward()
@@ -166,7 +171,7 @@ def test_tokens_from_memory_and_from_the_disk_are_those_of_the_store(store):
     frames = np.array([1, 4, 5])
     tokens = {}
     for placement in ("ram", "disk"):
-        source = TokenSource(
+        source = make_source(
             open_store(store), [tiny_config()], torch.device("cpu"), placement=placement
         )
         tokens[placement] = source.frames("train0", frames).tokens()
@@ -236,7 +241,7 @@ def test_a_gradient_that_is_not_finite_names_its_clips(store, tmp_path, monkeypa
         weight = next(model.parameters()).flatten()[0]
         return (weight - weight.detach()).abs().sqrt()  # 0, with a gradient of infinity
 
-    monkeypatch.setattr(run_module, "batch_loss", broken)
+    monkeypatch.setattr(mvformer, "batch_loss", broken)
     with pytest.raises(TokenReelError, match=r"its gradient (nan|inf), on clips train\d"):
         run(tiny_config(), store, tmp_path / "run")
     assert not (tmp_path / "run/checkpoint.pt").exists()
@@ -252,7 +257,7 @@ def test_a_loss_that_is_not_finite_names_its_clips(store, tmp_path, monkeypatch)
     def broken(model, batch, config, **rest):
         return next(model.parameters()).sum() * float("nan")
 
-    monkeypatch.setattr(run_module, "batch_loss", broken)
+    monkeypatch.setattr(mvformer, "batch_loss", broken)
     with pytest.raises(
         TokenReelError, match=r"the loss of epoch 0 is nan, its gradient nan, on clips train\d"
     ):
@@ -267,7 +272,7 @@ def test_a_held_out_loss_that_is_not_finite_names_its_clips(store, tmp_path, mon
         seen.extend([] if model.training else batch.clip_ids)
         return loss if model.training or config.loss.temperature == 0.5 else loss * float("inf")
 
-    monkeypatch.setattr(run_module, "batch_loss", broken)
+    monkeypatch.setattr(mvformer, "batch_loss", broken)
     config = tiny_config(
         data=DataConfig(num_frames=6, batch_clips=2, held_out=0.4),
         optim=OptimConfig(lr=1e-2, epochs=4, evaluate_epochs=2),
@@ -289,7 +294,7 @@ def test_a_run_of_one_action_sees_and_embeds_the_clips_of_that_action_alone(tmp_
         seen[config.data.action].update(batch.clip_ids)
         return batch_loss(model, batch, config, **rest)
 
-    monkeypatch.setattr(run_module, "batch_loss", watched)
+    monkeypatch.setattr(mvformer, "batch_loss", watched)
     jobs = [
         Job(tiny_config(data=data.with_(action=action)), path, tmp_path / action) for action in seen
     ]
@@ -336,7 +341,7 @@ def test_a_gradient_that_overflows_in_another_process_leaves_the_step_out_in_thi
     store, tmp_path, monkeypatch
 ):
     config = tiny_config(optim=OptimConfig(lr=1e-2, epochs=1, precision="float16"))
-    source = TokenSource(open_store(store), [config], torch.device("cpu"))
+    source = make_source(open_store(store), [config], torch.device("cpu"))
     clips = source.store.select(split="train")
     trained = run_module.Run(config, source, tmp_path)
     trained.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)  # none overflows in this process

@@ -7,9 +7,10 @@ import pytest
 from tests.fuse.tiny import write_store
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.evaluate.protocol import EvaluateConfig, resolve
-from tokenreel.fuse.data.requirements import blocks_of, for_store
-from tokenreel.fuse.systems.mvformer import build_model
+from tokenreel.fuse.systems.mvformer.model import build_model
+from tokenreel.fuse.systems.mvformer.requirements import blocks_of
 from tokenreel.fuse.train.train import train_together
 from tokenreel.pipeline.phases.training import make_job, run_name
 from tokenreel.pipeline.recipes import FROZEN_CONTROLS, RECIPES, TABLES, describe, get_recipe
@@ -136,7 +137,7 @@ def test_the_last_block_is_the_stores_last(tmp_path):
     store = open_store(write_store(tmp_path / "s", blocks=(1, 5)))
     config = get_recipe("mvformer-table4-9").fuse
     assert blocks_of(config, store) == (5,)
-    assert for_store(config, store).pooling.blocks == (5,)
+    assert config.for_stores(StoreSet({"tokens": store})).pooling.blocks == (5,)
 
 
 def test_a_run_that_goes_on_from_another_takes_the_one_of_its_seed_or_asks_for_it(

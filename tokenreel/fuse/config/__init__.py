@@ -22,10 +22,13 @@ from tokenreel.fuse.config.model import (
     PoolingConfig,
     TemporalConfig,
 )
-from tokenreel.fuse.config.run import AugmentConfig, DataConfig, FuseConfig, OptimConfig
+from tokenreel.fuse.config.mvformer import AugmentConfig, FuseConfig
+from tokenreel.fuse.config.registry import SYSTEMS, config_class, parse_config
+from tokenreel.fuse.config.system import DataConfig, OptimConfig, SystemConfig
 
 __all__ = [
     "POOLINGS",
+    "SYSTEMS",
     "AugmentConfig",
     "ClsConfig",
     "CrossEntropyConfig",
@@ -43,8 +46,11 @@ __all__ = [
     "PoolingConfig",
     "SalConfig",
     "SclConfig",
+    "SystemConfig",
     "TccConfig",
     "TcnConfig",
     "TemporalConfig",
     "VspConfig",
+    "config_class",
+    "parse_config",
 ]

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenreel.fuse.config.run import AugmentConfig
+from tokenreel.fuse.config.mvformer import AugmentConfig
 from tokenreel.fuse.kernels import CodedTokens
 
 ASPECT = 4 / 3  # a rectangle is at most this much longer than the grid's own shape

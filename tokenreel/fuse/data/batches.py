@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.cache.format.clip import ClipRecord
-from tokenreel.fuse.config.run import DataConfig
-from tokenreel.fuse.config.windows import Windows, sample_windows
-from tokenreel.fuse.data.epoch_plan import Sampling, plan_epoch
+from tokenreel.fuse.config.system import DataConfig
+from tokenreel.fuse.data.epoch_plan import Draw, Sampling, plan_epoch
 from tokenreel.fuse.data.frames import Frames, Piece
 from tokenreel.fuse.data.source import TokenSource
 
@@ -34,10 +33,10 @@ class Batch:
     Attributes:
         clip_ids: the B clips.
         frames: the F distinct frames of the local clips (this rank).
-        gather: int64 (b, 2, T): which distinct frame each position of a window of a local clip is.
-        steps: int64 (B, 2, T): the frame's number in its clip.
-        valid: bool (B, 2, T), False at padding; always on the host.
-        labels: int64 (B, 2, T): phase of each frame as a class of the store, -1 unlabelled.
+        gather: int64 (b, V, T): which distinct frame each position of a window of a local clip is.
+        steps: int64 (B, V, T): the frame's number in its clip.
+        valid: bool (B, V, T), False at padding; always on the host.
+        labels: int64 (B, V, T): phase of each frame as a class of the store, -1 unlabelled.
         num_frames: int64 (B,): frames of each clip.
         actions: the B actions, "" where unknown.
         own: which of the B clips are this process's.
@@ -110,7 +109,7 @@ def make_batch(
         world: processes that share the batch.
     """
     chosen = [clips[number] for number in numbers]
-    windows = [
+    draws = [
         _draw_windows(record, number, sampling, epoch)
         for number, record in zip(numbers, chosen, strict=True)
     ]
@@ -118,23 +117,22 @@ def make_batch(
     pieces: list[Piece] = []
     gather: list[NDArray[np.int64]] = []
     offset = 0
-    for number, record, window in zip(numbers[own], chosen[own], windows[own], strict=True):
+    for number, record, drawn in zip(numbers[own], chosen[own], draws[own], strict=True):
         rng = np.random.default_rng([sampling.data.seed, epoch, number, STORED_VIEW])
-        stored = _stored_views(record, len(window.frames), sampling.data, rng)
-        found, where = _distinct(record, stored, window.frames)
+        stored = _stored_views(record, len(drawn.units), sampling.data, rng)
+        found, where = _distinct(record, stored, drawn.units)
         pieces += found
         gather.append(where + offset)
         offset += sum(len(piece.frames) for piece in found)
     labels = [
-        source.classes(record)[window.frames]
-        for record, window in zip(chosen, windows, strict=True)
+        source.classes(record)[drawn.units] for record, drawn in zip(chosen, draws, strict=True)
     ]
     return Batch(
         clip_ids=tuple(record.clip_id for record in chosen),
         frames=source.read(pieces),
-        gather=torch.from_numpy(np.array(gather, np.int64).reshape(-1, *windows[0].frames.shape)),
-        steps=torch.from_numpy(np.stack([window.frames for window in windows])),
-        valid=torch.from_numpy(np.stack([window.valid for window in windows])),
+        gather=torch.from_numpy(np.array(gather, np.int64).reshape(-1, *draws[0].units.shape)),
+        steps=torch.from_numpy(np.stack([drawn.units for drawn in draws])),
+        valid=torch.from_numpy(np.stack([drawn.valid for drawn in draws])),
         labels=torch.from_numpy(np.stack(labels)),
         num_frames=torch.tensor([record.num_frames for record in chosen]),
         actions=tuple(record.action for record in chosen),
@@ -143,18 +141,9 @@ def make_batch(
     )
 
 
-def _draw_windows(record: ClipRecord, number: int, sampling: Sampling, epoch: int) -> Windows:
-    """The frames of both windows of a clip in an epoch."""
-    data = sampling.data
-    return sample_windows(
-        record.num_frames,
-        data.num_frames,
-        alpha=data.alpha,
-        beta=data.beta,
-        rng=np.random.default_rng([sampling.data.seed, epoch, number]),
-        kind=data.sampling,
-        pair_window=sampling.pair_window,
-    )
+def _draw_windows(record: ClipRecord, number: int, sampling: Sampling, epoch: int) -> Draw:
+    """The units of a clip in an epoch."""
+    return sampling.draw(record, np.random.default_rng([sampling.data.seed, epoch, number]))
 
 
 def _stored_views(

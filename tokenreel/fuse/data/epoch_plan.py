@@ -1,37 +1,45 @@
 """Which clips each step of an epoch takes, and all that decides it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.cache.format.clip import ClipRecord
-from tokenreel.fuse.config.run import DataConfig, FuseConfig
+from tokenreel.fuse.config.system import DataConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """The units of a clip in a step.
+
+    Attributes:
+        units: int64 (V, T), rows of the clip in the store: of V sequences, T positions each.
+        valid: bool (V, T), False where a position is padding, at the end of a sequence.
+    """
+
+    units: NDArray[np.int64]
+    valid: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """All that decides which frames a step sees: runs that agree in it share a stream.
+    """All that decides which units a step sees: runs of an equal one share a stream.
 
     Attributes:
-        data: order, sizes and rules.
-        by_action: whether all clips of a batch are of one action.
-        pair_window: frames before each drawn frame where a second is drawn; 0: none is.
-        labelled_seed: of the draw of labelled clips; None where all clips are trained on.
+        key: what decides it.
+        data: seed, sizes and stored views.
+        batches: the clips of each step of an epoch, by their places.
+        draw: the units of a clip.
     """
 
+    key: Hashable
     data: DataConfig
-    by_action: bool = False
-    pair_window: int = 0
-    labelled_seed: int | None = None
-
-    @classmethod
-    def of(cls, config: FuseConfig) -> "Sampling":
-        """That of a run."""
-        loss, data = config.loss, config.data
-        labelled_seed = config.seed if data.label_share < 1 else None
-        return cls(data, loss.pairs_by_action, loss.pair_window, labelled_seed)
+    batches: Callable[[Sequence[ClipRecord], np.random.Generator], list[list[int]]] = field(
+        compare=False
+    )
+    draw: Callable[[ClipRecord, np.random.Generator], Draw] = field(compare=False)
 
 
 def hold_out(
@@ -58,17 +66,30 @@ def hold_out(
 
 
 def plan_epoch(clips: Sequence[ClipRecord], sampling: Sampling, epoch: int) -> list[list[int]]:
-    """Which clips each step of an epoch takes; the last may be smaller, of one only where all are.
+    """Which clips each step of an epoch takes.
 
     Args:
         clips: the training clips.
-        sampling: order and sizes.  By action, the batches of all actions are shuffled, and a clip
-            that is the only one of its action is in none.
+        sampling: of the run.
         epoch: number of the pass, from 0.
     """
-    rng = np.random.default_rng([sampling.data.seed, epoch])
-    order, size = rng.permutation(len(clips)), sampling.data.batch_clips
-    if not sampling.by_action:
+    return sampling.batches(clips, np.random.default_rng([sampling.data.seed, epoch]))
+
+
+def shuffled_batches(
+    clips: Sequence[ClipRecord], size: int, rng: np.random.Generator, *, by_action: bool = False
+) -> list[list[int]]:
+    """Clips in batches; the last may be smaller, of one only where all are.
+
+    Args:
+        clips: the training clips.
+        size: of a batch.
+        rng: of their order.
+        by_action: all clips of a batch are of one action; the batches of all actions are shuffled,
+            and a clip that is the only one of its action is in none.
+    """
+    order = rng.permutation(len(clips))
+    if not by_action:
         return _cut(order, size)
     actions = np.array([clip.action for clip in clips])
     parts = [order[actions[order] == action] for action in np.unique(actions[actions != ""])]

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.cache.codec import Codec, Encoded
-from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.fuse.kernels import CodedTokens, Folding
 
 log = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ class Frames:
         return self._tokens[key]
 
     def coded(self, blocks: Sequence[int] | None = None) -> CodedTokens:
-        """Tokens of blocks, None for all, in order, as codes that a pooling takes: no copy."""
+        """Tokens of blocks, None for all, in order, as they are stored: no copy."""
         chosen = sorted(self.codes if blocks is None else blocks)
         if chosen and not self._foldings.are_known(chosen[0]):
             return CodedTokens(tuple(self._decode(block) for block in chosen))
@@ -88,13 +87,6 @@ class Frames:
                 block, self.codes[block], self.scales.get(block)
             )
         return self._decoded[block]
-
-    def tokens_for(self, config: FuseConfig) -> CodedTokens | Tensor | None:
-        """What a model pools: codes, floats where its pooling has no weights, or no tokens."""
-        if not config.pooling.uses_tokens:
-            return None
-        take = self.coded if config.pooling.attends else self.tokens
-        return take(config.pooling.blocks)
 
     def to(self, device: torch.device) -> "Frames":
         """The same frames on a device; the copy does not wait where memory is pinned."""

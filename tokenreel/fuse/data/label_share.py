@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.cache.embeddings import EmbeddedClip
-from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.config.system import SystemConfig
 
 Labels = NDArray[np.integer]
 
@@ -52,7 +52,7 @@ def _order(labels: Sequence[Labels], seed: int) -> list[int]:
     return first + [i for i in order if i not in first]
 
 
-def in_order_of_draw(clips: Sequence[EmbeddedClip], config: FuseConfig) -> list[EmbeddedClip]:
+def in_order_of_draw(clips: Sequence[EmbeddedClip], config: SystemConfig) -> list[EmbeddedClip]:
     """The labelled training clips as a run drew them, then all others; all as they are without."""
     if config.data.label_share == 1:
         return list(clips)

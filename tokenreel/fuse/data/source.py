@@ -12,17 +12,13 @@ from torch import Tensor
 
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.read.store_reader import Request, Store
-from tokenreel.fuse.config.run import FuseConfig
 from tokenreel.fuse.data.frames import Foldings, Frames, Piece
 from tokenreel.fuse.data.placement import choose_placement, frame_bytes
-from tokenreel.fuse.data.requirements import (
-    blocks_of,
-    class_offsets,
-    is_of,
-    require_tokens,
-)
+from tokenreel.fuse.data.requirements import class_offsets
 
 log = logging.getLogger(__name__)
+
+FRAMES_AT_ONCE = 64  # of a clip that is embedded: their decoded tokens bound the memory
 
 
 @dataclass(frozen=True)
@@ -42,17 +38,18 @@ class Wanted:
     actions: frozenset[str | None]
 
     @classmethod
-    def of(cls, configs: Sequence[FuseConfig], store: Store) -> "Wanted":
-        """Of the configs of the runs."""
-        blocks = {
-            b for config in configs if config.pooling.uses_tokens for b in blocks_of(config, store)
-        }
+    def merged(cls, some: Sequence["Wanted"]) -> "Wanted":
+        """What any of some runs wants."""
         return cls(
-            tuple(sorted(blocks)),
-            any(config.pooling.uses_cls for config in configs),
-            any(config.data.views != "clean" for config in configs),
-            frozenset(config.data.action for config in configs),
+            tuple(sorted({block for wanted in some for block in wanted.blocks})),
+            any(wanted.cls for wanted in some),
+            any(wanted.every_view for wanted in some),
+            frozenset(action for wanted in some for action in wanted.actions),
         )
+
+    def includes(self, record: ClipRecord) -> bool:
+        """Whether a clip is of one of the actions."""
+        return None in self.actions or record.action in self.actions
 
 
 class TokenSource:
@@ -60,21 +57,21 @@ class TokenSource:
 
     Args:
         store: the store.
-        configs: of the runs that read it: the blocks and CLS vectors that any of them wants.
+        wanted: what the runs that read it want of it.
         device: where the frames go.
         placement: "disk", "ram", "gpu" or "auto".
         memory_bytes: most that codes may take in memory, None for half of what is available.
-        clips: that will be read; those of the split train that a config trains on when None.
+        clips: that will be read; those wanted of the split train when None.
         frames_at_once: most frames of a batch or read; 0 where the caller counts them.
 
     Raises:
-        UsageError: the store lacks tokens that a config pools, or they do not fit.
+        UsageError: the codes do not fit.
     """
 
     def __init__(
         self,
         store: Store,
-        configs: Sequence[FuseConfig],
+        wanted: Wanted,
         device: torch.device,
         *,
         placement: str = "auto",
@@ -82,19 +79,12 @@ class TokenSource:
         clips: Sequence[ClipRecord] | None = None,
         frames_at_once: int = 0,
     ) -> None:
-        for config in configs:
-            require_tokens(config, store)
         self.store, self.device, self.frames_at_once = store, device, frames_at_once
-        wanted = Wanted.of(configs, store)
         self.blocks, self.uses_cls = wanted.blocks, wanted.cls
         self._first_class, self.num_classes = class_offsets(store)
         self._foldings = Foldings(store.codec, store.identity.dim)
         if clips is None:
-            clips = [
-                clip
-                for clip in store.select(split="train")
-                if any(is_of(config, clip) for config in configs)
-            ]
+            clips = [clip for clip in store.select(split="train") if wanted.includes(clip)]
         views = [clip.num_views if wanted.every_view else 1 for clip in clips]
         frames = sum(clip.num_frames * count for clip, count in zip(clips, views, strict=True))
         each = frame_bytes(store, self.blocks, cls=self.uses_cls)
@@ -125,11 +115,6 @@ class TokenSource:
     def unread_bytes(self) -> int:
         """Bytes of the codes that will stay and are not there yet."""
         return max(0, self.placement.num_bytes - sum(x.num_bytes for x in self._kept.values()))
-
-    def dim(self, config: FuseConfig) -> int:
-        """Channels of what a config pools: the tokens of all its blocks, end to end, or CLS."""
-        count = len(blocks_of(config, self.store)) if config.pooling.uses_tokens else 1
-        return self.store.identity.dim * count
 
     def classes(self, record: ClipRecord) -> NDArray[np.int64]:
         """The class of each frame of a clip, -1 where it has none."""

@@ -1,9 +1,6 @@
-"""Where LSTP looks: the attention of each entity over the tokens of a frame.
+"""Where a model looks: the attention of each of its queries over the tokens of a frame."""
 
-Source: MV-Former, section 3.3 and Figures 3 and 4.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tokenreel.cache.errors import ClipFailed, Damaged, UsageError
+from tokenreel.cache.errors import ClipFailed, Damaged
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.read.store_reader import Store
-from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.cache.read.store_set import StoreSet
+from tokenreel.fuse.config.system import SystemConfig
 from tokenreel.fuse.data.source import TokenSource
-from tokenreel.fuse.embed.embed import clip_context, load_run
+from tokenreel.fuse.embed.embed import load_run
 from tokenreel.fuse.runs.provenance import describe_store, require_same_tokens
-from tokenreel.fuse.systems.mvformer import FusionModel
-
-FRAMES_AT_ONCE = 64  # decoded tokens of 64 frames bound the memory
+from tokenreel.fuse.systems.base import make_source, system_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +27,7 @@ class ClipAttention:
     Attributes:
         record: the clip.
         weights: float32 (T, E, rows, columns); over the tokens of a frame they sum to 1 for every
-            entity, or to less where entities are disjoint.  Dynamic entities come last.
+            query, or to less where queries are disjoint.
         times_seconds: float64 (T,).
         labels: int16 (T,), -1 where a frame has none.
     """
@@ -54,53 +50,37 @@ def attend(
         device: where to compute.
 
     Raises:
-        UsageError: the run pools without attention, or has no checkpoint yet.
+        UsageError: a run of a model without attention, or that has no checkpoint yet.
         ClipNotFound: the store has no such clip.
         WrongIdentity: a store of another backbone or weights.
     """
+    stores = StoreSet({"tokens": store})
     require_same_tokens(run, describe_store(store))
     records = [store.record(clip) for clip in clips]
     sources: list[TokenSource] = []
 
-    def source_of(config: FuseConfig) -> TokenSource:
-        sources.append(TokenSource(store, [config], device, placement="disk"))
+    def source_of(config: SystemConfig) -> TokenSource:
+        sources.append(make_source(stores, [config], device, placement="disk"))
         return sources[0]
 
     embedder = load_run(run, source_of)
-    model, config = embedder.model, embedder.config
-    if not config.pooling.attends:
-        raise UsageError(
-            f"{run} pools with pooling.kind={config.pooling.kind}, without attention: "
-            "name a run with pooling.kind=lstp"
-        )
-    model.eval()
-    return (_attend_or_report(record, model, sources[0]) for record in records)
+    model, config, [source] = embedder.model.eval(), embedder.config, sources
+    weights_of = system_of(config).attention(run, model, config, source)
+    return (_attend_or_report(record, weights_of, source) for record in records)
 
 
 def _attend_or_report(
-    record: ClipRecord, model: FusionModel, source: TokenSource
+    record: ClipRecord,
+    weights_of: Callable[[ClipRecord], NDArray[np.float32]],
+    source: TokenSource,
 ) -> ClipAttention | ClipFailed:
     try:
-        return _attend(record, model, source)
+        weights = weights_of(record)
+        return ClipAttention(
+            record,
+            weights.reshape(*weights.shape[:2], *source.grid),
+            source.store.times_seconds(record.clip_id),
+            source.store.labels(record.clip_id),
+        )
     except Damaged as error:
         return ClipFailed(record.clip_id, stage="read", reason=str(error))
-
-
-def _attend(record: ClipRecord, model: FusionModel, source: TokenSource) -> ClipAttention:
-    config = model.config
-    parts = []
-    with torch.inference_mode():
-        context = clip_context(model, source, record)
-        for start in range(0, record.num_frames, FRAMES_AT_ONCE):
-            stop = min(start + FRAMES_AT_ONCE, record.num_frames)
-            frames = source.frames(record.clip_id, np.arange(start, stop))
-            tokens = frames.coded(config.pooling.blocks)
-            own = None if context is None else context[start:stop]
-            parts.append(model.attention(tokens, frames.cls, None, own).float().cpu().numpy())
-    flat = np.concatenate(parts)
-    return ClipAttention(
-        record,
-        flat.reshape(*flat.shape[:2], *source.grid),
-        source.store.times_seconds(record.clip_id),
-        source.store.labels(record.clip_id),
-    )

@@ -1,14 +1,11 @@
 """Embed every clip of a store with a model; write the file that phase 3 reads.
 
-Models that read the same store are given each frame together.  As in the official evaluation, a
-clip longer than `embed_frames` is cut into nearly equal pieces, and each piece is embedded alone:
-its own attention, its own positions, no mask, no head.
+Models of one system that read the same store are given each clip together.
 """
 
 import logging
-import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,31 +13,28 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
 from tokenreel.cache.errors import Damaged, UsageError
 from tokenreel.cache.files import make_directory
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.progress import Progress
-from tokenreel.cache.read.store_reader import open_store
-from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.cache.read.store_set import StoreSet
+from tokenreel.fuse.config.system import SystemConfig
 from tokenreel.fuse.data.label_share import in_order_of_draw
-from tokenreel.fuse.data.requirements import as_trained, is_of
+from tokenreel.fuse.data.requirements import is_of
 from tokenreel.fuse.data.source import TokenSource
-from tokenreel.fuse.losses.heads import classes_in
 from tokenreel.fuse.runs.checkpoint import load_checkpoint, restore_weights
 from tokenreel.fuse.runs.provenance import (
-    describe_store,
+    describe_stores,
     read_config,
     read_provenance,
     require_same_tokens,
 )
-from tokenreel.fuse.systems.mvformer import FusionModel, build_model
+from tokenreel.fuse.systems.base import Embedded, make_source, shapes_of, system_of
 
 log = logging.getLogger(__name__)
-
-FRAMES_AT_ONCE = 64  # decoded tokens of 64 frames bound the memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,21 +48,10 @@ class Embedder:
         provenance: what made the embeddings.
     """
 
-    model: FusionModel
-    config: FuseConfig
+    model: nn.Module
+    config: SystemConfig
     out: Path
     provenance: dict[str, Any]
-
-
-def pieces(num_frames: int, longest: int) -> list[slice]:
-    """Cut a clip as the official evaluation does.
-
-    >>> pieces(7, 3)
-    [slice(0, 3, None), slice(3, 6, None), slice(6, 7, None)]
-    """
-    count = math.ceil(num_frames / longest)
-    size = math.ceil(num_frames / count)
-    return [slice(a, min(a + size, num_frames)) for a in range(0, num_frames, size)]
 
 
 def describe_clip(source: TokenSource, record: ClipRecord) -> EmbeddedClip:
@@ -88,41 +71,21 @@ def describe_clip(source: TokenSource, record: ClipRecord) -> EmbeddedClip:
     )
 
 
-def clip_context(model: FusionModel, source: TokenSource, record: ClipRecord) -> Tensor | None:
-    """What dynamic queries of the frames of a clip are made from, (T, 1, D of CLS).
-
-    None where there are none, or where each frame asks with its own CLS vector.  The sequence that
-    a frame belongs to is its piece of the clip.
-    """
-    if not model.config.pooling.asks_sequence:
-        return None
-    cls = torch.from_numpy(source.store.read_cls(record.clip_id)).to(source.device)
-    cuts = pieces(record.num_frames, model.config.embed_frames)
-    return torch.cat([model.sequence_context(cls[cut]) for cut in cuts])
-
-
-def embed_clip(
+def _embed_clip(
     source: TokenSource, embedders: Sequence[Embedder], record: ClipRecord
-) -> Iterator[np.ndarray[Any, Any]]:
-    """The embeddings (T, C) of a clip by each model; each frame is read and decoded once."""
-    contexts = [clip_context(embedder.model, source, record) for embedder in embedders]
-    entities: list[list[Tensor]] = [[] for _ in embedders]
-    for start in range(0, record.num_frames, FRAMES_AT_ONCE):
-        stop = min(start + FRAMES_AT_ONCE, record.num_frames)
-        frames = source.frames(record.clip_id, np.arange(start, stop))
-        for parts, embedder, context in zip(entities, embedders, contexts, strict=True):
-            own = None if context is None else context[start:stop]
-            tokens = frames.tokens_for(embedder.config)
-            parts.append(embedder.model.pool(tokens, frames.cls, None, own))
-        del frames  # their memory is the next ones'
-    for parts, embedder in zip(entities, embedders, strict=True):
-        together = torch.cat(parts)
-        cuts = pieces(record.num_frames, embedder.config.embed_frames)
-        fused = torch.cat([embedder.model.fuse(together[cut][None])[0] for cut in cuts])
-        yield fused.float().cpu().numpy()
+) -> list[Embedded]:
+    """The embedding of a clip by each model; those of one system share what they read."""
+    made: dict[int, Embedded] = {}
+    names = [embedder.config.system for embedder in embedders]
+    for name in dict.fromkeys(names):
+        own = [place for place, other in enumerate(names) if other == name]
+        models = [(embedders[place].model, embedders[place].config) for place in own]
+        system = system_of(embedders[own[0]].config)
+        made |= zip(own, system.embed_each(models, source, record), strict=True)
+    return [made[place] for place in range(len(embedders))]
 
 
-def load_run(run: Path, source_of: Callable[[FuseConfig], TokenSource]) -> Embedder:
+def load_run(run: Path, source_of: Callable[[SystemConfig], TokenSource]) -> Embedder:
     """The model of a trained run, for a store that may be another than it was trained on.
 
     Args:
@@ -135,18 +98,14 @@ def load_run(run: Path, source_of: Callable[[FuseConfig], TokenSource]) -> Embed
         WrongIdentity: tokens of another width than those it was trained on.
     """
     about = read_provenance(run)
-    config = as_trained(read_config(run, about), about["blocks"])
+    config = read_config(run, about).as_trained(about)
     source = source_of(config)
     path = run / "checkpoint.pt"
     state = load_checkpoint(path) if path.exists() else None
-    classes = classes_in(state["model"]) if state else source.num_classes
-    model = build_model(
-        config,
-        dim=source.dim(config),
-        cls_dim=source.cls_dim,
-        num_classes=classes,
-        grid=source.grid,
-    )
+    system = system_of(config)
+    trained = system.classes_in(state["model"]) if state else None
+    classes = source.num_classes if trained is None else trained
+    model = system.build(config, replace(shapes_of(source), num_classes=classes))
     if state is not None:
         restore_weights(path, model, config, state)
         epoch, step = state["position"]
@@ -181,14 +140,14 @@ def embed_run(
         WrongIdentity: a store of another backbone, weights or blocks.
         Damaged: a store without a sound clip.
     """
-    opened = open_store(store)
-    there = describe_store(opened)
+    stores = StoreSet({"tokens": store})
+    there = describe_stores(stores)
     trained_on = require_same_tokens(run, there)["store_fingerprint"]
     _require_writable(out)
     found: list[TokenSource] = []
 
-    def source_of(config: FuseConfig) -> TokenSource:
-        found.append(TokenSource(opened, [config], device, placement="disk"))
+    def source_of(config: SystemConfig) -> TokenSource:
+        found.append(make_source(stores, [config], device, placement="disk"))
         return found[0]
 
     embedder = load_run(run, source_of)
@@ -248,7 +207,7 @@ def embed_together(
         try:
             about = describe_clip(source, record)
             with torch.inference_mode():
-                made = list(embed_clip(source, [embedders[number] for number in own], record))
+                made = _embed_clip(source, [embedders[number] for number in own], record)
         except Damaged as error:
             if left_out is None:
                 raise
@@ -256,7 +215,7 @@ def embed_together(
             left_out.setdefault(record.action, []).append(f"{record.clip_id}: {error}")
             continue
         for number, embedding in zip(own, made, strict=True):
-            found[number].append(replace(about, embeddings=embedding))
+            found[number].append(replace(about, embeddings=embedding.values))
         beat()
     for embedder, clips in zip(embedders, found, strict=True):
         if not clips:

@@ -7,17 +7,17 @@ and epoch, the dropout of a step of seed, epoch and step.
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tokenreel.cache.canonical import field_differences
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.files import write_whole
-from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.config.system import SystemConfig
 from tokenreel.fuse.runs.provenance import with_later_fields
 
 KINDS = {
@@ -29,9 +29,6 @@ KINDS = {
     "scaler": dict,
 }
 FIELDS = frozenset(KINDS)
-MODEL_FIELDS = ("pooling", "temporal", "loss")  # of a config: what has weights
-# Of them, those that may differ where all weights fit: blocks are those of the store.
-FREE_FIELDS = ("pooling.blocks", "temporal.dropout", "temporal.l2_normalise", "loss.")
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -74,7 +71,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def require_config(path: Path, config: FuseConfig, state: Mapping[str, Any]) -> None:
+def require_config(path: Path, config: SystemConfig, state: Mapping[str, Any]) -> None:
     """Refuse a checkpoint that a run of another config wrote.
 
     Raises:
@@ -88,7 +85,7 @@ def require_config(path: Path, config: FuseConfig, state: Mapping[str, Any]) -> 
 
 
 def restore_weights(
-    path: Path, model: nn.Module, config: FuseConfig, state: Mapping[str, Any]
+    path: Path, model: nn.Module, config: SystemConfig, state: Mapping[str, Any]
 ) -> None:
     """Load the weights of a checkpoint into a model of a config.
 
@@ -100,25 +97,50 @@ def restore_weights(
         for weights in (model.state_dict(), state["model"])
     )
     held, asked = with_later_fields(json.loads(state["config"])), config.model_dump(mode="json")
-    rows = [row for row in field_differences(held, asked) if row[0].split(".")[0] in MODEL_FIELDS]
-    if shapes != theirs or not all(name.startswith(FREE_FIELDS) for name, _, _ in rows):
+    groups = ("system", *config.weight_fields)
+    rows = [row for row in field_differences(held, asked) if row[0].split(".")[0] in groups]
+    is_same = all(name.startswith(config.free_fields) for name, _, _ in rows)
+    if shapes != theirs or not is_same:
         hint = "" if rows else "\nof a store of the same width and blocks it would be this one"
         rows += field_differences(theirs, shapes)[:6]
         raise WrongIdentity(f"{path} is a checkpoint of another model:\n{_table(rows)}{hint}")
     model.load_state_dict(state["model"])
 
 
-def initialise(run: Path, model: nn.Module, config: FuseConfig) -> None:
+def initialise(
+    run: Path,
+    model: nn.Module,
+    config: SystemConfig,
+    weights_from: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
+) -> None:
     """Give a model the last weights of another run, such as one of another store.
 
+    Args:
+        run: its folder.
+        model: that begins with them.
+        config: of the model.
+        weights_from: the part of them that it begins with, under the names of the model.
+
     Raises:
-        UsageError: the run has no checkpoint.
-        WrongIdentity: its model is another one.
+        UsageError: the run has no checkpoint, or nothing of it fits this system.
+        WrongIdentity: its model is another one, or its weights are of other shapes.
     """
     path = run / "checkpoint.pt"
     if not path.exists():
         raise UsageError(f"init={run}: no {path}; name the folder of a trained run")
-    restore_weights(path, model, config, load_checkpoint(path))
+    state = load_checkpoint(path)
+    part = weights_from(state["model"])
+    if part is state["model"]:
+        restore_weights(path, model, config, state)
+        return
+    if not part:
+        raise UsageError(f"init={run}: nothing of {path} is for system={config.system}")
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    theirs = {name: tuple(value.shape) for name, value in part.items()}
+    rows = field_differences(theirs, {name: shapes.get(name) for name in theirs})
+    if rows:
+        raise WrongIdentity(f"{path} is a checkpoint of another model:\n{_table(rows[:6])}")
+    model.load_state_dict(part, strict=False)
 
 
 def _table(rows: Sequence[tuple[str, Any, Any]]) -> str:

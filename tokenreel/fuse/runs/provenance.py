@@ -1,6 +1,5 @@
 """Provenance of a run: run.json, and whether the model of a run can read a store."""
 
-import functools
 import hashlib
 import json
 import logging
@@ -15,8 +14,9 @@ from tokenreel.cache.embeddings import with_current_names
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.provenance import describe_fingerprints
 from tokenreel.cache.read.store_reader import Store
-from tokenreel.fuse.config.model import POOLINGS
-from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.cache.read.store_set import StoreSet
+from tokenreel.fuse.config.registry import DEFAULT, config_class, parse_config
+from tokenreel.fuse.config.system import SystemConfig
 from tokenreel.fuse.data.requirements import labelled_clips
 
 log = logging.getLogger(__name__)
@@ -26,43 +26,52 @@ PREPROCESSING = ("image_size", "transform", "frames", "unit", "rows_per_window")
 FRAMES = {"unit": "frame", "frames_per_window": 1, "rows_per_window": 1}  # of runs before format 2
 
 
-def describe_run(config: FuseConfig, store: Store, provenance: Mapping[str, Any]) -> dict[str, Any]:
+def describe_run(
+    config: SystemConfig, stores: StoreSet, provenance: Mapping[str, Any]
+) -> dict[str, Any]:
     """What run.json says of a run."""
     is_trained = config.optim.epochs > 0
     about = {
         **provenance,
         "config": config.model_dump(mode="json"),
         "seed": config.seed,
-        "model": "mvformer" if is_trained or config.init is not None else "untrained",
-        "augmentation": _augmentation(config, store) if is_trained else _inherited(config),
-        **describe_store(store),
-        "blocks": list(config.pooling.blocks or store.identity.blocks),
+        "model": config.system if is_trained or config.init is not None else "untrained",
+        **describe_stores(stores),
+        **config.describe(stores),
     }
+    if not is_trained:
+        about["augmentation"] = _inherited(config)
+    store = stores.first
     if config.data.label_share < 1 and is_trained:
         drawn, every = (labelled_clips(config, store, x) for x in (config.data.label_share, 1.0))
         about["labelled_clips"] = f"{len(drawn)} of {len(every)}, drawn with seed {config.seed}"
-    if config.loss.uses_labels and is_trained:
+    if config.uses_labels and is_trained:
         about["labels_sha256"] = _labels_digest(store)
     if config.init is not None:
         about["init_sha256"] = _init_digest(Path(config.init))
     return about
 
 
-def _augmentation(config: FuseConfig, store: Store) -> str:
-    """What was changed in the frames that a run trained on, in a few words for the tables."""
-    tokens = config.augment.describe(sees_tokens=config.pooling.uses_tokens)
-    if config.data.views == "clean":
-        return tokens
-    stored = f"{store.identity.num_views - 1} stored view(s)"
-    stored += " and the clean one" if config.data.views == "all" else ""
-    return stored if tokens == "none" else f"{stored}; {tokens}"
-
-
-def _inherited(config: FuseConfig) -> str:
+def _inherited(config: SystemConfig) -> str:
     """The augmentation of the run whose weights are taken as they are; none without one."""
     if config.init is None or not (Path(config.init) / "run.json").exists():
         return "none"
     return str(read_provenance(Path(config.init)).get("augmentation", "none"))
+
+
+def describe_stores(stores: StoreSet) -> dict[str, Any]:
+    """The part of a run's provenance that tells of its stores; of each by name where several."""
+    about = describe_store(stores.first)
+    if len(stores) > 1:
+        about["stores"] = {
+            name: {
+                "path": str(store.path),
+                "fingerprint": store.fingerprint,
+                **describe_store(store),
+            }
+            for name, store in stores.items()
+        }
+    return about
 
 
 def describe_store(store: Store) -> dict[str, Any]:
@@ -171,7 +180,7 @@ def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
 
 def require_init(about: Mapping[str, Any]) -> None:
     """Refuse, before there is a folder, to begin from what has no weights or read other tokens."""
-    config = FuseConfig.model_validate(about["config"])
+    config = parse_config(about["config"])
     if config.init is None:
         return
     run = Path(config.init)
@@ -179,15 +188,10 @@ def require_init(about: Mapping[str, Any]) -> None:
         raise UsageError(
             f"init={run}: no {run / 'checkpoint.pt'}; name the folder of a trained run"
         )
-    held, asked = (sorted(of["blocks"]) for of in (require_same_tokens(run, about), about))
-    if held != asked and config.pooling.uses_tokens:
-        raise WrongIdentity(
-            f"init={run} pools other blocks:\n  blocks: it has {held}, asked {asked}\n"
-            f"set pooling.blocks={','.join(map(str, held))} if the store has them"
-        )
+    config.require_init(require_same_tokens(run, about), about)
 
 
-def read_config(run: Path, about: Mapping[str, Any]) -> FuseConfig:
+def read_config(run: Path, about: Mapping[str, Any]) -> SystemConfig:
     """The config that a run was trained with, as its run.json has it.
 
     Args:
@@ -205,10 +209,10 @@ def read_config(run: Path, about: Mapping[str, Any]) -> FuseConfig:
             f"embeddings that it has are evaluated as before, `evaluate all {run}`"
         )
     try:
-        return FuseConfig.model_validate(_upgraded(config))
+        return parse_config(_as_fields(config))
     except ValidationError as error:
         rows = "\n".join(
-            f"  {'.'.join(['config', *_as_typed(item['loc'])])}: {item['msg']}"
+            f"  {'.'.join(['config', *_as_typed(config, item['loc'])])}: {item['msg']}"
             for item in error.errors()
         )
         raise Damaged(
@@ -218,9 +222,15 @@ def read_config(run: Path, about: Mapping[str, Any]) -> FuseConfig:
         ) from error
 
 
-def _as_typed(where: Sequence[int | str]) -> list[str]:
+def _as_fields(config: Any) -> dict[str, Any]:
+    """What is no group of fields at all as a field that no config has."""
+    return config if isinstance(config, dict) else {"config": config}
+
+
+def _as_typed(config: Any, where: Sequence[int | str]) -> list[str]:
     """A field's name: pydantic adds the kind of a group to it."""
-    field = FuseConfig.model_fields.get(str(where[0])) if where else None
+    name = str(config.get("system", DEFAULT)) if isinstance(config, dict) else DEFAULT
+    field = config_class(name).model_fields.get(str(where[0])) if where else None
     has_kinds = field is not None and field.discriminator is not None
     return [str(part) for place, part in enumerate(where) if not (has_kinds and place == 1)]
 
@@ -231,41 +241,6 @@ def with_later_fields(config: Any) -> Any:
     A config that this version does not know stays as it is, and differs from all others.
     """
     try:
-        return FuseConfig.model_validate(_upgraded(config)).model_dump(mode="json")
-    except ValidationError:
+        return parse_config(_as_fields(config)).model_dump(mode="json")
+    except (ValidationError, UsageError):
         return config
-
-
-def _upgraded(config: Any) -> Any:
-    """A config of an earlier version without what is not used any more, as a line says.
-
-    Before `data.seed` the order of clips was that of the run's seed; until `pooling.kind` chose a
-    group of fields, all kinds had those of all; augmentation of tokens was ignored where none are
-    pooled; and there was `model`.
-    """
-    if not isinstance(config, dict):
-        return config
-    config = {name: dict(v) if isinstance(v, dict) else v for name, v in config.items()}
-    if isinstance(config.get("data"), dict) and "seed" in config:
-        config["data"] = {"seed": config["seed"]} | config["data"]
-    dropped = []
-    if config.get("model") == "mvformer":
-        dropped.append(f"model={config.pop('model')}")
-    pooling, augment = config.get("pooling"), config.get("augment")
-    kind = POOLINGS.get(pooling.get("kind", "")) if isinstance(pooling, dict) else None
-    if isinstance(pooling, dict) and kind is not None:
-        every = {name for other in POOLINGS.values() for name in other.model_fields}
-        for name in sorted(pooling.keys() & every - kind.model_fields.keys()):
-            dropped.append(f"pooling.{name}={pooling.pop(name)}")
-        if isinstance(augment, dict) and not kind().uses_tokens:
-            for name in ("crop", "dropout", "flip"):
-                if augment.pop(name, None) not in (None, 1.0, 0.0):
-                    dropped.append(f"augment.{name}")
-    if dropped:
-        _log_dropped(", ".join(dropped))
-    return config
-
-
-@functools.cache
-def _log_dropped(fields: str) -> None:
-    log.info("config of an earlier version: %s: of no effect, dropped", fields)

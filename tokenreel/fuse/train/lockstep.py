@@ -12,14 +12,14 @@ from functools import partial
 from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.progress import Progress
-from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.config.system import SystemConfig
 from tokenreel.fuse.data.batches import Batch, Place, make_batch, stream_batches
-from tokenreel.fuse.data.epoch_plan import Sampling, hold_out, plan_epoch
+from tokenreel.fuse.data.epoch_plan import hold_out, plan_epoch
 from tokenreel.fuse.data.requirements import training_clips
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.distributed.world import ALONE, World, any_of
+from tokenreel.fuse.systems.base import sampling_of
 from tokenreel.fuse.train.run import Run
-from tokenreel.fuse.train.shared_attention import share_attention
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def fit(
     on.  SIGTERM saves every run after the step that it comes in, and ends the process with 143.
 
     Args:
-        runs: with one Sampling, those that are over apart.
+        runs: of one system, and with one Sampling in each stage, those that are over apart.
         source: of their batches.
         progress: show a bar of epochs.
         world: the processes that share each batch.
@@ -54,22 +54,42 @@ def fit(
     active = [run for run in runs if not run.is_over]
     if not active:
         return failed
-    sampling = active[0].sampling
-    assert all(run.sampling == sampling for run in active)
-    clips, held_out = _training_clips(source, active[0].config)
-    start = min(run.position for run in active)
-    epochs = max(run.config.optim.epochs for run in active)
     bar = Progress(
         desc=runs[0].out.name if len(runs) == 1 else f"{len(runs)} runs",
         unit="epoch",
-        total=epochs,
-        initial=start[0],
+        total=max(run.num_epochs for run in active),
+        initial=min(run.position for run in active)[0],
         enabled=progress and world.is_first,
     )
+    with bar, _stop_on_sigterm() as stopped:
+        while active:
+            number = min(run.stage_number for run in active)
+            stage = [run for run in active if run.stage_number == number]
+            failed |= _fit_stage(stage, source, world, bar, stopped, beat)
+            active = [run for run in active if run not in failed and not run.is_over]
+    return failed
+
+
+def _fit_stage(
+    runs: Sequence[Run],
+    source: TokenSource,
+    world: World,
+    bar: Progress,
+    stopped: list[bool],
+    beat: Callable[[], None],
+) -> dict[Run, TokenReelError]:
+    """Train runs that are in one stage to its end; those that failed, each with its error."""
+    failed: dict[Run, TokenReelError] = {}
+    active, number = list(runs), runs[0].stage_number
+    sampling = active[0].sampling
+    assert all(run.sampling == sampling for run in active)
+    clips, held_out = _training_clips(source, active[0].stage.config)
+    start = min(run.position for run in active)
+    epochs = max(run.num_epochs for run in active)
     batches = stream_batches(
         source, clips, sampling, start=start, epochs=epochs, rank=world.rank, world=world.size
     )
-    with bar, closing(batches), _stop_on_sigterm() as stopped:
+    with closing(batches):
         for place, batch in batches:
             failed |= _step(active, place, batch)
             del batch  # its memory is the next one's
@@ -82,7 +102,7 @@ def fit(
             for run in active:
                 run.save_if_due(ends_epoch=place.ends_epoch)
             beat()
-            active = [run for run in active if not run.is_over]
+            active = [run for run in active if not run.is_over and run.stage_number == number]
             if not active:
                 break
     return failed
@@ -92,8 +112,10 @@ def _step(active: Sequence[Run], place: Place, batch: Batch) -> dict[Run, TokenR
     """Every run at this position takes its step; those that failed, each with its error."""
     failed: dict[Run, TokenReelError] = {}
     due = [run for run in active if run.position == (place.epoch, place.step)]
-    with share_attention([run.model for run in due], batch.frames) as attended:
-        _each(due, lambda run: run.backward(batch, attended.get(run.model)), failed)
+    if not due:
+        return failed
+    with due[0].system.share([run.model for run in due], batch) as shared:
+        _each(due, lambda run: run.backward(batch, shared.get(run.model)), failed)
     _each(due, lambda run: run.descend(batch), failed)
     return failed
 
@@ -112,7 +134,7 @@ def _each(
 
 
 def _training_clips(
-    source: TokenSource, config: FuseConfig
+    source: TokenSource, config: SystemConfig
 ) -> tuple[list[ClipRecord], list[ClipRecord]]:
     share, num_frames = config.data.held_out, config.data.num_frames
     clips, held_out = hold_out(training_clips(config, source.store), share)
@@ -122,10 +144,9 @@ def _training_clips(
             "video, none can be held out"
         )
     for what, chosen in (("left", clips), ("held-out", held_out)):
-        if chosen and not plan_epoch(chosen, Sampling.of(config), 0):
+        if chosen and not plan_epoch(chosen, sampling_of(config), 0):
             raise UsageError(
-                f"data.held_out={share}: no two of the {len(chosen)} {what} clips have one action, "
-                f"as loss.name={config.loss.name} wants: change it, or set loss.pairs=windows"
+                f"data.held_out={share}: {config.why_no_batch(f'{len(chosen)} {what} clips')}"
             )
     short = sum(record.num_frames < num_frames for record in clips)
     if short:
@@ -135,8 +156,8 @@ def _training_clips(
             len(clips),
             num_frames,
         )
-    alone = len(clips) - sum(map(len, plan_epoch(clips, Sampling.of(config), 0)))
-    if alone:
+    alone = len(clips) - sum(map(len, plan_epoch(clips, sampling_of(config), 0)))
+    if alone > 0:
         log.info("%d of %d clips are in no step: no other is of their action", alone, len(clips))
     return clips, held_out
 

@@ -8,6 +8,8 @@ import json
 import logging
 import math
 import time
+from bisect import bisect_right
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.files import write_whole
-from tokenreel.fuse.config.run import FuseConfig, OptimConfig
+from tokenreel.fuse.config.system import OptimConfig, SystemConfig
 from tokenreel.fuse.data.batches import Batch
 from tokenreel.fuse.data.epoch_plan import Sampling
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.distributed.global_layers import share_layers
+from tokenreel.fuse.distributed.precision import precision_of
 from tokenreel.fuse.distributed.world import ALONE, World, sum_gradients
-from tokenreel.fuse.layers.pooling import AttendedTokens
 from tokenreel.fuse.runs.checkpoint import (
     initialise,
     load_checkpoint,
@@ -32,7 +34,7 @@ from tokenreel.fuse.runs.checkpoint import (
     restore_weights,
     save_checkpoint,
 )
-from tokenreel.fuse.systems.mvformer import FusionModel, batch_loss, build_model, precision_of
+from tokenreel.fuse.systems.base import Stage, sampling_of, shapes_of, system_of
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +54,17 @@ def learning_rate(config: OptimConfig, epoch: int) -> float:
     return config.lr * (1 + math.cos(math.pi * (epoch - config.warmup_epochs) / rest)) / 2
 
 
-def make_optimiser(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Adam or AdamW over all parameters, each of which is read and written once a step."""
+def make_optimiser(config: OptimConfig, parameters: list[Any]) -> torch.optim.Optimizer:
+    """Adam or AdamW, in which each parameter is read and written once a step.
+
+    Args:
+        config: of the stage.
+        parameters: parameters, or groups of them; a group may have its own settings, and its `lr`
+            keeps its ratio to that of the config under the schedule.
+    """
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     return kinds[config.name](
-        model.parameters(),
+        parameters,
         lr=config.lr,
         eps=config.eps,
         weight_decay=config.weight_decay,
@@ -78,52 +86,58 @@ class Run:
     """
 
     def __init__(
-        self, config: FuseConfig, source: TokenSource, out: Path, *, world: World = ALONE
+        self, config: SystemConfig, source: TokenSource, out: Path, *, world: World = ALONE
     ) -> None:
         self.config, self.out, self.world = config, out, world
         self.device = source.device
         self.position = (0, 0)
-        self.model: FusionModel = build_model(
-            config,
-            dim=source.dim(config),
-            cls_dim=source.cls_dim,
-            num_classes=source.num_classes,
-            grid=source.grid,
-        )
+        self.system = system_of(config)
+        self.stages = self.system.stages(config)
+        self._ends = list(accumulate(stage.config.optim.epochs for stage in self.stages))
+        self.model = self.system.build(config, shapes_of(source))
         if config.init is not None:
-            initialise(Path(config.init), self.model, config)
+            initialise(Path(config.init), self.model, config, self.system.weights_from)
         self.model.to(self.device)
         if world.size > 1:
             share_layers(self.model)
-        self.optimiser = make_optimiser(config.optim, self.model)
-        is_half = precision_of(config.optim.precision, self.device) == torch.float16
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_half)
         self._losses: list[float] = []
         self._held_out: list[tuple[float, int]] = []
         self._saved_at = time.monotonic()
         self._curves: SummaryWriter | None = None
         self._resume()
-        if config.init is not None and not config.optim.epochs:
+        if config.init is not None and not self.num_epochs:
             self.save()  # the weights of another run as they are: no step writes them
         if config.optim.compile:
-            self.model.fuse = torch.compile(  # type: ignore[method-assign]
-                self.model.fuse,
-                options={"fallback_random": True},  # the dropout of a plain run
-            )
+            self.system.compile(self.model)
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of all stages together."""
+        return self._ends[-1]
+
+    @property
+    def stage_number(self) -> int:
+        """Which stage the position is in; the last where the run is over."""
+        return min(bisect_right(self._ends, self.position[0]), len(self.stages) - 1)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the position."""
+        return self.stages[self.stage_number]
 
     @property
     def sampling(self) -> Sampling:
-        """What decides its batches."""
-        return Sampling.of(self.config)
+        """What decides its batches in this stage."""
+        return sampling_of(self.stage.config)
 
     @property
     def is_over(self) -> bool:
         """Whether every epoch is done."""
-        return self.position[0] >= self.config.optim.epochs
+        return self.position[0] >= self.num_epochs
 
     def wants_held_out(self, epoch: int) -> bool:
         """Whether an epoch ends with a loss on the held-out clips."""
-        every = self.config.optim.evaluate_epochs
+        every = self.stage.config.optim.evaluate_epochs
         return bool(every) and (epoch + 1) % every == 0
 
     def step(self, batch: Batch) -> float:
@@ -135,16 +149,16 @@ class Run:
         self.backward(batch)
         return self.descend(batch)
 
-    def backward(self, batch: Batch, attended: AttendedTokens | None = None) -> None:
-        """The first half of a step: the gradients; those of `attended`, where given, are left."""
+    def backward(self, batch: Batch, shared: Any = None) -> None:
+        """The first half of a step: the gradients; those of `shared`, where given, are left."""
         epoch, number = self.position
         self.model.train()
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate(self.config.optim, epoch)
+        for group, share in zip(self.optimiser.param_groups, self._rate_shares, strict=True):
+            group["lr"] = self._learning_rate(epoch) * share
         torch.manual_seed(_step_seed(self.config.seed, epoch, number))
         rng = np.random.default_rng([self.config.seed, epoch, number])
-        loss = batch_loss(
-            self.model, batch, self.config, rng=rng, world=self.world, attended=attended
+        loss = self.system.loss(
+            self.model, batch, self.stage.config, rng=rng, world=self.world, shared=shared
         )
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
@@ -159,7 +173,9 @@ class Run:
         (epoch, number), loss = self.position, self._loss
         sum_gradients(self.model, self.world)
         self.scaler.unscale_(self.optimiser)  # of the sums: all processes see what overflowed
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_grad_norm)
+        norm = nn.utils.clip_grad_norm_(
+            self.model.parameters(), self.stage.config.optim.clip_grad_norm
+        )
         # One wait for a GPU (a scaler has its own), before it is given more to do.
         found, found_norm = torch.stack([loss, norm]).tolist()
         # A scaler lowers its scale where a gradient overflows float16, and leaves the step out;
@@ -183,7 +199,7 @@ class Run:
         self.model.eval()
         with torch.inference_mode():
             rng = np.random.default_rng(self.config.seed)
-            loss = batch_loss(self.model, batch, self.config, rng=rng, world=self.world)
+            loss = self.system.loss(self.model, batch, self.stage.config, rng=rng, world=self.world)
         if not torch.isfinite(loss):
             raise self._not_finite("held-out loss", f"{loss.item()}", batch)
         self._held_out.append((loss.item(), int(batch.valid.sum())))
@@ -192,13 +208,18 @@ class Run:
         """Close the epoch: its line in the metrics; returns its mean loss."""
         epoch = self.position[0]
         mean = sum(self._losses) / len(self._losses)
-        line = {"epoch": epoch, "loss": mean, "lr": learning_rate(self.config.optim, epoch)}
+        line: dict[str, Any] = {"epoch": epoch, "loss": mean, "lr": self._learning_rate(epoch)}
+        if len(self.stages) > 1:
+            line["stage"] = self.stage.name
         if self._held_out:
             frames = sum(count for _, count in self._held_out)
             line["held_out_loss"] = sum(x * n for x, n in self._held_out) / max(1, frames)
         self._log(line)
         self._losses, self._held_out = [], []
+        former = self.stage_number
         self.position = (epoch + 1, 0)
+        if self.stage_number != former:
+            self._begin_stage()
         return mean
 
     def save(self) -> None:
@@ -218,7 +239,7 @@ class Run:
 
     def save_if_due(self, *, ends_epoch: bool) -> None:
         """Write a checkpoint where the config wants one: by epochs, by minutes, and at the end."""
-        optim = self.config.optim
+        optim = self.stage.config.optim
         by_epoch = ends_epoch and (self.is_over or self.position[0] % optim.checkpoint_epochs == 0)
         if by_epoch or time.monotonic() - self._saved_at >= optim.checkpoint_minutes * 60:
             self.save()
@@ -235,19 +256,35 @@ class Run:
             "or lower optim.lr"
         )
 
+    def _begin_stage(self) -> None:
+        """A new optimiser over what the stage trains."""
+        config = self.stage.config
+        parameters = self.system.parameters(self.model, config)
+        self.optimiser = make_optimiser(config.optim, parameters)
+        self._rate_shares = [group["lr"] / config.optim.lr for group in self.optimiser.param_groups]
+        is_half = precision_of(config.optim.precision, self.device) == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=is_half)
+
+    def _learning_rate(self, epoch: int) -> float:
+        number = self.stage_number
+        start = self._ends[number - 1] if number else 0
+        return learning_rate(self.stage.config.optim, epoch - start)
+
     def _resume(self) -> None:
         path, metrics = self.out / "checkpoint.pt", self.out / "metrics.jsonl"
         if not path.exists():
             if self.world.is_first:
                 metrics.unlink(missing_ok=True)
+            self._begin_stage()
             return
         state = load_checkpoint(path)
         restore_weights(path, self.model, self.config, state)
         require_config(path, self.config, state)
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.scaler.load_state_dict(state["scaler"])
         epoch, number = state["position"]
         self.position, self._losses = (epoch, number), list(state["losses"])
+        self._begin_stage()
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
         if self.world.is_first:
             kept = metrics.read_text().splitlines()[:epoch] if metrics.exists() else []
             write_whole(metrics, "".join(f"{line}\n" for line in kept).encode())
@@ -260,7 +297,7 @@ class Run:
             self._curves = SummaryWriter(str(self.out / "tensorboard"), purge_step=line["epoch"])
         with (self.out / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-        for name in line.keys() - {"epoch"}:
+        for name in line.keys() - {"epoch", "stage"}:
             self._curves.add_scalar(name, line[name], line["epoch"])
 
 

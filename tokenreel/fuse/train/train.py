@@ -7,7 +7,7 @@ run trained alone, and resumes where it was killed.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -17,16 +17,21 @@ from typing import Any
 import torch
 
 from tokenreel.cache.errors import TokenReelError
-from tokenreel.cache.read.store_reader import Store, open_store
-from tokenreel.fuse.config.run import FuseConfig
-from tokenreel.fuse.data.epoch_plan import Sampling
+from tokenreel.cache.read.store_set import StoreSet
+from tokenreel.fuse.config.system import SystemConfig
 from tokenreel.fuse.data.placement import available_memory_bytes
-from tokenreel.fuse.data.requirements import for_store, require_store
-from tokenreel.fuse.data.source import TokenSource, Wanted
+from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.distributed.world import World, find_device, from_first, world_from_torchrun
 from tokenreel.fuse.embed.embed import Embedder, embed_together
 from tokenreel.fuse.runs.provenance import describe_run
 from tokenreel.fuse.runs.run_folder import RunFolder
+from tokenreel.fuse.systems.base import (
+    make_source,
+    require_stores,
+    sampling_of,
+    system_of,
+    wanted_of,
+)
 from tokenreel.fuse.train.lockstep import fit
 from tokenreel.fuse.train.memory import most_frames, run_bytes, split_by_memory
 from tokenreel.fuse.train.run import Run
@@ -42,15 +47,26 @@ class Job:
 
     Attributes:
         config: the run.
-        store: its token store.
+        store: its token store, or several by name.
         out: its folder.
         provenance: recipe, commit and the like, copied into the embedding file.
     """
 
-    config: FuseConfig
-    store: Path
+    config: SystemConfig
+    store: Path | Mapping[str, Path]
     out: Path
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def first_store(self) -> Path:
+        """The store that gives splits, actions and labels."""
+        return self.stores[0][1]
+
+    @property
+    def stores(self) -> "_Stores":
+        """Its stores by name."""
+        named = self.store if isinstance(self.store, Mapping) else {"tokens": self.store}
+        return tuple(named.items())
 
 
 @dataclass(frozen=True)
@@ -71,9 +87,9 @@ class RunResult:
 
 
 def train(
-    config: FuseConfig,
+    config: SystemConfig,
     *,
-    store: Path,
+    store: Path | Mapping[str, Path],
     out: Path,
     device: str = "auto",
     placement: str = "auto",
@@ -85,7 +101,7 @@ def train(
 
     Args:
         config: the run.
-        store: its token store.
+        store: its token store, or several by name.
         out: folder of the run.
         device: as in :func:`train_together`, like all further ones.
         placement: as there.
@@ -137,20 +153,20 @@ def train_together(
     if len({job.out.resolve() for job in jobs}) < len(jobs):
         raise ValueError("two runs in one folder: give each its own")
     where = find_device(device)
-    stores = {path: open_store(path) for path in dict.fromkeys(job.store for job in jobs)}
-    jobs = [replace(job, config=for_store(job.config, stores[job.store])) for job in jobs]
+    stores = {key: StoreSet(dict(key)) for key in dict.fromkeys(job.stores for job in jobs)}
+    jobs = [replace(job, config=job.config.for_stores(stores[job.stores])) for job in jobs]
     errors: dict[Path, TokenReelError] = {}
     with ExitStack() as stack:
         world = stack.enter_context(world_from_torchrun(where))
-        prepared = [_prepare(job, stores[job.store], stack, world, errors) for job in jobs]
+        prepared = [_prepare(job, stores[job.stores], stack, world, errors) for job in jobs]
         done = [run.folder.embeddings for run in prepared if run.is_done]
         left = [run for run in prepared if not run.is_done and run.job.out not in errors]
-        for (path, _, frames), groups in _with_same_tokens(_groups(left), stores, world).items():
+        for (key, _, frames), groups in _with_same_tokens(_groups(left), stores, world).items():
             configs = [run.job.config for group in groups for run in group]
-            make_source = cache(
+            make = cache(
                 partial(
-                    TokenSource,
-                    stores[path],
+                    make_source,
+                    stores[key],
                     configs,
                     where,
                     placement=placement,
@@ -159,7 +175,7 @@ def train_together(
                 )
             )
             for group in groups:
-                errors |= _train_group(group, make_source, world, progress=progress)
+                errors |= _train_group(group, make, world, progress=progress)
     return [
         RunResult(
             run.job.out,
@@ -172,15 +188,15 @@ def train_together(
 
 
 def _prepare(
-    job: Job, store: Store, stack: ExitStack, world: World, errors: dict[Path, TokenReelError]
+    job: Job, stores: StoreSet, stack: ExitStack, world: World, errors: dict[Path, TokenReelError]
 ) -> "_Prepared":
     """Lock the folder of a run and see whether it is done; what is wrong goes to `errors`."""
-    folder = RunFolder(job.out, describe_run(job.config, store, job.provenance))
+    folder = RunFolder(job.out, describe_run(job.config, stores, job.provenance))
     error: TokenReelError | None = None
     is_done = False
     if world.is_first:
         try:
-            require_store(job.config, store)
+            require_stores(job.config, stores)
             stack.enter_context(folder)
             is_done = folder.is_done()
         except TokenReelError as found:
@@ -200,7 +216,8 @@ class _Prepared:
     is_done: bool
 
 
-_Stream = tuple[Path, Sampling | None]
+_Stores = tuple[tuple[str, Path], ...]
+_Stream = tuple[_Stores, Hashable]
 
 
 def _groups(prepared: Sequence[_Prepared]) -> dict[_Stream, list[_Prepared]]:
@@ -208,26 +225,28 @@ def _groups(prepared: Sequence[_Prepared]) -> dict[_Stream, list[_Prepared]]:
     groups: dict[_Stream, list[_Prepared]] = {}
     for run in prepared:
         config = run.job.config
-        key = (run.job.store, Sampling.of(config) if config.optim.epochs else None)
+        stages = [stage.config for stage in system_of(config).stages(config)]
+        drawn = tuple(sampling_of(stage) for stage in stages if stage.optim.epochs)
+        key = (run.job.stores, (config.system, *drawn) if drawn else None)
         groups.setdefault(key, []).append(run)
     return groups
 
 
 def _with_same_tokens(
-    groups: dict[_Stream, list[_Prepared]], stores: dict[Path, Store], world: World
-) -> dict[tuple[Path, Wanted, int], list[list[_Prepared]]]:
+    groups: dict[_Stream, list[_Prepared]], stores: dict[_Stores, StoreSet], world: World
+) -> dict[tuple[_Stores, Hashable, int], list[list[_Prepared]]]:
     """Groups that read the same of a store, and as many frames at once: they decide what fits."""
-    found: dict[tuple[Path, Wanted, int], list[list[_Prepared]]] = {}
-    for (path, _), group in groups.items():
-        store, configs = stores[path], [run.job.config for run in group]
-        frames = max(most_frames(config, store, world=world.size) for config in configs)
-        found.setdefault((path, Wanted.of(configs, store), frames), []).append(group)
+    found: dict[tuple[_Stores, Hashable, int], list[list[_Prepared]]] = {}
+    for (key, _), group in groups.items():
+        joined, configs = stores[key], [run.job.config for run in group]
+        frames = max(most_frames(config, joined.first, world=world.size) for config in configs)
+        found.setdefault((key, wanted_of(configs, joined), frames), []).append(group)
     return found
 
 
 def _train_group(
     group: Sequence[_Prepared],
-    make_source: Callable[[], TokenSource],
+    make: Callable[[], TokenSource],
     world: World,
     *,
     progress: bool,
@@ -235,7 +254,7 @@ def _train_group(
     """Train and embed runs that share a stream; those that failed, each with its error."""
     errors: dict[Path, TokenReelError] = {}
     try:
-        source = make_source()
+        source = make()
         for part in _parts(group, source, world):
             errors |= _train_and_embed(part, source, world, progress=progress)
     except TokenReelError as error:  # of the store or the memory: of every run that reads it

@@ -19,7 +19,7 @@ from tokenreel.cache.plugins import nearest
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.protocol import EvaluateConfig
-from tokenreel.fuse.data.requirements import require_store
+from tokenreel.fuse.systems.base import require_stores
 from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS, RUNS, dataset_of, find_store
 from tokenreel.pipeline.override import expand_grid
 from tokenreel.pipeline.phases.ablation_table import (
@@ -121,7 +121,7 @@ def ablate(
     controls = {row.recipe: row for row in rows if row.recipe in FROZEN_CONTROLS}
     if controls:
         owners |= {name: (row, 0) for name, row in controls.items()}
-        files += frozen_controls(jobs[0][2].store, folder, progress=progress)
+        files += frozen_controls(jobs[0][2].first_store, folder, progress=progress)
     notes = substitutes(jobs)
     text, left = _evaluate(rows, owners, files, folder, notes, progress=progress)
     return AblationReport(text, folder, (*problems, *left))
@@ -280,7 +280,7 @@ def _store_for(
             runs = _words_of_runs(row, candidates[path])
             for words in runs:
                 config = configure_run(row.recipe, words, folder=folder)
-                require_store(config, candidates[path])
+                require_stores(config, candidates[path])
         except UsageError as error:
             reasons.append(str(error))
             continue
@@ -310,14 +310,14 @@ def substitutes(jobs: Sequence[_Planned]) -> list[str]:
     """A sentence for rows that are on another data set or backbone than the published ones."""
     notes: dict[str, dict[str, None]] = {}
     wanted: dict[tuple[Path, str], dict[str, tuple[int, ...]]] = {}
-    stores = {path: open_store(path) for path in {job.store for _, _, job in jobs}}
+    stores = {path: open_store(path) for path in {job.first_store for _, _, job in jobs}}
     for row, _, job in jobs:
-        recipe, store = get_recipe(row.recipe), stores[job.store]
+        recipe, store = get_recipe(row.recipe), stores[job.first_store]
         if row.published and dataset_of(store) != recipe.dataset:
             what = f"published on {recipe.dataset}, here on {dataset_of(store) or 'another'}"
             notes.setdefault(f"{what} ({store.path.name})", {})[row.label] = None
         if not recipe.is_on_its_backbone(store.identity):
-            rows = wanted.setdefault((job.store, recipe.backbone), {})
+            rows = wanted.setdefault((job.first_store, recipe.backbone), {})
             rows[row.label] = recipe.fuse.pooling.blocks or ()
     for (path, backbone), rows in wanted.items():
         notes[_other_backbone(stores[path], backbone, rows.values())] = dict.fromkeys(rows)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from tokenreel.evaluate.tables.printed import Published
-from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.config.mvformer import FuseConfig
 from tokenreel.pipeline.recipes.base import (
     DRAWN,
     FROZEN,

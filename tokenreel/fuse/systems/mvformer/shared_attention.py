@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from tokenreel.fuse.config.model import LstpConfig
-from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.config.mvformer import FuseConfig
 from tokenreel.fuse.data.frames import Frames
+from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.kernels import CodedTokens
 from tokenreel.fuse.kernels.attention.choose import loops_obstacle, wanted_word
 from tokenreel.fuse.kernels.attention.weights import absorb_queries
 from tokenreel.fuse.kernels.ops import require_finite
 from tokenreel.fuse.layers.pooling import AttendedTokens, Lstp
-from tokenreel.fuse.systems.mvformer import FusionModel
+from tokenreel.fuse.systems.mvformer.model import FusionModel
+from tokenreel.fuse.systems.mvformer.requirements import pooled_dim
 
 
 @contextmanager
@@ -68,6 +70,18 @@ def _can_share(model: FusionModel, frames: Frames) -> bool:
         return False
     codes = next(iter(frames.codes.values()))
     return len(codes) > 0 and may_share(model.config, codes.device)
+
+
+def attended_bytes(config: FuseConfig, source: TokenSource) -> int:
+    """Of what its queries took from the frames of a batch, the gradient of that, and all scores.
+
+    It is held for all runs in lock-step at once where they share a pass over the codes.
+    """
+    if not (config.optim.epochs and may_share(config, source.device)):
+        return 0
+    grid = source.grid[0] * source.grid[1]
+    row = 2 * pooled_dim(config, source.store) + grid
+    return 4 * source.frames_at_once * config.pooling.total_entities * row
 
 
 @dataclass(frozen=True, eq=False)

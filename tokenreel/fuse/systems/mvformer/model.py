@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from tokenreel.fuse.config.model import LstpConfig
-from tokenreel.fuse.config.run import FuseConfig
+from tokenreel.fuse.config.mvformer import FuseConfig
 from tokenreel.fuse.data.augment import WindowTokens, augment_windows
 from tokenreel.fuse.data.batches import Batch
+from tokenreel.fuse.data.frames import Frames
 from tokenreel.fuse.distributed.global_layers import place_dropouts
+from tokenreel.fuse.distributed.precision import precision_of
 from tokenreel.fuse.distributed.world import ALONE, World, gather_clips
 from tokenreel.fuse.kernels import CodedTokens
 from tokenreel.fuse.layers.conv3d import ConvolutionalFusion
@@ -187,15 +189,12 @@ def build_model(
         return FusionModel(config, dim=dim, cls_dim=cls_dim, num_classes=num_classes, grid=grid)
 
 
-def precision_of(word: str, device: torch.device) -> torch.dtype:
-    """The requested precision; "auto" is bfloat16 on a GPU, float32 elsewhere."""
-    if word == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {
-        "float32": torch.float32,
-        "bfloat16": torch.bfloat16,
-        "float16": torch.float16,
-    }[word]
+def tokens_for(frames: Frames, config: FuseConfig) -> CodedTokens | Tensor | None:
+    """What a model pools: codes, floats where its pooling has no weights, or no tokens."""
+    if not config.pooling.uses_tokens:
+        return None
+    take = frames.coded if config.pooling.attends else frames.tokens
+    return take(config.pooling.blocks)
 
 
 def batch_loss(
@@ -223,7 +222,7 @@ def batch_loss(
     seed = int(rng.integers(2**63))  # drawn in every process, by every config
     precision = precision_of(config.optim.precision, device)
     with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        seen = WindowTokens(batch.frames.tokens_for(config), batch.frames.cls, batch.gather)
+        seen = WindowTokens(tokens_for(batch.frames, config), batch.frames.cls, batch.gather)
         if model.training and config.augment.changes_tokens:
             clips = batch.clip_ids[batch.own]
             seen = augment_windows(

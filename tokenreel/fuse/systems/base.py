@@ -1,0 +1,291 @@
+"""What a system is: the one interface between a way to train on tokens and the training loop.
+
+A system is one file and one line in `tokenreel.fuse.config.registry.SYSTEMS`, or the entry point
+`tokenreel.systems` of a package.  Its methods import torch themselves where they need it: the
+config of a run is checked before torch is imported.
+
+Shapes: B clips, V sequences of each, T units of a sequence, C channels, K scores of a clip.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.format.clip import ClipRecord
+from tokenreel.cache.read.store_reader import Store
+from tokenreel.cache.read.store_set import StoreSet
+from tokenreel.fuse.config.registry import SYSTEMS
+from tokenreel.fuse.config.system import SystemConfig
+from tokenreel.fuse.data.epoch_plan import Draw, Sampling, shuffled_batches
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from tokenreel.fuse.data.batches import Batch
+    from tokenreel.fuse.data.source import TokenSource, Wanted
+    from tokenreel.fuse.distributed.world import World
+
+
+@dataclass(frozen=True)
+class StreamShape:
+    """The sizes of what a store holds.
+
+    Attributes:
+        blocks: of its tokens.
+        dim: channels D of a token of one block, and of a CLS vector.
+        grid: rows and columns of the tokens of a unit, as its codec keeps them.
+    """
+
+    blocks: tuple[int, ...]
+    dim: int
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The sizes that a model is built for.
+
+    Attributes:
+        streams: of each store, by its name.
+        num_classes: phases to tell apart, for a supervised loss.
+    """
+
+    streams: Mapping[str, StreamShape]
+    num_classes: int = 0
+
+    @property
+    def first(self) -> StreamShape:
+        """Those of the first store."""
+        return next(iter(self.streams.values()))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run with its own optimiser.
+
+    Attributes:
+        name: such as "train".
+        config: that its steps are taken with; a system may change any field, and add others.
+    """
+
+    name: str
+    config: SystemConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """The embedding of a clip.
+
+    Attributes:
+        values: float32 (T, C), a row a unit of the clip; or (1, K), scores of the whole clip.
+        of_clip: whether they are of the whole clip.
+    """
+
+    values: NDArray[np.float32]
+    of_clip: bool = False
+
+
+Shared = Mapping[Any, Any]  # model -> what `share` computed for it
+
+
+class System(Protocol):
+    """A way to train on tokens.  A subclass has the defaults of what it does not define.
+
+    Methods are given the config of the stage that is trained, those of `embed` that of the run.
+    """
+
+    config: type[SystemConfig]
+
+    def requirements(self, config: Any, stores: StoreSet) -> None:
+        """Refuse, before anything is trained, stores without what a config needs.
+
+        Raises:
+            UsageError: what is missing, with the command that would make it.
+        """
+        ...
+
+    def wanted(self, config: Any, stores: StoreSet) -> "Mapping[str, Wanted]":
+        """What a config reads of each store, by its name.
+
+        Raises:
+            UsageError: a store lacks it.
+        """
+        ...
+
+    def batches(
+        self, records: Sequence[ClipRecord], config: Any, rng: np.random.Generator
+    ) -> list[list[int]]:
+        """Which clips step together in an epoch, by their places among the records.
+
+        By default all in a random order, `data.batch_clips` at a time.
+        """
+        return shuffled_batches(records, config.data.batch_clips, rng)
+
+    def draw(self, record: ClipRecord, config: Any, rng: np.random.Generator) -> Draw:
+        """Which units of a clip a step takes: as many of every clip."""
+        ...
+
+    def build(self, config: Any, shapes: Shapes) -> "nn.Module":
+        """The model, with weights that depend on config.seed alone."""
+        ...
+
+    def loss(
+        self,
+        model: Any,
+        batch: "Batch",
+        config: Any,
+        *,
+        rng: np.random.Generator,
+        world: "World",
+        shared: Any = None,
+    ) -> "Tensor":
+        """The loss of a batch, a scalar in float32; in every process that of the whole batch.
+
+        Args:
+            model: of :meth:`build`, in training or evaluation mode.
+            batch: the step; this process has the frames of its own clips alone.
+            config: of the stage.
+            rng: where augmentation and loss draw from, the same in every process.
+            world: the processes that share the batch.
+            shared: what :meth:`share` gave for the model, None where nothing is shared.
+        """
+        ...
+
+    def embed(self, model: Any, config: Any, source: "TokenSource", record: ClipRecord) -> Embedded:
+        """The embedding of a clip, by a model in evaluation mode."""
+        ...
+
+    def parameters(self, model: Any, config: Any) -> "list[Any]":
+        """Parameters, or groups of them, as an optimiser of torch takes them.
+
+        By default all those that are trained, in one group.
+        """
+        return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def stages(self, config: Any) -> list[Stage]:
+        """The parts of a run, one after another.  By default one."""
+        return [Stage("train", config)]
+
+    def weights_from(self, state: "Mapping[str, Tensor]") -> "Mapping[str, Tensor]":
+        """The part of the weights of another run that this one begins with.  By default all."""
+        return state
+
+    # Further hooks, with defaults that suit most systems.
+
+    def share(self, models: Sequence[Any], batch: "Batch") -> AbstractContextManager[Shared]:
+        """What several models in lock-step compute on a batch once.  By default nothing.
+
+        Inside the context each model computes its gradients, given its part; what is left of them
+        is computed at its end.  A run must end with the bytes of the same run alone.
+        """
+        return nullcontext({})
+
+    def shared_bytes(self, config: Any, source: "TokenSource") -> int:
+        """Bytes that :meth:`share` holds for a model during a step."""
+        return 0
+
+    def embed_each(
+        self, models: Sequence[tuple[Any, Any]], source: "TokenSource", record: ClipRecord
+    ) -> Iterator[Embedded]:
+        """The embeddings of a clip by several (model, config), which may share what they read."""
+        for model, config in models:
+            yield self.embed(model, config, source, record)
+
+    def compile(self, model: Any) -> None:
+        """Compile a model, with the dropout of a plain run.  By default all of it."""
+        model.compile(options={"fallback_random": True})
+
+    def classes_in(self, state: "Mapping[str, Tensor]") -> int | None:
+        """The classes that trained weights tell apart; None: as many as the store has."""
+        return None
+
+    def attention(
+        self, run: Path, model: Any, config: Any, source: "TokenSource"
+    ) -> Callable[[ClipRecord], NDArray[np.float32]]:
+        """Where a model looks: for a clip, float32 (T, E, N) over its tokens, by each query.
+
+        Raises:
+            UsageError: it has no attention to show.
+        """
+        raise UsageError(f"{run} is of system={config.system}, which has no attention to show")
+
+
+def system_of(config: SystemConfig) -> System:
+    """The system of a config.
+
+    Raises:
+        UsageError: an unknown one, with the nearest.
+    """
+    found = SYSTEMS.load(config.system)
+    made: System = found() if isinstance(found, type) else found
+    return made
+
+
+def sampling_of(config: SystemConfig) -> Sampling:
+    """How the steps of a stage draw clips and units."""
+    system = system_of(config)
+    return Sampling(
+        key=config.stream,
+        data=config.data,
+        batches=lambda records, rng: system.batches(records, config, rng),
+        draw=lambda record, rng: system.draw(record, config, rng),
+    )
+
+
+def wanted_of(configs: Sequence[SystemConfig], stores: StoreSet) -> "Wanted":
+    """What any of some configs reads of the first store.
+
+    Raises:
+        UsageError: the store lacks it.
+    """
+    from tokenreel.fuse.data.source import Wanted
+
+    [name, *_] = stores
+    return Wanted.merged([system_of(c).wanted(c, stores)[name] for c in configs])
+
+
+def make_source(
+    stores: StoreSet | Store,
+    configs: Sequence[SystemConfig],
+    device: "torch.device",
+    **options: Any,
+) -> "TokenSource":
+    """The source of what some runs read.
+
+    Args:
+        stores: that they read; one of its own name where it is one.
+        configs: of the runs.
+        device: where frames go.
+        options: those of :class:`TokenSource`.
+
+    Raises:
+        UsageError: a store lacks what a config wants, or the codes do not fit.
+    """
+    from tokenreel.fuse.data.source import TokenSource
+
+    joined = StoreSet({"tokens": stores}) if isinstance(stores, Store) else stores
+    return TokenSource(joined.first, wanted_of(configs, joined), device, **options)
+
+
+def shapes_of(source: "TokenSource") -> Shapes:
+    """The sizes of what a source reads."""
+    identity = source.store.identity
+    shape = StreamShape(identity.blocks, identity.dim, source.grid)
+    return Shapes({"tokens": shape}, source.num_classes)
+
+
+def require_stores(config: SystemConfig, stores: StoreSet | Store) -> None:
+    """Refuse, before anything is trained, stores without what a config needs.
+
+    Raises:
+        UsageError: what is missing, and the command that would make it.
+    """
+    joined = StoreSet({"tokens": stores}) if isinstance(stores, Store) else stores
+    system_of(config).requirements(config, joined)

@@ -1,0 +1,1 @@
+"""MV-Former, with CARL and the baselines: the same parts in other measures."""
