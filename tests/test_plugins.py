@@ -1,0 +1,112 @@
+"""A package adds one of each thing; it is installed beside TokenReel and used from the commands."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SMALL = ["weights=random:0", "image_size=32", "blocks=1,5", "device=cpu", "workers=1"]
+TINY = ["data.num_frames=6", "data.batch_clips=2", "optim.epochs=1"]
+
+
+@pytest.fixture(scope="module")
+def overlay(tmp_path_factory):
+    """A folder with the example package, installed without what it depends on."""
+    target = tmp_path_factory.mktemp("overlay")
+    source = tmp_path_factory.mktemp("source") / "plugin"
+    source.mkdir()
+    for file in (HERE / "plugin").iterdir():
+        if file.is_file():
+            (source / file.name).write_bytes(file.read_bytes())
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    offline = ["--no-deps", "--no-index", "--no-build-isolation", "--target", str(target)]
+    subprocess.run([*pip, *offline, str(source)], check=True, capture_output=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def run(overlay, tmp_path_factory):
+    """Run a command of TokenReel with the package on the path, in one folder."""
+    folder = tmp_path_factory.mktemp("work")
+    paths = [str(overlay), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+    def command(program: str, *words: str, status: int = 0) -> str:
+        code = f"from tokenreel.pipeline.cli.{program} import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def stored(run):
+    """A store of the package's data set and codec."""
+    words = ["--root", str(HERE / "golden" / "format1" / "videos"), "--out", "store"]
+    codec = "codec=example-average+int8"
+    run("extract", "run", "example-videos", *words, "backbone=test_vit", codec, *SMALL)
+    return run
+
+
+def test_a_data_set_and_a_codec_of_a_package_make_a_store(stored):
+    told = stored("main", "store", "info", "store")
+    assert "example-average+int8" in told
+    assert "5" in told
+
+
+def test_a_run_trains_on_it_and_a_metric_of_the_package_judges_it(stored):
+    stored("fuse", "train", "sample", "--store", "store", "--out", "run", *TINY)
+    stored("evaluate", "all", "run", "tasks=tau,example-speed", "--jobs", "1")
+    printed = stored("evaluate", "all", "run", "tasks=tau,example-speed", "--jobs", "1")
+    assert "example-speed" in printed
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "names"),
+    [
+        ("extract", ["run", "example-video", "--root", "."], ["did you mean example-videos?"]),
+        ("extract", ["run", "folder", "codec=example-averag"], ["did you mean example-average?"]),
+        ("evaluate", ["all", "tasks=example-sped"], ["did you mean example-speed?"]),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_and_where_plugins_come_from(
+    program, words, names, run
+):
+    told = run(program, *words, status=2)
+    for name in [*names, "entry point tokenreel."]:
+        assert name in told
+
+
+def test_a_package_that_cannot_be_imported_is_named_and_harms_no_other(run):
+    told = run("extract", "run", "broken-videos", "--root", ".", status=2)
+    assert "'broken-videos' of tokenreel-example 1.0 (tokenreel_broken:videos)" in told
+    assert "this package needs a licence file" in told
+
+
+def test_help_and_import_import_no_package(overlay):
+    code = (
+        "import sys, tokenreel\n"
+        "from tokenreel.pipeline.cli.{} import main\n"
+        "sys.argv = ['x', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "assert not [name for name in sys.modules if name.startswith('tokenreel_')]"
+    )
+    paths = os.pathsep.join([str(overlay), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    for program in ("main", "extract", "fuse", "evaluate"):
+        subprocess.run(
+            [sys.executable, "-c", code.format(program)],
+            env={**os.environ, "PYTHONPATH": paths},
+            check=True,
+            capture_output=True,
+        )
