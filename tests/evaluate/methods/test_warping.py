@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from tokenreel.evaluate.methods.alignment import warp
+from tokenreel.evaluate.methods import warping
+from tokenreel.evaluate.methods.warping import tiled_distances, warp, warp_frames
 
 
 def plain_warp(costs):
@@ -84,3 +85,49 @@ def test_other_shapes_are_refused(shape):
 def test_costs_that_are_not_finite_are_counted():
     with pytest.raises(ValueError, match="2 costs are not finite"):
         warp(np.array([[1.0, np.nan], [np.inf, 0.0]]))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_linear_memory_gives_the_path_and_cost_of_the_table(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    monkeypatch.setattr(warping, "TILE", int(rng.choice([3, 8, 16])))
+    n, m = rng.integers(1, 60, 2)
+    if seed % 3:  # frames in order, so that the path wanders; else noise
+        first, second = (np.sort(rng.random((count, 1)), axis=0) * 4 for count in (n, m))
+        first, second = np.hstack([first, first**2]), np.hstack([second, second**2])
+    else:
+        first, second = rng.standard_normal((n, 5)), rng.standard_normal((m, 5))
+    if seed % 2:  # equal distances
+        first, second = first.round(), second.round()
+    distances = tiled_distances(first, second)
+    wanted = warp(distances)
+    found = warp_frames(first, second)
+    assert found.path.steps.tolist() == wanted.steps.tolist()
+    assert found.path.costs.tolist() == wanted.costs.tolist()
+    assert found.path.total == wanted.total
+    assert found.nearest.tolist() == distances.argmin(axis=1).tolist()
+
+
+def test_clips_of_several_tiles_and_checkpoints_equal_the_table():
+    rng = np.random.default_rng(0)
+    first = np.cumsum(rng.standard_normal((1500, 3)), axis=0).astype(np.float32)
+    second = first[np.sort(rng.integers(0, 1500, 1900))] + rng.normal(0, 0.1, (1900, 3)).astype(
+        "f4"
+    )
+    wanted = warp(tiled_distances(first, second))
+    found = warp_frames(first, second).path
+    assert found.steps.tolist() == wanted.steps.tolist()
+    assert found.total == wanted.total
+
+
+@pytest.mark.parametrize(
+    ("first", "words"),
+    [
+        (np.ones((3, 2, 1)), r"first is \(frames, channels\) >= 1, got shape \(3, 2, 1\)"),
+        (np.ones((0, 2)), "first is"),
+        (np.full((3, 2), np.nan), "first has frames that are not finite"),
+    ],
+)
+def test_frames_that_cannot_be_warped_are_refused(first, words):
+    with pytest.raises(ValueError, match=words):
+        warp_frames(first, np.ones((3, 2)))

@@ -1,14 +1,11 @@
 """Alignment of two clips by exact dynamic time warping, for pictures and exports.
 
-The warping path is the cheapest monotone path through the matrix of squared Euclidean distances of
-frames.  A step advances one frame in the first clip, in the second, or in both, each of weight 1
-(Sakoe and Chiba, 1978, symmetric steps without slope limits).  Of equally cheap steps the one in
-both clips is taken, then the one in the first.  The metric tau is of nearest neighbours and does
-not depend on the path.
+methods/warping.py has the path.  The metric tau is of nearest neighbours and does not depend on it.
 """
 
 import csv
 import io
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +15,7 @@ from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
 from tokenreel.cache.errors import UsageError
 from tokenreel.evaluate.methods.nearest import squared_distances
 from tokenreel.evaluate.methods.tau import tau_b
+from tokenreel.evaluate.methods.warping import WarpingPath, warp, warp_frames
 
 PATH_COLUMNS = (
     "step",
@@ -31,85 +29,7 @@ PATH_COLUMNS = (
     "query_phase",
     "reference_phase",
 )
-BOTH, FIRST = 0, 1  # moves into a cell; 2 is a step in the second clip
-
-
-@dataclass(frozen=True, eq=False)
-class WarpingPath:
-    """The cheapest path.
-
-    Attributes:
-        steps: (L, 2) int64, rows and columns from (0, 0) to (n - 1, m - 1); L < n + m.
-        costs: (L,) float64, cost of each cell of the path.
-        total: their sum, in the order of the path.
-    """
-
-    steps: NDArray[np.int64]
-    costs: NDArray[np.float64]
-    total: float
-
-    @property
-    def mean(self) -> float:
-        """Cost of a step, which long clips can be compared by."""
-        return self.total / len(self.steps)
-
-
-def warp(costs: NDArray[np.floating]) -> WarpingPath:
-    """The cheapest path from the first to the last cell.
-
-    Args:
-        costs: (n, m), n and m >= 1, finite; cost of frame i of the first clip beside frame j of the
-            second.
-
-    Raises:
-        ValueError: another shape, or costs that are not finite.
-
-    >>> warp(np.array([[0.0, 1.0, 2.0], [2.0, 0.0, 0.5]])).steps.tolist()
-    [[0, 0], [1, 1], [1, 2]]
-    """
-    if costs.ndim != 2 or 0 in costs.shape:
-        raise ValueError(f"costs are (n, m) with n, m >= 1, got shape {costs.shape}")
-    if not np.isfinite(costs).all():
-        raise ValueError(f"{int((~np.isfinite(costs)).sum())} costs are not finite")
-    values = np.ascontiguousarray(costs, np.float64)
-    total, moves = _accumulate(values)
-    steps = _trace(moves)
-    return WarpingPath(steps, values[steps[:, 0], steps[:, 1]], total)
-
-
-def _accumulate(costs: NDArray[np.float64]) -> tuple[float, NDArray[np.uint8]]:
-    """Cost of the cheapest path to the last cell, and the last move into each cell, (n, m).
-
-    By anti-diagonals, whose cells do not depend on one another.
-    """
-    n, m = costs.shape
-    moves = np.empty((n, m), np.uint8)
-    # Sums of the two anti-diagonals before; slot i + 1 is row i, infinite where there is no cell.
-    before = np.full(n + 1, np.inf)
-    last = np.full(n + 1, np.inf)
-    for diagonal in range(n + m - 1):
-        low, high = max(0, diagonal - m + 1), min(n, diagonal + 1)
-        rows = np.arange(low, high)
-        both, first, second = before[low:high], last[low:high], last[low + 1 : high + 1]
-        best = np.minimum(both, np.minimum(first, second)) if diagonal else np.zeros(1)
-        sums = np.full(n + 1, np.inf)
-        sums[low + 1 : high + 1] = costs[rows, diagonal - rows] + best
-        moves[rows, diagonal - rows] = np.where(both <= best, 0, np.where(first <= second, 1, 2))
-        before, last = last, sums
-    return float(last[n]), moves
-
-
-def _trace(moves: NDArray[np.uint8]) -> NDArray[np.int64]:
-    row, column = moves.shape[0] - 1, moves.shape[1] - 1
-    steps = [(row, column)]
-    while row or column:
-        move = moves[row, column]
-        if move in (BOTH, FIRST):
-            row -= 1
-        if move != FIRST:
-            column -= 1
-        steps.append((row, column))
-    return np.array(steps[::-1], np.int64)
+TABLE_CELLS = 16_000_000  # pairs of frames that have a table of distances
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,16 +38,24 @@ class AlignedClips:
 
     Attributes:
         query, reference: the clips.
-        distances: (n, m) float64, squared Euclidean distance of their frames.
-        path: the cheapest warping path through them.
-        tau: tau-b of the query's nearest neighbours in the reference, every frame; may be NaN.
+        path: the cheapest warping path through the squared Euclidean distances of their frames.
+        nearest: (n,) int64, the nearest frame of the reference for each of the query.
+        tau: tau-b of `nearest`, every frame; may be NaN.
     """
 
     query: EmbeddedClip
     reference: EmbeddedClip
-    distances: NDArray[np.float64]
     path: WarpingPath
+    nearest: NDArray[np.int64]
     tau: float
+
+    @property
+    def distances(self) -> NDArray[np.float64]:
+        """Squared Euclidean distances, (n, m); of evenly spread frames where clips are long."""
+        query, reference = self.query.embeddings, self.reference.embeddings
+        if len(query) * len(reference) > TABLE_CELLS:
+            query, reference = _spread(query), _spread(reference)
+        return squared_distances(query, reference)
 
     @property
     def matches(self) -> NDArray[np.int64]:
@@ -151,10 +79,20 @@ class AlignedClips:
 
 
 def align_pair(query: EmbeddedClip, reference: EmbeddedClip) -> AlignedClips:
-    """Align two clips of one embedding file; memory is about 20 bytes a pair of frames."""
-    distances = squared_distances(query.embeddings, reference.embeddings)
-    tau = tau_b(distances.argmin(axis=1))
-    return AlignedClips(query, reference, distances, warp(distances), tau)
+    """Align two clips of one embedding file, of any length: exact, in memory linear in theirs."""
+    if query.num_frames * reference.num_frames > TABLE_CELLS:
+        warped = warp_frames(query.embeddings, reference.embeddings)
+        path, nearest = warped.path, warped.nearest
+    else:
+        distances = squared_distances(query.embeddings, reference.embeddings)
+        path, nearest = warp(distances), distances.argmin(axis=1)
+    return AlignedClips(query, reference, path, nearest, tau_b(nearest))
+
+
+def _spread(frames: NDArray[np.float32]) -> NDArray[np.float32]:
+    """At most as many frames as a square table has rows, evenly spread."""
+    count = min(len(frames), math.isqrt(TABLE_CELLS))
+    return frames[np.linspace(0, len(frames) - 1, count).round().astype(np.int64)]
 
 
 def find_clip(file: EmbeddingFile, clip_id: str) -> EmbeddedClip:

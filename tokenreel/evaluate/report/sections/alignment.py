@@ -164,7 +164,7 @@ def align_group(group: Group, runs: Sequence[RunPage], config: ReportConfig) -> 
         one, other = run.clip(query), run.clip(reference)
         if one is not None and other is not None:
             pairs.append((run, align_pair(one, other)))
-    lengths = [pair.distances.shape for _, pair in pairs]
+    lengths = [(pair.query.num_frames, pair.reference.num_frames) for _, pair in pairs]
     same = [item for item, shape in zip(pairs, lengths, strict=True) if shape == lengths[0]]
     return AlignedGroup(group, tuple(same), config)
 
@@ -233,12 +233,12 @@ def plot_height(pair: AlignedClips) -> float:
 def matrix_figure(pair: AlignedClips, *, title: Html, number_of_run: int) -> Html:
     """One matrix with its caption; the script moves the circle over it."""
     height = plot_height(pair)
-    rows, columns = pair.distances.shape
+    rows, columns = pair.query.num_frames, pair.reference.num_frames
     uri = to_uri(heat_png(pair.distances), "png")
     left, top = AXIS + BAND, AXIS + BAND
     path = pair.path.steps + 0.5
     points = " ".join(f"{x / columns * PLOT:.1f},{y / rows * height:.1f}" for y, x in path.tolist())
-    nearest = pair.distances.argmin(axis=1)
+    nearest = pair.nearest
     dots = "".join(
         f"M{(x + 0.5) / columns * PLOT:.1f} {(y + 0.5) / rows * height:.1f}h.01"
         for y, x in enumerate(nearest.tolist())
