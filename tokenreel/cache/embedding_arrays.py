@@ -7,7 +7,7 @@ error with the reason.
 
 import math
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +61,14 @@ class ArraySpec:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def load_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def load_arrays(
+    path: Path, *, names: Sequence[str] = (*NUMBERS, *TEXTS)
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The known arrays of a file, texts as lists, and its attributes; {} for an .npz.
+
+    Args:
+        path: the file.
+        names: the arrays that are read, where the file has them.
 
     Raises:
         EmbeddingFileError: not such a file, torn, open in another process, larger than it may be,
@@ -72,10 +78,10 @@ def load_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         if path.suffix == ".npz":
             with path.open("rb") as handle, zipfile.ZipFile(handle) as archive:
                 members, specs = _specs_of_zip(archive)
-                known = _checked(path, specs)
+                known = _checked(path, specs, names)
                 return {name: _read_member(archive, members[name], name) for name in known}, {}
         with h5py.File(path, "r") as file:
-            known = _checked(path, _specs_of_hdf5(file))
+            known = _checked(path, _specs_of_hdf5(file), names)
             arrays = {name: _read_dataset(file[name], name) for name in known}
             return arrays, dict(file.attrs)
 
@@ -123,9 +129,9 @@ def _is_busy(error: Exception) -> bool:
     )
 
 
-def _checked(path: Path, specs: Mapping[str, ArraySpec]) -> list[str]:
-    """The known names, after a check of sizes and types."""
-    known = [name for name in (*NUMBERS, *TEXTS) if name in specs]
+def _checked(path: Path, specs: Mapping[str, ArraySpec], names: Sequence[str]) -> list[str]:
+    """The names that there are, after a check of sizes and types."""
+    known = [name for name in names if name in specs]
     unpacked = sum(specs[name].num_bytes for name in known)
     size = path.stat().st_size
     if unpacked > max(ALWAYS_READ, MOST_UNPACKED * size):

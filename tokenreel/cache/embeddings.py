@@ -168,10 +168,7 @@ def read_embeddings(path: str | Path, *, finite: bool = True) -> EmbeddingFile:
     path = Path(path)
     if not path.is_file():
         raise EmbeddingFileError(f"{path}: no such embedding file")
-    with path.open("rb") as handle:
-        start = handle.read(len(MAGIC) + 64)
-    if start.startswith(MAGIC) and start != MAGIC + _sum_after_block(path):
-        raise EmbeddingFileError(f"{path}: torn or damaged, its bytes do not match the sha256")
+    _check_sum(path)
     arrays, attributes = load_arrays(path)
     for name in ("embeddings", "lengths", "clip_id", "split"):
         if name not in arrays:
@@ -190,6 +187,24 @@ def read_embeddings(path: str | Path, *, finite: bool = True) -> EmbeddingFile:
     except (ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
         raise EmbeddingFileError(f"{path}: {error or type(error).__name__}") from error
     return EmbeddingFile(path, provenance, clips, unit, class_names, tuple(notes))
+
+
+def read_names(path: str | Path) -> tuple[str, str]:
+    """The run and the recipe that an embedding file names, without reading its arrays.
+
+    Raises:
+        EmbeddingFileError: the file, or its provenance, cannot be read.
+    """
+    path = Path(path)
+    _check_sum(path)
+    arrays, attributes = load_arrays(path, names=("provenance",))
+    try:
+        given = arrays.get("provenance", ["{}"])
+        text = text_of(attributes.get("provenance", given[0] if given else "{}"))
+        file = EmbeddingFile(path, _provenance(text, where=path), ())
+    except ValueError as error:
+        raise EmbeddingFileError(f"{path}: {error}") from error
+    return file.run_name, str(file.provenance.get("recipe", "") or file.run_name)
 
 
 def _check_attributes(attributes: Mapping[str, Any], digest: str) -> None:
@@ -291,6 +306,18 @@ def with_current_names(provenance: Mapping[str, Any], *, where: Path) -> dict[st
 def _warn_of_old_names(where: str, old: tuple[str, ...]) -> None:
     pairs = ", ".join(f"{name} (now {RENAMED[name]})" for name in old)
     log.warning("%s: written by an earlier version, with the keys %s", where, pairs)
+
+
+def _check_sum(path: Path) -> None:
+    """Compare the bytes of a file of ours with its sum, before the HDF5 library sees them."""
+    try:
+        with path.open("rb") as handle:
+            start = handle.read(len(MAGIC) + 64)
+        is_whole = not start.startswith(MAGIC) or start == MAGIC + _sum_after_block(path)
+    except OSError as error:
+        raise EmbeddingFileError(f"{path}: {error.strerror or error}") from error
+    if not is_whole:
+        raise EmbeddingFileError(f"{path}: torn or damaged, its bytes do not match the sha256")
 
 
 def _sum_after_block(path: Path) -> bytes:

@@ -105,3 +105,34 @@ def test_an_action_without_a_value_is_named(tmp_path):
     assert found["progression"].num_actions == 1
     assert found["progression"].note.startswith("without one: phase 1 is absent")
     assert found["tau"].note == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "verdict"), [(3, "no verdict: 6 clips, 8 are needed"), (4, "real")]
+)
+def test_there_is_no_verdict_under_8_clips(tmp_path, count, verdict):
+    a = [write_run(tmp_path / "a", noisy_clips(1.0, count))]
+    b = [write_run(tmp_path / "b", noisy_clips(0.02, count))]
+    found = compare(a, b)["ap@5"]
+    assert found.low > 0
+    assert (found.verdict, found.is_real) == (verdict, count == 4)
+
+
+def test_there_is_no_verdict_where_every_draw_gives_the_same(tmp_path):
+    a = [write_run(tmp_path / "a", noisy_clips(0.1))]
+    found = compare(a, a)["classification"]
+    assert found.verdict == "no verdict: every draw gives the same"
+
+
+def test_runs_of_several_recipes_are_not_averaged(tmp_path):
+    a = [write_run(tmp_path / name, noisy_clips(0.1), recipe=name) for name in ("one", "two")]
+    with pytest.raises(UsageError, match=r"A holds runs of 2 recipes .one, two.*recipe=NAME"):
+        compare(a, a[:1])
+    with pytest.raises(UsageError, match="B holds runs of 2 recipes"):
+        compare(a[:1], a)
+
+
+def test_metrics_that_cannot_be_resampled_are_refused(tmp_path):
+    a = [write_run(tmp_path / "a", noisy_clips(0.1))]
+    with pytest.raises(UsageError, match="none of the metrics few-shot can be resampled"):
+        compare_files(a, a, config=EvaluateConfig(tasks=("few-shot",)), progress=False)

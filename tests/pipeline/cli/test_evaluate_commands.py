@@ -62,11 +62,34 @@ def test_compare_prints_and_writes_the_table(runs):
     result = call("compare", runs / "a", runs / "b", "--resamples", 100, "--out", runs / "x/c.csv")
     assert result.exit_code == 0
     [line] = [line for line in result.stdout.splitlines() if line.startswith("ap@5")]
-    assert " to " in line
+    assert (
+        line.split()[-8:]
+        == ["-", "-", "3", "no", "verdict:", "3", "clips,", "8", "are", "needed"][-8:]
+    )
     assert "100 paired draws of validation clips" in result.stdout
     rows = list(csv.DictReader((runs / "x/c.csv").read_text().splitlines()))
     assert [row["task"] for row in rows][:2] == ["classification", "progression"]
     assert float(rows[0]["gain"]) == pytest.approx(float(rows[0]["b"]) - float(rows[0]["a"]))
+
+
+def test_recipe_chooses_runs_by_name_or_glob_in_all_and_compare(runs):
+    for name in ("x-0", "x-1", "y-0"):
+        write_run(runs / name, labelled_clips(), recipe=name[0])
+    (runs / "torn-0").mkdir()
+    (runs / "torn-0/embeddings.h5").write_bytes(b"torn")
+    for words, wanted in ((["recipe=x"], {"x-0", "x-1"}), (["recipe=?-0"], {"x-0", "y-0"})):
+        result = call("all", runs, *words, "--out", runs / "out", "--jobs", 1)
+        assert result.exit_code == 3  # the torn one
+        rows = csv.DictReader((runs / "out/results.csv").read_text().splitlines())
+        assert {row["run"] for row in rows} == wanted
+    with pytest.raises(UsageError, match=r"B holds runs of 2 recipes \(x, y\)"):
+        call("compare", runs / "x-0", runs, "recipe=*-0", "--resamples", 100)
+    result = call("compare", runs, runs, "recipe=x", "--resamples", 100)
+    assert result.exit_code == 3
+    assert result.stdout.count("problem: ") == 2
+    assert "no verdict: 3 clips, 8 are needed" in result.stdout
+    with pytest.raises(UsageError, match=r"recipe=z: no such run .there are: .*x-0"):
+        call("all", runs, "recipe=z", "--out", runs / "out")
 
 
 def test_check_says_what_is_missing_and_ends_with_3(tmp_path):

@@ -165,6 +165,8 @@ def test_a_folder_of_several_runs_is_refused(work):
     ("change", "message"),
     [
         ({"video": ""}, "names no video of one"),
+        ({"video": "../videos/one.mp4"}, "leads out of the folder of the videos: refused"),
+        ({"video": "/videos/one.mp4"}, "leads out of the folder of the videos: refused"),
         ({"times_seconds": np.arange(20) / 25}, "is not the video of one: frame 4 is at 0.200 s"),
         (
             {"frame_index": 10 + np.arange(20), "times_seconds": (10 + np.arange(20)) / RATE},
@@ -177,6 +179,14 @@ def test_frames_of_another_video_are_refused(work, change, message):
     changed = EmbeddedClip(**{**vars(clip), **change})
     with pytest.raises(FramesUnreachable, match=message):
         list(frames_below(work / "videos")(changed, range(20)))
+
+
+def test_frames_of_clips_without_times_are_found_by_their_index(work):
+    clip = make_clip("one.mp4", 5, skip=4)
+    untimed = EmbeddedClip(**{**vars(clip), "times_seconds": np.arange(5), "is_timed": False})
+    source = frames_below(work / "videos")
+    for one, other in zip(source(clip, range(5)), source(untimed, range(5)), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_report_evaluates_and_writes_the_page_beside_its_tables(work, tmp_path):

@@ -20,6 +20,7 @@ from tokenreel.evaluate.protocol import EvaluateConfig, Settings, resolve
 from tokenreel.evaluate.tasks.task import Metric, load_task
 
 RESAMPLES = 2000
+FEWEST_CLIPS = 8  # a bootstrap over fewer says nothing
 
 Ints = NDArray[np.int64]
 
@@ -56,9 +57,25 @@ class Difference:
     note: str = ""
 
     @property
+    def is_decided(self) -> bool:
+        """Whether there are enough clips, and an interval of some width, to judge by."""
+        return self.num_clips >= FEWEST_CLIPS and self.high > self.low
+
+    @property
     def is_real(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval excludes 0, and there is enough to judge by."""
+        return self.is_decided and (self.low > 0 or self.high < 0)
+
+    @property
+    def verdict(self) -> str:
+        """In words: real, within chance, or why neither can be said."""
+        if self.num_clips < FEWEST_CLIPS:
+            return f"no verdict: {self.num_clips} clips, {FEWEST_CLIPS} are needed"
+        if np.isnan(self.low):
+            return "no verdict: no value"
+        if not self.is_decided:
+            return "no verdict: every draw gives the same"
+        return "real" if self.is_real else "within chance"
 
 
 def compare_files(
@@ -81,10 +98,13 @@ def compare_files(
         progress: show a bar.
 
     Raises:
-        UsageError: the files hold no validation clips with labels in common.
+        UsageError: the files hold no validation clips with labels in common, a side holds runs of
+            several recipes, or no metric can be resampled.
         EmbeddingFileError: a file cannot be read.
     """
     sides = [_load(path, config) for path in [*first, *second]]
+    for name, of_side in (("A", sides[: len(first)]), ("B", sides[len(first) :])):
+        _require_one_recipe(name, of_side)
     clips = _common_clips(sides)
     bar = Progress(sides, desc="compare", unit="run", enabled=progress)
     found = [
@@ -95,6 +115,9 @@ def compare_files(
         for side in bar
     ]
     tasks = dict.fromkeys(task for run in found for metrics in run.values() for task in metrics)
+    if not tasks:
+        wanted = ", ".join(sides[0].settings.tasks)
+        raise UsageError(f"none of the metrics {wanted} can be resampled: try tasks=tau,retrieval")
     return [
         _compare_task(task, found, clips, len(first), resamples=resamples, seed=seed)
         for task in tasks
@@ -191,6 +214,7 @@ class _Side:
 
     path: Path
     sha256: str
+    recipe: str
     settings: Settings
     clips: dict[str, list[str]]
 
@@ -202,8 +226,19 @@ def _load(path: Path, config: EvaluateConfig) -> _Side:
     for clip in file.clips:
         if clip.split == "val" and (clip.labels >= 0).any():
             clips.setdefault(clip.action, []).append(clip.clip_id)
-    recipe = dict(file.provenance.get("evaluate", {}))
-    return _Side(path, sha256, resolve(config, recipe)[0], clips)
+    recipe = str(file.provenance.get("recipe", "") or file.run_name)
+    own = dict(file.provenance.get("evaluate", {}))
+    return _Side(path, sha256, recipe, resolve(config, own)[0], clips)
+
+
+def _require_one_recipe(name: str, sides: Sequence[_Side]) -> None:
+    """The runs of a side are averaged, so that they must be seeds of one recipe."""
+    recipes = list(dict.fromkeys(side.recipe for side in sides))
+    if len(recipes) > 1:
+        raise UsageError(
+            f"{name} holds runs of {len(recipes)} recipes ({', '.join(recipes[:6])}), which would "
+            "be averaged: choose one with recipe=NAME"
+        )
 
 
 def _common_clips(sides: Sequence[_Side]) -> dict[str, list[str]]:

@@ -73,6 +73,7 @@ def evaluate_files(
     jobs: int = 1,
     memory_bytes: int = MEMORY_BYTES,
     published: Mapping[str, Published] | None = None,
+    spreadsheet: bool = False,
 ) -> SuiteReport:
     """Evaluate embedding files and write results.csv and summary.csv, .md and .tex.
 
@@ -84,6 +85,7 @@ def evaluate_files(
         jobs: processors to use; the numbers do not depend on it.
         memory_bytes: for embeddings and the blocks of searches, of all processes together.
         published: recipe -> published numbers, for rows beside the measured ones.
+        spreadsheet: put an apostrophe before text in CSV that a spreadsheet would compute.
 
     Raises:
         UsageError: another evaluation is writing to the folder; a metric that cannot be loaded.
@@ -99,7 +101,7 @@ def evaluate_files(
         )
         scores = [score for plan in plans for score in _in_order(plan, found)]
         problems += _problems_of(scores)
-        write_tables(scores, out, published)
+        write_tables(scores, out, published, spreadsheet=spreadsheet)
     summary = format_summary(scores, published)
     return SuiteReport(tuple(scores), tuple(problems), summary, num_jobs, num_kept)
 

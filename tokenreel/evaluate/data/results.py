@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tokenreel.cache.files import write_whole
+from tokenreel.evaluate.escape import for_spreadsheet
 
 MEAN = "mean"  # the "action" of a row that averages over actions
 RESULTS = "results.csv"
@@ -85,9 +86,17 @@ _FIELDS = {field.name: _PARSERS[field.type] for field in fields(Score)}
 COUNTS = tuple(name for name in _FIELDS if name.startswith("num_"))
 
 
-def write_rows(scores: Iterable[Score], path: Path) -> None:
-    """Replace results.csv, whole."""
-    write_whole(path, _text([list(_FIELDS), *map(_cells, scores)]).encode())
+def write_rows(scores: Iterable[Score], path: Path, *, spreadsheet: bool = False) -> None:
+    """Replace results.csv, whole.
+
+    Args:
+        scores: its rows.
+        path: of the file.
+        spreadsheet: put an apostrophe before text that a spreadsheet would compute; such rows are
+            not used again by the next evaluation.
+    """
+    rows: list[list[object]] = [list(_FIELDS), *map(_cells, scores)]
+    write_whole(path, _text(rows, spreadsheet=spreadsheet).encode())
 
 
 def append_rows(scores: Iterable[Score], path: Path) -> None:
@@ -144,11 +153,11 @@ def mean_rows(scores: Sequence[Score]) -> list[Score]:
 
 
 def _cells(score: Score) -> list[object]:
-    values = asdict(score).values()
-    return [repr(value) if isinstance(value, float) else value for value in values]
+    return list(asdict(score).values())
 
 
-def _text(rows: Iterable[Sequence[object]]) -> str:
+def _text(rows: Iterable[Sequence[object]], *, spreadsheet: bool = False) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows(map(for_spreadsheet, rows) if spreadsheet else rows)
     return text.getvalue()

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from tokenreel.evaluate.methods.finite import require_finite
+
 MEMORY_BYTES = 2_000_000_000  # default for the blocks of a search
 
 Floats = NDArray[np.float64]
@@ -54,6 +56,7 @@ def nearest_in_other_clips(
         (n, count) int64 indices into all clips laid end to end, nearest first; -1 where a frame has
         fewer than `count` frames in other clips.
     """
+    require_finite("clips", clips)
     frames = np.concatenate(clips)
     edges = _edges(clips)
     search = _Search(frames, edges, count)
@@ -194,6 +197,7 @@ def nearest_in_each_clip(
     """
     if not clips:
         return
+    require_finite("clips", clips)
     frames, edges = np.concatenate(clips), _edges(clips)
     scaled, norms, unit = _scale(frames, np.float64)
     clip_of = np.repeat(np.arange(len(clips)), np.diff(edges))

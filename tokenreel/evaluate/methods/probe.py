@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.evaluate.methods.finite import require_finite
+
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
@@ -93,8 +95,10 @@ def classify_phases(
         classifier: of CLASSIFIERS.
 
     Raises:
-        ValueError: fewer than two phases in the training frames.
+        ValueError: fewer than two phases in the training frames; NaN or infinity.
     """
+    require_finite("train", train)
+    require_finite("val", val)
     num_classes = len(np.unique(train_labels))
     if num_classes < 2:
         raise ValueError(f"the training frames hold {num_classes} phase(s), a classifier needs 2")
@@ -134,6 +138,7 @@ def fit_logistic(train: Floats, labels: Labels) -> LogisticFit:
     """
     from scipy.optimize import minimize
 
+    require_finite("train", train)
     classes, which = np.unique(labels, return_inverse=True)
     frames = train.astype(np.float64)
     num_frames, channels = frames.shape

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.evaluate.methods.finite import require_finite
 from tokenreel.evaluate.protocol import AbsentRule
 
 Floats = NDArray[np.float64]
@@ -97,7 +98,14 @@ def fit_progression(
         train_targets: targets of each clip, together (n, boundaries).
         val: embeddings of the validation frames.
         val_targets: their targets.
+
+    Raises:
+        ValueError: NaN or infinity in an argument.
     """
+    require_finite("train", train)
+    require_finite("val", val)
+    require_finite("train_targets", train_targets)
+    require_finite("val_targets", val_targets)
     wanted, given = np.concatenate(val_targets), np.concatenate(train_targets)
     columns = [_predict(train, target.astype(train.dtype), val) for target in given.T]
     predicted = np.stack(columns, axis=1).astype(np.float64)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
 from tokenreel.cache.errors import UsageError
+from tokenreel.evaluate.methods.finite import require_finite
 from tokenreel.evaluate.methods.nearest import (
     MEMORY_BYTES,
     nearest_in_other_clips,
@@ -50,7 +51,11 @@ def retrieve_frames(
         ks: numbers of neighbours; fewer are used where the gallery has fewer.
         memory_bytes: what the blocks of the search may hold.
         threads: blocks searched at once; the answer does not depend on it.
+
+    Raises:
+        ValueError: NaN or infinity in a clip.
     """
+    require_finite("clips", clips)
     lengths = np.array([len(clip) for clip in clips])
     by_clip = {k: np.full(len(clips), np.nan) for k in ks}
     if np.count_nonzero(lengths) > 1:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.evaluate.methods.finite import require_finite
+
 BATCH_CLIPS = 10
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-6
@@ -58,8 +60,9 @@ def train_layer(
         orders: the clips of each epoch instead of drawn ones.
 
     Raises:
-        ValueError: fewer clips than a batch, which would train nothing.
+        ValueError: fewer clips than a batch, which would train nothing; NaN or infinity.
     """
+    require_finite("clips", clips)
     if len(clips) < BATCH_CLIPS:
         raise ValueError(f"{len(clips)} labelled clips to learn from, a batch holds {BATCH_CLIPS}")
     rng = np.random.default_rng(seed)

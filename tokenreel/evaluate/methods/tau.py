@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.evaluate.methods.finite import require_finite
 from tokenreel.evaluate.methods.nearest import MEMORY_BYTES, nearest_in_each_clip
 
 _SHORT = 256  # frames; longer sequences are merged instead of comparing all pairs
@@ -105,7 +106,11 @@ def align_clips(
     Args:
         clips: embeddings (T_i, C), strided already; a clip without frames gives NaN.
         memory_bytes: what the blocks may hold.
+
+    Raises:
+        ValueError: NaN or infinity in a clip.
     """
+    require_finite("clips", clips)
     count = len(clips)
     pairs = np.full((count, count), np.nan)
     full = [i for i, clip in enumerate(clips) if len(clip)]

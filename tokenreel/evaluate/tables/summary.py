@@ -16,6 +16,7 @@ import numpy as np
 
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.evaluate.data.results import MEAN, RESULTS, Score, write_rows
+from tokenreel.evaluate.escape import for_latex, for_markdown, for_spreadsheet, one_line
 from tokenreel.evaluate.protocol import TASKS
 from tokenreel.evaluate.tables.printed import (
     Published,
@@ -130,7 +131,11 @@ def _published_row(row: Row, given: Published) -> Row:
 
 
 def write_tables(
-    scores: Sequence[Score], out: Path, published: Mapping[str, Published] | None = None
+    scores: Sequence[Score],
+    out: Path,
+    published: Mapping[str, Published] | None = None,
+    *,
+    spreadsheet: bool = False,
 ) -> None:
     """Write results.csv, summary.csv, summary.md and summary.tex, each whole.
 
@@ -138,11 +143,12 @@ def write_tables(
         scores: rows of results.csv, those that average over actions included.
         out: folder of the tables.
         published: recipe -> published numbers.
+        spreadsheet: put an apostrophe before text in CSV that a spreadsheet would compute.
     """
     make_directory(out)
     rows = summarise(scores, published)
-    write_rows(scores, out / RESULTS)
-    write_whole(out / "summary.csv", _csv(rows).encode())
+    write_rows(scores, out / RESULTS, spreadsheet=spreadsheet)
+    write_whole(out / "summary.csv", _csv(rows, spreadsheet=spreadsheet).encode())
     write_whole(out / "summary.md", _markdown(rows).encode())
     write_whole(out / "summary.tex", _latex(rows).encode())
 
@@ -156,13 +162,14 @@ def format_summary(
     lines = [["recipe", "weights", "seeds", *tasks]]
     for row in rows:
         cells = [_plain(row, task) for task in tasks]
-        lines.append([_name(row, rows), row.weights, row.seeds, *cells])
+        words = [one_line(_name(row, rows)), one_line(row.weights), row.seeds]
+        lines.append([*words, *cells])
     return "\n".join(
         [*align_columns(lines), *sorted({_note(score) for score in scores if score.note})]
     )
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def _csv(rows: Sequence[Row], *, spreadsheet: bool) -> str:
     tasks = _tasks(rows)
     header = ["recipe", "dataset", "weights", "protocol", "fraction", "kind", "seeds"]
     for task in tasks:
@@ -180,35 +187,36 @@ def _csv(rows: Sequence[Row]) -> str:
         for task in tasks:
             score = row.counts.get(task)
             cells += [getattr(score, name) if score else "" for name in counts]
-        writer.writerow(cells)
+        writer.writerow(for_spreadsheet(cells) if spreadsheet else cells)
     return text.getvalue()
 
 
 def _markdown(rows: Sequence[Row]) -> str:
     tasks = _tasks(rows)
+    titles = [for_markdown(_title(task)) for task in tasks]
     lines = [
-        "| " + " | ".join(["", "weights", "seeds", *map(_title, tasks)]) + " |",
+        "| " + " | ".join(["", "weights", "seeds", *titles]) + " |",
         "| " + " | ".join(["---", "---", "---:", *["---:"] * len(tasks)]) + " |",
     ]
     for row in rows:
         cells = _cells(row, rows, "±", "**{}**", "<u>{}</u>")
-        name = _name(row, rows).replace("|", "\\|")
-        lines.append("| " + " | ".join([name, row.weights, row.seeds, *cells]) + " |")
-    return "\n".join([*lines, "", _caption(rows), ""])
+        words = [for_markdown(_name(row, rows)), for_markdown(row.weights), row.seeds, *cells]
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join([*lines, "", for_markdown(_caption(rows)), ""])
 
 
 def _latex(rows: Sequence[Row]) -> str:
     tasks = _tasks(rows)
     lines = [
-        f"% {_caption(rows)}",
+        f"% {one_line(_caption(rows))}",
         rf"\begin{{tabular}}{{lll{'c' * len(tasks)}}}",
         r"\hline",
-        " & ".join(["", "weights", "seeds", *(_escape(_title(task)) for task in tasks)]) + r" \\",
+        " & ".join(["", "weights", "seeds", *(for_latex(_title(task)) for task in tasks)]) + r" \\",
         r"\hline",
     ]
     for row in rows:
         cells = _cells(row, rows, r"$\pm$", r"\textbf{{}}", r"\underline{{}}")
-        words = [_escape(_name(row, rows)), _escape(row.weights), row.seeds, *cells]
+        words = [for_latex(_name(row, rows)), for_latex(row.weights), row.seeds, *cells]
         lines.append(" & ".join(words) + r" \\")
     return "\n".join([*lines, r"\hline", r"\end{tabular}", ""])
 
@@ -291,12 +299,8 @@ def _caption(rows: Sequence[Row]) -> str:
 def _note(score: Score) -> str:
     kind = "note" if score.status == "ok" else score.status
     where = "" if score.action == MEAN else f"{score.action}: "
-    return f"{kind}: {score.run}: {where}{score.task}: {score.note}"
+    return one_line(f"{kind}: {score.run}: {where}{score.task}: {score.note}")
 
 
 def _number(value: float) -> str:
     return "" if np.isnan(value) else repr(value)
-
-
-def _escape(text: str) -> str:
-    return "".join("\\" + c if c in "#$%&_{}" else c for c in text)

@@ -39,17 +39,23 @@ def evaluate_all(
     out: Out = Path("results"),
     jobs: Jobs = 0,
     memory: Memory = "2GB",
+    spreadsheet: Annotated[
+        bool, typer.Option("--spreadsheet", help="CSV in which no cell of text is a formula")
+    ] = False,
 ) -> None:
     """Every metric of every run: results.csv, summary.csv, .md, .tex; rerun to resume."""
     from tokenreel.pipeline.phases.evaluation import evaluate_words
 
-    _report(evaluate_words(words or [], out=out, jobs=jobs, memory=memory), out)
+    found = evaluate_words(words or [], out=out, jobs=jobs, memory=memory, spreadsheet=spreadsheet)
+    _report(found, out)
 
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="A", help="a run, or a folder of its seeds")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="the run to compare with A")],
+    first: Annotated[
+        str, typer.Argument(metavar="A", help="a run, a folder of its seeds, or recipe=NAME")
+    ],
+    second: Annotated[str, typer.Argument(metavar="B", help="the run to compare with A")],
     words: Settings = None,
     *,
     resamples: Annotated[int, typer.Option(min=100, help="draws of clips")] = 2000,
@@ -59,10 +65,15 @@ def compare(
     """Is B better than A?  Each metric's gain with its 95 % interval over validation clips."""
     from tokenreel.pipeline.phases.evaluation import compare_words, format_differences
 
-    found = compare_words(first, second, words or [], resamples=resamples, seed=seed, out=out)
+    found, problems = compare_words(
+        first, second, words or [], resamples=resamples, seed=seed, out=out
+    )
     say(format_differences(found))
+    for problem in problems:
+        say(f"problem: {problem}")
     if out is not None:
         say(f"table: {out}")
+    finish(3 if problems else 0)
 
 
 @app.command()

@@ -4,12 +4,17 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+from tokenreel.cache.embeddings import read_names
+from tokenreel.cache.errors import EmbeddingFileError, UsageError
 from tokenreel.cache.files import make_directory, write_whole
+from tokenreel.cache.plugins import nearest
 from tokenreel.evaluate.commands.compare import Difference, compare_files
 from tokenreel.evaluate.commands.frozen import pool_store
 from tokenreel.evaluate.commands.suite import SuiteReport, evaluate_files
+from tokenreel.evaluate.data.clips import file_sha256, load_screened
 from tokenreel.evaluate.jobs.pool import num_processors
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.evaluate.tables.printed import Published
@@ -18,9 +23,17 @@ from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import RECIPES
 from tokenreel.pipeline.text import format_table, parse_bytes
 
+CHOOSE = "recipe="  # the word that chooses runs
+
 
 def evaluate_words(
-    words: Sequence[str], *, out: Path, jobs: int = 0, memory: str = "2GB", progress: bool = True
+    words: Sequence[str],
+    *,
+    out: Path,
+    jobs: int = 0,
+    memory: str = "2GB",
+    spreadsheet: bool = False,
+    progress: bool = True,
 ) -> SuiteReport:
     """Evaluate what the words name.
 
@@ -29,6 +42,7 @@ def evaluate_words(
         out: folder of the tables.
         jobs: processors to use, 0 for all of this process.
         memory: for all processes together, such as "2GB".
+        spreadsheet: put an apostrophe before text in CSV that a spreadsheet would compute.
         progress: show a bar.
 
     Raises:
@@ -44,6 +58,7 @@ def evaluate_words(
         jobs=jobs or num_processors(),
         memory_bytes=memory_bytes,
         published=published_numbers(),
+        spreadsheet=spreadsheet,
     )
 
 
@@ -79,31 +94,84 @@ def evaluate_frozen(
 
 
 def split_words(words: Sequence[str]) -> tuple[EvaluateConfig, list[Path]]:
-    """Settings and embedding files; every run below runs/ where no word names one."""
+    """Settings and embedding files; every run below runs/ where no word names one.
+
+    `recipe=NAME,...` keeps the runs of those recipes or run names, which may have * and ?.
+    """
     settings = [word for word in words if "=" in word and not Path(word).exists()]
-    config = apply_overrides(EvaluateConfig(), settings, root="evaluate")
-    return config, find_runs([Path(word) for word in words if word not in settings])
+    chosen = [word for word in settings if word.startswith(CHOOSE)]
+    rest = [word for word in settings if word not in chosen]
+    config = apply_overrides(EvaluateConfig(), rest, root="evaluate")
+    runs = find_runs([Path(word) for word in words if word not in settings])
+    return config, choose_runs(runs, chosen)
+
+
+def choose_runs(paths: Sequence[Path], words: Sequence[str]) -> list[Path]:
+    """The embedding files whose recipe or run is named by one of the words `recipe=NAME,...`.
+
+    A file that cannot be read is kept, so that it is listed with its reason.
+
+    Raises:
+        UsageError: no run matches; the message has those that there are.
+    """
+    if not words:
+        return list(paths)
+    patterns = [name for word in words for name in word.removeprefix(CHOOSE).split(",")]
+    found: list[Path] = []
+    known: dict[str, None] = {}
+    has_match = False
+    for path in paths:
+        try:
+            names = read_names(path)
+        except EmbeddingFileError:
+            found.append(path)
+            continue
+        known |= dict.fromkeys(names)
+        if any(fnmatchcase(name, pattern) for name in names for pattern in patterns):
+            has_match = True
+            found.append(path)
+    if not has_match:
+        some = ", ".join(list(known)[:12])
+        near = nearest(patterns[0], known)
+        raise UsageError(f"{' '.join(words)}: no such run{near} (there are: {some})")
+    return found
 
 
 def compare_words(
-    first: Path,
-    second: Path,
+    first: str | Path,
+    second: str | Path,
     words: Sequence[str],
     *,
     resamples: int,
     seed: int = 0,
     out: Path | None = None,
     progress: bool = True,
-) -> list[Difference]:
+) -> tuple[list[Difference], list[str]]:
     """Compare two runs, or two folders of runs, and write the table where `out` says.
+
+    Args:
+        first: a run, a folder of runs, an embedding file, or recipe=NAME of runs/.
+        second: what may be better.
+        words: key=value settings, and recipe=NAME, which chooses among the runs of both.
+        resamples: draws of clips.
+        seed: of the draws.
+        out: a CSV file of the table.
+        progress: show a bar.
+
+    Returns:
+        The differences, and a sentence for each file that cannot be read and was left out.
 
     Raises:
         UsageError: a word that means nothing, or runs that cannot be compared.
+        EmbeddingFileError: no file of a side can be read.
     """
-    config = apply_overrides(EvaluateConfig(), words, root="evaluate")
+    chosen = [word for word in words if word.startswith(CHOOSE)]
+    rest = [word for word in words if word not in chosen]
+    config = apply_overrides(EvaluateConfig(), rest, root="evaluate")
+    problems: list[str] = []
     found = compare_files(
-        find_runs([first]),
-        find_runs([second]),
+        _readable(_runs_of(first, chosen), problems),
+        _readable(_runs_of(second, chosen), problems),
         config=config,
         resamples=resamples,
         seed=seed,
@@ -112,11 +180,36 @@ def compare_words(
     if out is not None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerows(
-            [list(asdict(found[0])), *(asdict(difference).values() for difference in found)]
-        )
+        rows = [asdict(difference) | {"verdict": difference.verdict} for difference in found]
+        writer.writerows([list(rows[0]), *(row.values() for row in rows)])
         make_directory(out.parent)
         write_whole(out, text.getvalue().encode())
+    return found, problems
+
+
+def _runs_of(side: str | Path, chosen: Sequence[str]) -> list[Path]:
+    """The embedding files of a side of a comparison."""
+    if str(side).startswith(CHOOSE) and not Path(side).exists():
+        return choose_runs(find_runs([]), [str(side), *chosen])
+    return choose_runs(find_runs([Path(side)]), chosen)
+
+
+def _readable(paths: Sequence[Path], problems: list[str]) -> list[Path]:
+    """The files that can be read; the reasons of the others are added to the problems.
+
+    Raises:
+        EmbeddingFileError: none can be read.
+    """
+    found = []
+    for path in paths:
+        try:
+            load_screened(path, file_sha256(path))
+        except (EmbeddingFileError, OSError) as error:
+            problems.append(str(error))
+        else:
+            found.append(path)
+    if not found:
+        raise EmbeddingFileError("; ".join(problems))
     return found
 
 
@@ -129,10 +222,10 @@ def format_differences(found: Sequence[Difference]) -> str:
             f"{difference.a:.4f}",
             f"{difference.b:.4f}",
             f"{difference.gain:+.4f}",
-            f"{difference.low:+.4f} to {difference.high:+.4f}",
-            f"{difference.p_value:.3f}",
+            f"{difference.low:+.4f} to {difference.high:+.4f}" if difference.is_decided else "-",
+            f"{difference.p_value:.3f}" if difference.is_decided else "-",
             difference.num_clips,
-            "real" if difference.is_real else "within chance",
+            difference.verdict,
         ]
         for difference in found
     ]

@@ -7,6 +7,7 @@ import numpy as np
 
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
 from tokenreel.cache.errors import EmbeddingFileError
+from tokenreel.cache.format.clip import leaves_root
 from tokenreel.evaluate.commands.suite import SuiteReport
 from tokenreel.evaluate.data.clips import file_sha256, load_screened
 from tokenreel.evaluate.report.build import make_report, write_report
@@ -92,13 +93,18 @@ def frames_below(*roots: Path) -> FrameSource:
     """A source of the frames of videos in folders, by the paths in the embedding file.
 
     The first folder that has the video of a clip is used.
-    The source raises FramesUnreachable for a clip without a path, a video that is not there or
-    cannot be decoded, and one whose frames are not at the times of the clip.
+    The source raises FramesUnreachable for a clip without a path or with one that leads out of the
+    folders, a video that is not there or cannot be decoded, and one whose frames are not at the
+    times of the clip.
     """
 
     def source(clip: EmbeddedClip, positions: Sequence[int]) -> Iterator[Image]:
         if not clip.video:
             raise FramesUnreachable(f"the embedding file names no video of {clip.clip_id}")
+        if leaves_root(clip.video):
+            raise FramesUnreachable(
+                f"{clip.video!r} leads out of the folder of the videos: refused, name a path inside"
+            )
         paths = [root / clip.video for root in roots]
         path = next((path for path in paths if path.exists()), paths[0])
         try:
@@ -116,12 +122,14 @@ def _read(path: Path, clip: EmbeddedClip, positions: Sequence[int]) -> Iterator[
     wanted = next(left, None)
     if wanted is None:
         return
-    start_seconds = max(0.0, float(clip.times_seconds[wanted]) - SAME_SECONDS)
+    start_seconds = 0.0
+    if clip.is_timed:
+        start_seconds = max(0.0, float(clip.times_seconds[wanted]) - SAME_SECONDS)
     for frame in decode(path, from_seconds=start_seconds):
         if frame.index != index[wanted]:
             continue
         seconds, stated = float(frame.ticks * base), float(clip.times_seconds[wanted])
-        if abs(seconds - stated) > SAME_SECONDS:
+        if clip.is_timed and abs(seconds - stated) > SAME_SECONDS:
             raise FramesUnreachable(
                 f"{path} is not the video of {clip.clip_id}: frame {frame.index} is at "
                 f"{seconds:.3f} s, the embedding file has {stated:.3f} s"
