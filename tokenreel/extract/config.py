@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class ExtractConfig(BaseModel):
@@ -35,6 +35,11 @@ class ExtractConfig(BaseModel):
         gt=0,
         allow_inf_nan=False,
         description="most frames a second, by time; None: all frames",
+    )
+    frames: str = Field(
+        default="all",
+        description="all, uniform:T (T a clip, evenly in time), or listed:FILE (CSV with columns "
+        "video,time_seconds)",
     )
     views: int = Field(
         default=0, ge=0, le=64, description="stored augmentations beside the clean view"
@@ -74,6 +79,24 @@ class ExtractConfig(BaseModel):
         if not blocks or len(set(blocks)) != len(blocks):
             raise ValueError(f"blocks lists at least one block, each once; got {blocks}")
         return blocks
+
+    @field_validator("frames")
+    @classmethod
+    def _known_policy(cls, frames: str) -> str:
+        kind, _, value = frames.partition(":")
+        counts = kind == "uniform" and value.isdecimal() and value.isascii() and int(value) > 0
+        if frames == "all" or counts or (kind == "listed" and value):
+            return f"uniform:{int(value)}" if counts else frames
+        raise ValueError(f"frames is all, uniform:T or listed:FILE; got {frames!r}")
+
+    @model_validator(mode="after")
+    def _one_policy(self) -> "ExtractConfig":
+        if self.fps is not None and self.frames != "all":
+            raise ValueError(
+                f"fps={self.fps:g} and frames={self.frames} both choose frames: give one of them "
+                "(fps=null takes back an fps of the data set)"
+            )
+        return self
 
     @field_validator("image_size", mode="before")
     @classmethod

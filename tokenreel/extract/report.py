@@ -17,7 +17,9 @@ class ExtractReport:
         skipped: ids of clips that were committed before, or are claimed by another writer.
         failed: clips put in quarantine now, each with its stage and reason.
         quarantined: clips that were in quarantine before and were not retried.
+        num_unlisted: clips left out, as frames=listed:FILE has no time in them.
         num_frames: frames of the clips committed now.
+        num_repeated: of those, rows that repeat a frame of a clip with too few.
         num_appended: frames written now, those of uncommitted clips included.
         num_bytes: bytes of their tokens.
         seconds: of each stage: "decode" and "write" are means over their processes and threads;
@@ -31,7 +33,9 @@ class ExtractReport:
     skipped: list[str] = field(default_factory=list)
     failed: list[ClipFailed] = field(default_factory=list)
     quarantined: list[ClipFailed] = field(default_factory=list)
+    num_unlisted: int = 0
     num_frames: int = 0
+    num_repeated: int = 0
     num_appended: int = 0
     num_bytes: int = 0
     seconds: dict[str, float] = field(
@@ -79,11 +83,13 @@ class ExtractReport:
         rate = self.num_frames / total if total else 0.0
         stages = ", ".join(f"{name} {self.seconds[name]:.1f} s" for name in (*STAGES, "wait"))
         held = f", {len(self.quarantined)} in quarantine" if self.quarantined else ""
+        held += f", {self.num_unlisted} without a listed time" if self.num_unlisted else ""
+        repeated = f", {self.num_repeated} of them repeated" if self.num_repeated else ""
         device = f", GPU {self.peak_device_bytes / 1e9:.1f} GB" if self.peak_device_bytes else ""
         lines = [
             f"clips   {len(self.committed)} committed, {len(self.skipped)} skipped, "
             f"{len(self.failed)} failed{held}",
-            f"frames  {self.num_frames} in {total:.1f} s ({rate:.1f}/s)",
+            f"frames  {self.num_frames} in {total:.1f} s ({rate:.1f}/s){repeated}",
             f"tokens  {self.num_bytes / 1e9:.3f} GB",
             f"stages  {stages}",
             f"memory  {self.peak_bytes / 1e9:.2f} GB at most{device}",

@@ -17,7 +17,7 @@ from tokenreel.pipeline.recipes import get_recipe
 from tokenreel.pipeline.recipes.extraction import extraction_for
 
 MANIFEST = Manifest("sample", Path(), (Clip("a", "a.mp4"), Clip("b", "b.mp4", split="val")))
-SURVEY = HeaderSurvey({"a": 100, "b": 100}, 8.0, 1000, ())
+SURVEY = HeaderSurvey({"a": 100, "b": 100}, 8.0, 200, 1000, ())
 SIZE = StoreSize("int8", 1000.0, 200_000, 20)
 
 

@@ -11,6 +11,7 @@ from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.decode_pool.pool import DecodedChunk, DecodePool
 from tokenreel.extract.decode_pool.worker import DecodeJob
+from tokenreel.extract.frame_policy import listed_times, times_of, uniform_count
 
 SAMPLE_CLIPS = 8
 SAMPLE_FRAMES = 8  # of a clip
@@ -21,6 +22,7 @@ def job_for(
     clip: Clip, root: Path, config: ExtractConfig, identity: StoreIdentity, *, skip_frames: int = 0
 ) -> DecodeJob:
     """The decode job of a clip."""
+    listed = listed_times(config)
     return DecodeJob(
         path=root / clip.video,
         start_seconds=clip.start_seconds,
@@ -32,6 +34,8 @@ def job_for(
         seed_text=clip.clip_id,
         chunk_frames=SAMPLE_FRAMES,
         skip_frames=skip_frames,
+        num_uniform=uniform_count(config),
+        times_seconds=None if listed is None else times_of(listed, clip),
     )
 
 
@@ -53,6 +57,8 @@ def sample_images(
                 stop_seconds=min(stop, clip.stop_seconds or float("inf")),
                 fps=SAMPLE_FRAMES / SAMPLE_SECONDS,
                 views=identity.views[:1],
+                num_uniform=None,
+                times_seconds=None,
             )
         )
     found: dict[int, NDArray[np.uint8]] = {}

@@ -8,8 +8,10 @@ ring stops the worker, which therefore holds one frame and never a video.
 import math
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,11 @@ import torch
 from numpy.typing import NDArray
 
 from tokenreel.extract.decode_pool.shared_ring import SharedRing
+from tokenreel.extract.frame_policy import missing_end, nearest_frames, uniform_frames
 from tokenreel.extract.images.augment import ViewAugmenter
 from tokenreel.extract.images.resize import ResizePlan
 from tokenreel.extract.images.transforms import apply_transform, image_sides, plan_on_device
-from tokenreel.extract.video.decode import FrameSelector, decode
+from tokenreel.extract.video.decode import FrameSelector, decode, exact
 from tokenreel.extract.video.decoders import probe
 from tokenreel.extract.video.types import DecodedFrame, VideoError
 
@@ -46,6 +49,9 @@ class DecodeJob:
         skip_frames: first frames of the clip that need no pixels: they are on disk already.
         on_device: whether the device resizes, where it gives the same bytes: a slot then holds
             the window of each frame that the image depends on.
+        num_uniform: frames of the clip, one in the middle of each of as many equal parts; None for
+            all or fps.
+        times_seconds: of the frames, ascending; None for all or fps.
     """
 
     path: Path
@@ -59,6 +65,8 @@ class DecodeJob:
     chunk_frames: int
     skip_frames: int = 0
     on_device: bool = False
+    num_uniform: int | None = None
+    times_seconds: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +235,7 @@ class ChunkFiller:
 
 
 def fill_chunks(job: DecodeJob, filler: ChunkFiller, alive: Callable[[], None]) -> Iterator[bool]:
-    """Decode a clip.
+    """Decode a clip; twice where its frames are known only from the times of all, see `sample`.
 
     Args:
         job: the clip.
@@ -240,20 +248,26 @@ def fill_chunks(job: DecodeJob, filler: ChunkFiller, alive: Callable[[], None]) 
     Raises:
         VideoError: see `video.decode`; or the video ends before the clip begins.
     """
+    time_base = probe(job.path).time_base
     select = FrameSelector(
-        probe(job.path).time_base,
+        time_base,
         start_seconds=job.start_seconds,
         stop_seconds=job.stop_seconds,
         fps=job.fps,
     )
-    for frame in decode(
-        job.path,
-        decoder=job.decoder,
-        from_seconds=job.start_seconds,
-        until_seconds=job.stop_seconds,
-        alive=alive,
-    ):
-        yield select.keeps(frame.ticks) and filler.add(frame)
+    is_sampled = job.num_uniform is not None or job.times_seconds is not None
+    copies = sample(job, time_base, alive) if is_sampled else None
+    for frame in _frames_of(job, alive):
+        if copies is None:
+            yield select.keeps(frame.ticks) and filler.add(frame)
+            continue
+        yield False
+        for _ in range(copies.pop(frame.index, 0)):
+            yield filler.add(frame)
+        if not copies:
+            break
+    if copies:
+        raise VideoError(f"frame {min(copies)} is gone in a second read", frame=min(copies))
     if filler.count == 0:
         raise VideoError(
             f"no frame between {job.start_seconds or 0:.3f} s and "
@@ -261,3 +275,66 @@ def fill_chunks(job: DecodeJob, filler: ChunkFiller, alive: Callable[[], None]) 
         )
     if filler.pts:
         yield True
+
+
+def sample(job: DecodeJob, time_base: Fraction, alive: Callable[[], None]) -> Counter[int]:
+    """How often each frame of the video is kept, from the times of the frames of the clip.
+
+    They are known once the clip is decoded, for headers and packets may lie; pixels are not
+    converted.  For listed times decoding ends after the last of them.
+
+    Args:
+        job: with num_uniform or times_seconds.
+        time_base: seconds of a tick.
+        alive: called for each frame.
+
+    Returns:
+        Index in the video -> count >= 1.
+
+    Raises:
+        VideoError: see `video.decode`; a listed time outside the video, or a video that ends
+            before the clip does.
+    """
+    times = [exact(time) / time_base for time in job.times_seconds or ()]
+    ticks: list[int] = []
+    index: list[int] = []
+    for frame in _frames_of(job, alive):
+        alive()
+        ticks.append(frame.ticks)
+        index.append(frame.index)
+        if times and frame.ticks > times[-1]:
+            break
+    if not ticks:
+        return Counter()
+    if job.num_uniform is None:
+        try:
+            chosen = nearest_frames(ticks, times)
+        except ValueError as error:
+            assert job.times_seconds is not None
+            raise VideoError(
+                f"{job.times_seconds[error.args[0]]:g} s is listed, but the frames of the clip are "
+                f"from {float(ticks[0] * time_base):.3f} to {float(ticks[-1] * time_base):.3f} s"
+            ) from None
+    else:
+        stop = None if job.stop_seconds is None else exact(job.stop_seconds) / time_base
+        _require_reach(job, np.array(ticks) * float(time_base))
+        chosen = uniform_frames(ticks, stop, job.num_uniform)
+    return Counter(index[place] for place in chosen)
+
+
+def _require_reach(job: DecodeJob, times_seconds: NDArray[np.float64]) -> None:
+    """Raise VideoError unless frames at these times last until the clip's stop."""
+    end = missing_end(job.stop_seconds, times_seconds)
+    if end is not None:
+        raise VideoError(f"the clip stops at {job.stop_seconds:g} s, its frames end at {end:.3f} s")
+
+
+def _frames_of(job: DecodeJob, alive: Callable[[], None]) -> Iterator[DecodedFrame]:
+    """The frames of the video in the clip's [start, stop)."""
+    return decode(
+        job.path,
+        decoder=job.decoder,
+        from_seconds=job.start_seconds,
+        until_seconds=job.stop_seconds,
+        alive=alive,
+    )

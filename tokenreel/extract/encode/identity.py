@@ -30,6 +30,7 @@ from tokenreel.extract.backbone.weights import (
     weights_sha256,
 )
 from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.frame_policy import frames_identity
 from tokenreel.extract.images.augment import view_parameters
 from tokenreel.extract.images.transforms import apply_transform, transform_parameters
 
@@ -71,7 +72,6 @@ def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
     """As build_identity, with the hash of the weights given."""
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
     _require_fitting(config.codec, shape)
-    every = {"policy": "all"}
     height, width = shape.image_size
     image_size = height if height == width else (height, width)
     return StoreIdentity(
@@ -85,7 +85,7 @@ def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
         transform=transform_parameters(
             config.transform, image_size, mean=shape.mean, std=shape.std
         ),
-        frames=every if config.fps is None else {"policy": "fps", "fps": config.fps},
+        frames=frames_identity(config),
         views=view_parameters(config.views, config.view_seed),
         numeric=config.numeric,
         codec=codec_identity(config.codec),
@@ -124,6 +124,8 @@ def made_with(config: ExtractConfig, dataset: str, device: torch.device) -> dict
             versions[package] = "absent"
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     chosen = {} if config.weights_key is None else {"weights_key": config.weights_key}
+    if config.frames.startswith("listed:"):
+        chosen["frames"] = config.frames
     return chosen | {
         "weights": weights_label(config.weights, config.weights_key),
         "dataset": dataset,

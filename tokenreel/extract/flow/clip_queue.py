@@ -19,6 +19,7 @@ from tokenreel.extract.decode_pool.calibration_frames import job_for
 from tokenreel.extract.decode_pool.pool import ClipEnded, DecodedChunk
 from tokenreel.extract.decode_pool.worker import DecodeJob
 from tokenreel.extract.flow.commits import ClipCommits, OpenClip
+from tokenreel.extract.frame_policy import SAMPLED, listed_times, times_of
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.video.source import SourceFiles
 from tokenreel.extract.video.types import VideoError
@@ -76,12 +77,17 @@ class ClipQueue:
         retries: bool = False,
     ) -> None:
         self._manifest, self._config, self._identity = manifest, config, identity
-        self._store, self._report, self._part = store, report, part
+        self._store, self._report = store, report
+        listed = listed_times(config)
+        self._part = [clip for clip in part if listed is None or times_of(listed, clip)]
+        report.num_unlisted = len(part) - len(self._part)
         self._align, self._retries = align, retries
         self._entries: list[OpenClip] = []
         self._sources = SourceFiles(manifest.root)
         self._is_ending = False
-        self.commits = ClipCommits(manifest, store, report)
+        self.commits = ClipCommits(
+            manifest, store, report, is_sampled=identity.frames["policy"] in SAMPLED
+        )
 
     def __enter__(self) -> "ClipQueue":
         self.commits.__enter__()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.errors import ClipFailed
 from tokenreel.cache.format.clip import SourceInfo
+from tokenreel.cache.format.layout import default_stops
 from tokenreel.cache.format.store_files import record_failure
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.write.claims import ClaimHeld
@@ -73,9 +74,13 @@ class ClipCommits:
         manifest: for the data set's name and its phases.
         store: directory of the store.
         report: updated.
+        is_sampled: whether frames are sampled: they may repeat, and need not reach the end.
     """
 
-    def __init__(self, manifest: Manifest, store: Path, report: ExtractReport) -> None:
+    def __init__(
+        self, manifest: Manifest, store: Path, report: ExtractReport, *, is_sampled: bool = False
+    ) -> None:
+        self._is_sampled = is_sampled
         self._manifest, self._store, self._report = manifest, store, report
         self._writer = StoreWriter(store, writer_id=f"extract-{os.getpid()}")
 
@@ -173,15 +178,20 @@ class ClipCommits:
             return
         times = pts.astype(np.float64) * float(entry.info.time_base)
         try:
-            check_reach(entry.clip, times)
-            labels = frame_labels(entry.clip, times)
+            if not self._is_sampled:
+                check_reach(entry.clip, times)
+            labels = frame_labels(entry.clip, times, is_sampled=self._is_sampled)
         except ClipFailed as error:
             self.fail(entry, error.stage, error.reason)
             return
-        entry.writer.commit(pts, index, labels, np.zeros(len(pts), np.uint8))
+        distinct, row = np.unique(pts, return_inverse=True)
+        stops = default_stops(distinct)[row] if len(distinct) < len(pts) else None
+        flags = np.zeros(len(pts), np.uint8)
+        entry.writer.commit(pts, index, labels, flags, stop_pts=stops)
         entry.writer = None
         self._report.committed.append(entry.clip.clip_id)
         self._report.num_frames += len(pts)
+        self._report.num_repeated += len(pts) - len(distinct)
 
     def record(self, clip: Clip, stage: str, reason: str, details: Mapping[str, object]) -> None:
         """Record a failure in the report and in the store's quarantine."""

@@ -102,6 +102,8 @@ def merge_reports(reports: Sequence[ExtractReport]) -> ExtractReport:
         total.committed += report.committed
         total.failed += report.failed
         total.num_frames += report.num_frames
+        total.num_repeated += report.num_repeated
+        total.num_unlisted += report.num_unlisted
         total.num_appended += report.num_appended
         total.num_bytes += report.num_bytes
         total.peak_bytes += report.peak_bytes

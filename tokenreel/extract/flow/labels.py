@@ -5,18 +5,20 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.errors import ClipFailed
 from tokenreel.cache.manifest import UNLABELLED, Clip
+from tokenreel.extract.frame_policy import TOLERATED_STEPS, missing_end
 
-TOLERATED_STEPS = 1.5  # a span may end this many frames after the end of the last one
 ROUNDING_SECONDS = 1e-6  # rounding of float64 and of decimals in annotation files
-TOLERATED_SECONDS = 0.1  # rounding of annotations
 
 
-def frame_labels(clip: Clip, times_seconds: NDArray[np.float64]) -> NDArray[np.int16]:
+def frame_labels(
+    clip: Clip, times_seconds: NDArray[np.float64], *, is_sampled: bool = False
+) -> NDArray[np.int16]:
     """Label each frame with the phase whose span [start, stop) contains its time.
 
     Args:
         clip: has spans by time, or one label for each frame.
         times_seconds: presentation time of the T frames, float64 (T,), ascending.
+        is_sampled: whether the frames say nothing about the end of the video.
 
     Returns:
         int16 (T,); UNLABELLED (-1) outside all spans.
@@ -38,7 +40,7 @@ def frame_labels(clip: Clip, times_seconds: NDArray[np.float64]) -> NDArray[np.i
     step = float(np.median(np.diff(times_seconds))) if num_frames > 1 else 0.0
     end_seconds = float(times_seconds[-1]) + step
     for span in clip.spans:
-        if span.stop_seconds > end_seconds + TOLERATED_STEPS * step:
+        if not is_sampled and span.stop_seconds > end_seconds + TOLERATED_STEPS * step:
             raise ClipFailed(
                 clip.clip_id,
                 stage="labels",
@@ -57,11 +59,8 @@ def check_reach(clip: Clip, times_seconds: NDArray[np.float64]) -> None:
     Raises:
         ClipFailed: stage "decode".
     """
-    if clip.stop_seconds is None:
-        return
-    step = float(np.median(np.diff(times_seconds))) if len(times_seconds) > 1 else 0.0
-    end_seconds = float(times_seconds[-1]) + step
-    if end_seconds < clip.stop_seconds - max(TOLERATED_STEPS * step, TOLERATED_SECONDS):
+    end_seconds = missing_end(clip.stop_seconds, times_seconds)
+    if end_seconds is not None:
         raise ClipFailed(
             clip.clip_id,
             stage="decode",

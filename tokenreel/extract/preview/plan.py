@@ -27,6 +27,7 @@ from tokenreel.extract.backbone.weights import check_weights, load_weights
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.encode.identity import identity_for
 from tokenreel.extract.flow.devices import machine_for, prepare_backbone
+from tokenreel.extract.frame_policy import listed_times, times_of, uniform_count
 from tokenreel.extract.images.transforms import apply_transform
 from tokenreel.extract.video.decode import decode
 from tokenreel.extract.video.decoders import probe
@@ -45,12 +46,14 @@ class HeaderSurvey:
     Attributes:
         clip_frames: frames to keep of each clip, by clip id.
         num_seconds: total duration of those clips.
+        num_decoded: frames to decode for those that are kept; twice where a clip is read twice.
         video_bytes: size of the video files.
         unreadable: clip id and reason of each clip whose header cannot be read.
     """
 
     clip_frames: dict[str, int]
     num_seconds: float
+    num_decoded: int
     video_bytes: int
     unreadable: tuple[tuple[str, str], ...]
 
@@ -58,6 +61,11 @@ class HeaderSurvey:
     def num_frames(self) -> int:
         """Frames of all clips."""
         return sum(self.clip_frames.values())
+
+    @property
+    def decoded_per_frame(self) -> float:
+        """Frames to decode for each that is kept."""
+        return self.num_decoded / max(self.num_frames, 1)
 
 
 @dataclass(frozen=True)
@@ -82,8 +90,11 @@ def survey_headers(manifest: Manifest, config: ExtractConfig) -> HeaderSurvey:
     headers: dict[str, VideoInfo | str] = {}
     frames: dict[str, int] = {}
     unreadable = []
-    seconds, video_bytes = 0.0, 0
+    seconds, decoded, video_bytes = 0.0, 0, 0
+    count, listed = uniform_count(config), listed_times(config)
     for clip in manifest.clips:
+        if listed is not None and not times_of(listed, clip):
+            continue
         path = manifest.root / clip.video
         if clip.video not in headers:
             try:
@@ -97,11 +108,13 @@ def survey_headers(manifest: Manifest, config: ExtractConfig) -> HeaderSurvey:
             continue
         length = _clip_seconds(clip, header)
         rate = float(header.rate or 25)
-        frames[clip.clip_id] = round(
-            length * (rate if config.fps is None else min(rate, config.fps))
-        )
+        kept = round(length * (rate if config.fps is None else min(rate, config.fps)))
+        decoded += round(length * rate) * (1 if count is None and listed is None else 2)
+        if listed is not None:
+            kept = len(times_of(listed, clip))
+        frames[clip.clip_id] = kept if count is None else count
         seconds += length
-    return HeaderSurvey(frames, seconds, video_bytes, tuple(unreadable))
+    return HeaderSurvey(frames, seconds, decoded, video_bytes, tuple(unreadable))
 
 
 def planned_identity(config: ExtractConfig) -> StoreIdentity:
@@ -174,7 +187,9 @@ class MachineRates:
     write_bytes: float
     read_bytes: float
 
-    def stage_seconds(self, config: ExtractConfig, *, views: int) -> dict[str, float]:
+    def stage_seconds(
+        self, config: ExtractConfig, *, views: int, decoded_per_frame: float = 1.0
+    ) -> dict[str, float]:
         """Seconds of a frame in each stage except the disk's; stages overlap.
 
         On a CPU decoding and the backbone share the cores, so their times add up.
@@ -182,14 +197,16 @@ class MachineRates:
         Args:
             config: of the extraction.
             views: of a frame; it is decoded once for all of them.
+            decoded_per_frame: frames that are decoded for each that is kept.
         """
         backbone = views / self.backbone_frames
         if not self.decode_frames:
             return {"backbone": backbone}
-        decoding = 1 / (self.decode_frames * machine_for(config).workers)
+        each = decoded_per_frame / self.decode_frames
+        decoding = each / machine_for(config).workers
         if self.device != "cpu":
             return {"backbone": backbone, "decoding": decoding}
-        together = backbone + 1 / (self.decode_frames * num_threads())
+        together = backbone + each / num_threads()
         return {"backbone and decoding on the same cores": together, "decoding": decoding}
 
 

@@ -176,7 +176,7 @@ def frames_as_seen(
     start = max(float(store.times_seconds(record.clip_id)[frames[0]]) - 1e-3, 0.0)
     count = 0
     for frame in decode(path, decoder=record.source["decoder"], from_seconds=start):
-        if frame.index == wanted[count]:
+        while frame.index == wanted[count]:
             if frame.ticks != stored_ticks[count]:
                 raise VideoError(
                     f"{path} is not the video of the store: frame {frame.index} is at tick "

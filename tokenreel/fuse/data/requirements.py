@@ -25,6 +25,10 @@ def extract_command(store: Store, **changes: str) -> str:
     }
     if "fps" in recipe.frames:
         words["fps"] = f"{recipe.frames['fps']:g}"
+    elif "count" in recipe.frames:
+        words["frames"] = f"uniform:{recipe.frames['count']}"
+    elif recipe.frames["policy"] == "listed":
+        words["frames"] = made_with.get("frames") or "listed:FILE"
     if recipe.num_views > 1:
         words["views"] = f"{recipe.num_views - 1}"
         words["view_seed"] = f"{recipe.views[1].get('seed', 0)}"

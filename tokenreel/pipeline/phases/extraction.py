@@ -20,6 +20,7 @@ from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.tools.maintenance import mend_logs, remove_damaged
 from tokenreel.cache.tools.verify import VerifyReport
 from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.frame_policy import check_list, frames_identity, frames_word
 from tokenreel.extract.report import ExtractReport
 from tokenreel.pipeline.datasets import load_dataset
 from tokenreel.pipeline.defaults import DATA, STORES
@@ -122,6 +123,7 @@ def config_of(identity: StoreIdentity, made_with: Mapping[str, Any]) -> ExtractC
             image_size=identity.image_size,
             transform=identity.transform["name"],
             fps=identity.frames.get("fps"),
+            frames=made_with.get("frames") or frames_word(identity.frames),
             views=len(augmented),
             view_seed=augmented[0]["seed"] if augmented else 0,
             codec=identity.codec["name"],
@@ -138,17 +140,21 @@ def read_words(
     """The manifest and the extraction that the words of a command describe."""
     options, rest = data_options(words)
     config = configure_extraction(extraction_for(dataset), rest)
-    return load_dataset(dataset, root or DATA / dataset, options), config
+    manifest = load_dataset(dataset, root or DATA / dataset, options)
+    check_list(config, manifest)
+    return manifest, config
 
 
 def configure_extraction(config: ExtractConfig, words: Sequence[str]) -> ExtractConfig:
     """The extraction with `key=value` changes, checked as far as that needs no torch.
 
     Raises:
-        UsageError: a wrong key or value, or a word that is no codec or device.
+        UsageError: a wrong key or value, a word that is no codec or device, or a list of times
+            that cannot be read.
     """
     config = apply_overrides(config, words, root="extract")
     codec_identity(config.codec)
+    frames_identity(config)
     require_device(config.device, option="device=")
     return config
 

@@ -85,7 +85,9 @@ class Plan:
     @property
     def limit(self) -> str:
         """Which stage the extraction will wait for, and its hours."""
-        seconds = self.rates.stage_seconds(self.config, views=self.views)
+        seconds = self.rates.stage_seconds(
+            self.config, views=self.views, decoded_per_frame=self.survey.decoded_per_frame
+        )
         hours = {s: self.survey.num_frames * value / 3600 for s, value in seconds.items()}
         hours["disk"] = self.sizes[0].num_bytes / self.rates.write_bytes / 3600
         slowest = max(hours, key=lambda stage: hours[stage])
@@ -218,7 +220,9 @@ def break_even(
             frames = clips * VIEWS_OF_A_STEP * chosen.fuse.data.num_frames
             by_frames.setdefault(frames, []).append(name)
     frame_seconds = max(rates.stage_seconds(config, views=1).values())
-    stages = rates.stage_seconds(config, views=1 + config.views)
+    stages = rates.stage_seconds(
+        config, views=1 + config.views, decoded_per_frame=survey.decoded_per_frame
+    )
     extraction = max(survey.num_frames * max(stages.values()), size.num_bytes / rates.write_bytes)
     rows = []
     for frames, names in sorted(by_frames.items()):
