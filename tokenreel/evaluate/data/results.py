@@ -120,15 +120,17 @@ def read_rows(path: Path) -> list[Score]:
     if not path.is_file():
         return []
     text = path.read_bytes().decode(errors="replace")
-    found = []
-    for row in csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])):
-        if list(row) != list(_FIELDS) or None in row.values():
-            continue
+    found: list[Score] = []
+    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+    while True:
         try:
-            found.append(Score(**{name: parse(row[name]) for name, parse in _FIELDS.items()}))
-        except ValueError:
+            row = next(reader, None)
+            if row is None:
+                return found
+            if list(row) == list(_FIELDS) and None not in row.values():
+                found.append(Score(**{name: parse(row[name]) for name, parse in _FIELDS.items()}))
+        except (ValueError, csv.Error):  # computed again
             continue
-    return found
 
 
 def mean_rows(scores: Sequence[Score]) -> list[Score]:

@@ -136,7 +136,8 @@ def _read_curves(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
     lines: list[dict[str, float]] = []
-    for row, line in enumerate(path.read_text().splitlines(), start=1):
+    text = path.read_bytes().decode(errors="replace")
+    for row, line in enumerate(text.splitlines(), start=1):
         try:
             values: dict[str, Any] = json.loads(line)
             kept = {
@@ -144,7 +145,7 @@ def _read_curves(path: Path) -> list[dict[str, float]]:
                 for key, value in values.items()
                 if isinstance(value, int | float) and math.isfinite(value)
             }
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, OverflowError, RecursionError) as error:
             log.warning("%s: line %d cannot be read (%s): curves end there", path, row, error)
             break
         lines.append(kept)

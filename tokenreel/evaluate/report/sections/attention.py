@@ -6,15 +6,15 @@ phases; NAME.png beside it shows them over the frames as the backbone saw them.
 
 import io
 import logging
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.cache.embedding_arrays import load_arrays
+from tokenreel.cache.errors import EmbeddingFileError
 from tokenreel.evaluate.report.data.gather import ReportConfig, RunPage
 from tokenreel.evaluate.report.page.html import Html, absent, tag
 from tokenreel.evaluate.report.pictures.frames import jpeg_bytes, to_uri
@@ -49,9 +49,9 @@ def read_attention(runs: Sequence[RunPage], config: ReportConfig) -> list[Attend
         paths = sorted((run.folder / "attention").glob("*.npz"))[: config.attention_clips]
         for path in paths:
             try:
-                with np.load(path, allow_pickle=False) as file:
-                    clip_id, weights = str(file["clip_id"]), file["weights"]
-            except (OSError, EOFError, ValueError, KeyError, zlib.error, BadZipFile) as error:
+                arrays, _ = load_arrays(path, names=("clip_id", "weights"))
+                clip_id, weights = str(arrays["clip_id"][0]), arrays["weights"]
+            except (EmbeddingFileError, LookupError) as error:
                 log.warning("%s: not the attention of a clip (%s): left out", path, error)
                 continue
             if weights.ndim != 4 or not np.isfinite(weights).all() or 0 in weights.shape:
