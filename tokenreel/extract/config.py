@@ -14,8 +14,7 @@ class ExtractConfig(BaseModel):
         default="vit_base_patch8_224.dino", description="timm name of a ViT or ResNet"
     )
     weights: str = Field(
-        default="pretrained",
-        description="pretrained, random:SEED, or a file or folder of weights",
+        default="pretrained", description="pretrained, random:SEED, or a file or folder of weights"
     )
     weights_key: str | None = Field(
         default=None,

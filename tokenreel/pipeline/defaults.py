@@ -54,29 +54,23 @@ def stores_below(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("[!.]*/recipe.json"))
 
 
-def find_runs(words: Sequence[Path], *, folder: Path = RUNS) -> list[Path]:
-    """The embedding files of the runs named, or of every run below a folder.
+def find_runs(words: Sequence[Path]) -> list[Path]:
+    """The embedding files of the runs named, or of every run below runs/.
 
     A word may be a run, a folder of runs or an embedding file.
 
     Raises:
         UsageError: a word that is none of these, or no run at all.
     """
-    if not words:
-        found = sorted(folder.rglob(EMBEDDINGS))
-        if not found:
-            raise UsageError(f"no run in {folder}/: train one with `fuse train`, or name one")
-        return found
-    return [path for word in words for path in _embeddings_of(word)]
-
-
-def _embeddings_of(word: Path) -> list[Path]:
-    if word.is_file():
-        return [word]
-    found = sorted(word.rglob(EMBEDDINGS)) if word.is_dir() else []
-    if not found:
-        what = "holds no embeddings.h5" if word.is_dir() else "does not exist"
-        raise UsageError(f"{word} {what}: name a run, a folder of runs or an embedding file")
+    found = [] if words else sorted(RUNS.rglob(EMBEDDINGS))
+    if not words and not found:
+        raise UsageError(f"no run in {RUNS}/: train one with `fuse train`, or name one")
+    for word in words:
+        files = [word] if word.is_file() else sorted(word.rglob(EMBEDDINGS))
+        if not files:
+            what = "holds no embeddings.h5" if word.is_dir() else "does not exist"
+            raise UsageError(f"{word} {what}: name a run, a folder of runs or an embedding file")
+        found += files
     return found
 
 

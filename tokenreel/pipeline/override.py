@@ -155,19 +155,15 @@ def _is_sequence(annotation: Any) -> bool:
     return get_origin(annotation) in (tuple, list) or any(map(_is_sequence, get_args(annotation)))
 
 
-def _without_kind(config: BaseModel, where: list[str]) -> list[str]:
-    """The parts of a field's name as they are typed: pydantic adds the kind of a group to it."""
-    group = type(config).model_fields.get(where[0]) if where else None
-    has_kinds = group is not None and group.discriminator is not None
-    return [where[0], *where[2:]] if has_kinds else where
-
-
 def _format_error(error: ValidationError, config: BaseModel, root: str) -> str:
     lines = []
     for item in error.errors():
         given = item["input"]  # a whole group where several of its fields do not fit together
         got = "" if isinstance(given, dict | BaseModel) else f", got {given!r}"
         what = item["msg"].removeprefix("Value error, ")
-        where = _without_kind(config, [str(part) for part in item["loc"]])
+        where = [str(part) for part in item["loc"]]
+        group = type(config).model_fields.get(where[0]) if where else None
+        if group is not None and group.discriminator is not None:
+            del where[1]  # pydantic adds the kind of a group, which nobody types
         lines.append(f"{'.'.join([root, *where])}: {what}{got}")
     return "\n".join(lines)

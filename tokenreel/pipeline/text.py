@@ -26,7 +26,10 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     a/b       12
     c          7
     """
-    cells = [list(header), *[[_cell(value) for value in row] for row in rows]]
+    cells = [
+        list(header),
+        *([f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in rows),
+    ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     right = [
         bool(rows) and all(isinstance(row[i], int | float) for row in rows)
@@ -77,7 +80,3 @@ def require_gpus(word: str) -> str:
     if not GPUS.fullmatch(word):
         raise UsageError(f"--gpus is all, how many, or numbers such as 0,1; got {word!r}")
     return word
-
-
-def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -90,7 +90,9 @@ class Backbone(nn.Module):
         """As forward, for normalised images, float (B, 3, H, W)."""
         model: Any = self.model
         if not _is_vit(model):
-            return self._run_map(images)
+            maps = _maps(model, images, self.shape.blocks)
+            tokens = {b: m.flatten(2).transpose(1, 2).float() for b, m in maps.items()}
+            return FrameTokens(tokens=tokens, cls={}, cls_normed=None)
         final, kept = model.forward_intermediates(
             images,
             indices=list(self.shape.blocks),
@@ -105,11 +107,6 @@ class Backbone(nn.Module):
             return FrameTokens(tokens=tokens, cls={}, cls_normed=None)
         cls = {b: pair[1][:, 0].float() for b, pair in zip(self.shape.blocks, pairs, strict=True)}
         return FrameTokens(tokens=tokens, cls=cls, cls_normed=final[:, 0].float())
-
-    def _run_map(self, images: Tensor) -> FrameTokens:
-        maps = _maps(self.model, images, self.shape.blocks)
-        tokens = {b: m.flatten(2).transpose(1, 2).float() for b, m in maps.items()}
-        return FrameTokens(tokens=tokens, cls={}, cls_normed=None)
 
 
 def backbone_shape(
@@ -177,7 +174,10 @@ def build_backbone(
         torch.backends.cudnn.allow_tf32 = False
     model: Any = _create(backbone, shape.image_size)
     tensors = dict(state)
-    _set_norm_eps(model, tensors.pop(NORM_EPS, None))
+    if NORM_EPS in tensors:
+        eps = float(tensors.pop(NORM_EPS))
+        for norm in (module for module in model.modules() if isinstance(module, nn.LayerNorm)):
+            norm.eps = eps
     resample = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     _log_interpolation(tensors, model)
     try:
@@ -195,25 +195,14 @@ def build_backbone(
     return Backbone(model, shape, numeric=numeric).to(device)
 
 
-def _set_norm_eps(model: nn.Module, eps: Tensor | None) -> None:
-    for module in model.modules() if eps is not None else ():
-        if isinstance(module, nn.LayerNorm) and eps is not None:
-            module.eps = float(eps)
-
-
 def _log_interpolation(tensors: Mapping[str, Tensor], model: Any) -> None:
     """One line where position embeddings are of another number of patches than the image has."""
     given, wanted = tensors.get("pos_embed"), getattr(model, "pos_embed", None)
     if given is None or wanted is None or given.ndim != 3 or given.shape[1] == wanted.shape[1]:
         return
-    rows, columns = model.patch_embed.grid_size
-    prefix = wanted.shape[1] - rows * columns
-    log.info(
-        "position embeddings of %d patches are interpolated to %d x %d",
-        given.shape[1] - prefix,
-        rows,
-        columns,
-    )
+    grid = model.patch_embed.grid_size
+    count = given.shape[1] - (wanted.shape[1] - grid[0] * grid[1])  # without CLS and registers
+    log.info("position embeddings of %d patches are interpolated to %d x %d", count, *grid)
 
 
 def _create(backbone: str, image_size: int | tuple[int, int] | None) -> Any:

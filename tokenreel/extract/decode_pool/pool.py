@@ -236,8 +236,7 @@ class DecodePool:
             if all(worker.task is None for worker in self._workers):
                 return
             busy = {worker.pipe: worker for worker in self._workers if worker.task}
-            ready = multiprocessing.connection.wait(list(busy), timeout=0.2)
-            for pipe in ready:
+            for pipe in multiprocessing.connection.wait(list(busy), timeout=0.2):
                 yield from self._receive(busy[pipe])  # type: ignore[index]
             for worker in list(self._workers):
                 if worker.is_silent(self._timeout_seconds) and not worker.pipe.poll():

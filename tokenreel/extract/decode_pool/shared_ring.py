@@ -23,33 +23,27 @@ class SharedRing:
 
     Args:
         shape: (slots, bytes of a slot).
+        handle: of the memory of another process's ring, None for new memory.
 
     Attributes:
         slots: uint8 (slots, bytes of a slot).
     """
 
-    def __init__(self, shape: tuple[int, int]) -> None:
-        folder = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
-        with tempfile.TemporaryFile(dir=folder) as file:
-            os.ftruncate(file.fileno(), shape[0] * shape[1])
-            self._attach(os.dup(file.fileno()), shape)
+    def __init__(self, shape: tuple[int, int], handle: Any = None) -> None:
+        if handle is None:
+            folder = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
+            with tempfile.TemporaryFile(dir=folder) as file:
+                os.ftruncate(file.fileno(), shape[0] * shape[1])
+                self._handle = os.dup(file.fileno())
+        else:
+            self._handle = handle.detach()
+        memory = mmap.mmap(self._handle, shape[0] * shape[1])
+        self.slots: NDArray[np.uint8] = np.frombuffer(memory, np.uint8).reshape(shape)
 
     def __reduce__(self) -> tuple[Callable[..., "SharedRing"], tuple[Any, ...]]:
-        return _in_child, (DupFd(self._handle), self.slots.shape)
+        return SharedRing, (self.slots.shape, DupFd(self._handle))
 
     def close(self) -> None:
         """Release it in this process; arrays that still refer to it stay valid."""
         del self.slots
         os.close(self._handle)
-
-    def _attach(self, handle: int, shape: tuple[int, int]) -> None:
-        self._handle = handle
-        self.slots: NDArray[np.uint8] = np.frombuffer(
-            mmap.mmap(handle, shape[0] * shape[1]), np.uint8
-        ).reshape(shape)
-
-
-def _in_child(handle: Any, shape: tuple[int, int]) -> SharedRing:
-    ring = SharedRing.__new__(SharedRing)
-    ring._attach(handle.detach(), shape)
-    return ring

@@ -23,9 +23,8 @@ from tokenreel.extract.encode.torch_codecs import Coded, TorchStep, torch_steps
 
 log = logging.getLogger(__name__)
 
-SAME_BYTES: dict[str, Any] = {
-    "eager_numerics.division_rounding": True
-}  # Triton's own division is approximate
+# Triton's own division is approximate.
+SAME_BYTES: dict[str, Any] = {"eager_numerics.division_rounding": True}
 
 Constants = tuple[tuple[Tensor, ...], ...]  # of each step of a codec
 
@@ -118,10 +117,7 @@ class Quantiser:
         if reason:
             self._encode = plain
             log.warning(
-                "%s: %s runs uncompiled and slower: %s",
-                self._device,
-                self._codec.name,
-                reason,
+                "%s: %s runs uncompiled and slower: %s", self._device, self._codec.name, reason
             )
 
     def on_host(

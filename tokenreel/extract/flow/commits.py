@@ -223,9 +223,7 @@ class ClipCommits:
         if entry.writer is not None:
             entry.writer.abort()
         entry.source = replace(  # the record must name the decoder of its frames
-            entry.source,
-            decoder=attempt.decoder,
-            decoder_version=decoder_version(attempt.decoder),
+            entry.source, decoder=attempt.decoder, decoder_version=decoder_version(attempt.decoder)
         )
         try:
             entry.writer = self._begin(entry.clip, entry.source, entry.info)

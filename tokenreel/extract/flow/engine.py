@@ -143,14 +143,8 @@ class Engine:
 
     def _images_of(self, batch: Batch) -> Tensor:
         """Images of a batch on the device, uint8 (B, V, 3, H, W); unfilled rows are stale."""
-        shape = (
-            self._machine.batch_frames,
-            self._identity.num_views,
-            3,
-            *self._identity.image_size,
-        )
-        if not self._machine.pads:
-            shape = (batch.num_rows, *shape[1:])
+        count = self._machine.batch_frames if self._machine.pads else batch.num_rows
+        shape = (count, self._identity.num_views, 3, *self._identity.image_size)
         if not self._is_cuda and all(piece.frame_size is None for piece in batch.pieces):
             return batch.buffer[: int(np.prod(shape))].reshape(shape)
         if self._images is None or self._images.shape != shape:
@@ -203,7 +197,10 @@ class Engine:
         if self._is_cuda:
             with named_failures(self._machine):
                 running.copied.synchronize()
-            self._add_seconds(running)
+            self._gpu_seconds[0] += running.began.elapsed_time(running.ended) / 1e3
+            if self._last_end is not None:
+                self._gpu_seconds[1] += max(self._last_end.elapsed_time(running.began), 0.0) / 1e3
+            self._last_end = running.ended
             assert running.slot is not None
             views = tuple({n: v.numpy() for n, v in view.items()} for view in running.slot)
         else:
@@ -213,14 +210,7 @@ class Engine:
         self._release(running.batch)
         last = _Countdown(len(running.batch.pieces), lambda: self._free_slot(running))
         for piece in running.batch.pieces:
-            rows = slice(piece.row, piece.row + piece.num_frames)
-            self._emit(Rows(piece, views, rows, last))
-
-    def _add_seconds(self, running: _Running) -> None:
-        self._gpu_seconds[0] += running.began.elapsed_time(running.ended) / 1e3
-        if self._last_end is not None:
-            self._gpu_seconds[1] += max(self._last_end.elapsed_time(running.began), 0.0) / 1e3
-        self._last_end = running.ended
+            self._emit(Rows(piece, views, slice(piece.row, piece.row + piece.num_frames), last))
 
     def _free_slot(self, running: _Running) -> None:
         if running.slot is not None:

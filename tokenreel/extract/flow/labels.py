@@ -48,8 +48,7 @@ def frame_labels(
                 f"the end of {clip.video} at {end_seconds:.3f} s",
             )
         after = times_seconds >= span.start_seconds - ROUNDING_SECONDS
-        inside = after & (times_seconds < span.stop_seconds - ROUNDING_SECONDS)
-        labels[inside] = span.phase
+        labels[after & (times_seconds < span.stop_seconds - ROUNDING_SECONDS)] = span.phase
     return labels
 
 

@@ -269,7 +269,9 @@ class Flow:
         seconds["backbone"], seconds["wait"] = self._engine.busy_seconds, self._engine.idle_seconds
         seconds["encode"] = self._engine.copy.busy_seconds
         seconds["write"] = self._writers.busy_seconds
-        self._report.peak_bytes = _peak_bytes() + self._pool.peak_bytes
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        own_bytes = peak if sys.platform == "darwin" else peak * 1024
+        self._report.peak_bytes = own_bytes + self._pool.peak_bytes
         if self._machine.is_cuda:
             self._report.peak_device_bytes = torch.cuda.max_memory_allocated(self._machine.device)
 
@@ -311,9 +313,3 @@ class Flow:
             count=piece.num_frames,
         )
         self._writers.put(position, work, rows.done)
-
-
-def _peak_bytes() -> int:
-    """Peak memory of this process."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -113,7 +113,9 @@ class WriterThreads:
 
     def __init__(self, count: int) -> None:
         self._stages = [
-            Stage[Task](f"write-{number}", _run_task, depth=WRITER_DEPTH, discard=_skip_task)
+            Stage[Task](
+                f"write-{number}", _run_task, depth=WRITER_DEPTH, discard=lambda task: task[1]()
+            )
             for number in range(count)
         ]
         self._stack = ExitStack()
@@ -157,7 +159,3 @@ def _run_task(task: Task) -> None:
         task[0]()
     finally:
         task[1]()
-
-
-def _skip_task(task: Task) -> None:
-    task[1]()

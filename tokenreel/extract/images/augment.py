@@ -65,8 +65,7 @@ class ViewAugmenter:
         self._strengths = strengths
         self._grey = draw.uniform() < view["grey"]
         blurs = draw.uniform() < view["blur"]
-        sigma = float(draw.uniform(*view["blur_sigma"]))
-        self._kernel = _gaussian(sigma) if blurs else None
+        self._kernel = _gaussian(float(draw.uniform(*view["blur_sigma"]))) if blurs else None
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Augment a frame, uint8 (H, W, 3), to uint8 (3, H, W) of the transform."""
@@ -115,8 +114,7 @@ class ViewAugmenter:
 
 
 def _grey(image: Tensor) -> Tensor:
-    weights = torch.tensor(GREY).reshape(3, 1, 1)
-    return (image * weights).sum(0, keepdim=True)
+    return (image * torch.tensor(GREY).reshape(3, 1, 1)).sum(0, keepdim=True)
 
 
 def _turn_hue(image: Tensor, turns: float) -> Tensor:

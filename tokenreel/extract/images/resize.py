@@ -57,10 +57,7 @@ class ResizePlan:
 
 
 def plan_resize(
-    frame: tuple[int, int],
-    resized: tuple[int, int],
-    corner: tuple[int, int],
-    size: tuple[int, int],
+    frame: tuple[int, int], resized: tuple[int, int], corner: tuple[int, int], size: tuple[int, int]
 ) -> ResizePlan:
     """Plan to resize a frame and crop it.
 
@@ -139,8 +136,7 @@ def _axis(size: int, resized: int, first: int, count: int) -> Axis:
     for row, (start, weights) in enumerate(chosen):
         for place, weight in enumerate(weights, start=start - low):
             whole[row, place] = int(weight * 2**bits + math.copysign(0.5, weight))
-    part = np.maximum(np.abs(whole >> 8), whole & 255).sum(axis=1).max() * 255
-    if part >= EXACT:
+    if (np.maximum(np.abs(whole >> 8), whole & 255).sum(axis=1).max() * 255) >= EXACT:
         raise ValueError(f"{size} pixels to {resized}: the reduction is too strong")
     return Axis(low, high, whole, bits)
 

@@ -87,11 +87,11 @@ def apply_transform(pixels: NDArray[np.uint8], parameters: dict[str, Any]) -> to
     frame = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
     height, width = frame.shape[1:]
     if parameters["crop"] == "centre-3:4-to-4:3":
-        crop_height, crop_width = _limited(height, width)
-        top, left = _corner((height, width), (crop_height, crop_width), ceil=False)
-        return _resize(
-            frame[:, top : top + crop_height, left : left + crop_width], size, parameters["resize"]
-        )
+        low, high = ASPECT_LIMITS
+        crop = min(height, round(width / low)), min(width, round(height * high))
+        top, left = _corner((height, width), crop, ceil=False)
+        frame = frame[:, top : top + crop[0], left : left + crop[1]]
+        return _resize(frame, size, parameters["resize"])
     resized, (top, left) = _layout((height, width), parameters)
     frame = _resize(frame, resized, parameters["resize"])
     return frame[:, top : top + size[0], left : left + size[1]]
@@ -149,16 +149,6 @@ def _covering(frame: tuple[int, int], size: tuple[int, int], side: int) -> tuple
         return height, width
     scale = max(wanted[0] / frame[0], wanted[1] / frame[1])
     return math.ceil(frame[0] * scale), math.ceil(frame[1] * scale)
-
-
-def _limited(height: int, width: int) -> tuple[int, int]:
-    """Height and width of the largest crop whose aspect ratio lies within ASPECT_LIMITS."""
-    low, high = ASPECT_LIMITS
-    if width < low * height:
-        return round(width / low), width
-    if width > high * height:
-        return height, round(height * high)
-    return height, width
 
 
 def _corner(frame: tuple[int, int], window: tuple[int, int], *, ceil: bool) -> tuple[int, int]:

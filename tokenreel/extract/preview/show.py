@@ -81,7 +81,9 @@ def look_at_clip(
     except VideoError as error:
         seen, reason = None, str(error)
     tokens = store.read(clip_id, frames, view=view)
-    blocks = {block: tokens_to_rgb(tokens.decode(block), _grid(store)) for block in tokens.codes}
+    identity = store.identity
+    grid = store.codec.reduced_shape(identity.num_tokens, identity.dim, identity.grid)[2]
+    blocks = {block: tokens_to_rgb(tokens.decode(block), grid) for block in tokens.codes}
     return ClipPicture(
         record,
         frames,
@@ -194,18 +196,11 @@ def frames_as_seen(
     raise VideoError(f"{path} has no frame {wanted[count]}, but the store holds its tokens")
 
 
-def _grid(store: Store) -> tuple[int, int]:
-    """Rows and columns of the stored tokens, which a codec may have reduced."""
-    identity = store.identity
-    return store.codec.reduced_shape(identity.num_tokens, identity.dim, identity.grid)[2]
-
-
 def _similarity(store: Store, record: ClipRecord, view: int) -> Array:
     """Cosine similarity of any two frames, float32 (T, T)."""
     if store.identity.cls == "none":
         block = store.identity.blocks[-1]
-        tokens = store.read(record.clip_id, blocks=[block], view=view)
-        vectors = tokens.decode(block).mean(axis=1)
+        vectors = store.read(record.clip_id, blocks=[block], view=view).decode(block).mean(axis=1)
     else:
         vectors = store.read_cls(record.clip_id, block="normed", view=view)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

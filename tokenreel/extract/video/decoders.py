@@ -208,19 +208,11 @@ def _duration_seconds(container: Any, stream: Any) -> tuple[float | None, bool]:
         return float(stream.duration * stream.time_base + start - file_start), False
     # FFmpeg writes the time at which a stream of Matroska ends, not how long it lasts.
     before = float(file_start) if "matroska" in container.format.name else 0.0
-    tagged = _tagged_seconds(stream.metadata.get("DURATION", ""))
-    if tagged is not None:
-        return tagged - before, False
+    tag = stream.metadata.get("DURATION", "")  # "00:00:10.381000000"
+    if parts := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d*)?)", tag, re.ASCII):
+        hours, minutes, seconds = map(float, parts.groups())
+        return 3600 * hours + 60 * minutes + seconds - before, False
     return (None if container.duration is None else container.duration / 1_000_000 - before), True
-
-
-def _tagged_seconds(text: str) -> float | None:
-    """Seconds of Matroska's "00:00:10.381000000"."""
-    parts = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d*)?)", text, re.ASCII)
-    if parts is None:
-        return None
-    hours, minutes, seconds = (float(part) for part in parts.groups())
-    return 3600 * hours + 60 * minutes + seconds
 
 
 def _rescale(ticks: int, base: Fraction, wanted: Fraction) -> int:

@@ -190,8 +190,7 @@ def _try_out(path: Path, info: VideoInfo, index: PacketIndex, alive: Callable[[]
         if frame.index >= first:
             wanted.append((frame.ticks, _digest(frame)))
     after = islice(_read_from_key(path, info, index, 1, tries=1), stop - first)
-    found = [(frame.ticks, _digest(frame)) for frame in after]
-    if found != wanted:
+    if [(frame.ticks, _digest(frame)) for frame in after] != wanted:
         raise Untrusted("frames after a seek are not those of a read from the start")
 
 

@@ -91,8 +91,7 @@ def check_file(path: Path) -> None:
     try:
         status = path.stat()
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise VideoError(reason, stage="open") from error
+        raise VideoError((error.strerror or str(error)).lower(), stage="open") from error
     if stat.S_ISDIR(status.st_mode):
         raise VideoError("is a directory", stage="open")
     if not stat.S_ISREG(status.st_mode):

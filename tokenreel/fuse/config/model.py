@@ -181,13 +181,9 @@ class TemporalConfig(FrozenConfig):
     )
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> "TemporalConfig":
+    def _blocks_fit(self) -> "TemporalConfig":
         if self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is not a multiple of heads {self.heads}")
-        return self
-
-    @model_validator(mode="after")
-    def _ids_enter_blocks(self) -> "TemporalConfig":
         if self.entity_ids == "encoder" and not self.layers:
             raise ValueError(
                 "entity_ids=encoder is for blocks, layers=0 has none: set entity_ids=pool"

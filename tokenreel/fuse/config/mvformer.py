@@ -198,7 +198,7 @@ class FuseConfig(SystemConfig):
         return self
 
     @model_validator(mode="after")
-    def _ids_leave_channels(self) -> Self:
+    def _model_fits_its_tokens(self) -> Self:
         entities, hidden = self.pooling.total_entities, self.temporal.hidden
         is_appended = self.temporal.entity_ids == "encoder" and self.pooling.makes_entities
         if is_appended and entities >= hidden:
@@ -206,19 +206,11 @@ class FuseConfig(SystemConfig):
                 f"temporal.entity_ids=encoder takes {entities} channels of temporal.hidden="
                 f"{hidden} for the IDs of the entities: set a larger hidden, or entity_ids=pool"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _convolutions_have_a_grid(self) -> Self:
         if (self.temporal.kind == "conv3d") != (self.pooling.kind == "grid"):
             raise ValueError(
                 f"temporal.kind={self.temporal.kind} with pooling.kind={self.pooling.kind}: "
                 "conv3d convolves over the grid that pooling.kind=grid leaves whole"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _augmentation_meets_tokens(self) -> Self:
         hiding = self.augment.with_(noise=0.0)
         if hiding.changes_tokens and not self.pooling.uses_tokens:
             raise ValueError(

@@ -71,23 +71,19 @@ def sample_windows(
             start, length = ranges[number]
             steps = start + np.linspace(0, length - 1, count).round().astype(np.int64)
         elif kind == "uniform":
-            steps = _uniform(clip_frames, count, rng)
+            few = clip_frames < count
+            steps = np.arange(count) if few else np.sort(rng.permutation(clip_frames)[:count])
         else:
             other = int(windows[0][0]) if windows else None
             steps = _official(clip_frames, count, alpha, beta, rng, kind, other)
-        windows.append(_with_positives(steps, pair_window, rng) if pair_window else steps)
+        if pair_window:
+            positives = steps + rng.integers(-pair_window, 0, size=len(steps))
+            steps = np.stack([steps, positives], axis=-1).reshape(-1)
+        windows.append(steps)
     frames = np.stack(windows)
     valid = (frames >= 0) & (frames < clip_frames)
     valid[~valid.any(axis=1), 0] = True  # of a few frames, all may be left out: one stays
     return Windows(np.clip(frames, 0, clip_frames - 1).astype(np.int64), valid)
-
-
-def _with_positives(
-    anchors: NDArray[np.int64], window: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Each anchor followed by a frame 1 to `window` frames before it."""
-    positives = anchors + rng.integers(-window, 0, size=len(anchors))
-    return np.stack([anchors, positives], axis=-1).reshape(-1)
 
 
 def _paper_ranges(
@@ -126,9 +122,3 @@ def _official(
         start = int(rng.integers(low, high))
     steps = start + np.sort(rng.permutation(length)[:drawn])
     return np.pad(steps, (0, count - drawn), constant_values=clip_frames)
-
-
-def _uniform(clip_frames: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    if clip_frames < count:
-        return np.arange(count)
-    return np.sort(rng.permutation(clip_frames)[:count])

@@ -9,7 +9,7 @@ read once.
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,20 +56,11 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
-        arrays = (self.gather, self.steps, self.labels, self.num_frames)
-        gather, steps, labels, num_frames = (part.to(device, non_blocking=True) for part in arrays)
-        return Batch(
-            self.clip_ids,
-            self.frames.to(device),
-            gather,
-            steps,
-            self.valid,
-            labels,
-            num_frames,
-            self.actions,
-            self.own,
-            self.grid,
-        )
+        arrays = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("gather", "steps", "labels", "num_frames")
+        }
+        return replace(self, frames=self.frames.to(device), **arrays)
 
 
 @dataclass(frozen=True)

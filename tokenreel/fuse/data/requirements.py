@@ -1,10 +1,10 @@
 """The clips that a run trains on, and what every system requires of a store."""
 
-import difflib
 from collections import Counter
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.clip import ClipRecord
+from tokenreel.cache.plugins import nearest
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.fuse.config.system import SystemConfig
 from tokenreel.fuse.data.label_share import draw_labelled
@@ -92,10 +92,9 @@ def require_clips(config: SystemConfig, store: Store) -> None:
     wanted = config.data.action
     if wanted is None or wanted in actions:
         return
-    close = difflib.get_close_matches(wanted, actions, n=1, cutoff=0.5)
-    near = f", did you mean {close[0]}?" if close else ""
     raise UsageError(
-        f"{store.path} has no clip of the action data.action={wanted}{near} (it has: "
+        f"{store.path} has no clip of the action data.action={wanted}"
+        f"{nearest(wanted, actions)} (it has: "
         f"{', '.join(actions) or 'none'}): `{extract_command(store)}` of clips of it makes "
         "one that has them, or set data.action (null: of all)"
     )

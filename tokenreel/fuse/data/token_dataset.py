@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from tokenreel.cache.format.store_files import load_arrays, load_identity
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config.mvformer import AugmentConfig
-from tokenreel.fuse.config.windows import sample_windows
+from tokenreel.fuse.config.windows import SamplingKind, sample_windows
 from tokenreel.fuse.data.augment import hidden_tokens
 from tokenreel.fuse.data.frames import Foldings, Frames
 from tokenreel.fuse.kernels import CodedTokens
@@ -226,7 +226,7 @@ class TokenDataset(Dataset[TokenSample]):
             raise UsageError(f"windows={self.windows}: a clip gives 1 window, or 2 that overlap")
         if self.window is None and self.windows != 1:
             raise UsageError("windows=2 are drawn in time: give window=FRAMES, not None")
-        known = ("random", "contiguous", *_KINDS)
+        known = ("random", "contiguous", *get_args(SamplingKind))
         if self.sampling not in known:
             raise UsageError(f"sampling={self.sampling!r}: choose one of {', '.join(known)}")
         if self.windows == 2 and self.sampling == "contiguous":
@@ -280,7 +280,8 @@ class TokenDataset(Dataset[TokenSample]):
         first = self.stores.first
         record = first.record(clip_id)
         steps, valid = self._draw(record.num_frames, index)
-        view = self._view(record.num_views, index)
+        views = record.num_views if self.views != "clean" else 1
+        view = int(self._rng(index, VIEW).integers(int(self.views == "augmented"), views))
         distinct, gather = np.unique(steps, return_inverse=True)
         gather = gather.reshape(steps.shape)
         codes: dict[str, dict[int, Tensor]] = {}
@@ -354,24 +355,14 @@ class TokenDataset(Dataset[TokenSample]):
         )
         return drawn.frames[: self.windows], drawn.valid[: self.windows]
 
-    def _view(self, num_views: int, index: int) -> int:
-        first = {"clean": 0, "augmented": 1, "all": 0}[self.views]
-        last = 1 if self.views == "clean" else num_views
-        return int(self._rng(index, VIEW).integers(first, last))
-
     def _crops(self, index: int) -> Tensor | None:
         if not self.augment.changes_tokens:
             return None
-        grid, rng = self._grid(), self._rng(index, CROP)
+        store, rng = self.stores.first, self._rng(index, CROP)
+        shape = store.identity.num_tokens, store.identity.dim, store.identity.grid
+        grid = store.codec.reduced_shape(*shape)[2]
         masks = [hidden_tokens(grid, self.augment, rng)[0] for _ in range(self.windows)]
         return torch.from_numpy(np.stack(masks))
-
-    def _grid(self) -> tuple[int, int]:
-        store = self.stores.first
-        num_tokens, dim, grid = store.identity.num_tokens, store.identity.dim, store.identity.grid
-        for step in store.codec.reducers:
-            num_tokens, dim, grid = step.shape(num_tokens, dim, grid)
-        return grid
 
     def _read(
         self, name: str, store: Store, clip_id: str, frames: NDArray[np.int64], view: int
@@ -481,9 +472,6 @@ class StoreFoldings(Foldings):
 def foldings_of(path: str) -> StoreFoldings:
     """The foldings of a store, one a process."""
     return StoreFoldings(path)
-
-
-_KINDS = ("paper", "even", "official", "official_finegym", "official_fixed", "uniform")
 
 
 def _joined(parts: Sequence[dict[int, Tensor]]) -> dict[int, Tensor]:

@@ -49,8 +49,7 @@ class GlobalBatchNorm(nn.BatchNorm1d):
             unbiased = variance * (total / (total - 1).clamp_min(1))
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
-        normed = centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
-        return normed.to(x.dtype)
+        return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias).to(x.dtype)
 
 
 class GlobalDropout(nn.Dropout):
@@ -80,8 +79,7 @@ def share_layers(model: nn.Module) -> None:
         if type(child) is nn.BatchNorm1d:
             shared = GlobalBatchNorm(child.num_features, child.eps, child.momentum)
             shared.load_state_dict(child.state_dict())
-            weight = child.weight
-            setattr(model, name, shared.to(weight.device).train(child.training))
+            setattr(model, name, shared.to(child.weight.device).train(child.training))
         elif type(child) is nn.Dropout:
             setattr(model, name, GlobalDropout(child.p).train(child.training))
         else:

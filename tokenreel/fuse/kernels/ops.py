@@ -164,11 +164,11 @@ def _(codes, weights, scales, shared):  # type: ignore[no-untyped-def]
     return weights.new_empty(rows, width) if shared else weights.new_empty(frames, rows, width)
 
 
-def _save_dots(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    codes, vectors, scales, _ = inputs
+def _save_codes(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    codes, operand, scales, _ = inputs
     ctx.save_for_backward(*codes, *scales)
     ctx.num_layers, ctx.num_scales = len(codes), len(scales)
-    ctx.shared = vectors.dim() == 2
+    ctx.shared = operand.dim() == 2
 
 
 def _dots_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
@@ -178,12 +178,6 @@ def _dots_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     return [None] * len(codes), grad, [None] * len(scales), None
 
 
-def _save_mix(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    codes, _, scales, _ = inputs
-    ctx.save_for_backward(*codes, *scales)
-    ctx.num_layers, ctx.num_scales = len(codes), len(scales)
-
-
 def _mix_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     codes, scales, _ = _saved(ctx)
     with torch.autocast(gradient.device.type, enabled=False):
@@ -191,8 +185,8 @@ def _mix_gradient(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     return [None] * len(codes), grad, [None] * len(scales), None
 
 
-dots.register_autograd(_dots_gradient, setup_context=_save_dots)
-mix.register_autograd(_mix_gradient, setup_context=_save_mix)
+dots.register_autograd(_dots_gradient, setup_context=_save_codes)
+mix.register_autograd(_mix_gradient, setup_context=_save_codes)
 
 
 def require_finite(scales: Sequence[Tensor]) -> None:

@@ -57,8 +57,7 @@ class Block(nn.Module):
         )
         mixed = padded_attention(query, key, value, padding)
         x = x + self.dropout(self.out(mixed.flatten(2)))
-        branch = self.fc2(self.fc1(self.norm2(x)).relu())
-        return x + self.dropout(branch)
+        return x + self.dropout(self.fc2(self.fc1(self.norm2(x)).relu()))
 
 
 class TemporalFusion(nn.Module):
@@ -126,8 +125,7 @@ class TemporalFusion(nn.Module):
         if valid is not None and valid.shape != entities.shape[:2]:
             raise ValueError(f"valid {tuple(valid.shape)}: want {tuple(entities.shape[:2])}")
         padding = None if valid is None else Padding.of(valid, self.num_entities, device)
-        table = position_table(frames, self.enter.out_features, self.train_frames, device)
-        return padding, table
+        return padding, position_table(frames, self.enter.out_features, self.train_frames, device)
 
     def _enter(self, entities: Tensor, positions: Tensor) -> Tensor:
         ids = torch.eye(self.num_entities, dtype=entities.dtype, device=entities.device)

@@ -48,3 +48,9 @@ def path_table(cost: Tensor, minimum: Callable[[Tensor], Tensor]) -> Tensor:
         diagonals.append(here)
     place = row[:, None] + torch.arange(columns, device=cost.device)
     return torch.stack(diagonals, dim=1)[:, place, row[:, None]]
+
+
+def path_ends(table: Tensor, in_rows: Tensor, in_columns: Tensor) -> Tensor:
+    """(P,): the cells (P, N, M) of the last valid row and column, of masks (P, N) and (P, M)."""
+    rows, columns = (mask.sum(-1).clamp_min(1) - 1 for mask in (in_rows, in_columns))
+    return table[torch.arange(len(table), device=table.device), rows, columns]

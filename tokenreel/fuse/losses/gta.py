@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tokenreel.fuse.config.loss import GtaConfig
-from tokenreel.fuse.losses.dtw import expected_minimum, path_table, soft_minimum
+from tokenreel.fuse.losses.dtw import expected_minimum, path_ends, path_table, soft_minimum
 from tokenreel.fuse.losses.inputs import LossInput, masked_mean
 
 LOW = -1e9  # of what is padding: finite, so that no gradient is NaN
@@ -40,9 +40,9 @@ def global_alignment_loss(
     a, b, in_a, in_b = embeddings[first], embeddings[second], valid[first], valid[second]
     forth = _paths(match_costs(a, b, in_a, config.gamma_match), config)
     if not config.consistency:
-        return _ends(forth, in_a, in_b).mean()
+        return path_ends(forth, in_a, in_b).mean()
     back = _paths(match_costs(b, a, in_b, config.gamma_match), config)
-    ends = (_ends(forth, in_a, in_b) + _ends(back, in_b, in_a)).mean()
+    ends = (path_ends(forth, in_a, in_b) + path_ends(back, in_b, in_a)).mean()
     return cycle_loss(forth, back, in_a, in_b, config.label_smoothing) + (
         config.alignment_weight * ends
     )
@@ -80,8 +80,3 @@ def cycle_loss(forth: Tensor, back: Tensor, in_a: Tensor, in_b: Tensor, smoothin
 def _paths(costs: Tensor, config: GtaConfig) -> Tensor:
     smooth = {"expected": expected_minimum, "soft": soft_minimum}[config.minimum]
     return path_table(costs, partial(smooth, gamma=config.gamma_path))
-
-
-def _ends(table: Tensor, in_rows: Tensor, in_columns: Tensor) -> Tensor:
-    rows, columns = (mask.sum(-1).clamp_min(1) - 1 for mask in (in_rows, in_columns))
-    return table[torch.arange(len(table), device=table.device), rows, columns]

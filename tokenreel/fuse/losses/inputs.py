@@ -51,8 +51,7 @@ class LossInput:
 
     def lengths(self) -> Tensor:
         """Frames of the clip of each sequence, float (S,)."""
-        windows = self.valid.shape[1]
-        return self.num_frames.to(self.embeddings.dtype).repeat_interleave(windows)
+        return self.num_frames.to(self.embeddings.dtype).repeat_interleave(self.valid.shape[1])
 
     def pairs(
         self, between: Literal["action", "windows"], kind: Literal["ordered", "unordered", "first"]
@@ -124,5 +123,4 @@ def window_pairs(
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """The mean of the values where the mask is true; 0 where it never is."""
-    total = torch.where(mask, values, 0.0).sum()
-    return total / mask.sum().clamp_min(1)
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp_min(1)

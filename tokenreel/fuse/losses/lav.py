@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tokenreel.fuse.config.loss import LavConfig
-from tokenreel.fuse.losses.dtw import path_table, soft_minimum
+from tokenreel.fuse.losses.dtw import path_ends, path_table, soft_minimum
 from tokenreel.fuse.losses.inputs import LossInput
 
 
@@ -63,9 +63,7 @@ def align_videos_loss(
 
 def soft_dtw(a: Tensor, b: Tensor, in_a: Tensor, in_b: Tensor, *, gamma: float) -> Tensor:
     """Soft-DTW of squared distances: (P, T, C) twice -> (P,), to the last valid frame of each."""
-    table = path_table(_squared(a, b), partial(soft_minimum, gamma=gamma))
-    rows, columns = (mask.sum(-1).clamp_min(1) - 1 for mask in (in_a, in_b))
-    return table[torch.arange(len(table), device=table.device), rows, columns]
+    return path_ends(path_table(_squared(a, b), partial(soft_minimum, gamma=gamma)), in_a, in_b)
 
 
 def inverse_difference_moment(
@@ -85,8 +83,7 @@ def inverse_difference_moment(
     distance = _squared(embeddings, embeddings)
     far = (1 + gap**2) * (margin - distance).relu()
     terms = torch.where(gap > window[:, None, None], far, distance)
-    both = valid[:, :, None] & valid[:, None, :]
-    return torch.where(both, terms, 0.0).sum((1, 2))
+    return torch.where(valid[:, :, None] & valid[:, None, :], terms, 0.0).sum((1, 2))
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:

@@ -50,8 +50,7 @@ def temporal_cycle_consistency_loss(
     columns = has_first[:, None]
     if config.kind == "classification_kl":  # KL of logits that are no logarithms, as released
         terms = targets * (targets.clamp_min(1e-38).log() - logits)
-        both = columns & has_first[..., None]
-        return masked_mean(torch.where(targets > 0, terms, 0.0), both)
+        return masked_mean(torch.where(targets > 0, terms, 0.0), columns & has_first[..., None])
     logits = logits.masked_fill(~columns, -torch.inf)
     if config.kind == "classification":
         terms = torch.where(columns, targets * logits.log_softmax(-1), 0.0)
@@ -72,8 +71,7 @@ def cycle_back_logits(
     """
     there = _similarity(first, second, config)
     there = there.masked_fill(~has_second[:, None], -torch.inf)
-    neighbours = there.softmax(-1) @ second
-    return _similarity(neighbours, first, config)
+    return _similarity(there.softmax(-1) @ second, first, config)
 
 
 def _similarity(first: Tensor, second: Tensor, config: TccConfig) -> Tensor:

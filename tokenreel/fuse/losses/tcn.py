@@ -40,7 +40,6 @@ def time_contrastive_loss(embeddings: Tensor, valid: Tensor, *, regularisation: 
     logits = logits.masked_fill(~both[:, None], torch.finfo(logits.dtype).min)
     own = torch.arange(logits.shape[-1], device=logits.device).expand(both.shape)
     error = functional.cross_entropy(logits.transpose(1, 2), own, reduction="none")
-    squared = (anchors**2).sum(-1) + (positives**2).sum(-1)
-    terms = error + 0.25 * regularisation * squared
+    terms = error + 0.25 * regularisation * ((anchors**2).sum(-1) + (positives**2).sum(-1))
     per_sequence = torch.where(both, terms, 0.0).sum(-1) / count
     return per_sequence.sum() / both.any(-1).sum().clamp_min(1)

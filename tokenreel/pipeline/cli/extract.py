@@ -141,7 +141,5 @@ def _exit_on_signal(number: int, _: object) -> NoReturn:
 
 def main() -> None:
     """Entry point of the console script."""
-    signal.signal(
-        signal.SIGTERM, _exit_on_signal
-    )  # an extraction handles SIGTERM itself from its first clip on
+    signal.signal(signal.SIGTERM, _exit_on_signal)  # until an extraction has its first clip
     run_app(app)

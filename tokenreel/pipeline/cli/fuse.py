@@ -48,7 +48,7 @@ def train(
         out=out,
         device=require_device(device),
         placement=placement,
-        memory_bytes=_bytes(memory),
+        memory_bytes=parse_bytes(memory) if memory is not None else None,
     )
     say(f"run: {result.path}")
 
@@ -79,7 +79,7 @@ def ablate(
         out=out,
         device=require_device(device),
         placement=placement,
-        memory_bytes=_bytes(memory),
+        memory_bytes=parse_bytes(memory) if memory is not None else None,
     )
     say(report.text)
     for problem in report.problems:
@@ -164,10 +164,6 @@ def recipes(
     say("tables, for `fuse ablate`:")
     for name, rows in TABLES.items():
         say(f"    {name}: {', '.join(rows)}")
-
-
-def _bytes(memory: str | None) -> int | None:
-    return None if memory is None else parse_bytes(memory)
 
 
 def main() -> None:

@@ -51,8 +51,7 @@ def fidelity(
     """What each codec costs in bytes, errors, probe accuracy, tau and AP@5; recommend one."""
     from tokenreel.pipeline.tools.fidelity import fidelity_of, fidelity_table
 
-    report = fidelity_of(name, words or [], root=root, clips=clips, codecs=codec or ())
-    say(fidelity_table(report))
+    say(fidelity_table(fidelity_of(name, words or [], root=root, clips=clips, codecs=codec or ())))
 
 
 @data_app.command()

@@ -79,8 +79,7 @@ def diff(first: StorePath, second: StorePath) -> None:
     """In which fields and clips two stores differ."""
     from tokenreel.cache.tools.maintenance import diff_stores
 
-    lines = diff_stores(first, second)
-    say("\n".join(lines) or "no difference")
+    say("\n".join(diff_stores(first, second)) or "no difference")
 
 
 @app.command()

@@ -44,11 +44,13 @@ def read_carl(
         if not path.is_file():
             notes.append(f"no {path.name}: the {split} split is left out")
             continue
-        entries = _entries(path)
+        content = read_plain_pickle(path)
+        entries = content[0] if isinstance(content, tuple) and content else content
+        if not isinstance(entries, list):
+            raise UsageError(f"{path.name}: holds {type(content).__name__}, not a list of clips")
         found = []
         for number, entry in enumerate(entries):
-            where = f"{path.name}[{number}]"
-            clip = _clip(root, entry, split, where, action_of, num_phases)
+            clip = _clip(root, entry, split, f"{path.name}[{number}]", action_of, num_phases)
             if clip is not None:
                 found.append(clip)
         listed[split] = len(entries)
@@ -82,14 +84,6 @@ def check_phases(labels: Any, action: str, num_phases: int, where: str) -> list[
             f"{where}: frame {at} has phase {flat[at]}; {action} has {num_phases}, from 0"
         )
     return [int(label) for label in flat]
-
-
-def _entries(path: Path) -> list[Any]:
-    content = read_plain_pickle(path)
-    entries = content[0] if isinstance(content, tuple) and content else content
-    if not isinstance(entries, list):
-        raise UsageError(f"{path.name}: holds {type(content).__name__}, not a list of clips")
-    return entries
 
 
 def _clip(

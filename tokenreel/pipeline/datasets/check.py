@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.pipeline.datasets.survey import Survey
 
 
@@ -115,6 +114,10 @@ def check_survey(survey: Survey) -> Check:
             cell = clip.action, span.phase, clip.split
             length = span.stop_seconds - span.start_seconds
             seconds_of[cell] = seconds_of.get(cell, 0.0) + length
+    train, val = (
+        {clip.group for clip in manifest.clips if clip.split == split and clip.group}
+        for split in ("train", "val")
+    )
     return Check(
         manifest.dataset,
         manifest.root,
@@ -124,7 +127,7 @@ def check_survey(survey: Survey) -> Check:
         clips_of,
         seconds_of,
         manifest.phases,
-        _shared(manifest),
+        tuple(sorted(train & val)),
     )
 
 
@@ -138,12 +141,3 @@ def _coverage(survey: Survey, split: str) -> Coverage:
         sum(bool(clip.spans or clip.frame_labels) for clip in clips),
         sum(span.stop_seconds - span.start_seconds for clip in clips for span in clip.spans),
     )
-
-
-def _shared(manifest: Manifest) -> tuple[str, ...]:
-    train, val = (_groups(manifest.clips, split) for split in ("train", "val"))
-    return tuple(sorted(train & val))
-
-
-def _groups(clips: tuple[Clip, ...], split: str) -> set[str]:
-    return {clip.group for clip in clips if clip.split == split and clip.group}

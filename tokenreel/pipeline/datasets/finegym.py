@@ -93,8 +93,11 @@ def finegym(root: Path, options: Mapping[str, str]) -> Survey:
     clips = []
     for split, listed in events.items():
         for event, elements in sorted(listed.items()):
-            source = _source_of(event, elements[0].youtube, videos, chosen["videos"])
-            info = times.get(elements[0].youtube, {}).get(event[len(elements[0].youtube) + 1 :])
+            youtube = elements[0].youtube
+            stems = {"auto": (youtube, event), "sources": (youtube,), "events": (event,)}
+            named = (videos[stem] for stem in stems[chosen["videos"]] if stem in videos)
+            source = next(named, None)
+            info = times.get(youtube, {}).get(event[len(youtube) + 1 :])
             if source is None or info is None:
                 notes.count_missing(split, has_video=source is not None)
                 continue
@@ -115,11 +118,6 @@ def finegym(root: Path, options: Mapping[str, str]) -> Survey:
 
 def _find(root: Path, name: str) -> Path:
     return find_file(root, (f"annotations/{name}", name), LAYOUT)
-
-
-def _source_of(event: str, youtube: str, videos: Mapping[str, str], wanted: str) -> str | None:
-    stems = {"auto": (youtube, event), "sources": (youtube,), "events": (event,)}[wanted]
-    return next((videos[stem] for stem in stems if stem in videos), None)
 
 
 def _timed(

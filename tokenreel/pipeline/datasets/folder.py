@@ -162,8 +162,7 @@ def _read_spans(
             phase = _phase_of(line, phases.get(clip.action, ()))
             end = stop if clip.stop_seconds is None else min(stop, clip.stop_seconds)
             if max(start, clip.start_seconds or 0.0) < end:
-                span = LabelSpan(start, end, phase, line.where)
-                spans.setdefault(clip.clip_id, []).append(span)
+                spans.setdefault(clip.clip_id, []).append(LabelSpan(start, end, phase, line.where))
     return {clip_id: _in_order(listed) for clip_id, listed in spans.items()}
 
 

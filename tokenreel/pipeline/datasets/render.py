@@ -87,8 +87,7 @@ def write_script(split: str, index: int) -> Script:
     for position, (phase, length) in enumerate(zip(order, lengths, strict=True)):
         start = late if position == 0 else 0.0
         steps = start + (1 - start) * (np.arange(length) + 0.5) / length
-        ease = (1 - np.cos(np.pi * steps)) / 2
-        for share in ease:
+        for share in (1 - np.cos(np.pi * steps)) / 2:
             poses.append(tuple(keys[phase] * (1 - share) + keys[phase + 1] * share))
             phases.append(phase)
     count = min(160, len(phases))

@@ -59,8 +59,7 @@ def sample(root: Path, options: Mapping[str, str]) -> Survey:
     with whole_file(note) as partial:
         partial.write_text(made_with)
     manifest = folder(root, {}).manifest
-    licence = "rendered by TokenReel, Apache-2.0"
-    return Survey(replace(manifest, dataset="sample", licence=licence))
+    return Survey(replace(manifest, dataset="sample", licence="rendered by TokenReel, Apache-2.0"))
 
 
 def _counts_of(note: Path) -> dict[str, int]:

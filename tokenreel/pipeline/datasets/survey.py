@@ -108,7 +108,8 @@ def files_below(root: Path) -> list[str]:
         place = Path(folder).relative_to(root)
         inner[:] = [n for n in sorted(inner) if n[0] != "." and _is_new(Path(folder, n), entered)]
         found += [place / name for name in names if name[0] != "."]
-    sound = [path.as_posix() for path in sorted(found) if _is_utf8(path)]
+    names = [path.as_posix() for path in sorted(found)]
+    sound = [name for name in names if not any("\ud800" <= c <= "\udfff" for c in name)]
     if len(sound) < len(found):
         count = len(found) - len(sound)
         log.warning("%s: %d name(s) are not UTF-8: rename them; left out", root, count)
@@ -122,10 +123,6 @@ def _is_new(folder: Path, entered: set[str]) -> bool:
         return False
     entered.add(real)
     return True
-
-
-def _is_utf8(path: Path) -> bool:
-    return not any("\ud800" <= letter <= "\udfff" for letter in str(path))
 
 
 def find_file(root: Path, names: Iterable[str], layout: str) -> Path:

@@ -122,28 +122,13 @@ def ablate(
     if controls:
         owners |= {name: (row, 0) for name, row in controls.items()}
         files += frozen_controls(jobs[0][2].first_store, folder, progress=progress)
-    notes = substitutes(jobs)
-    text, left = _evaluate(rows, owners, files, folder, notes, progress=progress)
-    return AblationReport(text, folder, (*problems, *left))
-
-
-def _evaluate(
-    rows: Sequence[AblationRow],
-    owners: Mapping[str, tuple[AblationRow, int]],
-    files: Sequence[Path],
-    folder: Path,
-    notes: Sequence[str],
-    *,
-    progress: bool,
-) -> tuple[str, list[str]]:
-    """The table of the runs that did not fail, and what could not be evaluated."""
     report = evaluate_files(files, config=EvaluateConfig(), out=folder, progress=progress)
     values, missing = values_of_rows(report.scores, owners)
-    text = "\n".join([format_ablation(rows, values, report.scores, owners), *notes])
+    text = "\n".join([format_ablation(rows, values, report.scores, owners), *substitutes(jobs)])
     make_directory(folder)
     write_whole(folder / "ablation.csv", ablation_csv(rows, values).encode())
     write_whole(folder / "ablation.txt", f"{text}\n".encode())
-    return text, [*report.problems, *missing]
+    return AblationReport(text, folder, (*problems, *report.problems, *missing))
 
 
 def plan_rows(words: Sequence[str]) -> list[AblationRow]:
@@ -279,8 +264,7 @@ def _store_for(
         try:
             runs = _words_of_runs(row, candidates[path])
             for words in runs:
-                config = configure_run(row.recipe, words, folder=folder)
-                require_stores(config, candidates[path])
+                require_stores(configure_run(row.recipe, words, folder=folder), candidates[path])
         except UsageError as error:
             reasons.append(str(error))
             continue

@@ -166,7 +166,9 @@ def _write(found: "ClipAttention", store: Store, root: Path, folder: Path) -> At
     frames: Iterator[Image | None] = (
         iter([None] * len(every)) if reason else frames_as_seen(store, found.record, every, video)
     )
-    write_movie(files["mp4"], _panels(found, frames), rate=_rate(found.times_seconds))
+    step = float(np.median(np.diff(found.times_seconds))) if len(every) > 1 else 0.0
+    rate = Fraction(min(60.0, max(1.0, 1 / step if step > 0 else 25.0))).limit_denominator(1001)
+    write_movie(files["mp4"], _panels(found, frames), rate=rate)
     return AttentionFiles(found.record.clip_id, files["png"], files["mp4"], files["npz"], reason)
 
 
@@ -245,9 +247,3 @@ def _enlarge(image: NDArray[Any], side: int) -> NDArray[Any]:
     rows, columns = (np.arange(side) * size // side for size in image.shape[:2])
     large: NDArray[Any] = image[rows[:, None], columns]
     return large
-
-
-def _rate(times_seconds: NDArray[np.float64]) -> Fraction:
-    """Frames a second of the movie: those of the clip, from 1 to 60."""
-    step = float(np.median(np.diff(times_seconds))) if len(times_seconds) > 1 else 0.0
-    return Fraction(min(60.0, max(1.0, 1 / step if step > 0 else 25.0))).limit_denominator(1001)

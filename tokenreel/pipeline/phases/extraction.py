@@ -91,8 +91,7 @@ def retry_store(
     part = _only(manifest, held)
     from tokenreel.extract.flow.gpus import extract_on_gpus
 
-    devices = _devices(config, gpus)
-    return extract_on_gpus(devices, part, config, store, retries=True)
+    return extract_on_gpus(_devices(config, gpus), part, config, store, retries=True)
 
 
 def _read_store(
@@ -165,7 +164,11 @@ def data_options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     >>> data_options(["data.classes=288", "blocks=11"])
     ({'classes': '288'}, ['blocks=11'])
     """
-    own = dict(_data_option(word) for word in words if word.startswith("data."))
+    own = {}
+    for word in (word for word in words if word.startswith("data.")):
+        key, equals, own[key] = word.removeprefix("data.").partition("=")
+        if not equals:
+            raise UsageError(f"{word!r} is not data.key=value")
     return own, [word for word in words if not word.startswith("data.")]
 
 
@@ -192,13 +195,6 @@ def _devices(config: ExtractConfig, gpus: str | None) -> Sequence[str]:
         return pick_gpus(gpus)
     pick_device(config.device)
     return [config.device]
-
-
-def _data_option(word: str) -> tuple[str, str]:
-    key, equals, value = word.removeprefix("data.").partition("=")
-    if not equals:
-        raise UsageError(f"{word!r} is not data.key=value")
-    return key, value
 
 
 def named_store(folder: Path, manifest: Manifest, config: ExtractConfig) -> Path:
@@ -288,12 +284,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def repair_store(
-    store: Path,
-    report: VerifyReport,
-    words: Sequence[str] = (),
-    *,
-    root: Path | None = None,
-    progress: bool = True,
+    store: Path, report: VerifyReport, words: Sequence[str] = (), *, root: Path | None = None
 ) -> ExtractReport | None:
     """Extract the damaged clips of a store again, as its recipe and its data set say.
 
@@ -304,7 +295,6 @@ def repair_store(
         report: of verify_store.
         words: `key=value` that the store does not record: weights=FILE, data.key=value, device.
         root: folder of the videos; data/<dataset> when None.
-        progress: show a bar.
 
     Returns:
         What the extraction did; None when no clip had to be made again.
@@ -333,7 +323,7 @@ def repair_store(
         if not (part.root / clip.video).exists():
             raise UsageError(f"{clip.clip_id}: {part.root / clip.video} is not there: --root?")
     remove_damaged(store, report)
-    return extract_clips(part, config, store, progress=progress, retries=True)
+    return extract_clips(part, config, store, retries=True)
 
 
 def _only(manifest: Manifest, clips: Sequence[str]) -> Manifest:

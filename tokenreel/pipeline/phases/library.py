@@ -69,14 +69,8 @@ def train_model(
     Raises:
         UsageError: a key or value that means nothing; the nearest is named.
     """
-    return train_recipe(
-        recipe,
-        _words(settings),
-        store=Path(store),
-        out=Path(run),
-        device=device,
-        progress=progress,
-    )
+    words, out = _words(settings), Path(run)
+    return train_recipe(recipe, words, store=Path(store), out=out, device=device, progress=progress)
 
 
 def embed_store(

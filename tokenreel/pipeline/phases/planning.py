@@ -190,7 +190,8 @@ def plan_dataset(
     survey = survey_headers(manifest, config)
     if not survey.clip_frames:
         raise UsageError(f"{dataset}: not one header below {manifest.root} could be read")
-    folder = _existing(out or STORES)
+    place = (out or STORES).absolute()
+    folder = next(folder for folder in [place, *place.parents] if folder.is_dir())
     rates = measure_machine(manifest, config, folder, device=device, seconds=seconds)
     names = [config.codec, *(name for name in CODECS if name != config.codec)]
     counts = list(survey.clip_frames.values())
@@ -234,11 +235,3 @@ def break_even(
             BreakEven(tuple(names), frames, cached, online, extraction / gain if gain > 0 else None)
         )
     return tuple(rows)
-
-
-def _existing(folder: Path) -> Path:
-    """The nearest folder above that is there."""
-    folder = folder.absolute()
-    while not folder.is_dir():
-        folder = folder.parent
-    return folder

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import cleandoc
+from itertools import zip_longest
 from math import ceil
 from typing import Any, Literal
 
@@ -99,20 +100,19 @@ def percent(
     tau: float | None = None,
     ap5: float | None = None,
     *,
-    spread: tuple[float | None, ...] = (None,) * 4,
+    ap10: float | None = None,
+    ap15: float | None = None,
+    spread: tuple[float | None, ...] = (),
 ) -> Published:
     """Published numbers in the order of the papers' columns; None where the paper has none.
 
     >>> percent(93.07, tau=0.985)
     {'classification': (93.07, None), 'tau': (0.985, None)}
     """
-    tasks = ("classification", "progression", "tau", "ap@5")
-    values = (classification, progression, tau, ap5)
-    return {
-        task: (value, deviation)
-        for task, value, deviation in zip(tasks, values, spread, strict=True)
-        if value is not None
-    }
+    tasks = ("classification", "progression", "tau", "ap@5", "ap@10", "ap@15")
+    values = (classification, progression, tau, ap5, ap10, ap15)
+    found = zip_longest(tasks, values, spread)
+    return {task: (value, two_std) for task, value, two_std in found if value is not None}
 
 
 def by_labels(tenth: float, half: float, all_of_them: float) -> Published:

@@ -51,11 +51,7 @@ PLACES: dict[str, tuple[str, int, str | None]] = {
 }
 PUBLISHED: dict[tuple[str, str], Published] = {
     ("sal", "penn"): percent(68.15, 0.390, 0.474, 76.04),
-    ("tcn", "penn"): {
-        **percent(68.09, 0.383, 0.542, 77.84),
-        "ap@10": (77.51, None),
-        "ap@15": (77.28, None),
-    },
+    ("tcn", "penn"): percent(68.09, 0.383, 0.542, 77.84, ap10=77.51, ap15=77.28),
     ("tcc", "penn"): percent(74.39, 0.591, 0.641),
     ("lav", "penn"): percent(78.68, 0.625, 0.684),
     ("gta", "penn"): percent(None, 0.789, 0.748),
@@ -81,16 +77,8 @@ PUBLISHED: dict[tuple[str, str], Published] = {
     ("vsp-5", "pouring"): percent(93.85, 0.942, 0.990, 91.85),
 }
 STARRED: dict[str, Published] = {
-    "tcc": {
-        **percent(81.35, 0.664, 0.701, 76.74),
-        "ap@10": (76.27, None),
-        "ap@15": (75.88, None),
-    },
-    "lav": {
-        **percent(84.25, 0.661, 0.805, 79.13),
-        "ap@10": (78.98, None),
-        "ap@15": (78.90, None),
-    },
+    "tcc": percent(81.35, 0.664, 0.701, 76.74, ap10=76.27, ap15=75.88),
+    "lav": percent(84.25, 0.661, 0.805, 79.13, ap10=78.98, ap15=78.90),
 }
 # FineGym's probe learns with a rate of 50 from unit embeddings, and from others as released.
 PROBE_RATE = {"learning_rate": 0.1}

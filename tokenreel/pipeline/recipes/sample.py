@@ -2,13 +2,7 @@
 
 from collections.abc import Callable
 
-from tokenreel.fuse.config import (
-    DataConfig,
-    FuseConfig,
-    LstpConfig,
-    OptimConfig,
-    TemporalConfig,
-)
+from tokenreel.fuse.config import DataConfig, FuseConfig, LstpConfig, OptimConfig, TemporalConfig
 from tokenreel.pipeline.recipes.base import Recipe, changed
 
 

@@ -3,76 +3,55 @@
 FROZEN_CONTROLS = ("frozen-mean", "frozen-max", "frozen-cls")  # of `evaluate frozen`
 
 
-def _rows(names: str) -> tuple[str, ...]:
-    return tuple(names.split())
-
-
-TABLES: dict[str, tuple[str, ...]] = {
-    "controls": ("sample", "untrained", *FROZEN_CONTROLS),
-    "mvformer-table1": _rows(
-        """
+_ROWS = {
+    "controls": f"sample untrained {' '.join(FROZEN_CONTROLS)}",
+    "mvformer-table1": """
         sal-penn tcn-penn carl-penn vsp-penn mvformer-penn sal-finegym tcn-finegym carl-finegym
         vsp-finegym mvformer-finegym sal-finegym288 tcn-finegym288 carl-finegym288 vsp-finegym288
         mvformer-finegym288
-        """
-    ),
-    "mvformer-table2": _rows(
-        """
+    """,
+    "mvformer-table2": """
         sal-pouring tcn-pouring carl-pouring vsp-pouring carl-pouring-rerun mvformer-pouring
-        """
-    ),
-    "mvformer-table3": _rows(
-        """
+    """,
+    "mvformer-table3": """
         carl-penn carl-penn-transferred carl-penn-finetuned vsp-penn vsp-penn-transferred
         vsp-penn-finetuned mvformer-penn mvformer-penn-transferred mvformer-penn-finetuned
-        """
-    ),
-    "mvformer-table4": tuple(f"mvformer-table4-{row}" for row in range(1, 16)),
-    "mvformer-table5": _rows(
-        """
+    """,
+    "mvformer-table4": " ".join(f"mvformer-table4-{row}" for row in range(1, 16)),
+    "mvformer-table5": """
         tcc-star-penn tcc-penn lav-star-penn lav-penn gta-penn sal-penn tcn-penn carl-penn
         vsp-penn vsp-p-penn vsp-f-penn carl-penn-finetuned vsp-penn-finetuned mvformer-penn
         mvformer-penn-finetuned tcc-finegym sal-finegym tcn-finegym carl-finegym vsp-finegym
         vsp-p-finegym vsp-f-finegym mvformer-finegym
-        """
-    ),
-    "carl-table1": _rows(
-        """
+    """,
+    "carl-table1": """
         tcc-star-penn lav-star-penn tcc-penn lav-penn gta-penn sal-penn tcn-penn carl-penn
-        """
-    ),
-    "carl-table2": _rows("tcn-penn tcc-star-penn lav-star-penn carl-penn"),
-    "carl-table3": _rows(
-        """
+    """,
+    "carl-table2": "tcn-penn tcc-star-penn lav-star-penn carl-penn",
+    "carl-table3": """
         tcn-finegym sal-finegym tcc-finegym gta-finegym carl-finegym tcn-finegym288 sal-finegym288
         tcc-finegym288 gta-finegym288 carl-finegym288
-        """
-    ),
-    "carl-table4": _rows("tcn-pouring tcc-pouring lav-pouring carl-pouring"),
-    "carl-table5": _rows("carl-table5-resnet carl-table5-c3d carl-penn"),
-    "carl-table6": _rows("carl-table6-1 carl-table6-2 carl-penn carl-table6-4"),
-    "carl-table7": _rows("carl-table7-none carl-penn"),
-    "carl-table8": _rows("carl-table8-tcn carl-table8-tcc carl-penn"),
-    "carl-table9": _rows(
-        """
+    """,
+    "carl-table4": "tcn-pouring tcc-pouring lav-pouring carl-pouring",
+    "carl-table5": "carl-table5-resnet carl-table5-c3d carl-penn",
+    "carl-table6": "carl-table6-1 carl-table6-2 carl-penn carl-table6-4",
+    "carl-table7": "carl-table7-none carl-penn",
+    "carl-table8": "carl-table8-tcn carl-table8-tcc carl-penn",
+    "carl-table9": """
         carl-table9-variance1 carl-table9-variance25 carl-table9-tau1 carl-table9-tau0.3 carl-penn
-        """
-    ),
-    "carl-table10": _rows(
-        """
+    """,
+    "carl-table10": """
         carl-table10-alpha1 carl-finegym carl-table10-alpha2 carl-table10-even carl-table10-beta0
         carl-table10-beta50 carl-table10-beta80 carl-table10-beta100
-        """
-    ),
-    "carl-table11": _rows(
-        """
+    """,
+    "carl-table11": """
         carl-table11-80 carl-table11-160 carl-finegym carl-table11-480 carl-table11-supervised-10
         carl-table11-supervised-50 carl-table11-supervised
-        """
-    ),
-    "carl-table13": _rows("carl-table13-contrastive carl-penn"),
-    "carl-table14": _rows("carl-penn-transferred carl-penn-finetuned"),
+    """,
+    "carl-table13": "carl-table13-contrastive carl-penn",
+    "carl-table14": "carl-penn-transferred carl-penn-finetuned",
 }
+TABLES: dict[str, tuple[str, ...]] = {name: tuple(rows.split()) for name, rows in _ROWS.items()}
 
 
 def tables_of(name: str) -> str:

@@ -7,7 +7,6 @@ evaluates them all and ends with a page to look at.  Everything that is there is
 
 import logging
 import time
-from pathlib import Path
 
 from tokenreel.cache.errors import ClipFailed
 from tokenreel.evaluate.commands.suite import evaluate_files
@@ -38,8 +37,14 @@ def run_demo() -> int:
     say(report.table())
 
     say("2/3 train: MV-Former, 3 seeds, and two controls")
-    runs = _train(store)
-    _attend(runs[-1].parent, store)
+    runs = frozen_controls(store, RUNS, pools=("mean",))
+    for name in ("untrained", "sample"):
+        for seed in SEEDS:
+            trained = train_recipe(name, [f"seed={seed}"], store=store).path
+            runs.append(trained / EMBEDDINGS)
+    if not any((trained / "attention").glob("*.mp4")):  # its last file
+        for found in attend_clips(trained, [CLIP], store=store):  # for the report
+            log.info("attention: %s", found if isinstance(found, ClipFailed) else found.grid)
 
     say("3/3 evaluate")
     out = RESULTS / "demo"
@@ -53,19 +58,3 @@ def run_demo() -> int:
     say(f"done in {time.monotonic() - start:.0f} s")
     say(f"report: {page}")
     return max(tables.exit_status, 3 if report.failed else 0)
-
-
-def _attend(run: Path, store: Path) -> None:
-    """Where the last run looks in a clip, for the report."""
-    if not any((run / "attention").glob("*.mp4")):  # its last file
-        for found in attend_clips(run, [CLIP], store=store):
-            log.info("attention: %s", found if isinstance(found, ClipFailed) else found.grid)
-
-
-def _train(store: Path) -> list[Path]:
-    controls = frozen_controls(store, RUNS, pools=("mean",))
-    runs = []
-    for name in ("untrained", "sample"):
-        for seed in SEEDS:
-            runs.append(train_recipe(name, [f"seed={seed}"], store=store).path)
-    return [*controls, *(run / EMBEDDINGS for run in runs)]

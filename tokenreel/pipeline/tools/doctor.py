@@ -19,6 +19,13 @@ IMPORTS = {  # package -> why it may be there and not be imported, or what is lo
     "timm": "torch and torchvision are not a pair",
     "numba": "compiled loops are off: pooling on a CPU takes the plain torch path",
 }
+ABSENT = {  # package -> what is lost without it
+    "triton": "fused kernels are off: pooling on a GPU takes the plain torch path",
+    "numba": IMPORTS["numba"],
+    **dict.fromkeys(
+        ("torch", "torchvision", "timm"), "phases 1 and 2 need it: pip install 'tokenreel[all]'"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -83,23 +90,14 @@ def _packages() -> Iterator[Finding]:
         try:
             value = version(name)
         except PackageNotFoundError:
-            value, advice = "absent", _absence(name)
+            value = "absent"
+            advice = ABSENT.get(name, "needed: install TokenReel again")
         yield Finding(name, value, advice)
         if value != "absent" and name in IMPORTS:
             try:
                 importlib.import_module(name)
             except (ImportError, RuntimeError) as error:
                 yield Finding(f"import {name}", "fails", f"{error}: {IMPORTS[name]}")
-
-
-def _absence(name: str) -> str:
-    if name == "triton":
-        return "fused kernels are off: pooling on a GPU takes the plain torch path"
-    if name == "numba":
-        return IMPORTS[name]
-    if name in ("torch", "torchvision", "timm"):
-        return "phases 1 and 2 need it: pip install 'tokenreel[all]'"
-    return "needed: install TokenReel again"
 
 
 def _gpu() -> Iterator[Finding]:

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -42,7 +42,7 @@ CLIP_FRAMES = 8  # of a clip at most, for calibration and errors
 SAMPLE_FRAMES = 128  # of all clips, for each of the two
 NEGLIGIBLE = 0.02  # pooled error, and fall of a metric, of a codec that is as good as none
 COMPACT = 0.13  # of fp16's bytes
-TASKS = ("classification", "tau", "ap@5")
+TASKS = {"classification": "probe", "tau": "tau", "ap@5": "ap@5"}  # task -> heading
 STEP_FRAMES = 16  # frames of a clip in memory at once
 WIDTH = 128  # of a block's pooled entities in a frame's embedding
 
@@ -176,7 +176,10 @@ def measure_store(
     fitted = sample_of(store, records[::2])
     tested = sample_of(store, records[1::2] or records)
     names = dict.fromkeys(["fp16", *(codecs or default_codecs(store.identity.dim))])
-    made = {name: make_codec(name, fitted, store) for name in names}
+    made = {}
+    for name in names:
+        calibration = calibrate(name, fitted, grid=store.identity.grid)
+        made[name] = codec_from_identity(codec_identity(name, calibration), calibration)
     metrics, notes = measure_metrics(store, records, made, fitted, progress=progress)
     if len(records) == 1:
         notes.append("one clip only: the codecs are calibrated on the frames they are measured on")
@@ -246,19 +249,12 @@ def sample_of(store: Store, records: Sequence[ClipRecord]) -> dict[int, Array]:
     return {block: np.concatenate(some) for block, some in parts.items()}
 
 
-def make_codec(name: str, fitted: Mapping[int, Array], store: Store) -> Codec:
-    """A codec calibrated on sample tokens."""
-    calibration = calibrate(name, fitted, grid=store.identity.grid)
-    return codec_from_identity(codec_identity(name, calibration), calibration)
-
-
 def size_of(codec: Codec, store: Store) -> float:
     """Bytes of a frame, all blocks."""
     recipe = store.identity
     tokens = np.zeros((1, recipe.num_tokens, recipe.dim), np.float32)
     block = recipe.blocks[0]
-    encoded = codec.encode(tokens, block=block, grid=recipe.grid)
-    return bytes_per_frame(encoded) * len(recipe.blocks)
+    return bytes_per_frame(codec.encode(tokens, block=block, grid=recipe.grid)) * len(recipe.blocks)
 
 
 def measure_metrics(
@@ -331,7 +327,9 @@ def embed_clip(
         for block, tokens in fitted.items()
     }
     parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in codecs}
-    for tokens in frames_of(store, record):
+    for start in range(0, record.num_frames, STEP_FRAMES):
+        read = store.read(record.clip_id, slice(start, start + STEP_FRAMES))
+        tokens = {block: read.decode(block) for block in store.identity.blocks}
         for name, codec in codecs.items():
             decoded = {
                 block: codec.decode(
@@ -341,13 +339,6 @@ def embed_clip(
             }
             parts[name].append(embed_frames(decoded, channels))
     return {name: np.concatenate(some) for name, some in parts.items()}
-
-
-def frames_of(store: Store, record: ClipRecord) -> Iterator[dict[int, Array]]:
-    """The tokens of a clip, a few frames at a time: block -> float32 (t, N, D)."""
-    for start in range(0, record.num_frames, STEP_FRAMES):
-        tokens = store.read(record.clip_id, slice(start, start + STEP_FRAMES))
-        yield {block: tokens.decode(block) for block in store.identity.blocks}
 
 
 def embed_frames(
@@ -382,17 +373,13 @@ def fidelity_table(report: FidelityReport) -> str:
         "cos median",
         "cos worst 1%",
         "pooled error",
-        *(word for task in tasks for word in (_short(task), "+/-")),
+        *(word for task in tasks for word in (TASKS[task], "+/-")),
     ]
     rows = [
         [
             row.codec,
             round(row.bytes_per_frame),
-            f"{row.share:.4f}",
-            f"{row.error.relative:.4f}",
-            f"{row.error.cosine_median:.4f}",
-            f"{row.error.cosine_worst:.4f}",
-            f"{row.error.pooled:.4f}",
+            *(f"{value:.4f}" for value in (row.share, *dataclasses.astuple(row.error))),
             *_metrics(report, row, tasks),
         ]
         for row in report.rows
@@ -406,17 +393,16 @@ def fidelity_table(report: FidelityReport) -> str:
     if report.weights.startswith("random:"):
         lines.append("note: these weights are random: the numbers tell codecs apart, no more")
     lines.append(f"recommended: {report.default.codec}, {_cost(report, report.default, tasks)}")
-    compact = report.compact
-    if compact is None:
-        lines.append(f"compact: none of these has at most {COMPACT} of fp16's bytes")
-    else:
+    if compact := report.compact:
         lines.append(f"compact: {compact.codec}, {_cost(report, compact, tasks)}")
+    else:
+        lines.append(f"compact: none of these has at most {COMPACT} of fp16's bytes")
     return "\n".join(lines)
 
 
 def _cost(report: FidelityReport, row: FidelityRow, tasks: list[str]) -> str:
     changes = [
-        f"{_short(task)} {report.change(row, task):+.3f}"
+        f"{TASKS[task]} {report.change(row, task):+.3f}"
         for task in tasks
         if task in row.metrics and task in report.rows[0].metrics
     ]
@@ -433,7 +419,3 @@ def _metrics(report: FidelityReport, row: FidelityRow, tasks: list[str]) -> list
             "absent" if math.isnan(change) else f"{change:+.3f}",
         ]
     return cells
-
-
-def _short(task: str) -> str:
-    return "probe" if task == "classification" else task

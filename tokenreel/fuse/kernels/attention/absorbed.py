@@ -137,7 +137,8 @@ def _scores(parts: list[Tensor], vectors: Tensor) -> Tensor:
 
     `bmm` and not `@`: where the vectors carry a gradient, that takes a product half as fast.
     """
-    first, *others = zip(parts, _split(vectors, parts), strict=True)
+    widths = [values.shape[-1] for values in parts]
+    first, *others = zip(parts, vectors.split(widths, dim=-1), strict=True)
     total = torch.bmm(first[1], first[0].transpose(1, 2))
     for values, own in others:
         total += torch.bmm(own, values.transpose(1, 2))
@@ -156,7 +157,3 @@ def _add(out: Tensor, at: slice, parts: list[Tensor], weights: Tensor) -> None:
         out[at] += own
     else:
         out += own.sum(0)
-
-
-def _split(rows: Tensor, parts: list[Tensor]) -> tuple[Tensor, ...]:
-    return rows.split([values.shape[-1] for values in parts], dim=-1)

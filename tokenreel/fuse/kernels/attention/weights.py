@@ -85,8 +85,7 @@ def absorb_queries(tokens: CodedTokens, weights: QueryWeights) -> Tensor:
     if weights.key_bias is not None:  # it cancels: no part in the result, a gradient of zero
         queries = queries + 0 * weights.key_bias.unflatten(0, (heads, -1))
     key = weights.key.unflatten(0, (heads, -1))
-    absorbed = torch.einsum("...ehc,hcd->...ehd", queries, key).flatten(-3, -2)
-    return fold_rows(tokens, absorbed)
+    return fold_rows(tokens, torch.einsum("...ehc,hcd->...ehd", queries, key).flatten(-3, -2))
 
 
 def fold_rows(tokens: CodedTokens, rows: Tensor) -> Tensor:
@@ -120,8 +119,7 @@ def apply_values(
     if weights.value is None:
         return _unfold(tokens, pooled, total)
     matrix = fold_rows(tokens, weights.value).unflatten(0, (weights.heads, -1))
-    rows = pooled.unflatten(1, (-1, weights.heads))
-    entities = torch.einsum("fehd,hvd->fehv", rows, matrix)
+    entities = torch.einsum("fehd,hvd->fehv", pooled.unflatten(1, (-1, weights.heads)), matrix)
     for constant in constants_of(tokens, weights.value, weights.value_bias):
         own = constant.unflatten(0, (weights.heads, -1))
         if total is not None:

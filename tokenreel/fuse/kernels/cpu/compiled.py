@@ -142,8 +142,7 @@ def pool_backward_each(
             block.codes, block.scales, vectors[at], room, own[at], sums[at], delta[at], out
         )
 
-    found = _collect(work, vectors.shape, vectors.dtype, shared=shared)
-    rows = by_row(found, tokens.widths)
+    rows = by_row(_collect(work, vectors.shape, vectors.dtype, shared=shared), tokens.widths)
     return [(rows[0, at] if shared else rows[:, at]).contiguous() for at in rows_of(gradients)]
 
 

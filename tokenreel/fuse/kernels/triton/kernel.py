@@ -269,9 +269,8 @@ def empty_blocks(COUNT: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr):
     return blocks
 
 
-@triton.jit(
-    do_not_specialize=["num_rows", "num_splits", "tiles_of_split", "varies"]
-)  # they differ from batch to batch: no new compilation
+# What differs from batch to batch is not specialised: no new compilation.
+@triton.jit(do_not_specialize=["num_rows", "num_splits", "tiles_of_split", "varies"])
 def pool_kernel(
     x0,
     x1,

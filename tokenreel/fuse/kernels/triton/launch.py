@@ -101,8 +101,7 @@ def pool(
         CannotRun: no size of the kernel fits this GPU, or there is no compiler for its launcher.
     """
     call = _prepare(codes, scales)
-    run = partial(_pool, call, queries, hidden, splits)
-    return _first_that_fits(call, "forward", sizes, run)
+    return _first_that_fits(call, "forward", sizes, partial(_pool, call, queries, hidden, splits))
 
 
 def pool_backward(

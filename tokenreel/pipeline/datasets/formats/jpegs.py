@@ -51,7 +51,10 @@ def pack_jpegs(path: Path, pictures: Iterable[bytes], *, fps: int, where: str) -
         size: tuple[int, int] | None = None
         for count, data in enumerate(pictures, start=1):
             found = _jpeg_size(data, f"{where}, picture {count}")
-            _require_end(data, f"{where}, picture {count}")
+            # Without their end (EOI) decoders fill up with grey.  A thumbnail in the header ends in
+            # the same way, so it is looked for after the last scan (SOS).
+            if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+                raise UsageError(f"{where}, picture {count}: a JPEG picture that is cut short")
             if size is None:
                 size = stream.width, stream.height = found
                 stream.pix_fmt = "yuvj420p"
@@ -78,12 +81,3 @@ def _jpeg_size(data: bytes, where: str) -> tuple[int, int]:
             return int.from_bytes(width, "big"), int.from_bytes(height, "big")
         at += 2 + length
     raise UsageError(f"{where}: not a JPEG picture")
-
-
-def _require_end(data: bytes, where: str) -> None:
-    """Raise unless the picture's data are followed by their end (EOI): decoders fill up with grey.
-
-    A thumbnail in the header ends in the same way, so it is looked for after the last scan (SOS).
-    """
-    if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        raise UsageError(f"{where}: a JPEG picture that is cut short")

@@ -196,17 +196,14 @@ def _array(data: bytes, dtype: Dtype, shape: tuple[Any, ...], order: Any, budget
     if not data:
         return np.zeros(counts, dtype)
     if dtype.kind == "U":
-        _check_characters(np.frombuffer(data, np.dtype("u4").newbyteorder(dtype.byteorder)))
+        points = np.frombuffer(data, np.dtype("u4").newbyteorder(dtype.byteorder))
+        first, last = SURROGATES
+        if ((points > LAST_CHARACTER) | ((points >= first) & (points <= last))).any():
+            raise Refused("the pickle holds text of numbers that are no characters")
     if dtype.kind == "b":  # other bytes than 0 and 1 are no truth values
         truths: Array = np.frombuffer(data, np.uint8) != 0
         return truths.reshape(counts, order=order)
     return np.frombuffer(data, dtype).reshape(counts, order=order).copy()
-
-
-def _check_characters(points: Array) -> None:
-    first, last = SURROGATES
-    if ((points > LAST_CHARACTER) | ((points >= first) & (points <= last))).any():
-        raise Refused("the pickle holds text of numbers that are no characters")
 
 
 def _bytes_of(data: Any) -> bytes:

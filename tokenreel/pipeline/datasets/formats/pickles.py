@@ -206,7 +206,7 @@ class _Machine:
         self._budget = budget
         self._stack: list[Any] = []
         self._below: list[list[Any]] = []  # stacks below each mark
-        self._memo: dict[int, Any] = {}
+        self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
         for opcode, argument, _ in pickletools.genops(self._file):
@@ -229,7 +229,7 @@ class _Machine:
             raise ValueError(f"a {kinds[0].__name__} is missing")
         return self._stack[-1]
 
-    def _pop_to_mark(self) -> list[Any]:
+    def pop_to_mark(self) -> list[Any]:
         if not self._below:
             raise ValueError("a mark is missing")
         items, self._stack = self._stack, self._below.pop()
@@ -243,10 +243,7 @@ class _Machine:
         if self._stack or not self._below:
             self._pop()
         else:
-            self._pop_to_mark()
-
-    def pop_mark(self, _: Any) -> None:
-        self._pop_to_mark()
+            self.pop_to_mark()
 
     def dup(self, _: Any) -> None:
         self._stack.append(self._top(object))
@@ -255,28 +252,17 @@ class _Machine:
         items = [self._pop() for _ in range(count)]
         self._stack.append(tuple(reversed(items)))
 
-    def tuple_to_mark(self, _: Any) -> None:
-        items = self._pop_to_mark()
-        self._stack.append(tuple(items))
-
-    def list_to_mark(self, _: Any) -> None:
-        items = self._pop_to_mark()
-        self._stack.append(items)
-
-    def dict_to_mark(self, _: Any) -> None:
-        items = self._pop_to_mark()
-        self._stack.append(dict(_pairs(items)))
-
-    def frozenset_to_mark(self, _: Any) -> None:
-        items = self._pop_to_mark()
-        self._stack.append(frozenset(map(_checked_key, items)))
+    def collect(self, make: Callable[[list[Any]], Any]) -> None:
+        """Put what `make` makes of the values above the mark in their place."""
+        made = make(self.pop_to_mark())
+        self._stack.append(made)
 
     def append(self, _: Any) -> None:
         item = self._pop()
         self._top(list).append(item)
 
     def appends(self, _: Any) -> None:
-        items = self._pop_to_mark()
+        items = self.pop_to_mark()
         self._top(list).extend(items)
 
     def set_item(self, _: Any) -> None:
@@ -284,29 +270,25 @@ class _Machine:
         self._top(dict)[_checked_key(key)] = value
 
     def set_items(self, _: Any) -> None:
-        items = self._pop_to_mark()
+        items = self.pop_to_mark()
         self._top(dict).update(_pairs(items))
 
     def add_items(self, _: Any) -> None:
-        items = self._pop_to_mark()
+        items = self.pop_to_mark()
         self._top(set).update(map(_checked_key, items))
 
     def get(self, key: int) -> None:
-        if key not in self._memo:
+        if key not in self.memo:
             raise ValueError(f"no value was kept as {key}")
-        self._stack.append(self._memo[key])
+        self._stack.append(self.memo[key])
 
     def put(self, key: int) -> None:
-        value = self._memo[key] = self._top(object)
+        value = self.memo[key] = self._top(object)
         if isinstance(value, Unbuilt):
             value.keys.append(key)
 
-    def memoize(self, _: Any) -> None:
-        self.put(len(self._memo))
-
     def find_name(self, text: str) -> None:
-        module, _, name = text.partition(" ")
-        self._stack.append(self._names.find(f"{module}.{name}"))
+        self._stack.append(self._names.find(text.replace(" ", ".", 1)))
 
     def find_name_on_stack(self, _: Any) -> None:
         name, module = self._pop(), self._pop()
@@ -327,7 +309,7 @@ class _Machine:
         if not isinstance(unbuilt, Unbuilt):
             raise Refused("the pickle sets the state of an object")
         value = self._stack[-1] = unbuilt.build(state)
-        self._memo |= {key: value for key in unbuilt.keys if self._memo[key] is unbuilt}
+        self.memo |= {key: value for key in unbuilt.keys if self.memo[key] is unbuilt}
         unbuilt.keys.clear()
 
     def find_persistent(self, _: Any) -> None:
@@ -377,20 +359,20 @@ _VALUES: Mapping[str, Callable[[Any], Any]] = {  # opcodes that push a value
     "EMPTY_SET": lambda _: set(),
 }
 
-_STEPS: Mapping[str, Callable[[_Machine, Any], None]] = {  # the others that are carried out
+_STEPS: Mapping[str, Callable[[_Machine, Any], object]] = {  # the others that are carried out
     "PROTO": _Machine.check_protocol,
     "FRAME": lambda machine, length: None,
     "MARK": _Machine.mark,
     "POP": _Machine.pop,
-    "POP_MARK": _Machine.pop_mark,
+    "POP_MARK": lambda machine, _: machine.pop_to_mark(),
     "DUP": _Machine.dup,
-    "TUPLE": _Machine.tuple_to_mark,
+    "TUPLE": lambda machine, _: machine.collect(tuple),
     "TUPLE1": lambda machine, _: machine.push_tuple(1),
     "TUPLE2": lambda machine, _: machine.push_tuple(2),
     "TUPLE3": lambda machine, _: machine.push_tuple(3),
-    "LIST": _Machine.list_to_mark,
-    "DICT": _Machine.dict_to_mark,
-    "FROZENSET": _Machine.frozenset_to_mark,
+    "LIST": lambda machine, _: machine.collect(list),
+    "DICT": lambda machine, _: machine.collect(lambda items: dict(_pairs(items))),
+    "FROZENSET": lambda machine, _: machine.collect(lambda x: frozenset(map(_checked_key, x))),
     "APPEND": _Machine.append,
     "APPENDS": _Machine.appends,
     "SETITEM": _Machine.set_item,
@@ -398,7 +380,7 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], None]] = {  # the others that are
     "ADDITEMS": _Machine.add_items,
     **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.get),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.put),
-    "MEMOIZE": _Machine.memoize,
+    "MEMOIZE": lambda machine, _: machine.put(len(machine.memo)),
     "GLOBAL": _Machine.find_name,
     "STACK_GLOBAL": _Machine.find_name_on_stack,
     "REDUCE": _Machine.call,
