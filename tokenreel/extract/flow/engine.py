@@ -202,10 +202,10 @@ class Engine:
                 self._gpu_seconds[1] += max(self._last_end.elapsed_time(running.began), 0.0) / 1e3
             self._last_end = running.ended
             assert running.slot is not None
-            views = tuple({n: v.numpy() for n, v in view.items()} for view in running.slot)
+            quantised = running.slot
         else:
             quantised = [self._quantiser.on_device(view) for view in running.found]
-            views = tuple({n: v.numpy() for n, v in view.items()} for view in quantised)
+        views = tuple({n: v.numpy() for n, v in view.items()} for view in quantised)
         running.found, running.outputs = [], []
         self._release(running.batch)
         last = _Countdown(len(running.batch.pieces), lambda: self._free_slot(running))

@@ -104,13 +104,10 @@ class ViewAugmenter:
         strength = float(self._strengths[step]) * float(self._view[name])
         if name == "brightness":
             return (image * (1 + strength)).clamp(0, 1)
-        if name == "contrast":
-            mean = _grey(image).mean()
-            return (mean + (image - mean) * (1 + strength)).clamp(0, 1)
-        if name == "saturation":
-            grey = _grey(image)
-            return (grey + (image - grey) * (1 + strength)).clamp(0, 1)
-        return _turn_hue(image, strength)
+        if name == "hue":
+            return _turn_hue(image, strength)
+        centre = _grey(image).mean() if name == "contrast" else _grey(image)
+        return (centre + (image - centre) * (1 + strength)).clamp(0, 1)
 
 
 def _grey(image: Tensor) -> Tensor:

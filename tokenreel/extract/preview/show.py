@@ -6,13 +6,15 @@ frames; and that of consecutive frames.
 """
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import write_whole
@@ -141,8 +143,7 @@ def draw_clip(picture: ClipPicture, out: Path) -> Path:
             panel.imshow(image, interpolation="nearest")
         row[0].set_ylabel(f"block {block}", fontsize=8)
     for panel in panels.flat:
-        panel.set_xticks([])
-        panel.set_yticks([])
+        panel.set(xticks=[], yticks=[])
     _draw_similarity(lower, picture)
     FigureCanvasAgg(figure)
     data = io.BytesIO()
@@ -172,9 +173,9 @@ def frames_as_seen(
     identity = store.identity
     wanted = store.frame_index(record.clip_id)[frames].tolist()
     stored_ticks = store.pts(record.clip_id)[frames].tolist()
-    augment = (
-        ViewAugmenter(identity.views[view], record.clip_id, identity.transform) if view else None
-    )
+    prepare: Callable[[Array], Tensor] = partial(apply_transform, parameters=identity.transform)
+    if view:
+        prepare = ViewAugmenter(identity.views[view], record.clip_id, identity.transform)
     start = max(float(store.times_seconds(record.clip_id)[frames[0]]) - 1e-3, 0.0)
     count = 0
     for frame in decode(path, decoder=record.source["decoder"], from_seconds=start):
@@ -184,12 +185,7 @@ def frames_as_seen(
                     f"{path} is not the video of the store: frame {frame.index} is at tick "
                     f"{frame.ticks}, the store has {stored_ticks[count]}"
                 )
-            image = (
-                augment(frame.pixels)
-                if augment
-                else apply_transform(frame.pixels, identity.transform)
-            )
-            yield image.permute(1, 2, 0).numpy()
+            yield prepare(frame.pixels).permute(1, 2, 0).numpy()
             count += 1
             if count == len(wanted):
                 return

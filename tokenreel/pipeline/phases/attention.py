@@ -197,8 +197,7 @@ def _draw_grid(
         for entity in range(entities):
             panels[1 + entity][place].imshow(_overlay(maps[frame, entity], image, SIDE))
     for panel in panels.flat:
-        panel.set_xticks([])
-        panel.set_yticks([])
+        panel.set(xticks=[], yticks=[])
     panels[0][0].set_ylabel("frame", fontsize=8)
     for entity in range(entities):
         title = f"entity {entity}\n0 to {brightest[entity]:.2g}"  # the weights of dark and bright

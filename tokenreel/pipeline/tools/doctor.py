@@ -14,7 +14,10 @@ from tokenreel.cache.errors import StoreError
 SLOW_DISK_BYTES = 0.5e9  # of reads a second: below it, disk-resident training waits
 LOW_SPACE_BYTES = 20e9
 LOW_INODES = 100_000
-DECODERS = {"av": "PyAV", "decord": "decord"}
+DECODERS = {  # module -> name, and what is lost without it
+    "av": ("PyAV", "videos cannot be decoded"),
+    "decord": ("decord", "there is no second opinion on a video that fails"),
+}
 IMPORTS = {  # package -> why it may be there and not be imported, or what is lost
     "timm": "torch and torchvision are not a pair",
     "numba": "compiled loops are off: pooling on a CPU takes the plain torch path",
@@ -122,16 +125,11 @@ def _gpu() -> Iterator[Finding]:
 
 
 def _decoders() -> Iterator[Finding]:
-    for module, name in DECODERS.items():
+    for module, (name, loss) in DECODERS.items():
         try:
             found = importlib.import_module(module)
         except ImportError as error:
-            advice = (
-                "videos cannot be decoded"
-                if module == "av"
-                else "there is no second opinion on a video that fails"
-            )
-            yield Finding(name, f"absent ({error})", advice)
+            yield Finding(name, f"absent ({error})", loss)
         else:
             yield Finding(name, str(found.__version__))
 
