@@ -105,6 +105,7 @@ def render_clip(root: Path, script: Script) -> None:
         stream.time_base = Fraction(1, FPS)
         for index, image in enumerate(_draw(script)):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame = frame.reformat(format="yuv420p", threads=1)  # the same bytes under any load
             frame.pts = index
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
