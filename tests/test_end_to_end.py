@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import call
+
 EXTRACT = ["data.train=4", "data.val=4", "image_size=64", "blocks=3,11", "codec=fp16"]
 TRAIN = [
     "optim.epochs=2",
@@ -20,14 +22,21 @@ TRAIN = [
 ]
 
 
-def command(name, *words, cwd, status=0):
-    """Run a console script; returns what it printed."""
+def command(name, *words, cwd):
+    """Run a console script in a process of its own."""
     path = Path(sys.executable).with_name(name)
     run = subprocess.run(
         [path, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
     )
-    assert run.returncode == status, f"{name} {words}: {run.stdout}\n{run.stderr}"
+    assert run.returncode == 0, f"{name} {words}: {run.stdout}\n{run.stderr}"
     return run.stdout + run.stderr
+
+
+def printed(name, *words, cwd, status=0):
+    """Run a command in this process, after the same script ran in its own; returns its output."""
+    found, output = call(name, *words, cwd=cwd)
+    assert found == status, f"{name} {words}: {output}"
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +46,7 @@ def work(tmp_path_factory):
     command("extract", "run", "sample", *EXTRACT, cwd=path)
     command("fuse", "train", *TRAIN, cwd=path)
     [store] = (path / "stores").iterdir()
-    command("evaluate", "frozen", store, cwd=path)
+    printed("evaluate", "frozen", store, cwd=path)
     command("evaluate", "all", cwd=path)
     return path
 
@@ -73,19 +82,19 @@ def test_the_store_says_that_its_weights_are_random(work):
 
 def test_the_store_of_the_demo_is_clean(work):
     [store] = (work / "stores").iterdir()
-    out = command("tokenreel", "store", "verify", store, "--deep", cwd=work)
+    out = printed("tokenreel", "store", "verify", store, "--deep", cwd=work)
     assert re.search(r"(?<!\d)0 problem", out), out
 
 
 def test_extracting_again_skips_every_clip(work):
-    out = command("extract", "run", "sample", *EXTRACT, cwd=work)
+    out = printed("extract", "run", "sample", *EXTRACT, cwd=work)
     assert "0 committed, 8 skipped" in out
 
 
 def test_a_store_of_another_recipe_is_refused_with_its_fields(work):
     [store] = (work / "stores").iterdir()
     words = [word for word in EXTRACT if not word.startswith("image_size")]
-    out = command("extract", "run", "sample", *words, "--out", store, cwd=work, status=4)
+    out = printed("extract", "run", "sample", *words, "--out", store, cwd=work, status=4)
     assert "image_size" in out
 
 

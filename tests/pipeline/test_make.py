@@ -9,6 +9,7 @@ import pytest
 
 from tests.extract.extraction import differing
 from tests.pipeline.datasets.miniatures import make_finegym
+from tests.programs import call
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.verify import verify_store
 
@@ -58,7 +59,8 @@ def test_make_extract_writes_every_event_of_finegym_and_then_finds_nothing_to_do
 
     before = tmp_path / "before"
     shutil.copytree(store, before)
-    status, output = extract(root, store)
+    words = ["run", "finegym", "--root", root, "--out", store, *OPTIONS.split()]
+    status, output = call("extract", *words, cwd=REPOSITORY)
     assert status == 0, output
     assert "0 committed, 9 skipped, 0 failed" in output
     assert differing(store, before) == []

@@ -1,6 +1,7 @@
 """Weights in the forms of other libraries give the block outputs that those libraries compute."""
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from tokenreel.extract.encode.identity import build_identity
 TOLERANCE = 1e-5
 TINY = "vit_tiny_patch16_224"
 MINI_SIGLIP = "vit_mini_patch16_siglip"
+DEPTH = 3  # blocks of every model here: timm's are built as shallow
 
 
 @dataclass
@@ -57,10 +59,10 @@ def models():
     """Name, backbone of timm, side of the images, and the model of Hugging Face."""
     import transformers as hf
 
-    tiny, small = sizes(192, 12, 3, 32, 16), sizes(384, 12, 6, 28, 14)
-    third = sizes(192, 12, 3, 48, 16) | {"num_register_tokens": 4}
-    plus = sizes(384, 12, 6, 48, 16) | {"num_register_tokens": 4}
-    clip = hf.CLIPVisionConfig(**sizes(256, 10, 4, 32, 16), hidden_act="gelu")
+    tiny, small = sizes(192, DEPTH, 3, 32, 16), sizes(384, DEPTH, 6, 28, 14)
+    third = sizes(192, DEPTH, 3, 48, 16) | {"num_register_tokens": 4}
+    plus = sizes(384, DEPTH, 6, 48, 16) | {"num_register_tokens": 4}
+    clip = hf.CLIPVisionConfig(**sizes(256, DEPTH, 4, 32, 16), hidden_act="gelu")
     text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     text |= {"intermediate_size": 16, "vocab_size": 20, "bos_token_id": 1, "eos_token_id": 2}
     decoder = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 1}
@@ -110,6 +112,16 @@ NAMES = (
     "CLIP vision",
     "CLIP",
     "SigLIP",
+)
+
+BACKBONES = (
+    TINY,
+    "deit_tiny_distilled_patch16_224",
+    "vit_small_patch14_dinov2",
+    "vit_small_patch14_reg4_dinov2",
+    "vit_tiny_patch16_dinov3_qkvb",
+    "vit_small_plus_patch16_dinov3_qkvb",
+    "vit_xsmall_patch16_clip_224",
 )
 
 
@@ -164,23 +176,35 @@ def mini_siglip(pretrained=False, **options):
 
 
 @pytest.fixture(scope="module")
-def references(tmp_path_factory):
+def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("references")
     found = {}
-    registry = timm.models._registry
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stderr(io.StringIO()),  # bars of progress
         torch.random.fork_rng(),
-        pytest.MonkeyPatch.context() as patch,
     ):
         warnings.simplefilter("ignore")  # transformers' own
-        patch.setitem(registry._model_entrypoints, MINI_SIGLIP, mini_siglip)
         torch.manual_seed(0)
         for name, (backbone, model) in models().items():
             place = folder / name.replace(" ", "_")
             found[name] = (backbone, reference(model, name, place))
-        yield found
+    return found
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """Let timm build its backbones of these tests with DEPTH blocks."""
+    entries = timm.models._registry._model_entrypoints
+    for name in BACKBONES:
+        monkeypatch.setitem(entries, name, functools.partial(entries[name], depth=DEPTH))
+    monkeypatch.setitem(entries, MINI_SIGLIP, mini_siglip)
+
+
+@pytest.fixture
+def references(saved, shallow):
+    """Name -> backbone, Reference."""
+    return saved
 
 
 def tokens_of(backbone, path, images):
@@ -334,13 +358,13 @@ def test_the_hub_file_of_dinov2_with_registers_is_that_of_hugging_face(reference
     assert weights_sha256(found) == weights_sha256(state)
 
 
-def test_a_vit_of_torchvision_gives_its_block_outputs(tmp_path):
+def test_a_vit_of_torchvision_gives_its_block_outputs(shallow, tmp_path):
     from torchvision.models import VisionTransformer
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = VisionTransformer(
-            image_size=32, patch_size=16, num_layers=12, num_heads=3, hidden_dim=192, mlp_dim=768
+            image_size=32, patch_size=16, num_layers=DEPTH, num_heads=3, hidden_dim=192, mlp_dim=768
         ).eval()
         images = torch.randn(2, 3, 32, 32)
     kept = []

@@ -1,7 +1,8 @@
 """`extract run` of each data set, killed and started again: the store of a run left in peace.
 
 Every data set is there in its real format, with rendered frames.  The kills are by SIGKILL of the
-command and all its decode processes, at any moment from the first import to the last commit.
+command and all its decode processes, at any moment from its start to the last commit: when the
+store holds a number of files that is drawn by chance.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from tests.pipeline.datasets.miniatures import MINIATURES, make_carl
+from tests.programs import call
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.verify import verify_store
 
@@ -36,17 +38,23 @@ FRAMES = {  # of the miniatures: labelled frames, all frames
 }
 
 
-def command(name, root, out):
-    call = "from tokenreel.pipeline.cli.extract import main; main()"
-    dataset = name.removesuffix("-carl")
-    job = ["run", dataset, "--root", str(root), "--out", str(out), *WORDS]
-    return [sys.executable, "-c", call, *job]
+CALL = "from tokenreel.pipeline.cli.extract import main; main()"
+
+
+def words(name, root, out):
+    return ["run", name.removesuffix("-carl"), "--root", str(root), "--out", str(out), *WORDS]
 
 
 def run(name, root, out):
-    start = time.monotonic()
-    subprocess.run(command(name, root, out), check=True, timeout=240, capture_output=True)
-    return time.monotonic() - start
+    status, printed = call("extract", *words(name, root, out), cwd=root)
+    assert status == 0, printed
+
+
+def count_files(store):
+    """Of the clips, as far as they are seen while another process writes."""
+    with contextlib.suppress(OSError):
+        return sum(path.is_file() for path in store.joinpath("clips").rglob("*"))
+    return 0
 
 
 def content(store):
@@ -59,22 +67,24 @@ def content(store):
 def kill_and_resume(tmp_path, name, kills):
     root, whole, killed = (tmp_path / part for part in ("root", "whole", "killed"))
     (MINIATURES | CARL)[name](root)
-    seconds = run(name, root, whole)
+    run(name, root, whole)
+    num_files = count_files(whole)
     draw = random.Random(name)
     num_killed = 0
     while num_killed < kills:
         job = subprocess.Popen(
-            command(name, root, killed),
+            [sys.executable, "-c", CALL, *words(name, root, killed)],
             start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        time.sleep(seconds * draw.uniform(0.4, 0.95))
+        moment = draw.randrange(count_files(killed), num_files)
+        while job.poll() is None and count_files(killed) < moment:
+            time.sleep(0.02)
         if job.poll() is None:
             num_killed += 1
-        else:  # all was done: begin anew, with less patience
+        else:  # all was done: begin anew
             shutil.rmtree(killed)
-            seconds *= 0.8
         with contextlib.suppress(ProcessLookupError):
             os.killpg(job.pid, signal.SIGKILL)
         job.wait()
