@@ -116,6 +116,28 @@ class EmbeddingFile:
         return self.path.parent.name if is_of_run else self.path.stem
 
 
+def tag_targets(
+    tags: Mapping[str, Sequence[str]],
+) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """Tags of clips as targets: 1 for each that a clip has.
+
+    Args:
+        tags: clip id -> its tags.
+
+    Returns:
+        The names of all tags, sorted, and clip id -> (K,) int64.
+
+    >>> names, targets = tag_targets({"a": ["war", "drama"], "b": ["war"], "c": []})
+    >>> names, [row.tolist() for row in targets.values()]
+    (('drama', 'war'), [[1, 1], [0, 1], [0, 0]])
+    """
+    names = tuple(sorted({tag for own in tags.values() for tag in own}))
+    return names, {
+        clip_id: np.array([name in own for name in names], np.int64)
+        for clip_id, own in tags.items()
+    }
+
+
 def write_embeddings(
     path: str | Path,
     clips: Sequence[EmbeddedClip],

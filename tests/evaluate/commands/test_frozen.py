@@ -92,3 +92,11 @@ def test_a_part_of_the_pools_is_made_and_says_what_is_given(store, tmp_path):
     about = read_embeddings(file).provenance
     assert (about["recipe"], about["evaluate"]) == ("frozen-mean", {"protocol": "finegym"})
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["frozen-mean"]
+
+
+def test_the_unit_and_the_tags_of_a_store_are_in_the_file(tmp_path):
+    path = Path(__file__).parents[2] / "golden/store_v2"
+    for made in pool_store(path, tmp_path, progress=False):
+        file = read_embeddings(made)
+        assert (file.unit, file.class_names) == ("scene", ("comedy", "war"))
+        assert [clip.targets.tolist() for clip in file.clips] == [[1, 1]]

@@ -1,17 +1,20 @@
 """Embedding a store with a trained run: what is damaged, what is there already, what is said."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from tests.fuse.tiny import tiny_config, write_store
-from tokenreel.cache.embeddings import read_embeddings
+from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings
 from tokenreel.cache.errors import ClipFailed, Damaged, UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import open_store
+from tokenreel.fuse.embed import embed
 from tokenreel.fuse.embed.attend import attend
 from tokenreel.fuse.embed.embed import embed_run
+from tokenreel.fuse.systems.base import Embedded
 from tokenreel.fuse.train.train import train
 
 CPU = torch.device("cpu")
@@ -179,3 +182,22 @@ def test_a_checkpoint_of_other_kinds_of_values_is_damaged(store, run, tmp_path, 
         Damaged, match=rf"checkpoint\.pt: a checkpoint without {next(iter(changed))}"
     ):
         embed(tmp_path, store, tmp_path / "e.h5")
+
+
+def test_an_embedding_of_a_whole_clip_has_its_one_label_and_first_time():
+    about = EmbeddedClip(
+        clip_id="a",
+        split="val",
+        action="",
+        group="",
+        embeddings=np.empty((3, 0), np.float32),
+        labels=np.array([2, 2, 2], np.int16),
+        times_seconds=np.array([4.0, 5.0, 6.0]),
+        frame_index=np.array([7, 8, 9]),
+    )
+    made = Embedded(np.ones((1, 5), np.float32), of_clip=True)
+    clip = embed._with_values(about, made)
+    assert (clip.labels.tolist(), clip.times_seconds.tolist()) == ([2], [4.0])
+    assert clip.frame_index.tolist() == [7]
+    several = replace(about, labels=np.array([0, 1, 1], np.int16))
+    assert embed._with_values(several, made).labels.tolist() == [-1]

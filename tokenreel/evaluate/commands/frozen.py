@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.cache.canonical import canonical_json
-from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
+from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, tag_targets, write_embeddings
 from tokenreel.cache.errors import EmbeddingFileError, UsageError
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.progress import Progress
@@ -65,12 +65,20 @@ def pool_store(
     todo = [pool for pool in pools if not _is_current(files[pool], abouts[pool])]
     found: dict[str, list[EmbeddedClip]] = {pool: [] for pool in todo}
     records = list(store.records.values()) if todo else []
+    class_names, targets = tag_targets({record.clip_id: record.tags for record in records})
     for record in Progress(records, desc="pool", unit="clip", enabled=progress):
         frames = _pool_clip(store, record, chosen, todo)
         for pool in todo:
-            found[pool].append(_clip(store, record, frames[pool]))
+            clip = _clip(store, record, frames[pool])
+            found[pool].append(replace(clip, targets=targets[record.clip_id]))
     for pool in todo:
-        write_embeddings(files[pool], standardise(found.pop(pool)), provenance=abouts[pool])
+        write_embeddings(
+            files[pool],
+            standardise(found.pop(pool)),
+            provenance=abouts[pool],
+            unit=store.identity.unit,
+            class_names=class_names,
+        )
     return list(files.values())
 
 
@@ -140,6 +148,7 @@ def _clip(store: Store, record: ClipRecord, embeddings: Floats) -> EmbeddedClip:
 def _provenance(store: Store, pool: str, blocks: Sequence[int]) -> dict[str, Any]:
     clips = [
         [record.clip_id, record.split, record.action, record.num_frames, record.source["sha256"]]
+        + ([list(record.tags)] if record.tags else [])
         for record in store.records.values()
     ]
     what = "CLS, normed" if pool == "cls" else f"{pool}, block {','.join(map(str, blocks))}"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
+from tokenreel.cache.embeddings import EmbeddedClip, tag_targets, write_embeddings
 from tokenreel.cache.errors import Damaged, UsageError
 from tokenreel.cache.files import make_directory
 from tokenreel.cache.format.clip import ClipRecord
@@ -68,6 +68,20 @@ def describe_clip(source: TokenSource, record: ClipRecord) -> EmbeddedClip:
         phases=record.phases,
         frame_index=store.frame_index(record.clip_id),
         video=record.video,
+    )
+
+
+def _with_values(about: EmbeddedClip, made: Embedded) -> EmbeddedClip:
+    """A clip with its embeddings; one of the whole clip has its label where it has only one."""
+    if not made.of_clip:
+        return replace(about, embeddings=made.values)
+    labels = np.unique(about.labels)
+    return replace(
+        about,
+        embeddings=made.values,
+        labels=labels if len(labels) == 1 else np.array([-1], np.int16),
+        times_seconds=about.times_seconds[:1],
+        frame_index=about.frame_index[:1],
     )
 
 
@@ -198,6 +212,7 @@ def embed_together(
     for embedder in embedders:
         embedder.model.eval()
     found: list[list[EmbeddedClip]] = [[] for _ in embedders]
+    units = ["frame"] * len(embedders)
     every = source.store.records.values()
     records = [
         clip for clip in every if any(is_of(embedder.config, clip) for embedder in embedders)
@@ -215,11 +230,20 @@ def embed_together(
             left_out.setdefault(record.action, []).append(f"{record.clip_id}: {error}")
             continue
         for number, embedding in zip(own, made, strict=True):
-            found[number].append(replace(about, embeddings=embedding.values))
+            found[number].append(_with_values(about, embedding))
+            units[number] = "clip" if embedding.of_clip else source.store.identity.unit
         beat()
-    for embedder, clips in zip(embedders, found, strict=True):
+    tags = {record.clip_id: record.tags for record in records}
+    class_names, targets = tag_targets(tags)
+    for embedder, clips, unit in zip(embedders, found, units, strict=True):
         if not clips:
             raise Damaged(f"{source.store.path}: every clip is damaged; run verify, then repair")
         ordered = in_order_of_draw(clips, embedder.config)
         missing = {"left_out": left_out} if left_out else {}
-        write_embeddings(embedder.out, ordered, provenance={**embedder.provenance, **missing})
+        write_embeddings(
+            embedder.out,
+            [replace(clip, targets=targets[clip.clip_id]) for clip in ordered],
+            provenance={**embedder.provenance, **missing},
+            unit=unit,
+            class_names=class_names,
+        )
