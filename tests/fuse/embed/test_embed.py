@@ -11,9 +11,8 @@ from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings
 from tokenreel.cache.errors import ClipFailed, Damaged, UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.fuse.embed import embed
 from tokenreel.fuse.embed.attend import attend
-from tokenreel.fuse.embed.embed import embed_run
+from tokenreel.fuse.embed.embed import embed_run, with_values
 from tokenreel.fuse.systems.base import Embedded
 from tokenreel.fuse.train.train import train
 
@@ -196,8 +195,8 @@ def test_an_embedding_of_a_whole_clip_has_its_one_label_and_first_time():
         frame_index=np.array([7, 8, 9]),
     )
     made = Embedded(np.ones((1, 5), np.float32), of_clip=True)
-    clip = embed._with_values(about, made)
+    clip = with_values(about, made)
     assert (clip.labels.tolist(), clip.times_seconds.tolist()) == ([2], [4.0])
     assert clip.frame_index.tolist() == [7]
     several = replace(about, labels=np.array([0, 1, 1], np.int16))
-    assert embed._with_values(several, made).labels.tolist() == [-1]
+    assert with_values(several, made).labels.tolist() == [-1]

@@ -189,6 +189,23 @@ def test_frames_of_clips_without_times_are_found_by_their_index(work):
         np.testing.assert_array_equal(one, other)
 
 
+def test_report_lists_bad_files_shows_the_others_and_ends_with_3(work, tmp_path):
+    bad = tmp_path / "complex.npz"
+    np.savez(
+        bad,
+        embeddings=np.ones((2, 2), complex),
+        lengths=[2],
+        clip_id=["a"],
+        split=["val"],
+    )
+    words = ["report", bad, work / "run", "--out", tmp_path / "page", "--jobs", 1]
+    status, out = call(*words, "--root", work / "videos", "--actions", 0)
+    assert status == 3
+    page = (tmp_path / "page/index.html").read_text()
+    for text in (out, page):
+        assert "complex.npz: embeddings are complex numbers" in text
+
+
 def test_report_evaluates_and_writes_the_page_beside_its_tables(work, tmp_path):
     words = ["report", work / "run", "--out", tmp_path, "--jobs", 1, "--title", "Two clips"]
     status, out = call(*words, "--root", work / "videos", "--projection", "tsne")

@@ -71,7 +71,7 @@ def describe_clip(source: TokenSource, record: ClipRecord) -> EmbeddedClip:
     )
 
 
-def _with_values(about: EmbeddedClip, made: Embedded) -> EmbeddedClip:
+def with_values(about: EmbeddedClip, made: Embedded) -> EmbeddedClip:
     """A clip with its embeddings; one of the whole clip has its label where it has only one."""
     if not made.of_clip:
         return replace(about, embeddings=made.values)
@@ -230,7 +230,7 @@ def embed_together(
             left_out.setdefault(record.action, []).append(f"{record.clip_id}: {error}")
             continue
         for number, embedding in zip(own, made, strict=True):
-            found[number].append(_with_values(about, embedding))
+            found[number].append(with_values(about, embedding))
             units[number] = "clip" if embedding.of_clip else source.store.identity.unit
         beat()
     tags = {record.clip_id: record.tags for record in records}
