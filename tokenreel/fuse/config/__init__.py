@@ -1,5 +1,6 @@
 """Configuration of a training run, free of torch: a wrong word is refused before its import."""
 
+from tokenreel.fuse.config.augment import AugmentConfig
 from tokenreel.fuse.config.loss import (
     CrossEntropyConfig,
     GtaConfig,
@@ -22,7 +23,7 @@ from tokenreel.fuse.config.model import (
     PoolingConfig,
     TemporalConfig,
 )
-from tokenreel.fuse.config.mvformer import AugmentConfig, FuseConfig
+from tokenreel.fuse.config.mvformer import FuseConfig
 from tokenreel.fuse.config.registry import SYSTEMS, config_class, parse_config
 from tokenreel.fuse.config.system import DataConfig, OptimConfig, SystemConfig
 

@@ -116,6 +116,11 @@ class SystemConfig(FrozenConfig):
         return 2 * self.data.num_frames
 
     @property
+    def named_blocks(self) -> tuple[int, ...]:
+        """The blocks of a store that it names; none where it takes all."""
+        return ()
+
+    @property
     def embedding_channels(self) -> int:
         """Channels of an embedding, or scores of a clip, for the count of memory."""
         return 128

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenreel.fuse.config.mvformer import AugmentConfig
+from tokenreel.fuse.config.augment import AugmentConfig
 from tokenreel.fuse.kernels import CodedTokens
 
 ASPECT = 4 / 3  # a rectangle is at most this much longer than the grid's own shape
@@ -107,7 +107,7 @@ def hidden_tokens(
         hidden[tuple(rng.integers(grid))] = False
     is_mirrored = config.flip and rng.random() < 0.5
     if is_mirrored:
-        hidden = hidden[:, ::-1]  # to a pooling as good as turning every frame of tokens
+        hidden = hidden[:, ::-1]  # without positions as good as turning every frame of tokens
     return hidden.reshape(-1), is_mirrored
 
 

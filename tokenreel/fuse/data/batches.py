@@ -8,8 +8,8 @@ read once.
 
 import queue
 import threading
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class Batch:
 
     Attributes:
         clip_ids: the B clips.
-        frames: the F distinct frames of the local clips (this rank).
+        frames: the F distinct frames of the local clips (this rank), of the first store.
         gather: int64 (b, V, T): which distinct frame each position of a window of a local clip is.
         steps: int64 (B, V, T): the frame's number in its clip.
         valid: bool (B, V, T), False at padding; always on the host.
@@ -41,6 +41,7 @@ class Batch:
         actions: the B actions, "" where unknown.
         own: which of the B clips are this process's.
         grid: rows and columns of the tokens.
+        others: the same F frames of further stores, by name.
     """
 
     clip_ids: tuple[str, ...]
@@ -53,6 +54,7 @@ class Batch:
     actions: tuple[str, ...]
     own: slice
     grid: tuple[int, int]
+    others: Mapping[str, Frames] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
@@ -60,7 +62,8 @@ class Batch:
             name: getattr(self, name).to(device, non_blocking=True)
             for name in ("gather", "steps", "labels", "num_frames")
         }
-        return replace(self, frames=self.frames.to(device), **arrays)
+        others = {name: frames.to(device) for name, frames in self.others.items()}
+        return replace(self, frames=self.frames.to(device), others=others, **arrays)
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ def make_batch(
         actions=tuple(record.action for record in chosen),
         own=own,
         grid=source.grid,
+        others=source.read_others(pieces),
     )
 
 
@@ -219,10 +223,10 @@ def stream_batches(
     def move(made: tuple[Place, Batch]) -> tuple[Place, Batch]:
         return made[0], made[1].to(source.device)
 
-    if not source.placement.ahead:
+    if not source.batches_ahead:
         yield from map(move, make())
         return
-    with Prefetch(make(), ahead=source.placement.ahead) as ahead:
+    with Prefetch(make(), ahead=source.batches_ahead) as ahead:
         yield from map(move, ahead)
 
 

@@ -117,6 +117,7 @@ def choose_placement(
     *,
     memory_bytes: int | None = None,
     batch_bytes: int = 0,
+    taken_bytes: int = 0,
 ) -> Placement:
     """Decide, and say why.
 
@@ -126,6 +127,7 @@ def choose_placement(
         device: of the model.
         memory_bytes: most that codes may take in memory; half of what is available when None.
         batch_bytes: most of the codes that are read at once; 0 where the caller counts them.
+        taken_bytes: of the room, what the codes of other stores will take.
 
     Raises:
         UsageError: an unknown word, or codes that do not fit.
@@ -138,6 +140,7 @@ def choose_placement(
     rooms = {"ram": ram, "disk": ram}
     if device.type == "cuda":
         rooms = {"gpu": int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE), **rooms}
+    rooms = {kind: max(0, room - taken_bytes) for kind, room in rooms.items()}
     for kind in [wanted] if wanted != "auto" else list(rooms):
         stays = 0 if kind == "disk" else num_bytes
         if stays + batch_bytes <= rooms[kind]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,11 @@ class TokenSource:
         memory_bytes: most that codes may take in memory, None for half of what is available.
         clips: that will be read; those wanted of the split train when None.
         frames_at_once: most frames of a batch or read; 0 where the caller counts them.
+        name: of the store among those of the runs.
+        taken_bytes: of memory, what the codes of other stores will take.
+
+    Attributes:
+        others: the sources of further stores of the same clips and units, by name.
 
     Raises:
         UsageError: the codes do not fit.
@@ -78,7 +83,11 @@ class TokenSource:
         memory_bytes: int | None = None,
         clips: Sequence[ClipRecord] | None = None,
         frames_at_once: int = 0,
+        name: str = "tokens",
+        taken_bytes: int = 0,
     ) -> None:
+        self.name, self.others = name, dict[str, TokenSource]()
+        self._every_view = wanted.every_view
         self.store, self.device, self.frames_at_once = store, device, frames_at_once
         self.blocks, self.uses_cls = wanted.blocks, wanted.cls
         self._first_class, self.num_classes = class_offsets(store)
@@ -94,7 +103,9 @@ class TokenSource:
             device,
             memory_bytes=memory_bytes,
             batch_bytes=frames_at_once * each,
+            taken_bytes=taken_bytes,
         )
+        self.in_memory_bytes = self.placement.num_bytes + (frames_at_once * each)
         self._kept_ids = (
             {clip.clip_id for clip in clips} if self.placement.kind != "disk" else set()
         )
@@ -112,9 +123,21 @@ class TokenSource:
         return {**self.__dict__, "_kept": {}}
 
     @property
+    def streams(self) -> "dict[str, TokenSource]":
+        """This source and the others, by the names of their stores."""
+        return {self.name: self, **self.others}
+
+    @property
+    def batches_ahead(self) -> int:
+        """Batches that may wait while a step runs."""
+        return min(source.placement.ahead for source in self.streams.values())
+
+    @property
     def unread_bytes(self) -> int:
-        """Bytes of the codes that will stay and are not there yet."""
-        return max(0, self.placement.num_bytes - sum(x.num_bytes for x in self._kept.values()))
+        """Bytes of the codes that will stay and are not there yet, of all stores."""
+        kept = sum(frames.num_bytes for frames in self._kept.values())
+        others = sum(source.unread_bytes for source in self.others.values())
+        return max(0, self.placement.num_bytes - kept) + others
 
     def classes(self, record: ClipRecord) -> NDArray[np.int64]:
         """The class of each frame of a clip, -1 where it has none."""
@@ -142,6 +165,15 @@ class TokenSource:
         if kept and len(kept) == len(pieces):
             return self._take([self._whole(piece) for piece in pieces], pieces)
         return self._read(pieces)
+
+    def read_others(self, pieces: Sequence[Piece]) -> dict[str, Frames]:
+        """The same units of the further stores; the clean view where no other is wanted."""
+        return {
+            name: source.read(
+                [piece if source._every_view else replace(piece, view=0) for piece in pieces]
+            )
+            for name, source in self.others.items()
+        }
 
     def frames(self, clip_id: str, frames: NDArray[np.int64], *, view: int = 0) -> Frames:
         """Frames of one clip, on the device."""

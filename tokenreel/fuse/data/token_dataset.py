@@ -30,7 +30,7 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.store_files import load_arrays, load_identity
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.cache.read.store_set import StoreSet
-from tokenreel.fuse.config.mvformer import AugmentConfig
+from tokenreel.fuse.config.augment import AugmentConfig
 from tokenreel.fuse.config.windows import SamplingKind, sample_windows
 from tokenreel.fuse.data.augment import hidden_tokens
 from tokenreel.fuse.data.frames import Foldings, Frames

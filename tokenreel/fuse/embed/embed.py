@@ -5,7 +5,7 @@ Models of one system that read the same store are given each clip together.
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,20 +120,26 @@ def load_run(run: Path, source_of: Callable[[SystemConfig], TokenSource]) -> Emb
     trained = system.classes_in(state["model"]) if state else None
     classes = source.num_classes if trained is None else trained
     model = system.build(config, replace(shapes_of(source), num_classes=classes))
+    epochs = sum(stage.config.optim.epochs for stage in system.stages(config))
     if state is not None:
         restore_weights(path, model, config, state)
         epoch, step = state["position"]
-        if epoch < config.optim.epochs:
-            where = f"at epoch {epoch}, step {step} of {config.optim.epochs} epochs"
+        if epoch < epochs:
+            where = f"at epoch {epoch}, step {step} of {epochs} epochs"
             log.warning("%s is %s: embedding with these weights", run, where)
             about = about | {"unfinished": where}
-    elif config.optim.epochs:
+    elif epochs:
         raise UsageError(f"{run} has no checkpoint.pt yet: train it first")
     return Embedder(model.to(source.device), config, run / "embeddings.h5", about)
 
 
 def embed_run(
-    run: Path, store: Path, out: Path, *, device: torch.device, progress: bool = True
+    run: Path,
+    store: Path | Mapping[str, Path],
+    out: Path,
+    *,
+    device: torch.device,
+    progress: bool = True,
 ) -> list[str]:
     """Embed a store with a run that was trained on it, or on another of the same backbone.
 
@@ -141,7 +147,7 @@ def embed_run(
 
     Args:
         run: folder of the run.
-        store: what to embed.
+        store: what to embed; several by name where the run reads several.
         out: the embedding file.
         device: where to compute.
         progress: show a bar.
@@ -154,7 +160,7 @@ def embed_run(
         WrongIdentity: a store of another backbone, weights or blocks.
         Damaged: a store without a sound clip.
     """
-    stores = StoreSet({"tokens": store})
+    stores = StoreSet(store if isinstance(store, Mapping) else {"tokens": store})
     there = describe_stores(stores)
     trained_on = require_same_tokens(run, there)["store_fingerprint"]
     _require_writable(out)

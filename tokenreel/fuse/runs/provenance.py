@@ -65,9 +65,7 @@ def describe_stores(stores: StoreSet) -> dict[str, Any]:
     if len(stores) > 1:
         about["stores"] = {
             name: {
-                "path": str(store.path),
-                "fingerprint": store.fingerprint,
-                **describe_store(store),
+                key.removeprefix("store_"): value for key, value in describe_store(store).items()
             }
             for name, store in stores.items()
         }
@@ -149,6 +147,32 @@ def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
             f"{run / 'run.json'}: no {', '.join(sorted(lacks))}; use the version that trained it "
             f"(commit {about.get('commit', 'not recorded')}), or train it again"
         )
+    held, asked = stores_of(about), stores_of(there)
+    if held.keys() != asked.keys():
+        raise UsageError(
+            f"{run} reads {_named(held)}, given {_named(asked)}: give "
+            + (" ".join(f"--store {name}=PATH" for name in held) or "one --store PATH")
+        )
+    _require_same_tokens(run, about, there)
+    for name, store in held.items():
+        _require_same_tokens(run, store, asked[name])
+    return about
+
+
+def stores_of(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a provenance says of each of several stores, as :func:`describe_store` says it."""
+    return {
+        name: store | {f"store_{key}": value for key, value in store.items()}
+        for name, store in about.get("stores", {}).items()
+    }
+
+
+def _named(stores: Mapping[str, Any]) -> str:
+    return f"the stores {', '.join(stores)}" if stores else "one store"
+
+
+def _require_same_tokens(run: Path, about: Mapping[str, Any], there: Mapping[str, Any]) -> None:
+    """Of one store of a run, and one that it is to read."""
     held, asked = ({key: of["store_identity"][key] for key in BACKBONE} for of in (about, there))
     rows = field_differences(held, asked)
     if rows:
@@ -175,7 +199,6 @@ def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
             there["store_name"],
             ", ".join(changed),
         )
-    return about
 
 
 def require_init(about: Mapping[str, Any]) -> None:

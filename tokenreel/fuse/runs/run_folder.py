@@ -22,7 +22,12 @@ from tokenreel.cache.errors import EmbeddingFileError, UsageError, WrongIdentity
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.provenance import names_same_store
 from tokenreel.cache.write.claims import ClaimHeld, take_claim
-from tokenreel.fuse.runs.provenance import read_provenance, require_init, with_later_fields
+from tokenreel.fuse.runs.provenance import (
+    read_provenance,
+    require_init,
+    stores_of,
+    with_later_fields,
+)
 
 log = logging.getLogger(__name__)
 
@@ -137,9 +142,26 @@ class RunFolder:
         if names_same_store(former, self.about):  # its former fingerprint, if it was migrated
             held["store_fingerprint"] = self.about["store_fingerprint"]
         held["config"] = with_later_fields(held["config"])
-        rows = field_differences(held, {key: self.about.get(key) for key in keys})
+        asked = {key: self.about.get(key) for key in keys}
+        held["stores"], asked["stores"] = _fingerprints(former, self.about)
+        rows = field_differences(held, asked)
         if rows:
             table = "\n".join(
                 f"  {name}: run has {here!r}, asked {there!r}" for name, here, there in rows
             )
             raise WrongIdentity(f"{where} holds another run:\n{table}\nuse another --out")
+
+
+def _fingerprints(
+    former: Mapping[str, Any], about: Mapping[str, Any]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Those of several stores by name, of two runs; equal where they name one store."""
+    held, asked = stores_of(former), stores_of(about)
+    ours = {name: store["store_fingerprint"] for name, store in asked.items()}
+    theirs = {
+        name: ours[name]
+        if name in asked and names_same_store(store, asked[name])
+        else store["store_fingerprint"]
+        for name, store in held.items()
+    }
+    return theirs, ours

@@ -239,16 +239,26 @@ def sampling_of(config: SystemConfig) -> Sampling:
     )
 
 
-def wanted_of(configs: Sequence[SystemConfig], stores: StoreSet) -> "Wanted":
-    """What any of some configs reads of the first store.
+def wanted_of(
+    configs: Sequence[SystemConfig], stores: StoreSet
+) -> "tuple[tuple[str, Wanted], ...]":
+    """What any of some configs reads of each store, by name; the first is always among them.
 
     Raises:
-        UsageError: the store lacks it.
+        UsageError: a store lacks it.
     """
     from tokenreel.fuse.data.source import Wanted
 
-    [name, *_] = stores
-    return Wanted.merged([system_of(c).wanted(c, stores)[name] for c in configs])
+    each = [
+        system_of(stage.config).wanted(stage.config, stores)
+        for config in configs
+        for stage in system_of(config).stages(config)
+    ]
+    found = {name: [wanted[name] for wanted in each if name in wanted] for name in stores}
+    first = next(iter(stores))
+    return tuple(
+        (name, Wanted.merged(some)) for name, some in found.items() if some or name == first
+    )
 
 
 def make_source(
@@ -257,10 +267,10 @@ def make_source(
     device: "torch.device",
     **options: Any,
 ) -> "TokenSource":
-    """The source of what some runs read.
+    """The source of what some runs read: that of the first store, with the others.
 
     Args:
-        stores: that they read; one of its own name where it is one.
+        stores: that they read.
         configs: of the runs.
         device: where frames go.
         options: those of :class:`TokenSource`.
@@ -271,14 +281,23 @@ def make_source(
     from tokenreel.fuse.data.source import TokenSource
 
     joined = StoreSet({"tokens": stores}) if isinstance(stores, Store) else stores
-    return TokenSource(joined.first, wanted_of(configs, joined), device, **options)
+    sources: list[TokenSource] = []
+    for name, wanted in wanted_of(configs, joined):
+        taken = sum(source.in_memory_bytes for source in sources)
+        source = TokenSource(joined[name], wanted, device, name=name, taken_bytes=taken, **options)
+        sources.append(source)
+    first, *others = sources
+    first.others.update({source.name: source for source in others})
+    return first
 
 
 def shapes_of(source: "TokenSource") -> Shapes:
     """The sizes of what a source reads."""
-    identity = source.store.identity
-    shape = StreamShape(identity.blocks, identity.dim, source.grid)
-    return Shapes({"tokens": shape}, source.num_classes)
+    streams = {
+        name: StreamShape(stream.store.identity.blocks, stream.store.identity.dim, stream.grid)
+        for name, stream in source.streams.items()
+    }
+    return Shapes(streams, source.num_classes)
 
 
 def require_stores(config: SystemConfig, stores: StoreSet | Store) -> None:

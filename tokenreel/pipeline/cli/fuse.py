@@ -10,7 +10,12 @@ from tokenreel.pipeline.text import parse_bytes, require_device, say
 
 app = new_app(__doc__)
 
-Store = Annotated[Path | None, typer.Option(help="the store; by default the recipe's in stores/")]
+Store = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="the store, by default the recipe's in stores/; NAME=PATH for each of several"
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 Placement = Annotated[
     Literal["auto", "disk", "ram", "gpu"], typer.Option(help="where codes are kept while training")
@@ -37,14 +42,14 @@ def train(
     On N GPUs, with the results of one process at the same batch size:
     torchrun --standalone --no-python --nproc-per-node N fuse train RECIPE --store STORE
     """
-    from tokenreel.pipeline.phases.training import train_recipe
+    from tokenreel.pipeline.phases.training import parse_stores, train_recipe
 
     if "=" in recipe:  # `fuse train seed=1`: the recipe was left out
         recipe, words = "sample", [recipe, *(words or [])]
     result = train_recipe(
         recipe,
         words or [],
-        store=store,
+        store=parse_stores(store or []),
         out=out,
         device=require_device(device),
         placement=placement,
@@ -92,7 +97,9 @@ def ablate(
 def embed(
     run: Annotated[Path, typer.Argument(help="folder of a run")],
     *,
-    store: Annotated[Path, typer.Option(help="the store to embed")],
+    store: Annotated[
+        list[str], typer.Option(help="the store to embed; NAME=PATH for each of several")
+    ],
     out: Annotated[
         Path | None, typer.Option(help="the file; RUN/embeddings-STORE.h5 by default")
     ] = None,
@@ -100,14 +107,19 @@ def embed(
 ) -> None:
     """Embed a store with a run trained on it, or on another of the same backbone."""
     from tokenreel.cache.errors import TokenReelError
-    from tokenreel.pipeline.phases.training import embed_with
+    from tokenreel.pipeline.phases.training import embed_with, first_store, parse_stores
 
-    path, left_out = embed_with(run, store, out=out, device=require_device(device))
+    stores = parse_stores(store)
+    assert stores is not None
+    path, left_out = embed_with(run, stores, out=out, device=require_device(device))
     say(f"embeddings: {path}")
     for reason in left_out:
         say(f"failed: {reason}")
     if left_out:
-        say(f"`tokenreel store verify --deep --repair {store}` extracts them; then embed again")
+        say(
+            f"`tokenreel store verify --deep --repair {first_store(stores)}` extracts them; then "
+            "embed again"
+        )
         finish(TokenReelError.exit_status)
 
 
@@ -154,11 +166,10 @@ def recipes(
     ] = None,
 ) -> None:
     """Describe the recipes: model, cost, published numbers."""
-    from tokenreel.pipeline.recipes import RECIPES, TABLES, describe, get_recipe
+    from tokenreel.pipeline.recipes import RECIPES, TABLES, describe_recipe
 
     for name in [row for word in names or RECIPES for row in TABLES.get(word, (word,))]:
-        get_recipe(name)  # an unknown name is an error with the nearest
-        say(describe(name, RECIPES[name]))
+        say(describe_recipe(name))
     if names:
         return
     say("tables, for `fuse ablate`:")

@@ -302,7 +302,7 @@ def substitutes(jobs: Sequence[_Planned]) -> list[str]:
             notes.setdefault(f"{what} ({store.path.name})", {})[row.label] = None
         if not recipe.is_on_its_backbone(store.identity):
             rows = wanted.setdefault((job.first_store, recipe.backbone), {})
-            rows[row.label] = recipe.fuse.pooling.blocks or ()
+            rows[row.label] = recipe.fuse.named_blocks
     for (path, backbone), rows in wanted.items():
         notes[_other_backbone(stores[path], backbone, rows.values())] = dict.fromkeys(rows)
     every = len({row.label for row, _, _ in jobs})

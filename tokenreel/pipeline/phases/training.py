@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.evaluate.commands.frozen import POOLS, pool_store
-from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.config import SystemConfig
 from tokenreel.fuse.runs.provenance import read_provenance
 from tokenreel.pipeline.defaults import EMBEDDINGS, RUNS, code_version, dataset_of, find_store
 from tokenreel.pipeline.override import apply_overrides
@@ -25,11 +26,52 @@ log = logging.getLogger(__name__)
 LONGEST_NAME = 120  # of a run or table; file systems take 255
 
 
+Stores = Path | Mapping[str, Path]  # one store, or several by name
+
+
+def parse_stores(words: Sequence[str]) -> Stores | None:
+    """The words of --store: PATH, or NAME=PATH once for each store of a set; None without any.
+
+    Raises:
+        UsageError: several without names, or a name that is given twice.
+
+    >>> {name: str(path) for name, path in parse_stores(["frames=a", "clips=b"]).items()}
+    {'frames': 'a', 'clips': 'b'}
+    """
+    named = [word.partition("=") for word in words]
+    is_named = [bool(equals) and name.isidentifier() for name, equals, _ in named]
+    if not words:
+        return None
+    if len(words) == 1 and (not is_named[0] or Path(words[0]).exists()):
+        return Path(words[0])
+    if not all(is_named):
+        given = " ".join(f"--store {word}" for word in words)
+        raise UsageError(f"{given}: of several stores each has a name, --store frames=PATH")
+    names = [name for name, _, _ in named]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"--store {twice[0]}=PATH is given twice: give each store its own name")
+    return {name: Path(path) for name, _, path in named}
+
+
+def joined(stores: Stores) -> StoreSet:
+    """The stores, opened.
+
+    Raises:
+        UsageError: several that do not hold the same clips and units; the first three differences.
+    """
+    return StoreSet(stores if isinstance(stores, Mapping) else {"tokens": stores})
+
+
+def first_store(stores: Stores) -> Path:
+    """The store that gives splits, actions and labels."""
+    return next(iter(stores.values())) if isinstance(stores, Mapping) else stores
+
+
 def train_recipe(
     name: str,
     words: Sequence[str],
     *,
-    store: Path | None = None,
+    store: Stores | None = None,
     out: Path | None = None,
     device: str = "auto",
     placement: str = "auto",
@@ -41,7 +83,7 @@ def train_recipe(
     Args:
         name: name of the recipe.
         words: `key=value` changes of the recipe.
-        store: the store; the one of the recipe's data set in stores/ when None.
+        store: the store, or several by name; that of the recipe's data set in stores/ when None.
         out: folder of the run; runs/<recipe>[-changes]-seed<seed> when None.
         device: "auto", "cpu" or "cuda".
         placement: where codes are kept: "disk", "ram", "gpu" or "auto".
@@ -49,7 +91,7 @@ def train_recipe(
         progress: show bars.
     """
     if store is not None:
-        open_store(store)  # a wrong path is found before torch is imported
+        joined(store)  # a wrong path is found before torch is imported
     job = make_job(name, words, store=store, out=out)
     from tokenreel.fuse.train.train import train
 
@@ -69,7 +111,7 @@ def make_job(
     name: str,
     words: Sequence[str],
     *,
-    store: Path | None = None,
+    store: Stores | None = None,
     out: Path | None = None,
     folder: Path = RUNS,
 ) -> "Job":
@@ -78,7 +120,7 @@ def make_job(
     Args:
         name: of the recipe.
         words: `key=value` changes of its fuse config.
-        store: the store; the one of the recipe's data set in stores/ when None.
+        store: the store, or several by name; that of the recipe's data set in stores/ when None.
         out: folder of the run; one below `folder` that is named for it when None.
         folder: of all runs.
 
@@ -87,6 +129,8 @@ def make_job(
     """
     chosen = get_recipe(name)
     apply_words(name, words)
+    if store is None and not chosen.dataset:
+        raise UsageError(f"system {name} has no data set: give --store")
     path = store or find_store(chosen.dataset)
     config = configure_run(name, words, folder=folder)
     from tokenreel.fuse.train.train import Job
@@ -99,12 +143,12 @@ def make_job(
         {
             "recipe": " ".join([name, *sorted(changes)]),
             "commit": code_version(),
-            "evaluate": dict(chosen.evaluate or _protocol_of(path)),
+            "evaluate": dict(chosen.evaluate or _protocol_of(first_store(path))),
         },
     )
 
 
-def configure_run(name: str, words: Sequence[str], *, folder: Path = RUNS) -> FuseConfig:
+def configure_run(name: str, words: Sequence[str], *, folder: Path = RUNS) -> SystemConfig:
     """The config of a recipe with its changes, and the run that gives its first weights.
 
     Args:
@@ -129,7 +173,7 @@ def configure_run(name: str, words: Sequence[str], *, folder: Path = RUNS) -> Fu
     return config
 
 
-def apply_words(name: str, words: Sequence[str]) -> FuseConfig:
+def apply_words(name: str, words: Sequence[str]) -> SystemConfig:
     """The config of a recipe with `key=value` changes.
 
     Raises:
@@ -140,7 +184,14 @@ def apply_words(name: str, words: Sequence[str]) -> FuseConfig:
     if "model=mvformer" in words:
         log.warning("model=mvformer: every recipe is of that model, leave the word out")
     words = [word for word in words if word != "model=mvformer"]
-    return apply_overrides(get_recipe(name).fuse, words, root="fuse")
+    config = get_recipe(name).fuse
+    others = [word for word in words if word.startswith("system=")]
+    if others and others != [f"system={config.system}"]:
+        other = others[0].removeprefix("system=")
+        raise UsageError(
+            f"{others[0]}: recipe {name} is of {config.system}: type `fuse train {other}`"
+        )
+    return apply_overrides(config, words, root="fuse")
 
 
 def frozen_controls(
@@ -227,17 +278,22 @@ def folder_name(words: Sequence[str]) -> str:
 
 
 def embed_with(
-    run: Path, store: Path, *, out: Path | None = None, device: str = "auto", progress: bool = True
+    run: Path,
+    store: Stores,
+    *,
+    out: Path | None = None,
+    device: str = "auto",
+    progress: bool = True,
 ) -> tuple[Path, list[str]]:
-    """Embed a store with a trained run; RUN/embeddings-<store>.h5 when `out` is None.
+    """Embed a store with a trained run; RUN/embeddings-<first store>.h5 when `out` is None.
 
     Returns:
         The file, and a sentence for each damaged clip that was left out.
     """
     read_provenance(run)  # wrong paths are found before torch is imported
-    open_store(store)
+    joined(store)
     from tokenreel.fuse.distributed.world import find_device
     from tokenreel.fuse.embed.embed import embed_run
 
-    target = out or run / f"{Path(EMBEDDINGS).stem}-{store.resolve().name}.h5"
+    target = out or run / f"{Path(EMBEDDINGS).stem}-{first_store(store).resolve().name}.h5"
     return target, embed_run(run, store, target, device=find_device(device), progress=progress)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.plugins import nearest
+from tokenreel.fuse.config import SYSTEMS, config_class
 from tokenreel.pipeline.recipes.base import Recipe, describe, documented
 from tokenreel.pipeline.recipes.baselines import BASELINES
 from tokenreel.pipeline.recipes.carl import CARL
@@ -11,7 +12,7 @@ from tokenreel.pipeline.recipes.mvformer import MVFORMER, TABLE4
 from tokenreel.pipeline.recipes.sample import SAMPLE
 from tokenreel.pipeline.recipes.tables import FROZEN_CONTROLS, TABLES
 
-__all__ = ["FROZEN_CONTROLS", "RECIPES", "TABLES", "Recipe", "describe", "get_recipe"]
+__all__ = ["FROZEN_CONTROLS", "RECIPES", "TABLES", "Recipe", "describe_recipe", "get_recipe"]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     name: documented(name, make)
@@ -20,16 +21,30 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def get_recipe(name: str) -> Recipe:
-    """The recipe of a name.
+    """The recipe of a name; of a system the one with its defaults, on a store that is named.
 
     Raises:
         UsageError: an unknown name, with the nearest.
     """
     if name in FROZEN_CONTROLS:
         raise UsageError(f"recipe {name} trains nothing: type `evaluate frozen STORE`")
-    if name not in RECIPES:
-        raise UsageError(
-            f"no recipe {name!r}{nearest(name, RECIPES, count=3)} (`fuse recipes` lists all "
-            f"{len(RECIPES)})"
-        )
-    return RECIPES[name]()
+    if name in RECIPES:
+        return RECIPES[name]()
+    if name in SYSTEMS:
+        return Recipe(dataset="", label=name, fuse=config_class(name).model_validate({}))
+    known = [*RECIPES, *SYSTEMS.names()]
+    raise UsageError(
+        f"no recipe {name!r}{nearest(name, known, count=3)} (`fuse recipes` lists all "
+        f"{len(RECIPES)} recipes; systems: {', '.join(SYSTEMS.names())}; packages add more by the "
+        f"entry point {SYSTEMS.group})"
+    )
+
+
+def describe_recipe(name: str) -> str:
+    """A recipe, or a system with its defaults, as text.
+
+    Raises:
+        UsageError: an unknown name, with the nearest.
+    """
+    recipe = get_recipe(name)
+    return describe(name, RECIPES.get(name) or documented(name, lambda: recipe))

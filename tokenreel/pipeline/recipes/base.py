@@ -15,6 +15,7 @@ from tokenreel.fuse.config import (
     MaxConfig,
     OptimConfig,
     PoolingConfig,
+    SystemConfig,
     TemporalConfig,
 )
 from tokenreel.pipeline.override import apply_overrides
@@ -77,7 +78,7 @@ class Recipe:
     """
 
     dataset: str
-    fuse: FuseConfig
+    fuse: SystemConfig
     evaluate: Mapping[str, object] = field(default_factory=dict)
     label: str = ""
     published: Published = field(default_factory=dict)
@@ -153,7 +154,7 @@ def describe(name: str, make: Callable[[], Recipe]) -> str:
     return "\n".join([name, *(f"    {line}" for line in lines)])
 
 
-def _sampling(config: FuseConfig) -> str:
+def _sampling(config: SystemConfig) -> str:
     """Which frames a window has, in words; fuse/config/windows.py describes each kind."""
     if not config.optim.epochs:
         return ""
