@@ -9,6 +9,7 @@ import pytest
 
 from tests.evaluate.clips import labelled_clips, write_run
 from tokenreel.evaluate.commands.check import check_file
+from tokenreel.evaluate.commands.compare import compare_files
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.data.clips import file_sha256, load_screened
 from tokenreel.evaluate.protocol import EvaluateConfig
@@ -88,6 +89,9 @@ def test_nan_labels_are_told_and_give_the_numbers_of_minus_one(mine, tmp_path, c
     assert report.exit_status == 0
     assert "43 labels are NaN: read as -1, unlabelled" in caplog.text
     assert report.scores[0].num_dropped > 0
+    caplog.clear()
+    compare_files([mine], [mine], config=EvaluateConfig(), resamples=100, progress=False)
+    assert "43 labels are NaN: read as -1, unlabelled" in caplog.text
 
 
 def test_bad_files_are_listed_and_the_others_evaluated(mine, tmp_path):

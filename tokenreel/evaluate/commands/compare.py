@@ -6,6 +6,7 @@ every metric of both from what each clip contributes; the mean is over actions, 
 which clips are judged varies.  A pair of a clip with its own copy is no pair of tau.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from tokenreel.cache.progress import Progress
 from tokenreel.evaluate.data.clips import ActionData, file_sha256, load_action, load_screened
 from tokenreel.evaluate.protocol import EvaluateConfig, Settings, resolve
 from tokenreel.evaluate.tasks.task import Metric, load_task
+
+log = logging.getLogger(__name__)
 
 RESAMPLES = 2000
 FEWEST_CLIPS = 8  # a bootstrap over fewer says nothing
@@ -222,6 +225,8 @@ class _Side:
 def _load(path: Path, config: EvaluateConfig) -> _Side:
     sha256 = file_sha256(path)
     file = load_screened(path, sha256).file
+    for note in file.notes:
+        log.warning("%s: %s", path, note)
     clips: dict[str, list[str]] = {}
     for clip in file.clips:
         if clip.split == "val" and (clip.labels >= 0).any():
