@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.extract.extraction import differing, shards, write_video
+from tests.programs import call
 
 CALL = (  # the tests' own process may ignore Ctrl-C: one started with & by a script does
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -21,11 +22,14 @@ WORDS = ["backbone=test_vit", "weights=random:0", "image_size=96", "blocks=1,5"]
 WORDS += ["codec=fp16", "device=cpu", "batch_frames=4"]
 
 
+def words_for(root, store):
+    return ["run", "folder", "--root", str(root), "--out", str(store), *WORDS]
+
+
 def options(root, store, *words):
     """Arguments of a process that extracts the videos of `root`."""
-    command = [sys.executable, "-c", CALL, "run", "folder", "--root", str(root)]
     return {
-        "args": [*command, "--out", str(store), *WORDS, *words],
+        "args": [sys.executable, "-c", CALL, *words_for(root, store), *words],
         "stdout": subprocess.PIPE,
         "stderr": subprocess.STDOUT,
         "text": True,
@@ -53,9 +57,9 @@ def start():
 
 
 def run(root, store):
-    done = subprocess.run(**options(root, store), timeout=600, check=False)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    status, printed = call("extract", *words_for(root, store), cwd=root)
+    assert status == 0, printed
+    return printed
 
 
 def wait_for_shards(process, store, count):
