@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.plugins import nearest
+from tokenreel.fuse.config.base import as_typed
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -80,17 +81,22 @@ def _choose_group(config: Config, word: str, *, root: str) -> Config:
     if field is None or field.discriminator != name:
         return config
     kinds = {kind.model_fields[name].default: kind for kind in get_args(field.annotation)}
+    table = getattr(type(config), "tables", {}).get(group)
+    if text not in kinds and table is not None and text in table:
+        kinds[text] = table.load(text).config
     if text not in kinds:
+        known = table.names() if table is not None else list(kinds)
+        more = f"; packages add more by the entry point {table.group}" if table is not None else ""
         raise UsageError(
-            f"{root}.{key}: no {group} {text!r}{nearest(text, kinds)} (there is: "
-            f"{', '.join(kinds)})"
+            f"{root}.{key}: no {group} {text!r}{nearest(text, known)} (there is: "
+            f"{', '.join(known)}{more})"
         )
     inner, kind = getattr(config, group), kinds[text]
     if isinstance(inner, kind):
         return config
     bases = [base for base in type(inner).__mro__ if issubclass(kind, base)]
     common = {name for base in bases if issubclass(base, BaseModel) for name in base.model_fields}
-    kept = {field: getattr(inner, field) for field in common}
+    kept = {field: getattr(inner, field) for field in common - {name}}
     return config.model_copy(update={group: kind.model_validate(kept)})
 
 
@@ -161,9 +167,6 @@ def _format_error(error: ValidationError, config: BaseModel, root: str) -> str:
         given = item["input"]  # a whole group where several of its fields do not fit together
         got = "" if isinstance(given, dict | BaseModel) else f", got {given!r}"
         what = item["msg"].removeprefix("Value error, ")
-        where = [str(part) for part in item["loc"]]
-        group = type(config).model_fields.get(where[0]) if where else None
-        if group is not None and group.discriminator is not None:
-            del where[1]  # pydantic adds the kind of a group, which nobody types
+        where = as_typed(type(config), item["loc"])
         lines.append(f"{'.'.join([root, *where])}: {what}{got}")
     return "\n".join(lines)

@@ -2,15 +2,25 @@
 
 import functools
 import logging
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict
+
+from tokenreel.cache.plugins import Table
 
 log = logging.getLogger(__name__)
 
 
 class FrozenConfig(BaseModel):
-    """Base of all configs."""
+    """Base of all configs.
+
+    Attributes:
+        tables: of a group of fields with several kinds, those that packages add.
+    """
+
+    tables: ClassVar[Mapping[str, Table]] = MappingProxyType({})
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -22,6 +32,22 @@ class FrozenConfig(BaseModel):
         """
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self).model_validate(fields | changes)
+
+
+def as_typed(config: type[BaseModel], where: Sequence[int | str]) -> list[str]:
+    """The parts of a field's name as they are typed: pydantic adds the kind of a group to it.
+
+    Args:
+        config: that has the group.
+        where: of an error of pydantic, such as ("loss", "scl", "temperature").
+    """
+    parts = [str(part) for part in where]
+    field = config.model_fields.get(parts[0]) if parts else None
+    if field is not None and isinstance(field.discriminator, str) and len(parts) > 1:
+        kinds = get_args(field.annotation)
+        if parts[1] in {kind.model_fields[field.discriminator].default for kind in kinds}:
+            del parts[1]
+    return parts
 
 
 def renamed(field: str, old: str, new: str, value: Any) -> Any:

@@ -8,10 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.plugins import Table
 from tokenreel.fuse.config.base import FrozenConfig, renamed
 
 
-class _Loss(FrozenConfig):
+class LossBase(FrozenConfig):
+    """Base of the configs of losses; that of a package has a `name` of one possible value."""
+
+    name: str
+
     @property
     def pairs_by_action(self) -> bool:
         """Whether it aligns clips of one action, so that a batch must hold several of each."""
@@ -33,7 +39,7 @@ class _Loss(FrozenConfig):
         return 1
 
 
-class _AlignmentLoss(_Loss):
+class _AlignmentLoss(LossBase):
     pairs: Literal["action", "windows"] = Field(
         default="action",
         description="aligned are two clips of one action (weak labels), or a clip's two windows",
@@ -50,7 +56,7 @@ class _AlignmentLoss(_Loss):
         return self.pairs == "action"
 
 
-class SclConfig(_Loss):
+class SclConfig(LossBase):
     """Sequence contrastive loss.  Source: CARL, section 3.4, equations 1 and 2."""
 
     name: Literal["scl"] = "scl"
@@ -97,7 +103,7 @@ class TccConfig(_AlignmentLoss):
     normalise_times: bool = Field(default=True, description="frame numbers as shares of the clip")
 
 
-class TcnConfig(_Loss):
+class TcnConfig(LossBase):
     """Time-contrastive n-pairs loss of one window: an anchor and a frame just before it.
 
     Source: Sermanet et al., Time-Contrastive Networks, 2018, as TCC and CARL compare with it.
@@ -122,7 +128,7 @@ class TcnConfig(_Loss):
         return 4
 
 
-class SalConfig(_Loss):
+class SalConfig(LossBase):
     """Shuffle and learn: tell ordered triplets of frames from shuffled ones.
 
     Source: Misra et al., Shuffle and Learn, 2016, as TCC compares with it.
@@ -180,7 +186,7 @@ class GtaConfig(_AlignmentLoss):
     label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="of the cycle's target")
 
 
-class VspConfig(_Loss):
+class VspConfig(LossBase):
     """Process contrastive loss over a Brownian bridge.
 
     Source: Zhang et al., Modeling Video as Stochastic Processes for Fine-Grained Video
@@ -221,7 +227,7 @@ class VspConfig(_Loss):
         return self
 
 
-class CrossEntropyConfig(_Loss):
+class CrossEntropyConfig(LossBase):
     """Supervised: a linear classifier of the phases of frames."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
@@ -243,3 +249,35 @@ LossConfig = Annotated[
     | CrossEntropyConfig,
     Field(discriminator="name"),
 ]
+
+LOSSES = Table(
+    "loss",
+    "tokenreel.losses",
+    {
+        "scl": "tokenreel.fuse.losses.scl:SCL",
+        "tcc": "tokenreel.fuse.losses.tcc:TCC",
+        "tcn": "tokenreel.fuse.losses.tcn:TCN",
+        "sal": "tokenreel.fuse.losses.sal:SAL",
+        "lav": "tokenreel.fuse.losses.lav:LAV",
+        "gta": "tokenreel.fuse.losses.gta:GTA",
+        "vsp": "tokenreel.fuse.losses.vsp:VSP",
+        "cross_entropy": "tokenreel.fuse.losses.cross_entropy:CROSS_ENTROPY",
+    },
+)
+
+
+def loss_of_package(value: Any) -> LossBase | None:
+    """The config of a loss that a package adds, from its fields; None for one of ours.
+
+    Raises:
+        ValueError: the package cannot be imported, or its fields do not validate.
+    """
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    if not isinstance(name, str) or name in LOSSES.ours or name not in LOSSES:
+        return None
+    try:
+        kind = LOSSES.load(name).config
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+    found: LossBase = kind.model_validate(value)
+    return found

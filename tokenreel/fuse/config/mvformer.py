@@ -3,14 +3,21 @@
 import functools
 import logging
 from collections.abc import Hashable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializeAsAny,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from tokenreel.cache.errors import WrongIdentity
 from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config.augment import AugmentConfig
-from tokenreel.fuse.config.loss import LossConfig, SclConfig
+from tokenreel.fuse.config.loss import LOSSES, LossConfig, SclConfig, loss_of_package
 from tokenreel.fuse.config.model import POOLINGS, LstpConfig, PoolingConfig, TemporalConfig
 from tokenreel.fuse.config.system import SystemConfig
 
@@ -24,15 +31,22 @@ class FuseConfig(SystemConfig):
     # Of a pooling's blocks there may be others: they are those of the store.
     free_fields = ("pooling.blocks", "temporal.dropout", "temporal.l2_normalise", "loss.")
 
+    tables = MappingProxyType({"loss": LOSSES})
+
     system: Literal["mvformer"] = "mvformer"
 
     augment: AugmentConfig = AugmentConfig()
     pooling: PoolingConfig = LstpConfig()
     temporal: TemporalConfig = TemporalConfig()
-    loss: LossConfig = SclConfig()
+    loss: SerializeAsAny[LossConfig] = SclConfig()
     embed_frames: int = Field(
         default=1000, ge=1, description="longest piece of a clip that is embedded at once"
     )
+
+    @field_validator("loss", mode="wrap")
+    @classmethod
+    def _loss_of_a_package(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        return loss_of_package(value) or validate(value)
 
     @property
     def uses_labels(self) -> bool:

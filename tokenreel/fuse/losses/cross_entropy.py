@@ -1,10 +1,10 @@
 """Supervised: cross-entropy of the phase of each frame, from a linear layer over its embedding."""
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tokenreel.fuse.config.loss import CrossEntropyConfig
-from tokenreel.fuse.losses.inputs import LossInput
+from tokenreel.fuse.losses.inputs import Loss, LossInput
 
 
 def cross_entropy(inputs: LossInput, config: CrossEntropyConfig) -> Tensor:
@@ -25,3 +25,18 @@ def frame_classification_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> 
         logits.flatten(0, -2), targets, ignore_index=-1, reduction="sum"
     )
     return total / (targets >= 0).sum().clamp_min(1)
+
+
+def _make_head(config: CrossEntropyConfig, width: int, num_classes: int) -> nn.Module:
+    if num_classes < 2:
+        raise ValueError(f"{num_classes} phases: a supervised loss needs two or more")
+    return nn.Linear(width, num_classes)
+
+
+def _apply_head(head: nn.Module, config: CrossEntropyConfig, embeddings: Tensor) -> Tensor:
+    """Logits of the classes."""
+    logits: Tensor = head(embeddings)
+    return logits
+
+
+CROSS_ENTROPY = Loss(CrossEntropyConfig, cross_entropy, _make_head, _apply_head)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tokenreel.fuse.config.loss import GtaConfig
 from tokenreel.fuse.losses.dtw import expected_minimum, path_ends, path_table, soft_minimum
-from tokenreel.fuse.losses.inputs import LossInput, masked_mean
+from tokenreel.fuse.losses.inputs import Loss, LossInput, masked_mean
 
 LOW = -1e9  # of what is padding: finite, so that no gradient is NaN
 
@@ -80,3 +80,6 @@ def cycle_loss(forth: Tensor, back: Tensor, in_a: Tensor, in_b: Tensor, smoothin
 def _paths(costs: Tensor, config: GtaConfig) -> Tensor:
     smooth = {"expected": expected_minimum, "soft": soft_minimum}[config.minimum]
     return path_table(costs, partial(smooth, gamma=config.gamma_path))
+
+
+GTA = Loss(GtaConfig, gta)

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 
 from torch import Tensor, nn
-from torch.nn import functional
 
-from tokenreel.fuse.config.loss import CrossEntropyConfig, LossConfig, SalConfig, SclConfig
+from tokenreel.fuse.config.loss import LOSSES, LossBase
 
 
-def make_head(config: LossConfig, *, width: int, num_classes: int) -> nn.Module:
+def make_head(config: LossBase, *, width: int, num_classes: int) -> nn.Module:
     """The head of a loss; the identity for most.
 
     Args:
@@ -19,25 +18,8 @@ def make_head(config: LossConfig, *, width: int, num_classes: int) -> nn.Module:
     Raises:
         ValueError: fewer than two classes to tell apart.
     """
-    if isinstance(config, SclConfig):
-        hidden = config.projection_hidden
-        return nn.Sequential(
-            nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, width)
-        )
-    if isinstance(config, SalConfig):
-        first, second = config.hidden
-        return nn.Sequential(
-            nn.Linear(3 * width, first),
-            nn.ReLU(),
-            nn.Linear(first, second),
-            nn.ReLU(),
-            nn.Linear(second, 2),
-        )
-    if isinstance(config, CrossEntropyConfig):
-        if num_classes < 2:
-            raise ValueError(f"{num_classes} phases: a supervised loss needs two or more")
-        return nn.Linear(width, num_classes)
-    return nn.Identity()
+    head: nn.Module = LOSSES.load(config.name).make_head(config, width, num_classes)
+    return head
 
 
 def classes_in(state: Mapping[str, Tensor]) -> int:
@@ -46,16 +28,11 @@ def classes_in(state: Mapping[str, Tensor]) -> int:
     return 0 if weight is None else len(weight)
 
 
-def apply_head(head: nn.Module, config: LossConfig, embeddings: Tensor) -> Tensor:
+def apply_head(head: nn.Module, config: LossBase, embeddings: Tensor) -> Tensor:
     """What a loss sees of each frame: (S, T, C) -> (S, T, C), of unit length, or (S, T, classes).
 
     Losses that take embeddings as they are, or apply their head to several at once, see them
     unchanged.
     """
-    if isinstance(config, SclConfig):
-        flat: Tensor = head(embeddings.flatten(0, 1))
-        return functional.normalize(flat.unflatten(0, embeddings.shape[:2]), dim=-1)
-    if isinstance(config, CrossEntropyConfig):
-        logits: Tensor = head(embeddings)
-        return logits
-    return embeddings
+    seen: Tensor = LOSSES.load(config.name).apply_head(head, config, embeddings)
+    return seen

@@ -5,11 +5,41 @@ Shapes: B clips, V windows, T frames of a sequence, C channels, S = B V sequence
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from tokenreel.fuse.config.loss import LossBase
+
+
+def no_head(config: Any, width: int, num_classes: int) -> nn.Module:
+    """The identity: the loss sees embeddings as they are."""
+    return nn.Identity()
+
+
+def unchanged(head: nn.Module, config: Any, embeddings: Tensor) -> Tensor:
+    """Embeddings as they are; a loss that applies its head to several at once does so itself."""
+    return embeddings
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss, as the table `tokenreel.fuse.config.loss.LOSSES` or an entry point names it.
+
+    Attributes:
+        config: of its fields, chosen by `loss.name`.
+        compute: the loss of a batch, a scalar.
+        make_head: weights that only the loss sees, for embeddings of a width, and for as many
+            classes as there are phases.
+        apply_head: what the loss sees of each frame: (S, T, C) -> (S, T, C or classes).
+    """
+
+    config: type[LossBase]
+    compute: Callable[["LossInput", Any], Tensor]
+    make_head: Callable[[Any, int, int], nn.Module] = no_head
+    apply_head: Callable[[nn.Module, Any, Tensor], Tensor] = unchanged
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tokenreel.fuse.config.loss import LavConfig
 from tokenreel.fuse.losses.dtw import path_ends, path_table, soft_minimum
-from tokenreel.fuse.losses.inputs import LossInput
+from tokenreel.fuse.losses.inputs import Loss, LossInput
 
 
 def lav(inputs: LossInput, config: LavConfig) -> Tensor:
@@ -89,3 +89,6 @@ def inverse_difference_moment(
 def _squared(a: Tensor, b: Tensor) -> Tensor:
     lengths = (a**2).sum(-1)[..., :, None] + (b**2).sum(-1)[..., None, :]
     return (lengths - 2 * a @ b.transpose(-1, -2)).clamp_min(0)
+
+
+LAV = Loss(LavConfig, lav)

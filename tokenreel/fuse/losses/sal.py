@@ -6,11 +6,11 @@ of the five between the outer two of them, and it is shuffled.  A classifier tel
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tokenreel.fuse.config.loss import SalConfig
-from tokenreel.fuse.losses.inputs import LossInput
+from tokenreel.fuse.losses.inputs import Loss, LossInput
 
 
 def sal(inputs: LossInput, config: SalConfig) -> Tensor:
@@ -63,3 +63,17 @@ def draw_triplets(
 def shuffle_and_learn_loss(logits: Tensor, is_ordered: Tensor) -> Tensor:
     """Cross-entropy of logits (R, 2), shuffled and ordered, with what they are (R,)."""
     return functional.cross_entropy(logits, is_ordered.long())
+
+
+def _make_head(config: SalConfig, width: int, num_classes: int) -> nn.Module:
+    first, second = config.hidden
+    return nn.Sequential(
+        nn.Linear(3 * width, first),
+        nn.ReLU(),
+        nn.Linear(first, second),
+        nn.ReLU(),
+        nn.Linear(second, 2),
+    )
+
+
+SAL = Loss(SalConfig, sal, _make_head)

@@ -10,10 +10,11 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from tokenreel.fuse.config.loss import SclConfig
-from tokenreel.fuse.losses.inputs import LossInput
+from tokenreel.fuse.losses.inputs import Loss, LossInput
 
 _EPSILON = 1e-6
 
@@ -134,3 +135,19 @@ def _weight_of_others(
 def _least(like: Tensor) -> float:
     """In place of minus infinity: no gradient is NaN where a row has nothing else."""
     return torch.finfo(like.dtype).min
+
+
+def _make_head(config: SclConfig, width: int, num_classes: int) -> nn.Module:
+    hidden = config.projection_hidden
+    return nn.Sequential(
+        nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, width)
+    )
+
+
+def _apply_head(head: nn.Module, config: SclConfig, embeddings: Tensor) -> Tensor:
+    """Of unit length."""
+    flat: Tensor = head(embeddings.flatten(0, 1))
+    return functional.normalize(flat.unflatten(0, embeddings.shape[:2]), dim=-1)
+
+
+SCL = Loss(SclConfig, scl, _make_head, _apply_head)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tokenreel.fuse.config.loss import TccConfig
-from tokenreel.fuse.losses.inputs import LossInput, masked_mean
+from tokenreel.fuse.losses.inputs import Loss, LossInput, masked_mean
 
 
 def tcc(inputs: LossInput, config: TccConfig) -> Tensor:
@@ -101,3 +101,6 @@ def _time_error(logits: Tensor, targets: Tensor, times: Tensor, config: TccConfi
         return squared
     log_variance = ((times - found[..., None]) ** 2 * shares).sum(-1).log()
     return (-log_variance).exp() * squared + config.variance_weight * log_variance
+
+
+TCC = Loss(TccConfig, tcc)

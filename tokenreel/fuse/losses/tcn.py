@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tokenreel.fuse.config.loss import TcnConfig
-from tokenreel.fuse.losses.inputs import LossInput
+from tokenreel.fuse.losses.inputs import Loss, LossInput
 
 
 def tcn(inputs: LossInput, config: TcnConfig) -> Tensor:
@@ -43,3 +43,6 @@ def time_contrastive_loss(embeddings: Tensor, valid: Tensor, *, regularisation: 
     terms = error + 0.25 * regularisation * ((anchors**2).sum(-1) + (positives**2).sum(-1))
     per_sequence = torch.where(both, terms, 0.0).sum(-1) / count
     return per_sequence.sum() / both.any(-1).sum().clamp_min(1)
+
+
+TCN = Loss(TcnConfig, tcn)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.fuse.config.loss import VspConfig
-from tokenreel.fuse.losses.inputs import LossInput
+from tokenreel.fuse.losses.inputs import Loss, LossInput
 
 Bridges = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -152,3 +152,6 @@ def supervised_contrastive_loss(frames: Tensor, labels: Tensor, *, temperature: 
 
 def _arrays(numbers: list[int], bridges: list[list[int]]) -> Bridges:
     return np.array(numbers, np.int64), np.array(bridges, np.int64).reshape(-1, 3)
+
+
+VSP = Loss(VspConfig, vsp)

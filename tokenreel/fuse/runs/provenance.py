@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.provenance import describe_fingerprints
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.cache.read.store_set import StoreSet
+from tokenreel.fuse.config.base import as_typed
 from tokenreel.fuse.config.registry import DEFAULT, config_class, parse_config
 from tokenreel.fuse.config.system import SystemConfig
 from tokenreel.fuse.data.requirements import labelled_clips
@@ -234,8 +235,9 @@ def read_config(run: Path, about: Mapping[str, Any]) -> SystemConfig:
     try:
         return parse_config(_as_fields(config))
     except ValidationError as error:
+        kind = config_class(str(_as_fields(config).get("system", DEFAULT)))
         rows = "\n".join(
-            f"  {'.'.join(['config', *_as_typed(config, item['loc'])])}: {item['msg']}"
+            f"  {'.'.join(['config', *as_typed(kind, item['loc'])])}: {item['msg']}"
             for item in error.errors()
         )
         raise Damaged(
@@ -248,14 +250,6 @@ def read_config(run: Path, about: Mapping[str, Any]) -> SystemConfig:
 def _as_fields(config: Any) -> dict[str, Any]:
     """What is no group of fields at all as a field that no config has."""
     return config if isinstance(config, dict) else {"config": config}
-
-
-def _as_typed(config: Any, where: Sequence[int | str]) -> list[str]:
-    """A field's name: pydantic adds the kind of a group to it."""
-    name = str(config.get("system", DEFAULT)) if isinstance(config, dict) else DEFAULT
-    field = config_class(name).model_fields.get(str(where[0])) if where else None
-    has_kinds = field is not None and field.discriminator is not None
-    return [str(part) for place, part in enumerate(where) if not (has_kinds and place == 1)]
 
 
 def with_later_fields(config: Any) -> Any:

@@ -248,7 +248,8 @@ def batch_loss(
         head=_head_of(model, world),
         rng=rng,
     )
-    return LOSSES[config.loss.name](inputs, config.loss)
+    loss: Tensor = LOSSES.load(config.loss.name).compute(inputs, config.loss)
+    return loss
 
 
 def _head_of(model: FusionModel, world: World) -> Callable[[Tensor], Tensor]:
