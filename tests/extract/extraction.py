@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from tokenreel.extract.backbone.timm_backbone import Backbone, BackboneShape
+from tokenreel.extract.backbone.base import Backbone, BackboneShape
+from tokenreel.extract.backbone.timm_backbone import TimmBackbone
 from tokenreel.extract.config import ExtractConfig
 
 CONFIG = ExtractConfig(
@@ -42,7 +43,7 @@ def official_dino() -> tuple[Backbone, dict[str, torch.Tensor]]:
     )
     model.load_state_dict(state)
     shape = BackboneShape(tuple(range(depth)), (4, 4), width, (32, 32), True)
-    return Backbone(model, shape, numeric="float32"), golden
+    return TimmBackbone(model, shape, numeric="float32"), golden
 
 
 def write_video(path: Path, num_frames: int, *, width: int = 64, height: int = 48) -> None:

@@ -11,7 +11,8 @@ class ExtractConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str = Field(
-        default="vit_base_patch8_224.dino", description="timm name of a ViT or ResNet"
+        default="vit_base_patch8_224.dino",
+        description="timm name of a ViT or ResNet, or FAMILY:NAME",
     )
     weights: str = Field(
         default="pretrained", description="pretrained, random:SEED, or a file or folder of weights"
@@ -78,6 +79,11 @@ class ExtractConfig(BaseModel):
         if not blocks or len(set(blocks)) != len(blocks):
             raise ValueError(f"blocks lists at least one block, each once; got {blocks}")
         return blocks
+
+    @field_validator("backbone")
+    @classmethod
+    def _timm_is_the_default(cls, backbone: str) -> str:
+        return backbone.removeprefix("timm:")
 
     @field_validator("frames")
     @classmethod

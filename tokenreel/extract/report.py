@@ -19,7 +19,7 @@ class ExtractReport:
         quarantined: clips that were in quarantine before and were not retried.
         num_unlisted: clips left out, as frames=listed:FILE has no time in them.
         num_frames: frames of the clips committed now.
-        num_repeated: of those, rows that repeat a frame of a clip with too few.
+        num_repeated: frames that were taken again, where a clip or its last window has too few.
         num_appended: frames written now, those of uncommitted clips included.
         num_bytes: bytes of their tokens.
         seconds: of each stage: "decode" and "write" are means over their processes and threads;
@@ -84,7 +84,7 @@ class ExtractReport:
         stages = ", ".join(f"{name} {self.seconds[name]:.1f} s" for name in (*STAGES, "wait"))
         held = f", {len(self.quarantined)} in quarantine" if self.quarantined else ""
         held += f", {self.num_unlisted} without a listed time" if self.num_unlisted else ""
-        repeated = f", {self.num_repeated} of them repeated" if self.num_repeated else ""
+        repeated = f", {self.num_repeated} repeated" if self.num_repeated else ""
         device = f", GPU {self.peak_device_bytes / 1e9:.1f} GB" if self.peak_device_bytes else ""
         lines = [
             f"clips   {len(self.committed)} committed, {len(self.skipped)} skipped, "

@@ -9,7 +9,7 @@ import torch
 from tests.cache.codec.plugin import Backwards, install
 from tokenreel.cache.codec import calibrate, codec_from_identity, codec_identity
 from tokenreel.cache.errors import UsageError
-from tokenreel.extract.backbone.timm_backbone import FrameTokens
+from tokenreel.extract.backbone.base import FrameTokens
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.encode.identity import identity_for
 from tokenreel.extract.encode.quantiser import Quantiser

@@ -26,6 +26,7 @@ WRONG = [
     ("extract", "run sample block=3", "extract.block: no such field, did you mean blocks?"),
     ("extract", "run sample fps=inf", "extract.fps: Input should be a finite number"),
     ("extract", "run sample codec=int9", "no codec 'int9', did you mean int8?"),
+    ("extract", "run sample backbone=tim:vit", "no backbone family 'tim', did you mean timm?"),
     ("extract", "run sample frames=unifrom:8", "frames is all, uniform:T or listed:FILE; got"),
     ("extract", "run sample fps=5 frames=uniform:8", "fps=5 and frames=uniform:8 both choose"),
     ("extract", "run sample frames=listed:nowhere.csv", "nowhere.csv: no such file"),

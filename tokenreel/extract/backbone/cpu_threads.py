@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from tokenreel.extract.backbone.timm_backbone import Backbone, FrameTokens
+from tokenreel.extract.backbone.base import Backbone, FrameTokens
 
 PART_FRAMES = 4  # of a part: enough rows for a small ViT, and still a short wait with a large one
 MOST_THREADS = 16  # a batch has a part for each thread, and three batches are in memory
@@ -25,7 +25,7 @@ def num_threads(processes: int = 1) -> int:
 
 def in_parts(backbone: Backbone, *, threads: int) -> Backbone:
     """The backbone with its batches split into parts over threads; unchanged on a GPU."""
-    if next(backbone.model.parameters()).device.type != "cpu":
+    if backbone.device.type != "cpu":
         return backbone
     return _InParts(backbone, threads=threads)
 
@@ -35,17 +35,24 @@ class _InParts(Backbone):
 
     def __init__(self, whole: Backbone, *, threads: int) -> None:
         super().__init__(whole.model, whole.shape, numeric=whole.numeric)
+        self._whole = whole
+        frames = whole.shape.frames_per_window
+        self._part_frames = max(PART_FRAMES // frames, 1) * frames
         self._pool = _single_threads(threads)
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> FrameTokens:
-        parts = list(self._pool.map(super().forward, images.split(PART_FRAMES)))
+        parts = list(self._pool.map(self._whole, images.split(self._part_frames)))
         normed = [part.cls_normed for part in parts if part.cls_normed is not None]
         return FrameTokens(
             tokens={b: torch.cat([part.tokens[b] for part in parts]) for b in parts[0].tokens},
             cls={b: torch.cat([part.cls[b] for part in parts]) for b in parts[0].cls},
             cls_normed=torch.cat(normed) if normed else None,
         )
+
+    def run(self, images: Tensor) -> FrameTokens:
+        """The whole backbone's, undivided."""
+        return self._whole.run(images)
 
 
 def _single_threads(count: int) -> ThreadPoolExecutor:

@@ -1,90 +1,33 @@
-"""The frozen backbone: images -> spatial tokens and CLS of chosen blocks, before the final norm."""
+"""ViTs and ResNets of timm: spatial tokens and CLS of chosen blocks, before the final norm."""
 
 import inspect
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.extract.backbone import weights as timm_weights
+from tokenreel.extract.backbone.base import (
+    Backbone,
+    BackboneShape,
+    Blocks,
+    FrameTokens,
+    ImageSize,
+    use_exact_products,
+)
 from tokenreel.extract.backbone.weight_names import HEADS, NORM_EPS
-from tokenreel.extract.images.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 log = logging.getLogger(__name__)
 
 STEM = 1  # entries before the stages of a ResNet in timm's lists
 
 
-@dataclass(frozen=True, slots=True)
-class BackboneShape:
-    """Shape of a backbone's output, known without its weights.
-
-    Attributes:
-        blocks: 0-based kept blocks, sorted.
-        grid: rows and columns of the patches.
-        dim: channels of a token.
-        image_size: height and width of the input.
-        has_cls: whether there is a CLS token.
-        mean: of each channel of the training images, in [0, 1].
-        std: of each channel.
-    """
-
-    blocks: tuple[int, ...]
-    grid: tuple[int, int]
-    dim: int
-    image_size: tuple[int, int]
-    has_cls: bool
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-
-
-@dataclass(frozen=True, slots=True)
-class FrameTokens:
-    """Output for B images.
-
-    Attributes:
-        tokens: spatial tokens of each block, (B, N, D), rows of the grid first.
-        cls: CLS of each block, (B, D); empty when the backbone has none.
-        cls_normed: CLS after the final norm, (B, D), or None.
-    """
-
-    tokens: dict[int, Tensor]
-    cls: dict[int, Tensor]
-    cls_normed: Tensor | None
-
-
-class Backbone(nn.Module):
-    """A frozen timm model behind one call.
-
-    Args:
-        model: the timm model with its weights.
-        shape: of its output.
-        numeric: "float32" or "bfloat16": precision of the matrix products.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: nn.Module, shape: BackboneShape, *, numeric: str) -> None:
-        super().__init__()
-        self.model = model.eval().requires_grad_(False)
-        self.shape = shape
-        self.numeric = numeric
-        self.register_buffer("mean", torch.tensor(shape.mean).reshape(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(shape.std).reshape(1, 3, 1, 1))
-
-    @torch.inference_mode()
-    def forward(self, images: Tensor) -> FrameTokens:
-        """Run images, uint8 (B, 3, H, W), through the blocks; outputs are float32."""
-        scaled = (images.float() / 255 - self.mean) / self.std
-        with torch.autocast(
-            images.device.type, dtype=torch.bfloat16, enabled=self.numeric == "bfloat16"
-        ):
-            return self.run(scaled)
+class TimmBackbone(Backbone):
+    """A frozen timm model: each image is a window of one frame that gives one row."""
 
     def run(self, images: Tensor) -> FrameTokens:
         """As forward, for normalised images, float (B, 3, H, W)."""
@@ -168,10 +111,7 @@ def build_backbone(
     Raises:
         UsageError: the weights do not fit the architecture; the message names tensors.
     """
-    if torch.device(device).type == "cuda":
-        torch.cuda.set_device(torch.device(device).index or 0)
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
+    use_exact_products(device)
     model: Any = _create(backbone, shape.image_size)
     tensors = dict(state)
     if NORM_EPS in tensors:
@@ -192,7 +132,7 @@ def build_backbone(
             f"the weights do not fit {backbone}: missing {missing[:3]}, "
             f"unexpected {answer.unexpected_keys[:3]}"
         )
-    return Backbone(model, shape, numeric=numeric).to(device)
+    return TimmBackbone(model, shape, numeric=numeric).to(device)
 
 
 def _log_interpolation(tensors: Mapping[str, Tensor], model: Any) -> None:
@@ -264,3 +204,31 @@ def _input_size(model: Any, image_size: int | tuple[int, int] | None) -> tuple[i
                 f"{patch[0]}x{patch[1]} pixels"
             )
     return int(size[0]), int(size[1])
+
+
+class TimmFamily:
+    """timm as a family of backbones."""
+
+    def shape(self, name: str, blocks: Blocks, image_size: ImageSize) -> BackboneShape:
+        """See backbone_shape."""
+        return backbone_shape(name, blocks, image_size)
+
+    def load_weights(self, name: str, weights: str, key: str | None = None) -> dict[str, Tensor]:
+        """See weights.load_weights."""
+        return timm_weights.load_weights(name, weights, key)
+
+    def check_weights(self, name: str, weights: str, key: str | None = None) -> None:
+        """See weights.check_weights."""
+        timm_weights.check_weights(name, weights, key)
+
+    def build(
+        self,
+        name: str,
+        state: Mapping[str, Tensor],
+        shape: BackboneShape,
+        *,
+        numeric: str,
+        device: torch.device | str,
+    ) -> Backbone:
+        """See build_backbone."""
+        return build_backbone(name, state, shape, numeric=numeric, device=device)

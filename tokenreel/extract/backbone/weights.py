@@ -54,7 +54,7 @@ def load_weights(backbone: str, weights: str, key: str | None = None) -> dict[st
     if weights == "pretrained":
         state = _pretrained(backbone)
     elif weights.startswith("random:"):
-        state = _random(backbone, _seed(weights))
+        state = random_state(_architecture(backbone).state_dict(), seed_of(weights))
     else:
         state = _from_file(backbone, Path(weights), key)
     return {name: value for name, value in sorted(state.items()) if not name.startswith(HEADS)}
@@ -70,7 +70,7 @@ def check_weights(backbone: str, weights: str, key: str | None = None) -> None:
         _require_known(backbone)
     elif weights.startswith("random:") and key is None:
         _require_known(backbone)
-        _seed(weights)
+        seed_of(weights)
     else:
         load_weights(backbone, weights, key)
 
@@ -90,10 +90,14 @@ def _require_known(backbone: str) -> None:
 
     if not timm.is_model(backbone):
         near = difflib.get_close_matches(backbone, timm.list_models(), n=3, cutoff=0.5)
-        raise UsageError(f"backbone={backbone!r} is no model of timm; near names: {near}")
+        raise UsageError(
+            f"backbone={backbone!r} is no model of timm; near names: {near}; packages add families "
+            "by the entry point tokenreel.backbones, named FAMILY:NAME"
+        )
 
 
-def _seed(weights: str) -> int:
+def seed_of(weights: str) -> int:
+    """The seed of "random:SEED"."""
     text = weights.removeprefix("random:")
     if not text.isdecimal():
         raise UsageError(f"weights={weights!r}: write random:SEED with a whole number, random:0")
@@ -121,14 +125,13 @@ def _pretrained(backbone: str) -> dict[str, torch.Tensor]:
     return dict(model.state_dict())
 
 
-def _random(backbone: str, seed: int) -> dict[str, torch.Tensor]:
+def random_state(shapes: Mapping[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
     """Weights that depend on the seed and the shapes only, not on the version of torch.
 
     Matrices are normal with variance 1 / fan_in, which keeps attention and the residual stream
     alive at any depth; embeddings 1, so that a token knows its place as a trained one does;
     scales 1; offsets 0.
     """
-    shapes = _architecture(backbone).state_dict()
     generator = np.random.Generator(np.random.PCG64(seed))
     state = {}
     for name, like in sorted(shapes.items()):

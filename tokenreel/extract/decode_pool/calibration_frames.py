@@ -36,6 +36,7 @@ def job_for(
         skip_frames=skip_frames,
         num_uniform=uniform_count(config),
         times_seconds=None if listed is None else times_of(listed, clip),
+        window_frames=identity.frames_per_window,
     )
 
 
@@ -59,6 +60,7 @@ def sample_images(
                 views=identity.views[:1],
                 num_uniform=None,
                 times_seconds=None,
+                window_frames=1,
             )
         )
     found: dict[int, NDArray[np.uint8]] = {}

@@ -52,6 +52,8 @@ class DecodeJob:
         num_uniform: frames of the clip, one in the middle of each of as many equal parts; None for
             all or fps.
         times_seconds: of the frames, ascending; None for all or fps.
+        window_frames: frames of a window, of which the last is filled by repeats of the clip's
+            last frame; chunk_frames and skip_frames are multiples of it.
     """
 
     path: Path
@@ -67,6 +69,7 @@ class DecodeJob:
     on_device: bool = False
     num_uniform: int | None = None
     times_seconds: tuple[float, ...] | None = None
+    window_frames: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,11 +230,15 @@ class ChunkFiller:
         self._plan, self.frame_size = None, None
         if self._job.on_device and not self._augment:
             plan = plan_on_device(frame.size, self._job.transform)
-            if plan is not None and math.prod(plan.window_shape) <= len(self._slot):
+            if plan is not None and self._window_bytes(plan) <= len(self._slot):
                 shape, self._plan, self.frame_size = plan.window_shape, plan, frame.size
         count = min(len(self._slot) // math.prod(shape), self._job.chunk_frames - self.skipped)
+        count -= count % self._job.window_frames
         self._most = count + self.skipped
         self._rows = self._slot[: count * math.prod(shape)].reshape(count, *shape)
+
+    def _window_bytes(self, plan: ResizePlan) -> int:
+        return math.prod(plan.window_shape) * self._job.window_frames
 
 
 def fill_chunks(job: DecodeJob, filler: ChunkFiller, alive: Callable[[], None]) -> Iterator[bool]:
@@ -257,11 +264,15 @@ def fill_chunks(job: DecodeJob, filler: ChunkFiller, alive: Callable[[], None]) 
     )
     is_sampled = job.num_uniform is not None or job.times_seconds is not None
     copies = sample(job, time_base, alive) if is_sampled else None
+    last: DecodedFrame | None = None
     for frame in _frames_of(job, alive):
         if copies is None:
-            yield select.keeps(frame.ticks) and filler.add(frame)
+            is_kept = select.keeps(frame.ticks)
+            last = frame if is_kept else last
+            yield is_kept and filler.add(frame)
             continue
         yield False
+        last = frame if frame.index in copies else last
         for _ in range(copies.pop(frame.index, 0)):
             yield filler.add(frame)
         if not copies:
@@ -273,6 +284,8 @@ def fill_chunks(job: DecodeJob, filler: ChunkFiller, alive: Callable[[], None]) 
             f"no frame between {job.start_seconds or 0:.3f} s and "
             f"{'the end' if job.stop_seconds is None else f'{job.stop_seconds:.3f} s'}"
         )
+    while last is not None and filler.count % job.window_frames:
+        yield filler.add(last)
     if filler.pts:
         yield True
 

@@ -22,10 +22,10 @@ from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.store_files import StoreFacts, create_store, load_arrays, load_identity
 from tokenreel.cache.write.canary import canary_frames, make_canary, require_canary
-from tokenreel.extract.backbone.timm_backbone import Backbone, BackboneShape, backbone_shape
+from tokenreel.extract.backbone.base import Backbone, BackboneShape
+from tokenreel.extract.backbone.families import backbone_label, backbone_shape, load_weights
 from tokenreel.extract.backbone.weights import (
     earlier_sha256,
-    load_weights,
     weights_label,
     weights_sha256,
 )
@@ -73,6 +73,7 @@ def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
     _require_fitting(config.codec, shape)
     height, width = shape.image_size
+    window_frames, window_rows = shape.frames_per_window, shape.rows_per_window
     image_size = height if height == width else (height, width)
     return StoreIdentity(
         architecture=config.backbone,
@@ -89,6 +90,9 @@ def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
         views=view_parameters(config.views, config.view_seed),
         numeric=config.numeric,
         codec=codec_identity(config.codec),
+        unit="window" if (window_frames, window_rows) != (1, 1) else "frame",
+        frames_per_window=window_frames,
+        rows_per_window=window_rows,
     )
 
 
@@ -111,7 +115,7 @@ def store_name(dataset: str, config: ExtractConfig, identity: StoreIdentity | No
     """
     label = re.sub(r"[^A-Za-z0-9._]+", "", weights_label(config.weights, config.weights_key))
     digits = "" if identity is None else identity.fingerprint[:12]
-    return f"{dataset}-{config.backbone}-{label}-{digits}"
+    return f"{dataset}-{backbone_label(config.backbone)}-{label}-{digits}"
 
 
 def made_with(config: ExtractConfig, dataset: str, device: torch.device) -> dict[str, Any]:
@@ -168,7 +172,7 @@ def open_or_create(
         TokenReelError: a codec needs samples and no clip could be decoded.
     """
     if not (store / "recipe.json").is_file():
-        device = next(backbone.model.parameters()).device
+        device = backbone.device
         calibration: dict[str, NDArray[Any]] = {}
         if needs_calibration(config.codec):
             if samples is None or not len(samples):
@@ -232,21 +236,31 @@ def _canary_tokens(
 ) -> dict[int, NDArray[Any]]:
     """Tokens of fixed frames, (F, H, W, 3), by block, (F, N, D), computed like those of clips."""
     images = torch.stack([apply_transform(frame, identity.transform) for frame in frames])
-    rows = np.arange(batch_frames or len(frames)) % len(frames)  # the frames repeated
-    found = _tokens(backbone, images[rows])
-    return {block: tokens[: len(frames)] for block, tokens in found.items()}
+    count, rows = _in_windows(len(frames), backbone.shape)
+    places = np.arange(max(batch_frames or count, count)) % len(frames)  # the frames repeated
+    found = _tokens(backbone, images[places])
+    return {block: tokens[:rows] for block, tokens in found.items()}
+
+
+def _in_windows(num_frames: int, shape: BackboneShape) -> tuple[int, int]:
+    """Frames of as many whole windows as hold some frames, and the rows of these windows."""
+    windows = -(-num_frames // shape.frames_per_window)
+    return windows * shape.frames_per_window, windows * shape.rows_per_window
 
 
 def _sample_tokens(backbone: Backbone, samples: NDArray[np.uint8]) -> dict[int, NDArray[Any]]:
     """Tokens of sample images by block, (F, N, D)."""
-    parts = [
-        _tokens(backbone, torch.from_numpy(samples[start : start + 8]))
-        for start in range(0, len(samples), 8)
-    ]
+    count, _ = _in_windows(8, backbone.shape)
+    parts = []
+    for start in range(0, len(samples), count):
+        part = samples[start : start + count]
+        missing = -len(part) % backbone.shape.frames_per_window
+        part = np.concatenate([part, part[-1:].repeat(missing, axis=0)]) if missing else part
+        parts.append(_tokens(backbone, torch.from_numpy(part)))
     return {block: np.concatenate([part[block] for part in parts]) for block in parts[0]}
 
 
 def _tokens(backbone: Backbone, images: torch.Tensor) -> dict[int, NDArray[Any]]:
     """Tokens of a batch of images by block, (B, N, D)."""
-    device = next(backbone.model.parameters()).device
+    device = backbone.device
     return {b: t.cpu().numpy() for b, t in backbone(images.to(device)).tokens.items()}

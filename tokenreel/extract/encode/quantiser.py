@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tokenreel.cache.codec import Codec, Encoded
 from tokenreel.cache.format.identity import StoreIdentity
-from tokenreel.extract.backbone.timm_backbone import FrameTokens
+from tokenreel.extract.backbone.base import FrameTokens
 from tokenreel.extract.encode.torch_codecs import Coded, TorchStep, torch_steps
 
 log = logging.getLogger(__name__)

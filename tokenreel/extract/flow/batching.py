@@ -71,9 +71,20 @@ class Batcher:
         buffer_bytes: of a buffer; a batch whose windows of frames need more ends early.
         mixes: whether a batch may hold frames of several clips.
         pins: whether buffers are page-locked.
+        window_frames: of a window, which lies in one batch: batches, chunks and the images wanted
+            of them are multiples of it.
     """
 
-    def __init__(self, *, batch_frames: int, buffer_bytes: int, mixes: bool, pins: bool) -> None:
+    def __init__(
+        self,
+        *,
+        batch_frames: int,
+        buffer_bytes: int,
+        mixes: bool,
+        pins: bool,
+        window_frames: int = 1,
+    ) -> None:
+        self._window_frames = window_frames
         self._batch_frames, self._mixes = batch_frames, mixes
         self._buffer_bytes, self._pins = buffer_bytes, pins
         self._free: queue.SimpleQueue[torch.Tensor] = queue.SimpleQueue()
@@ -96,6 +107,7 @@ class Batcher:
                 batch = self._open[key] = Batch(self._buffer())
             row_bytes = chunk.images[0].nbytes
             room = (self._buffer_bytes - batch.num_bytes) // row_bytes
+            room -= room % self._window_frames
             count = min(stop - start, self._batch_frames - batch.num_rows, room)
             if count > 0:
                 self._put(batch, chunk, first + start, chunk.images[start : start + count])

@@ -10,7 +10,6 @@ import numpy as np
 
 from tokenreel.cache.errors import ClipFailed, UsageError
 from tokenreel.cache.format.identity import StoreIdentity
-from tokenreel.cache.format.layout import SEGMENT
 from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.write.claims import ClaimHeld
@@ -19,6 +18,7 @@ from tokenreel.extract.decode_pool.calibration_frames import job_for
 from tokenreel.extract.decode_pool.pool import ClipEnded, DecodedChunk
 from tokenreel.extract.decode_pool.worker import DecodeJob
 from tokenreel.extract.flow.commits import ClipCommits, OpenClip
+from tokenreel.extract.flow.windows import Windows
 from tokenreel.extract.frame_policy import SAMPLED, listed_times, times_of
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.video.source import SourceFiles
@@ -82,11 +82,16 @@ class ClipQueue:
         self._part = [clip for clip in part if listed is None or times_of(listed, clip)]
         report.num_unlisted = len(part) - len(self._part)
         self._align, self._retries = align, retries
+        self._windows = Windows(identity.frames_per_window, identity.rows_per_window)
         self._entries: list[OpenClip] = []
         self._sources = SourceFiles(manifest.root)
         self._is_ending = False
         self.commits = ClipCommits(
-            manifest, store, report, is_sampled=identity.frames["policy"] in SAMPLED
+            manifest,
+            store,
+            report,
+            is_sampled=identity.frames["policy"] in SAMPLED,
+            windows=self._windows,
         )
 
     def __enter__(self) -> "ClipQueue":
@@ -125,7 +130,7 @@ class ClipQueue:
                 self._report.skipped.append(clip.clip_id)
             else:
                 self._entries.append(entry)
-                skip = entry.resume_frames // self._align * self._align
+                skip = self._windows.frames_of(entry.resume_frames) // self._align * self._align
                 yield job_for(
                     clip, self._manifest.root, self._config, self._identity, skip_frames=skip
                 )
@@ -167,7 +172,7 @@ class ClipQueue:
             entry.attempt, entry.pts, entry.index = chunk.attempt.number, [], []
         first, count = entry.num_frames, len(chunk.pts)
         if self._is_ending:
-            room = -first % SEGMENT
+            room = self._windows.room(first)
             count, entry.is_cut = min(count, room), room <= count
         entry.pts.append(chunk.pts[:count])
         entry.index.append(chunk.index[:count])
@@ -180,7 +185,7 @@ class ClipQueue:
     def is_cut(self) -> bool:
         """Whether every open clip has received all frames of its segment."""
         return all(
-            entry.is_cut or entry.num_frames % SEGMENT == 0
+            entry.is_cut or self._windows.room(entry.num_frames) == 0
             for entry in self._entries
             if entry.writer is not None
         )

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.errors import ClipFailed
 from tokenreel.cache.format.clip import SourceInfo
-from tokenreel.cache.format.layout import default_stops
 from tokenreel.cache.format.store_files import record_failure
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.write.claims import ClaimHeld
@@ -20,11 +19,14 @@ from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.extract.decode_pool.pool import Attempt
 from tokenreel.extract.encode.quantiser import EncodedView
 from tokenreel.extract.flow.labels import check_reach, frame_labels
+from tokenreel.extract.flow.windows import Windows
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.video.source import decoder_version
 from tokenreel.extract.video.types import VideoInfo
 
 log = logging.getLogger(__name__)
+
+WINDOWS_OF_FRAMES = Windows()
 
 Frames = tuple[NDArray[np.int64], NDArray[np.int64]]  # pts and index
 
@@ -75,12 +77,19 @@ class ClipCommits:
         store: directory of the store.
         report: updated.
         is_sampled: whether frames are sampled: they may repeat, and need not reach the end.
+        windows: of the backbone.
     """
 
     def __init__(
-        self, manifest: Manifest, store: Path, report: ExtractReport, *, is_sampled: bool = False
+        self,
+        manifest: Manifest,
+        store: Path,
+        report: ExtractReport,
+        *,
+        is_sampled: bool = False,
+        windows: Windows = WINDOWS_OF_FRAMES,
     ) -> None:
-        self._is_sampled = is_sampled
+        self._is_sampled, self._windows = is_sampled, windows
         self._manifest, self._store, self._report = manifest, store, report
         self._writer = StoreWriter(store, writer_id=f"extract-{os.getpid()}")
 
@@ -174,23 +183,22 @@ class ClipCommits:
         if entry.failed or entry.writer is None or entry.frames is None:
             return
         pts, index = entry.frames
-        if entry.num_written < len(pts):
+        if entry.num_written < self._windows.rows_of(len(pts)):
             return
-        times = pts.astype(np.float64) * float(entry.info.time_base)
+        rows, base = self._windows.in_time(pts, index), float(entry.info.time_base)
+        distinct = np.unique(pts)
         try:
             if not self._is_sampled:
-                check_reach(entry.clip, times)
-            labels = frame_labels(entry.clip, times, is_sampled=self._is_sampled)
+                check_reach(entry.clip, distinct.astype(np.float64) * base)
+            labels = frame_labels(entry.clip, rows.middle_pts * base, is_sampled=self._is_sampled)
         except ClipFailed as error:
             self.fail(entry, error.stage, error.reason)
             return
-        distinct, row = np.unique(pts, return_inverse=True)
-        stops = default_stops(distinct)[row] if len(distinct) < len(pts) else None
-        flags = np.zeros(len(pts), np.uint8)
-        entry.writer.commit(pts, index, labels, flags, stop_pts=stops)
+        flags = np.zeros(len(rows.pts), np.uint8)
+        entry.writer.commit(rows.pts, rows.index, labels, flags, stop_pts=rows.stop_pts)
         entry.writer = None
         self._report.committed.append(entry.clip.clip_id)
-        self._report.num_frames += len(pts)
+        self._report.num_frames += len(rows.pts)
         self._report.num_repeated += len(pts) - len(distinct)
 
     def record(self, clip: Clip, stage: str, reason: str, details: Mapping[str, object]) -> None:

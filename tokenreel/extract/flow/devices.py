@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from tokenreel.cache.errors import TokenReelError, UsageError
+from tokenreel.extract.backbone.base import Backbone
 from tokenreel.extract.backbone.cpu_threads import PART_FRAMES, num_threads
-from tokenreel.extract.backbone.timm_backbone import Backbone
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.encode.quantiser import Quantiser
 
@@ -55,11 +55,12 @@ class Machine:
         return self.device.type == "cuda"
 
 
-def machine_for(config: ExtractConfig, *, processes: int = 1) -> Machine:
+def machine_for(config: ExtractConfig, *, processes: int = 1, window_frames: int = 1) -> Machine:
     """Resources for one of `processes` on this machine: those of the config, else defaults.
 
     On a CPU there are as many decode processes as threads of the backbone.  A process that waits
     for a queue takes no time, so the cores serve the slower side: large frames or a large model.
+    A batch holds whole windows of `window_frames` frames.
 
     Raises:
         UsageError: the device does not exist.
@@ -71,9 +72,11 @@ def machine_for(config: ExtractConfig, *, processes: int = 1) -> Machine:
     decoders = (
         max(len(os.sched_getaffinity(0)) // processes - RESERVED_CORES, 1) if is_cuda else threads
     )
+    default = CUDA_BATCH_FRAMES if is_cuda else cpu_batch_frames
+    batch_frames = config.batch_frames or default
     return Machine(
         device=device,
-        batch_frames=config.batch_frames or (CUDA_BATCH_FRAMES if is_cuda else cpu_batch_frames),
+        batch_frames=-(-batch_frames // window_frames) * window_frames,
         mixes=is_cuda,
         pads=is_cuda,
         resizes=is_cuda,
@@ -148,9 +151,14 @@ def is_place_free(backbone: Backbone, machine: Machine) -> bool:
     images = _noise(backbone, machine)
     draw = np.random.default_rng(1)
     wanted = backbone(images)
-    orders = (draw.permutation(len(images)), np.roll(np.arange(len(images)), 1))
-    for order in (torch.from_numpy(order).to(machine.device) for order in orders):
-        found = backbone(images[order])
+    shape = backbone.shape
+    windows = len(images) // shape.frames_per_window
+    for places in (draw.permutation(windows), np.roll(np.arange(windows), 1)):
+        frames, order = (
+            torch.from_numpy((places[:, None] * size + np.arange(size)).ravel()).to(machine.device)
+            for size in (shape.frames_per_window, shape.rows_per_window)
+        )
+        found = backbone(images[frames])
         pairs = [(wanted.tokens[b], found.tokens[b]) for b in wanted.tokens]
         pairs += [(wanted.cls[b], found.cls[b]) for b in wanted.cls]
         if wanted.cls_normed is not None and found.cls_normed is not None:

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.cache.format.identity import StoreIdentity
-from tokenreel.extract.backbone.timm_backbone import Backbone, FrameTokens
+from tokenreel.extract.backbone.base import Backbone, FrameTokens
 from tokenreel.extract.encode.quantiser import Quantiser
 from tokenreel.extract.flow.batching import Batch, Piece
 from tokenreel.extract.flow.devices import Machine, named_failures
 from tokenreel.extract.flow.stage import Stage
+from tokenreel.extract.flow.windows import Windows
 from tokenreel.extract.images.resize import resize_on_device
 from tokenreel.extract.images.transforms import plan_on_device
 
@@ -87,6 +88,7 @@ class Engine:
     ) -> None:
         self._machine, self._backbone, self._quantiser = machine, backbone, quantiser
         self._identity, self._emit, self._release = identity, emit, release
+        self._windows = Windows(identity.frames_per_window, identity.rows_per_window)
         self._is_cuda = machine.is_cuda
         self._slots: queue.SimpleQueue[list[dict[str, Tensor]]] = queue.SimpleQueue()
         for _ in range(SLOTS):
@@ -210,7 +212,9 @@ class Engine:
         self._release(running.batch)
         last = _Countdown(len(running.batch.pieces), lambda: self._free_slot(running))
         for piece in running.batch.pieces:
-            self._emit(Rows(piece, views, slice(piece.row, piece.row + piece.num_frames), last))
+            first = self._windows.rows_of(piece.row)
+            rows = slice(first, first + self._windows.rows_of(piece.num_frames))
+            self._emit(Rows(piece, views, rows, last))
 
     def _free_slot(self, running: _Running) -> None:
         if running.slot is not None:

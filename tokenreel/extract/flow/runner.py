@@ -25,9 +25,10 @@ from tokenreel.cache.codec import codec_from_identity, needs_calibration
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.progress import Progress
+from tokenreel.extract.backbone.base import Backbone
 from tokenreel.extract.backbone.cpu_threads import in_parts, num_threads
-from tokenreel.extract.backbone.timm_backbone import Backbone, backbone_shape, build_backbone
-from tokenreel.extract.backbone.weights import load_weights, weights_sha256
+from tokenreel.extract.backbone.families import backbone_shape, build_backbone, load_weights
+from tokenreel.extract.backbone.weights import weights_sha256
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.decode_pool.calibration_frames import sample_images
 from tokenreel.extract.decode_pool.pool import ClipEnded, DecodedChunk, DecodePool
@@ -48,6 +49,7 @@ from tokenreel.extract.flow.devices import (
 )
 from tokenreel.extract.flow.engine import Engine, Rows
 from tokenreel.extract.flow.stage import WriterThreads
+from tokenreel.extract.flow.windows import Windows
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.signals import Stopping, stop_on_signals
 
@@ -91,7 +93,8 @@ def extract_clips(
     backbone, identity, calibration, device = prepare_store(
         manifest, config, store, processes=processes
     )
-    machine = machine_for(config, processes=processes)
+    windows = Windows(identity.frames_per_window, identity.rows_per_window)
+    machine = machine_for(config, processes=processes, window_frames=windows.frames)
     machine = prepare_backbone(backbone, machine, compiles=config.compile_backbone)
     require_same_tokens(
         store, identity, backbone, batch_frames=machine.batch_frames if machine.pads else None
@@ -106,7 +109,7 @@ def extract_clips(
         store,
         report,
         part=clips_of_shard(manifest, shard),
-        align=1 if machine.mixes else machine.batch_frames,
+        align=windows.frames if machine.mixes else machine.batch_frames,
         retries=retries,
     )
     with ExitStack() as stack:
@@ -194,10 +197,13 @@ class Flow:
         self._report, self._clips, self._stopping = report, clips, stopping
         self._decode_seconds = 0.0
         image_bytes = identity.num_views * 3 * identity.image_size[0] * identity.image_size[1]
+        self._windows = Windows(identity.frames_per_window, identity.rows_per_window)
+        self._chunk_frames = max(CHUNK_FRAMES // self._windows.frames, 1) * self._windows.frames
         self._room = WINDOW_ROOM if machine.resizes else 1
         self._batcher = Batcher(
             batch_frames=machine.batch_frames,
-            buffer_bytes=max(machine.batch_frames, CHUNK_FRAMES) * image_bytes * self._room,
+            buffer_bytes=max(machine.batch_frames, self._chunk_frames) * image_bytes * self._room,
+            window_frames=self._windows.frames,
             mixes=machine.mixes,
             pins=machine.is_cuda,
         )
@@ -218,11 +224,11 @@ class Flow:
         )
         self._pool = DecodePool(
             (
-                replace(job, chunk_frames=CHUNK_FRAMES, on_device=self._machine.resizes)
+                replace(job, chunk_frames=self._chunk_frames, on_device=self._machine.resizes)
                 for job in self._clips.jobs(self._stopping.event)
             ),
             slot_shape=(
-                CHUNK_FRAMES * self._room,
+                self._chunk_frames * self._room,
                 self._identity.num_views,
                 3,
                 *self._identity.image_size,
@@ -298,10 +304,11 @@ class Flow:
         piece = rows.piece
         position = piece.attempt.position
         entry = self._clips.entry(position)
+        first_row = self._windows.rows_of(piece.first)
 
         def encode(known: int) -> list[EncodedView]:
             part = slice(rows.rows.start + known, rows.rows.stop)
-            first = piece.first + known
+            first = first_row + known
             return [self._quantiser.on_host(view, part, first=first) for view in rows.views]
 
         work = partial(
@@ -309,7 +316,7 @@ class Flow:
             entry,
             encode,
             piece.attempt,
-            first=piece.first,
-            count=piece.num_frames,
+            first=first_row,
+            count=self._windows.rows_of(piece.num_frames),
         )
         self._writers.put(position, work, rows.done)

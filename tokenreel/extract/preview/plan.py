@@ -22,8 +22,12 @@ from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import INDEX_BYTES, clip_arrays, view_arrays
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.backbone.cpu_threads import in_parts, num_threads
-from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
-from tokenreel.extract.backbone.weights import check_weights, load_weights
+from tokenreel.extract.backbone.families import (
+    backbone_shape,
+    build_backbone,
+    check_weights,
+    load_weights,
+)
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.encode.identity import identity_for
 from tokenreel.extract.flow.devices import machine_for, prepare_backbone
@@ -136,11 +140,13 @@ def store_size(identity: StoreIdentity, codec: str, clip_frames: Sequence[int]) 
         clip_frames: frames of each clip.
     """
     coder = codec_from_identity(codec_identity(codec), {})
-    sizes = [_clip_size(identity, coder, max(count, 1)) for count in clip_frames]
+    frames, rows = identity.frames_per_window, identity.rows_per_window
+    clip_rows = [max(-(-count // frames), 1) * rows for count in clip_frames]
+    sizes = [_clip_size(identity, coder, count) for count in clip_rows]
     views = [spec for v in range(identity.num_views) for spec in view_arrays(identity, coder, v, 1)]
     return StoreSize(
         codec=codec,
-        frame_bytes=sum(spec.row_bytes for spec in views),
+        frame_bytes=sum(spec.row_bytes for spec in views) * rows / frames,
         num_bytes=sum(num_bytes for num_bytes, _ in sizes),
         num_files=sum(num_files for _, num_files in sizes),
     )
@@ -266,7 +272,8 @@ def _backbone_rate(config: ExtractConfig, device: torch.device, seconds: float) 
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
     state = load_weights(config.backbone, "random:0")
     backbone = build_backbone(config.backbone, state, shape, numeric=config.numeric, device=device)
-    backbone, machine = in_parts(backbone, threads=num_threads()), machine_for(config)
+    backbone = in_parts(backbone, threads=num_threads())
+    machine = machine_for(config, window_frames=shape.frames_per_window)
     prepare_backbone(backbone, machine, compiles=config.compile_backbone)
     size = (machine.batch_frames, 3, *shape.image_size)
     images = torch.zeros(size, dtype=torch.uint8, device=device)

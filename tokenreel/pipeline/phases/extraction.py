@@ -19,6 +19,7 @@ from tokenreel.cache.format.store_files import load_identity, read_failures
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.tools.maintenance import mend_logs, remove_damaged
 from tokenreel.cache.tools.verify import VerifyReport
+from tokenreel.extract.backbone.families import backbone_label, check_family
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.frame_policy import check_list, frames_identity, frames_word
 from tokenreel.extract.report import ExtractReport
@@ -153,6 +154,7 @@ def configure_extraction(config: ExtractConfig, words: Sequence[str]) -> Extract
     """
     config = apply_overrides(config, words, root="extract")
     codec_identity(config.codec)
+    check_family(config.backbone)
     frames_identity(config)
     require_device(config.device, option="device=")
     return config
@@ -221,7 +223,7 @@ def named_store(folder: Path, manifest: Manifest, config: ExtractConfig) -> Path
         sweep_temporary(folder, older_than_seconds=ABANDONED_SECONDS)
         found = _stores_of(folder, start, planned, config)
         if not found:  # the same weights in a file of another name
-            start_of_all = f"{manifest.dataset}-{config.backbone}-"
+            start_of_all = f"{manifest.dataset}-{backbone_label(config.backbone)}-"
             found = _stores_of(folder, start_of_all, planned, config, skip_damaged=True)
         if len(found) > 1:
             names = ", ".join(f"--out {path}" for path in found)
