@@ -54,7 +54,8 @@ def load_weights(backbone: str, weights: str, key: str | None = None) -> dict[st
     if weights == "pretrained":
         state = _pretrained(backbone)
     elif weights.startswith("random:"):
-        state = random_state(_architecture(backbone).state_dict(), seed_of(weights))
+        seed = seed_of(weights)
+        state = random_state(_architecture(backbone).state_dict(), seed)
     else:
         state = _from_file(backbone, Path(weights), key)
     return {name: value for name, value in sorted(state.items()) if not name.startswith(HEADS)}
