@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+import tokenreel
 import tokenreel.fuse
 from tests.fuse.tiny import tiny_config, write_store
 from tests.fuse.two_stage import OPTIM, TwoStageConfig
@@ -213,3 +214,11 @@ def test_the_training_loop_knows_no_system(room):
     for path in folder.glob("*.py"):
         found = re.findall(r"pooling|temporal|lstp|mvformer", path.read_text(), re.IGNORECASE)
         assert found == [], path
+
+
+def test_the_library_trains_and_embeds_on_stores_by_name(stores, tmp_path):
+    result = tokenreel.train_model(
+        stores, tmp_path / "run", recipe="two-stage", device="cpu", progress=False
+    )
+    file = tokenreel.embed_store(result.path, stores, device="cpu", progress=False)
+    assert read_embeddings(file).unit == "clip"

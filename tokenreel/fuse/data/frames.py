@@ -69,6 +69,11 @@ class Frames:
             self._tokens[key] = self.coded(key).decode()
         return self._tokens[key]
 
+    @property
+    def has_known_codes(self) -> bool:
+        """Whether the kernels know the codes, so that a pass over them can be shared."""
+        return bool(self.codes) and self._foldings.are_known(next(iter(self.codes)))
+
     def coded(self, blocks: Sequence[int] | None = None) -> CodedTokens:
         """Tokens of blocks, None for all, in order, as they are stored: no copy."""
         chosen = sorted(self.codes if blocks is None else blocks)

@@ -13,7 +13,7 @@ from tokenreel.fuse.train.train import RunResult
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.phases.evaluation import evaluate_words
 from tokenreel.pipeline.phases.extraction import extract_dataset
-from tokenreel.pipeline.phases.training import embed_with, train_recipe
+from tokenreel.pipeline.phases.training import Stores, embed_with, train_recipe
 from tokenreel.pipeline.recipes.extraction import extraction_for
 
 
@@ -48,7 +48,7 @@ def extract_videos(
 
 
 def train_model(
-    store: str | Path,
+    store: str | Path | Mapping[str, str | Path],
     run: str | Path,
     *,
     recipe: str = "sample",
@@ -59,9 +59,9 @@ def train_model(
     """Train a recipe on a store and embed every clip; call it again to resume.
 
     Args:
-        store: directory of the store.
+        store: directory of the store; name -> directory for a system that reads several.
         run: folder of the run.
-        recipe: name of the recipe, as `fuse recipes` lists them.
+        recipe: name of the recipe, as `fuse recipes` lists them, or of a system.
         settings: changes of the recipe, such as {"optim.epochs": 10, "pooling.blocks": (11,)}.
         device: "auto", "cpu" or "cuda".
         progress: whether to draw bars.
@@ -70,12 +70,14 @@ def train_model(
         UsageError: a key or value that means nothing; the nearest is named.
     """
     words, out = _words(settings), Path(run)
-    return train_recipe(recipe, words, store=Path(store), out=out, device=device, progress=progress)
+    return train_recipe(
+        recipe, words, store=_stores(store), out=out, device=device, progress=progress
+    )
 
 
 def embed_store(
     run: str | Path,
-    store: str | Path,
+    store: str | Path | Mapping[str, str | Path],
     out: str | Path | None = None,
     *,
     device: str = "auto",
@@ -85,7 +87,7 @@ def embed_store(
 
     Args:
         run: folder of the run.
-        store: directory of the store.
+        store: directory of the store; name -> directory for a run that reads several.
         out: the file; RUN/embeddings-STORE.h5 when None.
         device: "auto", "cpu" or "cuda".
         progress: whether to draw a bar.
@@ -94,7 +96,7 @@ def embed_store(
         The file.
     """
     target = None if out is None else Path(out)
-    return embed_with(Path(run), Path(store), out=target, device=device, progress=progress)[0]
+    return embed_with(Path(run), _stores(store), out=target, device=device, progress=progress)[0]
 
 
 def evaluate_files(
@@ -116,6 +118,12 @@ def evaluate_files(
     """
     words = [*map(str, files), *_words(settings)]
     return evaluate_words(words, out=Path(out), jobs=jobs, progress=progress)
+
+
+def _stores(store: str | Path | Mapping[str, str | Path]) -> Stores:
+    if isinstance(store, Mapping):
+        return {name: Path(path) for name, path in store.items()}
+    return Path(store)
 
 
 def _words(settings: Mapping[str, Any] | None) -> list[str]:

@@ -66,7 +66,7 @@ def may_share(config: FuseConfig, device: torch.device) -> bool:
 
 
 def _can_share(model: FusionModel, frames: Frames) -> bool:
-    if not frames.codes:
+    if not frames.has_known_codes:
         return False
     codes = next(iter(frames.codes.values()))
     return len(codes) > 0 and may_share(model.config, codes.device)
