@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+GOLDEN = HERE / "golden" / "format1"
 SMALL = ["weights=random:0", "image_size=32", "blocks=1,5", "device=cpu", "workers=1"]
-TINY = ["data.num_frames=6", "data.batch_clips=2", "optim.epochs=1"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def run(overlay, tmp_path_factory):
 @pytest.fixture(scope="module")
 def stored(run):
     """A store of the package's data set and codec."""
-    words = ["--root", str(HERE / "golden" / "format1" / "videos"), "--out", "store"]
+    words = ["--root", str(GOLDEN / "videos"), "--out", "store"]
     codec = "codec=example-average+int8"
     run("extract", "run", "example-videos", *words, "backbone=test_vit", codec, *SMALL)
     return run
@@ -65,8 +65,8 @@ def test_a_data_set_and_a_codec_of_a_package_make_a_store(stored):
     assert "5" in told
 
 
-def test_a_run_trains_on_it_and_a_metric_of_the_package_judges_it(stored):
-    stored("fuse", "train", "sample", "--store", "store", "--out", "run", *TINY)
+def test_a_system_of_the_package_trains_on_it_and_its_metric_judges_the_run(stored):
+    stored("fuse", "train", "example-linear", "--store", "store", "--out", "run", "channels=3")
     stored("evaluate", "all", "run", "tasks=tau,example-speed", "--jobs", "1")
     printed = stored("evaluate", "all", "run", "tasks=tau,example-speed", "--jobs", "1")
     assert "example-speed" in printed
@@ -78,6 +78,11 @@ def test_a_run_trains_on_it_and_a_metric_of_the_package_judges_it(stored):
         ("extract", ["run", "example-video", "--root", "."], ["did you mean example-videos?"]),
         ("extract", ["run", "folder", "codec=example-averag"], ["did you mean example-average?"]),
         ("evaluate", ["all", "tasks=example-sped"], ["did you mean example-speed?"]),
+        (
+            "fuse",
+            ["train", "example-linea", "--store", str(GOLDEN / "stores" / "int8")],
+            ["did you mean example-linear?"],
+        ),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest_and_where_plugins_come_from(
