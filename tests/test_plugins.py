@@ -9,6 +9,7 @@ import pytest
 
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden" / "format1"
+TINY = ["data.num_frames=6", "data.batch_clips=2", "optim.epochs=1"]
 SMALL = ["weights=random:0", "image_size=32", "blocks=1,5", "device=cpu", "workers=1"]
 
 
@@ -47,6 +48,7 @@ def run(overlay, tmp_path_factory):
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
 
+    command.folder = folder
     return command
 
 
@@ -70,6 +72,12 @@ def test_a_system_of_the_package_trains_on_it_and_its_metric_judges_the_run(stor
     stored("evaluate", "all", "run", "tasks=tau,example-speed", "--jobs", "1")
     printed = stored("evaluate", "all", "run", "tasks=tau,example-speed", "--jobs", "1")
     assert "example-speed" in printed
+
+
+def test_mvformer_trains_with_a_loss_of_the_package(stored):
+    loss = ["loss.name=example-slowness", "loss.weight=2"]
+    stored("fuse", "train", "sample", *loss, *TINY, "--store", "store", "--out", "slow")
+    assert '"name":"example-slowness"' in (stored.folder / "slow" / "run.json").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One of each thing that a package can add: data set, codec, system, metric."""
+"""One of each thing that a package can add: data set, codec, system, loss, metric."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,8 +18,10 @@ from tokenreel.evaluate.data.results import Score
 from tokenreel.evaluate.protocol import Settings
 from tokenreel.evaluate.tasks.task import Request, RowPlan, Task
 from tokenreel.fuse.config import DataConfig, OptimConfig, SystemConfig
+from tokenreel.fuse.config.loss import LossBase
 from tokenreel.fuse.data.epoch_plan import Draw
 from tokenreel.fuse.data.source import Wanted
+from tokenreel.fuse.losses import Loss, LossInput
 from tokenreel.fuse.systems.base import Embedded, Shapes, System
 
 
@@ -115,3 +117,20 @@ class Linear(System):
         """A row a frame."""
         frames = source.frames(record.clip_id, np.arange(record.num_frames))
         return Embedded(model(frames.tokens().mean(dim=1)).numpy())
+
+
+class SlownessConfig(LossBase):
+    """Neighbouring frames are near."""
+
+    name: Literal["example-slowness"] = "example-slowness"
+    weight: float = Field(default=1.0, gt=0, description="of the squared steps")
+
+
+def slowness(inputs: LossInput, config: SlownessConfig) -> torch.Tensor:
+    """The mean squared step of the embeddings, and of their length's distance from 1."""
+    embeddings = inputs.embeddings
+    steps = embeddings.diff(dim=2).square().mean()
+    return config.weight * steps + (embeddings.norm(dim=-1) - 1).square().mean()
+
+
+SLOWNESS = Loss(SlownessConfig, slowness)
