@@ -10,7 +10,7 @@ import pytest
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden" / "format1"
 TINY = ["data.num_frames=6", "data.batch_clips=2", "optim.epochs=1"]
-SMALL = ["weights=random:0", "image_size=32", "blocks=1,5", "device=cpu", "workers=1"]
+SMALL = ["weights=random:0", "image_size=32", "blocks=0", "device=cpu", "workers=1"]
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +55,12 @@ def run(overlay, tmp_path_factory):
 @pytest.fixture(scope="module")
 def stored(run):
     """A store of the package's data set and codec."""
-    words = ["--root", str(GOLDEN / "videos"), "--out", "store"]
-    codec = "codec=example-average+int8"
-    run("extract", "run", "example-videos", *words, "backbone=test_vit", codec, *SMALL)
+    words = ["--root", str(GOLDEN / "videos"), "--out", "store", "backbone=example:difference"]
+    run("extract", "run", "example-videos", *words, "codec=example-average+int8", *SMALL)
     return run
 
 
-def test_a_data_set_and_a_codec_of_a_package_make_a_store(stored):
+def test_a_data_set_a_backbone_and_a_codec_of_a_package_make_a_store(stored):
     told = stored("main", "store", "info", "store")
     assert "example-average+int8" in told
     assert "5" in told
@@ -85,6 +84,7 @@ def test_mvformer_trains_with_a_loss_of_the_package(stored):
     [
         ("extract", ["run", "example-video", "--root", "."], ["did you mean example-videos?"]),
         ("extract", ["run", "folder", "codec=example-averag"], ["did you mean example-average?"]),
+        ("extract", ["run", "folder", "backbone=exampl:difference"], ["did you mean example?"]),
         ("evaluate", ["all", "tasks=example-sped"], ["did you mean example-speed?"]),
         (
             "fuse",

@@ -1,4 +1,4 @@
-"""One of each thing that a package can add: data set, codec, system, loss, metric."""
+"""One of each thing that a package can add: data set, codec, backbone, system, loss, metric."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from tokenreel.cache.codec.base import Array, Calibration, Grid, Reducer, require_no_parameter
+from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
 from tokenreel.cache.read.store_set import StoreSet
@@ -17,6 +18,7 @@ from tokenreel.evaluate.data.clips import ActionData
 from tokenreel.evaluate.data.results import Score
 from tokenreel.evaluate.protocol import Settings
 from tokenreel.evaluate.tasks.task import Request, RowPlan, Task
+from tokenreel.extract.backbone.base import BackboneShape, WindowFamily
 from tokenreel.fuse.config import DataConfig, OptimConfig, SystemConfig
 from tokenreel.fuse.config.loss import LossBase
 from tokenreel.fuse.data.epoch_plan import Draw
@@ -134,3 +136,28 @@ def slowness(inputs: LossInput, config: SlownessConfig) -> torch.Tensor:
 
 
 SLOWNESS = Loss(SlownessConfig, slowness)
+
+
+class Pairs(WindowFamily):
+    """Two neighbouring frames give one row: their patches, averaged and subtracted."""
+
+    def shape(
+        self, name: str, blocks: tuple[int, ...], image_size: int | tuple[int, int] | None
+    ) -> BackboneShape:
+        """One block of 2 x 2 patches of a picture of 32 x 32."""
+        if name != "difference" or blocks != (0,):
+            raise UsageError(f"backbone example:{name}: it has `difference`, with block 0")
+        return BackboneShape((0,), (2, 2), 12, (32, 32), has_cls=False, frames_per_window=2)
+
+    def model(self, name: str) -> torch.nn.Module:
+        """One layer, with random weights."""
+        return torch.nn.Conv2d(3, 6, 16, 16)
+
+    def run(
+        self, model: torch.nn.Module, images: torch.Tensor, shape: BackboneShape
+    ) -> dict[int, torch.Tensor]:
+        """(B, 2, 3, 32, 32) -> (B, 1, 4, 12) of block 0."""
+        batch = images.shape[0]
+        maps = model(images.flatten(0, 1)).flatten(2).transpose(1, 2).unflatten(0, (batch, 2))
+        pair = torch.cat([maps.mean(dim=1), maps[:, 1] - maps[:, 0]], dim=-1)
+        return {0: pair[:, None]}
