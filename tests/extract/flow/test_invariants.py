@@ -20,6 +20,7 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.decode_pool.pool import DecodedChunk
+from tokenreel.extract.encode.identity import build_identity
 from tokenreel.extract.encode.quantiser import Quantiser
 from tokenreel.extract.flow import gpus, runner
 from tokenreel.extract.flow.batching import Batcher
@@ -145,7 +146,7 @@ def tokens_through_the_engine(images, batch_frames, *, pads):
     state = load_weights(config.backbone, config.weights)
     backbone = build_backbone(config.backbone, state, shape)
     machine = replace(machine_for(config), pads=pads)
-    identity = runner.build_identity(config)
+    identity = build_identity(config)
     codec = codec_from_identity(codec_identity("fp16"), {})
     quantiser = Unquantised(codec, identity, torch.device("cpu"))
     rows = {}

@@ -7,6 +7,7 @@ evaluates them all and ends with a page to look at.  Everything that is there is
 
 import logging
 import time
+from pathlib import Path
 
 from tokenreel.cache.errors import ClipFailed
 from tokenreel.evaluate.commands.suite import evaluate_files
@@ -37,11 +38,8 @@ def run_demo() -> int:
     say(report.table())
 
     say("2/3 train: MV-Former, 3 seeds, and two controls")
-    runs = frozen_controls(store, RUNS, pools=("mean",))
-    for name in ("untrained", "sample"):
-        for seed in SEEDS:
-            trained = train_recipe(name, [f"seed={seed}"], store=store).path
-            runs.append(trained / EMBEDDINGS)
+    runs = _train(store)
+    trained = runs[-1].parent
     if not any((trained / "attention").glob("*.mp4")):  # its last file
         for found in attend_clips(trained, [CLIP], store=store):  # for the report
             log.info("attention: %s", found if isinstance(found, ClipFailed) else found.grid)
@@ -58,3 +56,12 @@ def run_demo() -> int:
     say(f"done in {time.monotonic() - start:.0f} s")
     say(f"report: {page}")
     return max(tables.exit_status, 3 if report.failed else 0)
+
+
+def _train(store: Path) -> list[Path]:
+    """The embedding files of the controls and the trained runs, those of `sample` last."""
+    runs = frozen_controls(store, RUNS, pools=("mean",))
+    for name in ("untrained", "sample"):
+        for seed in SEEDS:
+            runs.append(train_recipe(name, [f"seed={seed}"], store=store).path / EMBEDDINGS)
+    return runs
