@@ -60,6 +60,8 @@ def write_barcodes(
         first: number of the first frame.
     """
     options = {"crf": "12", "bf": "2", "g": "25"} if options is None else options
+    if codec == "libx264":  # whose mbtree gives other bytes each time, with AVX-512
+        options = {"mbtree": "0", **options}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format=file_format, options=container_options or {}) as container:
