@@ -2,7 +2,7 @@
 
 A plugin is a package with an entry point in one of the groups `tokenreel.datasets`, `.codecs`,
 `.backbones`, `.systems`, `.losses` and `.tasks`.  Names are listed from the metadata of installed
-packages alone: nothing is imported before a name is asked for.
+packages alone: nothing is imported before a name is loaded.
 """
 
 import difflib

@@ -37,7 +37,7 @@ from tokenreel.fuse.data.frames import Foldings, Frames
 from tokenreel.fuse.kernels import CodedTokens
 
 TOKENS = "tokens"  # the name of a single store
-DRAW, VIEW, CROP = 0, 1, 2  # streams of random numbers of a clip
+VIEW, CROP = 1, 2  # streams of random numbers of a clip, besides that of its windows
 
 
 @dataclass(frozen=True, eq=False)
