@@ -1,9 +1,11 @@
 """Tables of names: ours, and those of plugins."""
 
 import sys
+from importlib.metadata import entry_points
 
 import pytest
 
+from tokenreel.cache import plugins
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.plugins import Table
 
@@ -65,3 +67,20 @@ def test_a_name_that_two_packages_give_is_refused_naming_both(install):
         TABLE.load("twice")
     with pytest.raises(UsageError, match=r"given twice, by TokenReel .* and by plugin_. 1\.5"):
         TABLE.load("json")
+
+
+def test_packages_are_read_once_until_one_is_added(install, monkeypatch):
+    count = 0
+
+    def counted(*, group):
+        nonlocal count
+        count += 1
+        return entry_points(group=group)
+
+    monkeypatch.setattr(plugins, "entry_points", counted)
+    install("plugin_e", {"one": "plugin_e:x"}, "x = 1")
+    assert [TABLE.names(), "one" in TABLE, TABLE.load("one")][2] == 1
+    assert count == 1
+    install("plugin_f", {"two": "plugin_f:x"}, "x = 2")
+    assert TABLE.load("two") == 2
+    assert count == 2

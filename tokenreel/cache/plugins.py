@@ -6,10 +6,13 @@ packages alone: nothing is imported before a name is loaded.
 """
 
 import difflib
+import functools
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from pathlib import Path
 from typing import Any
 
 from tokenreel.cache.errors import UsageError
@@ -34,7 +37,7 @@ class Table:
 
     def names(self) -> list[str]:
         """All names: ours in their order, then those of plugins, sorted.  Imports nothing."""
-        added = {point.name for point in entry_points(group=self.group)} - self.ours.keys()
+        added = {point.name for point in _points_of(self.group)} - self.ours.keys()
         return [*self.ours, *sorted(added)]
 
     def load(self, name: str) -> Any:
@@ -72,9 +75,26 @@ class Table:
         """The entry points of a name; a package that is found twice on the path counts once."""
         found = {
             (point.value, point.dist.name if point.dist else ""): point
-            for point in entry_points(group=self.group, name=name)
+            for point in _points_of(self.group).select(name=name)
         }
         return list(found.values())
+
+
+def _points_of(group: str) -> EntryPoints:
+    """Entry points of a group; read again where the folders that packages lie in have changed."""
+    return _read_points(group, tuple((folder, _changed_at(folder)) for folder in sys.path))
+
+
+@functools.cache
+def _read_points(group: str, folders: tuple[tuple[str, int], ...]) -> EntryPoints:
+    return entry_points(group=group)
+
+
+def _changed_at(folder: str) -> int:
+    try:
+        return Path(folder).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _home(point: EntryPoint) -> str:

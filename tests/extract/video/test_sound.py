@@ -8,7 +8,7 @@ import pytest
 
 from tests.extract.barcodes import barcode, read_barcode
 from tokenreel.extract.video.decode import decode
-from tokenreel.extract.video.decoders import probe
+from tokenreel.extract.video.decoders import packets_of, probe
 from tokenreel.extract.video.types import VideoError
 
 NUM_FRAMES = 60  # at 25 a second
@@ -59,3 +59,15 @@ def test_truncated_file_with_audio_is_refused_at_any_cut(tmp_path, name, seconds
         path.write_bytes(data[: int(len(data) * share)])
         with pytest.raises(VideoError):
             list(decode(path))
+
+
+def test_stream_found_while_reading_is_no_damage():
+    class Container:
+        """PyAV's, where the flush at the end meets a stream that the header did not name."""
+
+        def demux(self, *streams):
+            yield "a packet"
+            yield "the flush of the video"
+            raise IndexError("list index out of range")
+
+    assert list(packets_of(Container(), "video")) == ["a packet", "the flush of the video"]

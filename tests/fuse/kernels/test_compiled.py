@@ -185,8 +185,8 @@ ROWS = torch.ones(3, 8)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (([ONES, ONES[:, :5]], torch.ones(3, 16), [SIDE, SIDE], None), "want .F, N, d. a layer"),
-        (([ONES, ONES[:2]], torch.ones(3, 16), [SIDE, SIDE], None), "want .F, N, d. a layer"),
+        (([ONES, ONES[:, :5]], torch.ones(3, 16), [SIDE, SIDE], None), "want .F, N, d. a block"),
+        (([ONES, ONES[:2]], torch.ones(3, 16), [SIDE, SIDE], None), "want .F, N, d. a block"),
         (([ONES, ONES.float()], torch.ones(3, 16), [SIDE, SIDE], None), "must be of one of"),
         (([ONES.short()], ROWS, [], None), "tokens are torch.int16"),
         (([ONES], ROWS, [SIDE[:, :5]], None), "want floats"),

@@ -70,7 +70,7 @@ def test_the_implementation_is_said_at_debug_level(caplog):
     tokens = make_tokens(torch.int8)
     pooled_attention(tokens, [make_weights(tokens)])
     [word] = words_of(caplog)
-    assert word.startswith("pooled attention: absorbed, 1 layers of torch.int8 (2, 37, 96) on cpu")
+    assert word.startswith("pooled attention: absorbed, 1 blocks of torch.int8 (2, 37, 96) on cpu")
 
 
 def test_the_environment_variable_forces_one(monkeypatch, caplog):
@@ -123,11 +123,11 @@ class OnGpu:
         ([OnGpu()], True, (7, 5), r"compute capability (7, 5); it needs (8, 0) or later"),
         ([OnGpu(torch.float64)], True, (9, 0), "tokens are torch.float64; it takes torch.int8"),
         ([OnGpu(torch.uint8)], True, (9, 0), "tokens are torch.uint8; it takes"),
-        ([OnGpu(), OnGpu(shape=(2, 37, 64))], True, (9, 0), "layers have [96, 64] channels"),
-        ([OnGpu()] * 5, True, (9, 0), "up to 4 layers of one width"),
+        ([OnGpu(), OnGpu(shape=(2, 37, 64))], True, (9, 0), "blocks have [96, 64] channels"),
+        ([OnGpu()] * 5, True, (9, 0), "up to 4 blocks of one width"),
         ([OnGpu(shape=(2, 9, 4096))], True, (9, 0), "3072 channels together"),
     ],
-    ids=["no triton", "old gpu", "float64", "packed", "widths", "layers", "wide"],
+    ids=["no triton", "old gpu", "float64", "packed", "widths", "blocks", "wide"],
 )
 def test_what_the_kernel_cannot_take_goes_the_absorbed_way_with_one_line(
     monkeypatch, caplog, codes, has_triton, capability, reason

@@ -18,7 +18,7 @@ FLOAT = make_tokens(torch.float32)
 PLAIN = Folding(torch.ones(96), torch.zeros(96))
 SCALES = torch.ones(2, 37)
 BAD_TOKENS = {
-    "no layer": (CodedTokens(()), ValueError, "tokens of no layer"),
+    "no block": (CodedTokens(()), ValueError, "tokens of no block"),
     "int16": (spoil(FLOAT, codes=FLOAT.codes[0].short()), TypeError, "tokens are torch.int16: all"),
     "two dtypes": (CodedTokens((FLOAT.codes[0], FLOAT.codes[0].half())), TypeError, "are torch.fl"),
     "2 axes": (spoil(FLOAT, codes=FLOAT.codes[0][0]), ValueError, r"\[\(37, 96\)\]: want \(F, N"),
@@ -28,11 +28,11 @@ BAD_TOKENS = {
     "strides": (spoil(FLOAT, codes=FLOAT.codes[0][..., ::2]), ValueError, "have strides.*contiguo"),
     "tokens apart": (spoil(FLOAT, codes=FLOAT.codes[0][:, ::2]), ValueError, "have strides"),
     "gradient": (spoil(FLOAT, codes=torch.randn(2, 3, 4).requires_grad_()), ValueError, "frozen"),
-    "no scales": (CodedTokens(INT8.codes), ValueError, "0 arrays of scales for 1 layers"),
+    "no scales": (CodedTokens(INT8.codes), ValueError, "0 arrays of scales for 1 blocks"),
     "scales": (spoil(FLOAT, scales=SCALES), ValueError, "want 0 .*floats have none"),
     "shape of scales": (spoil(INT8, scales=torch.ones(2, 36)), ValueError, "want floats"),
     "int scales": (spoil(INT8, scales=SCALES.int()), ValueError, "scales are torch.int32"),
-    "foldings": (replace(FLOAT, foldings=(PLAIN, PLAIN)), ValueError, "2 foldings for 1 layers"),
+    "foldings": (replace(FLOAT, foldings=(PLAIN, PLAIN)), ValueError, "2 foldings for 1 blocks"),
     "width of folding": (
         replace(FLOAT, foldings=(Folding(torch.ones(9), torch.zeros(96)),)),
         ValueError,
@@ -100,5 +100,5 @@ def test_scales_that_are_not_finite_are_named(value, options):
     scales = INT8.scales[0].clone()
     scales[1, 5] = value
     tokens = replace(INT8, scales=(scales,))
-    with pytest.raises(ValueError, match=r"scales of layer 0, frame 1, token 5: (nan|inf)"):
+    with pytest.raises(ValueError, match=r"scales of block 0, frame 1, token 5: (nan|inf)"):
         pooled_attention(tokens, [make_weights(INT8)], **options)

@@ -42,6 +42,18 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
+def packets_of(container: Any, *streams: Any) -> Iterator[Any]:
+    """Packets of the streams that the header named, by default of all, in the order of the file.
+
+    FLV and MPEG-TS may show another stream in mid-file.  PyAV knows none of its packets, but may
+    flush it at the end, after the others, and then fails to look it up: that is no damage.
+    """
+    try:
+        yield from container.demux(*streams)
+    except IndexError:
+        return
+
+
 def probe(path: Path) -> VideoInfo:
     """Read the header, with PyAV.
 
@@ -95,7 +107,7 @@ def _frames(path: Path) -> Iterator[tuple[Any, int]]:
     with opened(path) as (container, stream):
         watch = DamageWatch(container, stream, num_errors)
         try:
-            for packet in container.demux(stream):
+            for packet in packets_of(container, stream):
                 watch.sent(packet, index)
                 for frame in packet.decode():
                     index += 1
@@ -119,7 +131,7 @@ def is_outlasted(path: Path, info: VideoInfo, seconds: float) -> bool:
     reached = False
     try:
         with opened(path) as (container, stream):
-            for packet in container.demux():
+            for packet in packets_of(container):
                 if packet.pts is None:
                     continue
                 if packet.stream_index == stream.index:

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.extract.video.damage import DamageWatch, errors_so_far, is_paired
-from tokenreel.extract.video.decoders import frame_of, opened, read_pyav, ticks_of
+from tokenreel.extract.video.decoders import frame_of, opened, packets_of, read_pyav, ticks_of
 from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def _packets(path: Path) -> Iterator[Any]:
     with opened(path) as (container, stream):
         watch = DamageWatch(container, stream, num_errors)
         try:
-            for number, packet in enumerate(container.demux(stream)):
+            for number, packet in enumerate(packets_of(container, stream)):
                 if packet.is_corrupt:
                     raise VideoError(f"packet {number} is marked corrupt")
                 watch.check_container(number)
@@ -236,7 +236,7 @@ def _land(
     for number in range(key, max(key - tries, -1), -1):
         wanted = index.keys[number]
         container.seek(int(index.pts[wanted]), stream=stream, backward=True, any_frame=False)
-        packets = container.demux(stream)
+        packets = packets_of(container, stream)
         head = next(packets, None)
         landed = None if head is None else keys.get(head.pts)
         place = -1 if head is None or head.pos is None else head.pos

@@ -65,7 +65,7 @@ def pooled_attention(
 ) -> list[Pooled]:
     """Pool the tokens of each frame for one model, or for several that share one read of them.
 
-    Shapes: F frames, N tokens, D channels of all layers, E entities, C of a query, V of an entity.
+    Shapes: F frames, N tokens, D channels of all blocks, E entities, C of a query, V of an entity.
     Computes in float32 (float64 where queries are), also under autocast, except the reference.
 
     Args:

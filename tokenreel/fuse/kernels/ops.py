@@ -1,6 +1,6 @@
 """The kernels as operators of torch: torch.compile, opcheck and DDP see one node, with a gradient.
 
-Shapes: F frames, N tokens, E rows of attention, d stored channels of all layers.
+Shapes: F frames, N tokens, E rows of attention, d stored channels of all blocks.
 """
 
 from collections.abc import Sequence
@@ -105,7 +105,7 @@ def _allow_fall_back(implementation: str, error: CannotRun) -> None:
 def _save_pool(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     codes, queries, scales, _, implementation = inputs
     ctx.save_for_backward(*codes, *scales, *output)
-    ctx.num_layers, ctx.num_scales = len(codes), len(scales)
+    ctx.num_blocks, ctx.num_scales = len(codes), len(scales)
     ctx.shared, ctx.implementation = queries.dim() == 2, implementation
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[1:])
@@ -123,9 +123,9 @@ def _pool_gradient(ctx: Any, gradient: Tensor | None, *_: Tensor | None) -> tupl
 
 
 def _saved(ctx: Any) -> tuple[list[Tensor], list[Tensor], tuple[Tensor, ...]]:
-    layers, count = ctx.num_layers, ctx.num_layers + ctx.num_scales
+    blocks, count = ctx.num_blocks, ctx.num_blocks + ctx.num_scales
     saved = ctx.saved_tensors
-    return list(saved[:layers]), list(saved[layers:count]), tuple(saved[count:])
+    return list(saved[:blocks]), list(saved[blocks:count]), tuple(saved[count:])
 
 
 pool.register_autograd(_pool_gradient, setup_context=_save_pool)
@@ -167,7 +167,7 @@ def _(codes, weights, scales, shared):  # type: ignore[no-untyped-def]
 def _save_codes(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     codes, operand, scales, _ = inputs
     ctx.save_for_backward(*codes, *scales)
-    ctx.num_layers, ctx.num_scales = len(codes), len(scales)
+    ctx.num_blocks, ctx.num_scales = len(codes), len(scales)
     ctx.shared = operand.dim() == 2
 
 
@@ -191,10 +191,10 @@ mix.register_autograd(_mix_gradient, setup_context=_save_codes)
 
 def require_finite(scales: Sequence[Tensor]) -> None:
     """Raise where a scale on the CPU is NaN or infinite."""
-    for layer, part in enumerate(scales):
+    for block, part in enumerate(scales):
         if not part.is_cuda and not bool(torch.isfinite(part).all()):
             frame, token = (int(i) for i in torch.nonzero(~torch.isfinite(part))[0][:2])
             raise ValueError(
-                f"scales of layer {layer}, frame {frame}, token {token}: {part[frame, token]}, "
+                f"scales of block {block}, frame {frame}, token {token}: {part[frame, token]}, "
                 "must be finite: look at the store with `tokenreel store verify --deep`"
             )

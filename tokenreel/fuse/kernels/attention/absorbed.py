@@ -2,7 +2,7 @@
 
 Codes become floats some frames at a time, so memory does not grow with the batch.
 
-Shapes: F frames, N tokens, E rows of attention, d stored channels of all layers; f frames at a
+Shapes: F frames, N tokens, E rows of attention, d stored channels of all blocks; f frames at a
 time.
 """
 
@@ -23,13 +23,13 @@ def pool(
     """Attend over the codes of each frame.
 
     Args:
-        codes: a layer's (F, N, d), or uint8 (F, N, d/2).
-        queries: absorbed, (E, d of all layers) or (F, E, d).
-        scales: a layer's (F, N) or (F, N, groups), or ().
+        codes: a block's (F, N, d), or uint8 (F, N, d/2).
+        queries: absorbed, (E, d of all blocks) or (F, E, d).
+        scales: a block's (F, N) or (F, N, groups), or ().
         hidden: bool (F, N) or None.
 
     Returns:
-        Pooled codes (F, E, d of all layers), scores (F, E, N), -inf where hidden, and their
+        Pooled codes (F, E, d of all blocks), scores (F, E, N), -inf where hidden, and their
         logarithm of the sum of exponentials (F, E).
     """
     frames, num_tokens = codes[0].shape[:2]
@@ -37,7 +37,7 @@ def pool(
     pooled = torch.empty_like(queries, memory_format=torch.contiguous_format)
     scores = queries.new_empty(*queries.shape[:2], num_tokens)
     lse = queries.new_empty(queries.shape[:2])
-    for at in _blocks(codes, queries.dtype):
+    for at in _chunks(codes, queries.dtype):
         parts = _parts(codes, scales, at, queries.dtype)
         own = _scores(parts, queries[at])
         if hidden is not None:
@@ -71,7 +71,7 @@ def pool_backward(
     pooled, scores, lse = outputs
     delta = (pooled * gradient).sum(-1, keepdim=True)  # what the softmax takes off: sum of a t
     out = _room(gradient, gradient.shape[-1], shared)
-    for at in _blocks(codes, gradient.dtype):
+    for at in _chunks(codes, gradient.dtype):
         parts = _parts(codes, scales, at, gradient.dtype)
         attention = (scores[at] - lse[at, :, None]).exp_()
         _add(out, at, parts, attention * (_scores(parts, gradient[at]) - delta[at]))
@@ -83,7 +83,7 @@ def dots(codes: Sequence[Tensor], vectors: Tensor, scales: Sequence[Tensor]) -> 
     frames, num_tokens = codes[0].shape[:2]
     out = vectors.new_empty(frames, vectors.shape[-2], num_tokens)
     vectors = vectors.expand(frames, -1, -1)
-    for at in _blocks(codes, vectors.dtype):
+    for at in _chunks(codes, vectors.dtype):
         out[at] = _scores(_parts(codes, scales, at, vectors.dtype), vectors[at])
     return out
 
@@ -93,7 +93,7 @@ def mix(
 ) -> Tensor:
     """Sums of tokens times weights (F, E, N): (F, E, d), or (E, d) over all frames where shared."""
     out = _room(weights, sum(map(width_of, codes)), shared)
-    for at in _blocks(codes, weights.dtype):
+    for at in _chunks(codes, weights.dtype):
         _add(out, at, _parts(codes, scales, at, weights.dtype), weights[at])
     return out
 
@@ -102,11 +102,11 @@ def _room(like: Tensor, width: int, shared: bool) -> Tensor:
     return like.new_zeros(*like.shape[1 if shared else 0 : 2], width)
 
 
-def _blocks(codes: Sequence[Tensor], dtype: torch.dtype) -> Iterator[slice]:
+def _chunks(codes: Sequence[Tensor], dtype: torch.dtype) -> Iterator[slice]:
     """Frames at a time.  Floats are used whole, where they lie."""
     frames, num_tokens = codes[0].shape[:2]
     step = frames
-    if any(layer.dtype != dtype for layer in codes):
+    if any(block.dtype != dtype for block in codes):
         frame_bytes = num_tokens * sum(map(width_of, codes)) * dtype.itemsize
         step = max(1, FLOATS_BYTES // frame_bytes)
     for first in range(0, frames, step):
@@ -116,17 +116,17 @@ def _blocks(codes: Sequence[Tensor], dtype: torch.dtype) -> Iterator[slice]:
 def _parts(
     codes: Sequence[Tensor], scales: Sequence[Tensor], at: slice, dtype: torch.dtype
 ) -> list[Tensor]:
-    """Floats (f, N, d) of a block: each layer where it lies, or codes made floats, end to end."""
-    layers = [layer[at] for layer in codes]
-    if all(layer.dtype == dtype for layer in layers):
-        return layers
-    widths = [width_of(layer) for layer in layers]
-    out = layers[0].new_empty(*layers[0].shape[:2], sum(widths), dtype=dtype)
-    for layer, scale, place in zip_longest(layers, scales, out.split(widths, dim=-1)):
-        if layer.dtype == torch.uint8:
-            place.copy_(unpack(layer, scale[at], dtype))
+    """Floats (f, N, d) of a chunk: each block where it lies, or codes made floats, end to end."""
+    blocks = [block[at] for block in codes]
+    if all(block.dtype == dtype for block in blocks):
+        return blocks
+    widths = [width_of(block) for block in blocks]
+    out = blocks[0].new_empty(*blocks[0].shape[:2], sum(widths), dtype=dtype)
+    for block, scale, place in zip_longest(blocks, scales, out.split(widths, dim=-1)):
+        if block.dtype == torch.uint8:
+            place.copy_(unpack(block, scale[at], dtype))
             continue
-        place.copy_(layer)
+        place.copy_(block)
         if scale is not None:
             place.mul_(scale[at, :, None])
     return [out]

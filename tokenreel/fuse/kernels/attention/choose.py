@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 VARIABLE = "TOKENREEL_KERNEL"
 WORDS = ("auto", "reference", "absorbed", "triton")
 CAPABILITY = (8, 0)  # Ampere: the first with bfloat16 and int8 matrix units of this shape
-MAX_LAYERS = 4
-MAX_WIDTH = 3072  # channels of all layers: their sums of 8 rows must fit the registers
+MAX_BLOCKS = 4
+MAX_WIDTH = 3072  # channels of all blocks: their sums of 8 rows must fit the registers
 FUSED_DTYPES = (torch.int8, torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -42,7 +42,7 @@ def decide(codes: Sequence[Tensor], rows: Tensor, word: str, *, fused: bool = Tr
     """Decide between "absorbed" and "triton".
 
     Args:
-        codes: a layer's array each.
+        codes: a block's array each.
         rows: what meets them, (..., E, d).
         word: "auto", "absorbed" or "triton".
         fused: whether the variant has a fused form.
@@ -64,7 +64,7 @@ def decide(codes: Sequence[Tensor], rows: Tensor, word: str, *, fused: bool = Tr
         else:
             fall_back(reason)
     log.debug(
-        "pooled attention: %s, %d layers of %s %s on %s, %d rows",
+        "pooled attention: %s, %d blocks of %s %s on %s, %d rows",
         chosen,
         len(codes),
         codes[0].dtype,
@@ -92,9 +92,9 @@ def obstacle(codes: Sequence[Tensor], precision: torch.dtype) -> str | None:
     if precision == torch.float64:
         return "queries are torch.float64; it computes in float32"
     widths = [width_of(part) for part in codes]
-    if len(set(widths)) > 1 or len(codes) > MAX_LAYERS or sum(widths) > MAX_WIDTH:
+    if len(set(widths)) > 1 or len(codes) > MAX_BLOCKS or sum(widths) > MAX_WIDTH:
         return (
-            f"layers have {widths} channels; it takes up to {MAX_LAYERS} layers of one width, "
+            f"blocks have {widths} channels; it takes up to {MAX_BLOCKS} blocks of one width, "
             f"{MAX_WIDTH} channels together"
         )
     return None

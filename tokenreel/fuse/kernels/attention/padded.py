@@ -1,7 +1,7 @@
 """Self-attention of padded sequences: no mask where nothing is padded, no padded keys on a GPU.
 
 Shapes: B sequences, S tokens, H heads, C channels of a head.  Every token is a query, also padding
-(batch norms and losses see its output); keys are the valid tokens, the same order for all layers.
+(batch norms and losses see its output); keys are the valid tokens, the same order for all blocks.
 Source: MV-Former, section 3.4: key padding.
 """
 
@@ -15,7 +15,7 @@ from torch.nn.attention.varlen import varlen_attn
 
 @dataclass(frozen=True, eq=False)
 class Padding:
-    """Which tokens of a batch are valid, made once for all layers.
+    """Which tokens of a batch are valid, made once for all blocks.
 
     Attributes:
         longest: valid tokens of the longest sequence, on the host: no wait for a GPU.

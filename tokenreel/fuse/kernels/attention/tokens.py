@@ -1,7 +1,7 @@
 """Tokens as the store holds them, on the device of the model: codes, scales, what a model folds.
 
-Shapes: F frames, N spatial tokens, D channels of a token of one layer, d its stored channels.
-A token of a layer is (code * scale * channel_scale + channel_offset) @ rotation.
+Shapes: F frames, N spatial tokens, D channels of a token of one block, d its stored channels.
+A token of a block is (code * scale * channel_scale + channel_offset) @ rotation.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ DTYPES = (torch.int8, torch.uint8, torch.float16, torch.bfloat16, torch.float32,
 
 @dataclass(frozen=True, eq=False)
 class Folding:
-    """What stored channels mean, the same for every token of a layer.
+    """What stored channels mean, the same for every token of a block.
 
     Attributes:
         channel_scale: (d,) float32.
@@ -30,13 +30,13 @@ class Folding:
 
 @dataclass(frozen=True, eq=False)
 class CodedTokens:
-    """Frozen tokens of F frames, one array a layer, never end to end.
+    """Frozen tokens of F frames, one array a block, never end to end.
 
     Attributes:
-        codes: a layer's (F, N, d): int8, float16, bfloat16, float32, float64 (no fused kernel), or
+        codes: a block's (F, N, d): int8, float16, bfloat16, float32, float64 (no fused kernel), or
             uint8 (F, N, d/2) with two 4-bit codes a byte.
-        scales: a layer's (F, N) for int8, (F, N, groups) for uint8; () for floats.
-        foldings: of a layer, None where stored channels are the token's; () for none at all.
+        scales: a block's (F, N) for int8, (F, N, groups) for uint8; () for floats.
+        foldings: of a block, None where stored channels are the token's; () for none at all.
     """
 
     codes: tuple[Tensor, ...]
@@ -60,12 +60,12 @@ class CodedTokens:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Stored channels d of each layer."""
+        """Stored channels d of each block."""
         return tuple(width_of(codes) for codes in self.codes)
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """D of each layer."""
+        """D of each block."""
         return tuple(
             width if folding is None or folding.rotation is None else folding.rotation.shape[1]
             for width, folding in zip(self.widths, self.folding_of_layers, strict=True)
@@ -73,11 +73,11 @@ class CodedTokens:
 
     @property
     def folding_of_layers(self) -> tuple[Folding | None, ...]:
-        """`foldings`, with None for each layer where there are none."""
+        """`foldings`, with None for each block where there are none."""
         return self.foldings or (None,) * len(self.codes)
 
     def offset(self, like: Tensor) -> Tensor | None:
-        """What decoding adds to every token, (D of all layers,), in the dtype of `like`."""
+        """What decoding adds to every token, (D of all blocks,), in the dtype of `like`."""
         if not any(self.foldings):
             return None
         parts = []
@@ -99,7 +99,7 @@ class CodedTokens:
         )
 
     def decode(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The tokens, layers end to end: (F, N, D of all layers).  For what cannot take codes."""
+        """The tokens, blocks end to end: (F, N, D of all blocks).  For what cannot take codes."""
         parts = []
         for codes, scales, folding in zip_longest(self.codes, self.scales, self.foldings):
             if codes.dtype == torch.uint8:
@@ -136,26 +136,26 @@ def check_tokens(tokens: CodedTokens, hidden: Tensor | None) -> None:
     """Refuse what no implementation takes.
 
     Raises:
-        TypeError: a dtype that is not one of the above, or that differs between layers.
+        TypeError: a dtype that is not one of the above, or that differs between blocks.
         ValueError: a shape, device, stride or gradient; what was given and what is wanted.
     """
     if not tokens.codes:
-        raise ValueError("tokens of no layer: give one (F, N, d) array a layer")
+        raise ValueError("tokens of no block: give one (F, N, d) array a block")
     first = tokens.codes[0]
     dtypes = {codes.dtype for codes in tokens.codes}
     if len(dtypes) > 1 or first.dtype not in DTYPES:
         raise TypeError(
-            f"tokens are {_words(dtypes)}: all layers must be of one of {_words(DTYPES)}"
+            f"tokens are {_words(dtypes)}: all blocks must be of one of {_words(DTYPES)}"
         )
     shapes = [tuple(codes.shape) for codes in tokens.codes]
     if any(len(shape) != 3 or shape[:2] != shapes[0][:2] for shape in shapes):
-        raise ValueError(f"tokens are {shapes}: want (F, N, d) a layer, with one F and one N")
+        raise ValueError(f"tokens are {shapes}: want (F, N, d) a block, with one F and one N")
     if 0 in (size for shape in shapes for size in shape):
         raise ValueError(f"tokens are {shapes}: there must be a frame, a token and a channel")
     for codes in tokens.codes:
         if codes.stride(2) != 1 or codes.stride(1) != codes.shape[2]:
             raise ValueError(
-                f"tokens {tuple(codes.shape)} have strides {codes.stride()}: the (N, d) block of a "
+                f"tokens {tuple(codes.shape)} have strides {codes.stride()}: the (N, d) part of a "
                 "frame must lie end to end (frames may be apart); use .contiguous()"
             )
         if codes.requires_grad:
@@ -181,7 +181,7 @@ def _check_scales(tokens: CodedTokens) -> None:
     shapes = [tuple(scales.shape) for scales in tokens.scales]
     if len(shapes) != count:
         raise ValueError(
-            f"{len(shapes)} arrays of scales for {len(tokens.codes)} layers of {first.dtype}: "
+            f"{len(shapes)} arrays of scales for {len(tokens.codes)} blocks of {first.dtype}: "
             f"want {count} (integer codes have scales, floats have none)"
         )
     for codes, scales in zip(tokens.codes, tokens.scales, strict=False):
@@ -195,7 +195,7 @@ def _check_scales(tokens: CodedTokens) -> None:
 
 def _check_foldings(tokens: CodedTokens) -> None:
     if len(tokens.foldings) not in (0, len(tokens.codes)):
-        raise ValueError(f"{len(tokens.foldings)} foldings for {len(tokens.codes)} layers")
+        raise ValueError(f"{len(tokens.foldings)} foldings for {len(tokens.codes)} blocks")
     for width, folding in zip(tokens.widths, tokens.folding_of_layers, strict=True):
         if folding is None:
             continue

@@ -3,9 +3,9 @@
 With frozen tokens x and queries q that all frames share, q . (W_K x + b_K) is (W_K^T q) . x plus
 what is the same for every token, which softmax removes; and the sum of a (W_V x + b_V) is
 W_V (sum of a x) + b_V.  So neither keys nor values of tokens are made.  What a codec does to all
-tokens of a layer alike goes into the same two matrices.
+tokens of a block alike goes into the same two matrices.
 
-Shapes: F frames, E entities, H heads, C channels of a query, D of the tokens of all layers, d of
+Shapes: F frames, E entities, H heads, C channels of a query, D of the tokens of all blocks, d of
 the stored ones, V of an entity.
 """
 
@@ -23,7 +23,7 @@ class QueryWeights:
 
     Attributes:
         queries: (E, C), or (F, E, C) where each frame has its own.
-        key: W_K, (C, D); D counts all layers, end to end.
+        key: W_K, (C, D); D counts all blocks, end to end.
         key_bias: b_K, (C,) or None.  Counts where keys are normalised only; its gradient is
             otherwise exactly zero.
         value: W_V, (V, D); None to pool the tokens as they are.
@@ -78,7 +78,7 @@ def check_weights(tokens: CodedTokens, weights: QueryWeights) -> None:
 
 
 def absorb_queries(tokens: CodedTokens, weights: QueryWeights) -> Tensor:
-    """Queries q' so that scores are q' . codes: (E * H, d of all layers), or (F, E * H, d)."""
+    """Queries q' so that scores are q' . codes: (E * H, d of all blocks), or (F, E * H, d)."""
     heads = weights.heads
     queries = weights.queries.unflatten(-1, (heads, -1))
     queries = queries * queries.shape[-1] ** -0.5
@@ -110,7 +110,7 @@ def apply_values(
     Args:
         tokens: whose folding it is.
         weights: of one model.
-        pooled: (F, E * H, d of all layers): sums of attention times scaled codes.
+        pooled: (F, E * H, d of all blocks): sums of attention times scaled codes.
         total: (F, E * H, 1): sums of the attention; None where they are 1.
 
     Returns:

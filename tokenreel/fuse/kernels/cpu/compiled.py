@@ -3,7 +3,7 @@
 The frames are shared among as many threads as torch may use; results do not depend on how many.
 Addresses are read: what does not fit raises ValueError or TypeError, however it came here.
 
-Shapes: F frames, N tokens, E rows of attention of a model, d stored channels of all layers; f
+Shapes: F frames, N tokens, E rows of attention of a model, d stored channels of all blocks; f
 frames at a time.  The loops read rows of all models end to end, each model's made up with zeros to
 a multiple of `ROWS`.
 """
