@@ -1,6 +1,7 @@
 """Atomic file writes: a temporary file in the same folder, flushed to disk, then renamed."""
 
 import errno
+import fnmatch
 import os
 import shutil
 import stat
@@ -107,6 +108,38 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def entries_of(folder: Path, pattern: str = "*") -> list[Path]:
+    """Entries of a folder whose name matches a pattern, in order; none where there is no folder.
+
+    Raises:
+        StoreError: the folder cannot be read.  `Path.glob` would pass over it in silence.
+    """
+    try:
+        names = [entry.name for entry in os.scandir(folder)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror}: it cannot be listed") from error
+    return sorted(folder / name for name in names if fnmatch.fnmatchcase(name, pattern))
+
+
+def files_in(folder: Path, pattern: str = "*") -> list[Path]:
+    """Files below a folder whose name matches a pattern, in order; links to folders not entered.
+
+    Raises:
+        StoreError: a folder that cannot be read.  `Path.rglob` would pass over it in silence.
+    """
+    return sorted(path for path in _files_in(folder) if fnmatch.fnmatchcase(path.name, pattern))
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    def fail(error: OSError) -> None:
+        raise StoreError(f"{error.filename}: {error.strerror}: nothing below it can be listed")
+
+    for inner, _, names in os.walk(folder, onerror=fail):
+        yield from (Path(inner, name) for name in names)
 
 
 def sweep_temporary(folder: Path, *, older_than_seconds: float) -> list[Path]:

@@ -17,6 +17,8 @@ class ExtractReport:
         skipped: ids of clips that were committed before, or are claimed by another writer.
         failed: clips put in quarantine now, each with its stage and reason.
         quarantined: clips that were in quarantine before and were not retried.
+        unreadable: files and folders of the data set that could not be read, with the reason.
+        num_over_limit: clips left out by a limit.
         num_unlisted: clips left out, as frames=listed:FILE has no time in them.
         num_frames: frames of the clips committed now.
         num_repeated: frames that were taken again, where a clip or its last window has too few.
@@ -33,6 +35,8 @@ class ExtractReport:
     skipped: list[str] = field(default_factory=list)
     failed: list[ClipFailed] = field(default_factory=list)
     quarantined: list[ClipFailed] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    num_over_limit: int = 0
     num_unlisted: int = 0
     num_frames: int = 0
     num_repeated: int = 0
@@ -56,8 +60,8 @@ class ExtractReport:
 
     @property
     def exit_status(self) -> int:
-        """3 where a clip is in quarantine, else 0."""
-        return 3 if self.failed or self.quarantined else 0
+        """3 where a clip is in quarantine or something could not be read, else 0."""
+        return 3 if self.failed or self.quarantined or self.unreadable else 0
 
     def has_too_many_failures(self, max_failures: int | None) -> bool:
         """Whether more clips have failed than the user allows; None allows any number."""
@@ -83,6 +87,7 @@ class ExtractReport:
         rate = self.num_frames / total if total else 0.0
         stages = ", ".join(f"{name} {self.seconds[name]:.1f} s" for name in (*STAGES, "wait"))
         held = f", {len(self.quarantined)} in quarantine" if self.quarantined else ""
+        held += f", {self.num_over_limit} left out by --limit" if self.num_over_limit else ""
         held += f", {self.num_unlisted} without a listed time" if self.num_unlisted else ""
         repeated = f", {self.num_repeated} repeated" if self.num_repeated else ""
         device = f", GPU {self.peak_device_bytes / 1e9:.1f} GB" if self.peak_device_bytes else ""

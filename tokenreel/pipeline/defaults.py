@@ -1,5 +1,6 @@
 """Where things are by default, and which code and store a run comes from."""
 
+import os
 import subprocess
 from collections.abc import Sequence
 from functools import cache
@@ -7,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.files import entries_of
 from tokenreel.cache.read.store_reader import Store, open_store
 
 DATA = Path("data")
@@ -51,7 +53,7 @@ def find_store(dataset: str, *, folder: Path = STORES) -> Path:
 
 def stores_below(folder: Path) -> list[Path]:
     """Every token store directly below a folder, sorted by name; not what is in the making."""
-    return sorted(path.parent for path in folder.glob("[!.]*/recipe.json"))
+    return [path for path in entries_of(folder, "[!.]*") if (path / "recipe.json").exists()]
 
 
 def find_runs(words: Sequence[Path]) -> list[Path]:
@@ -62,16 +64,32 @@ def find_runs(words: Sequence[Path]) -> list[Path]:
     Raises:
         UsageError: a word that is none of these, or no run at all.
     """
-    found = [] if words else sorted(RUNS.rglob(EMBEDDINGS))
+    found = [] if words else _embeddings_below(RUNS)
     if not words and not found:
         raise UsageError(f"no run in {RUNS}/: train one with `fuse train`, or name one")
     for word in words:
-        files = [word] if word.is_file() else sorted(word.rglob(EMBEDDINGS))
+        files = [word] if word.is_file() else _embeddings_below(word)
         if not files:
             what = "holds no embeddings.h5" if word.is_dir() else "does not exist"
             raise UsageError(f"{word} {what}: name a run, a folder of runs or an embedding file")
         found += files
     return found
+
+
+def _embeddings_below(folder: Path) -> list[Path]:
+    """Embedding files below a folder; of a folder that cannot be read the file it may hold.
+
+    That one then fails by name, and is not passed over.
+    """
+    closed: list[Path] = []
+
+    def note(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            closed.append(Path(error.filename) / EMBEDDINGS)
+
+    walk = os.walk(folder, onerror=note)
+    found = [Path(inner, EMBEDDINGS) for inner, _, names in walk if EMBEDDINGS in names]
+    return sorted([*found, *closed])
 
 
 def dataset_of(store: Store) -> str:

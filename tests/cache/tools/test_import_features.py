@@ -4,6 +4,7 @@ import codecs
 import importlib.util
 import json
 import os
+import re
 from pathlib import Path
 
 import h5py
@@ -16,6 +17,7 @@ from tokenreel.cache.tools.export import export_store
 from tokenreel.cache.tools.import_features import ImportStatement, import_features, read_statement
 from tokenreel.cache.tools.verify import verify_store
 from tokenreel.cache.write.store_writer import StoreWriter
+from tokenreel.pipeline.cli.main import main
 
 _spec = importlib.util.spec_from_file_location("stores", Path(__file__).parents[1] / "stores.py")
 stores = importlib.util.module_from_spec(_spec)
@@ -303,3 +305,79 @@ def test_a_statement_is_read_from_toml_and_json_and_its_faults_are_named(tmp_pat
     (tmp_path / "r.toml").write_text("a b")
     with pytest.raises(UsageError, match="neither TOML nor JSON"):
         read_statement(tmp_path / "r.toml")
+
+
+DOCS = Path(__file__).parents[3] / "docs" / "store.md"
+
+
+def test_the_example_of_the_docs_runs(tmp_path, monkeypatch):
+    after = DOCS.read_text(encoding="utf-8").partition("<!-- import:")[2]
+    code, toml, command = re.findall(r"```\w*\n(.*?)```", after, re.DOTALL)[:3]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/store.md", "exec"), {})
+    Path("statement.toml").write_text(toml)
+    program, *words = command.split()
+    assert program == "tokenreel"
+    monkeypatch.setattr("sys.argv", ["tokenreel", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    store = open_store("stores/kitchen")
+    one, two = store.record("kitchen/1"), store.record("kitchen/2")
+    assert (one.split, one.action, one.phases, one.video) == (
+        *("train", "pour", ("reach", "tilt")),
+        "kitchen/1.mp4",
+    )
+    assert two.split == "val"
+    np.testing.assert_array_equal(store.labels("kitchen/1"), np.repeat([0, 1], [30, 20]))
+    np.testing.assert_array_equal(store.labels("kitchen/2"), np.repeat([0, 1], 25))
+    assert store.times_seconds("kitchen/1")[30] == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        (
+            {"clips": "file,labels\na,l.npy\n"},
+            r"clips\.csv:2: labels l\.npy is int64\(4,\), wanted .*\(5,",
+        ),
+        ({"clips": "file,labels\na,none.npy\n"}, r"clips\.csv:2: labels none\.npy: .*No such file"),
+        ({"clips": "file,labels\na,../l.npy\n"}, r"clips\.csv:2: labels '\.\./l\.npy' leads out"),
+        ({"clips": "file,labels\na,f.npy\n"}, r"clips\.csv:2: labels f\.npy is float64"),
+        ({"clips": "file,labels\na,m.npy\n"}, r"clips\.csv:2: labels m\.npy: frame 4 has phase -2"),
+        (
+            {"labels": "file,start_seconds,stop_seconds,phase\nb,0,1,0\n"},
+            r"labels\.csv:2: no file 'b'",
+        ),
+        (
+            {"labels": "file,start_seconds,stop_seconds,phase\na,9,10,0\n"},
+            r"labels\.csv:2: no frame from 9",
+        ),
+        (
+            {"labels": "file,start_seconds,stop_seconds,phase\na,0,.2,0\na,.1,.3,1\n"},
+            r"labels\.csv:3: overlaps labels\.csv:2",
+        ),
+        (
+            {"labels": "file,start_seconds,stop_seconds,phase\na,0,1,reach\n"},
+            r"labels\.csv:2: unknown phase 'reach' \(known: numbers from 0",
+        ),
+        (
+            {
+                "clips": "file,labels\na,m.npy\n",
+                "labels": "file,start_seconds,stop_seconds,phase\na,0,1,0\n",
+            },
+            r"clips\.csv:2: 'a' has labels here and at labels\.csv:2: give one",
+        ),
+    ],
+)
+def test_wrong_labels_are_named_by_file_and_line(tmp_path, tables, message):
+    np.save(tmp_path / "a.npy", np.zeros((5, 12), np.float32))
+    listed = tables.get("clips", "")
+    for name, values in {"l": [0] * 4, "f": [0.5] * 5, "m": [0, 0, 0, 0, -2]}.items():
+        if f"{name}.npy" in listed:
+            np.save(tmp_path / f"{name}.npy", values)
+    for name, text in tables.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        import_features(tmp_path, tmp_path / "store", statement())
+    assert not (tmp_path / "store").exists()

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
+from tests.programs import call
 from tokenreel.cache import files as files_module
 from tokenreel.cache.errors import StoreError
 from tokenreel.cache.format.clip import clip_key, folder_of
@@ -75,7 +76,7 @@ def test_damaged_clips_are_taken_out_and_made_again(store):
 
 @pytest.mark.parametrize("kind", ["hdf5", "npy"])
 def test_an_export_holds_the_decoded_tokens(store, tmp_path, kind):
-    (file,) = export_store(store, tmp_path / "out", kind=kind, clips=["b"], blocks=[3])
+    (file,) = export_store(store, tmp_path / "out", kind=kind, clips=["b"], blocks=[3]).files
     want = open_store(store).read("b").decode(3)
     if kind == "npy":
         np.testing.assert_array_equal(np.load(file), want)
@@ -134,3 +135,20 @@ def test_after_a_power_cut_every_committed_clip_is_there(tmp_path, monkeypatch):
             assert (entry.stat().st_ino, 0) in synced, f"{entry} was never flushed"
     assert list(open_store(path).records) == ["a"]
     assert verify_store(path, deep=True).problems == ()
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "npy"])
+def test_a_clip_that_a_file_cannot_hold_is_listed_and_the_rest_is_exported(tmp_path, kind):
+    names = ["a/b", ".", "..", "x" * 300, "a/../b", "caf\u00e9\n", "nul\0nul"]
+    path = stores.make_store(tmp_path / "s", "fp16")
+    with StoreWriter(path, writer_id="w") as writer:
+        for name in names:
+            stores.write_clip(writer, name, 3)
+    report = export_store(path, tmp_path / "out", kind=kind, blocks=[3])
+    failed = [failure.clip_id for failure in report.failed]
+    assert failed == (["nul\\x00nul"] if kind == "hdf5" else [])
+    assert len(set(report.files)) == len(names) - len(failed)
+    assert sorted(report.files) == sorted((tmp_path / "out").iterdir())
+    if kind == "hdf5":
+        assert "hdf5 cannot hold it" in str(report.failed[0])
+        assert call("tokenreel", "store", "export", path, tmp_path / "again", cwd=tmp_path)[0] == 3

@@ -204,11 +204,11 @@ def test_merge_recode_and_diff_know_arrays_of_bytes(tmp_path):
 
 def test_exports_hold_the_bytes(tmp_path):
     path, wanted = make_store(tmp_path / "s", 5), strings(5)
-    (file,) = export_store(path, tmp_path / "x")
+    (file,) = export_store(path, tmp_path / "x").files
     with h5py.File(file) as content:
         assert [row.tobytes() for row in content["bytes/jpeg"][:]] == wanted
         assert content["units"][0].tolist() == [0.0, 0.04]
-    files = export_store(path, tmp_path / "y", kind="npy")
+    files = export_store(path, tmp_path / "y", kind="npy").files
     folder = tmp_path / "y" / f"{clip_key('a')}.jpeg"
     assert [(folder / f"00000{unit}.bin").read_bytes() for unit in range(5)] == wanted
     assert folder / "000004.bin" in files

@@ -1,12 +1,16 @@
 """`folder`: the clips it finds, and every wrong line named by file, line and value."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.manifest import path_below
 from tokenreel.extract.video.types import VideoError, check_file
-from tokenreel.pipeline.datasets import load_dataset
+from tokenreel.pipeline.datasets import check_dataset, load_dataset
 
 LABELS = "video,start_seconds,stop_seconds,phase\n"
 
@@ -203,22 +207,226 @@ def test_a_link_to_itself_is_a_video_that_cannot_be_opened(tmp_path):
         check_file(tmp_path / "loop.mp4")
 
 
-def test_a_name_that_is_not_utf8_is_a_clip_that_fails_by_itself(tmp_path, caplog):
+def test_a_name_that_is_not_utf8_is_a_clip_under_its_bytes(tmp_path):
     (tmp_path / "a.mp4").touch()
     (tmp_path / os.fsdecode(b"b\xff.mp4")).touch()
+    labels = "video,start_seconds,stop_seconds,phase\nb\\xff.mp4,0,1,2\n"
+    (tmp_path / "labels.csv").write_text(labels)
     manifest = load_dataset("folder", tmp_path, {})
-    assert [clip.video for clip in manifest.clips] == ["a.mp4", "b\\udcff.mp4"]
-    assert "b\\udcff.mp4: the name is not UTF-8: rename it" in caplog.text
-    with pytest.raises(VideoError, match="no such file"):
-        check_file(tmp_path / manifest.clips[1].video)
+    assert [clip.video for clip in manifest.clips] == ["a.mp4", "b\\xff.mp4"]
+    assert [span.phase for span in manifest.clips[1].spans] == [2]
+    path = path_below(tmp_path, manifest.clips[1].video)
+    assert os.fsencode(path.name) == b"b\xff.mp4"
+    with pytest.raises(VideoError, match="is empty"):
+        check_file(path)
+
+
+def test_a_table_may_write_letters_in_another_unicode_form_than_the_disk(tmp_path):
+    (tmp_path / "cafe\u0301.mp4").touch()  # as macOS writes it
+    (tmp_path / "labels.csv").write_text(LABELS + "caf\u00e9.mp4,0,1,4\n")
+    (clip,) = load_dataset("folder", tmp_path, {}).clips
+    assert clip.video == "cafe\u0301.mp4"
+    assert [span.phase for span in clip.spans] == [4]
+    (tmp_path / "caf\u00e9.mp4").touch()
+    clips = load_dataset("folder", tmp_path, {}).clips
+    assert {clip.video: len(clip.spans) for clip in clips} == {
+        "cafe\u0301.mp4": 0,
+        "caf\u00e9.mp4": 1,
+    }
+
+
+def test_a_name_that_two_files_have_as_text_is_listed(tmp_path):
+    (tmp_path / "b\\xff.mp4").touch()
+    (tmp_path / os.fsdecode(b"b\xff.mp4")).touch()
+    manifest = load_dataset("folder", tmp_path, {})
+    assert [clip.video for clip in manifest.clips] == ["b\\xff.mp4"]
+    assert path_below(tmp_path, "b\\xff.mp4").name == "b\\xff.mp4"
+    (reason,) = manifest.unreadable
+    assert reason.startswith("b\\xff.mp4: has the name of another file")
+
+
+def test_names_are_the_same_in_every_locale(tmp_path):
+    """An ASCII locale: Python then escapes every byte of such a name."""
+    (tmp_path / "videos").mkdir()
+    for name in (b"caf\xc3\xa9.mp4", b"caf\xe9.mp4"):
+        (tmp_path / "videos" / os.fsdecode(name)).touch()
+    (tmp_path / "videos" / "labels.csv").write_text(LABELS + "caf\u00e9.mp4,0,1,3\n")
+    script = """
+from pathlib import Path
+from tokenreel.cache.manifest import path_below
+from tokenreel.pipeline.datasets import load_dataset
+import sys
+assert sys.getfilesystemencoding() == "ascii", sys.getfilesystemencoding()
+for clip in load_dataset("folder", Path("videos"), {}).clips:
+    print(ascii(clip.clip_id), path_below(Path("videos"), clip.video).is_file(), len(clip.spans))
+"""
+    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = [
+        (ascii(c.clip_id), len(c.spans))
+        for c in load_dataset("folder", tmp_path / "videos", {}).clips
+    ]
+    assert [name for name, _ in found] == [r"'caf\\xe9.mp4'", r"'caf\xe9.mp4'"]
+    assert run.stdout.splitlines() == [f"{name} True {count}" for name, count in found], run.stderr
 
 
 def test_a_link_to_a_folder_is_not_entered_which_the_log_says(tmp_path, caplog):
-    root = tmp_path / "root"
-    (tmp_path / "disk").mkdir()
+    root = make_links(tmp_path)
+    assert videos_of(root) == ["b.mp4"]
+    assert (
+        "more is a link to a folder: not entered, as 1 more; --follow-links enters" in caplog.text
+    )
+    assert "out.mp4 is a link that leaves the root: left out; --follow-links takes" in caplog.text
+
+
+def make_links(tmp_path):
+    """A root with links to a disk beside it, to itself and to nowhere."""
+    root, disk = tmp_path / "root", tmp_path / "disk"
+    for path in (root / "b.mp4", disk / "a.mp4", disk / "deep" / "c.mp4"):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    (root / "out.mp4").symlink_to(disk / "a.mp4")
+    (root / "more").symlink_to(disk)
+    (root / "up").symlink_to(root)
+    (disk / "deep" / "loop").symlink_to(disk)
+    (disk / "deep" / "home").symlink_to(root)
+    return root
+
+
+def videos_of(root, **options):
+    return [clip.video for clip in load_dataset("folder", root, options).clips]
+
+
+def test_links_are_followed_on_request_and_loops_end(tmp_path, caplog):
+    root = make_links(tmp_path)
+    (root / "again.mp4").symlink_to("b.mp4")
+    (root / "gone.mp4").symlink_to("/nowhere/gone.mp4")
+    found = videos_of(root, follow_links="yes")
+    assert found == sorted(
+        ["again.mp4", "b.mp4", "gone.mp4", "more/a.mp4", "more/deep/c.mp4", "out.mp4"]
+    )
+    assert "again.mp4 is a link to a video that has another name here" in caplog.text
+    assert "is a link to a folder that is listed by another name: not entered again" in caplog.text
+    assert "left out" not in caplog.text
+    with pytest.raises(VideoError, match="no such file"):
+        check_file(root / "gone.mp4")
+
+
+def test_two_links_to_one_folder_are_entered_once(tmp_path, caplog):
+    root, disk = tmp_path / "root", tmp_path / "disk"
+    disk.mkdir()
     root.mkdir()
-    (tmp_path / "disk" / "a.mp4").touch()
-    (root / "b.mp4").touch()
-    (root / "more").symlink_to(tmp_path / "disk")
-    assert [clip.video for clip in load_dataset("folder", root, {}).clips] == ["b.mp4"]
-    assert "more is a link to a folder: not entered" in caplog.text
+    (disk / "a.mp4").touch()
+    for name in ("train", "val"):
+        (root / name).symlink_to(disk)
+    assert videos_of(root, follow_links="yes") == ["train/a.mp4"]
+    assert "val is a link to a folder that is listed by another name" in caplog.text
+
+
+def close_folder(monkeypatch, folder):
+    """Make a folder one that may not be entered; root may enter any."""
+    scans = os.scandir
+
+    def refuse(path="."):
+        if os.fspath(path) == os.fspath(folder):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scans(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
+def test_a_folder_that_may_not_be_entered_is_listed(tmp_path, monkeypatch):
+    root = make_root(tmp_path)
+    close_folder(monkeypatch, root / "val")
+    manifest = load_dataset("folder", root, {})
+    assert [clip.video for clip in manifest.clips] == ["other/c.webm", "train/a.mp4"]
+    assert manifest.unreadable == ("val: permission denied",)
+    check = check_dataset("folder", root, {})
+    assert not check.is_complete
+    assert "cannot be read: val: permission denied" in check.text()
+    assert "complete" not in check.text().replace("incomplete", "")
+
+
+def test_where_only_closed_folders_hold_videos_the_error_names_them(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    close_folder(monkeypatch, tmp_path / "a")
+    with pytest.raises(UsageError, match=r"(?s)no videos, 0 other.*a: permission denied"):
+        load_dataset("folder", tmp_path, {})
+
+
+def test_what_is_no_video_is_counted_by_ending(tmp_path, caplog):
+    root = make_root(tmp_path)
+    (root / "train" / "code.ts").write_text("const a = 1;\n")
+    (root / "other" / "README").write_text("read me\n")
+    load_dataset("folder", root, {})
+    assert "3 file(s) are no videos: 1 without ending, 1 .ts, 1 .txt" in caplog.text
+
+
+def test_a_store_below_the_root_is_not_searched_for_videos(tmp_path, caplog):
+    root = make_root(tmp_path)
+    for name in ("stores/a/zarr.json", "stores/a/clips/00/x/c/0.mp4"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    assert len(videos_of(root)) == 4
+    assert "1 folder(s) of arrays (Zarr) are not entered" in caplog.text
+
+
+def make_pictures(folder, count=3, ending="jpg"):
+    folder.mkdir(parents=True)
+    for number in range(1, count + 1):
+        (folder / f"{number}.{ending}").write_bytes(b"\xff\xd8\xff")
+    return folder
+
+
+def test_a_folder_of_numbered_pictures_is_a_clip(tmp_path, caplog):
+    root = make_root(
+        tmp_path, labels=LABELS + "val/walk,0,1,2\n", clips="video,split\nval/walk,test\nrun,\n"
+    )
+    make_pictures(root / "val" / "walk", 12)
+    make_pictures(root / "run", 2, "PNG")
+    make_pictures(root / "single", 1)
+    manifest = load_dataset("folder", root, {"picture_fps": "30000/1001"})
+    assert [(c.clip_id, c.split, len(c.spans)) for c in manifest.clips] == [
+        ("run", "train", 0),
+        ("val/walk", "test", 1),
+    ]
+    assert {clip.picture_fps for clip in manifest.clips} == {30000 / 1001}
+    assert "1 .jpg" in caplog.text
+    assert "pictures a second" not in caplog.text
+    load_dataset("folder", root, {})
+    assert "2 folder(s) of pictures are taken at 25 pictures a second: picture_fps=" in caplog.text
+
+
+def test_pictures_beside_videos_are_not_a_clip(tmp_path, caplog):
+    root = make_pictures(tmp_path / "root")
+    make_pictures(root / "train", 2)
+    (root / "train" / "1.mp4").touch()
+    assert videos_of(root) == ["train/1.mp4"]
+    assert "5 file(s) are no videos: 5 .jpg" in caplog.text
+    assert "numbered pictures beside the folders are left out" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1/0", "fast", "1e9", ""])
+def test_a_rate_of_pictures_that_is_none_is_refused(tmp_path, text):
+    with pytest.raises(UsageError, match=f"picture_fps={text}: not a rate of"):
+        load_dataset("folder", make_root(tmp_path), {"picture_fps": text})
+
+
+def test_an_option_that_is_unknown_is_told_the_nearest(tmp_path):
+    with pytest.raises(UsageError, match="folow_links: no option of folder, did you mean follow_l"):
+        load_dataset("folder", make_root(tmp_path), {"folow_links": "yes"})
+
+
+FIELD = os.environ.get("TOKENREEL_FIELD")
+
+
+@pytest.mark.skipif(not FIELD, reason="TOKENREEL_FIELD names no folder of failing inputs")
+def test_every_container_of_the_field_is_a_clip():
+    assert len(videos_of(Path(FIELD, "mixed_containers"))) == 8

@@ -1,9 +1,9 @@
-"""Files below a root: linked disks are entered, loops end, a name no store can hold is told."""
+"""Files below a root: linked disks are entered, loops end, what cannot be read is listed."""
 
 import os
 
 from tokenreel.pipeline.datasets import load_dataset
-from tokenreel.pipeline.datasets.survey import files_below
+from tokenreel.pipeline.datasets.survey import find_files
 
 
 def touch(*paths):
@@ -20,7 +20,7 @@ def test_a_link_to_another_disk_is_entered_once_and_loops_end(tmp_path):
     (root / "lists" / "back").symlink_to(root)
     (disk / "deep" / "up").symlink_to(disk)
     (disk / "deep" / "home").symlink_to(root)
-    assert files_below(root) == ["lists/train.csv", "videos/a.mp4", "videos/deep/b.mp4"]
+    assert list(find_files(root).names) == ["lists/train.csv", "videos/a.mp4", "videos/deep/b.mp4"]
 
 
 def test_kinetics_finds_videos_behind_a_link(tmp_path):
@@ -33,11 +33,28 @@ def test_kinetics_finds_videos_behind_a_link(tmp_path):
 
 def test_hidden_files_and_folders_are_left_out(tmp_path):
     touch(tmp_path / "a.mp4", tmp_path / "._a.mp4", tmp_path / ".cache" / "b.mp4")
-    assert files_below(tmp_path) == ["a.mp4"]
+    assert list(find_files(tmp_path).names) == ["a.mp4"]
 
 
-def test_a_name_that_is_not_utf8_is_left_out_and_logged(tmp_path, caplog):
+def test_a_name_that_is_not_utf8_is_found_under_its_bytes(tmp_path):
     touch(tmp_path / "\u6f22\u5b57.mp4")
     (tmp_path / os.fsdecode(b"x\xff.mp4")).touch()
-    assert files_below(tmp_path) == ["\u6f22\u5b57.mp4"]
-    assert "1 name(s) are not UTF-8" in caplog.text
+    assert find_files(tmp_path).by_stem() == {
+        "\u6f22\u5b57": "\u6f22\u5b57.mp4",
+        "x\\xff": "x\\xff.mp4",
+    }
+
+
+def test_a_folder_that_may_not_be_entered_is_listed(tmp_path, monkeypatch):
+    touch(tmp_path / "train" / "a b" / "x.mp4", tmp_path / "y.mp4")
+    scans = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("a b"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scans(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    manifest = load_dataset("kinetics400", tmp_path, {})
+    assert [clip.video for clip in manifest.clips] == ["y.mp4"]
+    assert manifest.unreadable == ("train/a b: permission denied",)

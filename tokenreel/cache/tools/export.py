@@ -1,14 +1,29 @@
 """Export decoded tokens of chosen clips and blocks as HDF5 or .npy files for other tools."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from tokenreel.cache.canonical import canonical_json
+from tokenreel.cache.errors import ClipFailed, TokenReelError
 from tokenreel.cache.files import make_directory, whole_file, write_whole
 from tokenreel.cache.read.store_reader import Store, open_store
+
+
+@dataclass
+class ExportReport:
+    """Result of an export.
+
+    Attributes:
+        files: that were written.
+        failed: clips that could not be written, each with the reason.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    failed: list[ClipFailed] = field(default_factory=list)
 
 
 def export_store(
@@ -19,7 +34,7 @@ def export_store(
     clips: Sequence[str] | None = None,
     blocks: Sequence[int] | None = None,
     view: int = 0,
-) -> list[Path]:
+) -> ExportReport:
     """Write decoded tokens, float32 (T, n, D), one file a clip (and a block, for npy).
 
     Args:
@@ -33,29 +48,38 @@ def export_store(
         view: 0 is clean.
 
     Returns:
-        The files.
+        The files, and the clips that cannot be written so; the others are.
 
     Raises:
         ClipNotFound: no such clip, block or view.
     """
     if kind not in ("hdf5", "npy"):
         raise ValueError(f"kind {kind!r}: hdf5 or npy")
-    store, out, written = open_store(path), Path(out), []
+    store, out, report = open_store(path), Path(out), ExportReport()
     make_directory(out)
+    chosen = store.identity.blocks if blocks is None else tuple(blocks)
+    write = _write_hdf5 if kind == "hdf5" else _write_npy
     for clip_id in store.records if clips is None else clips:
-        chosen = store.identity.blocks if blocks is None else tuple(blocks)
-        name = store.record(clip_id).key
-        if kind == "hdf5":
-            written.append(_write_hdf5(store, clip_id, chosen, view, out / f"{name}.h5"))
-            continue
-        for block in chosen:
-            file = out / f"{name}.{block}.npy"
-            tokens = store.read(clip_id, blocks=[block], view=view).decode(block)
-            with whole_file(file) as beside, beside.open("wb") as handle:
-                np.save(handle, tokens)
-            written.append(file)
-        written += _write_byte_files(store, clip_id, out)
-    return written
+        try:
+            report.files += write(store, clip_id, chosen, view, out)
+        except (UnicodeError, ValueError) as error:  # a text that HDF5 cannot hold
+            if isinstance(error, TokenReelError):
+                raise
+            reason = f"{kind} cannot hold it: {error}"
+            report.failed.append(ClipFailed(ascii(clip_id)[1:-1], stage="write", reason=reason))
+    return report
+
+
+def _write_npy(
+    store: Store, clip_id: str, blocks: Sequence[int], view: int, out: Path
+) -> list[Path]:
+    written, name = [], store.record(clip_id).key
+    for block in blocks:
+        written.append(out / f"{name}.{block}.npy")
+        tokens = store.read(clip_id, blocks=[block], view=view).decode(block)
+        with whole_file(written[-1]) as beside, beside.open("wb") as handle:
+            np.save(handle, tokens)
+    return written + _write_byte_files(store, clip_id, out)
 
 
 def _write_byte_files(store: Store, clip_id: str, out: Path) -> list[Path]:
@@ -70,8 +94,11 @@ def _write_byte_files(store: Store, clip_id: str, out: Path) -> list[Path]:
     return written
 
 
-def _write_hdf5(store: Store, clip_id: str, blocks: Sequence[int], view: int, path: Path) -> Path:
+def _write_hdf5(
+    store: Store, clip_id: str, blocks: Sequence[int], view: int, out: Path
+) -> list[Path]:
     record = store.record(clip_id)
+    path = out / f"{record.key}.h5"
     with whole_file(path) as beside, h5py.File(beside, "w") as file:
         file.attrs.update(clip_id=clip_id, fingerprint=store.fingerprint, codec=store.codec.name)
         for name in ("video", "split", "action", "group"):
@@ -89,4 +116,4 @@ def _write_hdf5(store: Store, clip_id: str, blocks: Sequence[int], view: int, pa
             array = file.create_dataset(f"bytes/{name}", (len(strings),), kind)
             for unit, string in enumerate(strings):
                 array[unit] = np.frombuffer(string, np.uint8)
-    return path
+    return [path]

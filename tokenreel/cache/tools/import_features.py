@@ -5,7 +5,8 @@ A clip is one file `<name>.npy` where there is one block, files `<name>.<block>.
 (T, 2) for start and stop in seconds, `bytes/<name>` of variable-length uint8, and attributes
 clip_id, video, split, action, group, phases and tags (JSON): what export writes.  Each tokens array
 is (T, N, D), or (T, D) where N is 1.  A table `clips.csv` beside them may have the columns file,
-clip_id, video, split, action and group; file is the name without `.npy` and block, or with `.h5`.
+clip_id, video, split, action, group and labels; file is the name without `.npy` and block, or with
+`.h5`; labels, `labels.csv` and `phases.csv` are those of `feature_labels`.
 
 A TOML or JSON file with the fields of ImportStatement states what made the features.  Every file
 is checked before anything is written.
@@ -16,7 +17,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fractions import Fraction
 from pathlib import Path
@@ -31,16 +32,19 @@ from tokenreel.cache.codec.base import Array
 from tokenreel.cache.csv_tables import Line, read_lines, read_table
 from tokenreel.cache.embeddings import text_of
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.files import files_in
 from tokenreel.cache.format.byte_arrays import is_array_name
 from tokenreel.cache.format.clip import SourceInfo
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import SEGMENT, default_stops, segments
 from tokenreel.cache.format.store_files import create_store, load_arrays
-from tokenreel.cache.manifest import UNLABELLED, Clip
+from tokenreel.cache.manifest import UNLABELLED, Clip, text_of_name
+from tokenreel.cache.tools.feature_labels import LabelTables, read_label_tables
 from tokenreel.cache.write.claims import ClaimHeld
 from tokenreel.cache.write.store_writer import StoreWriter
 
 WORDS = ("clip_id", "video", "split", "action", "group")
+LABELS = "labels"
 
 SAMPLE_FILES, SAMPLE_FRAMES = 32, 8
 TICKS = 90_000  # of a second, where a file has times
@@ -81,6 +85,8 @@ class FeatureFile:
         times_seconds: (T,), None where the file has none.
         units: (T, 2) start and stop in seconds, None where the file has none.
         byte_arrays: names of its arrays of bytes.
+        name: as in the tables beside it.
+        tables: of labels.
     """
 
     clip: Clip
@@ -91,6 +97,8 @@ class FeatureFile:
     times_seconds: Array | None = None
     units: Array | None = None
     byte_arrays: tuple[str, ...] = ()
+    name: str = ""
+    tables: LabelTables | None = None
 
 
 def read_statement(path: str | Path) -> ImportStatement:
@@ -132,6 +140,7 @@ def import_features(folder: str | Path, store: str | Path, statement: ImportStat
     files = find_features(
         folder, blocks=tuple(sorted(statement.blocks)), num_tokens=num_tokens, dim=statement.dim
     )
+    files = [_with_labels(file, statement.fps) for file in files]
     if (store / "recipe.json").is_file():
         calibration: Mapping[str, Array] = load_arrays(store / "calibration")
     else:
@@ -213,6 +222,19 @@ def _write(writer: StoreWriter, file: FeatureFile, statement: ImportStatement) -
         raise
 
 
+def _with_labels(file: FeatureFile, fps: float) -> FeatureFile:
+    """The file with the labels that tables give, which come before those in it."""
+    times = file.times_seconds if file.units is None else file.units[:, 0]
+    if times is None:
+        rate = Fraction(fps).limit_denominator(100_000)
+        times = np.array([float(frame / rate) for frame in range(file.num_frames)])
+    assert file.tables is not None  # every file has them
+    action = file.clip.action
+    labels = file.tables.labels(file.name, action, times)
+    phases = file.tables.phases.get(action, file.phases)
+    return replace(file, labels=file.labels if labels is None else labels, phases=phases)
+
+
 def ticks_of(seconds: Array) -> Array:
     """Times as whole ticks, int64."""
     ticks: Array = np.rint(seconds * TICKS).astype(np.int64)
@@ -236,9 +258,15 @@ def find_features(
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder of features")
+    table = _read_table(folder / "clips.csv")
+    arrays = {name: line for name, line in table.items() if line.cells.get(LABELS)}
+    tables = read_label_tables(folder, arrays)
+    label_files = tables.label_files
     groups: dict[str, dict[int, Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
+    for path in files_in(folder):
+        name = text_of_name(path.relative_to(folder).as_posix())
+        if path in label_files:
+            continue
         if path.suffix in (".h5", ".hdf5"):
             groups.setdefault(name, {}).update(dict.fromkeys(blocks, path))
         elif path.suffix == ".npy":
@@ -252,8 +280,7 @@ def find_features(
             groups.setdefault(stem, {})[int(block)] = path
     if not groups:
         raise UsageError(f"{folder}: no .npy, .h5 or .hdf5 file")
-    table = _read_table(folder / "clips.csv")
-    for name, line in table.items():
+    for name, line in [*table.items(), *((n, lines[0]) for n, lines in tables.spans.items())]:
         if name not in groups:
             near = get_close_matches(name, groups, n=1)
             hint = f", did you mean {near[0]}?" if near else ""
@@ -261,7 +288,10 @@ def find_features(
     for name, paths in groups.items():
         if set(paths) != set(blocks):
             raise UsageError(f"{name}: has blocks {sorted(paths)}, stated are {list(blocks)}")
-    files = [_inspect(name, paths, (num_tokens, dim), table) for name, paths in groups.items()]
+    files = [
+        replace(_inspect(name, paths, (num_tokens, dim), table), name=name, tables=tables)
+        for name, paths in groups.items()
+    ]
     ids = [file.clip.clip_id for file in files]
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
@@ -275,7 +305,7 @@ def _read_table(path: Path) -> dict[str, Line]:
         return {}
     lines: dict[str, Line] = {}
     named: dict[str, Line] = {}
-    for line in read_table(path, required=("file",), optional=WORDS):
+    for line in read_table(path, required=("file",), optional=(*WORDS, LABELS)):
         file, clip_id = line.cells["file"], line.cells.get("clip_id", "")
         before = lines.setdefault(file, line)
         if before is not line:
@@ -310,7 +340,7 @@ def _inspect(
     words, extra = _read_names(next(iter(paths.values())), num_frames)
     stem = name.removesuffix(".h5").removesuffix(".hdf5")
     line = table.get(name)
-    listed = {k: v for k, v in line.cells.items() if k != "file" and v} if line else {}
+    listed = {k: v for k, v in line.cells.items() if k in WORDS and v} if line else {}
     words = {"clip_id": stem, "video": stem, "split": "train", **words, **listed}
     tags = extra.pop("tags", ())
     if words["split"] not in ("train", "val", "test"):

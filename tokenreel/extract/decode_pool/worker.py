@@ -37,7 +37,7 @@ class DecodeJob:
     """One clip to decode.
 
     Attributes:
-        path: the video.
+        path: the video, or a folder of pictures.
         start_seconds: start of the clip or None.
         stop_seconds: end of the clip, exclusive, or None.
         fps: most frames a second, or None for all frames.
@@ -54,6 +54,7 @@ class DecodeJob:
         times_seconds: of the frames, ascending; None for all or fps.
         window_frames: frames of a window, of which the last is filled by repeats of the clip's
             last frame; chunk_frames and skip_frames are multiples of it.
+        picture_fps: pictures a second of a folder, None for 25.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class DecodeJob:
     num_uniform: int | None = None
     times_seconds: tuple[float, ...] | None = None
     window_frames: int = 1
+    picture_fps: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +257,7 @@ def fill_chunks(job: DecodeJob, filler: ChunkFiller, alive: Callable[[], None]) 
     Raises:
         VideoError: see `video.decode`; or the video ends before the clip begins.
     """
-    time_base = probe(job.path).time_base
+    time_base = probe(job.path, picture_fps=job.picture_fps).time_base
     select = FrameSelector(
         time_base,
         start_seconds=job.start_seconds,
@@ -350,4 +352,5 @@ def _frames_of(job: DecodeJob, alive: Callable[[], None]) -> Iterator[DecodedFra
         from_seconds=job.start_seconds,
         until_seconds=job.stop_seconds,
         alive=alive,
+        picture_fps=job.picture_fps,
     )

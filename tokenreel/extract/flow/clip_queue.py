@@ -11,7 +11,7 @@ import numpy as np
 from tokenreel.cache.errors import ClipFailed, UsageError
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.store_files import read_failures
-from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.cache.manifest import Clip, Manifest, first_clips, path_below
 from tokenreel.cache.write.claims import ClaimHeld
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.decode_pool.calibration_frames import job_for
@@ -29,10 +29,13 @@ log = logging.getLogger(__name__)
 VIDEOS_A_SHARD = 8  # with fewer, shards of whole videos differ too much in length
 
 
-def clips_of_shard(manifest: Manifest, shard: tuple[int, int]) -> list[Clip]:
+def clips_of_shard(
+    manifest: Manifest, shard: tuple[int, int], *, limit: int | None = None
+) -> list[Clip]:
     """The clips of every n-th video from the i-th on, so that only one shard reads a video.
 
-    With few videos a shard, every n-th clip instead, so that shards are even.
+    With few videos a shard, every n-th clip instead, so that shards are even.  With a limit, of the
+    first clips of each split.
 
     Raises:
         UsageError: i is not in [0, n).
@@ -40,11 +43,12 @@ def clips_of_shard(manifest: Manifest, shard: tuple[int, int]) -> list[Clip]:
     part, parts = shard
     if not 0 <= part < parts:
         raise UsageError(f"shard {part}/{parts}: i/n with 0 <= i < n")
-    videos = sorted({clip.video for clip in manifest.clips})
+    clips = first_clips(manifest.clips, limit)
+    videos = sorted({clip.video for clip in clips})
     if len(videos) < VIDEOS_A_SHARD * parts:
-        return list(manifest.clips[part::parts])
+        return clips[part::parts]
     mine = set(videos[part::parts])
-    return [clip for clip in manifest.clips if clip.video in mine]
+    return [clip for clip in clips if clip.video in mine]
 
 
 class ClipQueue:
@@ -120,7 +124,9 @@ class ClipQueue:
             if self._report.has_too_many_failures(self._config.max_failures):
                 return
             try:
-                source, info = self._sources.examine(clip.video, self._config.decoder)
+                source, info = self._sources.examine(
+                    clip.video, self._config.decoder, picture_fps=clip.picture_fps
+                )
                 entry = self.commits.begin(clip, source, info)
             except VideoError as error:
                 details = {"decoder": self._config.decoder, "frame": error.frame}
@@ -154,7 +160,7 @@ class ClipQueue:
     def _order(self, clip: Clip) -> tuple[float, str, float]:
         """Sort key: largest video first, known without opening it; then by time."""
         try:
-            size = float((self._manifest.root / clip.video).stat().st_size)
+            size = float(path_below(self._manifest.root, clip.video).stat().st_size)
         except OSError:
             size = 0.0
         return -size, clip.video, clip.start_seconds or 0.0

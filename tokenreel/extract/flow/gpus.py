@@ -45,6 +45,7 @@ def extract_on_gpus(
     progress: bool = True,
     shard: tuple[int, int] = (0, 1),
     retries: bool = False,
+    limit: int | None = None,
 ) -> ExtractReport:
     """Extract with a process on each device; see runner.extract_clips.
 
@@ -56,6 +57,7 @@ def extract_on_gpus(
         progress: whether to draw a bar of frames.
         shard: (i, n): only every n-th clip, from the i-th on.
         retries: whether clips in quarantine are retried.
+        limit: only the first clips of each split.
 
     Returns:
         The merged reports; a clip that one process committed is not "skipped" by the others.
@@ -63,7 +65,7 @@ def extract_on_gpus(
     Raises:
         TokenReelError: raised by a process, once all have ended; or a process died.
     """
-    options = {"shard": shard, "retries": retries}
+    options = {"shard": shard, "retries": retries, "limit": limit}
     if len(devices) == 1:
         alone = config.model_copy(update={"device": devices[0]})
         return extract_clips(manifest, alone, store, progress=progress, **options)  # type: ignore[arg-type]

@@ -65,6 +65,7 @@ def extract_clips(
     progress: bool = True,
     shard: tuple[int, int] = (0, 1),
     retries: bool = False,
+    limit: int | None = None,
     processes: int = 1,
     tick: Callable[[ExtractReport], None] = lambda _: None,
 ) -> ExtractReport:
@@ -77,6 +78,7 @@ def extract_clips(
         progress: whether to draw a bar of frames.
         shard: (i, n): only every n-th clip, from the i-th on.
         retries: whether clips in quarantine are retried; otherwise they are only reported.
+        limit: only the first clips of each split; the codec is calibrated on all of them.
         processes: number that extract on this machine, this one included.
         tick: called with the report now and then.
 
@@ -108,7 +110,7 @@ def extract_clips(
         identity,
         store,
         report,
-        part=clips_of_shard(manifest, shard),
+        part=clips_of_shard(manifest, shard, limit=limit),
         align=windows.frames if machine.mixes else machine.batch_frames,
         retries=retries,
     )

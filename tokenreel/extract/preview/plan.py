@@ -20,7 +20,7 @@ from tokenreel.cache.codec import Codec, codec_from_identity, codec_identity
 from tokenreel.cache.errors import StoreError
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import INDEX_BYTES, clip_arrays, view_arrays
-from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.cache.manifest import Clip, Manifest, path_below
 from tokenreel.extract.backbone.cpu_threads import in_parts, num_threads
 from tokenreel.extract.backbone.families import (
     backbone_shape,
@@ -99,10 +99,10 @@ def survey_headers(manifest: Manifest, config: ExtractConfig) -> HeaderSurvey:
     for clip in manifest.clips:
         if listed is not None and not times_of(listed, clip):
             continue
-        path = manifest.root / clip.video
+        path = path_below(manifest.root, clip.video)
         if clip.video not in headers:
             try:
-                headers[clip.video] = probe(path)
+                headers[clip.video] = probe(path, picture_fps=clip.picture_fps)
                 video_bytes += path.stat().st_size
             except VideoError as error:
                 headers[clip.video] = str(error)
@@ -245,7 +245,7 @@ def _decode_rate(manifest: Manifest, config: ExtractConfig, seconds: float) -> f
     start = time.perf_counter()
     for clip in _spread(manifest.clips):
         try:
-            for frame in decode(manifest.root / clip.video, decoder=config.decoder):
+            for frame in decode(path_below(manifest.root, clip.video), decoder=config.decoder):
                 apply_transform(frame.pixels, transform)
                 count += 1
                 if time.perf_counter() - start > seconds:

@@ -19,6 +19,7 @@ from torch import Tensor
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import write_whole
 from tokenreel.cache.format.clip import ClipRecord
+from tokenreel.cache.manifest import path_below
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.extract.images.augment import ViewAugmenter
 from tokenreel.extract.images.transforms import apply_transform
@@ -77,8 +78,9 @@ def look_at_clip(
         raise UsageError(f"{num_frames} frames: show at least one")
     count = min(num_frames, record.num_frames)
     frames = np.unique(np.linspace(0, record.num_frames - 1, count).round().astype(np.int64))
+    path = path_below(root, record.video)
     try:
-        seen = np.stack(list(frames_as_seen(store, record, frames, root / record.video, view=view)))
+        seen = np.stack(list(frames_as_seen(store, record, frames, path, view=view)))
         reason = ""
     except VideoError as error:
         seen, reason = None, str(error)
@@ -179,7 +181,13 @@ def frames_as_seen(
     has_times = identity.rows_per_window == 1  # else a row may start between frames
     start = max(float(store.times_seconds(record.clip_id)[frames[0]]) - 1e-3, 0.0)
     count = 0
-    for frame in decode(path, decoder=record.source["decoder"], from_seconds=start):
+    frames_of_video = decode(
+        path,
+        decoder=record.source["decoder"],
+        from_seconds=start,
+        picture_fps=record.source["container"].get("picture_fps"),
+    )
+    for frame in frames_of_video:
         while frame.index == wanted[count]:
             if has_times and frame.ticks != stored_ticks[count]:
                 raise VideoError(

@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from tokenreel.extract.video.decoders import is_outlasted, probe, read_decord, read_pyav
+from tokenreel.extract.video.pictures import PICTURES, read_pictures
 from tokenreel.extract.video.seeking import read_pyav_from
 from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo
 
@@ -27,25 +28,29 @@ def decode(
     from_seconds: float | None = None,
     until_seconds: float | None = None,
     alive: Callable[[], None] = lambda: None,
+    picture_fps: float | None = None,
 ) -> Iterator[DecodedFrame]:
     """Yield the frames of a video in order of time.
 
     Args:
-        path: the video.
+        path: the video, or a folder of numbered pictures.
         decoder: "pyav" or "decord".
         from_seconds: omit the frames before this time; pixels and indices of the others are
             those of a read from the first frame on.
         until_seconds: stop before the first frame at or after this time; None reads to the end,
             and only then compares the duration with the header.
         alive: called regularly while no frame is yielded: before from_seconds.
+        picture_fps: pictures a second of a folder, 25 when None.
 
     Raises:
         VideoError: a damaged, truncated or unreadable file, a frame that the decoder marks as
             corrupt, a size that changes, time that does not advance, or fewer than two frames.
     """
-    info = probe(path)
+    info = probe(path, picture_fps=picture_fps)
     start = None if from_seconds is None else exact(from_seconds) / info.time_base
-    if start and decoder == "pyav":
+    if info.container == PICTURES and decoder == "pyav":
+        frames = read_pictures(path, info)
+    elif start and decoder == "pyav":
         frames = read_pyav_from(path, info, start, alive)
     else:
         frames = {"pyav": read_pyav, "decord": read_decord}[decoder](path, info)

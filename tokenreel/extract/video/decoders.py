@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.extract.video.damage import DamageWatch, errors_so_far
+from tokenreel.extract.video.pictures import probe_pictures
 from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo, check_file
 
 DECORD_LIMIT_BYTES = 2**30  # decord reads ahead without bound, so a whole video must fit
@@ -54,12 +55,18 @@ def packets_of(container: Any, *streams: Any) -> Iterator[Any]:
         return
 
 
-def probe(path: Path) -> VideoInfo:
+def probe(path: Path, *, picture_fps: float | None = None) -> VideoInfo:
     """Read the header, with PyAV.
+
+    Args:
+        path: the video, or a folder of numbered pictures.
+        picture_fps: pictures a second of a folder, 25 when None.
 
     Raises:
         VideoError: the file cannot be opened or has no video stream; stage "open".
     """
+    if path.is_dir():
+        return probe_pictures(path, picture_fps)
     check_file(path)
     with opened(path) as (container, stream):
         base: Fraction = stream.time_base
@@ -154,6 +161,8 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
         VideoError: also where decord is known to hang, lacks the codec or needs more than 1 GiB
             of memory, and where it would repeat a frame instead of decoding it.
     """
+    if path.is_dir():
+        raise _refusal("does not read folders of pictures")
     if info.codec in DECORD_REFUSES or info.container in DECORD_REFUSES_CONTAINERS:
         raise _refusal(f"does not read {info.codec} in {info.container}")
     frame_bytes = info.width * info.height * 3

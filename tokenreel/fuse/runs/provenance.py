@@ -32,7 +32,7 @@ def describe_run(
 ) -> dict[str, Any]:
     """What run.json says of a run."""
     is_trained = config.optim.epochs > 0
-    described = {
+    about = {
         **provenance,
         "config": config.model_dump(mode="json"),
         "seed": config.seed,
@@ -41,16 +41,16 @@ def describe_run(
         **config.describe(stores),
     }
     if not is_trained:
-        described["augmentation"] = _inherited(config)
+        about["augmentation"] = _inherited(config)
     store = stores.first
     if config.data.label_share < 1 and is_trained:
         drawn, every = (labelled_clips(config, store, x) for x in (config.data.label_share, 1.0))
-        described["labelled_clips"] = f"{len(drawn)} of {len(every)}, drawn with seed {config.seed}"
+        about["labelled_clips"] = f"{len(drawn)} of {len(every)}, drawn with seed {config.seed}"
     if config.uses_labels and is_trained:
-        described["labels_sha256"] = _labels_digest(store)
+        about["labels_sha256"] = _labels_digest(store)
     if config.init is not None:
-        described["init_sha256"] = _init_digest(Path(config.init))
-    return described
+        about["init_sha256"] = _init_digest(Path(config.init))
+    return about
 
 
 def _inherited(config: SystemConfig) -> str:
@@ -62,15 +62,15 @@ def _inherited(config: SystemConfig) -> str:
 
 def describe_stores(stores: StoreSet) -> dict[str, Any]:
     """The part of a run's provenance that tells of its stores; of each by name where several."""
-    provenance = describe_store(stores.first)
+    about = describe_store(stores.first)
     if len(stores) > 1:
-        provenance["stores"] = {
+        about["stores"] = {
             name: {
                 key.removeprefix("store_"): value for key, value in describe_store(store).items()
             }
             for name, store in stores.items()
         }
-    return provenance
+    return about
 
 
 def describe_store(store: Store) -> dict[str, Any]:
@@ -120,12 +120,12 @@ def read_provenance(run: Path) -> dict[str, Any]:
     if not path.exists():
         raise UsageError(f"{run} is no run, it has no run.json: name a run's folder")
     try:
-        provenance = json.loads(path.read_bytes())
+        about = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise Damaged(f"{path}: torn ({error}); delete the run and train again") from error
-    if not isinstance(provenance, dict):
-        raise Damaged(f"{path}: no description of a run, but {provenance!r}")
-    return with_current_names(provenance, where=path)
+    if not isinstance(about, dict):
+        raise Damaged(f"{path}: no description of a run, but {about!r}")
+    return with_current_names(about, where=path)
 
 
 def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,30 +141,30 @@ def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
         WrongIdentity: tokens of another backbone, or of other weights; the fields that differ.
         Damaged: a run of a version that did not record what its tokens were.
     """
-    provenance = read_provenance(run)
-    lacks = {"config", "blocks", "store_identity", "store_fingerprint"} - provenance.keys()
+    about = read_provenance(run)
+    lacks = {"config", "blocks", "store_identity", "store_fingerprint"} - about.keys()
     if lacks:
         raise Damaged(
             f"{run / 'run.json'}: no {', '.join(sorted(lacks))}; use the version that trained it "
-            f"(commit {provenance.get('commit', 'not recorded')}), or train it again"
+            f"(commit {about.get('commit', 'not recorded')}), or train it again"
         )
-    held, asked = stores_of(provenance), stores_of(there)
+    held, asked = stores_of(about), stores_of(there)
     if held.keys() != asked.keys():
         raise UsageError(
             f"{run} reads {_named(held)}, given {_named(asked)}: give "
             + (" ".join(f"--store {name}=PATH" for name in held) or "one --store PATH")
         )
-    _require_same_tokens(run, provenance, there)
+    _require_same_tokens(run, about, there)
     for name, store in held.items():
         _require_same_tokens(run, store, asked[name])
-    return provenance
+    return about
 
 
-def stores_of(provenance: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def stores_of(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What a provenance says of each of several stores, as :func:`describe_store` says it."""
     return {
         name: store | {f"store_{key}": value for key, value in store.items()}
-        for name, store in provenance.get("stores", {}).items()
+        for name, store in about.get("stores", {}).items()
     }
 
 
@@ -172,16 +172,12 @@ def _named(stores: Mapping[str, Any]) -> str:
     return f"the stores {', '.join(stores)}" if stores else "one store"
 
 
-def _require_same_tokens(
-    run: Path, provenance: Mapping[str, Any], there: Mapping[str, Any]
-) -> None:
+def _require_same_tokens(run: Path, about: Mapping[str, Any], there: Mapping[str, Any]) -> None:
     """Of one store of a run, and one that it is to read."""
-    held, asked = (
-        {key: of["store_identity"][key] for key in BACKBONE} for of in (provenance, there)
-    )
+    held, asked = ({key: of["store_identity"][key] for key in BACKBONE} for of in (about, there))
     rows = field_differences(held, asked)
     if rows:
-        held, asked = ({"weights": of.get("weights", "")} for of in (provenance, there))
+        held, asked = ({"weights": of.get("weights", "")} for of in (about, there))
         table = "\n".join(
             f"  {name}: run has {here!r}, store has {other!r}"
             for name, here, other in [*rows, *field_differences(held, asked)]
@@ -193,7 +189,7 @@ def _require_same_tokens(
     changed = [
         name
         for name, _, _ in field_differences(
-            FRAMES | provenance["store_identity"], FRAMES | there["store_identity"]
+            FRAMES | about["store_identity"], FRAMES | there["store_identity"]
         )
         if name.startswith(PREPROCESSING)
     ]
@@ -206,9 +202,9 @@ def _require_same_tokens(
         )
 
 
-def require_init(provenance: Mapping[str, Any]) -> None:
+def require_init(about: Mapping[str, Any]) -> None:
     """Refuse, before there is a folder, to begin from what has no weights or read other tokens."""
-    config = parse_config(provenance["config"])
+    config = parse_config(about["config"])
     if config.init is None:
         return
     run = Path(config.init)
@@ -216,21 +212,21 @@ def require_init(provenance: Mapping[str, Any]) -> None:
         raise UsageError(
             f"init={run}: no {run / 'checkpoint.pt'}; name the folder of a trained run"
         )
-    config.require_init(require_same_tokens(run, provenance), provenance)
+    config.require_init(require_same_tokens(run, about), about)
 
 
-def read_config(run: Path, provenance: Mapping[str, Any]) -> SystemConfig:
+def read_config(run: Path, about: Mapping[str, Any]) -> SystemConfig:
     """The config that a run was trained with, as its run.json has it.
 
     Args:
         run: its folder.
-        provenance: what its run.json says.
+        about: what its run.json says.
 
     Raises:
         UsageError: it trained nothing; the command that made of its frozen features what it did.
         Damaged: a config of another version, or none; the fields that are wrong, and what to do.
     """
-    config = provenance.get("config")
+    config = about.get("config")
     if isinstance(config, dict) and config.get("model") == "frozen":
         raise UsageError(
             f"{run} is of model=frozen, which trains nothing: type `evaluate frozen STORE`; the "
@@ -246,8 +242,8 @@ def read_config(run: Path, provenance: Mapping[str, Any]) -> SystemConfig:
         )
         raise Damaged(
             f"{run / 'run.json'}: this version does not know the config of the run:\n{rows}\n"
-            f"use the version that trained it (commit {provenance.get('commit', 'not recorded')}), "
-            "or train it again with another --out"
+            f"use the version that trained it (commit {about.get('commit', 'not recorded')}), or "
+            "train it again with another --out"
         ) from error
 
 

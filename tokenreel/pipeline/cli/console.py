@@ -2,9 +2,10 @@
 
 import errno
 import logging
+import os
 import signal
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -24,6 +25,9 @@ CLOSED = (
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )
+FollowLinks = Annotated[
+    bool, typer.Option(help="take links that leave the root, and enter links to folders")
+]
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -43,8 +47,14 @@ def finish(status: int) -> NoReturn:
     raise typer.Exit(status)
 
 
+def link_words(follow_links: bool) -> list[str]:
+    """The words of a data set for the option --follow-links."""
+    return ["data.follow_links=yes"] if follow_links else []
+
+
 def run_app(app: typer.Typer) -> NoReturn:
     """Run a command; print an error of ours as one message and end with its status."""
+    _use_utf8()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("tokenreel").setLevel(logging.INFO)
     try:
@@ -77,3 +87,14 @@ def run_app(app: typer.Typer) -> NoReturn:
             )
         raise
     sys.exit(0)
+
+
+def _use_utf8() -> None:
+    """Start this program again in Python's UTF-8 mode where the locale has another encoding.
+
+    Words, names of files and output are then the same bytes in every locale.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tokenreel.pipeline.cli.console import finish, new_app, run_app
+from tokenreel.pipeline.cli.console import FollowLinks, finish, link_words, new_app, run_app
 from tokenreel.pipeline.text import say
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ Out = Annotated[Path | None, typer.Option(help="the store; by default named in s
 Gpus = Annotated[
     str | None, typer.Option(help="one process for each: all, a count, or numbers such as 0,1")
 ]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="only the first clips of each split; all: run without")
+]
 MaxFailures = Annotated[
     int | None, typer.Option(min=0, help="end once more clips than this have failed")
 ]
@@ -46,6 +49,8 @@ def run(
     shard: Annotated[str, typer.Option(help="i/n: this job's part of the clips, from 0")] = "0/1",
     gpus: Gpus = None,
     max_failures: MaxFailures = None,
+    limit: Limit = None,
+    follow_links: FollowLinks = False,
 ) -> None:
     """Write the tokens of every clip of a data set into a store; rerun to resume.
 
@@ -53,8 +58,10 @@ def run(
     """
     from tokenreel.pipeline.phases.extraction import extract_dataset
 
-    words = [*(words or []), *_limit(max_failures)]
-    report, store = extract_dataset(dataset, words, root=root, out=out, shard=shard, gpus=gpus)
+    words = [*(words or []), *_limit(max_failures), *link_words(follow_links)]
+    report, store = extract_dataset(
+        dataset, words, root=root, out=out, shard=shard, gpus=gpus, limit=limit
+    )
     _close(report, store)
 
 
@@ -68,11 +75,12 @@ def retry(
     root: Root = None,
     gpus: Gpus = None,
     max_failures: MaxFailures = None,
+    follow_links: FollowLinks = False,
 ) -> None:
     """Retry the clips in a store's quarantine, and only those."""
     from tokenreel.pipeline.phases.extraction import retry_store
 
-    words = [*(words or []), *_limit(max_failures)]
+    words = [*(words or []), *_limit(max_failures), *link_words(follow_links)]
     _close(retry_store(store, words, root=root, gpus=gpus), store)
 
 
@@ -85,13 +93,18 @@ def plan(
     out: Out = None,
     recipe: Annotated[str | None, typer.Option(help="break-even of this recipe only")] = None,
     seconds: Annotated[float, typer.Option(min=0.3, help="length of the measurement")] = 30.0,
+    limit: Limit = None,
+    follow_links: FollowLinks = False,
 ) -> None:
     """Estimate an extraction on this machine: frames, bytes, hours, and when caching pays."""
     from tokenreel.pipeline.phases.planning import plan_dataset
 
-    found = plan_dataset(dataset, words or [], root=root, out=out, recipe=recipe, seconds=seconds)
+    words = [*(words or []), *link_words(follow_links)]
+    found = plan_dataset(
+        dataset, words, root=root, out=out, recipe=recipe, seconds=seconds, limit=limit
+    )
     say(found.text())
-    finish(3 if found.survey.unreadable else 0)
+    finish(3 if found.survey.unreadable or found.unreadable else 0)
 
 
 @app.command()
@@ -129,6 +142,8 @@ def _close(report: "ExtractReport", store: Path) -> NoReturn:
         say(f"failed: {failure}")
     for failure in report.quarantined:
         say(f"in quarantine: {failure}")
+    for reason in report.unreadable:
+        say(f"cannot be read: {reason}")
     say(f"store: {store}")
     finish(report.exit_status)
 

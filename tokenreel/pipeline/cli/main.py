@@ -6,7 +6,13 @@ from typing import Annotated
 import typer
 
 from tokenreel.pipeline.cli import store
-from tokenreel.pipeline.cli.console import finish, new_app, run_app
+from tokenreel.pipeline.cli.console import (
+    FollowLinks,
+    finish,
+    link_words,
+    new_app,
+    run_app,
+)
 from tokenreel.pipeline.text import say
 
 app = new_app(__doc__)
@@ -60,13 +66,14 @@ def check(
     words: Annotated[list[str] | None, typer.Argument(help="data.key=value")] = None,
     *,
     root: Annotated[Path | None, typer.Option(help="folder of the videos")] = None,
+    follow_links: FollowLinks = False,
 ) -> None:
     """Check a data set: expected and existing files, clips of each split and class."""
     from tokenreel.pipeline.datasets import check_dataset
     from tokenreel.pipeline.defaults import DATA
     from tokenreel.pipeline.phases.extraction import data_options
 
-    options, _ = data_options(words or [])
+    options, _ = data_options([*(words or []), *link_words(follow_links)])
     found = check_dataset(dataset, root or DATA / dataset, options)
     say(found.text())
     finish(0 if found.is_complete else 3)

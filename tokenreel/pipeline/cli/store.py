@@ -102,8 +102,11 @@ def export(
     if layer:
         log.warning("--layer is now called --block")
     blocks = [*(block or []), *(layer or [])] or None
-    files = export_store(store, out, kind=kind, clips=clip, blocks=blocks, view=view)
-    say(f"{len(files)} files in {out}")
+    report = export_store(store, out, kind=kind, clips=clip, blocks=blocks, view=view)
+    for failure in report.failed:
+        say(f"failed: {failure}")
+    say(f"{len(report.files)} files in {out}")
+    finish(3 if report.failed else 0)
 
 
 @app.command(name="import")

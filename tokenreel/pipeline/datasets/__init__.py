@@ -30,6 +30,7 @@ DATASETS = Table(
         "sample": "tokenreel.pipeline.datasets.sample:sample",
     },
 )
+FOLLOWING = ("finegym", "kinetics400", "penn_action", "pouring")  # links, without the option
 PACKED = ("penn_action", "pouring")  # they write videos of their frames; a check does not
 
 
@@ -61,5 +62,7 @@ def check_dataset(name: str, root: Path, options: Mapping[str, str]) -> Check:
 
 
 def _survey(name: str, root: Path, options: Mapping[str, str]) -> Survey:
+    if name in FOLLOWING:
+        options = {key: value for key, value in options.items() if key != "follow_links"}
     found: Survey | Manifest = DATASETS.load(name)(root, options)
     return Survey(found) if isinstance(found, Manifest) else found

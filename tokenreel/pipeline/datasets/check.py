@@ -44,6 +44,7 @@ class Check:
         seconds_of: (action, phase, split) -> labelled seconds.
         phases: names of the phases of each action.
         shared: groups with clips in train and in val.
+        unreadable: files and folders that could not be read, each with the reason.
     """
 
     dataset: str
@@ -55,11 +56,13 @@ class Check:
     seconds_of: Mapping[tuple[str, int, str], float]
     phases: Mapping[str, tuple[str, ...]]
     shared: tuple[str, ...]
+    unreadable: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:
-        """Whether every clip that is listed was found, and as many as were published."""
-        return all(split.found >= split.expected for split in self.splits)
+        """Whether all could be read, and every clip that is listed or published was found."""
+        found = all(split.found >= split.expected for split in self.splits)
+        return found and not self.unreadable
 
     @property
     def state(self) -> str:
@@ -83,6 +86,7 @@ class Check:
         lines += ["", *self._actions(), ""]
         lines.append(f"groups with clips in train and in val: {len(self.shared)}")
         lines += [f"note: {note}" for note in self.notes]
+        lines += [f"cannot be read: {reason}" for reason in self.unreadable]
         lines.append(self.state)
         return "\n".join(lines)
 
@@ -128,6 +132,7 @@ def check_survey(survey: Survey) -> Check:
         seconds_of,
         manifest.phases,
         tuple(sorted(train & val)),
+        manifest.unreadable,
     )
 
 

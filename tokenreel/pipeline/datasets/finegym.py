@@ -29,9 +29,9 @@ from tokenreel.pipeline.datasets.survey import (
     Survey,
     choose,
     find_file,
+    find_files,
     frames_to_spans,
     refuse_unknown,
-    videos_by_stem,
     wrong_root,
 )
 
@@ -87,7 +87,8 @@ def finegym(root: Path, options: Mapping[str, str]) -> Survey:
     times_path = _find(root, f"finegym_annotation_info_{version}.json")
     events = {s: by_event(read_list(path, int(classes))) for s, path in lists.items()}
     times = read_times(times_path)
-    videos = videos_by_stem(root)
+    files = find_files(root)
+    videos = files.by_stem()
     shared = events["train"].keys() & events["val"].keys()
     notes = Notes(len(shared))
     clips = []
@@ -112,6 +113,7 @@ def finegym(root: Path, options: Mapping[str, str]) -> Survey:
         {action: read_names(root, int(classes))},
         LICENCE,
         notes.sentences(listed_counts),
+        files.unreadable,
     )
     return Survey(manifest, listed_counts, PUBLISHED.get((classes, version), {}))
 

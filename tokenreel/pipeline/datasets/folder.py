@@ -1,6 +1,7 @@
 """`folder`: any directory tree of videos, with optional tables of labels, splits and actions.
 
-    ROOT/**/*.mp4 ...                                     the videos
+    ROOT/**/*.mp4 ...                                     the videos: whatever FFmpeg opens as one
+    ROOT/**/clip/0001.jpg, 0002.jpg ...                   or folders of numbered JPEG or PNG files
     ROOT/labels.csv   video,start_seconds,stop_seconds,phase      phase: a number from 0, or a name
     ROOT/clips.csv    video,split,action,group,start_seconds,stop_seconds    the first is required
     ROOT/phases.csv   action,phase                                names in the order of their number
@@ -12,16 +13,22 @@ video is a clip: of the split "train", "val" or "test" when its first folder is 
 
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from unicodedata import normalize
 
 from tokenreel.cache.csv_tables import Line, read_table
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
+from tokenreel.cache.manifest import Clip, LabelSpan, Manifest, path_below, text_of_name
 from tokenreel.cache.plugins import nearest
-from tokenreel.pipeline.datasets.survey import VIDEO_SUFFIXES, Survey
+from tokenreel.extract.video.pictures import DEFAULT_FPS, LEAST_PICTURES, numbered_pictures
+from tokenreel.extract.video.sniff import find_videos, is_named_video
+from tokenreel.pipeline.datasets.survey import Survey, choose, refuse_unknown
+from tokenreel.pipeline.datasets.tree import FolderTree, walk_tree
 
 SPLITS = ("train", "val", "test")
 CLIP_COLUMNS = ("split", "action", "group", "start_seconds", "stop_seconds")
@@ -30,58 +37,188 @@ LAYOUT = __doc__.partition("\n\n")[2].partition("\n\n")[0]
 log = logging.getLogger(__name__)
 
 MOST_PHASES = 2**15  # labels of frames are int16
+LEAST_FPS, MOST_FPS = 0.001, 1000.0  # of folders of pictures
 
 
 def folder(root: Path, options: Mapping[str, str]) -> Survey:
-    """The clips of a directory tree of videos.
+    """The clips of a directory tree of videos and of folders of numbered pictures.
+
+    Args:
+        root: the directory.
+        options: `picture_fps`, pictures a second in folders of pictures; `follow_links`, "yes" to
+            take links that leave the root and links to folders.
 
     Raises:
-        UsageError: a root without videos; a table with a wrong line, named by file and line.
+        UsageError: a root without videos; a table with a wrong line, named by file and line; an
+            option that is wrong.
     """
-    if options:
-        raise UsageError(f"data.{next(iter(options))}: the data set `folder` takes no options")
-    videos = _find_videos(root)
+    refuse_unknown("folder", options, ["picture_fps", "follow_links"])
+    follow_links = choose(options, "follow_links", ("no", "yes")) == "yes"
+    picture_fps = _picture_fps(options)
+    found = _find_clips(root, follow_links=follow_links)
     phases = _read_phases(root / "phases.csv")
-    clips = [Clip(clip_id=video, video=video, split=_split_of(video)) for video in videos]
+    clips = [Clip(clip_id=video, video=video, split=_split_of(video)) for video in found.videos]
+    clips += [
+        Clip(clip_id=name, video=name, split=_split_of(name), picture_fps=picture_fps)
+        for name in found.pictures
+    ]
     clips = _read_clips(root / "clips.csv", clips)
     spans = _read_spans(root / "labels.csv", clips, phases)
     labelled = [replace(clip, spans=spans.get(clip.clip_id, ())) for clip in clips]
     labelled.sort(key=lambda clip: clip.clip_id)
-    notes = [] if spans else ["no labels.csv: metrics that need phase labels will be skipped"]
+    notes = found.notes
+    if found.pictures and picture_fps is None:
+        notes.append(
+            f"{len(found.pictures)} folder(s) of pictures are taken at {DEFAULT_FPS:g} pictures a "
+            "second: picture_fps= gives another rate"
+        )
+    if not spans:
+        notes.append("no labels.csv: metrics that need phase labels will be skipped")
     licence = "terms: not stated"
-    return Survey(Manifest("folder", root, tuple(labelled), phases, licence, tuple(notes)))
+    unreadable = tuple(found.unreadable)
+    return Survey(
+        Manifest("folder", root, tuple(labelled), phases, licence, tuple(notes), unreadable)
+    )
 
 
-def _find_videos(root: Path) -> list[str]:
+def _picture_fps(options: Mapping[str, str]) -> float | None:
+    text = options.get("picture_fps")
+    if text is None:
+        return None
+    try:
+        rate = float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        rate = 0.0
+    if not LEAST_FPS <= rate <= MOST_FPS:
+        raise UsageError(
+            f"picture_fps={text}: not a rate of {LEAST_FPS:g} to {MOST_FPS:g} pictures a second, "
+            "such as 25 or 30000/1001"
+        )
+    return rate
+
+
+@dataclass
+class _Found:
+    """What is below a root: names of videos and of folders of pictures, and what to say of it."""
+
+    videos: list[str] = field(default_factory=list)
+    pictures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+
+
+def _find_clips(root: Path, *, follow_links: bool) -> _Found:
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; expected\n{LAYOUT}")
-    found, others = [], 0
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        if any(part.startswith(".") for part in name.split("/")) or path.suffix == ".csv":
-            continue
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
-            others += path.is_file()
-            if path.is_symlink() and path.is_dir():
-                log.warning("%s is a link to a folder: not entered", name)
-        elif not Path(os.path.realpath(path)).is_relative_to(root.resolve()):  # of a loop, too
-            log.warning("%s is a link that leaves the root: left out", name)
-        else:
-            found.append(_utf8_name(name))
-    if not found:
-        raise UsageError(
-            f"{root}: no videos, {others} other file(s); expected\n{LAYOUT}\n"
-            f"videos end in {' '.join(VIDEO_SUFFIXES)}"
+    tree = walk_tree(root, follow_links=follow_links)
+    leaving = set() if follow_links else _leaving(tree)
+    pictures = {
+        name: set(numbered_pictures(files))
+        for name, files in tree.folders.items()
+        if name and len(numbered_pictures(files)) >= LEAST_PICTURES
+    }
+    others = [name for name in tree.files if not name.endswith(".csv") and name not in leaving]
+    others = [name for name in others if not _is_in(name, pictures)]
+    found = find_videos(root, others)
+    for name in {name.rpartition("/")[0] for name in found.videos} & pictures.keys():
+        found.others.update(Path(own).suffix.lower() for own in pictures.pop(name))
+    named = [name for name in tree.folders if is_named_video(name) and name not in pictures]
+    found.videos += [  # each fails by name
+        name for name in named if not any(video.startswith(f"{name}/") for video in found.videos)
+    ]
+    result = _Found(found.videos, sorted(pictures))
+    result.notes += _describe_links(tree, sorted(leaving), found.videos)
+    result.unreadable += [f"{name}: {reason}" for name, reason in tree.unreadable]
+    result.unreadable += [f"{name}: {reason}" for name, reason in found.unreadable]
+    result.unreadable += [
+        f"{name}: has the name of another file once its bytes are written as text: rename it"
+        for name in _drop_twice(result.videos)
+    ]
+    if len(numbered_pictures(tree.folders.get("", []))) >= LEAST_PICTURES:
+        result.notes.append(
+            "numbered pictures beside the folders are left out; to take them as one clip, name "
+            "the folder above as --root"
         )
-    return found
+    if tree.num_array_folders:
+        result.notes.append(f"{tree.num_array_folders} folder(s) of arrays (Zarr) are not entered")
+    if found.others:
+        result.notes.append(found.describe_others())
+    if not result.videos and not result.pictures:
+        reasons = "".join(f"\n{line}" for line in [*result.unreadable, *result.notes])
+        raise UsageError(
+            f"{root}: no videos, {found.others.total()} other file(s); expected\n{LAYOUT}{reasons}"
+        )
+    return result
 
 
-def _utf8_name(name: str) -> str:
-    """The name; one that is not UTF-8, which no store can hold, as a name that cannot be opened."""
-    safe = name.encode("utf-8", "backslashreplace").decode()
-    if safe != name:
-        log.warning("%s: the name is not UTF-8: rename it", safe)
-    return safe
+def _is_in(name: str, pictures: Mapping[str, set[str]]) -> bool:
+    """Whether a file is a picture of a folder of pictures."""
+    inside, _, own = name.rpartition("/")
+    return own in pictures.get(inside, ())
+
+
+def _drop_twice(names: list[str]) -> list[str]:
+    """Keep one of each name; returns those that were there more than once."""
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    names[:] = dict.fromkeys(names)
+    return twice
+
+
+def _leaving(tree: FolderTree) -> set[str]:
+    """Links to files that are not below the root."""
+    real = Path(os.path.realpath(tree.root))
+    return {
+        name
+        for name in tree.links
+        if not Path(os.path.realpath(path_below(tree.root, name))).is_relative_to(real)
+    }
+
+
+def _describe_links(tree: FolderTree, leaving: Sequence[str], videos: Sequence[str]) -> list[str]:
+    """What is said of links: those left out, and those by which a video has two names."""
+    notes = []
+    if leaving:
+        notes.append(
+            f"{leaving[0]} is a link that leaves the root: left out{_more(leaving)}; "
+            "--follow-links takes such links"
+        )
+    closed = [name for name, reason in tree.left_links if not reason]
+    if closed:
+        notes.append(
+            f"{closed[0]} is a link to a folder: not entered{_more(closed)}; "
+            "--follow-links enters such links"
+        )
+    again = [name for name, reason in tree.left_links if reason]
+    if again:
+        notes.append(
+            f"{again[0]} is a link to a folder that is listed by another name: "
+            f"not entered again{_more(again)}"
+        )
+    twice = _reached_twice(tree, videos)
+    if twice:
+        notes.append(
+            f"{twice[0]} is a link to a video that has another name here: a clip of its own"
+            f"{_more(twice)}"
+        )
+    return notes
+
+
+def _reached_twice(tree: FolderTree, videos: Sequence[str]) -> list[str]:
+    """Links to videos that are listed by an earlier link or by their own name."""
+    links = [name for name in videos if name in tree.links]
+    top = os.path.realpath(tree.root)
+    seen = {f"{top}/{name}" for name in videos if name not in tree.links} if links else set()
+    again = []
+    for name in links:
+        real = text_of_name(os.path.realpath(path_below(tree.root, name)))
+        if real in seen:
+            again.append(name)
+        seen.add(real)
+    return again
+
+
+def _more(names: Sequence[str]) -> str:
+    return f", as {len(names) - 1} more" if len(names) > 1 else ""
 
 
 def _split_of(video: str) -> str:
@@ -188,7 +325,12 @@ def _phase_of(line: Line, names: tuple[str, ...]) -> int:
 
 
 def _video_of(line: Line, clips: Mapping[str, object]) -> str:
+    """The video that a line names, in whichever Unicode form it writes the letters."""
     video = line.cells["video"]
-    if video not in clips:
-        raise UsageError(f"{line.where}: no video {video!r} below the root{nearest(video, clips)}")
-    return video
+    if video in clips:
+        return video
+    alike = [name for name in clips if normalize("NFC", name) == normalize("NFC", video)]
+    if len(alike) != 1:
+        known = nearest(video, clips)
+        raise UsageError(f"{line.where}: no video {video!r} below the root{known}")
+    return alike[0]

@@ -17,11 +17,10 @@ from pathlib import Path, PurePosixPath
 
 from tokenreel.cache.csv_tables import Table, read_lines
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.cache.manifest import Clip, Manifest, path_below
 from tokenreel.pipeline.datasets.survey import (
-    VIDEO_SUFFIXES,
     Survey,
-    files_below,
+    find_files,
     refuse_unknown,
     wrong_root,
 )
@@ -53,9 +52,9 @@ def kinetics400(root: Path, options: Mapping[str, str]) -> Survey:
     refuse_unknown("kinetics400", options, [])
     if not root.is_dir():
         raise wrong_root(root, LAYOUT)
-    names = files_below(root)
-    videos = _find_videos(names)
-    entries = _read_lists(root, names)
+    files = find_files(root)
+    videos = _find_videos(files.videos)
+    entries = _read_lists(root, files.names)
     notes = []
     if not entries:
         notes.append("no lists: split and action are those of the folders")
@@ -77,7 +76,9 @@ def kinetics400(root: Path, options: Mapping[str, str]) -> Survey:
         notes.append(f"{extra} videos are in no list and left out")
     clips.sort(key=lambda clip: clip.clip_id)
     phases: dict[str, tuple[str, ...]] = {clip.action: () for clip in clips}
-    manifest = Manifest("kinetics400", root, tuple(clips), phases, LICENCE, tuple(notes))
+    manifest = Manifest(
+        "kinetics400", root, tuple(clips), phases, LICENCE, tuple(notes), files.unreadable
+    )
     return Survey(manifest, {split: n for split, n in listed.items() if n})
 
 
@@ -85,8 +86,6 @@ def _find_videos(names: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names:
         path = PurePosixPath(name)
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
-            continue
         if path.stem not in found or "replacement" in path.parts:
             found[path.stem] = name
     return found
@@ -108,7 +107,7 @@ def _read_lists(root: Path, names: Sequence[str]) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     kinds = ("*.csv", "kinetics400_*_list_videos.txt")
     for name in names:
-        path = root / name
+        path = path_below(root, name)
         if not any(path.match(kind) for kind in kinds):
             continue
         reader = _read_text if path.suffix == ".txt" else _read_csv

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import StoreError, UsageError
+from tokenreel.cache.files import entries_of
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.plugins import nearest
 from tokenreel.pipeline.datasets.carl import FPS, check_phases, is_carl, read_carl
@@ -77,12 +78,13 @@ def penn_action(root: Path, options: Mapping[str, str]) -> Survey:
     """
     refuse_unknown("penn_action", options, ["packed", "pack"])
     pack = choose(options, "pack", ("yes", "no")) == "yes"
+    unreadable: list[str] = []
     if is_carl(root):
         clips, listed, notes = read_carl(root, action_of=_action_of, num_phases=NUM_PHASES)
         video_root = root
     elif (root / "frames").is_dir():
         video_root = Path(options.get("packed", root / "packed")) if pack else root
-        clips, listed, notes = _read_published(root, video_root if pack else None)
+        clips, listed, notes, unreadable = _read_published(root, video_root if pack else None)
     else:
         raise wrong_root(root, LAYOUT, "neither frames/ nor train.pkl or val.pkl")
     phases = {
@@ -90,7 +92,9 @@ def penn_action(root: Path, options: Mapping[str, str]) -> Survey:
         for action, count in NUM_PHASES.items()
     }
     clips.sort(key=lambda clip: clip.clip_id)
-    manifest = Manifest("penn_action", video_root, tuple(clips), phases, LICENCE, tuple(notes))
+    manifest = Manifest(
+        "penn_action", video_root, tuple(clips), phases, LICENCE, tuple(notes), tuple(unreadable)
+    )
     return Survey(manifest, listed, PUBLISHED)
 
 
@@ -107,8 +111,9 @@ def _known_action(text: str, where: str) -> str:
 
 def _read_published(
     root: Path, folder: Path | None
-) -> tuple[list[Clip], dict[str, int], list[str]]:
+) -> tuple[list[Clip], dict[str, int], list[str], list[str]]:
     notes: list[str] = []
+    unreadable: list[str] = []
     if (root / "penn_action_labels").is_dir():
         entries = list(_labelled(root))
     else:
@@ -119,7 +124,11 @@ def _read_published(
     num_missing = num_resampled = num_torn = 0
     for entry in entries:
         listed[entry.split] = listed.get(entry.split, 0) + 1
-        frames = sorted((root / "frames" / entry.number).glob("*.jpg"))
+        try:
+            frames = entries_of(root / "frames" / entry.number, "*.jpg")
+        except StoreError as error:
+            unreadable.append(str(error))
+            continue
         if not frames:
             num_missing += 1
             continue
@@ -137,11 +146,13 @@ def _read_published(
         )
     if num_resampled:
         notes.append(f"{num_resampled} clips had more labels than frames or fewer: resampled")
-    return clips, listed, notes
+    return clips, listed, notes, unreadable
 
 
 def _labelled(root: Path) -> Iterator[Entry]:
-    for path in sorted((root / "penn_action_labels").glob("*/*/*.npy")):
+    splits = entries_of(root / "penn_action_labels")
+    actions = [action for split in splits for action in entries_of(split)]
+    for path in (path for action in actions for path in entries_of(action, "*.npy")):
         where = path.relative_to(root).as_posix()
         split = path.parts[-3]
         if split not in ("train", "val"):
@@ -153,7 +164,7 @@ def _unlabelled(root: Path) -> Iterator[Entry]:
     """Videos of the 13 actions by their .mat files; the other two actions are left out."""
     from scipy.io import loadmat
 
-    for path in sorted((root / "labels").glob("*.mat")):
+    for path in entries_of(root / "labels", "*.mat"):
         try:
             content = loadmat(path, variable_names=["action", "train"])
             action, flag = str(content["action"].item()), int(content["train"].item())

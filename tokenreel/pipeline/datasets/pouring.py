@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.files import entries_of
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.pipeline.datasets.carl import FPS, SPLITS, check_phases, is_carl, read_carl
 from tokenreel.pipeline.datasets.formats.jpegs import packed
@@ -46,7 +47,7 @@ def pouring(root: Path, options: Mapping[str, str]) -> Survey:
     """
     refuse_unknown("pouring", options, ["packed", "pack"])
     pack = choose(options, "pack", ("yes", "no")) == "yes"
-    records = {split: sorted(root.glob(f"pouring_{split}*.tfrecord*")) for split in SPLITS}
+    records = {split: entries_of(root, f"pouring_{split}*.tfrecord*") for split in SPLITS}
     notes: list[str] = []
     video_root = root
     if is_carl(root):

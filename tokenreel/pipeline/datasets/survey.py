@@ -4,27 +4,44 @@ A survey is a manifest with two numbers beside it for every split: how many clip
 files list, and how many were published.  `tokenreel data check` prints the three.
 """
 
-import logging
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import LabelSpan, Manifest
 from tokenreel.cache.plugins import nearest
+from tokenreel.extract.video.sniff import find_videos
+from tokenreel.pipeline.datasets.tree import walk_tree
 
-log = logging.getLogger(__name__)
-
-VIDEO_SUFFIXES = (
-    *(".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".ts", ".mts"),
-    *(".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ogv", ".y4m"),
-)
+LIST_SUFFIXES = (".csv", ".json", ".txt", ".pkl", ".tfrecord")  # annotations: never videos
 SHOWN = 12  # entries of a wrong root that an error lists
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """Files below a root, as paths with forward slashes, in order.
+
+    Attributes:
+        names: of all of them.
+        videos: those that are videos.
+        unreadable: files and folders that could not be read, each with the reason.
+    """
+
+    names: tuple[str, ...]
+    videos: tuple[str, ...]
+    unreadable: tuple[str, ...]
+
+    def by_stem(self) -> dict[str, str]:
+        """The videos by name without suffix; of two, the first in order."""
+        found: dict[str, str] = {}
+        for name in self.videos:
+            found.setdefault(PurePosixPath(name).stem, name)
+        return found
 
 
 @dataclass(frozen=True)
@@ -85,44 +102,17 @@ def resample(count: int, wanted: int) -> list[int]:
     return [math.floor(j * count / wanted) for j in range(wanted)]
 
 
-def videos_by_stem(root: Path) -> dict[str, str]:
-    """Videos anywhere below the root, by name without suffix; of two, the first in order."""
-    found: dict[str, str] = {}
-    for name in files_below(root):
-        path = root / name
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-            found.setdefault(path.stem, name)
-    return found
+def find_files(root: Path) -> FoundFiles:
+    """Files below the root, and which of them are videos.
 
-
-def files_below(root: Path) -> list[str]:
-    """Paths below the root of all that is no folder, with forward slashes, in order.
-
-    Hidden ones are left out.  A link to a folder elsewhere is entered, as videos often lie on
-    another disk than their annotations; one to a folder below the root is not: that has its own
-    name.  A name that is not UTF-8 is left out, which the log says: no store could hold it.
+    A link to a folder elsewhere is entered, as videos often lie on another disk than their
+    annotations; one to a folder below the root is not: that has its own name.
     """
-    entered, found = {os.path.realpath(root)}, []
-    walk = os.walk(root, followlinks=True, onerror=lambda error: log.warning("%s", error))
-    for folder, inner, names in walk:
-        place = Path(folder).relative_to(root)
-        inner[:] = [n for n in sorted(inner) if n[0] != "." and _is_new(Path(folder, n), entered)]
-        found += [place / name for name in names if name[0] != "."]
-    names = [path.as_posix() for path in sorted(found)]
-    sound = [name for name in names if not any("\ud800" <= c <= "\udfff" for c in name)]
-    if len(sound) < len(found):
-        count = len(found) - len(sound)
-        log.warning("%s: %d name(s) are not UTF-8: rename them; left out", root, count)
-    return sound
-
-
-def _is_new(folder: Path, entered: set[str]) -> bool:
-    """Whether a folder is to be entered; links that lead to where others do are not."""
-    real = os.path.realpath(folder)
-    if folder.is_symlink() and any(Path(real).is_relative_to(other) for other in entered):
-        return False
-    entered.add(real)
-    return True
+    tree = walk_tree(root, follow_links=True)
+    lists = [name for name in tree.files if PurePosixPath(name).suffix.lower() in LIST_SUFFIXES]
+    found = find_videos(root, [name for name in tree.files if name not in set(lists)])
+    unreadable = [f"{name}: {reason}" for name, reason in [*tree.unreadable, *found.unreadable]]
+    return FoundFiles(tuple(tree.files), tuple(found.videos), tuple(unreadable))
 
 
 def find_file(root: Path, names: Iterable[str], layout: str) -> Path:

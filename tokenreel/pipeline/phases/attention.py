@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.errors import ClipFailed, UsageError
 from tokenreel.cache.files import make_directory, write_whole
+from tokenreel.cache.manifest import path_below
 from tokenreel.cache.plugins import nearest
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.evaluate.report.pictures.movie import write_movie
@@ -83,12 +84,12 @@ def attend_clips(
     Raises:
         UsageError: no such clip, a run without attention, or a store that has to be named.
     """
-    provenance = read_provenance(run)
-    path = store or STORES / str(provenance.get("store_name"))
+    about = read_provenance(run)
+    path = store or STORES / str(about.get("store_name"))
     if store is None and not path.exists():
         raise UsageError(f"{run} was trained on {path.name}, which is not in {STORES}/: --store")
     opened = open_store(path)
-    videos = root or DATA / str(provenance.get("dataset", ""))
+    videos = root or DATA / str(about.get("dataset", ""))
     chosen = find_clips(opened, clips)
     from tokenreel.fuse.distributed.world import find_device
     from tokenreel.fuse.embed.attend import ClipAttention, attend
@@ -154,7 +155,7 @@ def _write(found: "ClipAttention", store: Store, root: Path, folder: Path) -> At
     columns = np.unique(
         np.linspace(0, len(found.weights) - 1, NUM_COLUMNS).round().astype(np.int64)
     )
-    video = root / found.record.video
+    video = path_below(root, found.record.video)
     reason = ""
     try:
         seen: Sequence[Image | None] = list(frames_as_seen(store, found.record, columns, video))

@@ -13,10 +13,16 @@ from typing import Any
 
 from tokenreel.cache.codec import codec_identity
 from tokenreel.cache.errors import StoreError, UsageError
-from tokenreel.cache.files import make_directory, sweep_temporary, sync_directory, temporary_name
+from tokenreel.cache.files import (
+    entries_of,
+    make_directory,
+    sweep_temporary,
+    sync_directory,
+    temporary_name,
+)
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.store_files import load_identity, read_failures
-from tokenreel.cache.manifest import Manifest
+from tokenreel.cache.manifest import Manifest, first_clips, path_below
 from tokenreel.cache.tools.maintenance import mend_logs, remove_damaged
 from tokenreel.cache.tools.verify import VerifyReport
 from tokenreel.extract.backbone.families import backbone_label, check_family
@@ -31,6 +37,7 @@ from tokenreel.pipeline.text import require_device, require_gpus
 
 log = logging.getLogger(__name__)
 
+DATA_WORDS = ("picture_fps",)  # options of data sets that need no "data." in front
 ABANDONED_SECONDS = 86400  # an unfinished store that nobody touched for this long
 
 
@@ -42,6 +49,7 @@ def extract_dataset(
     out: Path | None = None,
     shard: str = "0/1",
     gpus: str | None = None,
+    limit: int | None = None,
 ) -> tuple[ExtractReport, Path]:
     """Write the tokens of a data set into its store.
 
@@ -53,10 +61,13 @@ def extract_dataset(
         shard: "i/n", this job's part.
         gpus: one process for each: "all", a count, or comma-separated numbers; None: one process,
             where the word device= says.
+        limit: only the first clips of each split, as many as this; None: all.  The store is the
+            same, so that a run without a limit adds the others.
 
     Returns:
         What was done, and the store.
     """
+    check_limit(limit)
     part = parse_shard(shard)
     if gpus is not None:
         require_gpus(gpus)
@@ -65,7 +76,10 @@ def extract_dataset(
 
     devices = _devices(config, gpus)
     store = out or named_store(STORES, manifest, config)
-    return extract_on_gpus(devices, manifest, config, store, shard=part), store
+    report = extract_on_gpus(devices, manifest, config, store, shard=part, limit=limit)
+    report.unreadable = list(manifest.unreadable)
+    report.num_over_limit = len(manifest.clips) - len(first_clips(manifest.clips, limit))
+    return report, store
 
 
 def retry_store(
@@ -163,15 +177,27 @@ def configure_extraction(config: ExtractConfig, words: Sequence[str]) -> Extract
 def data_options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """The `data.key=value` words as a dict, and the words that are left.
 
-    >>> data_options(["data.classes=288", "blocks=11"])
-    ({'classes': '288'}, ['blocks=11'])
+    Those of DATA_WORDS need no "data." in front.
+
+    >>> data_options(["data.classes=288", "blocks=11", "picture_fps=10"])
+    ({'classes': '288', 'picture_fps': '10'}, ['blocks=11'])
     """
-    own = {}
-    for word in (word for word in words if word.startswith("data.")):
-        key, equals, own[key] = word.removeprefix("data.").partition("=")
+    own, left = {}, []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not word.startswith("data.") and key not in DATA_WORDS:
+            left.append(word)
+            continue
         if not equals:
             raise UsageError(f"{word!r} is not data.key=value")
-    return own, [word for word in words if not word.startswith("data.")]
+        own[key.removeprefix("data.")] = value
+    return own, left
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise UsageError for a limit that leaves no clip."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit}: give the number of clips of each split, 1 or more")
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -251,7 +277,9 @@ def _stores_of(
     from tokenreel.extract.encode.identity import same_extraction
 
     found = []
-    for path in sorted(path.parent for path in folder.glob(f"{escape(start)}*/recipe.json")):
+    for path in entries_of(folder, f"{escape(start)}*"):
+        if not (path / "recipe.json").exists():
+            continue
         try:
             held = load_identity(path)[0].before_calibration
         except StoreError:
@@ -322,8 +350,9 @@ def repair_store(
     held.require(same_extraction(held, build_identity(config), config), path=store)
     part = _only(manifest, report.repair)
     for clip in part.clips:
-        if not (part.root / clip.video).exists():
-            raise UsageError(f"{clip.clip_id}: {part.root / clip.video} is not there: --root?")
+        path = path_below(part.root, clip.video)
+        if not path.exists():
+            raise UsageError(f"{clip.clip_id}: {path} is not there: --root?")
     remove_damaged(store, report)
     return extract_clips(part, config, store, retries=True)
 

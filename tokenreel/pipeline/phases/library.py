@@ -43,7 +43,9 @@ def extract_videos(
     words = _words(settings)
     if isinstance(videos, Manifest):
         config = apply_overrides(extraction_for(videos.dataset), words, root="extract")
-        return extract_on_gpus([config.device], videos, config, Path(store))
+        report = extract_on_gpus([config.device], videos, config, Path(store))
+        report.unreadable = list(videos.unreadable)
+        return report
     return extract_dataset(dataset, words, root=Path(videos), out=Path(store))[0]
 
 

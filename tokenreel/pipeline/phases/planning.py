@@ -7,15 +7,15 @@ costs the same in both and is left out.
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.manifest import Manifest
+from tokenreel.cache.manifest import Manifest, first_clips
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.pipeline.defaults import STORES
-from tokenreel.pipeline.phases.extraction import read_words
+from tokenreel.pipeline.phases.extraction import check_limit, read_words
 from tokenreel.pipeline.recipes import RECIPES, get_recipe
 from tokenreel.pipeline.text import format_table
 
@@ -56,6 +56,8 @@ class Plan:
         sizes: of the store with each codec, the chosen one first.
         even: break-even of the recipes of this data set.
         free_bytes: free space where the store would be.
+        unreadable: files and folders of the data set that could not be read, with the reason.
+        num_over_limit: clips left out by a limit.
     """
 
     dataset: str
@@ -65,6 +67,8 @@ class Plan:
     sizes: "tuple[StoreSize, ...]"
     even: tuple[BreakEven, ...]
     free_bytes: int
+    unreadable: tuple[str, ...] = ()
+    num_over_limit: int = 0
 
     @property
     def views(self) -> int:
@@ -99,9 +103,11 @@ class Plan:
         survey, rates = self.survey, self.rates
         lines = [
             f"{self.dataset}: {len(survey.clip_frames)} clips, {survey.num_frames} frames, "
-            f"{survey.num_seconds / 3600:.2f} h of video (from headers; nothing was decoded)",
+            f"{survey.num_seconds / 3600:.2f} h of video (from headers; nothing was decoded)"
+            + (f"; {self.num_over_limit} clips left out by --limit" if self.num_over_limit else ""),
             f"videos: {survey.video_bytes / 1e9:.2f} GB; unreadable: {len(survey.unreadable)}",
             *(f"  {clip}: {reason}" for clip, reason in survey.unreadable[:10]),
+            *(f"cannot be read: {reason}" for reason in self.unreadable),
             "",
             f"measured on this machine: backbone {rates.backbone_frames:.1f} frames/s on "
             f"{rates.device} ({self.numeric}), decoding {rates.decode_frames:.0f} frames/s "
@@ -161,6 +167,7 @@ def plan_dataset(
     out: Path | None = None,
     recipe: str | None = None,
     seconds: float = 30.0,
+    limit: int | None = None,
 ) -> Plan:
     """Plan an extraction.
 
@@ -171,13 +178,16 @@ def plan_dataset(
         out: where the store would be.
         recipe: break-even of this recipe; None for every recipe of the data set.
         seconds: length of the measurement.
+        limit: only the first clips of each split.
 
     Raises:
         UsageError: an unknown data set, recipe or key; or no clip whose header can be read.
     """
     if recipe is not None:
         get_recipe(recipe)
-    manifest, config = read_words(dataset, words, root=root)
+    check_limit(limit)
+    whole, config = read_words(dataset, words, root=root)
+    manifest = replace(whole, clips=tuple(first_clips(whole.clips, limit)))
     from tokenreel.extract.flow.devices import pick_device
     from tokenreel.extract.preview.plan import (
         measure_machine,
@@ -197,7 +207,17 @@ def plan_dataset(
     counts = list(survey.clip_frames.values())
     sizes = tuple(store_size(plan_recipe, name, counts) for name in names)
     even = break_even(manifest, config, survey, rates, sizes[0], recipe=recipe)
-    return Plan(dataset, config, survey, rates, sizes, even, shutil.disk_usage(folder).free)
+    return Plan(
+        dataset,
+        config,
+        survey,
+        rates,
+        sizes,
+        even,
+        shutil.disk_usage(folder).free,
+        whole.unreadable,
+        len(whole.clips) - len(manifest.clips),
+    )
 
 
 def break_even(

@@ -8,6 +8,7 @@ import numpy as np
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
 from tokenreel.cache.errors import EmbeddingFileError
 from tokenreel.cache.format.clip import leaves_root
+from tokenreel.cache.manifest import path_below
 from tokenreel.evaluate.commands.suite import SuiteReport
 from tokenreel.evaluate.data.clips import file_sha256, load_screened
 from tokenreel.evaluate.report.build import make_report, write_report
@@ -105,7 +106,7 @@ def frames_below(*roots: Path) -> FrameSource:
             raise FramesUnreachable(
                 f"{clip.video!r} leads out of the folder of the videos: refused, name a path inside"
             )
-        paths = [root / clip.video for root in roots]
+        paths = [path_below(root, clip.video) for root in roots]
         path = next((path for path in paths if path.exists()), paths[0])
         try:
             yield from _read(path, clip, positions)
@@ -116,7 +117,8 @@ def frames_below(*roots: Path) -> FrameSource:
 
 
 def _read(path: Path, clip: EmbeddedClip, positions: Sequence[int]) -> Iterator[Image]:
-    base = probe(path).time_base
+    rate = _picture_fps(clip) if path.is_dir() else None
+    base = probe(path, picture_fps=rate).time_base
     index = clip.frame_index if len(clip.frame_index) else np.arange(clip.num_frames)
     left = iter(positions)
     wanted = next(left, None)
@@ -125,7 +127,7 @@ def _read(path: Path, clip: EmbeddedClip, positions: Sequence[int]) -> Iterator[
     start_seconds = 0.0
     if clip.is_timed:
         start_seconds = max(0.0, float(clip.times_seconds[wanted]) - SAME_SECONDS)
-    for frame in decode(path, from_seconds=start_seconds):
+    for frame in decode(path, from_seconds=start_seconds, picture_fps=rate):
         if frame.index != index[wanted]:
             continue
         seconds, stated = float(frame.ticks * base), float(clip.times_seconds[wanted])
@@ -139,3 +141,10 @@ def _read(path: Path, clip: EmbeddedClip, positions: Sequence[int]) -> Iterator[
         if wanted is None:
             return
     raise FramesUnreachable(f"{path} has no frame {index[wanted]} of {clip.clip_id}")
+
+
+def _picture_fps(clip: EmbeddedClip) -> float | None:
+    """Pictures a second of a clip whose video is a folder of pictures, by its own times."""
+    if not clip.is_timed or not len(clip.frame_index) or clip.times_seconds[-1] <= 0:
+        return None
+    return float(clip.frame_index[-1] / clip.times_seconds[-1]) or None

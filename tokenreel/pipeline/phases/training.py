@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.files import entries_of
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.evaluate.commands.frozen import POOLS, pool_store
@@ -205,13 +206,13 @@ def frozen_controls(
         pools: "max", "mean" and "cls".
         progress: show a bar.
     """
-    provenance = {"commit": code_version(), "evaluate": dict(_protocol_of(store))}
+    about = {"commit": code_version(), "evaluate": dict(_protocol_of(store))}
     return pool_store(
         store,
         out,
         blocks=open_store(store).identity.blocks,
         pools=pools,
-        provenance={pool: {**provenance, "recipe": f"frozen-{pool}"} for pool in pools},
+        provenance={pool: {**about, "recipe": f"frozen-{pool}"} for pool in pools},
         progress=progress,
     )
 
@@ -231,7 +232,7 @@ def _run_to_begin_from(
     """
     changes = [word for word in words if not word.startswith("seed=")]
     same, plain = run_name(source, changes, seed), run_name(source, [], seed)
-    near = [run for folder in folders for run in sorted(folder.glob(f"{source}-*-seed{seed}"))]
+    near = [run for folder in folders for run in entries_of(folder, f"{source}-*-seed{seed}")]
     wanted = _without_optim([source, *changes])
     alike = (run for run in near if changes and _model_words(run) == wanted)
     for run in chain((path / same for path in folders), alike, (path / plain for path in folders)):
