@@ -26,7 +26,7 @@ def names_same_store(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     False
     """
     here, there = (
-        {about.get("store_fingerprint"), *about.get("former_fingerprints", ())}
-        for about in (one, other)
+        {provenance.get("store_fingerprint"), *provenance.get("former_fingerprints", ())}
+        for provenance in (one, other)
     )
     return bool((here & there) - {None})

@@ -167,11 +167,11 @@ def _provenance(store: Store, pool: str, blocks: Sequence[int]) -> dict[str, Any
     }
 
 
-def _is_current(path: Path, about: dict[str, Any]) -> bool:
+def _is_current(path: Path, provenance: dict[str, Any]) -> bool:
     try:
         held = read_embeddings(path).provenance
     except EmbeddingFileError:
         return False
     names = ("store_fingerprint", "former_fingerprints", "store_name")
-    fields = [{k: v for k, v in of.items() if k not in names} for of in (held, about)]
-    return held == about or (fields[0] == fields[1] and names_same_store(held, about))
+    fields = [{k: v for k, v in of.items() if k not in names} for of in (held, provenance)]
+    return held == provenance or (fields[0] == fields[1] and names_same_store(held, provenance))

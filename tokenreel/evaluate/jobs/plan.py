@@ -91,10 +91,10 @@ def plan_file(path: Path, config: EvaluateConfig) -> FilePlan:
     """
     sha256 = file_sha256(path)
     screened = load_screened(path, sha256)
-    about = screened.file.provenance
+    provenance = screened.file.provenance
     jobs: list[Job] = []
     skipped: list[Score] = []
-    for settings in resolve(config, dict(about.get("evaluate", {}))):
+    for settings in resolve(config, dict(provenance.get("evaluate", {}))):
         blank = _blank(screened, sha256, settings)
         file_jobs = _Jobs(screened, path, sha256, settings, blank)
         if any((clip.labels >= 0).any() for clip in screened.file.clips):
@@ -197,10 +197,10 @@ def _problems(screened: ScreenedFile) -> tuple[str, ...]:
 
 
 def _blank(screened: ScreenedFile, sha256: str, settings: Settings) -> Score:
-    about: Mapping[str, Any] = screened.file.provenance
+    provenance: Mapping[str, Any] = screened.file.provenance
 
     def word(name: str) -> str:
-        return str(about.get(name, ""))
+        return str(provenance.get(name, ""))
 
     versions = {task.name: task.version for task in map(load_task, settings.tasks)}
     raised = "".join(f" {name} {number}" for name, number in versions.items() if number != 1)

@@ -84,9 +84,9 @@ class FuseConfig(SystemConfig):
             return self
         return self.with_blocks([kept[b] if -len(kept) <= b < 0 else b for b in words])
 
-    def as_trained(self, about: Mapping[str, Any]) -> Self:
+    def as_trained(self, provenance: Mapping[str, Any]) -> Self:
         """The config with the blocks that its run pooled by number: another store may have more."""
-        return self.with_blocks(about["blocks"]) if self.pooling.uses_tokens else self
+        return self.with_blocks(provenance["blocks"]) if self.pooling.uses_tokens else self
 
     def with_blocks(self, blocks: Iterable[int]) -> Self:
         """The config with other blocks."""
@@ -102,9 +102,9 @@ class FuseConfig(SystemConfig):
             tokens = stored if tokens == "none" else f"{stored}; {tokens}"
         return {"augmentation": tokens, "blocks": list(self.pooling.blocks or identity.blocks)}
 
-    def require_init(self, held: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    def require_init(self, held: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
         """Refuse the weights of a run that pools other blocks."""
-        theirs, ours = (sorted(of["blocks"]) for of in (held, about))
+        theirs, ours = (sorted(of["blocks"]) for of in (held, provenance))
         if theirs != ours and self.pooling.uses_tokens:
             raise WrongIdentity(
                 f"init={self.init} pools other blocks:\n  blocks: it has {theirs}, asked {ours}\n"

@@ -137,11 +137,11 @@ class SystemConfig(FrozenConfig):
         """The config with what depends on the stores by number, such as the last block."""
         return self
 
-    def as_trained(self, about: Mapping[str, Any]) -> Self:
+    def as_trained(self, provenance: Mapping[str, Any]) -> Self:
         """The config with what its run took from its own stores: others may hold more.
 
         Args:
-            about: what the run's run.json says.
+            provenance: what the run's run.json says.
         """
         return self
 
@@ -149,12 +149,12 @@ class SystemConfig(FrozenConfig):
         """What the provenance says of a run besides its config: `augmentation` and `blocks`."""
         return {"augmentation": "none", "blocks": list(stores.first.identity.blocks)}
 
-    def require_init(self, held: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    def require_init(self, held: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
         """Refuse first weights that were trained on other tokens of the same backbone.
 
         Args:
             held: what run.json says of the run that gives them.
-            about: what it says of this one.
+            provenance: what it says of this one.
 
         Raises:
             WrongIdentity: the fields that differ.

@@ -71,17 +71,17 @@ def describe_clip(source: TokenSource, record: ClipRecord) -> EmbeddedClip:
     )
 
 
-def with_values(about: EmbeddedClip, made: Embedded) -> EmbeddedClip:
+def with_values(clip: EmbeddedClip, made: Embedded) -> EmbeddedClip:
     """A clip with its embeddings; one of the whole clip has its label where it has only one."""
     if not made.of_clip:
-        return replace(about, embeddings=made.values)
-    labels = np.unique(about.labels)
+        return replace(clip, embeddings=made.values)
+    labels = np.unique(clip.labels)
     return replace(
-        about,
+        clip,
         embeddings=made.values,
         labels=labels if len(labels) == 1 else np.array([-1], np.int16),
-        times_seconds=about.times_seconds[:1],
-        frame_index=about.frame_index[:1],
+        times_seconds=clip.times_seconds[:1],
+        frame_index=clip.frame_index[:1],
     )
 
 
@@ -111,8 +111,8 @@ def load_run(run: Path, source_of: Callable[[SystemConfig], TokenSource]) -> Emb
         Damaged: a folder without a readable run.json or checkpoint.
         WrongIdentity: tokens of another width than those it was trained on.
     """
-    about = read_provenance(run)
-    config = read_config(run, about).as_trained(about)
+    provenance = read_provenance(run)
+    config = read_config(run, provenance).as_trained(provenance)
     source = source_of(config)
     path = run / "checkpoint.pt"
     state = load_checkpoint(path) if path.exists() else None
@@ -127,10 +127,10 @@ def load_run(run: Path, source_of: Callable[[SystemConfig], TokenSource]) -> Emb
         if epoch < epochs:
             where = f"at epoch {epoch}, step {step} of {epochs} epochs"
             log.warning("%s is %s: embedding with these weights", run, where)
-            about = about | {"unfinished": where}
+            provenance = provenance | {"unfinished": where}
     elif epochs:
         raise UsageError(f"{run} has no checkpoint.pt yet: train it first")
-    return Embedder(model.to(source.device), config, run / "embeddings.h5", about)
+    return Embedder(model.to(source.device), config, run / "embeddings.h5", provenance)
 
 
 def embed_run(
@@ -226,7 +226,7 @@ def embed_together(
     for record in Progress(records, desc="embed", unit="clip", enabled=progress):
         own = [i for i, embedder in enumerate(embedders) if is_of(embedder.config, record)]
         try:
-            about = describe_clip(source, record)
+            clip = describe_clip(source, record)
             with torch.inference_mode():
                 made = _embed_clip(source, [embedders[number] for number in own], record)
         except Damaged as error:
@@ -236,7 +236,7 @@ def embed_together(
             left_out.setdefault(record.action, []).append(f"{record.clip_id}: {error}")
             continue
         for number, embedding in zip(own, made, strict=True):
-            found[number].append(with_values(about, embedding))
+            found[number].append(with_values(clip, embedding))
             units[number] = "clip" if embedding.of_clip else source.store.identity.unit
         beat()
     tags = {record.clip_id: record.tags for record in records}

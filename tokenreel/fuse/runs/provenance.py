@@ -32,7 +32,7 @@ def describe_run(
 ) -> dict[str, Any]:
     """What run.json says of a run."""
     is_trained = config.optim.epochs > 0
-    about = {
+    described = {
         **provenance,
         "config": config.model_dump(mode="json"),
         "seed": config.seed,
@@ -41,16 +41,16 @@ def describe_run(
         **config.describe(stores),
     }
     if not is_trained:
-        about["augmentation"] = _inherited(config)
+        described["augmentation"] = _inherited(config)
     store = stores.first
     if config.data.label_share < 1 and is_trained:
         drawn, every = (labelled_clips(config, store, x) for x in (config.data.label_share, 1.0))
-        about["labelled_clips"] = f"{len(drawn)} of {len(every)}, drawn with seed {config.seed}"
+        described["labelled_clips"] = f"{len(drawn)} of {len(every)}, drawn with seed {config.seed}"
     if config.uses_labels and is_trained:
-        about["labels_sha256"] = _labels_digest(store)
+        described["labels_sha256"] = _labels_digest(store)
     if config.init is not None:
-        about["init_sha256"] = _init_digest(Path(config.init))
-    return about
+        described["init_sha256"] = _init_digest(Path(config.init))
+    return described
 
 
 def _inherited(config: SystemConfig) -> str:
@@ -62,15 +62,15 @@ def _inherited(config: SystemConfig) -> str:
 
 def describe_stores(stores: StoreSet) -> dict[str, Any]:
     """The part of a run's provenance that tells of its stores; of each by name where several."""
-    about = describe_store(stores.first)
+    provenance = describe_store(stores.first)
     if len(stores) > 1:
-        about["stores"] = {
+        provenance["stores"] = {
             name: {
                 key.removeprefix("store_"): value for key, value in describe_store(store).items()
             }
             for name, store in stores.items()
         }
-    return about
+    return provenance
 
 
 def describe_store(store: Store) -> dict[str, Any]:
@@ -120,12 +120,12 @@ def read_provenance(run: Path) -> dict[str, Any]:
     if not path.exists():
         raise UsageError(f"{run} is no run, it has no run.json: name a run's folder")
     try:
-        about = json.loads(path.read_bytes())
+        provenance = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise Damaged(f"{path}: torn ({error}); delete the run and train again") from error
-    if not isinstance(about, dict):
-        raise Damaged(f"{path}: no description of a run, but {about!r}")
-    return with_current_names(about, where=path)
+    if not isinstance(provenance, dict):
+        raise Damaged(f"{path}: no description of a run, but {provenance!r}")
+    return with_current_names(provenance, where=path)
 
 
 def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,30 +141,30 @@ def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
         WrongIdentity: tokens of another backbone, or of other weights; the fields that differ.
         Damaged: a run of a version that did not record what its tokens were.
     """
-    about = read_provenance(run)
-    lacks = {"config", "blocks", "store_identity", "store_fingerprint"} - about.keys()
+    provenance = read_provenance(run)
+    lacks = {"config", "blocks", "store_identity", "store_fingerprint"} - provenance.keys()
     if lacks:
         raise Damaged(
             f"{run / 'run.json'}: no {', '.join(sorted(lacks))}; use the version that trained it "
-            f"(commit {about.get('commit', 'not recorded')}), or train it again"
+            f"(commit {provenance.get('commit', 'not recorded')}), or train it again"
         )
-    held, asked = stores_of(about), stores_of(there)
+    held, asked = stores_of(provenance), stores_of(there)
     if held.keys() != asked.keys():
         raise UsageError(
             f"{run} reads {_named(held)}, given {_named(asked)}: give "
             + (" ".join(f"--store {name}=PATH" for name in held) or "one --store PATH")
         )
-    _require_same_tokens(run, about, there)
+    _require_same_tokens(run, provenance, there)
     for name, store in held.items():
         _require_same_tokens(run, store, asked[name])
-    return about
+    return provenance
 
 
-def stores_of(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def stores_of(provenance: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What a provenance says of each of several stores, as :func:`describe_store` says it."""
     return {
         name: store | {f"store_{key}": value for key, value in store.items()}
-        for name, store in about.get("stores", {}).items()
+        for name, store in provenance.get("stores", {}).items()
     }
 
 
@@ -172,12 +172,16 @@ def _named(stores: Mapping[str, Any]) -> str:
     return f"the stores {', '.join(stores)}" if stores else "one store"
 
 
-def _require_same_tokens(run: Path, about: Mapping[str, Any], there: Mapping[str, Any]) -> None:
+def _require_same_tokens(
+    run: Path, provenance: Mapping[str, Any], there: Mapping[str, Any]
+) -> None:
     """Of one store of a run, and one that it is to read."""
-    held, asked = ({key: of["store_identity"][key] for key in BACKBONE} for of in (about, there))
+    held, asked = (
+        {key: of["store_identity"][key] for key in BACKBONE} for of in (provenance, there)
+    )
     rows = field_differences(held, asked)
     if rows:
-        held, asked = ({"weights": of.get("weights", "")} for of in (about, there))
+        held, asked = ({"weights": of.get("weights", "")} for of in (provenance, there))
         table = "\n".join(
             f"  {name}: run has {here!r}, store has {other!r}"
             for name, here, other in [*rows, *field_differences(held, asked)]
@@ -189,7 +193,7 @@ def _require_same_tokens(run: Path, about: Mapping[str, Any], there: Mapping[str
     changed = [
         name
         for name, _, _ in field_differences(
-            FRAMES | about["store_identity"], FRAMES | there["store_identity"]
+            FRAMES | provenance["store_identity"], FRAMES | there["store_identity"]
         )
         if name.startswith(PREPROCESSING)
     ]
@@ -202,9 +206,9 @@ def _require_same_tokens(run: Path, about: Mapping[str, Any], there: Mapping[str
         )
 
 
-def require_init(about: Mapping[str, Any]) -> None:
+def require_init(provenance: Mapping[str, Any]) -> None:
     """Refuse, before there is a folder, to begin from what has no weights or read other tokens."""
-    config = parse_config(about["config"])
+    config = parse_config(provenance["config"])
     if config.init is None:
         return
     run = Path(config.init)
@@ -212,21 +216,21 @@ def require_init(about: Mapping[str, Any]) -> None:
         raise UsageError(
             f"init={run}: no {run / 'checkpoint.pt'}; name the folder of a trained run"
         )
-    config.require_init(require_same_tokens(run, about), about)
+    config.require_init(require_same_tokens(run, provenance), provenance)
 
 
-def read_config(run: Path, about: Mapping[str, Any]) -> SystemConfig:
+def read_config(run: Path, provenance: Mapping[str, Any]) -> SystemConfig:
     """The config that a run was trained with, as its run.json has it.
 
     Args:
         run: its folder.
-        about: what its run.json says.
+        provenance: what its run.json says.
 
     Raises:
         UsageError: it trained nothing; the command that made of its frozen features what it did.
         Damaged: a config of another version, or none; the fields that are wrong, and what to do.
     """
-    config = about.get("config")
+    config = provenance.get("config")
     if isinstance(config, dict) and config.get("model") == "frozen":
         raise UsageError(
             f"{run} is of model=frozen, which trains nothing: type `evaluate frozen STORE`; the "
@@ -242,8 +246,8 @@ def read_config(run: Path, about: Mapping[str, Any]) -> SystemConfig:
         )
         raise Damaged(
             f"{run / 'run.json'}: this version does not know the config of the run:\n{rows}\n"
-            f"use the version that trained it (commit {about.get('commit', 'not recorded')}), or "
-            "train it again with another --out"
+            f"use the version that trained it (commit {provenance.get('commit', 'not recorded')}), "
+            "or train it again with another --out"
         ) from error
 
 

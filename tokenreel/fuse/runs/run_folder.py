@@ -54,11 +54,11 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        about: what the run is.
+        provenance: what the run is.
     """
 
     path: Path
-    about: dict[str, Any]
+    provenance: dict[str, Any]
 
     def __enter__(self) -> "RunFolder":
         """Lock the folder; a lock whose process is gone is broken, what it left half-written goes.
@@ -72,7 +72,7 @@ class RunFolder:
             raise UsageError(f"{self.path} is a file, a run is a folder: use another --out")
         if (self.path / "recipe.json").exists():
             raise UsageError(f"{self.path} is a store, a run is another folder: use another --out")
-        require_init(self.about)
+        require_init(self.provenance)
         make_directory(self.path)
         try:
             self._lock = take_claim(
@@ -134,16 +134,16 @@ class RunFolder:
         if not self._is_new:
             self._require(read_provenance(self.path), self.path)
         else:
-            write_whole(path, canonical_json(self.about))
+            write_whole(path, canonical_json(self.provenance))
 
     def _require(self, former: Mapping[str, Any], where: Path) -> None:
         keys = [*IDENTITY, *(key for key in LATER if key in former)]
         held = {key: former.get(key) for key in keys}
-        if names_same_store(former, self.about):  # its former fingerprint, if it was migrated
-            held["store_fingerprint"] = self.about["store_fingerprint"]
+        if names_same_store(former, self.provenance):  # its former fingerprint, if it was migrated
+            held["store_fingerprint"] = self.provenance["store_fingerprint"]
         held["config"] = with_later_fields(held["config"])
-        asked = {key: self.about.get(key) for key in keys}
-        held["stores"], asked["stores"] = _fingerprints(former, self.about)
+        asked = {key: self.provenance.get(key) for key in keys}
+        held["stores"], asked["stores"] = _fingerprints(former, self.provenance)
         rows = field_differences(held, asked)
         if rows:
             table = "\n".join(
@@ -153,10 +153,10 @@ class RunFolder:
 
 
 def _fingerprints(
-    former: Mapping[str, Any], about: Mapping[str, Any]
+    former: Mapping[str, Any], provenance: Mapping[str, Any]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Those of several stores by name, of two runs; equal where they name one store."""
-    held, asked = stores_of(former), stores_of(about)
+    held, asked = stores_of(former), stores_of(provenance)
     ours = {name: store["store_fingerprint"] for name, store in asked.items()}
     theirs = {
         name: ours[name]

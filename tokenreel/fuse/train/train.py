@@ -312,7 +312,7 @@ def _train_and_embed(
             trained[run.job.out].model,
             run.job.config,
             run.folder.embeddings,
-            {"run": run.job.out.name, **run.folder.about},
+            {"run": run.job.out.name, **run.folder.provenance},
         )
         for run in group
         if run.job.out not in failed

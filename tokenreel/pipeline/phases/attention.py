@@ -84,12 +84,12 @@ def attend_clips(
     Raises:
         UsageError: no such clip, a run without attention, or a store that has to be named.
     """
-    about = read_provenance(run)
-    path = store or STORES / str(about.get("store_name"))
+    provenance = read_provenance(run)
+    path = store or STORES / str(provenance.get("store_name"))
     if store is None and not path.exists():
         raise UsageError(f"{run} was trained on {path.name}, which is not in {STORES}/: --store")
     opened = open_store(path)
-    videos = root or DATA / str(about.get("dataset", ""))
+    videos = root or DATA / str(provenance.get("dataset", ""))
     chosen = find_clips(opened, clips)
     from tokenreel.fuse.distributed.world import find_device
     from tokenreel.fuse.embed.attend import ClipAttention, attend

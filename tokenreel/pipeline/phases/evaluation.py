@@ -232,11 +232,11 @@ def format_differences(found: Sequence[Difference]) -> str:
     notes = sorted(
         {f"{difference.task}: {difference.note}" for difference in found if difference.note}
     )
-    about = (
+    summary = (
         f"{found[0].num_resamples} paired draws of validation clips within each action; a run "
         "trained with another seed or data.seed varies besides: compare folders of several"
     )
-    return "\n".join([format_table(header, rows), about, *notes])
+    return "\n".join([format_table(header, rows), summary, *notes])
 
 
 def published_numbers() -> Mapping[str, Published]:

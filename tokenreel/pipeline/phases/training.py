@@ -206,13 +206,13 @@ def frozen_controls(
         pools: "max", "mean" and "cls".
         progress: show a bar.
     """
-    about = {"commit": code_version(), "evaluate": dict(_protocol_of(store))}
+    provenance = {"commit": code_version(), "evaluate": dict(_protocol_of(store))}
     return pool_store(
         store,
         out,
         blocks=open_store(store).identity.blocks,
         pools=pools,
-        provenance={pool: {**about, "recipe": f"frozen-{pool}"} for pool in pools},
+        provenance={pool: {**provenance, "recipe": f"frozen-{pool}"} for pool in pools},
         progress=progress,
     )
 

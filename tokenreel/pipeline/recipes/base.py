@@ -196,13 +196,13 @@ def variant(
 
 
 def changed(
-    base: Callable[[], Recipe], about: str, words: Sequence[str] = (), **fields: Any
+    base: Callable[[], Recipe], summary: str, words: Sequence[str] = (), **fields: Any
 ) -> Callable[[], Recipe]:
     """A recipe that is another one with some words of its training and some fields changed.
 
     Args:
         base: the other recipe.
-        about: first line of the docstring.
+        summary: first line of the docstring.
         words: `key=value`, as for `fuse train`.
         **fields: of Recipe.
     """
@@ -212,7 +212,7 @@ def changed(
         fuse = apply_overrides(recipe.fuse, words, root="fuse")
         return replace(recipe, **{"fuse": fuse, **fields})
 
-    make.__doc__ = about
+    make.__doc__ = summary
     return make
 
 

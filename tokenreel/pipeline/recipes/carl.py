@@ -82,12 +82,12 @@ def penn_finetuned() -> Recipe:
 
 
 def _change(
-    table: int, label: str, words: str, published: Published, about: str = "", **fields: Any
+    table: int, label: str, words: str, published: Published, summary: str = "", **fields: Any
 ) -> Maker:
     """A row of an ablation: of CARL on Penn Action, in Tables 10 and 11 on FineGym99."""
     return changed(
         finegym if table in (10, 11) else penn,
-        about or f"An ablation of CARL: {label}.",
+        summary or f"An ablation of CARL: {label}.",
         words.split(),
         label=label,
         published=published,

@@ -68,11 +68,11 @@ class CodedTokens:
         """D of each block."""
         return tuple(
             width if folding is None or folding.rotation is None else folding.rotation.shape[1]
-            for width, folding in zip(self.widths, self.folding_of_layers, strict=True)
+            for width, folding in zip(self.widths, self.folding_of_blocks, strict=True)
         )
 
     @property
-    def folding_of_layers(self) -> tuple[Folding | None, ...]:
+    def folding_of_blocks(self) -> tuple[Folding | None, ...]:
         """`foldings`, with None for each block where there are none."""
         return self.foldings or (None,) * len(self.codes)
 
@@ -81,7 +81,7 @@ class CodedTokens:
         if not any(self.foldings):
             return None
         parts = []
-        for dim, folding in zip(self.dims, self.folding_of_layers, strict=True):
+        for dim, folding in zip(self.dims, self.folding_of_blocks, strict=True):
             if folding is None:
                 parts.append(like.new_zeros(dim))
                 continue
@@ -196,7 +196,7 @@ def _check_scales(tokens: CodedTokens) -> None:
 def _check_foldings(tokens: CodedTokens) -> None:
     if len(tokens.foldings) not in (0, len(tokens.codes)):
         raise ValueError(f"{len(tokens.foldings)} foldings for {len(tokens.codes)} blocks")
-    for width, folding in zip(tokens.widths, tokens.folding_of_layers, strict=True):
+    for width, folding in zip(tokens.widths, tokens.folding_of_blocks, strict=True):
         if folding is None:
             continue
         found = [tuple(folding.channel_scale.shape), tuple(folding.channel_offset.shape)]

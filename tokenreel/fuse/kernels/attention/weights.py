@@ -93,7 +93,7 @@ def fold_rows(tokens: CodedTokens, rows: Tensor) -> Tensor:
     if not any(tokens.foldings):
         return rows
     parts = []
-    for part, folding in zip(rows.split(tokens.dims, -1), tokens.folding_of_layers, strict=True):
+    for part, folding in zip(rows.split(tokens.dims, -1), tokens.folding_of_blocks, strict=True):
         if folding is None:
             parts.append(part)
             continue
@@ -139,7 +139,7 @@ def constants_of(tokens: CodedTokens, matrix: Tensor, bias: Tensor | None) -> li
 def _unfold(tokens: CodedTokens, pooled: Tensor, total: Tensor | None) -> Tensor:
     parts = []
     for part, folding in zip(
-        pooled.split(tokens.widths, -1), tokens.folding_of_layers, strict=True
+        pooled.split(tokens.widths, -1), tokens.folding_of_blocks, strict=True
     ):
         if folding is None:
             parts.append(part)
