@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tokenreel.extract.video.decode import decode
+from tokenreel.extract.video.decoders import probe
 from tokenreel.extract.video.sniff import find_videos, is_video
 
 RNG = np.random.default_rng(0)
@@ -139,6 +141,14 @@ def test_a_file_that_cannot_be_read_is_listed(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("kind", ["264", "m2ts", "gif", "nut", "flv"])
+def test_a_film_without_a_container_has_the_times_of_its_rate(tmp_path, kind):
+    path = write_film(tmp_path / f"a.{kind}", kind)
+    seconds = [float(frame.ticks * probe(path).time_base) for frame in decode(path)]
+    np.testing.assert_allclose(np.diff(seconds), 1 / 25, atol=0.0051)
+    assert len(seconds) == 12
+
+
 @pytest.mark.slow
 def test_ten_thousand_files_are_scanned_in_seconds(tmp_path):
     for number in range(10_000):
@@ -161,3 +171,4 @@ def test_all_containers_of_the_field_are_videos():
     names = sorted(path.name for path in folder.iterdir())
     assert find_videos(folder, names).videos == names
     assert all(is_video(folder / name) for name in names)
+    assert [len(list(decode(folder / name))) for name in names] == [12] * 8

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -199,12 +200,27 @@ def _refusal(reason: str) -> VideoError:
 
 
 def ticks_of(frame: Any, index: int, info: VideoInfo) -> int:
-    """Time of a frame; in AVI from its index, as FFmpeg's times are wrong with B-frames there."""
-    if info.container in SLOTTED_CONTAINERS and info.rate:
+    """Time of a frame; from its index in AVI and in streams without a container.
+
+    FFmpeg's times are wrong with B-frames in the first, and missing in the second.
+    """
+    if info.rate and is_slotted(info.container):
         return round(index / info.rate / info.time_base)
     if frame.pts is None:
         raise VideoError(f"frame {index} has no time", frame=index)
     return _rescale(frame.pts, frame.time_base, info.time_base) - info.start_ticks
+
+
+@lru_cache
+def is_slotted(container: str) -> bool:
+    """Whether a format gives frames a place and no time: AVI, and elementary streams."""
+    import av
+    import av.format
+
+    if container in SLOTTED_CONTAINERS:
+        return True
+    flags = av.ContainerFormat(container.partition(",")[0], "r").flags
+    return bool(flags & av.format.Flags.no_timestamps.value)
 
 
 def _video_stream(container: Any) -> Any:

@@ -80,6 +80,15 @@ def run_app(app: typer.Typer) -> NoReturn:
             err=True,
         )
         sys.exit(2)
+    except ImportError as error:  # ModuleNotFoundError is handled above
+        if "failed to map segment" not in str(error) and "allocate memory" not in str(error):
+            raise
+        typer.echo(
+            f"error: not enough memory to load a library ({error}); see ulimit -v: free memory and "
+            "rerun the same command",
+            err=True,
+        )
+        sys.exit(6)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer's status for Ctrl-C, which it does not explain
             typer.echo(
