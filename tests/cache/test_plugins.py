@@ -84,3 +84,33 @@ def test_packages_are_read_once_until_one_is_added(install, monkeypatch):
     install("plugin_f", {"two": "plugin_f:x"}, "x = 2")
     assert TABLE.load("two") == 2
     assert count == 2
+
+
+def test_a_package_that_is_found_twice_on_the_path_counts_once(install, tmp_path, monkeypatch):
+    install("plugin_j", {"again": "plugin_j:x"}, "x = 1")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    info = tmp_path / "plugin_j-1.5.dist-info"
+    (copy / info.name).mkdir()
+    for file in info.iterdir():
+        (copy / info.name / file.name).write_bytes(file.read_bytes())
+    monkeypatch.syspath_prepend(copy)
+    assert TABLE.load("again") == 1
+    assert TABLE.names() == ["json", "text", "again"]
+
+
+def test_two_packages_that_point_at_one_object_are_still_two(install):
+    install("plugin_g", {"both": "plugin_g:x"}, "x = 1")
+    install("plugin_h", {"both": "plugin_g:x"}, "")
+    with pytest.raises(UsageError, match=r"by plugin_[gh] 1\.5 .* and by plugin_[gh] 1\.5"):
+        TABLE.load("both")
+
+
+def test_a_plugin_that_takes_a_name_of_ours_is_listed_once(install):
+    install("plugin_i", {"json": "plugin_i:x", "a": "plugin_i:x"}, "x = 1")
+    assert TABLE.names() == ["json", "text", "a"]  # ours first, in their order
+
+
+def test_a_word_that_is_near_to_none_is_told_without_a_guess():
+    with pytest.raises(UsageError, match=r"^no codec 'xyzzy' \(known: json, text;"):
+        TABLE.load("xyzzy")

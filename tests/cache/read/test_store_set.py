@@ -60,3 +60,42 @@ def test_units_that_begin_together_but_end_apart_are_refused(tmp_path):
 def test_no_store_is_refused():
     with pytest.raises(UsageError, match="a StoreSet of no store"):
         StoreSet({})
+
+
+def test_a_third_store_is_joined_too_and_named(tmp_path):
+    stores = {n: store_of(tmp_path / n, {"a": 5}) for n in ("one", "two")}
+    stores["three"] = store_of(tmp_path / "three", {"a": 6})
+    with pytest.raises(UsageError, match=r"one=.* and three=.* cannot be joined"):
+        StoreSet(stores)
+    del stores["three"]
+    assert len(StoreSet(stores)) == 2
+
+
+def test_a_clip_that_only_a_later_store_holds_is_named_with_it(tmp_path):
+    one = store_of(tmp_path / "1", {"a": 3})
+    two = store_of(tmp_path / "2", dict.fromkeys("abcd", 3))
+    with pytest.raises(UsageError, match="clip 'b' is only in two") as error:
+        StoreSet({"one": one, "two": two})
+    assert "more" not in str(error.value)  # three differ, three are listed
+    with pytest.raises(UsageError, match="clip 'b' is only in two"):
+        StoreSet({"two": two, "one": one})
+
+
+def test_units_that_differ_are_refused_whichever_store_has_more(tmp_path):
+    one, two = (store_of(tmp_path / str(n), {"a": n}) for n in (5, 6))
+    with pytest.raises(UsageError, match="clip 'a' has 6 and 5 units"):
+        StoreSet({"two": two, "one": one})
+
+
+def test_units_that_begin_apart_are_refused_with_both_times(tmp_path):
+    identity, calibration = make_identity("int8")
+    for name, late in (("one", 0), ("two", 1)):
+        create_store(tmp_path / name, identity, made_with={}, calibration=calibration)
+        with StoreWriter(tmp_path / name, writer_id="w") as writer:
+            clip = begin(writer, "a")
+            append(writer, clip, "a", 5)
+            starts = np.arange(5) * 5
+            starts[4] += late
+            clip.commit(starts, starts, starts * 0, np.zeros(5, np.uint8), stop_pts=starts + 3)
+    with pytest.raises(UsageError, match=r"clip 'a', unit 4, begins at 0\.8 s and at 0\.84 s"):
+        StoreSet({"one": tmp_path / "one", "two": tmp_path / "two"})

@@ -5,7 +5,12 @@ import pytest
 
 from tests.evaluate.clips import labelled_clips, make_clip, write_run
 from tokenreel.cache.errors import UsageError
-from tokenreel.evaluate.commands.compare import compare_files, paired_bootstrap
+from tokenreel.evaluate.commands.compare import (
+    FEWEST_CLIPS,
+    Difference,
+    compare_files,
+    paired_bootstrap,
+)
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.protocol import EvaluateConfig
 
@@ -136,3 +141,91 @@ def test_metrics_that_cannot_be_resampled_are_refused(tmp_path):
     a = [write_run(tmp_path / "a", noisy_clips(0.1))]
     with pytest.raises(UsageError, match="none of the metrics few-shot can be resampled"):
         compare_files(a, a, config=EvaluateConfig(tasks=("few-shot",)), progress=False)
+
+
+def difference(low, high, *, clips=FEWEST_CLIPS):
+    gain = (low + high) / 2
+    return Difference("tau", 0.0, gain, gain, low, high, 0.01, clips, 1, 100)
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict", "is_real"),
+    [
+        (difference(0.1, 0.2), "real", True),
+        (difference(-0.2, -0.1), "real", True),
+        (difference(-0.1, 0.1), "within chance", False),
+        (difference(0.0, 0.1), "within chance", False),
+        (difference(0.1, 0.1), "no verdict: every draw gives the same", False),
+        (difference(np.nan, np.nan), "no verdict: no value", False),
+        (difference(0.1, 0.2, clips=7), "no verdict: 7 clips, 8 are needed", False),
+    ],
+)
+def test_verdicts(found, verdict, is_real):
+    assert (found.verdict, found.is_real) == (verdict, is_real)
+
+
+def bootstrap(first, second, sizes, resamples=400):
+    return paired_bootstrap("x", first, second, sizes, resamples=resamples, seed=3)
+
+
+def test_both_sides_are_measured_on_the_same_draw_and_each_draw_is_of_all_clips():
+    draws = []
+
+    def seen(drawn):
+        draws.append(drawn.tolist())
+        return float(drawn[0])
+
+    found = bootstrap([[seen]], [[seen]], [5], resamples=20)
+    assert draws[:2] == [[1] * 5] * 2
+    assert draws[2::2] == draws[3::2]
+    assert all(sum(draw) == 5 for draw in draws)
+    assert len({tuple(draw) for draw in draws}) > 10
+    # of draws that give the same on both sides the p-value is 1
+    assert (found.gain, found.p_value, found.num_resamples) == (0.0, 1.0, 20)
+
+
+def test_draws_without_a_value_are_left_out_of_the_interval():
+    def sometimes(drawn):
+        return float("nan") if drawn[0] == 0 else 1.0
+
+    found = bootstrap([[lambda drawn: 0.0]], [[sometimes]], [4])
+    assert 200 < found.num_resamples < 330  # (3 / 4) ** 4 = 0.32 of 400 have no value
+    assert (found.low, found.high) == (1.0, 1.0)
+    assert found.p_value == 2 / (found.num_resamples + 1)
+    never = bootstrap([[lambda drawn: 0.0]], [[lambda drawn: float("nan")]], [4])
+    assert np.isnan([never.low, never.high, never.p_value]).all()
+    assert never.num_resamples == 0
+    assert never.verdict == "no verdict: 4 clips, 8 are needed"
+
+
+def test_a_loss_is_as_real_as_a_gain_and_its_sign_is_b_minus_a():
+    values = np.array([0.5, 0.6, 0.7, 0.8, 0.5, 0.6, 0.7, 0.8])
+
+    def mean(drawn):
+        return float(drawn @ values / drawn.sum())
+
+    worse = bootstrap([[mean]], [[lambda drawn: mean(drawn) ** 2]], [8])
+    assert (worse.a, worse.b) == (pytest.approx(0.65), pytest.approx(0.4225))
+    assert worse.gain == pytest.approx(-0.2275)
+    assert worse.low < worse.high < 0
+    assert worse.verdict == "real"
+    assert worse.p_value == 2 / 401
+
+
+def test_actions_and_runs_count_alike():
+    runs = [[lambda drawn: 1.0, lambda drawn: 2.0], [lambda drawn: 3.0, lambda drawn: 6.0]]
+    found = bootstrap([[lambda drawn: 0.0], [lambda drawn: 0.0]], runs, [3, 9])
+    assert (found.a, found.b) == (0.0, 3.0)
+    assert (found.num_clips, found.num_actions) == (12, 2)
+
+
+def test_clips_of_the_test_split_are_not_compared(tmp_path):
+    clips = noisy_clips(0.3)
+    clips.append(make_clip("one/x", "test", action="one"))
+    a = [write_run(tmp_path / "a", clips)]
+    assert compare(a, a)["tau"].num_clips == 16
+
+
+def test_settings_of_the_recipe_are_those_that_are_compared_with(tmp_path):
+    a = [write_run(tmp_path / "a", noisy_clips(0.3), evaluate={"ks": [2]})]
+    assert {task for task in compare(a, a) if task.startswith("ap")} == {"ap@2"}

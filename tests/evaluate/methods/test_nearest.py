@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenreel.evaluate.methods import nearest
+from tokenreel.evaluate.methods import nearest, retrieval
 from tokenreel.evaluate.methods.nearest import nearest_in_each_clip, nearest_in_other_clips
+from tokenreel.evaluate.methods.retrieval import retrieve_frames
 
 
 def exact(queries, gallery):
@@ -112,3 +113,103 @@ def test_the_nearest_frame_of_each_clip_is_the_first_of_the_smallest(lengths, ch
 
 def test_no_clips_have_no_nearest_frames():
     assert list(nearest_in_each_clip([])) == []
+
+
+def test_entries_at_the_bound_are_candidates():
+    products = np.full((1, 128), 9, np.float32)
+    products[0, [3, 70, 71]] = 2, 2, np.nextafter(np.float32(2), np.float32(3))
+    rows, cols, values = nearest._below(products, np.array([2], np.float32), np.zeros(1), 5)
+    assert (rows.tolist(), cols.tolist(), values.tolist()) == ([0, 0], [3, 70], [2, 2])
+
+
+def test_a_bound_is_never_rounded_below_the_sum():
+    rng = np.random.default_rng(0)
+    values = rng.uniform(-3, 3, 10_000).astype(np.float32)
+    slack = rng.uniform(0, 1e-6, 10_000)
+    raised = nearest._raised(values, slack)
+    assert raised.dtype == np.float32
+    assert (raised.astype(np.float64) >= values.astype(np.float64) + slack).all()
+    # and at most two steps above it
+    assert (np.nextafter(raised, np.float32(-9)).astype(np.float64) - 4e-7 <= values + slack).all()
+
+
+def test_of_candidates_in_a_clip_the_nearest_wins_and_then_the_first():
+    # frame 0 of the query against a clip whose frames 1 and 3 are nearest, 2 and 4 a little further
+    frames = np.array([[0.0], [3.0], [1.0], [2.0], [-1.0], [2.0]], np.float32)
+    found = nearest._first_nearest(
+        frames, np.zeros(5, np.int64), np.arange(1, 6), np.array([0] + [0] * 5), np.array([0, 6])
+    )
+    assert found.tolist() == [[2]]
+
+
+def test_equal_frames_in_the_order_of_their_clips_by_hand():
+    clips = [np.array([[0.0]]), np.array([[2.0], [1.0], [1.0]]), np.array([[1.0], [0.5]])]
+    found = nearest_in_other_clips(clips, 6)
+    # frames end to end: 0 | 2 1 1 | 1 0.5
+    assert found.tolist() == [
+        [5, 2, 3, 4, 1, -1],
+        [4, 5, 0, -1, -1, -1],
+        [4, 5, 0, -1, -1, -1],
+        [4, 5, 0, -1, -1, -1],
+        [2, 3, 0, 1, -1, -1],
+        [0, 2, 3, 1, -1, -1],
+    ]
+
+
+def test_candidates_are_measured_early_where_ties_would_fill_the_memory(monkeypatch):
+    held = []
+    add = nearest._Candidates.add
+
+    def watched(self, *block):
+        bound = add(self, *block)
+        held.append(len(self.rows) / (self.num_rows * self.search.count))
+        return bound
+
+    monkeypatch.setattr(nearest._Candidates, "add", watched)
+    monkeypatch.setattr(nearest, "_COLUMNS", 64)
+    clips = [np.full((200, 2), 0.1, np.float32) for _ in range(3)]
+    found = nearest_in_other_clips(clips, 2)
+    assert max(held) <= nearest._KEPT
+    assert found[:200].tolist() == [[200, 201]] * 200
+    assert found[200:].tolist() == [[0, 1]] * 400
+
+
+def line(*values):
+    return np.array(values, np.float32)[:, None]
+
+
+LINES = [line(0, 1), line(), line(0.1, 5), line(1.2)]
+PHASES = [np.array([0, 1]), np.array([], int), np.array([0, 0]), np.array([1])]
+
+
+@pytest.mark.parametrize("ks", [(1, 2, 9), (9, 2, 1)])
+def test_precision_counts_and_nan_clips_by_hand(ks):
+    found = retrieve_frames(LINES, PHASES, ks)
+    # nearest of each frame: 0 -> 0.1, 1.2, 5; 1 -> 1.2, 0.1, 5; 0.1 -> 0, 1, 1.2; 5 -> 1.2, 1, 0;
+    # 1.2 -> 1, 0.1, 0, 5; of 9 there are 3 or 4
+    np.testing.assert_allclose(found.by_clip[1], [1.0, np.nan, 0.5, 1.0])
+    np.testing.assert_allclose(found.by_clip[2], [0.5, np.nan, 0.25, 0.5])
+    np.testing.assert_allclose(found.by_clip[9], [1 / 2, np.nan, 1 / 3, 1 / 4])
+    assert found.num_nan_clips == 1
+    wanted = {1: (1 + 0.5 + 1) / 3, 2: 1.25 / 3, 9: (1 / 2 + 1 / 3 + 1 / 4) / 3}
+    assert found.precision == pytest.approx(wanted)
+    assert list(found.precision) == list(ks)
+
+
+def test_a_clip_alone_has_no_gallery():
+    found = retrieve_frames([line(), line(0, 1)], [PHASES[1], PHASES[0]], (5,))
+    assert np.isnan(found.precision[5])
+    assert found.num_nan_clips == 2
+
+
+def test_memory_and_threads_are_those_of_the_arguments(monkeypatch):
+    seen = []
+    search = retrieval.nearest_in_other_clips
+
+    def watched(clips, count, **given):
+        seen.append((count, given))
+        return search(clips, count, **given)
+
+    monkeypatch.setattr(retrieval, "nearest_in_other_clips", watched)
+    retrieve_frames(LINES, PHASES, (3, 7, 5), memory_bytes=12345, threads=3)
+    assert seen == [(7, {"memory_bytes": 12345, "threads": 3})]

@@ -74,3 +74,35 @@ def test_small_blocks_change_nothing():
     np.testing.assert_array_equal(
         align_clips(clips, memory_bytes=1).pairs, align_clips(clips).pairs
     )
+
+
+def test_rows_of_later_blocks_are_compared_too(monkeypatch):
+    monkeypatch.setattr(tau, "_PAIRS", 20)  # two rows of three frames at a time
+    rows = np.array([[0, 1, 2], [0, 1, 1], [2, 1, 0], [1, 1, 1], [0, 2, 1]])
+    wanted = [1.0, 2 / 6**0.5, -1.0, np.nan, 1 / 3]
+    np.testing.assert_allclose(tau_b_rows(rows), wanted, rtol=1e-12)
+
+
+def test_a_pair_is_the_order_of_the_first_clip_in_the_second():
+    long, short = line(3, step=10), line(2, step=10)
+    found = align_clips([long, short])
+    # 0, 10, 20 are nearest to frames 0, 1, 1: two pairs rise, one is tied; back it is 0, 1
+    np.testing.assert_allclose(found.pairs, [[np.nan, 2 / 6**0.5], [1.0, np.nan]], rtol=1e-12)
+    assert found.tau == pytest.approx((2 / 6**0.5 + 1) / 2)
+    assert (found.num_pairs, found.num_nan_pairs) == (2, 0)
+
+
+def test_a_clip_without_frames_is_nan_in_its_own_row_and_column():
+    pairs = align_clips([line(4)[:0], line(4), line(4)[::-1]]).pairs
+    np.testing.assert_array_equal(np.isnan(pairs), [[1, 1, 1], [1, 1, 0], [1, 0, 1]])
+    assert pairs[1, 2] == pairs[2, 1] == -1
+
+
+def test_memory_is_that_of_the_argument(monkeypatch):
+    seen = []
+    search = tau.nearest_in_each_clip
+    monkeypatch.setattr(
+        tau, "nearest_in_each_clip", lambda clips, **given: seen.append(given) or search(clips)
+    )
+    align_clips([line(3), line(3)], memory_bytes=12345)
+    assert seen == [{"memory_bytes": 12345}]

@@ -83,7 +83,9 @@ def test_other_shapes_are_refused(shape):
 
 
 def test_costs_that_are_not_finite_are_counted():
-    with pytest.raises(ValueError, match="2 costs are not finite"):
+    with pytest.raises(
+        ValueError, match=r"costs holds 2 value.s. that are NaN or infinite, the first in row 0"
+    ):
         warp(np.array([[1.0, np.nan], [np.inf, 0.0]]))
 
 
@@ -125,7 +127,10 @@ def test_clips_of_several_tiles_and_checkpoints_equal_the_table():
     [
         (np.ones((3, 2, 1)), r"first is \(frames, channels\) >= 1, got shape \(3, 2, 1\)"),
         (np.ones((0, 2)), "first is"),
-        (np.full((3, 2), np.nan), "first has frames that are not finite"),
+        (
+            np.full((3, 2), np.nan),
+            r"first holds 6 value.s. that are NaN or infinite, the first in row 0",
+        ),
     ],
 )
 def test_frames_that_cannot_be_warped_are_refused(first, words):

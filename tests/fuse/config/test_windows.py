@@ -165,3 +165,70 @@ def test_a_positive_is_up_to_five_frames_before_its_anchor():
         assert (views.valid[:, 1::2] | (positives == 0)).all()
         gaps |= set((anchors - positives)[views.valid[:, 1::2]].tolist())
     assert gaps == {1, 2, 3, 4, 5}
+
+
+class ScriptedRandom:
+    """Draws that are written down; what integers were drawn from is kept."""
+
+    def __init__(self, shares, integers, permutation=None):
+        self.shares, self.integers_left = list(shares), list(integers)
+        self.order, self.ranges = permutation, []
+
+    def uniform(self, low, high):
+        return low + self.shares.pop(0) * (high - low)
+
+    def integers(self, low, high=None, size=None):
+        assert size is None
+        low, high = (0, low) if high is None else (low, high)
+        self.ranges.append((int(low), int(high)))
+        return self.integers_left.pop(0)
+
+    def permutation(self, length):
+        return np.arange(length) if self.order is None else np.array(self.order)
+
+
+@pytest.mark.parametrize(
+    ("shares", "first", "ranges", "second"),
+    [
+        # lengths 10 and 15: they overlap by ceil(0.25 * 10) = 3 frames at least; the second is
+        # 40 + 3 - 15 = 28 at the earliest and 40 + 10 - 3 = 47 at the latest
+        ((0.0, 1.0), 40, [(0, 91), (28, 48)], 47),
+        # at the end of the clip: 90 + 3 - 15 = 78, and no later than 100 - 15 = 85
+        ((0.0, 1.0), 90, [(0, 91), (78, 86)], 85),
+        # lengths 15 and 10, the first at its last place: 85 + 3 - 10 = 78, and 90 for 97
+        ((1.0, 0.0), 85, [(0, 86), (78, 91)], 90),
+        # at the start: not before frame 0; 15 - 3 = 12
+        ((1.0, 0.0), 0, [(0, 86), (0, 13)], 12),
+    ],
+)
+def test_ranges_overlap_by_the_share_of_the_shorter_by_hand(shares, first, ranges, second):
+    rng = ScriptedRandom(shares, [first, second])
+    windows = sample_windows(100, 10, alpha=1.5, beta=0.25, rng=rng)
+    assert rng.ranges == ranges
+    assert windows.frames.tolist() == [
+        list(range(first, first + 10)),
+        list(range(second, second + 10)),
+    ]
+    assert windows.valid.all()
+
+
+def test_a_range_is_never_shorter_than_its_share_by_hand():
+    rng = ScriptedRandom((0.46, 0.0), [0, 0], permutation=None)  # 1.23 * 10 = 12.3: 13 frames
+    sample_windows(13, 10, alpha=1.5, beta=0.0, rng=rng)
+    assert rng.ranges == [(0, 1), (0, 4)]  # 13 of 13: one place; 10 of 13: four
+
+
+def test_even_frames_are_those_of_a_ruler_by_hand():
+    rng = ScriptedRandom((0.6, 0.0), [7, 20])  # lengths 13 and 10
+    windows = sample_windows(100, 10, alpha=1.5, beta=0.0, rng=rng, kind="even")
+    # 12 / 9 = 1.33 frames apart
+    assert windows.frames[0].tolist() == [7, 8, 10, 11, 12, 14, 15, 16, 18, 19]
+    assert windows.frames[1].tolist() == list(range(20, 30))
+
+
+def test_of_a_window_beyond_its_clip_one_frame_stays():
+    # a range of 2 frames over a clip of 1, of which the second is drawn: beyond the end
+    rng = ScriptedRandom((1.0, 1.0), [0, 0], permutation=[1, 0])
+    windows = sample_windows(1, 3, alpha=2.0, beta=0.2, rng=rng, kind="official")
+    assert windows.frames.tolist() == [[0, 0, 0]] * 2
+    assert windows.valid.tolist() == [[True, False, False]] * 2

@@ -24,7 +24,7 @@ from tokenreel.fuse.data.frames import Piece
 from tokenreel.fuse.systems.base import make_source, sampling_of
 from tokenreel.fuse.systems.mvformer import model as mvformer
 from tokenreel.fuse.systems.mvformer.embed import pieces
-from tokenreel.fuse.systems.mvformer.model import batch_loss, build_model
+from tokenreel.fuse.systems.mvformer.model import FusionModel, batch_loss, build_model
 from tokenreel.fuse.systems.mvformer.requirements import pooled_dim
 from tokenreel.fuse.train import run as run_module
 from tokenreel.fuse.train.train import Job, train, train_together
@@ -261,6 +261,18 @@ def test_a_loss_that_is_not_finite_names_its_clips(store, tmp_path, monkeypatch)
     with pytest.raises(
         TokenReelError, match=r"the loss of epoch 0 is nan, its gradient nan, on clips train\d"
     ):
+        run(tiny_config(), store, tmp_path / "run")
+
+
+def test_embeddings_that_are_not_finite_name_their_clips(store, tmp_path, monkeypatch):
+    project = FusionModel.project
+
+    def broken(self, embeddings):
+        return project(self, embeddings) * float("inf")
+
+    monkeypatch.setattr(FusionModel, "project", broken)
+    told = r"the loss of epoch 0 is undefined \(embeddings: \d+ of 96 .*, on clips train\d"
+    with pytest.raises(TokenReelError, match=told):
         run(tiny_config(), store, tmp_path / "run")
 
 

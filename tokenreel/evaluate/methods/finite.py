@@ -1,4 +1,4 @@
-"""Check of the arrays that a metric is computed from."""
+"""Checks of the arrays that a metric is computed from, by the name of the argument."""
 
 from collections.abc import Sequence
 
@@ -33,3 +33,46 @@ def require_finite(name: str, frames: NDArray[np.generic] | Sequence[NDArray[np.
                 f"{where} holds {int((~finite).sum())} value(s) that are NaN or infinite, the "
                 f"first in row {row}: leave them out"
             )
+
+
+def require_labels(
+    name: str,
+    labels: NDArray[np.generic] | Sequence[NDArray[np.generic]],
+    frames: NDArray[np.generic] | Sequence[NDArray[np.generic]] | None = None,
+    *,
+    num_classes: int | None = None,
+) -> None:
+    """Check that labels, or those of every clip, are whole numbers from 0, one a frame.
+
+    Args:
+        name: of the argument, for the error.
+        labels: (n,), or one (T_i,) a clip.
+        frames: (n, C), or one (T_i, C) a clip, that they are of.
+        num_classes: where known; labels are below it.
+
+    Raises:
+        TypeError: floats (NaN among them), text or objects.
+        ValueError: another number of labels than of frames, or a label out of range.
+
+    >>> require_labels("labels", np.array([0.0, np.nan]))
+    Traceback (most recent call last):
+    TypeError: labels holds float64, wanted whole numbers from 0
+    """
+    is_one = isinstance(labels, np.ndarray)
+    arrays = [labels] if is_one else labels
+    lengths = None
+    if frames is not None:
+        lengths = [len(frames)] if is_one else [len(clip) for clip in frames]
+        if len(lengths) != len(arrays):
+            raise ValueError(f"{name} is of {len(arrays)} clips, embeddings of {len(lengths)}")
+    for i, array in enumerate(arrays):
+        where = name if is_one else f"{name}[{i}]"
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"{where} holds {array.dtype}, wanted whole numbers from 0")
+        wanted = len(array) if lengths is None else lengths[i]
+        if array.shape != (wanted,):
+            raise ValueError(f"{where} is of shape {array.shape}, wanted ({wanted},): one a frame")
+        low, high = int(array.min(initial=0)), int(array.max(initial=0))
+        if low < 0 or (num_classes is not None and high >= num_classes):
+            most = "up" if num_classes is None else f"to {num_classes - 1}"
+            raise ValueError(f"{where} goes from {low} to {high}, wanted 0 {most}")

@@ -28,7 +28,19 @@ _EXACT_BYTES = 32_000_000  # float64 rows measured at once
 
 
 def squared_distances(queries: NDArray[np.floating], gallery: NDArray[np.floating]) -> Floats:
-    """Squared Euclidean distances, (n, m), in float64, by a matrix product: to look at."""
+    """Squared Euclidean distances, (n, m), in float64, by a matrix product: to look at.
+
+    Raises:
+        ValueError: NaN or infinity.
+        TypeError: no real numbers.
+    """
+    require_finite("queries", queries)
+    require_finite("gallery", gallery)
+    return distances_of_finite(queries, gallery)
+
+
+def distances_of_finite(queries: NDArray[np.floating], gallery: NDArray[np.floating]) -> Floats:
+    """As :func:`squared_distances`, of frames that have been checked."""
     first, second = queries.astype(np.float64), gallery.astype(np.float64)
     out = -2.0 * first @ second.T
     out += (first**2).sum(1)[:, None]
@@ -52,11 +64,16 @@ def nearest_in_other_clips(
             whatever it is.
         threads: blocks of queries searched at once.
 
+    Raises:
+        ValueError: NaN or infinity in a clip, count or threads < 1.
+
     Returns:
         (n, count) int64 indices into all clips laid end to end, nearest first; -1 where a frame has
         fewer than `count` frames in other clips.
     """
     require_finite("clips", clips)
+    if count < 1 or threads < 1:
+        raise ValueError(f"count and threads are at least 1, got {count} and {threads}")
     frames = np.concatenate(clips)
     edges = _edges(clips)
     search = _Search(frames, edges, count)

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.evaluate.methods.finite import require_finite
+from tokenreel.evaluate.methods.finite import require_finite, require_labels
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -37,7 +37,12 @@ def labelled_prefix(num_clips: int, fraction: float) -> int:
 
     >>> labelled_prefix(7, 0.5), labelled_prefix(3, 0.1)
     (3, 1)
+
+    Raises:
+        ValueError: a fraction that is not above 0 and at most 1.
     """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction is above 0 and at most 1, got {fraction}")
     return max(1, int(fraction * num_clips))
 
 
@@ -51,7 +56,11 @@ def stratified_draw(labels: Sequence[Labels], count: int, *, seed: int) -> list[
         labels: phases of each clip.
         count: how many clips.
         seed: of the draw.
+
+    Raises:
+        TypeError: labels that are not whole numbers.
     """
+    require_labels("labels", labels)
     rng = np.random.default_rng(seed)
     own = [np.unique(phases) for phases in labels]
     num_with = np.bincount(np.concatenate(own))
@@ -95,10 +104,14 @@ def classify_phases(
         classifier: of CLASSIFIERS.
 
     Raises:
-        ValueError: fewer than two phases in the training frames; NaN or infinity.
+        ValueError: fewer than two phases in the training frames; NaN or infinity; labels of another
+            number than frames.
+        TypeError: labels that are not whole numbers.
     """
     require_finite("train", train)
     require_finite("val", val)
+    require_labels("train_labels", train_labels, train)
+    require_labels("val_labels", val_labels, val)
     num_classes = len(np.unique(train_labels))
     if num_classes < 2:
         raise ValueError(f"the training frames hold {num_classes} phase(s), a classifier needs 2")
@@ -123,7 +136,12 @@ class LogisticFit:
     num_iterations: int
 
     def predict(self, frames: Floats) -> Labels:
-        """The phase of each frame (n, C), (n,)."""
+        """The phase of each frame (n, C), (n,).
+
+        Raises:
+            ValueError: NaN or infinity.
+        """
+        require_finite("frames", frames)
         logits = frames.astype(np.float64) @ self.weight.T + self.bias
         return np.asarray(self.classes[logits.argmax(axis=1)])
 
@@ -135,10 +153,15 @@ def fit_logistic(train: Floats, labels: Labels) -> LogisticFit:
     included, L-BFGS from zero until no gradient is above 1e-4.  Today's scikit-learn scales the
     loss by 1 / n and gives two classes one vector: tol=1e-4 / n and C=2 bring it near (within
     5e-5 of the weights), this gives the old weights to 1e-9, and does not take it to import.
+
+    Raises:
+        ValueError: NaN or infinity; labels of another number than frames.
+        TypeError: labels that are not whole numbers.
     """
     from scipy.optimize import minimize
 
     require_finite("train", train)
+    require_labels("labels", labels, train)
     classes, which = np.unique(labels, return_inverse=True)
     frames = train.astype(np.float64)
     num_frames, channels = frames.shape

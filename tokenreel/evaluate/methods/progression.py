@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.evaluate.methods.finite import require_finite
+from tokenreel.evaluate.methods.finite import require_finite, require_labels
 from tokenreel.evaluate.protocol import AbsentRule
 
 Floats = NDArray[np.float64]
@@ -48,7 +48,10 @@ def progression_targets(
 
     Raises:
         AbsentPhase: with the rules "error" and "casa".
+        TypeError: labels that are not whole numbers.
+        ValueError: a label out of range.
     """
+    require_labels("labels", labels, num_classes=num_phases)
     frames = np.arange(len(labels), dtype=np.float64)
     columns = [
         (frames - _boundary(labels, phase, rule)) / len(labels) for phase in range(num_phases - 1)
@@ -61,7 +64,11 @@ def count_absent(labels: NDArray[np.int64], num_phases: int) -> int:
 
     >>> count_absent(np.array([0, 0, 2]), 4)
     1
+
+    Raises:
+        TypeError: labels that are not whole numbers.
     """
+    require_labels("labels", labels)
     return num_phases - 1 - len(np.unique(labels[labels < num_phases - 1]))
 
 

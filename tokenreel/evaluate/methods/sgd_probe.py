@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.evaluate.methods.finite import require_finite
+from tokenreel.evaluate.methods.finite import require_finite, require_labels
 
 BATCH_CLIPS = 10
 MOMENTUM = 0.9
@@ -32,7 +32,12 @@ class Layer:
     bias: Floats
 
     def predict(self, frames: Floats) -> Labels:
-        """The class of each frame (n, C), (n,)."""
+        """The class of each frame (n, C), (n,).
+
+        Raises:
+            ValueError: NaN or infinity.
+        """
+        require_finite("frames", frames)
         return np.asarray((frames @ self.weight.T + self.bias).argmax(axis=1))
 
 
@@ -60,9 +65,14 @@ def train_layer(
         orders: the clips of each epoch instead of drawn ones.
 
     Raises:
-        ValueError: fewer clips than a batch, which would train nothing; NaN or infinity.
+        ValueError: fewer clips than a batch, which would train nothing; NaN or infinity; a label
+            out of range; a learning rate that is not finite.
+        TypeError: labels that are not whole numbers.
     """
     require_finite("clips", clips)
+    require_labels("labels", labels, clips, num_classes=num_classes)
+    if not math.isfinite(learning_rate):
+        raise ValueError(f"learning_rate is {learning_rate}, wanted a finite number")
     if len(clips) < BATCH_CLIPS:
         raise ValueError(f"{len(clips)} labelled clips to learn from, a batch holds {BATCH_CLIPS}")
     rng = np.random.default_rng(seed)

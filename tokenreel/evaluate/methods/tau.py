@@ -40,12 +40,21 @@ def tau_b(neighbours: NDArray[np.int64]) -> float:
 
     >>> round(tau_b(np.array([0, 2, 1])), 12)
     0.333333333333
+
+    Raises:
+        ValueError: NaN or infinity.
     """
+    require_finite("neighbours", np.asarray(neighbours))
     return float(tau_b_rows(np.asarray(neighbours)[None])[0])
 
 
 def tau_b_rows(sequences: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Tau-b of each row of (m, n), as :func:`tau_b`."""
+    """Tau-b of each row of (m, n), as :func:`tau_b`.
+
+    Raises:
+        ValueError: NaN or infinity.
+    """
+    require_finite("sequences", sequences)
     count = sequences.shape[1]
     pairs = count * (count - 1) // 2
     rising, untied = _compare(sequences) if count <= _SHORT else _merge(sequences)

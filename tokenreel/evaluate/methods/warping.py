@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.evaluate.methods.nearest import squared_distances
+from tokenreel.evaluate.methods.finite import require_finite
+from tokenreel.evaluate.methods.nearest import distances_of_finite
 
 BOTH, FIRST = 0, 1  # moves into a cell; 2 is a step in the second clip
 TILE = 128  # frames: of the grid of distances, and anti-diagonals of a band
@@ -56,14 +57,14 @@ def warp(costs: NDArray[np.floating]) -> WarpingPath:
 
     Raises:
         ValueError: another shape, or costs that are not finite.
+        TypeError: no real numbers.
 
     >>> warp(np.array([[0.0, 1.0, 2.0], [2.0, 0.0, 0.5]])).steps.tolist()
     [[0, 0], [1, 1], [1, 2]]
     """
     if costs.ndim != 2 or 0 in costs.shape:
         raise ValueError(f"costs are (n, m) with n, m >= 1, got shape {costs.shape}")
-    if not np.isfinite(costs).all():
-        raise ValueError(f"{int((~np.isfinite(costs)).sum())} costs are not finite")
+    require_finite("costs", costs)
     values = np.ascontiguousarray(costs, np.float64)
     total, moves = _accumulate(values)
     steps = _trace(moves)
@@ -130,22 +131,28 @@ def warp_frames(first: Frames, second: Frames) -> WarpedFrames:
 
     Raises:
         ValueError: another shape, or frames that are not finite.
+        TypeError: no real numbers.
     """
     for name, frames in (("first", first), ("second", second)):
         if frames.ndim != 2 or 0 in frames.shape:
             raise ValueError(f"{name} is (frames, channels) >= 1, got shape {frames.shape}")
-        if not np.isfinite(frames).all():
-            raise ValueError(f"{name} has frames that are not finite")
+        require_finite(name, frames)
     return _LongWarp(first, second).run()
 
 
 def tiled_distances(first: Frames, second: Frames) -> Floats:
-    """Squared Euclidean distances, (n, m), tile by tile of the grid."""
+    """Squared Euclidean distances, (n, m), tile by tile of the grid.
+
+    Raises:
+        ValueError: NaN or infinity.
+    """
+    require_finite("first", first)
+    require_finite("second", second)
     out = np.empty((len(first), len(second)))
     for row in range(0, len(first), TILE):
         for column in range(0, len(second), TILE):
             rows, columns = slice(row, row + TILE), slice(column, column + TILE)
-            out[rows, columns] = squared_distances(first[rows], second[columns])
+            out[rows, columns] = distances_of_finite(first[rows], second[columns])
     return out
 
 
@@ -222,7 +229,7 @@ class _LongWarp:
     def _tile(self, row: int, column: int) -> Floats:
         rows = slice(row * TILE, (row + 1) * TILE)
         columns = slice(column * TILE, (column + 1) * TILE)
-        return squared_distances(self.first[rows], self.second[columns])
+        return distances_of_finite(self.first[rows], self.second[columns])
 
     def _search(self, tile: Floats, row: int, column: int) -> None:
         rows = slice(row, row + len(tile))

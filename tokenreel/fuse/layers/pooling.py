@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tokenreel.fuse.config.model import FixedWidthConfig, LstpConfig, PoolingConfig
 from tokenreel.fuse.kernels import CodedTokens, QueryWeights, pooled_attention
+from tokenreel.fuse.kernels.attention.tokens import check_hidden
 from tokenreel.fuse.kernels.attention.weights import apply_values
 
 
@@ -186,7 +187,8 @@ class FixedWidth(nn.Module):
 
     def forward(self, tokens: object, cls: Tensor | None, *_: object) -> Tensor:
         """(F, E, C); as :class:`Pooling`."""
-        split: Tensor = self.split(cls)
+        assert cls is not None
+        split: Tensor = self.split(cls.to(self.split.weight.dtype))
         return split.unflatten(-1, (self.channels, self.num_entities)).transpose(1, 2)
 
 
@@ -207,7 +209,10 @@ class Plain(nn.Module):
         assert isinstance(tokens, CodedTokens | Tensor)
         floats = tokens.decode() if isinstance(tokens, CodedTokens) else tokens
         if self.kind == "grid":
-            return floats if hidden is None else floats.masked_fill(hidden[..., None], 0.0)
+            if hidden is None:
+                return floats
+            check_hidden(hidden, floats)
+            return floats.masked_fill(hidden[..., None], 0.0)
         return reduce_tokens(floats, self.kind, hidden)[:, None]
 
 
@@ -218,9 +223,13 @@ def reduce_tokens(tokens: Tensor, kind: str, hidden: Tensor | None = None) -> Te
         tokens: of F frames.
         kind: "mean" or "max".
         hidden: bool (F, N), True where a token must not be seen; never a whole frame.
+
+    Raises:
+        ValueError: a mask of another shape or dtype.
     """
     if hidden is None:
         return tokens.mean(dim=1) if kind == "mean" else tokens.amax(dim=1)
+    check_hidden(hidden, tokens)
     unseen = hidden[..., None]
     if kind == "mean":
         return tokens.masked_fill(unseen, 0.0).sum(dim=1) / (~unseen).sum(dim=1)

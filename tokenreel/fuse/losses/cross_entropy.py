@@ -4,6 +4,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tokenreel.fuse.config.loss import CrossEntropyConfig
+from tokenreel.fuse.losses.checks import (
+    require_floats,
+    require_labels,
+    require_masks,
+    require_shape,
+)
 from tokenreel.fuse.losses.inputs import Loss, LossInput
 
 
@@ -19,7 +25,16 @@ def frame_classification_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> 
         logits: (..., K) of K classes.
         labels: int64 (...), -1 where there is none.
         valid: bool (...), False at padding.
+
+    Raises:
+        TypeError: logits in half precision, labels that are not whole, a mask that is not bool.
+        ValueError: NaN or infinity, a label out of range, another shape.
     """
+    require_floats(logits=logits)
+    require_labels("labels", labels, logits.shape[-1])
+    require_masks(valid=valid)
+    require_shape("labels", labels, logits.shape[:-1])
+    require_shape("valid", valid, logits.shape[:-1])
     targets = labels.masked_fill(~valid, -1).flatten()
     total = functional.cross_entropy(
         logits.flatten(0, -2), targets, ignore_index=-1, reduction="sum"

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tokenreel.fuse.losses.checks import require_floats
+
 FAR = 1e10  # outside the table: finite, so that no gradient is NaN
 
 
@@ -28,7 +30,12 @@ def path_table(cost: Tensor, minimum: Callable[[Tensor], Tensor]) -> Tensor:
     Args:
         cost: of each cell; any sign.
         minimum: (P, N, 3) -> (P, N), smooth.
+
+    Raises:
+        TypeError: half precision.
+        ValueError: NaN or infinity.
     """
+    require_floats(cost=cost)
     rows, columns = cost.shape[1:]
     row = torch.arange(rows, device=cost.device)
     column = torch.arange(rows + columns - 1, device=cost.device)[:, None] - row  # of a diagonal

@@ -13,6 +13,12 @@ import torch
 from torch import Tensor
 
 from tokenreel.fuse.config.loss import GtaConfig
+from tokenreel.fuse.losses.checks import (
+    require_floats,
+    require_masks,
+    require_positive,
+    require_shape,
+)
 from tokenreel.fuse.losses.dtw import expected_minimum, path_ends, path_table, soft_minimum
 from tokenreel.fuse.losses.inputs import Loss, LossInput, masked_mean
 
@@ -35,7 +41,14 @@ def global_alignment_loss(
         valid: bool (S, T), False at padding, which is at the end and counts nowhere.
         pairs: int64 (P, 2).
         config: its constants.
+
+    Raises:
+        TypeError: half precision, a mask that is not bool.
+        ValueError: NaN or infinity, another shape.
     """
+    require_floats(embeddings=embeddings)
+    require_masks(valid=valid)
+    require_shape("valid", valid, embeddings.shape[:2])
     first, second = pairs.unbind(1)
     a, b, in_a, in_b = embeddings[first], embeddings[second], valid[first], valid[second]
     forth = _paths(match_costs(a, b, in_a, config.gamma_match), config)
@@ -52,7 +65,14 @@ def match_costs(a: Tensor, b: Tensor, in_a: Tensor, gamma: float) -> Tensor:
     """(P, T, T): minus the log share of each frame of a among those that match a frame of b.
 
     Source: Hadji et al., 2021, equation 8.
+
+    Raises:
+        TypeError: half precision, a mask that is not bool.
+        ValueError: NaN or infinity, a gamma that is not above 0.
     """
+    require_floats(a=a, b=b)
+    require_masks(in_a=in_a)
+    require_positive(gamma=gamma)
     scores = (a @ b.transpose(-1, -2) / gamma).masked_fill(~in_a[..., None], LOW)
     return -scores.log_softmax(dim=1)
 
@@ -66,7 +86,13 @@ def cycle_loss(forth: Tensor, back: Tensor, in_a: Tensor, in_b: Tensor, smoothin
         in_a: bool (P, T).
         in_b: bool (P, T).
         smoothing: share of the target that is spread over all frames.
+
+    Raises:
+        TypeError: half precision, a mask that is not bool.
+        ValueError: NaN or infinity.
     """
+    require_floats(forth=forth, back=back)
+    require_masks(in_a=in_a, in_b=in_b)
     there = (-forth).masked_fill(~in_a[..., None], LOW).softmax(dim=1)
     home = (-back).masked_fill(~in_b[..., None], LOW).softmax(dim=1)
     cycle = (there @ home).masked_fill(~in_a[..., None], LOW)

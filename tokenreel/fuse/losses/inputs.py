@@ -12,6 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from tokenreel.fuse.config.loss import LossBase
+from tokenreel.fuse.losses.checks import (
+    require_floats,
+    require_labels,
+    require_masks,
+    require_shape,
+    require_times,
+)
 
 
 def no_head(config: Any, width: int, num_classes: int) -> nn.Module:
@@ -58,6 +65,11 @@ class LossInput:
         num_frames: int64 (B,) frames of each clip.
         head: weights that a loss applies itself; the identity for most.
         rng: where a loss draws from: the same in every process of a run.
+
+    Raises:
+        TypeError: embeddings in half precision, steps or labels that are not whole, a mask that is
+            not bool.
+        ValueError: embeddings with NaN or infinity, another shape.
     """
 
     embeddings: Tensor
@@ -69,6 +81,16 @@ class LossInput:
     num_frames: Tensor
     head: Callable[[Tensor], Tensor]
     rng: np.random.Generator
+
+    def __post_init__(self) -> None:
+        require_shape("embeddings", self.embeddings, (None,) * 4)
+        require_floats(embeddings=self.embeddings)
+        require_times(steps=self.steps, num_frames=self.num_frames)
+        require_masks(valid=self.valid)
+        require_labels("labels", self.labels)
+        for name in ("steps", "valid", "labels"):
+            require_shape(name, getattr(self, name), self.embeddings.shape[:3])
+        require_shape("num_frames", self.num_frames, self.embeddings.shape[:1])
 
     def sequences(self) -> tuple[Tensor, Tensor]:
         """The windows of all clips, one after another: embeddings (S, T, C) and valid (S, T)."""

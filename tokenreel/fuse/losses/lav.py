@@ -12,6 +12,13 @@ import torch
 from torch import Tensor
 
 from tokenreel.fuse.config.loss import LavConfig
+from tokenreel.fuse.losses.checks import (
+    require_floats,
+    require_masks,
+    require_positive,
+    require_shape,
+    require_times,
+)
 from tokenreel.fuse.losses.dtw import path_ends, path_table, soft_minimum
 from tokenreel.fuse.losses.inputs import Loss, LossInput
 
@@ -46,7 +53,17 @@ def align_videos_loss(
         valid: bool (S, T), False at padding, which is at the end and counts nowhere.
         pairs: int64 (P, 2).
         config: its constants.
+
+    Raises:
+        TypeError: half precision, times of fewer than 32 bits, a mask that is not bool.
+        ValueError: NaN or infinity, another shape.
     """
+    require_floats(embeddings=embeddings)
+    require_times(times=times, lengths=lengths)
+    require_masks(valid=valid)
+    require_shape("times", times, embeddings.shape[:2])
+    require_shape("valid", valid, embeddings.shape[:2])
+    require_shape("lengths", lengths, embeddings.shape[:1])
     first, second = pairs.unbind(1)
     a, b, in_a, in_b = embeddings[first], embeddings[second], valid[first], valid[second]
     cost = soft_dtw(a, b, in_a, in_b, gamma=config.gamma)
@@ -62,7 +79,15 @@ def align_videos_loss(
 
 
 def soft_dtw(a: Tensor, b: Tensor, in_a: Tensor, in_b: Tensor, *, gamma: float) -> Tensor:
-    """Soft-DTW of squared distances: (P, T, C) twice -> (P,), to the last valid frame of each."""
+    """Soft-DTW of squared distances: (P, T, C) twice -> (P,), to the last valid frame of each.
+
+    Raises:
+        TypeError: half precision, a mask that is not bool.
+        ValueError: NaN or infinity, a gamma that is not above 0.
+    """
+    require_floats(a=a, b=b)
+    require_masks(in_a=in_a, in_b=in_b)
+    require_positive(gamma=gamma)
     return path_ends(path_table(_squared(a, b), partial(soft_minimum, gamma=gamma)), in_a, in_b)
 
 
@@ -78,7 +103,14 @@ def inverse_difference_moment(
         window: (S,) how far apart, in the unit of times, frames are near; at that distance the
             rounding of their times decides, as in the released code.
         margin: squared distance that is wanted of frames that are not.
+
+    Raises:
+        TypeError: half precision, times of fewer than 32 bits, a mask that is not bool.
+        ValueError: NaN or infinity.
     """
+    require_floats(embeddings=embeddings, window=window)
+    require_times(times=times)
+    require_masks(valid=valid)
     gap = (times[:, :, None] - times[:, None, :]).abs()
     distance = _squared(embeddings, embeddings)
     far = (1 + gap**2) * (margin - distance).relu()

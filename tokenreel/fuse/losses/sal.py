@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tokenreel.fuse.config.loss import SalConfig
+from tokenreel.fuse.losses.checks import require_floats, require_masks
 from tokenreel.fuse.losses.inputs import Loss, LossInput
 
 
@@ -41,7 +42,11 @@ def draw_triplets(
 
     Returns:
         Number of the sequence (R K,), positions (R K, 3), and whether they are in order (R K,).
+
+    Raises:
+        TypeError: a mask that is not bool.
     """
+    require_masks(valid=valid)
     rows, triplets, is_ordered = [], [], []
     for number, frames in enumerate(valid.sum(-1).tolist()):
         for _ in range(count if frames >= 5 else 0):
@@ -61,7 +66,14 @@ def draw_triplets(
 
 
 def shuffle_and_learn_loss(logits: Tensor, is_ordered: Tensor) -> Tensor:
-    """Cross-entropy of logits (R, 2), shuffled and ordered, with what they are (R,)."""
+    """Cross-entropy of logits (R, 2), shuffled and ordered, with what they are, bool (R,).
+
+    Raises:
+        TypeError: half precision, a mask that is not bool.
+        ValueError: NaN or infinity.
+    """
+    require_floats(logits=logits)
+    require_masks(is_ordered=is_ordered)
     return functional.cross_entropy(logits, is_ordered.long())
 
 

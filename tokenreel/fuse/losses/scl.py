@@ -14,6 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tokenreel.fuse.config.loss import SclConfig
+from tokenreel.fuse.losses.checks import (
+    require_floats,
+    require_masks,
+    require_positive,
+    require_shape,
+    require_times,
+)
 from tokenreel.fuse.losses.inputs import Loss, LossInput
 
 _EPSILON = 1e-6
@@ -61,7 +68,19 @@ def sequence_contrastive_loss(
 
     Returns:
         A scalar, in the dtype of the embeddings.
+
+    Raises:
+        TypeError: embeddings in half precision, steps of fewer than 32 bits, a mask that is not
+            bool.
+        ValueError: NaN or infinity, another shape, a temperature or variance that is not above 0.
     """
+    require_shape("embeddings", embeddings, (None, 2, None, None))
+    require_floats(embeddings=embeddings)
+    require_times(steps=steps)
+    require_masks(valid=valid)
+    require_shape("steps", steps, embeddings.shape[:3])
+    require_shape("valid", valid, embeddings.shape[:3])
+    require_positive(temperature=temperature, label_variance=label_variance)
     products = embeddings[:, 0] @ embeddings[:, 1].transpose(-1, -2) / temperature  # (B, T, T)
     distance = (steps[:, 0, :, None] - steps[:, 1, None, :]).to(products.dtype)
     both = valid[:, 0, :, None] & valid[:, 1, None, :]
@@ -93,7 +112,14 @@ def gaussian_labels(
         both: bool, False where either frame is padding.
         variance: sigma squared.
         mode: as in :func:`sequence_contrastive_loss`.
+
+    Raises:
+        TypeError: distances in half precision, a mask that is not bool.
+        ValueError: NaN or infinity, a variance that is not above 0.
     """
+    require_floats(distance=distance)
+    require_masks(both=both)
+    require_positive(variance=variance)
     exponent = -(distance**2) / (2 * variance)
     if mode == "stable":
         exponent = exponent.masked_fill(~both, -torch.inf)

@@ -13,6 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from tokenreel.fuse.config.loss import TccConfig
+from tokenreel.fuse.losses.checks import (
+    require_floats,
+    require_masks,
+    require_shape,
+    require_times,
+)
 from tokenreel.fuse.losses.inputs import Loss, LossInput, masked_mean
 
 
@@ -42,7 +48,16 @@ def temporal_cycle_consistency_loss(
     Returns:
         A scalar; for "mse_var" NaN where a cycle ends at one frame for certain, since embeddings
         are so far apart: the time that it returns to has no variance.
+
+    Raises:
+        TypeError: half precision, times of fewer than 32 bits, a mask that is not bool.
+        ValueError: NaN or infinity, another shape.
     """
+    require_floats(embeddings=embeddings)
+    require_times(times=times)
+    require_masks(valid=valid)
+    require_shape("times", times, embeddings.shape[:2])
+    require_shape("valid", valid, embeddings.shape[:2])
     first, second = pairs.unbind(1)
     has_first, has_second = valid[first], valid[second]
     logits = cycle_back_logits(embeddings[first], embeddings[second], has_second, config)
@@ -68,7 +83,13 @@ def cycle_back_logits(
         second: (P, T, C).
         has_second: bool (P, T), False at padding of the second.
         config: which similarity, and its temperature; it is divided by C too.
+
+    Raises:
+        TypeError: half precision, a mask that is not bool.
+        ValueError: NaN or infinity.
     """
+    require_floats(first=first, second=second)
+    require_masks(has_second=has_second)
     there = _similarity(first, second, config)
     there = there.masked_fill(~has_second[:, None], -torch.inf)
     return _similarity(there.softmax(-1) @ second, first, config)

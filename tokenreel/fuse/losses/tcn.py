@@ -4,11 +4,14 @@ A sequence holds an anchor a_i and its positive p_i in turn, the positive a few 
 anchor's negatives are the other positives of the sequence: -log exp(a_i p_i) / sum_j exp(a_i p_j).
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from tokenreel.fuse.config.loss import TcnConfig
+from tokenreel.fuse.losses.checks import require_floats, require_masks, require_shape
 from tokenreel.fuse.losses.inputs import Loss, LossInput
 
 
@@ -27,8 +30,14 @@ def time_contrastive_loss(embeddings: Tensor, valid: Tensor, *, regularisation: 
         regularisation: weight of a quarter of the mean squared length of anchors and positives.
 
     Raises:
-        ValueError: an odd number of frames.
+        TypeError: half precision, a mask that is not bool.
+        ValueError: an odd number of frames, NaN or infinity, another shape.
     """
+    require_floats(embeddings=embeddings)
+    require_masks(valid=valid)
+    require_shape("valid", valid, embeddings.shape[:2])
+    if not math.isfinite(regularisation):
+        raise ValueError(f"regularisation: {regularisation}, want a finite number")
     if embeddings.shape[1] % 2:
         raise ValueError(
             f"{embeddings.shape[1]} frames cannot be pairs: set an even data.num_frames"

@@ -17,6 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.fuse.config.loss import VspConfig
+from tokenreel.fuse.losses.checks import (
+    require_floats,
+    require_labels,
+    require_masks,
+    require_positive,
+    require_shape,
+    require_times,
+)
 from tokenreel.fuse.losses.inputs import Loss, LossInput
 
 Bridges = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -63,7 +71,11 @@ def draw_bridges(
     Returns:
         The numbers of the sequences (R,), none of fewer than three valid frames, and positions
         (R, 3).
+
+    Raises:
+        TypeError: a mask that is not bool.
     """
+    require_masks(valid=valid)
     numbers, bridges = [], []
     for number, count in enumerate(valid.sum(-1).tolist()):
         if count < 3:
@@ -92,7 +104,13 @@ def phase_bridges(valid: Tensor, labels: Tensor, rng: np.random.Generator) -> Br
 
     Returns:
         As :func:`draw_bridges`.
+
+    Raises:
+        TypeError: a mask that is not bool, labels that are not whole.
+        ValueError: a label below -1.
     """
+    require_masks(valid=valid)
+    require_labels("labels", labels)
     numbers, bridges = [], []
     phases = labels.masked_fill(~valid.to(labels.device), -1).cpu().numpy()
     for number, row in enumerate(phases):
@@ -111,7 +129,17 @@ def process_contrastive_loss(points: Tensor, times: Tensor) -> Tensor:
     Args:
         points: (R, 3, C): start, middle and end of each bridge, of unit length; R at least 2.
         times: (R, 3) of the points, in frames, increasing.
+
+    Raises:
+        TypeError: half precision, times of fewer than 32 bits.
+        ValueError: NaN or infinity, another shape, times that do not increase.
     """
+    require_shape("points", points, (None, 3, None))
+    require_floats(points=points)
+    require_times(times=times)
+    require_shape("times", times, points.shape[:2])
+    if times.device.type == "cpu" and (np.diff(times.numpy(), axis=1) <= 0).any():
+        raise ValueError("times: of a bridge they must increase, from start to middle to end")
     start, middle, end = times.to(points.dtype).unbind(1)
     share = ((middle - start) / (end - start))[:, None]
     line = (1 - share) * points[:, 0] + share * points[:, 2]
@@ -140,7 +168,15 @@ def supervised_contrastive_loss(frames: Tensor, labels: Tensor, *, temperature: 
 
     Returns:
         A scalar; 0 where no two frames are of one phase.
+
+    Raises:
+        TypeError: half precision, labels that are not whole.
+        ValueError: NaN or infinity, another shape, a temperature that is not above 0.
     """
+    require_floats(frames=frames)
+    require_labels("labels", labels)
+    require_shape("labels", labels, frames.shape[:1])
+    require_positive(temperature=temperature)
     scores = frames @ frames.T / temperature
     own = torch.eye(len(frames), dtype=torch.bool, device=frames.device)
     same = (labels[:, None] == labels).to(frames.device) & ~own

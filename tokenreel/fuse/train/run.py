@@ -27,6 +27,7 @@ from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.distributed.global_layers import share_layers
 from tokenreel.fuse.distributed.precision import precision_of
 from tokenreel.fuse.distributed.world import ALONE, World, sum_gradients
+from tokenreel.fuse.losses.checks import NotFinite
 from tokenreel.fuse.runs.checkpoint import (
     initialise,
     load_checkpoint,
@@ -150,16 +151,23 @@ class Run:
         return self.descend(batch)
 
     def backward(self, batch: Batch, shared: Any = None) -> None:
-        """The first half of a step: the gradients; those of `shared`, where given, are left."""
+        """The first half of a step: the gradients; those of `shared`, where given, are left.
+
+        Raises:
+            TokenReelError: embeddings that are not finite; the clips of the batch.
+        """
         epoch, number = self.position
         self.model.train()
         for group, share in zip(self.optimiser.param_groups, self._rate_shares, strict=True):
             group["lr"] = self._learning_rate(epoch) * share
         torch.manual_seed(_step_seed(self.config.seed, epoch, number))
         rng = np.random.default_rng([self.config.seed, epoch, number])
-        loss = self.system.loss(
-            self.model, batch, self.stage.config, rng=rng, world=self.world, shared=shared
-        )
+        try:
+            loss = self.system.loss(
+                self.model, batch, self.stage.config, rng=rng, world=self.world, shared=shared
+            )
+        except NotFinite as error:
+            raise self._not_finite("loss", f"undefined ({error})", batch) from error
         self.optimiser.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self._loss = loss.detach()
@@ -199,7 +207,12 @@ class Run:
         self.model.eval()
         with torch.inference_mode():
             rng = np.random.default_rng(self.config.seed)
-            loss = self.system.loss(self.model, batch, self.stage.config, rng=rng, world=self.world)
+            try:
+                loss = self.system.loss(
+                    self.model, batch, self.stage.config, rng=rng, world=self.world
+                )
+            except NotFinite as error:
+                raise self._not_finite("held-out loss", f"undefined ({error})", batch) from error
         if not torch.isfinite(loss):
             raise self._not_finite("held-out loss", f"{loss.item()}", batch)
         self._held_out.append((loss.item(), int(batch.valid.sum())))

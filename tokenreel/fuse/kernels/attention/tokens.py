@@ -153,7 +153,7 @@ def check_tokens(tokens: CodedTokens, hidden: Tensor | None) -> None:
     if 0 in (size for shape in shapes for size in shape):
         raise ValueError(f"tokens are {shapes}: there must be a frame, a token and a channel")
     for codes in tokens.codes:
-        if codes.stride(2) != 1 or codes.stride(1) != codes.shape[2]:
+        if not codes[0].is_contiguous():  # which ignores the stride of an axis of one
             raise ValueError(
                 f"tokens {tuple(codes.shape)} have strides {codes.stride()}: the (N, d) part of a "
                 "frame must lie end to end (frames may be apart); use .contiguous()"
@@ -165,14 +165,24 @@ def check_tokens(tokens: CodedTokens, hidden: Tensor | None) -> None:
             )
     _check_scales(tokens)
     _check_foldings(tokens)
-    if hidden is not None and (hidden.shape != first.shape[:2] or hidden.dtype != torch.bool):
-        raise ValueError(
-            f"hidden is {hidden.dtype} {tuple(hidden.shape)}: want bool {tuple(first.shape[:2])}"
-        )
+    if hidden is not None:
+        check_hidden(hidden, first)
     side = (*tokens.codes, *tokens.scales, *(() if hidden is None else (hidden,)))
     devices = {tensor.device for tensor in side}
     if len(devices) > 1:
         raise ValueError(f"codes, scales and hidden are on {_words(devices)}: want one device")
+
+
+def check_hidden(hidden: Tensor, tokens: Tensor) -> None:
+    """Refuse a mask that does not fit tokens (F, N, ...).
+
+    Raises:
+        ValueError: what was given and what is wanted.
+    """
+    if hidden.shape != tokens.shape[:2] or hidden.dtype != torch.bool:
+        raise ValueError(
+            f"hidden is {hidden.dtype} {tuple(hidden.shape)}: want bool {tuple(tokens.shape[:2])}"
+        )
 
 
 def _check_scales(tokens: CodedTokens) -> None:

@@ -48,6 +48,7 @@ def check_weights(tokens: CodedTokens, weights: QueryWeights) -> None:
     """Refuse weights that do not fit the tokens.
 
     Raises:
+        TypeError: parts that are not all float32, or all float64.
         ValueError: what was given and what is wanted.
     """
     queries, key, value, heads = weights.queries, weights.key, weights.value, weights.heads
@@ -72,6 +73,13 @@ def check_weights(tokens: CodedTokens, weights: QueryWeights) -> None:
             f"{'none' if value is None else value.shape[0]}"
         )
     parts = (queries, key, weights.key_bias, value, weights.value_bias)
+    named = zip(("queries", "key", "key_bias", "value", "value_bias"), parts, strict=True)
+    dtypes = {name: part.dtype for name, part in named if part is not None}
+    if len({*dtypes.values()}) > 1 or queries.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"weights are {', '.join(f'{name} {dtype}' for name, dtype in dtypes.items())}: want "
+            "all float32 or all float64; torch.autocast runs the rest of a model in half precision"
+        )
     devices = {part.device for part in parts if part is not None} | {tokens.device}
     if len(devices) > 1:
         raise ValueError(f"weights and tokens are on {sorted(map(str, devices))}: want one device")
