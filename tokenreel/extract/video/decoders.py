@@ -220,7 +220,8 @@ def is_slotted(container: str) -> bool:
     if container in SLOTTED_CONTAINERS:
         return True
     flags = av.ContainerFormat(container.partition(",")[0], "r").flags
-    return bool(flags & av.format.Flags.no_timestamps.value)
+    untimed: Any = av.format.Flags.no_timestamps
+    return bool(flags & untimed.value)
 
 
 def _video_stream(container: Any) -> Any:
