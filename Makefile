@@ -1,6 +1,6 @@
 # TokenReel.  `make` alone lists what there is.  Folders named extract, fuse, evaluate, cache and
 # pipeline lie beside this file, so every target is phony.
-.PHONY: help setup demo test check bench bench-gpu bench-gpu-extract extract clean
+.PHONY: help setup demo test check docs bench bench-gpu bench-gpu-extract extract clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -33,6 +33,9 @@ check: setup ## format, lint and types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+docs: setup ## the site of docs/ into build/site, strictly; open build/site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 bench: setup ## every benchmark; rows go to benchmarks/results
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script $(OPTIONS); done

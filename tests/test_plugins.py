@@ -1,6 +1,7 @@
 """A package adds one of each thing; it is installed beside TokenReel and used from the commands."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,7 @@ def overlay(tmp_path_factory):
     """A folder with the example package, installed without what it depends on."""
     target = tmp_path_factory.mktemp("overlay")
     source = tmp_path_factory.mktemp("source") / "plugin"
-    source.mkdir()
-    for file in (HERE / "plugin").iterdir():
-        if file.is_file():
-            (source / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(HERE / "plugin", source, ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     offline = ["--no-deps", "--no-index", "--no-build-isolation", "--target", str(target)]
     subprocess.run([*pip, *offline, str(source)], check=True, capture_output=True)
