@@ -25,6 +25,7 @@ def row(report, task, action="mean", **wanted):
         score
         for score in report.scores
         if (score.task, score.action) == (task, action)
+        and not score.is_clock
         and all(getattr(score, name) == value for name, value in wanted.items())
     ]
     return found

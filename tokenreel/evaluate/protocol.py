@@ -8,6 +8,10 @@
     tcc       TCC and what follows it (LAV, GTA): an RBF SVM, stride 5, TCC's boundaries, few-shot
               classification instead of retrieval.
 
+What the metrics reward: classification, phases that lie apart; progression, a steady change with
+time; tau, order alone; AP@K, near frames of the same phase.  The position of a frame in its clip
+gives much of each, and all of tau: every evaluation has the clock (data/clock.py) as a control.
+
 A value comes from the user if given, else from the recipe (if it uses the same protocol), else from
 the protocol.
 """
@@ -135,7 +139,10 @@ class EvaluateConfig(BaseModel):
     @field_validator("protocol", mode="before")
     @classmethod
     def _as_tuple(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+        names = [value] if isinstance(value, str) else list(value or ())
+        if value is not None and (not names or set(names) - PROTOCOLS.keys()):
+            raise ValueError("choose carl, tcc or finegym")
+        return value if value is None else tuple(names)
 
     @field_validator("fractions")
     @classmethod

@@ -1,5 +1,7 @@
 """Where things are by default, and which code and store a run comes from."""
 
+import json
+import logging
 import os
 import subprocess
 from collections.abc import Sequence
@@ -10,6 +12,8 @@ from pathlib import Path
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import entries_of
 from tokenreel.cache.read.store_reader import Store, open_store
+
+log = logging.getLogger(__name__)
 
 DATA = Path("data")
 STORES = Path("stores")
@@ -44,8 +48,8 @@ def find_store(dataset: str, *, folder: Path = STORES) -> Path:
         return found[0]
     if not found:
         raise UsageError(
-            f"no store of {dataset} in {folder}/: make one with `extract run {dataset}`, "
-            "or name one with --store"
+            f"no store of {dataset} in {folder}/ (you are in {Path.cwd()}): make one with "
+            f"`extract run {dataset}`, or add --store PATH"
         )
     names = "\n".join(f"  --store {path}" for path in found)
     raise UsageError(f"{len(found)} stores of {dataset} in {folder}/, name one of:\n{names}")
@@ -66,13 +70,19 @@ def find_runs(words: Sequence[Path]) -> list[Path]:
     """
     found = [] if words else _embeddings_below(RUNS)
     if not words and not found:
-        raise UsageError(f"no run in {RUNS}/: train one with `fuse train`, or name one")
+        raise UsageError(
+            f"no run in {RUNS}/ (you are in {Path.cwd()}): train one with `fuse train`, or name one"
+        )
     for word in words:
         files = [word] if word.is_file() else _embeddings_below(word)
         if not files:
-            what = "holds no embeddings.h5" if word.is_dir() else "does not exist"
-            raise UsageError(f"{word} {what}: name a run, a folder of runs or an embedding file")
+            raise UsageError(_why_no_run(word))
         found += files
+    for folder in words or [RUNS]:
+        walk = os.walk(folder)
+        for run in sorted(Path(inner) for inner, _, names in walk if "run.json" in names):
+            if run / EMBEDDINGS not in found:
+                log.warning("left out: %s", _unfinished(run))
     return found
 
 
@@ -90,6 +100,28 @@ def _embeddings_below(folder: Path) -> list[Path]:
     walk = os.walk(folder, onerror=note)
     found = [Path(inner, EMBEDDINGS) for inner, _, names in walk if EMBEDDINGS in names]
     return sorted([*found, *closed])
+
+
+def _why_no_run(word: Path) -> str:
+    """Why a word names no run, and what to type."""
+    if (word / "run.json").is_file():
+        return _unfinished(word)
+    if (word / "recipe.json").is_file():
+        return f"{word} is a token store, not a run: type `evaluate frozen {word}`, or name a run"
+    what = "holds no embeddings.h5" if word.is_dir() else "does not exist"
+    return f"{word} {what}: name a run, a folder of runs or an embedding file"
+
+
+def _unfinished(run: Path) -> str:
+    """Where a run stopped that has no embeddings yet, as far as its files say."""
+    try:
+        config = json.loads((run / "run.json").read_bytes())["config"]
+        epochs = int(config["optim"]["epochs"])
+        lines = (run / "metrics.jsonl").read_bytes().splitlines()
+        done = max((int(json.loads(line)["epoch"]) + 1 for line in lines), default=0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return f"{run}: this run is not finished: type its `fuse train` again"
+    return f"{run}: this run stopped at epoch {done} of {epochs}: type its `fuse train` again"
 
 
 def dataset_of(store: Store) -> str:

@@ -1,8 +1,9 @@
 """Apply `key=value` words to a frozen config, with an error that suggests the nearest field."""
 
+import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,58 @@ from tokenreel.cache.plugins import nearest
 from tokenreel.fuse.config.base import as_typed
 
 Config = TypeVar("Config", bound=BaseModel)
+
+ALIASES = {  # what other programs call a key -> ours, the last parts of the whole key
+    "architecture": ("backbone",),
+    "arch": ("backbone",),
+    "model": ("backbone",),
+    "model_name": ("backbone",),
+    "encoder": ("backbone",),
+    "checkpoint": ("weights",),
+    "ckpt": ("weights",),
+    "pretrained": ("weights",),
+    "weight": ("weights",),
+    "layer": ("blocks",),
+    "layers": ("blocks",),
+    "img_size": ("image_size",),
+    "input_size": ("image_size",),
+    "resolution": ("image_size",),
+    "size": ("image_size",),
+    "frame_rate": ("fps",),
+    "framerate": ("fps",),
+    "num_frames": ("data.num_frames", "frames"),
+    "seq_len": ("data.num_frames",),
+    "sequence_length": ("data.num_frames",),
+    "batch": ("batch_frames", "data.batch_clips"),
+    "batch_size": ("batch_frames", "data.batch_clips"),
+    "bs": ("batch_frames", "data.batch_clips"),
+    "num_workers": ("workers",),
+    "dtype": ("numeric", "optim.precision"),
+    "precision": ("numeric", "optim.precision"),
+    "amp": ("numeric", "optim.precision"),
+    "gpu": ("device",),
+    "cuda": ("device",),
+    "augmentations": ("views",),
+    "num_views": ("views",),
+    "compression": ("codec",),
+    "quantisation": ("codec",),
+    "quantization": ("codec",),
+    "learning_rate": ("optim.lr", "learning_rate"),
+    "lr": ("optim.lr", "learning_rate"),
+    "num_epochs": ("epochs",),
+    "max_epochs": ("epochs",),
+    "wd": ("optim.weight_decay",),
+    "optimizer": ("optim.name",),
+    "optimiser": ("optim.name",),
+    "criterion": ("loss.name",),
+    "random_seed": ("seed",),
+    "num_heads": ("heads",),
+    "metric": ("tasks",),
+    "metrics": ("tasks",),
+    "task": ("tasks",),
+    "k": ("ks",),
+    "stride": ("tau_stride", "retrieval_stride"),
+}
 
 LISTS = r"/|(?<=\]), *(?=\[)"  # separator of the values of a list field: 3,7/11 or [3],[7]
 
@@ -36,15 +89,82 @@ def apply_overrides(config: Config, words: Iterable[str], *, root: str) -> Confi
     for word in words:
         config = _choose_group(config, word, root=root)
     changes = config.model_dump()
+    known = list(all_keys(type(config)))
     for word in words:
         key, equals, text = word.partition("=")
         if not equals:
             raise UsageError(f"{word!r} is not key=value, such as seed=1")
-        _set(config, changes, key.split("."), text, root=root)
+        try:
+            _set(config, changes, key.split("."), text, root=root)
+        except _NoSuchField as error:
+            near = suggest(error.name, error.fields, known)
+            raise UsageError(
+                f"{error.dotted}: no such field{near} (has {', '.join(error.fields)})"
+            ) from None
     try:
         return type(config).model_validate(changes)
     except ValidationError as error:
         raise UsageError(_format_error(error, config, root)) from None
+
+
+class _NoSuchField(Exception):
+    """A key that no group has, with the fields that there are."""
+
+    def __init__(self, dotted: str, name: str, fields: list[str]) -> None:
+        super().__init__(dotted)
+        self.dotted, self.name, self.fields = dotted, name, fields
+
+
+def all_keys(config: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every key of a config as it is typed; a group of several kinds has the fields of all.
+
+    >>> class Optim(BaseModel):
+    ...     lr: float = 0.1
+    >>> class Run(BaseModel):
+    ...     seed: int = 0
+    ...     optim: Optim = Optim()
+    >>> list(all_keys(Run))
+    ['seed', 'optim.lr']
+    """
+    seen = set()
+    for name, field in config.model_fields.items():
+        kinds = models_of(field.annotation)
+        found = (key for kind in kinds for key in all_keys(kind, f"{prefix}{name}."))
+        for key in found if kinds else [f"{prefix}{name}"]:
+            if key not in seen:
+                seen.add(key)
+                yield key
+
+
+def suggest(name: str, fields: Sequence[str], keys: Sequence[str]) -> str:
+    """The part of an error that suggests a key; "" when none is near.
+
+    A field of another group and what other programs call a key are found as well.
+
+    Args:
+        name: the unknown field.
+        fields: those of its group.
+        keys: all keys of the config.
+
+    >>> keys = ["backbone", "write_threads", "optim.epochs"]
+    >>> suggest("architecure", keys[:2], keys), suggest("epochs", keys[:2], keys)
+    (', did you mean backbone?', ', did you mean optim.epochs?')
+    """
+    known: dict[str, list[str]] = {}
+    for key in keys:
+        known.setdefault(key.rpartition(".")[2], []).append(key)
+    for alias, targets in ALIASES.items():
+        ends = tuple(f".{target}" for target in targets)
+        found = [key for key in keys if key in targets or key.endswith(ends)]
+        if found and alias not in known:
+            known[alias] = found
+    if name not in known:
+        close = difflib.get_close_matches(name, fields, n=1, cutoff=0.7)
+        others = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+        if close or not others:
+            return nearest(name, fields)
+        name = others[0]
+    return f", did you mean {' or '.join(known[name][:3])}?"
 
 
 def expand_grid(config: BaseModel, word: str) -> list[str]:
@@ -65,7 +185,7 @@ def expand_grid(config: BaseModel, word: str) -> list[str]:
     kinds = [type(config)]
     for group in groups:  # of which there may be several kinds, such as losses
         fields = [kind.model_fields[group] for kind in kinds if group in kind.model_fields]
-        kinds = [kind for field in fields for kind in _models(field.annotation)]
+        kinds = [kind for field in fields for kind in models_of(field.annotation)]
     known = [kind.model_fields[name].annotation for kind in kinds if name in kind.model_fields]
     if not equals or not known:
         return [word]  # apply_overrides reports the error
@@ -113,10 +233,10 @@ def _set(
     dotted = f"{root}.{name}"
     if name not in fields:
         owners = [_kind_of(kind) for kind in others if name in kind.model_fields]
+        if not owners:
+            raise _NoSuchField(dotted, name, list(fields))
         raise UsageError(
             f"{dotted}: no such field of {_kind_of(type(config))}, but of {', '.join(owners)}"
-            if owners
-            else f"{dotted}: no such field{nearest(name, fields)} (has {', '.join(fields)})"
         )
     inner = getattr(config, name)
     if not rest:
@@ -125,7 +245,7 @@ def _set(
             raise UsageError(f"{dotted} is a group of fields: set one of {known}")
         changes[name] = _read(text, is_sequence=_is_sequence(fields[name].annotation))
     elif isinstance(inner, BaseModel):
-        _set(inner, changes[name], rest, text, dotted, _models(fields[name].annotation))
+        _set(inner, changes[name], rest, text, dotted, models_of(fields[name].annotation))
     else:
         raise UsageError(f"{dotted} has no fields: set {dotted}=value")
 
@@ -151,7 +271,7 @@ def _kind_of(kind: type[BaseModel]) -> str:
     return ", ".join(chosen) or kind.__name__
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def models_of(annotation: Any) -> list[type[BaseModel]]:
     """The configs that a field may hold."""
     kinds = get_args(annotation) or (annotation,)
     return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
@@ -167,6 +287,8 @@ def _format_error(error: ValidationError, config: BaseModel, root: str) -> str:
         given = item["input"]  # a whole group where several of its fields do not fit together
         got = "" if isinstance(given, dict | BaseModel) else f", got {given!r}"
         what = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "too_short":
+            what = "give at least one value"
         where = as_typed(type(config), item["loc"])
         lines.append(f"{'.'.join([root, *where])}: {what}{got}")
     return "\n".join(lines)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tokenreel.cache.embeddings import read_embeddings
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import StoreError, UsageError
+from tokenreel.cache.format.clip import folder_of
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.copying import upgrade_store
 from tokenreel.cache.write.store_writer import StoreWriter
@@ -33,8 +34,10 @@ def store(tmp_path):
 
 
 def test_each_pool_is_that_of_the_decoded_tokens(store, tmp_path):
-    files = pool_store(store, tmp_path / "out", progress=False)
+    files = pool_store(store, tmp_path / "out", blocks=(3,), progress=False)
     assert [path.parent.name for path in files] == ["frozen-max", "frozen-mean", "frozen-cls"]
+    recipes = [read_embeddings(path).provenance["recipe"] for path in files]
+    assert recipes == ["frozen-max block=3", "frozen-mean block=3", "frozen-cls"]
     opened = open_store(store)
     pools = {
         "max": lambda clip: opened.read(clip).decode(3).max(axis=1),
@@ -81,7 +84,7 @@ def test_the_pooled_files_are_evaluated_as_any_run(store, tmp_path):
     files = pool_store(store, tmp_path / "out", progress=False)
     report = evaluate_files(files, config=EvaluateConfig(), out=tmp_path / "tables", progress=False)
     found = {score.run for score in report.scores if score.task == "classification"}
-    assert found == {"frozen-max", "frozen-mean", "frozen-cls"}
+    assert found == {"frozen-max", "frozen-mean", "frozen-cls", "clock"}
 
 
 def test_a_part_of_the_pools_is_made_and_says_what_is_given(store, tmp_path):
@@ -100,3 +103,47 @@ def test_the_unit_and_the_tags_of_a_store_are_in_the_file(tmp_path):
         file = read_embeddings(made)
         assert (file.unit, file.class_names) == ("scene", ("comedy", "war"))
         assert [clip.targets.tolist() for clip in file.clips] == [[1, 1]]
+
+
+def test_without_blocks_all_of_the_store_are_pooled(store, tmp_path):
+    every = pool_store(store, tmp_path / "every", progress=False)
+    both = pool_store(store, tmp_path / "both", blocks=(1, 3), progress=False)
+    for one, other in zip(every, both, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def damage(store, clip_id):
+    """Change a byte of the tokens of a clip."""
+    folder = store / folder_of(open_store(store).record(clip_id).key)
+    shard = max((path for path in folder.rglob("*") if path.is_file()), key=_size)
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    shard.write_bytes(data)
+
+
+def _size(path):
+    return path.stat().st_size
+
+
+def test_a_damaged_clip_is_left_out_told_and_pooled_again_once_it_is_sound(store, tmp_path):
+    kept = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    damage(store, "v1")
+    files = pool_store(store, tmp_path / "out", progress=False)
+    file = read_embeddings(files[0])
+    assert [clip.clip_id for clip in file.clips] == ["t0", "t1", "v0"]
+    [[reason]] = file.provenance["left_out"].values()
+    assert reason.startswith("v1: ")
+    report = evaluate_files(files, config=EvaluateConfig(), out=tmp_path / "tables", progress=False)
+    assert report.exit_status == 3
+    assert any("v1: " in problem for problem in report.problems)
+    for path, data in kept.items():
+        path.write_bytes(data)
+    [again, *_] = pool_store(store, tmp_path / "out", progress=False)
+    assert len(read_embeddings(again).clips) == 4
+
+
+def test_a_store_without_a_sound_clip_is_refused(store, tmp_path):
+    for clip_id in ("t0", "t1", "v0", "v1"):
+        damage(store, clip_id)
+    with pytest.raises(StoreError, match="every clip is damaged; run verify, then repair"):
+        pool_store(store, tmp_path / "out", progress=False)

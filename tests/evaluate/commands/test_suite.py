@@ -25,7 +25,8 @@ def run(tmp_path, clips, config=None, **provenance):
 
 
 def value(report, task, action="mean"):
-    [row] = [s for s in report.scores if (s.task, s.action) == (task, action)]
+    runs = [score for score in report.scores if not score.is_clock]
+    [row] = [s for s in runs if (s.task, s.action) == (task, action)]
     return row
 
 
@@ -45,12 +46,13 @@ def test_the_tables_are_written_with_their_columns(tmp_path):
     with (tmp_path / "out/results.csv").open() as file:
         rows = list(csv.DictReader(file))
     with (tmp_path / "out/summary.csv").open() as file:
-        [summary] = csv.DictReader(file)
+        summary, clock = csv.DictReader(file)
     assert {"run", "recipe", "seed", "task", "value", "num_nan", "store_fingerprint"} <= set(
         rows[0]
     )
     assert float(summary["classification mean"]) == 1.0
     assert summary["seeds"] == "1"
+    assert (clock["recipe"], clock["kind"], clock["seeds"]) == ("clock", "control", "")
 
 
 def test_frames_without_a_label_are_dropped_and_counted(tmp_path):
@@ -63,8 +65,9 @@ def test_frames_without_a_label_are_dropped_and_counted(tmp_path):
 
 def test_a_label_fraction_takes_the_first_clips(tmp_path):
     report = run(tmp_path, labelled_clips(), EvaluateConfig(fractions=(0.5, 1.0)))
-    fractions = [s.fraction for s in report.scores if (s.task, s.action) == ("progression", "act")]
-    assert fractions == [0.5, 1.0]
+    rows = [s for s in report.scores if (s.task, s.action) == ("progression", "act")]
+    assert [row.fraction for row in rows if not row.is_clock] == [0.5, 1.0]
+    assert [row.fraction for row in rows if row.is_clock] == [0.5, 1.0]
 
 
 def test_the_recipe_of_a_file_changes_the_settings(tmp_path):
@@ -250,4 +253,5 @@ def test_the_same_file_named_twice_is_evaluated_once(tmp_path):
     report = evaluate_files(
         [path, path], config=EvaluateConfig(), out=tmp_path / "out", progress=False
     )
-    assert len([score for score in report.scores if score.task == "tau"]) == 2
+    rows = [score for score in report.scores if score.task == "tau"]
+    assert [row.is_clock for row in rows] == [False, False, True, True]  # an action, the mean

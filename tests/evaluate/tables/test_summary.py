@@ -81,12 +81,14 @@ def test_best_is_bold_and_second_underlined_among_measured_rows(tmp_path):
     write_tables(SCORES, tmp_path, PUBLISHED)
     text = (tmp_path / "summary.md").read_text()
     assert "| first | w | 3 | <u>92.00 ± 3.27</u> | - | **0.900** |" in text
+    # of tau there are two values, and the worse of two is no second
     assert "| first |  | published | 94.21 ± 0.04 | - | 0.989 |" in text
-    assert "| second | w | 3 | **95.00 ± 0.00** | - | <u>0.800</u> |" in text
+    assert "| second | w | 3 | **95.00 ± 0.00** | - | 0.800 |" in text
     latex = (tmp_path / "summary.tex").read_text()
     assert r"third\_x & w & 1 & 50.00 & - & - & - & - & - \\" in latex
     assert r"\textbf{95.00 $\pm$ 0.00}" in latex
-    assert r"\underline{0.800}" in latex
+    assert r"\underline{92.00 $\pm$ 3.27}" in latex
+    assert r"\underline{0.800}" not in latex
 
 
 def test_equal_values_share_their_mark(tmp_path):

@@ -81,7 +81,7 @@ def test_recipe_chooses_runs_by_name_or_glob_in_all_and_compare(runs):
         result = call("all", runs, *words, "--out", runs / "out", "--jobs", 1)
         assert result.exit_code == 3  # the torn one
         rows = csv.DictReader((runs / "out/results.csv").read_text().splitlines())
-        assert {row["run"] for row in rows} == wanted
+        assert {row["run"] for row in rows} == {*wanted, "clock"}
     with pytest.raises(UsageError, match=r"B holds runs of 2 recipes \(x, y\)"):
         call("compare", runs / "x-0", runs, "recipe=*-0", "--resamples", 100)
     result = call("compare", runs, runs, "recipe=x", "--resamples", 100)
@@ -128,9 +128,9 @@ def test_frozen_pools_a_store_and_evaluates_it(tmp_path):
     store = make_labelled_store(tmp_path / "store")
     result = call("frozen", store, "tasks=classification,tau", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.stdout
-    for name in ("frozen CLS, normed", "frozen max, block 3", "frozen mean, block 3"):
+    for name in ("frozen-cls", "frozen-max", "frozen-mean", "clock"):
         assert name in result.stdout
     assert (tmp_path / "out/frozen-max/embeddings.h5").is_file()
     rows = list(csv.DictReader((tmp_path / "out/results.csv").read_text().splitlines()))
     assert {row["task"] for row in rows} == {"classification", "tau"}
-    assert {row["model"] for row in rows} == {"frozen"}
+    assert {row["model"] for row in rows} == {"frozen", "clock"}

@@ -3,6 +3,7 @@
 import csv
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,20 @@ from tokenreel.fuse.train import train as train_module
 from tokenreel.pipeline import recipes
 from tokenreel.pipeline.cli.fuse import app, main
 from tokenreel.pipeline.override import apply_overrides
-from tokenreel.pipeline.phases.ablation import plan_jobs, plan_rows, substitutes
+from tokenreel.pipeline.phases.ablation import (
+    name_backbones,
+    plan_jobs,
+    plan_rows,
+    substitutes,
+)
 from tokenreel.pipeline.phases.ablation_table import (
     AblationRow,
     ablation_csv,
     format_ablation,
     values_of_rows,
 )
-from tokenreel.pipeline.phases.training import frozen_controls, make_job, run_name, train_recipe
+from tokenreel.pipeline.phases.evaluation import evaluate_frozen, frozen_controls
+from tokenreel.pipeline.phases.training import make_job, run_name, train_recipe
 from tokenreel.pipeline.recipes import Recipe, get_recipe
 
 SMALL = [
@@ -131,7 +138,7 @@ def test_a_table_is_trained_evaluated_and_printed_and_again_at_once(store, tmp_p
     out = call(*words, "--device", "cpu", status=0)
     lines = out.splitlines()
     names = list(recipes.TABLES["controls"])
-    assert [line.split()[:2] for line in lines[1:6]] == [
+    assert [line.split()[:2] for line in lines[1:7]] == [
         [str(number), name] for number, name in enumerate(names, 1)
     ]
     assert "mean +- 2 std (ddof=0) over 1 or 2 seed(s)" in out
@@ -139,7 +146,7 @@ def test_a_table_is_trained_evaluated_and_printed_and_again_at_once(store, tmp_p
     with (tmp_path / "results/controls/ablation.csv").open() as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        assert row["seeds"] == ("1" if row["row"].startswith("frozen-") else "2")
+        assert row["seeds"] == ("1" if row["row"].startswith(("frozen-", "clock")) else "2")
     assert {row["row"] for row in rows} == set(names)
     trained = sorted((tmp_path / "runs").glob("*/embeddings.h5"))
     made = [*trained, *sorted((tmp_path / "results/controls").glob("*/embeddings.h5"))]
@@ -172,6 +179,7 @@ def test_a_row_that_the_store_cannot_feed_is_told_with_its_command_and_the_other
     assert {cell.strip() for cell in second if cell.strip()} == {
         "2",
         "sample pooling.blocks=3,11",
+        "not run",
         "-",
     }
     assert re.search("`extract run tiny .* blocks=1,3,11 .* --out STORE`", out)
@@ -511,3 +519,62 @@ def test_the_table_says_which_row_had_which_augmentation(store, tmp_path):
         "augmentation: none (sample augment.dropout=0, untrained augment.dropout=0, "
         "untrained augment.dropout=0.2); of tokens: dropout 0.2 (sample augment.dropout=0.2)"
     )
+
+
+def test_the_frozen_controls_of_ablate_and_of_evaluate_frozen_are_one(store, tmp_path):
+    call("ablate", "controls", *SMALL, "--seeds", "1", "--store", store, "--out", "t", status=0)
+    report = evaluate_frozen(store, [], out=tmp_path / "frozen", progress=False)
+    with (tmp_path / "t/results.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["run"].startswith(("frozen-", "clock"))]
+    ablated = {(row["run"], row["task"], row["action"]): row["value"] for row in rows}
+    alone = {(row.run, row.task, row.action): str(row.value) for row in report.scores}
+    assert ablated == alone
+    assert {run for run, _, _ in alone} == {"frozen-mean", "frozen-max", "frozen-cls", "clock"}
+
+
+def test_rows_are_named_by_the_backbone_that_feeds_them_and_run_once(store):
+    rows = plan_rows([*(f"mvformer-table4-{row}" for row in (1, 2, 5, 7, 8)), "carl-penn"])
+    jobs, _ = plan_jobs(rows, 1, [store], Path("runs"))
+    rows, kept, problems = name_backbones(rows, jobs)
+    labels = [row.label for row in rows]
+    assert labels == [
+        "ResNet-50 Last Max",
+        "ResNet-50 Last LSTP 1",
+        "tiny Last Max",
+        "tiny Last CLS",
+        "tiny Last LSTP 1",
+        "CARL on tiny",
+    ]
+    assert [row.label for row, _, _ in kept] == labels[2:]
+    assert problems == [
+        "ResNet-50 Last Max: not run: it is of resnet50; on tiny it is the same run as DINO-B/8 "
+        "Last Max",
+        "ResNet-50 Last LSTP 1: not run: it is of resnet50; on tiny it is the same run as "
+        "DINO-B/8 Last LSTP 1",
+    ]
+    text = format_ablation(rows, {}, [], {job.out.name: (row, 0) for row, _, job in kept})
+    assert "not run" in text.splitlines()[1]
+    assert "not run" not in text.splitlines()[3]
+
+
+def test_rows_on_their_own_backbone_keep_their_names(tmp_path):
+    path = write_store(tmp_path / "own", architecture="vit_base_patch8_224.dino")
+    rows = plan_rows([f"mvformer-table4-{row}" for row in (1, 5)])
+    named, kept, problems = name_backbones(rows, plan_jobs(rows, 2, [path], Path("runs"))[0])
+    assert [row.label for row in named] == ["ResNet-50 Last Max", "DINO-B/8 Last Max"]
+    assert {row.label for row, _, _ in kept} == {"DINO-B/8 Last Max"}
+    assert len(kept) == 2
+    assert len(problems) == 1
+
+
+def test_what_is_not_above_the_clock_is_marked_and_doubtful_numbers_are_told():
+    row = AblationRow("r", (), "ours", {"tau": (0.9, None)}, "not certain: x")
+    low = replace(a_score("r-seed0", "tau", 0.5), clock_value=0.9)
+    high = replace(a_score("r-seed0", "ap@5", 0.9), clock_value=0.8)
+    owners = {"r-seed0": (row, 0)}
+    values, _ = values_of_rows([low, high], owners)
+    text = format_ablation([row], values, [low, high], owners)
+    assert "0.500 *" in text
+    assert "90.00 *" not in text
+    assert "*: not above the clock" in text
+    assert "ours: published number not certain: x" in text

@@ -13,7 +13,7 @@ from tokenreel.fuse.systems.mvformer.model import build_model
 from tokenreel.fuse.systems.mvformer.requirements import blocks_of
 from tokenreel.fuse.train.train import train_together
 from tokenreel.pipeline.phases.training import make_job, run_name
-from tokenreel.pipeline.recipes import FROZEN_CONTROLS, RECIPES, TABLES, describe, get_recipe
+from tokenreel.pipeline.recipes import CONTROLS, RECIPES, TABLES, describe, get_recipe
 
 PAPERS = [name for name in RECIPES if get_recipe(name).source]
 
@@ -89,7 +89,7 @@ def test_what_a_recipe_tells_phase_3_is_understood_there(name):
 
 
 def test_tables_are_of_recipes_and_table_4_has_its_15_rows_in_order():
-    assert {row for rows in TABLES.values() for row in rows} <= {*RECIPES, *FROZEN_CONTROLS}
+    assert {row for rows in TABLES.values() for row in rows} <= {*RECIPES, *CONTROLS}
     rows = [get_recipe(name) for name in TABLES["mvformer-table4"]]
     assert [row.source for row in rows] == [f"MV-Former, Table 4 row {i}" for i in range(1, 16)]
     kinds = [row.fuse.pooling.kind for row in rows]

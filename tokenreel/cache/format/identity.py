@@ -128,8 +128,19 @@ class StoreIdentity(BaseModel):
         """Whether stores of the two hold the same tokens: equal but for the format version."""
         return not self.differences(other)
 
-    def require(self, wanted: "StoreIdentity", *, path: object) -> None:
+    def require(
+        self,
+        wanted: "StoreIdentity",
+        *,
+        path: object,
+        advice: str = "use another --out, or the settings of the store",
+    ) -> None:
         """Raise unless the identity of the store at path is the one wanted.
+
+        Args:
+            wanted: the identity.
+            path: of the store, for the message.
+            advice: what to do where they differ.
 
         Raises:
             WrongIdentity: with a table of the fields that differ and what to do.
@@ -141,6 +152,5 @@ class StoreIdentity(BaseModel):
             f"  {name}: store has {here!r}, wanted {there!r}" for name, here, there in rows
         )
         raise WrongIdentity(
-            f"{path} was made with other settings; {len(rows)} field(s) differ:\n{table}\n"
-            "use another --out, or the settings of the store"
+            f"{path} was made with other settings; {len(rows)} field(s) differ:\n{table}\n{advice}"
         )

@@ -191,6 +191,26 @@ def array_files(folder: Path) -> set[Path]:
     return files
 
 
+def _why_no_store(path: Path) -> str:
+    """Why there is no store at a path: a run knows its own."""
+    if (path / "run.json").is_file():
+        try:
+            about = parse_json((path / "run.json").read_bytes(), where=path / "run.json")
+            name = str(about["store_name"])
+        except (OSError, Damaged, KeyError, TypeError):
+            return f"{path}: this is a run, not a store: name the store that it was trained on"
+        return f"{path}: this is a run, not a store; its store is {name}"
+    if path.is_file():
+        return f"{path}: this is a file; a token store is a folder"
+    below = [
+        entry.name for entry in sorted(path.glob("[!.]*")) if (entry / "recipe.json").is_file()
+    ]
+    if below:
+        more = ", ..." if len(below) > 3 else ""
+        return f"{path}: this folder holds stores, name one: {', '.join(below[:3])}{more}"
+    return f"{path}: no token store here (no recipe.json)"
+
+
 def load_identity(path: Path) -> tuple[StoreIdentity, dict[str, Any]]:
     """The identity of a store and the attributes of its root, each checked against the other.
 
@@ -200,7 +220,7 @@ def load_identity(path: Path) -> tuple[StoreIdentity, dict[str, Any]]:
         Damaged: recipe.json or zarr.json was altered.
     """
     if not (path / "recipe.json").is_file():
-        raise StoreNotFound(f"{path}: no token store here (no recipe.json)")
+        raise StoreNotFound(_why_no_store(path))
     try:
         data = file_inside(path, "recipe.json").read_bytes()
         _require_known_version(data, path)

@@ -20,7 +20,7 @@ from tokenreel.cache.format.clip import (
     folder_of,
     load_clip,
 )
-from tokenreel.cache.format.identity import FORMAT_VERSION
+from tokenreel.cache.format.identity import FORMAT_VERSION, StoreIdentity
 from tokenreel.cache.format.layout import SEGMENT, segments
 from tokenreel.cache.format.store_files import create_store, load_arrays, load_identity
 from tokenreel.cache.manifest import Clip
@@ -44,8 +44,25 @@ def merge_store(source: str | Path, into: str | Path, *, writer_id: str = "merge
         WrongIdentity: the stores have different identities.
     """
     store = open_store(source)
-    load_identity(Path(into))[0].require(store.identity, path=into)
+    target = load_identity(Path(into))[0]
+    _require_same_codec(store, target)
+    advice = "only stores of the same settings can be merged"
+    target.require(store.identity, path=into, advice=advice)
     return _copy_clips(store, into, Tokens.encoded, writer_id=writer_id)
+
+
+def _require_same_codec(store: Store, target: StoreIdentity) -> None:
+    """Refuse stores that differ in the codec alone, with the command that makes them alike."""
+    differing = {name.partition(".")[0] for name, _, _ in target.differences(store.identity)}
+    if differing != {"codec"}:
+        return
+    ours, theirs = store.identity.codec["name"], target.codec["name"]
+    if ours == theirs:  # calibrated on other frames: the general table says so
+        return
+    raise WrongIdentity(
+        f"different codecs ({ours}, {theirs}): `tokenreel store migrate {store.path} NEW --codec "
+        f"{theirs}` first, then merge NEW"
+    )
 
 
 def upgrade_store(path: str | Path, out: str | Path) -> list[str]:

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from tokenreel.cache.canonical import canonical_json
-from tokenreel.cache.errors import ClipFailed, TokenReelError
+from tokenreel.cache.errors import ClipFailed, Damaged, TokenReelError
 from tokenreel.cache.files import make_directory, whole_file, write_whole
 from tokenreel.cache.read.store_reader import Store, open_store
 
@@ -48,7 +48,7 @@ def export_store(
         view: 0 is clean.
 
     Returns:
-        The files, and the clips that cannot be written so; the others are.
+        The files, and the clips that cannot be read or written so; the others are.
 
     Raises:
         ClipNotFound: no such clip, block or view.
@@ -62,6 +62,8 @@ def export_store(
     for clip_id in store.records if clips is None else clips:
         try:
             report.files += write(store, clip_id, chosen, view, out)
+        except Damaged as error:
+            report.failed.append(ClipFailed(ascii(clip_id)[1:-1], stage="read", reason=str(error)))
         except (UnicodeError, ValueError) as error:  # a text that HDF5 cannot hold
             if isinstance(error, TokenReelError):
                 raise

@@ -6,6 +6,7 @@ scaled to unit length, as the embeddings of a model are; no label is used.
 """
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,13 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.canonical import canonical_json
 from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, tag_targets, write_embeddings
-from tokenreel.cache.errors import EmbeddingFileError, UsageError
+from tokenreel.cache.errors import Damaged, EmbeddingFileError, StoreError, UsageError
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.progress import Progress
 from tokenreel.cache.provenance import describe_fingerprints, names_same_store
 from tokenreel.cache.read.store_reader import Store, open_store
+
+log = logging.getLogger(__name__)
 
 POOLS = ("max", "mean", "cls")
 FRAMES_AT_ONCE = 64  # decoded at once, which bounds the memory
@@ -44,18 +47,21 @@ def pool_store(
     Args:
         path: the token store.
         out: folder of the files.
-        blocks: whose tokens are pooled, their channels side by side; the last one when None.
+        blocks: whose tokens are pooled, their channels side by side; all of the store when None,
+            which is what a model may read.
         pools: which of them; a store without CLS vectors has no "cls".
         provenance: what the file of each pool says besides, such as `evaluate`, settings of the
             evaluation.
         progress: show a bar.
 
+    A damaged clip is left out, and the file says so: its evaluation lists it.
+
     Raises:
         UsageError: a block that the store does not hold.
-        StoreError: the store cannot be read.
+        StoreError: the store cannot be read, or has no sound clip.
     """
     store = open_store(path)
-    chosen = tuple(blocks or store.identity.blocks[-1:])
+    chosen = tuple(blocks or store.identity.blocks)
     if missing := sorted(set(chosen) - set(store.identity.blocks)):
         raise UsageError(f"{path} holds blocks {store.identity.blocks}, not {missing}")
     pools = [pool for pool in pools if pool != "cls" or store.identity.cls != "none"]
@@ -66,16 +72,26 @@ def pool_store(
     found: dict[str, list[EmbeddedClip]] = {pool: [] for pool in todo}
     records = list(store.records.values()) if todo else []
     class_names, targets = tag_targets({record.clip_id: record.tags for record in records})
+    left_out: dict[str, list[str]] = {}
     for record in Progress(records, desc="pool", unit="clip", enabled=progress):
-        frames = _pool_clip(store, record, chosen, todo)
-        for pool in todo:
-            clip = _clip(store, record, frames[pool])
+        try:
+            frames = _pool_clip(store, record, chosen, todo)
+            clips = {pool: _clip(store, record, frames[pool]) for pool in todo}
+        except Damaged as error:
+            log.error("%s is left out: %s", record.clip_id, error)
+            left_out.setdefault(record.action, []).append(f"{record.clip_id}: {error}")
+            continue
+        for pool, clip in clips.items():
             found[pool].append(replace(clip, targets=targets[record.clip_id]))
+    if todo and not any(found.values()):
+        why = "every clip is damaged; run verify, then repair" if records else "it holds no clips"
+        raise StoreError(f"{path}: {why}")
+    told: dict[str, Any] = {"left_out": left_out} if left_out else {}
     for pool in todo:
         write_embeddings(
             files[pool],
             standardise(found.pop(pool)),
-            provenance=abouts[pool],
+            provenance={**abouts[pool], **told},
             unit=store.identity.unit,
             class_names=class_names,
         )
@@ -151,10 +167,10 @@ def _provenance(store: Store, pool: str, blocks: Sequence[int]) -> dict[str, Any
         + ([list(record.tags)] if record.tags else [])
         for record in store.records.values()
     ]
-    what = "CLS, normed" if pool == "cls" else f"{pool}, block {','.join(map(str, blocks))}"
+    is_whole = pool == "cls" or set(blocks) == set(store.identity.blocks)
     return {
         "run": f"frozen-{pool}",
-        "recipe": f"frozen {what}",
+        "recipe": f"frozen-{pool}" + ("" if is_whole else f" block={','.join(map(str, blocks))}"),
         "model": "frozen",
         "augmentation": "none",
         "blocks": list(blocks),

@@ -2,6 +2,8 @@
 
 Frames without a label are dropped before any stride.  Where a file has no labels, tau is computed
 within groups of clips that show the same video, and everything else is skipped with the reason.
+The clock, a control that knows only the position of a frame in its clip, is evaluated beside the
+files, and each row has its value on the same clips.
 Rows are appended to results.csv as they are computed; existing rows of the same data and settings
 are reused.
 """
@@ -11,13 +13,14 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenreel.cache.errors import EmbeddingFileError, UsageError
 from tokenreel.cache.files import make_directory
 from tokenreel.cache.progress import Progress
 from tokenreel.evaluate.data.clips import load_screened
+from tokenreel.evaluate.data.clock import Clocks
 from tokenreel.evaluate.data.results import (
     MEAN,
     RESULTS,
@@ -74,8 +77,9 @@ def evaluate_files(
     memory_bytes: int = MEMORY_BYTES,
     published: Mapping[str, Published] | None = None,
     spreadsheet: bool = False,
+    clock: bool = True,
 ) -> SuiteReport:
-    """Evaluate embedding files and write results.csv and summary.csv, .md and .tex.
+    """Evaluate embedding files and write results.csv, summary.csv, .md and .tex, and clock.h5.
 
     Args:
         paths: embedding files.
@@ -86,6 +90,7 @@ def evaluate_files(
         memory_bytes: for embeddings and the blocks of searches, of all processes together.
         published: recipe -> published numbers, for rows beside the measured ones.
         spreadsheet: put an apostrophe before text in CSV that a spreadsheet would compute.
+        clock: evaluate the control that knows only the position of a frame in its clip.
 
     Raises:
         UsageError: another evaluation is writing to the folder; a metric that cannot be loaded.
@@ -93,14 +98,21 @@ def evaluate_files(
     """
     for name in config.tasks or ():
         load_task(name)
-    plans, problems = _plan(paths, config)
+    clocks = Clocks() if clock else None
+    plans, problems = _plan(paths, config, clocks)
     make_directory(out)
     with _alone_in(out):
+        of_clocks = [plan_file(path, config) for path in clocks.write(out)] if clocks else []
+        every = [*plans, *of_clocks]
         found, num_jobs, num_kept = _compute(
-            plans, out / RESULTS, jobs=jobs, memory_bytes=memory_bytes, progress=progress
+            every, out / RESULTS, jobs=jobs, memory_bytes=memory_bytes, progress=progress
         )
-        scores = [score for plan in plans for score in _in_order(plan, found)]
-        problems += _problems_of(scores)
+        scores = []
+        for plan in plans:
+            of_clock = of_clocks[plan.clock] if plan.clock is not None else None
+            scores += _in_order(plan, found, of_clock)
+        problems += _problems_of(scores)  # the clock has those of the files that it is of
+        scores += [score for plan in of_clocks for score in _in_order(plan, found)]
         write_tables(scores, out, published, spreadsheet=spreadsheet)
     summary = format_summary(scores, published)
     return SuiteReport(tuple(scores), tuple(problems), summary, num_jobs, num_kept)
@@ -162,7 +174,13 @@ def _alone_in(out: Path) -> Iterator[None]:
 Found = dict[tuple[object, ...], Score]
 
 
-def _plan(paths: Sequence[Path], config: EvaluateConfig) -> tuple[list[FilePlan], list[str]]:
+def _plan(
+    paths: Sequence[Path], config: EvaluateConfig, clocks: Clocks | None
+) -> tuple[list[FilePlan], list[str]]:
+    """The plans of the files that can be read, their clips added to the clocks; problems.
+
+    A file of a clock is left out where there are others: it is made again.
+    """
     plans: list[FilePlan] = []
     problems: list[str] = []
     for path in dict.fromkeys(paths):
@@ -173,11 +191,16 @@ def _plan(paths: Sequence[Path], config: EvaluateConfig) -> tuple[list[FilePlan]
         except ValueError as error:
             problems.append(f"{path}: settings of its recipe: {error}")
         else:
-            plans.append(plan)
             problems += plan.problems
             for note in plan.notes:
                 log.warning("%s", note)
-    return plans, problems
+            plans.append(plan)
+            if clocks is not None and not plan.is_clock:
+                file = load_screened(path, plan.sha256).file  # kept since it was planned
+                if file.clips:
+                    plans[-1] = replace(plan, clock=clocks.add(file))
+    others = [plan for plan in plans if not plan.is_clock]
+    return (others or plans) if clocks is not None else plans, problems
 
 
 def _kept_rows(plans: Sequence[FilePlan], results: Path) -> Found:
@@ -212,10 +235,26 @@ def _num_processes(
     return max(1, min(jobs, len(todo), fit))
 
 
-def _in_order(plan: FilePlan, found: Found) -> list[Score]:
-    """The rows of a file as planned, its averages last."""
-    rows = [*plan.skipped, *(found[key] for job in plan.jobs for key in job.keys)]
+def _in_order(plan: FilePlan, found: Found, of_clock: FilePlan | None = None) -> list[Score]:
+    """The rows of a file as planned, its averages last, with the values of its clock."""
+    of_jobs = of_clock.jobs if of_clock is not None else ()
+    values = {_question(row): row.value for row in _rows_of(of_jobs, found)}
+    computed = [
+        replace(row, clock_value=values.get(_question(row), float("nan")))
+        for row in _rows_of(plan.jobs, found)
+    ]
+    rows = [*plan.skipped, *computed]
     skipped = {(row.protocol, row.task) for row in plan.skipped}
     actions = [row for row in rows if (row.protocol, row.task) not in skipped]
     actions = [row for row in actions if row.action != MEAN]  # not those of the whole file
     return rows + mean_rows(actions)
+
+
+def _rows_of(jobs: Sequence[Job], found: Found) -> list[Score]:
+    return [found[key] for job in jobs for key in job.keys]
+
+
+def _question(row: Score) -> tuple[object, ...]:
+    """What a row answers: of the same clips, by the same settings."""
+    names = ("settings", "task", "action", "split", "fraction", "num_clips")
+    return tuple(getattr(row, name) for name in names)

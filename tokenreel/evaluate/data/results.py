@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tokenreel.cache.files import write_whole
+from tokenreel.evaluate.data.clock import CLOCK
 from tokenreel.evaluate.escape import for_spreadsheet
 
 MEAN = "mean"  # the "action" of a row that averages over actions
@@ -43,6 +44,8 @@ class Score:
         classifier, labelled, absent_phase: names of the settings.
         embeddings_sha256: of the embedding file.
         settings: short hash of all settings and of the version of the metrics.
+        clock_value: the value of the clock, the control that knows only the position of a frame
+            in its clip, on the same clips; NaN where there is none.
     """
 
     run: str
@@ -79,10 +82,17 @@ class Score:
     absent_phase: str = ""
     embeddings_sha256: str = ""
     settings: str = ""
+    clock_value: float = float("nan")
+
+    @property
+    def is_clock(self) -> bool:
+        """Whether it is a row of the clock itself."""
+        return self.model == CLOCK
 
 
 _PARSERS: dict[Any, Callable[[str], Any]] = {int: int, float: float, str: str}
 _FIELDS = {field.name: _PARSERS[field.type] for field in fields(Score)}
+_KNOWN_COLUMNS = (list(_FIELDS), list(_FIELDS)[:-1])
 COUNTS = tuple(name for name in _FIELDS if name.startswith("num_"))
 
 
@@ -115,7 +125,8 @@ def append_rows(scores: Iterable[Score], path: Path) -> None:
 def read_rows(path: Path) -> list[Score]:
     """The whole rows of results.csv; [] without one, or with one of other columns.
 
-    A row that was torn by a kill is left out: what it held is computed again.
+    Rows of an earlier version have no clock_value.  A row that was torn by a kill is left out: what
+    it held is computed again.
     """
     if not path.is_file():
         return []
@@ -127,8 +138,8 @@ def read_rows(path: Path) -> list[Score]:
             row = next(reader, None)
             if row is None:
                 return found
-            if list(row) == list(_FIELDS) and None not in row.values():
-                found.append(Score(**{name: parse(row[name]) for name, parse in _FIELDS.items()}))
+            if list(row) in _KNOWN_COLUMNS and None not in row.values():
+                found.append(Score(**{name: _FIELDS[name](text) for name, text in row.items()}))
         except (ValueError, csv.Error):  # computed again
             continue
 
@@ -150,6 +161,7 @@ def mean_rows(scores: Sequence[Score]) -> list[Score]:
             left = len(rows) - len(known)
             values["note"] = f"{left} of {len(rows)} actions left out" if left else ""
             values["value"] = float(np.mean([row.value for row in known]))
+            values["clock_value"] = float(np.mean([row.clock_value for row in known]))
         means.append(Score(**{**values, **counted, "action": MEAN}))
     return means
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenreel.evaluate.data.clips import ScreenedFile, file_sha256, load_screened
+from tokenreel.evaluate.data.clock import CLOCK
 from tokenreel.evaluate.data.results import MEAN, Score
 from tokenreel.evaluate.protocol import EvaluateConfig, Settings, resolve
 from tokenreel.evaluate.tasks.task import RowPlan, Task, load_task
@@ -58,6 +59,9 @@ class FilePlan:
         problems: one sentence each.
         num_bytes: of its embeddings.
         notes: what was read in another way than it was written, one sentence each.
+        sha256: of the file.
+        is_clock: whether it is the control that knows only the position of a frame.
+        clock: number of the clock of its clips.
     """
 
     jobs: tuple[Job, ...]
@@ -65,6 +69,9 @@ class FilePlan:
     problems: tuple[str, ...]
     num_bytes: int
     notes: tuple[str, ...] = ()
+    sha256: str = ""
+    is_clock: bool = False
+    clock: int | None = None
 
 
 def row_key(score: Score) -> tuple[object, ...]:
@@ -106,7 +113,15 @@ def plan_file(path: Path, config: EvaluateConfig) -> FilePlan:
         jobs += file_jobs.of_file()
     num_bytes = sum(clip.embeddings.nbytes for clip in screened.file.clips)
     notes = tuple(f"{path}: {note}" for note in screened.file.notes)
-    return FilePlan(tuple(jobs), tuple(skipped), _problems(screened), num_bytes, notes)
+    return FilePlan(
+        tuple(jobs),
+        tuple(skipped),
+        _problems(screened),
+        num_bytes,
+        notes,
+        sha256,
+        is_clock=about.get("model") == CLOCK,
+    )
 
 
 @dataclass(frozen=True, eq=False)

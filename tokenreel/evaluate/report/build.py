@@ -30,10 +30,15 @@ from tokenreel.evaluate.report.sections.curves import training_curves
 from tokenreel.evaluate.report.sections.projection import projection_article
 from tokenreel.evaluate.report.sections.provenance import provenance_section
 from tokenreel.evaluate.report.sections.retrieval import retrieve_group
-from tokenreel.evaluate.report.sections.scores import action_bars, all_rows, summary_table
+from tokenreel.evaluate.report.sections.scores import (
+    action_bars,
+    all_rows,
+    metric_link,
+    metric_list,
+    summary_table,
+)
 from tokenreel.evaluate.tables.printed import Published
 from tokenreel.evaluate.tables.summary import summarise
-from tokenreel.evaluate.tasks.task import row_title
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +89,8 @@ def make_report(
             "summary",
             "Summary",
             "Mean over actions, \u00b1 two standard deviations over seeds. "
-            "The best of a column is bold, the second underlined.",
+            "The best of a column is bold, the second of three or more underlined; the clock, a "
+            "control that knows only the position of a frame in its clip, takes no part.",
             summary_table(summarise(scores, published), colours),
         ),
         Section(
@@ -106,6 +112,12 @@ def make_report(
             "All scores",
             "Every number with its counts. A heading sorts, the fields filter.",
             all_rows(scores),
+        ),
+        Section(
+            "metrics",
+            "Metrics",
+            "What each metric is, its range, and what it rewards.",
+            metric_list(table.tasks),
         ),
         Section(
             "provenance",
@@ -140,7 +152,7 @@ def _pictures(
             "Alignment",
             "Distances between the frames of two clips (near is bright), "
             "the cheapest warping path (line), and each query frame's nearest neighbour "
-            "(dots). Bands beside the axes are phases.",
+            "(dots). Bands beside the axes are phases, light to dark in their order.",
             join(notice, *([part.render(pictures) for part in aligned] or [none])),
         ),
         Section(
@@ -154,7 +166,7 @@ def _pictures(
             "confusion",
             "Confusion",
             "Linear classifier on all labelled training frames of the "
-            "action: percent of a phase's frames; framed cells are right.",
+            "action: percent of a phase's frames, the more the darker; framed cells are right.",
             join(*([confusion_article(group, shown) for group in counted] or [none])),
         ),
         Section(
@@ -194,10 +206,15 @@ def _lead(runs: Sequence[RunPage], table: ScoreTable, problems: Sequence[str]) -
     for task in table.tasks:
         found = [(table.cell(row, MEAN, task).mean, row) for row in table.rows]
         known = [(value, row) for value, row in found if value == value]
-        if known:
-            value, row = max(known, key=lambda item: item[0])
-            title, best = tag("span", row_title(task)), tag("span", f"best: {row}")
-            cards.append(tag("li", title, tag("b", number(value)), best))
+        runs_alone = [(value, row) for value, row in known if not table.is_control(row)]
+        if runs_alone:
+            value, row = max(runs_alone, key=lambda item: item[0])
+            clock = max([value for value, row in known if table.is_control(row)], default=None)
+            best = f"best: {row}" if len(runs_alone) > 1 else row
+            if clock is not None:
+                best += f"; the clock: {number(clock)}"
+            title = tag("span", metric_link(task))
+            cards.append(tag("li", title, tag("b", number(value)), tag("span", best)))
     wrong = tag("ul", *(tag("li", problem) for problem in problems), class_="absent")
     return join(
         lead,

@@ -3,7 +3,8 @@
 Text, CSV, Markdown and LaTeX of mean +- 2 std over seeds (ddof=0, as published; summary.csv has
 ddof=1 beside it).  Published numbers are rows of their own, marked `published`.  The best measured
 value of a column is bold and the second underlined, among rows of one data set, protocol and share
-of labels.
+of labels.  The clock, a control that knows only the position of a frame in its clip, is a row
+without a rank; a value that is not above the clock's on the same clips is marked.
 """
 
 import csv
@@ -26,7 +27,10 @@ from tokenreel.evaluate.tables.printed import (
 )
 from tokenreel.evaluate.tasks.task import columns, is_percent, short_row_title, task_of
 
-MEASURED, PUBLISHED = "measured", "published"
+MEASURED, PUBLISHED, CONTROL = "measured", "published", "control"
+ROUNDING = 1e-9  # of a mean
+DAGGER = "\u2020"  # marks a value that is
+NOT_ABOVE = "not above the clock, which knows only the position of a frame in its clip"
 
 Key = tuple[str, str, str, str, float]  # recipe, data set, weights, protocol, fraction
 
@@ -37,10 +41,11 @@ class Row:
 
     Attributes:
         recipe, dataset, weights, protocol, fraction: what the seeds of a row have in common.
-        kind: "measured" or "published".
+        kind: "measured", "published", or "control", as the clock is.
         values: task -> one value a seed, 0 to 1.
         spread: task -> 2 std, of a published row alone; None where not given.
         counts: task -> its counts, the first seed's.
+        clock: task -> the clock's value on the clips of each seed.
     """
 
     recipe: str
@@ -52,6 +57,7 @@ class Row:
     values: dict[str, list[float]]
     spread: dict[str, float | None] = field(default_factory=dict)
     counts: dict[str, Score] = field(default_factory=dict)
+    clock: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def num_seeds(self) -> int:
@@ -60,8 +66,13 @@ class Row:
 
     @property
     def seeds(self) -> str:
-        """The cell of the column "seeds": their number, or "published"."""
-        return PUBLISHED if self.kind == PUBLISHED else str(self.num_seeds)
+        """The cell of the column "seeds": their number, "published" or "control"."""
+        return str(self.num_seeds) if self.kind == MEASURED else self.kind
+
+    def is_not_above_clock(self, task: str) -> bool:
+        """Whether the mean is at most the clock's on the same clips; False where it is unknown."""
+        values = self.clock.get(task, [])
+        return bool(values) and self.mean(task) <= float(np.mean(values)) + ROUNDING
 
     def mean(self, task: str) -> float:
         """Mean over seeds, NaN without any."""
@@ -96,8 +107,10 @@ def summarise(
         whole = max(s.fraction for s in means if s.protocol == score.protocol)
         share = score.fraction if learned else whole
         key = (name, score.dataset, score.weights, score.protocol, share)
-        row = rows.setdefault(key, Row(*key, kind=MEASURED, values={}))
+        kind = CONTROL if score.is_clock else MEASURED
+        row = rows.setdefault(key, Row(*key, kind=kind, values={}))
         row.values.setdefault(score.task, []).append(score.value)
+        row.clock.setdefault(score.task, []).append(score.clock_value)
         row.counts.setdefault(score.task, score)
     found = []
     for row in rows.values():
@@ -127,6 +140,7 @@ def _published_row(row: Row, given: Published) -> Row:
         values={task: [mean / scale[task]] for task, (mean, _) in given.items()},
         spread={t: None if two is None else two / scale[t] for t, (_, two) in given.items()},
         counts={},
+        clock={},
     )
 
 
@@ -164,9 +178,15 @@ def format_summary(
         cells = [_plain(row, task) for task in tasks]
         words = [one_line(_name(row, rows)), one_line(row.weights), row.seeds]
         lines.append([*words, *cells])
-    return "\n".join(
-        [*align_columns(lines), *sorted({_note(score) for score in scores if score.note})]
-    )
+    marks = [f"*: {NOT_ABOVE}"] if _has_marks(rows) else []
+    noted = [score for score in scores if score.note]
+    said = {(score.task, score.action, score.note) for score in noted if not score.is_clock}
+    notes = {
+        _note(score)
+        for score in noted
+        if not score.is_clock or (score.task, score.action, score.note) not in said
+    }
+    return "\n".join([*align_columns(lines), *marks, *sorted(notes)])
 
 
 def _csv(rows: Sequence[Row], *, spreadsheet: bool) -> str:
@@ -176,6 +196,7 @@ def _csv(rows: Sequence[Row], *, spreadsheet: bool) -> str:
         header += [f"{task} mean", f"{task} 2std ddof=0", f"{task} 2std ddof=1"]
     counts = ("num_clips", "num_frames", "num_dropped", "num_nan", "num_classes", "stride")
     header += [f"{task} {name}" for task in tasks for name in counts]
+    header.append("not above clock")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -187,6 +208,7 @@ def _csv(rows: Sequence[Row], *, spreadsheet: bool) -> str:
         for task in tasks:
             score = row.counts.get(task)
             cells += [getattr(score, name) if score else "" for name in counts]
+        cells.append(" ".join(task for task in tasks if row.is_not_above_clock(task)))
         writer.writerow(for_spreadsheet(cells) if spreadsheet else cells)
     return text.getvalue()
 
@@ -199,7 +221,7 @@ def _markdown(rows: Sequence[Row]) -> str:
         "| " + " | ".join(["---", "---", "---:", *["---:"] * len(tasks)]) + " |",
     ]
     for row in rows:
-        cells = _cells(row, rows, "±", "**{}**", "<u>{}</u>")
+        cells = _cells(row, rows, "±", "**{}**", "<u>{}</u>", f"{{}}{DAGGER}")
         words = [for_markdown(_name(row, rows)), for_markdown(row.weights), row.seeds, *cells]
         lines.append("| " + " | ".join(words) + " |")
     return "\n".join([*lines, "", for_markdown(_caption(rows)), ""])
@@ -215,7 +237,7 @@ def _latex(rows: Sequence[Row]) -> str:
         r"\hline",
     ]
     for row in rows:
-        cells = _cells(row, rows, r"$\pm$", r"\textbf{{}}", r"\underline{{}}")
+        cells = _cells(row, rows, r"$\pm$", r"\textbf{{}}", r"\underline{{}}", r"{}$^\dagger$")
         words = [for_latex(_name(row, rows)), for_latex(row.weights), row.seeds, *cells]
         lines.append(" & ".join(words) + r" \\")
     return "\n".join([*lines, r"\hline", r"\end{tabular}", ""])
@@ -224,8 +246,8 @@ def _latex(rows: Sequence[Row]) -> str:
 def rank_of(row: Row, rows: Sequence[Row], task: str) -> int | None:
     """0 for the best measured row of its data set, protocol and share of labels, 1 for the second.
 
-    Values that are printed alike share a rank.  None for a published row, a row without a value and
-    a lone row.
+    Values that are printed alike share a rank.  None for a published row, the clock, a row without
+    a value and a lone row; of two rows the other is no second.
     """
     names = ("kind", "dataset", "protocol", "fraction")
     peers = [o for o in rows if all(getattr(o, name) == getattr(row, name) for name in names)]
@@ -234,16 +256,23 @@ def rank_of(row: Row, rows: Sequence[Row], task: str) -> int | None:
     values = [value for value in shown if value != "-"]
     if row.kind != MEASURED or own == "-" or len(values) < 2:
         return None
-    return sorted(set(values), key=float, reverse=True).index(own)
+    rank = sorted(set(values), key=float, reverse=True).index(own)
+    return rank if rank == 0 or len(values) > 2 else None
 
 
-def _cells(row: Row, rows: Sequence[Row], sign: str, best: str, second: str) -> list[str]:
-    """The cells of a row; `best` and `second` say how those of a column are marked: "**{}**"."""
+def _cells(
+    row: Row, rows: Sequence[Row], sign: str, best: str, second: str, not_above: str
+) -> list[str]:
+    """The cells of a row.
+
+    `best`, `second` and `not_above`, the clock, say how those of a column are marked: "**{}**".
+    """
     marks: dict[int | None, str] = {0: best, 1: second}
     cells = []
     for task in _tasks(rows):
         mark = marks.get(rank_of(row, rows, task), "{}")
-        cells.append(mark.replace("{}", _cell(row, task, sign)))
+        cell = mark.replace("{}", _cell(row, task, sign))
+        cells.append(not_above.replace("{}", cell) if row.is_not_above_clock(task) else cell)
     return cells
 
 
@@ -251,11 +280,13 @@ def _plain(row: Row, task: str) -> str:
     mean, spread = row.mean(task), row.two_std(task, 0)
     if np.isnan(mean):
         return "-"
-    return f"{mean:.4f}" if np.isnan(spread) else f"{mean:.4f} +- {spread:.4f}"
+    spread = float("nan") if row.kind == CONTROL else spread
+    cell = f"{mean:.4f}" if np.isnan(spread) else f"{mean:.4f} +- {spread:.4f}"
+    return f"{cell} *" if row.is_not_above_clock(task) else cell
 
 
 def _cell(row: Row, task: str, sign: str) -> str:
-    is_one = row.kind == MEASURED and len(row.values.get(task, [])) < 2
+    is_one = row.kind != PUBLISHED and len(row.values.get(task, [])) < 2
     spread = float("nan") if is_one else row.two_std(task, 0)
     unit = 100 if is_percent(task) else 1
     return as_measured(task, unit * row.mean(task), unit * spread, sign=sign)
@@ -293,7 +324,11 @@ def _caption(rows: Sequence[Row]) -> str:
     return (
         f"Mean of the actions, then mean and 2 std (ddof=0) over seeds; protocol {protocols}. "
         "Best measured value bold, second underlined."
-    )
+    ) + (f" {DAGGER}: {NOT_ABOVE}." if _has_marks(rows) else "")
+
+
+def _has_marks(rows: Sequence[Row]) -> bool:
+    return any(row.is_not_above_clock(task) for row in rows for task in row.values)
 
 
 def _note(score: Score) -> str:

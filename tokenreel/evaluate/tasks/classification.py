@@ -100,6 +100,11 @@ TASK = Task(
     short_title="Class.",
     is_percent=True,
     scope="action",
+    span="0 to 1, higher is better",
+    about="0 to 1, higher is better: the share of validation frames whose phase a "
+    "classifier on the frozen embeddings names. It rewards embeddings in which phases "
+    "lie apart; where phases come at the same share of every clip, the position in "
+    "the clip is enough.",
     missing=missing_training,
     rows=_rows,
     compute=_compute,

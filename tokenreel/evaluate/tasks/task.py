@@ -80,6 +80,8 @@ class Task:
             `evaluate compare`; None when it cannot be resampled, as a metric of a file.
         unlabelled: embeddings (T_i, C) of clips that show the same video, request -> its rows; for
             a metric that needs no labels.
+        span: its range and direction, such as "0 to 1, higher is better".
+        about: one sentence on what it is and what it rewards, for the page.
         short_title: in the papers' tables; the title when "".
         column: of its rows; the name when "".
         columns: rows that the papers' table always shows.
@@ -98,6 +100,8 @@ class Task:
     compute: Callable[[Any, Request], list[Score]]
     resampled: Callable[[ActionData, Settings], dict[str, Metric]] | None = None
     unlabelled: Callable[[Sequence[NDArray[np.float32]], Request], list[Score]] | None = None
+    span: str = ""
+    about: str = ""
     short_title: str = ""
     column: str = ""
     columns: tuple[str, ...] = ()

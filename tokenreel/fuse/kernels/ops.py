@@ -196,5 +196,5 @@ def require_finite(scales: Sequence[Tensor]) -> None:
             frame, token = (int(i) for i in torch.nonzero(~torch.isfinite(part))[0][:2])
             raise ValueError(
                 f"scales of block {block}, frame {frame}, token {token}: {part[frame, token]}, "
-                "must be finite: look at the store with `tokenreel store verify --deep`"
+                "must be finite: look at the store with `tokenreel store verify --deep STORE`"
             )

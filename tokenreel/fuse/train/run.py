@@ -265,8 +265,8 @@ class Run:
     def _not_finite(self, what: str, found: str, batch: Batch) -> TokenReelError:
         return TokenReelError(
             f"{self.out.name}: the {what} of epoch {self.position[0]} is {found}, on clips "
-            f"{', '.join(batch.clip_ids)}: look at them with `tokenreel store verify --deep`, "
-            "or lower optim.lr"
+            f"{', '.join(batch.clip_ids)}: look at them with `tokenreel store verify --deep "
+            "STORE`, or lower optim.lr"
         )
 
     def _begin_stage(self) -> None:

@@ -5,9 +5,10 @@ import logging
 import os
 import signal
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from tokenreel.cache.errors import TokenReelError, UsageError
 
@@ -40,6 +41,22 @@ def new_app(title: str) -> typer.Typer:
     return typer.Typer(
         help=title, no_args_is_help=True, add_completion=False, rich_markup_mode=None
     )
+
+
+def with_keys(command: str) -> type[TyperCommand]:
+    """A command whose --help ends with its `key=value` keys, which are read when it is asked for.
+
+    Args:
+        command: "extract", "fuse" or "evaluate".
+    """
+
+    class WithKeys(TyperCommand):
+        def get_help(self, ctx: Any) -> str:
+            from tokenreel.pipeline.tools.keys import keys_help
+
+            return f"{super().get_help(ctx)}\n\nKeys, as key=value [default]:\n{keys_help(command)}"
+
+    return WithKeys
 
 
 def finish(status: int) -> NoReturn:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tokenreel.pipeline.cli.console import finish, new_app, run_app
+from tokenreel.pipeline.cli.console import finish, new_app, run_app, with_keys
 from tokenreel.pipeline.text import format_table, say
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def group() -> None:
     """Phase 3: embeddings to metrics and tables, on a CPU and without torch."""
 
 
-@app.command(name="all")
+@app.command(name="all", cls=with_keys("evaluate"))
 def evaluate_all(
     words: RunWords = None,
     *,
@@ -76,14 +76,14 @@ def compare(
     finish(3 if problems else 0)
 
 
-@app.command()
+@app.command(cls=with_keys("evaluate"))
 def frozen(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="a token store with labels")],
     words: Settings = None,
     *,
     block: Annotated[
         list[int] | None,
-        typer.Option(help="block to pool, may be repeated; default: the store's last"),
+        typer.Option(help="block to pool, may be repeated; default: all of the store"),
     ] = None,
     out: Out = Path("results/frozen"),
     jobs: Jobs = 0,

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tokenreel.pipeline.cli.console import FollowLinks, finish, link_words, new_app, run_app
+from tokenreel.pipeline.cli.console import (
+    FollowLinks,
+    finish,
+    link_words,
+    new_app,
+    run_app,
+    with_keys,
+)
 from tokenreel.pipeline.text import say
 
 if TYPE_CHECKING:
@@ -39,7 +46,7 @@ MaxFailures = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=with_keys("extract"))
 def run(
     dataset: Dataset,
     words: Words = None,
@@ -84,7 +91,7 @@ def retry(
     _close(retry_store(store, words, root=root, gpus=gpus), store)
 
 
-@app.command()
+@app.command(cls=with_keys("extract"))
 def plan(
     dataset: Dataset,
     words: Words = None,

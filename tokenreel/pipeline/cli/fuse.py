@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tokenreel.pipeline.cli.console import finish, new_app, run_app
+from tokenreel.pipeline.cli.console import finish, new_app, run_app, with_keys
 from tokenreel.pipeline.text import parse_bytes, require_device, say
 
 app = new_app(__doc__)
@@ -26,7 +26,7 @@ Memory = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=with_keys("fuse"))
 def train(
     recipe: Annotated[str, typer.Argument(help="name of the recipe")] = "sample",
     words: Annotated[list[str] | None, typer.Argument(help="key=value of the recipe")] = None,
@@ -58,7 +58,7 @@ def train(
     say(f"run: {result.path}")
 
 
-@app.command()
+@app.command(cls=with_keys("fuse"))
 def ablate(
     words: Annotated[
         list[str], typer.Argument(help="tables, recipes, and key=a,b,c grids (lists: key=3,7/11)")
@@ -166,15 +166,27 @@ def recipes(
     ] = None,
 ) -> None:
     """Describe the recipes: model, cost, published numbers."""
-    from tokenreel.pipeline.recipes import RECIPES, TABLES, describe_recipe
+    from tokenreel.pipeline.recipes import (
+        CONTROLS,
+        RECIPES,
+        TABLES,
+        WITHOUT_RECIPE,
+        describe_recipe,
+    )
 
-    for name in [row for word in names or RECIPES for row in TABLES.get(word, (word,))]:
+    rows = [row for word in names or RECIPES for row in TABLES.get(word, (word,))]
+    for name in [row for row in rows if row not in CONTROLS or row in (names or ())]:
         say(describe_recipe(name))
+    for name in names or ():
+        if name in WITHOUT_RECIPE:
+            say(f"{name}, rows without a recipe: {WITHOUT_RECIPE[name]}")
     if names:
         return
     say("tables, for `fuse ablate`:")
-    for name, rows in TABLES.items():
-        say(f"    {name}: {', '.join(rows)}")
+    for name, found in TABLES.items():
+        say(f"    {name}: {', '.join(found)}")
+        if name in WITHOUT_RECIPE:
+            say(f"        without a recipe: {WITHOUT_RECIPE[name]}")
 
 
 def main() -> None:

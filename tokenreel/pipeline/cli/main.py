@@ -30,6 +30,14 @@ def demo() -> None:
 
 
 @app.command()
+def keys() -> None:
+    """Print every key of the commands with its default: the text of docs/keys.md."""
+    from tokenreel.pipeline.tools.keys import keys_page
+
+    say(keys_page().rstrip())
+
+
+@app.command()
 def doctor(
     *,
     folder: Annotated[Path, typer.Option(help="on the disk of the stores")] = Path("stores"),
@@ -57,7 +65,9 @@ def fidelity(
     """What each codec costs in bytes, errors, probe accuracy, tau and AP@5; recommend one."""
     from tokenreel.pipeline.tools.fidelity import fidelity_of, fidelity_table
 
-    say(fidelity_table(fidelity_of(name, words or [], root=root, clips=clips, codecs=codec or ())))
+    found = fidelity_of(name, words or [], root=root, clips=clips, codecs=codec or ())
+    say(fidelity_table(found))
+    finish(found.exit_status)
 
 
 @data_app.command()

@@ -69,7 +69,9 @@ def finegym(root: Path, options: Mapping[str, str]) -> Survey:
 
     Args:
         root: folder of the annotations and videos.
-        options: `classes`, `version`, `labels` and `videos`: see OPTIONS, first is the default.
+        options: `classes`, 99 or 288; `version`, v1.1 or v1.0, of elements and times; `labels`,
+            carl or full, the last stage of an element or all; `videos`, auto, sources or events.
+            The first is the default.
 
     Raises:
         UsageError: an unknown option, a missing file, or a wrong line, named by file and line.

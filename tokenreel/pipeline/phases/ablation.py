@@ -28,14 +28,14 @@ from tokenreel.pipeline.phases.ablation_table import (
     format_ablation,
     values_of_rows,
 )
+from tokenreel.pipeline.phases.evaluation import frozen_controls
 from tokenreel.pipeline.phases.training import (
     apply_words,
     configure_run,
     folder_name,
-    frozen_controls,
     make_job,
 )
-from tokenreel.pipeline.recipes import FROZEN_CONTROLS, RECIPES, TABLES, get_recipe
+from tokenreel.pipeline.recipes import CONTROLS, FROZEN_CONTROLS, RECIPES, TABLES, get_recipe
 
 if TYPE_CHECKING:
     from tokenreel.fuse.train.train import Job
@@ -99,6 +99,11 @@ def ablate(
     rows = plan_rows(words)
     folder = out or RESULTS / folder_name([word for word in words if "=" not in word])
     jobs, problems = plan_jobs(rows, seeds, stores, RUNS if out is None else out / "runs")
+    notes = substitutes(jobs)
+    rows, jobs, same = name_backbones(rows, jobs)
+    for problem in same:
+        log.warning("left out: %s", problem)
+    problems += same
     from tokenreel.fuse.train.train import train_together
 
     results = train_together(
@@ -118,13 +123,13 @@ def ablate(
         return AblationReport("", folder, tuple(problems))
     owners = {job.out.name: (row, seed) for row, seed, job in jobs}
     files = [one.path / EMBEDDINGS for one in results if one.error is None]
-    controls = {row.recipe: row for row in rows if row.recipe in FROZEN_CONTROLS}
-    if controls:
-        owners |= {name: (row, 0) for name, row in controls.items()}
+    controls = {row.recipe: row for row in rows if row.recipe in CONTROLS}
+    owners |= {name: (row, 0) for name, row in controls.items()}
+    if controls.keys() & FROZEN_CONTROLS:
         files += frozen_controls(jobs[0][2].first_store, folder, progress=progress)
     report = evaluate_files(files, config=EvaluateConfig(), out=folder, progress=progress)
     values, missing = values_of_rows(report.scores, owners)
-    text = "\n".join([format_ablation(rows, values, report.scores, owners), *substitutes(jobs)])
+    text = "\n".join([format_ablation(rows, values, report.scores, owners), *notes])
     make_directory(folder)
     write_whole(folder / "ablation.csv", ablation_csv(rows, values).encode())
     write_whole(folder / "ablation.txt", f"{text}\n".encode())
@@ -147,7 +152,7 @@ def plan_rows(words: Sequence[str]) -> list[AblationRow]:
             names += TABLES[word]
         elif word in RECIPES:
             names.append(word)
-        elif word in FROZEN_CONTROLS:
+        elif word in CONTROLS:
             get_recipe(word)  # says what to type instead
         else:
             raise UsageError(
@@ -173,7 +178,7 @@ def plan_rows(words: Sequence[str]) -> list[AblationRow]:
 def _require_words(rows: Sequence[AblationRow]) -> None:
     """Raise for a word that no row takes; a row that refuses what others take is left out later."""
     reasons: dict[AblationRow, str] = {}
-    for row in [row for row in rows if row.recipe not in FROZEN_CONTROLS]:
+    for row in [row for row in rows if row.recipe not in CONTROLS]:
         try:
             apply_words(row.recipe, row.words)
         except UsageError as error:
@@ -185,7 +190,7 @@ def _require_words(rows: Sequence[AblationRow]) -> None:
 
 
 def _rows_of(name: str, grids: Sequence[str]) -> list[AblationRow]:
-    if name in FROZEN_CONTROLS:
+    if name in CONTROLS:
         return [AblationRow(name, (), name, {})]
     recipe = get_recipe(name)
     if not recipe.fuse.optim.epochs:  # a row that trains nothing stays one under small settings
@@ -196,7 +201,9 @@ def _rows_of(name: str, grids: Sequence[str]) -> list[AblationRow]:
         varied = [w for w, options in zip(words, values, strict=True) if len(options) > 1]
         label = " ".join([recipe.label or name, *varied])
         # A published number is of the recipe, not of another value of one of its fields.
-        rows.append(AblationRow(name, words, label, {} if varied else recipe.published))
+        published = {} if varied else recipe.published
+        caveat = recipe.caveat if published else ""
+        rows.append(AblationRow(name, words, label, published, caveat))
     return rows
 
 
@@ -218,7 +225,7 @@ def plan_jobs(
     jobs: list[_Planned] = []
     refused: dict[str, list[str]] = {}
     for row in rows:
-        if row.recipe in FROZEN_CONTROLS:  # nothing to train
+        if row.recipe in CONTROLS:  # nothing to train
             continue
         try:
             store, runs = _store_for(row, opened, folder)
@@ -290,8 +297,57 @@ def _words_of_runs(row: AblationRow, store: Store) -> list[list[str]]:
     return [[*words, f"data.action={action}"] for action in actions]
 
 
+def name_backbones(
+    rows: Sequence[AblationRow], jobs: Sequence[_Planned]
+) -> tuple[list[AblationRow], list[_Planned], list[str]]:
+    """Name rows by the backbone that feeds them, where it is not the published one.
+
+    Rows of two backbones that become one and the same run, because one store feeds both, are run
+    once: as the row of the store's own backbone, else of its kind, else the first.
+
+    Returns:
+        The rows and runs of the table, and a sentence for each row that is not run.
+    """
+    stores = {path: open_store(path) for path in {job.first_store for _, _, job in jobs}}
+    identity = {row: stores[job.first_store].identity for row, _, job in jobs}
+    recipes = {row: get_recipe(row.recipe) for row in identity}
+    strange = {row for row in identity if not recipes[row].is_on_its_backbone(identity[row])}
+    runs: dict[AblationRow, list[object]] = {}
+    for row, _, job in jobs:
+        runs.setdefault(row, []).append((str(job.first_store), job.config.model_dump_json()))
+    alike: dict[str, list[AblationRow]] = {}
+    for row, own in runs.items():
+        alike.setdefault(repr(own), []).append(row)
+    problems: list[str] = []
+    dropped: set[AblationRow] = set()
+    for group in alike.values():
+        kept = min(
+            group, key=lambda row: (row in strange, not recipes[row].is_of_kind(identity[row]))
+        )
+        for row in group:
+            if row in strange and recipes[row].backbone != recipes[kept].backbone:
+                dropped.add(row)
+                problems.append(
+                    f"{row.label}: not run: it is of {recipes[row].backbone}; on "
+                    f"{identity[row].architecture} it is the same run as {kept.label}"
+                )
+    named = {
+        row: replace(row, label=recipes[row].label_on(row.label, identity[row]))
+        for row in strange - dropped
+    }
+    labels = Counter(named.get(row, row).label for row in rows)
+    for row, new in named.items():
+        if labels[new.label] > 1:
+            named[row] = replace(new, label=f"{new.label} ({row.recipe})")
+    kept_jobs = [(named.get(row, row), seed, job) for row, seed, job in jobs if row not in dropped]
+    return [named.get(row, row) for row in rows], kept_jobs, problems
+
+
 def substitutes(jobs: Sequence[_Planned]) -> list[str]:
-    """A sentence for rows that are on another data set or backbone than the published ones."""
+    """A sentence for rows that are on another data set or backbone than the published ones.
+
+    Rows are called as in the paper.
+    """
     notes: dict[str, dict[str, None]] = {}
     wanted: dict[tuple[Path, str], dict[str, tuple[int, ...]]] = {}
     stores = {path: open_store(path) for path in {job.first_store for _, _, job in jobs}}

@@ -15,6 +15,7 @@ from tokenreel.evaluate.tables.printed import (
     as_printed,
     two_std,
 )
+from tokenreel.evaluate.tables.summary import NOT_ABOVE, ROUNDING
 from tokenreel.evaluate.tasks.task import is_percent, task_of
 
 TASKS = (
@@ -50,12 +51,14 @@ class AblationRow:
         words: its changes, without the seed.
         label: what the table calls it.
         published: task -> mean and 2 std (None where not given), as printed.
+        caveat: a doubt about the published number.
     """
 
     recipe: str
     words: tuple[str, ...]
     label: str
     published: Published
+    caveat: str = ""
 
 
 Values = dict[AblationRow, dict[str, list[float]]]
@@ -84,11 +87,10 @@ def values_of_rows(
         if score.action != MEAN or score.run not in rows:
             continue
         if np.isnan(score.value):
-            missing.append(f"{score.run}: {score.task}: {score.note or 'not a number'}")
+            if not score.is_clock:  # which has the reasons of the rows that it is beside
+                missing.append(f"{score.run}: {score.task}: {score.note or 'not a number'}")
             continue
-        metric = task_of(score.task)
-        is_share = metric is not None and metric.by_share and score.fraction != whole
-        task = f"{score.task}@{score.fraction:.0%}" if is_share else score.task
+        task = _task(score, whole)
         row, seed = rows[score.run]
         factor = 100 if is_percent(task) else 1
         by_seed.setdefault((row, task, seed), []).append(score.value * factor)
@@ -96,6 +98,30 @@ def values_of_rows(
     for (row, task, _), of_runs in by_seed.items():
         values.setdefault(row, {}).setdefault(task, []).append(float(np.mean(of_runs)))
     return values, missing
+
+
+def _task(score: Score, whole: float) -> str:
+    """The column of a score: what is learned from a share of the labels has one of its own."""
+    metric = task_of(score.task)
+    is_share = metric is not None and metric.by_share and score.fraction != whole
+    return f"{score.task}@{score.fraction:.0%}" if is_share else score.task
+
+
+def not_above_clock(
+    scores: Sequence[Score], owners: Mapping[str, tuple[AblationRow, int]]
+) -> dict[AblationRow, set[str]]:
+    """Row -> the tasks where its mean is at most the clock's on the same clips."""
+    gains: dict[tuple[AblationRow, str], list[float]] = {}
+    whole = max((score.fraction for score in scores), default=1.0)
+    for score in scores:
+        if score.action == MEAN and score.run in owners and not np.isnan(score.value):
+            row = owners[score.run][0]
+            gains.setdefault((row, _task(score, whole)), []).append(score.value - score.clock_value)
+    found: dict[AblationRow, set[str]] = {}
+    for (row, task), values in gains.items():
+        if np.mean(values) <= ROUNDING:  # False where the clock has no value
+            found.setdefault(row, set()).add(task)
+    return found
 
 
 def format_ablation(
@@ -119,6 +145,8 @@ def format_ablation(
     published = {task for row in rows for task in row.published}
     tasks = [task for task in _tasks(rows, values) if task in published]
     tasks = tasks or [task for task in _tasks(rows, values) if "%" not in task]
+    below = not_above_clock(scores, owners)
+    run = {row for row, _ in owners.values()}
     lines = [["", "row"]]
     for task in tasks:
         lines[0] += [task, "published"] if task in published else [task]
@@ -127,12 +155,17 @@ def format_ablation(
         for task in tasks:
             own = values.get(row, {}).get(task, [])
             spread = two_std(own) if len(own) > 1 else float("nan")  # one seed has none
-            cells.append(as_measured(task, float(np.mean(own)), spread) if own else "-")
+            cell = as_measured(task, float(np.mean(own)), spread) if own else "-"
+            if row not in run and task == tasks[0]:
+                cell = "not run"
+            cells.append(f"{cell} *" if task in below.get(row, ()) else cell)
             if task in published:
                 given = row.published.get(task)
                 cells.append("-" if given is None else as_printed(task, *given))
         lines.append(cells)
-    return "\n".join([*align_columns(lines), *_notes(values, scores, owners)])
+    marks = [f"*: {NOT_ABOVE}"] if below else []
+    marks += [f"{row.label}: published number {row.caveat}" for row in rows if row.caveat]
+    return "\n".join([*align_columns(lines), *marks, *_notes(values, scores, owners)])
 
 
 def ablation_csv(rows: Sequence[AblationRow], values: Values) -> str:
@@ -163,9 +196,10 @@ def _notes(
 ) -> list[str]:
     counts = sorted({len(own) for by_task in values.values() for own in by_task.values()})
     seeds = " or ".join(map(str, counts)) or "no"
-    weights = sorted({score.weights for score in scores})
+    of_stores = [score for score in scores if not score.is_clock]
+    weights = sorted({score.weights for score in of_stores})
     labels: dict[str, dict[str, None]] = {}
-    for score in scores:
+    for score in of_stores:
         if score.run in owners:
             labels.setdefault(score.augmentation, {})[owners[score.run][0].label] = None
     told = [what if len(labels) == 1 else f"{what} ({', '.join(labels[what])})" for what in labels]

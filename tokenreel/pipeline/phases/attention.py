@@ -87,7 +87,10 @@ def attend_clips(
     provenance = read_provenance(run)
     path = store or STORES / str(provenance.get("store_name"))
     if store is None and not path.exists():
-        raise UsageError(f"{run} was trained on {path.name}, which is not in {STORES}/: --store")
+        raise UsageError(
+            f"{run} was trained on {path.name}: its store is not in ./{STORES} (you are in "
+            f"{Path.cwd()}): add --store PATH"
+        )
     opened = open_store(path)
     videos = root or DATA / str(provenance.get("dataset", ""))
     chosen = find_clips(opened, clips)

@@ -11,16 +11,18 @@ from tokenreel.cache.embeddings import read_names
 from tokenreel.cache.errors import EmbeddingFileError, UsageError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.plugins import nearest
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.evaluate.commands.compare import Difference, compare_files
-from tokenreel.evaluate.commands.frozen import pool_store
+from tokenreel.evaluate.commands.frozen import POOLS, pool_store
 from tokenreel.evaluate.commands.suite import SuiteReport, evaluate_files
 from tokenreel.evaluate.data.clips import file_sha256, load_screened
 from tokenreel.evaluate.jobs.pool import num_processors
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.evaluate.tables.printed import Published
-from tokenreel.pipeline.defaults import find_runs
+from tokenreel.pipeline.defaults import code_version, find_runs
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import RECIPES
+from tokenreel.pipeline.recipes.base import protocol_of
 from tokenreel.pipeline.text import format_table, parse_bytes
 
 CHOOSE = "recipe="  # the word that chooses runs
@@ -78,7 +80,7 @@ def evaluate_frozen(
         store: a token store with labels.
         words: key=value settings.
         out: folder of the tables and of the embedding files.
-        blocks: whose tokens are pooled; the store's last when None.
+        blocks: whose tokens are pooled; all of the store when None.
         jobs: processors to use, 0 for all of this process.
         memory: for all processes together, such as "2GB".
         progress: show bars.
@@ -88,9 +90,37 @@ def evaluate_frozen(
     """
     apply_overrides(EvaluateConfig(), words, root="evaluate")  # wrong words first: pooling is slow
     parse_bytes(memory)
-    files = pool_store(store, out, blocks=blocks, progress=progress)
+    files = frozen_controls(store, out, blocks=blocks, progress=progress)
     every = [*map(str, files), *words]
     return evaluate_words(every, out=out, jobs=jobs, memory=memory, progress=progress)
+
+
+def frozen_controls(
+    store: Path,
+    out: Path,
+    *,
+    blocks: Sequence[int] | None = None,
+    pools: Sequence[str] = POOLS,
+    progress: bool = True,
+) -> list[Path]:
+    """Embedding files of the frozen tokens of a store, evaluated as its runs are.
+
+    Args:
+        store: the store.
+        out: folder of OUT/frozen-max/embeddings.h5 and so on.
+        blocks: whose tokens are pooled; all of the store when None.
+        pools: "max", "mean" and "cls".
+        progress: show a bar.
+    """
+    about = {"commit": code_version(), "evaluate": dict(protocol_of(open_store(store)))}
+    return pool_store(
+        store,
+        out,
+        blocks=blocks,
+        pools=pools,
+        provenance=dict.fromkeys(pools, about),
+        progress=progress,
+    )
 
 
 def split_words(words: Sequence[str]) -> tuple[EvaluateConfig, list[Path]]:

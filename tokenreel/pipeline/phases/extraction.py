@@ -29,7 +29,7 @@ from tokenreel.extract.backbone.families import backbone_label, check_family
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.frame_policy import check_list, frames_identity, frames_word
 from tokenreel.extract.report import ExtractReport
-from tokenreel.pipeline.datasets import load_dataset
+from tokenreel.pipeline.datasets import DATASETS, load_dataset
 from tokenreel.pipeline.defaults import DATA, STORES
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes.extraction import extraction_for
@@ -153,10 +153,22 @@ def read_words(
 ) -> tuple[Manifest, ExtractConfig]:
     """The manifest and the extraction that the words of a command describe."""
     options, rest = data_options(words)
+    _require_prefix(dataset, rest)
     config = configure_extraction(extraction_for(dataset), rest)
     manifest = load_dataset(dataset, root or DATA / dataset, options)
     check_list(config, manifest)
     return manifest, config
+
+
+def _require_prefix(dataset: str, words: Sequence[str]) -> None:
+    """Refuse a key of the data set that lacks its `data.`."""
+    about = str(DATASETS.load(dataset).__doc__ or "")
+    for word in words:
+        key = word.partition("=")[0]
+        if key not in ExtractConfig.model_fields and f"`{key}`" in about:
+            raise UsageError(
+                f"extract.{key}: no such field, did you mean data.{word}? It is a key of {dataset}"
+            )
 
 
 def configure_extraction(config: ExtractConfig, words: Sequence[str]) -> ExtractConfig:

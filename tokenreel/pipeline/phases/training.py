@@ -11,13 +11,12 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import entries_of
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.read.store_set import StoreSet
-from tokenreel.evaluate.commands.frozen import POOLS, pool_store
 from tokenreel.fuse.config import SystemConfig
 from tokenreel.fuse.runs.provenance import read_provenance
-from tokenreel.pipeline.defaults import EMBEDDINGS, RUNS, code_version, dataset_of, find_store
+from tokenreel.pipeline.defaults import EMBEDDINGS, RUNS, code_version, find_store
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import get_recipe
-from tokenreel.pipeline.recipes.base import PROTOCOLS
+from tokenreel.pipeline.recipes.base import protocol_of
 
 if TYPE_CHECKING:  # torch: imported once every word is known to be right
     from tokenreel.fuse.train.train import Job, RunResult
@@ -144,7 +143,7 @@ def make_job(
         {
             "recipe": " ".join([name, *sorted(changes)]),
             "commit": code_version(),
-            "evaluate": dict(chosen.evaluate or _protocol_of(first_store(path))),
+            "evaluate": dict(chosen.evaluate or protocol_of(open_store(first_store(path)))),
         },
     )
 
@@ -193,33 +192,6 @@ def apply_words(name: str, words: Sequence[str]) -> SystemConfig:
             f"{others[0]}: recipe {name} is of {config.system}: type `fuse train {other}`"
         )
     return apply_overrides(config, words, root="fuse")
-
-
-def frozen_controls(
-    store: Path, out: Path, *, pools: Sequence[str] = POOLS, progress: bool = True
-) -> list[Path]:
-    """Embedding files of the frozen tokens of all blocks of a store, evaluated as its runs are.
-
-    Args:
-        store: the store.
-        out: folder of OUT/frozen-max/embeddings.h5 and so on.
-        pools: "max", "mean" and "cls".
-        progress: show a bar.
-    """
-    provenance = {"commit": code_version(), "evaluate": dict(_protocol_of(store))}
-    return pool_store(
-        store,
-        out,
-        blocks=open_store(store).identity.blocks,
-        pools=pools,
-        provenance={pool: {**provenance, "recipe": f"frozen-{pool}"} for pool in pools},
-        progress=progress,
-    )
-
-
-def _protocol_of(store: Path) -> Mapping[str, object]:
-    """How the papers evaluate the data set of a store: a control is evaluated as its rows are."""
-    return PROTOCOLS.get(dataset_of(open_store(store)), {})
 
 
 def _run_to_begin_from(

@@ -10,9 +10,24 @@ from tokenreel.pipeline.recipes.baselines import BASELINES
 from tokenreel.pipeline.recipes.carl import CARL
 from tokenreel.pipeline.recipes.mvformer import MVFORMER, TABLE4
 from tokenreel.pipeline.recipes.sample import SAMPLE
-from tokenreel.pipeline.recipes.tables import FROZEN_CONTROLS, TABLES
+from tokenreel.pipeline.recipes.tables import (
+    CLOCK,
+    CONTROLS,
+    FROZEN_CONTROLS,
+    TABLES,
+    WITHOUT_RECIPE,
+)
 
-__all__ = ["FROZEN_CONTROLS", "RECIPES", "TABLES", "Recipe", "describe_recipe", "get_recipe"]
+__all__ = [
+    "CONTROLS",
+    "FROZEN_CONTROLS",
+    "RECIPES",
+    "TABLES",
+    "WITHOUT_RECIPE",
+    "Recipe",
+    "describe_recipe",
+    "get_recipe",
+]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     name: documented(name, make)
@@ -28,6 +43,8 @@ def get_recipe(name: str) -> Recipe:
     """
     if name in FROZEN_CONTROLS:
         raise UsageError(f"recipe {name} trains nothing: type `evaluate frozen STORE`")
+    if name == CLOCK:
+        raise UsageError(f"{name} trains nothing: it is a row of every `evaluate all`")
     if name in RECIPES:
         return RECIPES[name]()
     if name in SYSTEMS:

@@ -8,6 +8,7 @@ from math import ceil
 from typing import Any, Literal
 
 from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.cache.read.store_reader import Store
 from tokenreel.evaluate.tables.printed import Published, as_printed
 from tokenreel.fuse.config import (
     DataConfig,
@@ -18,6 +19,7 @@ from tokenreel.fuse.config import (
     SystemConfig,
     TemporalConfig,
 )
+from tokenreel.pipeline.defaults import dataset_of
 from tokenreel.pipeline.override import apply_overrides
 
 # Training clips of the papers' data sets, for the number of steps that a recipe takes.
@@ -34,6 +36,16 @@ PROTOCOLS: dict[str, Mapping[str, object]] = {  # how the papers evaluate each d
     "kinetics400": {"tau_stride": 2, "retrieval_stride": 2},
 }
 
+
+def protocol_of(store: Store) -> Mapping[str, object]:
+    """How the papers evaluate the data set of a store; {} for any other data set."""
+    return PROTOCOLS.get(dataset_of(store), {})
+
+
+SHORT_NAMES = {  # of backbones in the labels of rows
+    "resnet50": "ResNet-50",
+    "vit_base_patch8_224.dino": "DINO-B/8",
+}
 RESNET, DINO = "resnet50", "vit_base_patch8_224.dino"
 LAST = (-1,)  # the last block of the store
 SAME_VIEW = (
@@ -71,6 +83,7 @@ class Recipe:
             come from a cache of frozen tokens; "control": ours, not a paper's.
         differs: what a variant lacks.
         unpublished: why a paper's row has no published number here.
+        caveat: a doubt about the published number, printed beside it.
         begins_from: the recipe whose run, of the same seed, gives its first weights, unless `init`
             names one.
         per_action: whether it is one model for each action, as the rows with a star are: a run
@@ -87,12 +100,27 @@ class Recipe:
     status: Literal["exact", "variant", "control"] = "control"
     differs: str = ""
     unpublished: str = ""
+    caveat: str = ""
     begins_from: str = ""
     per_action: bool = False
 
     def is_on_its_backbone(self, store: StoreIdentity) -> bool:
         """Whether a store is of the published row's backbone."""
         return store.architecture.startswith(self.backbone.partition(".")[0])
+
+    def is_of_kind(self, store: StoreIdentity) -> bool:
+        """Whether a store is of a backbone of the published row's kind: a ResNet, or none."""
+        return self.backbone.startswith("resnet") == store.architecture.startswith("resnet")
+
+    def label_on(self, label: str, store: StoreIdentity) -> str:
+        """The label of its row where a store of another backbone feeds it.
+
+        The backbone that it names is replaced; one that names none is followed by it.
+        """
+        name = SHORT_NAMES.get(self.backbone, "")
+        if name and label.startswith(name):
+            return store.architecture + label.removeprefix(name)
+        return f"{label} on {store.architecture}"
 
 
 def percent(
@@ -135,7 +163,8 @@ def documented(name: str, make: Callable[[], Recipe]) -> Callable[[], Recipe]:
     facts = {
         "command": f"fuse train {' '.join(words)} --store STORE",
         "source": f"{recipe.source} ({recipe.label})" if recipe.source else "",
-        "published": numbers or recipe.unpublished or "nothing",
+        "published": (numbers or recipe.unpublished or "nothing")
+        + (f" ({recipe.caveat})" if recipe.caveat else ""),
         "first weights": f"a run of {recipe.begins_from}" if recipe.begins_from else "",
         "backbone of the paper": PRE_TRAINED.get(recipe.backbone, recipe.backbone),
         "sampling": _sampling(recipe.fuse),

@@ -2,7 +2,7 @@
 
 Published are the numbers of MV-Former's Tables 1, 2, 3 and 5 and CARL's Tables 1 to 4, which come
 from the methods' own networks (ResNet-50 with 3D convolutions) and, TCC to GTA, from another
-protocol: an RBF SVM at stride 5 (`evaluate all --protocol tcc`).  Here all have the same encoder
+protocol: an RBF SVM at stride 5 (`evaluate all protocol=tcc`).  Here all have the same encoder
 and store, so rows can be compared with one another.
 
 TCC* and LAV* are one model for each action of Penn Action; VSP-P knows where phases begin and end,
@@ -119,7 +119,7 @@ def _baseline(method: str, place: str, published: Published) -> Maker:
             differs=ENCODER + also,
         )
 
-    of_classes = f": a store of `extract run finegym classes={action[3:]}`" if action else ""
+    of_classes = f": a store of `extract run finegym data.classes={action[3:]}`" if action else ""
     make.__doc__ = f"{label} on {dataset}{of_classes}."
     return make
 

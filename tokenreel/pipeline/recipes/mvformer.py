@@ -72,7 +72,7 @@ def finegym() -> Recipe:
 
 
 def finegym288() -> Recipe:
-    """MV-Former on FineGym288: a store of `extract run finegym classes=288`."""
+    """MV-Former on FineGym288: a store of `extract run finegym data.classes=288`."""
     published = percent(38.30, spread=(0.26, None, None, None))
     return _variant("finegym", _finegym(GYM288), "Table 1, FineGym288", published)
 

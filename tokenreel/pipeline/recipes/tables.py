@@ -1,10 +1,12 @@
 """The papers' tables: their rows as names of recipes, in order."""
 
 FROZEN_CONTROLS = ("frozen-mean", "frozen-max", "frozen-cls")  # of `evaluate frozen`
+CLOCK = "clock"  # of every evaluation
+CONTROLS = (*FROZEN_CONTROLS, CLOCK)  # rows that train nothing
 
 
 _ROWS = {
-    "controls": f"sample untrained {' '.join(FROZEN_CONTROLS)}",
+    "controls": f"sample untrained {' '.join(CONTROLS)}",
     "mvformer-table1": """
         sal-penn tcn-penn carl-penn vsp-penn mvformer-penn sal-finegym tcn-finegym carl-finegym
         vsp-finegym mvformer-finegym sal-finegym288 tcn-finegym288 carl-finegym288 vsp-finegym288
@@ -50,6 +52,10 @@ _ROWS = {
     """,
     "carl-table13": "carl-table13-contrastive carl-penn",
     "carl-table14": "carl-penn-transferred carl-penn-finetuned",
+}
+WITHOUT_RECIPE = {  # table -> its rows that have no recipe, and why
+    "carl-table3": "D3TW and SpeedNet: no code of theirs is in reach",
+    "carl-table7": "Block4+5: it trains the backbone, which is frozen here",
 }
 TABLES: dict[str, tuple[str, ...]] = {name: tuple(rows.split()) for name, rows in _ROWS.items()}
 

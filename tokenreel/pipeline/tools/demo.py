@@ -1,8 +1,9 @@
 """`make demo`: the main job, end to end, on the embedded sample.
 
 Renders the sample, extracts it with a small ViT of fixed random weights, trains MV-Former with
-three seeds, adds two controls (frozen tokens average-pooled, the fusion model untrained),
-evaluates them all and ends with a page to look at.  Everything that is there is used again.
+three seeds, adds three controls (frozen tokens average-pooled, the fusion model untrained, and the
+clock, which knows only the position of a frame in its clip), evaluates them all and ends with a
+page to look at.  Everything that is there is used again.
 """
 
 import logging
@@ -15,9 +16,10 @@ from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.evaluate.report.data.gather import ReportConfig
 from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS, RUNS
 from tokenreel.pipeline.phases.attention import attend_clips
+from tokenreel.pipeline.phases.evaluation import frozen_controls
 from tokenreel.pipeline.phases.extraction import extract_dataset
 from tokenreel.pipeline.phases.reporting import report_scores
-from tokenreel.pipeline.phases.training import frozen_controls, train_recipe
+from tokenreel.pipeline.phases.training import train_recipe
 from tokenreel.pipeline.text import say
 
 SEEDS = (0, 1, 2)

@@ -19,7 +19,7 @@ from tokenreel.cache.codec import Codec, calibrate, codec_from_identity, codec_i
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.codec.int4 import GROUP
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import Damaged, UsageError
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.progress import Progress
 from tokenreel.cache.read.store_reader import Store, open_store
@@ -77,6 +77,7 @@ class FidelityReport:
         source: what the tokens are of.
         weights: of the backbone.
         notes: what could not be measured, and why; one sentence each.
+        num_left_out: clips that could not be read or extracted; notes name them.
     """
 
     rows: tuple[FidelityRow, ...]
@@ -85,6 +86,12 @@ class FidelityReport:
     source: str
     weights: str
     notes: tuple[str, ...] = ()
+    num_left_out: int = 0
+
+    @property
+    def exit_status(self) -> int:
+        """0, or 3 where clips were left out."""
+        return 3 if self.num_left_out else 0
 
     def change(self, row: FidelityRow, task: str) -> float:
         """Change of a metric against fp16's, NaN where either is absent."""
@@ -157,7 +164,11 @@ def fidelity_of(
         failed = extract_clips(part, config, store, progress=progress).failed
         report = measure_store(store, clips=clips, codecs=codecs, progress=progress)
     left_out = [f"left out: {clip}" for clip in failed]
-    return dataclasses.replace(report, notes=(*report.notes, *left_out))
+    return dataclasses.replace(
+        report,
+        notes=(*report.notes, *left_out),
+        num_left_out=report.num_left_out + len(left_out),
+    )
 
 
 def measure_store(
@@ -173,6 +184,9 @@ def measure_store(
     records = spread(list(store.records.values()), clips, key=lambda record: record.split)
     if not records:
         raise UsageError(f"{path} holds no clips")
+    records, left_out = _sound(store, records)
+    if not records:
+        raise Damaged(f"{path}: every clip is damaged; run verify, then repair")
     fitted = sample_of(store, records[::2])
     tested = sample_of(store, records[1::2] or records)
     names = dict.fromkeys(["fp16", *(codecs or default_codecs(store.identity.dim))])
@@ -198,8 +212,29 @@ def measure_store(
     source = f"{store.made_with.get('dataset', path.name)}, {store.identity.architecture}"
     weights = str(store.made_with.get("weights", "unknown"))
     return FidelityReport(
-        tuple(rows), len(records), frames, f"{source} ({store.codec.name})", weights, tuple(notes)
+        tuple(rows),
+        len(records),
+        frames,
+        f"{source} ({store.codec.name})",
+        weights,
+        (*notes, *left_out),
+        len(left_out),
     )
+
+
+def _sound(store: Store, records: Sequence[ClipRecord]) -> tuple[list[ClipRecord], list[str]]:
+    """The clips whose tokens can be read, and a sentence for each of the others."""
+    sound: list[ClipRecord] = []
+    left_out: list[str] = []
+    for record in records:
+        try:
+            for start in range(0, record.num_frames, STEP_FRAMES):
+                store.read(record.clip_id, slice(start, start + STEP_FRAMES))
+        except Damaged as error:
+            left_out.append(f"left out: {record.clip_id}: {error}")
+        else:
+            sound.append(record)
+    return sound, left_out
 
 
 def default_codecs(dim: int) -> tuple[str, ...]:
@@ -301,7 +336,11 @@ def measure_metrics(
             for number, (name, own) in enumerate(clips.items())
         ]
         report = evaluate_files(
-            files, config=EvaluateConfig(), out=Path(folder) / "tables", progress=False
+            files,
+            config=EvaluateConfig(),
+            out=Path(folder) / "tables",
+            progress=False,
+            clock=False,
         )
     found: dict[str, dict[str, float]] = {name: {} for name in codecs}
     for score in report.scores:

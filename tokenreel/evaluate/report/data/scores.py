@@ -1,7 +1,7 @@
 """Scores by recipe, action and task."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,18 +51,29 @@ class ScoreTable:
             largest[score.task] = max(score.fraction, largest.get(score.task, 0.0))
         self._values: dict[tuple[str, str, str], list[float]] = {}
         self.recipe_of: dict[str, str] = {}
+        self._controls: set[str] = set()
         for score in scores:
             if score.fraction != largest[score.task]:
                 continue
             recipe = score.recipe or score.run
             row = f"{recipe} [{score.protocol}]" if len(protocols) > 1 else recipe
             self.recipe_of[row] = recipe
+            if score.is_clock:
+                self._controls.add(row)
             self._values.setdefault((row, score.action, score.task), []).append(score.value)
         self.rows = list(self.recipe_of)
         found = {task for _, _, task in self._values if self._is_known(task)}
         order = columns()
         self.tasks = sorted(found, key=lambda t: (order.index(t) if t in order else 99, t))
         self.actions = sorted({action for _, action, _ in self._values} - {MEAN})
+
+    def is_control(self, row: str) -> bool:
+        """Whether it is the clock."""
+        return row in self._controls
+
+    def colour(self, row: str, colours: Mapping[str, int]) -> int:
+        """The number of its recipe's colour, -1 for a control."""
+        return -1 if self.is_control(row) else colours.get(self.recipe_of[row], 0)
 
     def cell(self, row: str, action: str, task: str) -> Cell:
         """The values of a recipe; without values where it has none."""

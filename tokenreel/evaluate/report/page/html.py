@@ -82,9 +82,13 @@ def script_data(value: object, *, name: str) -> Html:
 
 
 def scroll(table: Html, label: str, *, tall: bool = False) -> Html:
-    """A table in a region that scrolls, named for a screen reader."""
+    """A table in a region that scrolls, named for a screen reader.
+
+    Where it is wider than the page, the script shows the line that says so; paper has all of it.
+    """
     class_ = "scroll tall" if tall else "scroll"
-    return tag("div", table, class_=class_, tabindex="0", role="region", aria_label=label)
+    region = tag("div", table, class_=class_, tabindex="0", role="region", aria_label=label)
+    return tag("div", tag("p", "Scroll sideways \u2192", class_="more"), region, class_="wide")
 
 
 def absent(why: str) -> Html:
@@ -92,9 +96,23 @@ def absent(why: str) -> Html:
     return tag("p", why, class_="absent")
 
 
+def colour_class(colour: int) -> str:
+    """The class of a recipe's colour; that of a control for -1."""
+    return "control" if colour < 0 else f"c{colour % 8}"
+
+
+def phase_class(label: int) -> str:
+    """The class of a phase's colour: a scale of its own, in the order of the phases.
+
+    >>> phase_class(2), phase_class(9), phase_class(-1)
+    ('p2', 'p1', 'pnone')
+    """
+    return f"p{label % 8}" if label >= 0 else "pnone"
+
+
 def swatch(colour: int) -> Html:
-    """A square in the colour of a recipe."""
-    return tag("span", class_=f"swatch c{colour % 8}", aria_hidden="true")
+    """A square in the colour of a recipe, or of a control for -1."""
+    return tag("span", class_=f"swatch {colour_class(colour)}", aria_hidden="true")
 
 
 @dataclass(frozen=True)

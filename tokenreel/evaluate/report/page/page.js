@@ -1,6 +1,16 @@
 "use strict";
 document.documentElement.classList.add("scripted");
 
+/* A table that is wider than the page says that it scrolls. */
+(() => {
+  const tables = [...document.querySelectorAll(".wide > .scroll")];
+  const look = () => tables.forEach((region) => {
+    region.parentElement.classList.toggle("overflows", region.scrollWidth > region.clientWidth + 1);
+  });
+  addEventListener("resize", look);
+  look();
+})();
+
 /* All scores: sort by a column, filter by words and by choice. */
 (() => {
   const table = document.getElementById("score-table");

@@ -15,6 +15,7 @@ from tokenreel.evaluate.report.page.html import (
     Html,
     join,
     number,
+    phase_class,
     script_data,
     scroll,
     svg,
@@ -70,6 +71,7 @@ class AlignedGroup:
             "article",
             tag("h3", self.group.title),
             names,
+            _legend(first),
             self._player(pictures),
             tag("div", *matrices, class_="matrices"),
             self._strip(pictures),
@@ -167,6 +169,18 @@ def align_group(group: Group, runs: Sequence[RunPage], config: ReportConfig) -> 
     lengths = [(pair.query.num_frames, pair.reference.num_frames) for _, pair in pairs]
     same = [item for item, shape in zip(pairs, lengths, strict=True) if shape == lengths[0]]
     return AlignedGroup(group, tuple(same), config)
+
+
+def _legend(pair: AlignedClips) -> Html | None:
+    """The phases of a pair, in the colours of the bands; None without labels."""
+    clips = (pair.query, pair.reference)
+    labels = sorted({int(label) for clip in clips for label in clip.labels} - {-1})
+    items = []
+    for label in labels:
+        names = [clip.phases[label] for clip in clips if label < len(clip.phases)]
+        square = tag("span", class_=f"swatch {phase_class(label)}", aria_hidden="true")
+        items.append(tag("li", square, names[0] if names else str(label)))
+    return tag("ul", *items, class_="legend", aria_label="Phases") if items else None
 
 
 def run_title(run: RunPage) -> Html:
@@ -307,5 +321,5 @@ def _band(clip: EmbeddedClip, length: float, corner: tuple[float, float], *, acr
         corners = {"x": x, "y": y, "width": width, "height": height}
         box = {name: f"{value:.1f}" for name, value in corners.items()}
         title = tag("title", phase_name(clip, start))
-        parts.append(tag("rect", title, class_=f"p{label % 8}", **box))
+        parts.append(tag("rect", title, class_=phase_class(label), **box))
     return join(*parts)

@@ -75,7 +75,7 @@ def _table(run: RunPage, found: Confusion) -> Html:
     head = tag(
         "tr",
         tag("td", "true \\ predicted", class_="corner"),
-        *(tag("th", name, scope="col") for name in found.names),
+        *(tag("th", tag("span", name), scope="col") for name in found.names),
     )
     rows = []
     for i, (name, line) in enumerate(zip(found.names, found.counts.tolist(), strict=True)):

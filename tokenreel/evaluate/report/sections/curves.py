@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from tokenreel.evaluate.report.data.gather import RunPage
-from tokenreel.evaluate.report.page.html import Html, absent, join, svg, tag
+from tokenreel.evaluate.report.page.html import Html, absent, colour_class, join, svg, tag
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 380, 210, 52, 30, 10, 12
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
@@ -69,7 +69,9 @@ def _chart(key: str, lines: Sequence[Line], runs: Sequence[RunPage]) -> Html:
             d += "h.01"
         dash = DASHES[_dash(runs, run)]
         parts.append(
-            Html(f'<path class="line c{run.colour % 8}" stroke-dasharray="{dash}" d="{d}"/>')
+            Html(
+                f'<path class="line {colour_class(run.colour)}" stroke-dasharray="{dash}" d="{d}"/>'
+            )
         )
     ends = "; ".join(
         f"{run.name}: {points[0][1]:.4g} to {points[-1][1]:.4g}" for run, points in lines
@@ -93,5 +95,7 @@ def _dash(runs: Sequence[RunPage], run: RunPage) -> int:
 
 
 def _sample(colour: int, dash: int) -> Html:
-    line = Html(f'<path class="line c{colour % 8}" stroke-dasharray="{DASHES[dash]}" d="M0 5H30"/>')
+    line = Html(
+        f'<path class="line {colour_class(colour)}" stroke-dasharray="{DASHES[dash]}" d="M0 5H30"/>'
+    )
     return Html(f'<svg class="sample" viewBox="0 0 30 10" aria-hidden="true">{line}</svg>')

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.embeddings import EmbeddedClip
 from tokenreel.evaluate.report.data.gather import Group, ReportConfig, RunPage
-from tokenreel.evaluate.report.page.html import Html, join, svg, tag
+from tokenreel.evaluate.report.page.html import Html, join, phase_class, svg, tag
 from tokenreel.evaluate.report.sections.alignment import run_title
 
 SIZE, EDGE = 260.0, 12.0
@@ -105,4 +105,4 @@ def _figure(run: RunPage, clips: Sequence[EmbeddedClip], config: ReportConfig) -
 def _marks(places: NDArray[np.float64], label: int) -> Html:
     shape = SHAPES[label % len(SHAPES)] if label >= 0 else "m-1.5 0h3m-1.5-1.5v3"
     d = "".join(f"M{x:.1f} {y:.1f}{shape}" for x, y in places.tolist())
-    return join(Html(f'<path class="p{label % 8 if label >= 0 else "none"}" d="{d}"/>'))
+    return join(Html(f'<path class="{phase_class(label)}" d="{d}"/>'))
