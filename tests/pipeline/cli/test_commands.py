@@ -17,7 +17,7 @@ HELP = {
     "extract": ["", "run", "retry", "plan", "show"],
     "fuse": ["", "train", "ablate", "embed", "attend", "recipes"],
     "evaluate": ["", "all", "compare", "frozen", "check", "report", "align", "retrieve"],
-    "tokenreel": ["", "demo", "doctor", "fidelity", "data check"]
+    "tokenreel": ["", "demo", "doctor", "fidelity", "keys", "data check"]
     + [f"store {name}" for name in ("info", "ls", "verify", "diff", "export", "import")]
     + [f"store {name}" for name in ("merge", "migrate", "gc")],
 }

@@ -120,7 +120,7 @@ def plan_file(path: Path, config: EvaluateConfig) -> FilePlan:
         num_bytes,
         notes,
         sha256,
-        is_clock=about.get("model") == CLOCK,
+        is_clock=screened.file.provenance.get("model") == CLOCK,
     )
 
 
