@@ -8,17 +8,21 @@ seen to give the same frames: see `seeking`.
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
+from tokenreel.extract.video.damage import is_whole
 from tokenreel.extract.video.decoders import is_outlasted, probe, read_decord, read_pyav
 from tokenreel.extract.video.pictures import PICTURES, read_pictures
 from tokenreel.extract.video.seeking import read_pyav_from
+from tokenreel.extract.video.timeline import frames_in_time
 from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo
 
 LONE_FRAME = 1
 TOLERATED_MISSING_FRAMES = 2
-TOLERATED_MISSING_SECONDS = 0.1
+TOLERATED_MISSING_SECONDS = Fraction(1, 10)
 
 
 def decode(
@@ -27,6 +31,7 @@ def decode(
     decoder: str = "pyav",
     from_seconds: float | None = None,
     until_seconds: float | None = None,
+    pixel_aspect: str = "square",
     alive: Callable[[], None] = lambda: None,
     picture_fps: float | None = None,
 ) -> Iterator[DecodedFrame]:
@@ -39,14 +44,17 @@ def decode(
             those of a read from the first frame on.
         until_seconds: stop before the first frame at or after this time; None reads to the end,
             and only then compares the duration with the header.
+        pixel_aspect: "square" makes pixels square, "ignore" leaves them as they are coded.
         alive: called regularly while no frame is yielded: before from_seconds.
         picture_fps: pictures a second of a folder, 25 when None.
 
     Raises:
         VideoError: a damaged, truncated or unreadable file, a frame that the decoder marks as
-            corrupt, a size that changes, time that does not advance, or fewer than two frames.
+            corrupt, a size that changes, time that runs backwards, or fewer than two frames.
     """
     info = probe(path, picture_fps=picture_fps)
+    if pixel_aspect == "ignore":
+        info = replace(info, pixel_aspect=None)
     start = None if from_seconds is None else exact(from_seconds) / info.time_base
     if info.container == PICTURES and decoder == "pyav":
         frames = read_pictures(path, info)
@@ -55,56 +63,69 @@ def decode(
     else:
         frames = {"pyav": read_pyav, "decord": read_decord}[decoder](path, info)
     end = None if until_seconds is None else exact(until_seconds) / info.time_base
-    first: DecodedFrame | None = None
-    previous: DecodedFrame | None = None
-    for frame in frames:
-        if previous is not None and frame.ticks <= previous.ticks:
+    size: tuple[int, int] | None = None
+    timed = frames_in_time(frames, info, partial(_stream_end, path, info), until_ticks=end)
+    for frame in timed:
+        size = size or frame.size
+        if frame.size != size:
             raise VideoError(
-                f"time does not advance: frame {frame.index} is at "
-                f"{float(frame.ticks * info.time_base):.3f} s like the one before it",
+                f"the size changes from {_size(size)} to {_size(frame.size)} at frame "
+                f"{frame.index}",
                 frame=frame.index,
             )
-        first = first or frame
-        if frame.size != first.size:
-            raise VideoError(
-                f"the size changes from {_size(first)} to {_size(frame)} at frame {frame.index}",
-                frame=frame.index,
-            )
-        previous = frame
         if end is not None and frame.ticks >= end:
             return
         if start is None or frame.ticks >= start:
             yield frame
         else:
             alive()
-    _check_length(path, info, first, previous)
 
 
-def _check_length(
-    path: Path, info: VideoInfo, first: DecodedFrame | None, last: DecodedFrame | None
-) -> None:
+def _stream_end(
+    path: Path,
+    info: VideoInfo,
+    first: DecodedFrame | None,
+    last: DecodedFrame | None,
+    last_step: int | None,
+) -> tuple[int, bool]:
+    """The tick at which the stream ends, and whether rules 1 find its end too.
+
+    Raises:
+        VideoError: the file ends before its header says, and is not known to be whole.
+    """
     if first is None or last is None:
         raise VideoError("no frame could be decoded")
     if last.index + 1 <= LONE_FRAME:
         raise VideoError("holds only one frame: a picture, or a damaged video", frame=0)
-    if info.duration_seconds is None:
-        return
-    step = float((last.ticks - first.ticks) * info.time_base) / max(last.index - first.index, 1)
-    end_seconds = float(last.ticks * info.time_base) + step
-    tolerated = max(TOLERATED_MISSING_FRAMES * step, TOLERATED_MISSING_SECONDS)
-    least_seconds = info.duration_seconds - tolerated
-    if end_seconds >= least_seconds:
-        return
-    if not (info.is_duration_shared and is_outlasted(path, info, least_seconds)):
-        raise VideoError(
-            f"ends early: {last.index + 1} frames reach {end_seconds:.2f} s "
-            f"of {info.duration_seconds:.2f} s in the header",
-            frame=last.index,
-        )
+    mean = Fraction(last.ticks - first.ticks, max(last.index - first.index, 1))
+    step = last_step or max(round(mean), 1)
+    end = last.ticks + step if last.stop is None else last.stop
+    is_old = True
+    if info.duration_seconds is not None:
+        header = round(exact(info.duration_seconds) / info.time_base)
+        tolerated = max(TOLERATED_MISSING_FRAMES * mean, TOLERATED_MISSING_SECONDS / info.time_base)
+        is_old = last.ticks + mean >= header - tolerated
+        if end < header - tolerated and not is_old:
+            least = float((header - tolerated) * info.time_base)
+            if info.is_duration_shared:
+                is_old = is_outlasted(path, info, least)
+            if not is_old and not is_whole(path, info.container, info.header_frames, last.index):
+                raise VideoError(
+                    f"ends early: {last.index + 1} frames reach "
+                    f"{float(end * info.time_base):.2f} s of {info.duration_seconds:.2f} s in the "
+                    "header",
+                    frame=last.index,
+                )
+            end = end if is_old else header
+        elif last.ticks < header < end and not info.is_duration_shared:
+            end = header
+    if 2 * abs(end - last.ticks - step) <= step:
+        end = last.ticks + step
+    return end, is_old
 
 
-def _size(frame: DecodedFrame) -> str:
-    return f"{frame.size[1]}x{frame.size[0]}"
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[1]}x{size[0]}"
 
 
 class FrameSelector:

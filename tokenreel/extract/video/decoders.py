@@ -1,17 +1,27 @@
 """The two decoders of `video.decode`: PyAV, and decord with guards against its known faults."""
 
+import math
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tokenreel.extract.video.damage import DamageWatch, errors_so_far
+from tokenreel.extract.video.geometry import (
+    Orientation,
+    Pixels,
+    is_stretched,
+    make_square,
+    orientation_of,
+    square_size,
+    warn_of_geometry,
+)
 from tokenreel.extract.video.pictures import probe_pictures
 from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo, check_file
 
@@ -70,7 +80,7 @@ def probe(path: Path, *, picture_fps: float | None = None) -> VideoInfo:
         return probe_pictures(path, picture_fps)
     check_file(path)
     with opened(path) as (container, stream):
-        base: Fraction = stream.time_base
+        base = _fine_base(stream.time_base, stream.average_rate)
         start = container.start_time
         start_ticks = 0 if start is None else _rescale(start, Fraction(1, 1_000_000), base)
         duration, is_files = _duration_seconds(container, stream)
@@ -91,41 +101,107 @@ def probe(path: Path, *, picture_fps: float | None = None) -> VideoInfo:
 
 def read_pyav(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
     """Yield the frames of a video with PyAV, one thread, memory of a few frames."""
-    for frame, index in _frames(path):
-        yield frame_of(frame, index, ticks_of(frame, index, info))
+    for frame, index, slot in _frames(path):
+        yield frame_of(frame, index, ticks_of(frame, index, info, slot), info, path)
 
 
-def frame_of(frame: Any, index: int, ticks: int) -> DecodedFrame:
-    """A frame of PyAV, rotated as the header says; its pixels are converted on first use."""
-    turns = frame.rotation // 90
+def frame_of(
+    frame: Any,
+    index: int,
+    ticks: int,
+    info: VideoInfo,
+    path: Path,
+    make_coded: Callable[[], Pixels] | None = None,
+) -> DecodedFrame:
+    """A frame of PyAV as the model of `geometry` shows it; pixels are converted on first use.
 
-    def pixels() -> NDArray[np.uint8]:
-        turned: NDArray[np.uint8] = np.rot90(frame.to_ndarray(format="rgb24"), k=turns)
-        return turned
+    Args:
+        frame: of PyAV.
+        index: in the video.
+        ticks: of ticks_of.
+        info: header of the video.
+        path: of the video, for messages.
+        make_coded: gives the coded picture; None: PyAV does.
+    """
+    orientation, rules = _orientation(frame)
+    aspect = info.pixel_aspect
+    if orientation.other_degrees is not None or aspect is not None:
+        warn_of_geometry(path.name, orientation, aspect)
 
-    size = (frame.height, frame.width) if turns % 2 == 0 else (frame.width, frame.height)
-    return DecodedFrame(pixels, size, index, ticks)
+    def pixels() -> Pixels:
+        coded = frame.to_ndarray(format="rgb24") if make_coded is None else make_coded()
+        return orientation.apply(make_square(coded, aspect))
+
+    size = orientation.size(*square_size(frame.height, frame.width, aspect))
+    is_in_slot = info.container in SLOTTED_CONTAINERS and bool(info.rate)
+    if is_stretched(aspect) or (is_in_slot and ticks != _counted_ticks(index, info)):
+        rules = 2
+    lasts = _rescale(frame.duration or 0, frame.time_base, info.time_base)
+    stop = ticks + lasts if lasts > 0 else None
+    return DecodedFrame(pixels, size, index, ticks, stop, orientation, rules=rules)
 
 
-def _frames(path: Path) -> Iterator[tuple[Any, int]]:
-    """Decoded frames of PyAV with their indices; raises at a sign of damage."""
+def _orientation(frame: Any) -> tuple[Orientation, int]:
+    """The orientation of a frame of PyAV, and the first version of the rules that gives it."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return orientation_of(None), 1
+    found = orientation_of(bytes(matrix))
+    is_old = not found.is_mirrored and found.quarter_turns == -(frame.rotation // 90) % 4
+    return found, 1 if is_old else 2
+
+
+def _frames(path: Path) -> Iterator[tuple[Any, int, int | None]]:
+    """Decoded frames of PyAV with their indices and slots; raises at a sign of damage."""
     import av
 
     index, num_errors = -1, errors_so_far()
     with opened(path) as (container, stream):
         watch = DamageWatch(container, stream, num_errors)
+        slots = _Slots(stream) if container.format.name in SLOTTED_CONTAINERS else None
         try:
             for packet in packets_of(container, stream):
                 watch.sent(packet, index)
+                if slots is not None:
+                    slots.sent(packet)
                 for frame in packet.decode():
                     index += 1
                     watch.got(frame, index)
-                    yield frame, index
+                    yield frame, index, None if slots is None else slots.of(frame)
             watch.end(index)
         except (av.FFmpegError, UnicodeError) as error:
             raise VideoError(
                 f"{_reason(error)} after {index + 1} frames", frame=index, final=False
             ) from error
+
+
+class _Slots:
+    """Slots of the frames of a container without times.
+
+    A decoder that does not reorder frames gives each the slot of its own packet.  One that does
+    gives them in the order of display, and the first frame displayed has the first slot in use:
+    packets are stored in the order of decoding, one a slot.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._context = stream.codec_context
+        self._waiting: deque[int] = deque()
+        self._next = 0
+
+    def sent(self, packet: Any) -> None:
+        if packet.size and packet.dts is not None:
+            packet.pts = packet.dts
+            self._waiting.append(packet.dts)
+
+    def of(self, frame: Any) -> int:
+        """The slot of the next frame."""
+        slot = self._waiting.popleft() if self._waiting else self._next
+        if not self._context.has_b_frames and frame.pts is not None and frame.pts >= self._next:
+            while self._waiting and slot < frame.pts:
+                slot = self._waiting.popleft()
+        slot = max(slot, self._next)
+        self._next = slot + 1
+        return slot
 
 
 def is_outlasted(path: Path, info: VideoInfo, seconds: float) -> bool:
@@ -179,14 +255,31 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
             str(path.absolute()), num_threads=1, fault_tol=REPEATS_TOLERATED
         )
         _require_room(len(reader) * frame_bytes)
-        for timed, index in _frames(path):
-            ticks = ticks_of(timed, index, info)
-            frame = reader.next()
-            yield DecodedFrame(frame.asnumpy, frame.shape[:2], index, ticks)
+        for timed, index, slot in _frames(path):
+            ticks = ticks_of(timed, index, info, slot)
+            coded = partial(_coded_picture, reader.next(), timed)
+            yield frame_of(timed, index, ticks, info, path, coded)
     except StopIteration as error:
         raise _refusal(f"ends after {index} frames") from error
     except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
         raise _refusal(f"fails after {max(index, 0)} frames: {_reason(error)}") from error
+
+
+def _coded_picture(frame: Any, timed: Any) -> Pixels:
+    """A frame of decord, which turns pictures by itself, as it is coded.
+
+    decord takes a mirrored picture for one turned by some angle, and turns by exact angles only.
+    """
+    pixels: Pixels = frame.asnumpy()
+    matrix = timed.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return pixels
+    if orientation_of(bytes(matrix)).is_exact:
+        return np.rot90(pixels, -(timed.rotation // 90) % 4)
+    coded = timed.to_ndarray(format="rgb24").astype(np.int16)
+    turned = [np.rot90(pixels, turns) for turns in range(4)]
+    fitting = [each for each in turned if each.shape == coded.shape]
+    return min(fitting, key=lambda each: float(np.abs(coded - each).mean()))
 
 
 def _require_room(num_bytes: float) -> None:
@@ -199,13 +292,15 @@ def _refusal(reason: str) -> VideoError:
     return VideoError(f"decord {reason}: use pyav", final=False)
 
 
-def ticks_of(frame: Any, index: int, info: VideoInfo) -> int:
-    """Time of a frame; from its index in AVI and in streams without a container.
+def ticks_of(frame: Any, index: int, info: VideoInfo, slot: int | None = None) -> int:
+    """Time of a frame; its slot in AVI, and from its index in streams without a container.
 
     FFmpeg's times are wrong with B-frames in the first, and missing in the second.
     """
+    if slot is not None:
+        return slot
     if info.rate and is_slotted(info.container):
-        return round(index / info.rate / info.time_base)
+        return _counted_ticks(index, info)
     if frame.pts is None:
         raise VideoError(f"frame {index} has no time", frame=index)
     return _rescale(frame.pts, frame.time_base, info.time_base) - info.start_ticks
@@ -222,6 +317,17 @@ def is_slotted(container: str) -> bool:
     flags = av.ContainerFormat(container.partition(",")[0], "r").flags
     untimed: Any = av.format.Flags.no_timestamps
     return bool(flags & untimed.value)
+
+
+def _counted_ticks(index: int, info: VideoInfo) -> int:
+    """Time of a frame by its number; so in AVI by rules 1."""
+    assert info.rate is not None
+    return round(index / info.rate / info.time_base)
+
+
+def _fine_base(base: Fraction, rate: Fraction | None) -> Fraction:
+    """Seconds of a tick; finer than the container's where that is longer than a frame."""
+    return base if not rate or rate * base <= 1 else base / math.ceil(2 * rate * base)
 
 
 def _video_stream(container: Any) -> Any:

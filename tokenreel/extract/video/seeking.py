@@ -220,7 +220,7 @@ def _read_from_key(
                         raise Untrusted(f"frame {number} is marked corrupt")
                     if number >= len(index.shown) or pts != index.shown[number]:
                         raise Untrusted(f"frame {number} is not at the time of its packet")
-                    yield frame_of(frame, number, ticks)
+                    yield frame_of(frame, number, ticks, info, path)
                     number += 1
             if number != len(index.shown):
                 raise Untrusted(f"{number} frames of {len(index.shown)} packets")

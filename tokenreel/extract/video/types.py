@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.extract.video.geometry import UPRIGHT, Orientation
+
 
 class VideoError(Exception):
     """A video cannot be decoded completely; the text is the reason shown to the user.
@@ -67,19 +69,27 @@ class DecodedFrame:
 
     Attributes:
         make_pixels: converts the frame to RGB.
-        size: height and width after the rotation of the header.
+        size: height and width of the pixels.
         index: position in the decoded video, from 0.
         ticks: presentation time in ticks of time_base since the start of the file.
+        stop: tick at which it stops being shown, see `timeline`; None when unknown.
+        orientation: of the coded picture.
+        is_moved: whether its time stamp repeated another frame's.
+        rules: first version of the rules of time and geometry that gives this frame.
     """
 
     make_pixels: Callable[[], NDArray[np.uint8]]
     size: tuple[int, int]
     index: int
     ticks: int
+    stop: int | None = None
+    orientation: Orientation = UPRIGHT
+    is_moved: bool = False
+    rules: int = 1
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
-        """RGB, uint8 (H, W, 3), rotated as the header says; converted on first use."""
+        """RGB, uint8 (H, W, 3), as `geometry` says; converted on first use."""
         try:
             return self.make_pixels()
         except (ValueError, OSError) as error:
