@@ -30,6 +30,9 @@ class ExtractConfig(BaseModel):
     transform: Literal["dino-256-224", "mvformer-eval", "mvformer-train"] = Field(
         default="dino-256-224", description="preset that turns a frame into an image"
     )
+    pixel_aspect: Literal["square", "ignore"] = Field(
+        default="square", description="make pixels that are not square so, or ignore their aspect"
+    )
     fps: float | None = Field(
         default=None,
         gt=0,

@@ -135,13 +135,16 @@ def frames_word(frames: Mapping[str, Any], file: str = "FILE") -> str:
     return f"listed:{file}" if policy == "listed" else "all"
 
 
-def uniform_frames(ticks: Sequence[int], stop: Fraction | None, count: int) -> list[int]:
+def uniform_frames(
+    ticks: Sequence[int], stop: Fraction | None, count: int, shown_until: int | None = None
+) -> list[int]:
     """The frames that are shown at the centres of equal parts of a clip.
 
     Args:
-        ticks: times of the clip's frames, ascending; the last is shown as long as the one before.
+        ticks: times of the clip's frames, ascending.
         stop: at which the clip ends at the latest, in ticks.
         count: number of parts.
+        shown_until: tick until which the last frame is shown; None: as long as the one before.
 
     Returns:
         Positions in `ticks`, ascending; in a short clip some repeat.
@@ -149,30 +152,39 @@ def uniform_frames(ticks: Sequence[int], stop: Fraction | None, count: int) -> l
     >>> uniform_frames(range(10), None, 3), uniform_frames(range(2), None, 4)
     ([1, 5, 8], [0, 0, 1, 1])
     """
-    first, end = Fraction(ticks[0]), Fraction(ticks[-1] + _last_step(ticks))
+    first = Fraction(ticks[0])
+    end = Fraction(ticks[-1] + _last_step(ticks) if shown_until is None else shown_until)
     end = end if stop is None else min(end, stop)
     part = (end - first) / count
     centres = (first + part * (index + Fraction(1, 2)) for index in range(count))
     return [max(bisect.bisect_right(ticks, centre) - 1, 0) for centre in centres]
 
 
-def nearest_frames(ticks: Sequence[int], times: Sequence[Fraction]) -> list[int]:
+def nearest_frames(
+    ticks: Sequence[int], times: Sequence[Fraction], shown_until: int | None = None
+) -> list[int]:
     """The frames nearest to times in ticks, the earlier of two that are as near.
+
+    Args:
+        ticks: times of the clip's frames, ascending.
+        times: wanted.
+        shown_until: tick until which the last frame is shown; None: as long as the one before.
 
     Returns:
         Positions in `ticks`.
 
     Raises:
         ValueError: a time that is further than a frame's duration before the first frame or after
-            the last; its only argument is the position of the time.
+            the last, which is no longer shown; its only argument is the position of the time.
 
     >>> nearest_frames([0, 10, 20], [Fraction(4), Fraction(15), Fraction(29)])
     [0, 1, 2]
     """
     step = _last_step(ticks)
+    last = max(ticks[-1] + step, shown_until or ticks[-1])
     found = []
     for place, time in enumerate(times):
-        if not ticks[0] - step <= time <= ticks[-1] + step:
+        if not ticks[0] - step <= time <= last:
             raise ValueError(place)
         after = bisect.bisect_left(ticks, time)
         near = [index for index in (after - 1, after) if 0 <= index < len(ticks)]
@@ -180,19 +192,40 @@ def nearest_frames(ticks: Sequence[int], times: Sequence[Fraction]) -> list[int]
     return found
 
 
-def missing_end(stop_seconds: float | None, times_seconds: NDArray[np.float64]) -> float | None:
+def missing_end(
+    stop_seconds: float | None,
+    times_seconds: NDArray[np.float64],
+    shown_until: float | None = None,
+) -> float | None:
     """The end of a clip's frames where it is before the clip's stop, in seconds; else None.
 
     Args:
         stop_seconds: of the clip, None for the end of its video.
         times_seconds: of all frames of the clip, (T,), ascending.
+        shown_until: seconds until which the last frame is shown; None: by rules 1.
     """
     if stop_seconds is None:
         return None
-    step = float(np.median(np.diff(times_seconds))) if len(times_seconds) > 1 else 0.0
-    end_seconds = float(times_seconds[-1]) + step
+    step, end_seconds = step_and_end(times_seconds, shown_until)
     tolerated = max(TOLERATED_STEPS * step, TOLERATED_SECONDS)
     return end_seconds if end_seconds < stop_seconds - tolerated else None
+
+
+def step_and_end(
+    times_seconds: NDArray[np.float64], shown_until: float | None = None
+) -> tuple[float, float]:
+    """Median seconds between frames, and the seconds at which the last is no longer shown.
+
+    Args:
+        times_seconds: of the frames, (T,), ascending.
+        shown_until: as the video says; None, as in rules 1: one more step.
+    """
+    last = float(times_seconds[-1])
+    if len(times_seconds) > 1:
+        step = float(np.median(np.diff(times_seconds)))
+    else:
+        step = 0.0 if shown_until is None else shown_until - last
+    return step, max(last + step, shown_until or last)
 
 
 def _last_step(ticks: Sequence[int]) -> int:

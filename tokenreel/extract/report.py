@@ -22,6 +22,8 @@ class ExtractReport:
         num_unlisted: clips left out, as frames=listed:FILE has no time in them.
         num_frames: frames of the clips committed now.
         num_repeated: frames that were taken again, where a clip or its last window has too few.
+        num_moved: frames whose time stamps repeated others', in clips committed now.
+        num_other_rules: clips committed now by later rules than those of the store.
         num_appended: frames written now, those of uncommitted clips included.
         num_bytes: bytes of their tokens.
         seconds: of each stage: "decode" and "write" are means over their processes and threads;
@@ -40,6 +42,8 @@ class ExtractReport:
     num_unlisted: int = 0
     num_frames: int = 0
     num_repeated: int = 0
+    num_moved: int = 0
+    num_other_rules: int = 0
     num_appended: int = 0
     num_bytes: int = 0
     seconds: dict[str, float] = field(
@@ -90,6 +94,7 @@ class ExtractReport:
         held += f", {self.num_over_limit} left out by --limit" if self.num_over_limit else ""
         held += f", {self.num_unlisted} without a listed time" if self.num_unlisted else ""
         repeated = f", {self.num_repeated} repeated" if self.num_repeated else ""
+        repeated += f", {self.num_moved} with repeated time stamps" if self.num_moved else ""
         device = f", GPU {self.peak_device_bytes / 1e9:.1f} GB" if self.peak_device_bytes else ""
         lines = [
             f"clips   {len(self.committed)} committed, {len(self.skipped)} skipped, "
@@ -99,6 +104,12 @@ class ExtractReport:
             f"stages  {stages}",
             f"memory  {self.peak_bytes / 1e9:.2f} GB at most{device}",
         ]
+        refused = sum(failure.stage == "rules" for failure in (*self.failed, *self.quarantined))
+        if refused:
+            lines.append(
+                f"{refused} clip(s) have other frames by the present rules of time and geometry "
+                "than by those of the store: `extract run ... --changed replace` adds them"
+            )
         if self.quarantined:
             lines.append("retry clips in quarantine with `extract retry STORE`")
         if self.stopped:

@@ -16,9 +16,15 @@ from tokenreel.cache.errors import WrongIdentity
 
 FORMAT_VERSION: Literal[2] = 2  # of new stores
 KNOWN_VERSIONS = (1, 2)
-RULES_VERSION = 1  # of the rules by which extraction chooses frames and their geometry
+RULES_VERSION = 2  # of the rules of time and geometry; 1 before there was a version
 
-ADDED = ("unit", "frames_per_window", "rows_per_window")  # by format 2; unwritten at their defaults
+ADDED = (
+    "unit",
+    "frames_per_window",
+    "rows_per_window",
+    "rules",
+    "pixel_aspect",
+)  # by format 2; unwritten at their defaults
 
 
 class StoreIdentity(BaseModel):
@@ -61,6 +67,16 @@ class StoreIdentity(BaseModel):
     )
     frames_per_window: int = Field(default=1, ge=1, description="frames that the backbone sees")
     rows_per_window: int = Field(default=1, ge=1, description="rows that it makes of them")
+    rules: int = Field(
+        default=1,
+        ge=1,
+        le=RULES_VERSION,
+        description="version of the rules of the time and the geometry of frames",
+    )
+    pixel_aspect: Literal["square", "ignore"] = Field(
+        default="square",
+        description="whether pixels that are not square are made so; of no effect in rules 1",
+    )
 
     @field_validator("frames")
     @classmethod

@@ -27,6 +27,7 @@ from tokenreel.cache.files import (
 from tokenreel.cache.format.byte_arrays import BytesSpec, byte_arrays
 from tokenreel.cache.format.clip import (
     ClipRecord,
+    SourceInfo,
     all_arrays,
     check_clip,
     check_strings,
@@ -199,6 +200,8 @@ class ClipWriter:
         flags: Array,
         *,
         stop_pts: Array | None = None,
+        source: SourceInfo | None = None,
+        rules: int | None = None,
     ) -> ClipRecord:
         """Commit the clip; from then on the store holds all of it, even after a power cut.
 
@@ -209,6 +212,8 @@ class ClipWriter:
             flags: (T,) uint8 below 255.
             stop_pts: (T,) ticks at which each unit ends, after its start; None for frames that last
                 until the next one, see layout.default_stops.  A store of format 1 keeps none.
+            source: the video, where more is known of it than when the clip was begun.
+            rules: version of the rules of time and geometry, likewise.
 
         Returns:
             The record in the store: another writer's where that one committed first.
@@ -216,6 +221,7 @@ class ClipWriter:
         Raises:
             ValueError: views or arrays that do not have T frames, or units that end before they
                 begin.
+            UsageError: a store of format 1 cannot keep the rules, or when units end.
             StoreError: the disk is full, read-only or gone; nothing is committed.
             Damaged: the clip does not read back as it was written.
         """
@@ -239,6 +245,12 @@ class ClipWriter:
             raise ValueError(f"{self._record.clip_id}: unit {unit} does not end after its start")
         digest = "" if is_first else labels_hash(self._record.phases, np.asarray(labels))
         record = replace(self._record, num_frames=counts.pop(), labels_sha256=digest)
+        version = self._target.identity.format_version
+        if source is not None:
+            record = replace(record, source=source.to_dict(format_version=version))
+        if rules is not None:
+            record = replace(record, rules=rules)
+        record.require_fits(format_version=version)
         with self._disk_errors():
             self._finish(record, arrays)
         identity, codec = self._target.identity, self._target.codec

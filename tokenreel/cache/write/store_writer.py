@@ -28,7 +28,6 @@ from tokenreel.cache.format.clip import (
     clip_key,
     leaves_root,
 )
-from tokenreel.cache.format.identity import RULES_VERSION
 from tokenreel.cache.format.index import is_committed
 from tokenreel.cache.format.store_files import (
     load_arrays,
@@ -109,7 +108,7 @@ class StoreWriter:
         time_base: Fraction,
         byte_arrays: Sequence[str] = (),
         extra: Mapping[str, Any] | None = None,
-        rules: int = RULES_VERSION,
+        rules: int = 1,
     ) -> ClipWriter:
         """Claim a clip and open it, resuming what a killed run left of it.
 

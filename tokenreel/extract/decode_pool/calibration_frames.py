@@ -42,6 +42,7 @@ def job_for(
         times_seconds=None if listed is None else times_of(listed, clip),
         window_frames=identity.frames_per_window,
         picture_fps=clip.picture_fps,
+        pixel_aspect=config.pixel_aspect,
     )
 
 

@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.errors import TokenReelError
 from tokenreel.extract.decode_pool.shared_ring import SHARED_MEMORY, SharedRing
-from tokenreel.extract.decode_pool.worker import Chunk, ClipFailure, DecodeJob, Heartbeat, serve
+from tokenreel.extract.decode_pool.worker import (
+    NO_FACTS,
+    Chunk,
+    ClipFacts,
+    ClipFailure,
+    DecodeJob,
+    Heartbeat,
+    serve,
+)
 from tokenreel.extract.images.transforms import image_sides, plan_on_device
 from tokenreel.extract.signals import blocked_in_children
 
@@ -81,11 +89,13 @@ class ClipEnded:
         attempt: the last one.
         failure: why the clip was given up; None when it was decoded to its end.
         reasons: of all attempts that failed, in order.
+        facts: of the clip, where it was decoded to its end.
     """
 
     attempt: Attempt
     failure: ClipFailure | None
     reasons: tuple[str, ...]
+    facts: ClipFacts = NO_FACTS
 
 
 @dataclass
@@ -259,7 +269,7 @@ class DecodePool:
         task = worker.task
         assert task is not None
         try:
-            message: Heartbeat | Chunk | ClipFailure | None = worker.pipe.recv()
+            message: Heartbeat | Chunk | ClipFailure | ClipFacts = worker.pipe.recv()
         except (EOFError, OSError):
             worker.process.join(STOP_SECONDS)
             exit_code = worker.process.exitcode
@@ -284,9 +294,10 @@ class DecodePool:
             worker.task = None
             yield from self._finish(task, message)
 
-    def _finish(self, task: _Task, failure: ClipFailure | None) -> Iterator[ClipEnded]:
+    def _finish(self, task: _Task, end: ClipFailure | ClipFacts) -> Iterator[ClipEnded]:
         """End a clip, or queue its second attempt."""
         attempt = task.attempt
+        failure = end if isinstance(end, ClipFailure) else None
         if failure is not None:
             task.reasons.append(f"{attempt.decoder}: {failure.reason}")
             if not failure.final and attempt.number < ATTEMPTS:
@@ -296,7 +307,8 @@ class DecodePool:
                 again = Attempt(attempt.position, attempt.number + 1, other)
                 self._again.append(_Task(again, job, task.reasons))
                 return
-        yield ClipEnded(attempt, failure, tuple(task.reasons))
+        facts = end if isinstance(end, ClipFacts) else NO_FACTS
+        yield ClipEnded(attempt, failure, tuple(task.reasons), facts)
 
     def _replace(self, worker: DecodeProcess, reason: str) -> Iterator[ClipEnded]:
         """Start another process in place of one that hangs or has died; its attempt failed."""

@@ -10,7 +10,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,6 +27,7 @@ from tokenreel.extract.images.resize import ResizePlan
 from tokenreel.extract.images.transforms import apply_transform, image_sides, plan_on_device
 from tokenreel.extract.video.decode import FrameSelector, decode, exact
 from tokenreel.extract.video.decoders import probe
+from tokenreel.extract.video.geometry import UPRIGHT, Orientation
 from tokenreel.extract.video.types import DecodedFrame, VideoError
 
 BEAT_SECONDS = 0.5
@@ -55,6 +56,7 @@ class DecodeJob:
         window_frames: frames of a window, of which the last is filled by repeats of the clip's
             last frame; chunk_frames and skip_frames are multiples of it.
         picture_fps: pictures a second of a folder, None for 25.
+        pixel_aspect: "square" makes pixels square, "ignore" does not.
     """
 
     path: Path
@@ -72,6 +74,7 @@ class DecodeJob:
     times_seconds: tuple[float, ...] | None = None
     window_frames: int = 1
     picture_fps: float | None = None
+    pixel_aspect: str = "square"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,36 @@ class ClipFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class ClipFacts:
+    """Message: the clip is decoded to its end.
+
+    Attributes:
+        shown_until: tick until which its last frame is shown, before the clip's stop is regarded;
+            None where decoding ended before the clip.
+        orientation: of its coded pictures.
+        num_moved: frames whose time stamps repeated others'.
+        rules: first version of the rules of time and geometry that gives these frames.
+    """
+
+    shown_until: int | None = None
+    orientation: Orientation = UPRIGHT
+    num_moved: int = 0
+    rules: int = 1
+
+    def with_frame(self, frame: DecodedFrame) -> "ClipFacts":
+        """The facts once the next frame of the clip is decoded."""
+        return ClipFacts(
+            frame.stop,
+            frame.orientation,
+            self.num_moved + frame.is_moved,
+            max(self.rules, frame.rules),
+        )
+
+
+NO_FACTS = ClipFacts()
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
     """Message: the worker is alive and decoding."""
 
@@ -116,7 +149,7 @@ def serve(pipe: Connection, ring: SharedRing) -> None:
 
     Args:
         pipe: receives jobs and free slots; sends a Chunk for each filled slot, a Heartbeat now
-            and then, and at the end of a clip None or a ClipFailure.
+            and then, and at the end of a clip ClipFacts or a ClipFailure.
         ring: shared with the parent.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -157,7 +190,7 @@ def _decode_clip(
             last_beat = time.monotonic()
 
     filler = ChunkFiller(job, take_slot)
-    failure = None
+    failure: ClipFailure | None = None
     try:
         for is_full in fill_chunks(job, filler, beat):
             if is_full:
@@ -168,7 +201,7 @@ def _decode_clip(
     except VideoError as error:
         failure = ClipFailure(error.stage, str(error), error.frame, error.final)
     free.extend(held)
-    pipe.send(failure)
+    pipe.send(failure or filler.facts)
 
 
 class ChunkFiller:
@@ -193,6 +226,7 @@ class ChunkFiller:
         self.index: list[int] = []
         self.skipped = 0
         self.count = 0
+        self.facts = ClipFacts()
 
     def add(self, frame: DecodedFrame) -> bool:
         """Add a frame that the clip keeps; returns whether the chunk is full."""
@@ -265,9 +299,10 @@ def fill_chunks(job: DecodeJob, filler: ChunkFiller, alive: Callable[[], None]) 
         fps=job.fps,
     )
     is_sampled = job.num_uniform is not None or job.times_seconds is not None
-    copies = sample(job, time_base, alive) if is_sampled else None
+    copies, sampled = sample(job, time_base, alive) if is_sampled else (None, filler.facts)
     last: DecodedFrame | None = None
     for frame in _frames_of(job, alive):
+        filler.facts = filler.facts.with_frame(frame)
         if copies is None:
             is_kept = select.keeps(frame.ticks)
             last = frame if is_kept else last
@@ -279,6 +314,9 @@ def fill_chunks(job: DecodeJob, filler: ChunkFiller, alive: Callable[[], None]) 
             yield filler.add(frame)
         if not copies:
             break
+    if is_sampled:
+        rules = max(filler.facts.rules, sampled.rules)
+        filler.facts = replace(filler.facts, shown_until=sampled.shown_until, rules=rules)
     if copies:
         raise VideoError(f"frame {min(copies)} is gone in a second read", frame=min(copies))
     if filler.count == 0:
@@ -292,7 +330,9 @@ def fill_chunks(job: DecodeJob, filler: ChunkFiller, alive: Callable[[], None]) 
         yield True
 
 
-def sample(job: DecodeJob, time_base: Fraction, alive: Callable[[], None]) -> Counter[int]:
+def sample(
+    job: DecodeJob, time_base: Fraction, alive: Callable[[], None]
+) -> tuple[Counter[int], ClipFacts]:
     """How often each frame of the video is kept, from the times of the frames of the clip.
 
     They are known once the clip is decoded, for headers and packets may lie; pixels are not
@@ -304,7 +344,7 @@ def sample(job: DecodeJob, time_base: Fraction, alive: Callable[[], None]) -> Co
         alive: called for each frame.
 
     Returns:
-        Index in the video -> count >= 1.
+        Index in the video -> count >= 1; and the facts of the clip.
 
     Raises:
         VideoError: see `video.decode`; a listed time outside the video, or a video that ends
@@ -313,17 +353,21 @@ def sample(job: DecodeJob, time_base: Fraction, alive: Callable[[], None]) -> Co
     times = [exact(time) / time_base for time in job.times_seconds or ()]
     ticks: list[int] = []
     index: list[int] = []
+    facts, is_cut = ClipFacts(), False
     for frame in _frames_of(job, alive):
         alive()
+        facts = facts.with_frame(frame)
         ticks.append(frame.ticks)
         index.append(frame.index)
         if times and frame.ticks > times[-1]:
+            is_cut = True
             break
     if not ticks:
-        return Counter()
+        return Counter(), facts
+    end = facts.shown_until
     if job.num_uniform is None:
         try:
-            chosen = nearest_frames(ticks, times)
+            chosen = nearest_frames(ticks, times, end)
         except ValueError as error:
             assert job.times_seconds is not None
             raise VideoError(
@@ -332,14 +376,22 @@ def sample(job: DecodeJob, time_base: Fraction, alive: Callable[[], None]) -> Co
             ) from None
     else:
         stop = None if job.stop_seconds is None else exact(job.stop_seconds) / time_base
-        _require_reach(job, np.array(ticks) * float(time_base))
-        chosen = uniform_frames(ticks, stop, job.num_uniform)
-    return Counter(index[place] for place in chosen)
+        seconds = np.array(ticks) * float(time_base)
+        _require_reach(job, seconds, None if end is None else float(end * time_base))
+        chosen = uniform_frames(ticks, stop, job.num_uniform, end)
+        is_old = missing_end(job.stop_seconds, seconds) is None
+        if not is_old or chosen != uniform_frames(ticks, stop, job.num_uniform):
+            facts = replace(facts, rules=2)
+    if is_cut:
+        facts = replace(facts, shown_until=None)
+    return Counter(index[place] for place in chosen), facts
 
 
-def _require_reach(job: DecodeJob, times_seconds: NDArray[np.float64]) -> None:
+def _require_reach(
+    job: DecodeJob, times_seconds: NDArray[np.float64], shown_until: float | None
+) -> None:
     """Raise VideoError unless frames at these times last until the clip's stop."""
-    end = missing_end(job.stop_seconds, times_seconds)
+    end = missing_end(job.stop_seconds, times_seconds, shown_until)
     if end is not None:
         raise VideoError(f"the clip stops at {job.stop_seconds:g} s, its frames end at {end:.3f} s")
 
@@ -351,6 +403,7 @@ def _frames_of(job: DecodeJob, alive: Callable[[], None]) -> Iterator[DecodedFra
         decoder=job.decoder,
         from_seconds=job.start_seconds,
         until_seconds=job.stop_seconds,
+        pixel_aspect=job.pixel_aspect,
         alive=alive,
         picture_fps=job.picture_fps,
     )

@@ -19,7 +19,7 @@ from tokenreel.cache.codec import (
     needs_calibration,
 )
 from tokenreel.cache.errors import TokenReelError, UsageError
-from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.cache.format.identity import RULES_VERSION, StoreIdentity
 from tokenreel.cache.format.store_files import StoreFacts, create_store, load_arrays, load_identity
 from tokenreel.cache.write.canary import canary_frames, make_canary, require_canary
 from tokenreel.extract.backbone.base import Backbone, BackboneShape
@@ -54,13 +54,18 @@ def build_identity(config: ExtractConfig) -> StoreIdentity:
 def same_extraction(
     found: StoreIdentity, planned: StoreIdentity, config: ExtractConfig
 ) -> StoreIdentity:
-    """The planned identity, with the weights' hash of the store where it is an earlier one.
+    """The planned identity, with the weights' hash and rules of the store where these are earlier.
+
+    A store of earlier rules is extended by clips to which both rules give the same frames.
 
     Args:
         found: of a store, before its calibration.
         planned: what build_identity gave.
         config: of the extraction.
     """
+    if found.rules < planned.rules:
+        old = {"rules": found.rules, "pixel_aspect": found.pixel_aspect}
+        planned = planned.model_copy(update=old)
     earlier = planned.model_copy(update={"weights_sha256": found.weights_sha256})
     if found.has_tokens_of(planned) or not found.has_tokens_of(earlier):
         return planned
@@ -93,6 +98,8 @@ def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
         unit="window" if (window_frames, window_rows) != (1, 1) else "frame",
         frames_per_window=window_frames,
         rows_per_window=window_rows,
+        rules=RULES_VERSION,
+        pixel_aspect=config.pixel_aspect,
     )
 
 

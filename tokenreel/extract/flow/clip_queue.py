@@ -66,6 +66,7 @@ class ClipQueue:
         part: the clips of this shard.
         align: a resumed clip is decoded again from a multiple of this many frames.
         retries: whether clips in quarantine are retried; otherwise they are only reported.
+        accepts_new_rules: of ClipCommits.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ClipQueue:
         part: Sequence[Clip],
         align: int = 1,
         retries: bool = False,
+        accepts_new_rules: bool = False,
     ) -> None:
         self._manifest, self._config, self._identity = manifest, config, identity
         self._store, self._report = store, report
@@ -96,6 +98,8 @@ class ClipQueue:
             report,
             is_sampled=identity.frames["policy"] in SAMPLED,
             windows=self._windows,
+            rules=identity.rules,
+            accepts_new_rules=accepts_new_rules,
         )
 
     def __enter__(self) -> "ClipQueue":
@@ -209,4 +213,4 @@ class ClipQueue:
             reason = "; ".join(end.reasons)
             return partial(self.commits.fail, entry, end.failure.stage, reason, details)
         frames = np.concatenate(entry.pts), np.concatenate(entry.index)
-        return partial(self.commits.close, entry, frames, end.attempt)
+        return partial(self.commits.close, entry, frames, end.attempt, end.facts)

@@ -1,6 +1,7 @@
 """Write a clip: append its frames in order, then commit it or record it in quarantine."""
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,18 +10,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.cache.errors import ClipFailed
+from tokenreel.cache.errors import ClipFailed, UsageError
 from tokenreel.cache.format.clip import SourceInfo
+from tokenreel.cache.format.identity import RULES_VERSION
 from tokenreel.cache.format.store_files import record_failure
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.write.claims import ClaimHeld
 from tokenreel.cache.write.clip_writer import ClipWriter
 from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.extract.decode_pool.pool import Attempt
+from tokenreel.extract.decode_pool.worker import NO_FACTS, ClipFacts
 from tokenreel.extract.encode.quantiser import EncodedView
 from tokenreel.extract.flow.labels import check_reach, frame_labels
-from tokenreel.extract.flow.windows import Windows
+from tokenreel.extract.flow.windows import WindowRows, Windows
 from tokenreel.extract.report import ExtractReport
+from tokenreel.extract.video.decode import exact
+from tokenreel.extract.video.geometry import UPRIGHT
 from tokenreel.extract.video.source import decoder_version
 from tokenreel.extract.video.types import VideoInfo
 
@@ -45,6 +50,7 @@ class OpenClip:
         pts, index: of the frames received in this attempt, chunk by chunk.
         num_written: frames on disk, of the attempt `written_attempt`.
         frames: pts and index of the whole clip, once it is decoded.
+        facts: of its time and geometry, likewise.
         failed: whether it has been given up.
         is_cut: whether the run is stopping and this clip needs no more frames in it.
     """
@@ -60,6 +66,7 @@ class OpenClip:
     num_written: int = 0
     written_attempt: int = 1
     frames: Frames | None = None
+    facts: ClipFacts = NO_FACTS
     failed: bool = False
     is_cut: bool = False
 
@@ -78,6 +85,9 @@ class ClipCommits:
         report: updated.
         is_sampled: whether frames are sampled: they may repeat, and need not reach the end.
         windows: of the backbone.
+        rules: of the store.
+        accepts_new_rules: whether clips to which the rules of the store give other frames are
+            written by the present rules, or refused.
     """
 
     def __init__(
@@ -88,7 +98,10 @@ class ClipCommits:
         *,
         is_sampled: bool = False,
         windows: Windows = WINDOWS_OF_FRAMES,
+        rules: int = RULES_VERSION,
+        accepts_new_rules: bool = False,
     ) -> None:
+        self._rules, self._accepts_new_rules = rules, accepts_new_rules
         self._is_sampled, self._windows = is_sampled, windows
         self._manifest, self._store, self._report = manifest, store, report
         self._writer = StoreWriter(store, writer_id=f"extract-{os.getpid()}")
@@ -173,10 +186,10 @@ class ClipCommits:
             entry.writer = None
         self.record(entry.clip, stage, reason, details or {"decoder": entry.source.decoder})
 
-    def close(self, entry: OpenClip, frames: Frames, attempt: Attempt) -> None:
+    def close(self, entry: OpenClip, frames: Frames, attempt: Attempt, facts: ClipFacts) -> None:
         """Record the frames of the decoded clip; commit it if all of them are written."""
         if self._is_open(entry, attempt):
-            entry.frames = frames
+            entry.frames, entry.facts = frames, facts
             self._commit_if_whole(entry)
 
     def _commit_if_whole(self, entry: OpenClip) -> None:
@@ -185,21 +198,97 @@ class ClipCommits:
         pts, index = entry.frames
         if entry.num_written < self._windows.rows_of(len(pts)):
             return
-        rows, base = self._windows.in_time(pts, index), float(entry.info.time_base)
         distinct = np.unique(pts)
+        needed = self._rules_of(entry)
+        if needed > self._rules and not self._accepts_new_rules:
+            self.fail(entry, "rules", _other_rules(needed, self._rules))
+            return
+        end = self._end_of(entry) if max(needed, self._rules) > 1 else None
+        rows = self._windows.in_time(pts, index, end)
         try:
-            if not self._is_sampled:
-                check_reach(entry.clip, distinct.astype(np.float64) * base)
-            labels = frame_labels(entry.clip, rows.middle_pts * base, is_sampled=self._is_sampled)
+            labels = self._labels(entry, rows, end)
         except ClipFailed as error:
             self.fail(entry, error.stage, error.reason)
             return
         flags = np.zeros(len(rows.pts), np.uint8)
-        entry.writer.commit(rows.pts, rows.index, labels, flags, stop_pts=rows.stop_pts)
+        try:
+            entry.writer.commit(
+                rows.pts,
+                rows.index,
+                labels,
+                flags,
+                stop_pts=rows.stop_pts,
+                source=described(entry.source, entry.facts),
+                rules=max(needed, self._rules),
+            )
+        except UsageError as error:  # the store's format cannot keep it
+            self.fail(entry, "rules", str(error))
+            return
+        self._note_moved(entry)
         entry.writer = None
         self._report.committed.append(entry.clip.clip_id)
         self._report.num_frames += len(rows.pts)
         self._report.num_repeated += len(pts) - len(distinct)
+        self._report.num_other_rules += needed > self._rules
+
+    def _rules_of(self, entry: OpenClip) -> int:
+        """The first version of the rules of time and geometry that gives the clip as it is now."""
+        assert entry.frames is not None
+        if entry.facts.rules > 1 or self._is_sampled:
+            return entry.facts.rules
+        pts, index = entry.frames
+        old = self._windows.in_time(pts, index)
+        new = self._windows.in_time(pts, index, self._end_of(entry))
+        if len(pts) > 1 and not np.array_equal(old.stops(), new.stops()):
+            return RULES_VERSION
+        try:
+            self._labels(entry, old, None)
+        except ClipFailed:
+            try:
+                self._labels(entry, new, self._end_of(entry))
+            except ClipFailed:
+                return 1  # both refuse it
+            return RULES_VERSION
+        return 1
+
+    def _end_of(self, entry: OpenClip) -> int | None:
+        """The tick until which the last frame of a clip is shown in it; None when unknown."""
+        end, stop = entry.facts.shown_until, entry.clip.stop_seconds
+        if self._is_sampled or end is None or stop is None:
+            return None if self._is_sampled else end
+        assert entry.frames is not None
+        last = int(entry.frames[0][-1])
+        return max(min(end, math.ceil(exact(stop) / entry.info.time_base)), last + 1)
+
+    def _labels(self, entry: OpenClip, rows: WindowRows, end: int | None) -> NDArray[np.int16]:
+        """Labels of the rows of a clip whose last frame is shown until a tick; None: by rules 1.
+
+        Raises:
+            ClipFailed: see check_reach and frame_labels.
+        """
+        assert entry.frames is not None
+        base = float(entry.info.time_base)
+        shown_until = None if end is None else end * base
+        if not self._is_sampled:
+            times = np.unique(entry.frames[0]).astype(np.float64) * base
+            check_reach(entry.clip, times, shown_until)
+        return frame_labels(
+            entry.clip,
+            rows.middle_pts * base,
+            is_sampled=self._is_sampled,
+            shown_until=shown_until,
+        )
+
+    def _note_moved(self, entry: OpenClip) -> None:
+        """Count and log frames whose time stamps repeated others'."""
+        if moved := entry.facts.num_moved:
+            self._report.num_moved += moved
+            log.warning(
+                "%s: %d frame(s) of %s have the time stamp of another: moved, in their order",
+                entry.clip.clip_id,
+                moved,
+                entry.clip.video,
+            )
 
     def record(self, clip: Clip, stage: str, reason: str, details: Mapping[str, object]) -> None:
         """Record a failure in the report and in the store's quarantine."""
@@ -242,3 +331,23 @@ class ClipCommits:
             return False
         entry.written_attempt, entry.num_written = attempt.number, 0
         return True
+
+
+def described(source: SourceInfo, facts: ClipFacts) -> SourceInfo:
+    """The source with what decoding showed: orientation, and time stamps that repeated others'."""
+    extra: dict[str, object] = {}
+    orientation: int | None = None
+    if facts.orientation != UPRIGHT:
+        orientation = 90 * facts.orientation.quarter_turns
+        extra = {"mirrored": True} if facts.orientation.is_mirrored else {}
+    if facts.num_moved:
+        extra["moved_frames"] = facts.num_moved
+    return replace(source, orientation=orientation, container={**source.container, **extra})
+
+
+def _other_rules(needed: int, held: int) -> str:
+    return (
+        f"by rules {needed} of time and geometry this clip has other frames than by rules {held}, "
+        f"those of this store: `extract run ... --changed replace` adds it by rules {needed}, "
+        "another --out makes a store of them"
+    )

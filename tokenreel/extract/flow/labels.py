@@ -5,13 +5,17 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.errors import ClipFailed
 from tokenreel.cache.manifest import UNLABELLED, Clip
-from tokenreel.extract.frame_policy import TOLERATED_STEPS, missing_end
+from tokenreel.extract.frame_policy import TOLERATED_STEPS, missing_end, step_and_end
 
 ROUNDING_SECONDS = 1e-6  # rounding of float64 and of decimals in annotation files
 
 
 def frame_labels(
-    clip: Clip, times_seconds: NDArray[np.float64], *, is_sampled: bool = False
+    clip: Clip,
+    times_seconds: NDArray[np.float64],
+    *,
+    is_sampled: bool = False,
+    shown_until: float | None = None,
 ) -> NDArray[np.int16]:
     """Label each frame with the phase whose span [start, stop) contains its time.
 
@@ -19,6 +23,7 @@ def frame_labels(
         clip: has spans by time, or one label for each frame.
         times_seconds: presentation time of the T frames, float64 (T,), ascending.
         is_sampled: whether the frames say nothing about the end of the video.
+        shown_until: seconds until which the last frame is shown; None: by rules 1.
 
     Returns:
         int16 (T,); UNLABELLED (-1) outside all spans.
@@ -37,8 +42,7 @@ def frame_labels(
             )
         return np.array(clip.frame_labels, np.int16)
     labels = np.full(num_frames, UNLABELLED, np.int16)
-    step = float(np.median(np.diff(times_seconds))) if num_frames > 1 else 0.0
-    end_seconds = float(times_seconds[-1]) + step
+    step, end_seconds = step_and_end(times_seconds, shown_until)
     for span in clip.spans:
         if not is_sampled and span.stop_seconds > end_seconds + TOLERATED_STEPS * step:
             raise ClipFailed(
@@ -52,13 +56,15 @@ def frame_labels(
     return labels
 
 
-def check_reach(clip: Clip, times_seconds: NDArray[np.float64]) -> None:
-    """Raise unless the video lasts until the clip's stop.
+def check_reach(
+    clip: Clip, times_seconds: NDArray[np.float64], shown_until: float | None = None
+) -> None:
+    """Raise unless the video lasts until the clip's stop; arguments as in frame_labels.
 
     Raises:
         ClipFailed: stage "decode".
     """
-    end_seconds = missing_end(clip.stop_seconds, times_seconds)
+    end_seconds = missing_end(clip.stop_seconds, times_seconds, shown_until)
     if end_seconds is not None:
         raise ClipFailed(
             clip.clip_id,

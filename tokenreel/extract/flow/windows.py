@@ -26,6 +26,10 @@ class WindowRows:
     index: Ints
     middle_pts: NDArray[np.float64]
 
+    def stops(self) -> Ints:
+        """End of each, (T,) ticks."""
+        return default_stops(self.pts) if self.stop_pts is None else self.stop_pts
+
 
 @dataclass(frozen=True, slots=True)
 class Windows:
@@ -64,7 +68,7 @@ class Windows:
         missing = -self.rows_of(num_frames) % SEGMENT
         return -(-missing // self.rows) * self.frames
 
-    def in_time(self, pts: Ints, index: Ints) -> WindowRows:
+    def in_time(self, pts: Ints, index: Ints, end: int | None = None) -> WindowRows:
         """The rows of frames that are kept, whole windows.
 
         A window lasts from its first frame to the next window's, the last one to the end of its
@@ -73,18 +77,31 @@ class Windows:
         Args:
             pts: of each frame, ascending, (W F,) ticks.
             index: of each in the video.
+            end: tick until which the last frame is shown, where that is longer than one more step
+                (by more than half a step); None: one more step, as in rules 1.
         """
         distinct, place = np.unique(pts, return_inverse=True)
+        last_stops = _stops(distinct, end)
         if self.frames == self.rows == 1:
-            stops = default_stops(distinct)[place] if len(distinct) < len(pts) else None
+            is_default = np.array_equal(last_stops[place], default_stops(pts))
+            stops = None if is_default else last_stops[place]
             return WindowRows(pts, stops, index, pts.astype(np.float64))
         starts = pts[:: self.frames]
         bounds, place = np.unique(starts, return_inverse=True)
-        end = max(int(default_stops(distinct)[-1]), int(bounds[-1]) + 1)
-        length = np.append(bounds[1:], end)[place] - starts
+        after = max(int(last_stops[-1]), int(bounds[-1]) + 1)
+        length = np.append(bounds[1:], after)[place] - starts
         parts = np.arange(self.rows)
         first = (starts[:, None] + length[:, None] * parts // self.rows).ravel()
         stop = (starts[:, None] + length[:, None] * (parts + 1) // self.rows).ravel()
         frame = np.arange(len(starts))[:, None] * self.frames + parts * self.frames // self.rows
         stop = np.maximum(stop, first + 1)  # more rows than ticks
         return WindowRows(first, stop, index[frame.ravel()], (first + stop) / 2)
+
+
+def _stops(pts: Ints, end: int | None) -> Ints:
+    """When frames with distinct times end; `end` is that of the last where it lasts longer."""
+    stops: Ints = default_stops(pts)
+    step = int(pts[-1] - pts[-2]) if len(pts) > 1 else 0
+    if end is not None and (end > stops[-1] + step / 2 or (not step and end > pts[-1])):
+        stops[-1] = end
+    return stops

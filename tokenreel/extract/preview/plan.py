@@ -114,6 +114,7 @@ def survey_headers(manifest: Manifest, config: ExtractConfig) -> HeaderSurvey:
         rate = float(header.rate or 25)
         kept = round(length * (rate if config.fps is None else min(rate, config.fps)))
         decoded += round(length * rate) * (1 if count is None and listed is None else 2)
+        kept = max(kept, 1)  # a clip has a frame, or it fails
         if listed is not None:
             kept = len(times_of(listed, clip))
         frames[clip.clip_id] = kept if count is None else count
@@ -245,7 +246,8 @@ def _decode_rate(manifest: Manifest, config: ExtractConfig, seconds: float) -> f
     start = time.perf_counter()
     for clip in _spread(manifest.clips):
         try:
-            for frame in decode(path_below(manifest.root, clip.video), decoder=config.decoder):
+            path, aspect = path_below(manifest.root, clip.video), config.pixel_aspect
+            for frame in decode(path, decoder=config.decoder, pixel_aspect=aspect):
                 apply_transform(frame.pixels, transform)
                 count += 1
                 if time.perf_counter() - start > seconds:

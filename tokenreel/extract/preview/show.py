@@ -185,9 +185,16 @@ def frames_as_seen(
         path,
         decoder=record.source["decoder"],
         from_seconds=start,
+        pixel_aspect=identity.pixel_aspect if record.rules > 1 else "ignore",
         picture_fps=record.source["container"].get("picture_fps"),
     )
     for frame in frames_of_video:
+        if frame.rules > record.rules:
+            raise VideoError(
+                f"{path} has other times or another geometry by rules {frame.rules} than by rules "
+                f"{record.rules}, by which {record.clip_id} was extracted: extract it with another "
+                "--out"
+            )
         while frame.index == wanted[count]:
             if has_times and frame.ticks != stored_ticks[count]:
                 raise VideoError(

@@ -115,7 +115,7 @@ def is_stretched(aspect: Fraction | None) -> bool:
 
 def make_square(pixels: Pixels, aspect: Fraction | None) -> Pixels:
     """The picture with square pixels, by antialiased bicubic interpolation; (H, W, 3)."""
-    size = square_size(*pixels.shape[:2], aspect)
+    size = square_size(pixels.shape[0], pixels.shape[1], aspect)
     if size == pixels.shape[:2]:
         return pixels
     import torch
