@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 
-from tokenreel.cache.errors import EmbeddingFileError
+from tokenreel.cache.errors import EmbeddingFileError, UnreadableFile, machine_error
+from tokenreel.cache.locks import open_hdf5
 
 TEXTS = (
     "clip_id",
@@ -80,7 +81,7 @@ def load_arrays(
                 members, specs = _specs_of_zip(archive)
                 known = _checked(path, specs, names)
                 return {name: _read_member(archive, members[name], name) for name in known}, {}
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             known = _checked(path, _specs_of_hdf5(file), names)
             arrays = {name: _read_dataset(file[name], name) for name in known}
             return arrays, dict(file.attrs)
@@ -96,7 +97,7 @@ def array_specs(path: Path) -> dict[str, ArraySpec]:
         if path.suffix == ".npz":
             with path.open("rb") as handle, zipfile.ZipFile(handle) as archive:
                 return _specs_of_zip(archive)[1]
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             return _specs_of_hdf5(file)
 
 
@@ -108,25 +109,26 @@ def _reading(path: Path) -> Iterator[None]:
     except EmbeddingFileError:
         raise
     except MemoryError as error:
-        raise EmbeddingFileError(f"{path}: not enough memory to read it") from error
+        raise UnreadableFile(f"{path}: not enough memory to read it") from error
+    except BlockingIOError as error:
+        raise EmbeddingFileError(f"{path}: {error.strerror}") from error
+    except OSError as error:
+        raise unreadable_embeddings(path, error) from error
     except Exception as error:  # a torn file makes zipfile, numpy and h5py raise almost anything
-        if _is_busy(error):
-            raise EmbeddingFileError(
-                f"{path}: is open in another process: wait until it is closed, or copy the file"
-            ) from error
-        reason = str(error) or type(error).__name__
-        kind = "torn or not an embedding file"
-        raise EmbeddingFileError(f"{path}: {kind}, neither HDF5 nor .npz: {reason}") from error
+        raise _torn(path, error) from error
 
 
-def _is_busy(error: Exception) -> bool:
-    """Whether HDF5 refused to open a file because a process has it open for writing."""
-    words = str(error)
-    return isinstance(error, OSError) and (
-        isinstance(error, BlockingIOError)
-        or "unable to lock file" in words
-        or "already open for" in words
-    )
+def unreadable_embeddings(path: Path, error: OSError) -> EmbeddingFileError:
+    """The error for an embedding file that cannot be opened or read: the machine's, or its own."""
+    if found := machine_error(error, path):
+        return UnreadableFile(str(found))
+    return _torn(path, error)
+
+
+def _torn(path: Path, error: Exception) -> EmbeddingFileError:
+    reason = str(error) or type(error).__name__
+    kind = "torn or not an embedding file"
+    return EmbeddingFileError(f"{path}: {kind}, neither HDF5 nor .npz: {reason}")
 
 
 def _checked(path: Path, specs: Mapping[str, ArraySpec], names: Sequence[str]) -> list[str]:

@@ -9,7 +9,6 @@ the same names.
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,10 +20,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from tokenreel.cache.canonical import canonical_json
-from tokenreel.cache.embedding_arrays import TEXTS, load_arrays
+from tokenreel.cache.canonical import canonical_json, read_json
+from tokenreel.cache.embedding_arrays import TEXTS, load_arrays, unreadable_embeddings
 from tokenreel.cache.errors import EmbeddingFileError
 from tokenreel.cache.files import make_directory, whole_file
+from tokenreel.cache.locks import BUSY, create_hdf5, is_busy
 from tokenreel.cache.manifest import UNLABELLED
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,6 @@ PER_CLIP = ("clip_id", "split", "action", "group", "video", "phases")  # texts
 FRAME = "frame"
 PER_FRAME = {"labels": np.int16, "times_seconds": np.float64, "frame_index": np.int64}
 RENAMED = {"store_recipe": "store_identity", "layers": "blocks"}  # keys of provenance
-DEEPEST = 64  # levels of JSON
 PHASES = '["raise", "pour"]'
 
 
@@ -164,7 +163,7 @@ def write_embeddings(
     text = canonical_json(dict(provenance)).decode()
     make_directory(path.parent)
     with whole_file(path) as beside:
-        with h5py.File(beside, "w", userblock_size=BLOCK) as file:
+        with create_hdf5(beside, userblock_size=BLOCK) as file:
             for name, array in arrays.items():
                 kind = h5py.string_dtype() if name in TEXTS else None
                 file.create_dataset(name, data=array, dtype=kind)
@@ -243,7 +242,7 @@ def _check_attributes(attributes: Mapping[str, Any], digest: str) -> None:
 def _provenance(text: str, *, where: Path) -> dict[str, Any]:
     """The provenance of a file, its parts of the expected kinds."""
     try:
-        found = _parse_json(text)
+        found = read_json(text)
     except ValueError as error:
         raise ValueError(f"its provenance: {error}") from None
     if not isinstance(found, dict):
@@ -255,27 +254,6 @@ def _provenance(text: str, *, where: Path) -> dict[str, Any]:
         if not isinstance(reasons, list):
             raise ValueError(f"its provenance: left_out of {action!r} is no list of sentences")
     return with_current_names(found, where=where)
-
-
-def _parse_json(text: str) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        ValueError: not JSON, or nested too deeply.
-    """
-    try:
-        found = json.loads(text)
-    except RecursionError:
-        raise ValueError(f"JSON of more than {DEEPEST} levels") from None
-    level, parts = 0, [found]
-    while parts := [part for part in parts if isinstance(part, dict | list)]:
-        level += 1
-        if level > DEEPEST:
-            raise ValueError(f"JSON of more than {DEEPEST} levels")
-        parts = [
-            inner for part in parts for inner in (part.values() if isinstance(part, dict) else part)
-        ]
-    return found
 
 
 def _unit_and_classes(arrays: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
@@ -336,8 +314,10 @@ def _check_sum(path: Path) -> None:
         with path.open("rb") as handle:
             start = handle.read(len(MAGIC) + 64)
         is_whole = not start.startswith(MAGIC) or start == MAGIC + _sum_after_block(path)
+        if not is_whole and is_busy(path):  # whoever writes to it has changed its bytes
+            raise EmbeddingFileError(f"{path}: {BUSY}")
     except OSError as error:
-        raise EmbeddingFileError(f"{path}: {error.strerror or error}") from error
+        raise unreadable_embeddings(path, error) from error
     if not is_whole:
         raise EmbeddingFileError(f"{path}: torn or damaged, its bytes do not match the sha256")
 
@@ -515,7 +495,7 @@ def _texts(arrays: Mapping[str, Any], count: int) -> dict[str, list[str]]:
 def _phases(text: str, clip_id: str) -> tuple[str, ...]:
     """The names of the phases of a clip, a JSON array of text."""
     try:
-        names = _parse_json(text or "[]")
+        names = read_json(text or "[]")
     except ValueError as error:
         raise ValueError(f"phases of {clip_id}: {error}") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

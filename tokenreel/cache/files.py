@@ -7,12 +7,12 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tokenreel.cache.errors import Damaged, StoreError
+from tokenreel.cache.errors import Damaged, MachineError, StoreError, machine_error
 
 # Limits of this process or machine: the file may be whole, so it must not be repaired.
 NOT_DAMAGE = {
@@ -121,7 +121,8 @@ def entries_of(folder: Path, pattern: str = "*") -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise StoreError(f"{folder}: {error.strerror}: it cannot be listed") from error
+        what = f"{folder}: it cannot be listed"
+        raise machine_error(error, what) or StoreError(f"{what}: {error.strerror}") from error
     return sorted(folder / name for name in names if fnmatch.fnmatchcase(name, pattern))
 
 
@@ -136,21 +137,40 @@ def files_in(folder: Path, pattern: str = "*") -> list[Path]:
 
 def _files_in(folder: Path) -> Iterator[Path]:
     def fail(error: OSError) -> None:
-        raise StoreError(f"{error.filename}: {error.strerror}: nothing below it can be listed")
+        what = f"{error.filename}: nothing below it can be listed"
+        raise machine_error(error, what) or StoreError(f"{what}: {error.strerror}")
 
     for inner, _, names in os.walk(folder, onerror=fail):
         yield from (Path(inner, name) for name in names)
 
 
-def sweep_temporary(folder: Path, *, older_than_seconds: float) -> list[Path]:
+def newest_change(entry: Path) -> float:
+    """When a file, or the newest file or folder in a directory, was changed, seconds since 1970."""
+    latest = entry.lstat().st_mtime
+    for folder, folders, files in os.walk(entry):
+        for name in (*folders, *files):
+            with suppress(FileNotFoundError):
+                latest = max(latest, os.lstat(f"{folder}/{name}").st_mtime)
+    return latest
+
+
+def sweep_temporary(
+    folder: Path, *, older_than_seconds: float, keep: Callable[[Path], bool] = lambda _: False
+) -> list[Path]:
     """Remove the `.tmp-*` entries of a folder that are older than that, and list them.
 
-    A clock that went backwards makes entries look recent: they stay, which is safe.
+    The age of a directory is that of the newest file in it.  A clock that went backwards makes
+    entries look recent: they stay, which is safe.
+
+    Args:
+        folder: where they are.
+        older_than_seconds: a more recent one may belong to a running writer.
+        keep: whether an entry belongs to a running writer, whatever its age.
     """
     removed = []
     for entry in sorted(folder.glob(".tmp-*")) if folder.is_dir() else []:
         with suppress(FileNotFoundError):
-            if time.time() - entry.stat().st_mtime < older_than_seconds:
+            if time.time() - newest_change(entry) < older_than_seconds or keep(entry):
                 continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -178,15 +198,28 @@ def file_inside(root: Path, relative: str) -> Path:
     return Path(path)
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of a file of a store.
+
+    Raises:
+        Damaged: it is missing or cannot be read.
+        MachineError: only this process cannot read it now.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
 def unreadable(path: Path, error: OSError) -> StoreError:
     """The error for a file that cannot be read: Damaged unless only this process cannot.
 
     >>> unreadable(Path("a"), OSError(errno.EMFILE, "Too many open files"))
-    StoreError('a: Too many open files; this process cannot read it now (see ulimit -n)')
+    MachineError('a: Too many open files; this process cannot read it now (see ulimit -n)')
     >>> type(unreadable(Path("a"), OSError(errno.ENOENT, "No such file"))).__name__
     'Damaged'
     """
     if error.errno in NOT_DAMAGE:
         hint = " (see ulimit -n)" if error.errno == errno.EMFILE else ""
-        return StoreError(f"{path}: {error.strerror}; this process cannot read it now{hint}")
+        return MachineError(f"{path}: {error.strerror}; this process cannot read it now{hint}")
     return Damaged(f"{path}: {error.strerror or error}; run verify, then repair")

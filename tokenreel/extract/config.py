@@ -47,7 +47,7 @@ class ExtractConfig(BaseModel):
     views: int = Field(
         default=0, ge=0, le=64, description="stored augmentations beside the clean view"
     )
-    view_seed: int = Field(default=0, ge=0, description="seed of the augmented views")
+    view_seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the augmented views")
     codec: str = Field(default="int8", description="codec of the tokens: a name of cache.codec")
     numeric: Literal["float32", "bfloat16"] = Field(
         default="float32", description="precision of the backbone's matrix products"

@@ -30,7 +30,8 @@ class ExtractReport:
             "wait" is the time that the backbone was idle; "total" is wall-clock time.
         peak_bytes: peak memory of this process plus those of its decode processes.
         peak_device_bytes: peak memory of the GPU.
-        stopped: whether a signal ended the run early.
+        num_clips: clips of this job that there are to extract, those done before among them.
+        signal: number of the signal that ended the run early, 0 for none.
     """
 
     committed: list[str] = field(default_factory=list)
@@ -51,7 +52,8 @@ class ExtractReport:
     )
     peak_bytes: int = 0
     peak_device_bytes: int = 0
-    stopped: bool = False
+    num_clips: int = 0
+    signal: int = 0
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -63,9 +65,33 @@ class ExtractReport:
             self.num_bytes += num_bytes
 
     @property
+    def stopped(self) -> bool:
+        """Whether a signal ended the run early."""
+        return self.signal != 0
+
+    @property
+    def num_missing(self) -> int:
+        """Clips that were not reached."""
+        reached = len(self.committed) + len(self.skipped)
+        return max(0, self.num_clips - reached - len(self.failed) - len(self.quarantined))
+
+    @property
     def exit_status(self) -> int:
-        """3 where a clip is in quarantine or something could not be read, else 0."""
+        """130 or 143 where a signal left clips unreached, else 3 or 0.
+
+        3 where a clip is in quarantine or something could not be read.
+        """
+        if self.stopped and (self.num_missing or not self.num_clips):
+            return 128 + self.signal
         return 3 if self.failed or self.quarantined or self.unreadable else 0
+
+    def require_reached(self) -> None:
+        """End the process with 130 or 143 where a signal left clips unreached.
+
+        For what goes on with the store: a part of the clips is not what was asked for.
+        """
+        if self.exit_status > 128:
+            raise SystemExit(self.exit_status)
 
     def has_too_many_failures(self, max_failures: int | None) -> bool:
         """Whether more clips have failed than the user allows; None allows any number."""
@@ -113,7 +139,7 @@ class ExtractReport:
         if self.quarantined:
             lines.append("retry clips in quarantine with `extract retry STORE`")
         if self.stopped:
-            lines.append("stopped early; rerun to resume")
+            lines.append(f"stopped early, {self.num_missing} clips missing; rerun to resume")
         return "\n".join(lines)
 
     def __getstate__(self) -> dict[str, object]:

@@ -18,11 +18,18 @@ class Stopping:
 
     def __init__(self) -> None:
         self.event = threading.Event()
+        self._number = 0
         self._deadline = float("inf")
 
-    def stop(self) -> None:
-        """End the run."""
+    @property
+    def signal(self) -> int:
+        """Number of the signal that ended the run, 0 for none."""
+        return self._number or (int(signal.SIGTERM) if self.event.is_set() else 0)
+
+    def stop(self, number: int) -> None:
+        """End the run, because a signal of that number came."""
         if not self.event.is_set():
+            self._number = number
             self._deadline = time.monotonic() + GRACE_SECONDS
             self.event.set()
 
@@ -45,7 +52,7 @@ def stop_on_signals() -> Iterator[Stopping]:
             "received %s: stopping after the current segments; send it again to end at once",
             signal.Signals(number).name,
         )
-        stopping.stop()
+        stopping.stop(number)
         signal.signal(number, signal.SIG_DFL)
 
     old = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -1,6 +1,5 @@
 """Where things are by default, and which code and store a run comes from."""
 
-import json
 import logging
 import os
 import subprocess
@@ -9,6 +8,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from tokenreel.cache.canonical import read_json
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import entries_of
 from tokenreel.cache.read.store_reader import Store, open_store
@@ -115,11 +115,11 @@ def _why_no_run(word: Path) -> str:
 def _unfinished(run: Path) -> str:
     """Where a run stopped that has no embeddings yet, as far as its files say."""
     try:
-        config = json.loads((run / "run.json").read_bytes())["config"]
+        config = read_json((run / "run.json").read_bytes())["config"]
         epochs = int(config["optim"]["epochs"])
         lines = (run / "metrics.jsonl").read_bytes().splitlines()
-        done = max((int(json.loads(line)["epoch"]) + 1 for line in lines), default=0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        done = max((int(read_json(line)["epoch"]) + 1 for line in lines), default=0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{run}: this run is not finished: type its `fuse train` again"
     return f"{run}: this run stopped at epoch {done} of {epochs}: type its `fuse train` again"
 

@@ -1,13 +1,13 @@
 """Apply `key=value` words to a frozen config, with an error that suggests the nearest field."""
 
 import difflib
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from tokenreel.cache.canonical import read_json
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.plugins import nearest
 from tokenreel.fuse.config.base import as_typed
@@ -252,8 +252,8 @@ def _set(
 
 def _read(text: str, *, is_sequence: bool) -> Any:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
+        value = read_json(text)
+    except ValueError:
         value = text
     if is_sequence and not isinstance(value, list) and value is not None:
         return [_read(part, is_sequence=False) for part in text.split(",")] if text else []

@@ -12,7 +12,8 @@ from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.copying import merge_store, migrate_store, recode_store
-from tokenreel.cache.tools.maintenance import diff_stores
+from tokenreel.cache.tools.import_features import ImportStatement, import_features
+from tokenreel.cache.tools.maintenance import compare_stores, diff_stores
 from tokenreel.cache.tools.verify import verify_store
 from tokenreel.cache.write.store_writer import StoreWriter
 
@@ -35,9 +36,16 @@ def test_merge_makes_the_stores_equal_and_diff_says_so(tmp_path):
     store = store_of(tmp_path / "s", "int8", "a", "b")
     other = stores.make_store(tmp_path / "t")
     assert diff_stores(store, other) == [f"only in {store}: a", f"only in {store}: b"]
+    found = compare_stores(store, other)
+    assert found.exit_status == 1
+    assert found.table().splitlines() == [
+        f"only in {store}: 2 clips, the first a (--clips names all)"
+    ]
+    assert found.table(clips=True).splitlines() == found.lines
     assert merge_store(store, other) == ["a", "b"]
     assert merge_store(store, other) == []
     assert diff_stores(store, other) == []
+    assert compare_stores(store, other).exit_status == 0
     assert verify_store(other, deep=True).problems == ()
     with pytest.raises(WrongIdentity):
         merge_store(store, stores.make_store(tmp_path / "u", "fp16"))
@@ -119,3 +127,51 @@ def test_a_recoded_store_is_not_taken_for_an_extracted_one(tmp_path):
     plain = store_of(tmp_path / "u", "pool2", "b")
     with pytest.raises(WrongIdentity, match=r"codec\.from_fingerprint"):
         merge_store(plain, tmp_path / "t")
+
+
+UNFIT = {  # 16 channels
+    "pca:9999+int8": "pca:9999 of tokens with 16 channels: pca:16 at most",
+    "pca:17+int8": "pca:17 of tokens with 16 channels",
+    "pool2+pca:17+fp16": "pca:17 of tokens with 16 channels",
+    "pca:17+int4": "pca:17 of tokens with 16 channels",
+    "pca:7+int4": "int4 packs channels in pairs, got 7 channels",
+    "pool2+pca:3+int4": "int4 packs channels in pairs, got 3 channels",
+    "pca:0+int8": "number of components after a colon",
+    "pca:+int8": "number of components after a colon",
+    "pca:-1+int8": "number of components after a colon",
+    "pca:8+pca:4+int8": "one pca at most",
+    "int8+pca:4": "after the quantiser",
+    "": "no codec ''",
+}
+
+
+@pytest.mark.parametrize(("codec", "reason"), UNFIT.items(), ids=UNFIT)
+def test_a_codec_that_does_not_fit_is_a_sentence_and_nothing_is_written(tmp_path, codec, reason):
+    store = store_of(tmp_path / "s", "fp16", "a")
+    with pytest.raises(UsageError, match=reason) as found:
+        recode_store(store, tmp_path / "t", codec=codec)
+    assert found.value.exit_status == 2
+    assert "\n" not in str(found.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+    assert recode_store(store, tmp_path / "t", codec="pca:16+int4") == ["a"]  # the next try
+
+
+@pytest.mark.parametrize(("codec", "reason"), UNFIT.items(), ids=UNFIT)
+def test_features_are_not_imported_by_a_codec_that_does_not_fit(tmp_path, codec, reason):
+    (tmp_path / "f").mkdir()
+    np.save(tmp_path / "f/a.npy", np.zeros((3, 16, 16), np.float32))
+    statement = ImportStatement(
+        dataset="d",
+        architecture="a",
+        weights_sha256="0" * 64,
+        blocks=(1,),
+        grid=(4, 4),
+        dim=16,
+        image_size=(64, 64),
+        transform={"name": "t"},
+        fps=25,
+        codec=codec,
+    )
+    with pytest.raises(UsageError, match=reason):
+        import_features(tmp_path / "f", tmp_path / "t", statement)
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]

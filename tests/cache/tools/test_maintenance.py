@@ -12,7 +12,7 @@ import pytest
 
 from tests.programs import call
 from tokenreel.cache import files as files_module
-from tokenreel.cache.errors import StoreError
+from tokenreel.cache.errors import MachineError, StoreError
 from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.export import export_store
@@ -102,7 +102,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_store_readable(store, monkeypatc
     with StoreWriter(store, writer_id="w") as writer:
         clip = stores.begin(writer, "c")
         monkeypatch.setattr(os, "write", full)
-        with pytest.raises(StoreError, match="No space left"):
+        with pytest.raises(MachineError, match="No space left"):
             stores.append(writer, clip, "c", 64)
         monkeypatch.undo()
         clip.abort()

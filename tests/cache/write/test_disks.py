@@ -6,15 +6,15 @@ import os
 import resource
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tokenreel.cache import files
-from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
-from tokenreel.cache.errors import StoreError, TokenReelError
+from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
+from tokenreel.cache.errors import MachineError, TokenReelError
 from tokenreel.cache.files import sweep_temporary
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools import maintenance
@@ -73,7 +73,7 @@ def test_on_a_full_disk_the_writer_says_so_and_the_store_stays_readable(tmp_path
         path = stores.make_store(disk / "s")
         with (
             StoreWriter(path, writer_id="w") as writer,
-            pytest.raises(StoreError, match="No space left on device; make room"),
+            pytest.raises(MachineError, match="No space left on device; make room"),
         ):
             write_clips(writer, 100)
         written = len(open_store(path).records)
@@ -84,7 +84,7 @@ def test_on_a_full_disk_the_writer_says_so_and_the_store_stays_readable(tmp_path
                 (disk / f"filler{number}").write_bytes(bytes(8192))
             except OSError:
                 break
-        with pytest.raises(StoreError, match="cannot create a store here: No space"):
+        with pytest.raises(MachineError, match="cannot create a store here: No space"):
             stores.make_store(disk / "t")
         assert not (disk / "t").exists()
         with pytest.raises(OSError, match="No space left"):
@@ -99,12 +99,57 @@ def test_on_a_full_disk_the_writer_says_so_and_the_store_stays_readable(tmp_path
         assert collect_garbage(path, older_than_seconds=0) == []
 
 
+def test_on_a_disk_without_inodes_the_writer_names_them(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m,nr_inodes=60", "tmpfs", str(tmp_path / "disk")]
+    (tmp_path / "disk").mkdir()
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs root that may mount")
+    try:
+        path = stores.make_store(tmp_path / "disk/s")
+        with (
+            StoreWriter(path, writer_id="w") as writer,
+            pytest.raises(MachineError, match=r"No space left on device \(no inodes are left"),
+        ):
+            write_clips(writer, 100)
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path / "disk")], check=True)
+
+
+def test_too_many_open_files_are_the_machines(tmp_path):
+    path = store_with(tmp_path / "s", {"a": 3})
+    file = write_embeddings(tmp_path / "e.h5", embedded(), provenance={})
+
+    def write_again(path: Path) -> None:
+        with StoreWriter(path, writer_id="w") as writer:
+            stores.write_clip(writer, "b", 3)
+
+    former = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, former[1]))
+    found, handles = [], []
+    try:
+        with suppress(OSError):
+            while True:
+                handles.append(os.open("/dev/null", os.O_RDONLY))
+        for read in (open_store, verify_store, write_again, lambda _: read_embeddings(file)):
+            try:
+                read(path)
+            except MachineError as error:
+                found.append(str(error))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, former)
+        for handle in handles:
+            os.close(handle)
+    assert len(found) == 4
+    assert all("Too many open files" in words for words in found), found
+
+
 def _write_with_limit(path, results):
     resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
     try:
         with StoreWriter(path, writer_id="w") as writer:
             stores.write_clip(writer, "b", 70)
-    except StoreError as error:
+    except MachineError as error:
         results.put(str(error))
 
 
@@ -152,7 +197,7 @@ def test_a_read_only_store_is_read_and_verified_and_writing_is_one_clear_error(t
         assert verify_store(path, deep=True).problems == ()
         with (
             StoreWriter(path, writer_id="w") as writer,
-            pytest.raises(StoreError, match=r"cannot be written: (Read-only|Permission)"),
+            pytest.raises(MachineError, match=r"cannot be written: (Read-only|Permission)"),
         ):
             stores.write_clip(writer, "b", 3)
     assert everything(path) == want

@@ -82,7 +82,9 @@ def test_a_writer_sweeps_what_nobody_has_touched_for_long_and_nothing_else(tmp_p
     folder = path / "clips/ab"
     for name in (".tmp-old", ".tmp-young", "kept"):
         (folder / name / "views").mkdir(parents=True)
-    for name in (".tmp-old", "kept"):
+    for name in (".tmp-old", ".tmp-young", "kept"):
         os.utime(folder / name, (1e9, 1e9))
+        if name != ".tmp-young":  # the newest thing in it tells its age
+            os.utime(folder / name / "views", (1e9, 1e9))
     with StoreWriter(path, writer_id="w", sweep_seconds=3600):
         assert {entry.name for entry in folder.iterdir()} == {".tmp-young", "kept"}

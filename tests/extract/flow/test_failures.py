@@ -1,5 +1,6 @@
 """Clips that fail: nothing of other clips is lost, the reason is kept, nothing is tried unasked."""
 
+import errno
 import logging
 import os
 import pickle
@@ -13,7 +14,7 @@ import pytest
 
 from tests.extract.extraction import CONFIG, content, copy_without_clips, differing, write_video
 from tests.extract.flow.broken_decoders import beat_for_ever, die_midway
-from tokenreel.cache.errors import ClipFailed, TokenReelError
+from tokenreel.cache.errors import ClipFailed, MachineError, TokenReelError
 from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.read.store_reader import open_store
@@ -22,8 +23,11 @@ from tokenreel.extract.decode_pool import pool
 from tokenreel.extract.encode import quantiser as encode
 from tokenreel.extract.flow import commits, runner
 from tokenreel.extract.flow.devices import machine_for
+from tokenreel.extract.flow.gpus import merge_reports
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.report import ExtractReport
+from tokenreel.extract.video.source import SourceFiles
+from tokenreel.extract.video.types import VideoError
 
 GOOD = (Clip("a", "a.mp4"), Clip("b", "b.mp4"))
 TORN = Clip("torn", "torn.mkv")
@@ -213,3 +217,39 @@ def test_report_can_be_pickled():
     assert found.failed[0].stage == "decode"
     found.wrote(2, 10)
     assert (found.num_frames, found.num_appended, found.num_bytes) == (3, 2, 10)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_limit_of_this_process_ends_the_run_and_puts_no_clip_in_quarantine(
+    root, tmp_path, monkeypatch, number
+):
+    def limited(*_, **__):
+        try:
+            raise OSError(number, os.strerror(number))
+        except OSError as error:
+            raise VideoError("cannot be opened", stage="open") from error
+
+    monkeypatch.setattr(SourceFiles, "examine", limited)
+    with pytest.raises(MachineError, match=f"cannot be opened: {os.strerror(number)}; "):
+        extract_clips(Manifest("toy", root, GOOD), CONFIG, tmp_path / "store", progress=False)
+    assert read_failures(tmp_path / "store") == []
+
+
+def test_the_status_of_a_stopped_run_says_whether_clips_are_missing():
+    failed = [ClipFailed("c", stage="decode", reason="torn")]
+    done = ExtractReport(committed=["a"], failed=failed, num_clips=2, signal=signal.SIGINT)
+    assert (done.num_missing, done.exit_status) == (0, 3)  # it came when all was done
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        report = ExtractReport(committed=["a"], failed=failed, num_clips=3, signal=number)
+        assert (report.num_missing, report.exit_status) == (1, status)
+        assert "stopped early, 1 clips missing; rerun to resume" in report.table()
+        with pytest.raises(SystemExit, match=str(status)):
+            report.require_reached()
+    assert ExtractReport(signal=signal.SIGTERM).exit_status == 143  # before the clips were counted
+    assert ExtractReport(committed=["a"], num_clips=3).exit_status == 0
+    parts = [
+        ExtractReport(committed=["a"], skipped=["b"], num_clips=3),
+        ExtractReport(committed=["b"], skipped=["a"], num_clips=3),
+    ]
+    merged = merge_reports(parts)
+    assert (merged.num_clips, merged.num_missing) == (3, 1)

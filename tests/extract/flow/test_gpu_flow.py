@@ -14,7 +14,7 @@ import torch
 from tests.extract.extraction import CONFIG
 from tests.extract.flow.test_stage import chunk
 from tokenreel.cache.codec import codec_from_identity, codec_identity
-from tokenreel.cache.errors import TokenReelError, UsageError
+from tokenreel.cache.errors import MachineError, TokenReelError, UsageError
 from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights
 from tokenreel.extract.encode.identity import build_identity
@@ -192,7 +192,8 @@ def test_pick_device_refuses_other_devices(words):
 def test_gpu_failures_are_errors_that_say_what_to_do():
     machine = replace(machine_for(CONFIG), batch_frames=128)
     memory = pytest.raises(
-        UsageError, match=r"not enough memory for a batch of 128 frames; set batch_frames=64.*tried"
+        MachineError,
+        match=r"not enough memory for a batch of 128 frames; set batch_frames=64.*tried",
     )
     with memory, named_failures(machine):
         raise torch.OutOfMemoryError("tried to allocate 9 GB\nmore lines")

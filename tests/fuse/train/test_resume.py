@@ -94,8 +94,18 @@ def test_killed_at_ten_random_moments_it_still_ends_with_the_same_bytes(store, t
     assert not list(sides[1].glob(".tmp-*.*"))  # half-written files
 
 
-def test_told_to_stop_it_saves_ends_with_143_and_goes_on_to_the_same_bytes(
-    store, tmp_path, monkeypatch
+@pytest.fixture
+def default_ctrl_c():
+    """Ctrl-C as a terminal's process has it; the tests' own may ignore it."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("default_ctrl_c")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_told_to_stop_it_saves_and_goes_on_to_the_same_bytes(
+    store, tmp_path, monkeypatch, number, status
 ):
     run(tiny_config(), store, tmp_path / "whole")
     original, steps = run_module.Run.descend, []
@@ -103,22 +113,41 @@ def test_told_to_stop_it_saves_ends_with_143_and_goes_on_to_the_same_bytes(
     def told_in_step_5(self, batch):
         steps.append(self.position)
         if len(steps) == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return original(self, batch)
 
     monkeypatch.setattr(run_module.Run, "descend", told_in_step_5)
-    former = signal.getsignal(signal.SIGTERM)
+    former = signal.getsignal(number)
     with pytest.raises(SystemExit) as stopped:
         run(tiny_config(), store, tmp_path / "cut")
-    assert stopped.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) is former
+    assert stopped.value.code == status
+    assert signal.getsignal(number) is former
     assert not (tmp_path / "cut/embeddings.h5").exists()
     state = torch.load(tmp_path / "cut/checkpoint.pt", weights_only=True)
     assert state["position"] == [2, 1]  # two steps an epoch: the step that it came in is taken
     run(tiny_config(), store, tmp_path / "cut")
     assert len(steps) == 8  # none is taken twice
-    whole, cut = (tmp_path / side / "checkpoint.pt" for side in ("whole", "cut"))
-    assert whole.read_bytes() == cut.read_bytes()
+    for name in ("checkpoint.pt", "metrics.jsonl", "embeddings.h5"):
+        whole, cut = (tmp_path / side / name for side in ("whole", "cut"))
+        if name == "embeddings.h5":  # its provenance names the run
+            whole, cut = (read_embeddings(path) for path in (whole, cut))
+            for one, other in zip(whole.clips, cut.clips, strict=True):
+                np.testing.assert_array_equal(one.embeddings, other.embeddings)
+        else:
+            assert whole.read_bytes() == cut.read_bytes()
+
+
+@pytest.mark.usefixtures("default_ctrl_c")
+def test_a_second_ctrl_c_ends_at_once(store, tmp_path, monkeypatch):
+    def stuck(self, batch):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(run_module.Run, "descend", stuck)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_config(), store, tmp_path / "cut")
+    assert not (tmp_path / "cut").exists()  # nothing was made, and the lock is gone
 
 
 def test_told_to_stop_in_its_last_step_it_saves_and_ends_too(store, tmp_path, monkeypatch):
@@ -248,3 +277,25 @@ def test_other_labels_are_refused_where_a_run_learns_from_them(store, tmp_path):
     earlier = {k: v for k, v in json.loads(about.read_text()).items() if k != "labels_sha256"}
     about.write_text(json.dumps(earlier))  # as a version before this wrote it
     assert run(supervised, store, tmp_path / "supervised").embeddings.exists()
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"null", b"{}", b"[" * 100_000, b'{"pid": NaN}'])
+def test_a_damaged_lock_is_a_dead_processs_and_one_line_names_it(store, tmp_path, caplog, data):
+    run(tiny_config(), store, tmp_path / "run")
+    lock = tmp_path / "run/lock.json"
+    lock.write_bytes(data)
+    os.utime(lock, (1e9, 1e9))
+    caplog.clear()
+    assert run(tiny_config(), store, tmp_path / "run").was_done
+    [line] = [text for text in caplog.messages if str(lock) in text]
+    assert line.endswith("taken for the claim of a dead writer, and replaced")
+    assert not lock.exists()
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b"[]", b'{"seed": NaN}', b'{"a": 1, "a": 1}'])
+def test_a_damaged_description_of_a_run_is_named(store, tmp_path, data):
+    run(tiny_config(), store, tmp_path / "run")
+    (tmp_path / "run/run.json").write_bytes(data)
+    with pytest.raises(Damaged, match=r"run/run\.json: ") as found:
+        run(tiny_config(), store, tmp_path / "run")
+    assert found.value.exit_status == 5

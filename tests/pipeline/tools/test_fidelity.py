@@ -13,7 +13,9 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.tools.codec_error import CodecError
 from tokenreel.cache.write.store_writer import StoreWriter
+from tokenreel.extract.flow import runner
 from tokenreel.pipeline.cli.main import app
+from tokenreel.pipeline.tools import fidelity as fidelity_module
 from tokenreel.pipeline.tools.fidelity import (
     FidelityReport,
     FidelityRow,
@@ -172,6 +174,20 @@ def test_what_cannot_be_judged_is_refused(tmp_path, unlabelled):
         measure_store(unlabelled, clips=3, codecs=["int9"], progress=False)
     with pytest.raises(UsageError, match="nowhere"):
         fidelity_of("nowhere")
+
+
+@pytest.mark.parametrize("codec", ["pca:9999+int8", "pca:7+int4", "pca:0+int8", "pca:769+fp16"])
+def test_a_codec_that_does_not_fit_is_refused_before_anything_is_read_or_extracted(
+    tmp_path, unlabelled, codec, monkeypatch
+):
+    monkeypatch.setattr(fidelity_module, "sample_of", None)
+    monkeypatch.setattr(runner, "extract_clips", None)
+    with pytest.raises(UsageError, match="codec"):
+        fidelity_of(str(unlabelled), codecs=["int8", codec])
+    (tmp_path / "a.mp4").write_bytes(b"")
+    words = ["weights=random:0", "image_size=32", "blocks=3"]
+    with pytest.raises(UsageError, match="codec"):
+        fidelity_of("folder", words, root=tmp_path, codecs=["int8", codec])
 
 
 def test_a_data_set_is_extracted_as_fp16_and_a_broken_clip_is_named(tmp_path):

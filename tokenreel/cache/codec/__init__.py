@@ -37,6 +37,7 @@ __all__ = [
     "codec_from_identity",
     "codec_identity",
     "needs_calibration",
+    "require_fits",
 ]
 
 CODECS = Table(
@@ -188,6 +189,21 @@ def codec_identity(name: str, calibration: Calibration | None = None) -> dict[st
         "name": name,
         "calibration_sha256": calibration_hash(calibration) if calibration else None,
     }
+
+
+def require_fits(name: str, *, num_tokens: int, dim: int, grid: Grid) -> None:
+    """Check that a codec can keep frames of (N, D) tokens, before anything is read or written.
+
+    Raises:
+        UsageError: an unknown name, or one that does not fit, such as more components than
+            channels, or an odd number of channels packed in pairs.
+    """
+    codec = _parse(name, {})
+    try:
+        codec.stored_shape(num_tokens, dim, grid)
+        codec.scale_shape(num_tokens, dim, grid)
+    except ValueError as error:
+        raise UsageError(f"codec={name}: {error}") from error
 
 
 def calibration_hash(calibration: Calibration) -> str:

@@ -39,7 +39,9 @@ class Int4(Terminal):
     def width(self, dim: int) -> int:
         """Stored bytes of a token of `dim` channels."""
         if dim % 2:
-            raise ValueError(f"int4 packs channels in pairs, got {dim} channels")
+            raise ValueError(
+                f"int4 packs channels in pairs, got {dim} channels: an even number is needed"
+            )
         return dim // 2
 
     def scale_shape(self, num_tokens: int, dim: int) -> tuple[int, ...]:

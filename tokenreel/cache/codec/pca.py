@@ -42,7 +42,9 @@ class Pca(Reducer):
     def shape(self, num_tokens: int, dim: int, grid: Grid) -> tuple[int, int, Grid]:
         """Tokens, channels and grid that leave this step."""
         if not 0 < self.num_components <= dim:
-            raise ValueError(f"pca:{self.num_components} of tokens with {dim} channels")
+            raise ValueError(
+                f"pca:{self.num_components} of tokens with {dim} channels: pca:{dim} at most"
+            )
         return num_tokens, self.num_components, grid
 
     def apply(self, tokens: Array, *, block: int, grid: Grid) -> Array:

@@ -118,7 +118,7 @@ def read_index(folder: Path, spec: BytesSpec, number: int) -> Array:
 
     Raises:
         Damaged: missing, torn, or not strings end to end.
-        StoreError: this process cannot read it now.
+        MachineError: this process cannot read it now.
     """
     path = file_inside(folder, spec.chunk_file(number))
     try:
@@ -155,7 +155,7 @@ def read_strings(
 
     Raises:
         Damaged: missing, torn, or a string that does not match its checksum.
-        StoreError: this process cannot read it now.
+        MachineError: this process cannot read it now.
     """
     path, strings = file_inside(folder, spec.chunk_file(number)), []
     try:

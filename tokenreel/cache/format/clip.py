@@ -1,7 +1,6 @@
 """One committed clip: its record, and its files checked against the format byte for byte."""
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,11 +10,11 @@ from typing import Any
 
 import crc32c
 
-from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, seal
+from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, read_json, seal
 from tokenreel.cache.codec import Codec
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged, UsageError
-from tokenreel.cache.files import file_inside, unreadable
+from tokenreel.cache.files import file_inside, read_file, unreadable
 from tokenreel.cache.format.byte_arrays import (
     BytesSpec,
     byte_arrays,
@@ -226,13 +225,9 @@ def read_bytes(folder: Path, relative: str) -> bytes:
 
     Raises:
         Damaged: it is missing, cannot be read, or is a link.
-        StoreError: only this process cannot read it.
+        MachineError: only this process cannot read it.
     """
-    path = file_inside(folder, relative)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise unreadable(path, error) from error
+    return read_file(file_inside(folder, relative))
 
 
 def clip_group(
@@ -343,7 +338,7 @@ def check_clip(
         else:
             problems += _check_array(folder, spec, seals, deep=deep)
     for group in groups:
-        problems += _differs(folder, f"{group}/zarr.json", json.loads(group_json()))
+        problems += _differs(folder, f"{group}/zarr.json", read_json(group_json()))
     present = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")

@@ -68,7 +68,7 @@ def logged_lines(path: Path) -> Iterator[tuple[Path, dict[bytes, ClipRecord], li
             try:
                 values = open_seal(parse_json(line, where=file), where=f"{file}:{number}")
                 good[line] = ClipRecord.from_dict(values["record"])
-            except (Damaged, KeyError, TypeError, ValueError) as error:
+            except (Damaged, KeyError, TypeError, ValueError, AttributeError) as error:
                 problems.append(f"{file}:{number}: {error}")
         yield file, good, problems
 

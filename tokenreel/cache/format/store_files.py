@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, seal
+from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, parse_object, seal
 from tokenreel.cache.codec import calibration_hash, codec_from_identity
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import (
@@ -20,10 +20,12 @@ from tokenreel.cache.errors import (
     StoreNotFound,
     UsageError,
     WrongIdentity,
+    machine_error,
 )
 from tokenreel.cache.files import (
     file_inside,
     make_directory,
+    read_file,
     sync_directory,
     sync_tree,
     temporary_name,
@@ -96,9 +98,9 @@ def create_store(
             sync_directory(path.parent)
         except OSError as error:
             if not (path / "recipe.json").exists():
-                raise StoreError(
-                    f"{path}: cannot create a store here: {error.strerror or error}"
-                ) from error
+                what = f"{path}: cannot create a store here"
+                reason = StoreError(f"{what}: {error.strerror or error}")
+                raise machine_error(error, what) or reason from error
             log.info("%s: created by another writer meanwhile", path)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -168,7 +170,7 @@ def load_arrays(folder: Path) -> dict[str, Array]:
         raise Damaged(f"{folder} is a symbolic link; a store holds files only; refused")
     names = {np.dtype(name).name: name for name in ("i1", "u1", "<i2", "<i8", "<u4", "<f2", "<f4")}
     for file in sorted(folder.rglob("zarr.json")):
-        meta = parse_json(file.read_bytes(), where=file)
+        meta = parse_object(read_file(file), where=file)
         try:
             file_inside(folder.parent, file.relative_to(folder.parent).as_posix())
             spec = _whole_spec(tuple(meta["shape"]), names[meta["data_type"]])
@@ -186,7 +188,7 @@ def array_files(folder: Path) -> set[Path]:
     """Every file that the arrays below calibration/ or canary/ consist of."""
     files = set()
     for meta in folder.rglob("zarr.json"):
-        shape = parse_json(meta.read_bytes(), where=meta)["shape"]
+        shape = parse_object(read_file(meta), where=meta)["shape"]
         files |= {meta, meta.parent.joinpath("c", *["0"] * len(shape))}
     return files
 
@@ -222,10 +224,10 @@ def load_identity(path: Path) -> tuple[StoreIdentity, dict[str, Any]]:
     if not (path / "recipe.json").is_file():
         raise StoreNotFound(_why_no_store(path))
     try:
-        data = file_inside(path, "recipe.json").read_bytes()
+        data = read_file(file_inside(path, "recipe.json"))
         _require_known_version(data, path)
         identity = StoreIdentity.model_validate_json(data)
-        root = parse_json(file_inside(path, "zarr.json").read_bytes(), where=path / "zarr.json")
+        root = parse_object(read_file(file_inside(path, "zarr.json")), where=path / "zarr.json")
         if root["zarr_format"] != 3 or root["node_type"] != "group":
             raise Damaged(f"{path / 'zarr.json'}: not a Zarr v3 group")
         attributes = open_seal(root["attributes"]["tokenreel"], where=path / "zarr.json")
@@ -238,8 +240,11 @@ def load_identity(path: Path) -> tuple[StoreIdentity, dict[str, Any]]:
             ) from error
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise Damaged(f"{path}: recipe.json is damaged: {wrong}") from error
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{path}: recipe.json or zarr.json is damaged: {error}") from error
+    kinds = {"fingerprint": str, "made_with": dict}
+    if not all(isinstance(attributes.get(name), kind) for name, kind in kinds.items()):
+        raise Damaged(f"{path / 'zarr.json'}: lacks a fingerprint, or what made the store")
     if identity.fingerprint != attributes["fingerprint"]:
         raise Damaged(
             f"{path}: recipe.json has fingerprint {identity.fingerprint[:12]}, "
@@ -249,8 +254,7 @@ def load_identity(path: Path) -> tuple[StoreIdentity, dict[str, Any]]:
 
 
 def _require_known_version(data: bytes, path: Path) -> None:
-    values = parse_json(data, where=path / "recipe.json")
-    version = values.get("format_version") if isinstance(values, dict) else None
+    version = parse_object(data, where=path / "recipe.json").get("format_version")
     if isinstance(version, int) and version > max(KNOWN_VERSIONS):
         known = " and ".join(map(str, KNOWN_VERSIONS))
         raise WrongIdentity(
@@ -280,6 +284,6 @@ def read_failures(path: str | Path) -> list[dict[str, Any]]:
     """
     found = []
     for file in Path(path).glob("failed/*.json"):
-        data = file_inside(Path(path), f"failed/{file.name}").read_bytes()
+        data = read_file(file_inside(Path(path), f"failed/{file.name}"))
         found.append(open_seal(parse_json(data, where=file), where=file))
     return sorted(found, key=lambda record: str(record["clip_id"]))

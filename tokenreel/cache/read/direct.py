@@ -78,7 +78,7 @@ class Shard:
 
     Raises:
         Damaged: missing, of another size, or not a dense shard.
-        StoreError: this process cannot read it now.
+        MachineError: this process cannot read it now.
     """
 
     def __init__(

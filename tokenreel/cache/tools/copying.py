@@ -8,7 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenreel.cache.codec import Encoded, calibrate, codec_from_identity, codec_identity
+from tokenreel.cache.codec import (
+    Encoded,
+    calibrate,
+    codec_from_identity,
+    codec_identity,
+    require_fits,
+)
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import UsageError, WrongIdentity
 from tokenreel.cache.files import file_inside, sync_directory, temporary_name, write_synced
@@ -145,7 +151,8 @@ def recode_store(path: str | Path, out: str | Path, *, codec: str) -> list[str]:
         The clips written.
 
     Raises:
-        UsageError: a codec that keeps more than the source has.
+        UsageError: an unknown codec, one that keeps more than the source has, or that does not
+            fit its tokens; nothing is written.
         WrongIdentity: `out` is another store.
     """
     store = open_store(path)
@@ -156,6 +163,8 @@ def recode_store(path: str | Path, out: str | Path, *, codec: str) -> list[str]:
             f"{path} holds {kept}, which cannot be recoded as {codec}: fp16 can be as any codec, "
             "int8 as a smaller one (pool2+int8, pca:128+int8, int4); extract again"
         )
+    shape = store.identity
+    require_fits(codec, num_tokens=shape.num_tokens, dim=shape.dim, grid=shape.grid)
     if (Path(out) / "recipe.json").is_file():
         calibration: Mapping[str, Array] = load_arrays(Path(out) / "calibration")
     else:

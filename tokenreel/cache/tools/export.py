@@ -10,6 +10,7 @@ import numpy as np
 from tokenreel.cache.canonical import canonical_json
 from tokenreel.cache.errors import ClipFailed, Damaged, TokenReelError
 from tokenreel.cache.files import make_directory, whole_file, write_whole
+from tokenreel.cache.locks import create_hdf5
 from tokenreel.cache.read.store_reader import Store, open_store
 
 
@@ -101,7 +102,7 @@ def _write_hdf5(
 ) -> list[Path]:
     record = store.record(clip_id)
     path = out / f"{record.key}.h5"
-    with whole_file(path) as beside, h5py.File(beside, "w") as file:
+    with whole_file(path) as beside, create_hdf5(beside) as file:
         file.attrs.update(clip_id=clip_id, fingerprint=store.fingerprint, codec=store.codec.name)
         for name in ("video", "split", "action", "group"):
             file.attrs[name] = getattr(record, name)

@@ -13,7 +13,6 @@ is checked before anything is written.
 """
 
 import hashlib
-import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,8 @@ import h5py
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tokenreel.cache.codec import Encoded, calibrate, codec_identity
+from tokenreel.cache.canonical import read_json
+from tokenreel.cache.codec import Encoded, calibrate, codec_identity, require_fits
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.csv_tables import Line, read_lines, read_table
 from tokenreel.cache.embeddings import text_of
@@ -38,6 +38,7 @@ from tokenreel.cache.format.clip import SourceInfo
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import SEGMENT, default_stops, segments
 from tokenreel.cache.format.store_files import create_store, load_arrays
+from tokenreel.cache.locks import open_hdf5
 from tokenreel.cache.manifest import UNLABELLED, Clip, text_of_name
 from tokenreel.cache.tools.feature_labels import LabelTables, read_label_tables
 from tokenreel.cache.write.claims import ClaimHeld
@@ -110,12 +111,14 @@ def read_statement(path: str | Path) -> ImportStatement:
     path = Path(path)
     text = "\n".join(read_lines(path))
     try:
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        values = read_json(text) if path.suffix == ".json" else tomllib.loads(text)
         return ImportStatement.model_validate(values)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         known = ", ".join(ImportStatement.model_fields)
         raise UsageError(f"{path}: {wrong}; the fields are {known}") from error
+    except RecursionError as error:
+        raise UsageError(f"{path}: values nested too deeply") from error
     except ValueError as error:
         raise UsageError(f"{path}: neither TOML nor JSON: {error}") from error
 
@@ -144,6 +147,7 @@ def import_features(folder: str | Path, store: str | Path, statement: ImportStat
     if (store / "recipe.json").is_file():
         calibration: Mapping[str, Array] = load_arrays(store / "calibration")
     else:
+        require_fits(statement.codec, num_tokens=num_tokens, dim=statement.dim, grid=statement.grid)
         calibration = calibrate(statement.codec, _sample(files, statement), grid=statement.grid)
     stated = statement.model_dump(exclude={"dataset", "weights", "fps", "codec"})
     stated |= {"blocks": sorted(statement.blocks), "cls": "none"}
@@ -212,7 +216,7 @@ def _write(writer: StoreWriter, file: FeatureFile, statement: ImportStatement) -
                     encoded[block] = writer.codec.encode(tokens, block=block, grid=statement.grid)
             clip.append(0, encoded, {}, None)
             for name in file.byte_arrays:
-                with h5py.File(first) as content:
+                with _open_hdf5(first) as content:
                     rows = content[f"bytes/{name}"][part.start : part.stop]
                     clip.append_bytes(name, [row.astype(np.uint8).tobytes() for row in rows])
         flags = np.zeros(len(pts), np.uint8)
@@ -355,20 +359,18 @@ def _read_names(path: Path, num_frames: int) -> tuple[dict[str, str], dict[str, 
     blank: dict[str, Any] = {"labels": np.full(num_frames, UNLABELLED, np.int16)}
     if path.suffix == ".npy":
         return {}, blank
-    with h5py.File(path) as file:
+    with _open_hdf5(path) as file:
         try:
             words = {name: text_of(file.attrs[name]) for name in WORDS if name in file.attrs}
         except ValueError as error:
             raise UsageError(f"{path}: an attribute: {error}") from error
         try:
             extra = blank | {
-                name: tuple(json.loads(text_of(file.attrs.get(name, "[]"))))
+                name: _read_texts(text_of(file.attrs.get(name, "[]")))
                 for name in ("phases", "tags")
             }
         except ValueError as error:
-            raise UsageError(
-                f"{path}: the attribute phases or tags is not JSON: {error}"
-            ) from error
+            raise UsageError(f"{path}: the attribute phases or tags: {error}") from error
         extra["byte_arrays"] = tuple(sorted(file.get("bytes", ())))
         for name in extra["byte_arrays"]:
             array = file[f"bytes/{name}"]
@@ -397,6 +399,22 @@ def _read_names(path: Path, num_frames: int) -> tuple[dict[str, str], dict[str, 
     return words, extra
 
 
+def _read_texts(text: str) -> tuple[str, ...]:
+    """The texts of a JSON array; ValueError for anything else."""
+    values = read_json(text)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f'{text:.60}: wanted JSON texts such as ["run", "jump"]')
+    return tuple(values)
+
+
+def _open_hdf5(path: Path) -> h5py.File:
+    """Open a file to read; UsageError where another process writes to it."""
+    try:
+        return open_hdf5(path)
+    except BlockingIOError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+
+
 @contextmanager
 def opened(path: Path, block: int) -> Iterator[Any]:
     """Open the array of a block, without reading it into memory.
@@ -408,7 +426,7 @@ def opened(path: Path, block: int) -> Iterator[Any]:
         if path.suffix == ".npy":
             yield np.load(path, mmap_mode="r", allow_pickle=False)
             return
-        with h5py.File(path) as file:
+        with _open_hdf5(path) as file:
             if f"tokens/{block}" not in file:
                 raise UsageError(f"{path}: no array tokens/{block}; it holds {sorted(file)}")
             yield file[f"tokens/{block}"]

@@ -1,18 +1,29 @@
 """Maintain stores: summary, differences, garbage collection, repair."""
 
+import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tokenreel.cache.files import sync_directory, write_whole
+from tokenreel.cache.files import newest_change, sync_directory, write_whole
 from tokenreel.cache.format.clip import SourceInfo, clip_key, folder_of
 from tokenreel.cache.format.index import logged_lines
 from tokenreel.cache.format.layout import segments
 from tokenreel.cache.format.store_files import load_identity, read_failures
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.cache.tools.verify import VerifyReport
+from tokenreel.cache.write.claims import (
+    EXPIRY_SECONDS,
+    ClaimHeld,
+    clip_of_temporary,
+    damaged_claim,
+    is_in_work,
+    is_live,
+    take_claim,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +78,63 @@ def store_info(path: str | Path) -> StoreInfo:
     )
 
 
+@dataclass(frozen=True)
+class StoreDifference:
+    """Result of compare_stores.
+
+    Attributes:
+        identity: the fields of the identity that differ, one line each.
+        clips: what of the clips differs ("only in PATH", "differs") -> their ids.
+    """
+
+    identity: tuple[str, ...]
+    clips: Mapping[str, Sequence[str]]
+
+    @property
+    def lines(self) -> list[str]:
+        """Every difference, one a line."""
+        each = [f"{what}: {name}" for what, names in self.clips.items() for name in names]
+        return [*self.identity, *each]
+
+    @property
+    def exit_status(self) -> int:
+        """0, or 1 when the stores differ."""
+        return 1 if self.lines else 0
+
+    def table(self, *, clips: bool = False) -> str:
+        """The differences for people: clips are counted, and named where `clips` says so."""
+        if not self.lines:
+            return "no difference"
+        if clips:
+            return "\n".join(self.lines)
+        counts = [
+            f"{what}: {len(names)} clip{'s' * (len(names) > 1)}, the first {names[0]} (--clips "
+            "names all)"
+            for what, names in self.clips.items()
+            if names
+        ]
+        return "\n".join([*self.identity, *counts])
+
+
 def diff_stores(here: str | Path, there: str | Path) -> list[str]:
     """Differences of two stores, one line each: identity, clips, tokens of common clips."""
+    return compare_stores(here, there).lines
+
+
+def compare_stores(here: str | Path, there: str | Path) -> StoreDifference:
+    """Differences of two stores: identity, clips, and tokens of common clips of one identity."""
     first, second = open_store(here), open_store(there)
     rows = first.identity.differences(second.identity)
-    lines = [f"identity {name}: {left!r} | {right!r}" for name, left, right in rows]
     names, others = first.records.keys(), second.records.keys()
-    lines += [f"only in {here}: {name}" for name in sorted(names - others)]
-    lines += [f"only in {there}: {name}" for name in sorted(others - names)]
     common = [] if rows else sorted(names & others)
-    return lines + [f"differs: {name}" for name in common if not _same_clip(first, second, name)]
+    return StoreDifference(
+        tuple(f"identity {name}: {left!r} | {right!r}" for name, left, right in rows),
+        {
+            f"only in {here}": sorted(names - others),
+            f"only in {there}": sorted(others - names),
+            "differs": [name for name in common if not _same_clip(first, second, name)],
+        },
+    )
 
 
 def _same_clip(first: Store, second: Store, name: str) -> bool:
@@ -122,8 +180,10 @@ def collect_garbage(
 ) -> list[tuple[str, int]]:
     """Find, and optionally delete, the leftovers of killed writers.
 
-    They are `.tmp-*` entries in the store and next to it (stores never completed), and claims
-    without a heartbeat.  A clock that went backwards makes them look recent: they stay.
+    They are `.tmp-*` entries in the store and next to it (stores never completed), and claims of
+    writers that have ended.  What a live writer works on stays, whatever the age: its claim is
+    asked, see claims.is_live.  The age of a directory is that of the newest file in it.  A clock
+    that went backwards makes leftovers look recent: they stay.
 
     Args:
         path: the store.
@@ -135,23 +195,52 @@ def collect_garbage(
     """
     path = Path(path)
     load_identity(path)
-    folders = [path / "claims", path / "failed", *sorted((path / "clips").glob("??"))]
-    entries = [entry for folder in folders for entry in sorted(folder.glob(".tmp-*"))]
-    entries += sorted(path.absolute().parent.glob(f".tmp-{path.absolute().name}-*"))
-    entries += sorted((path / "claims").glob("*.json"))
-    found = []
-    for entry in entries:
+    found, kept = [], []
+    for entry, key in _leftovers(path):
+        with suppress(FileNotFoundError):  # its writer is alive after all, or another gc runs
+            if time.time() - newest_change(entry) >= older_than_seconds:
+                found.append((entry, key, _size(entry)))
+    for entry, key, _ in found if delete else ():
         try:
-            if time.time() - entry.lstat().st_mtime < older_than_seconds:
-                continue
-            found.append((str(entry), _size(entry)))
-        except FileNotFoundError:  # its writer is alive after all, or another gc runs
-            continue
-        if delete and entry.is_dir() and not entry.is_symlink():
+            _delete(entry, path / "claims", key)
+        except (FileNotFoundError, ClaimHeld):
+            kept.append(entry)
+    return [(str(entry), num_bytes) for entry, _, num_bytes in found if entry not in kept]
+
+
+def _leftovers(path: Path) -> Iterator[tuple[Path, str]]:
+    """Entries that no live writer works on, each with the key of its clip where it has one."""
+    claims = path / "claims"
+    for folder in sorted((path / "clips").glob("??")):
+        for entry in sorted(folder.glob(".tmp-*")):
+            if not is_in_work(entry, claims):
+                yield entry, clip_of_temporary(entry)
+    if not any(is_live(claim) for claim in sorted(claims.glob("*.json"))):
+        for folder in (claims, path / "failed"):  # files that a writer is about to rename
+            yield from ((entry, "") for entry in sorted(folder.glob(".tmp-*")))
+    beside = re.compile(rf"\.tmp-{re.escape(path.absolute().name)}-[0-9a-f]+")
+    for entry in sorted(path.absolute().parent.iterdir()):
+        if beside.fullmatch(entry.name):
+            yield entry, ""
+    for claim in sorted(claims.glob("*.json")):
+        if not is_live(claim):
+            yield claim, claim.stem
+
+
+def _delete(entry: Path, claims: Path, key: str) -> None:
+    """Delete a leftover, under the claim of its clip: no writer takes it over meanwhile."""
+    if key:
+        claim = take_claim(claims, key, owner="gc", expiry_seconds=EXPIRY_SECONDS)
+    try:
+        if entry.parent == claims and key:
+            return  # the dead claim: taking it has removed it
+        if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
-        elif delete:
+        else:
             entry.unlink(missing_ok=True)
-    return found
+    finally:
+        if key:
+            claim.release()
 
 
 def _size(entry: Path) -> int:
@@ -160,12 +249,16 @@ def _size(entry: Path) -> int:
 
 
 def mend_logs(path: str | Path) -> list[str]:
-    """Drop damaged lines from the writers' logs, which are only an index of the clips.
+    """Drop damaged lines from the writers' logs, which only index the clips, and damaged claims.
 
     Returns:
-        Names of the logs that were changed.
+        Names of the logs that were changed and the claims that were removed.
     """
     mended = []
+    for claim in sorted((Path(path) / "claims").glob("*.json")):
+        if damaged_claim(claim):
+            claim.unlink(missing_ok=True)
+            mended.append(claim.name)
     for file, lines, problems in logged_lines(Path(path)):
         if problems:
             write_whole(file, b"".join(line + b"\n" for line in lines))

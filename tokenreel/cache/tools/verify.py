@@ -8,7 +8,7 @@ import numpy as np
 
 from tokenreel.cache.codec import Codec, calibration_hash, codec_from_identity
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.errors import Damaged, StoreError, WrongIdentity
+from tokenreel.cache.errors import Damaged, MachineError, StoreError, WrongIdentity
 from tokenreel.cache.files import file_inside
 from tokenreel.cache.format.clip import (
     ClipRecord,
@@ -27,6 +27,7 @@ from tokenreel.cache.format.store_files import (
     read_failures,
 )
 from tokenreel.cache.read.store_reader import Store, open_store
+from tokenreel.cache.write.claims import damaged_claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ def verify_store(path: str | Path, deep: bool = False) -> VerifyReport:
     Raises:
         StoreNotFound: there is none.
         WrongIdentity: a format version that this package does not know.
+        MachineError: this process cannot read it now; its files may be whole.
     """
     path, problems = Path(path), []
     try:
@@ -94,7 +96,7 @@ def verify_store(path: str | Path, deep: bool = False) -> VerifyReport:
         logged, wrong = logged_records(path)  # before the clips: a writer commits, then logs
         keys = committed_keys(path)
         read_failures(path)
-    except WrongIdentity:
+    except (WrongIdentity, MachineError):
         raise
     except (StoreError, ValueError, KeyError) as error:
         if getattr(error, "exit_status", 5) == 2 and not (path / "recipe.json").is_file():
@@ -102,6 +104,12 @@ def verify_store(path: str | Path, deep: bool = False) -> VerifyReport:
         return VerifyReport(0, (Problem("", str(error), str(path)),))
     problems += [Problem("", f"{extra}: does not belong here", str(path)) for extra in extras(path)]
     problems += [Problem("", what, str(path / "manifest")) for what in wrong]
+    damaged = (damaged_claim(claim) for claim in sorted((path / "claims").glob("*.json")))
+    problems += [
+        Problem("", f"{what}: a claim of nobody, which --repair removes", str(path / "claims"))
+        for what in damaged
+        if what
+    ]
     for key in sorted(logged.keys() - keys):
         where = str(path / folder_of(key))
         problems.append(Problem(logged[key].clip_id, "logged as committed, but missing", where))

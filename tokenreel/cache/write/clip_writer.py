@@ -1,6 +1,5 @@
 """Write one clip into a store: segments of 64 frames, then one atomic commit."""
 
-import errno
 import logging
 import os
 import shutil
@@ -15,7 +14,7 @@ import numpy as np
 from tokenreel.cache.canonical import canonical_json, seal
 from tokenreel.cache.codec import Codec, Encoded
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.errors import Damaged, StoreError, UsageError
+from tokenreel.cache.errors import Damaged, MachineError, StoreError, UsageError, machine_error
 from tokenreel.cache.files import (
     make_directory,
     sync_directory,
@@ -54,8 +53,6 @@ from tokenreel.cache.write.byte_track import ByteTrack, make_room
 from tokenreel.cache.write.claims import Claim
 
 log = logging.getLogger(__name__)
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -294,7 +291,8 @@ class ClipWriter:
             self._folder.rename(self._final)
         except OSError as error:
             if not is_committed(self._target.path, record.clip_id):
-                raise StoreError(f"{record.clip_id}: cannot commit: {error}") from error
+                what = f"{record.clip_id}: cannot commit"
+                raise machine_error(error, what) or StoreError(f"{what}: {error}") from error
             self.abort()
             return load_clip(self._final, record.key)[0]
         sync_directory(self._final.parent)
@@ -326,12 +324,13 @@ class ClipWriter:
         try:
             yield
         except OSError as error:
-            advice = "check that the store exists and is writable"
-            if error.errno in FULL:
-                advice = "make room and run the same command again"
+            error.filename = error.filename or str(self._target.path)
+            what = f"{self._record.clip_id}: cannot write {error.filename}"
+            if found := machine_error(error, what):
+                raise MachineError(f"{found}; committed clips are whole") from error
             raise StoreError(
-                f"{self._record.clip_id}: cannot write {error.filename or self._target.path}: "
-                f"{error.strerror or error}; {advice}; committed clips are whole"
+                f"{what}: {error.strerror or error}; check that the store exists; committed clips "
+                "are whole"
             ) from error
 
 

@@ -7,18 +7,18 @@ A kill loses at most the open segment: the next writer of the clip takes over th
 segments that are whole.  If two writers make one clip, the rename decides: the loser's is deleted.
 """
 
-import json
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tokenreel.cache.canonical import canonical_json
+from tokenreel.cache.canonical import canonical_json, read_json
 from tokenreel.cache.codec import codec_from_identity
-from tokenreel.cache.errors import StoreError, UsageError
+from tokenreel.cache.errors import StoreError, UsageError, machine_error
 from tokenreel.cache.files import sweep_temporary
 from tokenreel.cache.format.byte_arrays import is_array_name
 from tokenreel.cache.format.clip import (
@@ -34,7 +34,7 @@ from tokenreel.cache.format.store_files import (
     load_identity,
 )
 from tokenreel.cache.manifest import Clip
-from tokenreel.cache.write.claims import Claim, ClaimHeld, take_claim
+from tokenreel.cache.write.claims import EXPIRY_SECONDS, Claim, ClaimHeld, is_in_work, take_claim
 from tokenreel.cache.write.clip_writer import ClipWriter, WriteTarget
 
 
@@ -46,7 +46,8 @@ class StoreWriter:
         writer_id: a word for the log's file name: letters, digits, "-", "_".
         expiry_seconds: a claim of another host is dead after that long without a heartbeat (on the
             same host, as soon as its process has ended).
-        sweep_seconds: temporary directories older than that are removed.
+        sweep_seconds: temporary directories without a change for that long are removed, unless a
+            live writer works in them.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class StoreWriter:
         path: str | Path,
         *,
         writer_id: str,
-        expiry_seconds: float = 300,
+        expiry_seconds: float = EXPIRY_SECONDS,
         sweep_seconds: float = 7 * 86400,
     ) -> None:
         if not writer_id.replace("-", "").replace("_", "").isalnum():
@@ -71,7 +72,11 @@ class StoreWriter:
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
         for folder in (self.path / "clips").glob("[0-9a-f][0-9a-f]"):
-            sweep_temporary(folder, older_than_seconds=sweep_seconds)
+            sweep_temporary(
+                folder,
+                older_than_seconds=sweep_seconds,
+                keep=partial(is_in_work, claims=self.path / "claims"),
+            )
 
     def __enter__(self) -> "StoreWriter":
         self._heart.start()
@@ -155,7 +160,8 @@ class StoreWriter:
                 self.path / "claims", key, owner=self.name, expiry_seconds=self._expiry_seconds
             )
         except OSError as error:
-            raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from error
+            what = f"{self.path}: cannot be written"
+            raise machine_error(error, what) or StoreError(f"{what}: {error.strerror}") from error
         if self.is_committed(clip.clip_id):
             claim.release()
             raise ClaimHeld(f"{clip.clip_id}: already committed")
@@ -170,7 +176,7 @@ class StoreWriter:
 def plain_json(extra: Mapping[str, Any], clip_id: str) -> dict[str, Any]:
     """The extra fields of a clip as JSON gives them back; UsageError if they are none."""
     try:
-        values: dict[str, Any] = json.loads(canonical_json(dict(extra)))
-    except (TypeError, ValueError) as error:
+        values: dict[str, Any] = read_json(canonical_json(dict(extra)))
+    except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"the extra fields of {clip_id} are no JSON: {error}") from error
     return values

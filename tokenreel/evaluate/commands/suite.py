@@ -8,16 +8,15 @@ Rows are appended to results.csv as they are computed; existing rows of the same
 are reused.
 """
 
-import fcntl
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenreel.cache.errors import EmbeddingFileError, UsageError
 from tokenreel.cache.files import make_directory
+from tokenreel.cache.locks import lock_folder
 from tokenreel.cache.progress import Progress
 from tokenreel.evaluate.data.clips import load_screened
 from tokenreel.evaluate.data.clock import Clocks
@@ -158,17 +157,15 @@ def _compute(
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
     """Lock the folder against other evaluations; the lock ends with the process."""
-    handle = os.open(out, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock_folder(out))
+        except BlockingIOError as error:
+            raise UsageError(
+                f"another evaluation is writing to {out}: wait, or choose another --out"
+            ) from error
+        stack.callback(load_screened.cache_clear)  # embeddings are kept between jobs only
         yield
-    except BlockingIOError as error:
-        raise UsageError(
-            f"another evaluation is writing to {out}: wait, or choose another --out"
-        ) from error
-    finally:
-        os.close(handle)
-        load_screened.cache_clear()  # embeddings are kept between jobs, not between evaluations
 
 
 Found = dict[tuple[object, ...], Score]

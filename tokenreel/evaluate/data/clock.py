@@ -8,7 +8,6 @@ store or label is used.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.cache.canonical import canonical_json
+from tokenreel.cache.canonical import canonical_json, read_json
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile, write_embeddings
 
 CLOCK = "clock"  # model, recipe and run of the control
@@ -52,7 +51,7 @@ class _Clock:
     def takes(self, key: str, digests: Mapping[str, str]) -> bool:
         """Whether a file is evaluated on clips of this clock, or on further actions."""
         shared = self.digests.keys() & digests.keys()
-        is_known = bool(json.loads(key)["dataset"])  # two unnamed data sets share nothing
+        is_known = bool(read_json(key)["dataset"])  # two unnamed data sets share nothing
         return (
             key == self.key
             and bool(shared or is_known)
@@ -96,7 +95,7 @@ class Clocks:
         """Write the embedding file of each clock: clock.h5, clock-2.h5 and so on."""
         paths = []
         for number, clock in enumerate(self._clocks, 1):
-            about: dict[str, Any] = json.loads(clock.key)
+            about: dict[str, Any] = read_json(clock.key)
             unit, class_names = about.pop("unit"), about.pop("class_names")
             path = folder / f"{CLOCK}{f'-{number}' if number > 1 else ''}.h5"
             clips = [clip for action in sorted(clock.clips) for clip in clock.clips[action]]

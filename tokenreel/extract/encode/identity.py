@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.codec import (
     calibrate,
-    codec_from_identity,
     codec_identity,
     needs_calibration,
+    require_fits,
 )
-from tokenreel.cache.errors import TokenReelError, UsageError
+from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.format.identity import RULES_VERSION, StoreIdentity
 from tokenreel.cache.format.store_files import StoreFacts, create_store, load_arrays, load_identity
 from tokenreel.cache.write.canary import canary_frames, make_canary, require_canary
@@ -76,7 +76,8 @@ def same_extraction(
 def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
     """As build_identity, with the hash of the weights given."""
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
-    _require_fitting(config.codec, shape)
+    num_tokens = shape.grid[0] * shape.grid[1]
+    require_fits(config.codec, num_tokens=num_tokens, dim=shape.dim, grid=shape.grid)
     height, width = shape.image_size
     window_frames, window_rows = shape.frames_per_window, shape.rows_per_window
     image_size = height if height == width else (height, width)
@@ -101,15 +102,6 @@ def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
         rules=RULES_VERSION,
         pixel_aspect=config.pixel_aspect,
     )
-
-
-def _require_fitting(codec: str, shape: BackboneShape) -> None:
-    """Raise UsageError unless a codec fits the tokens of a backbone."""
-    coder = codec_from_identity(codec_identity(codec), {})
-    try:
-        coder.stored_shape(shape.grid[0] * shape.grid[1], shape.dim, shape.grid)
-    except ValueError as error:
-        raise UsageError(f"codec={codec}: {error}") from error
 
 
 def store_name(dataset: str, config: ExtractConfig, identity: StoreIdentity | None = None) -> str:

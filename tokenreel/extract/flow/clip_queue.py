@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenreel.cache.errors import ClipFailed, UsageError
+from tokenreel.cache.errors import ClipFailed, UsageError, limit_behind
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, Manifest, first_clips, path_below
@@ -86,7 +86,7 @@ class ClipQueue:
         self._store, self._report = store, report
         listed = listed_times(config)
         self._part = [clip for clip in part if listed is None or times_of(listed, clip)]
-        report.num_unlisted = len(part) - len(self._part)
+        report.num_unlisted, report.num_clips = len(part) - len(self._part), len(self._part)
         self._align, self._retries = align, retries
         self._windows = Windows(identity.frames_per_window, identity.rows_per_window)
         self._entries: list[OpenClip] = []
@@ -133,6 +133,8 @@ class ClipQueue:
                 )
                 entry = self.commits.begin(clip, source, info)
             except VideoError as error:
+                if limit := limit_behind(error):  # no fault of the video: no quarantine
+                    raise limit from error
                 details = {"decoder": self._config.decoder, "frame": error.frame}
                 self.commits.record(clip, error.stage, str(error), details)
             except ClaimHeld as held:

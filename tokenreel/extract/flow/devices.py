@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenreel.cache.errors import TokenReelError, UsageError
+from tokenreel.cache.errors import MachineError, TokenReelError, UsageError
 from tokenreel.extract.backbone.base import Backbone
 from tokenreel.extract.backbone.cpu_threads import PART_FRAMES, num_threads
 from tokenreel.extract.config import ExtractConfig
@@ -92,7 +92,7 @@ def prepare_backbone(backbone: Backbone, machine: Machine, *, compiles: bool) ->
         The machine; without mixing where a row's tokens depend on its place in a batch.
 
     Raises:
-        UsageError: not enough GPU memory for a batch.
+        MachineError: not enough GPU memory for a batch.
     """
     with named_failures(machine):
         if compiles and machine.is_cuda:
@@ -113,7 +113,7 @@ def compile_quantiser(quantiser: Quantiser, backbone: Backbone, machine: Machine
     """Quantiser.compile on a GPU; nothing on a CPU.
 
     Raises:
-        UsageError: not enough GPU memory for a batch.
+        MachineError: not enough GPU memory for a batch.
     """
     if machine.is_cuda:
         with named_failures(machine):
@@ -181,7 +181,7 @@ def named_failures(machine: Machine) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise UsageError(
+        raise MachineError(
             f"{machine.device}: not enough memory for a batch of {machine.batch_frames} frames; "
             f"set batch_frames={max(machine.batch_frames // 2, 1)}, or free memory that others use "
             f"({_first_line(error)})"

@@ -93,7 +93,7 @@ def extract_on_gpus(
     for child in children:
         if child.error is not None and not is_stopped:
             raise child.error
-    report.stopped = is_stopped
+    report.signal = stopping.signal
     return report
 
 
@@ -112,6 +112,7 @@ def merge_reports(reports: Sequence[ExtractReport]) -> ExtractReport:
         total.peak_device_bytes += report.peak_device_bytes
         for stage, seconds in report.seconds.items():
             total.seconds[stage] += seconds / len(reports)
+    total.num_clips = max(report.num_clips for report in reports)
     total.seconds["total"] = max(report.seconds["total"] for report in reports)
     held = {failure.clip_id: failure for report in reports for failure in report.quarantined}
     done = {*total.committed, *(failure.clip_id for failure in total.failed)}

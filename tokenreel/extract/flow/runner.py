@@ -131,7 +131,7 @@ def extract_clips(
         flow.receive_chunks(show)
         flow.finish(show)
         show()
-    report.stopped = stopping.event.is_set()
+    report.signal = stopping.signal
     report.check_failures(config.max_failures)
     return report
 

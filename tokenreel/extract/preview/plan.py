@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from tokenreel.cache.codec import Codec, codec_from_identity, codec_identity
-from tokenreel.cache.errors import StoreError
+from tokenreel.cache.errors import StoreError, machine_error
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import INDEX_BYTES, clip_arrays, view_arrays
 from tokenreel.cache.manifest import Clip, Manifest, path_below
@@ -304,7 +304,8 @@ def disk_rates(folder: Path, seconds: float) -> tuple[float, float]:
     """Bytes a second written and flushed, and read back without the page cache.
 
     Raises:
-        StoreError: the folder cannot be written.
+        StoreError: the folder is gone.
+        MachineError: it cannot be written.
     """
     block = np.random.default_rng(0).bytes(DISK_BLOCK_BYTES)
     try:
@@ -322,4 +323,5 @@ def disk_rates(folder: Path, seconds: float) -> tuple[float, float]:
                 file.read(DISK_BLOCK_BYTES)
             return num_bytes / spent, file.tell() / (time.perf_counter() - start)
     except OSError as error:
-        raise StoreError(f"{folder}: cannot be written: {error.strerror}") from error
+        what = f"{folder}: cannot be written"
+        raise machine_error(error, what) or StoreError(f"{what}: {error.strerror}") from error

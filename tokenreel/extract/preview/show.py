@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import UsageError, machine_error
 from tokenreel.cache.files import write_whole
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.manifest import path_below
@@ -153,7 +153,8 @@ def draw_clip(picture: ClipPicture, out: Path) -> Path:
     try:
         write_whole(out, data.getvalue())
     except OSError as error:
-        raise UsageError(f"{out}: the picture cannot be written: {error.strerror}") from error
+        what = f"{out}: the picture cannot be written"
+        raise machine_error(error, what) or UsageError(f"{what}: {error.strerror}") from error
     return out
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from tokenreel.cache.embeddings import EmbeddedClip, tag_targets, write_embeddings
-from tokenreel.cache.errors import Damaged, UsageError
+from tokenreel.cache.errors import Damaged, MachineError, UsageError
 from tokenreel.cache.files import make_directory
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.progress import Progress
@@ -189,7 +189,7 @@ def _require_writable(out: Path) -> None:
     if out.exists() and not (out.is_file() and h5py.is_hdf5(out)):
         raise UsageError(f"{out} is there and is no embedding file: use another --out")
     if not os.access(out.parent, os.W_OK):
-        raise UsageError(f"{out.parent} cannot be written in: use another --out")
+        raise MachineError(f"{out.parent} cannot be written in: use another --out")
 
 
 def embed_together(

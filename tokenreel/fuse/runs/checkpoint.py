@@ -5,7 +5,6 @@ and epoch, the dropout of a step of seed, epoch and step.
 """
 
 import io
-import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenreel.cache.canonical import field_differences
+from tokenreel.cache.canonical import field_differences, parse_object
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.files import write_whole
 from tokenreel.fuse.config.system import SystemConfig
@@ -77,7 +76,7 @@ def require_config(path: Path, config: SystemConfig, state: Mapping[str, Any]) -
     Raises:
         WrongIdentity: the fields that differ.
     """
-    held = with_later_fields(json.loads(state["config"]))
+    held = with_later_fields(parse_object(state["config"], where=path))
     rows = field_differences(held, config.model_dump(mode="json"), "config")
     if rows:
         table = _table(rows)
@@ -96,7 +95,10 @@ def restore_weights(
         {name: tuple(value.shape) for name, value in weights.items()}
         for weights in (model.state_dict(), state["model"])
     )
-    held, asked = with_later_fields(json.loads(state["config"])), config.model_dump(mode="json")
+    held, asked = (
+        with_later_fields(parse_object(state["config"], where=path)),
+        config.model_dump(mode="json"),
+    )
     groups = ("system", *config.weight_fields)
     rows = [row for row in field_differences(held, asked) if row[0].split(".")[0] in groups]
     is_same = all(name.startswith(config.free_fields) for name, _, _ in rows)

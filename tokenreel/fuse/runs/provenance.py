@@ -1,7 +1,6 @@
 """Provenance of a run: run.json, and whether the model of a run can read a store."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tokenreel.cache.canonical import canonical_json, field_differences
+from tokenreel.cache.canonical import canonical_json, field_differences, read_json
 from tokenreel.cache.embeddings import with_current_names
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.provenance import describe_fingerprints
@@ -120,7 +119,7 @@ def read_provenance(run: Path) -> dict[str, Any]:
     if not path.exists():
         raise UsageError(f"{run} is no run, it has no run.json: name a run's folder")
     try:
-        provenance = json.loads(path.read_bytes())
+        provenance = read_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise Damaged(f"{path}: torn ({error}); delete the run and train again") from error
     if not isinstance(provenance, dict):

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
+from typing import Any, NoReturn
 
 from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.cache.format.clip import ClipRecord
@@ -35,7 +36,8 @@ def fit(
     """Train runs that draw the same batches, in lock-step, to their ends.
 
     A run that is further than another waits; one whose loss is not finite leaves, and the others go
-    on.  SIGTERM saves every run after the step that it comes in, and ends the process with 143.
+    on.  Ctrl-C and SIGTERM save every run after the step that they come in, and end the process
+    with 130 and 143.
 
     Args:
         runs: of one system, and with one Sampling in each stage, those that are over apart.
@@ -61,7 +63,7 @@ def fit(
         initial=min(run.position for run in active)[0],
         enabled=progress and world.is_first,
     )
-    with bar, _stop_on_sigterm() as stopped:
+    with bar, _stop_on_signals(world) as stopped:
         while active:
             number = min(run.stage_number for run in active)
             stage = [run for run in active if run.stage_number == number]
@@ -75,7 +77,7 @@ def _fit_stage(
     source: TokenSource,
     world: World,
     bar: Progress,
-    stopped: list[bool],
+    stopped: list[int],
     beat: Callable[[], None],
 ) -> dict[Run, TokenReelError]:
     """Train runs that are in one stage to its end; those that failed, each with its error."""
@@ -98,7 +100,7 @@ def _fit_stage(
                 failed |= _end_epoch(active, source, held_out, place.epoch, bar)
                 active = [run for run in active if run not in failed]
             if active and any_of(bool(stopped), world, source.device):
-                _save_and_stop(active)
+                _save_and_stop(active, stopped[0] if stopped else signal.SIGTERM)
             for run in active:
                 run.save_if_due(ends_epoch=place.ends_epoch)
             beat()
@@ -194,29 +196,43 @@ def _held_out_batches(
         ).to(source.device)
 
 
-def _save_and_stop(active: Sequence[Run]) -> None:
+def _save_and_stop(active: Sequence[Run], number: int) -> NoReturn:
+    name = signal.Signals(number).name
     for run in active:
         run.save()
-        epoch, number = run.position
+        epoch, step = run.position
         log.warning(
-            "received SIGTERM: %s saved at epoch %d, step %d; rerun to resume",
+            "received %s: %s saved at epoch %d, step %d; rerun to resume",
+            name,
             run.out,
             epoch,
-            number,
+            step,
         )
-    raise SystemExit(143)
+    raise SystemExit(128 + number)
 
 
 @contextmanager
-def _stop_on_sigterm() -> Iterator[list[bool]]:
-    """A list that is no longer empty once SIGTERM came."""
-    stopped: list[bool] = []
+def _stop_on_signals(world: World) -> Iterator[list[int]]:
+    """The signals that came, SIGTERM and Ctrl-C, in order; a second Ctrl-C interrupts at once.
+
+    Several processes wait for the step to end whatever comes: torchrun repeats each signal.
+    """
+    stopped: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        if number == signal.SIGINT and number in stopped and world.size == 1:
+            raise KeyboardInterrupt
+        stopped.append(number)
+
+    former: dict[int, Any] = {}
     try:
-        former = signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            former[number] = signal.signal(number, stop)
     except ValueError:  # not the main thread: the owner of the process handles signals
         yield stopped
         return
     try:
         yield stopped
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for wanted, handler in former.items():
+            signal.signal(wanted, handler)

@@ -3,25 +3,26 @@
 import errno
 import logging
 import os
-import signal
 import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
-from tokenreel.cache.errors import TokenReelError, UsageError
+from tokenreel.cache.errors import (
+    INTERRUPTED,
+    MachineError,
+    TokenReelError,
+    UsageError,
+    machine_error,
+)
 
 log = logging.getLogger(__name__)
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-CLOSED = (
+WRONG_PATHS = (
     errno.EEXIST,
     errno.EISDIR,
     errno.ENOTDIR,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
     errno.ENOENT,
     errno.ENAMETOOLONG,
     errno.ELOOP,
@@ -29,7 +30,6 @@ CLOSED = (
 FollowLinks = Annotated[
     bool, typer.Option(help="take links that leave the root, and enter links to folders")
 ]
-INTERRUPTED = 128 + signal.SIGINT
 
 
 def new_app(title: str) -> typer.Typer:
@@ -77,17 +77,17 @@ def run_app(app: typer.Typer) -> NoReturn:
     try:
         app()
     except TokenReelError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_status)
+        _end(error)
     except OSError as error:
-        if error.errno in FULL:
-            kind, advice = TokenReelError, "make room, and rerun the same command to resume"
-        elif error.errno in CLOSED:
-            kind, advice = UsageError, "name another path, or make room for this one"
-        else:
+        if found := machine_error(error):
+            _end(found)
+        if error.errno not in WRONG_PATHS:
             raise
-        typer.echo(f"error: {error}: {advice}", err=True)
-        sys.exit(kind.exit_status)
+        _end(UsageError(f"{error}: name another path, or make room for this one"))
+    except (MemoryError, RuntimeError) as error:
+        if reason := _lack_of(error):
+            _end(MachineError(f"{reason}; what is written stays: rerun the same command to resume"))
+        raise
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "tokenreel":
             raise
@@ -124,3 +124,20 @@ def _use_utf8() -> None:
         return
     os.environ["PYTHONUTF8"] = "1"
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _end(error: TokenReelError) -> NoReturn:
+    typer.echo(f"error: {error}", err=True)
+    sys.exit(error.exit_status)
+
+
+def _lack_of(error: Exception) -> str:
+    """What the machine has too little of, in words of ours; "" for any other error."""
+    if isinstance(error, MemoryError):
+        return "not enough memory" + (f": {error}" if str(error) else "")
+    words = str(error)
+    if "out of memory" in words or "can't allocate memory" in words:  # torch, on GPU and CPU
+        return f"not enough memory: {words.partition(chr(10))[0]}"
+    if "can't start new thread" in words:
+        return "too many threads or processes (see ulimit -u)"
+    return ""

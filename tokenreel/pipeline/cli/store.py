@@ -69,17 +69,25 @@ def verify(
         done = repair_store(store, report, words or [], root=root)
         if done is not None:
             say(done.table())
+            done.require_reached()
         report = verify_store(store, deep=deep)
         say(f"after the repair: {report.table()}")
     finish(report.exit_status)
 
 
 @app.command()
-def diff(first: StorePath, second: StorePath) -> None:
-    """In which fields and clips two stores differ."""
-    from tokenreel.cache.tools.maintenance import diff_stores
+def diff(
+    first: StorePath,
+    second: StorePath,
+    *,
+    clips: Annotated[bool, typer.Option("--clips", help="name every clip that differs")] = False,
+) -> None:
+    """In which fields and clips two stores differ; ends with status 1 where they do, as diff."""
+    from tokenreel.cache.tools.maintenance import compare_stores
 
-    say("\n".join(diff_stores(first, second)) or "no difference")
+    found = compare_stores(first, second)
+    say(found.table(clips=clips))
+    finish(found.exit_status)
 
 
 @app.command()

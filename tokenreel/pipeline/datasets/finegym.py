@@ -12,7 +12,6 @@ are two clips with the same `group`, "shared:" before it, so that an evaluation 
 Labels are made at 25 frames a second, as in CARL: extract with fps=25.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenreel.cache.canonical import read_json
 from tokenreel.cache.csv_tables import read_lines
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import UNLABELLED, Clip, LabelSpan, Manifest
@@ -261,9 +261,9 @@ def read_times(path: Path) -> dict[str, dict[str, Any]]:
         UsageError: a file that is not of this form.
     """
     try:
-        times = json.loads("\n".join(read_lines(path)))
+        times = read_json("\n".join(read_lines(path)))
     except ValueError as error:
-        raise UsageError(f"{path.name}: not JSON: {error}") from None
+        raise UsageError(f"{path.name}: {error}") from None
     if not isinstance(times, dict) or not all(isinstance(v, dict) for v in times.values()):
         raise UsageError(f"{path.name}: expected {{youtube id: {{event: ...}}}}")
     return times

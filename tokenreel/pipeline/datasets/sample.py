@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tokenreel.cache.canonical import read_json
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import whole_file
 from tokenreel.pipeline.datasets.folder import folder
@@ -66,7 +67,7 @@ def _counts_of(note: Path) -> dict[str, int]:
     """What was rendered; a note of another kind is reported when it is compared."""
     counts = {"train": NUM_TRAIN, "val": NUM_VAL}
     try:
-        held = json.loads(note.read_bytes())
+        held = read_json(note.read_bytes())
         return {name: int(held[name]) for name in counts}
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return counts

@@ -1,12 +1,9 @@
 """Phase 1 as calls: words of the user -> manifest and config -> store, new, retried or repaired."""
 
 import dataclasses
-import fcntl
 import logging
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from tokenreel.cache.files import (
 )
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.store_files import load_identity, read_failures
+from tokenreel.cache.locks import lock_folder
 from tokenreel.cache.manifest import Manifest, first_clips, path_below
 from tokenreel.cache.tools.maintenance import mend_logs, remove_damaged
 from tokenreel.cache.tools.verify import VerifyReport
@@ -257,7 +255,7 @@ def named_store(folder: Path, manifest: Manifest, config: ExtractConfig) -> Path
     planned = build_identity(config)
     start = store_name(manifest.dataset, config)
     make_directory(folder)
-    with _locked(folder):
+    with lock_folder(folder, waiting="another process makes a store here; waiting"):
         sweep_temporary(folder, older_than_seconds=ABANDONED_SECONDS)
         found = _stores_of(folder, start, planned, config)
         if not found:  # the same weights in a file of another name
@@ -301,28 +299,6 @@ def _stores_of(
         if held.has_tokens_of(same_extraction(held, planned, config)):
             found.append(path)
     return found
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock a folder: one process at a time; the lock of a dead process is released."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("%s: another process makes a store here; waiting", folder)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            log.warning(
-                "%s: this file system has no locks (%s): let one process make the store before "
-                "others start, or give all of them one --out",
-                folder,
-                error.strerror,
-            )
-        yield
-    finally:
-        os.close(handle)
 
 
 def repair_store(

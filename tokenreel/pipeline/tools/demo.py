@@ -38,6 +38,7 @@ def run_demo() -> int:
     say("1/3 extract: sample clips, a small ViT with fixed RANDOM weights (no DINO here)")
     report, store = extract_dataset("sample", [])
     say(report.table())
+    report.require_reached()
 
     say("2/3 train: MV-Former, 3 seeds, and two controls")
     runs = _train(store)

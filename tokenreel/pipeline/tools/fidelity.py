@@ -15,7 +15,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.cache.codec import Codec, calibrate, codec_from_identity, codec_identity
+from tokenreel.cache.codec import (
+    Codec,
+    calibrate,
+    codec_from_identity,
+    codec_identity,
+    require_fits,
+)
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.codec.int4 import GROUP
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
@@ -154,16 +160,22 @@ def fidelity_of(
             raise UsageError(f"{name} is a store: words and --root are for a data set")
         return measure_store(Path(name), clips=clips, codecs=codecs, progress=progress)
     manifest, config = read_words(name, words, root=root)
-    from tokenreel.extract.flow.runner import extract_clips  # torch: every word is right
+    from tokenreel.extract.backbone.families import backbone_shape  # torch: every word is right
+    from tokenreel.extract.flow.runner import extract_clips
 
     chosen = spread(manifest.clips, clips, key=lambda clip: clip.split)
     part = dataclasses.replace(manifest, clips=tuple(chosen))
     config = config.model_copy(update={"codec": "fp16"})
+    shape = backbone_shape(config.backbone, config.blocks, config.image_size)
+    for codec in codecs:
+        num_tokens = shape.grid[0] * shape.grid[1]
+        require_fits(codec, num_tokens=num_tokens, dim=shape.dim, grid=shape.grid)
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / name
-        failed = extract_clips(part, config, store, progress=progress).failed
+        extracted = extract_clips(part, config, store, progress=progress)
+        extracted.require_reached()
         report = measure_store(store, clips=clips, codecs=codecs, progress=progress)
-    left_out = [f"left out: {clip}" for clip in failed]
+    left_out = [f"left out: {clip}" for clip in extracted.failed]
     return dataclasses.replace(
         report,
         notes=(*report.notes, *left_out),
@@ -181,6 +193,9 @@ def measure_store(
             f"{path} holds {store.codec.name}, which has lost too much to judge other codecs by: "
             "name a store of fp16 or int8, or a data set"
         )
+    shape = store.identity
+    for codec in codecs:
+        require_fits(codec, num_tokens=shape.num_tokens, dim=shape.dim, grid=shape.grid)
     records = spread(list(store.records.values()), clips, key=lambda record: record.split)
     if not records:
         raise UsageError(f"{path} holds no clips")

@@ -1,6 +1,5 @@
 """Runs of the report, the files beside their embeddings, and the choice of what is shown."""
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from tokenreel.cache.canonical import read_json
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
 from tokenreel.evaluate.data.clips import file_sha256
 
@@ -139,13 +139,13 @@ def _read_curves(path: Path) -> list[dict[str, float]]:
     text = path.read_bytes().decode(errors="replace")
     for row, line in enumerate(text.splitlines(), start=1):
         try:
-            values: dict[str, Any] = json.loads(line)
+            values: dict[str, Any] = read_json(line)
             kept = {
                 key: float(value)
                 for key, value in values.items()
                 if isinstance(value, int | float) and math.isfinite(value)
             }
-        except (ValueError, AttributeError, OverflowError, RecursionError) as error:
+        except (ValueError, AttributeError, OverflowError) as error:
             log.warning("%s: line %d cannot be read (%s): curves end there", path, row, error)
             break
         lines.append(kept)

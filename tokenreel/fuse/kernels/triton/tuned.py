@@ -4,10 +4,11 @@ tuned.json holds what `make bench-gpu` found: GPU name -> "direction dtype LxD" 
 """
 
 import functools
-import json
 from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
+
+from tokenreel.cache.canonical import read_json
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def block_of(width: int) -> int:
 
 @functools.cache
 def _measured() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(
+    found: dict[str, Any] = read_json(
         resources.files(__package__).joinpath("tuned.json").read_text()
     )
     return found

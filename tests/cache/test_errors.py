@@ -1,0 +1,130 @@
+"""One table of exit statuses: the code's, the README's, and what each fault of a machine gives."""
+
+import errno
+import os
+import re
+import signal
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from tokenreel.cache import errors
+from tokenreel.cache.errors import (
+    STATUSES,
+    ClipFailed,
+    EmbeddingFileError,
+    MachineError,
+    StoreError,
+    TokenReelError,
+    UnreadableFile,
+    UsageError,
+    machine_error,
+)
+from tokenreel.pipeline.cli.console import new_app, run_app
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def kinds(parent=TokenReelError):
+    yield parent
+    for child in parent.__subclasses__():
+        if child.__module__.startswith("tokenreel"):
+            yield from kinds(child)
+
+
+def test_the_table_of_the_readme_is_that_of_the_code():
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", README.read_text(), re.MULTILINE)
+    assert {int(number): text for number, text in rows} == STATUSES
+
+
+def test_every_error_ends_a_command_with_a_status_of_the_table():
+    assert {kind.exit_status for kind in kinds()} <= STATUSES.keys()
+    tree = dict(re.findall(r"(\w+) +(\d)(?: |$)", errors.__doc__, re.MULTILINE))
+    assert {kind.__name__: str(kind.exit_status) for kind in kinds()} | tree == {
+        kind.__name__: str(kind.exit_status) for kind in kinds()
+    }
+    assert {kind.__name__ for kind in vars(errors).values() if isinstance(kind, type)} - {
+        "partial",
+        "Path",
+    } == tree.keys()
+    assert (errors.INTERRUPTED, errors.TERMINATED) == (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+MACHINE = ["ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EMFILE", "ENFILE", "ENOMEM"]
+MACHINE += ["EAGAIN", "EIO", "ESTALE", "ETIMEDOUT"]
+
+
+def status_of(error: BaseException, capsys) -> tuple[int, str]:
+    """Exit status and message of a command that raises an error."""
+    app = new_app("test")
+
+    @app.command()
+    def fail() -> None:
+        raise error
+
+    with patch("sys.argv", ["test"]), pytest.raises(SystemExit) as end:
+        run_app(app)
+    return end.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", MACHINE)
+def test_what_the_machine_lacks_is_its_fault_not_the_stores(name, capsys):
+    error = OSError(getattr(errno, name), os.strerror(getattr(errno, name)), "results/a.csv")
+    found = machine_error(error)
+    assert isinstance(found, StoreError)
+    assert found.exit_status == 6
+    assert str(found).startswith(f"results/a.csv: {error.strerror}; ")
+    assert status_of(error, capsys) == (6, f"error: {found}\n")
+
+
+@pytest.mark.parametrize("name", ["ENOENT", "EEXIST", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP"])
+def test_a_wrong_path_is_the_users(name, capsys):
+    error = OSError(getattr(errno, name), os.strerror(getattr(errno, name)), "a.csv")
+    assert machine_error(error) is None
+    assert status_of(error, capsys)[0] == UsageError.exit_status == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "error: not enough memory; "),
+        (MemoryError("Unable to allocate 60 GiB"), "not enough memory: Unable to allocate 60 GiB"),
+        (RuntimeError("CUDA out of memory. Tried\nmore"), "not enough memory: CUDA out of memory"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "not enough memory: ",
+        ),
+        (RuntimeError("can't start new thread"), "too many threads or processes (see ulimit -u)"),
+    ],
+)
+def test_too_little_memory_and_too_many_threads_end_with_6(error, words, capsys):
+    status, printed = status_of(error, capsys)
+    assert (status, words in printed) == (6, True), printed
+
+
+def test_any_other_error_is_ours_and_is_not_hidden():
+    app = new_app("test")
+
+    @app.command()
+    def fail() -> None:
+        raise RuntimeError("a fault")
+
+    with patch("sys.argv", ["test"]), pytest.raises(RuntimeError, match="a fault"):
+        run_app(app)
+
+
+def test_a_disk_without_inodes_is_said_to_lack_them(tmp_path, monkeypatch):
+    error = OSError(errno.ENOSPC, "No space left on device", tmp_path / "absent/a.csv")
+    real = os.statvfs(tmp_path)
+    for free, files, lacks in [(9, 0, True), (0, 9, False), (0, 0, False), (9, 9, False)]:
+        values = [*real[:4], free, 100, files, files, *real[8:]]
+        monkeypatch.setattr(os, "statvfs", lambda _, values=values: os.statvfs_result(values))
+        assert ("no inodes are left" in str(machine_error(error))) == lacks
+
+
+def test_an_embedding_file_that_may_not_be_read_is_both():
+    assert issubclass(UnreadableFile, EmbeddingFileError)
+    assert issubclass(UnreadableFile, MachineError)
+    assert UnreadableFile.exit_status == 6
+    assert ClipFailed("a", stage="read", reason="b").exit_status == 3
