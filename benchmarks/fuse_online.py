@@ -30,7 +30,8 @@ from tokenreel.extract.preview.show import frames_as_seen
 from tokenreel.fuse.data.batches import Batch, make_batch
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.train.run import Run
-from tokenreel.pipeline.datasets.render import render_clip, write_script
+from tokenreel.pipeline.datasets.render import render_clip
+from tokenreel.pipeline.datasets.script import write_script
 from tokenreel.pipeline.phases.extraction import extract_dataset
 
 BLOCKS = (3, 7, 11)

@@ -125,7 +125,7 @@ def make_row(
         unit=unit,
         baseline=baseline,
         ratio=ratio,
-        commit=_commit(),
+        commit=commit_name(),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         versions=_versions(),
     )
@@ -174,7 +174,8 @@ def _quantile(values: tuple[float, ...], share: float) -> float:
     return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
 
 
-def _commit() -> str:
+def commit_name() -> str:
+    """The commit of the checkout, "-dirty" when changed."""
     if shutil.which("git") is None:
         return "unknown"
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]

@@ -20,7 +20,18 @@ STORES = Path("stores")
 RUNS = Path("runs")
 RESULTS = Path("results")
 
+SAMPLE = "sample-3"  # what the sample of this version is called: its folder, stores and rows
+
 EMBEDDINGS = "embeddings.h5"  # the file of a run that phase 3 reads
+
+
+def root_of(dataset: str) -> Path:
+    """The default folder of a data set; each version of the sample has its own.
+
+    >>> root_of("finegym").as_posix(), root_of("sample").as_posix()
+    ('data/finegym', 'data/sample-3')
+    """
+    return DATA / (SAMPLE if dataset == "sample" else dataset)
 
 
 @cache

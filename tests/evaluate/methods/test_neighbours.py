@@ -93,12 +93,3 @@ def test_a_frame_that_the_clip_has_not_is_refused(frame):
 def test_k_is_at_least_one():
     with pytest.raises(ValueError, match="k is at least 1, got 0"):
         nearest_frames(make_clip("q", [0]), 0, [], k=0)
-
-
-def test_equally_near_frames_come_clip_by_clip_and_then_frame_by_frame():
-    one, two = make_clip("one", [9, 2]), make_clip("two", [2, 9])
-    neighbours = nearest_frames(make_clip("q", [1.0]), 0, [one, two], k=2)
-    assert [(n.clip.clip_id, n.frame) for n in neighbours] == [("one", 1), ("two", 0)]
-    many = make_clip("many", [5, 2, 0] * 40)
-    neighbours = nearest_frames(make_clip("q", [1.0]), 0, [many], k=6)
-    assert [n.frame for n in neighbours] == [1, 2, 4, 5, 7, 8]

@@ -32,7 +32,7 @@ def read_movie(path):
 
 def test_a_clip_gets_a_grid_a_movie_and_its_numbers(work, monkeypatch):
     monkeypatch.chdir(work)
-    result = CliRunner().invoke(app, ["attend", "run", "--clips", "val/dance", "--device", "cpu"])
+    result = CliRunner().invoke(app, ["attend", "run", "--clips", "val/visit", "--device", "cpu"])
     assert result.exit_code == 0, (result.output, result.exception)
     assert "attention alone" not in result.stdout
     [numbers] = (work / "run/attention").glob("*.npz")
@@ -50,10 +50,10 @@ def test_a_clip_gets_a_grid_a_movie_and_its_numbers(work, monkeypatch):
 
 def test_without_the_video_it_is_the_attention_alone_and_a_line_says_so(work, monkeypatch):
     monkeypatch.chdir(work)
-    words = ["--clips", "val/dance", "--root", "nowhere", "--out", "alone", "--device", "cpu"]
+    words = ["--clips", "val/visit", "--root", "nowhere", "--out", "alone", "--device", "cpu"]
     result = CliRunner().invoke(app, ["attend", "run", *words])
     assert result.exit_code == 0, (result.output, result.exception)
-    assert "attention alone, no frames: nowhere/val/dance" in result.stdout
+    assert "attention alone, no frames: nowhere/val/visit" in result.stdout
     assert "(--root names the videos)" in result.stdout
     [movie] = (work / "alone").glob("*.mp4")
     assert read_movie(movie)[0].shape == (224, 3 * 224, 3)
@@ -65,9 +65,9 @@ def test_a_damaged_clip_is_told_and_the_command_ends_with_status_3(work, monkeyp
 
     monkeypatch.chdir(work)
     monkeypatch.setattr("tokenreel.fuse.embed.attend.attend", attend)
-    result = CliRunner().invoke(app, ["attend", "run", "--clips", "val/dance", "--device", "cpu"])
+    result = CliRunner().invoke(app, ["attend", "run", "--clips", "val/visit", "--device", "cpu"])
     assert result.exit_code == 3, (result.output, result.exception)
-    assert "failed: val/dance_001.mp4: read: frame 3 is damaged" in result.stdout
+    assert "failed: val/visit_001.mp4: read: frame 3 is damaged" in result.stdout
 
 
 def test_without_an_encoder_the_rest_is_written_and_it_is_said(work, monkeypatch):
@@ -77,7 +77,7 @@ def test_without_an_encoder_the_rest_is_written_and_it_is_said(work, monkeypatch
     monkeypatch.chdir(work)
     monkeypatch.setattr(av.container.OutputContainer, "add_stream", add_stream, raising=True)
     with pytest.raises(TokenReelError, match=r"\.mp4: this build of PyAV has no encoder libx264"):
-        list(attend_clips(work / "run", ["val/dance"], out=work / "still", device="cpu"))
+        list(attend_clips(work / "run", ["val/visit"], out=work / "still", device="cpu"))
     assert sorted(path.suffix for path in (work / "still").iterdir()) == [".npz", ".png"]
 
 

@@ -33,7 +33,8 @@ def extract_command(store: Store, **changes: str) -> str:
         words["views"] = f"{recipe.num_views - 1}"
         words["view_seed"] = f"{recipe.views[1].get('seed', 0)}"
     dataset = made_with.get("dataset") or "DATASET"
-    root = "" if dataset == "sample" else "--root VIDEOS "  # the sample makes its own
+    is_rendered = dataset.startswith("sample-")  # the sample makes its own videos
+    root = "" if is_rendered else "--root VIDEOS "
     typed = " ".join(f"{key}={value}" for key, value in (words | changes).items())
     return f"extract run {dataset} {root}{typed} --out STORE"
 

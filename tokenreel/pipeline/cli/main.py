@@ -80,11 +80,11 @@ def check(
 ) -> None:
     """Check a data set: expected and existing files, clips of each split and class."""
     from tokenreel.pipeline.datasets import check_dataset
-    from tokenreel.pipeline.defaults import DATA
+    from tokenreel.pipeline.defaults import root_of
     from tokenreel.pipeline.phases.extraction import data_options
 
     options, _ = data_options([*(words or []), *link_words(follow_links)])
-    found = check_dataset(dataset, root or DATA / dataset, options)
+    found = check_dataset(dataset, root or root_of(dataset), options)
     say(found.text())
     finish(0 if found.is_complete else 3)
 

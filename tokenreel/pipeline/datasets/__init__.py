@@ -13,6 +13,7 @@ from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.plugins import Table
 from tokenreel.pipeline.datasets.check import Check, check_survey
 from tokenreel.pipeline.datasets.survey import Survey
+from tokenreel.pipeline.defaults import SAMPLE
 
 __all__ = ["DATASETS", "check_dataset", "load_dataset"]
 
@@ -28,6 +29,7 @@ DATASETS = Table(
         "penn_action": "tokenreel.pipeline.datasets.penn_action:penn_action",
         "pouring": "tokenreel.pipeline.datasets.pouring:pouring",
         "sample": "tokenreel.pipeline.datasets.sample:sample",
+        SAMPLE: "tokenreel.pipeline.datasets.sample:sample",  # as its stores call it
     },
 )
 FOLLOWING = ("finegym", "kinetics400", "penn_action", "pouring")  # links, without the option

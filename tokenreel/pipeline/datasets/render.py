@@ -1,8 +1,8 @@
-"""Draw the clips of the sample: a script decides every frame, a figure is drawn from it.
+"""Draw the clips of the sample: a script says where everything is, a look how it appears.
 
-A script is a pure function of split and index.  A pose is five numbers; a phase moves the figure
-from one key pose to the next.  Some poses are passed on the way up and on the way down, so that a
-single frame does not always tell its phase: the frames around it do.
+The look is drawn from the seed of the clip and says nothing of action or phase: viewpoint,
+handedness, scale, body shape, clothes, a background that moves by itself, and perhaps a second
+figure that does something else.
 """
 
 from dataclasses import dataclass
@@ -14,85 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.cache.files import whole_file
+from tokenreel.pipeline.datasets.script import BEAT, FLOOR, FPS, Script
 
-FPS = 25
-WIDTH, HEIGHT = 320, 240
-MARGIN = 16  # pixels of background beyond each edge, for the camera shake
+WIDTH, HEIGHT = 240, 240
+TEXTURE = 320  # side of the background, which repeats
 
-PHASES = {
-    "lift": ("reach", "raise", "lower"),
-    "dance": ("crouch", "jump", "left", "right", "bow"),
-}
-# Pose: angle of the near arm, of the far arm, of the lean (degrees, 0 = down, 180 = up), crouch
-# and spread of the legs (0 to 1).
-KEY_POSES = {
-    "lift": [
-        (20, 10, 0, 0.0, 0.1),
-        (70, 60, 35, 0.6, 0.3),
-        (175, 165, 0, 0.0, 0.3),
-        (20, 10, 0, 0.0, 0.1),
-    ],
-    "dance": [
-        (30, -30, 0, 0.0, 0.1),
-        (60, -60, 10, 0.9, 0.5),
-        (150, -150, 0, 0.0, 0.1),
-        (90, -20, -30, 0.1, 0.6),
-        (20, -90, 30, 0.1, 0.6),
-        (40, -40, 70, 0.3, 0.1),
-    ],
-}
-# The lamp in the near hand: which colour of LAMP it has in each phase.  The first and the last
-# phase of the dance share one: their poses and what came before tell them apart.
-LAMP = np.array([(250, 60, 40), (60, 240, 70), (70, 90, 255), (250, 240, 60)], np.float32)
-LAMP_OF = {"lift": (0, 1, 2), "dance": (0, 1, 2, 3, 0)}
 Frame = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Script:
-    """Everything that is drawn in a clip.
-
-    Attributes:
-        video: path below the root.
-        split, action: as in the manifest.
-        seed: of the look of the clip.
-        phases: phase of each frame.
-        poses: pose of each frame, five numbers.
-    """
-
-    video: str
-    split: str
-    action: str
-    seed: int
-    phases: tuple[int, ...]
-    poses: tuple[tuple[float, ...], ...]
-
-
-def write_script(split: str, index: int) -> Script:
-    """The script of a clip: 40 to 160 frames, the phases in order, one perhaps done twice."""
-    action = list(PHASES)[index % len(PHASES)]
-    seed = 2 * index + (split == "val")
-    rng = np.random.default_rng([1, seed])
-    keys = np.asarray(KEY_POSES[action], np.float64)
-    order = list(range(len(keys) - 1))
-    for _ in range(int(rng.integers(3))):
-        repeated = int(rng.integers(len(order)))
-        order.insert(repeated, order[repeated])
-    shares = rng.uniform(0.25, 1.75, len(order))
-    num_frames = int(rng.integers(40, 161))
-    lengths = np.maximum(5, np.round(shares / shares.sum() * num_frames)).astype(int)
-    late = float(rng.uniform(0.3, 0.8)) if rng.random() < 0.5 else 0.0
-    phases: list[int] = []
-    poses: list[tuple[float, ...]] = []
-    for position, (phase, length) in enumerate(zip(order, lengths, strict=True)):
-        start = late if position == 0 else 0.0
-        steps = start + (1 - start) * (np.arange(length) + 0.5) / length
-        for share in (1 - np.cos(np.pi * steps)) / 2:
-            poses.append(tuple(keys[phase] * (1 - share) + keys[phase + 1] * share))
-            phases.append(phase)
-    count = min(160, len(phases))
-    name = f"{split}/{action}_{index:03d}.mp4"
-    return Script(name, split, action, seed, tuple(phases[:count]), tuple(poses[:count]))
+Point = NDArray[np.float64]
 
 
 def render_clip(root: Path, script: Script) -> None:
@@ -104,7 +32,7 @@ def render_clip(root: Path, script: Script) -> None:
         # Without mbtree, whose AVX-512 form gives other bytes each time.
         stream.options = {"crf": "20", "preset": "veryfast", "threads": "1", "mbtree": "0"}
         stream.time_base = Fraction(1, FPS)
-        for index, image in enumerate(_draw(script)):
+        for index, image in enumerate(draw_frames(script)):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts = index
             container.mux(stream.encode(frame))
@@ -112,122 +40,211 @@ def render_clip(root: Path, script: Script) -> None:
         container.close()
 
 
-def _draw(script: Script) -> list[NDArray[np.uint8]]:
-    rng = np.random.default_rng([2, script.seed])
-    background = _texture(rng)
-    skin, cloth = rng.uniform(170, 255, (2, 3)).astype(np.float32)
-    scale = float(rng.uniform(1.05, 1.4))
-    mirrored = bool(rng.random() < 0.5)
-    centre = np.array([WIDTH * rng.uniform(0.45, 0.55), HEIGHT * rng.uniform(0.56, 0.6)])
-    shake = _smooth(rng, len(script.phases), strength=rng.uniform(0, 4))
-    disc = Disc(rng)
+@dataclass(frozen=True, eq=False)
+class Body:
+    """How a figure looks.
+
+    Attributes:
+        scale: of the whole figure.
+        width: of the figure as seen from its viewpoint, 1 from the front.
+        limbs, thickness, head: lengths and radii, 1 as usual.
+        skin, shirt, trousers: colours, (3,).
+    """
+
+    scale: float
+    width: float
+    limbs: float
+    thickness: float
+    head: float
+    skin: Frame
+    shirt: Frame
+    trousers: Frame
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator, scale: float) -> "Body":
+        """Any body."""
+        skin = rng.uniform(0.75, 1.0) * np.array([245, 205, 175], np.float32)
+        shirt, trousers = rng.uniform(110, 255, (2, 3)).astype(np.float32)
+        return cls(
+            scale,
+            float(rng.uniform(0.75, 1.0)),
+            float(rng.uniform(0.9, 1.1)),
+            float(rng.uniform(0.8, 1.25)),
+            float(rng.uniform(0.85, 1.15)),
+            skin,
+            shirt,
+            trousers,
+        )
+
+
+class View:
+    """From positions of a script to pixels: camera, scale of the clip, and mirroring."""
+
+    def __init__(self, camera: Point, scale: float, *, mirrored: bool) -> None:
+        self.zoom = scale * float(camera[2])
+        self._centre = camera[:2]
+        self._side = -1.0 if mirrored else 1.0
+
+    def pixel(self, x: float, y: float) -> Point:
+        """(x, y) in pixels."""
+        moved = self.zoom * (np.array([x, y]) - self._centre) * [self._side, 1.0]
+        return np.asarray(moved + np.array([WIDTH / 2, HEIGHT / 2 + 8]))
+
+
+def draw_frames(script: Script) -> list[NDArray[np.uint8]]:
+    """The frames of a clip, (H, W, 3) each."""
+    rng = np.random.default_rng([4, script.seed])
+    backdrop = Backdrop(rng)
+    scale, mirrored = float(rng.uniform(1.0, 1.12)), bool(rng.random() < 0.5)
+    body = Body.drawn(rng, 1.0)
+    passer = Passer(rng) if rng.random() < 0.5 else None
+    colours = rng.uniform(140, 255, (2, 3)).astype(np.float32)
     images = []
     for index, pose in enumerate(script.poses):
-        dy, dx = np.clip(shake[index], -MARGIN, MARGIN).round().astype(int) + MARGIN
-        image = background[dy : dy + HEIGHT, dx : dx + WIDTH].copy()
-        disc.draw(image, index)
-        lamp = LAMP[LAMP_OF[script.action][script.phases[index]]]
-        _draw_figure(image, pose, centre, scale, (skin, cloth, lamp), mirrored=mirrored)
+        view = View(script.camera[index], scale, mirrored=mirrored)
+        image = backdrop.crop(script.camera[index], index)
+        if passer is not None:
+            passer.draw(image, view, index)
+        thing = script.thing[index]
+        if script.action == "visit":
+            _draw_post(image, view, thing, colours)
+        hands = _draw_figure(image, view, body, float(script.figure[index]), pose)
+        if script.action == "lift":
+            _draw_bar(image, view, hands, colours[0])
+        if script.action == "toss":
+            _draw_ball(image, view, thing, colours)
         images.append(image.clip(0, 255).astype(np.uint8))
     return images
 
 
-class Disc:
-    """A distractor: a disc that drifts through the picture and says nothing of the phase."""
+class Backdrop:
+    """A textured background that moves with the camera and, slowly, by itself."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self._colour = rng.uniform(40, 140, 3).astype(np.float32)
-        self._start = rng.uniform([0, 0], [WIDTH, HEIGHT])
-        self._speed = rng.uniform(-3, 3, 2)
-        self._radius = float(rng.uniform(6, 14))
+        self._image = _texture(rng)
+        self._sway = rng.uniform(1, 6, 2) * [1.0, 0.4]
+        self._beat, self._phase = 2 * np.pi / rng.uniform(*BEAT, 2), rng.uniform(0, 2 * np.pi, 2)
+        self._start = rng.uniform(0, TEXTURE, 2)
 
-    def draw(self, image: Frame, index: int) -> None:
-        """Draw the disc as it is at a frame."""
-        at = (self._start + self._speed * index) % [WIDTH, HEIGHT]
-        _capsule(image, at, at, self._radius, self._colour)
+    def crop(self, camera: Point, index: int) -> Frame:
+        """What is seen at a frame, a copy."""
+        zoom = float(camera[2])
+        corner = self._start + camera[:2]
+        corner = corner + self._sway * np.sin(self._beat * index + self._phase)
+        columns, rows = (
+            np.round(at + (np.arange(size) - size / 2) / zoom).astype(int) % TEXTURE
+            for at, size in zip(corner, (WIDTH, HEIGHT), strict=True)
+        )
+        return np.ascontiguousarray(self._image[rows][:, columns])
 
 
-def _draw_figure(
-    image: Frame,
-    pose: tuple[float, ...],
-    centre: NDArray[np.float64],
-    scale: float,
-    colours: tuple[NDArray[np.float32], ...],
-    *,
-    mirrored: bool,
-) -> None:
-    near, far, lean, crouch, spread = pose
-    skin, cloth, lamp = colours
-    side = -1.0 if mirrored else 1.0
+class Passer:
+    """A second figure, further away, that waves and walks at its own beat."""
 
-    def reach(start: NDArray[np.float64], degrees: float, length: float) -> NDArray[np.float64]:
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._body = Body.drawn(rng, float(rng.uniform(0.45, 0.6)))
+        self._x = float(rng.choice([-1, 1]) * rng.uniform(55, 90))
+        self._beats = 2 * np.pi / rng.uniform(*BEAT, 3)
+        self._shift = rng.uniform(0, 2 * np.pi, 3)
+
+    def draw(self, image: Frame, view: View, index: int) -> None:
+        """Draw it as it is at a frame."""
+        near, far, walk = np.sin(self._beats * index + self._shift)
+        pose = np.array([85 + 70 * near, 85 + 70 * far, 0, 0.1, 0.3 + 0.2 * walk])
+        _draw_figure(image, view, self._body, self._x + 15 * float(walk), pose)
+
+
+def _draw_figure(image: Frame, view: View, body: Body, x: float, pose: Point) -> list[Point]:
+    """Draw a figure that stands on the floor; returns where its hands are, in pixels."""
+    near, far, lean, crouch, stride = pose
+    size = body.scale
+    thick = size * body.thickness * view.zoom
+
+    def reach(start: Point, degrees: float, length: float) -> Point:
         angle = np.deg2rad(degrees)
-        return start + scale * length * np.array([side * np.sin(angle), np.cos(angle)])
+        return start + size * length * np.array([body.width * np.sin(angle), np.cos(angle)])
 
-    hip = centre + scale * np.array([0, 34 * crouch])
-    neck = reach(hip, 180 - lean, 52)
-    head = reach(neck, 180 - lean, 16)
-    floor = centre[1] + scale * 62
-    for foot in (-1, 1):
-        ankle = np.array([hip[0] + foot * scale * (10 + 26 * spread), floor])
-        _capsule(image, hip, ankle, 7 * scale, cloth * 0.6)
-    _capsule(image, neck, reach(neck, far, 46), 6 * scale, skin * 0.7)
-    _capsule(image, hip, neck, 11 * scale, cloth)
-    _capsule(image, head, head, 12 * scale, skin)
-    hand = reach(neck, near, 46)
-    _capsule(image, neck, hand, 6 * scale, skin)
-    _capsule(image, hand, hand, 17 * scale, lamp)
+    def limb(start: Point, stop: Point, radius: float, colour: Frame) -> None:
+        _capsule(image, view.pixel(*start), view.pixel(*stop), radius * thick, colour)
+
+    hip = np.array([x, FLOOR - size * (64 * body.limbs - 34 * crouch)])
+    neck = reach(hip, 180 - lean, 48)
+    head = reach(neck, 180 - lean, 15)
+    for side in (-1, 1):
+        ankle = np.array([hip[0] + side * size * body.width * (6 + 26 * stride), FLOOR])
+        limb(hip, ankle, 7, body.trousers)
+    shoulders = [neck + np.array([side * size * body.width * 9, 5 * size]) for side in (-1, 1)]
+    hands = []
+    for side, shoulder, degrees in zip((-1, 1), shoulders, (far, near), strict=True):
+        hand = reach(shoulder, side * degrees, 46 * body.limbs)
+        limb(shoulder, hand, 5, body.skin)
+        limb(hand, hand, 6, body.skin)
+        hands.append(view.pixel(*hand))
+    limb(hip, neck + np.array([0, 6 * size]), 11, body.shirt)
+    limb(head, head, 11 * body.head / body.thickness, body.skin)
+    return hands
 
 
-def _capsule(
-    image: Frame,
-    start: NDArray[np.float64],
-    stop: NDArray[np.float64],
-    radius: float,
-    colour: NDArray[np.float32],
-) -> None:
+def _draw_bar(image: Frame, view: View, hands: list[Point], colour: Frame) -> None:
+    along = hands[1] - hands[0]
+    along = along / max(1e-6, float(np.hypot(*along))) * 22 * view.zoom
+    ends = hands[0] - along, hands[1] + along
+    _capsule(image, *ends, 2.5 * view.zoom, np.full(3, 210, np.float32))
+    for end in ends:
+        _capsule(image, end, end, 10 * view.zoom, colour)
+
+
+def _draw_post(image: Frame, view: View, foot: Point, colours: Frame) -> None:
+    for part in range(4):
+        low, high = (FLOOR - 24 * part, FLOOR - 24 * (part + 1))
+        start, stop = view.pixel(float(foot[0]), low - 7), view.pixel(float(foot[0]), high + 7)
+        _capsule(image, start, stop, 8 * view.zoom, colours[part % 2])
+
+
+def _draw_ball(image: Frame, view: View, place: Point, colours: Frame) -> None:
+    centre = view.pixel(*place)
+    _capsule(image, centre, centre, 13 * view.zoom, colours[0])
+    _capsule(image, centre, centre, 6 * view.zoom, colours[1])
+
+
+def _capsule(image: Frame, start: Point, stop: Point, radius: float, colour: Frame) -> None:
     """Draw a line with round ends, its edge one pixel soft; positions are (x, y)."""
     low = np.floor(np.minimum(start, stop) - radius - 1).astype(int).clip(0)
     high = np.ceil(np.maximum(start, stop) + radius + 2).astype(int)
     high = np.minimum(high, [WIDTH, HEIGHT])
     if (low >= high).any():
         return
-    y, x = np.mgrid[low[1] : high[1], low[0] : high[0]].astype(np.float32)
+    x = np.arange(low[0], high[0], dtype=np.float32)[None, :] - np.float32(start[0])
+    y = np.arange(low[1], high[1], dtype=np.float32)[:, None] - np.float32(start[1])
     along = (stop - start).astype(np.float32)
     length = float(along @ along) or 1.0
-    share = (((x - start[0]) * along[0] + (y - start[1]) * along[1]) / length).clip(0, 1)
-    distance = np.hypot(x - start[0] - share * along[0], y - start[1] - share * along[1])
+    share = ((x * along[0] + y * along[1]) / length).clip(0, 1)
+    distance = np.hypot(x - share * along[0], y - share * along[1])
     cover = (radius - distance + 0.5).clip(0, 1)[..., None].astype(np.float32)
     patch = image[low[1] : high[1], low[0] : high[0]]
     patch += cover * (colour - patch)
 
 
 def _texture(rng: np.random.Generator) -> Frame:
-    """A soft coloured background, larger than a frame by the margin on each side."""
-    shape = (HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN)
-    image = np.broadcast_to(rng.uniform(25, 75, 3), (*shape, 3)).astype(np.float32)
-    for cells in (3, 9, 24):
+    """A background that repeats, (TEXTURE, TEXTURE, 3): soft patches, blocks and discs."""
+    image = np.empty((TEXTURE, TEXTURE, 3), np.float32)
+    image[:] = rng.uniform(30, 90, 3)
+    for cells in (4, 10, 32):
         coarse = rng.uniform(-1, 1, (cells, cells, 3)).astype(np.float32)
-        rows = np.linspace(0, cells - 1.001, shape[0])
-        columns = np.linspace(0, cells - 1.001, shape[1])
-        image = image + 25 / cells**0.5 * _bilinear(coarse, rows, columns)
-    return image.astype(np.float32)
+        image += 22 / cells**0.4 * _bilinear(coarse, TEXTURE)
+    for _ in range(int(rng.integers(4, 10))):
+        x, y = rng.integers(0, TEXTURE - 60, 2)
+        width, height = rng.integers(15, 60, 2)
+        image[y : y + height, x : x + width] += rng.uniform(-20, 20, 3).astype(np.float32)
+    return image
 
 
-def _bilinear(coarse: Frame, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> Frame:
-    i, j = rows.astype(int), columns.astype(int)
-    u = (rows - i)[:, None, None].astype(np.float32)
-    v = (columns - j)[None, :, None].astype(np.float32)
-    top = coarse[i][:, j] * (1 - v) + coarse[i][:, j + 1] * v
-    bottom = coarse[i + 1][:, j] * (1 - v) + coarse[i + 1][:, j + 1] * v
-    mixed: Frame = (top * (1 - u) + bottom * u).astype(np.float32)
-    return mixed
-
-
-def _smooth(rng: np.random.Generator, count: int, *, strength: float) -> NDArray[np.float64]:
-    """A slow random walk around 0, (count, 2), in pixels."""
-    steps = rng.standard_normal((count + 20, 2))
-    window = np.ones(20) / 20**0.5
-    columns = [np.convolve(steps[:, axis], window, mode="valid")[:count] for axis in (0, 1)]
-    walk: NDArray[np.float64] = strength * np.stack(columns, axis=1)
-    return walk
+def _bilinear(coarse: Frame, size: int) -> Frame:
+    """A coarse image that repeats, made larger, (size, size, 3)."""
+    cells = len(coarse)
+    at = np.arange(size) * cells / size
+    low = at.astype(int)
+    high, share = (low + 1) % cells, (at - low).astype(np.float32)[:, None, None]
+    rows = coarse[low] * (1 - share) + coarse[high] * share  # (size, cells, 3)
+    share = share[:, 0][None]
+    return np.asarray(rows[:, low] * (1 - share) + rows[:, high] * share, np.float32)

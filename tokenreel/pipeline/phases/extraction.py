@@ -28,7 +28,7 @@ from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.frame_policy import check_list, frames_identity, frames_word
 from tokenreel.extract.report import ExtractReport
 from tokenreel.pipeline.datasets import DATASETS, load_dataset
-from tokenreel.pipeline.defaults import DATA, STORES
+from tokenreel.pipeline.defaults import DATA, STORES, root_of
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes.extraction import extraction_for
 from tokenreel.pipeline.text import require_device, require_gpus
@@ -153,7 +153,7 @@ def read_words(
     options, rest = data_options(words)
     _require_prefix(dataset, rest)
     config = configure_extraction(extraction_for(dataset), rest)
-    manifest = load_dataset(dataset, root or DATA / dataset, options)
+    manifest = load_dataset(dataset, root or root_of(dataset), options)
     check_list(config, manifest)
     return manifest, config
 

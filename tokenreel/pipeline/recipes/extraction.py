@@ -15,6 +15,7 @@ does.
 from functools import partial
 
 from tokenreel.extract.config import ExtractConfig
+from tokenreel.pipeline.defaults import SAMPLE
 
 _papers = partial(ExtractConfig, numeric="bfloat16", compile_backbone=True)
 
@@ -31,4 +32,4 @@ EXTRACTIONS: dict[str, ExtractConfig] = {
 
 def extraction_for(dataset: str) -> ExtractConfig:
     """The extraction of a data set; the defaults of ExtractConfig where it has none."""
-    return EXTRACTIONS.get(dataset, ExtractConfig())
+    return EXTRACTIONS.get("sample" if dataset == SAMPLE else dataset, ExtractConfig())

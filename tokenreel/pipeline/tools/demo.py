@@ -23,7 +23,7 @@ from tokenreel.pipeline.phases.training import train_recipe
 from tokenreel.pipeline.text import say
 
 SEEDS = (0, 1, 2)
-CLIP = "val/dance_001.mp4"  # the attention over it is drawn
+CLIP = "val/visit_001.mp4"  # the attention over it is drawn
 
 log = logging.getLogger(__name__)
 
