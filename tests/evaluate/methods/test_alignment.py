@@ -8,6 +8,7 @@ import pytest
 
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
 from tokenreel.cache.errors import UsageError
+from tokenreel.evaluate.methods import alignment
 from tokenreel.evaluate.methods.alignment import (
     PATH_COLUMNS,
     align_pair,
@@ -82,6 +83,8 @@ def test_the_table_has_frames_times_and_phases_of_every_step(pair):
 
 def test_a_phase_without_a_name_is_its_number():
     assert phase_name(make_clip("c", [0], [3]), 0) == "3"
+    assert phase_name(make_clip("c", [0], [2]), 0) == "2"  # of two names
+    assert phase_name(make_clip("c", [0], [1]), 0) == "b"
 
 
 def make_file(tmp_path, *names):
@@ -106,3 +109,15 @@ def test_a_clip_is_found_by_a_unique_part_of_its_name(tmp_path):
 def test_another_name_is_refused_with_those_there_are(tmp_path, name, words):
     with pytest.raises(UsageError, match=words):
         find_clip(make_file(tmp_path, "val/lift_1", "val/lift_2"), name)
+
+
+def test_long_clips_have_the_path_of_short_ones_and_distances_of_some_frames(monkeypatch):
+    query, reference = make_clip("q", [0, 1, 5, 9], [0] * 4), make_clip("r", [0, 0, 1, 5], [0] * 4)
+    short = align_pair(query, reference)
+    assert short.distances.shape == (4, 4)
+    monkeypatch.setattr(alignment, "TABLE_CELLS", 9)
+    long = align_pair(query, reference)
+    assert long.path.steps.tolist() == short.path.steps.tolist()
+    assert long.nearest.tolist() == short.nearest.tolist()
+    # frames 0, 1.5 -> 2 and 3 of each
+    assert long.distances.tolist() == [[0, 1, 25], [25, 16, 0], [81, 64, 16]]

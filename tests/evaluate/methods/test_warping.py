@@ -1,6 +1,7 @@
 """The warping path by anti-diagonals against plain loops, enumeration and a case by hand."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -70,6 +71,7 @@ def test_every_step_goes_on_by_one_frame_at_most_and_its_cost_is_the_cell_s():
     assert path.steps[-1].tolist() == [29, 49]
     assert path.costs.tolist() == [float(costs[i, j]) for i, j in path.steps]
     assert path.total == pytest.approx(path.costs.sum())
+    assert path.mean == path.total / len(path.steps)
 
 
 def test_constant_costs_take_the_diagonal_and_then_the_second_clip():
@@ -136,3 +138,33 @@ def test_clips_of_several_tiles_and_checkpoints_equal_the_table():
 def test_frames_that_cannot_be_warped_are_refused(first, words):
     with pytest.raises(ValueError, match=words):
         warp_frames(first, np.ones((3, 2)))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_in_linear_memory_equal_steps_are_chosen_as_in_the_table(seed, monkeypatch):
+    # of frames that are 0 or 1 a step in either clip is often as cheap, and cheaper than in both
+    monkeypatch.setattr(warping, "TILE", 3)
+    rng = np.random.default_rng(seed)
+    first, second = (rng.integers(0, 2, (count, 1)).astype(float) for count in (70, 61))
+    wanted = warp(tiled_distances(first, second))
+    assert warp_frames(first, second).path.steps.tolist() == wanted.steps.tolist()
+
+
+def test_memory_is_linear_in_the_frames():
+    rng = np.random.default_rng(0)
+    first, second = (np.cumsum(rng.standard_normal((3000, 2)), axis=0) for _ in range(2))
+    tracemalloc.start()
+    try:
+        warp_frames(first, second)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 25e6  # a table of distances alone would take 72 MB
+
+
+def test_of_equal_steps_the_one_in_the_first_clip_is_taken_in_linear_memory_too():
+    first, second = np.array([[0.0], [1], [0]]), np.array([[1.0], [0], [1]])
+    # sums 1 1 2 | 1 2 1 | 2 1 2: the last cell comes at 1 from above and from the left
+    wanted = [[0, 0], [0, 1], [1, 2], [2, 2]]
+    assert warp_frames(first, second).path.steps.tolist() == wanted
+    assert warp(tiled_distances(first, second)).steps.tolist() == wanted

@@ -287,6 +287,14 @@ HOSTILE = {  # what is wrong -> (program without its STOP, words of the message)
         call(STORAGE, raw(saved_storage([1.0, 2.0], count=1))),
         "a tensor that is damaged",
     ),
+    "a storage with values that it does not tell": (
+        call(STORAGE, raw(saved_storage([1.0, 2.0]) + bytes(4))),
+        "a tensor that is damaged",
+    ),
+    "a storage whose key is another's": (
+        call(STORAGE, raw(text("1").join(saved_storage([1.0]).rsplit(text("0"), 1)))),
+        "a tensor that is damaged",
+    ),
     "a storage read again and again": (
         raw(saved_storage(list(range(1000)))) + put(0) + list_of(*[call(STORAGE, get(0))] * 20),
         "reads the same bytes again and again",
@@ -327,6 +335,9 @@ HOSTILE = {  # what is wrong -> (program without its STOP, words of the message)
     "a call of a text": (text("a") + tuple_of() + pickle.REDUCE, "calls what is not a function"),
     "a class as a value": (name("numpy.ndarray"), "is not data"),
     "a protocol to come": (pickle.PROTO + b"\x63", "protocol 99, known is up to 5"),
+    "the next protocol": (pickle.PROTO + b"\x06", "protocol 6, known is up to 5"),
+    "bytes of a list": (call("builtins.bytes", list_of(whole(1))), "makes bytes of something else"),
+    "a very negative number": (whole(-(2**200)), "a number of more than 128 bits"),
     "an item of nothing": (NONE + pickle.APPEND, "a list is missing"),
     "a key without a value": (
         pickle.EMPTY_DICT + pickle.MARK + NONE + pickle.SETITEMS,
