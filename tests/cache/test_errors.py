@@ -1,6 +1,7 @@
 """One table of exit statuses: the code's, the README's, and what each fault of a machine gives."""
 
 import errno
+import logging
 import os
 import re
 import signal
@@ -53,6 +54,15 @@ def test_every_error_ends_a_command_with_a_status_of_the_table():
 
 MACHINE = ["ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EMFILE", "ENFILE", "ENOMEM"]
 MACHINE += ["EAGAIN", "EIO", "ESTALE", "ETIMEDOUT"]
+
+
+@pytest.fixture(autouse=True)
+def same_level():
+    """run_app sets the level of the log, as a program's first lines do."""
+    ours = logging.getLogger("tokenreel")
+    level = ours.level
+    yield
+    ours.setLevel(level)
 
 
 def status_of(error: BaseException, capsys) -> tuple[int, str]:

@@ -1,11 +1,11 @@
 """What the demo ends with; extraction and training have tests of their own."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from tests.evaluate.report import made
+from tokenreel.extract.report import ExtractReport
 from tokenreel.pipeline.tools import demo
 
 
@@ -14,7 +14,7 @@ def attended(tmp_path, monkeypatch):
     """The demo in a folder where its runs are there already; the runs that it drew attention of."""
     monkeypatch.chdir(tmp_path)
     paths = [file.path for file in made.write_runs(tmp_path / "runs").files]
-    extracted = SimpleNamespace(table=lambda: "clips ...", failed=[])
+    extracted = ExtractReport(committed=["a"], num_clips=1)
     drawn = []
 
     def attend_clips(run, clips, *, store):
