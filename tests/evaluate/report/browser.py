@@ -89,6 +89,22 @@ class Page:
         data = self._call("Page.captureScreenshot", format="png", **given)["data"]
         Path(path).write_bytes(base64.b64decode(data))
 
+    def print_media(self, width):
+        """Show the page as paper of that width, in CSS pixels."""
+        self._call("Emulation.setEmulatedMedia", media="print")
+        self._call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=720,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+
+    def pdf(self, path):
+        """Write the page as a PDF, on the paper that its style asks for."""
+        data = self._call("Page.printToPDF", preferCSSPageSize=True)["data"]
+        Path(path).write_bytes(base64.b64decode(data))
+
     def close(self):
         """End the browser and what it started."""
         for handle in (self._write, self._read):

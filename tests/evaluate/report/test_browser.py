@@ -210,3 +210,77 @@ def test_all_text_is_readable_on_what_is_behind_it(path, tmp_path, dark):
     """Contrast of at least 4.5, as the accessibility guidelines ask."""
     with browser.Page(path, tmp_path, dark=dark) as page:
         assert page.run(CONTRAST) == []
+
+
+HIDDEN = """[...document.querySelectorAll('.wide')].filter((e) => e.offsetParent).map((e) => {
+    const region = e.querySelector('.scroll');
+    const more = getComputedStyle(e.querySelector('.more')).display !== 'none';
+    return [region.getAttribute('aria-label'), region.scrollWidth > region.clientWidth + 1, more];
+})"""
+OUTSIDE = """[...document.querySelectorAll('th, td, svg, img, p, li, dd')]
+    .filter((e) => e.getClientRects().length && !e.closest('.skip'))
+    .filter((e) => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+    .map((e) => `${e.tagName}.${e.getAttribute('class')} ${e.textContent.slice(0, 30)}`)"""
+A4_WIDTH = 1047  # CSS pixels of A4 on its side between margins of 10 mm
+
+
+@pytest.mark.parametrize("width", [1300, 420])
+def test_tables_fit_or_say_that_they_scroll(path, tmp_path, width):
+    with browser.Page(path, tmp_path / "profile", width=width) as page:
+        assert page.run("document.documentElement.scrollWidth") <= width
+        regions = page.run(HIDDEN)
+        assert len(regions) > 8
+        for label, is_wider, says_so in regions:
+            assert is_wider == says_so, label
+        if width == 1300:  # nothing of the summary and the confusion is cut
+            wide = {label.partition(",")[0] for label, is_wider, _ in regions if is_wider}
+            assert not {"Summary table", "Confusion matrix"} & wide
+
+
+def test_it_prints_whole(path, tmp_path):
+    with browser.Page(path, tmp_path / "profile") as page:
+        page.pdf(tmp_path / "page.pdf")
+        data = (tmp_path / "page.pdf").read_bytes()
+        assert data.startswith(b"%PDF")
+        assert data.count(b"/Type /Page\n") + data.count(b"/Type /Page/") > 1
+        page.print_media(A4_WIDTH)
+        assert page.run(OUTSIDE) == []
+        assert page.run(
+            "[...document.querySelectorAll('.scroll')].every((e) => "
+            "getComputedStyle(e).overflowX === 'visible')"
+        )
+
+
+def test_a_colour_means_one_thing(page):
+    colours = """(names) => names.map((name) => {
+        const e = document.createElement('span');
+        e.className = `swatch ${name}`;
+        document.body.append(e);
+        const colour = getComputedStyle(e).backgroundColor;
+        e.remove();
+        return colour;
+    })"""
+    recipes = page.run(f"({colours})({[f'c{i}' for i in range(8)]})")
+    phases = page.run(f"({colours})({[f'p{i}' for i in range(8)]})")
+    assert len({*recipes, *phases}) == 16
+    text = """(kind) => getComputedStyle(document.querySelector(kind)).color"""
+    for kind in (".right", ".wrong"):
+        assert page.run(f"({text})('{kind}')") not in {*recipes, *phases}
+
+
+def test_every_metric_has_its_sentence_behind_a_link(page):
+    links = page.run("[...document.querySelectorAll('a.metric')].map((a) => a.hash)")
+    assert set(links) == {
+        f"#metric-{name}" for name in ("classification", "progression", "tau", "retrieval")
+    }
+    for link in set(links):
+        words = page.run(f"document.querySelector('{link} + dd').textContent")
+        assert "higher is better" in words
+        assert "It rewards" in words
+
+
+def test_the_legend_of_an_alignment_names_its_phases(page):
+    shown = page.run(
+        "[...document.querySelectorAll('article.pair .legend li')].map((e) => e.textContent)"
+    )
+    assert shown == ["crouch", "fly", "land", "up", "down"]

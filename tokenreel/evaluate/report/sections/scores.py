@@ -150,7 +150,7 @@ def _chart(table: ScoreTable, task: str, colours: Mapping[str, int]) -> Html:
         for action in actions
     )
     zero = Html(f'<path class="zero" d="M{place(0):.1f} {TOP}V{y}"/>') if low < 0 else Html("")
-    drawing = svg(CHART + RIGHT, y + 14, *ticks, *parts, zero, label=f"{row_title(task)}. {words}")
+    drawing = svg(CHART + RIGHT, y + 14, *ticks, zero, *parts, label=f"{row_title(task)}. {words}")
     metric = task_of(task)
     side = tag("small", metric.span) if metric is not None and metric.span else None
     return tag("figure", tag("figcaption", metric_link(task), side), drawing, class_="chart")
