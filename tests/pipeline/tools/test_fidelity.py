@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import shutil
 from pathlib import Path
 
 import av
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import Damaged, UsageError
+from tokenreel.cache.format.clip import folder_of
 from tokenreel.cache.manifest import Clip
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.codec_error import CodecError
+from tokenreel.cache.tools.export import export_store
 from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.extract.flow import runner
 from tokenreel.pipeline.cli.main import app
@@ -241,3 +245,37 @@ def test_the_pca_codecs_that_are_compared_are_as_wide_as_the_bytes_allow(dim):
     for name, size in ((narrow, lambda k: k + 4), (wide, lambda k: k / 2 + 4 * math.ceil(k / 64))):
         width = int(name.removeprefix("pca:").split("+")[0])
         assert size(width) <= 0.13 * 2 * dim < size(width + 8)
+
+
+def test_a_damaged_clip_of_a_store_is_left_out_by_name(tmp_path, labelled):
+    store = shutil.copytree(labelled, tmp_path / "s")
+    spoil(store, "vb")
+    found = measure_store(store, clips=9, codecs=CODECS, progress=False)
+    assert (found.num_clips, found.num_left_out, found.exit_status) == (4, 1, 3)
+    assert any(note.startswith("left out: vb: ") for note in found.notes)
+    for clip_id in ("a", "b", "c", "va"):
+        spoil(store, clip_id)
+    with pytest.raises(Damaged, match="every clip is damaged"):
+        measure_store(store, clips=9, codecs=CODECS, progress=False)
+
+
+def test_the_other_clips_of_a_store_are_exported(tmp_path, labelled):
+    store = shutil.copytree(labelled, tmp_path / "s")
+    spoil(store, "b")
+    for kind in ("hdf5", "npy"):
+        report = export_store(store, tmp_path / kind, kind=kind)
+        [failed] = report.failed
+        assert (failed.clip_id, failed.stage) == ("b", "read")
+        assert {path.name.partition(".")[0] for path in report.files} >= {
+            open_store(store).record(clip_id).key for clip_id in ("a", "c", "va", "vb")
+        }
+
+
+def spoil(store, clip_id):
+    """Change a byte in each shard of tokens of a clip."""
+    folder = store / folder_of(open_store(store).record(clip_id).key)
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_size > 2000:
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 0xFF
+            path.write_bytes(data)
