@@ -216,16 +216,29 @@ def read_names(path: str | Path) -> tuple[str, str]:
     Raises:
         EmbeddingFileError: the file, or its provenance, cannot be read.
     """
+    _check_sum(Path(path))
+    file = _without_clips(path)
+    return file.run_name, str(file.provenance.get("recipe", "") or file.run_name)
+
+
+def read_provenance(path: str | Path) -> dict[str, Any]:
+    """The provenance of an embedding file; its arrays are neither read nor checked.
+
+    Raises:
+        EmbeddingFileError: the file, or its provenance, cannot be read.
+    """
+    return dict(_without_clips(path).provenance)
+
+
+def _without_clips(path: str | Path) -> EmbeddingFile:
     path = Path(path)
-    _check_sum(path)
     arrays, attributes = load_arrays(path, names=("provenance",))
     try:
         given = arrays.get("provenance", ["{}"])
         text = text_of(attributes.get("provenance", given[0] if given else "{}"))
-        file = EmbeddingFile(path, _provenance(text, where=path), ())
+        return EmbeddingFile(path, _provenance(text, where=path), ())
     except ValueError as error:
         raise EmbeddingFileError(f"{path}: {error}") from error
-    return file.run_name, str(file.provenance.get("recipe", "") or file.run_name)
 
 
 def _check_attributes(attributes: Mapping[str, Any], digest: str) -> None:

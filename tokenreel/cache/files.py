@@ -1,5 +1,6 @@
 """Atomic file writes: a temporary file in the same folder, flushed to disk, then renamed."""
 
+import ctypes
 import errno
 import fnmatch
 import os
@@ -13,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tokenreel.cache.errors import Damaged, MachineError, StoreError, machine_error
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 # Limits of this process or machine: the file may be whole, so it must not be repaired.
 NOT_DAMAGE = {
@@ -86,6 +89,21 @@ def write_all(handle: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(handle, view) :]
+
+
+def exchange_folders(here: Path, there: Path) -> bool:
+    """Exchange two directories atomically; False where the file system or the kernel cannot."""
+    try:
+        exchange = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # not Linux, or an old C library
+        return False
+    names = os.fsencode(here), os.fsencode(there)
+    if exchange(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(there))
 
 
 def sync_tree(root: Path) -> None:

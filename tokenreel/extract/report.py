@@ -1,10 +1,12 @@
 """Report of an extraction: clips, frames, bytes, seconds and failures."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tokenreel.cache.errors import ClipFailed, TokenReelError
 
+SHOWN = 5  # names of clips in a line
 STAGES = ("decode", "backbone", "encode", "write")
 
 
@@ -19,6 +21,15 @@ class ExtractReport:
         quarantined: clips that were in quarantine before and were not retried.
         unreadable: files and folders of the data set that could not be read, with the reason.
         num_over_limit: clips left out by a limit.
+        replaced: ids of the committed clips that took the place of others, of changed videos.
+        changed: of each clip whose video or range is not what was extracted and that was not
+            replaced, what was and what is; by id.
+        accepts_changed: whether the user keeps such clips as they are.
+        left: ids of clips of the store that the data set has no more.
+        labels: a line for each kind of labels that the data set has changed since.
+        num_compared: videos of committed clips that were compared with their records.
+        num_hashed: of them, those that were hashed.
+        missing: of each committed clip whose video cannot be looked at, the reason; by id.
         num_unlisted: clips left out, as frames=listed:FILE has no time in them.
         num_frames: frames of the clips committed now.
         num_repeated: frames that were taken again, where a clip or its last window has too few.
@@ -40,6 +51,14 @@ class ExtractReport:
     quarantined: list[ClipFailed] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     num_over_limit: int = 0
+    replaced: list[str] = field(default_factory=list)
+    changed: dict[str, str] = field(default_factory=dict)
+    accepts_changed: bool = False
+    left: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    num_compared: int = 0
+    num_hashed: int = 0
+    missing: dict[str, str] = field(default_factory=dict)
     num_unlisted: int = 0
     num_frames: int = 0
     num_repeated: int = 0
@@ -79,11 +98,13 @@ class ExtractReport:
     def exit_status(self) -> int:
         """130 or 143 where a signal left clips unreached, else 3 or 0.
 
-        3 where a clip is in quarantine or something could not be read.
+        3 where a clip failed, changed or has old labels, or something could not be read.
         """
         if self.stopped and (self.num_missing or not self.num_clips):
             return 128 + self.signal
-        return 3 if self.failed or self.quarantined or self.unreadable else 0
+        is_refused = bool(self.changed) and not self.accepts_changed
+        is_partial = self.failed or self.quarantined or self.unreadable or self.labels
+        return 3 if is_partial or is_refused else 0
 
     def require_reached(self) -> None:
         """End the process with 130 or 143 where a signal left clips unreached.
@@ -119,12 +140,14 @@ class ExtractReport:
         held = f", {len(self.quarantined)} in quarantine" if self.quarantined else ""
         held += f", {self.num_over_limit} left out by --limit" if self.num_over_limit else ""
         held += f", {self.num_unlisted} without a listed time" if self.num_unlisted else ""
+        changed = f", {len(self.changed)} changed" if self.changed else ""
+        changed += f" ({len(self.replaced)} replaced)" if self.replaced else ""
         repeated = f", {self.num_repeated} repeated" if self.num_repeated else ""
         repeated += f", {self.num_moved} with repeated time stamps" if self.num_moved else ""
         device = f", GPU {self.peak_device_bytes / 1e9:.1f} GB" if self.peak_device_bytes else ""
         lines = [
             f"clips   {len(self.committed)} committed, {len(self.skipped)} skipped, "
-            f"{len(self.failed)} failed{held}",
+            f"{len(self.failed)} failed{held}{changed}",
             f"frames  {self.num_frames} in {total:.1f} s ({rate:.1f}/s){repeated}",
             f"tokens  {self.num_bytes / 1e9:.3f} GB",
             f"stages  {stages}",
@@ -136,11 +159,40 @@ class ExtractReport:
                 f"{refused} clip(s) have other frames by the present rules of time and geometry "
                 "than by those of the store: `extract run ... --changed replace` adds them"
             )
+        lines += self._changes()
         if self.quarantined:
             lines.append("retry clips in quarantine with `extract retry STORE`")
         if self.stopped:
             lines.append(f"stopped early, {self.num_missing} clips missing; rerun to resume")
         return "\n".join(lines)
+
+    def _changes(self) -> list[str]:
+        """What is not as it was when it was extracted, a line each; nothing where all is."""
+        lines = []
+        if self.num_hashed or self.changed or self.missing:
+            lines.append(
+                f"videos  {self.num_compared} compared with the store, {self.num_hashed} hashed, "
+                f"{len(self.changed)} clip(s) changed, {len(self.missing)} without their video"
+            )
+        if self.changed:
+            kept = "kept as they were extracted" if self.accepts_changed else "not extracted again"
+            lines.append(
+                f"{len(self.changed)} clip(s) are of videos or ranges that changed, {kept}: "
+                "`extract run ... --changed replace` extracts them again"
+                + ("" if self.accepts_changed else ", `--changed keep` keeps them")
+            )
+        if self.labels:
+            lines += self.labels
+            lines.append(
+                "the store has the labels that were extracted: `tokenreel store relabel STORE "
+                "--root ROOT` renews them, no video is read"
+            )
+        if self.left:
+            lines.append(
+                f"{len(self.left)} clip(s) of the store are no longer in the data set and stay: "
+                + _some(self.left)
+            )
+        return lines
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}
@@ -148,3 +200,9 @@ class ExtractReport:
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._lock = threading.Lock()
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names of a list."""
+    more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

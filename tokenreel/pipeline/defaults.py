@@ -3,14 +3,18 @@
 import logging
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from tokenreel.cache.canonical import read_json
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import StoreError, UsageError
 from tokenreel.cache.files import entries_of
+from tokenreel.cache.format.source_notes import read_notes
+from tokenreel.cache.format.store_files import StoreFacts, load_identity
+from tokenreel.cache.provenance import STORE_PATH, describe_fingerprints, names_same_store
 from tokenreel.cache.read.store_reader import Store, open_store
 
 log = logging.getLogger(__name__)
@@ -133,6 +137,50 @@ def _unfinished(run: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{run}: this run is not finished: type its `fuse train` again"
     return f"{run}: this run stopped at epoch {done} of {epochs}: type its `fuse train` again"
+
+
+def videos_of_store(store: Store | Path, root: Path | None = None) -> Path:
+    """The folder of the videos of a store.
+
+    Args:
+        store: the store or its directory.
+        root: the folder that the user named; it counts.
+
+    Returns:
+        The first folder there is of: where the videos were when they were last compared, or when
+        the store was made, or data/<dataset>; data/<dataset> where there is none.
+    """
+    if root is not None:
+        return root
+    path = store.path if isinstance(store, Store) else store
+    attributes = load_identity(path)[1]
+    default = DATA / str(attributes["made_with"].get("dataset", ""))
+    hints = (read_notes(path).root, StoreFacts.of(attributes).root)
+    return next((Path(hint) for hint in hints if hint and Path(hint).is_dir()), default)
+
+
+def store_of_run(folder: Path, provenance: Mapping[str, Any]) -> Path | None:
+    """The store that a run or an embedding file was made on; None where it is not found.
+
+    Args:
+        folder: of the run, or of the file; its run.json says where the store was.
+        provenance: of it.
+    """
+    places = [STORES / str(provenance["store_name"])] if provenance.get("store_name") else []
+    try:
+        where = json.loads((folder / "run.json").read_bytes()).get(STORE_PATH)
+        places += [Path(where)] if where else []
+    except (OSError, ValueError, AttributeError):  # no run, or a torn one
+        pass
+    for path in places:
+        try:
+            identity, attributes = load_identity(path)
+        except StoreError:
+            continue
+        former = StoreFacts.of(attributes).former_fingerprints
+        if names_same_store(provenance, describe_fingerprints(identity.fingerprint, former)):
+            return path
+    return None
 
 
 def dataset_of(store: Store) -> str:

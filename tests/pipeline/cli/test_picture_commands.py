@@ -1,14 +1,19 @@
 """`evaluate align | retrieve` as a user types them, on videos whose brightness counts frames."""
 
 import csv
+import json
 
 import av
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.fuse.tiny import write_store
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
 from tokenreel.cache.errors import TokenReelError
+from tokenreel.cache.format.source_notes import add_notes
+from tokenreel.cache.format.store_files import load_identity
+from tokenreel.cache.provenance import describe_fingerprints
 from tokenreel.evaluate.report.pictures.frames import FramesUnreachable
 from tokenreel.pipeline.cli.evaluate import app
 from tokenreel.pipeline.phases.reporting import frames_below
@@ -233,6 +238,22 @@ def test_report_tells_what_was_wrong_with_a_file_and_shows_the_others(work, tmp_
     page = (tmp_path / "out/index.html").read_text()
     assert "bad.h5" in page
     assert "Without the frames of" in page
+
+
+def test_report_looks_for_videos_where_they_were_and_counts_those_it_lacks(work, tmp_path):
+    store, run = write_store(tmp_path / "store", train=1, val=1), tmp_path / "run"
+    add_notes(store, root=str(work / "videos"))
+    about = describe_fingerprints(load_identity(store)[0].fingerprint, ())
+    clips = [make_clip(name, frames - 4, skip=4) for name, frames in VIDEOS.items()]
+    write_embeddings(run / "embeddings.h5", clips, provenance=about)
+    (run / "run.json").write_text(json.dumps({**about, "store_path": str(store)}))
+    status, out = call("report", run, "--out", tmp_path / "out", "--jobs", 1)
+    assert (status, "no frames" in out) == (0, False)
+    page = (tmp_path / "out/index.html").read_text()
+    assert page.count('src="data:image/jpeg') > 10
+    status, out = call("report", run, "--out", tmp_path / "out", "--jobs", 1, "--root", tmp_path)
+    assert status == 3
+    assert "problem: no frames of 2 clip(s), such as one: " in out
 
 
 def test_report_of_nothing_that_can_be_read_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, seal
@@ -16,7 +17,11 @@ def is_committed(path: Path, clip_id: str) -> bool:
 
 
 def log_commit(path: Path, record: ClipRecord, *, writer_name: str, format_version: int) -> None:
-    """Append the record of a committed clip to a writer's log, and flush it."""
+    """Append the record of a clip to a writer's log, and flush it.
+
+    After its commit; of a clip that replaces another before it, so that a kill between the two
+    leaves two records, of which the clip's own counts (see logged_records).
+    """
     log = path / "manifest" / f"{writer_name}.jsonl"
     new = not log.exists()
     line = canonical_json(seal({"record": record.to_dict(format_version=format_version)})) + b"\n"
@@ -51,11 +56,21 @@ def committed_keys(path: Path) -> set[str]:
 
 
 def logged_records(path: Path) -> tuple[dict[str, ClipRecord], list[str]]:
-    """Records of the logs by key, and the problems of the logs; a torn last line is none."""
-    records, problems = {}, []
+    """Records of the logs by key, and the problems of the logs; a torn last line is none.
+
+    A clip that was replaced has several records in the logs: the one in its directory counts.
+    """
+    records: dict[str, ClipRecord] = {}
+    problems: list[str] = []
+    replaced: set[str] = set()
     for _, lines, wrong in logged_lines(path):
         problems += wrong
-        records.update({record.key: record for record in lines.values()})
+        for record in lines.values():
+            if records.setdefault(record.key, record) != record:
+                replaced.add(record.key)
+    for key in sorted(replaced):
+        with suppress(Damaged):  # reported when the clip itself is read
+            records[key] = load_clip(file_inside(path, folder_of(key)), key)[0]
     return records, problems
 
 

@@ -1,24 +1,27 @@
 """Read chosen frames of a store straight into a buffer; damage is an error, never zeros."""
 
+import hashlib
 import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tokenreel.cache.canonical import canonical_json
 from tokenreel.cache.codec import Codec, Encoded, codec_from_identity
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import ClipNotFound, Damaged
-from tokenreel.cache.format.clip import ClipRecord
+from tokenreel.cache.format.clip import ClipRecord, labels_hash
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.index import load_records
 from tokenreel.cache.format.layout import default_stops
+from tokenreel.cache.format.relabelled import load_relabelled
 from tokenreel.cache.format.store_files import StoreFacts, load_arrays, load_identity
 from tokenreel.cache.read.clip_reader import CLIPS, Kept, OpenClip, ReadPolicy
 
@@ -109,7 +112,10 @@ class Store:
             self.codec = codec_from_identity(self.identity.codec, calibration)
         except (ValueError, KeyError) as error:
             raise Damaged(f"{path}: {error}") from error
-        self.records = load_records(path)
+        own = load_records(path)
+        self._relabelled = load_relabelled(path, own)
+        others = {name: clip.record for name, clip in self._relabelled.items()}
+        self.records = {**own, **others}
         direct = placement == "disk" or (placement == "auto" and self._exceeds_memory())
         self._policy = ReadPolicy(backend == "tensorstore", checks, direct)
         self._forget()
@@ -133,6 +139,41 @@ class Store:
             "past" if exceeds else "through",
         )
         return exceeds
+
+    @property
+    def num_relabelled(self) -> int:
+        """Clips whose labels were renewed by `store relabel`."""
+        return len(self._relabelled)
+
+    @cached_property
+    def labels_sha256(self) -> str:
+        """Hash of what belongs to the data set: splits, actions, groups, tags, phases, labels."""
+        rows = [
+            [r.clip_id, r.split, r.action, r.group, r.tags, r.phases, self._labels_hash(r)]
+            for r in self.records.values()
+        ]
+        return hashlib.sha256(canonical_json(rows)).hexdigest()
+
+    @property
+    def clips_sha256(self) -> str:
+        """Hash of which clips there are, of which videos; the fingerprint says how they were made.
+
+        Splits and actions are part of it, as runs of earlier versions have recorded it.
+        """
+        rows = [
+            [
+                record.clip_id,
+                record.split,
+                record.action,
+                record.num_frames,
+                record.source["sha256"],
+            ]
+            for record in self.records.values()
+        ]
+        return hashlib.sha256(canonical_json(rows)).hexdigest()
+
+    def _labels_hash(self, record: ClipRecord) -> str:
+        return record.labels_sha256 or labels_hash(record.phases, self.labels(record.clip_id))
 
     @property
     def num_bytes(self) -> int:
@@ -224,7 +265,9 @@ class Store:
         return clip.rows(path, frame_numbers(record, frames)).astype(np.float32)
 
     def labels(self, clip_id: str) -> Array:
-        """Phase of each frame, int16 (T,), -1 unlabelled."""
+        """Phase of each frame, int16 (T,), -1 unlabelled; as the data set has it now."""
+        if clip_id in self._relabelled:
+            return self._relabelled[clip_id].labels.copy()
         return self._all_rows(clip_id, "labels")
 
     def flags(self, clip_id: str) -> Array:
@@ -285,9 +328,10 @@ class Store:
             self._forget()
         clip = self._kept.clips.get(record.key)
         if clip is None:
+            other = self._relabelled.get(record.clip_id)
             clip = OpenClip(
                 self.path,
-                record,
+                record if other is None else other.own,
                 identity=self.identity,
                 codec=self.codec,
                 policy=self._policy,

@@ -8,10 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tokenreel.cache.errors import Damaged
 from tokenreel.cache.files import newest_change, sync_directory, write_whole
 from tokenreel.cache.format.clip import SourceInfo, clip_key, folder_of
 from tokenreel.cache.format.index import logged_lines
 from tokenreel.cache.format.layout import segments
+from tokenreel.cache.format.source_notes import NOTES, load_notes
 from tokenreel.cache.format.store_files import load_identity, read_failures
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.cache.tools.verify import VerifyReport
@@ -249,10 +251,10 @@ def _size(entry: Path) -> int:
 
 
 def mend_logs(path: str | Path) -> list[str]:
-    """Drop damaged lines from the writers' logs, which only index the clips, and damaged claims.
+    """Drop damaged lines of the logs, which only index the clips, damaged claims and notes.
 
     Returns:
-        Names of the logs that were changed and the claims that were removed.
+        Names of the files that were changed or removed.
     """
     mended = []
     for claim in sorted((Path(path) / "claims").glob("*.json")):
@@ -263,6 +265,11 @@ def mend_logs(path: str | Path) -> list[str]:
         if problems:
             write_whole(file, b"".join(line + b"\n" for line in lines))
             mended.append(file.name)
+    try:
+        load_notes(Path(path))
+    except Damaged:  # they only save hashing
+        (Path(path) / NOTES).unlink()
+        mended.append(NOTES)
     return mended
 
 

@@ -8,7 +8,13 @@ import numpy as np
 
 from tokenreel.cache.codec import Codec, calibration_hash, codec_from_identity
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.errors import Damaged, MachineError, StoreError, WrongIdentity
+from tokenreel.cache.errors import (
+    Damaged,
+    MachineError,
+    StoreError,
+    UsageError,
+    WrongIdentity,
+)
 from tokenreel.cache.files import file_inside
 from tokenreel.cache.format.clip import (
     ClipRecord,
@@ -19,6 +25,8 @@ from tokenreel.cache.format.clip import (
 )
 from tokenreel.cache.format.index import committed_keys, logged_records
 from tokenreel.cache.format.layout import segments
+from tokenreel.cache.format.relabelled import LABELS, load_relabelled
+from tokenreel.cache.format.source_notes import NOTES, load_notes
 from tokenreel.cache.format.store_files import (
     FOLDERS,
     array_files,
@@ -27,7 +35,10 @@ from tokenreel.cache.format.store_files import (
     read_failures,
 )
 from tokenreel.cache.read.store_reader import Store, open_store
+from tokenreel.cache.tools.sources import SourceCheck, check_sources
 from tokenreel.cache.write.claims import damaged_claim
+
+FILES = ("recipe.json", "zarr.json", LABELS, NOTES)  # of a store, beside its folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +63,12 @@ class VerifyReport:
     Attributes:
         num_clips: clips checked.
         problems: empty for a clean store.
+        sources: whether the videos of the clips are what they were; None when not asked.
     """
 
     num_clips: int
     problems: tuple[Problem, ...]
+    sources: SourceCheck | None = None
 
     @property
     def repair(self) -> tuple[str, ...]:
@@ -64,29 +77,43 @@ class VerifyReport:
 
     @property
     def exit_status(self) -> int:
-        """0 clean, 5 damaged."""
-        return 5 if self.problems else 0
+        """0 clean, 5 damaged, 3 sound but of videos that changed or are missing."""
+        if self.problems:
+            return 5
+        return 0 if self.sources is None else self.sources.exit_status
 
     def table(self) -> str:
         """The problems, one a line, and the count."""
         lines = [f"{problem.clip_id or '(store)'}: {problem.what}" for problem in self.problems]
-        return "\n".join([*lines, f"{self.num_clips} clips, {len(self.problems)} problem(s)"])
+        lines.append(f"{self.num_clips} clips, {len(self.problems)} problem(s)")
+        if self.sources is not None:
+            lines += [*self.sources.lines(), f"videos: {self.sources.summary()}"]
+            if self.sources.changed:
+                lines.append(
+                    "the tokens are of the videos as they were: `extract run DATASET --root ROOT "
+                    "--out STORE --changed replace` extracts those clips again"
+                )
+        return "\n".join(lines)
 
 
-def verify_store(path: str | Path, deep: bool = False) -> VerifyReport:
+def verify_store(path: str | Path, deep: bool = False, *, root: Path | None = None) -> VerifyReport:
     """Find what is missing, extra, damaged or inconsistent; damage is reported, not raised.
 
     Args:
         path: the store.
         deep: also read and check every token: checksums, NaN, fill values, frames of zeros,
             labels beyond the phases, times that do not increase.
+        root: folder of the videos, which are compared with the records of the clips; None: not.
 
     Raises:
+        UsageError: `root` is no folder.
         StoreNotFound: there is none.
         WrongIdentity: a format version that this package does not know.
         MachineError: this process cannot read it now; its files may be whole.
     """
     path, problems = Path(path), []
+    if root is not None and not root.is_dir():
+        raise UsageError(f"{root}: no such folder; --root is the folder of the videos")
     try:
         identity, attributes = load_identity(path)
         codec = codec_from_identity(identity.codec, load_arrays(path / "calibration"))
@@ -96,6 +123,7 @@ def verify_store(path: str | Path, deep: bool = False) -> VerifyReport:
         logged, wrong = logged_records(path)  # before the clips: a writer commits, then logs
         keys = committed_keys(path)
         read_failures(path)
+        problems += _notes_problems(path)
     except (WrongIdentity, MachineError):
         raise
     except (StoreError, ValueError, KeyError) as error:
@@ -125,14 +153,30 @@ def verify_store(path: str | Path, deep: bool = False) -> VerifyReport:
                 sound.append(record)
         name = logged[key].clip_id if key in logged else key
         problems += [Problem(name, what, str(folder)) for what in found]
-    return VerifyReport(len(keys), (*problems, *(_look_at_clips(path, sound) if deep else ())))
+    try:
+        load_relabelled(path, {record.clip_id: record for record in sound})
+    except Damaged as error:
+        problems.append(Problem("", str(error), str(path / LABELS)))
+    problems += _look_at_clips(path, sound) if deep else []
+    sources = None if root is None else check_sources(path, sound, root)
+    return VerifyReport(len(keys), tuple(problems), sources)
+
+
+def _notes_problems(path: Path) -> list[Problem]:
+    try:
+        load_notes(path)
+    except Damaged as error:
+        return [Problem("", str(error), str(path / NOTES))]
+    return []
 
 
 def _look_at_clips(path: Path, records: Sequence[ClipRecord]) -> list[Problem]:
     """Wrong values in clips whose files are intact: they were wrong when they were written."""
     try:
         store = open_store(path, checks="never")
-    except Damaged:  # an unreadable record: already reported, and to be repaired first
+    except (
+        Damaged
+    ):  # an unreadable record or labels.json: already reported, and to be repaired first
         return []
     return [
         Problem(record.clip_id, what, str(path / folder_of(record.key)))
@@ -149,7 +193,7 @@ def extras(path: Path) -> Iterator[Path]:
         "failed": lambda entry: entry.suffix == ".json",
     }
     for entry in sorted(path.iterdir()):
-        if entry.is_symlink() or entry.name not in (*FOLDERS, "recipe.json", "zarr.json"):
+        if entry.is_symlink() or entry.name not in (*FOLDERS, *FILES):
             yield entry
     for folder, belongs in known.items():
         for entry in sorted((path / folder).glob("*")):

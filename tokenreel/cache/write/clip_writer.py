@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from tokenreel.cache.codec import Codec, Encoded
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged, MachineError, StoreError, UsageError, machine_error
 from tokenreel.cache.files import (
+    exchange_folders,
     make_directory,
     sync_directory,
     sync_tree,
@@ -84,14 +85,18 @@ class ClipWriter:
         target: the store.
         record: of the clip; num_frames and labels_sha256 are filled in when it is committed.
         claim: on the clip, released when the clip is committed, aborted or suspended.
+        replaces: whether it takes the place of the committed clip, which stays until then.
 
     Attributes:
         resume_frames: frames of each view, and units of each array of bytes, that a killed run left
             whole; append and append_bytes continue there.
     """
 
-    def __init__(self, target: WriteTarget, record: ClipRecord, claim: Claim) -> None:
+    def __init__(
+        self, target: WriteTarget, record: ClipRecord, claim: Claim, *, replaces: bool = False
+    ) -> None:
         self._target, self._record, self._claim = target, record, claim
+        self._replaces = replaces
         self._final = target.path / folder_of(record.key)
         self._folder = self._final.with_name(f".tmp-{record.key}-{target.writer_name}")
         with self._disk_errors():
@@ -287,24 +292,33 @@ class ClipWriter:
         sync_tree(self._folder)
 
     def _publish(self, record: ClipRecord) -> ClipRecord:
+        if self._replaces:
+            self._log(record)  # first: of two records in the logs the clip's own counts
         try:
-            self._folder.rename(self._final)
+            if self._replaces:
+                replace_clip(self._final, self._folder)
+            else:
+                self._folder.rename(self._final)
         except OSError as error:
-            if not is_committed(self._target.path, record.clip_id):
+            if self._replaces or not is_committed(self._target.path, record.clip_id):
                 what = f"{record.clip_id}: cannot commit"
                 raise machine_error(error, what) or StoreError(f"{what}: {error}") from error
             self.abort()
             return load_clip(self._final, record.key)[0]
         sync_directory(self._final.parent)
+        if not self._replaces:
+            self._log(record)
+        (self._target.path / "failed" / f"{record.key}.json").unlink(missing_ok=True)
+        self._claim.release()
+        return record
+
+    def _log(self, record: ClipRecord) -> None:
         log_commit(
             self._target.path,
             record,
             writer_name=self._target.writer_name,
             format_version=self._target.identity.format_version,
         )
-        (self._target.path / "failed" / f"{record.key}.json").unlink(missing_ok=True)
-        self._claim.release()
-        return record
 
     def abort(self) -> None:
         """Give the clip up and remove what was written of it."""
@@ -332,6 +346,41 @@ class ClipWriter:
                 f"{what}: {error.strerror or error}; check that the store exists; committed clips "
                 "are whole"
             ) from error
+
+
+def replace_clip(final: Path, new: Path) -> None:
+    """Put the directory of a written clip in the place of the committed one, and remove that.
+
+    The two are exchanged at once.  Where the file system cannot do that, the old one is moved
+    aside first; what a kill leaves aside then, restore_replaced brings back.
+    """
+    aside = set_aside_name(final)
+    if not final.exists():
+        new.rename(final)
+    elif exchange_folders(new, final):
+        aside = new
+    else:
+        final.rename(aside)
+        new.rename(final)
+    sync_directory(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def set_aside_name(final: Path) -> Path:
+    """Where a clip is while another takes its place; no key of a clip begins with "+"."""
+    return final.with_name(f".tmp-+{final.name}")
+
+
+def restore_replaced(folder: Path) -> None:
+    """Bring back the clips of a folder clips/<hh> that a kill left aside, or remove them."""
+    for aside in sorted(folder.glob(".tmp-+*")):
+        final = aside.with_name(aside.name.removeprefix(".tmp-+"))
+        if final.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            with suppress(OSError):  # another writer was faster
+                aside.rename(final)
+                sync_directory(folder)
 
 
 class Track:

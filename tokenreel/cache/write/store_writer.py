@@ -26,7 +26,9 @@ from tokenreel.cache.format.clip import (
     ClipRecord,
     SourceInfo,
     clip_key,
+    folder_of,
     leaves_root,
+    load_clip,
 )
 from tokenreel.cache.format.index import is_committed
 from tokenreel.cache.format.store_files import (
@@ -35,7 +37,7 @@ from tokenreel.cache.format.store_files import (
 )
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.write.claims import EXPIRY_SECONDS, Claim, ClaimHeld, is_in_work, take_claim
-from tokenreel.cache.write.clip_writer import ClipWriter, WriteTarget
+from tokenreel.cache.write.clip_writer import ClipWriter, WriteTarget, restore_replaced
 
 
 class StoreWriter:
@@ -72,6 +74,7 @@ class StoreWriter:
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
         for folder in (self.path / "clips").glob("[0-9a-f][0-9a-f]"):
+            restore_replaced(folder)
             sweep_temporary(
                 folder,
                 older_than_seconds=sweep_seconds,
@@ -114,6 +117,7 @@ class StoreWriter:
         byte_arrays: Sequence[str] = (),
         extra: Mapping[str, Any] | None = None,
         rules: int = 1,
+        replaces: ClipRecord | None = None,
     ) -> ClipWriter:
         """Claim a clip and open it, resuming what a killed run left of it.
 
@@ -126,6 +130,8 @@ class StoreWriter:
             byte_arrays: names of the arrays that append_bytes will fill.
             extra: fields of other programs, JSON values.
             rules: version of the frame and geometry rules that the tokens were made by.
+            replaces: record of the committed clip that is replaced: it stays until this one is
+                committed.  When the store holds another one by now, the clip counts as committed.
 
         Raises:
             ClaimHeld: another live writer works on it, or it is committed.
@@ -162,15 +168,21 @@ class StoreWriter:
         except OSError as error:
             what = f"{self.path}: cannot be written"
             raise machine_error(error, what) or StoreError(f"{what}: {error.strerror}") from error
-        if self.is_committed(clip.clip_id):
+        if self.is_committed(clip.clip_id) and not self._holds(replaces):
             claim.release()
             raise ClaimHeld(f"{clip.clip_id}: already committed")
         self._claims = [held for held in self._claims if held.is_held] + [claim]
         try:
-            return ClipWriter(self._target, record, claim)
+            return ClipWriter(self._target, record, claim, replaces=replaces is not None)
         except BaseException:
             claim.release()
             raise
+
+    def _holds(self, record: ClipRecord | None) -> bool:
+        """Whether a clip is committed with exactly this record."""
+        if record is None:
+            return False
+        return load_clip(self.path / folder_of(record.key), record.key)[0] == record
 
 
 def plain_json(extra: Mapping[str, Any], clip_id: str) -> dict[str, Any]:

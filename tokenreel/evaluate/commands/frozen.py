@@ -176,6 +176,7 @@ def _provenance(store: Store, pool: str, blocks: Sequence[int]) -> dict[str, Any
         "blocks": list(blocks),
         **describe_fingerprints(store.fingerprint, store.facts.former_fingerprints),
         "store_clips_sha256": hashlib.sha256(canonical_json(clips)).hexdigest(),
+        "store_labels_sha256": store.labels_sha256,
         "store_name": store.path.name,
         "dataset": store.made_with.get("dataset", ""),
         "weights": store.made_with.get("weights", ""),

@@ -17,6 +17,7 @@ from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.decode_pool.calibration_frames import job_for
 from tokenreel.extract.decode_pool.pool import ClipEnded, DecodedChunk
 from tokenreel.extract.decode_pool.worker import DecodeJob
+from tokenreel.extract.flow.changes import StoreChanges
 from tokenreel.extract.flow.commits import ClipCommits, OpenClip
 from tokenreel.extract.flow.windows import Windows
 from tokenreel.extract.frame_policy import SAMPLED, listed_times, times_of
@@ -67,6 +68,9 @@ class ClipQueue:
         align: a resumed clip is decoded again from a multiple of this many frames.
         retries: whether clips in quarantine are retried; otherwise they are only reported.
         accepts_new_rules: of ClipCommits.
+        changes: since the clips of the store were committed.
+        is_last: whether a clip whose video changes while it is extracted fails; otherwise it is to
+            be tried again.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class ClipQueue:
         align: int = 1,
         retries: bool = False,
         accepts_new_rules: bool = False,
+        changes: StoreChanges | None = None,
+        is_last: bool = True,
     ) -> None:
         self._manifest, self._config, self._identity = manifest, config, identity
         self._store, self._report = store, report
@@ -92,10 +98,13 @@ class ClipQueue:
         self._entries: list[OpenClip] = []
         self._sources = SourceFiles(manifest.root)
         self._is_ending = False
+        self._changes = changes or StoreChanges()
         self.commits = ClipCommits(
             manifest,
             store,
             report,
+            sources=self._sources,
+            is_last=is_last,
             is_sampled=identity.frames["policy"] in SAMPLED,
             windows=self._windows,
             rules=identity.rules,
@@ -128,10 +137,11 @@ class ClipQueue:
             if self._report.has_too_many_failures(self._config.max_failures):
                 return
             try:
-                source, info = self._sources.examine(
+                examined = self._sources.examine_settled(
                     clip.video, self._config.decoder, picture_fps=clip.picture_fps
                 )
-                entry = self.commits.begin(clip, source, info)
+                replaces = self._changes.replaced.get(clip.clip_id)
+                entry = self.commits.begin(clip, *examined, replaces=replaces)
             except VideoError as error:
                 if limit := limit_behind(error):  # no fault of the video: no quarantine
                     raise limit from error
@@ -152,8 +162,10 @@ class ClipQueue:
         quarantine = {} if self._retries else {f["clip_id"]: f for f in read_failures(self._store)}
         left = []
         for clip in self._part:
-            if self.commits.is_committed(clip.clip_id):
-                self._report.skipped.append(clip.clip_id)
+            is_replaced = clip.clip_id in self._changes.replaced
+            if self.commits.is_committed(clip.clip_id) and not is_replaced:
+                if clip.clip_id not in self._changes.changed:
+                    self._report.skipped.append(clip.clip_id)
             elif clip.clip_id in quarantine:
                 found = quarantine[clip.clip_id]
                 failure = ClipFailed(clip.clip_id, stage=found["stage"], reason=found["reason"])

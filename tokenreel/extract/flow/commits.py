@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.cache.errors import ClipFailed, UsageError
-from tokenreel.cache.format.clip import SourceInfo
+from tokenreel.cache.format.clip import ClipRecord, SourceInfo
 from tokenreel.cache.format.identity import RULES_VERSION
 from tokenreel.cache.format.store_files import record_failure
 from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.cache.source_state import SourceState, describe_source
 from tokenreel.cache.write.claims import ClaimHeld
 from tokenreel.cache.write.clip_writer import ClipWriter
 from tokenreel.cache.write.store_writer import StoreWriter
@@ -26,7 +27,7 @@ from tokenreel.extract.flow.windows import WindowRows, Windows
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.video.decode import exact
 from tokenreel.extract.video.geometry import UPRIGHT
-from tokenreel.extract.video.source import decoder_version
+from tokenreel.extract.video.source import SourceFiles, decoder_version
 from tokenreel.extract.video.types import VideoInfo
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ class OpenClip:
         clip: of the manifest.
         source: the video, as the clip's record describes it.
         info: header of the video.
+        state: of the video's file when the clip was begun.
+        replaces: record of the committed clip whose place it takes.
         writer: None once the clip has ended.
         resume_frames: frames that an earlier, killed run has left on disk in whole segments.
         attempt: number of the decode attempt of the last chunk received.
@@ -58,8 +61,10 @@ class OpenClip:
     clip: Clip
     source: SourceInfo
     info: VideoInfo
+    state: SourceState
     writer: ClipWriter | None
     resume_frames: int
+    replaces: ClipRecord | None = None
     attempt: int = 1
     pts: list[NDArray[np.int64]] = field(default_factory=list)
     index: list[NDArray[np.int64]] = field(default_factory=list)
@@ -88,6 +93,12 @@ class ClipCommits:
         rules: of the store.
         accepts_new_rules: whether clips to which the rules of the store give other frames are
             written by the present rules, or refused.
+        sources: the videos; a clip whose video changed while it was extracted is not committed.
+        is_last: whether such a clip failed, or is to be tried again.
+
+    Attributes:
+        unsettled: clips to be tried again.
+        made_of: of each clip committed, its source and the state of the file.
     """
 
     def __init__(
@@ -96,6 +107,8 @@ class ClipCommits:
         store: Path,
         report: ExtractReport,
         *,
+        sources: SourceFiles,
+        is_last: bool = True,
         is_sampled: bool = False,
         windows: Windows = WINDOWS_OF_FRAMES,
         rules: int = RULES_VERSION,
@@ -103,6 +116,9 @@ class ClipCommits:
     ) -> None:
         self._rules, self._accepts_new_rules = rules, accepts_new_rules
         self._is_sampled, self._windows = is_sampled, windows
+        self._sources, self._is_last = sources, is_last
+        self.unsettled: list[Clip] = []
+        self.made_of: dict[str, tuple[SourceInfo, SourceState]] = {}
         self._manifest, self._store, self._report = manifest, store, report
         self._writer = StoreWriter(store, writer_id=f"extract-{os.getpid()}")
 
@@ -121,15 +137,23 @@ class ClipCommits:
         """Whether the clip is committed to the store."""
         return self._writer.is_committed(clip_id)
 
-    def begin(self, clip: Clip, source: SourceInfo, info: VideoInfo) -> OpenClip:
+    def begin(
+        self,
+        clip: Clip,
+        source: SourceInfo,
+        info: VideoInfo,
+        state: SourceState,
+        *,
+        replaces: ClipRecord | None = None,
+    ) -> OpenClip:
         """Claim a clip.
 
         Raises:
             ClaimHeld: another writer has claimed it.
         """
-        writer = self._begin(clip, source, info)
+        writer = self._begin(clip, source, info, replaces)
         done = writer.resume_frames
-        return OpenClip(clip, source, info, writer, done, num_written=done)
+        return OpenClip(clip, source, info, state, writer, done, replaces, num_written=done)
 
     def write(
         self,
@@ -177,14 +201,46 @@ class ClipCommits:
     def fail(
         self, entry: OpenClip, stage: str, reason: str, details: dict[str, object] | None = None
     ) -> None:
-        """Put a clip in quarantine."""
-        if entry.failed:
+        """Put a clip in quarantine; one whose video changed meanwhile is tried again first."""
+        if entry.failed or self._has_changed(entry):
             return
+        self._give_up(entry)
+        self.record(entry.clip, stage, reason, details or {"decoder": entry.source.decoder})
+
+    def _has_changed(self, entry: OpenClip) -> bool:
+        """Whether the video of a clip changed while it was extracted; the clip is then given up."""
+        now = self._sources.change_since(entry.source, entry.state)
+        if not now:
+            return False
+        self._give_up(entry)
+        source = entry.source
+        was = describe_source(source.num_bytes, source.mtime_ns, source.sha256)
+        what = f"{source.video} changed while it was extracted: it was {was}, is {now}"
+        if not self._is_last:
+            log.warning("%s: %s; it is tried again", entry.clip.clip_id, what)
+            self.unsettled.append(entry.clip)
+            return True
+        reason = f"{what}; `extract retry` the store when nothing writes the video any more"
+        self.record(entry.clip, "decode", reason, {"decoder": source.decoder})
+        return True
+
+    def changed_after_commit(self) -> dict[str, str]:
+        """Of each clip committed whose video changed afterwards, what was and what is, by id."""
+        found = {}
+        for clip_id, (source, state) in self.made_of.items():
+            now = self._sources.change_since(source, replace(state, is_recent=False))
+            if now:
+                was = describe_source(source.num_bytes, source.mtime_ns, source.sha256)
+                found[clip_id] = (
+                    f"{clip_id}: {source.video} was {was} when it was extracted, is {now}"
+                )
+        return found
+
+    def _give_up(self, entry: OpenClip) -> None:
         entry.failed = True
         if entry.writer is not None:
             entry.writer.abort()
             entry.writer = None
-        self.record(entry.clip, stage, reason, details or {"decoder": entry.source.decoder})
 
     def close(self, entry: OpenClip, frames: Frames, attempt: Attempt, facts: ClipFacts) -> None:
         """Record the frames of the decoded clip; commit it if all of them are written."""
@@ -210,6 +266,8 @@ class ClipCommits:
         except ClipFailed as error:
             self.fail(entry, error.stage, error.reason)
             return
+        if self._has_changed(entry):
+            return
         flags = np.zeros(len(rows.pts), np.uint8)
         try:
             entry.writer.commit(
@@ -226,7 +284,10 @@ class ClipCommits:
             return
         self._note_moved(entry)
         entry.writer = None
+        self.made_of[entry.clip.clip_id] = entry.source, entry.state
         self._report.committed.append(entry.clip.clip_id)
+        if entry.replaces is not None:
+            self._report.replaced.append(entry.clip.clip_id)
         self._report.num_frames += len(rows.pts)
         self._report.num_repeated += len(pts) - len(distinct)
         self._report.num_other_rules += needed > self._rules
@@ -302,13 +363,16 @@ class ClipCommits:
             details={**details, "video": clip.video},
         )
 
-    def _begin(self, clip: Clip, source: SourceInfo, info: VideoInfo) -> ClipWriter:
+    def _begin(
+        self, clip: Clip, source: SourceInfo, info: VideoInfo, replaces: ClipRecord | None
+    ) -> ClipWriter:
         return self._writer.begin(
             clip,
             dataset=self._manifest.dataset,
             phases=tuple(self._manifest.phases.get(clip.action, ())),
             source=source,
             time_base=info.time_base,
+            replaces=replaces,
         )
 
     def _is_open(self, entry: OpenClip, attempt: Attempt) -> bool:
@@ -323,7 +387,7 @@ class ClipCommits:
             entry.source, decoder=attempt.decoder, decoder_version=decoder_version(attempt.decoder)
         )
         try:
-            entry.writer = self._begin(entry.clip, entry.source, entry.info)
+            entry.writer = self._begin(entry.clip, entry.source, entry.info, entry.replaces)
         except ClaimHeld as held:
             log.info("%s", held)
             entry.failed, entry.writer = True, None

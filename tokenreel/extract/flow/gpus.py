@@ -15,6 +15,8 @@ from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.progress import Progress
 from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.flow.changes import WhenChanged, find_changes
+from tokenreel.extract.flow.clip_queue import clips_of_shard
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.signals import blocked_in_children, stop_on_signals
@@ -46,6 +48,7 @@ def extract_on_gpus(
     shard: tuple[int, int] = (0, 1),
     retries: bool = False,
     limit: int | None = None,
+    changed: WhenChanged = "refuse",
 ) -> ExtractReport:
     """Extract with a process on each device; see runner.extract_clips.
 
@@ -58,6 +61,7 @@ def extract_on_gpus(
         shard: (i, n): only every n-th clip, from the i-th on.
         retries: whether clips in quarantine are retried.
         limit: only the first clips of each split.
+        changed: what is done with clips of videos that changed.
 
     Returns:
         The merged reports; a clip that one process committed is not "skipped" by the others.
@@ -65,11 +69,18 @@ def extract_on_gpus(
     Raises:
         TokenReelError: raised by a process, once all have ended; or a process died.
     """
-    options = {"shard": shard, "retries": retries, "limit": limit}
+    options: dict[str, Any] = {"shard": shard, "retries": retries, "limit": limit}
+    options["changed"] = changed
     if len(devices) == 1:
         alone = config.model_copy(update={"device": devices[0]})
-        return extract_clips(manifest, alone, store, progress=progress, **options)  # type: ignore[arg-type]
+        return extract_clips(manifest, alone, store, progress=progress, **options)
     options["processes"] = len(devices)
+    part = clips_of_shard(manifest, shard, limit=limit)
+    policy: WhenChanged = "replace" if retries else changed
+    changes = find_changes(
+        manifest, store, part, policy=policy, is_whole=not retries, progress=progress
+    )
+    options["changes"] = changes  # found once for all processes
     with (
         stop_on_signals() as stopping,
         Progress(desc="extract", unit="frame", enabled=progress) as bar,
@@ -103,6 +114,7 @@ def merge_reports(reports: Sequence[ExtractReport]) -> ExtractReport:
     for report in reports:
         total.committed += report.committed
         total.failed += report.failed
+        total.replaced += report.replaced
         total.num_frames += report.num_frames
         total.num_repeated += report.num_repeated
         total.num_unlisted += report.num_unlisted
@@ -117,6 +129,17 @@ def merge_reports(reports: Sequence[ExtractReport]) -> ExtractReport:
     held = {failure.clip_id: failure for report in reports for failure in report.quarantined}
     done = {*total.committed, *(failure.clip_id for failure in total.failed)}
     total.quarantined = [failure for clip_id, failure in held.items() if clip_id not in done]
+    for report in reports:  # each says what was found once for all of them
+        total.changed |= report.changed
+        total.missing |= report.missing
+        total.accepts_changed |= report.accepts_changed
+        total.left = report.left or total.left
+        total.labels = report.labels or total.labels
+        total.num_compared = max(total.num_compared, report.num_compared)
+        total.num_hashed = max(total.num_hashed, report.num_hashed)
+    total.changed = {
+        name: what for name, what in total.changed.items() if name not in total.replaced
+    }
     skipped = {clip_id for report in reports for clip_id in report.skipped}
     total.skipped = sorted(skipped - done)
     return total

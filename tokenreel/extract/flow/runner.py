@@ -11,7 +11,7 @@ same bytes for any number of workers, shards and restarts.
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.codec import codec_from_identity, needs_calibration
 from tokenreel.cache.format.identity import StoreIdentity
-from tokenreel.cache.manifest import Manifest
+from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.progress import Progress
 from tokenreel.extract.backbone.base import Backbone
 from tokenreel.extract.backbone.cpu_threads import in_parts, num_threads
@@ -39,6 +39,7 @@ from tokenreel.extract.encode.identity import (
 )
 from tokenreel.extract.encode.quantiser import EncodedView, Quantiser
 from tokenreel.extract.flow.batching import Batcher
+from tokenreel.extract.flow.changes import StoreChanges, WhenChanged, find_changes
 from tokenreel.extract.flow.clip_queue import ClipQueue, clips_of_shard
 from tokenreel.extract.flow.devices import (
     Machine,
@@ -50,10 +51,11 @@ from tokenreel.extract.flow.devices import (
 from tokenreel.extract.flow.engine import Engine, Rows
 from tokenreel.extract.flow.stage import WriterThreads
 from tokenreel.extract.flow.windows import Windows
-from tokenreel.extract.report import ExtractReport
+from tokenreel.extract.report import STAGES, ExtractReport
 from tokenreel.extract.signals import Stopping, stop_on_signals
 
 CHUNK_FRAMES = 16  # of a slot, at most
+ATTEMPTS = 2  # at a clip whose video changes while it is extracted
 WINDOW_ROOM = 4  # bytes of a slot for each byte of an image, as windows of frames are larger
 
 
@@ -66,6 +68,8 @@ def extract_clips(
     shard: tuple[int, int] = (0, 1),
     retries: bool = False,
     limit: int | None = None,
+    changed: WhenChanged = "refuse",
+    changes: StoreChanges | None = None,
     processes: int = 1,
     tick: Callable[[ExtractReport], None] = lambda _: None,
 ) -> ExtractReport:
@@ -79,6 +83,10 @@ def extract_clips(
         shard: (i, n): only every n-th clip, from the i-th on.
         retries: whether clips in quarantine are retried; otherwise they are only reported.
         limit: only the first clips of each split; the codec is calibrated on all of them.
+        changed: what is done with committed clips whose video or range is another one now:
+            "refuse" and "keep" leave them as they are, "replace" extracts them again; the old clip
+            stays in the store until the new one is committed.
+        changes: of find_changes, where that was called before.
         processes: number that extract on this machine, this one included.
         tick: called with the report now and then.
 
@@ -104,36 +112,61 @@ def extract_clips(
     quantiser = Quantiser(codec_from_identity(identity.codec, calibration), identity, device)
     if config.compile_backbone:
         compile_quantiser(quantiser, backbone, machine)
-    clips = ClipQueue(
-        manifest,
-        config,
-        identity,
-        store,
-        report,
-        part=clips_of_shard(manifest, shard, limit=limit),
-        align=windows.frames if machine.mixes else machine.batch_frames,
-        retries=retries,
-    )
-    with ExitStack() as stack:
-        stopping = stack.enter_context(stop_on_signals())
-        flow = Flow(machine, config, identity, report, clips, stopping)
-        stack.enter_context(clips)
-        flow.enter(stack, backbone, quantiser)
-        bar = stack.enter_context(Progress(desc="extract", unit="frame", enabled=progress))
+    part: Sequence[Clip] = clips_of_shard(manifest, shard, limit=limit)
+    if changes is None:
+        policy: WhenChanged = "replace" if retries else changed
+        changes = find_changes(
+            manifest, store, part, policy=policy, is_whole=not retries, progress=progress
+        )
+    with (
+        stop_on_signals() as stopping,
+        Progress(desc="extract", unit="frame", enabled=progress) as bar,
+    ):
 
         def show() -> None:
             report.seconds["total"] = time.monotonic() - started
-            flow.measure()
             bar.set_postfix_str(report.status(), refresh=False)
             bar.update(report.num_appended - bar.n)
             tick(report)
 
-        flow.receive_chunks(show)
-        flow.finish(show)
-        show()
+        for attempt in range(ATTEMPTS):
+            clips = ClipQueue(
+                manifest,
+                config,
+                identity,
+                store,
+                report,
+                part=part,
+                align=windows.frames if machine.mixes else machine.batch_frames,
+                retries=retries,
+                changes=changes,
+                is_last=attempt == ATTEMPTS - 1,
+            )
+            with ExitStack() as stack:
+                flow = Flow(machine, config, identity, report, clips, stopping)
+                stack.enter_context(clips)
+                flow.enter(stack, backbone, quantiser)
+                flow.run(show)
+            report.changed |= clips.commits.changed_after_commit()
+            part = clips.commits.unsettled
+            if not part or stopping.event.is_set():
+                break
+    _report_changes(report, changes)
     report.signal = stopping.signal
     report.check_failures(config.max_failures)
     return report
+
+
+def _report_changes(report: ExtractReport, changes: StoreChanges) -> None:
+    """Say in the report what is not as it was when it was extracted."""
+    report.accepts_changed = changes.policy == "keep"
+    if changes.policy != "replace":
+        report.changed = changes.changed | report.changed
+    report.left = list(changes.left)
+    report.num_compared = changes.sources.num_videos
+    report.num_hashed = changes.sources.num_hashed
+    report.labels = changes.labels.lines()
+    report.missing = {record.clip_id: why for record, why in changes.sources.missing}
 
 
 def prepare_store(
@@ -169,13 +202,13 @@ def prepare_store(
         dataset=manifest.dataset,
         backbone=backbone,
         samples=sample_images(manifest, config, planned) if calibrates else None,
-        root=str(manifest.root),
+        root=str(manifest.root.absolute()),
     )
     return backbone, identity, calibration, device
 
 
 class Flow:
-    """The stages of one run and their queues: `enter`, then `receive_chunks`, then `finish`.
+    """The stages of a run and their queues: `enter`, then `run`.
 
     Args:
         machine: device and sizes.
@@ -198,6 +231,7 @@ class Flow:
         self._machine, self._config, self._identity = machine, config, identity
         self._report, self._clips, self._stopping = report, clips, stopping
         self._decode_seconds = 0.0
+        self._before = dict(report.seconds)  # of an earlier flow of the run
         image_bytes = identity.num_views * 3 * identity.image_size[0] * identity.image_size[1]
         self._windows = Windows(identity.frames_per_window, identity.rows_per_window)
         self._chunk_frames = max(CHUNK_FRAMES // self._windows.frames, 1) * self._windows.frames
@@ -240,6 +274,17 @@ class Flow:
             is_over=lambda: self._stopping.is_overdue,  # no chunk may come for minutes
         )
 
+    def run(self, show: Callable[[], None]) -> None:
+        """Extract the clips of the queue; `show` is called now and then."""
+
+        def measure_and_show() -> None:
+            self.measure()
+            show()
+
+        self.receive_chunks(measure_and_show)
+        self.finish(measure_and_show)
+        measure_and_show()
+
     def receive_chunks(self, show: Callable[[], None]) -> None:
         """Batch the decoded chunks until all clips have ended, or the run is stopped."""
         with self._pool as pool:
@@ -277,6 +322,8 @@ class Flow:
         seconds["backbone"], seconds["wait"] = self._engine.busy_seconds, self._engine.idle_seconds
         seconds["encode"] = self._engine.copy.busy_seconds
         seconds["write"] = self._writers.busy_seconds
+        for stage in (*STAGES, "wait"):
+            seconds[stage] += self._before[stage]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         own_bytes = peak if sys.platform == "darwin" else peak * 1024
         self._report.peak_bytes = own_bytes + self._pool.peak_bytes

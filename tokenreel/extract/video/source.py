@@ -1,16 +1,22 @@
 """Source of a clip as recorded in the store: file size, SHA-256, decoder and header."""
 
-import hashlib
-import os
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tokenreel.cache.format.clip import SourceInfo
 from tokenreel.cache.manifest import path_below
+from tokenreel.cache.source_state import (
+    SourceState,
+    describe_source,
+    source_sha256,
+    source_state,
+)
 from tokenreel.extract.video.decoders import probe
 from tokenreel.extract.video.pictures import PICTURES
 from tokenreel.extract.video.types import VideoError, VideoInfo
 
+LOOKS = 3  # at a video that changes while it is looked at
 PACKAGE_OF = {"pyav": "av"}
 
 
@@ -23,7 +29,49 @@ class SourceFiles:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._hashes: dict[tuple[Path, int, int], str] = {}
+        self._hashes: dict[tuple[Path, SourceState], str] = {}
+
+    def examine_settled(
+        self, video: str, decoder: str, *, picture_fps: float | None = None
+    ) -> tuple[SourceInfo, VideoInfo, SourceState]:
+        """As examine, with the state that the file had before and after it was looked at.
+
+        Raises:
+            VideoError: stage "open": as examine, or it is being written meanwhile.
+        """
+        for _ in range(LOOKS):
+            before = self._state(video)
+            source, info = self.examine(video, decoder, picture_fps=picture_fps)
+            after = self._state(video)
+            if before.seems(after):
+                return source, info, before
+        raise VideoError("is being written: extract it when it is whole", stage="open")
+
+    def change_since(self, source: SourceInfo, state: SourceState) -> str:
+        """What a video is now, in words, unless it holds the bytes that were extracted: then "".
+
+        A video with another time, or one that took its place, is hashed again.
+
+        Args:
+            source: as its clip's record describes it.
+            state: of examine_settled.
+        """
+        try:
+            now = self._state(source.video)
+            if state.seems(now) and not state.is_recent:
+                return ""
+            sha256 = source_sha256(path_below(self._root, source.video))
+        except (OSError, VideoError) as error:
+            return f"unreadable: {getattr(error, 'strerror', None) or error}".lower()
+        if (now.num_bytes, sha256) == (source.num_bytes, source.sha256):
+            return ""
+        return describe_source(now.num_bytes, now.mtime_ns, sha256)
+
+    def _state(self, video: str) -> SourceState:
+        try:
+            return source_state(path_below(self._root, video))
+        except OSError as error:
+            raise VideoError((error.strerror or str(error)).lower(), stage="open") from error
 
     def examine(
         self, video: str, decoder: str, *, picture_fps: float | None = None
@@ -35,10 +83,10 @@ class SourceFiles:
         """
         path = path_below(self._root, video)
         info = probe(path, picture_fps=picture_fps)
-        status, aspect = path.stat(), info.pixel_aspect
+        state, aspect = self._state(video), info.pixel_aspect
         source = SourceInfo(
             video=video,
-            num_bytes=sum(file.stat().st_size for file in _files(path)),
+            num_bytes=state.num_bytes,
             sha256=self._sha256(path),
             decoder=decoder,
             decoder_version=decoder_version(decoder),
@@ -52,40 +100,19 @@ class SourceFiles:
                 "start_ticks": info.start_ticks,
                 **_rate_of_pictures(info),
             },
-            mtime_ns=max(status.st_mtime_ns, *(f.stat().st_mtime_ns for f in _files(path))),
+            mtime_ns=state.mtime_ns,
             pixel_aspect=None if aspect is None else (aspect.numerator, aspect.denominator),
         )
         return source, info
 
     def _sha256(self, path: Path) -> str:
-        status = path.stat()
-        key = path, status.st_size, status.st_mtime_ns
-        if key not in self._hashes:
-            try:
-                self._hashes[key] = _hash_folder(path) if path.is_dir() else _hash_file(path)
-            except OSError as error:
-                raise VideoError(f"cannot be read: {error.strerror}", stage="open") from error
+        try:
+            key = path, replace(source_state(path), is_recent=False)
+            if key not in self._hashes:
+                self._hashes[key] = source_sha256(path)
+        except OSError as error:
+            raise VideoError(f"cannot be read: {error.strerror}", stage="open") from error
         return self._hashes[key]
-
-
-def _files(path: Path) -> list[Path]:
-    """A file, or the files of a folder of pictures in order of name."""
-    return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _hash_folder(folder: Path) -> str:
-    """SHA-256 of name, size and bytes of each file of a folder."""
-    digest = hashlib.sha256()
-    for path in _files(folder):
-        name = os.fsencode(path.name)
-        digest.update(f"{len(name)}:{path.stat().st_size}:".encode() + name)
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _rate_of_pictures(info: VideoInfo) -> dict[str, float]:

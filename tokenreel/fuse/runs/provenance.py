@@ -11,7 +11,12 @@ from pydantic import ValidationError
 from tokenreel.cache.canonical import canonical_json, field_differences, read_json
 from tokenreel.cache.embeddings import with_current_names
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
-from tokenreel.cache.provenance import describe_fingerprints
+from tokenreel.cache.provenance import (
+    STORE_PATH,
+    describe_fingerprints,
+    names_same_store,
+    store_changes,
+)
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config.base import as_typed
@@ -76,22 +81,14 @@ def describe_store(store: Store) -> dict[str, Any]:
     """The part of a run's provenance that tells of its store."""
     return {
         **describe_fingerprints(store.fingerprint, store.facts.former_fingerprints),
-        "store_clips_sha256": _clips_digest(store),
+        "store_clips_sha256": store.clips_sha256,
+        "store_labels_sha256": store.labels_sha256,
         "store_name": store.path.name,
         "dataset": store.made_with.get("dataset", ""),
         "weights": store.made_with.get("weights", ""),
         "backbone": store.identity.architecture,
         "store_identity": store.identity.model_dump(mode="json"),
     }
-
-
-def _clips_digest(store: Store) -> str:
-    """Which clips the store holds; its fingerprint says how they were made, not which they are."""
-    rows = [
-        [record.clip_id, record.split, record.action, record.num_frames, record.source["sha256"]]
-        for record in store.records.values()
-    ]
-    return hashlib.sha256(canonical_json(rows)).hexdigest()
 
 
 def _labels_digest(store: Store) -> str:
@@ -124,6 +121,7 @@ def read_provenance(run: Path) -> dict[str, Any]:
         raise Damaged(f"{path}: torn ({error}); delete the run and train again") from error
     if not isinstance(provenance, dict):
         raise Damaged(f"{path}: no description of a run, but {provenance!r}")
+    provenance.pop(STORE_PATH, None)  # of this machine: see pipeline.defaults.store_of_run
     return with_current_names(provenance, where=path)
 
 
@@ -154,6 +152,7 @@ def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
             + (" ".join(f"--store {name}=PATH" for name in held) or "one --store PATH")
         )
     _require_same_tokens(run, provenance, there)
+    _warn_of_changes(run, provenance, there)
     for name, store in held.items():
         _require_same_tokens(run, store, asked[name])
     return provenance
@@ -203,6 +202,14 @@ def _require_same_tokens(
             there["store_name"],
             ", ".join(changed),
         )
+
+
+def _warn_of_changes(run: Path, provenance: Mapping[str, Any], there: Mapping[str, Any]) -> None:
+    """Say what changed in the store of a run since: its clips, or their labels."""
+    if not names_same_store(provenance, there):
+        return
+    for what in store_changes(provenance, there):
+        log.warning("%s: since it was trained, %s has %s", run, there["store_name"], what)
 
 
 def require_init(provenance: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from tokenreel.cache.canonical import canonical_json, field_differences
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import EmbeddingFileError, UsageError, WrongIdentity
 from tokenreel.cache.files import make_directory, write_whole
-from tokenreel.cache.provenance import names_same_store
+from tokenreel.cache.provenance import CHANGES, STORE_PATH, names_same_store, store_changes
 from tokenreel.cache.write.claims import ClaimHeld, take_claim
 from tokenreel.fuse.runs.provenance import (
     read_provenance,
@@ -38,7 +38,10 @@ FILES = (
     "embeddings.h5",
 )  # of the process that has the lock
 IDENTITY = ("config", "store_fingerprint", "store_clips_sha256", "init_sha256")
-LATER = ("labels_sha256",)  # part of it too, but earlier versions did not write it
+LATER = (
+    "labels_sha256",
+    "store_labels_sha256",
+)  # part of it too, but earlier versions did not write it
 MADE = ("checkpoint.pt", "metrics.jsonl", "embeddings.h5")  # by a run that began
 BEAT_SECONDS = 30.0
 STALE_SECONDS = 3600.0  # a lock of another host, untouched for this long, is dead
@@ -55,10 +58,12 @@ class RunFolder:
     Attributes:
         path: the folder.
         provenance: what the run is.
+        store: its (first) store, whose path run.json keeps for commands on this machine.
     """
 
     path: Path
     provenance: dict[str, Any]
+    store: Path | None = None
 
     def __enter__(self) -> "RunFolder":
         """Lock the folder; a lock whose process is gone is broken, what it left half-written goes.
@@ -134,7 +139,8 @@ class RunFolder:
         if not self._is_new:
             self._require(read_provenance(self.path), self.path)
         else:
-            write_whole(path, canonical_json(self.provenance))
+            here = {} if self.store is None else {STORE_PATH: str(self.store.absolute())}
+            write_whole(path, canonical_json({**self.provenance, **here}))
 
     def _require(self, former: Mapping[str, Any], where: Path) -> None:
         keys = [*IDENTITY, *(key for key in LATER if key in former)]
@@ -149,7 +155,14 @@ class RunFolder:
             table = "\n".join(
                 f"  {name}: run has {here!r}, asked {there!r}" for name, here, there in rows
             )
-            raise WrongIdentity(f"{where} holds another run:\n{table}\nuse another --out")
+            advice = "use another --out"
+            if {name for name, _, _ in rows} <= {*CHANGES, "labels_sha256"}:
+                what = "; ".join(store_changes(former, self.provenance)) or "other labels"
+                advice = (
+                    f"the store has since {what}: `fuse embed RUN --store STORE` embeds it with "
+                    "the model as it is, another --out trains anew"
+                )
+            raise WrongIdentity(f"{where} holds another run:\n{table}\n{advice}")
 
 
 def _fingerprints(

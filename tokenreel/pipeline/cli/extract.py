@@ -3,7 +3,7 @@
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tokenreel.extract.report import ExtractReport
 
 app = new_app(__doc__)
+
+SHOWN = 5  # committed clips without their video that are named
 
 
 @app.callback()
@@ -58,16 +60,29 @@ def run(
     max_failures: MaxFailures = None,
     limit: Limit = None,
     follow_links: FollowLinks = False,
+    changed: Annotated[
+        Literal["refuse", "replace", "keep"],
+        typer.Option(help="clips whose video or range is not what was extracted"),
+    ] = "refuse",
 ) -> None:
     """Write the tokens of every clip of a data set into a store; rerun to resume.
 
-    Clips that failed before are listed, not retried: see `extract retry`.
+    Clips that failed before are listed, not retried: see `extract retry`.  Clips whose video is not
+    what was extracted are listed, with status 3; --changed replace extracts them again, and keep
+    keeps what the store has.
     """
     from tokenreel.pipeline.phases.extraction import extract_dataset
 
     words = [*(words or []), *_limit(max_failures), *link_words(follow_links)]
     report, store = extract_dataset(
-        dataset, words, root=root, out=out, shard=shard, gpus=gpus, limit=limit
+        dataset,
+        words,
+        root=root,
+        out=out,
+        shard=shard,
+        gpus=gpus,
+        limit=limit,
+        changed=changed,
     )
     _close(report, store)
 
@@ -126,10 +141,11 @@ def show(
 ) -> None:
     """Draw a clip: the frames that the backbone saw, its tokens in colour, CLS over time."""
     from tokenreel.cache.read.store_reader import open_store
-    from tokenreel.pipeline.defaults import DATA
+    from tokenreel.pipeline.defaults import videos_of_store
 
     opened = open_store(store)
-    videos = root or DATA / opened.record(clip).dataset
+    opened.record(clip)
+    videos = videos_of_store(opened, root)
     from tokenreel.extract.preview.show import draw_clip, look_at_clip  # torch: words are right
 
     picture = look_at_clip(opened, clip, root=videos, num_frames=frames, view=view)
@@ -143,7 +159,7 @@ def _limit(max_failures: int | None) -> list[str]:
 
 
 def _close(report: "ExtractReport", store: Path) -> NoReturn:
-    """Print what was done; status 3 while clips are in quarantine."""
+    """Print what was done; status 3 while clips are in quarantine or of changed videos."""
     say(report.table())
     for failure in report.failed:
         say(f"failed: {failure}")
@@ -151,6 +167,10 @@ def _close(report: "ExtractReport", store: Path) -> NoReturn:
         say(f"in quarantine: {failure}")
     for reason in report.unreadable:
         say(f"cannot be read: {reason}")
+    for change in report.changed.values():
+        say(f"changed: {change}")
+    for clip_id, reason in list(report.missing.items())[:SHOWN]:
+        say(f"video missing: {clip_id}: {reason}")
     say(f"store: {store}")
     finish(report.exit_status)
 

@@ -134,7 +134,8 @@ def attend(
         Path | None, typer.Option(help="by default the one that the run was trained on")
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="folder of the videos; default: data/DATASET")
+        Path | None,
+        typer.Option(help="folder of the videos; by default where they were, or data/DATASET"),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="folder of the pictures; RUN/attention by default")

@@ -30,6 +30,8 @@ def info(store: StorePath) -> None:
         say(f"made with       {name} {value}")
     for fingerprint in opened.facts.former_fingerprints:
         say(f"migrated from   {fingerprint}")
+    if opened.num_relabelled:
+        say(f"relabelled      {opened.num_relabelled} clips, by `store relabel`")
     if opened.facts.root:
         say(f"videos were in  {opened.facts.root}")
     for name in sorted(opened.facts.extra):
@@ -56,12 +58,18 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="extract the damaged clips again, only those")
     ] = False,
-    root: Annotated[Path | None, typer.Option(help="for --repair: folder of the videos")] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="folder of the videos: compare them with what was extracted"),
+    ] = None,
 ) -> None:
-    """Check a store; ends with status 5 when something is missing or damaged."""
+    """Check a store; ends with status 5 when something is missing or damaged.
+
+    With --root its videos are looked at too: status 3 when one is not what was extracted.
+    """
     from tokenreel.cache.tools.verify import verify_store
 
-    report = verify_store(store, deep=deep)
+    report = verify_store(store, deep=deep, root=root)
     say(report.table())
     if report.problems and repair:
         from tokenreel.pipeline.phases.extraction import repair_store
@@ -70,9 +78,32 @@ def verify(
         if done is not None:
             say(done.table())
             done.require_reached()
-        report = verify_store(store, deep=deep)
+        report = verify_store(store, deep=deep, root=root)
         say(f"after the repair: {report.table()}")
     finish(report.exit_status)
+
+
+@app.command()
+def relabel(
+    store: StorePath,
+    words: Annotated[
+        list[str] | None, typer.Argument(help="data.key=value of the data set")
+    ] = None,
+    *,
+    root: Annotated[
+        Path | None, typer.Option(help="folder of the data set; by default where its videos were")
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="JSON file of labels in the place of the data set")
+    ] = None,
+) -> None:
+    """Renew splits, actions, groups, tags and labels from the data set; no video is read.
+
+    All of them are renewed, or none: labels that do not fit a clip are refused by name.
+    """
+    from tokenreel.pipeline.phases.relabelling import renew_labels
+
+    say(renew_labels(store, words or [], root=root, manifest=manifest).table())
 
 
 @app.command()

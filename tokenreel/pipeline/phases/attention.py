@@ -25,7 +25,7 @@ from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.evaluate.report.pictures.movie import write_movie
 from tokenreel.extract.video.types import VideoError
 from tokenreel.fuse.runs.provenance import read_provenance
-from tokenreel.pipeline.defaults import DATA, STORES
+from tokenreel.pipeline.defaults import STORES, store_of_run, videos_of_store
 
 if TYPE_CHECKING:  # torch: imported once every word is known to be right
     from tokenreel.fuse.embed.attend import ClipAttention
@@ -75,9 +75,9 @@ def attend_clips(
     Args:
         run: folder of a run with pooling.kind=lstp.
         clips: ids of clips, or parts of ids that are unique in the store.
-        store: the one that the run was trained on, in stores/, when None.
-        root: folder of the videos; data/<dataset> when None.  Where a video is out of reach the
-            pictures have the attention alone.
+        store: the one that the run was trained on, where it was or in stores/, when None.
+        root: folder of the videos; where they were when the store was made, or data/<dataset>, when
+            None.  Where a video is out of reach the pictures have the attention alone.
         out: folder of the files; RUN/attention when None.
         device: "auto", "cpu" or "cuda".
 
@@ -85,14 +85,14 @@ def attend_clips(
         UsageError: no such clip, a run without attention, or a store that has to be named.
     """
     provenance = read_provenance(run)
-    path = store or STORES / str(provenance.get("store_name"))
-    if store is None and not path.exists():
+    path = store or store_of_run(run, provenance)
+    if path is None:
         raise UsageError(
-            f"{run} was trained on {path.name}: its store is not in ./{STORES} (you are in "
-            f"{Path.cwd()}): add --store PATH"
+            f"{run} was trained on {provenance.get('store_name')}: its store is not in ./{STORES} "
+            f"(you are in {Path.cwd()}): add --store PATH"
         )
     opened = open_store(path)
-    videos = root or DATA / str(provenance.get("dataset", ""))
+    videos = videos_of_store(opened, root)
     chosen = find_clips(opened, clips)
     from tokenreel.fuse.distributed.world import find_device
     from tokenreel.fuse.embed.attend import ClipAttention, attend

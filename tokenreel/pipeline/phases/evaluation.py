@@ -2,15 +2,17 @@
 
 import csv
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from tokenreel.cache.embeddings import read_names
-from tokenreel.cache.errors import EmbeddingFileError, UsageError
+from tokenreel.cache.embeddings import read_names, read_provenance
+from tokenreel.cache.errors import EmbeddingFileError, StoreError, UsageError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.plugins import nearest
+from tokenreel.cache.provenance import CHANGES, store_changes
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.evaluate.commands.compare import Difference, compare_files
 from tokenreel.evaluate.commands.frozen import POOLS, pool_store
@@ -19,11 +21,13 @@ from tokenreel.evaluate.data.clips import file_sha256, load_screened
 from tokenreel.evaluate.jobs.pool import num_processors
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.evaluate.tables.printed import Published
-from tokenreel.pipeline.defaults import code_version, find_runs
+from tokenreel.pipeline.defaults import code_version, find_runs, store_of_run
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import RECIPES
 from tokenreel.pipeline.recipes.base import protocol_of
 from tokenreel.pipeline.text import format_table, parse_bytes
+
+log = logging.getLogger(__name__)
 
 CHOOSE = "recipe="  # the word that chooses runs
 
@@ -52,6 +56,8 @@ def evaluate_words(
     """
     memory_bytes = parse_bytes(memory)
     config, runs = split_words(words)
+    for line in changed_stores(runs):
+        log.warning("%s", line)
     return evaluate_files(
         runs,
         config=config,
@@ -134,6 +140,51 @@ def split_words(words: Sequence[str]) -> tuple[EvaluateConfig, list[Path]]:
     config = apply_overrides(EvaluateConfig(), rest, root="evaluate")
     runs = find_runs([Path(word) for word in words if word not in settings])
     return config, choose_runs(runs, chosen)
+
+
+def changed_stores(paths: Sequence[Path]) -> list[str]:
+    """A sentence for each embedding file whose store has other clips or labels since it was made.
+
+    Files are compared with the store where it is found, and with each other: files of one store
+    that were made before and after its labels changed are evaluated on different labels.
+    """
+    lines: list[str] = []
+    first: dict[str, tuple[Path, Mapping[str, object]]] = {}
+    stores: dict[Path, dict[str, str]] = {}
+    for path in paths:
+        try:
+            about = read_provenance(path)
+        except (EmbeddingFileError, OSError):
+            continue  # listed with its reason by the evaluation
+        store = store_of_run(path.parent, about)
+        if store is not None:
+            if store not in stores:
+                stores[store] = _digests_of(store)
+            held_now = dict(stores[store])
+            if about.get("model") == "frozen":  # which counts tags among its clips
+                held_now.pop("store_clips_sha256", None)
+            for what in store_changes(about, held_now):
+                lines.append(
+                    f"{path}: since it was made, {store} has {what}; `fuse embed` renews it"
+                )
+            continue
+        name = str(about.get("store_fingerprint", ""))
+        other, held = first.setdefault(name, (path, about))
+        if name and CHANGES["store_labels_sha256"] in store_changes(held, about):
+            lines.append(f"{path} and {other} were made with different labels of one store")
+    return lines
+
+
+def _digests_of(path: Path) -> dict[str, str]:
+    """What provenance says of the clips and labels of a store; nothing where it is damaged."""
+    try:
+        store = open_store(path)
+        return {
+            "store_clips_sha256": store.clips_sha256,
+            "store_labels_sha256": store.labels_sha256,
+        }
+    except StoreError:
+        return {}
 
 
 def choose_runs(paths: Sequence[Path], words: Sequence[str]) -> list[Path]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from glob import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenreel.cache.codec import codec_identity
 from tokenreel.cache.errors import StoreError, UsageError
@@ -33,6 +33,9 @@ from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes.extraction import extraction_for
 from tokenreel.pipeline.text import require_device, require_gpus
 
+if TYPE_CHECKING:  # torch
+    from tokenreel.extract.flow.changes import WhenChanged
+
 log = logging.getLogger(__name__)
 
 DATA_WORDS = ("picture_fps",)  # options of data sets that need no "data." in front
@@ -48,6 +51,7 @@ def extract_dataset(
     shard: str = "0/1",
     gpus: str | None = None,
     limit: int | None = None,
+    changed: "WhenChanged" = "refuse",
 ) -> tuple[ExtractReport, Path]:
     """Write the tokens of a data set into its store.
 
@@ -61,6 +65,8 @@ def extract_dataset(
             where the word device= says.
         limit: only the first clips of each split, as many as this; None: all.  The store is the
             same, so that a run without a limit adds the others.
+        changed: what is done with committed clips whose video or range is another one now:
+            "refuse", "replace" or "keep"; see runner.extract_clips.
 
     Returns:
         What was done, and the store.
@@ -74,7 +80,9 @@ def extract_dataset(
 
     devices = _devices(config, gpus)
     store = out or named_store(STORES, manifest, config)
-    report = extract_on_gpus(devices, manifest, config, store, shard=part, limit=limit)
+    report = extract_on_gpus(
+        devices, manifest, config, store, shard=part, limit=limit, changed=changed
+    )
     report.unreadable = list(manifest.unreadable)
     report.num_over_limit = len(manifest.clips) - len(first_clips(manifest.clips, limit))
     return report, store

@@ -7,6 +7,7 @@ from typing import Any
 
 from tokenreel.cache.manifest import Manifest
 from tokenreel.evaluate.commands.suite import SuiteReport
+from tokenreel.extract.flow.changes import WhenChanged
 from tokenreel.extract.flow.gpus import extract_on_gpus
 from tokenreel.extract.report import ExtractReport
 from tokenreel.fuse.train.train import RunResult
@@ -23,6 +24,7 @@ def extract_videos(
     *,
     dataset: str = "folder",
     settings: Mapping[str, Any] | None = None,
+    changed: WhenChanged = "refuse",
 ) -> ExtractReport:
     """Write the tokens of every video into a store; call it again to resume.
 
@@ -32,6 +34,8 @@ def extract_videos(
         dataset: name of the data set; with a manifest its own name counts.
         settings: fields of the extraction, and "data.KEY" for the data set, such as
             {"backbone": "vit_small_patch16_224.dino", "blocks": (3, 11), "fps": 5}.
+        changed: what is done with clips whose video or range is not what was extracted: "refuse"
+            and "keep" leave them as they are, "replace" extracts them again.
 
     Returns:
         What was done; clips that failed are in it and in the store's quarantine.
@@ -43,10 +47,11 @@ def extract_videos(
     words = _words(settings)
     if isinstance(videos, Manifest):
         config = apply_overrides(extraction_for(videos.dataset), words, root="extract")
-        report = extract_on_gpus([config.device], videos, config, Path(store))
+        report = extract_on_gpus([config.device], videos, config, Path(store), changed=changed)
         report.unreadable = list(videos.unreadable)
         return report
-    return extract_dataset(dataset, words, root=Path(videos), out=Path(store))[0]
+    root, out = Path(videos), Path(store)
+    return extract_dataset(dataset, words, root=root, out=out, changed=changed)[0]
 
 
 def train_model(

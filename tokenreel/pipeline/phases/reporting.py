@@ -1,6 +1,7 @@
 """`evaluate report` as a call: runs -> scores -> one page with their frames."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from tokenreel.evaluate.report.pictures.frames import FrameSource, FramesUnreach
 from tokenreel.extract.video.decode import decode
 from tokenreel.extract.video.decoders import probe
 from tokenreel.extract.video.types import VideoError
-from tokenreel.pipeline.defaults import DATA
+from tokenreel.pipeline.defaults import DATA, store_of_run, videos_of_store
 from tokenreel.pipeline.phases.evaluation import evaluate_words, published_numbers, split_words
 
 SAME_SECONDS = 1e-3  # a frame further from its time than this is of another video
@@ -37,7 +38,8 @@ def report_words(
     Args:
         words: as for `evaluate all`.
         out: folder of the page and the tables; existing rows are reused.
-        root: folder of the videos; data/<dataset> of each run when None.
+        root: folder of the videos; where they were when the store of a run was made, and
+            data/<dataset>, when None.
         jobs: processors to use, 0 for all of this process.
         memory: for all processes together, such as "2GB".
         config: what the page shows.
@@ -48,7 +50,13 @@ def report_words(
     """
     _, paths = split_words(words)
     scores = evaluate_words(words, out=out, jobs=jobs, memory=memory)
-    return report_scores(paths, scores, out=out, root=root, config=config), scores
+    missing: dict[str, str] = {}
+    page = report_scores(paths, scores, out=out, root=root, config=config, missing=missing)
+    if missing:
+        name, reason = next(iter(missing.items()))
+        line = f"no frames of {len(missing)} clip(s), such as {name}: {reason} (--root: the videos)"
+        scores = replace(scores, problems=(*scores.problems, line))
+    return page, scores
 
 
 def report_scores(
@@ -58,8 +66,17 @@ def report_scores(
     out: Path,
     root: Path | None = None,
     config: ReportConfig | None = None,
+    missing: dict[str, str] | None = None,
 ) -> Path:
     """Write the page of embedding files that were evaluated; a file that was refused is left out.
+
+    Args:
+        paths: the files.
+        scores: of them.
+        out: folder of the page.
+        root: as in report_words.
+        config: what the page shows.
+        missing: takes the reason for each clip whose file names a video that cannot be shown.
 
     Raises:
         EmbeddingFileError: every file was refused.
@@ -75,7 +92,7 @@ def report_scores(
     page = make_report(
         files,
         scores.scores,
-        frames=frames_of(files, root),
+        frames=_noting(frames_of(files, root), {} if missing is None else missing),
         config=config,
         published=published_numbers(),
         problems=scores.problems,
@@ -85,9 +102,32 @@ def report_scores(
 
 
 def frames_of(files: Sequence[EmbeddingFile], root: Path | None) -> FrameSource:
-    """The frames of the clips of files: below `root`, or data/<dataset> of each when None."""
-    names = dict.fromkeys(str(file.provenance.get("dataset", "")) for file in files)
-    return frames_below(*([root] if root else [DATA / name for name in names]))
+    """The frames of the clips of files: below `root`.
+
+    When None: where the videos of their stores were, and data/<dataset> of each.
+    """
+    if root is not None:
+        return frames_below(root)
+    folders: dict[Path, None] = {}
+    for file in files:
+        store = store_of_run(file.path.parent, file.provenance)
+        folders |= {} if store is None else {videos_of_store(store): None}
+        folders[DATA / str(file.provenance.get("dataset", ""))] = None
+    return frames_below(*folders)
+
+
+def _noting(source: FrameSource, missing: dict[str, str]) -> FrameSource:
+    """The source; `missing` takes why the video that a clip names cannot be shown."""
+
+    def noting(clip: EmbeddedClip, positions: Sequence[int]) -> Iterator[Image]:
+        try:
+            yield from source(clip, positions)
+        except FramesUnreachable as error:
+            if clip.video:
+                missing[clip.clip_id] = str(error)
+            raise
+
+    return noting
 
 
 def frames_below(*roots: Path) -> FrameSource:

@@ -1,0 +1,322 @@
+"""Videos and labels that are not what they were: told, kept, replaced or renewed, never mixed."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.extract.extraction import CONFIG, content, write_video
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.format.store_files import read_failures
+from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.source_state import source_sha256
+from tokenreel.cache.tools.verify import verify_store
+from tokenreel.extract.decode_pool.pool import Attempt
+from tokenreel.extract.encode.quantiser import EncodedView
+from tokenreel.extract.flow import commits
+from tokenreel.extract.flow.changes import find_changes
+from tokenreel.extract.flow.commits import ClipCommits
+from tokenreel.extract.flow.gpus import merge_reports
+from tokenreel.extract.flow.runner import extract_clips
+from tokenreel.extract.report import ExtractReport
+from tokenreel.extract.video.source import SourceFiles
+
+CLIPS = (
+    Clip("a", "a.mp4", action="turn", spans=(LabelSpan(0.2, 0.4, 1),)),
+    Clip("b1", "b.mp4", stop_seconds=0.5),
+    Clip("b2", "b.mp4", start_seconds=0.5),
+)
+PHASES = {"turn": ("go", "stop")}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """Two videos, and a store of three clips of them."""
+    folder = tmp_path_factory.mktemp("first")
+    root = folder / "videos"
+    root.mkdir()
+    write_video(root / "a.mp4", 20)
+    write_video(root / "b.mp4", 25)
+    manifest = Manifest("toy", root, CLIPS, phases=PHASES)
+    report = extract_clips(manifest, CONFIG, folder / "store", progress=False)
+    assert (sorted(report.committed), report.exit_status) == (["a", "b1", "b2"], 0)
+    return folder
+
+
+@pytest.fixture
+def work(first, tmp_path):
+    """A copy of its own: the manifest and the store."""
+    shutil.copytree(first, tmp_path / "work")  # with the times of the files
+    return Manifest("toy", tmp_path / "work/videos", CLIPS, phases=PHASES), tmp_path / "work/store"
+
+
+def extract(work, **options) -> ExtractReport:
+    return extract_clips(work[0], CONFIG, work[1], progress=False, **options)
+
+
+def test_a_rerun_refuses_names_and_replaces_a_video_that_changed(work):
+    manifest, store = work
+    before, labels = content(store), open_store(store).labels_sha256
+    clips = open_store(store).clips_sha256
+    write_video(manifest.root / "b.mp4", 30, width=80)
+    refused = extract(work)
+    assert (refused.exit_status, refused.committed, refused.skipped) == (3, [], ["a"])
+    assert sorted(refused.changed) == ["b1", "b2"]
+    assert refused.changed["b1"].startswith("b1: b.mp4 was ")
+    assert "2 clip(s) are of videos or ranges that changed, not extracted again" in refused.table()
+    assert "--changed replace" in refused.table()
+    after = content(store)
+    after.pop("sources.json")  # where the videos of this copy lie
+    assert after == before
+    replaced = extract(work, changed="replace")
+    assert (replaced.exit_status, sorted(replaced.replaced)) == (0, ["b1", "b2"])
+    assert replaced.changed == {}
+    assert verify_store(store, deep=True, root=manifest.root).exit_status == 0
+    fresh = store.with_name("fresh")
+    shutil.copytree(store, fresh)
+    shutil.rmtree(fresh / "clips")
+    (fresh / "clips").mkdir()
+    shutil.rmtree(fresh / "manifest")
+    (fresh / "manifest").mkdir()
+    extract((manifest, fresh))
+    assert content(store) == content(fresh)
+    assert open_store(store).clips_sha256 != clips  # in the provenance of runs and embeddings
+    assert open_store(store).labels_sha256 != labels  # b2 has more frames
+
+
+def find(work, manifest=None, **options):
+    manifest = manifest or work[0]
+    return find_changes(manifest, work[1], manifest.clips, progress=False, **options)
+
+
+def test_nothing_is_found_where_nothing_changed(work):
+    found = find(work)
+    assert (found.changed, found.left, found.labels.lines()) == ({}, (), [])
+    assert (found.sources.num_videos, found.sources.num_hashed) == (2, 0)
+
+
+def test_a_clip_of_another_range_or_video_has_changed(work):
+    moved = replace(CLIPS[1], stop_seconds=0.4), replace(CLIPS[2], video="a.mp4")
+    found = find(work, replace(work[0], clips=(CLIPS[0], *moved)), policy="replace")
+    assert found.changed == {
+        "b1": "b1: was 0 s to 0.5 s of b.mp4, is 0 s to 0.4 s of b.mp4",
+        "b2": "b2: was 0.5 s to the end of b.mp4, is 0.5 s to the end of a.mp4",
+    }
+    assert list(found.replaced) == ["b1", "b2"]
+
+
+def test_clips_that_left_the_data_set_are_listed(work):
+    found = find(work, replace(work[0], clips=CLIPS[:1]))
+    assert found.left == ("b1", "b2")
+    report = ExtractReport(left=list(found.left))
+    assert "2 clip(s) of the store are no longer in the data set and stay: b1, b2" in report.table()
+    assert report.exit_status == 0
+
+
+def test_an_unknown_policy_is_refused_with_the_three(work):
+    with pytest.raises(UsageError, match="'ask': refuse, replace, keep"):
+        find(work, policy="ask")
+
+
+def test_changes_that_are_kept_end_with_status_0():
+    report = ExtractReport(changed={"a": "a: ..."}, accepts_changed=True)
+    assert report.exit_status == 0
+    assert "kept as they were extracted" in report.table()
+
+
+def test_reports_of_processes_say_what_was_found_once():
+    one = ExtractReport(changed={"a": "x", "b": "y"}, num_compared=9, left=["z"], labels=["split"])
+    two = replace(one, replaced=["b"])
+    total = merge_reports([one, two])
+    assert (total.changed, total.num_compared) == ({"a": "x"}, 9)
+    assert (total.left, total.labels, total.exit_status) == (["z"], ["split"], 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "kinds"),
+    [
+        ({"split": "val"}, {"split"}),
+        ({"group": "g"}, {"group"}),
+        ({"tags": ("x", "y")}, {"tags"}),
+        ({"action": "jump"}, {"action", "phases"}),
+        ({"spans": (LabelSpan(0.2, 0.44, 1),)}, {"labels"}),
+        ({"spans": ()}, {"labels"}),
+        ({"spans": (), "frame_labels": (1,) * 20}, {"labels"}),
+    ],
+)
+def test_a_rerun_says_which_labels_changed_of_which_kind(work, change, kinds):
+    other = replace(CLIPS[0], **change)
+    found = find(work, replace(work[0], clips=(other, *CLIPS[1:])))
+    assert found.labels.kinds.keys() == kinds
+    assert found.labels.clips == {"a"}
+    assert all("1 clip(s) have others now, such as a: " in line for line in found.labels.lines())
+
+
+def test_names_of_phases_are_labels_too(work):
+    found = find(work, replace(work[0], phases={"turn": ("go", "halt")}))
+    assert found.labels.lines() == [
+        "phases: 1 clip(s) have others now, such as a: [go, stop], is [go, halt]"
+    ]
+
+
+def test_labels_that_do_not_fit_are_told_with_their_line(work):
+    late = replace(CLIPS[0], spans=(LabelSpan(0.0, 9.0, 0, where="labels.csv:3"),))
+    found = find(work, replace(work[0], clips=(late,)))
+    assert "labels.csv:3: stop_seconds 9 is beyond the end" in found.labels.lines()[0]
+
+
+# A video that changes while it is extracted: the commit of a clip, without decoding.
+
+
+class Extracted:
+    """A clip whose frames are decoded and on their way to the store."""
+
+    def __init__(self, work, clip: Clip, *, is_last: bool = True) -> None:
+        manifest, store = work
+        shutil.rmtree(store / "clips")
+        (store / "clips").mkdir()
+        self.report = ExtractReport()
+        sources = SourceFiles(manifest.root)
+        self.commits = ClipCommits(manifest, store, self.report, sources=sources, is_last=is_last)
+        source, info, state = sources.examine_settled(clip.video, "pyav")
+        self.entry = self.commits.begin(clip, source, info, state)
+
+    def finish(self) -> None:
+        """Write ten frames and end the clip."""
+        views = [EncodedView(*self._rows(10))]
+        attempt = Attempt(0, 1, "pyav")
+        with self.commits:
+            self.commits.write(self.entry, lambda _: views, attempt, first=0, count=10)
+            count = np.arange(10, dtype=np.int64)
+            ticks = (count / 25 / self.entry.info.time_base).astype(np.int64)
+            self.commits.close(self.entry, (ticks, count), attempt)
+
+    def _rows(self, count: int):
+        writer = self.commits._writer
+        identity, codec = writer.identity, writer.codec
+        tokens = np.zeros((count, identity.num_tokens, identity.dim), np.float32)
+        encoded = {b: codec.encode(tokens, block=b, grid=identity.grid) for b in identity.blocks}
+        cls = dict.fromkeys(identity.blocks, tokens[:, 0])
+        return encoded, cls, tokens[:, 0]
+
+
+def overwrite(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    with path.open("r+b") as file:
+        file.write(data)
+
+
+def truncate(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(100)
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def rename(path: Path) -> None:
+    beside = path.with_suffix(".part")
+    beside.write_bytes(path.read_bytes()[::-1])
+    beside.replace(path)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+CHANGES = [overwrite, truncate, append, rename, remove]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_clip_whose_video_changed_meanwhile_is_not_committed_but_tried_again(work, change):
+    running = Extracted(work, CLIPS[1], is_last=False)
+    change(work[0].root / "b.mp4")
+    running.finish()
+    assert running.commits.unsettled == [CLIPS[1]]
+    assert (running.report.committed, running.report.failed) == ([], [])
+    assert open_store(work[1]).records == {}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_second_time_it_fails_with_what_was_and_is(work, change):
+    running = Extracted(work, CLIPS[1])
+    change(work[0].root / "b.mp4")
+    running.finish()
+    (failure,) = running.report.failed
+    assert failure.reason.startswith("b.mp4 changed while it was extracted: it was ")
+    assert "`extract retry` the store" in failure.reason
+    assert [record["clip_id"] for record in read_failures(work[1])] == ["b1"]
+
+
+def test_a_failure_of_a_video_that_changed_meanwhile_is_tried_again_too(work):
+    running = Extracted(work, CLIPS[1], is_last=False)
+    truncate(work[0].root / "b.mp4")
+    with running.commits:
+        running.commits.fail(running.entry, "decode", "ends early")
+    assert (running.commits.unsettled, running.report.failed) == ([CLIPS[1]], [])
+
+
+def touch(path: Path) -> None:
+    path.touch()
+
+
+def same_bytes(path: Path) -> None:
+    beside = path.with_suffix(".part")
+    beside.write_bytes(path.read_bytes())
+    beside.replace(path)
+
+
+@pytest.mark.parametrize("change", [touch, same_bytes])
+def test_a_video_with_another_time_and_the_same_bytes_is_committed(work, change):
+    running = Extracted(work, CLIPS[1])
+    change(work[0].root / "b.mp4")
+    running.finish()
+    assert running.report.committed == ["b1"]
+    assert running.commits.changed_after_commit() == {}
+
+
+def test_a_video_that_changes_after_its_clip_was_committed_is_told(work):
+    running = Extracted(work, CLIPS[1])
+    running.finish()
+    overwrite(work[0].root / "b.mp4")
+    assert running.commits.changed_after_commit()["b1"].startswith("b1: b.mp4 was ")
+
+
+def test_a_file_that_is_written_all_the_time_is_not_begun(work, monkeypatch):
+    sources = SourceFiles(work[0].root)
+    examine = SourceFiles.examine
+
+    def meanwhile(self, video, decoder):
+        append(work[0].root / video)
+        return examine(self, video, decoder)
+
+    monkeypatch.setattr(SourceFiles, "examine", meanwhile)
+    with pytest.raises(Exception, match="is being written: extract it when it is whole"):
+        sources.examine_settled("b.mp4", "pyav")
+
+
+def test_the_run_tries_a_clip_again_when_its_video_changed(work, monkeypatch):
+    manifest, store = work
+    shutil.rmtree(store / "clips")
+    (store / "clips").mkdir()
+    close, changed = commits.ClipCommits.close, []
+
+    def overwritten(self, entry, frames, attempt):
+        if entry.clip.video == "b.mp4" and not changed:
+            changed.append(entry.clip.clip_id)
+            write_video(manifest.root / "b.mp4", 30)
+        close(self, entry, frames, attempt)
+
+    monkeypatch.setattr(commits.ClipCommits, "close", overwritten)
+    report = extract(work)
+    assert (sorted(report.committed), report.exit_status) == (["a", "b1", "b2"], 0)
+    held = open_store(store)
+    digest = source_sha256(manifest.root / "b.mp4")
+    assert {held.record(name).source["sha256"] for name in ("b1", "b2")} == {digest}
+    assert held.record("b2").num_frames == 30 - 13
