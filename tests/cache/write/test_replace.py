@@ -25,7 +25,7 @@ _spec = importlib.util.spec_from_file_location("stores", Path(__file__).parents[
 stores = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(stores)
 
-OLD, NEW = 70, 5  # frames
+OLD, NEW = 3, 5  # frames
 EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "shutil.rmtree")
 
 
@@ -33,7 +33,7 @@ def make(path: Path) -> Path:
     stores.make_store(path)
     with StoreWriter(path, writer_id="z") as writer:  # whose log is read last
         stores.write_clip(writer, "a", OLD)
-        stores.write_clip(writer, "b", 3)
+        stores.write_clip(writer, "b", 4)
     return path
 
 
@@ -63,15 +63,16 @@ def frames_of(path: Path) -> int:
     count = store.record("a").num_frames
     assert len(store.read("a").codes[1]) == len(store.labels("a")) == count
     assert store.record("a").source["num_bytes"] == (10 if count == OLD else 11)
-    assert store.record("b").num_frames == 3
+    assert store.record("b").num_frames == 4
     return count
 
 
-def killed_at(event: int, work, *arguments) -> bool:
-    """Run the work in a process that dies before its n-th change of the disk; whether it died."""
+def killed_at(event: int, work, *arguments) -> None:
+    """Run the work in a process that dies before its n-th change of the disk, if it comes to it."""
     child = os.fork()
     if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+        os.waitpid(child, 0)
+        return
     left = event
 
     def count(name: str, args: tuple) -> None:
@@ -86,31 +87,60 @@ def killed_at(event: int, work, *arguments) -> bool:
     os._exit(0)
 
 
-@pytest.mark.parametrize("can_exchange", [True, False])
-def test_a_kill_at_any_change_of_the_disk_leaves_the_old_clip_or_the_new_one(
-    tmp_path, monkeypatch, can_exchange
-):
-    if not can_exchange:
-        monkeypatch.setattr(clip_writer, "exchange_folders", lambda *_: False)
-    whole = make(tmp_path / "whole")
-    seen, event = [], 0
-    while True:
-        path = tmp_path / f"{event}"
-        shutil.copytree(whole, path)
-        died = killed_at(event, put_another, path)
-        if not can_exchange:  # the next writer brings back what was set aside
+class Kills:
+    """Kills of a writer that replaces a clip, each before another change of the disk."""
+
+    def __init__(self, folder: Path, *, can_exchange: bool) -> None:
+        self._folder, self._can_exchange = folder, can_exchange
+        self._whole = make(folder / "whole")
+        self.found: dict[int, int] = {}  # frames of the clip that a kill left, by its number
+
+    def kill(self, event: int) -> int:
+        """Kill the writer, then finish; the frames that the kill left."""
+        path = self._folder / "killed"
+        shutil.copytree(self._whole, path)
+        killed_at(event, put_another, path)
+        if not self._can_exchange:  # the next writer brings back what was set aside
             StoreWriter(path, writer_id="next")
-        seen.append(frames_of(path))
+        self.found[event] = frames_of(path)
         put_another(path)
-        assert frames_of(path) == NEW
-        assert not [x for x in (path / "clips").rglob(".tmp-+*") if x.parent.exists()]
+        assert open_store(path).record("a").num_frames == NEW
+        assert verify_store(path).problems == ()
         shutil.rmtree(path)
-        if not died:
-            break
-        event += 1 if event % 40 < 3 or event > 60 else 7
-    assert seen == sorted(seen, reverse=True)  # the old one, then the new one
-    assert set(seen) == {OLD, NEW}
-    assert len(seen) > 20
+        return self.found[event]
+
+    def turn(self, last: int = 512) -> int:
+        """The first kill that leaves the new clip."""
+        first = 0
+        while last - first > 1:
+            middle = (first + last) // 2
+            first, last = (first, middle) if self.kill(middle) == NEW else (middle, last)
+        return last
+
+
+@pytest.fixture(params=[True, False], ids=["exchange", "two renames"])
+def kills(tmp_path, monkeypatch, request):
+    if not request.param:
+        monkeypatch.setattr(clip_writer, "exchange_folders", lambda *_: False)
+    return Kills(tmp_path, can_exchange=request.param)
+
+
+def test_a_kill_at_any_change_of_the_disk_leaves_the_old_clip_or_the_new_one(kills):
+    turn = kills.turn()
+    for event in range(turn - 3, turn + 3):
+        if event not in kills.found:
+            kills.kill(event)
+    frames = [kills.found[event] for event in sorted(kills.found)]
+    assert frames == sorted(frames)  # three frames before, five after
+    assert set(frames) == {OLD, NEW}
+
+
+@pytest.mark.slow
+def test_a_kill_at_every_change_of_the_disk(kills):
+    for event in range(kills.turn() + 120):
+        kills.kill(event)
+    frames = [kills.found[event] for event in sorted(kills.found)]
+    assert frames == sorted(frames)
 
 
 def test_readers_see_the_old_clip_until_the_new_one_is_committed(tmp_path):

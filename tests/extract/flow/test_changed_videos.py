@@ -128,10 +128,10 @@ def test_changes_that_are_kept_end_with_status_0():
 
 
 def test_reports_of_processes_say_what_was_found_once():
-    one = ExtractReport(changed={"a": "x", "b": "y"}, num_compared=9, left=["z"], labels=["split"])
-    two = replace(one, replaced=["b"])
+    one = ExtractReport(changed={"a": "x"}, num_compared=9, left=["z"], labels=["split"])
+    two = replace(one, replaced=["b"], changed={"a": "x", "b": "after its commit"})
     total = merge_reports([one, two])
-    assert (total.changed, total.num_compared) == ({"a": "x"}, 9)
+    assert (sorted(total.changed), total.num_compared, total.replaced) == (["a", "b"], 9, ["b"])
     assert (total.left, total.labels, total.exit_status) == (["z"], ["split"], 3)
 
 
@@ -185,14 +185,13 @@ class Extracted:
         self.entry = self.commits.begin(clip, source, info, state)
 
     def finish(self) -> None:
-        """Write ten frames and end the clip."""
-        views = [EncodedView(*self._rows(10))]
+        """Write the frames of half a second and end the clip."""
+        views = [EncodedView(*self._rows(12))]
         attempt = Attempt(0, 1, "pyav")
-        with self.commits:
-            self.commits.write(self.entry, lambda _: views, attempt, first=0, count=10)
-            count = np.arange(10, dtype=np.int64)
-            ticks = (count / 25 / self.entry.info.time_base).astype(np.int64)
-            self.commits.close(self.entry, (ticks, count), attempt)
+        count = np.arange(12, dtype=np.int64)
+        ticks = (count / 25 / self.entry.info.time_base).astype(np.int64)
+        self.commits.write(self.entry, lambda _: views, attempt, first=0, count=len(count))
+        self.commits.close(self.entry, (ticks, count), attempt)
 
     def _rows(self, count: int):
         writer = self.commits._writer
@@ -257,8 +256,7 @@ def test_the_second_time_it_fails_with_what_was_and_is(work, change):
 def test_a_failure_of_a_video_that_changed_meanwhile_is_tried_again_too(work):
     running = Extracted(work, CLIPS[1], is_last=False)
     truncate(work[0].root / "b.mp4")
-    with running.commits:
-        running.commits.fail(running.entry, "decode", "ends early")
+    running.commits.fail(running.entry, "decode", "ends early")
     assert (running.commits.unsettled, running.report.failed) == ([CLIPS[1]], [])
 
 

@@ -110,7 +110,7 @@ def check_sources(
     for record in records:
         clips.setdefault(record.video, []).append(record)
     notes = read_notes(store).videos
-    states = dict(zip(clips, _in_threads(_state, [root / v for v in clips]), strict=True))
+    states = dict(zip(clips, in_threads(_state, [root / v for v in clips]), strict=True))
     doubtful = [
         video
         for video, state in states.items()
@@ -173,7 +173,7 @@ def _hash_all(root: Path, videos: Sequence[str], *, progress: bool) -> list[str 
         return found
 
 
-def _in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+def in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """The work done on each item, in order; each thread takes every n-th of them."""
 
     def part(first: int) -> list[Result]:

@@ -39,6 +39,7 @@ from tokenreel.cache.tools.sources import SourceCheck, check_sources
 from tokenreel.cache.write.claims import damaged_claim
 
 FILES = ("recipe.json", "zarr.json", LABELS, NOTES)  # of a store, beside its folders
+UNFINISHED = tuple(f".tmp-{name}-" for name in (LABELS, NOTES))  # what a kill leaves of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +194,8 @@ def extras(path: Path) -> Iterator[Path]:
         "failed": lambda entry: entry.suffix == ".json",
     }
     for entry in sorted(path.iterdir()):
+        if entry.name.startswith(UNFINISHED) and not entry.is_symlink():
+            continue
         if entry.is_symlink() or entry.name not in (*FOLDERS, *FILES):
             yield entry
     for folder, belongs in known.items():

@@ -145,6 +145,8 @@ class ClipQueue:
             except VideoError as error:
                 if limit := limit_behind(error):  # no fault of the video: no quarantine
                     raise limit from error
+                if self.commits.waits_for(clip):
+                    continue
                 details = {"decoder": self._config.decoder, "frame": error.frame}
                 self.commits.record(clip, error.stage, str(error), details)
             except ClaimHeld as held:

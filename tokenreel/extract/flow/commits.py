@@ -16,6 +16,7 @@ from tokenreel.cache.format.identity import RULES_VERSION
 from tokenreel.cache.format.store_files import record_failure
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.source_state import SourceState, describe_source
+from tokenreel.cache.tools.sources import in_threads
 from tokenreel.cache.write.claims import ClaimHeld
 from tokenreel.cache.write.clip_writer import ClipWriter
 from tokenreel.cache.write.store_writer import StoreWriter
@@ -224,17 +225,28 @@ class ClipCommits:
         self.record(entry.clip, "decode", reason, {"decoder": source.decoder})
         return True
 
+    def waits_for(self, clip: Clip) -> bool:
+        """Whether a clip whose video cannot be opened is tried again: it may be half written."""
+        if self._is_last or not self._sources.is_recent(clip.video):
+            return False
+        log.info("%s: %s was written just now; it is tried again", clip.clip_id, clip.video)
+        self.unsettled.append(clip)
+        return True
+
     def changed_after_commit(self) -> dict[str, str]:
         """Of each clip committed whose video changed afterwards, what was and what is, by id."""
-        found = {}
-        for clip_id, (source, state) in self.made_of.items():
+
+        def change(clip_id: str) -> str:
+            source, state = self.made_of[clip_id]
             now = self._sources.change_since(source, replace(state, is_recent=False))
-            if now:
-                was = describe_source(source.num_bytes, source.mtime_ns, source.sha256)
-                found[clip_id] = (
-                    f"{clip_id}: {source.video} was {was} when it was extracted, is {now}"
-                )
-        return found
+            was = describe_source(source.num_bytes, source.mtime_ns, source.sha256)
+            said = f"{clip_id}: {source.video} was {was} when it was extracted, is {now}"
+            return said if now else ""
+
+        names = list(self.made_of)
+        return {
+            name: what for name, what in zip(names, in_threads(change, names), strict=True) if what
+        }
 
     def _give_up(self, entry: OpenClip) -> None:
         entry.failed = True

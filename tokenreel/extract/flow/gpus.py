@@ -137,9 +137,6 @@ def merge_reports(reports: Sequence[ExtractReport]) -> ExtractReport:
         total.labels = report.labels or total.labels
         total.num_compared = max(total.num_compared, report.num_compared)
         total.num_hashed = max(total.num_hashed, report.num_hashed)
-    total.changed = {
-        name: what for name, what in total.changed.items() if name not in total.replaced
-    }
     skipped = {clip_id for report in reports for clip_id in report.skipped}
     total.skipped = sorted(skipped - done)
     return total

@@ -261,8 +261,8 @@ def relabel_store(path: Path, manifest: Manifest) -> RelabelReport:
             f"{len(changes.misfits)} clip(s) have labels that do not fit, such as {name}: {why}; "
             "no label was changed"
         )
-    for clip in asked.values():
-        clip.record.require_fits(format_version=table.identity.format_version)
+    for new in asked.values():
+        new.record.require_fits(format_version=table.identity.format_version)
     left = tuple(sorted(table.own.keys() - asked.keys()))
     kept = {name: clip for name, clip in table.renewed.items() if name in left}
     renewed = {name: clip for name, clip in asked.items() if not _is_own(table, clip)}

@@ -47,6 +47,13 @@ class SourceFiles:
                 return source, info, before
         raise VideoError("is being written: extract it when it is whole", stage="open")
 
+    def is_recent(self, video: str) -> bool:
+        """Whether a video was written within the last seconds."""
+        try:
+            return self._state(video).is_recent
+        except VideoError:
+            return False
+
     def change_since(self, source: SourceInfo, state: SourceState) -> str:
         """What a video is now, in words, unless it holds the bytes that were extracted: then "".
 
