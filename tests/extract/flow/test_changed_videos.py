@@ -290,9 +290,9 @@ def test_a_file_that_is_written_all_the_time_is_not_begun(work, monkeypatch):
     sources = SourceFiles(work[0].root)
     examine = SourceFiles.examine
 
-    def meanwhile(self, video, decoder):
+    def meanwhile(self, video, decoder, **options):
         append(work[0].root / video)
-        return examine(self, video, decoder)
+        return examine(self, video, decoder, **options)
 
     monkeypatch.setattr(SourceFiles, "examine", meanwhile)
     with pytest.raises(Exception, match="is being written: extract it when it is whole"):

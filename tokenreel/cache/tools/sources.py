@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.format.source_notes import Note, add_notes, read_notes
+from tokenreel.cache.manifest import path_below
 from tokenreel.cache.progress import Progress
 from tokenreel.cache.source_state import SourceState, describe_source, source_sha256, source_state
 
@@ -110,7 +111,7 @@ def check_sources(
     for record in records:
         clips.setdefault(record.video, []).append(record)
     notes = read_notes(store).videos
-    states = dict(zip(clips, in_threads(_state, [root / v for v in clips]), strict=True))
+    states = dict(zip(clips, in_threads(_state, [path_below(root, v) for v in clips]), strict=True))
     doubtful = [
         video
         for video, state in states.items()
@@ -167,7 +168,7 @@ def _hash_all(root: Path, videos: Sequence[str], *, progress: bool) -> list[str 
         Progress(desc="hash", unit="video", total=len(videos), enabled=progress) as bar,
     ):
         found = []
-        for digest in pool.map(_hash, [root / video for video in videos]):
+        for digest in pool.map(_hash, [path_below(root, video) for video in videos]):
             found.append(digest)
             bar.update(1)
         return found

@@ -22,6 +22,7 @@ from tokenreel.extract.flow.relabel import (
     LabelTable,
     compare_labels,
     describe_range,
+    is_same_range,
 )
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def find_changes(
     moved = {
         clip.clip_id: f"{clip.clip_id}: was {describe_range(record)}, is {describe_range(clip)}"
         for clip, record in held
-        if describe_range(record) != describe_range(clip)
+        if not is_same_range(clip, record)
     }
     rest = [record for clip, record in held if clip.clip_id not in moved]
     sources = check_sources(store, rest, manifest.root, progress=progress)

@@ -29,6 +29,7 @@ from tokenreel.cache.format.store_files import load_identity
 from tokenreel.cache.manifest import UNLABELLED, Clip, Manifest
 from tokenreel.extract.flow.labels import frame_labels
 from tokenreel.extract.frame_policy import SAMPLED
+from tokenreel.extract.video.pictures import DEFAULT_FPS
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,7 @@ class LabelTable:
             group=record.group,
             frame_labels=tuple(labels.tolist()),
             tags=record.tags,
+            picture_fps=record.source["container"].get("picture_fps"),
         )
 
     def asked(self, clip: Clip, manifest: Manifest) -> Relabelled:
@@ -248,7 +250,7 @@ def relabel_store(path: Path, manifest: Manifest) -> RelabelReport:
     held = [clip for clip in manifest.clips if clip.clip_id in table.own]
     for clip in held:
         own = table.own[clip.clip_id]
-        if describe_range(clip) != describe_range(own):
+        if not is_same_range(clip, own):
             raise UsageError(
                 f"{clip.clip_id}: was {describe_range(own)}, is {describe_range(clip)}: other "
                 "tokens, not other labels; `extract run ... --changed replace` extracts it again; "
@@ -278,7 +280,25 @@ def _is_own(table: LabelTable, clip: Relabelled) -> bool:
 
 
 def describe_range(clip: Clip | ClipRecord) -> str:
-    """The part of a video that a clip is, in words."""
+    """The part of a video that a clip is, in words; of a folder of pictures also their rate."""
+    return _range(clip) + _rate(clip)
+
+
+def _rate(clip: Clip | ClipRecord) -> str:
+    fps = clip.picture_fps if isinstance(clip, Clip) else None
+    if isinstance(clip, ClipRecord):
+        fps = clip.source["container"].get("picture_fps")
+    return "" if fps is None else f" at {fps:g} pictures/s"
+
+
+def is_same_range(clip: Clip, record: ClipRecord) -> bool:
+    """Whether a clip is the part of the video that was extracted."""
+    has_pictures = "picture_fps" in record.source["container"]
+    asked = replace(clip, picture_fps=(clip.picture_fps or DEFAULT_FPS) if has_pictures else None)
+    return describe_range(asked) == describe_range(record)
+
+
+def _range(clip: Clip | ClipRecord) -> str:
     if clip.start_seconds is None and clip.stop_seconds is None:
         return clip.video
     stop = "the end" if clip.stop_seconds is None else f"{clip.stop_seconds:g} s"

@@ -141,5 +141,6 @@ def _clip(item: ClipLabels, held: Clip, phases: dict[str, tuple[str, ...]], path
         stop_seconds=held.stop_seconds,
         spans=tuple(spans),
         frame_labels=frames,
+        picture_fps=held.picture_fps,
         **values,
     )
