@@ -38,10 +38,7 @@ FILES = (
     "embeddings.h5",
 )  # of the process that has the lock
 IDENTITY = ("config", "store_fingerprint", "store_clips_sha256", "init_sha256")
-LATER = (
-    "labels_sha256",
-    "store_labels_sha256",
-)  # part of it too, but earlier versions did not write it
+LATER = ("labels_sha256",)  # part of it too, but earlier versions did not write it
 MADE = ("checkpoint.pt", "metrics.jsonl", "embeddings.h5")  # by a run that began
 BEAT_SECONDS = 30.0
 STALE_SECONDS = 3600.0  # a lock of another host, untouched for this long, is dead
@@ -163,6 +160,12 @@ class RunFolder:
                     "the model as it is, another --out trains anew"
                 )
             raise WrongIdentity(f"{where} holds another run:\n{table}\n{advice}")
+        for what in store_changes(former, self.provenance):  # which it does not learn from
+            log.warning(
+                "%s: the store has since %s: `fuse embed RUN --store STORE` takes them over",
+                where,
+                what,
+            )
 
 
 def _fingerprints(
