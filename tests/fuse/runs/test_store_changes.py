@@ -132,7 +132,9 @@ def test_the_store_of_a_run_is_found_where_it_was_and_is_checked(work):
     assert store_of_run(work / "run", about) is None
     shutil.rmtree(work / "store")
     (work / "run/run.json").write_text(json.dumps(about))
-    with pytest.raises(UsageError, match=r"which is not in \./stores \(you are in .*: add --store"):
+    with pytest.raises(
+        UsageError, match=r"its store is not in \./stores \(you are in .*: add --store"
+    ):
         list(attend_clips(work / "run", ["train0"]))
 
 

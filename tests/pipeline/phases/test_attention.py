@@ -100,7 +100,7 @@ def test_a_store_that_is_elsewhere_has_to_be_named(tmp_path, monkeypatch):
     train_recipe("sample", SMALL, store=store, out=tmp_path / "run", device="cpu", progress=False)
     store.rename(tmp_path / "moved")
     with pytest.raises(
-        UsageError, match=r"trained on s, which is not in \./stores .*: add --store"
+        UsageError, match=r"trained on s: its store is not in \./stores .*: add --store"
     ):
         next(attend_clips(tmp_path / "run", ["val0"], device="cpu"))
 
