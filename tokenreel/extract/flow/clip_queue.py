@@ -2,9 +2,10 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -99,6 +100,7 @@ class ClipQueue:
         self._sources = SourceFiles(manifest.root)
         self._is_ending = False
         self._changes = changes or StoreChanges()
+        self._accepts_new_rules = accepts_new_rules
         self.commits = ClipCommits(
             manifest,
             store,
@@ -168,7 +170,7 @@ class ClipQueue:
             if self.commits.is_committed(clip.clip_id) and not is_replaced:
                 if clip.clip_id not in self._changes.changed:
                     self._report.skipped.append(clip.clip_id)
-            elif clip.clip_id in quarantine:
+            elif clip.clip_id in quarantine and not self._is_accepted(quarantine[clip.clip_id]):
                 found = quarantine[clip.clip_id]
                 failure = ClipFailed(clip.clip_id, stage=found["stage"], reason=found["reason"])
                 log.warning("in quarantine, not retried: %s", failure)
@@ -176,6 +178,10 @@ class ClipQueue:
             else:
                 left.append(clip)
         return sorted(left, key=self._order)
+
+    def _is_accepted(self, failure: Mapping[str, Any]) -> bool:
+        """Whether a clip failed for its rules of time and geometry alone, which are accepted."""
+        return self._accepts_new_rules and failure["stage"] == "rules"
 
     def _order(self, clip: Clip) -> tuple[float, str, float]:
         """Sort key: largest video first, known without opening it; then by time."""

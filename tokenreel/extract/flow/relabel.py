@@ -140,21 +140,22 @@ class LabelTable:
         """Label the frames of a committed clip, by the times that the store has of them."""
         if clip.frame_labels is None and not clip.spans:
             return np.full(own.num_frames, UNLABELLED, np.int16)
-        times = np.zeros(own.num_frames)
-        if clip.frame_labels is None:
-            numerator, denominator = own.time_base
-            times = self._label_ticks(own) * (numerator / denominator)
-        return frame_labels(clip, times, is_sampled=self._is_sampled)
-
-    def _label_ticks(self, own: ClipRecord) -> NDArray[np.float64]:
-        """When each row is labelled: a frame at its start, a part of a window in its middle."""
+        if clip.frame_labels is not None:
+            return frame_labels(clip, np.zeros(own.num_frames))
+        numerator, denominator = own.time_base
+        base = numerator / denominator
         pts = self._rows(own, "pts")
-        if self.identity.frames_per_window == self.identity.rows_per_window == 1:
-            return pts.astype(np.float64)
         is_first = self.identity.format_version == 1
         stops = default_stops(pts) if is_first else self._rows(own, "stop_pts")
-        middles: NDArray[np.float64] = (pts + stops) / 2
-        return middles
+        is_frame = self.identity.frames_per_window == self.identity.rows_per_window == 1
+        ticks = pts.astype(np.float64) if is_frame else (pts + stops) / 2  # a part: in its middle
+        has_end = own.rules > 1 and not self._is_sampled
+        return frame_labels(
+            clip,
+            ticks * base,
+            is_sampled=self._is_sampled,
+            shown_until=float(stops[-1]) * base if has_end else None,
+        )
 
     def _rows(self, own: ClipRecord, name: str) -> NDArray[Any]:
         """An array of a clip that its views share, (T,)."""

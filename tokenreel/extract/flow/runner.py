@@ -140,6 +140,7 @@ def extract_clips(
                 align=windows.frames if machine.mixes else machine.batch_frames,
                 retries=retries,
                 changes=changes,
+                accepts_new_rules=changed == "replace",
                 is_last=attempt == ATTEMPTS - 1,
             )
             with ExitStack() as stack:
