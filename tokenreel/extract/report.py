@@ -91,7 +91,8 @@ class ExtractReport:
     @property
     def num_missing(self) -> int:
         """Clips that were not reached."""
-        reached = len(self.committed) + len(self.skipped)
+        kept = self.changed.keys() - {*self.committed, *self.skipped}
+        reached = len(self.committed) + len(self.skipped) + len(kept)
         return max(0, self.num_clips - reached - len(self.failed) - len(self.quarantined))
 
     @property

@@ -215,10 +215,13 @@ def _leftovers(path: Path) -> Iterator[tuple[Path, str]]:
     claims = path / "claims"
     for folder in sorted((path / "clips").glob("??")):
         for entry in sorted(folder.glob(".tmp-*")):
+            final = entry.with_name(entry.name.removeprefix(".tmp-+"))
+            if final != entry and (is_live(claims / f"{final.name}.json") or not final.exists()):
+                continue  # a clip that a kill left aside: the next writer brings it back
             if not is_in_work(entry, claims):
                 yield entry, clip_of_temporary(entry)
     if not any(is_live(claim) for claim in sorted(claims.glob("*.json"))):
-        for folder in (claims, path / "failed"):  # files that a writer is about to rename
+        for folder in (path, claims, path / "failed"):  # files that a writer is about to rename
             yield from ((entry, "") for entry in sorted(folder.glob(".tmp-*")))
     beside = re.compile(rf"\.tmp-{re.escape(path.absolute().name)}-[0-9a-f]+")
     for entry in sorted(path.absolute().parent.iterdir()):

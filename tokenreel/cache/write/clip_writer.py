@@ -51,7 +51,7 @@ from tokenreel.cache.format.layout import (
     view_arrays,
 )
 from tokenreel.cache.write.byte_track import ByteTrack, make_room
-from tokenreel.cache.write.claims import Claim
+from tokenreel.cache.write.claims import Claim, is_live
 
 log = logging.getLogger(__name__)
 
@@ -371,10 +371,12 @@ def set_aside_name(final: Path) -> Path:
     return final.with_name(f".tmp-+{final.name}")
 
 
-def restore_replaced(folder: Path) -> None:
+def restore_replaced(folder: Path, claims: Path) -> None:
     """Bring back the clips of a folder clips/<hh> that a kill left aside, or remove them."""
     for aside in sorted(folder.glob(".tmp-+*")):
         final = aside.with_name(aside.name.removeprefix(".tmp-+"))
+        if is_live(claims / f"{final.name}.json"):
+            continue  # its writer is about to put the other clip in its place
         if final.exists():
             shutil.rmtree(aside, ignore_errors=True)
         else:

@@ -74,7 +74,7 @@ class StoreWriter:
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
         for folder in (self.path / "clips").glob("[0-9a-f][0-9a-f]"):
-            restore_replaced(folder)
+            restore_replaced(folder, self.path / "claims")
             sweep_temporary(
                 folder,
                 older_than_seconds=sweep_seconds,

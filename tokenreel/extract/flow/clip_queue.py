@@ -93,7 +93,8 @@ class ClipQueue:
         self._store, self._report = store, report
         listed = listed_times(config)
         self._part = [clip for clip in part if listed is None or times_of(listed, clip)]
-        report.num_unlisted, report.num_clips = len(part) - len(self._part), len(self._part)
+        if not report.num_clips:  # else some of them are tried again
+            report.num_unlisted, report.num_clips = len(part) - len(self._part), len(self._part)
         self._align, self._retries = align, retries
         self._windows = Windows(identity.frames_per_window, identity.rows_per_window)
         self._entries: list[OpenClip] = []
