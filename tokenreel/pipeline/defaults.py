@@ -168,9 +168,9 @@ def store_of_run(folder: Path, provenance: Mapping[str, Any]) -> Path | None:
     """
     places = [STORES / str(provenance["store_name"])] if provenance.get("store_name") else []
     try:
-        where = read_json(folder / "run.json").get(STORE_PATH)
+        where = read_json((folder / "run.json").read_bytes()).get(STORE_PATH)
         places += [Path(where)] if where else []
-    except (OSError, StoreError, AttributeError):  # no run, or a torn one
+    except (OSError, ValueError, AttributeError):  # no run, or a torn one
         pass
     for path in places:
         try:

@@ -15,6 +15,7 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.source_state import source_sha256
 from tokenreel.cache.tools.verify import verify_store
 from tokenreel.extract.decode_pool.pool import Attempt
+from tokenreel.extract.decode_pool.worker import NO_FACTS
 from tokenreel.extract.encode.quantiser import EncodedView
 from tokenreel.extract.flow import commits
 from tokenreel.extract.flow.changes import find_changes
@@ -191,7 +192,7 @@ class Extracted:
         count = np.arange(12, dtype=np.int64)
         ticks = (count / 25 / self.entry.info.time_base).astype(np.int64)
         self.commits.write(self.entry, lambda _: views, attempt, first=0, count=len(count))
-        self.commits.close(self.entry, (ticks, count), attempt)
+        self.commits.close(self.entry, (ticks, count), attempt, NO_FACTS)
 
     def _rows(self, count: int):
         writer = self.commits._writer
@@ -305,11 +306,11 @@ def test_the_run_tries_a_clip_again_when_its_video_changed(work, monkeypatch):
     (store / "clips").mkdir()
     close, changed = commits.ClipCommits.close, []
 
-    def overwritten(self, entry, frames, attempt):
+    def overwritten(self, entry, *arguments):
         if entry.clip.video == "b.mp4" and not changed:
             changed.append(entry.clip.clip_id)
             write_video(manifest.root / "b.mp4", 30)
-        close(self, entry, frames, attempt)
+        close(self, entry, *arguments)
 
     monkeypatch.setattr(commits.ClipCommits, "close", overwritten)
     report = extract(work)
