@@ -116,9 +116,10 @@ def test_a_migrated_store_serves_the_runs_and_embedding_files_of_the_golden_one(
     assert provenance["former_fingerprints"] == [provenance["trained_on"]] == [old.fingerprint]
 
 
-def test_a_golden_run_that_was_killed_resumes_to_the_end_of_one_that_was_not(workplace):
+def test_a_golden_run_that_was_killed_resumes_to_the_end_of_one_that_was_not(workplace, caplog):
     words = ["--store", "stores/int8", "--out", "runs/killed", *EXPECTED["fuse"]]
     run(fuse, "train", "folder", *words)
+    assert "keeps its fields: data.alpha 1.5 (now 3.0)" in caplog.text
     losses = [
         [
             json.loads(line)["loss"]

@@ -7,12 +7,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenreel.cache.canonical import field_differences
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import entries_of
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config import SystemConfig
-from tokenreel.fuse.runs.provenance import read_provenance
+from tokenreel.fuse.runs.provenance import read_config, read_provenance
 from tokenreel.pipeline.defaults import EMBEDDINGS, RUNS, code_version, find_store
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import get_recipe
@@ -93,10 +94,11 @@ def train_recipe(
     if store is not None:
         joined(store)  # a wrong path is found before torch is imported
     job = make_job(name, words, store=store, out=out)
+    config = recorded_config(job)
     from tokenreel.fuse.train.train import train
 
     return train(
-        job.config,
+        config,
         store=job.store,
         out=job.out,
         device=device,
@@ -105,6 +107,32 @@ def train_recipe(
         progress=progress,
         provenance=job.provenance,
     )
+
+
+def recorded_config(job: "Job") -> SystemConfig:
+    """The config of a job; that of its folder's run where an earlier version ran the same command.
+
+    The defaults of a recipe may change with a version.  A run that the same recipe with the same
+    changes began before is resumed as it began, and a warning lists the fields that differ.
+    """
+    if not (job.out / "run.json").exists():
+        return job.config
+    former = read_provenance(job.out)
+    if former.get("recipe") != job.provenance["recipe"]:
+        return job.config
+    held = read_config(job.out, former)
+    rows = field_differences(held.model_dump(mode="json"), job.config.model_dump(mode="json"))
+    if not rows or held.seed != job.config.seed or held.init != job.config.init:
+        return job.config
+    table = ", ".join(f"{name} {here!r} (now {there!r})" for name, here, there in rows)
+    log.warning(
+        "%s was begun by an earlier version of recipe %s and keeps its fields: %s; for those of "
+        "this version give another --out",
+        job.out,
+        job.provenance["recipe"].partition(" ")[0],
+        table,
+    )
+    return held
 
 
 def make_job(
