@@ -204,3 +204,13 @@ def test_a_limit_of_a_container_counts_as_the_memory_that_there_is(tmp_path):
     assert available_memory_bytes(tmp_path) == 600_000
     write(tmp_path, "sys/fs/cgroup/a/memory.max", "max\n")
     assert available_memory_bytes(tmp_path) == 8000 * 1024
+
+
+@pytest.mark.parametrize(("taken", "kind"), [(0, "ram"), (400, "ram"), (401, "disk")])
+def test_what_other_stores_will_take_is_no_room(taken, kind):
+    found = choose_placement(
+        "auto", 500, CPU, memory_bytes=1000, batch_bytes=100, taken_bytes=taken
+    )
+    assert found.kind == kind
+    with pytest.raises(UsageError, match="are read at once"):
+        choose_placement("auto", 500, CPU, memory_bytes=1000, batch_bytes=100, taken_bytes=901)
