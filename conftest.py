@@ -1,7 +1,19 @@
 """What pytest leaves alone: the example package, and Triton's modules where there is no Triton."""
 
 import importlib.util
+import logging
+
+import pytest
 
 collect_ignore_glob = ["tests/plugin/*"]  # installed by tests/test_plugins.py, one of it broken
 if importlib.util.find_spec("triton") is None:
     collect_ignore = [f"tokenreel/fuse/kernels/triton/{name}.py" for name in ("launch", "kernel")]
+
+
+@pytest.fixture(autouse=True)
+def _same_log_level():
+    """A command that a test runs in its own process shows INFO lines; the next test does not."""
+    ours = logging.getLogger("tokenreel")
+    level = ours.level
+    yield
+    ours.setLevel(level)

@@ -24,12 +24,16 @@ def canonical_json(value: Any) -> bytes:
     return text.encode()
 
 
-def read_json(data: bytes | str) -> Any:
+def read_json(data: bytes | str, *, allows_nan: bool = False) -> Any:
     """The value of a JSON text that somebody else may have written; the one reading of JSON here.
 
     Stricter than the standard library, so that what is read has one meaning and can be written
     again: UTF-8 without a mark, at most DEEPEST levels, each key once, no NaN or infinity, whole
     numbers of 64 bits, no half of a surrogate pair.
+
+    Args:
+        data: the text.
+        allows_nan: take NaN, Infinity and -Infinity, which Python writes, for numbers.
 
     Raises:
         ValueError: anything else, in one sentence.
@@ -39,7 +43,7 @@ def read_json(data: bytes | str) -> Any:
     """
     try:
         text = data if isinstance(data, str) else data.decode()
-        value = _DECODER.decode(text)
+        value = (_LENIENT if allows_nan else _DECODER).decode(text)
     except RecursionError:
         raise ValueError(f"JSON of more than {DEEPEST} levels") from None
     except UnicodeDecodeError as error:
@@ -52,7 +56,7 @@ def read_json(data: bytes | str) -> Any:
         _check_depth(value)
     if isinstance(data, str) or "\\u" in text:
         try:
-            canonical_json(value)
+            json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             half = error.object[error.start]
             raise ValueError(f"half of a surrogate pair, {half!a}, which is no text") from None
@@ -122,6 +126,7 @@ def _check_depth(value: Any) -> None:
         ]
 
 
+_LENIENT = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_whole, parse_float=_real)
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_unique, parse_int=_whole, parse_float=_real, parse_constant=_no_constant
 )

@@ -102,7 +102,7 @@ def _rendered_before(root: Path, note: Path, version: int, counts: Mapping[str, 
     Raises:
         UsageError: other numbers of clips than it has.
     """
-    held = json.loads(note.read_text())
+    held = read_json(note.read_bytes())
     if any(held.get(name) != count for name, count in counts.items()):
         raise UsageError(
             f"{root} holds {note.read_text()}, rendered by an older version, wanted {counts}: "
@@ -115,7 +115,7 @@ def _rendered_before(root: Path, note: Path, version: int, counts: Mapping[str, 
 def _version_of(note: Path) -> int:
     """The version that rendered a root; 0 where there is none, or the note says none."""
     try:
-        return int(json.loads(note.read_bytes())["version"])
+        return int(read_json(note.read_bytes())["version"])
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return 0
 

@@ -139,7 +139,7 @@ def _read_curves(path: Path) -> list[dict[str, float]]:
     text = path.read_bytes().decode(errors="replace")
     for row, line in enumerate(text.splitlines(), start=1):
         try:
-            values: dict[str, Any] = read_json(line)
+            values: dict[str, Any] = read_json(line, allows_nan=True)
             kept = {
                 key: float(value)
                 for key, value in values.items()
