@@ -35,44 +35,6 @@ def errors_so_far() -> int:
     return int(av.logging.get_last_error()[0])
 
 
-def is_whole(path: Path, container: str, header_frames: int, last_index: int) -> bool:
-    """Whether the structure of a file, decoded without a sign of damage, shows that it is whole.
-
-    MP4: all frames of its table were decoded.  Matroska: the segment says its size, and the file
-    has it.  AVI: DamageWatch has compared it with its header and index.
-
-    Args:
-        path: the file.
-        container: short name of the format.
-        header_frames: frame count in the header, 0 when absent.
-        last_index: of the last frame decoded.
-    """
-    names = container.split(",")
-    if "mp4" in names:
-        return 0 < header_frames <= last_index + 1
-    if "matroska" in names:
-        return _segment_is_whole(path)
-    return container == "avi"
-
-
-def _segment_is_whole(path: Path) -> bool:
-    """Whether a Matroska file is as long as its segment says."""
-    with path.open("rb") as file:
-        head = file.read(1024)
-    place = end = 0
-    for wanted in (b"\x1aE\xdf\xa3", b"\x18S\x80g"):  # the EBML header, the segment
-        if head[place : place + 4] != wanted or len(head) < place + 12 or not head[place + 4]:
-            return False
-        length = 9 - head[place + 4].bit_length()  # bytes of the size
-        unknown = (1 << 7 * length) - 1
-        size = int.from_bytes(head[place + 4 : place + 4 + length]) & unknown
-        if size == unknown:
-            return False
-        end = place + 4 + length + size
-        place = end
-    return path.stat().st_size >= end
-
-
 class DamageWatch:
     """Checks every packet and frame of a read, in order; raises at the first sign of damage.
 

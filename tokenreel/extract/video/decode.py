@@ -13,8 +13,13 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-from tokenreel.extract.video.damage import is_whole
-from tokenreel.extract.video.decoders import is_outlasted, probe, read_decord, read_pyav
+from tokenreel.extract.video.decoders import (
+    end_of_whole,
+    is_outlasted,
+    probe,
+    read_decord,
+    read_pyav,
+)
 from tokenreel.extract.video.pictures import PICTURES, read_pictures
 from tokenreel.extract.video.seeking import read_pyav_from
 from tokenreel.extract.video.timeline import frames_in_time
@@ -109,14 +114,16 @@ def _stream_end(
             least = float((header - tolerated) * info.time_base)
             if info.is_duration_shared:
                 is_old = is_outlasted(path, info, least)
-            if not is_old and not is_whole(path, info.container, info.header_frames, last.index):
-                raise VideoError(
-                    f"ends early: {last.index + 1} frames reach "
-                    f"{float(end * info.time_base):.2f} s of {info.duration_seconds:.2f} s in the "
-                    "header",
-                    frame=last.index,
-                )
-            end = end if is_old else header
+            if not is_old:
+                whole = end_of_whole(path, info, num_frames=last.index + 1, end=end)
+                if whole is None:
+                    raise VideoError(
+                        f"ends early: {last.index + 1} frames reach "
+                        f"{float(end * info.time_base):.2f} s of {info.duration_seconds:.2f} s in "
+                        "the header",
+                        frame=last.index,
+                    )
+                end = whole
         elif last.ticks < header < end and not info.is_duration_shared:
             end = header
     if 2 * abs(end - last.ticks - step) <= step:

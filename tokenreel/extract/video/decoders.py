@@ -30,6 +30,8 @@ DECORD_REFUSES = {"av1"}  # its FFmpeg 4.1 has no decoder for it
 DECORD_REFUSES_CONTAINERS = {"mpegts"}  # hangs for ever on valid files
 SLOTTED_CONTAINERS = {"avi"}
 GREYING = {"mjpeg"}  # codecs in which FFmpeg fills a damaged frame and does not mark it
+RGB = 3  # channels
+MOST_APART = 12.0  # levels of 255 between the pictures of two versions of FFmpeg, on average
 REPEATS_TOLERATED = 1e-6  # decord raises at the first frame that it would replace by another
 
 
@@ -228,6 +230,69 @@ def is_outlasted(path: Path, info: VideoInfo, seconds: float) -> bool:
     return reached
 
 
+def end_of_whole(path: Path, info: VideoInfo, *, num_frames: int, end: int) -> int | None:
+    """The tick at which a file ends that is known to be whole, though its frames end early.
+
+    MP4: all frames of its table were decoded; or, where an edit leaves some out, the boxes have
+    their bytes, and the last frame says how long it lasts, as the header counts what is left out.
+    Matroska: the segment says its size, and the file has it.  AVI: DamageWatch has compared it with
+    its header and index.
+
+    Args:
+        path: the file, decoded without a sign of damage.
+        info: its header.
+        num_frames: that were decoded.
+        end: tick at which the last of them ends by its own duration.
+
+    Returns:
+        None where the file is not known to be whole.
+    """
+    assert info.duration_seconds is not None
+    header = round(Fraction(info.duration_seconds).limit_denominator(100_000) / info.time_base)
+    names = info.container.split(",")
+    if "mp4" in names:
+        if num_frames == info.header_frames:
+            return header
+        return end if _boxes_are_whole(path) else None
+    is_whole = _segment_is_whole(path) if "matroska" in names else info.container == "avi"
+    return header if is_whole else None
+
+
+def _boxes_are_whole(path: Path) -> bool:
+    """Whether an MP4 file without fragments has all bytes that its boxes say."""
+    size, place, kinds = path.stat().st_size, 0, set()
+    with path.open("rb") as file:
+        while place + 8 <= size:
+            file.seek(place)
+            head = file.read(16)
+            length = int.from_bytes(head[:4])
+            if length == 1:  # a longer size follows
+                length = int.from_bytes(head[8:16])
+            kinds.add(head[4:8])
+            place += length or size - place
+            if 0 < length < 8:
+                return False
+    return place == size and b"moov" in kinds and b"moof" not in kinds
+
+
+def _segment_is_whole(path: Path) -> bool:
+    """Whether a Matroska file is as long as its segment says."""
+    with path.open("rb") as file:
+        head = file.read(1024)
+    place = end = 0
+    for wanted in (b"\x1aE\xdf\xa3", b"\x18S\x80g"):  # the EBML header, the segment
+        if head[place : place + 4] != wanted or len(head) < place + 12 or not head[place + 4]:
+            return False
+        length = 9 - head[place + 4].bit_length()  # bytes of the size
+        unknown = (1 << 7 * length) - 1
+        size = int.from_bytes(head[place + 4 : place + 4 + length]) & unknown
+        if size == unknown:
+            return False
+        end = place + 4 + length + size
+        place = end
+    return path.stat().st_size >= end
+
+
 def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
     """Yield the frames of a video with decord, forwards only.
 
@@ -257,7 +322,7 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
         _require_room(len(reader) * frame_bytes)
         for timed, index, slot in _frames(path):
             ticks = ticks_of(timed, index, info, slot)
-            coded = partial(_coded_picture, reader.next(), timed)
+            coded = partial(_coded_picture, reader.next(), timed, index)
             yield frame_of(timed, index, ticks, info, path, coded)
     except StopIteration as error:
         raise _refusal(f"ends after {index} frames") from error
@@ -265,21 +330,32 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
         raise _refusal(f"fails after {max(index, 0)} frames: {_reason(error)}") from error
 
 
-def _coded_picture(frame: Any, timed: Any) -> Pixels:
-    """A frame of decord, which turns pictures by itself, as it is coded.
+def _coded_picture(frame: Any, timed: Any, index: int) -> Pixels:
+    """A frame of decord as it is coded.
 
-    decord takes a mirrored picture for one turned by some angle, and turns by exact angles only.
+    decord turns pictures by itself, in some containers and by some angles, takes mirrored ones for
+    turned ones, and may leave the padding of each row: PyAV's picture tells what it did.
+
+    Raises:
+        VideoError: it did something else.
     """
     pixels: Pixels = frame.asnumpy()
-    matrix = timed.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
+    if timed.side_data.get("DISPLAYMATRIX") is None:
         return pixels
-    if orientation_of(bytes(matrix)).is_exact:
-        return np.rot90(pixels, -(timed.rotation // 90) % 4)
+    height, width, channels = pixels.shape
+    if channels != RGB:
+        pixels = pixels.reshape(height, -1)[:, : width * RGB].reshape(height, width, RGB)
     coded = timed.to_ndarray(format="rgb24").astype(np.int16)
     turned = [np.rot90(pixels, turns) for turns in range(4)]
     fitting = [each for each in turned if each.shape == coded.shape]
-    return min(fitting, key=lambda each: float(np.abs(coded - each).mean()))
+    apart = [float(np.abs(coded - each).mean()) for each in fitting]
+    if not apart or min(apart) > MOST_APART:
+        raise VideoError(
+            f"decord gives another picture than pyav for frame {index}: use pyav",
+            frame=index,
+            final=False,
+        )
+    return fitting[apart.index(min(apart))]
 
 
 def _require_room(num_bytes: float) -> None:
