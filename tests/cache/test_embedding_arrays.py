@@ -192,6 +192,39 @@ def test_an_object_array_is_refused_with_what_to_save(tmp_path):
     assert any("clip_id is an object array" in problem for problem in check_file(path).problems)
 
 
+@pytest.mark.parametrize("name", ["clip_id", "action", "class_names"])
+@pytest.mark.parametrize("letter", ["\0", "\ud800"])
+def test_text_that_no_other_file_can_hold_is_refused(tmp_path, name, letter):
+    path = write_own(tmp_path, **{name: np.array([f"a{letter}b", "b"])})
+    with pytest.raises(EmbeddingFileError, match=f"{name} 'a.*b' holds a NUL or half a character"):
+        read_embeddings(path)
+
+
+def test_a_list_of_texts_for_each_clip_is_no_text(tmp_path):
+    path = write_own(tmp_path, clip_id=np.array([["a"], ["b"]]))
+    with pytest.raises(EmbeddingFileError, match=r"clip_id is \['a'\], wanted one text"):
+        read_embeddings(path)
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        (None, "a group"),
+        (h5py.SoftLink("/nothing"), "a link to nothing"),
+        (h5py.Empty("f4"), "an empty array without a shape"),
+    ],
+)
+def test_what_has_the_name_of_an_array_and_is_none_is_refused(tmp_path, item, words):
+    path = write_own(tmp_path, ".h5", labels=None)
+    with h5py.File(path, "a") as file:
+        if item is None:
+            file.create_group("labels")
+        else:
+            file["labels"] = item
+    with pytest.raises(EmbeddingFileError, match=f"labels is {words}, wanted an array"):
+        read_embeddings(path)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -159,9 +159,15 @@ def test_provenance_of_bytes_is_text(tmp_path):
 def test_bytes_that_are_not_utf8_are_refused(tmp_path, name):
     path = tmp_path / "mine.npz"
     texts = {"clip_id": np.array(["a"]), "split": np.array(["val"])} | {name: np.array([b"\xe9"])}
-    np.savez(path, embeddings=np.ones((1, 2)), lengths=np.array([1]), **texts)
+    arrays = {"embeddings": np.ones((1, 2)), "lengths": np.array([1])} | texts
+    np.savez(path, **arrays)
     with pytest.raises(EmbeddingFileError, match=r"b'\\xe9' is not UTF-8 text: save it as str"):
         read_embeddings(path)
+    with h5py.File(tmp_path / "mine.h5", "w") as file:
+        for key, array in arrays.items():
+            file[key] = array.astype("S") if array.dtype.kind == "U" else array
+    with pytest.raises(EmbeddingFileError, match=f"h5: {name} is not UTF-8 text .*save it as str"):
+        read_embeddings(tmp_path / "mine.h5")
 
 
 @pytest.mark.skipif("TOKENREEL_FIELD" not in os.environ, reason="TOKENREEL_FIELD names no folder")

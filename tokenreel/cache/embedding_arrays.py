@@ -211,20 +211,39 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -
 
 
 def _specs_of_hdf5(file: h5py.File) -> dict[str, ArraySpec]:
+    for name in file:
+        if name in (*TEXTS, *NUMBERS):
+            item = file.get(name)
+            if not isinstance(item, h5py.Dataset) or item.shape is None:
+                raise EmbeddingFileError(
+                    f"{file.filename}: {name} is {_kind_of(item)}, wanted an array"
+                )
     return {
         name: ArraySpec(
             item.shape, item.dtype, is_text=h5py.check_string_dtype(item.dtype) is not None
         )
         for name, item in file.items()
-        if isinstance(item, h5py.Dataset)
+        if isinstance(item, h5py.Dataset) and item.shape is not None
     }
+
+
+def _kind_of(item: Any) -> str:
+    if item is None:
+        return "a link to nothing"
+    return "an empty array without a shape" if isinstance(item, h5py.Dataset) else "a group"
 
 
 def _read_dataset(dataset: h5py.Dataset, name: str) -> Any:
     if name not in TEXTS:
         return dataset[()]
     is_text = h5py.check_string_dtype(dataset.dtype) is not None
-    found = dataset.asstr("utf-8")[()] if is_text else dataset[()]
+    try:
+        found = dataset.asstr("utf-8")[()] if is_text else dataset[()]
+    except UnicodeDecodeError as error:
+        raise EmbeddingFileError(
+            f"{dataset.file.filename}: {name} is not UTF-8 text ({error.object!r:.60}): save it as "
+            "str, not as bytes"
+        ) from error
     return _listed(np.asarray(found).tolist())
 
 

@@ -270,10 +270,10 @@ def _provenance(text: str, *, where: Path) -> dict[str, Any]:
 
 
 def _unit_and_classes(arrays: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    units = [text_of(unit) for unit in arrays.get("unit", [FRAME])]
+    units = [_text("unit", unit) for unit in arrays.get("unit", [FRAME])]
     if len(units) != 1 or not units[0]:
         raise ValueError(f"unit is {units}, wanted one word such as 'frame', 'scene' or 'clip'")
-    names = tuple(text_of(name) for name in arrays.get("class_names", []))
+    names = tuple(_text("class_names", name) for name in arrays.get("class_names", []))
     _check_class_names(names, np.shape(arrays["targets"])[1] if "targets" in arrays else None)
     return units[0], names
 
@@ -499,10 +499,25 @@ def _texts(arrays: Mapping[str, Any], count: int) -> dict[str, list[str]]:
     """The texts of the clips, "" for those that the file lacks."""
     found = {}
     for name in PER_CLIP:
-        found[name] = [text_of(text) for text in arrays.get(name, [""] * count)]
-        if len(found[name]) != count:
-            raise ValueError(f"{len(found[name])} {name} for {count} clips")
+        given = arrays.get(name, [""] * count)
+        if len(given) != count:
+            raise ValueError(f"{len(given)} {name} for {count} clips")
+        found[name] = [_text(name, text) for text in given]
     return found
+
+
+def _text(name: str, value: object) -> str:
+    """A text that HDF5 and JSON can hold.
+
+    Raises:
+        ValueError: a row of texts, or characters that no UTF-8 file can hold.
+    """
+    if isinstance(value, (list, tuple)):
+        raise ValueError(f"{name} is {value!r:.60}, wanted one text")
+    text = text_of(value)
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(f"{name} {text!a:.60} holds a NUL or half a character: give another text")
+    return text
 
 
 def _phases(text: str, clip_id: str) -> tuple[str, ...]:
@@ -513,7 +528,7 @@ def _phases(text: str, clip_id: str) -> tuple[str, ...]:
         raise ValueError(f"phases of {clip_id}: {error}") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"phases of {clip_id} are {text!r:.60}, wanted JSON such as {PHASES!r}")
-    return tuple(names)
+    return tuple(_text("phases", name) for name in names)
 
 
 def _labels(

@@ -18,11 +18,12 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet computes
 def one_line(text: str) -> str:
     """Text without line breaks and other control characters, which would add rows.
 
-    >>> one_line("a" + chr(10) + "b")
-    'a b'
+    >>> one_line("a" + chr(10) + "b" + chr(0x85) + "c")
+    'a b c'
     """
     return "".join(
-        " " if ord(mark) < 32 or ord(mark) in (127, 0x2028, 0x2029) else mark for mark in text
+        " " if ord(mark) < 32 or 127 <= ord(mark) < 160 or ord(mark) in (0x2028, 0x2029) else mark
+        for mark in text
     )
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from unicodedata import category
 
 import typer
 
@@ -10,12 +11,25 @@ from tokenreel.cache.errors import UsageError
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+NO_LETTERS = ("Cc", "Zl", "Zp", "Cs")  # control characters, ends of lines, half a character
 GPUS = re.compile(r"all|0*[1-9]\d*|cpu(,cpu)*|\d*(,\d*)+")
 
 
 def say(text: str = "") -> None:
     """Print a line for the user on standard output."""
     typer.echo(text)
+
+
+def on_one_line(text: str) -> str:
+    r"""Text with its line ends, tabs and other control characters written as escapes.
+
+    >>> print(on_one_line("a" + chr(10) + "b c" + chr(155) + "caf\u00e9"))
+    a\nb c\x9bcaf\u00e9
+    """
+    return "".join(
+        mark.encode("unicode_escape").decode("ascii") if category(mark) in NO_LETTERS else mark
+        for mark in text
+    )
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -28,7 +42,10 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     """
     cells = [
         list(header),
-        *([f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in rows),
+        *(
+            [f"{v:.4g}" if isinstance(v, float) else on_one_line(str(v)) for v in row]
+            for row in rows
+        ),
     ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     right = [

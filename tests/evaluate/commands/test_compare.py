@@ -1,5 +1,7 @@
 """`evaluate compare`: values of the tables, intervals by hand, and what cannot be compared."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -99,6 +101,17 @@ def test_other_clips_or_settings_cannot_be_compared(tmp_path):
     d = [write_run(tmp_path / "d", labelled_clips(labelled=False))]
     with pytest.raises(UsageError, match="no labelled clips of the split val"):
         compare(d, d)
+
+
+def test_labels_that_changed_between_two_runs_cannot_be_compared(tmp_path):
+    clips = labelled_clips()
+    val = next(i for i, clip in enumerate(clips) if clip.split == "val")
+    labels = clips[val].labels.copy()
+    labels[0] = 1 - labels[0]
+    changed = [replace(clip, labels=labels) if i == val else clip for i, clip in enumerate(clips)]
+    a, b = write_run(tmp_path / "a", clips), write_run(tmp_path / "b", changed)
+    with pytest.raises(UsageError, match=rf"different labels of {clips[val].clip_id} \(1 of"):
+        compare([a], [b])
 
 
 def test_an_action_without_a_value_is_named(tmp_path):

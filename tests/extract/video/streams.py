@@ -109,6 +109,28 @@ class Shown:
     pixels: np.ndarray
 
 
+def _delay(path: Path) -> int:
+    """How many packets more than one a decoder takes before it gives the first frame."""
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        video.thread_type = "NONE"
+        for count, packet in enumerate(container.demux(video)):
+            if packet.decode():
+                return (count - (not packet.size)) if video.codec_context.has_b_frames else 0
+    return 0
+
+
+def _slots(stored: list[int], delay: int) -> list[int]:
+    """Slots of frames: of reordered ones, packets are stored ahead of the time by the delay."""
+    found: list[int] = []
+    for place in range(len(stored)):
+        ahead = place + delay
+        after = found[-1] + 1 if found else 0
+        known = stored[ahead] - stored[delay] + stored[0] if ahead < len(stored) else after
+        found.append(max(known, after))
+    return found
+
+
 def read_slowly(stream: Stream) -> list[Shown]:
     """The frames of a stream by the model: all packets for times, all frames for pictures.
 
@@ -122,6 +144,9 @@ def read_slowly(stream: Stream) -> list[Shown]:
         kept = [packet for packet in packets if not packet.is_discard]
         is_avi = container.format.name == "avi"
         rows = sorted((p.dts if is_avi else p.pts, p.duration or 0) for p in kept)
+    if is_avi:
+        slots = _slots([time for time, _ in rows], _delay(stream.path))
+        rows = [(slot, duration) for slot, (_, duration) in zip(slots, rows, strict=True)]
     with av.open(str(stream.path)) as container:
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(pictures) == len(rows)

@@ -50,6 +50,55 @@ def test_null_chunks_do_not_move_frames_of_a_range(decoder):
     np.testing.assert_array_equal(found[2][0].pixels, wanted[2][0].pixels)
 
 
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_reordered_frames_between_null_chunks_have_their_own_times(tmp_path, codec, decoder):
+    times = [round(time * 10) for time in NULL_CHUNKS]
+    with av.open(str(tmp_path / "gaps.avi"), "w") as container:
+        stream = container.add_stream(codec, rate=10, options={"bf": "2"})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for number, time in enumerate(times):
+            grey = np.full((96, 128, 3), number * 20, np.uint8)
+            frame = av.VideoFrame.from_ndarray(grey, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    found, _, frames = in_time(tmp_path / "gaps.avi", decoder=decoder)
+    assert found == NULL_CHUNKS
+    greys = [round(float(frame.pixels.mean()) / 20) for frame in frames]
+    assert greys == list(range(12))
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_matrix_that_the_codec_writes_once_holds_for_all_frames(tmp_path, decoder):
+    source, turned = tmp_path / "plain.mp4", tmp_path / "turned.mp4"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "10", "g": "3"})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        picture = np.zeros((96, 128, 3), np.uint8)
+        picture[:20, :50] = 255
+        for _ in range(6):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    with av.open(str(source)) as container, av.open(str(turned), "w") as out:
+        stream = container.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        insert = "h264_metadata=display_orientation=insert:flip=horizontal:rotate=90"
+        bitstream = av.bitstream.BitStreamFilterContext(insert, stream)
+        for packet in [*container.demux(stream), None]:
+            for changed in bitstream.filter(packet):
+                changed.stream = copy
+                out.mux(changed)
+    plain = [frame.pixels for frame in decode(source)]
+    frames = list(decode(turned, decoder=decoder))
+    assert len(frames) == len(plain) == 6
+    for frame, before in zip(frames, plain, strict=True):
+        wanted = np.rot90(before[:, ::-1], frames[0].orientation.quarter_turns * -1)
+        assert frame.orientation == frames[0].orientation
+        assert frame.orientation.is_mirrored
+        np.testing.assert_array_equal(frame.pixels, wanted)
+
+
 def coded(path):
     with av.open(str(path)) as container:
         return next(container.decode(video=0)).to_ndarray(format="rgb24")

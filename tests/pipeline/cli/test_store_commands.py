@@ -79,6 +79,13 @@ def test_a_store_is_told_listed_and_found_clean(store):
     assert call("store", "verify", "--deep", store) == (0, "2 clips, 0 problem(s)\n")
 
 
+def test_a_clip_is_one_line_whatever_its_name_holds(tmp_path):
+    path = stores.make_store(tmp_path / "s")
+    with stores.StoreWriter(path, writer_id="w") as writer:
+        stores.write_clip(writer, "a\n\u2028b\tc\x9b", frames=3)
+    assert call("store", "ls", path) == (0, "a\\n\\u2028b\\tc\\x9b\ttrain\t\t3\n")
+
+
 def test_repair_makes_the_damaged_clip_again_and_leaves_the_other_alone(extracted, store, root):
     damage(store, "a.mp4")
     kept = store / folder_of(clip_key("b.mp4")) / "zarr.json"

@@ -213,13 +213,14 @@ def _mean(metrics: Sequence[Sequence[Metric]], drawn: Sequence[Ints]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class _Side:
-    """A file: where it is, its settings, its actions with their validation clips."""
+    """A file: where it is, its settings, its actions with their validation clips, their labels."""
 
     path: Path
     sha256: str
     recipe: str
     settings: Settings
     clips: dict[str, list[str]]
+    labels: dict[str, Ints]
 
 
 def _load(path: Path, config: EvaluateConfig) -> _Side:
@@ -228,12 +229,14 @@ def _load(path: Path, config: EvaluateConfig) -> _Side:
     for note in file.notes:
         log.warning("%s: %s", path, note)
     clips: dict[str, list[str]] = {}
+    labels: dict[str, Ints] = {}
     for clip in file.clips:
         if clip.split == "val" and (clip.labels >= 0).any():
             clips.setdefault(clip.action, []).append(clip.clip_id)
+            labels[clip.clip_id] = clip.labels
     recipe = str(file.provenance.get("recipe", "") or file.run_name)
     own = dict(file.provenance.get("evaluate", {}))
-    return _Side(path, sha256, recipe, resolve(config, own)[0], clips)
+    return _Side(path, sha256, recipe, resolve(config, own)[0], clips, labels)
 
 
 def _require_one_recipe(name: str, sides: Sequence[_Side]) -> None:
@@ -255,6 +258,14 @@ def _common_clips(sides: Sequence[_Side]) -> dict[str, list[str]]:
                 f"{sides[0].path} and {side.path} hold different validation clips "
                 f"({first} and {second}): a paired test needs the same ones"
             )
+        for clip_id, labels in side.labels.items():
+            before = sides[0].labels[clip_id]
+            if len(labels) == len(before) and (labels != before).any():
+                raise UsageError(
+                    f"{sides[0].path} and {side.path} have different labels of {clip_id} "
+                    f"({int((labels != before).sum())} of {len(labels)} frames): embed the older "
+                    "run again, so that both are measured by the same labels"
+                )
     if not clips:
         raise UsageError(f"{sides[0].path} holds no labelled clips of the split val")
     for side in sides[1:]:

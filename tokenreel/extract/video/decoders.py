@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections import deque
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -103,8 +103,10 @@ def probe(path: Path, *, picture_fps: float | None = None) -> VideoInfo:
 
 def read_pyav(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
     """Yield the frames of a video with PyAV, one thread, memory of a few frames."""
+    matrix = DisplayMatrix()
     for frame, index, slot in _frames(path):
-        yield frame_of(frame, index, ticks_of(frame, index, info, slot), info, path)
+        ticks = ticks_of(frame, index, info, slot)
+        yield frame_of(frame, index, ticks, info, path, matrix.of(frame))
 
 
 def frame_of(
@@ -113,6 +115,7 @@ def frame_of(
     ticks: int,
     info: VideoInfo,
     path: Path,
+    matrix: bytes | None,
     make_coded: Callable[[], Pixels] | None = None,
 ) -> DecodedFrame:
     """A frame of PyAV as the model of `geometry` shows it; pixels are converted on first use.
@@ -123,9 +126,10 @@ def frame_of(
         ticks: of ticks_of.
         info: header of the video.
         path: of the video, for messages.
+        matrix: display matrix of the frame.
         make_coded: gives the coded picture; None: PyAV does.
     """
-    orientation, rules = _orientation(frame)
+    orientation, rules = _orientation(frame, matrix)
     aspect = info.pixel_aspect
     if orientation.other_degrees is not None or aspect is not None:
         warn_of_geometry(path.name, orientation, aspect)
@@ -143,12 +147,29 @@ def frame_of(
     return DecodedFrame(pixels, size, index, ticks, stop, orientation, rules=rules)
 
 
-def _orientation(frame: Any) -> tuple[Orientation, int]:
+class DisplayMatrix:
+    """The display matrix of the frames of a stream, in order.
+
+    A container's is that of every frame.  A codec's own is written once, or at some key frames,
+    and holds until there is another.
+    """
+
+    def __init__(self) -> None:
+        self._last: bytes | None = None
+
+    def of(self, frame: Any) -> bytes | None:
+        """The matrix of the next frame of PyAV."""
+        own = frame.side_data.get("DISPLAYMATRIX")
+        if own is not None:
+            self._last = bytes(own)
+        return self._last
+
+
+def _orientation(frame: Any, matrix: bytes | None) -> tuple[Orientation, int]:
     """The orientation of a frame of PyAV, and the first version of the rules that gives it."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    found = orientation_of(matrix)
     if matrix is None:
-        return orientation_of(None), 1
-    found = orientation_of(bytes(matrix))
+        return found, 1
     is_old = not found.is_mirrored and found.quarter_turns == -(frame.rotation // 90) % 4
     return found, 1 if is_old else 2
 
@@ -180,27 +201,38 @@ def _frames(path: Path) -> Iterator[tuple[Any, int, int | None]]:
 class _Slots:
     """Slots of the frames of a container without times.
 
-    A decoder that does not reorder frames gives each the slot of its own packet.  One that does
-    gives them in the order of display, and the first frame displayed has the first slot in use:
-    packets are stored in the order of decoding, one a slot.
+    A decoder that does not reorder frames gives each the slot of its own packet.  Where frames are
+    reordered, a packet is stored ahead of the time of its frame, by the number of frames that the
+    decoder holds back: frame i is shown when packet i + delay is stored, less the time from the
+    first packet to packet `delay`.  The last frames have no such packet,
+    and follow each other.
     """
 
     def __init__(self, stream: Any) -> None:
         self._context = stream.codec_context
-        self._waiting: deque[int] = deque()
+        self._sent = array("q")  # slots of all packets
+        self._place = 0  # of the packet of the next frame
         self._next = 0
+        self._delay: int | None = None
 
     def sent(self, packet: Any) -> None:
         if packet.size and packet.dts is not None:
             packet.pts = packet.dts
-            self._waiting.append(packet.dts)
+            self._sent.append(packet.dts)
 
     def of(self, frame: Any) -> int:
         """The slot of the next frame."""
-        slot = self._waiting.popleft() if self._waiting else self._next
-        if not self._context.has_b_frames and frame.pts is not None and frame.pts >= self._next:
-            while self._waiting and slot < frame.pts:
-                slot = self._waiting.popleft()
+        sent, slot = self._sent, self._next
+        if self._delay is None:  # this is the first frame
+            self._delay = max(len(sent) - 1, 0) if self._context.has_b_frames else 0
+        delay = self._delay
+        if self._place + delay < len(sent):
+            slot = sent[self._place + delay] - sent[delay] + sent[0]
+        if not delay and frame.pts is not None and frame.pts >= self._next:
+            while slot < frame.pts and self._place + 1 < len(sent):
+                self._place += 1
+                slot = sent[self._place]
+        self._place += 1
         slot = max(slot, self._next)
         self._next = slot + 1
         return slot
@@ -313,7 +345,7 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
         import decord
     except ImportError as error:
         raise _refusal("is not installed") from error
-    index = -1
+    index, matrix = -1, DisplayMatrix()
     decord.logging.set_level(decord.logging.QUIET)
     try:
         reader = decord.VideoReader(
@@ -323,7 +355,7 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
         for timed, index, slot in _frames(path):
             ticks = ticks_of(timed, index, info, slot)
             coded = partial(_coded_picture, reader.next(), timed, index)
-            yield frame_of(timed, index, ticks, info, path, coded)
+            yield frame_of(timed, index, ticks, info, path, matrix.of(timed), coded)
     except StopIteration as error:
         raise _refusal(f"ends after {index} frames") from error
     except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:

@@ -30,7 +30,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.extract.video.damage import DamageWatch, errors_so_far, is_paired
-from tokenreel.extract.video.decoders import frame_of, opened, packets_of, read_pyav, ticks_of
+from tokenreel.extract.video.decoders import (
+    DisplayMatrix,
+    frame_of,
+    opened,
+    packets_of,
+    read_pyav,
+    ticks_of,
+)
 from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo
 
 log = logging.getLogger(__name__)
@@ -212,6 +219,7 @@ def _read_from_key(
         with opened(path) as (container, stream):
             packets, landed = _land(container, stream, index, key, tries)
             number = int(np.searchsorted(index.shown, index.pts[landed]))
+            matrix = DisplayMatrix()
             for packet in packets:
                 for frame in packet.decode():
                     ticks = ticks_of(frame, number, info)
@@ -220,7 +228,7 @@ def _read_from_key(
                         raise Untrusted(f"frame {number} is marked corrupt")
                     if number >= len(index.shown) or pts != index.shown[number]:
                         raise Untrusted(f"frame {number} is not at the time of its packet")
-                    yield frame_of(frame, number, ticks, info, path)
+                    yield frame_of(frame, number, ticks, info, path, matrix.of(frame))
                     number += 1
             if number != len(index.shown):
                 raise Untrusted(f"{number} frames of {len(index.shown)} packets")

@@ -15,7 +15,7 @@ from tokenreel.pipeline.cli.console import (
     run_app,
     with_keys,
 )
-from tokenreel.pipeline.text import say
+from tokenreel.pipeline.text import on_one_line, say
 
 if TYPE_CHECKING:
     from tokenreel.extract.report import ExtractReport
@@ -162,11 +162,11 @@ def _close(report: "ExtractReport", store: Path) -> NoReturn:
     """Print what was done; status 3 while clips are in quarantine or of changed videos."""
     say(report.table())
     for failure in report.failed:
-        say(f"failed: {failure}")
+        say(f"failed: {on_one_line(str(failure))}")
     for failure in report.quarantined:
-        say(f"in quarantine: {failure}")
+        say(f"in quarantine: {on_one_line(str(failure))}")
     for reason in report.unreadable:
-        say(f"cannot be read: {reason}")
+        say(f"cannot be read: {on_one_line(str(reason))}")
     for change in report.changed.values():
         say(f"changed: {change}")
     for clip_id, reason in list(report.missing.items())[:SHOWN]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tokenreel.pipeline.cli.console import finish, new_app
-from tokenreel.pipeline.text import say
+from tokenreel.pipeline.text import on_one_line, say
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,8 @@ def list_clips(store: StorePath) -> None:
     from tokenreel.cache.read.store_reader import open_store
 
     for record in open_store(store).records.values():
-        say(f"{record.clip_id}\t{record.split}\t{record.action}\t{record.num_frames}")
+        words = map(on_one_line, (record.clip_id, record.split, record.action))
+        say("\t".join([*words, str(record.num_frames)]))
 
 
 @app.command()
@@ -143,7 +144,7 @@ def export(
     blocks = [*(block or []), *(layer or [])] or None
     report = export_store(store, out, kind=kind, clips=clip, blocks=blocks, view=view)
     for failure in report.failed:
-        say(f"failed: {failure}")
+        say(f"failed: {on_one_line(str(failure))}")
     say(f"{len(report.files)} files in {out}")
     finish(3 if report.failed else 0)
 

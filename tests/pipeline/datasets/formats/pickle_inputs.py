@@ -237,6 +237,7 @@ HOSTILE = {  # what is wrong -> (program without its STOP, words of the message)
         (NONE + pickle.TUPLE1 * 40 + put(0)) + tuple_of(get(0), get(0) + pickle.TUPLE1 * 20),
         "nested too deep",
     ),
+    "keys of one hash": (b"}\x8a\x09" + (2**64).to_bytes(9, "little") + b"Ns", "more than 64 bits"),
     "a key of tuples in tuples": (
         pickle.EMPTY_DICT + NONE + pickle.TUPLE1 * DEEP + NONE + pickle.SETITEM,
         "keys are not text and numbers",

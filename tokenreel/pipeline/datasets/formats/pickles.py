@@ -36,6 +36,7 @@ MOST_BYTES = 2**28  # CARL's files have some megabytes
 MOST_STEPS = 2**22  # opcodes, one or two a value
 DEEPEST = 50  # containers in containers
 LARGEST_WHOLE = 2**128  # torch's magic number has 77 bits
+LARGEST_KEY = 2**64  # of larger numbers, any number can be chosen that have one hash
 NEWEST_PROTOCOL = 5
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 LONGEST_NAME = 60
@@ -419,6 +420,8 @@ def _checked_key(key: Any) -> Any:
     """
     if type(key) not in Scalar:
         raise Refused("the pickle has a dictionary whose keys are not text and numbers")
+    if type(key) is int and not -LARGEST_KEY < key < LARGEST_KEY:
+        raise Refused("the pickle has a dictionary with a key of more than 64 bits")
     return key
 
 
