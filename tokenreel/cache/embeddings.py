@@ -383,7 +383,7 @@ def flatten_clips(
     arrays: dict[str, Any] = {
         "embeddings": np.concatenate([clip.embeddings for clip in clips]).astype(np.float32),
         "lengths": lengths,
-        "labels": _labels(labels, lengths, [clip.clip_id for clip in clips], []),
+        "labels": labels_of(labels, lengths, [clip.clip_id for clip in clips], []),
         "times_seconds": np.concatenate([clip.times_seconds for clip in clips]).astype(np.float64),
         "frame_index": np.concatenate(index).astype(np.int64),
     }
@@ -456,8 +456,8 @@ def clips_of(
             )
     labels = np.asarray(arrays.get("labels", np.full(total, UNLABELLED)))
     frames: dict[str, np.ndarray] = {
-        "labels": _labels(labels, lengths, texts["clip_id"], notes),
-        "times_seconds": _times(arrays.get("times_seconds", counting)),
+        "labels": labels_of(labels, lengths, texts["clip_id"], notes),
+        "times_seconds": times_of(arrays.get("times_seconds", counting)),
         "frame_index": _whole_numbers("frame_index", arrays.get("frame_index", counting)),
     }
     targets = _targets(arrays["targets"], len(lengths)) if "targets" in arrays else None
@@ -531,7 +531,7 @@ def _phases(text: str, clip_id: str) -> tuple[str, ...]:
     return tuple(_text("phases", name) for name in names)
 
 
-def _labels(
+def labels_of(
     values: np.ndarray, lengths: np.ndarray, clip_ids: Sequence[str], notes: list[str]
 ) -> np.ndarray:
     """Labels as int16; NaN is -1, and noted.
@@ -576,7 +576,12 @@ def _whole_numbers(name: str, values: Any) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _times(values: Any) -> np.ndarray:
+def times_of(values: Any) -> np.ndarray:
+    """Times as float64.
+
+    Raises:
+        ValueError: values that are not finite real numbers.
+    """
     array = np.asarray(values)
     if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
         raise ValueError("times_seconds are not all finite: leave them out where they are unknown")

@@ -381,3 +381,37 @@ def test_wrong_labels_are_named_by_file_and_line(tmp_path, tables, message):
     with pytest.raises(UsageError, match=message):
         import_features(tmp_path, tmp_path / "store", statement())
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("labels", np.float32([0, 0.5, 1]), r"label 0.5 of frame 1 of a.h5"),
+        ("labels", np.array([0, 70_000, 1]), r"label 70000 of frame 1 of a.h5"),
+        ("labels", np.array([0, 1j, 1]), r"labels are complex128, wanted whole numbers"),
+        ("labels", np.array([b"a", b"b", b"c"]), r"labels are \|S1, wanted whole numbers"),
+        ("labels", np.array([0, np.inf, 1]), r"label inf of frame 1"),
+        ("times_seconds", np.array([0, np.nan, 1]), r"times_seconds are not all finite"),
+        ("times_seconds", np.array([0, 2.0, 1]), r"times_seconds of frames 1 and 2 are 2 and 1:"),
+    ],
+)
+def test_labels_and_times_that_would_be_cast_are_refused(tmp_path, name, values, message):
+    folder = tmp_path / "f"
+    folder.mkdir()
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["tokens/0"] = np.ones((3, 12), np.float32)
+        file[name] = values
+    with pytest.raises(UsageError, match=message):
+        import_features(folder, tmp_path / "s", statement())
+    assert not (tmp_path / "s").exists()
+
+
+def test_labels_that_are_nan_are_unlabelled_and_told(tmp_path, caplog):
+    folder = tmp_path / "f"
+    folder.mkdir()
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["tokens/0"] = np.ones((3, 12), np.float32)
+        file["labels"] = np.array([0, np.nan, 1])
+    import_features(folder, tmp_path / "s", statement())
+    assert "1 labels are NaN: read as -1, unlabelled" in caplog.text
+    assert open_store(tmp_path / "s").labels("a").tolist() == [0, -1, 1]

@@ -13,6 +13,7 @@ is checked before anything is written.
 """
 
 import hashlib
+import logging
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from tokenreel.cache.canonical import read_json
 from tokenreel.cache.codec import Encoded, calibrate, codec_identity, require_fits
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.csv_tables import Line, read_lines, read_table
-from tokenreel.cache.embeddings import text_of
+from tokenreel.cache.embeddings import labels_of, text_of, times_of
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import files_in
 from tokenreel.cache.format.byte_arrays import is_array_name
@@ -43,6 +44,8 @@ from tokenreel.cache.manifest import UNLABELLED, Clip, text_of_name
 from tokenreel.cache.tools.feature_labels import LabelTables, read_label_tables
 from tokenreel.cache.write.claims import ClaimHeld
 from tokenreel.cache.write.store_writer import StoreWriter
+
+log = logging.getLogger(__name__)
 
 WORDS = ("clip_id", "video", "split", "action", "group")
 LABELS = "labels"
@@ -389,14 +392,40 @@ def _read_names(path: Path, num_frames: int) -> tuple[dict[str, str], dict[str, 
                 )
             if (ticks_of(units[:, 1]) <= ticks_of(units[:, 0])).any():
                 raise UsageError(f"{path}: units: one does not end after its start")
-        for name in ("labels", "times_seconds"):
+        for name, checked in (("labels", _checked_labels), ("times_seconds", _checked_times)):
             if name in file:
-                extra[name] = file[name][:]
-                if extra[name].shape != (num_frames,):
-                    raise UsageError(
-                        f"{path}: {name} is {extra[name].shape} for {num_frames} frames"
-                    )
+                values = np.asarray(file[name])
+                if values.shape != (num_frames,):
+                    raise UsageError(f"{path}: {name} is {values.shape} for {num_frames} frames")
+                extra[name] = checked(values, path)
     return words, extra
+
+
+def _checked_labels(values: Array, path: Path) -> Array:
+    """Labels as int16, as embedding files have them; those that are NaN are told."""
+    notes: list[str] = []
+    try:
+        labels = labels_of(values, np.array([len(values)]), [path.name], notes)
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
+    for note in notes:
+        log.warning("%s: %s", path, note)
+    return labels
+
+
+def _checked_times(values: Array, path: Path) -> Array:
+    """Times that are finite and rise, in seconds."""
+    try:
+        times = times_of(values)
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
+    if (np.diff(times) <= 0).any():
+        first = int(np.flatnonzero(np.diff(times) <= 0)[0])
+        raise UsageError(
+            f"{path}: times_seconds of frames {first} and {first + 1} are {times[first]:g} and "
+            f"{times[first + 1]:g}: frames are in order of time, each later than the one before"
+        )
+    return times
 
 
 def _read_texts(text: str) -> tuple[str, ...]:
