@@ -36,7 +36,7 @@ check: setup ## format, lint and types
 	$(BIN)/mypy
 
 docs: setup ## the site of docs/ into build/site, strictly; open build/site/index.html
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: setup ## every benchmark; rows go to benchmarks/results
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script $(OPTIONS); done
