@@ -82,7 +82,9 @@ def open_store(
             "disk" when the tokens are more than half of the machine's memory, and logs it.
 
     Raises:
-        StoreNotFound, WrongIdentity, Damaged.
+        StoreNotFound: no store at this path.
+        WrongIdentity: its identity is not `expect`; the differing fields.
+        Damaged: a file of the store that cannot be read.
     """
     return Store(Path(path), expect, backend, checks, placement)
 
