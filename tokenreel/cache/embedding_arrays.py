@@ -212,6 +212,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -
 
 def _specs_of_hdf5(file: h5py.File) -> dict[str, ArraySpec]:
     for name in file:
+        require_own_bytes(file, name)
         if name in (*TEXTS, *NUMBERS):
             item = file.get(name)
             if not isinstance(item, h5py.Dataset) or item.shape is None:
@@ -225,6 +226,23 @@ def _specs_of_hdf5(file: h5py.File) -> dict[str, ArraySpec]:
         for name, item in file.items()
         if isinstance(item, h5py.Dataset) and item.shape is not None
     }
+
+
+def require_own_bytes(file: h5py.File, name: str) -> None:
+    """Raise for an array whose bytes lie in another file, which HDF5 would open at any path.
+
+    Raises:
+        EmbeddingFileError: external storage, a virtual array, or a link to another file.
+    """
+    link, item = file.get(name, getlink=True), None
+    if not isinstance(link, h5py.ExternalLink):
+        item = file.get(name)
+    is_elsewhere = isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
+    if isinstance(link, h5py.ExternalLink) or is_elsewhere:
+        raise EmbeddingFileError(
+            f"{file.filename}: the bytes of {name} lie in another file, which is not opened: copy "
+            "them into this one (h5repack)"
+        )
 
 
 def _kind_of(item: Any) -> str:

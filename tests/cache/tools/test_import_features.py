@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from tokenreel.cache.errors import UsageError, WrongIdentity
+from tokenreel.cache.embedding_arrays import array_specs
+from tokenreel.cache.errors import EmbeddingFileError, UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.export import export_store
 from tokenreel.cache.tools.import_features import ImportStatement, import_features, read_statement
@@ -415,3 +416,31 @@ def test_labels_that_are_nan_are_unlabelled_and_told(tmp_path, caplog):
     import_features(folder, tmp_path / "s", statement())
     assert "1 labels are NaN: read as -1, unlabelled" in caplog.text
     assert open_store(tmp_path / "s").labels("a").tolist() == [0, -1, 1]
+
+
+@pytest.mark.parametrize("name", ["labels", "tokens/0"])
+@pytest.mark.parametrize("kind", ["external storage", "a virtual array", "an external link"])
+def test_bytes_of_another_file_are_not_read(tmp_path, kind, name):
+    folder = tmp_path / "f"
+    folder.mkdir()
+    shape, dtype = ((3,), np.int16) if name == "labels" else ((3, 12), np.float32)
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(1000))
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["x"] = np.zeros(shape, dtype)
+    with h5py.File(folder / "a.h5", "w") as file:
+        if name == "labels":
+            file["tokens/0"] = np.ones((3, 12), np.float32)
+        if kind == "external storage":
+            file.create_dataset(name, shape, dtype, external=[(str(secret), 0, 1000)])
+        elif kind == "a virtual array":
+            layout = h5py.VirtualLayout(shape, dtype)
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "x", shape)
+            file.create_virtual_dataset(name, layout)
+        else:
+            file[name] = h5py.ExternalLink(str(tmp_path / "other.h5"), "x")
+    with pytest.raises(UsageError, match=f"the bytes of {name} lie in another file"):
+        import_features(folder, tmp_path / "s", statement())
+    if name == "labels":
+        with pytest.raises(EmbeddingFileError, match="the bytes of labels lie in another file"):
+            array_specs(folder / "a.h5")

@@ -31,8 +31,9 @@ from tokenreel.cache.canonical import read_json
 from tokenreel.cache.codec import Encoded, calibrate, codec_identity, require_fits
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.csv_tables import Line, read_lines, read_table
+from tokenreel.cache.embedding_arrays import require_own_bytes
 from tokenreel.cache.embeddings import labels_of, text_of, times_of
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import EmbeddingFileError, UsageError
 from tokenreel.cache.files import files_in
 from tokenreel.cache.format.byte_arrays import is_array_name
 from tokenreel.cache.format.clip import SourceInfo
@@ -374,8 +375,12 @@ def _read_names(path: Path, num_frames: int) -> tuple[dict[str, str], dict[str, 
             }
         except ValueError as error:
             raise UsageError(f"{path}: the attribute phases or tags: {error}") from error
+        for name in ("labels", "times_seconds", "units", "tokens", "bytes"):
+            if name in file:
+                _require_own_bytes(file, name)
         extra["byte_arrays"] = tuple(sorted(file.get("bytes", ())))
         for name in extra["byte_arrays"]:
+            _require_own_bytes(file, f"bytes/{name}")
             array = file[f"bytes/{name}"]
             kind, shape = h5py.check_vlen_dtype(array.dtype), array.shape
             if kind != np.uint8 or shape != (num_frames,) or not is_array_name(name):
@@ -444,6 +449,13 @@ def _open_hdf5(path: Path) -> h5py.File:
         raise UsageError(f"{path}: {error.strerror}") from error
 
 
+def _require_own_bytes(file: h5py.File, name: str) -> None:
+    try:
+        require_own_bytes(file, name)
+    except EmbeddingFileError as error:
+        raise UsageError(str(error)) from error
+
+
 @contextmanager
 def opened(path: Path, block: int) -> Iterator[Any]:
     """Open the array of a block, without reading it into memory.
@@ -458,6 +470,7 @@ def opened(path: Path, block: int) -> Iterator[Any]:
         with _open_hdf5(path) as file:
             if f"tokens/{block}" not in file:
                 raise UsageError(f"{path}: no array tokens/{block}; it holds {sorted(file)}")
+            _require_own_bytes(file, f"tokens/{block}")
             yield file[f"tokens/{block}"]
     except (OSError, ValueError, EOFError) as error:
         if isinstance(error, UsageError):

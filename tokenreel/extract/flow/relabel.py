@@ -144,12 +144,13 @@ class LabelTable:
             return frame_labels(clip, np.zeros(own.num_frames))
         numerator, denominator = own.time_base
         base = numerator / denominator
-        pts = self._rows(own, "pts")
-        is_first = self.identity.format_version == 1
-        stops = default_stops(pts) if is_first else self._rows(own, "stop_pts")
+        pts = stops = self._rows(own, "pts")
         is_frame = self.identity.frames_per_window == self.identity.rows_per_window == 1
-        ticks = pts.astype(np.float64) if is_frame else (pts + stops) / 2  # a part: in its middle
         has_end = own.rules > 1 and not self._is_sampled
+        if has_end or not is_frame:
+            is_first = self.identity.format_version == 1
+            stops = default_stops(pts) if is_first else self._rows(own, "stop_pts")
+        ticks = pts.astype(np.float64) if is_frame else (pts + stops) / 2  # a part: in its middle
         return frame_labels(
             clip,
             ticks * base,
