@@ -23,8 +23,10 @@ def say(text: str = "") -> None:
 def on_one_line(text: str) -> str:
     r"""Text with its line ends, tabs and other control characters written as escapes.
 
-    >>> print(on_one_line("a" + chr(10) + "b c" + chr(155) + "caf\u00e9"))
-    a\nb c\x9bcaf\u00e9
+    >>> print(on_one_line("a" + chr(10) + "b c" + chr(155)))
+    a\nb c\x9b
+    >>> on_one_line("caf\u00e9") == "caf\u00e9"
+    True
     """
     return "".join(
         mark.encode("unicode_escape").decode("ascii") if category(mark) in NO_LETTERS else mark
