@@ -443,7 +443,9 @@ def clips_of(
     embeddings = np.asarray(arrays["embeddings"])
     lengths = _whole_numbers("lengths", arrays["lengths"])
     total = _total(lengths, embeddings)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is told
+    with np.errstate(
+        over="ignore"
+    ):  # infinity, where float32 cannot hold a value, is reported below
         embeddings = embeddings.astype(np.float32, copy=False)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     texts = _texts(arrays, len(lengths))

@@ -407,7 +407,7 @@ def _read_names(path: Path, num_frames: int) -> tuple[dict[str, str], dict[str, 
 
 
 def _checked_labels(values: Array, path: Path) -> Array:
-    """Labels as int16, as embedding files have them; those that are NaN are told."""
+    """Labels as int16, as embedding files have them; NaN means unlabelled, and is logged."""
     notes: list[str] = []
     try:
         labels = labels_of(values, np.array([len(values)]), [path.name], notes)

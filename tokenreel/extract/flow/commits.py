@@ -357,10 +357,9 @@ class ClipCommits:
         if moved := entry.facts.num_moved:
             self._report.num_moved += moved
             log.warning(
-                "%s: %d frame(s) of %s have the time stamp of another: moved, in their order",
+                "%s: %d frame(s) had the time stamp of another and were moved, in their order",
                 entry.clip.clip_id,
                 moved,
-                entry.clip.video,
             )
 
     def record(self, clip: Clip, stage: str, reason: str, details: Mapping[str, object]) -> None:

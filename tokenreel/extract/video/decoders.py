@@ -142,7 +142,8 @@ def frame_of(
     is_in_slot = info.container in SLOTTED_CONTAINERS and bool(info.rate)
     if is_stretched(aspect) or (is_in_slot and ticks != _counted_ticks(index, info)):
         rules = 2
-    lasts = _rescale(frame.duration or 0, frame.time_base, info.time_base)
+    is_timed = info.container in SLOTTED_CONTAINERS or not is_slotted(info.container)
+    lasts = _rescale(frame.duration or 0, frame.time_base, info.time_base) if is_timed else 0
     stop = ticks + lasts if lasts > 0 else None
     return DecodedFrame(pixels, size, index, ticks, stop, orientation, rules=rules)
 

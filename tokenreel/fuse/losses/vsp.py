@@ -1,8 +1,8 @@
 """Process contrastive loss over Brownian bridges (Zhang et al., VSP, 2023), as released.
 
 Between the first and the last frame of a bridge the embedding should follow a Brownian bridge: a
-frame is told from the frames of the other bridges by how near it is to the straight line, measured
-with the bridge's spread at its time.
+frame is distinguished from those of other bridges by its distance to the straight line, in units of
+the bridge's spread at its time.
 
 A bridge spans a whole sequence; or one of several overlapping segments of it (Pouring and K400 as
 published); or a phase, where the boundaries of phases are known (VSP-P).  VSP-F knows the phases

@@ -44,7 +44,7 @@ def new_app(title: str) -> typer.Typer:
 
 
 def with_keys(command: str) -> type[TyperCommand]:
-    """A command whose --help ends with its `key=value` keys, which are read when it is asked for.
+    """A command whose --help ends with its `key=value` keys, which are read only for the help.
 
     Args:
         command: "extract", "fuse" or "evaluate".

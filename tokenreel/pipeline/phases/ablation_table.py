@@ -101,7 +101,7 @@ def values_of_rows(
 
 
 def _task(score: Score, whole: float) -> str:
-    """The column of a score: what is learned from a share of the labels has one of its own."""
+    """The column of a score; a probe that learns from a share of the labels has its own column."""
     metric = task_of(score.task)
     is_share = metric is not None and metric.by_share and score.fraction != whole
     return f"{score.task}@{score.fraction:.0%}" if is_share else score.task
@@ -138,8 +138,8 @@ def format_ablation(
     Args:
         rows: of the table, in order.
         values: what was measured.
-        scores: where it comes from: weights and augmentation are told below, the augmentation of
-            each row where they differ.
+        scores: of the runs; lines below the table give their weights and augmentation, the
+            augmentation of each row where rows differ.
         owners: name of a run -> its row and seed.
     """
     published = {task for row in rows for task in row.published}
