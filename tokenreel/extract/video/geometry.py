@@ -106,6 +106,7 @@ def square_size(height: int, width: int, aspect: Fraction | None) -> tuple[int, 
     return round(height / aspect), width
 
 
+@lru_cache(maxsize=64)  # asked three times a frame: a few microseconds each
 def is_stretched(aspect: Fraction | None) -> bool:
     """Whether pixels of an aspect are made square: neither square nor beyond belief."""
     if aspect is None or aspect <= 0 or abs(aspect - 1) <= TOLERATED_ASPECT:
