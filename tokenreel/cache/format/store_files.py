@@ -197,8 +197,8 @@ def _why_no_store(path: Path) -> str:
     """Why there is no store at a path: a run knows its own."""
     if (path / "run.json").is_file():
         try:
-            about = parse_json((path / "run.json").read_bytes(), where=path / "run.json")
-            name = str(about["store_name"])
+            run = parse_json((path / "run.json").read_bytes(), where=path / "run.json")
+            name = str(run["store_name"])
         except (OSError, Damaged, KeyError, TypeError):
             return f"{path}: this is a run, not a store: name the store that it was trained on"
         return f"{path}: this is a run, not a store; its store is {name}"

@@ -67,11 +67,11 @@ class Clocks:
 
     def add(self, file: EmbeddingFile) -> int:
         """Take the clips of a file, without their embeddings; the number of its clock."""
-        about = file.provenance
+        provenance = file.provenance
         key = canonical_json(
             {
-                "dataset": str(about.get("dataset", "")),
-                "evaluate": about.get("evaluate", {}),
+                "dataset": str(provenance.get("dataset", "")),
+                "evaluate": provenance.get("evaluate", {}),
                 "unit": file.unit,
                 "class_names": list(file.class_names),
             }
@@ -95,13 +95,13 @@ class Clocks:
         """Write the embedding file of each clock: clock.h5, clock-2.h5 and so on."""
         paths = []
         for number, clock in enumerate(self._clocks, 1):
-            about: dict[str, Any] = read_json(clock.key)
-            unit, class_names = about.pop("unit"), about.pop("class_names")
+            provenance: dict[str, Any] = read_json(clock.key)
+            unit, class_names = provenance.pop("unit"), provenance.pop("class_names")
             path = folder / f"{CLOCK}{f'-{number}' if number > 1 else ''}.h5"
             clips = [clip for action in sorted(clock.clips) for clip in clock.clips[action]]
             names = {"run": clock.name, "recipe": clock.name, "model": CLOCK}
             write_embeddings(
-                path, clips, provenance=about | names, unit=unit, class_names=class_names
+                path, clips, provenance=provenance | names, unit=unit, class_names=class_names
             )
             paths.append(path)
         return paths

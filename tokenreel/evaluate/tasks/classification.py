@@ -101,7 +101,7 @@ TASK = Task(
     is_percent=True,
     scope="action",
     span="0 to 1, higher is better",
-    about="0 to 1, higher is better: the share of validation frames whose phase a "
+    description="0 to 1, higher is better: the share of validation frames whose phase a "
     "classifier on the frozen embeddings names. It rewards embeddings in which phases "
     "lie apart; where phases come at the same share of every clip, the position in "
     "the clip is enough.",

@@ -55,7 +55,7 @@ TASK = Task(
     is_percent=True,
     scope="action",
     span="0 to 1, higher is better",
-    about="0 to 1, higher is better: the classification accuracy with the labels of N "
+    description="0 to 1, higher is better: the classification accuracy with the labels of N "
     "training clips, mean over draws. It rewards what classification does, from fewer "
     "labels.",
     missing=missing_training,

@@ -85,7 +85,7 @@ TASK = Task(
     is_percent=False,
     scope="action",
     span="up to 1, can be negative, higher is better",
-    about="At most 1, negative where the mean would be better, higher is better: R\u00b2 of "
+    description="At most 1, negative where the mean would be better, higher is better: R\u00b2 of "
     "the time to each phase boundary, regressed from the embedding. It rewards "
     "embeddings that change steadily with time, which a position in the clip does by "
     "itself.",

@@ -64,7 +64,7 @@ TASK = Task(
     is_percent=True,
     scope="action",
     span="0 to 1, higher is better",
-    about="0 to 1, higher is better: the share of the K nearest frames of other clips that "
+    description="0 to 1, higher is better: the share of the K nearest frames of other clips that "
     "show the query's phase. It rewards near frames of the same phase; frames at the "
     "same share of their clips often have it.",
     missing=missing_pairs,

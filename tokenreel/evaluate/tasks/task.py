@@ -81,7 +81,7 @@ class Task:
         unlabelled: embeddings (T_i, C) of clips that show the same video, request -> its rows; for
             a metric that needs no labels.
         span: its range and direction, such as "0 to 1, higher is better".
-        about: one sentence on what it is and what it rewards, for the page.
+        description: one sentence on what it is and what it rewards, for the page.
         short_title: in the papers' tables; the title when "".
         column: of its rows; the name when "".
         columns: rows that the papers' table always shows.
@@ -101,7 +101,7 @@ class Task:
     resampled: Callable[[ActionData, Settings], dict[str, Metric]] | None = None
     unlabelled: Callable[[Sequence[NDArray[np.float32]], Request], list[Score]] | None = None
     span: str = ""
-    about: str = ""
+    description: str = ""
     short_title: str = ""
     column: str = ""
     columns: tuple[str, ...] = ()

@@ -65,7 +65,7 @@ TASK = Task(
     is_percent=False,
     scope="action",
     span="\u22121 to 1, higher is better",
-    about="\u22121 to 1, higher is better: how far the nearest frames of one clip to those "
+    description="\u22121 to 1, higher is better: how far the nearest frames of one clip to those "
     "of another keep their order. It rewards order alone, whatever the frames show: "
     "the clock, which knows nothing else, has almost 1, so that a value is worth "
     "something only beside the other metrics.",

@@ -118,13 +118,13 @@ def frozen_controls(
         pools: "max", "mean" and "cls".
         progress: show a bar.
     """
-    about = {"commit": code_version(), "evaluate": dict(protocol_of(open_store(store)))}
+    provenance = {"commit": code_version(), "evaluate": dict(protocol_of(open_store(store)))}
     return pool_store(
         store,
         out,
         blocks=blocks,
         pools=pools,
-        provenance=dict.fromkeys(pools, about),
+        provenance=dict.fromkeys(pools, provenance),
         progress=progress,
     )
 
@@ -153,24 +153,24 @@ def changed_stores(paths: Sequence[Path]) -> list[str]:
     stores: dict[Path, dict[str, str]] = {}
     for path in paths:
         try:
-            about = read_provenance(path)
+            provenance = read_provenance(path)
         except (EmbeddingFileError, OSError):
             continue  # listed with its reason by the evaluation
-        store = store_of_run(path.parent, about)
+        store = store_of_run(path.parent, provenance)
         if store is not None:
             if store not in stores:
                 stores[store] = _digests_of(store)
             held_now = dict(stores[store])
-            if about.get("model") == "frozen":  # which counts tags among its clips
+            if provenance.get("model") == "frozen":  # which counts tags among its clips
                 held_now.pop("store_clips_sha256", None)
-            for what in store_changes(about, held_now):
+            for what in store_changes(provenance, held_now):
                 lines.append(
                     f"{path}: since it was made, {store} has {what}; `fuse embed` renews it"
                 )
             continue
-        name = str(about.get("store_fingerprint", ""))
-        other, held = first.setdefault(name, (path, about))
-        if name and CHANGES["store_labels_sha256"] in store_changes(held, about):
+        name = str(provenance.get("store_fingerprint", ""))
+        other, held = first.setdefault(name, (path, provenance))
+        if name and CHANGES["store_labels_sha256"] in store_changes(held, provenance):
             lines.append(f"{path} and {other} were made with different labels of one store")
     return lines
 

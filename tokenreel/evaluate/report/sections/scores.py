@@ -81,7 +81,7 @@ def summary_table(rows: Sequence[Row], colours: Mapping[str, int]) -> Html:
 def metric_link(task: str) -> Html:
     """The title of a metric, with a link to what it says."""
     metric = task_of(task)
-    if metric is None or not metric.about:
+    if metric is None or not metric.description:
         return text(row_title(task))
     return tag("a", row_title(task), href=f"#metric-{metric.name}", class_="metric")
 
@@ -91,8 +91,8 @@ def metric_list(tasks: Sequence[str]) -> Html:
     metrics = {metric.name: metric for metric in map(task_of, tasks) if metric is not None}
     items: list[Html] = []
     for metric in metrics.values():
-        about = metric.about or "A metric of a package, which says nothing about it."
-        items += [tag("dt", metric.title, id=f"metric-{metric.name}"), tag("dd", about)]
+        description = metric.description or "A metric of a package, which says nothing about it."
+        items += [tag("dt", metric.title, id=f"metric-{metric.name}"), tag("dd", description)]
     return tag("dl", *items) if items else absent("No metric has a value.")
 
 
