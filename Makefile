@@ -9,9 +9,6 @@ DATASET ?= sample
 ROOT ?=
 OUT ?=
 OPTIONS ?=
-# Each script of benchmarks/ is one claim; harness.py and *_fixture.py are what they share; *_gpu.py
-# want a GPU and sample_calibration.py weights.
-BENCHMARKS = $(filter-out %/harness.py %_fixture.py %_gpu.py %/sample_calibration.py,$(wildcard benchmarks/*.py))
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +35,8 @@ check: setup ## format, lint and types
 docs: setup ## the site of docs/ into build/site, strictly; open build/site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-bench: setup ## every benchmark; rows go to benchmarks/results
-	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script $(OPTIONS); done
+bench: setup ## every CPU benchmark, from a commit; rows go to benchmarks/results and to the pages
+	@$(BIN)/python benchmarks/run.py $(OPTIONS)
 
 bench-gpu: setup ## fused kernels on a GPU: checked, tuned, measured; the table comes last
 	@$(BIN)/python benchmarks/kernels_gpu.py $(OPTIONS)

@@ -85,11 +85,7 @@ def main() -> None:
                 baseline=f"bare decoder, {one.median:.3g} s",
             )
         )
-    if quick:
-        for row in rows:
-            print(f"quick: {row.case} {row.ratio:.3g}")
-    else:
-        write_rows(rows)
+    write_rows(rows)
 
 
 if __name__ == "__main__":

@@ -62,10 +62,7 @@ def main() -> None:
         baseline=f"{short} frames, {one.median:.0f} MB",
         ratio=other.median / one.median,
     )
-    if quick:
-        print(f"quick: {row.case} {row.ratio:.3g}")
-    else:
-        write_rows([row])
+    write_rows([row])
 
 
 if __name__ == "__main__":

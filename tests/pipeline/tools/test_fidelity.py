@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tokenreel.cache.embeddings import EmbeddedClip
 from tokenreel.cache.errors import Damaged, UsageError
 from tokenreel.cache.format.clip import folder_of
 from tokenreel.cache.manifest import Clip
@@ -26,6 +27,7 @@ from tokenreel.pipeline.tools.fidelity import (
     default_codecs,
     fidelity_of,
     fidelity_table,
+    kept_neighbours,
     measure_store,
 )
 
@@ -97,6 +99,52 @@ def test_metrics_see_the_tokens_a_codec_gives_back(report):
     assert report.change(by_name["int4"], "tau") == pytest.approx(
         by_name["int4"].metrics["tau"] - by_name["fp16"].metrics["tau"]
     )
+
+
+def embedded(*clips: list[float]) -> list[EmbeddedClip]:
+    return [
+        EmbeddedClip(
+            str(number),
+            "val",
+            "",
+            "",
+            np.array(own, np.float32)[:, None],
+            np.full(len(own), -1, np.int16),
+            np.arange(len(own)) / 25,
+            (),
+        )
+        for number, own in enumerate(clips)
+    ]
+
+
+def test_kept_neighbours_are_counted_by_hand():
+    found = kept_neighbours(
+        {
+            "fp16": embedded([0], [1, 2, 3, 4, 5, 6, 7]),
+            # of the 5 nearest of the frame at 0, two have moved away; the others have one frame
+            "far": embedded([0], [1, 2, 3, 40, 50, 6, 7]),
+            "broken": embedded([0], [1, 2, 3, math.nan, 5, 6, 7]),
+        }
+    )
+    assert found["fp16"] == 1
+    assert found["far"] == pytest.approx((3 / 5 + 7 * 1) / 8)
+    assert math.isnan(found["broken"])
+    assert math.isnan(kept_neighbours({"fp16": embedded([0, 1])})["fp16"])
+
+
+def test_neighbours_need_no_labels_and_more_than_one_clip(report, unlabelled, tmp_path):
+    assert report.rows[0].neighbours == 1
+    assert 0 < report.rows[3].neighbours < report.rows[1].neighbours <= 1
+    found = measure_store(unlabelled, clips=9, codecs=["int8"], progress=False)
+    assert found.rows[0].neighbours == 1
+    assert 0.9 < found.rows[1].neighbours < 1
+    lonely = measure_store(
+        _store_of(tmp_path / "one", ["a"]), clips=1, codecs=["int8"], progress=False
+    )
+    assert math.isnan(lonely.rows[1].neighbours)
+    header, line = fidelity_table(lonely).splitlines()[:2]
+    assert "neighbours" in header
+    assert line.split()[-1] == "absent"
 
 
 def test_the_same_store_is_measured_the_same_twice(labelled, report):

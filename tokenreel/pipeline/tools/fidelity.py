@@ -36,6 +36,7 @@ from tokenreel.cache.tools.codec_error import (
     pool_tokens,
 )
 from tokenreel.evaluate.commands.suite import evaluate_files
+from tokenreel.evaluate.methods.nearest import nearest_in_other_clips
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.pipeline.phases.extraction import read_words
 from tokenreel.pipeline.text import format_table
@@ -50,6 +51,7 @@ NEGLIGIBLE = 0.02  # pooled error, and fall of a metric, of a codec that is as g
 COMPACT = 0.13  # of fp16's bytes
 TASKS = {"classification": "probe", "tau": "tau", "ap@5": "ap@5"}  # task -> heading
 STEP_FRAMES = 16  # frames of a clip in memory at once
+NEIGHBOURS = 5  # nearest frames in other clips
 WIDTH = 128  # of a block's pooled entities in a frame's embedding
 
 
@@ -64,6 +66,9 @@ class FidelityRow:
         error: see CodecError.
         metrics: probe accuracy ("classification"), "tau" and "ap@5" of frozen frame embeddings made
             of the decoded tokens; only those that could be computed.
+        neighbours: share of the 5 nearest frames in other clips that the codec leaves among the 5
+            nearest, by those embeddings, mean over frames; it needs no labels.  NaN where there is
+            one clip.
     """
 
     codec: str
@@ -71,6 +76,7 @@ class FidelityRow:
     share: float
     error: CodecError
     metrics: Mapping[str, float]
+    neighbours: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -209,7 +215,9 @@ def measure_store(
     for name in names:
         calibration = calibrate(name, fitted, grid=store.identity.grid)
         made[name] = codec_from_identity(codec_identity(name, calibration), calibration)
-    metrics, notes = measure_metrics(store, records, made, fitted, progress=progress)
+    embedded = embed_clips(store, records, made, fitted, progress=progress)
+    metrics, notes = measure_metrics(store, records, embedded)
+    neighbours = kept_neighbours(embedded)
     if len(records) == 1:
         notes.append("one clip only: the codecs are calibrated on the frames they are measured on")
     sizes = {name: size_of(codec, store) for name, codec in made.items()}
@@ -220,6 +228,7 @@ def measure_store(
             sizes[name] / sizes["fp16"],
             measure_codec(codec, tested, grid=store.identity.grid),
             metrics.get(name, {}),
+            neighbours[name],
         )
         for name, codec in made.items()
     ]
@@ -307,15 +316,15 @@ def size_of(codec: Codec, store: Store) -> float:
     return bytes_per_frame(codec.encode(tokens, block=block, grid=recipe.grid)) * len(recipe.blocks)
 
 
-def measure_metrics(
+def embed_clips(
     store: Store,
     records: Sequence[ClipRecord],
     codecs: Mapping[str, Codec],
     fitted: Mapping[int, Array],
     *,
     progress: bool,
-) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Probe accuracy, tau and AP@5 of frame embeddings made of each codec's tokens.
+) -> dict[str, list[EmbeddedClip]]:
+    """The frame embeddings of each clip, made of each codec's tokens.
 
     Args:
         store: of the clips.
@@ -325,13 +334,10 @@ def measure_metrics(
         progress: show a bar.
 
     Returns:
-        codec -> task -> value, finite; and why what is not there is not.
+        codec -> a clip for each record.
     """
-    labelled = [record for record in records if (store.labels(record.clip_id) >= 0).any()]
-    if not labelled:
-        return {}, ["no phase labels: no probe accuracy, tau or AP@5"]
     clips: dict[str, list[EmbeddedClip]] = {name: [] for name in codecs}
-    for record in Progress(labelled, desc="fidelity", unit="clip", enabled=progress):
+    for record in Progress(records, desc="fidelity", unit="clip", enabled=progress):
         for name, embeddings in embed_clip(store, record, codecs, fitted).items():
             clips[name].append(
                 EmbeddedClip(
@@ -345,6 +351,57 @@ def measure_metrics(
                     record.phases,
                 )
             )
+    return clips
+
+
+def kept_neighbours(embedded: Mapping[str, Sequence[EmbeddedClip]]) -> dict[str, float]:
+    """How many of the nearest frames in other clips stay the nearest, by codec.
+
+    Args:
+        embedded: codec -> clips; the first codec's neighbours are the truth.
+
+    Returns:
+        codec -> mean over frames of the share, 0 to 1; NaN where there is one clip, or where tokens
+        are not finite.
+    """
+    shares = dict.fromkeys(embedded, math.nan)
+    found = {
+        name: nearest_in_other_clips([clip.embeddings for clip in clips], NEIGHBOURS)
+        for name, clips in embedded.items()
+        if all(np.isfinite(clip.embeddings).all() for clip in clips)
+    }
+    first = next(iter(embedded))
+    if first not in found:
+        return shares
+    true = found[first]
+    count = (true >= 0).sum(axis=1)  # fewer where the other clips have fewer frames
+    if not count.all():
+        return shares
+    for name, near in found.items():
+        same = (true[:, :, None] == near[:, None, :]) & (true >= 0)[:, :, None]
+        shares[name] = float((same.any(axis=2).sum(axis=1) / count).mean())
+    return shares
+
+
+def measure_metrics(
+    store: Store, records: Sequence[ClipRecord], embedded: Mapping[str, Sequence[EmbeddedClip]]
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Probe accuracy, tau and AP@5 of the clips that have labels.
+
+    Args:
+        store: of the clips.
+        records: the clips.
+        embedded: codec -> their embeddings, as of :func:`embed_clips`.
+
+    Returns:
+        codec -> task -> value, finite; and why what is not there is not.
+    """
+    labelled = {r.clip_id for r in records if (store.labels(r.clip_id) >= 0).any()}
+    if not labelled:
+        return {}, ["no phase labels: no probe accuracy, tau or AP@5"]
+    clips = {
+        name: [clip for clip in own if clip.clip_id in labelled] for name, own in embedded.items()
+    }
     with tempfile.TemporaryDirectory() as folder:
         files = [
             write_embeddings(Path(folder) / f"{number}.h5", own, provenance={"run": name})
@@ -357,14 +414,14 @@ def measure_metrics(
             progress=False,
             clock=False,
         )
-    found: dict[str, dict[str, float]] = {name: {} for name in codecs}
+    found: dict[str, dict[str, float]] = {name: {} for name in embedded}
     for score in report.scores:
         wanted = score.action == "mean" and score.task in TASKS and score.fraction == 1.0
         if wanted and np.isfinite(score.value):
             found[score.run][score.task] = score.value
     notes = list(dict.fromkeys(report.problems))
     for task in TASKS:
-        absent = [name for name in codecs if task not in found[name]]
+        absent = [name for name in embedded if task not in found[name]]
         if absent:
             notes.append(f"{task} could not be computed for {', '.join(absent)}")
     if len(labelled) < len(records):
@@ -427,6 +484,7 @@ def fidelity_table(report: FidelityReport) -> str:
         "cos median",
         "cos worst 1%",
         "pooled error",
+        "neighbours",
         *(word for task in tasks for word in (TASKS[task], "+/-")),
     ]
     rows = [
@@ -434,6 +492,7 @@ def fidelity_table(report: FidelityReport) -> str:
             row.codec,
             round(row.bytes_per_frame),
             *(f"{value:.4f}" for value in (row.share, *dataclasses.astuple(row.error))),
+            "absent" if math.isnan(row.neighbours) else f"{row.neighbours:.3f}",
             *_metrics(report, row, tasks),
         ]
         for row in report.rows
