@@ -31,7 +31,7 @@ PAGES = [
 BLOCK = re.compile(r"^(<!--[^\n]*-->\n)?```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SNIPPET = re.compile(r'--8<-- "([^"]+)"')
 LANGUAGES = {"python", "sh", "toml", "json", "csv", "text"}
-SHELL = {"cd", "git", "source", "cp"}  # words of the shell that need no check
+SHELL = {"export", "cd", "git", "source", "cp"}  # words of the shell that need no check
 SCRIPT = re.compile(r"(?:benchmarks|docs)/\w+\.py")
 
 

@@ -1,4 +1,4 @@
-"""`extract run | plan | show | retry`: phase 1, video to token store."""
+"""`extract run | plan | show | retry | describe`: phase 1, video to token store, and to texts."""
 
 import signal
 import sys
@@ -152,6 +152,72 @@ def show(
     if picture.unseen_reason:
         say(f"without frames: {picture.unseen_reason} (--root is the folder of the videos)")
     say(f"picture: {draw_clip(picture, out or Path(opened.record(clip).key + '.png'))}")
+
+
+@app.command()
+def describe(
+    dataset: Dataset,
+    words: Annotated[list[str] | None, typer.Argument(help="data.key=value of the data")] = None,
+    *,
+    out: Annotated[Path, typer.Option(help="the file of texts, one line of JSON each")],
+    root: Root = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="of the endpoint, up to /v1 [OPENAI_BASE_URL]")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="name of the model [OPENAI_MODEL]")] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=QUESTION, or A, B, C, D of the FTP paper; repeat [all four]"),
+    ] = None,
+    frames: Annotated[int, typer.Option(help="key frames of a clip, side by side")] = 5,
+    height: Annotated[int, typer.Option(help="of their picture, in pixels")] = 336,
+    limit: Limit = None,
+    parallel: Annotated[int, typer.Option(min=1, max=256, help="questions at once")] = 4,
+    per_minute: Annotated[
+        float | None, typer.Option(min=0.01, help="most requests a minute")
+    ] = None,
+    max_requests: Annotated[
+        int | None, typer.Option(min=0, help="most requests in all; rerun for the rest")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="send the pictures")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be sent")] = False,
+) -> None:
+    """Ask a vision-language model about key frames of each clip; rerun to resume.
+
+    The endpoint is any that speaks OpenAI's chat completions.  Pictures of your videos are sent to
+    it: without --yes the command says how many, of whose videos, and where, and sends nothing.  Its
+    key is read from OPENAI_API_KEY and is never written.
+    """
+    from tokenreel.pipeline.phases.describing import describe_dataset, plan_describing
+
+    plan = plan_describing(
+        dataset,
+        words or [],
+        out=out,
+        root=root,
+        prompts=prompt or [],
+        num_frames=frames,
+        height=height,
+        limit=limit,
+        base_url=base_url,
+        model=model,
+    )
+    say("\n".join(map(on_one_line, plan.text().split("\n"))))
+    if dry_run or not yes:
+        say("nothing was sent" + ("" if dry_run else ": add --yes to send it"))
+        finish(0)
+    report = describe_dataset(
+        plan, parallel=parallel, per_minute=per_minute, most_requests=max_requests
+    )
+    for question, reason in report.failed.items():
+        say(f"failed: {on_one_line(f'{question}: {reason}')}")
+    if report.stopped:
+        say(f"stopped: {report.stopped}; {report.num_left} questions are left: rerun the command")
+    say(
+        f"{report.num_asked} answers written to {out}, {report.num_held} were there; "
+        f"{report.num_cut} cut at the greatest length, {len(report.failed)} failed"
+    )
+    finish(report.exit_status)
 
 
 def _limit(max_failures: int | None) -> list[str]:

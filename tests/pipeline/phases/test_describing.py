@@ -1,0 +1,100 @@
+"""`extract describe` as a user types it, against an endpoint on this machine."""
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.extract.extraction import write_video
+from tests.extract.texts.server import completion, send, serve
+from tokenreel.cache.errors import UsageError
+from tokenreel.extract.texts.text_lines import read_text_lines
+from tokenreel.pipeline.cli.extract import app
+
+KEY = "sk-secret"
+
+
+@pytest.fixture
+def videos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("OPENAI_BASE_URL", "OPENAI_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    (tmp_path / "videos/train").mkdir(parents=True)
+    write_video(tmp_path / "videos/train/a.mp4", 12)
+    return tmp_path / "videos"
+
+
+def describe(*words):
+    words = ["describe", "folder", "--root", "videos", "--out", "t.jsonl", *words]
+    return CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def test_nothing_is_sent_without_yes_nor_by_a_dry_run(videos):
+    with serve() as script:
+        words = ["--base-url", script.url, "--model", "m"]
+        plain = describe(*words)
+        dry = describe(*words, "--yes", "--dry-run")
+    assert script.bodies == []
+    assert (plain.exit_code, dry.exit_code) == (0, 0)
+    for words in (
+        "requests: 4 (",
+        "pictures: of 1 clips, 5 key frames",
+        "leave this machine for 127.0.0.1, model m",
+        "those of folder in videos (terms: not stated)",
+    ):
+        assert words in plain.output
+    assert "nothing was sent: add --yes" in plain.output
+    assert "nothing was sent\n" in dry.output
+
+
+def test_the_answers_to_the_four_prompts_are_written_and_the_key_is_not(videos, monkeypatch):
+    with serve(send(KEY.encode(), 400)) as script:
+        monkeypatch.setenv("OPENAI_BASE_URL", script.url)
+        monkeypatch.setenv("OPENAI_MODEL", "m")
+        first = describe("--yes", "--parallel", "1")
+        again = describe("--yes", "--parallel", "1")
+    assert (first.exit_code, again.exit_code) == (3, 0)
+    assert "failed: train/a.mp4, A: status 400: [key]" in first.output
+    assert "3 answers written to t.jsonl, 0 were there" in first.output
+    assert "1 answers written to t.jsonl, 3 were there" in again.output
+    lines = read_text_lines(videos.parent / "t.jsonl")
+    assert sorted(line.prompt for line in lines) == ["A", "B", "C", "D"]
+    assert set(script.keys) == {f"Bearer {KEY}"}
+    for text in (first.output, again.output, (videos.parent / "t.jsonl").read_text()):
+        assert KEY not in text
+
+
+def test_prompts_may_be_given_and_requests_limited(videos):
+    with serve(completion("one")) as script:
+        options = ["--base-url", script.url, "--model", "m", "--yes", "--parallel", "1"]
+        result = describe(
+            *options, "--prompt", "B", "--prompt", "mine=what = this?", "--max-requests", "1"
+        )
+    assert result.exit_code == 3
+    assert "stopped: 1 requests are sent (--max-requests); 1 questions are left" in result.output
+    assert [line.prompt for line in read_text_lines(videos.parent / "t.jsonl")] == ["B"]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--model", "m"], "--base-url, or set OPENAI_BASE_URL"),
+        (["--base-url", "https://host/v1"], "--model, or set OPENAI_MODEL"),
+        (["--base-url", "http://host/v1", "--model", "m"], "unencrypted"),
+        (["--base-url", "https://host/v1", "--model", "m", "--prompt", "E"], "the paper's A, B"),
+        (["--base-url", "https://host/v1", "--model", "m", "--prompt", "=x"], "NAME=QUESTION"),
+        (["--base-url", "https://host/v1", "--model", "m", "--prompt", "A="], "NAME=QUESTION"),
+        (["--base-url", "https://host/v1", "--model", "m", *["--prompt", "A"] * 2], "given twice"),
+        (["--base-url", "https://host/v1", "--model", "m", "--frames", "0"], "1 to 32 frames"),
+        (["--base-url", "https://host/v1", "--model", "m", "fps=5"], "takes data.key=value"),
+        (["--base-url", "https://host/v1", "--model", "m", "--limit", "0"], ""),
+    ],
+)
+def test_words_that_mean_nothing_are_refused_before_anything_is_sent(videos, words, reason):
+    result = CliRunner().invoke(
+        app, ["describe", "folder", "--root", "videos", "--out", "t.jsonl", "--yes", *words]
+    )
+    if isinstance(result.exception, UsageError):
+        assert reason in str(result.exception)
+    else:
+        assert result.exit_code == 2
+    assert not (videos.parent / "t.jsonl").exists()

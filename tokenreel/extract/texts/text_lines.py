@@ -1,0 +1,144 @@
+"""The file of texts: one line of JSON for each text of a clip, appended whole.
+
+    {"clip": "a/1", "prompt": "A", "text": "pour", "model": "m", "question": "What is ...?",
+     "picture": "<sha256>", "times_seconds": [0.2, 0.6], "is_cut": false}
+
+`clip`, `prompt` and `text` are needed; files of other people may have these alone, and `video` for
+`clip`.  Keys that are not named here are refused.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tokenreel.cache.canonical import read_json
+from tokenreel.cache.errors import UsageError
+
+MOST_LINE_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class TextLine:
+    """A text of a clip.
+
+    Attributes:
+        clip: id of the clip.
+        prompt: name of the prompt, such as "A".
+        text: what was answered.
+        model: that answered; "" when unknown.
+        question: the words of the prompt; "" when unknown.
+        picture: SHA-256 of the pixels that the model saw; "" when unknown.
+        times_seconds: of the key frames in that picture.
+        is_cut: whether the model stopped because its answer was too long.
+    """
+
+    clip: str
+    prompt: str
+    text: str
+    model: str = ""
+    question: str = ""
+    picture: str = ""
+    times_seconds: tuple[float, ...] = ()
+    is_cut: bool = False
+
+    @property
+    def asked(self) -> tuple[str, str, str, str]:
+        """What the text is an answer to: asking the same again would be in vain."""
+        return self.clip, self.question, self.model, self.picture
+
+    def json(self) -> bytes:
+        """The line, with its end; ASCII, so that no text can end it early."""
+        return json.dumps(asdict(self), allow_nan=False).encode() + b"\n"
+
+
+KINDS: dict[str, tuple[type, ...]] = {
+    field.name: {"times_seconds": (list,), "is_cut": (bool,)}.get(field.name, (str,))
+    for field in fields(TextLine)
+}
+
+
+def read_text_lines(path: Path) -> list[TextLine]:
+    """All texts of a file.
+
+    Raises:
+        UsageError: the file cannot be read, or a line is not as above, or its last line was cut
+            off; file and line are named.
+    """
+    lines, rest = _split(path)
+    if rest:
+        raise UsageError(
+            f"{path}: its last line is cut off after {len(rest)} bytes: rerun the `extract "
+            "describe` that wrote it, or remove that line"
+        )
+    return lines
+
+
+def whole_text_lines(path: Path) -> tuple[list[TextLine], int]:
+    """The texts of a file that may be written just now, or whose writer was killed.
+
+    Returns:
+        The texts of its whole lines, and how many bytes follow the last of them; none of either
+        where there is no file.
+
+    Raises:
+        UsageError: see read_text_lines.
+    """
+    if not path.exists():
+        return [], 0
+    lines, rest = _split(path)
+    return lines, len(rest)
+
+
+def _split(path: Path) -> tuple[list[TextLine], bytes]:
+    """The texts of whole lines, and the bytes after the last of them."""
+    lines, rest = [], b""
+    for number, data in enumerate(_lines(path), start=1):
+        if not data.endswith(b"\n"):
+            rest = data
+        elif data.strip():
+            lines.append(_read_line(data, f"{path}:{number}"))
+    return lines, rest
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            while data := file.readline(MOST_LINE_BYTES + 1):
+                if len(data) > MOST_LINE_BYTES:
+                    raise UsageError(f"{path}: a line is longer than {MOST_LINE_BYTES} bytes")
+                yield data
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from error
+
+
+def _read_line(data: bytes, where: str) -> TextLine:
+    try:
+        values = read_json(data)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{where}: a line is an object, with clip, prompt and text")
+    if "video" in values and "clip" not in values:
+        values["clip"] = values.pop("video")
+    for key, value in values.items():
+        if key not in KINDS:
+            raise UsageError(f"{where}: unknown key {key!r} (known: {', '.join(KINDS)})")
+        if not isinstance(value, KINDS[key]):
+            raise UsageError(f"{where}: {key} is {value!r:.60}, not {_kind(key)}")
+    missing = [key for key in ("clip", "prompt", "text") if not values.get(key)]
+    if missing:
+        raise UsageError(f"{where}: {missing[0]} is missing or empty")
+    return TextLine(**values | {"times_seconds": _times(values, where)})
+
+
+def _times(values: dict[str, Any], where: str) -> tuple[float, ...]:
+    times = values.get("times_seconds", [])
+    if not all(isinstance(time, int | float) and not isinstance(time, bool) for time in times):
+        raise UsageError(f"{where}: times_seconds has {times!r:.60}, not numbers")
+    return tuple(float(time) for time in times)
+
+
+def _kind(key: str) -> str:
+    return {"times_seconds": "a list of numbers", "is_cut": "true or false"}.get(key, "a text")
