@@ -1,7 +1,9 @@
 """A tiny store and a tiny config: a few clips of two actions, tokens that drift with time."""
 
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -40,8 +42,15 @@ def write_store(
     cls: bool = True,
     phases: tuple[str, ...] = ("a", "b"),
     dataset: str = "tiny",
+    tags: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    drift: bool = True,
+    noise: float = 0.3,
+    shift: Callable[[str, int], float] = lambda clip_id, frame: 0.0,
 ) -> Path:
-    """Clips train0, train1, ... and val0, ...; each has 3 frames more than the one before."""
+    """Clips train0, train1, ... and val0, ...; each has 3 frames more than the one before.
+
+    Tokens are noise about -1 to 1 over a clip, with `drift`, and about `shift` of clip and frame.
+    """
     rng = np.random.default_rng(0)
     samples = {b: rng.standard_normal((4, 6, DIM)).astype(np.float32) for b in blocks}
     calibration = calibrate(codec, samples, grid=GRID)
@@ -65,7 +74,10 @@ def write_store(
             for index in range(count):
                 frames = first_frames + 3 * index
                 action = actions[index % len(actions)]
-                clip = Clip(f"{split}{index}", f"{split}{index}.mp4", split=split, action=action)
+                name = f"{split}{index}"
+                clip = Clip(
+                    name, f"{name}.mp4", split=split, action=action, tags=tags.get(name, ())
+                )
                 open_clip = writer.begin(
                     clip,
                     dataset="tiny",
@@ -73,12 +85,14 @@ def write_store(
                     source=SOURCE,
                     time_base=Fraction(1, 25),
                 )
-                drift = np.linspace(-1, 1, frames, dtype=np.float32)[:, None, None]
+                means = np.array([shift(name, frame) for frame in range(frames)], np.float32)
+                if drift:
+                    means += np.linspace(-1, 1, frames, dtype=np.float32)
                 for view in range(views):
-                    noise = {
+                    drawn = {
                         b: rng.standard_normal((frames, 6, DIM)).astype(np.float32) for b in blocks
                     }
-                    tokens = {b: 0.3 * noise[b] + drift + view for b in blocks}
+                    tokens = {b: noise * drawn[b] + means[:, None, None] + view for b in blocks}
                     encoded = {b: code.encode(t, block=b, grid=GRID) for b, t in tokens.items()}
                     vectors = {b: t[:, 0] for b, t in tokens.items()} if cls else {}
                     last = vectors[blocks[-1]] if cls else None

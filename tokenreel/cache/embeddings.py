@@ -116,23 +116,24 @@ class EmbeddingFile:
 
 
 def tag_targets(
-    tags: Mapping[str, Sequence[str]],
+    tags: Mapping[str, Sequence[str]], names: Sequence[str] | None = None
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """Tags of clips as targets: 1 for each that a clip has.
 
     Args:
         tags: clip id -> its tags.
+        names: of the columns; all tags, sorted, when None.
 
     Returns:
-        The names of all tags, sorted, and clip id -> (K,) int64.
+        The names, and clip id -> (K,) int64.
 
     >>> names, targets = tag_targets({"a": ["war", "drama"], "b": ["war"], "c": []})
     >>> names, [row.tolist() for row in targets.values()]
     (('drama', 'war'), [[1, 1], [0, 1], [0, 0]])
     """
-    names = tuple(sorted({tag for own in tags.values() for tag in own}))
-    return names, {
-        clip_id: np.array([name in own for name in names], np.int64)
+    every = sorted({tag for own in tags.values() for tag in own}) if names is None else names
+    return tuple(every), {
+        clip_id: np.array([name in own for name in every], np.int64)
         for clip_id, own in tags.items()
     }
 

@@ -430,3 +430,42 @@ FIELD = os.environ.get("TOKENREEL_FIELD")
 @pytest.mark.skipif(not FIELD, reason="TOKENREEL_FIELD names no folder of failing inputs")
 def test_every_container_of_the_field_is_a_clip():
     assert len(videos_of(Path(FIELD, "mixed_containers"))) == 8
+
+
+def test_tags_are_of_a_video_in_any_order_and_of_all_its_clips(tmp_path):
+    root = make_root(
+        tmp_path,
+        tags="video,tag\nval/a.mp4,war\ntrain/a.mp4,war\nval/a.mp4,a drama\nother/c.webm,news\n",
+        clips="video,start_seconds,stop_seconds\nval/a.mp4,0,1\nval/a.mp4,1,2\ntrain/a.mp4,,\n"
+        "val/sub dir/\u00e9.MKV,,\nother/c.webm,,\n",
+    )
+    manifest = load_dataset("folder", root, {"tags": "war,a drama,news"})
+    tags = {clip.clip_id: clip.tags for clip in manifest.clips}
+    assert tags == {
+        "val/a.mp4/0.000-1.000": ("a drama", "war"),
+        "val/a.mp4/1.000-2.000": ("a drama", "war"),
+        "train/a.mp4": ("war",),
+        "val/sub dir/\u00e9.MKV": (),
+        "other/c.webm": ("news",),
+    }
+    assert "1 of 5 clips have no tag" in manifest.notes
+    lone = "2 of 3 tags have clips of one split only: a drama (val), news (train)"
+    assert lone in manifest.notes
+    text = check_dataset("folder", root, {}).text()
+    assert "tag a drama: 0 train, 2 val" in text.splitlines()
+    assert "tag war: 1 train, 2 val" in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("val/b.mp4,war", r"tags\.csv:2: no video 'val/b.mp4' below the root, did you mean val/a"),
+        ("val/a.mp4,", r"tags\.csv:2: no tag of 'val/a.mp4'"),
+        ("val/a.mp4,war\nval/a.mp4,war", r"tags\.csv:3: 'war' of .* twice, first at tags\.csv:2"),
+        ("val/a.mp4,wa", r"tags\.csv:2: unknown tag 'wa', did you mean war\? \(data.tags=war,x\)"),
+    ],
+)
+def test_a_wrong_tag_is_named_by_file_and_line(tmp_path, lines, message):
+    root = make_root(tmp_path, tags=f"video,tag\n{lines}\n")
+    with pytest.raises(UsageError, match=message):
+        load_dataset("folder", root, {"tags": "war,x"})

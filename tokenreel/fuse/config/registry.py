@@ -1,14 +1,21 @@
 """Systems by name, those of plugins among them, and the config of a run by its `system`."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.plugins import Table
 from tokenreel.fuse.config.system import SystemConfig
 
+FOLDER = Path(__file__).parents[1] / "systems"
 SYSTEMS = Table(
-    "system", "tokenreel.systems", {"mvformer": "tokenreel.fuse.systems.mvformer.system:MvFormer"}
+    "system",
+    "tokenreel.systems",
+    {  # each is a folder of its name
+        path.parent.name: f"tokenreel.fuse.systems.{path.parent.name}.system:SYSTEM"
+        for path in sorted(FOLDER.glob("*/system.py"))
+    },
 )
 DEFAULT = "mvformer"  # of a config without `system`, as versions before it wrote
 

@@ -40,6 +40,11 @@ class DataConfig(FrozenConfig):
     label_share: float = Field(
         default=1.0, gt=0, le=1, description="share of the labelled clips to train on; 1: all clips"
     )
+    num_train_clips: int | None = Field(
+        default=None,
+        ge=1,
+        description="training clips, drawn by data.seed, which run.json lists; None: all",
+    )
     held_out: float = Field(
         default=0.0, ge=0, lt=1, description="share of the training clips kept for a held-out loss"
     )
@@ -100,6 +105,11 @@ class SystemConfig(FrozenConfig):
     @property
     def uses_labels(self) -> bool:
         """Whether it learns from the phases of frames."""
+        return False
+
+    @property
+    def uses_tags(self) -> bool:
+        """Whether it learns from the tags of clips: those without any are no training clips."""
         return False
 
     @property

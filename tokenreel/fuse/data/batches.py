@@ -37,6 +37,7 @@ class Batch:
         steps: int64 (B, V, T): the frame's number in its clip.
         valid: bool (B, V, T), False at padding; always on the host.
         labels: int64 (B, V, T): phase of each frame as a class of the store, -1 unlabelled.
+        targets: float32 (B, K): 1 for each tag that a clip has, of the store's.
         num_frames: int64 (B,): frames of each clip.
         actions: the B actions, "" where unknown.
         own: which of the B clips are this process's.
@@ -50,6 +51,7 @@ class Batch:
     steps: Tensor
     valid: Tensor
     labels: Tensor
+    targets: Tensor
     num_frames: Tensor
     actions: tuple[str, ...]
     own: slice
@@ -60,7 +62,7 @@ class Batch:
         """The same batch on a device."""
         arrays = {
             name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("gather", "steps", "labels", "num_frames")
+            for name in ("gather", "steps", "labels", "targets", "num_frames")
         }
         others = {name: frames.to(device) for name, frames in self.others.items()}
         return replace(self, frames=self.frames.to(device), others=others, **arrays)
@@ -128,6 +130,7 @@ def make_batch(
         steps=torch.from_numpy(np.stack([drawn.units for drawn in draws])),
         valid=torch.from_numpy(np.stack([drawn.valid for drawn in draws])),
         labels=torch.from_numpy(np.stack(labels)),
+        targets=torch.from_numpy(np.stack([source.targets(record) for record in chosen])).float(),
         num_frames=torch.tensor([record.num_frames for record in chosen]),
         actions=tuple(record.action for record in chosen),
         own=own,

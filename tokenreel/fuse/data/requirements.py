@@ -1,6 +1,9 @@
 """The clips that a run trains on, and what every system requires of a store."""
 
+import logging
 from collections import Counter
+
+import numpy as np
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.clip import ClipRecord
@@ -8,6 +11,10 @@ from tokenreel.cache.plugins import nearest
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.fuse.config.system import SystemConfig
 from tokenreel.fuse.data.label_share import draw_labelled
+
+log = logging.getLogger(__name__)
+
+TRAIN_CLIPS = 2  # the stream of random numbers that data.num_train_clips are drawn from
 
 
 def extract_command(store: Store, **changes: str) -> str:
@@ -46,8 +53,14 @@ def is_of(config: SystemConfig, clip: ClipRecord) -> bool:
 
 def training_clips(config: SystemConfig, store: Store) -> list[ClipRecord]:
     """The clips that a config is trained on, before any is held out."""
-    share = config.data.label_share
-    return clips_of(config, store) if share == 1 else labelled_clips(config, store, share)
+    share, count = config.data.label_share, config.data.num_train_clips
+    clips = clips_of(config, store) if share == 1 else labelled_clips(config, store, share)
+    if config.uses_tags:
+        clips = [clip for clip in clips if clip.tags]
+    if count is None:
+        return clips
+    drawn = np.random.default_rng([config.data.seed, TRAIN_CLIPS]).permutation(len(clips))[:count]
+    return [clips[place] for place in sorted(drawn)]
 
 
 def clips_of(config: SystemConfig, store: Store) -> list[ClipRecord]:
@@ -113,6 +126,41 @@ def require_training_clips(config: SystemConfig, store: Store) -> None:
             f"{store.path} has no clips of the split train{of_action}: nothing to train on (its "
             f"splits: {dict(Counter(record.split for record in store.records.values()))}); "
             f"`{extract_command(store)}` with training clips makes one that has them"
+        )
+    wanted, found = config.data.num_train_clips, len(training_clips(config, store))
+    if wanted is not None and found < wanted:
+        tagged = " with tags" if config.uses_tags else ""
+        raise UsageError(
+            f"data.num_train_clips={wanted}: {store.path} has {found} training clips{tagged}: set "
+            "a smaller number, or null for all"
+        )
+
+
+def require_tags(config: SystemConfig, store: Store) -> None:
+    """Refuse a store whose training clips have no tags; say what else is missing of them.
+
+    Raises:
+        UsageError: no training clip has a tag, and what to do.
+    """
+    every = {tag for record in store.records.values() for tag in record.tags}
+    clips = clips_of(config, store)
+    learned = {tag for clip in clips for tag in clip.tags}
+    if config.optim.epochs and not learned:
+        where = f"has {len(every)} tags, none of them of a training clip" if every else "has none"
+        raise UsageError(
+            f"system={config.system} learns the tags of clips, {store.path} {where}: list them in "
+            "tags.csv and take them over with `tokenreel store relabel STORE DATASET`, or extract "
+            "a data set that has them (`tokenreel data check` says what it finds)"
+        )
+    untagged = sum(not clip.tags for clip in clips)
+    if untagged:
+        log.warning("%d of %d training clips have no tag and are left out", untagged, len(clips))
+    if config.optim.epochs and every - learned:
+        log.warning(
+            "%d of %d tags are of no training clip and cannot be learned: %s",
+            len(every - learned),
+            len(every),
+            ", ".join(sorted(every - learned)),
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tokenreel.cache.embeddings import tag_targets
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.read.store_reader import Request, Store
 from tokenreel.fuse.data.frames import Foldings, Frames, Piece
@@ -68,6 +69,7 @@ class TokenSource:
 
     Attributes:
         others: the sources of further stores of the same clips and units, by name.
+        class_names: all tags of the store's clips, sorted.
 
     Raises:
         UsageError: the codes do not fit.
@@ -91,6 +93,9 @@ class TokenSource:
         self.store, self.device, self.frames_at_once = store, device, frames_at_once
         self.blocks, self.uses_cls = wanted.blocks, wanted.cls
         self._first_class, self.num_classes = class_offsets(store)
+        self.class_names, self._targets = tag_targets(
+            {clip_id: record.tags for clip_id, record in store.records.items()}
+        )
         self._foldings = Foldings(store.codec, store.identity.dim)
         if clips is None:
             clips = [clip for clip in store.select(split="train") if wanted.includes(clip)]
@@ -143,6 +148,10 @@ class TokenSource:
         """The class of each frame of a clip, -1 where it has none."""
         labels = self.store.labels(record.clip_id).astype(np.int64)
         return np.where(labels < 0, -1, labels + self._first_class[record.action])
+
+    def targets(self, record: ClipRecord) -> NDArray[np.int64]:
+        """Which of the tags a clip has, 0 or 1 for each of class_names."""
+        return self._targets[record.clip_id]
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -5,6 +5,7 @@ Models of one system that read the same store are given each clip together.
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +53,12 @@ class Embedder:
     config: SystemConfig
     out: Path
     provenance: dict[str, Any]
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Tags that it tells apart, in the order of its scores; None where it learned none."""
+        names = self.provenance.get("class_names")
+        return None if names is None else tuple(names)
 
 
 def describe_clip(source: TokenSource, record: ClipRecord) -> EmbeddedClip:
@@ -119,7 +126,10 @@ def load_run(run: Path, source_of: Callable[[SystemConfig], TokenSource]) -> Emb
     system = system_of(config)
     trained = system.classes_in(state["model"]) if state else None
     classes = source.num_classes if trained is None else trained
-    model = system.build(config, replace(shapes_of(source), num_classes=classes))
+    shapes = replace(shapes_of(source), num_classes=classes)
+    if config.uses_tags:
+        shapes = replace(shapes, class_names=tuple(provenance["class_names"]))
+    model = system.build(config, shapes)
     epochs = sum(stage.config.optim.epochs for stage in system.stages(config))
     if state is not None:
         restore_weights(path, model, config, state)
@@ -183,6 +193,20 @@ def embed_run(
     return [reason for reasons in left_out.values() for reason in reasons]
 
 
+def _warn_of_unknown_tags(embedder: Embedder, tags: Mapping[str, Sequence[str]]) -> None:
+    """Say which tags of the clips a model does not know: they are in no column of its file."""
+    known = embedder.class_names
+    if known is None:
+        return
+    unknown = Counter(tag for own in tags.values() for tag in own if tag not in known)
+    if unknown:
+        log.warning(
+            "%s: tags that it did not learn are left out: %s",
+            embedder.out,
+            ", ".join(f"{tag} (of {count} clips)" for tag, count in sorted(unknown.items())),
+        )
+
+
 def _require_writable(out: Path) -> None:
     """Refuse a path that is no embedding file's, before any work: what is there is not replaced."""
     make_directory(out.parent)
@@ -240,12 +264,13 @@ def embed_together(
             units[number] = "clip" if embedding.of_clip else source.store.identity.unit
         beat()
     tags = {record.clip_id: record.tags for record in records}
-    class_names, targets = tag_targets(tags)
     for embedder, clips, unit in zip(embedders, found, units, strict=True):
         if not clips:
             raise Damaged(f"{source.store.path}: every clip is damaged; run verify, then repair")
         ordered = in_order_of_draw(clips, embedder.config)
         missing = {"left_out": left_out} if left_out else {}
+        class_names, targets = tag_targets(tags, embedder.class_names)
+        _warn_of_unknown_tags(embedder, tags)
         write_embeddings(
             embedder.out,
             [replace(clip, targets=targets[clip.clip_id]) for clip in ordered],

@@ -22,7 +22,7 @@ from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config.base import as_typed
 from tokenreel.fuse.config.registry import DEFAULT, config_class, parse_config
 from tokenreel.fuse.config.system import SystemConfig
-from tokenreel.fuse.data.requirements import labelled_clips
+from tokenreel.fuse.data.requirements import labelled_clips, training_clips
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,12 @@ def describe_run(
         described["labelled_clips"] = f"{len(drawn)} of {len(every)}, drawn with seed {config.seed}"
     if config.uses_labels and is_trained:
         described["labels_sha256"] = _labels_digest(store)
+    if config.uses_tags:
+        described["class_names"] = sorted({t for r in store.records.values() for t in r.tags})
+        if is_trained:
+            described["labels_sha256"] = _tags_digest(store)
+    if config.data.num_train_clips is not None and is_trained:
+        described["training_clips"] = [r.clip_id for r in training_clips(config, store)]
     if config.init is not None:
         described["init_sha256"] = _init_digest(Path(config.init))
     return described
@@ -98,6 +104,12 @@ def _labels_digest(store: Store) -> str:
         digest.update(canonical_json([record.clip_id, record.phases]))
         digest.update(store.labels(record.clip_id).tobytes())
     return digest.hexdigest()
+
+
+def _tags_digest(store: Store) -> str:
+    """What the training clips are tagged as."""
+    tags = [[record.clip_id, record.tags] for record in store.select(split="train")]
+    return hashlib.sha256(canonical_json(tags)).hexdigest()
 
 
 def _init_digest(run: Path) -> str:

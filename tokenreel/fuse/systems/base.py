@@ -1,7 +1,7 @@
 """What a system is: the one interface between a way to train on tokens and the training loop.
 
-A system is one file and one line in `tokenreel.fuse.config.registry.SYSTEMS`, or the entry point
-`tokenreel.systems` of a package.  Its methods import torch themselves where they need it: the
+A system of ours is a folder here whose `system.py` names it SYSTEM; a package adds another by the
+entry point `tokenreel.systems`.  Its methods import torch themselves where they need it: the
 config of a run is checked before torch is imported.
 
 Shapes: B clips, V sequences of each, T units of a sequence, C channels, K scores of a clip.
@@ -55,10 +55,12 @@ class Shapes:
     Attributes:
         streams: of each store, by its name.
         num_classes: phases to tell apart, for a supervised loss.
+        class_names: tags of clips to tell apart, in the order of Batch.targets.
     """
 
     streams: Mapping[str, StreamShape]
     num_classes: int = 0
+    class_names: tuple[str, ...] = ()
 
     @property
     def first(self) -> StreamShape:
@@ -297,7 +299,7 @@ def shapes_of(source: "TokenSource") -> Shapes:
         name: StreamShape(stream.store.identity.blocks, stream.store.identity.dim, stream.grid)
         for name, stream in source.streams.items()
     }
-    return Shapes(streams, source.num_classes)
+    return Shapes(streams, source.num_classes, source.class_names)
 
 
 def require_stores(config: SystemConfig, stores: StoreSet | Store) -> None:

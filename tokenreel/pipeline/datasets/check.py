@@ -1,7 +1,7 @@
 """What a data set should hold beside what is there: `tokenreel data check DATASET --root DIR`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tokenreel.pipeline.datasets.survey import Survey
@@ -16,7 +16,7 @@ class Coverage:
         published: clips of the complete data set, None where nobody published it.
         listed: clips that the annotation files name.
         found: clips whose video is there.
-        labelled: of those, clips with at least one phase label.
+        labelled: of those, clips with at least one phase label or tag.
         labelled_seconds: of all phases.
     """
 
@@ -45,6 +45,7 @@ class Check:
         phases: names of the phases of each action.
         shared: groups with clips in train and in val.
         unreadable: files and folders that could not be read, each with the reason.
+        tags_of: (tag, split) -> clips.
     """
 
     dataset: str
@@ -57,6 +58,7 @@ class Check:
     phases: Mapping[str, tuple[str, ...]]
     shared: tuple[str, ...]
     unreadable: tuple[str, ...] = ()
+    tags_of: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     @property
     def is_complete(self) -> bool:
@@ -83,7 +85,7 @@ class Check:
                 f"{split.split:6} {published:>9} {split.listed:7} {split.found:7} "
                 f"{split.labelled:5} {split.labelled_seconds:6.0f}s{share}"
             )
-        lines += ["", *self._actions(), ""]
+        lines += ["", *self._actions(), *self._tags(), ""]
         lines.append(f"groups with clips in train and in val: {len(self.shared)}")
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"cannot be read: {reason}" for reason in self.unreadable]
@@ -102,6 +104,13 @@ class Check:
                 lines.append(f"    {phase:3} {title[:60]}: {values}")
         return lines
 
+    def _tags(self) -> list[str]:
+        names = [split.split for split in self.splits]
+        return [
+            f"tag {tag[:60]}: {', '.join(f'{self.tags_of.get((tag, s), 0)} {s}' for s in names)}"
+            for tag in sorted({tag for tag, _ in self.tags_of})
+        ]
+
 
 def check_survey(survey: Survey) -> Check:
     """Count what a survey found, by split, action and phase."""
@@ -111,9 +120,12 @@ def check_survey(survey: Survey) -> Check:
     splits = [s for s in order if s in found | survey.listed.keys() | survey.published.keys()]
     clips_of: dict[tuple[str, str], int] = {}
     seconds_of: dict[tuple[str, int, str], float] = {}
+    tags_of: dict[tuple[str, str], int] = {}
     for clip in manifest.clips:
         key = clip.action, clip.split
         clips_of[key] = clips_of.get(key, 0) + 1
+        for tag in clip.tags:
+            tags_of[tag, clip.split] = tags_of.get((tag, clip.split), 0) + 1
         for span in clip.spans:
             cell = clip.action, span.phase, clip.split
             length = span.stop_seconds - span.start_seconds
@@ -133,6 +145,7 @@ def check_survey(survey: Survey) -> Check:
         manifest.phases,
         tuple(sorted(train & val)),
         manifest.unreadable,
+        tags_of,
     )
 
 
@@ -143,6 +156,6 @@ def _coverage(survey: Survey, split: str) -> Coverage:
         survey.published.get(split),
         survey.listed.get(split, len(clips)),
         len(clips),
-        sum(bool(clip.spans or clip.frame_labels) for clip in clips),
+        sum(bool(clip.spans or clip.frame_labels or clip.tags) for clip in clips),
         sum(span.stop_seconds - span.start_seconds for clip in clips for span in clip.spans),
     )

@@ -3,6 +3,7 @@
     ROOT/**/*.mp4 ...                                     the videos: whatever FFmpeg opens as one
     ROOT/**/clip/0001.jpg, 0002.jpg ...                   or folders of numbered JPEG or PNG files
     ROOT/labels.csv   video,start_seconds,stop_seconds,phase      phase: a number from 0, or a name
+    ROOT/tags.csv     video,tag                           labels of whole videos, a line each
     ROOT/clips.csv    video,split,action,group,start_seconds,stop_seconds    the first is required
     ROOT/phases.csv   action,phase                                names in the order of their number
 
@@ -27,7 +28,7 @@ from tokenreel.cache.manifest import Clip, LabelSpan, Manifest, path_below, text
 from tokenreel.cache.plugins import nearest
 from tokenreel.extract.video.pictures import DEFAULT_FPS, LEAST_PICTURES, numbered_pictures
 from tokenreel.extract.video.sniff import find_videos, is_named_video
-from tokenreel.pipeline.datasets.survey import Survey, choose, refuse_unknown
+from tokenreel.pipeline.datasets.survey import Survey, choose, describe_tags, refuse_unknown
 from tokenreel.pipeline.datasets.tree import FolderTree, walk_tree
 
 SPLITS = ("train", "val", "test")
@@ -46,13 +47,14 @@ def folder(root: Path, options: Mapping[str, str]) -> Survey:
     Args:
         root: the directory.
         options: `picture_fps`, pictures a second in folders of pictures; `follow_links`, "yes" to
-            take links that leave the root and links to folders.
+            take links that leave the root and links to folders; `tags`, the names that tags.csv
+            may have, such as drama,war; any when left out.
 
     Raises:
         UsageError: a root without videos; a table with a wrong line, named by file and line; an
             option that is wrong.
     """
-    refuse_unknown("folder", options, ["picture_fps", "follow_links"])
+    refuse_unknown("folder", options, ["picture_fps", "follow_links", "tags"])
     follow_links = choose(options, "follow_links", ("no", "yes")) == "yes"
     picture_fps = _picture_fps(options)
     found = _find_clips(root, follow_links=follow_links)
@@ -64,7 +66,11 @@ def folder(root: Path, options: Mapping[str, str]) -> Survey:
     ]
     clips = _read_clips(root / "clips.csv", clips)
     spans = _read_spans(root / "labels.csv", clips, phases)
-    labelled = [replace(clip, spans=spans.get(clip.clip_id, ())) for clip in clips]
+    tags = _read_tags(root / "tags.csv", clips, options.get("tags"))
+    labelled = [
+        replace(clip, spans=spans.get(clip.clip_id, ()), tags=tags.get(clip.video, ()))
+        for clip in clips
+    ]
     labelled.sort(key=lambda clip: clip.clip_id)
     notes = found.notes
     if found.pictures and picture_fps is None:
@@ -72,7 +78,8 @@ def folder(root: Path, options: Mapping[str, str]) -> Survey:
             f"{len(found.pictures)} folder(s) of pictures are taken at {DEFAULT_FPS:g} pictures a "
             "second: picture_fps= gives another rate"
         )
-    if not spans:
+    notes += describe_tags(labelled)
+    if not spans and not tags:
         notes.append("no labels.csv: metrics that need phase labels will be skipped")
     licence = "terms: not stated"
     unreadable = tuple(found.unreadable)
@@ -301,6 +308,32 @@ def _read_spans(
             if max(start, clip.start_seconds or 0.0) < end:
                 spans.setdefault(clip.clip_id, []).append(LabelSpan(start, end, phase, line.where))
     return {clip_id: _in_order(listed) for clip_id, listed in spans.items()}
+
+
+def _read_tags(path: Path, clips: Sequence[Clip], names: str | None) -> dict[str, tuple[str, ...]]:
+    """The tags of each video, sorted; where names are given, no others."""
+    known = [name.strip() for name in names.split(",")] if names is not None else None
+    if not path.exists():
+        return {}
+    videos = {clip.video: clip for clip in clips}
+    where: dict[tuple[str, str], str] = {}
+    for line in read_table(path, required=("video", "tag"), comments=True):
+        key = _video_of(line, videos), line.cells["tag"]
+        if not key[1]:
+            raise UsageError(f"{line.where}: no tag of {key[0]!r}: write one, or drop the line")
+        if known is not None and key[1] not in known:
+            raise UsageError(
+                f"{line.where}: unknown tag {key[1]!r}{nearest(key[1], known)} (data.tags={names})"
+            )
+        if key in where:
+            raise UsageError(
+                f"{line.where}: {key[1]!r} of {key[0]!r} is listed twice, first at {where[key]}"
+            )
+        where[key] = line.where
+    tags: dict[str, tuple[str, ...]] = {}
+    for video, tag in sorted(where):
+        tags[video] = (*tags.get(video, ()), tag)
+    return tags
 
 
 def _in_order(spans: list[LabelSpan]) -> tuple[LabelSpan, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.manifest import LabelSpan, Manifest
+from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
 from tokenreel.cache.plugins import nearest
 from tokenreel.extract.video.sniff import find_videos
 from tokenreel.pipeline.datasets.tree import walk_tree
@@ -100,6 +100,28 @@ def resample(count: int, wanted: int) -> list[int]:
     [0, 1, 3, 4]
     """
     return [math.floor(j * count / wanted) for j in range(wanted)]
+
+
+def describe_tags(clips: Sequence[Clip]) -> list[str]:
+    """What is missing of the tags of clips, a sentence each; none where no clip has any.
+
+    >>> describe_tags([Clip("a", "a", tags=("x", "y")), Clip("b", "b", split="val", tags=("x",))])
+    ['1 of 2 tags have clips of one split only: y (train)']
+    """
+    splits: dict[str, set[str]] = {}
+    for clip in clips:
+        for tag in clip.tags:
+            splits.setdefault(tag, set()).add(clip.split)
+    if not splits:
+        return []
+    notes = []
+    if untagged := sum(not clip.tags for clip in clips):
+        notes.append(f"{untagged} of {len(clips)} clips have no tag")
+    lone = [f"{tag} ({', '.join(own)})" for tag, own in sorted(splits.items()) if len(own) == 1]
+    if lone and len({clip.split for clip in clips}) > 1:
+        listed = ", ".join(lone[:SHOWN]) + (", ..." if len(lone) > SHOWN else "")
+        notes.append(f"{len(lone)} of {len(splits)} tags have clips of one split only: {listed}")
+    return notes
 
 
 def find_files(root: Path) -> FoundFiles:

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from tokenreel.evaluate.protocol import PROTOCOLS, EvaluateConfig, Settings
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.fuse.config import FuseConfig
+from tokenreel.fuse.config import SYSTEMS, FuseConfig, config_class
 from tokenreel.pipeline.datasets import DATASETS
 from tokenreel.pipeline.override import ALIASES, all_keys, models_of
 
@@ -73,6 +73,9 @@ def keys_page() -> str:
         "The defaults are those of the configuration; a recipe sets others (`fuse recipes`).",
         _table(key_rows(FuseConfig)),
     ]
+    for name in SYSTEMS.ours:
+        if config_class(name) is not FuseConfig:
+            parts += [f"## fuse train {name}", _table(key_rows(config_class(name)))]
     parts += [
         "## evaluate all, frozen, compare, report",
         "The defaults are those of the protocol `carl`; `docs/results.md` has the others.",

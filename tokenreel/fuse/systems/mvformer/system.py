@@ -165,3 +165,6 @@ def _require_one(stores: StoreSet) -> None:
             f"system=mvformer reads one store, {len(stores)} were given ({', '.join(stores)}): "
             "give one --store"
         )
+
+
+SYSTEM = MvFormer

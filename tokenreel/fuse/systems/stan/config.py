@@ -1,0 +1,195 @@
+"""Configuration of STAN and of the methods that it is compared with.
+
+Where the paper's text and its author's code differ, both are options; the defaults are the text's,
+and the code's where the text is silent.
+"""
+
+from collections.abc import Hashable
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from tokenreel.cache.read.store_set import StoreSet
+from tokenreel.fuse.config.base import FrozenConfig
+from tokenreel.fuse.config.system import DataConfig, OptimConfig, SystemConfig
+
+STREAMS = ("spatial", "temporal")
+
+
+class TransformerConfig(FrozenConfig):
+    """A CLS token and a post-norm transformer over the scenes.  Source: STAN, section 3."""
+
+    kind: Literal["transformer"] = "transformer"
+    width: int = Field(default=896, ge=1, description="channels of a token")
+    layers: int = Field(default=4, ge=1, description="layers")
+    heads: int = Field(default=2, ge=1, description="heads of the attention")
+    feed_forward: int = Field(default=512, ge=1, description="channels of the feed-forward")
+    dropout: float = Field(default=0.5, ge=0, lt=1, description="of tokens, attention and layers")
+    positions: Literal["sinusoidal", "none"] = Field(
+        default="sinusoidal", description="of the scenes, the same in both streams"
+    )
+    position_base: float = Field(
+        default=10000.0, gt=1, description="of the sinusoids: 10000 in the text, 1000 in the code"
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "TransformerConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not divide into {self.heads} heads")
+        return self
+
+
+class AverageConfig(FrozenConfig):
+    """The mean of the scenes, without weights.  Source: STAN, Table 1."""
+
+    kind: Literal["average"] = "average"
+
+
+class LstmConfig(FrozenConfig):
+    """The last state of an LSTM over the scenes.  Source: STAN, Table 1; sizes of the code."""
+
+    kind: Literal["lstm"] = "lstm"
+    width: int = Field(default=512, ge=1, description="channels of a state")
+    layers: int = Field(default=4, ge=1, description="layers")
+    dropout: float = Field(default=0.2, ge=0, lt=1, description="between layers")
+
+
+class _Fusion(FrozenConfig):
+    """How the vectors of the streams become one.
+
+    Attributes:
+        needs_both: whether two streams.
+    """
+
+    needs_both: ClassVar[bool] = False
+
+
+class SumConfig(_Fusion):
+    """norm(q(s) + weight q(t)) with one shared MLP q.  Source: STAN, equation 5."""
+
+    kind: Literal["sum"] = "sum"
+    weight: float = Field(default=0.6, ge=0, description="lambda, of the temporal stream")
+    norm: Literal["layer", "l2"] = Field(
+        default="layer", description="layer norm without weights, or unit length as in the code"
+    )
+
+
+class SpatialTwiceConfig(_Fusion):
+    """normalize(s) + normalize(s), as the author's code does: the temporal stream has no effect."""
+
+    needs_both = True
+    kind: Literal["spatial_twice"] = "spatial_twice"
+
+
+class ConcatConfig(_Fusion):
+    """The vectors end to end.  Source: STAN, Table 3, naive concatenation."""
+
+    kind: Literal["concat"] = "concat"
+
+
+class GateConfig(_Fusion):
+    """Collaborative gating of pairs of streams.  Source: STAN, Tables 1 and 4."""
+
+    needs_both = True
+    kind: Literal["gate"] = "gate"
+    width: int = Field(default=896, ge=1, description="channels of the gated vector")
+
+
+class DistilConfig(_Fusion):
+    """A token of the spatial stream learns what the temporal one predicts.  Source: STAN, Table 1.
+
+    A clip is scored by the mean of the spatial stream's two heads, as in DeiT.
+    """
+
+    needs_both = True
+    kind: Literal["distil"] = "distil"
+    targets: Literal["hard", "soft"] = Field(
+        default="hard", description="the teacher's first tag, or its scores of all of them"
+    )
+
+
+class HeadConfig(FrozenConfig):
+    """Three layers with a non-linearity between them, then a score for each tag."""
+
+    widths: tuple[int, int] = Field(default=(512, 128), description="channels between the layers")
+    gate: Literal["glu", "gelu"] = Field(
+        default="glu", description="gated as in the text, or GELU as in the code"
+    )
+    dropout: float = Field(default=0.5, ge=0, lt=1, description="before each layer")
+
+
+EncoderConfig = TransformerConfig | AverageConfig | LstmConfig
+FusionConfig = SumConfig | SpatialTwiceConfig | ConcatConfig | GateConfig | DistilConfig
+
+
+class StanConfig(SystemConfig):
+    """A training run of STAN, or of a method it is compared with, on one or two stores of scenes.
+
+    The optimiser is the author's; the number of epochs is not published.
+    """
+
+    weight_fields = ("streams", "feature", "encoder", "fusion", "head")
+    free_fields = ("encoder.dropout", "head.dropout", "fusion.weight", "fusion.targets")
+
+    system: Literal["stan"] = "stan"
+    data: DataConfig = DataConfig(num_frames=13, batch_clips=2)
+    optim: OptimConfig = OptimConfig(name="adamw", lr=5e-6, weight_decay=0.09, epochs=100)
+    streams: Literal["both", "spatial", "temporal"] = Field(
+        default="both", description="which of the stores spatial and temporal it reads"
+    )
+    feature: Literal["mean", "cls"] = Field(
+        default="mean", description="of a scene: mean of its tokens in the last block, or CLS"
+    )
+    fill: Literal["mask", "cycle"] = Field(
+        default="mask",
+        description="a clip of fewer scenes than data.num_frames: padded and masked as in the "
+        "text, or its scenes again from the first as in the code",
+    )
+    encoder: EncoderConfig = Field(default=TransformerConfig(), discriminator="kind")
+    fusion: FusionConfig = Field(default=SumConfig(), discriminator="kind")
+    head: HeadConfig = HeadConfig()
+    loss: Literal["bce", "cross_entropy"] = Field(
+        default="bce", description="for clips of several tags each, or of exactly one"
+    )
+
+    @property
+    def uses_tags(self) -> bool:
+        """The tags of a clip are what it learns."""
+        return True
+
+    @property
+    def stream_names(self) -> tuple[str, ...]:
+        """The streams that it reads."""
+        return STREAMS if self.streams == "both" else (self.streams,)
+
+    @property
+    def stream(self) -> Hashable:
+        """What decides the clips and scenes of its steps, whatever its model."""
+        return (self.system, self.data, self.fill)
+
+    @property
+    def units_per_clip(self) -> int:
+        """The scenes of a clip."""
+        return self.data.num_frames
+
+    def describe(self, stores: StoreSet) -> dict[str, Any]:
+        """The last block of each store is read."""
+        return {"augmentation": "none", "blocks": [max(stores.first.identity.blocks)]}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "StanConfig":
+        defaults = DataConfig()
+        for name in ("sampling", "alpha", "beta", "views", "label_share"):
+            if getattr(self.data, name) != getattr(defaults, name):
+                raise ValueError(
+                    f"data.{name} is of windows of frames and their labels, {self.system} takes "
+                    "the scenes of whole clips: leave it out"
+                )
+        if self.fusion.needs_both and self.streams != "both":
+            raise ValueError(
+                f"fusion.kind={self.fusion.kind} joins two streams: set streams=both, or "
+                "fusion.kind=sum or concat"
+            )
+        if isinstance(self.fusion, DistilConfig) and self.encoder.kind != "transformer":
+            raise ValueError("fusion.kind=distil adds a token: set encoder.kind=transformer")
+        return self
