@@ -24,7 +24,7 @@ STORES = Path("stores")
 RUNS = Path("runs")
 RESULTS = Path("results")
 
-SAMPLE = "sample-3"  # what the sample of this version is called: its folder, stores and rows
+SAMPLE = "sample-4"  # what the sample of this version is called: its folder, stores and rows
 
 EMBEDDINGS = "embeddings.h5"  # the file of a run that phase 3 reads
 

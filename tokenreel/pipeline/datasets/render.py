@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.cache.files import whole_file
-from tokenreel.pipeline.datasets.script import BEAT, FLOOR, FPS, Script
+from tokenreel.pipeline.datasets.script import BALL, BEAT, FLOOR, FPS, Script
 
 WIDTH, HEIGHT = 240, 240
 TEXTURE = 320  # side of the background, which repeats
@@ -67,10 +67,10 @@ class Body:
         shirt, trousers = rng.uniform(110, 255, (2, 3)).astype(np.float32)
         return cls(
             scale,
-            float(rng.uniform(0.75, 1.0)),
+            float(rng.uniform(0.85, 1.0)),
+            float(rng.uniform(0.95, 1.05)),
+            float(rng.uniform(0.9, 1.15)),
             float(rng.uniform(0.9, 1.1)),
-            float(rng.uniform(0.8, 1.25)),
-            float(rng.uniform(0.85, 1.15)),
             skin,
             shirt,
             trousers,
@@ -95,9 +95,9 @@ def draw_frames(script: Script) -> list[NDArray[np.uint8]]:
     """The frames of a clip, (H, W, 3) each."""
     rng = np.random.default_rng([4, script.seed])
     backdrop = Backdrop(rng)
-    scale, mirrored = float(rng.uniform(1.0, 1.12)), bool(rng.random() < 0.5)
+    scale, mirrored = float(rng.uniform(1.08, 1.18)), bool(rng.random() < 0.5)
     body = Body.drawn(rng, 1.0)
-    passer = Passer(rng) if rng.random() < 0.5 else None
+    passer = Passer(rng) if rng.random() < 0.4 else None
     colours = rng.uniform(140, 255, (2, 3)).astype(np.float32)
     images = []
     for index, pose in enumerate(script.poses):
@@ -106,12 +106,10 @@ def draw_frames(script: Script) -> list[NDArray[np.uint8]]:
         if passer is not None:
             passer.draw(image, view, index)
         thing = script.thing[index]
-        if script.action == "visit":
-            _draw_post(image, view, thing, colours)
         hands = _draw_figure(image, view, body, float(script.figure[index]), pose)
         if script.action == "lift":
             _draw_bar(image, view, hands, colours[0])
-        if script.action == "toss":
+        if script.action == "visit":
             _draw_ball(image, view, thing, colours)
         images.append(image.clip(0, 255).astype(np.uint8))
     return images
@@ -122,7 +120,7 @@ class Backdrop:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._image = _texture(rng)
-        self._sway = rng.uniform(1, 6, 2) * [1.0, 0.4]
+        self._sway = rng.uniform(1, 3, 2) * [1.0, 0.4]
         self._beat, self._phase = 2 * np.pi / rng.uniform(*BEAT, 2), rng.uniform(0, 2 * np.pi, 2)
         self._start = rng.uniform(0, TEXTURE, 2)
 
@@ -142,8 +140,8 @@ class Passer:
     """A second figure, further away, that waves and walks at its own beat."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self._body = Body.drawn(rng, float(rng.uniform(0.45, 0.6)))
-        self._x = float(rng.choice([-1, 1]) * rng.uniform(55, 90))
+        self._body = Body.drawn(rng, float(rng.uniform(0.35, 0.45)))
+        self._x = float(rng.choice([-1, 1]) * rng.uniform(75, 95))
         self._beats = 2 * np.pi / rng.uniform(*BEAT, 3)
         self._shift = rng.uniform(0, 2 * np.pi, 3)
 
@@ -194,17 +192,10 @@ def _draw_bar(image: Frame, view: View, hands: list[Point], colour: Frame) -> No
         _capsule(image, end, end, 10 * view.zoom, colour)
 
 
-def _draw_post(image: Frame, view: View, foot: Point, colours: Frame) -> None:
-    for part in range(4):
-        low, high = (FLOOR - 24 * part, FLOOR - 24 * (part + 1))
-        start, stop = view.pixel(float(foot[0]), low - 7), view.pixel(float(foot[0]), high + 7)
-        _capsule(image, start, stop, 8 * view.zoom, colours[part % 2])
-
-
 def _draw_ball(image: Frame, view: View, place: Point, colours: Frame) -> None:
     centre = view.pixel(*place)
-    _capsule(image, centre, centre, 13 * view.zoom, colours[0])
-    _capsule(image, centre, centre, 6 * view.zoom, colours[1])
+    _capsule(image, centre, centre, BALL * view.zoom, colours[0])
+    _capsule(image, centre, centre, BALL / 2 * view.zoom, colours[1])
 
 
 def _capsule(image: Frame, start: Point, stop: Point, radius: float, colour: Frame) -> None:
@@ -231,11 +222,11 @@ def _texture(rng: np.random.Generator) -> Frame:
     image[:] = rng.uniform(30, 90, 3)
     for cells in (4, 10, 32):
         coarse = rng.uniform(-1, 1, (cells, cells, 3)).astype(np.float32)
-        image += 22 / cells**0.4 * _bilinear(coarse, TEXTURE)
+        image += 12 / cells**0.4 * _bilinear(coarse, TEXTURE)
     for _ in range(int(rng.integers(4, 10))):
         x, y = rng.integers(0, TEXTURE - 60, 2)
         width, height = rng.integers(15, 60, 2)
-        image[y : y + height, x : x + width] += rng.uniform(-20, 20, 3).astype(np.float32)
+        image[y : y + height, x : x + width] += rng.uniform(-10, 10, 3).astype(np.float32)
     return image
 
 

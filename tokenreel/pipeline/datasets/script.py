@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 
 FPS = 25
 FLOOR = 78.0
-FRAMES = (48, 97)  # [least, most) frames of a clip
+BALL = 24.0  # radius
+FRAMES = (62, 83)  # [least, most) frames of a clip
 BEAT = (7.0, 15.0)  # frames; of all that moves without being the action
-LEAST = 7  # frames of a phase
+LEAST = 6  # frames of a phase
+WHOLE_WAY = (0.8, 0.83)  # of the frames of a clip: from one end to the other
+LONG = (0.76, 0.83)  # of them: the way there or back, whichever is the longer in a clip
+STAY = (0.09, 0.11)  # of them: at the far end
 
 PHASES = {
-    "lift": ("raise", "hold", "lower"),
-    "visit": ("approach", "stay", "retreat"),
-    "toss": ("rise", "bounce", "fall"),
+    "lift": ("raise", "dip", "lower"),
+    "visit": ("approach", "bounce", "retreat"),
 }
 # The first phase and the last pass the same places, there and back.
 THERE, BETWEEN, BACK = 0, 1, 2
@@ -37,7 +40,7 @@ class Script:
         phases: (T,) phase of each frame.
         poses: (T, 5) angle of the near arm, of the far arm, of the lean, crouch and stride.
         figure: (T,) x of the figure.
-        thing: (T, 2) x and y of the object: a bar in the hands, a post or a ball.
+        thing: (T, 2) x and y of the ball; the bar is in the hands.
         camera: (T, 3) x and y that the picture is centred on, and its zoom.
     """
 
@@ -54,133 +57,109 @@ class Script:
 
 def write_script(split: str, index: int) -> Script:
     """The script of a clip."""
-    action = list(PHASES)[index % len(PHASES)]
+    number, kind = divmod(index, len(PHASES))
+    action = list(PHASES)[kind]
     seed = 2 * index + (split == "val")
-    rng = np.random.default_rng([3, seed])
-    phases, place = _timing(rng)
+    rng = np.random.default_rng([4, seed])
+    phases, place = _timing(rng, longest=BACK if number % 2 else THERE)
     poses, figure, thing = _ACTIONS[action](phases, place, rng)
     camera = _camera(action, figure, thing, rng)
     name = f"{split}/{action}_{index:03d}.mp4"
     return Script(name, split, action, seed, phases, poses, figure, thing, camera)
 
 
-def _timing(rng: np.random.Generator) -> tuple[NDArray[np.int64], Floats]:
+def _timing(rng: np.random.Generator, *, longest: int) -> tuple[NDArray[np.int64], Floats]:
     """The phase of each frame, and how far there the action is, from 0 to 1, (T,) each.
 
-    One phase of a clip, any, lasts longer than the others together: so the time in the clip says
-    little.  Some clips begin elsewhere in the cycle, some go there twice.
+    The way there ends at 1 and the way back begins at 1; both at one speed, which is a share of the
+    way in a share of the clip.  So the place and the direction say how far a boundary is, in shares
+    of the clip.  Half of the clips begin late on the way there and go far on the way back, half
+    go far there and end early on the way back: so the time in a clip says little.
+
+    Args:
+        rng: of the clip.
+        longest: THERE or BACK.
     """
-    order = [THERE, BETWEEN, BACK]
-    chance = rng.random()
-    if chance < 0.15:
-        order = [BACK, *order]
-    elif chance < 0.3:
-        order = [THERE, BACK, *order]
-    elif chance < 0.4:
-        order = [BETWEEN, BACK, THERE]
-    elif chance < 0.5:
-        order = [BACK, THERE, BETWEEN]
     num_frames = int(rng.integers(*FRAMES))
-    longest = int(rng.integers(3))
-    weights = rng.uniform(0.5, 1.5, len(order))
-    chosen = [place for place, phase in enumerate(order) if phase == longest]
-    weights[chosen[int(rng.integers(len(chosen)))]] = rng.uniform(1.6, 3.0) * (len(order) - 1)
-    lengths = np.maximum(LEAST, np.round(weights / weights.sum() * num_frames)).astype(int)
+    whole = rng.uniform(*WHOLE_WAY) * num_frames
+    stay = rng.uniform(*STAY) * num_frames
+    long = rng.uniform(*LONG) * num_frames
+    short = num_frames - stay - long
+    there, back = (long, short) if longest == THERE else (short, long)
+    stretches = [(THERE, there), (BETWEEN, stay), (BACK, back)]
+    if rng.random() < 0.15:  # it was there before
+        stretches = [(BACK, 0.12 * num_frames), *[(p, 0.88 * own) for p, own in stretches]]
     phases, place = [], []
-    for number, (phase, length) in enumerate(zip(order, lengths, strict=True)):
-        share = _progress(length, rng, late=rng.uniform(0, 0.5) if number == 0 else 0.0)
-        along = {THERE: share, BACK: 1 - share, BETWEEN: share}[phase]
+    for phase, exact in stretches:
+        length = max(LEAST, round(exact))
+        share = _progress(length, rng)
+        reach = min(1.0, length / whole)
+        along = {THERE: 1 - reach * (1 - share), BETWEEN: share, BACK: 1 - reach * share}[phase]
         phases.append(np.full(length, phase))
         place.append(along)
     return np.concatenate(phases), np.concatenate(place)
 
 
-def _progress(length: int, rng: np.random.Generator, *, late: float) -> Floats:
-    """From `late` to 1 in some frames, at a changing speed, perhaps with a pause, (length,)."""
-    corners = rng.uniform(0.4, 1.6, 2 + length // 12)
+def _progress(length: int, rng: np.random.Generator) -> Floats:
+    """From 0 to 1 in some frames, at a changing speed, perhaps with a pause, (length,)."""
+    corners = rng.uniform(0.7, 1.3, 2 + length // 16)
     speed = np.interp(np.linspace(0, 1, length), np.linspace(0, 1, len(corners)), corners)
-    if length >= 20 and rng.random() < 0.5:
-        pause = int(rng.integers(5, 5 + length // 5))
+    if length >= 24 and rng.random() < 0.3:
+        pause = int(rng.integers(4, 8))
         start = int(rng.integers(2, length - pause - 1))
         speed[start : start + pause] = 0.02
-    walked = np.cumsum(speed) - speed / 2
-    return np.asarray(late + (1 - late) * walked / speed.sum())
+    return np.asarray((np.cumsum(speed) - speed / 2) / speed.sum())
 
 
 def _lift(
     phases: NDArray[np.int64], place: Floats, rng: np.random.Generator
 ) -> tuple[Floats, Floats, Floats]:
-    """Both arms take a bar from below to above, hold it there, and bring it back."""
+    """Both arms take a bar from below to above, the knees bend under it, and it comes back."""
     count = len(phases)
     at = np.where(phases == BETWEEN, 1.0, place)
-    low, high = rng.uniform(15, 40), rng.uniform(155, 172)
-    wobble = _sway(count, rng, 2.0)
-    near = low + (high - low) * at + wobble
-    bend = rng.uniform(0, 0.35)
-    crouch = bend * (1 - at) + 0.02 * _sway(count, rng, 1.0)
+    dip = np.where(phases == BETWEEN, np.sin(np.pi * place), 0.0)
+    low, high = rng.uniform(15, 25), rng.uniform(158, 168)
+    near = low + (high - low) * at + _sway(count, rng, 1.0)
+    crouch = rng.uniform(0.0, 0.1) + rng.uniform(0.7, 0.9) * dip
     poses = np.stack(
-        [near, near + rng.uniform(-12, 12), 12 * bend * (1 - at), crouch, np.full(count, 0.3)], 1
+        [near, near + rng.uniform(-6, 6), np.zeros(count), crouch, np.full(count, 0.3)], 1
     )
-    figure = rng.uniform(-8, 8) + _sway(count, rng, 1.5)
+    figure = rng.uniform(-6, 6) + _sway(count, rng, 1.0)
     return poses, figure, np.zeros((count, 2))
 
 
 def _visit(
     phases: NDArray[np.int64], place: Floats, rng: np.random.Generator
 ) -> tuple[Floats, Floats, Floats]:
-    """The figure walks to a post, stays with it and walks away backwards, or the post does."""
+    """A figure and a ball come together, the ball bounces there, and they part."""
     count = len(phases)
-    far, near = rng.uniform(88, 105), rng.uniform(30, 38)
+    far, near = rng.uniform(122, 130), rng.uniform(38, 42)
     at = np.where(phases == BETWEEN, 1.0, place)
     gap = far + (near - far) * at + _sway(count, rng, 0.7)
     walked = np.cumsum(np.abs(np.diff(gap, prepend=gap[0])))
-    stride = 0.35 + 0.3 * np.sin(walked / 9.0) + 0.05 * _sway(count, rng, 1.0)
-    swing = 22 * np.sin(walked / 9.0 + 0.7)
-    arms = 25 + np.stack([swing, -swing], 1) + _sway(count, rng, 6.0)[:, None]
-    lean = np.full(count, rng.uniform(-4, 4))
+    stride = 0.35 + 0.2 * np.sin(walked / 9.0)
+    swing = 12 * np.sin(walked / 9.0 + 0.7)
+    arms = 25 + np.stack([swing, -swing], 1)
+    lean = np.full(count, rng.uniform(-3, 3))
     poses = np.stack([arms[:, 0], arms[:, 1], lean, np.full(count, 0.05), stride], 1)
-    share = rng.uniform(0, 1)  # of the way that the figure goes; the post goes the rest
-    middle = _sway(count, rng, 2.0)
-    figure = middle - share * gap + (share - 0.5) * near
-    thing = np.stack([figure + gap, np.full(count, FLOOR)], 1)
+    share = rng.uniform(0, 1)  # of the way that the figure goes; the ball goes the rest
+    figure = _sway(count, rng, 1.0) - share * gap + (share - 0.5) * near
+    hop = np.where(phases == BETWEEN, np.abs(np.sin(2 * np.pi * place)), 0.0)
+    thing = np.stack([figure + gap, FLOOR - BALL - rng.uniform(55, 70) * hop], 1)
     return poses, figure, thing
 
 
-def _toss(
-    phases: NDArray[np.int64], place: Floats, rng: np.random.Generator
-) -> tuple[Floats, Floats, Floats]:
-    """A ball beside the figure rises, bounces, and falls, through the same heights."""
-    count = len(phases)
-    at = place.copy()
-    for start, stop in _runs(phases == BETWEEN):
-        beats = max(1, round((stop - start) / rng.uniform(9, 13)))
-        at[start:stop] = 0.5 + 0.5 * np.cos(2 * np.pi * beats * place[start:stop])
-    low, high = rng.uniform(48, 62), rng.uniform(-88, -74)
-    sway = _sway(count, rng, 1.0)
-    arms = 60 + rng.uniform(-30, 30) + 14 * np.stack([sway, _sway(count, rng, 1.0)], 1)
-    poses = np.stack(
-        [arms[:, 0], arms[:, 1], 3 * sway, np.full(count, 0.08), np.full(count, 0.3)], 1
-    )
-    figure = rng.uniform(-28, -18) + _sway(count, rng, 1.5)
-    side = rng.uniform(48, 58) + _sway(count, rng, 2.0)
-    thing = np.stack([figure + side, low + (high - low) * at], 1)
-    return poses, figure, thing
-
-
-_ACTIONS = {"lift": _lift, "visit": _visit, "toss": _toss}
+_ACTIONS = {"lift": _lift, "visit": _visit}
 
 
 def _camera(action: str, figure: Floats, thing: Floats, rng: np.random.Generator) -> Floats:
-    """Follows the figure, the object or neither, wanders and zooms, (T, 3)."""
+    """Follows the figure, and the object if there is one; it sways and zooms a little, (T, 3)."""
     count = len(figure)
-    other = thing[:, 0] if action != "lift" else figure
-    share = rng.uniform(0.2, 0.8) if action == "visit" else rng.uniform(0.3, 0.6)
-    centre = share * other + (1 - share) * figure
-    if rng.random() < 0.4:
-        centre = np.full(count, centre.mean()) * 0.8 + 0.2 * centre
-    x = centre + _sway(count, rng, 4.0)
-    y = rng.uniform(-6, 6) + _sway(count, rng, 3.0)
-    zoom = np.exp(0.04 * _sway(count, rng, 1.0))
+    share = rng.uniform(0.4, 0.6) if action == "visit" else 0.0
+    centre = share * thing[:, 0] + (1 - share) * figure
+    x = centre + _sway(count, rng, 2.0)
+    y = rng.uniform(-4, 4) + _sway(count, rng, 1.5)
+    zoom = np.exp(0.015 * _sway(count, rng, 1.0))
     return np.stack([x, y, zoom], 1)
 
 
@@ -190,9 +169,3 @@ def _sway(count: int, rng: np.random.Generator, strength: float) -> Floats:
     return np.asarray(
         strength * rng.uniform(0.5, 1) * np.sin(2 * np.pi * np.arange(count) / beat + start)
     )
-
-
-def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """[start, stop) of each run of True."""
-    edges = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
