@@ -16,14 +16,14 @@ BALL = 24.0  # radius
 FRAMES = (62, 83)  # [least, most) frames of a clip
 BEAT = (7.0, 15.0)  # frames; of all that moves without being the action
 LEAST = 6  # frames of a phase
-WHOLE_WAY = (0.8, 0.83)  # of the frames of a clip: from one end to the other
-LONG = (0.76, 0.83)  # of them: the way there or back, whichever is the longer in a clip
-STAY = (0.09, 0.11)  # of them: at the far end
+WHOLE_WAY = 0.84  # of the frames of a clip: from one end to the other
+SHORT = (0.07, 0.13)  # of them: both phases that are not the longest
 
 PHASES = {
-    "lift": ("raise", "dip", "lower"),
-    "visit": ("approach", "bounce", "retreat"),
+    "lift": ("raise", "squat", "lower"),
+    "visit": ("approach", "float", "retreat"),
 }
+LONGEST = (0, 2, 0, 1, 2)  # phase of each clip of an action, in turn
 # The first phase and the last pass the same places, there and back.
 THERE, BETWEEN, BACK = 0, 1, 2
 Floats = NDArray[np.float64]
@@ -61,7 +61,7 @@ def write_script(split: str, index: int) -> Script:
     action = list(PHASES)[kind]
     seed = 2 * index + (split == "val")
     rng = np.random.default_rng([4, seed])
-    phases, place = _timing(rng, longest=BACK if number % 2 else THERE)
+    phases, place = _timing(rng, longest=LONGEST[number % len(LONGEST)])
     poses, figure, thing = _ACTIONS[action](phases, place, rng)
     camera = _camera(action, figure, thing, rng)
     name = f"{split}/{action}_{index:03d}.mp4"
@@ -81,14 +81,11 @@ def _timing(rng: np.random.Generator, *, longest: int) -> tuple[NDArray[np.int64
         longest: THERE or BACK.
     """
     num_frames = int(rng.integers(*FRAMES))
-    whole = rng.uniform(*WHOLE_WAY) * num_frames
-    stay = rng.uniform(*STAY) * num_frames
-    long = rng.uniform(*LONG) * num_frames
-    short = num_frames - stay - long
-    there, back = (long, short) if longest == THERE else (short, long)
-    stretches = [(THERE, there), (BETWEEN, stay), (BACK, back)]
-    if rng.random() < 0.15:  # it was there before
-        stretches = [(BACK, 0.12 * num_frames), *[(p, 0.88 * own) for p, own in stretches]]
+    whole = WHOLE_WAY * num_frames
+    lengths = rng.uniform(*SHORT, 3) * num_frames
+    before = SHORT[0] * num_frames if longest == BACK and rng.random() < 0.3 else 0.0
+    lengths[longest] = num_frames - before - np.delete(lengths, longest).sum()
+    stretches = [*([(BACK, before)] if before else []), *enumerate(lengths)]
     phases, place = [], []
     for phase, exact in stretches:
         length = max(LEAST, round(exact))
@@ -117,10 +114,10 @@ def _lift(
     """Both arms take a bar from below to above, the knees bend under it, and it comes back."""
     count = len(phases)
     at = np.where(phases == BETWEEN, 1.0, place)
-    dip = np.where(phases == BETWEEN, np.sin(np.pi * place), 0.0)
+    dip = _out_and_home(phases, place)
     low, high = rng.uniform(15, 25), rng.uniform(158, 168)
     near = low + (high - low) * at + _sway(count, rng, 1.0)
-    crouch = rng.uniform(0.0, 0.1) + rng.uniform(0.7, 0.9) * dip
+    crouch = rng.uniform(0.0, 0.1) + rng.uniform(0.75, 0.9) * dip
     poses = np.stack(
         [near, near + rng.uniform(-6, 6), np.zeros(count), crouch, np.full(count, 0.3)], 1
     )
@@ -144,9 +141,14 @@ def _visit(
     poses = np.stack([arms[:, 0], arms[:, 1], lean, np.full(count, 0.05), stride], 1)
     share = rng.uniform(0, 1)  # of the way that the figure goes; the ball goes the rest
     figure = _sway(count, rng, 1.0) - share * gap + (share - 0.5) * near
-    hop = np.where(phases == BETWEEN, np.abs(np.sin(2 * np.pi * place)), 0.0)
-    thing = np.stack([figure + gap, FLOOR - BALL - rng.uniform(55, 70) * hop], 1)
+    hop = _out_and_home(phases, place)
+    thing = np.stack([figure + gap, FLOOR - BALL - rng.uniform(85, 95) * hop], 1)
     return poses, figure, thing
+
+
+def _out_and_home(phases: NDArray[np.int64], place: Floats) -> Floats:
+    """Of what happens at the far end: slowly from 0 to 1, quickly home again, (T,)."""
+    return np.where(phases == BETWEEN, np.minimum(place / 0.9, (1 - place) / 0.1), 0.0)
 
 
 _ACTIONS = {"lift": _lift, "visit": _visit}
