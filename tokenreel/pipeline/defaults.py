@@ -33,7 +33,7 @@ def root_of(dataset: str) -> Path:
     """The default folder of a data set; each version of the sample has its own.
 
     >>> root_of("finegym").as_posix(), root_of("sample").as_posix()
-    ('data/finegym', 'data/sample-3')
+    ('data/finegym', 'data/sample-4')
     """
     return DATA / (SAMPLE if dataset == "sample" else dataset)
 

@@ -1,29 +1,28 @@
 """`sample`: the embedded default, rendered on first use, so that nothing is downloaded.
 
-A figure does one of three actions in three phases.  No colour or place tells the phase of a frame:
+A figure does one of two actions in three phases.  No colour or place tells the phase of a frame:
 the first phase and the last pass the same poses, there and back.
 
     action  phase     what tells it
     lift    raise     motion: the bar in the hands goes up
-            hold      appearance: the bar is up, and stays there
+            squat     appearance: the bar is up and the knees bend under it
             lower     motion: through the poses of raise, down
-    visit   approach  relation over time: the gap between figure and post closes, whichever moves
-            stay      relation and its rest: the gap is small, and stays so
+    visit   approach  relation over time: the gap of figure and ball closes, whichever moves
+            float     an object's motion: the ball goes up beside the figure
             retreat   relation over time: through the gaps of approach, wider
-    toss    rise      an object's motion: the ball goes up
-            bounce    an object's motion: up and down through the same heights, in a beat
-            fall      an object's motion: down
     all     a pause, in any phase, needs the order: what came before it, what comes after
 
-In each clip one phase lasts longer than the others together, whichever it is; speeds change within
-a phase, some phases pause, clips begin in the middle of a phase, some elsewhere in the cycle, and
-some go there twice.  So the time in a clip says little: a probe of it alone
-stays below .60 of classification and .50 of progression (tests/pipeline/datasets/test_sample.py).
-Viewpoint, handedness, scale, body, clothes, background and its motion, camera, and a second figure
-that does something else vary with the seed of a clip and say nothing (`render.py`).
+In each clip one phase lasts longer than the others together, each of the three in its turn.  Where
+it is the first, the clip ends soon after the action turned; where it is the last, the clip begins
+just before, and in some the action was there already.  So the time in a clip says little: a probe
+of it alone stays below .60 of classification and .50 of progression.  Motion is at one speed, which
+changes a little within a phase: so the pose and its direction together say how far the boundaries
+are, the pose alone does not (tests/pipeline/datasets/test_sample.py).  Viewpoint, handedness,
+scale, body, clothes, background and its motion, camera, and a second figure that does something
+else vary with the seed of a clip and say nothing (`render.py`).
 
 The root that is written is a `folder` root as well.  Each version of the sample has a folder and a
-name of its own: the stores and rows of this one are of `sample-3`.
+name of its own: the stores and rows of this one are of `sample-4`.
 """
 
 import json
@@ -49,7 +48,7 @@ from tokenreel.pipeline.datasets.survey import Survey
 from tokenreel.pipeline.defaults import SAMPLE
 
 NUM_TRAIN, NUM_VAL = 60, 30
-OLDER = {2: "sample"}  # version -> name of its data set
+OLDER = {2: "sample", 3: "sample-3"}  # version -> name of its data set
 LICENCE = "rendered by TokenReel, Apache-2.0"
 VERSION = int(SAMPLE.partition("-")[2])  # of scripts and pictures
 
@@ -66,7 +65,8 @@ def sample(root: Path, options: Mapping[str, str]) -> Survey:
 
     Returns:
         The clips.  A root that an older version rendered is used as it is; its data set has
-        another name (`sample` of version 2), so that no table averages its rows with others.
+        another name (`sample` of version 2, `sample-3`), so that no table averages its rows with
+        others.
 
     Raises:
         UsageError: an unknown option, or a root that holds something else.

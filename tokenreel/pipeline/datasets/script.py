@@ -71,14 +71,15 @@ def write_script(split: str, index: int) -> Script:
 def _timing(rng: np.random.Generator, *, longest: int) -> tuple[NDArray[np.int64], Floats]:
     """The phase of each frame, and how far there the action is, from 0 to 1, (T,) each.
 
-    The way there ends at 1 and the way back begins at 1; both at one speed, which is a share of the
-    way in a share of the clip.  So the place and the direction say how far a boundary is, in shares
-    of the clip.  Half of the clips begin late on the way there and go far on the way back, half
-    go far there and end early on the way back: so the time in a clip says little.
+    The way there ends at 1 and the way back begins at 1, both at one speed: a place and a direction
+    say how far the boundary is, in shares of the clip.  The longest phase takes most of a clip.
+    Where it is the way back, the clip begins late on the way there, and some were there before;
+    where it is the way there, the clip ends early on the way back.  So the time in a clip says
+    little: each boundary is near its begin in some clips and near its end in others.
 
     Args:
         rng: of the clip.
-        longest: THERE or BACK.
+        longest: THERE, BETWEEN or BACK.
     """
     num_frames = int(rng.integers(*FRAMES))
     whole = WHOLE_WAY * num_frames
