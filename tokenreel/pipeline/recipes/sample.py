@@ -26,7 +26,7 @@ def sample() -> Recipe:
                 feed_forward=256,
                 layers=2,
                 output="avg",
-                embedding=64,
+                embedding=128,
             ),
             optim=OptimConfig(name="adamw", lr=5e-4, weight_decay=1e-4, epochs=40, warmup_epochs=3),
         ),
