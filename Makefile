@@ -27,10 +27,11 @@ demo: setup ## the main job on the embedded sample: render, extract, train, eval
 test: setup ## the tests
 	$(BIN)/python -m pytest $(OPTIONS)
 
-check: setup ## format, lint and types
+check: setup ## format, lint, types, and the numbers of the pages
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/python benchmarks/tables.py --check
 
 docs: setup ## the site of docs/ into build/site, strictly; open build/site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -28,6 +28,7 @@ import numpy as np
 RESULTS_VARIABLE = "TOKENREEL_BENCHMARK_RESULTS"
 COMMITTED = Path(__file__).parent / "results"
 RESULTS = Path(os.environ.get(RESULTS_VARIABLE) or COMMITTED)
+COMMIT_VARIABLE = "TOKENREEL_BENCHMARK_COMMIT"
 COPY_BYTES = 2**28
 K = TypeVar("K", bound=Hashable)  # names of subjects
 
@@ -249,17 +250,16 @@ def copy_gb_per_s() -> float:
 def commit_name(top: Path = COMMITTED.parent) -> str:
     """The commit of the checkout, "-dirty" where anything but rows and pages is changed.
 
-    A benchmark that writes its rows does not change the code of the next one.
+    A benchmark that writes its rows does not change the code of the next one.  A copy of a checkout
+    without git has the name in TOKENREEL_BENCHMARK_COMMIT.
     """
 
     def git(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["git", *words], cwd=top, capture_output=True, text=True, check=False)
 
-    if shutil.which("git") is None:
-        return "unknown"
-    name = git("rev-parse", "--short=12", "HEAD").stdout.strip()
+    name = git("rev-parse", "--short=12", "HEAD").stdout.strip() if shutil.which("git") else ""
     if not name:
-        return "unknown"
+        return os.environ.get(COMMIT_VARIABLE, "unknown")
     others = (":/", ":(top,exclude)benchmarks/results", ":(top,exclude,glob)**/*.md")
     changed = git("diff", "--quiet", "HEAD", "--", *others)
     return f"{name}-dirty" if changed.returncode else name

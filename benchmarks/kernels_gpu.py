@@ -47,6 +47,9 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, help="folder for copies of rows and of tuned.json")
     parser.add_argument("--kernels-only", action="store_true", help="no rows of fusion.py")
+    parser.add_argument(
+        "--compile-seconds", type=float, default=COMPILE_SECONDS, help="of all sizes to try"
+    )
     parser.add_argument("--small", action="store_true", help="the gate's cases alone, no bounds")
     options = parser.parse_args()
     is_interpreted = choose.is_interpreted()
@@ -67,7 +70,8 @@ def main() -> int:
         return 1
     if options.small:
         return 0
-    rows = measure_all(device, name, kernels_only=options.kernels_only or is_interpreted)
+    kernels_only = options.kernels_only or is_interpreted
+    rows = measure_all(device, name, options.compile_seconds, kernels_only=kernels_only)
     is_clean = is_interpreted or sanitise()
     if options.out is not None:
         keep_copies(options.out)
@@ -76,7 +80,9 @@ def main() -> int:
     return 0 if is_clean else 1
 
 
-def measure_all(device: torch.device, name: str, *, kernels_only: bool) -> list[object]:
+def measure_all(
+    device: torch.device, name: str, compile_seconds: float, *, kernels_only: bool
+) -> list[object]:
     """Tune, keep the sizes, and measure; each row is written when it is there."""
     import pooling
     from harness import write_rows
@@ -93,7 +99,7 @@ def measure_all(device: torch.device, name: str, *, kernels_only: bool) -> list[
         Case(torch.float16, 960),
         Case(torch.float16, 1920, layers=1),
     ]
-    keep(name, tune(device, cases, seconds=(COMPILE_SECONDS, TUNE_SECONDS)))
+    keep(name, tune(device, cases, seconds=(compile_seconds, TUNE_SECONDS)))
     if not pass_gate(device, tokens=785):
         raise RuntimeError(f"the tuned sizes give wrong numbers: take {name} out of tuned.json")
     copy_rate, _ = measure_limits(device)

@@ -308,6 +308,27 @@ def demo_sentence(results: Path, _: str) -> list[str]:
     return [f"In this run MV-Former (`sample`) is {'; '.join(parts)}."]
 
 
+def calibration_table(results: Path, part: str) -> list[str]:
+    """What rows of the calibration reach on the sample: mean and 2 std (ddof 1) over seeds."""
+    rows = [row for row in read_rows("sample_calibration", results) if row["part"] == part]
+    if not rows:
+        return [f"The {part} of the sample: {NOT_MEASURED}."]
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    at = {(row["row"], row["task"]): row for row in rows}
+    lines = []
+    for name in dict.fromkeys(row["row"] for row in rows):
+        cells = []
+        for task in tasks:
+            row = at.get((name, task))
+            digits = 1 if task.startswith(PERCENT) else 3  # percent already
+            cells.append("" if row is None else f"{float(row['mean']):.{digits}f}")
+            if row is not None and row["2std"]:
+                cells[-1] += f" ± {float(row['2std']):.{digits}f}"
+        lines.append([name, *cells])
+    header = ["row", *(task.replace("ap@", "AP@") for task in tasks)]
+    return [f"On {shape_of(rows[-1])}:", "", *markdown(header, lines)]
+
+
 def reader_table(results: Path, _: str) -> list[str]:
     """What the reader reaches on each machine, and the machine."""
     warm = {row["device"]: row for row in read_rows("store_read", results)}
@@ -338,7 +359,7 @@ def _machine(row: Mapping[str, str]) -> list[str]:
 
 
 def codec_table(results: Path, which: str) -> list[str]:
-    """What each codec costs on the sample, or on real clips."""
+    """What each codec costs on the sample, or on real clips; a row a codec."""
     rows = [r for r in read_rows("codecs_real", results) if shape_of(r).startswith(which)]
     if not rows:
         return [f"Codecs on {which}: {NOT_MEASURED}."]
@@ -373,6 +394,7 @@ def codec_table(results: Path, which: str) -> list[str]:
 TABLES: dict[str, Callable[[Path, str], list[str]]] = {
     "demo": demo_table,
     "demo sentence": demo_sentence,
+    "calibration": calibration_table,
     "reader": reader_table,
     "codecs": codec_table,
 }

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -214,6 +215,27 @@ def test_the_reader_is_shown_with_each_machine(tables, results):
     assert second == "| Xeon x2 | 2100 | 4096 | 8.2 | 0.96 |  |"
 
 
+def test_the_calibration_is_a_table_a_part(tables, results):
+    (results / "sample_calibration.csv").write_text(
+        "part,row,task,mean,2std,seeds,sample,backbone,device,commit\n"
+        "bounds,clock,classification,46.7422,,1,sample-4,vit,X,a\n"
+        "bounds,sample,classification,60.31,2.71181,3,sample-4,vit,X,a\n"
+        "bounds,sample,tau,0.74284,0.0781463,3,sample-4,vit,X,a\n"
+        "tables,carl-penn,tau,0.9,0.1,3,sample-4,vit,X,a\n"
+    )
+    assert tables.calibration_table(results, "bounds") == [
+        "On sample-4, vit:",
+        "",
+        "| row | classification | tau |",
+        "| --- | --- | --- |",
+        "| clock | 46.7 |  |",
+        "| sample | 60.3 ± 2.7 | 0.743 ± 0.078 |",
+    ]
+    assert tables.calibration_table(results, "tables")[-1] == "| carl-penn | 0.900 ± 0.100 |"
+    reference = "sample_calibration/bounds, clock, classification/mean:.1f"
+    assert tables.value_of(reference, results) == "46.7"
+
+
 def test_codecs_are_a_table_a_part(tables, results):
     (results / "codecs_real.csv").write_text(
         "case,shape,device,median,ratio\n"
@@ -254,6 +276,13 @@ def test_a_checkout_is_dirty_by_its_code_not_by_rows_or_pages(harness, tmp_path)
     assert harness.commit_name(tmp_path / "benchmarks") == name
     (tmp_path / "code.py").write_text("b")
     assert harness.commit_name(tmp_path / "benchmarks") == f"{name}-dirty"
+
+
+def test_a_copy_without_git_names_its_commit(harness, tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert harness.commit_name(tmp_path) == "unknown"
+    monkeypatch.setenv("TOKENREEL_BENCHMARK_COMMIT", "0123456789ab")
+    assert harness.commit_name(tmp_path) == "0123456789ab"
 
 
 def make_row(harness, case, ratio):
@@ -333,3 +362,38 @@ def test_the_rows_of_the_demo_are_those_of_its_summary(tmp_path, monkeypatch):
         ("sample, classification", "0.5254", "0.0424", "3"),
         ("clock, classification", "0.4904", "", ""),
     ]
+
+
+SESSION = BENCHMARKS / "gpu_session.sh"
+
+
+def test_the_session_on_a_gpu_fits_a_quarter_of_an_hour_in_two_calls():
+    text = SESSION.read_text()
+    limits = {name: int(n) for name, n in re.findall(r"\[(\w+)\]=(\d+)", text)}
+    assert limits.keys() == {"tests", "kernels", "online", "extract"}
+    assert sum(limits.values()) <= 780  # and two minutes for the machine's start
+    assert limits["tests"] + limits["kernels"] <= 580
+    assert limits["online"] + limits["extract"] <= 580
+    for script in re.findall(r'"(benchmarks/\w+\.py)', text):
+        assert (TOP / script).is_file()
+
+
+def test_the_session_says_in_one_line_that_there_is_no_gpu(tmp_path):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "dirname"):
+        (tools / name).symlink_to(shutil.which(name))
+    for words, line in (
+        ([], "gpu_session: name a folder for the rows"),
+        (["out"], "gpu_session: no NVIDIA GPU here; run it where `nvidia-smi` shows one"),
+    ):
+        ran = subprocess.run(
+            [str(tools / "bash"), str(SESSION), *words],
+            env={"PATH": str(tools)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert ran.stderr.startswith(line)
+        assert len(ran.stderr.splitlines()) == 1
