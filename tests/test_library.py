@@ -99,11 +99,12 @@ def test_a_wrong_setting_is_refused_with_the_nearest_key(tmp_path):
 
 def test_the_examples_of_the_page_run(store, tmp_path, monkeypatch):
     page = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
-    first, second = (part.split("```")[0] for part in page.split("```python\n")[1:])
+    first, second, third = (part.split("```")[0] for part in page.split("```python\n")[1:])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stores").mkdir()
     (tmp_path / "stores" / "mine").symlink_to(store)
-    exec(second.replace("window=16", "window=4"), {})
+    exec(second.replace("window=16", "window=4") + third, {})
+    assert (tmp_path / "results" / "mine" / "results.csv").is_file()
     for line in first.splitlines():  # the names and keywords are right; it runs in other tests
         compile(line, "docs/python.md", "exec")
 

@@ -10,17 +10,22 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 import tokenreel
 from tests.pipeline.cli.command_words import APPS, ClickUsage, take
 from tests.test_library import TINY
+from tokenreel.cache.errors import UsageError
+from tokenreel.evaluate.commands.check import check_file
 from tokenreel.extract.config import ExtractConfig
+from tokenreel.pipeline.datasets import check_dataset
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.phases.library import _words
 from tokenreel.pipeline.recipes import get_recipe
 
 TOP = Path(__file__).parents[1]
 GOLDEN = TOP / "tests" / "golden" / "format1" / "stores" / "int8"
+VIDEO = TOP / "tests" / "golden" / "format1" / "videos" / "a.mp4"
 PAGES = [
     TOP / "README.md",
     TOP / "CONTRIBUTING.md",
@@ -31,7 +36,7 @@ PAGES = [
 BLOCK = re.compile(r"^(<!--[^\n]*-->\n)?```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SNIPPET = re.compile(r'--8<-- "([^"]+)"')
 LANGUAGES = {"python", "sh", "toml", "json", "csv", "text"}
-SHELL = {"export", "cd", "git", "source", "cp"}  # words of the shell that need no check
+SHELL = {"export", "cd", "git", "source"}  # words of the shell that need no check
 SCRIPT = re.compile(r"(?:benchmarks|docs)/\w+\.py")
 
 
@@ -73,19 +78,30 @@ def check_line(line):
     line = re.sub(r"^\$ ", "", line)
     program, *rest = shlex.split(line)
     if program == "torchrun":
-        program, *rest = rest[next(n for n, word in enumerate(rest) if word in APPS) :]
+        start = next(n for n, word in enumerate(rest) if word in APPS)
+        parser = get_args_parser()
+        parser.allow_abbrev = False
+        parser.parse_args(["2" if word == "N" else word for word in rest[: start + 1]])
+        program, *rest = rest[start:]
         line = shlex.join([program, *rest])
     if program in APPS:
         take(line)
     elif program == "make":
-        targets = re.findall(r"^([a-z-]+):", (TOP / "Makefile").read_text(), re.MULTILINE)
-        assert [word for word in rest if "=" not in word and word not in targets] == []
+        text = (TOP / "Makefile").read_text()
+        known = re.findall(r"^([a-z-]+):|^([A-Z]+) \?=", text, re.MULTILINE)
+        names = {name for pair in known for name in pair if name}
+        assert [word for word in rest if word.partition("=")[0] not in names] == []
     elif program == "pip":
         extras = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
         for extra in re.findall(r"\[(\w+)\]", line):
             assert extra in extras["optional-dependencies"]
     elif program == "python":
+        assert SCRIPT.fullmatch(rest[0])
         assert (TOP / rest[0]).is_file(), line
+        script = (TOP / rest[0]).read_text()
+        assert [word for word in rest if word.startswith("--") and f'"{word}"' not in script] == []
+    elif program == "cp":
+        assert (TOP / next(word for word in rest if not word.startswith("-"))).exists(), line
     else:
         assert program in SHELL, f"what is {program}?"
 
@@ -151,14 +167,39 @@ def test_every_command_line_of_a_docstring_is_one_that_its_program_takes(folder)
 
 
 @pytest.mark.parametrize(
-    "line", ["extract run folder --rot x", "make demon", "pip install '.[al]'", "sudo rm x"]
+    "line",
+    [
+        "extract run folder --rot x",
+        "extract run folder bakbone=x",
+        "fuse train sample optim.epoch=3",
+        "evaluate all task=tau",
+        "make demon",
+        "make demo WEIGHT=x",
+        "pip install '.[al]'",
+        "sudo rm x",
+        "cp -r tests/plugins x",
+        "python docs/make_picture.py",
+        "python docs/make_pictures.py --drawing",
+        "torchrun --standalon fuse train sample",
+    ],
 )
 def test_a_wrong_line_is_found(line, folder):
-    with pytest.raises((ClickUsage, AssertionError)):
+    with pytest.raises((ClickUsage, AssertionError, UsageError, SystemExit)):
         check_line(line)
 
 
-def test_the_python_of_the_readme_and_of_the_python_page_runs(folder, monkeypatch):
+def test_every_block_of_python_is_run_by_a_test():
+    """Here where its comment says so; the example package, and what names the test that runs it."""
+    for page, number, language, _, comment in blocks():
+        if language != "python" or "<!-- runs -->" in comment:
+            continue
+        raw = BLOCK.findall((TOP / page).read_text())[number][2]
+        found = re.findall(r"tests/\S+\.py", comment) or SNIPPET.findall(raw)
+        assert found, f"{page}, block {number}: say <!-- runs -->, or which test runs it"
+        assert all((TOP / name).is_file() for name in found)
+
+
+def test_the_python_of_the_pages_runs(folder, monkeypatch):
     """The real functions, with smaller sizes; a store of the tests in place of an extraction."""
     train = tokenreel.train_model
 
@@ -172,13 +213,31 @@ def test_the_python_of_the_readme_and_of_the_python_page_runs(folder, monkeypatc
 
     monkeypatch.setattr(tokenreel, "extract_videos", extract_videos)
     monkeypatch.setattr(tokenreel, "train_model", train_model)
+    shutil.copytree(GOLDEN, folder / "stores" / "mine")
+    names: dict[str, dict[str, object]] = {}  # of each page: a block goes on from the one before it
     ran = []
     for page, _, language, text, comment in blocks():
         if language == "python" and comment.strip() == "<!-- runs -->":
-            exec(compile(text.replace("window=16", "window=4"), str(page), "exec"), {})
-            ran.append(str(page))
-    assert ran == ["README.md", "docs/python.md"]
+            text = text.replace("window=16", "window=4")
+            exec(compile(text, str(page), "exec"), names.setdefault(str(page), {}))
+            ran.append(page.name)
+    assert ran == ["README.md", "embeddings.md", *["python.md"] * 3, *["store.md"] * 2]
     assert (folder / "results" / "results.csv").is_file()
+    assert check_file(folder / "mine.npz").is_good
+    assert tokenreel.open_store("stores/written").read("a").decode(11).shape == (80, 6, 8)
+
+
+def test_the_tables_of_the_quick_start_are_those_that_a_folder_takes(folder):
+    tables = [text for page, _, language, text, _ in blocks() if language == "csv"]
+    for name, text in zip(("labels", "clips", "phases"), tables, strict=True):
+        (folder / f"{name}.csv").write_text(text)
+    for name in ("train/a", "train/b", "val/c"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(VIDEO, folder / f"{name}.mp4")
+    found = check_dataset("folder", folder, {})
+    assert found.is_complete
+    assert found.phases == {"lift": ("reach", "raise")}
+    assert [(split.split, split.found) for split in found.splits] == [("train", 2), ("val", 1)]
 
 
 def test_the_readme_can_be_read_in_two_minutes():

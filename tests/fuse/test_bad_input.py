@@ -27,6 +27,8 @@ from tokenreel.fuse.config import (
 from tokenreel.fuse.embed.embed import embed_run
 from tokenreel.fuse.runs.provenance import describe_run
 from tokenreel.fuse.runs.run_folder import RunFolder, RunLocked
+from tokenreel.fuse.systems import base
+from tokenreel.fuse.systems.base import System
 from tokenreel.fuse.systems.mvformer import model as mvformer
 from tokenreel.fuse.systems.mvformer.model import batch_loss
 from tokenreel.fuse.systems.mvformer.requirements import require_store
@@ -365,6 +367,26 @@ def test_a_store_without_clips_is_told_whatever_is_asked_of_it(store, tmp_path):
     run(tiny_config(), store, tmp_path / "run")
     with pytest.raises(UsageError, match=r"has no clips: `extract run tiny .* --out STORE`"):
         embed_run(tmp_path / "run", empty, tmp_path / "e.h5", device=CPU, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("clips", "told"),
+    [
+        ({"train": 0, "val": 0}, "has no clips: `extract run tiny"),
+        ({"train": 0, "val": 2}, "has no clips of the split train"),
+    ],
+)
+def test_a_system_that_requires_nothing_still_needs_clips_to_train_on(
+    clips, told, tmp_path, monkeypatch
+):
+    class Anything(System):
+        def requirements(self, config, stores):
+            pass
+
+    monkeypatch.setattr(base, "system_of", lambda config: Anything())
+    store = open_store(write_store(tmp_path / "store", **clips))
+    with pytest.raises(UsageError, match=told):
+        base.require_stores(tiny_config(), store)
 
 
 def test_a_folder_that_is_none_and_a_run_that_is_none_are_told(store, tmp_path):

@@ -22,6 +22,9 @@ class Changed:
     def __init__(self, change) -> None:
         self.change = change
 
+    def reduced_shape(self, num_tokens, dim, grid):
+        return num_tokens, dim, grid
+
     def encode(self, tokens, *, block, grid):
         return Encoded(tokens)
 
@@ -94,8 +97,27 @@ def test_a_single_token_is_what_every_query_finds():
 
 def test_pooled_tokens_are_spread_over_the_places_they_stand_for():
     small = np.arange(4, dtype=np.float32).reshape(1, 4, 1)  # 2 x 2 of a grid of 3 x 3
-    large = spread_over_grid(small, (3, 3)).ravel()
+    large = spread_over_grid(small, (2, 2), (3, 3)).ravel()
     assert large.tolist() == [0, 0, 1, 0, 0, 1, 2, 2, 3]
+    average = spread_over_grid(small[:, :1] + 7, (1, 1), (2, 3)).ravel()  # one token of a frame
+    assert average.tolist() == [7] * 6
+    strip = spread_over_grid(small, (1, 4), (2, 2)).ravel()  # whose grid is none of the frame's
+    assert strip.tolist() == [0, 2, 0, 2]
+    for rows in range(2, 40):  # as `pool2` makes them: a pair, or the last row alone
+        halves = np.arange(-(-rows // 2), dtype=np.float32).reshape(1, -1, 1)
+        spread = spread_over_grid(halves, (halves.size, 1), (rows, 1)).ravel()
+        assert spread.tolist() == [row // 2 for row in range(rows)]
+
+
+def test_the_error_of_a_codec_with_a_grid_of_its_own_is_measured(tokens):
+    class Average(Changed):
+        def reduced_shape(self, num_tokens, dim, grid):
+            return 1, dim, (1, 1)
+
+    error = measure_codec(
+        Average(lambda codes: codes.mean(axis=1, keepdims=True)), {7: tokens}, grid=GRID
+    )
+    assert 0.9 < error.relative <= 1  # the tokens of a frame have nothing in common
 
 
 def test_bytes_count_codes_and_scales(tokens):

@@ -1,10 +1,12 @@
 """Backbones that see several frames: the rows of a store, their time, restarts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from tests.extract.backbone.plugin import install
+from tests.extract.backbone.plugin import Movement, install
 from tests.extract.extraction import copy_without_clips, differing, write_video
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.layout import SEGMENT
@@ -166,3 +168,11 @@ def test_names_of_families():
         check_family("movment:4x2")
     with pytest.raises(UsageError, match="FAMILY:NAME"):
         load_weights("vit_tiny_patch16_225", "random:0")
+
+
+def test_a_family_whose_shape_promises_cls_vectors_is_refused():
+    family = Movement()
+    shape = replace(family.shape("1x1", (0,), None), has_cls=True)
+    state = family.load_weights("1x1", "random:0")
+    with pytest.raises(UsageError, match="Movement: the shape of '1x1' says has_cls=True"):
+        family.build("1x1", state, shape, numeric="float32", device="cpu")

@@ -6,7 +6,10 @@ import shutil
 import pytest
 
 from tests.pipeline.datasets.miniatures import MINIATURES
+from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.pipeline.datasets import check_dataset, load_dataset
+from tokenreel.pipeline.datasets.check import check_survey
+from tokenreel.pipeline.datasets.survey import Survey
 
 
 def test_a_folder_is_counted_by_split_action_and_phase(tmp_path):
@@ -34,6 +37,11 @@ def test_a_folder_is_counted_by_split_action_and_phase(tmp_path):
     assert "1 tilt: 0.0s train, 0.0s val" in text
     assert "groups with clips in train and in val: 1" in text
     assert text.endswith("complete")
+
+
+def test_a_data_set_that_states_no_terms_is_said_to_state_none(tmp_path):
+    check = check_survey(Survey(Manifest("mine", tmp_path, (Clip("a", "a.mp4"),))))
+    assert check.text().splitlines()[1] == "licence: not stated"
 
 
 @pytest.mark.parametrize("name", MINIATURES)

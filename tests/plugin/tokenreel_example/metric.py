@@ -29,5 +29,4 @@ SPEED = Task(
     missing=lambda data: ("", ""),
     rows=_rows,
     compute=_compute,
-    columns=("example-speed",),
 )

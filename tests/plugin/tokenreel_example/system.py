@@ -13,6 +13,8 @@ from tokenreel.fuse.data.epoch_plan import Draw
 from tokenreel.fuse.data.source import Wanted
 from tokenreel.fuse.systems.base import Embedded, Shapes, System
 
+ANY_ACTION = frozenset([None])
+
 
 class LinearConfig(SystemConfig):
     """A linear layer over the mean of a frame's tokens."""
@@ -34,7 +36,11 @@ class Linear(System):
     def wanted(self, config: LinearConfig, stores: StoreSet) -> dict[str, Wanted]:
         """All blocks of the first store."""
         [(name, store)] = stores.items()
-        return {name: Wanted(store.identity.blocks, False, False, frozenset([None]))}
+        return {
+            name: Wanted(
+                blocks=store.identity.blocks, cls=False, every_view=False, actions=ANY_ACTION
+            )
+        }
 
     def draw(self, record: ClipRecord, config: LinearConfig, rng: np.random.Generator) -> Draw:
         """Frames at even distances."""

@@ -45,13 +45,14 @@ def measure_codec(codec: Codec, samples: Mapping[int, Array], *, grid: Grid) -> 
     cosines = []
     for block, tokens in samples.items():
         mean, sd = tokens.mean(axis=(0, 1)), np.maximum(tokens.std(axis=(0, 1)), 1e-6)
+        small = codec.reduced_shape(tokens.shape[1], tokens.shape[2], grid)[2]
         centre = _pool_mean(tokens, mean, sd, seed=block)
         for start in range(0, len(tokens), STEP_FRAMES):
             part = tokens[start : start + STEP_FRAMES]
             encoded = codec.encode(part, block=block, grid=grid)
             wanted = (part - mean) / sd
             decoded = (codec.decode(encoded, block=block) - mean) / sd
-            found = spread_over_grid(decoded, grid)
+            found = spread_over_grid(decoded, small, grid)
             lengths = np.linalg.norm(wanted, axis=-1) * np.linalg.norm(found, axis=-1)
             cosines.append(((wanted * found).sum(axis=-1) / np.maximum(lengths, 1e-12)).ravel())
             before, after = pool_tokens(wanted, seed=block), pool_tokens(decoded, seed=block)
@@ -97,14 +98,24 @@ def pool_tokens(tokens: Array, *, seed: int, num_queries: int = QUERIES) -> Arra
     return pooled
 
 
-def spread_over_grid(tokens: Array, grid: Grid) -> Array:
-    """Repeat tokens of a pooled grid, (F, n, D), over the places that each covers: (F, N, D)."""
-    rows, columns = grid
-    if tokens.shape[1] == rows * columns:
+def spread_over_grid(tokens: Array, small: Grid, grid: Grid) -> Array:
+    """Give each place of a grid the token of the coarser grid that covers it.
+
+    Args:
+        tokens: (F, n, D) of the grid `small`.
+        small: rows and columns of n, such as (4, 4) of a grid of (7, 7) whose pairs are pooled.
+        grid: rows and columns of N.
+
+    Returns:
+        (F, N, D).
+    """
+    if small == grid:
         return tokens
-    small = tokens.reshape(len(tokens), -(-rows // 2), -(-columns // 2), -1)
-    large = small.repeat(2, axis=1).repeat(2, axis=2)[:, :rows, :columns]
-    spread: Array = large.reshape(len(tokens), rows * columns, -1)
+    rows, columns = (
+        np.arange(large) * few // large for few, large in zip(small, grid, strict=True)
+    )
+    places = rows[:, None] * small[1] + columns
+    spread: Array = tokens[:, places.ravel()]
     return spread
 
 

@@ -34,7 +34,7 @@ class StoreInfo:
 
     Attributes:
         name: of its directory; fingerprint: of its identity; codec: name of the codec.
-        asked_for: fingerprint before calibration, whose first digits are in a default name.
+        uncalibrated: fingerprint before calibration, whose first digits are in a default name.
         blocks: kept blocks; num_views: V.
         num_clips, num_frames: committed, frames of one view.
         num_token_bytes: of the tokens of every view and block.
@@ -44,7 +44,7 @@ class StoreInfo:
 
     name: str
     fingerprint: str
-    asked_for: str
+    uncalibrated: str
     codec: str
     blocks: tuple[int, ...]
     num_views: int

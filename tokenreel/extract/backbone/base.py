@@ -142,11 +142,21 @@ class Family(Protocol):
 class WindowFamily:
     """A family of one's own: inherit from it, and write `shape`, `model` and `run`.
 
-    Weights are random:SEED, or a file whose tensors have the model's names and shapes.
+    Weights are random:SEED, or a file whose tensors have the model's names and shapes.  Such a
+    backbone gives tokens and no CLS vectors: its shape says `has_cls=False`.
     """
 
     def shape(self, name: str, blocks: Blocks, image_size: ImageSize) -> BackboneShape:
-        """See Family."""
+        """The shape of the output of a model of that name, without weights.
+
+        Args:
+            name: after the colon of backbone=FAMILY:NAME.
+            blocks: of the command, sorted.
+            image_size: of the command; None: the model's own.
+
+        Raises:
+            UsageError: no such name, block or image size.
+        """
         raise NotImplementedError
 
     def model(self, name: str) -> nn.Module:
@@ -158,7 +168,11 @@ class WindowFamily:
         raise NotImplementedError
 
     def load_weights(self, name: str, weights: str, key: str | None = None) -> dict[str, Tensor]:
-        """See Family."""
+        """The tensors of random:SEED, or of a file, by the names of the model.
+
+        Raises:
+            UsageError: weights that are unavailable or do not fit.
+        """
         wanted = self.model(name).state_dict()
         if weights.startswith("random:"):
             return random_state(wanted, seed_of(weights))
@@ -182,7 +196,7 @@ class WindowFamily:
         return state
 
     def check_weights(self, name: str, weights: str, key: str | None = None) -> None:
-        """See Family."""
+        """Refuse weights that cannot be loaded."""
         self.load_weights(name, weights, key)
 
     def build(
@@ -194,7 +208,16 @@ class WindowFamily:
         numeric: str,
         device: torch.device | str,
     ) -> Backbone:
-        """See Family."""
+        """The backbone with its weights, on a device.
+
+        Raises:
+            UsageError: a shape with CLS vectors, which such a family does not give.
+        """
+        if shape.has_cls:
+            raise UsageError(
+                f"{type(self).__name__}: the shape of {name!r} says has_cls=True, but a "
+                "WindowFamily gives no CLS vectors: say has_cls=False"
+            )
         use_exact_products(device)
         model = self.model(name)
         model.load_state_dict(dict(state))

@@ -23,6 +23,7 @@ from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config.registry import SYSTEMS
 from tokenreel.fuse.config.system import SystemConfig
 from tokenreel.fuse.data.epoch_plan import Draw, Sampling, shuffled_batches
+from tokenreel.fuse.data.requirements import require_clips, require_training_clips
 
 if TYPE_CHECKING:
     import torch
@@ -309,4 +310,6 @@ def require_stores(config: SystemConfig, stores: StoreSet | Store) -> None:
         UsageError: what is missing, and the command that would make it.
     """
     joined = StoreSet({"tokens": stores}) if isinstance(stores, Store) else stores
+    require_clips(config, joined.first)
     system_of(config).requirements(config, joined)
+    require_training_clips(config, joined.first)

@@ -76,7 +76,7 @@ class Check:
 
     def text(self) -> str:
         """What the command prints."""
-        lines = [f"{self.dataset} in {self.root}", f"licence: {self.licence}", ""]
+        lines = [f"{self.dataset} in {self.root}", f"licence: {self.licence or 'not stated'}", ""]
         lines.append(f"{'split':6} {'published':>9} {'listed':>7} {'found':>7} {'labelled':>13}")
         for split in self.splits:
             published = "?" if split.published is None else str(split.published)

@@ -81,7 +81,7 @@ def folder(root: Path, options: Mapping[str, str]) -> Survey:
     notes += describe_tags(labelled)
     if not spans and not tags:
         notes.append("no labels.csv: metrics that need phase labels will be skipped")
-    licence = "terms: not stated"
+    licence = "not stated"
     unreadable = tuple(found.unreadable)
     return Survey(
         Manifest("folder", root, tuple(labelled), phases, licence, tuple(notes), unreadable)
