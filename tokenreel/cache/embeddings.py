@@ -106,6 +106,19 @@ class EmbeddingFile:
     notes: tuple[str, ...] = ()
 
     @property
+    def is_of_tags(self) -> bool:
+        """Whether its rows are scores of whole clips, one for each of class_names."""
+        count = len(self.class_names)
+        return (
+            self.unit == "clip"
+            and count > 0
+            and all(
+                clip.embeddings.shape == (1, count) and len(clip.targets) == count
+                for clip in self.clips
+            )
+        )
+
+    @property
     def run_name(self) -> str:
         """The run of its provenance; else the name of the file, or of its folder."""
         named = self.provenance.get("run")

@@ -5,6 +5,9 @@
               lacks a phase is an error, as in the released code.
     finegym   the same papers on FineGym: one linear layer by SGD on the frames of 10 events at a
               time, learning rate 50, at 10, 50 and 100 % of the events.  Accuracy only.
+    tags      scores of the tags of whole clips: mean average precision, precision, recall
+              and F1 at a threshold, and accuracy where a clip has one tag; that of files of such
+              scores.
     tcc       TCC and what follows it (LAV, GTA): an RBF SVM, stride 5, TCC's boundaries, few-shot
               classification instead of retrieval.
 
@@ -24,9 +27,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from tokenreel.cache.canonical import canonical_json
 from tokenreel.cache.plugins import Table
 
-ProtocolName = Literal["carl", "finegym", "tcc"]
+ProtocolName = Literal["carl", "finegym", "tcc", "tags"]
 Classifier = Literal["logistic", "svc", "sgd"]
 Labelled = Literal["prefix", "stratified"]
+AbsentTag = Literal["left_out", "zero", "nan"]  # methods/tags.py explains them
+LATER = ("split", "threshold", "absent_tag")  # settings that earlier versions did not have
 AbsentRule = Literal["error", "tcc2021", "lav", "casa"]  # methods/progression.py explains them
 
 
@@ -41,6 +46,9 @@ TASKS = Table(
             "tau": "tau",
             "retrieval": "retrieval",
             "few-shot": "few_shot",
+            "map": "mean_average_precision",
+            "f1": "f1",
+            "top": "top",
         }.items()
     },
 )
@@ -77,10 +85,24 @@ class Settings(BaseModel):
     episodes: int = Field(default=50, ge=1, description="draws of few-shot, averaged")
     learning_rate: float = Field(default=50.0, gt=0, description="of SGD, for unit embeddings")
     epochs: int = Field(default=100, ge=1, description="epochs of SGD")
+    split: Literal["val", "test"] = Field(
+        default="val", description="whose clips are judged by their tags; all else is of val"
+    )
+    threshold: float = Field(
+        default=0.3, gt=0, lt=1, description="a tag is decided where its score is above it"
+    )
+    absent_tag: AbsentTag = Field(
+        default="left_out",
+        description="what a tag without a clip, or a clip without a tag, counts in a mean",
+    )
 
     def words(self) -> str:
         """All values as canonical text: results of other settings are not reused."""
-        return canonical_json(self.model_dump(mode="json")).decode()
+        values = self.model_dump(mode="json")
+        for name in LATER:  # rows of earlier versions are of their defaults
+            if values[name] == type(self).model_fields[name].default:
+                del values[name]
+        return canonical_json(values).decode()
 
 
 PROTOCOLS: dict[ProtocolName, Settings] = {
@@ -111,6 +133,15 @@ PROTOCOLS: dict[ProtocolName, Settings] = {
         tau_stride=5,
         retrieval_stride=5,
     ),
+    "tags": Settings(
+        protocol="tags",
+        tasks=("map", "f1", "top"),
+        classifier="logistic",
+        fractions=(1.0,),
+        absent_phase="error",
+        tau_stride=2,
+        retrieval_stride=2,
+    ),
 }
 
 
@@ -120,7 +151,9 @@ class EvaluateConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     protocol: tuple[ProtocolName, ...] | None = Field(
-        default=None, min_length=1, description="carl, finegym, tcc, or several; carl by default"
+        default=None,
+        min_length=1,
+        description="carl, finegym, tcc, tags, or several; tags for scores of tags, else carl",
     )
     tasks: tuple[TaskName, ...] | None = None
     classifier: Classifier | None = None
@@ -135,13 +168,16 @@ class EvaluateConfig(BaseModel):
     episodes: int | None = None
     learning_rate: float | None = None
     epochs: int | None = None
+    split: Literal["val", "test"] | None = None
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    absent_tag: AbsentTag | None = None
 
     @field_validator("protocol", mode="before")
     @classmethod
     def _as_tuple(cls, value: Any) -> Any:
         names = [value] if isinstance(value, str) else list(value or ())
         if value is not None and (not names or set(names) - PROTOCOLS.keys()):
-            raise ValueError("choose carl, tcc or finegym")
+            raise ValueError("choose carl, tcc, finegym or tags")
         return value if value is None else tuple(names)
 
     @field_validator("fractions")

@@ -3,7 +3,8 @@
 A resample draws the clips of each action with replacement, the same ones for A and B, and computes
 every metric of both from what each clip contributes; the mean is over actions, and over the runs
 (seeds) of a side.  Classifier, regression and the frames that are searched stay as they are: only
-which clips are judged varies.  A pair of a clip with its own copy is no pair of tau.
+which clips are judged varies.  A pair of a clip with its own copy is no pair of tau.  Of files of
+scores of tags all clips of the split are drawn together.
 """
 
 import logging
@@ -14,15 +15,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.progress import Progress
-from tokenreel.evaluate.data.clips import ActionData, file_sha256, load_action, load_screened
+from tokenreel.evaluate.data.clips import (
+    ActionData,
+    file_sha256,
+    load_action,
+    load_screened,
+    settings_of,
+)
 from tokenreel.evaluate.protocol import EvaluateConfig, Settings, resolve
 from tokenreel.evaluate.tasks.task import Metric, load_task
 
 log = logging.getLogger(__name__)
 
 RESAMPLES = 2000
+WHOLE = "all clips"  # in place of an action
 FEWEST_CLIPS = 8  # a bootstrap over fewer says nothing
 
 Ints = NDArray[np.int64]
@@ -111,10 +120,7 @@ def compare_files(
     clips = _common_clips(sides)
     bar = Progress(sides, desc="compare", unit="run", enabled=progress)
     found = [
-        {
-            action: resampled_metrics(load_action(side.path, side.sha256, action), side.settings)
-            for action in clips
-        }
+        {action: resampled_metrics(_data_of(side, action), side.settings) for action in clips}
         for side in bar
     ]
     tasks = dict.fromkeys(task for run in found for metrics in run.values() for task in metrics)
@@ -228,15 +234,26 @@ def _load(path: Path, config: EvaluateConfig) -> _Side:
     file = load_screened(path, sha256).file
     for note in file.notes:
         log.warning("%s: %s", path, note)
+    settings = resolve(config, settings_of(file))[0]
     clips: dict[str, list[str]] = {}
     labels: dict[str, Ints] = {}
     for clip in file.clips:
-        if clip.split == "val" and (clip.labels >= 0).any():
+        if file.is_of_tags:
+            if clip.split == settings.split:
+                clips.setdefault(WHOLE, []).append(clip.clip_id)
+                labels[clip.clip_id] = clip.targets
+        elif clip.split == "val" and (clip.labels >= 0).any():
             clips.setdefault(clip.action, []).append(clip.clip_id)
             labels[clip.clip_id] = clip.labels
     recipe = str(file.provenance.get("recipe", "") or file.run_name)
-    own = dict(file.provenance.get("evaluate", {}))
-    return _Side(path, sha256, recipe, resolve(config, own)[0], clips, labels)
+    return _Side(path, sha256, recipe, settings, clips, labels)
+
+
+def _data_of(side: _Side, action: str) -> ActionData | EmbeddingFile:
+    """What the metrics of a side are computed from: an action, or the whole file."""
+    if action == WHOLE:
+        return load_screened(side.path, side.sha256).file
+    return load_action(side.path, side.sha256, action)
 
 
 def _require_one_recipe(name: str, sides: Sequence[_Side]) -> None:
@@ -267,7 +284,9 @@ def _common_clips(sides: Sequence[_Side]) -> dict[str, list[str]]:
                     "run again, so that both are measured by the same labels"
                 )
     if not clips:
-        raise UsageError(f"{sides[0].path} holds no labelled clips of the split val")
+        raise UsageError(
+            f"{sides[0].path} holds no labelled clips of the split {sides[0].settings.split}"
+        )
     for side in sides[1:]:
         if side.settings != sides[0].settings:
             raise UsageError(
@@ -277,16 +296,17 @@ def _common_clips(sides: Sequence[_Side]) -> dict[str, list[str]]:
     return clips
 
 
-def resampled_metrics(data: ActionData, settings: Settings) -> Metrics:
-    """The metrics of an action that the settings name and that can be resampled.
+def resampled_metrics(data: ActionData | EmbeddingFile, settings: Settings) -> Metrics:
+    """The metrics that the settings name and that can be resampled.
 
     Args:
-        data: of the action.
+        data: of an action, or a file of scores of tags.
         settings: metrics and how they are measured.
     """
     found: Metrics = {}
+    scope = "file" if isinstance(data, EmbeddingFile) else "action"
     for task in map(load_task, settings.tasks):
-        if task.resampled is None or task.scope == "file":
+        if task.resampled is None or task.scope != scope:
             continue
         why, _ = task.missing(data)
         try:
@@ -295,6 +315,7 @@ def resampled_metrics(data: ActionData, settings: Settings) -> Metrics:
         except ValueError as error:
             why = str(error)
         if why:
-            rows = [name for plan in task.rows(settings, []) for name in plan.names]
+            plans = task.rows(settings, data if scope == "file" else [])
+            rows = [name for plan in plans for name in plan.names]
             found |= dict.fromkeys(rows, why)
     return found

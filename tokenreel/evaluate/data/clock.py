@@ -1,10 +1,14 @@
-"""The clock: a control that knows of a frame only its position in the clip.
+"""The clock: a control that knows of a frame only its position in the clip, of a tag its share.
 
 Phases of an action follow each other at about the same share of every clip, so that a position
 alone names many of them, and orders all.  What a model has learned to see is its distance to these
 numbers.  Frame t of T is on the unit circle at the angle t / T (of a radian: nearly a line, which
 progression regresses best), so that near frames of two clips are those at the same share; no video,
 store or label is used.
+
+Where rows are scores of the tags of clips, the control gives every clip the same: (1 + s) / 2 for a
+tag that a share s of the training clips has.  At a threshold below a half it decides every tag, and
+its first one is the most common.
 """
 
 import hashlib
@@ -86,8 +90,12 @@ class Clocks:
             name = f"{CLOCK} of {file.run_name}" if number else CLOCK
             self._clocks.append(_Clock(name, key))
         clock = self._clocks[number]
+        scores = common_scores(file) if file.is_of_tags else None
         for action in by_action.keys() - clock.clips.keys():
-            clock.clips[action] = [_timed(clip) for clip in by_action[action]]
+            clock.clips[action] = [
+                _timed(clip) if scores is None else replace(clip, embeddings=scores)
+                for clip in by_action[action]
+            ]
         clock.digests |= digests
         return number
 
@@ -105,6 +113,13 @@ class Clocks:
             )
             paths.append(path)
         return paths
+
+
+def common_scores(file: EmbeddingFile) -> NDArray[np.float32]:
+    """A score of each tag by how many of the training clips have it, (1, K), above a half."""
+    targets = [clip.targets for clip in file.clips if clip.split == "train"]
+    share = np.mean(targets, axis=0) if targets else np.zeros(len(file.class_names))
+    return ((1 + share) / 2).astype(np.float32)[None]
 
 
 def _timed(clip: EmbeddedClip) -> EmbeddedClip:

@@ -45,7 +45,9 @@ class Score:
         embeddings_sha256: of the embedding file.
         settings: short hash of all settings and of the version of the metrics.
         clock_value: the value of the clock, the control that knows only the position of a frame
-            in its clip, on the same clips; NaN where there is none.
+            in its clip, or how common each tag is, on the same clips; NaN where there is none.
+        threshold: a score above it is a decision; 0 where none is taken.
+        num_positives: tags of all clips; of the row of one tag, the clips that have it.
     """
 
     run: str
@@ -83,6 +85,8 @@ class Score:
     embeddings_sha256: str = ""
     settings: str = ""
     clock_value: float = float("nan")
+    threshold: float = 0.0
+    num_positives: int = 0
 
     @property
     def is_clock(self) -> bool:
@@ -92,7 +96,7 @@ class Score:
 
 _PARSERS: dict[Any, Callable[[str], Any]] = {int: int, float: float, str: str}
 _FIELDS = {field.name: _PARSERS[field.type] for field in fields(Score)}
-_KNOWN_COLUMNS = (list(_FIELDS), list(_FIELDS)[:-1])
+_KNOWN_COLUMNS = tuple(list(_FIELDS)[: len(_FIELDS) - later] for later in (0, 2, 3))
 COUNTS = tuple(name for name in _FIELDS if name.startswith("num_"))
 
 
@@ -125,8 +129,8 @@ def append_rows(scores: Iterable[Score], path: Path) -> None:
 def read_rows(path: Path) -> list[Score]:
     """The whole rows of results.csv; [] without one, or with one of other columns.
 
-    Rows of an earlier version have no clock_value.  A row that was torn by a kill is left out: what
-    it held is computed again.
+    Rows of earlier versions have no threshold, or no clock_value either.  A row that was torn by a
+    kill is left out: what it held is computed again.
     """
     if not path.is_file():
         return []

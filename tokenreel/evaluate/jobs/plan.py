@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tokenreel.evaluate.data.clips import ScreenedFile, file_sha256, load_screened
+from tokenreel.evaluate.data.clips import ScreenedFile, file_sha256, load_screened, settings_of
 from tokenreel.evaluate.data.clock import CLOCK
 from tokenreel.evaluate.data.results import MEAN, Score
 from tokenreel.evaluate.protocol import EvaluateConfig, Settings, resolve
@@ -98,10 +98,16 @@ def plan_file(path: Path, config: EvaluateConfig) -> FilePlan:
     """
     sha256 = file_sha256(path)
     screened = load_screened(path, sha256)
-    provenance = screened.file.provenance
     jobs: list[Job] = []
     skipped: list[Score] = []
-    for settings in resolve(config, dict(provenance.get("evaluate", {}))):
+    for settings in resolve(config, settings_of(screened.file)):
+        if settings.split != "val" and any(
+            load_task(name).scope == "action" for name in settings.tasks
+        ):
+            raise ValueError(
+                f"split={settings.split} is of metrics of the tags of clips: leave it out, or set "
+                "protocol=tags"
+            )
         blank = _blank(screened, sha256, settings)
         file_jobs = _Jobs(screened, path, sha256, settings, blank)
         if any((clip.labels >= 0).any() for clip in screened.file.clips):
@@ -158,13 +164,13 @@ class _Jobs:
 
     def of_file(self) -> list[Job]:
         """Of metrics that are computed once a file."""
-        clips = self.screened.file.clips
+        file = self.screened.file
         num_left_out = sum(map(len, self.screened.left_out.values()))
         here = replace(self.blank, num_left_out=num_left_out)
         return [
             self.job(task, here, rows)
             for task in self.tasks("file")
-            for rows in task.rows(self.settings, clips)
+            for rows in task.rows(self.settings, file)
         ]
 
     def without_labels(self) -> tuple[list[Job], list[Score]]:
@@ -229,7 +235,7 @@ def _blank(screened: ScreenedFile, sha256: str, settings: Settings) -> Score:
         dataset=word("dataset"),
         task="",
         action=MEAN,
-        split="val",
+        split=settings.split,
         fraction=1.0,
         value=float("nan"),
         protocol=settings.protocol,

@@ -30,7 +30,10 @@ from tokenreel.evaluate.tasks.task import columns, is_percent, short_row_title, 
 MEASURED, PUBLISHED, CONTROL = "measured", "published", "control"
 ROUNDING = 1e-9  # of a mean
 DAGGER = "\u2020"  # marks a value that is
-NOT_ABOVE = "not above the clock, which knows only the position of a frame in its clip"
+NOT_ABOVE = (
+    "not above the clock, which knows only the position of a frame in its clip, or how common each "
+    "tag is"
+)
 
 Key = tuple[str, str, str, str, float]  # recipe, data set, weights, protocol, fraction
 
@@ -190,7 +193,7 @@ def format_summary(
 
 
 def _csv(rows: Sequence[Row], *, spreadsheet: bool) -> str:
-    tasks = _tasks(rows)
+    tasks = _tasks(rows, each_class=True)
     header = ["recipe", "dataset", "weights", "protocol", "fraction", "kind", "seeds"]
     for task in tasks:
         header += [f"{task} mean", f"{task} 2std ddof=0", f"{task} 2std ddof=1"]
@@ -292,10 +295,24 @@ def _cell(row: Row, task: str, sign: str) -> str:
     return as_measured(task, unit * row.mean(task), unit * spread, sign=sign)
 
 
-def _tasks(rows: Sequence[Row]) -> list[str]:
+def _tasks(rows: Sequence[Row], *, each_class: bool = False) -> list[str]:
+    """The columns: those of the papers' table, then what else there is.
+
+    Args:
+        rows: of the table.
+        each_class: whether metrics of one class of a file are columns too.
+    """
     seen = dict.fromkeys(task for row in rows for task in row.values)
-    always = columns()
-    return [*always, *(task for task in seen if task not in always and not _is_kind(task))]
+    is_of_tags = bool(rows) and all(row.protocol == "tags" for row in rows)
+    always = [] if is_of_tags else columns()
+    more = [task for task in seen if task not in always and not _is_kind(task)]
+    return [*always, *(task for task in more if each_class or not _is_of_class(task))]
+
+
+def _is_of_class(task: str) -> bool:
+    """Whether a row is of one class of a file."""
+    metric = task_of(task)
+    return metric is not None and metric.by_class and "@" in task
 
 
 def _is_kind(task: str) -> bool:

@@ -8,9 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.cache.embeddings import EmbeddedClip
 from tokenreel.cache.errors import UsageError
-from tokenreel.evaluate.data.clips import ActionData
 from tokenreel.evaluate.data.results import Score
 from tokenreel.evaluate.methods.nearest import MEMORY_BYTES
 from tokenreel.evaluate.protocol import TASKS, Settings
@@ -74,10 +72,10 @@ class Task:
             once, from the EmbeddingFile with its sound clips, labelled or not.
         missing: data -> why the metric cannot be computed and the status of its rows ("skipped",
             "problem"); ("", "") when it can.
-        rows: settings, labelled clips of the action (all clips of the file) -> its computations.
+        rows: settings, labelled clips of the action (the file) -> its computations.
         compute: data, request -> its rows; a ValueError becomes the note of a problem.
         resampled: data, settings -> row -> its value on resampled validation clips, for
-            `evaluate compare`; None when it cannot be resampled, as a metric of a file.
+            `evaluate compare`; None when it cannot be resampled.
         unlabelled: embeddings (T_i, C) of clips that show the same video, request -> its rows; for
             a metric that needs no labels.
         span: its range and direction, such as "0 to 1, higher is better".
@@ -87,6 +85,8 @@ class Task:
         columns: rows that the papers' table always shows.
         variants: part of a row's name after "-" -> its title on the page.
         by_share: whether its rows differ by share of labels in tables.
+        by_class: whether the rows NAME@K are of the K of a file's class names: they are no columns
+            of the printed table.
         is_slow: whether even a small file is worth several processes.
         version: raised when a change of its code changes a number, so that old rows are not reused.
     """
@@ -96,9 +96,9 @@ class Task:
     is_percent: bool
     scope: Literal["action", "file"]
     missing: Callable[[Any], tuple[str, str]]
-    rows: Callable[[Settings, Sequence[EmbeddedClip]], list[RowPlan]]
+    rows: Callable[[Settings, Any], list[RowPlan]]
     compute: Callable[[Any, Request], list[Score]]
-    resampled: Callable[[ActionData, Settings], dict[str, Metric]] | None = None
+    resampled: Callable[[Any, Settings], dict[str, Metric]] | None = None
     unlabelled: Callable[[Sequence[NDArray[np.float32]], Request], list[Score]] | None = None
     span: str = ""
     description: str = ""
@@ -107,6 +107,7 @@ class Task:
     columns: tuple[str, ...] = ()
     variants: Mapping[str, str] = field(default_factory=dict)
     by_share: bool = False
+    by_class: bool = False
     is_slow: bool = False
     version: int = 1
 
