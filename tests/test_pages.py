@@ -229,7 +229,7 @@ def test_the_python_of_the_pages_runs(folder, monkeypatch):
 
 def test_the_tables_of_the_quick_start_are_those_that_a_folder_takes(folder):
     tables = [text for page, _, language, text, _ in blocks() if language == "csv"]
-    for name, text in zip(("labels", "clips", "phases"), tables, strict=True):
+    for name, text in zip(("labels", "clips", "phases", "tags"), tables, strict=True):
         (folder / f"{name}.csv").write_text(text)
     for name in ("train/a", "train/b", "val/c"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -237,6 +237,7 @@ def test_the_tables_of_the_quick_start_are_those_that_a_folder_takes(folder):
     found = check_dataset("folder", folder, {})
     assert found.is_complete
     assert found.phases == {"lift": ("reach", "raise")}
+    assert dict(found.tags_of) == {("drama", "train"): 1, ("war", "train"): 1, ("war", "val"): 1}
     assert [(split.split, split.found) for split in found.splits] == [("train", 2), ("val", 1)]
 
 
