@@ -4,7 +4,10 @@ import errno
 import logging
 import os
 import re
+import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import patch
 
@@ -105,12 +108,67 @@ def test_a_wrong_path_is_the_users(name, capsys):
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
             "not enough memory: ",
         ),
-        (RuntimeError("can't start new thread"), "too many threads or processes (see ulimit -u)"),
+        (
+            RuntimeError("can't start new thread"),
+            "too many threads or processes, or no memory for one (see ulimit -u and -v)",
+        ),
     ],
 )
 def test_too_little_memory_and_too_many_threads_end_with_6(error, words, capsys):
     status, printed = status_of(error, capsys)
     assert (status, words in printed) == (6, True), printed
+
+
+COMMAND = """
+import os, signal, sys
+from tokenreel.pipeline.cli.console import new_app, run_app
+
+app = new_app("test")
+
+@app.command()
+def end(how: str) -> None:
+    if how.isdigit():
+        sys.exit(int(how))
+    if how == "waits":
+        print("ready", flush=True)
+        signal.pause()
+    getattr(os, how)()
+
+run_app(app)
+"""
+
+
+def start_limited(how):
+    """A command whose memory is limited, as by ulimit -v."""
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, how],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32)),
+    )
+
+
+@pytest.mark.parametrize("how", ["0", "3", "abort"])
+def test_a_library_that_aborts_where_memory_is_limited_ends_with_6_and_a_sentence(how):
+    command = start_limited(how)
+    _, printed = command.communicate(timeout=60)
+    wanted = int(how) if how.isdigit() else 6
+    assert command.returncode == wanted, printed
+    words = (
+        "error: a library ended this command (SIGABRT), perhaps for lack of memory: ulimit -v is "
+        "4194304; allow more and rerun the same command to resume\n"
+    )
+    assert printed == ("" if how.isdigit() else words)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_whose_memory_is_limited_is_stopped_as_any_other(number):
+    command = start_limited("waits")
+    assert command.stdout.readline() == "ready\n"
+    command.send_signal(number)
+    command.communicate(timeout=60)
+    assert command.returncode == 128 + number
 
 
 def test_any_other_error_is_ours_and_is_not_hidden():

@@ -7,10 +7,14 @@ import pytest
 from pydantic import ValidationError
 
 from tests.evaluate.clips import labelled_clips, make_clip, write_run
+from tokenreel.cache.embeddings import EmbeddingFile
+from tokenreel.cache.errors import EmbeddingFileError
+from tokenreel.evaluate.commands.check import check_file
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.methods.probe import draw_episodes, stratified_draw
 from tokenreel.evaluate.methods.progression import progression_targets
-from tokenreel.evaluate.protocol import PROTOCOLS, EvaluateConfig, resolve
+from tokenreel.evaluate.protocol import PROTOCOLS, EvaluateConfig, resolve, settings_of
+from tokenreel.pipeline.phases.evaluation import compare_words
 
 
 def evaluate(tmp_path, clips, config=None, **provenance):
@@ -63,8 +67,33 @@ def test_settings_that_mean_nothing_are_refused(bad):
 def test_settings_of_a_recipe_that_do_not_exist_are_a_problem_of_that_file(tmp_path):
     report = evaluate(tmp_path, labelled_clips(), evaluate={"tau_strid": 2})
     assert report.exit_status == 3
-    assert "settings of its recipe" in report.problems[0]
-    assert "tau_strid" in report.problems[0]
+    path = tmp_path / "run/embeddings.h5"
+    assert report.problems[0].startswith(
+        f"{path}: settings of its recipe: evaluate.tau_strid: no such setting, did you mean "
+        "tau_stride? (there are protocol, tasks, "
+    )
+    assert check_file(path).problems == report.problems
+    with pytest.raises(EmbeddingFileError, match=r"evaluate\.tau_strid: no such setting"):
+        compare_words(path, path, [], resamples=10, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"tau_stride": "x"}, r"evaluate\.tau_stride is 'x': input should be a valid integer"),
+        ({"fractions": [2]}, r"evaluate\.fractions is \[2\]: shares lie above 0 and up to 1"),
+        ({"ks": [5, "y"]}, r"evaluate\.ks\.1 is 'y': input should be a valid integer"),
+        ({"protocol": "karl"}, r"evaluate\.protocol is 'karl': choose carl, tcc, finegym or tags"),
+        ({"stride": 1, "taks": 2}, r"evaluate\.stride: no such .*; evaluate\.taks: no such"),
+    ],
+)
+def test_settings_of_a_recipe_that_are_wrong_are_one_sentence_with_file_and_key(
+    tmp_path, own, words
+):
+    file = EmbeddingFile(tmp_path / "e.h5", {"evaluate": own}, ())
+    with pytest.raises(EmbeddingFileError, match=rf"e\.h5: settings of its .*{words}") as raised:
+        settings_of(file, EvaluateConfig())
+    assert "\n" not in str(raised.value)
 
 
 def test_two_protocols_stand_in_one_table(tmp_path):

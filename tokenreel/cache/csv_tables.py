@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import UsageError, limit_behind
 
 MOST_BYTES = 2**29
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -198,6 +198,8 @@ def _read_text(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
+        if limit := limit_behind(error):
+            raise limit from error
         raise UsageError(f"{path}: {error.strerror}") from None
     if len(data) > MOST_BYTES:
         raise UsageError(f"{path.name}: has over {MOST_BYTES >> 20} MiB: is it a table?")

@@ -16,7 +16,9 @@ Arguments of the wrong type or value raise TypeError and ValueError, as everywhe
 """
 
 import errno
+import mmap
 import os
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -152,17 +154,51 @@ def machine_error(error: OSError, what: object = "") -> MachineError | None:
 
 
 LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+SPARE_BYTES = 2**28  # that a process can still have while its memory is not short
 
 
 def limit_behind(error: BaseException | None) -> MachineError | None:
-    """The limit of this process that is behind an error, for one that blames a file; else None."""
+    """The limit of this process that is behind an error, for one that blames a file; else None.
+
+    Where a file is about to be called damaged, wrong or unreadable, this is raised before: too many
+    open files say nothing of it.
+
+    A library runs out of memory for a file too whose header asks for more than there is: that is
+    the file's fault where other memory is available.
+    """
     cause = error
     while cause is not None:
         number = getattr(cause, "errno", None)
-        if number in LIMITS:
-            return machine_error(OSError(number, os.strerror(number)), error)
+        if number in LIMITS and (number != errno.ENOMEM or is_memory_short()):
+            what = error if error is not cause else getattr(error, "filename", None)
+            return machine_error(OSError(number, os.strerror(number)), what or "")
         cause = cause.__cause__
     return None
+
+
+def is_memory_short() -> bool:
+    """Whether this process is refused 256 MiB; nothing is kept."""
+    try:
+        mmap.mmap(-1, SPARE_BYTES).close()
+    except OSError:
+        return True
+    return False
+
+
+def process_lost(what: str, exit_code: int | None, advice: str) -> TokenReelError:
+    """The error for a process of ours that ended by itself: the machine's where it was killed.
+
+    Args:
+        what: the process.
+        exit_code: of it, negative for a signal.
+        advice: what to do.
+
+    >>> print(process_lost("the process of cpu", -9, "rerun to resume"))
+    the process of cpu was killed, perhaps because memory ran out: rerun to resume
+    """
+    if exit_code == -signal.SIGKILL:
+        return MachineError(f"{what} was killed, perhaps because memory ran out: {advice}")
+    return TokenReelError(f"{what} died (exit {exit_code}): {advice}")
 
 
 def _lacks_inodes(file: object) -> bool:

@@ -13,7 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tokenreel.cache.errors import Damaged, MachineError, StoreError, machine_error
+from tokenreel.cache.errors import (
+    Damaged,
+    MachineError,
+    StoreError,
+    is_memory_short,
+    machine_error,
+)
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
@@ -66,7 +72,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         beside.replace(path)
         sync_directory(path.parent)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a write that fails names no file
+        if error.errno is not None:
+            error.filename = error.filename or str(path)  # a write that fails names no file
+        elif is_memory_short():  # HDF5 gives no number for it
+            raise MachineError(f"{path}: not enough memory to write it ({error})") from error
         raise
     finally:
         beside.unlink(missing_ok=True)

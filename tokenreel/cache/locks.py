@@ -17,6 +17,8 @@ from typing import Any
 
 import h5py
 
+from tokenreel.cache.errors import LIMITS
+
 log = logging.getLogger(__name__)
 
 NAME = ".tokenreel.lock"  # a killed process leaves it behind; it may be deleted
@@ -57,6 +59,8 @@ def _acquire(path: Path, waiting: str) -> int | None:
     try:
         handle = _open(path)
     except OSError as error:
+        if error.errno in LIMITS:  # of this process: the file system has locks
+            raise
         say_no_locks(path.parent, error.strerror)
         return None
     try:

@@ -22,10 +22,19 @@ the protocol.
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from tokenreel.cache.canonical import canonical_json
-from tokenreel.cache.plugins import Table
+from tokenreel.cache.embeddings import EmbeddingFile
+from tokenreel.cache.errors import EmbeddingFileError
+from tokenreel.cache.plugins import Table, nearest
 
 ProtocolName = Literal["carl", "finegym", "tcc", "tags"]
 Classifier = Literal["logistic", "svc", "sgd"]
@@ -197,6 +206,37 @@ class EvaluateConfig(BaseModel):
     def changes(self) -> dict[str, Any]:
         """The values that are set, without the protocol."""
         return self.model_dump(exclude_none=True, exclude={"protocol"})
+
+
+def settings_of(file: EmbeddingFile, config: EvaluateConfig) -> list[Settings]:
+    """The settings of each requested protocol for a file, which brings some.
+
+    Args:
+        file: of the embeddings; the object `evaluate` of its provenance is that of its recipe, and
+            scores of tags have their protocol.
+        config: the user's settings.
+
+    Raises:
+        EmbeddingFileError: it sets what does not exist, or to a value that is none.
+    """
+    own = dict(file.provenance.get("evaluate", {}))
+    if file.is_of_tags:
+        own = {"protocol": "tags", **own}
+    try:
+        return resolve(config, own)
+    except ValidationError as error:
+        wrong = "; ".join(_wrong_setting(item) for item in error.errors())
+        raise EmbeddingFileError(f"{file.path}: settings of its recipe: {wrong}") from error
+
+
+def _wrong_setting(item: Mapping[str, Any]) -> str:
+    key = ".".join(map(str, ("evaluate", *item["loc"])))
+    if item["type"] == "extra_forbidden":
+        known = list(EvaluateConfig.model_fields)
+        near = nearest(str(item["loc"][-1]), known)
+        return f"{key}: no such setting{near} (there are {', '.join(known)})"
+    what = str(item["msg"]).removeprefix("Value error, ")
+    return f"{key} is {item['input']!r}: {what[:1].lower()}{what[1:]}"
 
 
 def resolve(config: EvaluateConfig, recipe: Mapping[str, Any]) -> list[Settings]:

@@ -15,6 +15,7 @@ from tokenreel.cache.tools.copying import merge_store, migrate_store, recode_sto
 from tokenreel.cache.tools.import_features import ImportStatement, import_features
 from tokenreel.cache.tools.maintenance import compare_stores, diff_stores
 from tokenreel.cache.tools.verify import verify_store
+from tokenreel.cache.write.claims import ClaimHeld, take_claim
 from tokenreel.cache.write.store_writer import StoreWriter
 
 _spec = importlib.util.spec_from_file_location("stores", Path(__file__).parents[1] / "stores.py")
@@ -81,6 +82,20 @@ def test_the_first_stores_of_version_1_are_brought_up_to_date(tmp_path):
     assert meta["attributes"]["tokenreel"]["fingerprint"] == open_store(store).fingerprint
     np.testing.assert_array_equal(open_store(store).read("a/1").codes[1], before)
     assert verify_store(store, deep=True).problems == ()
+
+
+def test_a_clip_that_another_process_writes_is_left_to_it_by_a_migration_in_place(tmp_path):
+    store = shutil.copytree(GOLDEN, tmp_path / "s")
+    group = store / folder_of(clip_key("a/1")) / "zarr.json"
+    before = group.read_bytes()
+    claim = take_claim(store / "claims", clip_key("a/1"), owner="extract-1", expiry_seconds=9)
+    words = r"0 clip\(s\) changed, 1 left to other writers \(a_1-.*: extract-1 on .* works on it\)"
+    with pytest.raises(ClaimHeld, match=words):
+        migrate_store(store)
+    assert group.read_bytes() == before
+    claim.release()
+    assert migrate_store(store) == ["a/1"]
+    assert list((store / "claims").iterdir()) == []
 
 
 def test_a_store_of_a_later_version_is_refused_by_name(tmp_path):

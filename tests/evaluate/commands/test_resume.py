@@ -122,8 +122,9 @@ def die(job, limits):
 
 def test_a_killed_worker_is_one_clear_error(monkeypatch):
     monkeypatch.setattr("tokenreel.evaluate.jobs.pool.run_job", die)
-    with pytest.raises(WorkerLost, match="with fewer --jobs; finished rows are kept"):
+    with pytest.raises(WorkerLost, match="with fewer --jobs; finished rows are kept") as raised:
         list(run_jobs([None, None], processes=2, threads=1, memory_bytes=1))
+    assert raised.value.exit_status == 6  # the machine, not the files
 
 
 def test_workers_end_with_a_killed_parent(tmp_path):

@@ -4,12 +4,14 @@ A started process imports the module of its body, so this one imports no backbon
 """
 
 import os
+import resource
 import signal
 import time
+from contextlib import suppress
 
 from tokenreel.extract.decode_pool import worker
 
-__all__ = ["beat_for_ever", "crash", "die_midway", "hang"]
+__all__ = ["beat_for_ever", "crash", "die_midway", "hang", "open_too_many_files"]
 
 
 def hang(pipe, ring):
@@ -31,6 +33,16 @@ def beat_for_ever(pipe, ring):
     for _ in range(40):
         pipe.send(worker.Heartbeat())
         time.sleep(0.25)
+
+
+def open_too_many_files(pipe, ring):
+    """A decode process that may open no further file."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))
+    with suppress(OSError):
+        while True:
+            os.open("/dev/null", os.O_RDONLY)
+    worker.serve(pipe, ring)
 
 
 def die_midway(pipe, ring):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.extract.extraction import CONFIG, content, write_video
 from tokenreel.cache.errors import UsageError
@@ -86,6 +87,28 @@ def test_a_rerun_refuses_names_and_replaces_a_video_that_changed(work):
     assert content(store) == content(fresh)
     assert open_store(store).clips_sha256 != clips  # in the provenance of runs and embeddings
     assert open_store(store).labels_sha256 != labels  # b2 has more frames
+
+
+def test_pictures_at_another_rate_are_refused_and_replaced_by_their_new_times(tmp_path):
+    folder = tmp_path / "videos/walk"
+    folder.mkdir(parents=True)
+    for number in range(5):
+        Image.new("RGB", (64, 48), (50 * number, 0, 0)).save(folder / f"{number}.png")
+    store, plain = tmp_path / "store", CONFIG.model_copy(update={"codec": "fp16"})
+
+    def run(fps, **options):
+        manifest = Manifest("toy", tmp_path / "videos", (Clip("walk", "walk", picture_fps=fps),))
+        return extract_clips(manifest, plain, store, progress=False, **options)
+
+    assert run(5.0).committed == ["walk"]
+    refused = run(10.0)
+    assert (refused.exit_status, refused.committed) == (3, [])
+    words = "walk: was walk at 5 pictures/s, is walk at 10 pictures/s"
+    assert refused.changed == {"walk": words}
+    np.testing.assert_allclose(open_store(store).times_seconds("walk"), np.arange(5) / 5)
+    assert run(10.0, changed="replace").replaced == ["walk"]
+    np.testing.assert_allclose(open_store(store).units("walk")[-1], [0.4, 0.5])
+    assert run(10.0).skipped == ["walk"]
 
 
 def find(work, manifest=None, **options):

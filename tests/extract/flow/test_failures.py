@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from tests.extract.extraction import CONFIG, content, copy_without_clips, differing, write_video
-from tests.extract.flow.broken_decoders import beat_for_ever, die_midway
+from tests.extract.flow.broken_decoders import beat_for_ever, die_midway, open_too_many_files
 from tokenreel.cache.errors import ClipFailed, MachineError, TokenReelError
 from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract import signals as stopping
 from tokenreel.extract.decode_pool import pool
+from tokenreel.extract.decode_pool.worker import ClipFailure, MachineFailure, failure_of
 from tokenreel.extract.encode import quantiser as encode
 from tokenreel.extract.flow import commits, runner
 from tokenreel.extract.flow.devices import machine_for
@@ -230,9 +231,50 @@ def test_a_limit_of_this_process_ends_the_run_and_puts_no_clip_in_quarantine(
             raise VideoError("cannot be opened", stage="open") from error
 
     monkeypatch.setattr(SourceFiles, "examine", limited)
+    monkeypatch.setattr("tokenreel.cache.errors.is_memory_short", lambda: True)
     with pytest.raises(MachineError, match=f"cannot be opened: {os.strerror(number)}; "):
         extract_clips(Manifest("toy", root, GOOD), CONFIG, tmp_path / "store", progress=False)
     assert read_failures(tmp_path / "store") == []
+
+
+def test_too_many_open_files_in_a_decode_process_end_the_run_and_fail_no_clip(
+    root, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pool, "serve", open_too_many_files)
+    config = CONFIG.model_copy(update={"codec": "fp16"})
+    with pytest.raises(MachineError, match=r"Too many open files; .*ulimit -n") as raised:
+        extract_clips(Manifest("toy", root, GOOD), config, tmp_path / "store", progress=False)
+    assert raised.value.exit_status == 6
+    assert read_failures(tmp_path / "store") == []
+    assert list((tmp_path / "store" / "claims").iterdir()) == []
+
+
+def test_a_video_that_asks_for_more_memory_than_there_is_fails_alone(
+    root, good, tmp_path, monkeypatch
+):
+    videos = tmp_path / "videos"
+    shutil.copytree(root, videos)
+    data = bytearray((videos / "a.mp4").read_bytes())
+    place = data.index(b"stsz") + 12  # the number of frames in the header: 2 ** 29
+    data[place : place + 4] = (2**29).to_bytes(4, "big")
+    (videos / "greedy.mp4").write_bytes(data)
+    store = copy_without_clips(good, tmp_path / "store")
+    manifest = Manifest("toy", videos, (Clip("greedy", "greedy.mp4"), *GOOD))
+    report = extract_clips(manifest, CONFIG, store, progress=False)
+    assert sorted(report.committed) == ["a", "b"]
+    assert [failure.clip_id for failure in report.failed] == ["greedy"]
+
+
+@pytest.mark.parametrize("is_short", [True, False])
+def test_memory_that_a_decoder_lacks_is_the_machines_where_memory_is_short(monkeypatch, is_short):
+    monkeypatch.setattr("tokenreel.cache.errors.is_memory_short", lambda: is_short)
+    error = VideoError("cannot be read", frame=3)
+    error.__cause__ = OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    message = failure_of(error)
+    assert isinstance(message, MachineFailure if is_short else ClipFailure)
+    assert message.reason.startswith("cannot be read")
+    of_python = failure_of(MemoryError())
+    assert of_python == ClipFailure("decode", "not enough memory to decode it", None, final=False)
 
 
 def test_the_status_of_a_stopped_run_says_whether_clips_are_missing():

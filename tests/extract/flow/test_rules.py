@@ -8,6 +8,7 @@ import pytest
 
 from tests.extract.extraction import CONFIG, differing
 from tests.extract.field import FIELD
+from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.encode import identity
@@ -131,6 +132,14 @@ def test_a_store_of_old_rules_takes_clips_of_which_both_rules_make_the_same(tmp_
     assert len(report.failed) == 4
     assert "4 clip(s) have other frames" in report.table()
     assert "--changed replace" in report.failed[0].reason
+    new = shutil.copytree(old, tmp_path / "new")
+    manifest = Manifest("toy", root, (plain, wide, *others))
+    added = extract_clips(manifest, PLAIN, new, progress=False, changed="replace")
+    assert sorted(added.committed) == ["mirrored", "pause", "repeated", "wide"]
+    assert (added.exit_status, added.skipped) == (0, ["plain"])
+    rules = {name: record.rules for name, record in open_store(new).records.items()}
+    assert rules == {"plain": 1, "mirrored": 2, "pause": 2, "repeated": 2, "wide": 2}
+    assert read_failures(new) == []
     for folder in (old, tmp_path / "whole"):
         shutil.rmtree(folder / "failed", ignore_errors=True)
     assert differing(old, tmp_path / "whole") == []

@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
@@ -13,6 +14,7 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.images.transforms import apply_transform
+from tokenreel.extract.preview import plan
 from tokenreel.extract.preview.plan import (
     measure_machine,
     planned_identity,
@@ -67,6 +69,27 @@ def test_plan_predicts_frames_bytes_and_files_of_the_extraction(manifest, store)
     assert size.num_files == len(files)
     chunks = [path.stat().st_size for path in files if path.name != "zarr.json"]
     assert size.num_bytes == sum(chunks)
+
+
+def test_a_folder_of_pictures_counts_with_all_its_bytes_at_its_own_rate(tmp_path, monkeypatch):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for number in range(6):
+        Image.new("RGB", (64, 48), (40 * number, 0, 0)).save(folder / f"{number}.png")
+    manifest = Manifest("toy", tmp_path, (Clip("a", "a", picture_fps=2.0),))
+    survey = survey_headers(manifest, CONFIG)
+    assert survey.video_bytes == sum(path.stat().st_size for path in folder.iterdir())
+    assert (survey.num_seconds, survey.clip_frames) == (3.0, {"a": 6})
+    rates = []
+
+    def timed(path, **options):
+        rates.append(options["picture_fps"])
+        return decode(path, **options)
+
+    monkeypatch.setattr(plan, "decode", timed)
+    found = measure_machine(manifest, CONFIG, tmp_path, device=torch.device("cpu"), seconds=0.1)
+    assert found.decode_frames > 0
+    assert rates == [2.0]
 
 
 def test_every_rate_of_the_machine_is_measured(manifest, tmp_path):

@@ -11,6 +11,7 @@ from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.config import ClsConfig, DataConfig, LstpConfig, OptimConfig
+from tokenreel.fuse.data import placement
 from tokenreel.fuse.data.placement import available_memory_bytes, choose_placement, frame_bytes
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.systems.base import make_source
@@ -204,6 +205,14 @@ def test_a_limit_of_a_container_counts_as_the_memory_that_there_is(tmp_path):
     assert available_memory_bytes(tmp_path) == 600_000
     write(tmp_path, "sys/fs/cgroup/a/memory.max", "max\n")
     assert available_memory_bytes(tmp_path) == 8000 * 1024
+
+
+@pytest.mark.parametrize(("num_bytes", "kind"), [(500, "ram"), (501, "disk")])
+def test_without_a_bound_codes_take_half_of_the_memory_that_is_available(
+    monkeypatch, num_bytes, kind
+):
+    monkeypatch.setattr(placement, "available_memory_bytes", lambda: 1000)
+    assert choose_placement("auto", num_bytes, CPU).kind == kind
 
 
 @pytest.mark.parametrize(("taken", "kind"), [(0, "ram"), (400, "ram"), (401, "disk")])

@@ -12,14 +12,25 @@ from typer.testing import CliRunner
 
 import tokenreel
 import tokenreel.fuse
+from tests.fuse import tiny
 from tests.fuse.tiny import tiny_config, write_store
-from tests.fuse.two_stage import OPTIM, TwoStageConfig
+from tests.fuse.two_stage import OPTIM, TwoStage, TwoStageConfig
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError, WrongIdentity
-from tokenreel.fuse.config import SYSTEMS, FuseConfig, parse_config
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.read.store_set import StoreSet
+from tokenreel.fuse.config import SYSTEMS, DataConfig, FuseConfig, parse_config
 from tokenreel.fuse.embed.embed import embed_run
 from tokenreel.fuse.runs.checkpoint import load_checkpoint
 from tokenreel.fuse.runs.provenance import read_provenance
+from tokenreel.fuse.systems.base import (
+    Stage,
+    StreamShape,
+    System,
+    make_source,
+    shapes_of,
+    wanted_of,
+)
 from tokenreel.fuse.train import run as run_module
 from tokenreel.fuse.train.train import Job, train, train_together
 from tokenreel.pipeline.cli.fuse import app as fuse
@@ -105,6 +116,69 @@ def test_runs_in_lock_step_end_as_alone_whatever_the_epochs_of_a_stage(stores, t
     assert [one.error for one in train_together(jobs, device="cpu", progress=False)] == [None] * 3
     for name in configs:
         same_bytes(tmp_path / "alone" / name, tmp_path / name)
+
+
+class Plain(System):
+    """A system that has the defaults."""
+
+    config = TwoStageConfig
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_a_system_steps_through_all_clips_a_batch_at_a_time(size):
+    config = TwoStageConfig(data=DataConfig(num_frames=4, batch_clips=size))
+    batches = Plain().batches(range(6), config, np.random.default_rng(0))
+    assert [len(batch) for batch in batches] == [size] * (6 // size)
+    assert sorted(clip for batch in batches for clip in batch) == list(range(6))
+    assert Plain().stages(config) == [Stage("train", config)]
+
+
+def test_a_system_without_groups_of_its_own_trains_what_is_not_frozen():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    model[0].requires_grad_(False)
+    trained = Plain().parameters(model, TwoStageConfig())
+    assert [id(one) for one in trained] == [id(one) for one in model[1].parameters()]
+
+
+def test_what_any_stage_reads_is_read_and_the_first_store_always(stores, monkeypatch):
+    wanted = TwoStage.wanted
+
+    def of_the_last_stage(self, config, stores):
+        found = wanted(self, config, stores)
+        return {"clips": found["clips"]} if config.stage == "classify" else {}
+
+    monkeypatch.setattr(TwoStage, "wanted", of_the_last_stage)
+    joined = StoreSet({name: open_store(path) for name, path in stores.items()})
+    found = dict(wanted_of([TwoStageConfig()], joined))
+    assert list(found) == ["frames", "clips"]
+    assert (found["frames"].blocks, found["clips"].blocks) == ((), (3,))
+
+
+def test_a_model_is_built_for_the_sizes_of_each_store_and_its_classes(
+    stores, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tiny, "DIM", 4)
+    narrow = write_store(tmp_path / "narrow", actions=ACTIONS, codec="pool2+int8", blocks=(2,))
+    joined = StoreSet({"frames": open_store(stores["frames"]), "clips": open_store(narrow)})
+    shapes = shapes_of(make_source(joined, [TwoStageConfig()], torch.device("cpu")))
+    assert shapes.streams == {
+        "frames": StreamShape((1, 3), 8, (2, 3)),
+        "clips": StreamShape((2,), 4, (1, 2)),
+    }
+    assert (shapes.first.dim, shapes.num_classes) == (8, 2)
+
+
+@pytest.mark.parametrize(("lacking", "kind"), [(0, "ram"), (1, "disk")])
+def test_the_codes_of_all_stores_are_within_the_bound(stores, lacking, kind):
+    joined = StoreSet({name: open_store(path) for name, path in stores.items()})
+    configs, cpu = [TwoStageConfig()], torch.device("cpu")
+    whole = make_source(joined, configs, cpu, memory_bytes=10**9)
+    bytes_of = {name: source.placement.num_bytes for name, source in whole.streams.items()}
+    assert min(bytes_of.values()) > 1
+    most = sum(bytes_of.values()) - lacking
+    bounded = make_source(joined, configs, cpu, memory_bytes=most)
+    kinds = {name: source.placement.kind for name, source in bounded.streams.items()}
+    assert kinds == {"frames": "ram", "clips": kind}
 
 
 def test_scores_of_a_clip_are_one_row(stores, tmp_path):

@@ -20,6 +20,7 @@ from tokenreel.cache.errors import (
     StoreNotFound,
     UsageError,
     WrongIdentity,
+    limit_behind,
     machine_error,
 )
 from tokenreel.cache.files import (
@@ -180,6 +181,8 @@ def load_arrays(folder: Path) -> dict[str, Array]:
             chunk = file_inside(file.parent, spec.chunk_file(0))
             arrays[name] = spec.parse_chunk(chunk.read_bytes(), where=chunk)
         except (KeyError, TypeError, OSError) as error:
+            if limit := limit_behind(error):
+                raise limit from error
             raise Damaged(f"{file}: {error}") from error
     return arrays
 

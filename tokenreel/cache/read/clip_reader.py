@@ -19,7 +19,7 @@ from tokenreel.cache.canonical import parse_json
 from tokenreel.cache.codec import Codec
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged, StoreError
-from tokenreel.cache.files import file_inside
+from tokenreel.cache.files import file_inside, unreadable
 from tokenreel.cache.format.byte_arrays import (
     BytesSpec,
     byte_arrays,
@@ -225,7 +225,7 @@ class OpenClip:
         try:
             same = parse_json(meta.read_bytes(), where=meta) == spec.metadata()
         except OSError as error:
-            raise Damaged(f"{meta}: {error.strerror}; run verify, then repair") from error
+            raise unreadable(meta, error) from error
         if not same:
             raise Damaged(f"{meta}: not the metadata of the format; use backend='tensorstore'")
         self._known_arrays.add(spec.path)

@@ -31,7 +31,7 @@ from tokenreel.cache.format.layout import SEGMENT, segments
 from tokenreel.cache.format.store_files import create_store, load_arrays, load_identity
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.read.store_reader import Store, Tokens, open_store
-from tokenreel.cache.write.claims import ClaimHeld
+from tokenreel.cache.write.claims import EXPIRY_SECONDS, ClaimHeld, take_claim
 from tokenreel.cache.write.store_writer import StoreWriter
 
 log = logging.getLogger(__name__)
@@ -119,20 +119,53 @@ def migrate_store(path: str | Path) -> list[str]:
     Raises:
         WrongIdentity: the store is of a version later than this package knows.
         Damaged: run verify and repair first.
+        ClaimHeld: other writers work on some of the clips; the rest is changed.
     """
     store, changed = open_store(path), []
+    held: list[ClaimHeld] = []
     for record in store.records.values():
         folder = file_inside(store.path, folder_of(record.key))
-        if b'"fingerprint":' in (folder / "zarr.json").read_bytes():
+        if _names_its_store(folder):
             continue
-        found, seals = load_clip(folder, record.key)
+        try:
+            if _add_fingerprint(store, folder, record.key):
+                changed.append(record.clip_id)
+        except ClaimHeld as error:
+            held.append(error)
+    log.info("%s: %d clip(s) changed", path, len(changed))
+    if held:
+        raise ClaimHeld(
+            f"{path}: {len(changed)} clip(s) changed, {len(held)} left to other writers ({held[0]}"
+            "): run `tokenreel store migrate` again when they have ended"
+        )
+    return changed
+
+
+def _names_its_store(folder: Path) -> bool:
+    return b'"fingerprint":' in (folder / "zarr.json").read_bytes()
+
+
+def _add_fingerprint(store: Store, folder: Path, key: str) -> bool:
+    """Write a clip's group with the fingerprint; False where another writer replaced the clip.
+
+    Under the clip's claim: a writer that replaces the clip would get the former record.
+
+    Raises:
+        ClaimHeld: another writer works on the clip.
+    """
+    claims = store.path / "claims"
+    claim = take_claim(claims, key, owner="migrate", expiry_seconds=EXPIRY_SECONDS)
+    try:
+        if _names_its_store(folder):
+            return False
+        found, seals = load_clip(folder, key)
         beside = temporary_name(folder)  # not in the clip: a kill leaves it where gc looks
         write_synced(beside, clip_group(found, seals, identity=store.identity))
         beside.replace(folder / "zarr.json")
         sync_directory(folder)
-        changed.append(record.clip_id)
-    log.info("%s: %d clip(s) changed", path, len(changed))
-    return changed
+    finally:
+        claim.release()
+    return True
 
 
 def recode_store(path: str | Path, out: str | Path, *, codec: str) -> list[str]:

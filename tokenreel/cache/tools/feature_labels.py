@@ -13,7 +13,7 @@ import numpy as np
 
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.csv_tables import Line, read_table
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import UsageError, limit_behind
 from tokenreel.cache.format.clip import leaves_root
 from tokenreel.cache.manifest import UNLABELLED
 from tokenreel.cache.plugins import nearest
@@ -71,6 +71,8 @@ class LabelTables:
         try:
             values = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
+            if limit := limit_behind(error):
+                raise limit from error
             raise UsageError(f"{line.where}: labels {path.name}: {error}") from error
         if values.dtype.kind not in "iu" or values.shape != (num_frames,):
             raise UsageError(

@@ -33,7 +33,7 @@ from tokenreel.cache.codec.base import Array
 from tokenreel.cache.csv_tables import Line, read_lines, read_table
 from tokenreel.cache.embedding_arrays import require_own_bytes
 from tokenreel.cache.embeddings import labels_of, text_of, times_of
-from tokenreel.cache.errors import EmbeddingFileError, UsageError
+from tokenreel.cache.errors import EmbeddingFileError, UsageError, limit_behind
 from tokenreel.cache.files import files_in
 from tokenreel.cache.format.byte_arrays import is_array_name
 from tokenreel.cache.format.clip import SourceInfo
@@ -473,6 +473,8 @@ def opened(path: Path, block: int) -> Iterator[Any]:
             _require_own_bytes(file, f"tokens/{block}")
             yield file[f"tokens/{block}"]
     except (OSError, ValueError, EOFError) as error:
+        if limit := limit_behind(error):
+            raise limit from error
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{path}: {error}") from error

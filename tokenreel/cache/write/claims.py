@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_object, seal
-from tokenreel.cache.errors import Damaged, StoreError
+from tokenreel.cache.errors import LIMITS, Damaged, StoreError
 from tokenreel.cache.files import make_directory, write_new
 
 log = logging.getLogger(__name__)
@@ -240,7 +240,9 @@ def _started(pid: int) -> str:
     """When a process started, in ticks since boot; "" when there is none.  Defeats reused ids."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+    except OSError as error:
+        if error.errno in LIMITS:  # a process that cannot be looked at has not ended
+            raise
         return ""
     fields = text[text.rindex(")") + 2 :].split()
     return "" if fields[0] in "ZX" else fields[19]

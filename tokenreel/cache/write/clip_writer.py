@@ -14,7 +14,14 @@ import numpy as np
 from tokenreel.cache.canonical import canonical_json, seal
 from tokenreel.cache.codec import Codec, Encoded
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.errors import Damaged, MachineError, StoreError, UsageError, machine_error
+from tokenreel.cache.errors import (
+    Damaged,
+    MachineError,
+    StoreError,
+    UsageError,
+    limit_behind,
+    machine_error,
+)
 from tokenreel.cache.files import (
     exchange_folders,
     make_directory,
@@ -124,6 +131,8 @@ class ClipWriter:
                 if read_bytes(self._folder, "begin.json") == identity:
                     return self._keep_whole_segments()
             except (OSError, Damaged) as error:
+                if limit := limit_behind(error):  # else what is whole would be removed
+                    raise limit from error
                 log.info("%s: nothing to resume: %s", self._record.clip_id, error)
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()

@@ -10,6 +10,7 @@ from tokenreel.cache.embedding_arrays import ArraySpec, array_specs, wrong_type
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile, read_embeddings
 from tokenreel.cache.errors import EmbeddingFileError
 from tokenreel.evaluate.data.clips import SPLITS, screen_clips
+from tokenreel.evaluate.protocol import EvaluateConfig, settings_of
 
 REQUIRED = ("embeddings", "lengths", "clip_id", "split")
 PER_FRAME = ("labels", "times_seconds", "frame_index")
@@ -69,6 +70,10 @@ def check_file(path: Path) -> Checked:
         return Checked((), (str(error),), tuple(notes))
     clips = file.clips
     notes += file.notes
+    try:
+        settings_of(file, EvaluateConfig())
+    except EmbeddingFileError as error:
+        problems.append(str(error))
     sound, left_out = screen_clips(clips)
     problems += [reason for reasons in left_out.values() for reason in reasons]
     labelled = [clip for clip in sound if (clip.labels >= 0).any()]

@@ -18,14 +18,8 @@ from numpy.typing import NDArray
 from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.progress import Progress
-from tokenreel.evaluate.data.clips import (
-    ActionData,
-    file_sha256,
-    load_action,
-    load_screened,
-    settings_of,
-)
-from tokenreel.evaluate.protocol import EvaluateConfig, Settings, resolve
+from tokenreel.evaluate.data.clips import ActionData, file_sha256, load_action, load_screened
+from tokenreel.evaluate.protocol import EvaluateConfig, Settings, settings_of
 from tokenreel.evaluate.tasks.task import Metric, load_task
 
 log = logging.getLogger(__name__)
@@ -234,7 +228,7 @@ def _load(path: Path, config: EvaluateConfig) -> _Side:
     file = load_screened(path, sha256).file
     for note in file.notes:
         log.warning("%s: %s", path, note)
-    settings = resolve(config, settings_of(file))[0]
+    settings = settings_of(file, config)[0]
     clips: dict[str, list[str]] = {}
     labels: dict[str, Ints] = {}
     for clip in file.clips:

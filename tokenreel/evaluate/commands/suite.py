@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tokenreel.cache.errors import EmbeddingFileError, UsageError
+from tokenreel.cache.errors import EmbeddingFileError, UsageError, limit_behind
 from tokenreel.cache.files import make_directory
 from tokenreel.cache.locks import lock_folder
 from tokenreel.cache.progress import Progress
@@ -184,9 +184,11 @@ def _plan(
         try:
             plan = plan_file(path, config)
         except (EmbeddingFileError, OSError) as error:
+            if limit := limit_behind(error):  # of all files
+                raise limit from error
             problems.append(str(error))
-        except ValueError as error:
-            problems.append(f"{path}: settings of its recipe: {error}")
+        except ValueError as error:  # such as a metric of a plugin that is not installed
+            problems.append(f"{path}: {error}")
         else:
             problems += plan.problems
             for note in plan.notes:

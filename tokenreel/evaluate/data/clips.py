@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,12 +96,6 @@ def load_screened(path: Path, sha256: str) -> ScreenedFile:
     for action, reasons in file.provenance.get("left_out", {}).items():  # when it was made
         left_out[action] = [*map(str, reasons), *left_out.get(action, [])]
     return ScreenedFile(replace(file, clips=tuple(clips)), left_out)
-
-
-def settings_of(file: EmbeddingFile) -> dict[str, Any]:
-    """The settings that a file brings: those of its recipe, and the protocol of scores of tags."""
-    own = dict(file.provenance.get("evaluate", {}))
-    return {"protocol": "tags", **own} if file.is_of_tags else own
 
 
 def screen_clips(

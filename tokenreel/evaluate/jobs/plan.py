@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tokenreel.evaluate.data.clips import ScreenedFile, file_sha256, load_screened, settings_of
+from tokenreel.evaluate.data.clips import ScreenedFile, file_sha256, load_screened
 from tokenreel.evaluate.data.clock import CLOCK
 from tokenreel.evaluate.data.results import MEAN, Score
-from tokenreel.evaluate.protocol import EvaluateConfig, Settings, resolve
+from tokenreel.evaluate.protocol import EvaluateConfig, Settings, settings_of
 from tokenreel.evaluate.tasks.task import RowPlan, Task, load_task
 
 METRICS_VERSION = 2  # raised when a change of the code changes a number
@@ -92,15 +92,14 @@ def plan_file(path: Path, config: EvaluateConfig) -> FilePlan:
     """The jobs of a file under each requested protocol.
 
     Raises:
-        EmbeddingFileError: the file cannot be read.
+        EmbeddingFileError: the file cannot be read, or its recipe has settings that do not exist.
         UsageError: a metric that cannot be loaded.
-        ValueError: its recipe has settings that do not exist.
     """
     sha256 = file_sha256(path)
     screened = load_screened(path, sha256)
     jobs: list[Job] = []
     skipped: list[Score] = []
-    for settings in resolve(config, settings_of(screened.file)):
+    for settings in settings_of(screened.file, config):
         if settings.split != "val" and any(
             load_task(name).scope == "action" for name in settings.tasks
         ):

@@ -9,14 +9,14 @@ from multiprocessing import connection, get_context, parent_process
 
 from threadpoolctl import threadpool_limits
 
-from tokenreel.cache.errors import TokenReelError
+from tokenreel.cache.errors import MachineError
 from tokenreel.evaluate.data.results import Score
 from tokenreel.evaluate.jobs.plan import Job
 from tokenreel.evaluate.jobs.run import run_job
 from tokenreel.evaluate.tasks.task import Limits
 
 
-class WorkerLost(TokenReelError):
+class WorkerLost(MachineError):
     """A process of the pool was killed, often because memory ran out."""
 
 

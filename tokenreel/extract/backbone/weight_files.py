@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import UsageError, limit_behind
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 FILES = (  # names by which libraries look for weights in a folder, the first found is read
@@ -125,6 +125,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, OSError, RecursionError) as error:
+        if limit := limit_behind(error):
+            raise limit from error
         raise UsageError(f"{path}: not readable as JSON: {error}") from error
     return found if isinstance(found, dict) else {}
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.cache.errors import TokenReelError
+from tokenreel.cache.errors import MachineError, TokenReelError
 from tokenreel.extract.decode_pool.shared_ring import SHARED_MEMORY, SharedRing
 from tokenreel.extract.decode_pool.worker import (
     NO_FACTS,
@@ -26,6 +26,7 @@ from tokenreel.extract.decode_pool.worker import (
     ClipFailure,
     DecodeJob,
     Heartbeat,
+    MachineFailure,
     serve,
 )
 from tokenreel.extract.images.transforms import image_sides, plan_on_device
@@ -206,6 +207,9 @@ class DecodePool:
         workers: number of processes.
         timeout_seconds: time without a heartbeat after which a process is killed.
         is_over: polled; once true, the clips being decoded are abandoned.
+
+    Raises:
+        MachineError: while it is iterated: a limit of the machine is behind a failure.
     """
 
     def __init__(
@@ -269,7 +273,9 @@ class DecodePool:
         task = worker.task
         assert task is not None
         try:
-            message: Heartbeat | Chunk | ClipFailure | ClipFacts = worker.pipe.recv()
+            message: Heartbeat | Chunk | ClipFailure | MachineFailure | ClipFacts = (
+                worker.pipe.recv()
+            )
         except (EOFError, OSError):
             worker.process.join(STOP_SECONDS)
             exit_code = worker.process.exitcode
@@ -290,6 +296,8 @@ class DecodePool:
                 seconds=message.seconds,
                 release=lambda: worker.release(slot),
             )
+        elif isinstance(message, MachineFailure):
+            raise MachineError(message.reason)
         elif not isinstance(message, Heartbeat):
             worker.task = None
             yield from self._finish(task, message)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tokenreel.cache.errors import limit_behind, machine_error
 from tokenreel.extract.decode_pool.shared_ring import SharedRing
 from tokenreel.extract.frame_policy import missing_end, nearest_frames, uniform_frames
 from tokenreel.extract.images.augment import ViewAugmenter
@@ -110,6 +111,13 @@ class ClipFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class MachineFailure:
+    """Message: a limit of the machine, and not the clip, ends the run; the reason as a sentence."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClipFacts:
     """Message: the clip is decoded to its end.
 
@@ -149,7 +157,7 @@ def serve(pipe: Connection, ring: SharedRing) -> None:
 
     Args:
         pipe: receives jobs and free slots; sends a Chunk for each filled slot, a Heartbeat now
-            and then, and at the end of a clip ClipFacts or a ClipFailure.
+            and then, and at the end of a clip ClipFacts, a ClipFailure or a MachineFailure.
         ring: shared with the parent.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -190,7 +198,7 @@ def _decode_clip(
             last_beat = time.monotonic()
 
     filler = ChunkFiller(job, take_slot)
-    failure: ClipFailure | None = None
+    failure: ClipFailure | MachineFailure | None = None
     try:
         for is_full in fill_chunks(job, filler, beat):
             if is_full:
@@ -198,10 +206,24 @@ def _decode_clip(
                 pipe.send(Chunk(held.pop(), *filler.empty(), seconds, filler.frame_size))
             else:
                 beat()
-    except VideoError as error:
-        failure = ClipFailure(error.stage, str(error), error.frame, error.final)
+    except (VideoError, OSError, MemoryError) as error:
+        if isinstance(error, BrokenPipeError | ConnectionResetError):
+            raise  # of the pipe
+        failure = failure_of(error)
     free.extend(held)
     pipe.send(failure or filler.facts)
+
+
+def failure_of(error: VideoError | OSError | MemoryError) -> ClipFailure | MachineFailure:
+    """The message for an error: of the machine where one of its limits is behind it."""
+    limit = limit_behind(error) or (machine_error(error) if isinstance(error, OSError) else None)
+    if limit is not None:
+        return MachineFailure(str(limit))
+    if isinstance(error, VideoError):
+        return ClipFailure(error.stage, str(error), error.frame, error.final)
+    if isinstance(error, MemoryError):
+        return ClipFailure("decode", "not enough memory to decode it", None, final=False)
+    return ClipFailure("decode", error.strerror or str(error), None, final=False)
 
 
 class ChunkFiller:

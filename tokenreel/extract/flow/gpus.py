@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tokenreel.cache.errors import TokenReelError
+from tokenreel.cache.errors import TokenReelError, process_lost
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.progress import Progress
 from tokenreel.extract.config import ExtractConfig
@@ -165,9 +165,8 @@ def _receive(children: Sequence[_Child]) -> None:
             child.process.join()
             child.is_done = True
             if child.process.exitcode:
-                child.error = child.error or TokenReelError(
-                    f"the process of {child.device} died (exit {child.process.exitcode}); "
-                    "rerun to resume"
+                child.error = child.error or process_lost(
+                    f"the process of {child.device}", child.process.exitcode, "rerun to resume"
                 )
                 log.error("%s", child.error)
             continue

@@ -21,6 +21,7 @@ from tokenreel.cache.errors import StoreError, machine_error
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import INDEX_BYTES, clip_arrays, view_arrays
 from tokenreel.cache.manifest import Clip, Manifest, path_below
+from tokenreel.cache.source_state import source_state
 from tokenreel.extract.backbone.cpu_threads import in_parts, num_threads
 from tokenreel.extract.backbone.families import (
     backbone_shape,
@@ -51,7 +52,7 @@ class HeaderSurvey:
         clip_frames: frames to keep of each clip, by clip id.
         num_seconds: total duration of those clips.
         num_decoded: frames to decode for those that are kept; twice where a clip is read twice.
-        video_bytes: size of the video files.
+        video_bytes: size of the video files, and of the files in folders of pictures.
         unreadable: clip id and reason of each clip whose header cannot be read.
     """
 
@@ -103,7 +104,7 @@ def survey_headers(manifest: Manifest, config: ExtractConfig) -> HeaderSurvey:
         if clip.video not in headers:
             try:
                 headers[clip.video] = probe(path, picture_fps=clip.picture_fps)
-                video_bytes += path.stat().st_size
+                video_bytes += source_state(path).num_bytes
             except VideoError as error:
                 headers[clip.video] = str(error)
         header = headers[clip.video]
@@ -246,8 +247,13 @@ def _decode_rate(manifest: Manifest, config: ExtractConfig, seconds: float) -> f
     start = time.perf_counter()
     for clip in _spread(manifest.clips):
         try:
-            path, aspect = path_below(manifest.root, clip.video), config.pixel_aspect
-            for frame in decode(path, decoder=config.decoder, pixel_aspect=aspect):
+            frames = decode(
+                path_below(manifest.root, clip.video),
+                decoder=config.decoder,
+                pixel_aspect=config.pixel_aspect,
+                picture_fps=clip.picture_fps,
+            )
+            for frame in frames:
                 apply_transform(frame.pixels, transform)
                 count += 1
                 if time.perf_counter() - start > seconds:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from tokenreel.cache.errors import limit_behind
 from tokenreel.cache.manifest import path_below
 from tokenreel.extract.video.decoders import opened, packets_of
 from tokenreel.extract.video.types import VideoError
@@ -84,6 +85,8 @@ def find_videos(root: Path, names: Sequence[str]) -> VideoFiles:
     for name in names:
         verdict = seen.get(name, True)
         if isinstance(verdict, OSError):
+            if limit := limit_behind(verdict):
+                raise limit
             found.unreadable.append((name, (verdict.strerror or str(verdict)).lower()))
         elif verdict:
             found.videos.append(name)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tokenreel.cache.canonical import canonical_json, field_differences, read_json
 from tokenreel.cache.embeddings import with_current_names
-from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
+from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity, limit_behind
 from tokenreel.cache.provenance import (
     STORE_PATH,
     describe_fingerprints,
@@ -130,6 +130,8 @@ def read_provenance(run: Path) -> dict[str, Any]:
     try:
         provenance = read_json(path.read_bytes())
     except (OSError, ValueError) as error:
+        if limit := limit_behind(error):
+            raise limit from error
         raise Damaged(f"{path}: torn ({error}); delete the run and train again") from error
     if not isinstance(provenance, dict):
         raise Damaged(f"{path}: no description of a run, but {provenance!r}")

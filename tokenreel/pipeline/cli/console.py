@@ -1,9 +1,14 @@
 """Shared by the four programs: create an app, run it, report errors, set the exit status."""
 
+import ctypes
 import errno
 import logging
 import os
+import resource
+import signal
 import sys
+import threading
+from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -27,6 +32,8 @@ WRONG_PATHS = (
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 FollowLinks = Annotated[
     bool, typer.Option(help="take links that leave the root, and enter links to folders")
 ]
@@ -72,6 +79,7 @@ def link_words(follow_links: bool) -> list[str]:
 def run_app(app: typer.Typer) -> NoReturn:
     """Run a command; print an error of ours as one message and end with its status."""
     _use_utf8()
+    _watch_limited_memory()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("tokenreel").setLevel(logging.INFO)
     try:
@@ -126,6 +134,40 @@ def _use_utf8() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def _watch_limited_memory() -> None:
+    """Where memory is limited (ulimit -v), go on in a child process, and wait for its end here.
+
+    C++ libraries abort the process when they are refused memory: only another process can say so.
+    Signals are forwarded; the child ends with this process.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY or threading.active_count() > 1:
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    child = os.fork()
+    if not child:
+        os.setpgid(0, 0)  # Ctrl-C comes from the parent, once
+        with suppress(AttributeError):  # not Linux
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        return
+    for number in FORWARDED:
+        signal.signal(number, lambda received, _: os.kill(child, received))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if -status in FORWARDED:
+        sys.exit(128 - status)
+    if status < 0:
+        name = signal.Signals(-status).name
+        _end(
+            MachineError(
+                f"a library ended this command ({name}), perhaps for lack of memory: ulimit -v is "
+                f"{limit >> 10}; allow more and rerun the same command to resume"
+            )
+        )
+    sys.exit(status)
+
+
 def _end(error: TokenReelError) -> NoReturn:
     typer.echo(f"error: {error}", err=True)
     sys.exit(error.exit_status)
@@ -139,5 +181,5 @@ def _lack_of(error: Exception) -> str:
     if "out of memory" in words or "can't allocate memory" in words:  # torch, on GPU and CPU
         return f"not enough memory: {words.partition(chr(10))[0]}"
     if "can't start new thread" in words:
-        return "too many threads or processes (see ulimit -u)"
+        return "too many threads or processes, or no memory for one (see ulimit -u and -v)"
     return ""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenreel.cache.errors import StoreError, UsageError
+from tokenreel.cache.errors import StoreError, UsageError, limit_behind
 from tokenreel.cache.files import entries_of
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.plugins import nearest
@@ -169,6 +169,8 @@ def _unlabelled(root: Path) -> Iterator[Entry]:
             content = loadmat(path, variable_names=["action", "train"])
             action, flag = str(content["action"].item()), int(content["train"].item())
         except (ValueError, KeyError, TypeError, OSError, NotImplementedError) as error:
+            if limit := limit_behind(error):
+                raise limit from error
             raise UsageError(f"labels/{path.name}: cannot be read ({error})") from None
         if OTHER_NAMES.get(action, action) in NUM_PHASES:
             split = "train" if flag == 1 else "val"
@@ -209,6 +211,8 @@ def _read_labels(path: Path, action: str, where: str) -> list[int]:
     try:
         labels = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
+        if limit := limit_behind(error):
+            raise limit from error
         raise UsageError(f"{where}: not an array of numbers ({error})") from None
     if not labels.size:
         raise UsageError(f"{where}: no labels")

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from tokenreel.cache.embeddings import read_names, read_provenance
-from tokenreel.cache.errors import EmbeddingFileError, StoreError, UsageError
+from tokenreel.cache.errors import EmbeddingFileError, StoreError, UsageError, limit_behind
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.plugins import nearest
 from tokenreel.cache.provenance import CHANGES, store_changes
@@ -19,7 +19,7 @@ from tokenreel.evaluate.commands.frozen import POOLS, pool_store
 from tokenreel.evaluate.commands.suite import SuiteReport, evaluate_files
 from tokenreel.evaluate.data.clips import file_sha256, load_screened
 from tokenreel.evaluate.jobs.pool import num_processors
-from tokenreel.evaluate.protocol import EvaluateConfig
+from tokenreel.evaluate.protocol import EvaluateConfig, settings_of
 from tokenreel.evaluate.tables.printed import Published
 from tokenreel.pipeline.defaults import code_version, find_runs, store_of_run
 from tokenreel.pipeline.override import apply_overrides
@@ -284,8 +284,10 @@ def _readable(paths: Sequence[Path], problems: list[str]) -> list[Path]:
     found = []
     for path in paths:
         try:
-            load_screened(path, file_sha256(path))
+            settings_of(load_screened(path, file_sha256(path)).file, EvaluateConfig())
         except (EmbeddingFileError, OSError) as error:
+            if limit := limit_behind(error):  # of all files
+                raise limit from error
             problems.append(str(error))
         else:
             found.append(path)

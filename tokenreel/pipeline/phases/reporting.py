@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
-from tokenreel.cache.errors import EmbeddingFileError
+from tokenreel.cache.errors import EmbeddingFileError, limit_behind
 from tokenreel.cache.format.clip import leaves_root
 from tokenreel.cache.manifest import path_below
 from tokenreel.evaluate.commands.suite import SuiteReport
@@ -86,6 +86,8 @@ def report_scores(
         try:
             files.append(load_screened(path, file_sha256(path)).file)
         except (EmbeddingFileError, OSError) as error:
+            if limit := limit_behind(error):  # of all files
+                raise limit from error
             last = error  # it is among the problems already
     if not files:
         raise EmbeddingFileError(f"no embedding file to report on: {last}")

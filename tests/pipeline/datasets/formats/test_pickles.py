@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,27 @@ def test_the_largest_place_of_the_memo_takes_no_memory(tmp_path):
     path = tmp_path / "memo.pkl"
     path.write_bytes(b"\x80\x02K\x07r\xff\xff\xff\xff.")
     assert read_plain_pickle(path) == 7
+
+
+def test_a_place_of_the_memo_that_was_filled_anew_is_not_built(tmp_path):
+    unbuilt = b"cnumpy\ndtype\nX\x02\0\0\0i4K\0K\x01\x87R"
+    state = b"(K\x03X\x01\0\0\0<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0t"
+    path = tmp_path / "memo.pkl"  # the dtype is kept as 0 and 1; 0 becomes 7 before it is built
+    path.write_bytes(
+        b"\x80\x02" + unbuilt + b"q\0q\1" + b"K\x07q\0" + b"0" + state + b"b" + b"0h\0."
+    )
+    assert read_plain_pickle(path) == 7
+
+
+def test_values_that_are_built_again_and_again_take_no_longer_each_time(tmp_path):
+    unbuilt = b"cnumpy\ndtype\nX\x02\0\0\0i4K\0K\x01\x87R"
+    state = b"(K\x03X\x01\0\0\0<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tq\0"
+    kept = b"".join(b"r" + number.to_bytes(4, "little") for number in range(1, 20_001))
+    path = tmp_path / "again.pkl"  # a state, then 20,000 places for one dtype, built 20,000 times
+    path.write_bytes(b"\x80\x02" + state + unbuilt + kept + 20_000 * b"2h\0b0" + b"0.")
+    started = time.process_time()
+    assert isinstance(read_plain_pickle(path), tuple)
+    assert time.process_time() - started < 8
 
 
 def test_truth_values_are_0_and_1_whatever_their_bytes_are(tmp_path):

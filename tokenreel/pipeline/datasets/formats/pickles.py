@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import UsageError, limit_behind
 from tokenreel.pipeline.datasets.formats.pickled_arrays import (
     NDARRAY,
     TORCH_STORAGES,
@@ -58,6 +58,8 @@ def read_plain_pickle(path: Path) -> Any:
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
+        if limit := limit_behind(error):
+            raise limit from error
         raise UsageError(f"{path}: {error.strerror}") from None
     if len(data) > MOST_BYTES:
         raise UsageError(f"{path.name}: has over {MOST_BYTES >> 20} MiB, too many for labels")

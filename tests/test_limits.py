@@ -1,0 +1,125 @@
+"""Too many open files: wherever a file is read, the machine is named, and never the file."""
+
+import json
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cache.stores import begin, make_store, write_clip
+from tokenreel.cache import files
+from tokenreel.cache.csv_tables import read_lines
+from tokenreel.cache.errors import MachineError
+from tokenreel.cache.files import whole_file
+from tokenreel.cache.locks import lock_folder
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.write.claims import is_live, take_claim
+from tokenreel.cache.write.store_writer import StoreWriter
+from tokenreel.evaluate.commands.suite import evaluate_files
+from tokenreel.evaluate.protocol import EvaluateConfig
+from tokenreel.extract.backbone.weight_files import read_model_config
+from tokenreel.extract.video.sniff import find_videos
+from tokenreel.fuse.runs.provenance import read_provenance
+from tokenreel.pipeline.datasets.formats.pickles import read_plain_pickle
+from tokenreel.pipeline.datasets.penn_action import _read_labels
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """This process may open no file."""
+    former = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, former[1]))
+    handles = []
+    try:
+        with suppress(OSError):
+            while True:
+                handles.append(os.open("/dev/null", os.O_RDONLY))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, former)
+        for handle in handles:
+            os.close(handle)
+
+
+READERS = {  # name of the file -> what reads it
+    "labels.csv": read_lines,
+    "labels.pkl": read_plain_pickle,
+    "labels.npy": lambda path: _read_labels(path, "golf_swing", "labels.npy"),
+    "config.json": read_model_config,
+    "run.json": lambda path: read_provenance(path.parent),
+    "e.h5": lambda path: evaluate_files(
+        [path], config=EvaluateConfig(), out=path.parent / "out", progress=False
+    ),
+    "film": lambda path: find_videos(path.parent, ["film"]),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_file_that_cannot_be_opened_now_is_not_called_wrong(tmp_path, name):
+    path = tmp_path / name
+    path.write_text(json.dumps({"a": 1}))
+    with no_more_files(), pytest.raises(MachineError, match=r"Too many open files; .*ulimit -n"):
+        READERS[name](path)
+
+
+def test_a_clip_of_a_store_that_is_open_is_not_called_damaged(tmp_path):
+    path = make_store(tmp_path / "s")
+    with StoreWriter(path, writer_id="test") as writer:
+        write_clip(writer, "a", frames=3)
+    store = open_store(path)
+    with no_more_files(), pytest.raises(MachineError, match=r"Too many open files.*ulimit -n"):
+        store.read("a")
+    assert store.read("a").decode(1).shape[0] == 3
+
+
+@pytest.mark.parametrize("is_short", [True, False])
+def test_what_hdf5_says_of_a_write_that_failed_is_kept(tmp_path, monkeypatch, is_short):
+    monkeypatch.setattr(files, "is_memory_short", lambda: is_short)
+    kind = MachineError if is_short else OSError
+    with pytest.raises(kind, match=r"Can't write data"), whole_file(tmp_path / "e.h5") as beside:  # noqa: PT012
+        beside.touch()
+        raise OSError("Can't write data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_live_claim_is_not_taken_for_that_of_a_dead_process(tmp_path):
+    claim = take_claim(tmp_path, "a", owner="test", expiry_seconds=60)
+    text = claim.path.read_bytes()
+    with no_more_files(), suppress(OSError):
+        assert is_live(claim.path)
+    assert claim.path.read_bytes() == text
+    claim.release()
+
+
+def test_a_lock_that_cannot_be_opened_now_is_not_gone_without(tmp_path, caplog):
+    with no_more_files(), pytest.raises(OSError, match="Too many open files"):  # noqa: SIM117
+        with lock_folder(tmp_path):
+            pass
+    assert "no locks" not in caplog.text
+
+
+def test_what_a_dead_writer_left_stays_where_it_cannot_be_looked_at(tmp_path):
+    path = make_store(tmp_path / "s")
+    with StoreWriter(path, writer_id="test") as writer:
+        clip = begin(writer, "a")
+        rows = np.zeros((64, 16), np.float32)
+        for start in range(0, 128, 64):
+            tokens = np.full((64, 16, 16), start + 1.0, np.float32)
+            encoded = {b: writer.codec.encode(tokens, block=b, grid=(4, 4)) for b in (1, 3)}
+            clip.append(0, encoded, {1: rows, 3: rows}, rows)
+        clip.suspend()
+    (left,) = (path / "clips").glob("*/.tmp-*")
+    with StoreWriter(path, writer_id="test") as writer:
+        claim = path / "claims"
+        with no_more_files(), pytest.raises((MachineError, OSError)):
+            begin(writer, "a")
+        assert sorted(claim.glob("*.json")) == []
+        assert left.exists() or list((path / "clips").glob("*/.tmp-*"))
+        again = begin(writer, "a")
+        assert again.resume_frames == 128
+        again.abort()
