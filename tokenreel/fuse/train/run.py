@@ -108,6 +108,8 @@ class Run:
         self._resume()
         if config.init is not None and not self.num_epochs:
             self.save()  # the weights of another run as they are: no step writes them
+        counts = [p.numel() for p in self.model.parameters() if p.requires_grad]
+        log.info("%s: %s trained parameters", out.name, f"{sum(counts):,}")
         if config.optim.compile:
             self.system.compile(self.model)
 

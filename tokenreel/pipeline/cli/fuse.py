@@ -66,8 +66,11 @@ def ablate(
     *,
     seeds: Annotated[int, typer.Option(min=1, help="runs of each row, seeds 0 to N - 1")] = 3,
     store: Annotated[
-        list[Path] | None,
-        typer.Option(help="a store; may be repeated, a row takes the first that has what it needs"),
+        list[str] | None,
+        typer.Option(
+            help="a store, or NAME=PATH of each of a set; may be repeated, a row takes the first "
+            "that has what it needs"
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="folder of the tables")] = None,
     device: Device = "auto",
@@ -76,11 +79,12 @@ def ablate(
 ) -> None:
     """Train a table in lock-step, one stream over the store, and print it beside the paper's."""
     from tokenreel.pipeline.phases.ablation import ablate as ablate_words
+    from tokenreel.pipeline.phases.training import parse_store_list
 
     report = ablate_words(
         words,
         seeds=seeds,
-        stores=store or [],
+        stores=parse_store_list(store or []),
         out=out,
         device=require_device(device),
         placement=placement,

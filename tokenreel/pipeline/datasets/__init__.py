@@ -26,13 +26,22 @@ DATASETS = Table(
         "finegym": "tokenreel.pipeline.datasets.finegym:finegym",
         "folder": "tokenreel.pipeline.datasets.folder:folder",
         "kinetics400": "tokenreel.pipeline.datasets.kinetics:kinetics400",
+        "lvu": "tokenreel.pipeline.datasets.lvu:lvu",
+        "mmx": "tokenreel.pipeline.datasets.mmx:mmx",
         "penn_action": "tokenreel.pipeline.datasets.penn_action:penn_action",
         "pouring": "tokenreel.pipeline.datasets.pouring:pouring",
         "sample": "tokenreel.pipeline.datasets.sample:sample",
         SAMPLE: "tokenreel.pipeline.datasets.sample:sample",  # as its stores call it
     },
 )
-FOLLOWING = ("finegym", "kinetics400", "penn_action", "pouring")  # links, without the option
+FOLLOWING = (
+    "finegym",
+    "kinetics400",
+    "lvu",
+    "mmx",
+    "penn_action",
+    "pouring",
+)  # links, without the option
 PACKED = ("penn_action", "pouring")  # they write videos of their frames; a check does not
 
 

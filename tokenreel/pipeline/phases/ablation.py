@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from tokenreel.cache.errors import StoreError, TokenReelError, UsageError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.plugins import nearest
 from tokenreel.cache.read.store_reader import Store, open_store
+from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.fuse.systems.base import require_stores
@@ -30,9 +31,11 @@ from tokenreel.pipeline.phases.ablation_table import (
 )
 from tokenreel.pipeline.phases.evaluation import frozen_controls
 from tokenreel.pipeline.phases.training import (
+    Stores,
     apply_words,
     configure_run,
     folder_name,
+    joined,
     make_job,
 )
 from tokenreel.pipeline.recipes import CONTROLS, FROZEN_CONTROLS, RECIPES, TABLES, get_recipe
@@ -69,7 +72,7 @@ def ablate(
     words: Sequence[str],
     *,
     seeds: int,
-    stores: Sequence[Path],
+    stores: Sequence[Stores],
     out: Path | None = None,
     device: str = "auto",
     placement: str = "auto",
@@ -84,7 +87,8 @@ def ablate(
         words: tables, recipes and `key=a,b,c` grids.
         seeds: runs of a row, with seeds 0 to seeds - 1.
         stores: each row takes the first that has what it needs, of its own data set and backbone
-            before others; the store of its recipe's data set in stores/ when there are none.
+            before others; several by name are one, for rows that read several; the store of its
+            recipe's data set in stores/ when there are none.
         out: folder of the tables and, in runs/, of the runs; results/<words> when None, and the
             runs are beside all others in runs/.
         device: "auto", "cpu" or "cuda".
@@ -208,7 +212,7 @@ def _rows_of(name: str, grids: Sequence[str]) -> list[AblationRow]:
 
 
 def plan_jobs(
-    rows: Sequence[AblationRow], seeds: int, stores: Sequence[Path], folder: Path
+    rows: Sequence[AblationRow], seeds: int, stores: Sequence[Stores], folder: Path
 ) -> tuple[list[_Planned], list[str]]:
     """The runs of the rows that can be trained, and why the others cannot.
 
@@ -221,7 +225,7 @@ def plan_jobs(
     Raises:
         UsageError: no row can be trained; why each cannot.
     """
-    opened = {path: open_store(path) for path in stores}
+    opened = [(one, joined(one)) for one in stores]
     jobs: list[_Planned] = []
     refused: dict[str, list[str]] = {}
     for row in rows:
@@ -249,33 +253,33 @@ def plan_jobs(
 
 
 def _store_for(
-    row: AblationRow, stores: Mapping[Path, Store], folder: Path
-) -> tuple[Path, list[list[str]]]:
-    """The first store that has what a row needs, of its own data set and backbone before others.
+    row: AblationRow, stores: Sequence[tuple[Stores, StoreSet]], folder: Path
+) -> tuple[Stores, list[list[str]]]:
+    """The first store, or set, that has what a row needs, of its data set and backbone first.
 
     Returns:
         The store, and the words of each of the row's runs with one seed.
     """
     recipe = get_recipe(row.recipe)
-    candidates = dict(stores)
+    candidates = list(stores)
     if not candidates:
         path = find_store(recipe.dataset)
-        candidates = {path: open_store(path)}
+        candidates = [(path, joined(path))]
     reasons = []
 
-    def strangeness(path: Path) -> tuple[bool, bool]:
-        store = candidates[path]
+    def strangeness(candidate: tuple[Stores, StoreSet]) -> tuple[bool, bool]:
+        store = candidate[1].first
         return dataset_of(store) != recipe.dataset, not recipe.is_on_its_backbone(store.identity)
 
-    for path in sorted(candidates, key=strangeness):
+    for given, opened in sorted(candidates, key=strangeness):
         try:
-            runs = _words_of_runs(row, candidates[path])
+            runs = _words_of_runs(row, opened.first)
             for words in runs:
-                require_stores(configure_run(row.recipe, words, folder=folder), candidates[path])
+                require_stores(configure_run(row.recipe, words, folder=folder), opened)
         except UsageError as error:
             reasons.append(str(error))
             continue
-        return path, runs
+        return given, runs
     raise UsageError("; ".join(reasons))
 
 

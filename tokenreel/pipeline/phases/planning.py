@@ -23,7 +23,6 @@ if TYPE_CHECKING:  # torch: imported once every word is known to be right
     from tokenreel.extract.preview.plan import HeaderSurvey, MachineRates, StoreSize
 
 CODECS = ("fp16", "int8", "int4", "pool2+int8", "pool2+int4")
-VIEWS_OF_A_STEP = 2  # of a clip, in every contrastive recipe
 
 
 @dataclass(frozen=True)
@@ -238,7 +237,7 @@ def break_even(
     for name in RECIPES if recipe is None else [recipe]:
         chosen = RECIPES[name]()
         if recipe is not None or chosen.dataset == manifest.dataset:
-            frames = clips * VIEWS_OF_A_STEP * chosen.fuse.data.num_frames
+            frames = clips * chosen.fuse.units_per_clip
             by_frames.setdefault(frames, []).append(name)
     frame_seconds = max(rates.stage_seconds(config, views=1).values())
     stages = rates.stage_seconds(

@@ -54,6 +54,22 @@ def parse_stores(words: Sequence[str]) -> Stores | None:
     return {name: Path(path) for name, _, path in named}
 
 
+def parse_store_list(words: Sequence[str]) -> list[Stores]:
+    """The words of --store of a table: each PATH is a store, all NAME=PATH together are one set.
+
+    Raises:
+        UsageError: a name that is given twice.
+
+    >>> parse_store_list(["s", "frames=a", "clips=b"])[0].name
+    's'
+    """
+    named = [word for word in words if word.partition("=")[0].isidentifier() and "=" in word]
+    named = [word for word in named if not Path(word).exists()]
+    plain: list[Stores] = [Path(word) for word in words if word not in named]
+    stores = parse_stores(named)
+    return plain if stores is None else [*plain, stores]
+
+
 def joined(stores: Stores) -> StoreSet:
     """The stores, opened.
 

@@ -10,6 +10,7 @@ from tokenreel.pipeline.recipes.baselines import BASELINES
 from tokenreel.pipeline.recipes.carl import CARL
 from tokenreel.pipeline.recipes.mvformer import MVFORMER, TABLE4
 from tokenreel.pipeline.recipes.sample import SAMPLE
+from tokenreel.pipeline.recipes.stan import STAN
 from tokenreel.pipeline.recipes.tables import (
     CLOCK,
     CONTROLS,
@@ -31,7 +32,7 @@ __all__ = [
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     name: documented(name, make)
-    for name, make in {**SAMPLE, **MVFORMER, **TABLE4, **CARL, **BASELINES}.items()
+    for name, make in {**SAMPLE, **MVFORMER, **TABLE4, **CARL, **BASELINES, **STAN}.items()
 }
 
 

@@ -23,7 +23,13 @@ from tokenreel.pipeline.defaults import dataset_of
 from tokenreel.pipeline.override import apply_overrides
 
 # Training clips of the papers' data sets, for the number of steps that a recipe takes.
-TRAIN_CLIPS = {"penn_action": 1140, "pouring": 70, "finegym": 3182, "kinetics400": 240_000}
+TRAIN_CLIPS = {
+    "penn_action": 1140,
+    "pouring": 70,
+    "finegym": 3182,
+    "kinetics400": 240_000,
+    "mmx": 6047,
+}
 NUM_ACTIONS = 13  # of Penn Action
 PRE_TRAINED = {  # the papers' backbones
     "resnet50": "resnet50, pre-trained by BYOL",
@@ -34,6 +40,8 @@ PROTOCOLS: dict[str, Mapping[str, object]] = {  # how the papers evaluate each d
     "pouring": {"tau_stride": 5, "retrieval_stride": 5, "fractions": (0.1, 0.5, 1.0)},
     "finegym": {"protocol": "finegym"},
     "kinetics400": {"tau_stride": 2, "retrieval_stride": 2},
+    "mmx": {"protocol": "tags", "split": "test"},
+    "lvu": {"protocol": "tags", "split": "test"},
 }
 
 
@@ -88,6 +96,7 @@ class Recipe:
             names one.
         per_action: whether it is one model for each action, as the rows with a star are: a run
             needs `data.action`, and a table averages the runs of all actions.
+        parameters: millions of trained parameters that the paper prints; `fuse train` logs its own.
     """
 
     dataset: str
@@ -103,6 +112,7 @@ class Recipe:
     caveat: str = ""
     begins_from: str = ""
     per_action: bool = False
+    parameters: float | None = None
 
     def is_on_its_backbone(self, store: StoreIdentity) -> bool:
         """Whether a store is of the published row's backbone."""
@@ -167,6 +177,7 @@ def documented(name: str, make: Callable[[], Recipe]) -> Callable[[], Recipe]:
         + (f" ({recipe.caveat})" if recipe.caveat else ""),
         "first weights": f"a run of {recipe.begins_from}" if recipe.begins_from else "",
         "backbone of the paper": PRE_TRAINED.get(recipe.backbone, recipe.backbone),
+        "parameters of the paper": f"{recipe.parameters:g} million" if recipe.parameters else "",
         "sampling": _sampling(recipe.fuse),
         recipe.status: recipe.differs
         or {"exact": "the published system"}.get(recipe.status, "ours, exact on cached features"),
@@ -185,7 +196,7 @@ def describe(name: str, make: Callable[[], Recipe]) -> str:
 
 def _sampling(config: SystemConfig) -> str:
     """Which frames a window has, in words; fuse/config/windows.py describes each kind."""
-    if not config.optim.epochs:
+    if not (config.optim.epochs and isinstance(config, FuseConfig)):
         return ""
     kind = config.data.sampling
     whose = {"paper": "as in the text", "even": "as in the text", "uniform": "of the whole clip"}
@@ -197,8 +208,11 @@ def _cost(recipe: Recipe) -> str:
     if not config.optim.epochs:
         return "one pass over the store, nothing is trained"
     batch = config.data.batch_clips
-    frames = f"of {batch} clips, 2 x {config.data.num_frames} frames each"
-    clips = TRAIN_CLIPS.get(recipe.dataset)
+    each = f"2 x {config.data.num_frames} frames"
+    if not isinstance(config, FuseConfig):
+        each = f"{config.units_per_clip} units"
+    frames = f"of {batch} clips, {each} each"
+    clips = config.data.num_train_clips or TRAIN_CLIPS.get(recipe.dataset)
     if clips is None:
         return f"{config.optim.epochs} epochs, steps {frames}"
     clips = int(config.data.label_share * clips)
