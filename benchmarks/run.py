@@ -33,6 +33,7 @@ SECONDS = {
     "extract_memory": 180,
     "extract_overlap": 90,
     "extract_rerun": 60,
+    "extract_scenes": 60,
     "extract_seeking": 180,
     "fuse_dedup": 30,
     "fuse_lockstep": 120,

@@ -391,12 +391,27 @@ def codec_table(results: Path, which: str) -> list[str]:
     return [f"On {shape_of(rows[-1])}:", "", *markdown(["codec", "of fp16's bytes", *shown], lines)]
 
 
+def scenes_table(results: Path, _: str) -> list[str]:
+    """Cuts of each method and F1 between each two; a row a video in which one finds a cut."""
+    rows = read_rows("scene_methods", results)
+    if not rows:
+        return [f"The methods were {NOT_MEASURED}."]
+    columns = [name for name in rows[0] if name.startswith(("cuts", "F1"))]
+    cut = [row for row in rows if any(row[name] not in ("0", "-") for name in columns)]
+    lines = [[case_of(row), shape_of(row), *(row[name] for name in columns)] for row in cut]
+    alike = len(rows) - len(cut)
+    end = ["", f"In {alike} other clips none of the three finds a cut."] if alike else []
+    header = ["video", "frames", *(name.removeprefix("cuts, ") for name in columns)]
+    return [*markdown(header, lines), *end]
+
+
 TABLES: dict[str, Callable[[Path, str], list[str]]] = {
     "demo": demo_table,
     "demo sentence": demo_sentence,
     "calibration": calibration_table,
     "reader": reader_table,
     "codecs": codec_table,
+    "scenes": scenes_table,
 }
 
 

@@ -331,7 +331,7 @@ def test_fresh_rows_replace_those_of_the_machine_and_of_cases_that_are_gone(harn
 
 def test_every_cpu_benchmark_is_run_and_has_its_seconds():
     run = importlib.import_module("run")
-    others = {"sample_calibration", "codecs_real"}  # they need weights
+    others = {"sample_calibration", "codecs_real", "scene_methods"}  # they need weights or videos
     scripts = {path.stem for path in BENCHMARKS.glob("*.py")} - others - set(SHARED)
     assert run.SECONDS.keys() == {
         name for name in scripts if not name.endswith(("_gpu", "_fixture"))

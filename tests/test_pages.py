@@ -13,7 +13,7 @@ import pytest
 from torch.distributed.run import get_args_parser
 
 import tokenreel
-from tests.pipeline.cli.command_words import APPS, ClickUsage, take
+from tests.pipeline.cli.command_words import APPS, ClickUsage, make_files, take
 from tests.test_library import TINY
 from tokenreel.cache.errors import UsageError
 from tokenreel.evaluate.commands.check import check_file
@@ -137,8 +137,7 @@ def test_a_block_of_data_is_read(text, comment):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("FILE", "mine.npz"):
-        Path(name).touch()
+    make_files(tmp_path)
     return tmp_path
 
 

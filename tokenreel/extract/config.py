@@ -27,8 +27,13 @@ class ExtractConfig(BaseModel):
     image_size: int | tuple[int, int] | None = Field(
         default=None, description="image of the backbone: side of a square, or height,width"
     )
-    transform: Literal["dino-256-224", "mvformer-eval", "mvformer-train"] = Field(
-        default="dino-256-224", description="preset that turns a frame into an image"
+    transform: (
+        Literal["dino-256-224", "mvformer-eval", "mvformer-train", "torchvision-video", "stretch"]
+        | None
+    ) = Field(
+        default=None,
+        description="preset that turns a frame into an image; None: the backbone's own, for most "
+        "dino-256-224",
     )
     pixel_aspect: Literal["square", "ignore"] = Field(
         default="square", description="make pixels that are not square so, or ignore their aspect"
@@ -41,9 +46,15 @@ class ExtractConfig(BaseModel):
     )
     frames: str = Field(
         default="all",
-        description="all, uniform:T (T a clip, evenly in time), or listed:FILE (CSV with columns "
-        "video,time_seconds)",
+        description="all, uniform:T (T a clip, evenly in time), listed:FILE (CSV with columns "
+        "video,time_seconds), or scenes:FOLDER (of `extract scenes`: a row for each scene)",
     )
+    pixels: Literal["centre", "all"] | None = Field(
+        default=None,
+        description="keep JPEGs of the scenes and no tokens: the centre frame at 224, or 12 frames "
+        "at 128x171; backbone, weights, blocks and codec are then without effect",
+    )
+    jpeg_quality: int = Field(default=95, ge=1, le=100, description="of the JPEGs of pixels=")
     views: int = Field(
         default=0, ge=0, le=64, description="stored augmentations beside the clean view"
     )
@@ -93,9 +104,9 @@ class ExtractConfig(BaseModel):
     def _known_policy(cls, frames: str) -> str:
         kind, _, value = frames.partition(":")
         counts = kind == "uniform" and value.isdecimal() and value.isascii() and int(value) > 0
-        if frames == "all" or counts or (kind == "listed" and value):
+        if frames == "all" or counts or (kind in ("listed", "scenes") and value):
             return f"uniform:{int(value)}" if counts else frames
-        raise ValueError(f"frames is all, uniform:T or listed:FILE; got {frames!r}")
+        raise ValueError(f"frames is all, uniform:T, listed:FILE or scenes:FOLDER; got {frames!r}")
 
     @model_validator(mode="after")
     def _one_policy(self) -> "ExtractConfig":
@@ -104,6 +115,13 @@ class ExtractConfig(BaseModel):
                 f"fps={self.fps:g} and frames={self.frames} both choose frames: give one of them "
                 "(fps=null takes back an fps of the data set)"
             )
+        if self.pixels is not None and not self.frames.startswith("scenes:"):
+            raise ValueError(
+                f"pixels={self.pixels} keeps pictures of scenes, but frames={self.frames}: give "
+                "frames=scenes:FOLDER, which `extract scenes` makes"
+            )
+        if self.pixels is not None and self.views:
+            raise ValueError(f"pixels={self.pixels} keeps frames as they are: views is 0")
         return self
 
     @field_validator("image_size", mode="before")

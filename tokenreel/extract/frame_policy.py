@@ -17,10 +17,15 @@ from tokenreel.cache.csv_tables import read_table
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.scene_list import Scene, SceneList, read_scenes
 
 log = logging.getLogger(__name__)
 
-SAMPLED = ("uniform", "listed")  # policies that may take a frame twice, and end before the clip
+SAMPLED = (
+    "uniform",
+    "listed",
+    "scenes",
+)  # policies that may take a frame twice, and end before the clip
 TOLERATED_STEPS = 1.5  # a span or clip may end this many frames after the end of the last one
 TOLERATED_SECONDS = 0.1  # rounding of annotations
 
@@ -80,17 +85,68 @@ def times_of(listed: TimesOfVideos, clip: Clip) -> tuple[float, ...]:
     return times[first : len(times) if stop is None else bisect.bisect_left(times, stop)]
 
 
+def listed_scenes(config: ExtractConfig) -> SceneList | None:
+    """The scenes of frames=scenes:FOLDER; None for another policy.
+
+    Raises:
+        UsageError: see scene_list.read_scenes.
+        Damaged: likewise.
+    """
+    kind, _, value = config.frames.partition(":")
+    return read_scenes(Path(value)) if kind == "scenes" else None
+
+
+def scenes_of(listed: SceneList, clip: Clip) -> tuple[Scene, ...]:
+    """The listed scenes of which a part lies in [start, stop) of a clip."""
+    start, stop = clip.start_seconds or 0.0, clip.stop_seconds
+    return tuple(
+        scene
+        for scene in listed.scenes.get(clip.video, ())
+        if scene.stop_seconds > start and (stop is None or scene.start_seconds < stop)
+    )
+
+
+class FrameList:
+    """The list that a policy reads from a file, if it reads one.
+
+    Args:
+        config: of the extraction.
+
+    Raises:
+        UsageError: see listed_times and listed_scenes.
+    """
+
+    def __init__(self, config: ExtractConfig) -> None:
+        self.times, self.scenes = listed_times(config), listed_scenes(config)
+
+    @property
+    def videos(self) -> set[str] | None:
+        """The videos listed; None where nothing is."""
+        listed = self.times if self.scenes is None else self.scenes.scenes
+        return None if listed is None else set(listed)
+
+    def count(self, clip: Clip) -> int | None:
+        """The times or scenes that are listed of a clip; None where nothing is listed."""
+        if self.scenes is not None:
+            return len(scenes_of(self.scenes, clip))
+        return None if self.times is None else len(times_of(self.times, clip))
+
+    def has(self, clip: Clip) -> bool:
+        """Whether frames of a clip are kept."""
+        return self.count(clip) != 0
+
+
 def check_list(config: ExtractConfig, manifest: Manifest) -> None:
     """Warn of listed videos that no clip is of.
 
     Raises:
-        UsageError: no clip of the data set has a listed time; see also listed_times.
+        UsageError: no clip of the data set has a listed time or scene; see also FrameList.
     """
-    listed = listed_times(config)
-    if listed is None:
+    listed = FrameList(config)
+    if listed.videos is None:
         return
     videos = {clip.video for clip in manifest.clips}
-    unknown = sorted(listed.keys() - videos)
+    unknown = sorted(listed.videos - videos)
     if unknown:
         log.warning(
             "frames=%s has %d video(s) of which %s has no clip, such as %s",
@@ -99,9 +155,10 @@ def check_list(config: ExtractConfig, manifest: Manifest) -> None:
             manifest.dataset,
             unknown[0],
         )
-    if not any(times_of(listed, clip) for clip in manifest.clips):
+    if not any(listed.has(clip) for clip in manifest.clips):
+        what = "time" if listed.scenes is None else "scene"
         raise UsageError(
-            f"frames={config.frames}: no listed time is in a clip of {manifest.dataset}, whose "
+            f"frames={config.frames}: no listed {what} is in a clip of {manifest.dataset}, whose "
             f"videos have names like {min(videos, default='')!r}"
         )
 
@@ -109,13 +166,16 @@ def check_list(config: ExtractConfig, manifest: Manifest) -> None:
 def frames_identity(config: ExtractConfig) -> dict[str, Any]:
     """The `frames` field of the identity of a store.
 
-    The hash of a list is that of its times by video: not of the file, of which a spreadsheet
-    changes separators and the order of lines.
+    The hash of a list is that of its times or scenes by video: not of the file, of which a
+    spreadsheet changes separators and the order of lines.
 
     Raises:
-        UsageError: see listed_times.
+        UsageError: see FrameList.
     """
     count, listed = uniform_count(config), listed_times(config)
+    scenes = listed_scenes(config)
+    if scenes is not None:
+        return {"policy": "scenes", "sha256": scenes.sha256}
     if count is not None:
         return {"policy": "uniform", "count": count}
     if listed is not None:
@@ -132,7 +192,7 @@ def frames_word(frames: Mapping[str, Any], file: str = "FILE") -> str:
     policy = frames.get("policy")
     if policy == "uniform":
         return f"uniform:{frames['count']}"
-    return f"listed:{file}" if policy == "listed" else "all"
+    return f"{policy}:{file}" if policy in ("listed", "scenes") else "all"
 
 
 def uniform_frames(
@@ -190,6 +250,41 @@ def nearest_frames(
         near = [index for index in (after - 1, after) if 0 <= index < len(ticks)]
         found.append(min(near, key=lambda index: abs(ticks[index] - time)))
     return found
+
+
+def scene_frames(
+    ticks: Sequence[int],
+    scene: tuple[int, int, int],
+    count: int,
+    shown_until: int | None = None,
+) -> list[int]:
+    """The frames to keep of a scene: those shown at the centres of equal parts of it.
+
+    Args:
+        ticks: times of the clip's frames, ascending.
+        scene: start, stop and centre in ticks; of one frame, it is the one shown at the centre.
+        count: number of frames.
+        shown_until: tick until which the last frame is shown; None: as long as the one before.
+
+    Returns:
+        Positions in `ticks`, ascending; in a short scene some repeat.  None of them where no frame
+        begins in the scene.
+
+    >>> ticks = [0, 10, 20, 30, 40]
+    >>> scene_frames(ticks, (10, 40, 20), 1), scene_frames(ticks, (10, 40, 20), 4)
+    ([2], [1, 2, 2, 3])
+    >>> scene_frames(ticks, (41, 45, 43), 1)
+    []
+    """
+    start, stop, centre = scene
+    first, last = bisect.bisect_left(ticks, start), bisect.bisect_left(ticks, stop)
+    if first == last:
+        return []
+    if count == 1:
+        return [max(bisect.bisect_right(ticks, centre) - 1, first)]
+    inside = ticks[first:last]
+    end = ticks[last] if last < len(ticks) else shown_until
+    return [first + place for place in uniform_frames(inside, Fraction(stop), count, end)]
 
 
 def missing_end(

@@ -23,6 +23,7 @@ DATA = Path("data")
 STORES = Path("stores")
 RUNS = Path("runs")
 RESULTS = Path("results")
+SCENES = Path("scenes")
 
 SAMPLE = "sample-4"  # what the sample of this version is called: its folder, stores and rows
 

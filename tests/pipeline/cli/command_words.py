@@ -6,6 +6,8 @@ from pathlib import Path
 import typer
 
 from tokenreel.evaluate.protocol import EvaluateConfig
+from tokenreel.extract.scene_list import CSV, Scene, csv_bytes
+from tokenreel.extract.scenes.config import ScenesConfig
 from tokenreel.pipeline.cli import evaluate, extract, fuse, main
 from tokenreel.pipeline.datasets import DATASETS
 from tokenreel.pipeline.override import apply_overrides
@@ -52,6 +54,15 @@ WORDS = {  # placeholders of pages
     "i/n": "0/2",
 }
 EXAMPLES = {"weights": "random:0", "init": "RUN", "data.action": "lift"}
+
+
+def make_files(folder):
+    """The files and folders that commands want to exist."""
+    for name in ("FILE", "mine.npz"):
+        (folder / name).touch()
+    for name in ("FOLDER", "scenes/mine"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / CSV).write_bytes(csv_bytes({"a.mp4": (Scene(0.0, 1.0, 0.5, 25),)}))
 
 
 def texts():
@@ -132,6 +143,8 @@ def check_words(name, params):
         about = option_words(DATASETS.load(dataset))
         assert all(f"`{key}`" in about for key in options), (options, about)
         configure_extraction(extraction_for(dataset), rest)
+    elif name == "extract scenes":
+        apply_overrides(ScenesConfig(), data_options(words)[1], root="scenes")
     elif name == "fuse train":
         recipe = params["recipe"]
         given = ("sample", [recipe, *words]) if "=" in recipe else (recipe, words)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.pipeline.cli.command_words import APPS, ClickUsage, commands, take
+from tests.pipeline.cli.command_words import APPS, ClickUsage, commands, make_files, take
 from tokenreel.cache.errors import UsageError
 
 
@@ -12,12 +12,11 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("words")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
-        for name in ("FILE", "mine.npz"):
-            (path / name).touch()
+        make_files(path)
         yield path
 
 
-@pytest.mark.parametrize("command", [pytest.param(c, id=c[:70]) for c, _ in commands()])
+@pytest.mark.parametrize("command", [pytest.param(c, id=c[:150]) for c, _ in commands()])
 def test_it_is_taken(command):
     try:
         take(command)

@@ -50,8 +50,8 @@ class StoreIdentity(BaseModel):
     image_size: tuple[int, int] = Field(description="height and width that the backbone sees")
     transform: dict[str, Any] = Field(description="preset name and every parameter of it")
     frames: dict[str, Any] = Field(
-        description="which frames: policy 'all', 'fps' with fps, 'uniform' with count, or 'listed' "
-        "with the sha256 of the list"
+        description="which frames: policy 'all', 'fps' with fps, 'uniform' with count, 'listed' or "
+        "'scenes' with the sha256 of the list"
     )
     views: tuple[dict[str, Any], ...] = Field(
         default=({"name": "clean"},), description="view 0 is clean; others name seed and strength"
@@ -81,13 +81,15 @@ class StoreIdentity(BaseModel):
     @field_validator("frames")
     @classmethod
     def _require_complete_policy(cls, frames: dict[str, Any]) -> dict[str, Any]:
-        """Refuse 'uniform' without a count and 'listed' without the hash of its list."""
+        """Refuse 'uniform' without a count, 'listed' and 'scenes' without the hash of a list."""
         policy, count = frames.get("policy"), frames.get("count")
         if policy == "uniform" and (type(count) is not int or count < 1):
             raise ValueError(f"policy 'uniform' has count {count!r}; wanted an integer >= 1")
-        if policy == "listed" and not re.fullmatch("[0-9a-f]{64}", str(frames.get("sha256"))):
+        is_list = policy in ("listed", "scenes")
+        if is_list and not re.fullmatch("[0-9a-f]{64}", str(frames.get("sha256"))):
             raise ValueError(
-                f"policy 'listed' has sha256 {frames.get('sha256')!r}; wanted 64 hexadecimal digits"
+                f"policy {policy!r} has sha256 {frames.get('sha256')!r}; wanted 64 hexadecimal "
+                "digits"
             )
         return frames
 

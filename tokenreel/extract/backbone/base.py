@@ -36,6 +36,7 @@ class BackboneShape:
         std: of each channel.
         frames_per_window: F, frames that it sees at once.
         rows_per_window: R, rows that it makes of them, evenly spaced in time.
+        transform: preset that turns a frame into its image, unless the config names another.
     """
 
     blocks: tuple[int, ...]
@@ -47,6 +48,7 @@ class BackboneShape:
     std: tuple[float, ...] = IMAGENET_STD
     frames_per_window: int = 1
     rows_per_window: int = 1
+    transform: str = "dino-256-224"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +187,9 @@ class WindowFamily:
         group = default_group(groups) if key is None else key
         if group not in groups:
             raise UsageError(f"weights_key={key!r}: {weights} has {', '.join(sorted(groups))}")
-        state = {part: value.clone() for part, value in sorted(groups[group].items())}
+        state = self.read_file(
+            {part: value.clone() for part, value in sorted(groups[group].items())}
+        )
         shapes = {part: tuple(value.shape) for part, value in state.items()}
         wrong = {part: tuple(v.shape) for part, v in wanted.items()}.items() ^ shapes.items()
         if wrong:
@@ -194,6 +198,10 @@ class WindowFamily:
                 "or of another shape"
             )
         return state
+
+    def read_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of the model among those of a file: all, unless a family leaves some out."""
+        return dict(state)
 
     def check_weights(self, name: str, weights: str, key: str | None = None) -> None:
         """Refuse weights that cannot be loaded."""

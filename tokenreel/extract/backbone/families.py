@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 BACKBONES = Table(
     "backbone family",
     "tokenreel.backbones",
-    {"timm": "tokenreel.extract.backbone.timm_backbone:TimmFamily"},
+    {
+        "timm": "tokenreel.extract.backbone.timm_backbone:TimmFamily",
+        "torchvision": "tokenreel.extract.backbone.torchvision_backbone:TorchvisionFamily",
+    },
 )
 
 

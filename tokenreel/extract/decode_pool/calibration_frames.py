@@ -13,7 +13,7 @@ from tokenreel.cache.manifest import Clip, Manifest, path_below
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.decode_pool.pool import DecodedChunk, DecodePool
 from tokenreel.extract.decode_pool.worker import DecodeJob
-from tokenreel.extract.frame_policy import listed_times, times_of, uniform_count
+from tokenreel.extract.frame_policy import FrameList, scenes_of, times_of, uniform_count
 
 SAMPLE_CLIPS = 8
 SAMPLE_FRAMES = 8  # of a clip
@@ -26,7 +26,8 @@ def job_for(
     clip: Clip, root: Path, config: ExtractConfig, identity: StoreIdentity, *, skip_frames: int = 0
 ) -> DecodeJob:
     """The decode job of a clip."""
-    listed = listed_times(config)
+    listed = FrameList(config)
+    scenes = None if listed.scenes is None else scenes_of(listed.scenes, clip)
     return DecodeJob(
         path=path_below(root, clip.video),
         start_seconds=clip.start_seconds,
@@ -39,7 +40,8 @@ def job_for(
         chunk_frames=SAMPLE_FRAMES,
         skip_frames=skip_frames,
         num_uniform=uniform_count(config),
-        times_seconds=None if listed is None else times_of(listed, clip),
+        times_seconds=None if listed.times is None else times_of(listed.times, clip),
+        scenes=None if scenes is None else tuple(scene.times for scene in scenes),
         window_frames=identity.frames_per_window,
         picture_fps=clip.picture_fps,
         pixel_aspect=config.pixel_aspect,
@@ -94,6 +96,7 @@ def _decode_first(
                 views=identity.views[:1],
                 num_uniform=None,
                 times_seconds=None,
+                scenes=None,
                 window_frames=1,
             )
         )

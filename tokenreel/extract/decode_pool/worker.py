@@ -9,7 +9,7 @@ import math
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from multiprocessing.connection import Connection
@@ -22,7 +22,12 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.errors import limit_behind, machine_error
 from tokenreel.extract.decode_pool.shared_ring import SharedRing
-from tokenreel.extract.frame_policy import missing_end, nearest_frames, uniform_frames
+from tokenreel.extract.frame_policy import (
+    missing_end,
+    nearest_frames,
+    scene_frames,
+    uniform_frames,
+)
 from tokenreel.extract.images.augment import ViewAugmenter
 from tokenreel.extract.images.resize import ResizePlan
 from tokenreel.extract.images.transforms import apply_transform, image_sides, plan_on_device
@@ -54,6 +59,8 @@ class DecodeJob:
         num_uniform: frames of the clip, one in the middle of each of as many equal parts; None for
             all or fps.
         times_seconds: of the frames, ascending; None for all or fps.
+        scenes: start, stop and centre of each in seconds, in order of time, of which window_frames
+            frames each are kept; None for all or fps.
         window_frames: frames of a window, of which the last is filled by repeats of the clip's
             last frame; chunk_frames and skip_frames are multiples of it.
         picture_fps: pictures a second of a folder, None for 25.
@@ -73,9 +80,15 @@ class DecodeJob:
     on_device: bool = False
     num_uniform: int | None = None
     times_seconds: tuple[float, ...] | None = None
+    scenes: tuple[tuple[float, float, float], ...] | None = None
     window_frames: int = 1
     picture_fps: float | None = None
     pixel_aspect: str = "square"
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether the frames to keep are known only once the times of all are."""
+        return any(x is not None for x in (self.num_uniform, self.times_seconds, self.scenes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +140,14 @@ class ClipFacts:
         orientation: of its coded pictures.
         num_moved: frames whose time stamps repeated others'.
         rules: first version of the rules of time and geometry that gives these frames.
+        units: start and stop in ticks of each scene that was kept; None where none are listed.
     """
 
     shown_until: int | None = None
     orientation: Orientation = UPRIGHT
     num_moved: int = 0
     rules: int = 1
+    units: tuple[tuple[int, int], ...] | None = None
 
     def with_frame(self, frame: DecodedFrame) -> "ClipFacts":
         """The facts once the next frame of the clip is decoded."""
@@ -320,8 +335,7 @@ def fill_chunks(job: DecodeJob, filler: ChunkFiller, alive: Callable[[], None]) 
         stop_seconds=job.stop_seconds,
         fps=job.fps,
     )
-    is_sampled = job.num_uniform is not None or job.times_seconds is not None
-    copies, sampled = sample(job, time_base, alive) if is_sampled else (None, filler.facts)
+    copies, sampled = sample(job, time_base, alive) if job.is_sampled else (None, filler.facts)
     last: DecodedFrame | None = None
     for frame in _frames_of(job, alive):
         filler.facts = filler.facts.with_frame(frame)
@@ -336,9 +350,13 @@ def fill_chunks(job: DecodeJob, filler: ChunkFiller, alive: Callable[[], None]) 
             yield filler.add(frame)
         if not copies:
             break
-    if is_sampled:
-        rules = max(filler.facts.rules, sampled.rules)
-        filler.facts = replace(filler.facts, shown_until=sampled.shown_until, rules=rules)
+    if job.is_sampled:
+        filler.facts = replace(
+            filler.facts,
+            shown_until=sampled.shown_until,
+            rules=max(filler.facts.rules, sampled.rules),
+            units=sampled.units,
+        )
     if copies:
         raise VideoError(f"frame {min(copies)} is gone in a second read", frame=min(copies))
     if filler.count == 0:
@@ -361,7 +379,7 @@ def sample(
     converted.  For listed times decoding ends after the last of them.
 
     Args:
-        job: with num_uniform or times_seconds.
+        job: with num_uniform, times_seconds or scenes.
         time_base: seconds of a tick.
         alive: called for each frame.
 
@@ -369,8 +387,8 @@ def sample(
         Index in the video -> count >= 1; and the facts of the clip.
 
     Raises:
-        VideoError: see `video.decode`; a listed time outside the video, or a video that ends
-            before the clip does.
+        VideoError: see `video.decode`; a listed time or scene outside the video, or a video that
+            ends before the clip does.
     """
     times = [exact(time) / time_base for time in job.times_seconds or ()]
     ticks: list[int] = []
@@ -387,7 +405,10 @@ def sample(
     if not ticks:
         return Counter(), facts
     end = facts.shown_until
-    if job.num_uniform is None:
+    if job.scenes is not None:
+        chosen, units = _frames_of_scenes(job, ticks, end, time_base)
+        facts = replace(facts, units=units)
+    elif job.num_uniform is None:
         try:
             chosen = nearest_frames(ticks, times, end)
         except ValueError as error:
@@ -407,6 +428,48 @@ def sample(
     if is_cut:
         facts = replace(facts, shown_until=None)
     return Counter(index[place] for place in chosen), facts
+
+
+def _frames_of_scenes(
+    job: DecodeJob, ticks: Sequence[int], end: int | None, time_base: Fraction
+) -> tuple[list[int], tuple[tuple[int, int], ...]]:
+    """Positions in `ticks` of the frames to keep, and start and stop of the scenes in ticks.
+
+    A scene that reaches beyond the clip is cut at its ends; where no frame begins in what is left,
+    it is left out.
+
+    Raises:
+        VideoError: a scene that is not in the video.
+    """
+    assert job.scenes is not None
+    start, stop = (
+        None if seconds is None else math.ceil(exact(seconds) / time_base)
+        for seconds in (job.start_seconds, job.stop_seconds)
+    )
+    last = ticks[-1] + 1 if end is None else end
+    chosen: list[int] = []
+    units: list[tuple[int, int]] = []
+    for scene in job.scenes:
+        begins, ends, centre = (round(exact(seconds) / time_base) for seconds in scene)
+        here = max(begins, start or begins), ends if stop is None else min(ends, stop)
+        if not here[0] <= centre < here[1]:
+            centre = (here[0] + here[1]) // 2
+        found = scene_frames(ticks, (*here, centre), job.window_frames, end)
+        is_beyond = here[1] > last and missing_end(
+            float(here[1] * time_base),
+            np.array(ticks) * float(time_base),
+            float(last * time_base),
+        )
+        if is_beyond or (not found and here == (begins, ends)):
+            raise VideoError(
+                f"the list has a scene from {scene[0]:g} to {scene[1]:g} s, but the frames are "
+                f"from {float(ticks[0] * time_base):.3f} to {float(last * time_base):.3f} s: is it "
+                "of another video?"
+            )
+        if found:
+            chosen += found
+            units.append(here)
+    return chosen, tuple(units)
 
 
 def _require_reach(

@@ -18,7 +18,7 @@ from tokenreel.cache.codec import (
     needs_calibration,
     require_fits,
 )
-from tokenreel.cache.errors import TokenReelError
+from tokenreel.cache.errors import TokenReelError, UsageError
 from tokenreel.cache.format.identity import RULES_VERSION, StoreIdentity
 from tokenreel.cache.format.store_files import StoreFacts, create_store, load_arrays, load_identity
 from tokenreel.cache.write.canary import canary_frames, make_canary, require_canary
@@ -30,6 +30,7 @@ from tokenreel.extract.backbone.weights import (
     weights_sha256,
 )
 from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.encode.pictures import picture_identity
 from tokenreel.extract.frame_policy import frames_identity
 from tokenreel.extract.images.augment import view_parameters
 from tokenreel.extract.images.transforms import apply_transform, transform_parameters
@@ -47,6 +48,8 @@ def build_identity(config: ExtractConfig) -> StoreIdentity:
     Raises:
         UsageError: an unknown backbone, block, codec, or weights that are unavailable.
     """
+    if config.pixels is not None:
+        return picture_identity(config)
     state = load_weights(config.backbone, config.weights, config.weights_key)
     return identity_for(config, weights_sha256(state))
 
@@ -75,12 +78,15 @@ def same_extraction(
 
 def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
     """As build_identity, with the hash of the weights given."""
+    if config.pixels is not None:
+        return picture_identity(config)
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
     num_tokens = shape.grid[0] * shape.grid[1]
     require_fits(config.codec, num_tokens=num_tokens, dim=shape.dim, grid=shape.grid)
     height, width = shape.image_size
     window_frames, window_rows = shape.frames_per_window, shape.rows_per_window
     image_size = height if height == width else (height, width)
+    frames = frames_identity(config)
     return StoreIdentity(
         architecture=config.backbone,
         weights_sha256=weights_hash,
@@ -90,18 +96,34 @@ def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
         dim=shape.dim,
         image_size=shape.image_size,
         transform=transform_parameters(
-            config.transform, image_size, mean=shape.mean, std=shape.std
+            config.transform or shape.transform, image_size, mean=shape.mean, std=shape.std
         ),
-        frames=frames_identity(config),
+        frames=frames,
         views=view_parameters(config.views, config.view_seed),
         numeric=config.numeric,
         codec=codec_identity(config.codec),
-        unit="window" if (window_frames, window_rows) != (1, 1) else "frame",
+        unit=_unit_of(frames, window_frames, window_rows),
         frames_per_window=window_frames,
         rows_per_window=window_rows,
         rules=RULES_VERSION,
         pixel_aspect=config.pixel_aspect,
     )
+
+
+def _unit_of(frames: Mapping[str, Any], window_frames: int, window_rows: int) -> str:
+    """What a row of a store is.
+
+    Raises:
+        UsageError: a backbone that gives several rows for the frames of a scene.
+    """
+    if frames["policy"] != "scenes":
+        return "window" if (window_frames, window_rows) != (1, 1) else "frame"
+    if window_rows != 1:
+        raise UsageError(
+            f"frames=scenes: a row is a scene, but the backbone gives {window_rows} rows for its "
+            "frames"
+        )
+    return "scene"
 
 
 def store_name(dataset: str, config: ExtractConfig, identity: StoreIdentity | None = None) -> str:
@@ -114,23 +136,27 @@ def store_name(dataset: str, config: ExtractConfig, identity: StoreIdentity | No
     """
     label = re.sub(r"[^A-Za-z0-9._]+", "", weights_label(config.weights, config.weights_key))
     digits = "" if identity is None else identity.fingerprint[:12]
+    if config.pixels is not None:
+        return f"{dataset}-pixels-{config.pixels}-{digits}"
     return f"{dataset}-{backbone_label(config.backbone)}-{label}-{digits}"
 
 
 def made_with(config: ExtractConfig, dataset: str, device: torch.device) -> dict[str, Any]:
     """Facts recorded beside the identity: versions, device, names."""
     versions = {}
-    for package in PACKAGES:
+    own = ["pillow"] if config.pixels else []
+    own += ["torchvision"] if config.backbone.startswith("torchvision:") else []
+    for package in (*PACKAGES, *own):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "absent"
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     chosen = {} if config.weights_key is None else {"weights_key": config.weights_key}
-    if config.frames.startswith("listed:"):
+    if config.frames.startswith(("listed:", "scenes:")):
         chosen["frames"] = config.frames
     return chosen | {
-        "weights": weights_label(config.weights, config.weights_key),
+        "weights": "" if config.pixels else weights_label(config.weights, config.weights_key),
         "dataset": dataset,
         "compile_backbone": config.compile_backbone,
         "versions": versions,
@@ -173,15 +199,16 @@ def open_or_create(
     if not (store / "recipe.json").is_file():
         device = backbone.device
         calibration: dict[str, NDArray[Any]] = {}
-        if needs_calibration(config.codec):
+        if needs_calibration(planned.codec["name"]):
             if samples is None or not len(samples):
                 raise TokenReelError(
                     f"codec={config.codec} is calibrated on frames, but no clip could be decoded"
                 )
             calibration = calibrate(
-                config.codec, _sample_tokens(backbone, samples), grid=planned.grid
+                planned.codec["name"], _sample_tokens(backbone, samples), grid=planned.grid
             )
-        identity = planned.model_copy(update={"codec": codec_identity(config.codec, calibration)})
+        codec = codec_identity(planned.codec["name"], calibration)
+        identity = planned.model_copy(update={"codec": codec})
         frames = canary_frames(max(planned.image_size))
         try:
             create_store(

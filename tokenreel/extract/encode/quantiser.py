@@ -7,9 +7,9 @@ represent are detected on the host.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,17 +37,33 @@ class EncodedView:
         encoded: block -> codes and scales, frames first.
         cls: block -> float32 (t, D); {} when the backbone has none.
         cls_normed: float32 (t, D) or None.
+        strings: of each array of bytes, t strings; {} where the store keeps tokens.
     """
 
     encoded: dict[int, Encoded]
     cls: dict[int, NDArray[np.float32]]
     cls_normed: NDArray[np.float32] | None
+    strings: dict[str, list[bytes]] = field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the codes and scales."""
+        """Bytes of the codes and scales, or of the strings."""
+        if self.strings:
+            return sum(len(string) for part in self.strings.values() for string in part)
         arrays = [a for e in self.encoded.values() for a in (e.codes, e.scales) if a is not None]
         return sum(array.nbytes for array in arrays)
+
+
+class Encoder(Protocol):
+    """What follows a backbone: its outputs -> what a store keeps of them."""
+
+    def on_device(self, found: FrameTokens) -> dict[str, Tensor]:
+        """Arrays to copy to the host, by name, frames first."""
+
+    def on_host(
+        self, outputs: Mapping[str, NDArray[Any]], rows: slice, *, first: int = 0
+    ) -> EncodedView:
+        """Finish some rows of the outputs of on_device."""
 
 
 class Quantiser:

@@ -18,11 +18,13 @@ from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.decode_pool.calibration_frames import job_for
 from tokenreel.extract.decode_pool.pool import ClipEnded, DecodedChunk
 from tokenreel.extract.decode_pool.worker import DecodeJob
+from tokenreel.extract.encode.pictures import arrays_of
 from tokenreel.extract.flow.changes import StoreChanges
 from tokenreel.extract.flow.commits import ClipCommits, OpenClip
 from tokenreel.extract.flow.windows import Windows
-from tokenreel.extract.frame_policy import SAMPLED, listed_times, times_of
+from tokenreel.extract.frame_policy import SAMPLED, FrameList
 from tokenreel.extract.report import ExtractReport
+from tokenreel.extract.scene_list import change_of_version
 from tokenreel.extract.video.source import SourceFiles
 from tokenreel.extract.video.types import VideoError
 
@@ -91,8 +93,8 @@ class ClipQueue:
     ) -> None:
         self._manifest, self._config, self._identity = manifest, config, identity
         self._store, self._report = store, report
-        listed = listed_times(config)
-        self._part = [clip for clip in part if listed is None or times_of(listed, clip)]
+        self._listed = FrameList(config)
+        self._part = [clip for clip in part if self._listed.has(clip)]
         if not report.num_clips:  # else some of them are tried again
             report.num_unlisted, report.num_clips = len(part) - len(self._part), len(self._part)
         self._align, self._retries = align, retries
@@ -108,6 +110,7 @@ class ClipQueue:
             report,
             sources=self._sources,
             is_last=is_last,
+            byte_arrays=arrays_of(identity),
             is_sampled=identity.frames["policy"] in SAMPLED,
             windows=self._windows,
             rules=identity.rules,
@@ -143,6 +146,7 @@ class ClipQueue:
                 examined = self._sources.examine_settled(
                     clip.video, self._config.decoder, picture_fps=clip.picture_fps
                 )
+                self._check_version(clip, examined[0].sha256)
                 replaces = self._changes.replaced.get(clip.clip_id)
                 entry = self.commits.begin(clip, *examined, replaces=replaces)
             except VideoError as error:
@@ -161,6 +165,12 @@ class ClipQueue:
                 yield job_for(
                     clip, self._manifest.root, self._config, self._identity, skip_frames=skip
                 )
+
+    def _check_version(self, clip: Clip, sha256: str) -> None:
+        """Raise VideoError where the listed scenes are of another version of a clip's video."""
+        scenes = self._listed.scenes
+        if scenes is not None and (why := change_of_version(scenes, clip.video, sha256)):
+            raise VideoError(why, stage="open")
 
     def _remaining(self) -> list[Clip]:
         """Clips that are neither committed nor in quarantine, in the order of extraction."""

@@ -89,6 +89,7 @@ class ClipCommits:
         manifest: for the data set's name and its phases.
         store: directory of the store.
         report: updated.
+        byte_arrays: names of the arrays of bytes that a clip has instead of tokens.
         is_sampled: whether frames are sampled: they may repeat, and need not reach the end.
         windows: of the backbone.
         rules: of the store.
@@ -110,6 +111,7 @@ class ClipCommits:
         *,
         sources: SourceFiles,
         is_last: bool = True,
+        byte_arrays: Sequence[str] = (),
         is_sampled: bool = False,
         windows: Windows = WINDOWS_OF_FRAMES,
         rules: int = RULES_VERSION,
@@ -117,6 +119,7 @@ class ClipCommits:
     ) -> None:
         self._rules, self._accepts_new_rules = rules, accepts_new_rules
         self._is_sampled, self._windows = is_sampled, windows
+        self._byte_arrays = byte_arrays
         self._sources, self._is_last = sources, is_last
         self.unsettled: list[Clip] = []
         self.made_of: dict[str, tuple[SourceInfo, SourceState]] = {}
@@ -191,7 +194,10 @@ class ClipCommits:
         count -= known
         try:
             for number, view in enumerate(views):
-                entry.writer.append(number, view.encoded, view.cls, view.cls_normed)
+                if not self._byte_arrays:
+                    entry.writer.append(number, view.encoded, view.cls, view.cls_normed)
+                for name in self._byte_arrays:
+                    entry.writer.append_bytes(name, view.strings[name])
         except ValueError as error:
             self.fail(entry, "write", str(error))
             return
@@ -272,7 +278,11 @@ class ClipCommits:
             self.fail(entry, "rules", _other_rules(needed, self._rules))
             return
         end = self._end_of(entry) if max(needed, self._rules) > 1 else None
-        rows = self._windows.in_time(pts, index, end)
+        units = entry.facts.units
+        if units is None:
+            rows = self._windows.in_time(pts, index, end)
+        else:
+            rows = self._windows.of_units(units, index)
         try:
             labels = self._labels(entry, rows, end)
         except ClipFailed as error:
@@ -383,6 +393,7 @@ class ClipCommits:
             phases=tuple(self._manifest.phases.get(clip.action, ())),
             source=source,
             time_base=info.time_base,
+            byte_arrays=self._byte_arrays,
             replaces=replaces,
         )
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.extract.backbone.base import Backbone, FrameTokens
-from tokenreel.extract.encode.quantiser import Quantiser
+from tokenreel.extract.encode.quantiser import Encoder
 from tokenreel.extract.flow.batching import Batch, Piece
 from tokenreel.extract.flow.devices import Machine, named_failures
 from tokenreel.extract.flow.stage import Stage
@@ -80,7 +80,7 @@ class Engine:
         self,
         machine: Machine,
         backbone: Backbone,
-        quantiser: Quantiser,
+        quantiser: Encoder,
         identity: StoreIdentity,
         *,
         emit: Callable[[Rows], None],

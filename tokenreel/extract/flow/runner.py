@@ -37,7 +37,8 @@ from tokenreel.extract.encode.identity import (
     open_or_create,
     require_same_tokens,
 )
-from tokenreel.extract.encode.quantiser import EncodedView, Quantiser
+from tokenreel.extract.encode.pictures import JpegEncoder, PassThrough, picture_identity
+from tokenreel.extract.encode.quantiser import EncodedView, Encoder, Quantiser
 from tokenreel.extract.flow.batching import Batcher
 from tokenreel.extract.flow.changes import StoreChanges, WhenChanged, find_changes
 from tokenreel.extract.flow.clip_queue import ClipQueue, clips_of_shard
@@ -100,6 +101,7 @@ def extract_clips(
     """
     started = time.monotonic()
     report = ExtractReport()
+    config = config if config.pixels is None else config.model_copy(update={"device": "cpu"})
     backbone, identity, calibration, device = prepare_store(
         manifest, config, store, processes=processes
     )
@@ -109,8 +111,12 @@ def extract_clips(
     require_same_tokens(
         store, identity, backbone, batch_frames=machine.batch_frames if machine.pads else None
     )
-    quantiser = Quantiser(codec_from_identity(identity.codec, calibration), identity, device)
-    if config.compile_backbone:
+    quantiser: Encoder
+    if config.pixels is None:
+        quantiser = Quantiser(codec_from_identity(identity.codec, calibration), identity, device)
+    else:
+        quantiser = JpegEncoder(identity)
+    if config.compile_backbone and isinstance(quantiser, Quantiser):
         compile_quantiser(quantiser, backbone, machine)
     part: Sequence[Clip] = clips_of_shard(manifest, shard, limit=limit)
     if changes is None:
@@ -189,13 +195,20 @@ def prepare_store(
         UsageError: the backbone, its weights or the device are unavailable.
         TokenReelError: the codec needs frames, and no clip could be decoded.
     """
-    device = pick_device(config.device)
-    state = load_weights(config.backbone, config.weights, config.weights_key)
-    planned = identity_for(config, weights_sha256(state))
-    shape = backbone_shape(config.backbone, config.blocks, config.image_size)
-    backbone = build_backbone(config.backbone, state, shape, numeric=config.numeric, device=device)
-    backbone = in_parts(backbone, threads=num_threads(processes))
-    calibrates = needs_calibration(config.codec) and not (store / "recipe.json").is_file()
+    device = pick_device("cpu" if config.pixels else config.device)
+    backbone: Backbone
+    if config.pixels is not None:
+        planned = picture_identity(config)
+        backbone = PassThrough(planned)
+    else:
+        state = load_weights(config.backbone, config.weights, config.weights_key)
+        planned = identity_for(config, weights_sha256(state))
+        shape = backbone_shape(config.backbone, config.blocks, config.image_size)
+        backbone = build_backbone(
+            config.backbone, state, shape, numeric=config.numeric, device=device
+        )
+        backbone = in_parts(backbone, threads=num_threads(processes))
+    calibrates = needs_calibration(planned.codec["name"]) and not (store / "recipe.json").is_file()
     identity, calibration = open_or_create(
         store,
         planned,
@@ -245,7 +258,7 @@ class Flow:
             pins=machine.is_cuda,
         )
 
-    def enter(self, stack: ExitStack, backbone: Backbone, quantiser: Quantiser) -> None:
+    def enter(self, stack: ExitStack, backbone: Backbone, quantiser: Encoder) -> None:
         """Start the stages, the last one first."""
         self._quantiser = quantiser
         self._writers = stack.enter_context(WriterThreads(self._machine.write_threads))

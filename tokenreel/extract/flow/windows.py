@@ -1,5 +1,6 @@
 """Windows of F consecutive frames that a backbone sees at once, and the R rows that each gives."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,6 +97,16 @@ class Windows:
         frame = np.arange(len(starts))[:, None] * self.frames + parts * self.frames // self.rows
         stop = np.maximum(stop, first + 1)  # more rows than ticks
         return WindowRows(first, stop, index[frame.ravel()], (first + stop) / 2)
+
+    def of_units(self, units: Sequence[tuple[int, int]], index: Ints) -> WindowRows:
+        """The rows of units with a start and a stop of their own, a window of frames each.
+
+        Args:
+            units: start and stop of each, (T, 2) ticks.
+            index: of each frame in the video, (T F,).
+        """
+        starts, stops = np.array(units, np.int64).reshape(-1, 2).T
+        return WindowRows(starts, stops, index[:: self.frames], (starts + stops) / 2)
 
 
 def _stops(pts: Ints, end: int | None) -> Ints:

@@ -19,6 +19,7 @@ from tokenreel.extract.video.types import VideoError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IN_WHOLE_NUMBERS = ("bicubic-antialias-uint8", "none")
+STRETCHED = {"torchvision-video": (128 / 112, 171 / 112), "stretch": (1.0, 1.0)}
 ASPECT_LIMITS = (3 / 4, 4 / 3)  # of the crops that MV-Former trains on
 
 
@@ -35,7 +36,9 @@ def transform_parameters(
         name: "dino-256-224" (short side to 8/7 of the square, bicubic, then its centre: the
             evaluation of DINO), "mvformer-eval" (the centre square at native size: the released
             evaluation of CARL and MV-Former, 21.8 % of a 640x360 frame) or "mvformer-train" (the
-            centre crop that the released training falls back to, stretched to the square).
+            centre crop that the released training falls back to, stretched to the square),
+            "torchvision-video" (stretched to 8/7 of the height and 171/112 of the width, then its
+            centre: torchvision's for Kinetics-400) or "stretch" (to the image).
         image_size: side of the square in pixels, or height and width.
         mean: of each channel, subtracted before the backbone.
         std: of each channel, the divisor.
@@ -64,8 +67,18 @@ def transform_parameters(
             "crop": "centre-3:4-to-4:3",
             "smaller": "enlarged",
         }
+    elif name in STRETCHED:
+        resized = round(height * STRETCHED[name][0]), round(width * STRETCHED[name][1])
+        rest = {
+            "short_side": None,
+            "resized": resized,
+            "resize": "bilinear-float32",
+            "crop": "centre",
+            "smaller": "enlarged",
+        }
     else:
-        raise ValueError(f"no transform {name!r}: dino-256-224, mvformer-eval or mvformer-train")
+        known = ("dino-256-224", "mvformer-eval", "mvformer-train", *STRETCHED)
+        raise ValueError(f"no transform {name!r}: {', '.join(known)}")
     return {key: list(v) if isinstance(v, tuple) else v for key, v in (common | rest).items()}
 
 
@@ -128,6 +141,8 @@ def _layout(
     """Height and width after resizing, and the top left corner of the crop."""
     size = image_sides(parameters)
     resized = frame
+    if "resized" in parameters:
+        resized = tuple(parameters["resized"])
     if parameters["short_side"] is not None:
         resized = _covering(frame, size, parameters["short_side"])
     if resized[0] < size[0] or resized[1] < size[1]:

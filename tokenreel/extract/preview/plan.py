@@ -5,12 +5,13 @@ and for nothing else.  A few seconds of measurement show how fast this machine d
 backbone and uses its disk.
 """
 
+import math
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,13 @@ import torch
 
 from tokenreel.cache.codec import Codec, codec_from_identity, codec_identity
 from tokenreel.cache.errors import StoreError, machine_error
+from tokenreel.cache.format.byte_arrays import byte_arrays
 from tokenreel.cache.format.identity import StoreIdentity
-from tokenreel.cache.format.layout import INDEX_BYTES, clip_arrays, view_arrays
+from tokenreel.cache.format.layout import INDEX_BYTES, SEGMENT, clip_arrays, view_arrays
 from tokenreel.cache.manifest import Clip, Manifest, path_below
+from tokenreel.cache.read.pictures import PIXELS
 from tokenreel.cache.source_state import source_state
+from tokenreel.cache.write.canary import canary_frames
 from tokenreel.extract.backbone.cpu_threads import in_parts, num_threads
 from tokenreel.extract.backbone.families import (
     backbone_shape,
@@ -30,9 +34,12 @@ from tokenreel.extract.backbone.families import (
     load_weights,
 )
 from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.decode_pool.calibration_frames import job_for
+from tokenreel.extract.decode_pool.worker import ChunkFiller, fill_chunks
 from tokenreel.extract.encode.identity import identity_for
+from tokenreel.extract.encode.pictures import JpegEncoder, arrays_of
 from tokenreel.extract.flow.devices import machine_for, prepare_backbone
-from tokenreel.extract.frame_policy import listed_times, times_of, uniform_count
+from tokenreel.extract.frame_policy import FrameList, uniform_count
 from tokenreel.extract.images.transforms import apply_transform
 from tokenreel.extract.video.decode import decode
 from tokenreel.extract.video.decoders import probe
@@ -42,6 +49,8 @@ UNKNOWN_WEIGHTS = "0" * 64
 DISK_BLOCK_BYTES = 64 << 20
 DISK_LIMIT_BYTES = 2 << 30
 WARM_BATCHES = 2
+CHUNK_FRAMES = 16  # windows decoded at once to measure pictures
+LENGTH_BYTES = 8  # before each string of an array of bytes
 
 
 @dataclass(frozen=True)
@@ -96,9 +105,11 @@ def survey_headers(manifest: Manifest, config: ExtractConfig) -> HeaderSurvey:
     frames: dict[str, int] = {}
     unreadable = []
     seconds, decoded, video_bytes = 0.0, 0, 0
-    count, listed = uniform_count(config), listed_times(config)
+    count, listed = uniform_count(config), FrameList(config)
+    of_scene = 1 if listed.scenes is None else planned_identity(config).frames_per_window
     for clip in manifest.clips:
-        if listed is not None and not times_of(listed, clip):
+        num_listed = listed.count(clip)
+        if num_listed == 0:
             continue
         path = path_below(manifest.root, clip.video)
         if clip.video not in headers:
@@ -114,10 +125,10 @@ def survey_headers(manifest: Manifest, config: ExtractConfig) -> HeaderSurvey:
         length = _clip_seconds(clip, header)
         rate = float(header.rate or 25)
         kept = round(length * (rate if config.fps is None else min(rate, config.fps)))
-        decoded += round(length * rate) * (1 if count is None and listed is None else 2)
+        decoded += round(length * rate) * (1 if count is None and num_listed is None else 2)
         kept = max(kept, 1)  # a clip has a frame, or it fails
-        if listed is not None:
-            kept = len(times_of(listed, clip))
+        if num_listed is not None:
+            kept = num_listed * of_scene
         frames[clip.clip_id] = kept if count is None else count
         seconds += length
     return HeaderSurvey(frames, seconds, decoded, video_bytes, tuple(unreadable))
@@ -129,18 +140,28 @@ def planned_identity(config: ExtractConfig) -> StoreIdentity:
     Raises:
         UsageError: the backbone, blocks or codec are impossible, or the weights do not fit.
     """
-    check_weights(config.backbone, config.weights, config.weights_key)
+    if config.pixels is None:
+        check_weights(config.backbone, config.weights, config.weights_key)
     return identity_for(config, UNKNOWN_WEIGHTS)
 
 
-def store_size(identity: StoreIdentity, codec: str, clip_frames: Sequence[int]) -> StoreSize:
+def store_size(
+    identity: StoreIdentity,
+    codec: str,
+    clip_frames: Sequence[int],
+    *,
+    picture_bytes: float = 0.0,
+) -> StoreSize:
     """Bytes and files of a store with a codec.
 
     Args:
         identity: of the store; its codec is replaced.
         codec: name of the codec.
         clip_frames: frames of each clip.
+        picture_bytes: of a JPEG, in a store of pictures.
     """
+    if arrays_of(identity):
+        return _size_of_pictures(identity, clip_frames, picture_bytes)
     coder = codec_from_identity(codec_identity(codec), {})
     frames, rows = identity.frames_per_window, identity.rows_per_window
     clip_rows = [max(-(-count // frames), 1) * rows for count in clip_frames]
@@ -152,6 +173,61 @@ def store_size(identity: StoreIdentity, codec: str, clip_frames: Sequence[int]) 
         num_bytes=sum(num_bytes for num_bytes, _ in sizes),
         num_files=sum(num_files for _, num_files in sizes),
     )
+
+
+def _size_of_pictures(
+    identity: StoreIdentity, clip_frames: Sequence[int], picture_bytes: float
+) -> StoreSize:
+    """Bytes and files of a store of pictures of so many bytes."""
+    num_bytes = num_files = 0
+    for count in clip_frames:
+        rows = max(-(-count // identity.frames_per_window), 1)
+        arrays = byte_arrays(arrays_of(identity), rows).values()
+        specs = [*clip_arrays(rows, format_version=identity.format_version)]
+        specs += [spec.sums for spec in arrays]
+        shards = -(-rows // SEGMENT) * len(arrays)
+        paths = [*(spec.path for spec in specs), *(spec.path for spec in arrays)]
+        groups = {parent for path in paths for parent in Path(path).parents}
+        num_files += len(groups) + len(paths) + shards + sum(spec.num_files for spec in specs)
+        num_bytes += sum(spec.num_files * (spec.rows * spec.row_bytes + 4) for spec in specs)
+        num_bytes += shards * INDEX_BYTES + rows * LENGTH_BYTES
+        num_bytes += round(count * picture_bytes)
+    return StoreSize("jpeg", picture_bytes, num_bytes, num_files)
+
+
+def picture_bytes(manifest: Manifest, config: ExtractConfig, *, seconds: float) -> float:
+    """Mean bytes of a picture of a store of pictures: of scenes spread over the clips.
+
+    Args:
+        manifest: the clips.
+        config: with `pixels`.
+        seconds: after which no more are measured.
+    """
+    identity = planned_identity(config)
+    encoder, sizes = JpegEncoder(identity), [0.0]
+    started = time.perf_counter()
+    for clip in _spread(manifest.clips):
+        if time.perf_counter() - started > seconds:
+            break
+        job = replace(job_for(clip, manifest.root, config, identity), chunk_frames=CHUNK_FRAMES)
+        if not job.scenes:
+            continue
+        shape = (CHUNK_FRAMES * identity.frames_per_window, 1, 3, *identity.image_size)
+        job = replace(job, chunk_frames=shape[0])
+        slot = np.zeros(math.prod(shape), np.uint8)
+        filler = ChunkFiller(job, lambda slot=slot: slot)  # type: ignore[misc]
+        try:
+            for is_full in fill_chunks(job, filler, lambda: None):
+                if is_full:
+                    count = len(filler.pts)
+                    filler.empty()
+                    images = slot.reshape(shape)[:count, 0]
+                    rows = slice(0, count // identity.frames_per_window)
+                    found = encoder.on_host({PIXELS: images}, rows)
+                    sizes += [len(s) / identity.frames_per_window for s in found.strings[PIXELS]]
+        except VideoError:
+            continue  # the extraction reports it
+    return float(np.mean(sizes[1:] or sizes))
 
 
 def _clip_size(identity: StoreIdentity, codec: Codec, num_frames: int) -> tuple[int, int]:
@@ -277,6 +353,8 @@ def _spread(clips: Sequence[Clip]) -> Iterator[Clip]:
 
 
 def _backbone_rate(config: ExtractConfig, device: torch.device, seconds: float) -> float:
+    if config.pixels is not None:
+        return _jpeg_rate(config, seconds)
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
     state = load_weights(config.backbone, "random:0")
     backbone = build_backbone(config.backbone, state, shape, numeric=config.numeric, device=device)
@@ -296,7 +374,16 @@ def _backbone_rate(config: ExtractConfig, device: torch.device, seconds: float) 
     return machine.batch_frames * _repeat(run, seconds)
 
 
-def _repeat(work: Callable[[], None], seconds: float) -> float:
+def _jpeg_rate(config: ExtractConfig, seconds: float) -> float:
+    """Frames a second that one thread encodes as JPEG."""
+    identity = planned_identity(config)
+    encoder, count = JpegEncoder(identity), identity.frames_per_window
+    images = [apply_transform(f, identity.transform) for f in canary_frames(224)]
+    outputs = {PIXELS: np.stack([images[place % 2].numpy() for place in range(count)])}
+    return count * _repeat(lambda: encoder.on_host(outputs, slice(0, 1)), seconds)
+
+
+def _repeat(work: Callable[[], object], seconds: float) -> float:
     """Calls of `work` a second."""
     start = time.perf_counter()
     count = 0

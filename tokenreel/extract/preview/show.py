@@ -69,11 +69,16 @@ def look_at_clip(
         view: stored augmentation to show; 0 is the clean view.
 
     Raises:
-        UsageError: no such clip or view; num_frames < 1.
+        UsageError: no such clip or view; num_frames < 1; a store without tokens.
     """
     record = store.record(clip_id)
     if not 0 <= view < record.num_views:
         raise UsageError(f"view {view}: {clip_id} has views 0 to {record.num_views - 1}")
+    if not store.identity.blocks and store.identity.cls == "none":
+        raise UsageError(
+            f"{store.path} keeps no tokens, only bytes ({', '.join(record.byte_arrays)}); "
+            "`extract show VIDEO --scenes FOLDER` draws the scenes of a video"
+        )
     if num_frames < 1:
         raise UsageError(f"{num_frames} frames: show at least one")
     count = min(num_frames, record.num_frames)
@@ -179,7 +184,8 @@ def frames_as_seen(
     prepare: Callable[[Array], Tensor] = partial(apply_transform, parameters=identity.transform)
     if view:
         prepare = ViewAugmenter(identity.views[view], record.clip_id, identity.transform)
-    has_times = identity.rows_per_window == 1  # else a row may start between frames
+    # A row may start between frames where a window gives several, or a scene is cut.
+    has_times = identity.rows_per_window == 1 and identity.unit != "scene"
     start = max(float(store.times_seconds(record.clip_id)[frames[0]]) - 1e-3, 0.0)
     count = 0
     frames_of_video = decode(

@@ -23,6 +23,7 @@ from tokenreel.extract.video.geometry import (
     warn_of_geometry,
 )
 from tokenreel.extract.video.pictures import probe_pictures
+from tokenreel.extract.video.plane_means import mean_of_planes
 from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo, check_file
 
 DECORD_LIMIT_BYTES = 2**30  # decord reads ahead without bound, so a whole video must fit
@@ -145,7 +146,8 @@ def frame_of(
     is_timed = info.container in SLOTTED_CONTAINERS or not is_slotted(info.container)
     lasts = _rescale(frame.duration or 0, frame.time_base, info.time_base) if is_timed else 0
     stop = ticks + lasts if lasts > 0 else None
-    return DecodedFrame(pixels, size, index, ticks, stop, orientation, rules=rules)
+    mean = partial(mean_of_planes, frame)
+    return DecodedFrame(pixels, size, index, ticks, stop, orientation, rules=rules, make_mean=mean)
 
 
 class DisplayMatrix:

@@ -76,6 +76,8 @@ class DecodedFrame:
         orientation: of the coded picture.
         is_moved: whether its time stamp repeated another frame's.
         rules: first version of the rules of time and geometry that gives this frame.
+        make_mean: gives the mean R, G and B without converting a pixel, or None where the format
+            does not allow it; None: the pixels are averaged.
     """
 
     make_pixels: Callable[[], NDArray[np.uint8]]
@@ -86,6 +88,13 @@ class DecodedFrame:
     orientation: Orientation = UPRIGHT
     is_moved: bool = False
     rules: int = 1
+    make_mean: Callable[[], NDArray[np.float64] | None] | None = None
+
+    @property
+    def mean_rgb(self) -> NDArray[np.float64]:
+        """Mean R, G and B of the frame, float64 (3,) in [0, 255]."""
+        mean = None if self.make_mean is None else self.make_mean()
+        return self.pixels.mean(axis=(0, 1), dtype=np.float64) if mean is None else mean
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:

@@ -34,8 +34,8 @@ def extract_command(store: Store, **changes: str) -> str:
         words["fps"] = f"{recipe.frames['fps']:g}"
     elif "count" in recipe.frames:
         words["frames"] = f"uniform:{recipe.frames['count']}"
-    elif recipe.frames["policy"] == "listed":
-        words["frames"] = made_with.get("frames") or "listed:FILE"
+    elif recipe.frames["policy"] in ("listed", "scenes"):
+        words["frames"] = made_with.get("frames") or f"{recipe.frames['policy']}:FILE"
     if recipe.num_views > 1:
         words["views"] = f"{recipe.num_views - 1}"
         words["view_seed"] = f"{recipe.views[1].get('seed', 0)}"

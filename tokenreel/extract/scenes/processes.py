@@ -1,0 +1,126 @@
+"""Processes that find the scenes of a video each: a video that kills its process ends alone."""
+
+import atexit
+import multiprocessing
+import multiprocessing.connection
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+
+from tokenreel.cache.errors import UsageError, limit_behind
+from tokenreel.extract.scenes.segment import Segmented, SegmentJob, segment
+from tokenreel.extract.signals import blocked_in_children
+from tokenreel.extract.video.types import VideoError
+
+BEAT_SECONDS = 0.5
+START_SECONDS = 120.0  # a process imports its libraries before its first message
+POLL_SECONDS = 0.2
+
+Failure = tuple[str, str]  # stage and reason
+Outcome = Segmented | Failure
+
+
+def segment_all(
+    jobs: Sequence[SegmentJob],
+    *,
+    workers: int,
+    timeout_seconds: float,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[SegmentJob, Outcome]]:
+    """Find the scenes of videos, as many at once as there are workers; yields them as they end.
+
+    Args:
+        jobs: the videos.
+        workers: number of processes.
+        timeout_seconds: time without a heartbeat after which a process is killed.
+        is_over: polled; once true, no video is begun, and those begun are abandoned.
+
+    Raises:
+        UsageError: the method cannot run here.
+        MachineError: a limit of this machine: too little memory, too many open files.
+    """
+    waiting, running = list(reversed(jobs)), list[_Process]()
+    try:
+        while (waiting or running) and not is_over():
+            while waiting and len(running) < workers:
+                running.append(_Process(waiting.pop()))
+            pipes = [process.pipe for process in running]
+            multiprocessing.connection.wait(pipes, timeout=POLL_SECONDS)
+            for process in list(running):
+                outcome = process.poll(timeout_seconds)
+                if outcome is not None:
+                    running.remove(process)
+                    process.close()
+                    yield process.job, _raised(outcome)
+    finally:
+        for process in running:
+            process.close()
+
+
+def _raised(outcome: Outcome | Exception) -> Outcome:
+    """The outcome of a video; raises what is no fault of the video."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+class _Process:
+    """A process, and the video that it works on."""
+
+    def __init__(self, job: SegmentJob) -> None:
+        self.job = job
+        context = multiprocessing.get_context("forkserver")
+        self.pipe, child = context.Pipe(duplex=False)
+        self._process = context.Process(target=_serve, args=(child, job), daemon=True)
+        with blocked_in_children(signal.SIGINT, signal.SIGTERM):
+            self._process.start()
+            atexit.register(self._process.kill)
+        child.close()
+        self._last_message, self._has_answered = time.monotonic(), False
+
+    def poll(self, timeout_seconds: float) -> Outcome | Exception | None:
+        """What came of the video; None while it is being read."""
+        while self.pipe.poll():
+            try:
+                message: Outcome | Exception | None = self.pipe.recv()
+            except (EOFError, OSError):
+                self._process.join()
+                return "decode", f"the process died (exit {self._process.exitcode})"
+            self._last_message, self._has_answered = time.monotonic(), True
+            if message is not None:
+                return message
+        limit = timeout_seconds if self._has_answered else max(timeout_seconds, START_SECONDS)
+        if time.monotonic() - self._last_message > limit:
+            return "decode", f"no heartbeat for {limit:g} s; killed"
+        return None
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process.is_alive():
+            self._process.kill()
+        self._process.join()
+        atexit.unregister(self._process.kill)
+        self.pipe.close()
+
+
+def _serve(pipe: Connection, job: SegmentJob) -> None:
+    """Find the scenes of a video; sends None now and then, and at last what came of it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
+    last_beat = 0.0
+
+    def beat() -> None:
+        nonlocal last_beat
+        if time.monotonic() - last_beat > BEAT_SECONDS:
+            pipe.send(None)
+            last_beat = time.monotonic()
+
+    with suppress(BrokenPipeError, ConnectionResetError):  # the parent is gone
+        try:
+            pipe.send(segment(job, beat))
+        except VideoError as error:
+            pipe.send(limit_behind(error) or (error.stage, str(error)))
+        except UsageError as error:
+            pipe.send(error)
