@@ -23,7 +23,7 @@ import csv
 import datetime
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +111,7 @@ def main() -> int:
         for number, rows in enumerate(GROUPS, 1):
             folder = words.folder / f"group{number}"
             numbers += _train(rows, _small_words(), store, folder, "tables")
-            print(findings(numbers), flush=True)
+            print("\n".join(align_columns(findings(numbers))), flush=True)
             if words.write:
                 _write(numbers, words.backbone)
     if words.write:
@@ -200,8 +200,8 @@ FINDINGS = (  # what the papers say; the rows that say it: one is above the othe
 )
 
 
-def findings(numbers: Sequence[Number]) -> str:
-    """Which of the papers' findings show, in classification, progression and AP@5.
+def findings(numbers: Sequence[Number]) -> list[list[str]]:
+    """Which of the papers' findings show, in classification, progression and AP@5: a table.
 
     Each cell has our difference, what it says, and the papers'.  A difference that is smaller than
     the larger of both spreads is called open.
@@ -224,7 +224,7 @@ def findings(numbers: Sequence[Number]) -> str:
             word = "open" if abs(gap) <= spread else ("shown" if gap > 0 else "reversed")
             cells.append(f"{gap:+.{digits}f} {word} (paper {told})")
         lines.append(cells)
-    return "\n".join(align_columns(lines))
+    return lines
 
 
 def _train(
@@ -249,7 +249,7 @@ def _train(
 
 
 def _small_words() -> list[str]:
-    """The budget and widths of recipe `sample`, for rows that the papers train on a GPU."""
+    """Budget, widths and noise of recipe `sample`, for rows that the papers train on a GPU."""
     fuse = get_recipe("sample").fuse
     temporal, data, optim = fuse.temporal, fuse.data, fuse.optim
     words = [f"temporal.{name}={getattr(temporal, name)}" for name in WIDTHS]
@@ -257,6 +257,7 @@ def _small_words() -> list[str]:
         f"data.{name}={getattr(data, name)}" for name in ("num_frames", "batch_clips", "alpha")
     ]
     words += ["data.sampling=" + data.sampling]
+    words += [f"augment.noise={fuse.augment.noise}"]  # CLS vectors have nothing to crop
     return words + [
         f"optim.{name}={getattr(optim, name)}"
         for name in ("name", "lr", "weight_decay", "epochs", "warmup_epochs")
@@ -291,12 +292,9 @@ def _table(numbers: Sequence[Number], part: str) -> str:
     return "\n".join(align_columns(lines))
 
 
-def _committed(backbone: str) -> dict[tuple[str, str, str], Number]:
-    if not FILE.exists():
-        return {}
-    with FILE.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["backbone"] == backbone]
-    found = [
+def numbers_of(rows: Iterable[Mapping[str, str]]) -> list[Number]:
+    """The numbers of rows of results/sample_calibration.csv."""
+    return [
         Number(
             row["part"],
             row["row"],
@@ -307,7 +305,14 @@ def _committed(backbone: str) -> dict[tuple[str, str, str], Number]:
         )
         for row in rows
     ]
-    return {number.key: number for number in found}
+
+
+def _committed(backbone: str) -> dict[tuple[str, str, str], Number]:
+    if not FILE.exists():
+        return {}
+    with FILE.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["backbone"] == backbone]
+    return {number.key: number for number in numbers_of(rows)}
 
 
 def _differences(numbers: Sequence[Number], backbone: str) -> list[list[str]]:

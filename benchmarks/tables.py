@@ -329,6 +329,14 @@ def calibration_table(results: Path, part: str) -> list[str]:
     return [f"On {shape_of(rows[-1])}:", "", *markdown(header, lines)]
 
 
+def findings_table(results: Path, _: str) -> list[str]:
+    """Which of the papers' findings show on the sample."""
+    from sample_calibration import findings, numbers_of
+
+    header, *lines = findings(numbers_of(read_rows("sample_calibration", results)))
+    return markdown(header, lines)
+
+
 def reader_table(results: Path, _: str) -> list[str]:
     """What the reader reaches on each machine, and the machine."""
     warm = {row["device"]: row for row in read_rows("store_read", results)}
@@ -409,6 +417,7 @@ TABLES: dict[str, Callable[[Path, str], list[str]]] = {
     "demo": demo_table,
     "demo sentence": demo_sentence,
     "calibration": calibration_table,
+    "findings": findings_table,
     "reader": reader_table,
     "codecs": codec_table,
     "scenes": scenes_table,

@@ -2,7 +2,15 @@
 
 from collections.abc import Callable
 
-from tokenreel.fuse.config import DataConfig, FuseConfig, LstpConfig, OptimConfig, TemporalConfig
+from tokenreel.fuse.config import (
+    AugmentConfig,
+    DataConfig,
+    FuseConfig,
+    LstpConfig,
+    OptimConfig,
+    SclConfig,
+    TemporalConfig,
+)
 from tokenreel.pipeline import defaults
 from tokenreel.pipeline.recipes.base import Recipe, changed
 
@@ -12,12 +20,16 @@ def sample() -> Recipe:
 
     Windows are short (24 frames) and of very different spans (up to 72 frames): where a window is
     half of a clip or more, as the papers' defaults are on short clips, the position in it tells the
-    time, and the loss is won by a clock (fuse/NOTES.md, 2026-11-28).
+    time, and the loss is won by a clock.  Tokens are augmented, steps are many and small, labels
+    are wide: with the papers' values some seeds learn to know the frames of a clip again, and not
+    its motion (fuse/NOTES.md, 2026-11-28).
     """
     return Recipe(
         dataset=defaults.SAMPLE,
         fuse=FuseConfig(
-            data=DataConfig(num_frames=24, batch_clips=4, alpha=3.0),
+            data=DataConfig(num_frames=24, batch_clips=2, alpha=3.0),
+            augment=AugmentConfig(crop=0.6, noise=0.1),
+            loss=SclConfig(label_variance=25.0),
             pooling=LstpConfig(num_entities=3, channels=96),
             temporal=TemporalConfig(
                 fc_width=128,
