@@ -49,6 +49,7 @@ SECONDS = {
     "token_dataset": 40,
     "demo": 300,
 }
+BUSY = 0.5
 MORE_CALLS = {"fusion": ["--whole-step"]}  # a second call, whose rows are of the same file
 
 
@@ -70,6 +71,8 @@ def main() -> int:
     if commit.endswith("-dirty") and not words.quick:
         print(f"{commit}: commit first, so that rows say what they are of", file=sys.stderr)
         return 2
+    if (load := os.getloadavg()[0]) > BUSY:
+        print(f"{load:.1f} processes ran here in the last minute: rows want a machine at rest")
     failed = [name for name in names if not run(name, is_quick=words.quick)]
     print(f"failed: {', '.join(failed) or 'none'}")
     if not words.quick:

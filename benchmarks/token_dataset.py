@@ -35,6 +35,7 @@ def as_step(batch: TokenBatch, grid: tuple[int, int], num_frames: int) -> Batch:
         steps=batch.steps,
         valid=batch.valid,
         labels=batch.labels,
+        targets=torch.zeros(count, 0),  # the store has no tags
         num_frames=torch.full((count,), num_frames),
         actions=batch.actions,
         own=slice(0, count),

@@ -339,6 +339,14 @@ def test_every_cpu_benchmark_is_run_and_has_its_seconds():
     assert run.expected(["store_read"])[0].startswith("store_read ")
 
 
+@pytest.mark.slow
+def test_every_cpu_benchmark_runs_with_small_sizes():
+    command = [sys.executable, str(BENCHMARKS / "run.py"), "--quick"]
+    ran = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.endswith("failed: none\n")
+
+
 def test_a_changed_checkout_is_not_measured(monkeypatch, capsys):
     run = importlib.import_module("run")
     monkeypatch.setattr(run, "commit_name", lambda: "aaaaaaaaaaaa-dirty")
