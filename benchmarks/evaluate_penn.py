@@ -9,7 +9,8 @@ is given its best: one BLAS thread was measured faster than two for its small fi
 Claim: `evaluate_files` from embedding file to tables, on 2 processors, takes at most an eighth of
 the baseline's time, and every value is identical (1e-9; progression 1e-6 in float32; accuracy
 within two frames, as the baseline's classifier is today's scikit-learn with the settings that bring
-it near to the old one).  The baseline is measured on some of the actions and scaled by the pairs of
+it near to the old one).  Ours evaluates the clock too, as every evaluation does.  The baseline is
+measured on some of the actions and scaled by the pairs of
 frames of all of them; the row says on how many.  The two are measured in turns.  Processor seconds
 stand beside the clock's, which a busy machine changes.
 """
@@ -172,13 +173,14 @@ def main() -> None:
                 )
             )
             ours.append(times)
-    found = {(score.action, score.task): score.value for score in report.scores}
+    scores = [score for score in report.scores if not score.is_clock]
+    found = {(score.action, score.task): score.value for score in scores}
     worst = {
         task: max(abs(found[action, task] - values[task]) for action, values in wanted.items())
         for task in TASKS
     }
     print("largest differences:", {task: f"{value:.1e}" for task, value in worst.items()})
-    frames = min(score.num_frames for score in report.scores if score.task == "classification")
+    frames = min(score.num_frames for score in scores if score.task == "classification")
     allowed = {"progression": 1e-6, "classification": 2.001 / frames}
     assert all(value < allowed.get(task, 1e-9) for task, value in worst.items())
     share = sum(pairs_of_frames(by_action[a]) for a in MEASURED) / sum(
