@@ -1,6 +1,7 @@
 """What codecs cost on real features: of the sample, and of real clips without labels.
 
     python benchmarks/codecs_real.py --weights PATH --backbone NAME [--root VIDEOS] [--folder DIR]
+                                     [--part sample | real]
 
 PATH has weights of a self-supervised ViT, such as DINOv2 ViT-S/14 (`--backbone
 vit_small_patch14_dinov2`).  The sample is seen at 112 pixels; of each real clip, VIDEOS or
@@ -27,7 +28,7 @@ from tokenreel.pipeline.tools.fidelity import (
     measure_store,
 )
 
-CLIPS = 1000  # all of them
+CLIPS = 54  # of each part at most, spread over the splits
 SAMPLE_WORDS = ["image_size=112"]
 REAL_WORDS = ["image_size=224", "frames=uniform:16"]
 
@@ -37,9 +38,10 @@ def main() -> None:
     words = _arguments()
     about = [f"weights={words.weights}", f"backbone={words.backbone}", "blocks=3,7,11"]
     about.append("codec=fp16")
-    rows = []
-    parts = {"sample": (SAMPLE, words.folder / SAMPLE, SAMPLE_WORDS)}
-    if words.root:
+    parts = {}
+    if words.part != "real":
+        parts["sample"] = (SAMPLE, words.folder / SAMPLE, SAMPLE_WORDS)
+    if words.part != "sample" and words.root:
         parts["folder"] = ("real clips", words.root, REAL_WORDS)
     for dataset, (title, root, more) in parts.items():
         store = words.folder / f"{title.replace(' ', '-')}-{words.backbone}"
@@ -49,8 +51,7 @@ def main() -> None:
         found = measure_store(store, clips=CLIPS)
         print(fidelity_table(found))
         size = more[0].partition("=")[2]
-        rows += rows_of(found, f"{title}, {words.backbone} at {size}")
-    write(rows)
+        write(rows_of(found, f"{title}, {words.backbone} at {size}"))
 
 
 def rows_of(report: FidelityReport, title: str) -> list[Row]:
@@ -100,6 +101,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--root", type=Path, default=Path(clips) / "real" if clips else None, help="real clips"
     )
+    parser.add_argument("--part", choices=("sample", "real"), help="one of the two alone")
     parser.add_argument("--folder", type=Path, default=Path("codecs"), help="of videos and stores")
     return parser.parse_args()
 

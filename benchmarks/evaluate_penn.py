@@ -10,9 +10,9 @@ Claim: `evaluate_files` from embedding file to tables, on 2 processors, takes at
 the baseline's time, and every value is identical (1e-9; progression 1e-6 in float32; accuracy
 within two frames, as the baseline's classifier is today's scikit-learn with the settings that bring
 it near to the old one).  Ours evaluates the clock too, as every evaluation does.  The baseline is
-measured on some of the actions and scaled by the pairs of
-frames of all of them; the row says on how many.  The two are measured in turns.  Processor seconds
-stand beside the clock's, which a busy machine changes.
+measured on some of the actions and scaled by the pairs of frames of all of them; the row says on
+how many.  The two are measured in turns.  Processor seconds stand beside the wall's, which a busy
+machine changes.
 """
 
 import resource

@@ -104,12 +104,14 @@ def make_store(
 class OnlineFrames:
     """Tokens that were never codes, in the place of a batch's frames."""
 
-    tokens: Tensor
+    found: Tensor
     cls: None = None
 
-    def tokens_for(self, config: FuseConfig) -> Tensor:
-        """All of them."""
-        return self.tokens
+    def tokens(self, blocks: Sequence[int] | None = None) -> Tensor:
+        """All of them, (F, n, D of the blocks end to end): the backbone gave the blocks wanted."""
+        return self.found
+
+    coded = tokens
 
 
 def make_runs(
