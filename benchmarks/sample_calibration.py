@@ -10,7 +10,8 @@ vit_small_patch14_dinov2`); it sees 112 pixels, and a store keeps blocks 3, 7 an
 compares it with a linear probe of frozen tokens and with the clock: the position in a clip as eight
 pairs of cosine and sine.  `--tables` trains the rows of MV-Former's Table 4 that the backbone can
 feed (those of a ResNet are, on a ViT, its rows of DINO again) and CARL's main rows, in lock-step
-groups, with the budget and widths of recipe `sample`, and says which of the papers' findings show.
+groups, with the budget and widths of recipe `sample` and without augmentation, which a CLS vector
+cannot have as tokens have, and says which of the papers' findings show.
 Everything is kept in --folder: the same command resumes.  With --tables, numbers are printed, and
 written with --write, after each group.
 
@@ -249,7 +250,7 @@ def _train(
 
 
 def _small_words() -> list[str]:
-    """Budget, widths and noise of recipe `sample`, for rows that the papers train on a GPU."""
+    """Budget and widths of recipe `sample`, for rows that the papers train on a GPU."""
     fuse = get_recipe("sample").fuse
     temporal, data, optim = fuse.temporal, fuse.data, fuse.optim
     words = [f"temporal.{name}={getattr(temporal, name)}" for name in WIDTHS]
@@ -257,7 +258,6 @@ def _small_words() -> list[str]:
         f"data.{name}={getattr(data, name)}" for name in ("num_frames", "batch_clips", "alpha")
     ]
     words += ["data.sampling=" + data.sampling]
-    words += [f"augment.noise={fuse.augment.noise}"]  # CLS vectors have nothing to crop
     return words + [
         f"optim.{name}={getattr(optim, name)}"
         for name in ("name", "lr", "weight_decay", "epochs", "warmup_epochs")

@@ -185,7 +185,8 @@ class FuseConfig(SystemConfig):
         if hiding.changes_tokens and not self.pooling.uses_tokens:
             raise ValueError(
                 f"augment changes tokens ({hiding.describe().removeprefix('of tokens: ')}), "
-                f"pooling.kind={self.pooling.kind} pools none: set augment.noise, or another kind"
+                f"pooling.kind={self.pooling.kind} pools none: set augment.crop=1 "
+                "augment.flip=false augment.dropout=0 (noise may stay), or another kind"
             )
         return self
 
