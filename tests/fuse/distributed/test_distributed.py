@@ -50,11 +50,13 @@ WORDS = [  # batches of three clips over two processes: shares of two and one
 OPTIONS = ["--standalone", "--no-python", "--nproc-per-node"]
 
 
-def train_in_processes(words, store, out, *, processes):
+def train_in_processes(words, store, out, *, processes, recipe="sample"):
     """`fuse train` under torchrun."""
-    fuse = [shutil.which("fuse", path=str(Path(sys.executable).parent)), "train", "sample"]
+    fuse = [shutil.which("fuse", path=str(Path(sys.executable).parent)), "train", recipe]
     torchrun = [sys.executable, "-m", "torch.distributed.run", *OPTIONS, str(processes)]
-    options = ["--store", str(store), "--out", str(out), "--device", "cpu"]
+    named = [f"{name}={path}" for name, path in store.items()] if recipe != "sample" else [store]
+    stores = [word for path in named for word in ("--store", str(path))]
+    options = [*stores, "--out", str(out), "--device", "cpu"]
     return subprocess.run(
         [*torchrun, *fuse, *words, *options],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

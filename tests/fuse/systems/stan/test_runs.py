@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 
+from tests.fuse.distributed.test_distributed import train_in_processes
 from tests.fuse.tiny import write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError, WrongIdentity
@@ -15,6 +16,7 @@ from tokenreel.fuse.runs.provenance import read_provenance
 from tokenreel.fuse.systems.stan.config import StanConfig
 from tokenreel.fuse.train import run as run_module
 from tokenreel.fuse.train.train import Job, train, train_together
+from tokenreel.pipeline.phases.training import train_recipe
 
 TAGS = {  # of each clip: one that the first store shows, and one that the second does
     name: tuple(
@@ -208,3 +210,21 @@ def test_cls_vectors_are_read_in_place_of_tokens(stores, tmp_path):
     other = run(config.with_(feature="mean"), stores, tmp_path / "mean").embeddings
     pairs = zip(found.clips, read_embeddings(other).clips, strict=True)
     assert all((one.embeddings != two.embeddings).all() for one, two in pairs)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_numbers_of_one_at_the_same_global_batch(stores, tmp_path):
+    words = ["data.num_frames=4", "data.batch_clips=3", "optim.epochs=3", "optim.eps=1"]
+    words += ["encoder.width=8", "encoder.layers=1", "head.widths=6,4", "optim.lr=0.03"]
+    one, two = (tmp_path / name for name in ("one", "two"))
+    train_recipe("stan", words, store=stores, out=one, device="cpu", progress=False)
+    done = train_in_processes(words, stores, two, processes=2, recipe="stan")
+    assert done.returncode == 0, done.stderr
+    lines = [(path / "metrics.jsonl").read_text().splitlines() for path in (one, two)]
+    for here, there in zip(*lines, strict=True):
+        assert json.loads(here) == pytest.approx(json.loads(there), rel=1e-5)
+    pairs = zip(
+        *(read_embeddings(path / "embeddings.h5").clips for path in (one, two)), strict=True
+    )
+    for here, there in pairs:
+        np.testing.assert_allclose(here.embeddings, there.embeddings, atol=1e-5)
