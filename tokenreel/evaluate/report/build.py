@@ -37,8 +37,10 @@ from tokenreel.evaluate.report.sections.scores import (
     metric_list,
     summary_table,
 )
+from tokenreel.evaluate.report.sections.tags import tag_articles, tag_pages
 from tokenreel.evaluate.tables.printed import Published
 from tokenreel.evaluate.tables.summary import summarise
+from tokenreel.evaluate.tasks.task import is_of_class
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +101,7 @@ def make_report(
             "The same numbers for each action; whiskers are two standard deviations over seeds.",
             action_bars(table, colours),
         ),
+        *_tags(runs, config),
         *pictures,
         _attention(runs, config),
         Section(
@@ -178,6 +181,18 @@ def _pictures(
     ]
 
 
+def _tags(runs: Sequence[RunPage], config: ReportConfig) -> list[Section]:
+    """Scores of tags, where there are any."""
+    pages = tag_pages(shown_runs(runs, config))
+    if not pages:
+        return []
+    note = (
+        "Scores of the tags of clips: precision at each recall, for the clips that have a tag the "
+        "share for which each is decided, and single clips (\u2717: decided, and not so)."
+    )
+    return [Section("tags", "Tags", note, tag_articles(pages))]
+
+
 def _attention(runs: Sequence[RunPage], config: ReportConfig) -> Section:
     """Attention of LSTP, or the command that computes it."""
     note = "Attention of each entity of LSTP, over the frames as the backbone saw them."
@@ -203,7 +218,7 @@ def _lead(runs: Sequence[RunPage], table: ScoreTable, problems: Sequence[str]) -
     words = f"The backbone has random weights ({random}): compare the rows with one another, "
     warning = absent(words + "never with a paper.") if random else None
     cards = []
-    for task in table.tasks:
+    for task in [task for task in table.tasks if not is_of_class(task)]:
         found = [(table.cell(row, MEAN, task).mean, row) for row in table.rows]
         known = [(value, row) for value, row in found if value == value]
         runs_alone = [(value, row) for value, row in known if not table.is_control(row)]

@@ -25,7 +25,7 @@ from tokenreel.evaluate.tables.printed import (
     as_measured,
     two_std,
 )
-from tokenreel.evaluate.tasks.task import columns, is_percent, short_row_title, task_of
+from tokenreel.evaluate.tasks.task import columns, is_of_class, is_percent, short_row_title, task_of
 
 MEASURED, PUBLISHED, CONTROL = "measured", "published", "control"
 ROUNDING = 1e-9  # of a mean
@@ -306,13 +306,7 @@ def _tasks(rows: Sequence[Row], *, each_class: bool = False) -> list[str]:
     is_of_tags = bool(rows) and all(row.protocol == "tags" for row in rows)
     always = [] if is_of_tags else columns()
     more = [task for task in seen if task not in always and not _is_kind(task)]
-    return [*always, *(task for task in more if each_class or not _is_of_class(task))]
-
-
-def _is_of_class(task: str) -> bool:
-    """Whether a row is of one class of a file."""
-    metric = task_of(task)
-    return metric is not None and metric.by_class and "@" in task
+    return [*always, *(task for task in more if each_class or not is_of_class(task))]
 
 
 def _is_kind(task: str) -> bool:

@@ -156,6 +156,16 @@ def is_percent(row: str) -> bool:
     return task is None or task.is_percent
 
 
+def is_of_class(row: str) -> bool:
+    """Whether a row is of one class of a file, and not of the file.
+
+    >>> is_of_class("f1@drama"), is_of_class("f1"), is_of_class("ap@5")
+    (True, False, False)
+    """
+    task = task_of(row)
+    return task is not None and task.by_class and "@" in row
+
+
 def row_title(row: str) -> str:
     """What a row is called on the page.
 

@@ -18,7 +18,7 @@ from tokenreel.evaluate.report.page.html import (
     text,
 )
 from tokenreel.evaluate.tables.summary import CONTROL, DAGGER, MEASURED, NOT_ABOVE, Row, rank_of
-from tokenreel.evaluate.tasks.task import row_title, task_of
+from tokenreel.evaluate.tasks.task import is_of_class, row_title, task_of
 
 BAR, GAP, CHART, RIGHT, TOP = 13, 12, 300, 46, 6
 LOWEST = -1.0  # that a chart shows; a lower bar is cut there, with its value beside it
@@ -52,7 +52,7 @@ def summary_table(rows: Sequence[Row], colours: Mapping[str, int]) -> Html:
             task
             for row in rows
             for task, values in row.values.items()
-            if any(not math.isnan(value) for value in values)
+            if any(not math.isnan(value) for value in values) and not is_of_class(task)
         )
     )
     several = {
