@@ -1,6 +1,6 @@
 """Run the CPU benchmarks one after another, each in a process of its own, and keep their rows.
 
-    python benchmarks/run.py [--list] [--quick] [NAME ...]     (make bench; all of them: 25 minutes)
+    python benchmarks/run.py [--list] [--quick] [NAME ...]     (make bench; half an hour)
 
 NAME is a script without its ending; without names all run.  Measure on a machine that does nothing
 else, from a commit: a changed checkout is refused, for its rows could not say what they are of.
@@ -30,17 +30,17 @@ SECONDS = {
     "evaluate_penn": 60,
     "evaluate_retrieval": 60,
     "extract_isolation": 60,
-    "extract_memory": 180,
+    "extract_memory": 150,
     "extract_overlap": 90,
     "extract_rerun": 60,
     "extract_scenes": 60,
     "extract_seeking": 180,
-    "fuse_dedup": 30,
-    "fuse_lockstep": 120,
+    "fuse_dedup": 60,
+    "fuse_lockstep": 180,
     "fuse_online": 90,
     "fuse_scl": 20,
     "fusion": 180,
-    "pooling": 60,
+    "pooling": 90,
     "store_memory": 30,
     "store_open": 30,
     "store_read": 30,
