@@ -176,8 +176,9 @@ def write_embeddings(
     version = 2 if {"unit", "targets", "class_names"} & arrays.keys() else 1
     text = canonical_json(dict(provenance)).decode()
     make_directory(path.parent)
+    size = sum(array.nbytes for array in arrays.values() if isinstance(array, np.ndarray))
     with whole_file(path) as beside:
-        with create_hdf5(beside, userblock_size=BLOCK) as file:
+        with create_hdf5(beside, num_bytes=size, userblock_size=BLOCK) as file:
             for name, array in arrays.items():
                 kind = h5py.string_dtype() if name in TEXTS else None
                 file.create_dataset(name, data=array, dtype=kind)

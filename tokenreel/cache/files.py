@@ -1,8 +1,13 @@
-"""Atomic file writes: a temporary file in the same folder, flushed to disk, then renamed."""
+"""Atomic file writes: a temporary file in the same folder, flushed to disk, then renamed.
+
+Some file systems (SMB, FUSE and shared folders of virtual machines) cannot flush a folder, or
+anything: one line says so, and the work goes on.
+"""
 
 import ctypes
 import errno
 import fnmatch
+import logging
 import os
 import shutil
 import stat
@@ -21,7 +26,12 @@ from tokenreel.cache.errors import (
     machine_error,
 )
 
+log = logging.getLogger(__name__)
+
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
+
+NO_FLUSH = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP)  # by a file system
+_said_no_flush: set[int] = set()  # processes that have said so
 
 # Limits of this process or machine: the file may be whole, so it must not be repaired.
 NOT_DAMAGE = {
@@ -59,7 +69,7 @@ def write_synced(path: Path, data: bytes) -> None:
     """Write a new file and flush it; the caller flushes the directory."""
     with path.open("xb", buffering=0) as file:
         write_all(file.fileno(), data)
-        os.fsync(file.fileno())
+        flush(file.fileno(), path)
 
 
 @contextmanager
@@ -132,9 +142,34 @@ def sync_tree(root: Path) -> None:
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(handle)
+        flush(handle, path)
     finally:
         os.close(handle)
+
+
+def flush(handle: int, path: Path) -> None:
+    """Flush an open file or directory to the disk, where its file system can.
+
+    Args:
+        handle: of the file.
+        path: of the file, for the log.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_FLUSH:
+            raise
+        if os.getpid() not in _said_no_flush:
+            _said_no_flush.add(os.getpid())
+            log.warning(
+                "%s: this file system cannot flush to the disk (%s): going on without; after a "
+                "power cut run `tokenreel store verify`",
+                path.parent,
+                error.strerror,
+            )
 
 
 def entries_of(folder: Path, pattern: str = "*") -> list[Path]:

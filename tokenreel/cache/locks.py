@@ -10,18 +10,20 @@ import logging
 import multiprocessing
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import h5py
 
 from tokenreel.cache.errors import LIMITS
+from tokenreel.cache.files import write_all
 
 log = logging.getLogger(__name__)
 
 NAME = ".tokenreel.lock"  # a killed process leaves it behind; it may be deleted
+IN_MEMORY_BYTES = 2**27  # of an HDF5 file that is made in memory
 HELD = (errno.EAGAIN, errno.EACCES)  # how systems say that another process has the lock
 BUSY = "is open in another process: wait until it is closed, or copy the file"
 HDF5_LOCK = re.compile(r"unable to lock file, errno = (\d+), error message = '([^']*)'")
@@ -132,9 +134,36 @@ def is_busy(path: Path) -> bool:
     return False
 
 
-def create_hdf5(path: Path, **options: Any) -> h5py.File:
-    """Create an HDF5 file that no other process knows of yet: it needs no lock."""
-    return h5py.File(path, "w", locking=False, **options)
+@contextmanager
+def create_hdf5(path: Path, *, num_bytes: int = 0, userblock_size: int = 0) -> Iterator[h5py.File]:
+    """Create an HDF5 file that no other process knows of yet: it needs no lock.
+
+    A full disk makes the library raise errors of several kinds, again as each of its objects ends,
+    and may crash the process.  So a file that fits in memory is made there and written at once; for
+    a larger one there must be room before.  The bytes are the same.
+
+    Args:
+        path: of a new file.
+        num_bytes: of the arrays, about.
+        userblock_size: bytes before the HDF5 part.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    options = {"userblock_size": userblock_size} if userblock_size else {}
+    if num_bytes <= IN_MEMORY_BYTES:
+        with h5py.File(path, "w", driver="core", backing_store=False, **options) as file:
+            yield file
+            file.flush()
+            image = file.id.get_file_image()
+        with path.open("xb", buffering=0) as handle:
+            write_all(handle.fileno(), bytes(userblock_size))
+            write_all(handle.fileno(), image)
+        return
+    if shutil.disk_usage(path.parent).free < num_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    with h5py.File(path, "w", locking=False, **options) as file:
+        yield file
 
 
 def say_no_locks(folder: Path, reason: str | None) -> None:

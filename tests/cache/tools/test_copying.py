@@ -3,6 +3,9 @@
 import importlib.util
 import json
 import shutil
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.cache.tools.copying import merge_store, migrate_store, recode_store
+from tokenreel.cache.tools.copying import CopyReport, merge_store, migrate_store, recode_store
 from tokenreel.cache.tools.import_features import ImportStatement, import_features
 from tokenreel.cache.tools.maintenance import compare_stores, diff_stores
 from tokenreel.cache.tools.verify import verify_store
@@ -43,13 +46,52 @@ def test_merge_makes_the_stores_equal_and_diff_says_so(tmp_path):
         f"only in {store}: 2 clips, the first a (--clips names all)"
     ]
     assert found.table(clips=True).splitlines() == found.lines
-    assert merge_store(store, other) == ["a", "b"]
-    assert merge_store(store, other) == []
+    assert merge_store(store, other).copied == ("a", "b")
+    assert merge_store(store, other).copied == ()
     assert diff_stores(store, other) == []
     assert compare_stores(store, other).exit_status == 0
     assert verify_store(other, deep=True).problems == ()
     with pytest.raises(WrongIdentity):
         merge_store(store, stores.make_store(tmp_path / "u", "fp16"))
+
+
+def replace_video_of(store: Path, name: str) -> None:
+    """Extract a clip again, as from another video of the same name."""
+    with StoreWriter(store, writer_id="w") as writer:
+        clip = writer.begin(
+            stores.make_clip(name),
+            dataset="d",
+            phases=("x", "y"),
+            source=replace(stores.SOURCE, num_bytes=999),
+            time_base=Fraction(1, 25),
+            replaces=open_store(store).record(name),
+        )
+        stores.append(writer, clip, name, 70)
+        count = np.arange(70)
+        clip.commit(count, count * 2, count % 2, np.zeros(70, np.uint8))
+
+
+@pytest.mark.parametrize("copy", [merge_store, partial(recode_store, codec="int4")])
+def test_a_clip_that_was_extracted_again_since_it_was_copied_is_told(tmp_path, copy):
+    store, target = store_of(tmp_path / "s", "fp16", "a", "b"), tmp_path / "t"
+    if copy is merge_store:
+        stores.make_store(target, "fp16")
+    assert copy(store, target) == CopyReport(("a", "b"), {})
+    assert copy(store, target) == CopyReport((), {})
+    replace_video_of(store, "a")
+    report = copy(store, target)
+    assert (report.copied, list(report.differing), report.exit_status) == ((), ["a"], 3)
+    assert "is of 999 bytes" in report.differing["a"]
+
+
+def test_a_clip_with_other_labels_in_the_target_is_told(tmp_path):
+    store, target = store_of(tmp_path / "s", "fp16", "a"), tmp_path / "t"
+    with StoreWriter(stores.make_store(target, "fp16"), writer_id="w") as writer:
+        clip = stores.begin(writer, "a")
+        stores.append(writer, clip, "a", 70)
+        count = np.arange(70)
+        clip.commit(count, count * 2, count % 3, np.zeros(70, np.uint8))
+    assert merge_store(store, target).differing == {"a": "other labels of frames"}
 
 
 def test_a_clip_copied_by_hand_from_a_store_of_another_identity_is_refused(tmp_path):
@@ -112,8 +154,8 @@ def test_a_store_of_a_later_version_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize("codec", ["int8", "int4", "pool2+int8", "pca:8+int8"])
 def test_a_recoded_store_is_what_the_codec_makes_of_the_tokens(tmp_path, codec):
     store, out = store_of(tmp_path / "s", "fp16", "a", "v/2"), tmp_path / "t"
-    assert recode_store(store, out, codec=codec) == ["a", "v/2"]
-    assert recode_store(store, out, codec=codec) == []
+    assert recode_store(store, out, codec=codec).copied == ("a", "v/2")
+    assert recode_store(store, out, codec=codec).copied == ()
     one, two = open_store(store), open_store(out)
     assert two.identity.codec["from_fingerprint"] == one.fingerprint
     assert verify_store(out, deep=True).problems == ()
@@ -168,7 +210,7 @@ def test_a_codec_that_does_not_fit_is_a_sentence_and_nothing_is_written(tmp_path
     assert found.value.exit_status == 2
     assert "\n" not in str(found.value)
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
-    assert recode_store(store, tmp_path / "t", codec="pca:16+int4") == ["a"]  # the next try
+    assert recode_store(store, tmp_path / "t", codec="pca:16+int4").copied == ("a",)  # the next try
 
 
 @pytest.mark.parametrize(("codec", "reason"), UNFIT.items(), ids=UNFIT)

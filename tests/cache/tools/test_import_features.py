@@ -14,8 +14,11 @@ import pytest
 from tokenreel.cache.embedding_arrays import array_specs
 from tokenreel.cache.errors import EmbeddingFileError, UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.tools import import_features as import_module
+from tokenreel.cache.tools import imported_clips
 from tokenreel.cache.tools.export import export_store
 from tokenreel.cache.tools.import_features import ImportStatement, import_features, read_statement
+from tokenreel.cache.tools.maintenance import compare_stores
 from tokenreel.cache.tools.verify import verify_store
 from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.pipeline.cli.main import main
@@ -52,8 +55,8 @@ def features(folder: Path, **shapes) -> Path:
 def test_a_folder_of_npy_features_becomes_a_clean_store(tmp_path):
     folder = features(tmp_path / "f", a=(70, 12), b=(3, 1, 12))
     (folder / "clips.csv").write_text("file,clip_id,split,action\nb,v/b,val,turn\n")
-    assert import_features(folder, tmp_path / "s", statement()) == ["a", "v/b"]
-    assert import_features(folder, tmp_path / "s", statement()) == []
+    assert import_features(folder, tmp_path / "s", statement()).written == ["a", "v/b"]
+    assert import_features(folder, tmp_path / "s", statement()).written == []
     store = open_store(tmp_path / "s")
     want = np.load(folder / "a.npy").astype(np.float16)
     np.testing.assert_array_equal(store.read("a").codes[0][:, 0], want)
@@ -71,7 +74,10 @@ def test_what_export_writes_is_imported_with_labels_times_and_words(tmp_path):
             stores.write_clip(writer, name, 70)
     export_store(path, tmp_path / "out")
     fields = {"blocks": stores.BLOCKS, "grid": stores.GRID, "dim": stores.DIM}
-    assert import_features(tmp_path / "out", tmp_path / "t", statement(**fields)) == ["a/1", "v/2"]
+    assert import_features(tmp_path / "out", tmp_path / "t", statement(**fields)).written == [
+        "a/1",
+        "v/2",
+    ]
     here, there = open_store(path), open_store(tmp_path / "t")
     for name in here.records:
         for block in stores.BLOCKS:
@@ -178,7 +184,7 @@ TABLES = {  # how a spreadsheet saves it -> bytes
 def test_a_table_of_a_spreadsheet_names_splits_and_actions(tmp_path, name):
     folder = features(tmp_path / "f", a=(5, 12), b=(3, 12))
     (folder / "clips.csv").write_bytes(TABLES[name])
-    assert import_features(folder, tmp_path / "s", statement()) == ["a", "b"]
+    assert import_features(folder, tmp_path / "s", statement()).written == ["a", "b"]
     records = open_store(tmp_path / "s").records
     assert [(records[c].split, records[c].action) for c in ("a", "b")] == [
         ("train", "salto"),
@@ -230,7 +236,7 @@ def test_folders_of_the_field_are_imported_or_refused_by_line(tmp_path, name, wo
     field = Path(os.environ["TOKENREEL_FIELD"])
     stated = read_statement(field / "import_recipe.toml")
     if words is None:
-        assert import_features(field / name, tmp_path / "s", stated) == ["a", "b"]
+        assert import_features(field / name, tmp_path / "s", stated).written == ["a", "b"]
         assert open_store(tmp_path / "s").record("b").split == "val"
         return
     with pytest.raises(UsageError, match=words):
@@ -260,7 +266,7 @@ def test_attributes_of_bytes_are_text(tmp_path, kind):
             file.attrs[name] = np.bytes_(text.encode()) if kind == "S" else text
             if kind == "vlen":
                 file.attrs.create(name, text.encode(), dtype=h5py.string_dtype())
-    assert import_features(folder, tmp_path / "s", statement()) == ["caf\u00e9"]
+    assert import_features(folder, tmp_path / "s", statement()).written == ["caf\u00e9"]
     record = open_store(tmp_path / "s").record("caf\u00e9")
     assert (record.split, record.phases) == ("val", ("a",))
 
@@ -344,7 +350,10 @@ def test_the_example_of_the_docs_runs(tmp_path, monkeypatch):
         ),
         ({"clips": "file,labels\na,none.npy\n"}, r"clips\.csv:2: labels none\.npy: .*No such file"),
         ({"clips": "file,labels\na,../l.npy\n"}, r"clips\.csv:2: labels '\.\./l\.npy' leads out"),
-        ({"clips": "file,labels\na,f.npy\n"}, r"clips\.csv:2: labels f\.npy is float64"),
+        (
+            {"clips": "file,labels\na,f.npy\n"},
+            r"clips\.csv:2: labels f\.npy: label 0\.5 of frame 0 of a",
+        ),
         ({"clips": "file,labels\na,m.npy\n"}, r"clips\.csv:2: labels m\.npy: frame 4 has phase -2"),
         (
             {"labels": "file,start_seconds,stop_seconds,phase\nb,0,1,0\n"},
@@ -444,3 +453,114 @@ def test_bytes_of_another_file_are_not_read(tmp_path, kind, name):
     if name == "labels":
         with pytest.raises(EmbeddingFileError, match="the bytes of labels lie in another file"):
             array_specs(folder / "a.h5")
+
+
+def _edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: np.save(f / "a.npy", np.ones((7, 12), "f4")), "was of 464 bytes (sha256 "),
+        (lambda f: np.save(f / "a.npy", np.ones((9, 12), "f4")), ", is of 560 bytes (sha256 "),
+        (lambda f: _edit(f / "labels.csv", "a,0,1,0", "a,0,1,2"), "other labels of frames"),
+        (lambda f: _edit(f / "labels.csv", "a,0,1,0\n", ""), "other labels of frames"),
+        (lambda f: _edit(f / "clips.csv", "a,train,turn", "a,val,turn"), "split was 'train', is"),
+        (lambda f: _edit(f / "clips.csv", "a,train,turn", "a,train,leap"), "action was 'turn', is"),
+        (lambda f: (f / "phases.csv").write_text("action,phase\nturn,x\n"), "phases was (), is"),
+    ],
+    ids=["features", "length", "phase", "no phase", "split", "action", "names"],
+)
+def test_features_and_labels_that_changed_are_listed_and_replaced_on_demand(
+    tmp_path, change, message
+):
+    folder = features(tmp_path / "f", a=(7, 12), b=(3, 12))
+    (folder / "clips.csv").write_text("file,split,action\na,train,turn\n")
+    (folder / "labels.csv").write_text("file,start_seconds,stop_seconds,phase\na,0,1,0\n")
+    store = tmp_path / "s"
+    assert import_features(folder, store, statement()).exit_status == 0
+    again = import_features(folder, store, statement())
+    assert (again.written, again.changed, again.exit_status) == ([], {}, 0)
+    before = open_store(store).read("a").codes[0].copy()
+    change(folder)
+    report = import_features(folder, store, statement())
+    assert list(report.changed) == ["a"]
+    assert message in report.changed["a"]
+    assert (report.written, report.exit_status) == ([], 3)
+    np.testing.assert_array_equal(open_store(store).read("a").codes[0], before)
+    assert import_features(folder, store, statement(), changed="keep").exit_status == 0
+    report = import_features(folder, store, statement(), changed="replace")
+    assert (report.written, report.replaced, report.exit_status) == (["a"], ["a"], 0)
+    fresh = tmp_path / "fresh"
+    import_features(folder, fresh, statement())
+    assert compare_stores(store, fresh).exit_status == 0
+    assert import_features(folder, store, statement()).exit_status == 0
+
+
+def test_another_rate_of_features_without_times_is_told(tmp_path):
+    folder = features(tmp_path / "f", a=(7, 12))
+    import_features(folder, tmp_path / "s", statement())
+    report = import_features(folder, tmp_path / "s", statement(fps=25))
+    assert report.changed == {"a": "was 25/2 frames/s, is 25 frames/s"}
+
+
+def test_features_written_to_while_they_are_imported_are_refused(tmp_path, monkeypatch):
+    folder = features(tmp_path / "f", a=(7, 12))
+    encode = import_module._tokens
+
+    def overwrite(rows, stated):
+        tokens = encode(rows, stated)
+        with (folder / "a.npy").open("r+b") as file:
+            file.seek(-4, 2)
+            file.write(b"\1\2\3\4")
+        return tokens
+
+    monkeypatch.setattr(import_module, "_tokens", overwrite)
+    with pytest.raises(UsageError, match=r"a\.npy changed while it was imported"):
+        import_features(folder, tmp_path / "s", statement())
+    assert open_store(tmp_path / "s").records == {}
+
+
+def test_features_that_were_noted_are_not_hashed_again(tmp_path, monkeypatch):
+    folder = features(tmp_path / "f", a=(7, 12))
+    os.utime(folder / "a.npy", (1e9, 1e9))
+    import_features(folder, tmp_path / "s", statement())
+    monkeypatch.setattr(imported_clips, "source_sha256", None)
+    assert import_features(folder, tmp_path / "s", statement()).exit_status == 0
+
+
+def test_a_file_of_labels_may_have_nan_for_none(tmp_path, caplog):
+    folder = features(tmp_path / "f", a=(4, 12))
+    np.save(folder / "steps.npy", np.array([np.nan, 0, 1, np.nan]))
+    (folder / "clips.csv").write_text("file,labels\na,steps.npy\n")
+    import_features(folder, tmp_path / "s", statement())
+    assert open_store(tmp_path / "s").labels("a").tolist() == [-1, 0, 1, -1]
+    assert "clips.csv:2: labels steps.npy: 2 labels are NaN" in caplog.text
+
+
+def test_videos_of_imported_clips_are_not_compared_with_the_features(tmp_path):
+    folder = features(tmp_path / "f", a=(7, 12))
+    (folder / "clips.csv").write_text("file,video\na,a.mp4\n")
+    import_features(folder, tmp_path / "s", statement())
+    (tmp_path / "a.mp4").write_bytes(b"a video of another size")
+    report = verify_store(tmp_path / "s", root=tmp_path)
+    assert report.exit_status == 0
+    assert "1 imported clip(s) left out, whose videos were never seen" in report.table()
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "clips.csv", "phases.csv"])
+def test_tables_of_features_that_lead_nowhere_are_refused(tmp_path, name):
+    folder = features(tmp_path / "f", a=(7, 12))
+    (folder / name).symlink_to("unmounted/table.csv")
+    with pytest.raises(UsageError, match="No such file"):
+        import_features(folder, tmp_path / "s", statement())
+
+
+def test_tables_of_other_names_are_told(tmp_path, caplog):
+    folder = features(tmp_path / "f", a=(7, 12))
+    (folder / "Labels.csv").write_text("file,start_seconds,stop_seconds,phase\na,0,1,0\n")
+    import_features(folder, tmp_path / "s", statement())
+    assert "1 table(s) are not read, such as Labels.csv" in caplog.text

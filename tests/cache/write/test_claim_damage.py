@@ -84,7 +84,9 @@ def test_an_empty_claim_is_being_written_for_some_seconds(tmp_path):
     assert take(tmp_path).is_held
 
 
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+@pytest.mark.parametrize(
+    "number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EINVAL]
+)
 def test_without_links_a_claim_is_written_in_place(tmp_path, monkeypatch, number):
     def refuse(*_):
         raise OSError(number, os.strerror(number))

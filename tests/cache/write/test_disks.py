@@ -1,21 +1,24 @@
 """A full, read-only or vanished disk, a clock that goes backwards: clear errors, whole stores."""
 
+import errno
 import importlib.util
 import multiprocessing
 import os
 import resource
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tokenreel.cache import files
+from tokenreel.cache import files, locks
 from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
-from tokenreel.cache.errors import MachineError, TokenReelError
-from tokenreel.cache.files import sweep_temporary
+from tokenreel.cache.errors import MachineError, TokenReelError, machine_error
+from tokenreel.cache.files import sweep_temporary, write_whole
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools import maintenance
 from tokenreel.cache.tools.maintenance import collect_garbage
@@ -234,3 +237,64 @@ def test_a_clock_that_goes_backwards_takes_nothing_from_anybody(tmp_path, monkey
         clip.commit(count, count, count % 2, count * 0)
     assert list(open_store(path).records) == ["a", "b", "c"]
     assert verify_store(path, deep=True).problems == ()
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("room", [0, 100, 600, 3000, 9000])
+def test_an_hdf5_file_on_a_full_disk_is_an_error_of_the_disk(
+    tmp_path, monkeypatch, in_memory, room
+):
+    if not in_memory:  # of a large file there is no room before
+        monkeypatch.setattr(locks, "IN_MEMORY_BYTES", -1)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=room))
+    clip = EmbeddedClip(
+        "a", "val", "", "", np.ones((900, 3), "f4"), np.zeros(900, np.int16), np.arange(900.0)
+    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(OSError, match=r"File too large|No space left") as caught:
+            write_embeddings(tmp_path / "e.h5", [clip], provenance={})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert machine_error(caught.value).exit_status == 6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_hdf5_file_made_in_memory_has_the_bytes_of_one_on_disk(tmp_path, monkeypatch):
+    clip = EmbeddedClip(
+        "a", "val", "", "", np.ones((900, 3), "f4"), np.zeros(900, np.int16), np.arange(900.0)
+    )
+    here = write_embeddings(tmp_path / "a.h5", [clip], provenance={"run": "x" * 999}).read_bytes()
+    monkeypatch.setattr(locks, "IN_MEMORY_BYTES", -1)
+    there = write_embeddings(tmp_path / "b.h5", [clip], provenance={"run": "x" * 999})
+    assert there.read_bytes() == here
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_where_nothing_can_be_flushed_one_line_says_so_and_the_work_goes_on(
+    tmp_path, monkeypatch, caplog, number
+):
+    def refuse(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files, "_said_no_flush", set())
+    monkeypatch.setattr(os, "fsync", refuse)
+    path = stores.make_store(tmp_path / "s")
+    with StoreWriter(path, writer_id="w") as writer:
+        stores.write_clip(writer, "a")
+    write_whole(tmp_path / "x", b"whole")
+    assert (tmp_path / "x").read_bytes() == b"whole"
+    assert verify_store(path, deep=True).problems == ()
+    assert caplog.text.count("cannot flush to the disk") == 1
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_flush_that_fails_is_an_error(tmp_path, monkeypatch, number):
+    def refuse(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        write_whole(tmp_path / "x", b"whole")
+    assert list(tmp_path.iterdir()) == []

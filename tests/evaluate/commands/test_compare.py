@@ -62,6 +62,20 @@ def test_a_clear_gain_is_real_and_the_same_runs_differ_by_nothing(tmp_path):
     assert not same.is_real
 
 
+def test_clips_in_another_order_are_the_same_clips(tmp_path):
+    a = [write_run(tmp_path / "a", noisy_clips(1.0))]
+    clips = noisy_clips(0.6)
+    train = [clip for clip in clips if clip.split == "train"]
+    val = [clip for clip in clips if clip.split == "val"]
+    b = [write_run(tmp_path / "b", clips)]
+    c = [write_run(tmp_path / "c", [*train, *reversed(val)])]
+    for task, difference in compare(a, b).items():
+        other = compare(a, c)[task]
+        assert other.num_clips == difference.num_clips
+        for name in ("a", "b", "low", "high"):
+            assert getattr(other, name) == pytest.approx(getattr(difference, name), abs=1e-6)
+
+
 def test_the_interval_is_that_of_the_resampled_means():
     values = np.array([0.0, 1.0, 2.0, 5.0])
 

@@ -7,11 +7,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.evaluate.clips import labelled_clips, write_run
 from tokenreel.cache.errors import UsageError
 from tokenreel.evaluate.commands import suite
+from tokenreel.evaluate.data.clips import load_screened
 from tokenreel.evaluate.data.results import read_rows
 from tokenreel.evaluate.jobs.pool import WorkerLost, run_jobs
 from tokenreel.evaluate.protocol import EvaluateConfig
@@ -159,3 +161,27 @@ def is_alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+@pytest.mark.parametrize("how", ["replaced", "gone"])
+def test_a_file_that_changes_while_it_is_evaluated_gives_no_numbers(tmp_path, monkeypatch, how):
+    paths = [write_run(tmp_path / name, labelled_clips(noise=2.0)) for name in ("a", "b")]
+    first, run = paths[0], suite.run_jobs
+
+    def change_and_run(jobs, **limits):
+        write_run(first.parent, labelled_clips(noise=0.1)) if how == "replaced" else first.unlink()
+        load_screened.cache_clear()
+        return run(jobs, **limits)
+
+    monkeypatch.setattr(suite, "run_jobs", change_and_run)
+    report = evaluate(paths, tmp_path / "out")
+    monkeypatch.undo()
+    values = {score.run: score.value for score in report.scores if score.task == "classification"}
+    assert np.isnan(values["a"])
+    assert values["b"] > 0
+    assert report.exit_status == 3
+    assert any("changed while it was evaluated: run this again" in p for p in report.problems)
+    write_run(first.parent, labelled_clips(noise=2.0))  # as it was planned
+    again = evaluate(paths, tmp_path / "out")
+    assert (again.problems, again.num_jobs > again.num_kept > 0) == ((), True)
+    assert not any(np.isnan(score.value) for score in again.scores if score.task == "tau")

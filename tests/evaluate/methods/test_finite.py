@@ -75,6 +75,62 @@ def test_a_value_that_is_not_finite_is_refused_by_the_name_of_the_argument(name,
         call(frames)
 
 
+@pytest.mark.parametrize(
+    "convert",
+    [np.ndarray.tolist, np.matrix, lambda x: np.ma.masked_equal(x, 0)],
+    ids=["list", "matrix", "masked"],
+)
+@pytest.mark.parametrize(
+    ("name", "call"), CALLS[:-3], ids=[f"{i} {name}" for i, (name, _) in enumerate(CALLS[:-3])]
+)
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_what_is_no_plain_array_is_of_the_wrong_type(name, call, convert):
+    with pytest.raises(TypeError, match=rf"^{name}(\[\d\])? is a \w+, wanted an array of"):
+        call(convert(GOOD))
+
+
+TABLES = [(name, call) for name, call in CALLS[:-4] if "targets" not in name]
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [lambda x: x[:, 0], lambda x: x[None], lambda x: x[:, :0]],
+    ids=["1d", "3d", "no channels"],
+)
+@pytest.mark.parametrize(
+    ("name", "call"), TABLES, ids=[f"{i} {name}" for i, (name, _) in enumerate(TABLES)]
+)
+def test_frames_of_another_shape_are_refused_by_the_name_of_the_argument(name, call, convert):
+    with pytest.raises(ValueError, match=rf"^{name} is (of shape|\(frames, channels\) >= 1, got)"):
+        call(convert(GOOD))
+
+
+def test_clips_of_different_channels_are_refused():
+    for call in (align_clips, lambda x: nearest_in_other_clips(x, 1)):
+        with pytest.raises(ValueError, match=r"clips\[1\] is of shape \(4, 2\), wanted .* 3 chan"):
+            call([GOOD, GOOD[:, :2]])
+
+
+def test_whole_numbers_are_regressed_as_their_floats():
+    counts = (10 * GOOD).astype(np.uint8)
+    found = fit_progression(counts, TARGETS, counts, TARGETS)
+    wanted = fit_progression(10 * GOOD, TARGETS, 10 * GOOD, TARGETS)
+    np.testing.assert_array_equal(found.predicted, wanted.predicted)
+
+
+@pytest.mark.parametrize("ks", [[], [0], [-1], [2.5], ["5"]])
+def test_ks_are_whole_numbers_from_1(ks):
+    with pytest.raises(ValueError, match="ks are numbers of neighbours from 1"):
+        retrieve_frames([GOOD, GOOD], [LABELS, LABELS], ks)
+
+
+def test_sequences_are_rows_and_a_draw_needs_labels():
+    with pytest.raises(ValueError, match="sequences are of shape"):
+        tau_b_rows(LABELS)
+    with pytest.raises(ValueError, match=r"labels\[1\] is empty"):
+        stratified_draw([LABELS, LABELS[:0]], 1, seed=0)
+
+
 @pytest.mark.parametrize("array", [np.ones((2, 2), complex), np.array([["a"]]), np.array([[None]])])
 def test_other_kinds_of_numbers_are_of_the_wrong_type(array):
     with pytest.raises(TypeError, match=r"frames holds .*, wanted real numbers"):

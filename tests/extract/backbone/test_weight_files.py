@@ -1,14 +1,17 @@
 """Weights as people have them: containers, prefixes, several sets in a file, what is refused."""
 
 import argparse
+import gzip
 import json
 import logging
 import os
 import re
 import sys
 import types
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -141,6 +144,7 @@ def shards(folder, state):
 
 CONTAINERS = {
     "w.safetensors": lambda s, path: save_file(s, path),
+    "torch_named.safetensors": lambda s, path: torch.save(s, path),
     "safetensors_named.bin": lambda s, path: save_file(s, path),
     "old.pth": lambda s, path: torch.save(s, path, _use_new_zipfile_serialization=False),
     "folder/model.safetensors": lambda s, path: save_file(s, path),
@@ -335,6 +339,57 @@ def test_weights_with_nan_are_refused(tmp_path, state):
     held = dict(state) | {"norm.bias": torch.full((64,), torch.nan)}
     torch.save(held, tmp_path / "w.pth")
     with pytest.raises(UsageError, match=r"norm.bias holds NaN or infinity"):
+        load_weights(MINI, str(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize(
+    ("convert", "message"),
+    [
+        (lambda v: (10 * v).to(torch.int8), "is int8, not floating point: quantised weights are"),
+        (lambda v: v > 0, "is bool, not floating point"),
+        (lambda v: v.to(torch.complex64), "is complex64, not floating point"),
+        (lambda v: v.double() * 1e300, "holds NaN or infinity, or numbers beyond float32"),
+    ],
+    ids=["int8", "bool", "complex", "beyond float32"],
+)
+def test_weights_that_are_no_numbers_of_a_backbone_are_refused(tmp_path, state, convert, message):
+    torch.save({name: convert(value) for name, value in state.items()}, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=message):
+        load_weights(MINI, str(tmp_path / "w.pth"))
+
+
+def zipped(path, member, data):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(member, data)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("w.pth", lambda p: p.write_bytes(b""), "it is empty"),
+        ("w.safetensors", lambda p: p.write_bytes(b""), "it is empty"),
+        ("w.safetensors", lambda p: p.write_text("version https://git-lfs.github.com/"), "Git LFS"),
+        ("w.bin", lambda p: p.write_text("version https://git-lfs.github.com/"), "`git lfs pull`"),
+        ("w.pth", lambda p: p.write_text("\n<!DOCTYPE html>"), "it is a web page"),
+        ("w.npz", lambda p: np.savez(p, a=np.zeros(3)), "an .npz of NumPy: save the tensors by"),
+        ("w.pth", lambda p: p.write_bytes(gzip.compress(b"x")), "compressed: unpack it first"),
+        ("w.zip", lambda p: zipped(p, "dino.pth", b"x"), "a zip archive of dino.pth: unpack it"),
+        ("~/w.pth", lambda p: None, "a shell leaves ~ after = as it is"),
+    ],
+    ids=["empty", "empty st", "lfs st", "lfs", "html", "npz", "gz", "zip", "home"],
+)
+def test_files_of_another_kind_are_named(tmp_path, name, make, message):
+    path = tmp_path / name if name[0] != "~" else Path(name)
+    make(path)
+    with pytest.raises(UsageError, match=message):
+        load_weights(MINI, str(path))
+
+
+def test_a_checkpoint_that_is_cut_short_is_said_to_be(tmp_path, state):
+    torch.save(state, tmp_path / "w.pth")
+    data = (tmp_path / "w.pth").read_bytes()
+    (tmp_path / "w.pth").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UsageError, match="it is cut short: load it again"):
         load_weights(MINI, str(tmp_path / "w.pth"))
 
 

@@ -266,6 +266,8 @@ def test_the_epsilon_of_config_json_is_part_of_the_weights(references, tmp_path)
     [
         ({"num_attention_heads": 8}, "says 8 heads of attention, vit_xsmall_.* has 4"),
         ({"hidden_act": "quick_gelu"}, "says hidden_act=quick_gelu, vit_xsmall_.* computes GELU"),
+        ({"hidden_act": "relu"}, "says hidden_act=relu, vit_xsmall_.* computes GELU"),
+        ({"hidden_act": "laplace"}, "says hidden_act=laplace, vit_xsmall_.* computes GELU"),
     ],
 )
 def test_a_config_of_another_architecture_is_refused(references, tmp_path, changes, message):
@@ -275,6 +277,16 @@ def test_a_config_of_another_architecture_is_refused(references, tmp_path, chang
     (tmp_path / "w.safetensors").write_bytes((made.folder / "model.safetensors").read_bytes())
     with pytest.raises(UsageError, match=message):
         load_weights(backbone, str(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize("changes", [{"rope_theta": 50.0}, {"rope_parameters": {"rope_theta": 50}}])
+def test_rotary_positions_of_another_base_are_refused(references, tmp_path, changes):
+    backbone, made = references["DINOv3"]
+    config = json.loads((made.folder / "config.json").read_text())
+    (tmp_path / "model.safetensors").write_bytes((made.folder / "model.safetensors").read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(UsageError, match=r"says rope_theta=50, the base .* has 100"):
+        load_weights(backbone, str(tmp_path))
 
 
 def test_a_model_of_other_registers_is_refused_with_the_one_that_fits(references):

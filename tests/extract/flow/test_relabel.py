@@ -266,6 +266,13 @@ def test_what_is_not_json_or_twice_is_refused(store, tmp_path):
         renew_labels(store, manifest=tmp_path / "labels.json")
     with pytest.raises(UsageError, match="'a' is listed twice"):
         renew_labels(store, manifest=write_file(tmp_path, clips=[{"clip_id": "a"}] * 2))
+    for text in (
+        '{"clips": [{"clip_id": "a", "split": "train", "split": "val"}]}',
+        '{"phases": {"spin": ["x"], "spin": ["y"]}}',
+    ):
+        (tmp_path / "labels.json").write_text(text)
+        with pytest.raises(UsageError, match="twice"):
+            renew_labels(store, manifest=tmp_path / "labels.json")
 
 
 def test_the_data_set_below_a_root_renews_labels(store, tmp_path):

@@ -135,6 +135,37 @@ def test_a_wrong_clip_table_is_named_by_file_and_line(tmp_path, table, message):
         load_dataset("folder", make_root(tmp_path, clips=table), {})
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("label.csv", "did you mean labels.csv?"),
+        ("Clips.CSV", "did you mean clips.csv?"),
+        ("phases.tsv", "did you mean phases.csv?"),
+        ("labels.xlsx", "did you mean labels.csv?"),
+        ("val/labels.csv", "did you mean labels.csv?"),
+    ],
+)
+def test_a_table_of_another_name_or_place_is_told(tmp_path, name, meant):
+    root = make_root(tmp_path)
+    (root / name).write_text("video,split\ntrain/a.mp4,val\n")
+    notes = load_dataset("folder", root, {}).notes
+    assert any(note.startswith(f"{name} is no table of this data") for note in notes)
+    assert any(note.endswith(meant) for note in notes)
+
+
+def test_no_table_is_told_where_all_are_read(tmp_path):
+    root = make_root(tmp_path, clips="video\ntrain/a.mp4\n", labels=LABELS)
+    assert not any("is no table" in note for note in load_dataset("folder", root, {}).notes)
+
+
+@pytest.mark.parametrize("name", ["labels", "clips", "phases"])
+def test_a_table_that_is_a_link_to_nowhere_is_not_passed_over(tmp_path, name):
+    root = make_root(tmp_path)
+    (root / f"{name}.csv").symlink_to("unmounted/table.csv")
+    with pytest.raises(UsageError, match=rf"{name}.csv: No such file"):
+        load_dataset("folder", root, {})
+
+
 def test_tables_of_a_spreadsheet_in_europe_are_read(tmp_path):
     root = make_root(tmp_path)
     tables = {

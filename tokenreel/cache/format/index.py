@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, seal
 from tokenreel.cache.errors import Damaged
-from tokenreel.cache.files import file_inside, sync_directory
+from tokenreel.cache.files import file_inside, flush, sync_directory, write_all
 from tokenreel.cache.format.clip import ClipRecord, clip_key, folder_of, load_clip
 
 
@@ -27,8 +27,8 @@ def log_commit(path: Path, record: ClipRecord, *, writer_name: str, format_versi
     line = canonical_json(seal({"record": record.to_dict(format_version=format_version)})) + b"\n"
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
-        os.write(handle, line)
-        os.fsync(handle)
+        write_all(handle, line)
+        flush(handle, log)
     finally:
         os.close(handle)
     if new:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from tokenreel.cache.format.layout import SEGMENT, segments
 from tokenreel.cache.format.store_files import create_store, load_arrays, load_identity
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.read.store_reader import Store, Tokens, open_store
+from tokenreel.cache.tools.imported_clips import record_changes
 from tokenreel.cache.write.claims import EXPIRY_SECONDS, ClaimHeld, take_claim
 from tokenreel.cache.write.store_writer import StoreWriter
 
@@ -40,11 +41,29 @@ SAMPLE_CLIPS = 32
 SAMPLE_FRAMES = 8  # of a clip
 
 
-def merge_store(source: str | Path, into: str | Path, *, writer_id: str = "merge") -> list[str]:
+@dataclass(frozen=True)
+class CopyReport:
+    """Clips that were copied from store to store.
+
+    Attributes:
+        copied: their ids.
+        differing: of each clip that the target had before and that is of another video, or has
+            other labels, what the target, which keeps its own, and the source have; by id.
+    """
+
+    copied: tuple[str, ...]
+    differing: Mapping[str, str]
+
+    @property
+    def exit_status(self) -> int:
+        """3 where clips differ, else 0."""
+        return 3 if self.differing else 0
+
+
+def merge_store(source: str | Path, into: str | Path, *, writer_id: str = "merge") -> CopyReport:
     """Copy the clips that `into` lacks; each is checked and committed like an extracted one.
 
-    Returns:
-        The clips copied.
+    Clips that it has stay as they are; those that differ are named.
 
     Raises:
         WrongIdentity: the stores have different identities.
@@ -71,7 +90,7 @@ def _require_same_codec(store: Store, target: StoreIdentity) -> None:
     )
 
 
-def upgrade_store(path: str | Path, out: str | Path) -> list[str]:
+def upgrade_store(path: str | Path, out: str | Path) -> CopyReport:
     """Write the clips of a store of format 1 into a new one of format 2; tokens stay byte for byte.
 
     The new store records the fingerprint of the former: runs, checkpoints and embedding files made
@@ -80,9 +99,6 @@ def upgrade_store(path: str | Path, out: str | Path) -> list[str]:
     Args:
         path: a store of format 1.
         out: the new store; one that a killed run left is resumed.
-
-    Returns:
-        The clips written.
 
     Raises:
         UsageError: the store is of format 2 already.
@@ -168,7 +184,7 @@ def _add_fingerprint(store: Store, folder: Path, key: str) -> bool:
     return True
 
 
-def recode_store(path: str | Path, out: str | Path, *, codec: str) -> list[str]:
+def recode_store(path: str | Path, out: str | Path, *, codec: str) -> CopyReport:
     """Write the clips of a store into a new one that keeps them by another, smaller codec.
 
     The new identity names the fingerprint of the source, or of the store that the source was
@@ -179,9 +195,6 @@ def recode_store(path: str | Path, out: str | Path, *, codec: str) -> list[str]:
         path: a store of fp16 or int8.
         out: the new store; one that a killed run left is resumed.
         codec: as for an extraction; from int8 a codec that loses more, such as pool2+int8.
-
-    Returns:
-        The clips written.
 
     Raises:
         UsageError: an unknown codec, one that keeps more than the source has, or that does not
@@ -239,8 +252,13 @@ def _copy_clips(
     convert: Callable[[Tokens, int], Encoded],
     *,
     writer_id: str,
-) -> list[str]:
-    copied = []
+) -> CopyReport:
+    held, copied = open_store(into), []
+    differing = {
+        name: what
+        for name, record in store.records.items()
+        if name in held.records and (what := record_changes(held.record(name), record))
+    }
     with StoreWriter(into, writer_id=writer_id) as writer:
         for record in store.records.values():
             if writer.is_committed(record.clip_id):
@@ -251,7 +269,7 @@ def _copy_clips(
                 log.info("%s", held)
                 continue
             copied.append(record.clip_id)
-    return copied
+    return CopyReport(tuple(copied), differing)
 
 
 def _copy_clip(

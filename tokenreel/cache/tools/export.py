@@ -102,7 +102,10 @@ def _write_hdf5(
 ) -> list[Path]:
     record = store.record(clip_id)
     path = out / f"{record.key}.h5"
-    with whole_file(path) as beside, create_hdf5(beside) as file:
+    identity = store.identity
+    rows, _ = store.codec.stored_shape(identity.num_tokens, identity.dim, identity.grid)
+    size = 4 * record.num_frames * rows * identity.dim * len(blocks)  # of float32
+    with whole_file(path) as beside, create_hdf5(beside, num_bytes=size) as file:
         file.attrs.update(clip_id=clip_id, fingerprint=store.fingerprint, codec=store.codec.name)
         for name in ("video", "split", "action", "group"):
             file.attrs[name] = getattr(record, name)

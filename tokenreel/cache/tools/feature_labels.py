@@ -1,10 +1,12 @@
 """Phase labels of features that another program made, from tables beside them.
 
-clips.csv    the column labels: a file NAME.npy of the folder, (T,) whole numbers, -1 for none
+clips.csv    the column labels: a file NAME.npy of the folder, (T,) whole numbers; -1, NaN: none
 labels.csv   file,start_seconds,stop_seconds,phase     phase: a number from 0, or a name
 phases.csv   action,phase                              names in the order of their number
 """
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +15,13 @@ import numpy as np
 
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.csv_tables import Line, read_table
+from tokenreel.cache.embeddings import labels_of
 from tokenreel.cache.errors import UsageError, limit_behind
 from tokenreel.cache.format.clip import leaves_root
 from tokenreel.cache.manifest import UNLABELLED
 from tokenreel.cache.plugins import nearest
+
+log = logging.getLogger(__name__)
 
 MOST_PHASES = 2**15  # labels of frames are int16
 
@@ -74,20 +79,26 @@ class LabelTables:
             if limit := limit_behind(error):
                 raise limit from error
             raise UsageError(f"{line.where}: labels {path.name}: {error}") from error
-        if values.dtype.kind not in "iu" or values.shape != (num_frames,):
+        if values.shape != (num_frames,):
             raise UsageError(
                 f"{line.where}: labels {path.name} is {values.dtype}{values.shape}, wanted whole "
                 f"numbers ({num_frames},): one a frame, -1 for none"
             )
+        notes: list[str] = []
+        try:
+            labels: Array = labels_of(values, np.array([num_frames]), [line.cells["file"]], notes)
+        except ValueError as error:
+            raise UsageError(f"{line.where}: labels {path.name}: {error}") from error
+        for note in notes:
+            log.warning("%s: labels %s: %s", line.where, path.name, note)
         most = len(names) or MOST_PHASES
-        wrong = (values < UNLABELLED) | (values >= most)
+        wrong = (labels < UNLABELLED) | (labels >= most)
         if wrong.any():
             frame = int(np.flatnonzero(wrong)[0])
             raise UsageError(
                 f"{line.where}: labels {path.name}: frame {frame} has phase {values[frame]}, "
                 f"wanted -1 to {most - 1}"
             )
-        labels: Array = values.astype(np.int16)
         return labels
 
 
@@ -107,14 +118,14 @@ def read_label_tables(folder: Path, arrays: Mapping[str, Line]) -> LabelTables:
                 f"{line.where}: labels {line.cells['labels']!r} leads out of the folder"
             )
     phases: dict[str, tuple[str, ...]] = {}
-    if (folder / "phases.csv").exists():
+    if os.path.lexists(folder / "phases.csv"):  # a link to nowhere is refused, not passed over
         for line in read_table(folder / "phases.csv", required=("action", "phase")):
             action, phase = line.cells["action"], line.cells["phase"]
             if phase in phases.get(action, ()):
                 raise UsageError(f"{line.where}: phase {phase!r} of {action!r} is listed twice")
             phases[action] = (*phases.get(action, ()), phase)
     spans: dict[str, list[Line]] = {}
-    if (folder / "labels.csv").exists():
+    if os.path.lexists(folder / "labels.csv"):
         columns = ("file", "start_seconds", "stop_seconds", "phase")
         for line in read_table(folder / "labels.csv", required=columns):
             spans.setdefault(line.cells["file"], []).append(line)

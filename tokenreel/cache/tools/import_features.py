@@ -9,19 +9,20 @@ clip_id, video, split, action, group and labels; file is the name without `.npy`
 `.h5`; labels, `labels.csv` and `phases.csv` are those of `feature_labels`.
 
 A TOML or JSON file with the fields of ImportStatement states what made the features.  Every file
-is checked before anything is written.
+is checked before anything is written.  A rerun compares the files with the clips that are in the
+store, see `imported_clips`.
 """
 
-import hashlib
 import logging
+import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import h5py
 import numpy as np
@@ -36,13 +37,15 @@ from tokenreel.cache.embeddings import labels_of, text_of, times_of
 from tokenreel.cache.errors import EmbeddingFileError, UsageError, limit_behind
 from tokenreel.cache.files import files_in
 from tokenreel.cache.format.byte_arrays import is_array_name
-from tokenreel.cache.format.clip import SourceInfo
+from tokenreel.cache.format.clip import ClipRecord, clip_key, folder_of, load_clip
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import SEGMENT, default_stops, segments
 from tokenreel.cache.format.store_files import create_store, load_arrays
 from tokenreel.cache.locks import open_hdf5
 from tokenreel.cache.manifest import UNLABELLED, Clip, text_of_name
+from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.cache.tools.feature_labels import LabelTables, read_label_tables
+from tokenreel.cache.tools.imported_clips import FeatureSources, clip_changes
 from tokenreel.cache.write.claims import ClaimHeld
 from tokenreel.cache.write.store_writer import StoreWriter
 
@@ -50,6 +53,8 @@ log = logging.getLogger(__name__)
 
 WORDS = ("clip_id", "video", "split", "action", "group")
 LABELS = "labels"
+TABLES = ("clips.csv", "labels.csv", "phases.csv")
+TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")
 
 SAMPLE_FILES, SAMPLE_FRAMES = 32, 8
 TICKS = 90_000  # of a second, where a file has times
@@ -127,21 +132,58 @@ def read_statement(path: str | Path) -> ImportStatement:
         raise UsageError(f"{path}: neither TOML nor JSON: {error}") from error
 
 
-def import_features(folder: str | Path, store: str | Path, statement: ImportStatement) -> list[str]:
+WhenChanged = Literal["refuse", "replace", "keep"]
+
+
+@dataclass
+class ImportReport:
+    """What import_features did.
+
+    Attributes:
+        written: ids of the clips written now.
+        replaced: of them, those that took the place of a clip of other features or labels.
+        changed: of each clip whose features or labels are not those in the store and that was not
+            replaced, what was and what is; by id.
+        left: ids of clips of the store that have no file any more.
+        accepts_changed: whether the user keeps such clips as they are.
+    """
+
+    written: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    changed: dict[str, str] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+    accepts_changed: bool = False
+
+    @property
+    def exit_status(self) -> int:
+        """3 where clips changed and were neither replaced nor kept on purpose, else 0."""
+        return 3 if self.changed and not self.accepts_changed else 0
+
+
+def import_features(
+    folder: str | Path,
+    store: str | Path,
+    statement: ImportStatement,
+    *,
+    changed: WhenChanged = "refuse",
+) -> ImportReport:
     """Write features into a store; a rerun after an interruption resumes.
 
     Args:
         folder: of the files.
         store: the store; created if absent.
         statement: what made the features.
-
-    Returns:
-        The clips written.
+        changed: what is done with clips whose features, labels or names are not those in the store:
+            "refuse" and "keep" leave them as they are, "replace" writes them again; the old clip
+            stays until the new one is committed.
 
     Raises:
-        UsageError: a shape unlike the stated one, a missing block, NaN.
+        UsageError: a shape unlike the stated one, a missing block, NaN, or a file that changes
+            while it is read.
         WrongIdentity: the store was made with other settings.
     """
+    if changed not in get_args(WhenChanged):
+        raise UsageError(f"--changed {changed!r}: {', '.join(get_args(WhenChanged))}")
     folder, store = Path(folder), Path(store)
     num_tokens = statement.grid[0] * statement.grid[1]
     files = find_features(
@@ -158,16 +200,59 @@ def import_features(folder: str | Path, store: str | Path, statement: ImportStat
     identity = StoreIdentity(**stated, codec=codec_identity(statement.codec, calibration))
     made_with = {"made_by": "import", "dataset": statement.dataset, "weights": statement.weights}
     create_store(store, identity, made_with=made_with, calibration=calibration)
-    written = []
-    with StoreWriter(store, writer_id="import") as writer:
+    report = ImportReport(accepts_changed=changed == "keep")
+    held = open_store(store)
+    report.left = sorted(held.records.keys() - {file.clip.clip_id for file in files})
+    sources = FeatureSources(folder, store)
+    with StoreWriter(store, writer_id="import") as writer, sources:
         for file in files:
-            if not writer.is_committed(file.clip.clip_id):
-                try:
-                    _write(writer, file, statement)
-                except ClaimHeld:
+            name = file.clip.clip_id
+            replaces = None
+            if writer.is_committed(name):
+                what = _changes(held, file, sources, statement) if name in held.records else ""
+                if what and changed != "replace":
+                    report.changed[name] = what
+                if not what or changed != "replace":
                     continue
-                written.append(file.clip.clip_id)
-    return written
+                replaces = _own_record(store, name)
+            try:
+                _write(writer, file, sources, statement, replaces=replaces)
+            except ClaimHeld:
+                continue
+            report.written.append(name)
+            report.replaced += [name] if replaces is not None else []
+    return report
+
+
+def _changes(
+    held: Store, file: FeatureFile, sources: FeatureSources, statement: ImportStatement
+) -> str:
+    """How a clip of the store differs from its file, in words; "" where it does not."""
+    base = None if _times_of(file) is not None else _step(statement.fps)
+    return clip_changes(
+        held,
+        file.clip,
+        sources.describe(file.paths.values()),
+        phases=file.phases,
+        labels=file.labels,
+        time_base=base,
+    )
+
+
+def _own_record(store: Path, clip_id: str) -> ClipRecord:
+    """The record that a clip was committed with, whatever its labels are by now."""
+    key = clip_key(clip_id)
+    return load_clip(store / folder_of(key), key)[0]
+
+
+def _step(fps: float) -> Fraction:
+    """Seconds from frame to frame, of files without times."""
+    return 1 / Fraction(fps).limit_denominator(100_000)
+
+
+def _times_of(file: FeatureFile) -> Array | None:
+    """When the rows of a file begin, in seconds; None where it does not say."""
+    return file.times_seconds if file.units is None else file.units[:, 0]
 
 
 def _sample(files: Sequence[FeatureFile], statement: ImportStatement) -> dict[int, Array]:
@@ -186,17 +271,18 @@ def _tokens(rows: Any, statement: ImportStatement) -> Array:
     return values.reshape(len(values), -1, statement.dim)
 
 
-def _write(writer: StoreWriter, file: FeatureFile, statement: ImportStatement) -> None:
+def _write(
+    writer: StoreWriter,
+    file: FeatureFile,
+    sources: FeatureSources,
+    statement: ImportStatement,
+    *,
+    replaces: ClipRecord | None,
+) -> None:
     first = file.paths[min(file.paths)]
-    digest = hashlib.sha256()
-    for path in sorted(set(file.paths.values())):
-        with path.open("rb") as handle:
-            digest.update(hashlib.file_digest(handle, "sha256").digest())
-    size = sum(path.stat().st_size for path in set(file.paths.values()))
-    source = SourceInfo(first.name, size, digest.hexdigest(), "import", "1", {})
-    base = 1 / Fraction(statement.fps).limit_denominator(100_000)
-    pts = np.arange(file.num_frames)
-    stops, times = None, file.times_seconds if file.units is None else file.units[:, 0]
+    source = sources.describe(file.paths.values())
+    base, pts = _step(statement.fps), np.arange(file.num_frames)
+    stops, times = None, _times_of(file)
     if times is not None:
         base, pts = Fraction(1, TICKS), ticks_of(times)
     if file.units is not None:
@@ -210,6 +296,7 @@ def _write(writer: StoreWriter, file: FeatureFile, statement: ImportStatement) -
         source=source,
         time_base=base,
         byte_arrays=file.byte_arrays,
+        replaces=replaces,
     )
     try:
         for part in segments(file.num_frames)[clip.resume_frames // SEGMENT :]:
@@ -223,6 +310,7 @@ def _write(writer: StoreWriter, file: FeatureFile, statement: ImportStatement) -
                 with _open_hdf5(first) as content:
                     rows = content[f"bytes/{name}"][part.start : part.stop]
                     clip.append_bytes(name, [row.astype(np.uint8).tobytes() for row in rows])
+        sources.require_unchanged(file.paths.values())
         flags = np.zeros(len(pts), np.uint8)
         clip.commit(pts, np.arange(file.num_frames), file.labels, flags, stop_pts=stops)
     except BaseException:
@@ -232,10 +320,9 @@ def _write(writer: StoreWriter, file: FeatureFile, statement: ImportStatement) -
 
 def _with_labels(file: FeatureFile, fps: float) -> FeatureFile:
     """The file with the labels that tables give, which come before those in it."""
-    times = file.times_seconds if file.units is None else file.units[:, 0]
+    times = _times_of(file)
     if times is None:
-        rate = Fraction(fps).limit_denominator(100_000)
-        times = np.array([float(frame / rate) for frame in range(file.num_frames)])
+        times = np.array([float(frame * _step(fps)) for frame in range(file.num_frames)])
     assert file.tables is not None  # every file has them
     action = file.clip.action
     labels = file.tables.labels(file.name, action, times)
@@ -271,8 +358,11 @@ def find_features(
     tables = read_label_tables(folder, arrays)
     label_files = tables.label_files
     groups: dict[str, dict[int, Path]] = {}
+    unread: list[str] = []
     for path in files_in(folder):
         name = text_of_name(path.relative_to(folder).as_posix())
+        if path.suffix.lower() in TABLE_SUFFIXES and name not in TABLES:
+            unread.append(name)
         if path in label_files:
             continue
         if path.suffix in (".h5", ".hdf5"):
@@ -286,6 +376,14 @@ def find_features(
                     f"{path}: {len(blocks)} blocks are stated: name it <name>.<block>.npy"
                 )
             groups.setdefault(stem, {})[int(block)] = path
+    if unread:
+        log.warning(
+            "%s: %d table(s) are not read, such as %s: they are called %s",
+            folder,
+            len(unread),
+            unread[0],
+            ", ".join(TABLES),
+        )
     if not groups:
         raise UsageError(f"{folder}: no .npy, .h5 or .hdf5 file")
     for name, line in [*table.items(), *((n, lines[0]) for n, lines in tables.spans.items())]:
@@ -309,7 +407,7 @@ def find_features(
 
 def _read_table(path: Path) -> dict[str, Line]:
     """Lines of the table by file; none without a table."""
-    if not path.exists():
+    if not os.path.lexists(path):  # a link to nowhere is refused, not passed over
         return {}
     lines: dict[str, Line] = {}
     named: dict[str, Line] = {}

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 STAT_THREADS = 32  # a stat takes 1 ms on a network file system
 HASH_THREADS = 8
+IMPORTED = "import"  # the decoder of clips whose source is a file of features, not a video
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -56,6 +57,7 @@ class SourceCheck:
         num_touched: of them, those with another time and the same bytes.
         changed: clips whose video changed.
         missing: clips whose video cannot be looked at, each with the reason.
+        num_imported: clips of features of another program: their videos were never seen.
     """
 
     num_videos: int = 0
@@ -63,6 +65,7 @@ class SourceCheck:
     num_touched: int = 0
     changed: tuple[SourceChange, ...] = ()
     missing: tuple[tuple[ClipRecord, str], ...] = ()
+    num_imported: int = 0
 
     @property
     def exit_status(self) -> int:
@@ -82,6 +85,7 @@ class SourceCheck:
             (self.num_touched, "with another time and the same bytes"),
             (len({change.record.video for change in self.changed}), "changed"),
             (self.num_missing, "missing"),
+            (self.num_imported, "imported clip(s) left out, whose videos were never seen"),
         ):
             counts += [f"{count} {what}"] if count else []
         return ", ".join(counts)
@@ -108,7 +112,11 @@ def check_sources(
         progress: whether to draw a bar while videos are hashed.
     """
     clips: dict[str, list[ClipRecord]] = {}
+    num_imported = 0
     for record in records:
+        if record.source["decoder"] == IMPORTED:
+            num_imported += 1
+            continue
         clips.setdefault(record.video, []).append(record)
     notes = read_notes(store).videos
     states = dict(zip(clips, in_threads(_state, [path_below(root, v) for v in clips]), strict=True))
@@ -142,7 +150,8 @@ def check_sources(
                 changed.append(_change(record, state, str(sha256 or "")))
             elif sha256 and record.source.get("mtime_ns") not in (None, state.mtime_ns):
                 touched.add(video)
-    return SourceCheck(len(clips), len(hashes), len(touched), tuple(changed), tuple(missing))
+    counts = len(clips), len(hashes), len(touched)
+    return SourceCheck(*counts, tuple(changed), tuple(missing), num_imported)
 
 
 def _state(path: Path) -> SourceState | OSError:

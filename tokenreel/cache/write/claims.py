@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 
 EXPIRY_SECONDS = 300.0  # of a claim of another host without a heartbeat
 WRITING_SECONDS = 10.0  # an empty claim that is younger is being written, where links are missing
-NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+NO_LINKS = (  # how file systems say that they have none
+    *(errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL),
+)
 
 
 class ClaimHeld(StoreError):

@@ -114,7 +114,14 @@ def compare_files(
     clips = _common_clips(sides)
     bar = Progress(sides, desc="compare", unit="run", enabled=progress)
     found = [
-        {action: resampled_metrics(_data_of(side, action), side.settings) for action in clips}
+        {
+            action: _for_order(
+                clips[action],
+                side.clips[action],
+                resampled_metrics(_data_of(side, action), side.settings),
+            )
+            for action in clips
+        }
         for side in bar
     ]
     tasks = dict.fromkeys(task for run in found for metrics in run.values() for task in metrics)
@@ -125,6 +132,28 @@ def compare_files(
         _compare_task(task, found, clips, len(first), resamples=resamples, seed=seed)
         for task in tasks
     ]
+
+
+def _for_order(wanted: Sequence[str], own: Sequence[str], metrics: Metrics) -> Metrics:
+    """The metrics of an action as functions of draws in the order of another file's clips.
+
+    Args:
+        wanted: ids of the clips in that order.
+        own: of the same clips, in the order of the file that the metrics are of.
+        metrics: of the action.
+    """
+    if list(own) == list(wanted):
+        return metrics
+    place = {clip_id: number for number, clip_id in enumerate(wanted)}
+    order = np.array([place[clip_id] for clip_id in own])
+
+    def reordered(metric: Metric) -> Metric:
+        return lambda drawn: metric(drawn[order])
+
+    return {
+        task: metric if isinstance(metric, str) else reordered(metric)
+        for task, metric in metrics.items()
+    }
 
 
 def _compare_task(
@@ -263,11 +292,17 @@ def _require_one_recipe(name: str, sides: Sequence[_Side]) -> None:
 def _common_clips(sides: Sequence[_Side]) -> dict[str, list[str]]:
     clips = sides[0].clips
     for side in sides[1:]:
-        if side.clips != clips:
-            first, second = (sum(map(len, found.values())) for found in (clips, side.clips))
+        ours, theirs = (
+            {(action, name) for action, names in found.items() for name in names}
+            for found in (clips, side.clips)
+        )
+        if ours != theirs:
+            action, name = min(ours ^ theirs)
             raise UsageError(
                 f"{sides[0].path} and {side.path} hold different validation clips "
-                f"({first} and {second}): a paired test needs the same ones"
+                f"({len(ours)} and {len(theirs)}), such as {name}"
+                + (f" of {action}" if action else "")
+                + ": a paired test needs the same ones"
             )
         for clip_id, labels in side.labels.items():
             before = sides[0].labels[clip_id]

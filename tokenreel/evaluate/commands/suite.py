@@ -18,7 +18,7 @@ from tokenreel.cache.errors import EmbeddingFileError, UsageError, limit_behind
 from tokenreel.cache.files import make_directory
 from tokenreel.cache.locks import lock_folder
 from tokenreel.cache.progress import Progress
-from tokenreel.evaluate.data.clips import load_screened
+from tokenreel.evaluate.data.clips import CHANGED, load_screened
 from tokenreel.evaluate.data.clock import Clocks
 from tokenreel.evaluate.data.results import (
     MEAN,
@@ -203,8 +203,12 @@ def _plan(
 
 
 def _kept_rows(plans: Sequence[FilePlan], results: Path) -> Found:
-    """The rows of results.csv that belong to a job that gave all of its rows."""
-    existing = {row_key(row): row for row in read_rows(results)}
+    """The rows of results.csv that belong to a job that gave all of its rows.
+
+    Rows of a file that changed while it was evaluated are computed again.
+    """
+    rows = (row for row in read_rows(results) if not row.note.endswith(CHANGED))
+    existing = {row_key(row): row for row in rows}
     return {
         key: existing[key]
         for plan in plans

@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile, read_embeddings
+from tokenreel.cache.errors import EmbeddingFileError
+
+CHANGED = "changed while it was evaluated: run this again"
 
 SPLITS = {  # name -> how others spell it
     "train": ("train", "training", "trn"),
@@ -74,6 +77,10 @@ class ScreenedFile:
     left_out: dict[str, list[str]]
 
 
+class FileChanged(EmbeddingFileError):
+    """An embedding file was replaced while it was evaluated."""
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as handle:
@@ -90,8 +97,11 @@ def load_screened(path: Path, sha256: str) -> ScreenedFile:
 
     Raises:
         EmbeddingFileError: absent, torn, or not in the layout.
+        FileChanged: the file has other bytes than those of the hash by now.
     """
     file = read_embeddings(path, finite=False)
+    if file_sha256(path) != sha256:
+        raise FileChanged(f"{path} {CHANGED}")
     clips, left_out = screen_clips(file.clips)
     for action, reasons in file.provenance.get("left_out", {}).items():  # when it was made
         left_out[action] = [*map(str, reasons), *left_out.get(action, [])]

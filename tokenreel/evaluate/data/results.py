@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenreel.cache.files import write_whole
+from tokenreel.cache.files import flush, write_all, write_whole
 from tokenreel.evaluate.data.clock import CLOCK
 from tokenreel.evaluate.escape import for_spreadsheet
 
@@ -118,10 +118,8 @@ def append_rows(scores: Iterable[Score], path: Path) -> None:
     data = _text(map(_cells, scores)).encode()
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(handle, view) :]
-        os.fsync(handle)
+        write_all(handle, data)
+        flush(handle, path)
     finally:
         os.close(handle)
 

@@ -5,7 +5,14 @@ from dataclasses import replace
 import numpy as np
 
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
-from tokenreel.evaluate.data.clips import ActionData, load_action, load_screened
+from tokenreel.cache.errors import EmbeddingFileError
+from tokenreel.evaluate.data.clips import (
+    CHANGED,
+    ActionData,
+    FileChanged,
+    load_action,
+    load_screened,
+)
 from tokenreel.evaluate.data.results import Score
 from tokenreel.evaluate.jobs.plan import GROUP, Job
 from tokenreel.evaluate.protocol import TASKS
@@ -13,7 +20,10 @@ from tokenreel.evaluate.tasks.task import Limits, Request, Task, load_task
 
 
 def run_job(job: Job, limits: Limits) -> list[Score]:
-    """The rows of a job; unusable data, or a plugin that fails, gives rows with the reason."""
+    """The rows of a job; unusable data, or a plugin that fails, gives rows with the reason.
+
+    Those of a file that changed since it was planned end in CHANGED.
+    """
     blank = job.blank
     try:
         task = load_task(job.kind)
@@ -29,6 +39,9 @@ def run_job(job: Job, limits: Limits) -> list[Score]:
         names = [row.task for row in rows]
         if sorted(names) != sorted(job.rows.names):
             raise ValueError(f"rows {', '.join(names)} instead of {', '.join(job.rows.names)}")
+    except (EmbeddingFileError, OSError) as error:  # read before, when it was planned
+        said = str(error) if isinstance(error, FileChanged) else f"{error}: {job.path} {CHANGED}"
+        return _without_value(job, blank, said, "problem")
     except (ValueError, np.linalg.LinAlgError, ModuleNotFoundError) as error:
         return _without_value(job, blank, str(error), "problem")
     except Exception as error:

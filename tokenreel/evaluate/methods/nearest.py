@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from tokenreel.evaluate.methods.finite import require_finite
+from tokenreel.evaluate.methods.finite import require_frames
 
 MEMORY_BYTES = 2_000_000_000  # default for the blocks of a search
 
@@ -34,8 +34,8 @@ def squared_distances(queries: NDArray[np.floating], gallery: NDArray[np.floatin
         ValueError: NaN or infinity.
         TypeError: no real numbers.
     """
-    require_finite("queries", queries)
-    require_finite("gallery", gallery)
+    require_frames("queries", queries)
+    require_frames("gallery", gallery)
     return distances_of_finite(queries, gallery)
 
 
@@ -71,10 +71,12 @@ def nearest_in_other_clips(
         (n, count) int64 indices into all clips laid end to end, nearest first; -1 where a frame has
         fewer than `count` frames in other clips.
     """
-    require_finite("clips", clips)
+    require_frames("clips", clips)
     if count < 1 or threads < 1:
         raise ValueError(f"count and threads are at least 1, got {count} and {threads}")
     frames = np.concatenate(clips)
+    if not len(frames):
+        return np.empty((0, count), np.int64)
     edges = _edges(clips)
     search = _Search(frames, edges, count)
     columns = min(_COLUMNS, -(-len(frames) // _GROUP) * _GROUP)
@@ -214,7 +216,7 @@ def nearest_in_each_clip(
     """
     if not clips:
         return
-    require_finite("clips", clips)
+    require_frames("clips", clips)
     frames, edges = np.concatenate(clips), _edges(clips)
     scaled, norms, unit = _scale(frames, np.float64)
     clip_of = np.repeat(np.arange(len(clips)), np.diff(edges))

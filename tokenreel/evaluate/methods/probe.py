@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.evaluate.methods.finite import require_finite, require_labels
+from tokenreel.evaluate.methods.finite import require_frames, require_labels
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -59,8 +59,11 @@ def stratified_draw(labels: Sequence[Labels], count: int, *, seed: int) -> list[
 
     Raises:
         TypeError: labels that are not whole numbers.
+        ValueError: a clip without labels.
     """
     require_labels("labels", labels)
+    if empty := [i for i, phases in enumerate(labels) if not len(phases)]:
+        raise ValueError(f"labels[{empty[0]}] is empty: a clip without a label has no phase")
     rng = np.random.default_rng(seed)
     own = [np.unique(phases) for phases in labels]
     num_with = np.bincount(np.concatenate(own))
@@ -108,8 +111,8 @@ def classify_phases(
             number than frames.
         TypeError: labels that are not whole numbers.
     """
-    require_finite("train", train)
-    require_finite("val", val)
+    require_frames("train", train)
+    require_frames("val", val)
     require_labels("train_labels", train_labels, train)
     require_labels("val_labels", val_labels, val)
     num_classes = len(np.unique(train_labels))
@@ -141,7 +144,7 @@ class LogisticFit:
         Raises:
             ValueError: NaN or infinity.
         """
-        require_finite("frames", frames)
+        require_frames("frames", frames)
         logits = frames.astype(np.float64) @ self.weight.T + self.bias
         return np.asarray(self.classes[logits.argmax(axis=1)])
 
@@ -160,7 +163,7 @@ def fit_logistic(train: Floats, labels: Labels) -> LogisticFit:
     """
     from scipy.optimize import minimize
 
-    require_finite("train", train)
+    require_frames("train", train)
     require_labels("labels", labels, train)
     classes, which = np.unique(labels, return_inverse=True)
     frames = train.astype(np.float64)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.evaluate.methods.finite import require_finite, require_labels
+from tokenreel.evaluate.methods.finite import require_finite, require_frames, require_labels
 from tokenreel.evaluate.protocol import AbsentRule
 
 Floats = NDArray[np.float64]
@@ -109,10 +109,12 @@ def fit_progression(
     Raises:
         ValueError: NaN or infinity in an argument.
     """
-    require_finite("train", train)
-    require_finite("val", val)
+    require_frames("train", train)
+    require_frames("val", val)
     require_finite("train_targets", train_targets)
     require_finite("val_targets", val_targets)
+    if train.dtype.kind != "f":  # least squares has no whole numbers
+        train, val = train.astype(np.float32), val.astype(np.float32)
     wanted, given = np.concatenate(val_targets), np.concatenate(train_targets)
     columns = [_predict(train, target.astype(train.dtype), val) for target in given.T]
     predicted = np.stack(columns, axis=1).astype(np.float64)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
 from tokenreel.cache.errors import UsageError
-from tokenreel.evaluate.methods.finite import require_finite, require_labels
+from tokenreel.evaluate.methods.finite import require_frames, require_labels
 from tokenreel.evaluate.methods.nearest import (
     MEMORY_BYTES,
     nearest_in_other_clips,
@@ -56,9 +56,9 @@ def retrieve_frames(
         ValueError: NaN or infinity in a clip, labels of another number than frames, no K, K < 1.
         TypeError: labels that are not whole numbers.
     """
-    require_finite("clips", clips)
+    require_frames("clips", clips)
     require_labels("labels", labels, clips)
-    if not ks or min(ks) < 1:
+    if not ks or any(not isinstance(k, int | np.integer) or k < 1 for k in ks):
         raise ValueError(f"ks are numbers of neighbours from 1, got {tuple(ks)}")
     lengths = np.array([len(clip) for clip in clips])
     by_clip = {k: np.full(len(clips), np.nan) for k in ks}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.evaluate.methods.finite import require_finite, require_labels
+from tokenreel.evaluate.methods.finite import require_frames, require_labels
 
 BATCH_CLIPS = 10
 MOMENTUM = 0.9
@@ -37,7 +37,7 @@ class Layer:
         Raises:
             ValueError: NaN or infinity.
         """
-        require_finite("frames", frames)
+        require_frames("frames", frames)
         return np.asarray((frames @ self.weight.T + self.bias).argmax(axis=1))
 
 
@@ -69,7 +69,7 @@ def train_layer(
             out of range; a learning rate that is not finite.
         TypeError: labels that are not whole numbers.
     """
-    require_finite("clips", clips)
+    require_frames("clips", clips)
     require_labels("labels", labels, clips, num_classes=num_classes)
     if not math.isfinite(learning_rate):
         raise ValueError(f"learning_rate is {learning_rate}, wanted a finite number")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.evaluate.methods.finite import require_finite
+from tokenreel.evaluate.methods.finite import require_finite, require_frames
 from tokenreel.evaluate.methods.nearest import MEMORY_BYTES, nearest_in_each_clip
 
 _SHORT = 256  # frames; longer sequences are merged instead of comparing all pairs
@@ -52,9 +52,11 @@ def tau_b_rows(sequences: NDArray[np.int64]) -> NDArray[np.float64]:
     """Tau-b of each row of (m, n), as :func:`tau_b`.
 
     Raises:
-        ValueError: NaN or infinity.
+        ValueError: another shape, NaN or infinity.
     """
     require_finite("sequences", sequences)
+    if sequences.ndim != 2:
+        raise ValueError(f"sequences are of shape {sequences.shape}, wanted (rows, numbers)")
     count = sequences.shape[1]
     pairs = count * (count - 1) // 2
     rising, untied = _compare(sequences) if count <= _SHORT else _merge(sequences)
@@ -119,7 +121,7 @@ def align_clips(
     Raises:
         ValueError: NaN or infinity in a clip.
     """
-    require_finite("clips", clips)
+    require_frames("clips", clips)
     count = len(clips)
     pairs = np.full((count, count), np.nan)
     full = [i for i, clip in enumerate(clips) if len(clip)]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.evaluate.methods.finite import require_finite
+from tokenreel.evaluate.methods.finite import require_finite, require_frames
 from tokenreel.evaluate.methods.nearest import distances_of_finite
 
 BOTH, FIRST = 0, 1  # moves into a cell; 2 is a step in the second clip
@@ -62,7 +62,7 @@ def warp(costs: NDArray[np.floating]) -> WarpingPath:
     >>> warp(np.array([[0.0, 1.0, 2.0], [2.0, 0.0, 0.5]])).steps.tolist()
     [[0, 0], [1, 1], [1, 2]]
     """
-    if costs.ndim != 2 or 0 in costs.shape:
+    if isinstance(costs, np.ndarray) and (costs.ndim != 2 or 0 in costs.shape):
         raise ValueError(f"costs are (n, m) with n, m >= 1, got shape {costs.shape}")
     require_finite("costs", costs)
     values = np.ascontiguousarray(costs, np.float64)
@@ -134,7 +134,7 @@ def warp_frames(first: Frames, second: Frames) -> WarpedFrames:
         TypeError: no real numbers.
     """
     for name, frames in (("first", first), ("second", second)):
-        if frames.ndim != 2 or 0 in frames.shape:
+        if isinstance(frames, np.ndarray) and (frames.ndim != 2 or 0 in frames.shape):
             raise ValueError(f"{name} is (frames, channels) >= 1, got shape {frames.shape}")
         require_finite(name, frames)
     return _LongWarp(first, second).run()
@@ -146,8 +146,8 @@ def tiled_distances(first: Frames, second: Frames) -> Floats:
     Raises:
         ValueError: NaN or infinity.
     """
-    require_finite("first", first)
-    require_finite("second", second)
+    require_frames("first", first)
+    require_frames("second", second)
     out = np.empty((len(first), len(second)))
     for row in range(0, len(first), TILE):
         for column in range(0, len(second), TILE):

@@ -9,6 +9,7 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -143,9 +144,11 @@ def _file_of(path: Path) -> Path:
             )
         return path
     if not path.is_dir():
+        home = f"; a shell leaves ~ after = as it is: weights={str(path.expanduser())!r}"
         raise UsageError(
             f"weights={str(path)!r}: no such file; weights is a safetensors or torch file, "
             "the folder of one, pretrained, or random:SEED"
+            + (home if path.parts[:1] == ("~",) else "")
         )
     for name in FILES[:1] + INDEXES[:1] + FILES[1:] + INDEXES[1:]:
         if (path / name).is_file():
@@ -184,11 +187,12 @@ def _read(path: Path) -> dict[Any, Any]:
     try:
         with path.open("rb") as file:
             start = file.read(9)
-        if path.suffix == ".safetensors" or (start[8:] == b"{" and not start.startswith(b"PK")):
+        is_zip = start.startswith(b"PK")
+        if not is_zip and (path.suffix == ".safetensors" or start[8:] == b"{"):
             return dict(load_file(path))
-        loaded = _load_torch(path, is_zip=start.startswith(b"PK"))
+        loaded = _load_torch(path, is_zip=is_zip)
     except Exception as error:  # torch raises KeyError, EOFError, UnpicklingError, RuntimeError
-        reason = _reason(error)
+        reason = _other_kind(path) or _reason(error)
         raise UsageError(f"weights={str(path)!r} is not a file of tensors: {reason}") from error
     if not isinstance(loaded, dict):
         raise UsageError(f"weights={str(path)!r} holds {type(loaded).__name__}, not named tensors")
@@ -203,6 +207,43 @@ def _load_torch(path: Path, *, is_zip: bool) -> Any:
     with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pickle protocols; what it cannot read is an error
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+
+
+def _other_kind(path: Path) -> str:
+    """What a file without tensors is, by its first bytes; "" where they say nothing.
+
+    >>> from tempfile import NamedTemporaryFile
+    >>> with NamedTemporaryFile() as file:
+    ...     _ = file.write(b"<!DOCTYPE html>"), file.flush()
+    ...     print(_other_kind(Path(file.name)))
+    it is a web page: the download asked for something first
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+            if all(name.endswith(".npy") for name in names):
+                return "it is an .npz of NumPy: save the tensors by torch.save or safetensors"
+            if not any(name.endswith("data.pkl") for name in names):
+                return f"it is a zip archive of {', '.join(names[:3])}: unpack it first"
+    except (OSError, zipfile.BadZipFile):
+        return ""
+    words = start.lstrip().lower()
+    if not start:
+        return "it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the file: fetch it by `git lfs pull`"
+    if words.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it is a web page: the download asked for something first"
+    if start.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
+        return "it is compressed: unpack it first"
+    if start.startswith(b"PK"):
+        return "it is cut short: load it again"
+    if start[257:262] == b"ustar":
+        return "it is a tar archive: unpack it first"
+    return ""
 
 
 def _reason(error: Exception) -> str:

@@ -43,10 +43,16 @@ SHOWN = 3  # names of a list in a message
 PATCH = "patch_embed.proj.weight"
 ACTIVATIONS = {  # of a Hugging Face config: the class of timm
     "gelu": "GELU",
+    "gelu_python": "GELU",
     "quick_gelu": "QuickGELU",
     "gelu_new": "GELUTanh",
+    "gelu_fast": "GELUTanh",
     "gelu_pytorch_tanh": "GELUTanh",
+    "silu": "SiLU",
+    "swish": "SiLU",
+    "relu": "ReLU",
 }
+CLOSE = ("GELU", "GELUTanh")  # the second is an approximation of the first
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,7 @@ def require_config(config: Mapping[str, Any], model: Any, backbone: str) -> None
         backbone: its name.
 
     Raises:
-        UsageError: heads, activation or rotary base differ.
+        UsageError: heads, activation or base of the rotary positions differ.
     """
     block = next(iter(getattr(model, "blocks", [])), None)
     heads = getattr(getattr(block, "attn", None), "num_heads", None)
@@ -156,15 +162,30 @@ def require_config(config: Mapping[str, Any], model: Any, backbone: str) -> None
             f"config.json beside the weights says {given} heads of attention, {backbone} has "
             f"{heads}: choose the backbone that the weights were trained as"
         )
+    _require_rotary_base(config, model, backbone)
     act = type(getattr(getattr(block, "mlp", None), "act", None)).__name__
-    wanted = ACTIVATIONS.get(str(config.get("hidden_act")))
-    if wanted is None or act not in ACTIVATIONS.values() or wanted == act:
+    word = str(config.get("hidden_act") or "")
+    wanted = ACTIVATIONS.get(word, word)
+    if not word or act not in ACTIVATIONS.values() or wanted == act:
         return
-    said = f"config.json beside the weights says hidden_act={config['hidden_act']}"
-    if "QuickGELU" not in (act, wanted):
+    said = f"config.json beside the weights says hidden_act={word}"
+    if act in CLOSE and wanted in CLOSE:
         log.warning("%s; %s computes %s, which differs by about 1e-3", said, backbone, act)
         return
-    raise UsageError(f"{said}, {backbone} computes {act}{_other_activation(backbone)}")
+    other = _other_activation(backbone) if "QuickGELU" in (act, wanted) else ""
+    raise UsageError(f"{said}, {backbone} computes {act}{other}")
+
+
+def _require_rotary_base(config: Mapping[str, Any], model: Any, backbone: str) -> None:
+    """Refuse rotary positions of another base, which no tensor shows."""
+    inner = config.get("rope_parameters")
+    given = (inner if isinstance(inner, dict) else config).get("rope_theta")
+    own = getattr(getattr(model, "rope", None), "temperature", None)
+    if isinstance(given, int | float) and own is not None and float(given) != float(own):
+        raise UsageError(
+            f"config.json beside the weights says rope_theta={given:g}, the base of rotary "
+            f"positions, {backbone} has {own:g}"
+        )
 
 
 def _other_activation(backbone: str) -> str:

@@ -164,8 +164,9 @@ def _from_file(backbone: str, path: Path, key: str | None) -> dict[str, torch.Te
         state = None if key is not None else _through_timm(backbone, groups)
         if state is None:
             raise UsageError(f"weights={str(path)!r}: {error}") from None
+        _require_numbers(state, model, path)
         return state
-    _require_finite(chosen, path)
+    _require_numbers(chosen.renamed.state, model, path)
     _log_choice(path, chosen, others)
     # a mapped file may change later; clones are of the tensors that are kept only
     state = {name: value.clone() for name, value in chosen.renamed.state.items()}
@@ -196,11 +197,25 @@ def _architecture(backbone: str) -> Any:
         return timm.create_model(backbone, pretrained=False, num_classes=0)
 
 
-def _require_finite(chosen: Candidate, path: Path) -> None:
-    for name, value in chosen.renamed.state.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+def _require_numbers(state: Mapping[str, torch.Tensor], model: Any, path: Path) -> None:
+    """Refuse what the backbone would compute with as other numbers than were trained.
+
+    Codes of quantised weights are whole numbers without the scales that belong to them.
+    """
+    wanted = model.state_dict()
+    for name, value in state.items():
+        if not value.is_floating_point():
+            if name not in wanted or not wanted[name].is_floating_point():
+                continue
+            kind = str(value.dtype).removeprefix("torch.")
             raise UsageError(
-                f"weights={str(path)!r}: {name} holds NaN or infinity: damaged weights"
+                f"weights={str(path)!r}: {name} is {kind}, not floating point: quantised weights "
+                "are not read; give those before quantisation"
+            )
+        if not bool(torch.isfinite(value.to(torch.float32)).all()):
+            raise UsageError(
+                f"weights={str(path)!r}: {name} holds NaN or infinity, or numbers beyond float32: "
+                "damaged weights"
             )
 
 

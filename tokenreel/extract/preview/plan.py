@@ -19,6 +19,7 @@ import torch
 
 from tokenreel.cache.codec import Codec, codec_from_identity, codec_identity
 from tokenreel.cache.errors import StoreError, machine_error
+from tokenreel.cache.files import flush
 from tokenreel.cache.format.byte_arrays import byte_arrays
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import INDEX_BYTES, SEGMENT, clip_arrays, view_arrays
@@ -407,7 +408,7 @@ def disk_rates(folder: Path, seconds: float) -> tuple[float, float]:
             start = time.perf_counter()
             while file.tell() < limit and time.perf_counter() - start < seconds / 2:
                 file.write(block)
-                os.fsync(file.fileno())
+                flush(file.fileno(), folder)
             num_bytes, spent = file.tell(), time.perf_counter() - start
             file.seek(0)
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -2,12 +2,15 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
 from tokenreel.pipeline.cli.console import finish, new_app
 from tokenreel.pipeline.text import on_one_line, say
+
+if TYPE_CHECKING:
+    from tokenreel.cache.tools.copying import CopyReport
 
 log = logging.getLogger(__name__)
 
@@ -157,9 +160,17 @@ def import_(
     statement: Annotated[
         Path | None, typer.Option(help="TOML or JSON: what made the features")
     ] = None,
+    changed: Annotated[
+        Literal["refuse", "replace", "keep"],
+        typer.Option(help="clips whose features, labels or names are not those in the store"),
+    ] = "refuse",
     recipe: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Make a store of features that you have, with a statement of what made them."""
+    """Make a store of features that you have, with a statement of what made them.
+
+    Rerun to resume.  Clips whose files are not what was imported are listed, with status 3;
+    --changed replace imports them again, and keep keeps what the store has.
+    """
     from tokenreel.cache.errors import UsageError
     from tokenreel.cache.tools.import_features import import_features, read_statement
 
@@ -170,8 +181,20 @@ def import_(
         raise UsageError(
             "--statement FILE is missing: it says what made the features, see docs/store.md"
         )
-    written = import_features(features, store, read_statement(statement))
-    say(f"{len(written)} clips written to {store}")
+    report = import_features(features, store, read_statement(statement), changed=changed)
+    replaced = f", {len(report.replaced)} of them replaced" if report.replaced else ""
+    say(f"{len(report.written)} clips written to {store}{replaced}")
+    for name, what in report.changed.items():
+        say(f"changed: {on_one_line(f'{name}: {what}')}")
+    if report.changed:
+        say(
+            f"{len(report.changed)} clip(s) are not what was imported, and stay as they were: "
+            "--changed replace imports them again"
+            + ("" if report.accepts_changed else ", --changed keep keeps them")
+        )
+    if report.left:
+        say(f"{len(report.left)} clip(s) of the store have no file here and stay")
+    finish(report.exit_status)
 
 
 @app.command()
@@ -179,10 +202,13 @@ def merge(
     source: Annotated[Path, typer.Argument(help="the store to copy from")],
     into: Annotated[Path, typer.Argument(help="the store to copy to; same identity")],
 ) -> None:
-    """Copy the clips that the second store lacks from the first."""
+    """Copy the clips that the second store lacks from the first.
+
+    Clips that both have and that differ are listed, with status 3; the second store keeps its own.
+    """
     from tokenreel.cache.tools.copying import merge_store
 
-    say(f"{len(merge_store(source, into))} clips copied to {into}")
+    _close_copy(merge_store(source, into), into, "copied")
 
 
 @app.command()
@@ -210,14 +236,21 @@ def migrate(
     if (codec is None and format_version is None) != (out is None):
         raise UsageError("a new store needs OUT and one of --format and --codec; else: in place")
     if out is not None:
-        written = (
+        report = (
             upgrade_store(store, out) if codec is None else recode_store(store, out, codec=codec)
         )
-        say(f"{len(written)} clips written to {out}")
-        return
+        _close_copy(report, out, "written")
     changed = migrate_store(store)
     done = f"{len(changed)} clips brought up to date" if changed else "already current"
     say(f"{store}: {done} (format {load_identity(store)[0].format_version})")
+
+
+def _close_copy(report: "CopyReport", into: Path, done: str) -> NoReturn:
+    """Say what was copied; status 3 where the target had clips that differ, and keeps."""
+    say(f"{len(report.copied)} clips {done} to {into}")
+    for name, what in report.differing.items():
+        say(f"differs, stays as {into} has it: {on_one_line(f'{name}: {what}')}")
+    finish(report.exit_status)
 
 
 @app.command()

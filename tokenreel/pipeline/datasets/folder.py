@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 from tokenreel.cache.csv_tables import Line, read_table
@@ -31,6 +31,8 @@ from tokenreel.extract.video.sniff import find_videos, is_named_video
 from tokenreel.pipeline.datasets.survey import Survey, choose, describe_tags, refuse_unknown
 from tokenreel.pipeline.datasets.tree import FolderTree, walk_tree
 
+TABLES = ("labels.csv", "clips.csv", "phases.csv")
+TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")
 SPLITS = ("train", "val", "test")
 CLIP_COLUMNS = ("split", "action", "group", "start_seconds", "stop_seconds")
 LAYOUT = __doc__.partition("\n\n")[2].partition("\n\n")[0]
@@ -148,6 +150,7 @@ def _find_clips(root: Path, *, follow_links: bool) -> _Found:
         )
     if tree.num_array_folders:
         result.notes.append(f"{tree.num_array_folders} folder(s) of arrays (Zarr) are not entered")
+    result.notes += _unread_tables(tree.files)
     if found.others:
         result.notes.append(found.describe_others())
     if not result.videos and not result.pictures:
@@ -156,6 +159,23 @@ def _find_clips(root: Path, *, follow_links: bool) -> _Found:
             f"{root}: no videos, {found.others.total()} other file(s); expected\n{LAYOUT}{reasons}"
         )
     return result
+
+
+def _unread_tables(names: Sequence[str]) -> list[str]:
+    """A sentence for tables that are not read because of their name or place."""
+    unread = [
+        name
+        for name in names
+        if PurePosixPath(name).suffix.lower() in TABLE_SUFFIXES and name not in TABLES
+    ]
+    if not unread:
+        return []
+    own = unread[0].rpartition("/")[2].lower()
+    meant = nearest(own.rpartition(".")[0] + ".csv", TABLES)
+    return [
+        f"{unread[0]} is no table of this data set{_more(unread)}: those are {', '.join(TABLES)} "
+        f"in the root{meant}"
+    ]
 
 
 def _is_in(name: str, pictures: Mapping[str, set[str]]) -> bool:
@@ -235,7 +255,7 @@ def _split_of(video: str) -> str:
 
 def _read_phases(path: Path) -> dict[str, tuple[str, ...]]:
     phases: dict[str, tuple[str, ...]] = {}
-    if path.exists():
+    if os.path.lexists(path):  # a link that leads nowhere is refused, not passed over
         for line in read_table(path, required=("action", "phase"), comments=True):
             action, phase = line.cells["action"], line.cells["phase"]
             if phase in phases.get(action, ()):
@@ -245,7 +265,7 @@ def _read_phases(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _read_clips(path: Path, clips: list[Clip]) -> list[Clip]:
-    if not path.exists():
+    if not os.path.lexists(path):
         return clips
     videos = {clip.video: clip for clip in clips}
     listed: dict[str, Clip] = {}
@@ -272,7 +292,9 @@ def _clip_of(line: Line, videos: Mapping[str, Clip]) -> Clip:
     start = line.optional_seconds("start_seconds")
     stop = line.optional_seconds("stop_seconds")
     if stop is not None and not (start or 0.0) < stop:
-        raise UsageError(f"{line.where}: reversed, it starts at {start} s and stops at {stop} s")
+        raise UsageError(
+            f"{line.where}: reversed, it starts at {start or 0.0} s and stops at {stop} s"
+        )
     is_whole = start is None and stop is None
     end = "end" if stop is None else f"{stop:.3f}"
     return replace(
@@ -289,7 +311,7 @@ def _clip_of(line: Line, videos: Mapping[str, Clip]) -> Clip:
 def _read_spans(
     path: Path, clips: list[Clip], phases: Mapping[str, tuple[str, ...]]
 ) -> dict[str, tuple[LabelSpan, ...]]:
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     clips_of: dict[str, list[Clip]] = {}
     for clip in clips:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tokenreel.cache.canonical import read_json
 from tokenreel.cache.csv_tables import read_lines
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.store_files import load_identity
@@ -87,11 +88,13 @@ def read_labels(store: Path, path: Path) -> Manifest:
             named twice; the clip is named.
     """
     try:
-        given = LabelsFile.model_validate_json("\n".join(read_lines(path)))
+        given = LabelsFile.model_validate(read_json("\n".join(read_lines(path))))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "not JSON"
+        where = ".".join(map(str, first["loc"])) or "the file"
         raise UsageError(f"{path}: {where}: {first['msg']}; see docs/store.md") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}; see docs/store.md") from error
     table = LabelTable(store)
     phases = {table.record(name).action: table.record(name).phases for name in table.own}
     phases |= given.phases
