@@ -160,6 +160,10 @@ REFUSED = {  # what is wrong -> (content, words of the message)
         "video,phase,start_seconds,phase\na,0,1,2\n",
         r"t\.csv:1: the column 'phase' is listed twice",
     ),
+    "no header": (
+        "a.mp4,0,0\nb.mp4,0,1\n",
+        r"t\.csv:1: no header: the first line is video,start_seconds,phase, here 'a\.mp4,0,0'",
+    ),
     "an unknown column": (
         "video,start_seconds,phase,fase\na,0,1,2\n",
         r"t\.csv:1: unknown column 'fase', did you mean phase\?",

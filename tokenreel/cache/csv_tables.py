@@ -89,6 +89,11 @@ class Table:
         while header and not header[-1]:
             header.pop()
         twice = [name for name in header if header.count(name) > 1]
+        if twice and not set(header) & set(columns):
+            raise UsageError(
+                f"{self.where}: no header: the first line is {','.join(columns)}, here "
+                f"{self._separator.join(header)[:MOST_SHOWN]!r}"
+            )
         if twice:
             raise UsageError(f"{self.where}: the column {twice[0]!r} is listed twice")
         self.header = tuple(header)

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import h5py
 
@@ -150,7 +151,8 @@ def create_hdf5(path: Path, *, num_bytes: int = 0, userblock_size: int = 0) -> I
     Raises:
         OSError: it cannot be written.
     """
-    options = {"userblock_size": userblock_size} if userblock_size else {}
+    options: dict[str, Any] = {"locking": False}
+    options |= {"userblock_size": userblock_size} if userblock_size else {}
     if num_bytes <= IN_MEMORY_BYTES:
         with h5py.File(path, "w", driver="core", backing_store=False, **options) as file:
             yield file
@@ -162,7 +164,7 @@ def create_hdf5(path: Path, *, num_bytes: int = 0, userblock_size: int = 0) -> I
         return
     if shutil.disk_usage(path.parent).free < num_bytes:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    with h5py.File(path, "w", locking=False, **options) as file:
+    with h5py.File(path, "w", **options) as file:
         yield file
 
 

@@ -94,6 +94,18 @@ def test_a_clip_with_other_labels_in_the_target_is_told(tmp_path):
     assert merge_store(store, target).differing == {"a": "other labels of frames"}
 
 
+def test_diff_compares_cls_too(tmp_path):
+    store, other = store_of(tmp_path / "s", "fp16", "a"), stores.make_store(tmp_path / "t", "fp16")
+    with StoreWriter(other, writer_id="w") as writer:
+        clip = stores.begin(writer, "a")
+        append = clip.append
+        clip.append = lambda view, encoded, cls, normed: append(view, encoded, cls, normed + 1)
+        stores.append(writer, clip, "a", 70)
+        count = np.arange(70)
+        clip.commit(count, count * 2, count % 2, np.zeros(70, np.uint8))
+    assert diff_stores(store, other) == ["differs: a"]
+
+
 def test_a_clip_copied_by_hand_from_a_store_of_another_identity_is_refused(tmp_path):
     rng = np.random.default_rng(5)
     store = store_of(tmp_path / "s", "int8", "a")

@@ -149,6 +149,7 @@ def _same_clip(first: Store, second: Store, name: str) -> bool:
     for array in record.byte_arrays:
         if first.read_bytes(name, array) != second.read_bytes(name, array):
             return False
+    blocks: tuple[int | str, ...] = ("normed", *first.identity.blocks)
     for view in range(record.num_views):
         for part in segments(record.num_frames):
             rows = slice(part.start, part.stop)
@@ -156,6 +157,12 @@ def _same_clip(first: Store, second: Store, name: str) -> bool:
             for ours, theirs in ((left.codes, right.codes), (left.scales, right.scales)):
                 if any(ours[block].tobytes() != theirs[block].tobytes() for block in ours):
                     return False
+            if first.identity.cls != "none" and any(
+                first.read_cls(name, rows, block=block, view=view).tobytes()
+                != second.read_cls(name, rows, block=block, view=view).tobytes()
+                for block in blocks
+            ):
+                return False
     return True
 
 

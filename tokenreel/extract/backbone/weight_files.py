@@ -206,7 +206,10 @@ def _load_torch(path: Path, *, is_zip: bool) -> Any:
     allowed.append((_empty_dictionary, "collections.defaultdict"))
     with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pickle protocols; what it cannot read is an error
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        if path.suffix != ".safetensors":
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with path.open("rb") as file:  # by its name torch would take it for safetensors
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _other_kind(path: Path) -> str:
@@ -228,6 +231,7 @@ def _other_kind(path: Path) -> str:
                 return "it is an .npz of NumPy: save the tensors by torch.save or safetensors"
             if not any(name.endswith("data.pkl") for name in names):
                 return f"it is a zip archive of {', '.join(names[:3])}: unpack it first"
+            return ""
     except (OSError, zipfile.BadZipFile):
         return ""
     words = start.lstrip().lower()
