@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import UsageError, limit_behind
 from tokenreel.cache.format.clip import ClipRecord, SourceInfo
 from tokenreel.cache.format.source_notes import Note, add_notes, read_notes
 from tokenreel.cache.manifest import Clip, text_of_name
@@ -91,6 +91,8 @@ class FeatureSources:
                 is_noted = note is not None and note[:2] == (state.num_bytes, state.mtime_ns)
                 sha256 = note[2] if note is not None and is_noted else source_sha256(path)
             except OSError as error:
+                if limit := limit_behind(error):
+                    raise limit from error
                 raise UsageError(f"{path}: {error.strerror}") from error
             self._found[path] = state, sha256
         return self._found[path]
