@@ -1,7 +1,7 @@
 """What codecs cost on real features: of the sample, and of real clips without labels.
 
     python benchmarks/codecs_real.py --weights PATH --backbone NAME [--root VIDEOS] [--folder DIR]
-                                     [--part sample | real]
+                                     [--part sample | real] [--clips 54]
 
 PATH has weights of a self-supervised ViT, such as DINOv2 ViT-S/14 (`--backbone
 vit_small_patch14_dinov2`).  The sample is seen at 112 pixels; of each real clip, VIDEOS or
@@ -28,7 +28,6 @@ from tokenreel.pipeline.tools.fidelity import (
     measure_store,
 )
 
-CLIPS = 54  # of each part at most, spread over the splits
 SAMPLE_WORDS = ["image_size=112"]
 REAL_WORDS = ["image_size=224", "frames=uniform:16"]
 
@@ -48,7 +47,7 @@ def main() -> None:
         report, store = extract_dataset(dataset, [*about, *more], root=root, out=store)
         for failed in report.failed:
             print(f"left out: {failed}")
-        found = measure_store(store, clips=CLIPS)
+        found = measure_store(store, clips=words.clips)
         print(fidelity_table(found))
         size = more[0].partition("=")[2]
         write(rows_of(found, f"{title}, {words.backbone} at {size}"))
@@ -102,6 +101,7 @@ def _arguments() -> argparse.Namespace:
         "--root", type=Path, default=Path(clips) / "real" if clips else None, help="real clips"
     )
     parser.add_argument("--part", choices=("sample", "real"), help="one of the two alone")
+    parser.add_argument("--clips", type=int, default=54, help="of a part, spread over the splits")
     parser.add_argument("--folder", type=Path, default=Path("codecs"), help="of videos and stores")
     return parser.parse_args()
 
