@@ -282,6 +282,10 @@ def test_the_compact_codec_fits_and_costs_least():
     large = row("int4", 0.3, 0.1, tau=0.9)
     one, two = row("one", 0.12, 0.2, tau=0.8), row("two", 0.13, 0.5, tau=0.85)
     assert make_report(fp16, large, one, two).compact is two
+    risen, stayed = row("risen", 0.07, 0.7, tau=0.94), row("stayed", 0.12, 0.3, tau=0.88)
+    assert make_report(fp16, risen, stayed).compact is stayed
+    fallen = row("fallen", 0.12, 0.3, tau=0.87)
+    assert make_report(fp16, risen, fallen).compact is risen
     assert make_report(fp16, large).compact is None
     bare = [row("fp16", 1, 0), row("one", 0.12, 0.2), row("two", 0.13, 0.5)]
     assert make_report(*bare).compact is bare[1]

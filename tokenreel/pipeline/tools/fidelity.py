@@ -125,14 +125,15 @@ class FidelityReport:
     def compact(self) -> FidelityRow | None:
         """Of the codecs of at most 0.13 of fp16's bytes the one that costs least.
 
-        By the largest fall of a metric where there are any, by the pooled error otherwise.
+        By the largest fall of a metric where that is more than next to nothing, then by the pooled
+        error: a metric that stays, or rises, does not tell codecs apart.
         """
         small = [row for row in self.rows if row.share <= COMPACT]
 
         def cost(row: FidelityRow) -> tuple[float, float]:
             falls = [-self.change(row, task) for task in TASKS]
             known = [round(fall, 3) for fall in falls if not math.isnan(fall)]
-            return max(known, default=0.0), row.error.pooled
+            return max([NEGLIGIBLE, *known]), row.error.pooled
 
         return min(small, key=cost, default=None)
 
