@@ -1,5 +1,6 @@
 """Too many open files: wherever a file is read, the machine is named, and never the file."""
 
+import errno
 import json
 import os
 import resource
@@ -17,7 +18,7 @@ from tokenreel.cache.errors import MachineError
 from tokenreel.cache.files import whole_file
 from tokenreel.cache.locks import lock_folder
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.cache.write.claims import is_live, take_claim
+from tokenreel.cache.write.claims import is_live, read_claim, take_claim
 from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.protocol import EvaluateConfig
@@ -67,13 +68,24 @@ def test_a_file_that_cannot_be_opened_now_is_not_called_wrong(tmp_path, name):
         READERS[name](path)
 
 
-def test_a_clip_of_a_store_that_is_open_is_not_called_damaged(tmp_path):
+def test_a_clip_of_a_store_that_is_open_is_not_called_damaged(tmp_path, monkeypatch):
     path = make_store(tmp_path / "s")
     with StoreWriter(path, writer_id="test") as writer:
         write_clip(writer, "a", frames=3)
     store = open_store(path)
     with no_more_files(), pytest.raises(MachineError, match=r"Too many open files.*ulimit -n"):
         store.read("a")
+    read = Path.read_bytes
+
+    def limited(self: Path) -> bytes:
+        if self.name == "zarr.json" and "tokens" in self.parts:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(self))
+        return read(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", limited)
+        with pytest.raises(MachineError, match=r"zarr\.json: Too many open files.*ulimit -n"):
+            store.read("a")
     assert store.read("a").decode(1).shape[0] == 3
 
 
@@ -90,8 +102,12 @@ def test_what_hdf5_says_of_a_write_that_failed_is_kept(tmp_path, monkeypatch, is
 def test_a_live_claim_is_not_taken_for_that_of_a_dead_process(tmp_path):
     claim = take_claim(tmp_path, "a", owner="test", expiry_seconds=60)
     text = claim.path.read_bytes()
-    with no_more_files(), suppress(OSError):
-        assert is_live(claim.path)
+    with no_more_files(), pytest.raises(OSError, match="Too many open files"):
+        _ = read_claim(claim.path).has_ended
+    holder = read_claim(claim.path)
+    with no_more_files(), pytest.raises(OSError, match="Too many open files"):
+        _ = holder.has_ended
+    assert is_live(claim.path)
     assert claim.path.read_bytes() == text
     claim.release()
 

@@ -24,6 +24,7 @@ from tokenreel.cache.errors import (
     UnreadableFile,
     UsageError,
     machine_error,
+    process_lost,
 )
 from tokenreel.pipeline.cli.console import new_app, run_app
 
@@ -117,6 +118,11 @@ def test_a_wrong_path_is_the_users(name, capsys):
 def test_too_little_memory_and_too_many_threads_end_with_6(error, words, capsys):
     status, printed = status_of(error, capsys)
     assert (status, words in printed) == (6, True), printed
+
+
+@pytest.mark.parametrize(("exit_code", "status"), [(-9, 6), (-11, 3), (1, 3), (None, 3)])
+def test_only_a_process_that_was_killed_is_the_machines(exit_code, status):
+    assert process_lost("a process", exit_code, "rerun").exit_status == status
 
 
 COMMAND = """

@@ -75,6 +75,10 @@ def test_settings_of_a_recipe_that_do_not_exist_are_a_problem_of_that_file(tmp_p
     assert check_file(path).problems == report.problems
     with pytest.raises(EmbeddingFileError, match=r"evaluate\.tau_strid: no such setting"):
         compare_words(path, path, [], resamples=10, progress=False)
+    good = write_run(tmp_path / "good", labelled_clips())
+    found, problems = compare_words(good, tmp_path, [], resamples=10, progress=False)
+    assert len(found) > 0
+    assert problems == list(report.problems[:1])
 
 
 @pytest.mark.parametrize(

