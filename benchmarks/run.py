@@ -41,6 +41,7 @@ SECONDS = {
     "fuse_scl": 20,
     "fusion": 180,
     "pooling": 90,
+    "scene_pixels": 90,
     "store_memory": 30,
     "store_open": 30,
     "store_read": 30,

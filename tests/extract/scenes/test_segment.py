@@ -1,6 +1,7 @@
 """Where scenes begin, by each method; films without cuts, of few frames, of other pixel formats."""
 
 import importlib.util
+import random
 import sys
 import tracemalloc
 from itertools import pairwise
@@ -186,6 +187,15 @@ def test_a_window_is_of_the_running_mean_only():
         ScenesConfig(method="content", window=5)
 
 
+def test_transnet_leaves_the_generators_of_random_numbers_as_they_are():
+    cutter = method("transnetv2")
+    random.seed(7), np.random.seed(7)  # noqa: NPY002
+    wanted = random.random(), np.random.random()  # noqa: NPY002
+    random.seed(7), np.random.seed(7)  # noqa: NPY002
+    assert cutter.model is cutter.model
+    assert (random.random(), np.random.random()) == wanted  # noqa: NPY002
+
+
 def test_transnet_in_windows_is_transnet_on_the_whole_film(tmp_path):
     cutter = method("transnetv2")
     film = write_film(tmp_path / "a.mp4", [60, 45, 24])
@@ -195,7 +205,7 @@ def test_transnet_in_windows_is_transnet_on_the_whole_film(tmp_path):
     from tokenreel.extract.scenes.transnet import _small
 
     small = torch.stack([_small(torch.from_numpy(f.pixels.copy())) for f in decode(film)])
-    predicted, _ = cutter._model.predict_frames(small, quiet=True)
+    predicted, _ = cutter.model.predict_frames(small, quiet=True)
     is_transition = (predicted > 0.5).tolist()
     wanted = [i for i in range(1, 129) if is_transition[i - 1] and not is_transition[i]]
     assert starts(found) == [0, *wanted]

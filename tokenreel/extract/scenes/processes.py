@@ -109,6 +109,10 @@ def _serve(pipe: Connection, job: SegmentJob) -> None:
     """Find the scenes of a video; sends None now and then, and at last what came of it."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
+    if job.config.method == "transnetv2":
+        import torch
+
+        torch.set_num_threads(1)  # the other cores have videos of their own
     last_beat = 0.0
 
     def beat() -> None:
