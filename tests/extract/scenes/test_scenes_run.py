@@ -1,6 +1,7 @@
 """`extract scenes`: the list, restarts, videos that fail or change, a list that was edited."""
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -15,13 +16,15 @@ from typer.testing import CliRunner
 
 from tests.extract.scenes.films import write_film
 from tokenreel.cache.canonical import canonical_json, open_seal, seal
-from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
+from tokenreel.cache.errors import Damaged, MachineError, UsageError, WrongIdentity
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract import scene_list
 from tokenreel.extract.scene_list import read_scenes
 from tokenreel.extract.scenes import processes
 from tokenreel.extract.scenes.config import ScenesConfig
 from tokenreel.extract.scenes.run import extract_scenes
+from tokenreel.extract.scenes.segment import SegmentJob
+from tokenreel.extract.video.types import VideoError
 from tokenreel.pipeline.cli.extract import app
 
 CONFIG = ScenesConfig(workers=2)
@@ -254,6 +257,36 @@ def test_a_process_that_dies_fails_its_video_alone(films, tmp_path):
     )
     assert "a.mp4: decode: the process died (exit 11)" in done.stdout, done.stderr
     assert "['b/long, film.mp4']" in done.stdout
+
+
+class Pipe:
+    def __init__(self):
+        self.sent = []
+
+    def send(self, message):
+        self.sent.append(message)
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (VideoError("holds only one frame", stage="decode"), ("decode", "holds only one frame")),
+        (MemoryError(), ("decode", "not enough memory to decode it")),
+        (OSError(errno.EMFILE, "Too many open files"), MachineError),
+        (OSError(errno.ENOENT, "No such file"), ("decode", "No such file")),
+        (UsageError("method=content needs cv2"), UsageError),
+    ],
+)
+def test_a_limit_of_the_machine_is_never_the_fault_of_a_video(error, wanted, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(processes, "segment", fail)
+    monkeypatch.setattr(processes.signal, "signal", lambda *_: None)
+    pipe = Pipe()
+    processes._serve(pipe, SegmentJob(Path(), "a.mp4", None, ScenesConfig()))
+    [outcome] = pipe.sent
+    assert outcome == wanted if isinstance(wanted, tuple) else isinstance(outcome, wanted)
 
 
 MOMENTS = [0.8, *(pytest.param(m, marks=pytest.mark.slow) for m in np.linspace(0.2, 3, 9))]

@@ -9,7 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from tokenreel.cache.errors import UsageError, limit_behind
+from tokenreel.cache.errors import (
+    MachineError,
+    UsageError,
+    limit_behind,
+    machine_error,
+    process_lost,
+)
 from tokenreel.extract.scenes.segment import Segmented, SegmentJob, segment
 from tokenreel.extract.signals import blocked_in_children
 from tokenreel.extract.video.types import VideoError
@@ -17,6 +23,7 @@ from tokenreel.extract.video.types import VideoError
 BEAT_SECONDS = 0.5
 START_SECONDS = 120.0  # a process imports its libraries before its first message
 POLL_SECONDS = 0.2
+ADVICE = "rerun to try the video again"
 
 Failure = tuple[str, str]  # stage and reason
 Outcome = Segmented | Failure
@@ -87,7 +94,7 @@ class _Process:
                 message: Outcome | Exception | None = self.pipe.recv()
             except (EOFError, OSError):
                 self._process.join()
-                return "decode", f"the process died (exit {self._process.exitcode})"
+                return "decode", str(process_lost("the process", self._process.exitcode, ADVICE))
             self._last_message, self._has_answered = time.monotonic(), True
             if message is not None:
                 return message
@@ -123,8 +130,23 @@ def _serve(pipe: Connection, job: SegmentJob) -> None:
 
     with suppress(BrokenPipeError, ConnectionResetError):  # the parent is gone
         try:
-            pipe.send(segment(job, beat))
-        except VideoError as error:
-            pipe.send(limit_behind(error) or (error.stage, str(error)))
+            outcome: Outcome | Exception = segment(job, beat)
         except UsageError as error:
-            pipe.send(error)
+            outcome = error
+        except (VideoError, OSError, MemoryError) as error:
+            if isinstance(error, BrokenPipeError | ConnectionResetError):
+                raise
+            outcome = _failure_of(error)
+        pipe.send(outcome)
+
+
+def _failure_of(error: VideoError | OSError | MemoryError) -> Failure | MachineError:
+    """What an error says of a video; a limit of the machine where one is behind it."""
+    limit = limit_behind(error) or (machine_error(error) if isinstance(error, OSError) else None)
+    if limit is not None:
+        return limit
+    if isinstance(error, VideoError):
+        return error.stage, str(error)
+    if isinstance(error, MemoryError):
+        return "decode", "not enough memory to decode it"
+    return "decode", error.strerror or str(error)
