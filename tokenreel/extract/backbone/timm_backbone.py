@@ -4,6 +4,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -52,6 +53,7 @@ class TimmBackbone(Backbone):
         return FrameTokens(tokens=tokens, cls=cls, cls_normed=final[:, 0].float())
 
 
+@lru_cache(maxsize=64)
 def backbone_shape(
     backbone: str, blocks: tuple[int, ...], image_size: int | tuple[int, int] | None
 ) -> BackboneShape:

@@ -189,8 +189,9 @@ def _norm_eps(config: Mapping[str, Any], model: Any, path: Path) -> dict[str, to
     return {NORM_EPS: torch.tensor(given, dtype=torch.float64)}
 
 
+@functools.lru_cache(maxsize=8)
 def _architecture(backbone: str) -> Any:
-    """The model of timm without memory for its weights."""
+    """The model of timm without memory for its weights, to be read only."""
     import timm
 
     with torch.device("meta"):
