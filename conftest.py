@@ -1,5 +1,6 @@
 """What pytest leaves alone: the example package, and Triton's modules where there is no Triton."""
 
+import gc
 import importlib.util
 import logging
 
@@ -8,6 +9,17 @@ import pytest
 collect_ignore_glob = ["tests/plugin/*"]  # installed by tests/test_plugins.py, one of it broken
 if importlib.util.find_spec("triton") is None:
     collect_ignore = [f"tokenreel/fuse/kernels/triton/{name}.py" for name in ("launch", "kernel")]
+
+
+def pytest_collection_finish():
+    """Leave modules and tests out of the collections of garbage to come: they stay to the end."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    """Let an extension find nothing left over when the process ends."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

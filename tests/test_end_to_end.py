@@ -10,7 +10,7 @@ import pytest
 
 from tests.programs import call
 
-EXTRACT = ["data.train=6", "data.val=6", "image_size=64", "blocks=3,11", "codec=fp16"]
+EXTRACT = ["data.train=6", "data.val=6", "image_size=32", "blocks=3,11", "codec=fp16"]
 TRAIN = [
     "optim.epochs=2",
     "data.num_frames=8",

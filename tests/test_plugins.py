@@ -1,5 +1,6 @@
 """A package adds one of each thing; it is installed beside TokenReel and used from the commands."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -26,28 +27,44 @@ def overlay(tmp_path_factory):
     return target
 
 
+COMMANDS = """
+import json, os, sys
+from pathlib import Path
+from tests.programs import call
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what another process prints is no answer
+for line in sys.stdin:
+    print(json.dumps(call(*json.loads(line), cwd=Path.cwd())), file=answers, flush=True)
+"""
+
+
 @pytest.fixture(scope="module")
 def run(overlay, tmp_path_factory):
-    """Run a command of TokenReel with the package on the path, in one folder."""
+    """Run commands of TokenReel in one process that has the package on its path, in one folder."""
     folder = tmp_path_factory.mktemp("work")
     paths = [str(overlay), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMANDS],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
     def command(program: str, *words: str, status: int = 0) -> str:
-        code = f"from tokenreel.pipeline.cli.{program} import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", code, *words],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        process.stdin.write(json.dumps([program, *words]) + "\n")
+        process.stdin.flush()
+        found, printed = json.loads(process.stdout.readline())
+        assert (found or 0) == status, printed
+        return printed
 
     command.folder = folder
-    return command
+    yield command
+    process.stdin.close()
+    assert process.wait(timeout=60) == 0
+    process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +76,7 @@ def stored(run):
 
 
 def test_a_data_set_a_backbone_and_a_codec_of_a_package_make_a_store(stored):
-    told = stored("main", "store", "info", "store")
+    told = stored("tokenreel", "store", "info", "store")
     assert "example-average+int8" in told
     assert "5" in told
 
@@ -106,18 +123,21 @@ def test_a_package_that_cannot_be_imported_is_named_and_harms_no_other(run):
 
 
 def test_help_and_import_import_no_package(overlay):
-    code = (
-        "import sys, tokenreel\n"
-        "from tokenreel.pipeline.cli.{} import main\n"
-        "sys.argv = ['x', '--help']\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "assert not [name for name in sys.modules if name.startswith('tokenreel_')]"
-    )
+    code = """
+import sys
+from importlib import import_module
+for program in ("main", "extract", "fuse", "evaluate"):
+    sys.argv = ["x", "--help"]
+    try:
+        import_module(f"tokenreel.pipeline.cli.{program}").main()
+    except SystemExit as end:
+        assert not end.code
+assert not [name for name in sys.modules if name.startswith("tokenreel_")]
+"""
     paths = os.pathsep.join([str(overlay), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    for program in ("main", "extract", "fuse", "evaluate"):
-        subprocess.run(
-            [sys.executable, "-c", code.format(program)],
-            env={**os.environ, "PYTHONPATH": paths},
-            check=True,
-            capture_output=True,
-        )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": paths},
+        check=True,
+        capture_output=True,
+    )

@@ -17,35 +17,35 @@ REPOSITORY = Path(__file__).parents[2]
 OPTIONS = "backbone=test_vit weights=random:0 image_size=32 blocks=1,5 device=cpu"
 
 
-@pytest.fixture
-def extract(tmp_path):
-    """Call `make extract` with this environment in place of the one that it would make."""
+def make_extract(venv, root, out):
+    """Call `make extract` with an environment in place of the one that it would make."""
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
-    venv = tmp_path / "venv"
+    (venv / ".ready").touch()
+    words = [f"VENV={venv}", "DATASET=finegym", f"ROOT={root}", f"OUT={out}"]
+    job = subprocess.run(
+        ["make", "extract", *words, f"OPTIONS={OPTIONS}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    return job.returncode, job.stdout + job.stderr
+
+
+def call_extract(root, out):
+    """Call `extract` with the words of `make extract`, in this process."""
+    words = ["run", "finegym", "--root", root, "--out", out, *OPTIONS.split()]
+    return call("extract", *words, cwd=REPOSITORY)
+
+
+def test_make_extract_writes_every_event_of_finegym_and_then_finds_nothing_to_do(tmp_path):
+    root, store, venv = tmp_path / "gym videos", tmp_path / "store", tmp_path / "venv"
+    make_finegym(root)
     venv.mkdir()
     (venv / "bin").symlink_to(Path(sys.executable).parent)
-    (venv / ".ready").touch()
-
-    def call(root, out):
-        words = [f"VENV={venv}", "DATASET=finegym", f"ROOT={root}", f"OUT={out}"]
-        job = subprocess.run(
-            ["make", "extract", *words, f"OPTIONS={OPTIONS}"],
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        return job.returncode, job.stdout + job.stderr
-
-    return call
-
-
-def test_make_extract_writes_every_event_of_finegym_and_then_finds_nothing_to_do(extract, tmp_path):
-    root, store = tmp_path / "gym videos", tmp_path / "store"
-    make_finegym(root)
-    status, output = extract(root, store)
+    status, output = make_extract(venv, root, store)
     assert status == 0, output
     assert "9 committed, 0 skipped, 0 failed" in output
     assert verify_store(store, deep=True).problems == ()
@@ -59,21 +59,28 @@ def test_make_extract_writes_every_event_of_finegym_and_then_finds_nothing_to_do
 
     before = tmp_path / "before"
     shutil.copytree(store, before)
-    words = ["run", "finegym", "--root", root, "--out", store, *OPTIONS.split()]
-    status, output = call("extract", *words, cwd=REPOSITORY)
+    status, output = call_extract(root, store)
     assert status == 0, output
     assert "0 committed, 9 skipped, 0 failed" in output
     assert differing(store, before) == []
 
 
-def test_make_extract_fails_where_a_video_does_and_keeps_the_events_of_the_others(
-    extract, tmp_path
-):
+def test_extract_fails_where_a_video_does_and_keeps_the_events_of_the_others(tmp_path):
     root, store = tmp_path / "videos", tmp_path / "store"
     make_finegym(root)
     (root / "videos" / "video_-0001.mp4").write_text("no video")
-    status, output = extract(root, store)
-    assert status == 2  # of make; the command's own is 3
-    assert "Error 3" in output
+    status, output = call_extract(root, store)
+    assert status == 3
     assert "4 committed, 0 skipped, 5 failed" in output
     assert {clip_id[:17] for clip_id in open_store(store).records} == {"train/video_-0000"}
+
+
+def test_make_extract_fails_where_the_command_does(tmp_path):
+    extract = tmp_path / "venv" / "bin" / "extract"
+    extract.parent.mkdir(parents=True)
+    extract.write_text('#!/bin/sh\necho "$@"\nexit 3\n')
+    extract.chmod(0o755)
+    status, output = make_extract(tmp_path / "venv", "the videos", "store")
+    assert status == 2  # of make
+    assert f"run finegym --root the videos --out store {OPTIONS}" in output.splitlines()
+    assert "Error 3" in output

@@ -40,7 +40,7 @@ def test_the_tables_are_the_same_bytes_for_any_number_of_processes(tmp_path):
 
 
 def slow_command(path, out):
-    """`evaluate all` on one path that takes a second for each task."""
+    """`evaluate all` on one path that takes a while for each task."""
     code = f"""
 import time
 from pathlib import Path
@@ -50,7 +50,7 @@ from tokenreel.evaluate.commands import suite
 quick = pool.run_job
 def slow(job, limits):
     rows = quick(job, limits)
-    time.sleep(1)
+    time.sleep(0.3)
     return rows
 pool.run_job = slow
 suite.evaluate_files([Path({str(path)!r})], config=CONFIG, out=Path({str(out)!r}), progress=False)

@@ -107,10 +107,13 @@ def test_sigterm_finishes_the_segment_releases_claims_and_ends_within_30_seconds
     assert differing(store, whole) == []
 
 
-def test_run_killed_at_any_moment_and_resumed_writes_the_same_store(start, root, whole, tmp_path):
+@pytest.mark.parametrize("kills", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_run_killed_at_any_moment_and_resumed_writes_the_same_store(
+    start, root, whole, tmp_path, kills
+):
     store = tmp_path / "store"
     draw = random.Random(4)
-    for number in range(3):
+    for number in range(kills):
         process = start(root, store)
         wait_for_shards(process, store, 2 * number + 1)
         time.sleep(draw.uniform(0, 0.2))
@@ -133,7 +136,7 @@ def members(group):
 MOMENTS = [
     (signal.SIGINT, "imports", 0.0, 130),
     (signal.SIGINT, "forkserver", 0.0, 130),  # it imports torch, for seconds
-    (signal.SIGINT, "forkserver", 1.0, 130),
+    pytest.param(signal.SIGINT, "forkserver", 1.0, 130, marks=pytest.mark.slow),
     (signal.SIGTERM, "forkserver", 0.5, 143),
 ]
 

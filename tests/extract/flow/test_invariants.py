@@ -78,7 +78,11 @@ def test_the_store_is_the_same_bytes_for_any_number_of_threads(tmp_path, numeric
         assert differing(tmp_path / "1", tmp_path / str(threads)) == []
 
 
-def test_the_store_is_the_same_bytes_for_any_omp_num_threads(tmp_path):
+@pytest.mark.parametrize(
+    "threads", ["", *(pytest.param(n, marks=pytest.mark.slow) for n in ("1", "2", "3"))]
+)
+def test_the_store_is_the_same_bytes_for_any_omp_num_threads(tmp_path, threads):
+    """Here with one thread in CI; without the variable, with as many as there are cores."""
     videos = tmp_path / "videos"
     videos.mkdir()
     write_video(videos / "a.mp4", 22)
@@ -92,15 +96,14 @@ def test_the_store_is_the_same_bytes_for_any_omp_num_threads(tmp_path):
 
     status, printed = call("extract", *words_for("here"), cwd=tmp_path)  # 1 in CI
     assert status == 0, printed
-    for threads in ("", "2" if torch.get_num_threads() == 1 else "1"):
-        subprocess.run(
-            [sys.executable, "-c", program, *words_for(f"omp{threads}")],
-            check=True,
-            capture_output=True,
-            timeout=240,
-            env=rest | ({"OMP_NUM_THREADS": threads} if threads else {}),
-        )
-        assert differing(tmp_path / f"omp{threads}", tmp_path / "here") == []
+    subprocess.run(
+        [sys.executable, "-c", program, *words_for("other")],
+        check=True,
+        capture_output=True,
+        timeout=240,
+        env=rest | ({"OMP_NUM_THREADS": threads} if threads else {}),
+    )
+    assert differing(tmp_path / "other", tmp_path / "here") == []
 
 
 def test_frames_are_decoded_once_for_all_views_and_views_differ(manifest, tmp_path, monkeypatch):
@@ -210,6 +213,13 @@ def test_two_processes_share_the_clips_of_one_store(manifest, tmp_path):
     assert differing(shared, alone) == []
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """Let processes that share a store fork from the server of decode processes, torch imported."""
+    context = multiprocessing.get_context("forkserver")
+    monkeypatch.setattr(gpus.multiprocessing, "get_context", lambda _: context)
+
+
 def test_too_many_failures_in_one_process_end_the_others_too(tmp_path):
     clips = [Clip(f"c{number}", f"{number}.mp4") for number in range(4)]
     write_video(tmp_path / "long.mp4", 3000)
@@ -219,13 +229,6 @@ def test_too_many_failures_in_one_process_end_the_others_too(tmp_path):
         extract_on_gpus(("cpu", "cpu"), manifest, config, tmp_path / "store", progress=False)
     assert open_store(tmp_path / "store").records == {}  # the long clip was under way, or not begun
     assert list((tmp_path / "store" / "claims").iterdir()) == []
-
-
-@pytest.fixture
-def forked(monkeypatch):
-    """Let processes that share a store fork from the server of decode processes, torch imported."""
-    context = multiprocessing.get_context("forkserver")
-    monkeypatch.setattr(gpus.multiprocessing, "get_context", lambda _: context)
 
 
 def test_error_of_a_process_is_raised_by_the_parent(forked, manifest, tmp_path):

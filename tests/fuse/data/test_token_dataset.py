@@ -102,8 +102,15 @@ def workers(number, **options):
     return {"num_workers": number, "multiprocessing_context": options.pop("context"), **options}
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-@pytest.mark.parametrize("keep", ["disk", "memory"])
+@pytest.mark.parametrize(
+    ("context", "keep"),
+    [
+        ("fork", "disk"),
+        ("fork", "memory"),
+        ("spawn", "memory"),
+        pytest.param("spawn", "disk", marks=pytest.mark.slow),  # as in tests/cache: test_workers_of
+    ],
+)
 def test_workers_give_what_one_process_gives_also_after_the_parent_has_read(context, keep, store):
     dataset = TokenDataset(store, window=4, keep=keep, cls=True)
     wanted = batches_of(dataset, epoch=3)  # the parent has read

@@ -1,8 +1,13 @@
-"""Two processes under torchrun train one model with the numbers of one process."""
+"""Two processes train one model with the numbers of one process.
+
+They are forked from one that has imported everything, with the variables that torchrun sets; the
+slow tests start them by torchrun.
+"""
 
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -50,15 +55,54 @@ WORDS = [  # batches of three clips over two processes: shares of two and one
 OPTIONS = ["--standalone", "--no-python", "--nproc-per-node"]
 
 
+FORKED = """
+import os, sys
+import torch
+from tokenreel.pipeline.cli.fuse import main
+from tokenreel.pipeline.phases import training
+torch.set_num_threads(1)  # a forked child has no threads of its parent
+port, processes, *words = sys.argv[1:]
+children = []
+for rank in range(int(processes)):
+    children.append(os.fork())
+    if children[-1] == 0:
+        os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": processes}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        sys.argv = ["fuse", *words]
+        sys.exit(main())
+ends = [os.waitpid(child, 0)[1] for child in children]
+sys.exit(any(ends))
+"""
+
+
+def options_of(store, out, recipe):
+    named = [f"{name}={path}" for name, path in store.items()] if recipe != "sample" else [store]
+    stores = [word for path in named for word in ("--store", str(path))]
+    return [*stores, "--out", str(out), "--device", "cpu"]
+
+
+def fork_processes(words, store, out, *, processes, recipe="sample"):
+    """`fuse train` in forked processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", FORKED, str(port), str(processes), "train", recipe]
+    return subprocess.run(
+        [*command, *words, *options_of(store, out, recipe)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
 def train_in_processes(words, store, out, *, processes, recipe="sample"):
     """`fuse train` under torchrun."""
     fuse = [shutil.which("fuse", path=str(Path(sys.executable).parent)), "train", recipe]
     torchrun = [sys.executable, "-m", "torch.distributed.run", *OPTIONS, str(processes)]
-    named = [f"{name}={path}" for name, path in store.items()] if recipe != "sample" else [store]
-    stores = [word for path in named for word in ("--store", str(path))]
-    options = [*stores, "--out", str(out), "--device", "cpu"]
     return subprocess.run(
-        [*torchrun, *fuse, *words, *options],
+        [*torchrun, *fuse, *words, *options_of(store, out, recipe)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -74,12 +118,21 @@ def test_what_is_trained_here_is_the_command_of_the_readme_and_of_the_help():
 
 
 @pytest.mark.parametrize(
-    "words", [[], pytest.param(["loss.name=sal"], marks=pytest.mark.slow)], ids=["scl", "sal"]
+    ("words", "start"),
+    [
+        pytest.param([], fork_processes, id="scl"),
+        pytest.param([], train_in_processes, marks=pytest.mark.slow, id="scl-torchrun"),
+        pytest.param(
+            ["loss.name=sal"], train_in_processes, marks=pytest.mark.slow, id="sal-torchrun"
+        ),
+    ],
 )
-def test_two_processes_give_the_numbers_of_one_at_the_same_global_batch(store, tmp_path, words):
+def test_two_processes_give_the_numbers_of_one_at_the_same_global_batch(
+    store, tmp_path, words, start
+):
     words = [*words, *WORDS]
     train_recipe("sample", words, store=store, out=tmp_path / "one", device="cpu", progress=False)
-    done = train_in_processes(words, store, tmp_path / "two", processes=2)
+    done = start(words, store, tmp_path / "two", processes=2)
     assert done.returncode == 0, done.stderr
     one, two = (
         [json.loads(x) for x in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]

@@ -32,11 +32,13 @@ from tokenreel.fuse.kernels.triton.tuned import Sizes
 DEVICE = "cpu" if choose.is_interpreted() else "cuda"
 pytestmark = [] if choose.is_interpreted() else [pytest.mark.gpu]
 DTYPES = list(TOLERANCE)
+WIDTH = 40  # channels of the tokens
 SMALL = Sizes(tokens=16, channels=32, warps=4, stages=1)
 
 
-def make_tokens(dtype, **options):
-    return cases.make_tokens(dtype, device=DEVICE, **options)
+def make_tokens(dtype, *, tokens=21, widths=(WIDTH,), **options):
+    """Two tiles of tokens and two of channels by default, the second of each not full."""
+    return cases.make_tokens(dtype, tokens=tokens, widths=widths, device=DEVICE, **options)
 
 
 def normal(*shape):
@@ -93,7 +95,10 @@ def random_case(seed):
     return tokens, queries, rng.choice([1, 2, 3])
 
 
-@pytest.mark.parametrize("seed", range(16))
+SEEDS = [seed if seed < 8 else pytest.param(seed, marks=pytest.mark.slow) for seed in range(24)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_random_sizes_equal_float64(seed):
     tokens, queries, splits = random_case(seed)
     gradient = normal(tokens.num_frames, queries.shape[-2], queries.shape[-1]) * 1e-3
@@ -134,16 +139,17 @@ def test_more_rows_than_a_program_holds_share_one_launch(monkeypatch, rows, dtyp
             "", (), {"__getitem__": lambda _, grid, k=kernel: launches.append(k) or k[grid]}
         )
         monkeypatch.setattr(launch.kernels, name, recorder())
-    tokens = make_tokens(dtype, tokens=21, widths=(40,))
+    frames = 2 if rows <= 17 else 1
+    tokens = make_tokens(dtype, frames=frames)
     queries = make_queries(tokens, rows, per_frame=per_frame)
-    gradient = normal(2, rows, 40)
+    gradient = normal(frames, rows, WIDTH)
     found = fused(tokens, queries, gradient, splits=2, programs=3)
     assert len(launches) == 2
     wanted = exact(tokens, queries, gradient)
     assert [tuple(part.shape) for part in found] == [tuple(part.shape) for part in wanted]
     assert error(found[0], wanted[0]) < TOLERANCE[dtype][0]
     assert error(found[3], wanted[3]) < TOLERANCE[dtype][1]
-    if rows <= 16 or DEVICE != "cpu":  # interpreted programs run in turn, however many they are
+    if rows == 9 or DEVICE != "cpu":  # interpreted programs run in turn, however many they are
         again = fused(tokens, queries, gradient, splits=2, programs=3)
         assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
 
@@ -173,8 +179,8 @@ def test_digits_add_up_to_the_rows_and_multiply_them(dtype):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_stays_so(dtype, bad):
     """A training loop must see it.  A GPU's maximum drops NaN, numpy's does not: it fails there."""
-    tokens = make_tokens(dtype, tokens=9, widths=(40,))
-    queries, gradient = make_queries(tokens, 3), normal(2, 3, 40)
+    tokens = make_tokens(dtype, tokens=9)
+    queries, gradient = make_queries(tokens, 3), normal(2, 3, WIDTH)
     gradient[1, 2, 7] = bad
     grad = fused(tokens, queries, gradient)[3]
     assert torch.isfinite(grad[:2]).all()
@@ -184,11 +190,11 @@ def test_a_gradient_that_is_not_finite_stays_so(dtype, bad):
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float16])
 @pytest.mark.parametrize("splits", [1, 3])
 def test_hidden_tokens_have_no_weight(dtype, splits):
-    tokens = make_tokens(dtype, tokens=45)
+    tokens = make_tokens(dtype, tokens=37)
     queries = make_queries(tokens, 3)
-    hidden = (torch.rand(2, 45, generator=torch.Generator().manual_seed(3)) < 0.5).to(DEVICE)
+    hidden = (torch.rand(2, 37, generator=torch.Generator().manual_seed(3)) < 0.5).to(DEVICE)
     hidden[0, :16] = True  # a whole tile, so that the first split of a frame sees nothing
-    gradient = normal(2, 3, 96)
+    gradient = normal(2, 3, WIDTH)
     pooled, scores, lse, grad = fused(tokens, queries, gradient, hidden, splits=splits)
     wanted = exact(tokens, queries, gradient, hidden)
     assert torch.equal(scores.isinf(), hidden[:, None].expand(-1, 3, -1))
@@ -199,9 +205,9 @@ def test_hidden_tokens_have_no_weight(dtype, splits):
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float16, torch.float32])
 def test_the_order_of_tokens_does_not_matter(dtype):
-    tokens = make_tokens(dtype, tokens=41)
+    tokens = make_tokens(dtype)
     queries = make_queries(tokens, 4)
-    order = torch.randperm(41, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    order = torch.randperm(21, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     turned = type(tokens)(
         tuple(part[:, order].contiguous() for part in tokens.codes),
         tuple(part[:, order] for part in tokens.scales),
@@ -212,14 +218,14 @@ def test_the_order_of_tokens_does_not_matter(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_queries_of_zero_give_the_mean(dtype):
     tokens = make_tokens(dtype)
-    pooled = fused(tokens, torch.zeros(2, 96, device=DEVICE))[0]
+    pooled = fused(tokens, torch.zeros(2, WIDTH, device=DEVICE))[0]
     mean = tokens.decode(torch.float64).mean(1, keepdim=True).expand(-1, 2, -1)
     assert error(pooled, mean) < TOLERANCE[dtype][0]
 
 
 def test_a_shift_of_all_tokens_shifts_the_pooled_ones():
     tokens = make_tokens(torch.float32)
-    queries, shift = make_queries(tokens, 3), normal(96)
+    queries, shift = make_queries(tokens, 3), normal(WIDTH)
     moved = type(tokens)((tokens.codes[0] + shift,))
     assert error(fused(moved, queries)[0], fused(tokens, queries)[0] + shift) < 1e-5
 
@@ -230,14 +236,14 @@ def test_scores_far_apart_choose_one_token(dtype):
     queries = make_queries(tokens, 3) * 1e4
     pooled, scores, *_ = fused(tokens, queries)
     assert torch.isfinite(pooled).all()
-    chosen = scores.argmax(-1)[..., None].expand(-1, -1, 96)
+    chosen = scores.argmax(-1)[..., None].expand(-1, -1, WIDTH)
     assert error(pooled, tokens.decode().gather(1, chosen)) < 1e-2
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16])
 def test_splits_and_tiles_do_not_change_the_result(dtype):
-    tokens = make_tokens(dtype, tokens=70)
-    queries, gradient = make_queries(tokens, 3), normal(2, 3, 96)
+    tokens = make_tokens(dtype, frames=1, tokens=70, widths=(72,))
+    queries, gradient = make_queries(tokens, 3), normal(1, 3, 72)
     first = fused(tokens, queries, gradient, splits=1, programs=1)
     other = Sizes(tokens=32, channels=64, warps=4, stages=1)
     second = fused(tokens, queries, gradient, sizes=other, splits=3, programs=5)
@@ -247,7 +253,7 @@ def test_splits_and_tiles_do_not_change_the_result(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_tile_held_for_both_sweeps_gives_the_same(dtype):
-    tokens = make_tokens(dtype, tokens=37, widths=(40, 40))
+    tokens = make_tokens(dtype, widths=(40, 40))
     queries, gradient = make_queries(tokens, 3), normal(2, 3, 80)
     plain = fused(tokens, queries, gradient, splits=2, programs=3)
     held = fused(tokens, queries, gradient, splits=2, programs=3, sizes=replace(SMALL, hold=True))
@@ -257,7 +263,7 @@ def test_a_tile_held_for_both_sweeps_gives_the_same(dtype):
 
 def test_gradients_of_frames_add_up_to_the_shared_one():
     tokens = make_tokens(torch.int8, frames=3)
-    queries, gradient = make_queries(tokens, 3), normal(3, 3, 96)
+    queries, gradient = make_queries(tokens, 3), normal(3, 3, WIDTH)
     outputs = launch.pool(list(tokens.codes), queries, list(tokens.scales), None, sizes=SMALL)
     codes, scales = list(tokens.codes), list(tokens.scales)
     each = launch.pool_backward(codes, gradient, scales, outputs, shared=False, sizes=SMALL)
@@ -266,15 +272,15 @@ def test_gradients_of_frames_add_up_to_the_shared_one():
 
 
 def test_the_backward_gives_the_same_bits_each_time():
-    tokens = make_tokens(torch.int8, frames=3, tokens=50)
-    queries, gradient = make_queries(tokens, 3), normal(3, 3, 96)
+    tokens = make_tokens(torch.int8, frames=3)
+    queries, gradient = make_queries(tokens, 3), normal(3, 3, WIDTH)
     first = fused(tokens, queries, gradient, programs=4)
     second = fused(tokens, queries, gradient, programs=4)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_every_element_of_the_outputs_is_written(monkeypatch):
-    tokens = make_tokens(torch.int8, frames=2, tokens=33, widths=(40, 40))
+    tokens = make_tokens(torch.int8, widths=(40, 40))
     queries, gradient = make_queries(tokens, 3), normal(2, 3, 80)
     wanted = fused(tokens, queries, gradient, splits=2, programs=3)
     make_empty = torch.empty
@@ -289,7 +295,7 @@ def test_every_element_of_the_outputs_is_written(monkeypatch):
 
 
 def test_frames_may_lie_apart():
-    tokens = make_tokens(torch.int8, frames=6)
+    tokens = make_tokens(torch.int8, frames=4)
     every_other = type(tokens)(
         tuple(part[::2] for part in tokens.codes), tuple(part[::2] for part in tokens.scales)
     )
@@ -300,12 +306,12 @@ def test_frames_may_lie_apart():
 def test_frames_may_lie_further_apart_than_32_bits_count():
     """Only the pages that are touched exist: 4 GB of codes that nobody reads take no memory."""
     stride = (1 << 31) + 4096
-    huge = torch.empty(stride + 2 * 37 * 96, dtype=torch.int8, device=DEVICE)
-    codes = huge.as_strided((2, 37, 96), (stride, 96, 1))
+    huge = torch.empty(stride + 2 * 21 * WIDTH, dtype=torch.int8, device=DEVICE)
+    codes = huge.as_strided((2, 21, WIDTH), (stride, WIDTH, 1))
     tokens = make_tokens(torch.int8)
     codes.copy_(tokens.codes[0])
     apart = type(tokens)((codes,), tokens.scales)
-    queries, gradient = make_queries(tokens, 3), normal(2, 3, 96)
+    queries, gradient = make_queries(tokens, 3), normal(2, 3, WIDTH)
     near, far = fused(tokens, queries, gradient), fused(apart, queries, gradient)
     assert all(torch.equal(a, b) for a, b in zip(near, far, strict=True))
 
@@ -314,7 +320,7 @@ def test_frames_may_lie_further_apart_than_32_bits_count():
 def test_scales_and_gradients_of_any_size_keep_their_precision(size):
     tokens = make_tokens(torch.int8)
     tiny = type(tokens)(tokens.codes, tuple(part * size for part in tokens.scales))
-    queries, gradient = make_queries(tokens, 3), normal(2, 3, 96)
+    queries, gradient = make_queries(tokens, 3), normal(2, 3, WIDTH)
     plain = exact(tokens, queries, gradient)
     pooled, _, _, grad = fused(tiny, queries / size, gradient / size)
     assert error(pooled / size, plain[0]) < TOLERANCE[torch.int8][0]

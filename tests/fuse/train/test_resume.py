@@ -76,11 +76,14 @@ run(cut)
 """
 
 
-def test_killed_at_ten_random_moments_it_still_ends_with_the_same_bytes(store, tmp_path):
-    optim = OptimConfig(lr=1e-2, epochs=40, checkpoint_minutes=0)  # after every step
+@pytest.mark.parametrize(
+    ("kills", "epochs"), [(3, 12), pytest.param(10, 40, marks=pytest.mark.slow)]
+)
+def test_killed_at_random_moments_it_still_ends_with_the_same_bytes(store, tmp_path, kills, epochs):
+    optim = OptimConfig(lr=1e-2, epochs=epochs, checkpoint_minutes=0)  # after every step
     config = tiny_config(optim=optim)
     chance = random.Random(0)
-    moments = json.dumps([chance.randint(1, 40) for _ in range(10)])
+    moments = json.dumps([chance.randint(1, 40) for _ in range(kills)])
     sides = [tmp_path / "whole", tmp_path / "cut"]
     command = [sys.executable, "-c", KILLED, config.model_dump_json(), store, *sides, moments]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}

@@ -110,5 +110,5 @@ def test_killed_twenty_times_a_data_set_ends_in_the_store_of_an_unkilled_run(tmp
     kill_and_resume(tmp_path, name, 20)
 
 
-def test_killed_twice_finegym_ends_in_the_store_of_an_unkilled_run(tmp_path):
-    kill_and_resume(tmp_path, "finegym", 2)
+def test_killed_once_finegym_ends_in_the_store_of_an_unkilled_run(tmp_path):
+    kill_and_resume(tmp_path, "finegym", 1)

@@ -88,7 +88,7 @@ def kill_and_type_again(tmp_path, *, moments, epochs):
 
 # 58: an epoch is in the metrics of one run, and not in its checkpoint.
 def test_killed_in_each_phase_a_table_ends_as_that_of_an_unkilled_command(tmp_path):
-    moments = [58, 7, "embeddings.h5", "ablation.csv"]
+    moments = [58, "embeddings.h5", "ablation.csv"]
     kill_and_type_again(tmp_path, moments=moments, epochs=4)
 
 
