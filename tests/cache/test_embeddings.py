@@ -184,3 +184,29 @@ def test_a_file_that_is_absent_or_lacks_an_array_is_named(tmp_path):
     np.savez(tmp_path / "x.npz", embeddings=np.ones((1, 1)))
     with pytest.raises(EmbeddingFileError, match="no array 'lengths'"):
         read_embeddings(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
+    "embeddings",
+    [
+        np.arange(10.0).reshape(5, 2) + 1e9,
+        np.arange(10).reshape(5, 2) + 2**60,
+        np.arange(10, dtype=np.int32).reshape(5, 2) + 2**30,
+    ],
+    ids=["float64", "int64", "int32"],
+)
+def test_numbers_of_which_float32_keeps_too_little_are_refused(tmp_path, embeddings):
+    arrays = {"lengths": [2, 3], "clip_id": ["a", "b"], "split": ["train", "val"]}
+    np.savez(tmp_path / "e.npz", embeddings=embeddings, **arrays)
+    message = rf"embeddings are {embeddings.dtype} and lose .* as float32, channel 0 has a range"
+    with pytest.raises(EmbeddingFileError, match=message):
+        read_embeddings(tmp_path / "e.npz")
+    np.savez(tmp_path / "e.npz", embeddings=embeddings - embeddings.mean(axis=0), **arrays)
+    assert len(read_embeddings(tmp_path / "e.npz").clips) == 2
+
+
+def test_wide_numbers_that_float32_holds_are_read(tmp_path):
+    values = np.array([[1e9, 3.0], [-1e9, 3.0], [np.nan, 3.0]])
+    arrays = {"lengths": [3], "clip_id": ["a"], "split": ["train"]}
+    np.savez(tmp_path / "e.npz", embeddings=values, **arrays)
+    assert read_embeddings(tmp_path / "e.npz", finite=False).clips[0].num_frames == 3

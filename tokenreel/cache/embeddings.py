@@ -38,6 +38,8 @@ FRAME = "frame"
 PER_FRAME = {"labels": np.int16, "times_seconds": np.float64, "frame_index": np.int64}
 RENAMED = {"store_recipe": "store_identity", "layers": "blocks"}  # keys of provenance
 PHASES = '["raise", "pour"]'
+MOST_ROUNDED = 0.01  # of the range of a channel, by rounding to float32
+CHANNELS_AT_ONCE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -461,7 +463,8 @@ def clips_of(
     with np.errstate(
         over="ignore"
     ):  # infinity, where float32 cannot hold a value, is reported below
-        embeddings = embeddings.astype(np.float32, copy=False)
+        given, embeddings = embeddings, embeddings.astype(np.float32, copy=False)
+    _require_precision(given, embeddings)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     texts = _texts(arrays, len(lengths))
     counting = np.concatenate([np.arange(length) for length in lengths])
@@ -498,6 +501,36 @@ def clips_of(
     return clips
 
 
+def _require_precision(given: np.ndarray, embeddings: np.ndarray) -> None:
+    """Refuse numbers of which float32 keeps too little, such as small ones on a large offset.
+
+    Args:
+        given: (n, C), as the file has them.
+        embeddings: the same as float32.
+
+    Raises:
+        ValueError: a channel changes by more than MOST_ROUNDED of its range.
+    """
+    if given.dtype.itemsize <= (2 if given.dtype.kind in "iu" else 4):  # float32 holds them
+        return
+    for first in range(0, given.shape[1], CHANNELS_AT_ONCE):
+        part = slice(first, first + CHANNELS_AT_ONCE)
+        finite = np.isfinite(embeddings[:, part]).all(axis=1)
+        if not finite.any():
+            continue
+        own = given[finite, part].astype(np.longdouble)
+        lost = np.abs(own - embeddings[finite, part]).max(axis=0)
+        span = np.ptp(own, axis=0)
+        bad = (span > 0) & (lost > MOST_ROUNDED * span)
+        if bad.any():
+            channel = int(np.argmax(bad))
+            raise ValueError(
+                f"embeddings are {given.dtype} and lose {float(lost[channel]):.3g} as float32, "
+                f"channel {first + channel} has a range of {float(span[channel]):.3g}: subtract "
+                "the mean of each channel first"
+            )
+
+
 def _total(lengths: np.ndarray, embeddings: np.ndarray) -> int:
     """The number of frames, which the lengths must add up to."""
     if embeddings.ndim != 2:
@@ -505,6 +538,12 @@ def _total(lengths: np.ndarray, embeddings: np.ndarray) -> int:
             f"embeddings are {embeddings.shape}, wanted (frames of all clips, channels)"
         )
     total = len(embeddings)
+    if lengths.ndim == 1 and (lengths < 1).any():
+        clip = int(np.argmax(lengths < 1))
+        raise ValueError(
+            f"embeddings {embeddings.shape} do not fit lengths: lengths[{clip}] is "
+            f"{lengths[clip]}, a clip has at least one frame"
+        )
     fits = lengths.ndim == 1 and len(lengths) and lengths.min() >= 1 and lengths.max() <= total
     if not fits or int(lengths.sum()) != total:
         given = sum(map(int, lengths.ravel()))

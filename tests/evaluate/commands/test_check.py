@@ -63,6 +63,8 @@ def test_a_file_of_ours_has_nothing_to_complain_of(tmp_path):
         ({"labels": np.ones(59)}, "labels are (59,), wanted (60,): one a frame"),
         ({"action": np.array(["a"])}, "action are (1,), wanted (5,): one a clip"),
         ({"lengths": np.full(5, 11)}, "do not fit lengths of sum 55"),
+        ({"lengths": np.array([12, 12, 0, 24, 12])}, "lengths[2] is 0, a clip has at least one"),
+        ({"split": np.array(["1", "1", "2", "2", "2"])}, "its split is '1': write one of train"),
         ({"clip_id": np.array(["a"] * 5)}, "two clips have the same clip_id"),
         ({"labels": np.zeros(60, int)}, "training clips hold one phase, a classifier needs 2"),
         ({"labels": np.full(60, -7)}, "label -7 is out of range"),
@@ -70,6 +72,7 @@ def test_a_file_of_ours_has_nothing_to_complain_of(tmp_path):
         ({"split": np.array(["val"] * 5)}, "no labelled clips of the split 'train'"),
         ({"embeddings": np.full((60, 4), np.nan)}, "12 of 12 frames have NaN or infinite"),
         ({"labels": np.repeat([0, 2], 30)}, "5 clip(s) lack a phase, such as act/t0"),
+        ({"labels": np.repeat([1, 2], 30)}, "no frame has phase 0: do its labels begin at 1?"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, change, sentence):

@@ -120,6 +120,8 @@ def _problems_of_action(action: str, clips: Sequence[EmbeddedClip]) -> Iterator[
     num_phases = max((len(clip.phases) for clip in clips), default=0) or max(
         int(clip.labels.max()) + 1 for clip in clips
     )
+    if min(int(clip.labels[clip.labels >= 0].min()) for clip in clips) > 0:
+        yield f"{name}: no frame has phase 0: do its labels begin at 1? They count from 0"
     wanted = set(range(num_phases - 1))
     lacking = [clip for clip in clips if wanted - set(clip.labels.tolist())]
     if lacking:

@@ -111,11 +111,18 @@ def load_screened(path: Path, sha256: str) -> ScreenedFile:
 def screen_clips(
     clips: Sequence[EmbeddedClip],
 ) -> tuple[list[EmbeddedClip], dict[str, list[str]]]:
-    """Sound clips, and by action a sentence for each of the others."""
+    """Sound clips, and by action a sentence for each of the others.
+
+    Clips of a split of another name are no part of any metric; where there are no others, that is
+    wrong.
+    """
     sound: list[EmbeddedClip] = []
     left_out: dict[str, list[str]] = {}
+    has_split = any(clip.split in SPLITS or nearest_split(clip.split) for clip in clips)
     for clip in clips:
         reason = _what_is_wrong(clip)
+        if not has_split:
+            reason = f"its split is {clip.split!r}: write one of {', '.join(SPLITS)}"
         if reason:
             left_out.setdefault(clip.action, []).append(f"{clip.clip_id}: {reason}")
         else:
