@@ -10,9 +10,12 @@ from tests.fuse.distributed.test_distributed import train_in_processes
 from tests.fuse.tiny import write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError, WrongIdentity
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config import OptimConfig
 from tokenreel.fuse.embed.embed import embed_run
 from tokenreel.fuse.runs.provenance import read_provenance
+from tokenreel.fuse.systems.base import require_stores
 from tokenreel.fuse.systems.stan.config import StanConfig
 from tokenreel.fuse.train import run as run_module
 from tokenreel.fuse.train.train import Job, train, train_together
@@ -210,6 +213,16 @@ def test_cls_vectors_are_read_in_place_of_tokens(stores, tmp_path):
     other = run(config.with_(feature="mean"), stores, tmp_path / "mean").embeddings
     pairs = zip(found.clips, read_embeddings(other).clips, strict=True)
     assert all((one.embeddings != two.embeddings).all() for one, two in pairs)
+
+
+def test_a_store_of_pictures_is_refused_with_the_command_of_one_of_tokens(stores):
+    store = open_store(stores["spatial"])
+    store.identity = store.identity.model_copy(update={"blocks": ()})  # as one with pixels=centre
+    config = small(streams="spatial")
+    told = r"keeps pictures of scenes and no tokens: `extract run DATASET frames=scenes:FOLDER"
+    with pytest.raises(UsageError, match=told):
+        require_stores(config, store)
+    assert config.describe(StoreSet({"tokens": store}))["blocks"] == []
 
 
 @pytest.mark.slow

@@ -174,7 +174,7 @@ class StanConfig(SystemConfig):
 
     def describe(self, stores: StoreSet) -> dict[str, Any]:
         """The last block of each store is read."""
-        return {"augmentation": "none", "blocks": [max(stores.first.identity.blocks)]}
+        return {"augmentation": "none", "blocks": list(stores.first.identity.blocks[-1:])}
 
     @model_validator(mode="after")
     def _fits_together(self) -> "StanConfig":

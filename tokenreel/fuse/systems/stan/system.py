@@ -35,6 +35,8 @@ class Stan(System):
 
     def requirements(self, config: StanConfig, stores: StoreSet) -> None:
         """The stores of its streams, with tags of clips, and CLS vectors where it reads them."""
+        for name in stores_of(config, tuple(stores)).values():
+            _require_tokens(stores[name])
         require_clips(config, stores.first)
         require_tags(config, stores.first)
         require_training_clips(config, stores.first)
@@ -176,6 +178,16 @@ def stores_of(config: StanConfig, names: tuple[str, ...]) -> dict[str, str]:
             f"{', '.join(names)}: give {words}{one}"
         )
     return {name: name for name in wanted}
+
+
+def _require_tokens(store: Store) -> None:
+    """Refuse a store of pictures; a model that is trained on them is not there yet."""
+    if not store.identity.blocks:
+        raise UsageError(
+            f"{store.path} keeps pictures of scenes and no tokens: `extract run DATASET "
+            "frames=scenes:FOLDER backbone=torchvision:resnet18 blocks=3` makes one of tokens, on "
+            "which the CNN stays frozen"
+        )
 
 
 def _require_one_tag(config: StanConfig, store: Store) -> None:
