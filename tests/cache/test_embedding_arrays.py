@@ -16,9 +16,16 @@ import pytest
 
 from tests.memory import require_memory
 from tokenreel.cache.embedding_arrays import ALWAYS_READ
-from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
+from tokenreel.cache.embeddings import (
+    EmbeddedClip,
+    read_embeddings,
+    read_names,
+    read_provenance,
+    write_embeddings,
+)
 from tokenreel.cache.errors import EmbeddingFileError, UnreadableFile
 from tokenreel.evaluate.commands.check import check_file
+from tokenreel.evaluate.data.clips import file_sha256
 
 FIELD = os.environ.get("TOKENREEL_FIELD", "")
 needs_field = pytest.mark.skipif(not FIELD, reason="TOKENREEL_FIELD names no folder")
@@ -413,3 +420,22 @@ def test_nan_labels_of_the_field_are_those_of_the_truth():
     assert found.notes
     for one, other in zip(found.clips, truth.clips, strict=True):
         assert one.labels.tolist() == other.labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "name"), [(".npz", "mine.h5"), (".h5", "mine2.npz"), (".npz", "MINE.NPZ")]
+)
+def test_a_file_is_read_by_its_content_whatever_its_name(tmp_path, suffix, name):
+    path = write_own(tmp_path, suffix).rename(tmp_path / name)
+    assert [clip.clip_id for clip in read_embeddings(path).clips] == ["a", "b"]
+    assert check_file(path).facts[0].startswith("2 clips")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, kind):
+    path = tmp_path / "embeddings.h5"
+    os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    for read in (read_embeddings, read_names, read_provenance, file_sha256):
+        with pytest.raises(EmbeddingFileError, match=r"embeddings\.h5: no (such embedding )?file"):
+            read(path)
+    assert "no file" in check_file(path).problems[0]

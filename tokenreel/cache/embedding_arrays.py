@@ -76,7 +76,7 @@ def load_arrays(
             or with an array of another type.
     """
     with _reading(path):
-        if path.suffix == ".npz":
+        if _is_npz(path):
             with path.open("rb") as handle, zipfile.ZipFile(handle) as archive:
                 members, specs = _specs_of_zip(archive)
                 known = _checked(path, specs, names)
@@ -94,17 +94,35 @@ def array_specs(path: Path) -> dict[str, ArraySpec]:
         EmbeddingFileError: not such a file, torn, or open in another process.
     """
     with _reading(path):
-        if path.suffix == ".npz":
+        if _is_npz(path):
             with path.open("rb") as handle, zipfile.ZipFile(handle) as archive:
                 return _specs_of_zip(archive)[1]
         with open_hdf5(path) as file:
             return _specs_of_hdf5(file)
 
 
+def _is_npz(path: Path) -> bool:
+    """Whether a file is an .npz: by its first bytes, and by its name where they say nothing."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start == b"PK\x03\x04" or (path.suffix.lower() == ".npz" and start != b"\x89HDF")
+
+
+def require_file(path: Path) -> None:
+    """Raise for what is no file, such as a pipe, which would be waited for.
+
+    Raises:
+        EmbeddingFileError: a folder, a pipe or a device; what is absent is left to who opens it.
+    """
+    if path.exists() and not path.is_file():
+        raise EmbeddingFileError(f"{path}: no file: an embedding file is HDF5 or .npz")
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn whatever reading a file raises into an EmbeddingFileError with its path."""
     try:
+        require_file(path)
         yield
     except EmbeddingFileError:
         raise

@@ -21,7 +21,12 @@ import h5py
 import numpy as np
 
 from tokenreel.cache.canonical import canonical_json, read_json
-from tokenreel.cache.embedding_arrays import TEXTS, load_arrays, unreadable_embeddings
+from tokenreel.cache.embedding_arrays import (
+    TEXTS,
+    load_arrays,
+    require_file,
+    unreadable_embeddings,
+)
 from tokenreel.cache.errors import EmbeddingFileError
 from tokenreel.cache.files import make_directory, whole_file
 from tokenreel.cache.locks import BUSY, create_hdf5, is_busy
@@ -341,6 +346,7 @@ def _warn_of_old_names(where: str, old: tuple[str, ...]) -> None:
 def _check_sum(path: Path) -> None:
     """Compare the bytes of a file of ours with its sum, before the HDF5 library sees them."""
     try:
+        require_file(path)
         with path.open("rb") as handle:
             start = handle.read(len(MAGIC) + 64)
         is_whole = not start.startswith(MAGIC) or start == MAGIC + _sum_after_block(path)

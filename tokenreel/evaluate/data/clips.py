@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.cache.embedding_arrays import require_file
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile, read_embeddings
 from tokenreel.cache.errors import EmbeddingFileError
 
@@ -82,7 +83,13 @@ class FileChanged(EmbeddingFileError):
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """SHA-256 of a file, in hex.
+
+    Raises:
+        EmbeddingFileError: no file, such as a pipe.
+        OSError: it cannot be read.
+    """
+    require_file(path)
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
