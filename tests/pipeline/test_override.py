@@ -147,3 +147,16 @@ def test_another_kind_keeps_the_fields_that_both_have_from_a_common_base():
         ("lstp", config.pooling),
     ):
         assert apply_overrides(config, [f"pooling.kind={kind}"], root="fuse").pooling == wanted
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("fuse.sed=3", r"did you mean seed\?"),
+        ("fuse.num_entities=3", r"did you mean pooling\.num_entities\?"),
+        ("fuse.pooling.num_entities=3", r"write pooling\.num_entities"),
+    ],
+)
+def test_a_key_as_errors_name_it_is_told_how_to_write_it(word, meant):
+    with pytest.raises(UsageError, match=meant):
+        apply_overrides(Config(), [word], root="fuse")

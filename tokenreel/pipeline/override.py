@@ -97,7 +97,10 @@ def apply_overrides(config: Config, words: Iterable[str], *, root: str) -> Confi
         try:
             _set(config, changes, key.split("."), text, root=root)
         except _NoSuchField as error:
-            near = suggest(error.name, error.fields, known)
+            own = key.removeprefix(f"{root}.")  # as errors name it
+            name = own.partition(".")[0] if error.name == root else error.name
+            is_whole = error.name == root and own in known
+            near = f", write {own}" if is_whole else suggest(name, error.fields, known)
             raise UsageError(
                 f"{error.dotted}: no such field{near} (has {', '.join(error.fields)})"
             ) from None

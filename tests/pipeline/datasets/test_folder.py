@@ -154,11 +154,11 @@ def test_a_table_of_another_name_or_place_is_told(tmp_path, name, meant):
 
 
 def test_no_table_is_told_where_all_are_read(tmp_path):
-    root = make_root(tmp_path, clips="video\ntrain/a.mp4\n", labels=LABELS)
+    root = make_root(tmp_path, clips="video\ntrain/a.mp4\n", labels=LABELS, tags="video,tag\n")
     assert not any("is no table" in note for note in load_dataset("folder", root, {}).notes)
 
 
-@pytest.mark.parametrize("name", ["labels", "clips", "phases"])
+@pytest.mark.parametrize("name", ["labels", "clips", "phases", "tags"])
 def test_a_table_that_is_a_link_to_nowhere_is_not_passed_over(tmp_path, name):
     root = make_root(tmp_path)
     (root / f"{name}.csv").symlink_to("unmounted/table.csv")

@@ -31,7 +31,7 @@ from tokenreel.extract.video.sniff import find_videos, is_named_video
 from tokenreel.pipeline.datasets.survey import Survey, choose, describe_tags, refuse_unknown
 from tokenreel.pipeline.datasets.tree import FolderTree, walk_tree
 
-TABLES = ("labels.csv", "clips.csv", "phases.csv")
+TABLES = ("labels.csv", "clips.csv", "phases.csv", "tags.csv")
 TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")
 SPLITS = ("train", "val", "test")
 CLIP_COLUMNS = ("split", "action", "group", "start_seconds", "stop_seconds")
@@ -335,7 +335,7 @@ def _read_spans(
 def _read_tags(path: Path, clips: Sequence[Clip], names: str | None) -> dict[str, tuple[str, ...]]:
     """The tags of each video, sorted; where names are given, no others."""
     known = [name.strip() for name in names.split(",")] if names is not None else None
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     videos = {clip.video: clip for clip in clips}
     where: dict[tuple[str, str], str] = {}
