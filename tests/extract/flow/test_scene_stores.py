@@ -22,6 +22,7 @@ from tokenreel.extract.backbone.families import backbone_shape, build_backbone, 
 from tokenreel.extract.backbone.torchvision_backbone import TorchvisionFamily
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.encode.identity import build_identity, store_name
+from tokenreel.extract.flow import runner
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.frame_policy import check_list, frames_identity, frames_word
 from tokenreel.extract.images.transforms import apply_transform, transform_parameters
@@ -32,6 +33,7 @@ from tokenreel.extract.preview.plan import (
     survey_headers,
 )
 from tokenreel.extract.preview.show import look_at_clip
+from tokenreel.extract.scene_list import Scene, csv_bytes
 from tokenreel.extract.scenes.config import ScenesConfig
 from tokenreel.extract.scenes.run import extract_scenes
 from tokenreel.extract.video.decode import decode
@@ -208,7 +210,7 @@ def test_stores_verify_and_merge(make, tmp_path):
         store = make(**given)
         assert verify_store(store.path, deep=True).problems == ()
         target = copy_without_clips(store.path, tmp_path / given.get("pixels", "tokens"))
-        assert merge_store(store.path, target) == sorted(UNITS)
+        assert merge_store(store.path, target).copied == tuple(sorted(UNITS))
         assert differing(store.path, target) == []
         report = export_store(store.path, tmp_path / "exported", kind="npy")
         assert report.failed == []
@@ -216,12 +218,37 @@ def test_stores_verify_and_merge(make, tmp_path):
     assert [len(split_jpegs(path.read_bytes())) for path in pictures] == [12, 12, 12]
 
 
+@pytest.mark.slow
 def test_a_second_extraction_gives_the_same_bytes(make, manifest, scenes, tmp_path):
     given = {"pixels": "centre", "image_size": 48}
     store = make(**given)
     config = config_with(scenes, **given, workers=2)
     extract_clips(manifest, config, tmp_path / "again", progress=False)
     assert differing(store.path, tmp_path / "again") == []
+
+
+def test_a_stopped_run_keeps_whole_segments_and_ends_in_the_same_bytes(tmp_path, monkeypatch):
+    write_film(tmp_path / "a.mp4", [150], size=(32, 32))
+    listed = tuple(Scene(k / 25, (k + 1) / 25, k / 25, 1) for k in range(150))
+    (tmp_path / "scenes.csv").write_bytes(csv_bytes({"a.mp4": listed}))
+    manifest = Manifest("toy", tmp_path, (Clip("a", "a.mp4"),))
+    config = config_with(tmp_path / "scenes.csv", pixels="all", image_size=32)
+    store, again = tmp_path / "store", tmp_path / "again"
+    extract_clips(manifest, config, store, progress=False)
+    copy_without_clips(store, again)
+    add = runner.Flow._add
+
+    def stop_soon(flow, chunk):
+        add(flow, chunk)
+        flow._stopping.event.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.Flow, "_add", stop_soon)
+        report = extract_clips(manifest, config, again, progress=False)
+    assert (report.stopped, report.committed, report.num_appended) == (True, [], 64)
+    report = extract_clips(manifest, config, again, progress=False)
+    assert (report.committed, report.num_appended) == (["a"], 150 - 64)
+    assert differing(store, again) == []
 
 
 def test_scenes_of_another_version_of_the_video_are_refused(manifest, scenes, tmp_path):
