@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.extract.backbone import weights as timm_weights
 from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
 from tokenreel.extract.backbone.weights import load_weights, weights_sha256
 from tokenreel.extract.config import ExtractConfig
@@ -199,6 +200,11 @@ def shallow(monkeypatch):
     for name in BACKBONES:
         monkeypatch.setitem(entries, name, functools.partial(entries[name], depth=DEPTH))
     monkeypatch.setitem(entries, MINI_SIGLIP, mini_siglip)
+    for kept in (timm_weights._architecture, backbone_shape):
+        kept.cache_clear()
+    yield
+    for kept in (timm_weights._architecture, backbone_shape):
+        kept.cache_clear()
 
 
 @pytest.fixture
