@@ -1,14 +1,32 @@
-"""What pytest leaves alone: the example package, and Triton's modules where there is no Triton."""
+"""What pytest leaves alone, and what it does not wait for.
+
+It leaves alone the example package, and Triton's modules where there is no Triton.
+"""
 
 import gc
 import importlib.util
 import logging
+import os
 
 import pytest
 
 collect_ignore_glob = ["tests/plugin/*"]  # installed by tests/test_plugins.py, one of it broken
 if importlib.util.find_spec("triton") is None:
     collect_ignore = [f"tokenreel/fuse/kernels/triton/{name}.py" for name in ("launch", "kernel")]
+
+
+def _flush_nothing(handle: int) -> None:
+    """In the place of os.fsync, for whose milliseconds a process waits; a wrong handle raises.
+
+    No test cuts the power but test_power_cut.py, which keeps its own account of what was flushed.
+    Commands in processes of their own flush.
+    """
+    os.fstat(handle)
+
+
+def pytest_configure():
+    """Let the tests' own processes wait for no disk."""
+    os.fsync = _flush_nothing
 
 
 def pytest_collection_finish():
