@@ -186,7 +186,7 @@ class ExtractReport:
             lines += self.labels
             lines.append(
                 "the store has the labels that were extracted: `tokenreel store relabel STORE "
-                "--root ROOT` renews them, no video is read"
+                "--root ROOT` renews them once all fit, no video is read"
             )
         if self.left:
             lines.append(

@@ -39,6 +39,25 @@ def test_groups_are_the_held_out_clips_of_actions(evaluated):
     assert groups[0].clip_ids == ("jump/v0", "jump/v1", "jump/v2")
 
 
+def without_action(clip, **changes):
+    return replace(clip, action="", group="", **changes)
+
+
+def test_clips_without_actions_are_compared_as_in_the_tables(evaluated):
+    file = evaluated.files[0]
+
+    def groups(clips):
+        runs = gather_runs([replace(file, clips=tuple(clips))])
+        return [(group.title, len(group.clip_ids)) for group in shown_groups(runs, ReportConfig())]
+
+    num_val = sum(clip.split == "val" for clip in file.clips)
+    assert groups(without_action(clip) for clip in file.clips) == [("All clips", num_val)]
+    some = [without_action(clip) if clip.action == "jump" else clip for clip in file.clips]
+    assert groups(some) == [("Action wave", 3), ("Clips without an action", 3)]
+    unlabelled = (without_action(clip, labels=clip.labels * 0 - 1) for clip in file.clips)
+    assert groups(unlabelled) == []
+
+
 def test_the_pair_is_of_the_clips_with_the_most_phases(evaluated):
     clips = evaluated.files[0].clips
     few = [

@@ -106,18 +106,26 @@ def shown_runs(runs: Sequence[RunPage], config: ReportConfig) -> list[RunPage]:
 
 
 def shown_groups(runs: Sequence[RunPage], config: ReportConfig) -> list[Group]:
-    """The actions, else the groups, of the first run that have at least two clips to compare."""
+    """The actions, else the groups, of the first run that have at least two clips to compare.
+
+    Labelled clips without an action are one, as in the tables.
+    """
     clips = runs[0].file.clips
-    word = "action" if any(clip.action for clip in clips) else "group"
+    words = [word for word in ("action", "group") if any(getattr(clip, word) for clip in clips)]
+    word = words[0] if words else "action"
+    values = sorted({getattr(clip, word) for clip in clips} - {""})
+    if any(not clip.action and (clip.labels >= 0).any() for clip in clips) and word == "action":
+        values.append("")
     found = []
-    for value in sorted({getattr(clip, word) for clip in clips} - {""}):
+    for value in values:
         own = [clip for clip in clips if getattr(clip, word) == value]
         splits = [[clip for clip in own if clip.split == split] for split in ("val", "test")]
         chosen = next((some for some in splits if len(some) > 1), own)
         if len(chosen) > 1:
-            found.append(
-                Group(f"{word.capitalize()} {value}", tuple(clip.clip_id for clip in chosen))
-            )
+            title = f"{word.capitalize()} {value}"
+            if not value:
+                title = "Clips without an action" if words else "All clips"
+            found.append(Group(title, tuple(clip.clip_id for clip in chosen)))
     return found[: config.actions]
 
 
