@@ -69,6 +69,21 @@ def test_every_row_is_of_a_commit_and_names_its_processor(tables):
     assert wrong == []
 
 
+def test_the_commit_of_every_row_is_in_the_history(tables):
+    """A row measured in a branch that was rebased afterwards is of a commit that nobody has."""
+
+    def ask(*words):
+        ran = subprocess.run(["git", *words], cwd=TOP, capture_output=True, text=True, check=False)
+        return ran.returncode, ran.stdout.strip()
+
+    if ask("rev-parse", "--is-shallow-repository") != (0, "false"):
+        pytest.skip("no whole history here")
+    files = [path.stem for path in (BENCHMARKS / "results").glob("*.csv")]
+    commits = {(file, row["commit"]) for file in files for row in tables.read_rows(file)}
+    ours = {name for _, name in commits if ask("merge-base", "--is-ancestor", name, "HEAD")[0] == 0}
+    assert sorted(one for one in commits if one[1] not in ours) == []
+
+
 def test_every_file_of_rows_has_its_script():
     for path in (BENCHMARKS / "results").glob("*.csv"):
         assert (BENCHMARKS / f"{path.stem}.py").is_file(), path.name
