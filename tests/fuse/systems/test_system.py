@@ -134,6 +134,12 @@ def test_a_system_steps_through_all_clips_a_batch_at_a_time(size):
     assert Plain().stages(config) == [Stage("train", config)]
 
 
+def test_each_model_is_embedded_by_its_own_config(monkeypatch):
+    monkeypatch.setattr(Plain, "embed", lambda self, model, config, source, record: (model, config))
+    pairs = [("model", TwoStageConfig()), ("other", TwoStageConfig(hidden=5))]
+    assert list(Plain().embed_each(pairs, None, None)) == pairs
+
+
 def test_a_system_without_groups_of_its_own_trains_what_is_not_frozen():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
     model[0].requires_grad_(False)
