@@ -18,6 +18,8 @@ from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.cache.tools.copying import merge_store
 from tokenreel.cache.tools.export import export_store
 from tokenreel.cache.tools.verify import verify_store
+from tokenreel.evaluate.commands.frozen import pool_store
+from tokenreel.extract.backbone import torchvision_backbone
 from tokenreel.extract.backbone.families import backbone_shape, build_backbone, load_weights
 from tokenreel.extract.backbone.torchvision_backbone import TorchvisionFamily
 from tokenreel.extract.config import ExtractConfig
@@ -37,8 +39,11 @@ from tokenreel.extract.scene_list import Scene, csv_bytes
 from tokenreel.extract.scenes.config import ScenesConfig
 from tokenreel.extract.scenes.run import extract_scenes
 from tokenreel.extract.video.decode import decode
+from tokenreel.fuse.systems.mvformer.requirements import require_tokens
 from tokenreel.pipeline.cli.extract import app
 from tokenreel.pipeline.phases.extraction import config_of
+from tokenreel.pipeline.recipes import get_recipe
+from tokenreel.pipeline.tools.fidelity import measure_store
 
 UNITS = {
     "a": [(0, 30), (30, 50), (50, 64)],  # frames
@@ -315,9 +320,16 @@ def test_pixels_go_with_scenes_and_without_views(scenes):
         ExtractConfig(frames="scenes:")
 
 
-def test_a_store_of_pictures_has_no_tokens_to_show(make, manifest):
-    with pytest.raises(UsageError, match=r"keeps no tokens, only bytes \(pixels\)"):
-        look_at_clip(make(pixels="centre", image_size=48), "a", root=manifest.root)
+def test_what_needs_tokens_refuses_a_store_of_pictures(make, manifest, tmp_path):
+    store = make(pixels="centre", image_size=48)
+    for use in (
+        lambda: look_at_clip(store, "a", root=manifest.root),
+        lambda: pool_store(store.path, tmp_path),
+        lambda: measure_store(store.path, clips=2, progress=False),
+        lambda: require_tokens(get_recipe("folder").fuse, store),
+    ):
+        with pytest.raises(UsageError, match=r"keeps no tokens, only bytes \(pixels\)"):
+            use()
 
 
 def test_a_store_of_tokens_names_the_command_that_keeps_pictures(make):
@@ -370,6 +382,15 @@ def test_torchvision_refuses_other_names_and_blocks():
         backbone_shape("torchvision:r2plus1d", (3,), None)
     with pytest.raises(UsageError, match=r"blocks=\[1\]: torchvision:resnet18 gives the pooled"):
         backbone_shape("torchvision:resnet18", (1,), None)
+
+
+def test_pretrained_weights_that_cannot_be_loaded_say_what_to_give(monkeypatch):
+    def offline(**_):
+        raise OSError("no network\nof any kind")
+
+    monkeypatch.setattr(torchvision_backbone, "_function", lambda _: offline)
+    with pytest.raises(UsageError, match=r"load resnet18 \(OSError: no network\); .*FILE"):
+        load_weights("torchvision:resnet18", "pretrained")
 
 
 def test_weights_of_torchvision_are_taken_with_their_classifier(tmp_path):

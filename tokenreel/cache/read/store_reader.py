@@ -16,7 +16,7 @@ import numpy as np
 from tokenreel.cache.canonical import canonical_json
 from tokenreel.cache.codec import Codec, Encoded, codec_from_identity
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.errors import ClipNotFound, Damaged
+from tokenreel.cache.errors import ClipNotFound, Damaged, UsageError
 from tokenreel.cache.format.clip import ClipRecord, labels_hash
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.index import load_records
@@ -305,6 +305,15 @@ class Store:
         ticks = np.stack([self.pts(clip_id), self.stop_pts(clip_id)], axis=1)
         seconds: Array = ticks * (numerator / denominator)
         return seconds
+
+    def require_tokens(self) -> None:
+        """Raise UsageError where no block is kept: a store of bytes alone, such as of pictures."""
+        if not self.identity.blocks:
+            names = {name for record in self.records.values() for name in record.byte_arrays}
+            raise UsageError(
+                f"{self.path} keeps no tokens, only bytes ({', '.join(sorted(names)) or 'none'}): "
+                "name a store of tokens, which `extract run` without pixels= makes"
+            )
 
     def read_bytes(self, clip_id: str, name: str, frames: Any = None) -> list[bytes]:
         """Bytes of units in an array of bytes, such as their JPEGs; each is checked.

@@ -61,6 +61,7 @@ def pool_store(
         StoreError: the store cannot be read, or has no sound clip.
     """
     store = open_store(path)
+    store.require_tokens()
     chosen = tuple(blocks or store.identity.blocks)
     if missing := sorted(set(chosen) - set(store.identity.blocks)):
         raise UsageError(f"{path} holds blocks {store.identity.blocks}, not {missing}")

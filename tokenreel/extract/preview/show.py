@@ -75,10 +75,7 @@ def look_at_clip(
     if not 0 <= view < record.num_views:
         raise UsageError(f"view {view}: {clip_id} has views 0 to {record.num_views - 1}")
     if not store.identity.blocks and store.identity.cls == "none":
-        raise UsageError(
-            f"{store.path} keeps no tokens, only bytes ({', '.join(record.byte_arrays)}); "
-            "`extract show VIDEO --scenes FOLDER` draws the scenes of a video"
-        )
+        store.require_tokens()
     if num_frames < 1:
         raise UsageError(f"{num_frames} frames: show at least one")
     count = min(num_frames, record.num_frames)

@@ -195,6 +195,7 @@ def measure_store(
 ) -> FidelityReport:
     """As fidelity_of, of a store; its own codec's tokens are taken for the truth."""
     store = open_store(path)
+    store.require_tokens()
     if store.codec.name not in ("fp16", "int8"):
         raise UsageError(
             f"{path} holds {store.codec.name}, which has lost too much to judge other codecs by: "

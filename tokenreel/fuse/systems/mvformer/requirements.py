@@ -75,6 +75,7 @@ def require_tokens(config: FuseConfig, store: Store) -> None:
     """
     require_clips(config, store)
     if config.pooling.uses_tokens:
+        store.require_tokens()
         blocks_of(config, store)
     if config.pooling.uses_cls and store.identity.cls == "none":
         raise UsageError(
