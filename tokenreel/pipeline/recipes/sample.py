@@ -40,7 +40,7 @@ def sample() -> Recipe:
                 output="avg",
                 embedding=128,
             ),
-            optim=OptimConfig(name="adamw", lr=5e-4, weight_decay=1e-4, epochs=25, warmup_epochs=3),
+            optim=OptimConfig(name="adamw", lr=5e-4, weight_decay=1e-4, epochs=40, warmup_epochs=3),
         ),
     )
 
