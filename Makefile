@@ -7,6 +7,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DATASET ?= sample
 ROOT ?=
+WEIGHTS ?=
+BACKBONE ?=
 OUT ?=
 OPTIONS ?=
 
@@ -21,8 +23,8 @@ $(VENV)/.ready: pyproject.toml
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode --editable '.[all,dev]'
 	@touch $@
 
-demo: setup ## the main job on the embedded sample: render, extract, train, evaluate
-	$(BIN)/tokenreel demo
+demo: setup ## the main job on the sample; WEIGHTS=pretrained, or WEIGHTS=FILE BACKBONE=NAME
+	$(BIN)/tokenreel demo $(if $(WEIGHTS),weights='$(WEIGHTS)') $(if $(BACKBONE),backbone='$(BACKBONE)')
 
 test: setup ## the tests
 	$(BIN)/python -m pytest $(OPTIONS)

@@ -32,6 +32,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenreel.evaluate.tables.order import order_sentence
+
 TOP = Path(__file__).parents[1]
 RESULTS = TOP / "benchmarks" / "results"
 NOT_MEASURED = "not measured"
@@ -281,31 +283,13 @@ def _mean(row: Mapping[str, str] | None, task: str) -> str:
 
 def demo_sentence(results: Path, _: str) -> list[str]:
     """Where MV-Former is above, level with or below the best control, whichever way it is."""
-    rows = {case_of(row): row for row in read_rows("demo", results)}
-    words: dict[str, list[str]] = {"above every control": [], "level with": [], "below": []}
-    for task in ("classification", "ap@5", "progression"):
-        ours = rows.get(f"sample, {task}")
-        others = {
-            case.rpartition(", ")[0]: row
-            for case, row in rows.items()
-            if case.endswith(f", {task}") and row is not ours
-        }
-        if ours is None or not others:
-            continue
-        best = max(others, key=lambda name, of=others: float(of[name]["mean"]))
-        gap = float(ours["mean"]) - float(others[best]["mean"])
-        spread = max(float(row["2std"] or 0) for row in (ours, others[best]))
-        kind = "level with" if abs(gap) <= spread else "below" if gap < 0 else "above every control"
-        name = task.replace("ap@", "AP@")
-        words[kind].append(name if gap > spread else f"`{best}` in {name}")
-    parts = [
-        f"{kind}{' in' if kind.startswith('above') else ''} {' and '.join(which)}"
-        for kind, which in words.items()
-        if which
-    ]
-    if not parts:
-        return [f"The demo was {NOT_MEASURED}."]
-    return [f"In this run MV-Former (`sample`) is {'; '.join(parts)}."]
+    numbers: dict[str, dict[str, tuple[float, float]]] = {}
+    for row in read_rows("demo", results):
+        recipe, comma, task = case_of(row).rpartition(", ")
+        if comma:
+            spread = float(row["2std"] or "nan")
+            numbers.setdefault(task, {})[recipe] = (float(row["mean"]), spread)
+    return [order_sentence("sample", numbers, quote="`") or f"The demo was {NOT_MEASURED}."]
 
 
 def calibration_table(results: Path, part: str) -> list[str]:

@@ -118,10 +118,10 @@ def program(name: str, *words: str) -> None:
 
 def pictures_of_demo() -> None:
     """What the commands draw of the demo in the current folder."""
-    [found] = Path("stores").glob("sample-*")
+    [found] = Path("stores").glob("sample-*-random0-*")
     shown = str(IMAGES / "show.png")
     program("extract", "show", CLIP, "--store", str(found), "--frames", "6", "--out", shown)
-    [grid] = Path("runs").glob("*/attention/*.png")
+    [grid] = Path("results/demo/runs").glob("*/*/attention/*.png")
     shutil.copyfile(grid, IMAGES / "attention.png")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:

@@ -129,7 +129,7 @@ def make_report(
             provenance_section(runs),
         ),
     ]
-    return make_page(config.title, _lead(runs, table, problems), sections)
+    return make_page(config.title, _lead(runs, table, problems, config.note), sections)
 
 
 def _pictures(
@@ -202,7 +202,7 @@ def _attention(runs: Sequence[RunPage], config: ReportConfig) -> Section:
     return Section("attention", "Attention", note, body)
 
 
-def _lead(runs: Sequence[RunPage], table: ScoreTable, problems: Sequence[str]) -> Html:
+def _lead(runs: Sequence[RunPage], table: ScoreTable, problems: Sequence[str], note: str) -> Html:
     """What was evaluated in a sentence, warnings, the best numbers."""
     names = sorted({str(run.file.provenance.get("dataset", "")) for run in runs} - {""})
     recipes = len({run.recipe for run in runs})
@@ -233,6 +233,7 @@ def _lead(runs: Sequence[RunPage], table: ScoreTable, problems: Sequence[str]) -
     wrong = tag("ul", *(tag("li", problem) for problem in problems), class_="absent")
     return join(
         lead,
+        tag("p", note) if note else None,
         warning,
         wrong if problems else None,
         tag("ul", *cards, class_="cards", aria_label="Best of each metric"),

@@ -22,11 +22,19 @@ app.add_typer(data_app, name="data")
 
 
 @app.command()
-def demo() -> None:
-    """Run all phases on the embedded sample: render, extract, train, evaluate."""
+def demo(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(help="weights=pretrained, or weights=FILE backbone=NAME; random when none"),
+    ] = None,
+) -> None:
+    """Run all phases on the embedded sample: render, extract, train, evaluate.
+
+    Without words it needs no network: the backbone has random weights.
+    """
     from tokenreel.pipeline.tools.demo import run_demo
 
-    finish(run_demo())
+    finish(run_demo(words or []))
 
 
 @app.command()

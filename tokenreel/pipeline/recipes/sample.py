@@ -50,6 +50,11 @@ SAMPLE: dict[str, Callable[[], Recipe]] = {
     "untrained": changed(
         sample, "A control: the model of `sample` with its first weights.", ["optim.epochs=0"]
     ),
+    "late-fusion": changed(
+        sample,
+        "A control: late fusion as in CARL: `sample` on the maximum of the last block.",
+        ["pooling.kind=max", "pooling.blocks=-1"],
+    ),
     "folder": changed(
         sample, "The model of `sample`, on the store of a folder of videos.", dataset="folder"
     ),

@@ -23,6 +23,7 @@ class ReportConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str = Field(default="TokenReel report", description="heading of the page")
+    note: str = Field(default="", description="sentence below the heading")
     actions: int = Field(default=4, ge=0, description="most actions with pictures")
     recipes: int = Field(default=4, ge=1, description="most recipes with pictures")
     strip_frames: int = Field(default=7, ge=2, description="frames of an alignment strip")
