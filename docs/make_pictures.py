@@ -42,7 +42,7 @@ def row(x: int, y: int, width: int, name: str, text: str, fill: str) -> str:
     return (
         f'<rect x="{x}" y="{y}" width="{width}" height="34" {edge}/>\n'
         f'<text x="{x + 12}" y="{y + 22}" fill="{TEXT}"><tspan font-weight="bold">{name}</tspan> '
-        f'<tspan x="{x + 165}">{text}</tspan></text>\n'
+        f'<tspan x="{x + 175}">{text}</tspan></text>\n'
     )
 
 
@@ -53,7 +53,7 @@ def arrow(x: int, y: int, length: int, label: str, below: str) -> str:
         f'<path d="M{x} {y}h{length}" stroke="{EDGE}" stroke-width="2" marker-end="url(#tip)"/>\n'
         f'<text x="{middle:g}" y="{y - 9}" text-anchor="middle" fill="{TEXT}" '
         f'font-family="monospace">{label}</text>\n'
-        f'<text x="{middle:g}" y="{y + 20}" text-anchor="middle" fill="{EDGE}">{below}</text>\n'
+        f'<text x="{middle:g}" y="{y + 52}" text-anchor="middle" fill="{EDGE}">{below}</text>\n'
     )
 
 
@@ -61,7 +61,7 @@ def flow() -> str:
     """Videos to a store to embeddings to tables."""
     names = [
         ["videos", "labels.csv"],
-        ["token store", "Zarr, a group a clip"],
+        ["token store", "Zarr, checked"],
         ["embeddings", "HDF5, a file a run"],
         ["tables", "CSV, page"],
     ]
@@ -70,19 +70,19 @@ def flow() -> str:
         ("fuse train", "phase 2: many models"),
         ("evaluate all", "phase 3: CPU, no torch"),
     ]
-    parts, x = [HEAD.format(width=1205, height=130)], 10
+    parts, x = [HEAD.format(width=818, height=110)], 5
     for n, lines in enumerate(names):
-        parts.append(box(x, 35, 155, 60, lines))
-        x += 160
+        parts.append(box(x, 15, 130, 60, lines))
+        x += 132
         if n < len(commands):
-            parts.append(arrow(x, 65, 175, *commands[n]))
-            x += 182
+            parts.append(arrow(x, 45, 92, *commands[n]))
+            x += 94
     return "".join([*parts, "</svg>\n"])
 
 
 def store() -> str:
     """The folders of a store, and what a clip holds."""
-    parts = [HEAD.format(width=900, height=330)]
+    parts = [HEAD.format(width=940, height=330)]
     parts.append(box(10, 10, 240, 44, ["stores/NAME", "one identity, one fingerprint"]))
     folders = [
         ("recipe.json", "what the tokens depend on"),
@@ -96,18 +96,18 @@ def store() -> str:
         y = 74 + 42 * n
         fill = "#fdebd0" if name.startswith("clips") else "#f7f9fb"
         parts.append(f'<path d="M30 54V{y + 17}h20" fill="none" stroke="{EDGE}"/>\n')
-        parts.append(row(50, y, 380, name, text, fill))
+        parts.append(row(50, y, 410, name, text, fill))
     arrays = [
         ("pts, stop_pts", "(T,) start and stop of each frame"),
         ("labels", "(T,) phase, -1 without one"),
         ("views/0/tokens/11", "(T, n, d) codes of block 11"),
-        ("views/0/scale/11", "(T, n) what a code is times"),
+        ("views/0/scale/11", "(T, n) scale of the codes of a token"),
         ("views/0/cls_normed", "(T, D) CLS after the norm"),
         ("views/0/crc32c/11", "(T,) a checksum a frame"),
     ]
-    parts.append(f'<path d="M430 217h57" stroke="{EDGE}" stroke-width="2" marker-end="url(#tip)"/>')
+    parts.append(f'<path d="M460 217h57" stroke="{EDGE}" stroke-width="2" marker-end="url(#tip)"/>')
     for n, (name, text) in enumerate(arrays):
-        parts.append(row(490, 74 + 42 * n, 400, name, text, "#fdebd0"))
+        parts.append(row(520, 74 + 42 * n, 410, name, text, "#fdebd0"))
     return "".join([*parts, "</svg>\n"])
 
 

@@ -24,7 +24,7 @@ from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.evaluate.report.data.gather import ReportConfig
 from tokenreel.evaluate.tables.order import order_sentence
 from tokenreel.evaluate.tables.summary import summarise
-from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS
+from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS, SAMPLE
 from tokenreel.pipeline.phases.attention import attend_clips
 from tokenreel.pipeline.phases.evaluation import frozen_controls
 from tokenreel.pipeline.phases.extraction import (
@@ -73,8 +73,9 @@ def run_demo(words: Sequence[str] = ()) -> int:
     report.require_reached()
 
     say(f"2/3 train: MV-Former and late fusion, {len(SEEDS)} seeds each, beside the controls")
-    out = RESULTS / ("-".join(["demo", store.name]) if words else "demo")
-    files, problems = _train(store, out / "runs" / store.name)
+    label = store.name.removeprefix(f"{SAMPLE}-")  # backbone, weights and fingerprint
+    out = RESULTS / (f"demo-{label}" if words else "demo")
+    files, problems = _train(store, out / "runs" / label.rpartition("-")[2])
     _draw_attention(files[-1].parent, store)
 
     say("3/3 evaluate")
