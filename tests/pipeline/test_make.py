@@ -1,4 +1,4 @@
-"""`make extract` as it is typed, on a FineGym in its real format."""
+"""`make extract` as it is typed, on a FineGym in its real format; the words of `make demo`."""
 
 import shutil
 import subprocess
@@ -84,3 +84,20 @@ def test_make_extract_fails_where_the_command_does(tmp_path):
     assert status == 2  # of make
     assert f"run finegym --root the videos --out store {OPTIONS}" in output.splitlines()
     assert "Error 3" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "typed"),
+    [
+        ([], "tokenreel demo"),
+        (["WEIGHTS=pretrained"], "tokenreel demo weights='pretrained'"),
+        (["WEIGHTS=my files/a.pth", "BACKBONE=x"], "demo weights='my files/a.pth' backbone='x'"),
+    ],
+)
+def test_make_demo_passes_weights_and_backbone_on(words, typed, tmp_path):
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    (tmp_path / ".ready").touch()
+    line = ["make", "-n", "demo", f"VENV={tmp_path}", *words]
+    done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith(typed)
