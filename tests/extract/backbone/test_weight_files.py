@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from tests.extract.extraction import CONFIG
 from tokenreel.cache.errors import UsageError, WrongIdentity
 from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
+from tokenreel.extract.backbone.weight_fit import _is_alike
 from tokenreel.extract.backbone.weights import (
     earlier_sha256,
     load_weights,
@@ -480,6 +481,37 @@ def test_positions_of_another_number_of_patches_are_interpolated_with_a_line(sta
         assert not any("interpolated" in line for line in caplog.messages)
         tokens(MINI, state, 32)
     assert "position embeddings of 100 patches are interpolated to 2 x 2" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wanted", "is_alike"),
+    [
+        ("pos_embed", (1, 197, 64), (1, 50, 64), True),
+        ("pos_embed", (2, 197, 64), (1, 50, 64), False),
+        ("pos_embed", (1, 197, 32), (1, 50, 64), False),
+        ("norm.weight", (64,), (64,), True),
+        ("norm.weight", (1, 197, 64), (1, 50, 64), False),
+    ],
+)
+def test_only_the_number_of_positions_may_be_another(name, given, wanted, is_alike):
+    assert _is_alike(name, given, wanted) == is_alike
+
+
+def test_weights_stay_as_they_were_read_though_their_file_changes(tmp_path, state):
+    path = tmp_path / "w.pth"
+    torch.save(state, path)
+    found = load_weights(MINI, str(path))
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    for name, value in found.items():
+        assert torch.equal(value, state[name]), name
+
+
+def test_releases_without_weights_key_had_no_hash_for_one(tmp_path, state):
+    path = tmp_path / "w.pth"
+    torch.save({"teacher": state}, path)
+    assert earlier_sha256(str(path)) is not None
+    assert earlier_sha256(str(path), "teacher") is None
 
 
 def test_positions_with_and_without_a_row_for_cls_are_the_same_sum(tmp_path, state):
