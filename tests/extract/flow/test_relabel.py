@@ -260,6 +260,15 @@ def test_a_file_that_means_nothing_changes_nothing(store, tmp_path, clip, messag
     assert plain(store) == before
 
 
+def test_fewer_names_of_phases_than_labels_are_refused(store, tmp_path):
+    before = plain(store)
+    action = open_store(store).record("a").action
+    file = write_file(tmp_path, phases={action: ["x"]}, clips=[{"clip_id": "a"}])
+    with pytest.raises(UsageError, match=r"a frame has phase 1, .* has 1 phases, counted from 0"):
+        renew_labels(store, manifest=file)
+    assert plain(store) == before
+
+
 def test_what_is_not_json_or_twice_is_refused(store, tmp_path):
     (tmp_path / "labels.json").write_text("[")
     with pytest.raises(UsageError, match="not JSON"):

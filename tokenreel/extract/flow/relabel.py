@@ -115,12 +115,17 @@ class LabelTable:
         """A committed clip with the labels that a manifest gives it.
 
         Raises:
-            ClipFailed: labels that do not fit its frames.
+            ClipFailed: labels that do not fit its frames, or the names of its phases.
         """
         own = self.own[clip.clip_id]
         fields = {name: getattr(clip, name) for name in RENEWED if name != "phases"}
         fields["phases"] = tuple(manifest.phases.get(clip.action, ()))
-        return relabel(own, fields, self._frame_labels(clip, own))
+        labels, names = self._frame_labels(clip, own), fields["phases"]
+        if names and labels.max(initial=UNLABELLED) >= len(names):
+            count = f"{clip.action!r} has {len(names)} phases, counted from 0"
+            reason = f"a frame has phase {labels.max()}, {count}"
+            raise ClipFailed(clip.clip_id, stage="labels", reason=reason)
+        return relabel(own, fields, labels)
 
     def has_labels(self, clip_id: str, labels: Labels) -> bool:
         """Whether the frames of a clip are labelled so by now, whatever its phases are called."""
