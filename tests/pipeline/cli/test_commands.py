@@ -14,7 +14,7 @@ from tests.programs import call
 from tokenreel.pipeline.cli import evaluate, extract, fuse, main
 
 HELP = {
-    "extract": ["", "run", "describe", "retry", "plan", "show"],
+    "extract": ["", "run", "scenes", "describe", "retry", "plan", "show"],
     "fuse": ["", "train", "ablate", "embed", "attend", "recipes"],
     "evaluate": ["", "all", "compare", "frozen", "check", "report", "align", "retrieve"],
     "tokenreel": ["", "demo", "doctor", "fidelity", "keys", "data check"]
@@ -27,7 +27,11 @@ WRONG = [
     ("extract", "run sample fps=inf", "extract.fps: Input should be a finite number"),
     ("extract", "run sample codec=int9", "no codec 'int9', did you mean int8?"),
     ("extract", "run sample backbone=tim:vit", "no backbone family 'tim', did you mean timm?"),
-    ("extract", "run sample frames=unifrom:8", "frames is all, uniform:T or listed:FILE; got"),
+    (
+        "extract",
+        "run sample frames=unifrom:8",
+        "frames is all, uniform:T, listed:FILE or scenes:FOLDER",
+    ),
     ("extract", "run sample fps=5 frames=uniform:8", "fps=5 and frames=uniform:8 both choose"),
     ("extract", "run sample frames=listed:nowhere.csv", "nowhere.csv: no such file"),
     ("extract", "run sample device=gpu", "device='gpu' is none of auto, cpu, cuda or cuda:N"),

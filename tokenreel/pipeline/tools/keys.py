@@ -89,9 +89,10 @@ def keys_page() -> str:
 
 
 def keys_help(command: str) -> str:
-    """The keys for the --help of a command: "extract", "fuse" or "evaluate"."""
+    """The keys for the --help of a command: "extract", "scenes", "fuse" or "evaluate"."""
     rows = {
         "extract": lambda: key_rows(ExtractConfig),
+        "scenes": lambda: key_rows(ScenesConfig),
         "fuse": lambda: key_rows(FuseConfig),
         "evaluate": evaluate_rows,
     }[command]()
