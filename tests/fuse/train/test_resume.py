@@ -77,7 +77,7 @@ run(cut)
 
 
 @pytest.mark.parametrize(
-    ("kills", "epochs"), [(3, 12), pytest.param(10, 40, marks=pytest.mark.slow)]
+    ("kills", "epochs"), [(5, 20), pytest.param(10, 40, marks=pytest.mark.slow)]
 )
 def test_killed_at_random_moments_it_still_ends_with_the_same_bytes(store, tmp_path, kills, epochs):
     optim = OptimConfig(lr=1e-2, epochs=epochs, checkpoint_minutes=0)  # after every step
