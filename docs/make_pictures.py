@@ -70,13 +70,13 @@ def flow() -> str:
         ("fuse train", "phase 2: many models"),
         ("evaluate all", "phase 3: CPU, no torch"),
     ]
-    parts, x = [HEAD.format(width=818, height=110)], 5
+    parts, x = [HEAD.format(width=842, height=110)], 5
     for n, lines in enumerate(names):
         parts.append(box(x, 15, 130, 60, lines))
         x += 132
         if n < len(commands):
-            parts.append(arrow(x, 45, 92, *commands[n]))
-            x += 94
+            parts.append(arrow(x, 45, 100, *commands[n]))
+            x += 102
     return "".join([*parts, "</svg>\n"])
 
 
