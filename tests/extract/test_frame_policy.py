@@ -109,7 +109,7 @@ def test_a_list_of_another_data_set_is_refused_and_its_other_videos_are_named(tm
 @pytest.mark.parametrize("word", ["uniform", "uniform:0", "uniform:2.5", "listed:", "each"])
 def test_a_policy_that_is_none_is_refused(word):
     with pytest.raises(
-        ValidationError, match="frames is all, uniform:T, listed:FILE or scenes:FOLDER; got"
+        ValidationError, match="frames is all, uniform:T, listed:FILE or scenes:FOLDER"
     ):
         ExtractConfig(frames=word)
 

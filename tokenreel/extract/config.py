@@ -91,7 +91,7 @@ class ExtractConfig(BaseModel):
     @classmethod
     def _some_distinct_blocks(cls, blocks: tuple[int, ...]) -> tuple[int, ...]:
         if not blocks or len(set(blocks)) != len(blocks):
-            raise ValueError(f"blocks lists at least one block, each once; got {blocks}")
+            raise ValueError("blocks lists at least one block, each once")
         return blocks
 
     @field_validator("backbone")
@@ -106,7 +106,7 @@ class ExtractConfig(BaseModel):
         counts = kind == "uniform" and value.isdecimal() and value.isascii() and int(value) > 0
         if frames == "all" or counts or (kind in ("listed", "scenes") and value):
             return f"uniform:{int(value)}" if counts else frames
-        raise ValueError(f"frames is all, uniform:T, listed:FILE or scenes:FOLDER; got {frames!r}")
+        raise ValueError("frames is all, uniform:T, listed:FILE or scenes:FOLDER")
 
     @model_validator(mode="after")
     def _one_policy(self) -> "ExtractConfig":

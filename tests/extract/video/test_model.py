@@ -43,10 +43,7 @@ def require_model(folder, seed):
     stream.path.unlink()
 
 
-PARTS = [part if part < 3 else pytest.param(part, marks=pytest.mark.slow) for part in range(8)]
-
-
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", range(8))
 def test_random_streams_are_shown_as_the_model_says(tmp_path, part):
     for seed in range(part * IN_A_PART, (part + 1) * IN_A_PART):
         require_model(tmp_path, seed)
