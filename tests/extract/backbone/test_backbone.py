@@ -222,3 +222,10 @@ def test_weights_of_an_unknown_backbone_end_with_near_names(weights):
         UsageError, match=r"backbone='vit_tny_patch16_224' is no model of timm; .*vit_tiny"
     ):
         load_weights("vit_tny_patch16_224", weights)
+
+
+def test_a_norm_after_pooling_is_never_run_and_no_weight():
+    name = "vit_pwee_patch16_reg1_gap_256"
+    assert "fc_norm.weight" in timm.create_model(name, num_classes=0).state_dict()
+    state = load_weights(name, "random:0")
+    assert not [key for key in state if key.startswith(("fc_norm", "head"))]
