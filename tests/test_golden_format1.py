@@ -119,7 +119,8 @@ def test_a_migrated_store_serves_the_runs_and_embedding_files_of_the_golden_one(
 def test_a_golden_run_that_was_killed_resumes_to_the_end_of_one_that_was_not(workplace, caplog):
     words = ["--store", "stores/int8", "--out", "runs/killed", *EXPECTED["fuse"]]
     run(fuse, "train", "folder", *words)
-    assert "keeps its fields: data.alpha 1.5 (now 3.0)" in caplog.text
+    assert "keeps its fields: " in caplog.text
+    assert "data.alpha 1.5 (now 3.0)" in caplog.text
     losses = [
         [
             json.loads(line)["loss"]

@@ -7,7 +7,7 @@ from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import Store, open_store
-from tokenreel.evaluate.data.clips import load_action
+from tokenreel.evaluate.data.clips import file_sha256, load_action
 from tokenreel.evaluate.protocol import EvaluateConfig, resolve
 from tokenreel.evaluate.tasks.labelled import choose_labelled
 from tokenreel.fuse.config import CrossEntropyConfig, DataConfig, FuseConfig, OptimConfig
@@ -80,7 +80,7 @@ def test_a_run_sees_its_share_alone_and_the_probe_has_the_same_labels(
     [settings] = resolve(EvaluateConfig(), {})
     used = set()
     for action in ("lift", "dance"):
-        side = load_action(path, "", action).train
+        side = load_action(path, file_sha256(path), action).train
         chosen = choose_labelled(side, settings, 0.25)
         used |= {side.clip_ids[i] for i in chosen}
     assert used == seen

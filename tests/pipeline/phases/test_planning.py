@@ -90,4 +90,7 @@ def test_the_papers_data_sets_are_extracted_in_bfloat16_unless_a_word_says_other
     assert recipe.fingerprint != identity_for(own, "0" * 64).fingerprint
     made_with = {"weights": "pretrained", "compile_backbone": True}
     again = config_of(recipe, made_with)
-    assert again == config.model_copy(update={"image_size": 224})
+    assert again == config.model_copy(
+        update={"image_size": 224, "transform": recipe.transform["name"]}
+    )
+    assert identity_for(again, "0" * 64) == recipe

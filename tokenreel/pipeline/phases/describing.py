@@ -59,7 +59,7 @@ class DescribePlan:
                 f"side, {self.height} pixels high",
                 f"they leave this machine for {self.host}, model {self.model}",
                 f"whose videos: those of {manifest.dataset} in {manifest.root} "
-                f"({manifest.licence or 'terms: not stated'}): send them only if you may",
+                f"(terms: {manifest.licence or 'not stated'}): send them only if you may",
             ]
         )
 
