@@ -1,5 +1,6 @@
 """Decoding: exact frames by time, and a stated reason for every file that is not whole."""
 
+import gc
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -106,3 +107,17 @@ def test_fps_keeps_the_first_frame_of_each_slot_and_repeats_none():
 def test_a_clip_keeps_frames_from_its_start_up_to_but_not_at_its_stop():
     select = FrameSelector(Fraction(1, 10), start_seconds=0.2, stop_seconds=0.5)
     assert [tick for tick in range(8) if select.keeps(tick)] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_frames_leave_memory_without_the_garbage_collector(tmp_path, decoder):
+    write_video(tmp_path / "v.mp4", list(range(60)))
+    gc.collect()
+    gc.disable()
+    try:
+        for frame in decode(tmp_path / "v.mp4", decoder=decoder):
+            assert frame.pixels.any()
+        held = sum(type(each).__name__ == "VideoFrame" for each in gc.get_objects())
+    finally:
+        gc.enable()
+    assert held < 10

@@ -32,6 +32,7 @@ DECORD_REFUSES_CONTAINERS = {"mpegts"}  # hangs for ever on valid files
 SLOTTED_CONTAINERS = {"avi"}
 GREYING = {"mjpeg"}  # codecs in which FFmpeg fills a damaged frame and does not mark it
 RGB = 3  # channels
+MATRIX_FRAMES = 12  # fewest between two key frames whose display matrix is read
 MOST_APART = 12.0  # levels of 255 between the pictures of two versions of FFmpeg, on average
 REPEATS_TOLERATED = 1e-6  # decord raises at the first frame that it would replace by another
 
@@ -159,12 +160,23 @@ class DisplayMatrix:
 
     def __init__(self) -> None:
         self._last: bytes | None = None
+        self._rotation: int | None = None
+        self._num_frames = 0  # since the last one that was read
 
     def of(self, frame: Any) -> bytes | None:
-        """The matrix of the next frame of PyAV."""
-        own = frame.side_data.get("DISPLAYMATRIX")
-        if own is not None:
-            self._last = bytes(own)
+        """The matrix of the next frame of PyAV.
+
+        PyAV's side data and its frame refer to each other, so that the frame stays in memory until
+        the garbage collector comes by: it is read where the rotation changes, and at key frames
+        that are some frames apart.
+        """
+        self._num_frames += 1
+        is_due = frame.key_frame and self._num_frames >= MATRIX_FRAMES
+        if is_due or frame.rotation != self._rotation:
+            self._rotation, self._num_frames = frame.rotation, 0
+            own = frame.side_data.get("DISPLAYMATRIX")
+            if own is not None:
+                self._last = bytes(own)
         return self._last
 
 
@@ -357,8 +369,10 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
         _require_room(len(reader) * frame_bytes)
         for timed, index, slot in _frames(path):
             ticks = ticks_of(timed, index, info, slot)
-            coded = partial(_coded_picture, reader.next(), timed, index)
-            yield frame_of(timed, index, ticks, info, path, matrix.of(timed), coded)
+            found = matrix.of(timed)
+            frame = reader.next()
+            coded = frame.asnumpy if found is None else partial(_coded_picture, frame, timed, index)
+            yield frame_of(timed, index, ticks, info, path, found, coded)
     except StopIteration as error:
         raise _refusal(f"ends after {index} frames") from error
     except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
@@ -366,7 +380,7 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
 
 
 def _coded_picture(frame: Any, timed: Any, index: int) -> Pixels:
-    """A frame of decord as it is coded.
+    """A frame of decord, of a video with a display matrix, as it is coded.
 
     decord turns pictures by itself, in some containers and by some angles, takes mirrored ones for
     turned ones, and may leave the padding of each row: PyAV's picture tells what it did.
@@ -375,8 +389,6 @@ def _coded_picture(frame: Any, timed: Any, index: int) -> Pixels:
         VideoError: it did something else.
     """
     pixels: Pixels = frame.asnumpy()
-    if timed.side_data.get("DISPLAYMATRIX") is None:
-        return pixels
     height, width, channels = pixels.shape
     if channels != RGB:
         pixels = pixels.reshape(height, -1)[:, : width * RGB].reshape(height, width, RGB)

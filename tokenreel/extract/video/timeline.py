@@ -91,7 +91,7 @@ def _spread(
 ) -> list[DecodedFrame]:
     """Frames of one time stamp, each with its time and its end."""
     if len(held) == 1:
-        return [replace(held[0], stop=after)] if after is not None else held
+        return held if after is None else [held[0].shown_until(after)]
     start, count = held[0].ticks, len(held)
     each = Fraction(step or 1)
     if after is not None:

@@ -90,6 +90,20 @@ class DecodedFrame:
     rules: int = 1
     make_mean: Callable[[], NDArray[np.float64] | None] | None = None
 
+    def shown_until(self, stop: int) -> "DecodedFrame":
+        """The frame with another stop; as dataclasses.replace, which takes ten times as long."""
+        return DecodedFrame(
+            self.make_pixels,
+            self.size,
+            self.index,
+            self.ticks,
+            stop,
+            self.orientation,
+            self.is_moved,
+            self.rules,
+            self.make_mean,
+        )
+
     @property
     def mean_rgb(self) -> NDArray[np.float64]:
         """Mean R, G and B of the frame, float64 (3,) in [0, 255]."""
