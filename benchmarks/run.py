@@ -94,7 +94,9 @@ def run(name: str, *, is_quick: bool) -> bool:
     """Run a script and keep its rows; whether it ended well."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        calls = [["--quick"]] if is_quick else [[], *([MORE_CALLS[name]] * (name in MORE_CALLS))]
+        calls = (
+            [["--quick"]] if is_quick else [[], *([MORE_CALLS[name]] if name in MORE_CALLS else [])]
+        )
         for call in calls:
             print(f"== {name} {' '.join(call)}", flush=True)
             done = subprocess.run(
