@@ -179,7 +179,13 @@ def store_size(
 def _size_of_pictures(
     identity: StoreIdentity, clip_frames: Sequence[int], picture_bytes: float
 ) -> StoreSize:
-    """Bytes and files of a store of pictures of so many bytes."""
+    """Bytes and files of a store of pictures.
+
+    Args:
+        identity: of the store.
+        clip_frames: pictures of each clip.
+        picture_bytes: mean size of one.
+    """
     num_bytes = num_files = 0
     for count in clip_frames:
         rows = max(-(-count // identity.frames_per_window), 1)

@@ -4,7 +4,6 @@ From the top: the centre frame of each scene; the mean of R, G and B of every fr
 mean and the cuts; the distance between the two, and its threshold.
 """
 
-import io
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.cache.errors import UsageError, machine_error
-from tokenreel.cache.files import write_whole
+from tokenreel.cache.errors import UsageError
+from tokenreel.extract.preview.show import save_figure
 from tokenreel.extract.scene_list import Scene
 from tokenreel.extract.scenes.cutter import RunningMean
 from tokenreel.extract.video.decode import decode
@@ -25,7 +24,6 @@ Array = NDArray[Any]
 
 MOST_SHOWN = 13  # scenes
 THUMBNAIL_PIXELS = 120  # of the long side
-DOTS_PER_INCH = 110
 COLOURS = ("#c0392b", "#27ae60", "#2b5fc0")
 
 
@@ -142,7 +140,6 @@ def draw_scenes(picture: ScenePicture, out: Path) -> Path:
     Raises:
         UsageError: the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     columns = len(picture.shown)
@@ -174,12 +171,4 @@ def draw_scenes(picture: ScenePicture, out: Path) -> Path:
         axis.grid(alpha=0.3)
     kept = [picture.scenes[number].centre_seconds for number in picture.shown]
     colours.plot(kept, np.full(len(kept), 4.0), "k^", markersize=5)
-    FigureCanvasAgg(figure)
-    data = io.BytesIO()
-    figure.savefig(data, dpi=DOTS_PER_INCH, format="png")
-    try:
-        write_whole(out, data.getvalue())
-    except OSError as error:
-        what = f"{out}: the picture cannot be written"
-        raise machine_error(error, what) or UsageError(f"{what}: {error.strerror}") from error
-    return out
+    return save_figure(figure, out)

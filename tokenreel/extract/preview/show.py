@@ -127,7 +127,6 @@ def draw_clip(picture: ClipPicture, out: Path) -> Path:
     Raises:
         UsageError: the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows, columns = 1 + len(picture.blocks), len(picture.frames)
@@ -149,6 +148,17 @@ def draw_clip(picture: ClipPicture, out: Path) -> Path:
     for panel in panels.flat:
         panel.set(xticks=[], yticks=[])
     _draw_similarity(lower, picture)
+    return save_figure(figure, out)
+
+
+def save_figure(figure: Any, out: Path) -> Path:
+    """Write a figure of matplotlib as a PNG file, atomically; returns its path.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     FigureCanvasAgg(figure)
     data = io.BytesIO()
     figure.savefig(data, dpi=DOTS_PER_INCH, format="png")
