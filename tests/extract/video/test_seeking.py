@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tests.extract.barcodes import barcode, every_40_ms, read_barcode, write_barcodes
-from tokenreel.extract.video import seeking
+from tokenreel.extract.video import decoders, seeking
 from tokenreel.extract.video.decode import decode
 from tokenreel.extract.video.decoders import probe
+from tokenreel.extract.video.rgb import rgb_of
 from tokenreel.extract.video.seeking import PacketIndex, scan_packets
 from tokenreel.extract.video.types import VideoError
 
@@ -231,21 +232,12 @@ def test_gap_in_the_middle_is_not_skipped_by_a_seek(tmp_path):
 def test_only_requested_frames_are_converted_to_pixels(tmp_path, monkeypatch):
     path = write(tmp_path / "a.mp4", options=X264)
     made = []
-    plain = av.VideoFrame.to_ndarray
 
-    class Counting:
-        def __init__(self, frame):
-            self._frame = frame
+    def counted(frame):
+        made.append(frame.pts)
+        return rgb_of(frame)
 
-        def __getattr__(self, name):
-            return getattr(self._frame, name)
-
-        def to_ndarray(self, **options):
-            made.append(self._frame.pts)
-            return plain(self._frame, **options)
-
-    true = seeking.frame_of
-    monkeypatch.setattr(seeking, "frame_of", lambda frame, *rest: true(Counting(frame), *rest))
+    monkeypatch.setattr(decoders, "rgb_of", counted)
     frames = list(decode(path, from_seconds=4.6, until_seconds=4.8))
     made.clear()
     for frame in frames:

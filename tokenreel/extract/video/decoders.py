@@ -24,6 +24,7 @@ from tokenreel.extract.video.geometry import (
 )
 from tokenreel.extract.video.pictures import probe_pictures
 from tokenreel.extract.video.plane_means import mean_of_planes
+from tokenreel.extract.video.rgb import rgb_of
 from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo, check_file
 
 DECORD_LIMIT_BYTES = 2**30  # decord reads ahead without bound, so a whole video must fit
@@ -137,7 +138,7 @@ def frame_of(
         warn_of_geometry(path.name, orientation, aspect)
 
     def pixels() -> Pixels:
-        coded = frame.to_ndarray(format="rgb24") if make_coded is None else make_coded()
+        coded = rgb_of(frame) if make_coded is None else make_coded()
         return orientation.apply(make_square(coded, aspect))
 
     size = orientation.size(*square_size(frame.height, frame.width, aspect))
@@ -392,7 +393,7 @@ def _coded_picture(frame: Any, timed: Any, index: int) -> Pixels:
     height, width, channels = pixels.shape
     if channels != RGB:
         pixels = pixels.reshape(height, -1)[:, : width * RGB].reshape(height, width, RGB)
-    coded = timed.to_ndarray(format="rgb24").astype(np.int16)
+    coded = rgb_of(timed).astype(np.int16)
     turned = [np.rot90(pixels, turns) for turns in range(4)]
     fitting = [each for each in turned if each.shape == coded.shape]
     apart = [float(np.abs(coded - each).mean()) for each in fitting]

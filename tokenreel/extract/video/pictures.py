@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.extract.video.rgb import rgb_of
 from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo
 
 CODEC_OF = {".jpg": "mjpeg", ".jpeg": "mjpeg", ".png": "png"}
@@ -252,7 +253,7 @@ def _decode(path: Path, orientation: int, index: int, codec: str) -> NDArray[np.
         raise VideoError(f"{path.name} cannot be decoded: {reason}", frame=index) from error
     if len(frames) != 1 or frames[0].is_corrupt:
         raise VideoError(f"{path.name} cannot be decoded", frame=index)
-    return orient(frames[0].to_ndarray(format="rgb24"), orientation)
+    return orient(rgb_of(frames[0]), orientation)
 
 
 def orient(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
