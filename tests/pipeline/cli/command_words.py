@@ -8,6 +8,7 @@ import typer
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.extract.scene_list import CSV, Scene, csv_bytes
 from tokenreel.extract.scenes.config import ScenesConfig
+from tokenreel.extract.texts.config import TextConfig
 from tokenreel.pipeline.cli import evaluate, extract, fuse, main
 from tokenreel.pipeline.datasets import DATASETS
 from tokenreel.pipeline.override import apply_overrides
@@ -145,6 +146,8 @@ def check_words(name, params):
         configure_extraction(extraction_for(dataset), rest)
     elif name == "extract scenes":
         apply_overrides(ScenesConfig(), data_options(words)[1], root="scenes")
+    elif name == "extract text":
+        apply_overrides(TextConfig(), data_options(words)[1], root="text")
     elif name == "fuse train":
         recipe = params["recipe"]
         given = ("sample", [recipe, *words]) if "=" in recipe else (recipe, words)

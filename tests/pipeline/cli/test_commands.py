@@ -14,7 +14,7 @@ from tests.programs import call
 from tokenreel.pipeline.cli import evaluate, extract, fuse, main
 
 HELP = {
-    "extract": ["", "run", "scenes", "describe", "retry", "plan", "show"],
+    "extract": ["", "run", "scenes", "describe", "text", "retry", "plan", "show"],
     "fuse": ["", "train", "ablate", "embed", "attend", "recipes"],
     "evaluate": ["", "all", "compare", "frozen", "check", "report", "align", "retrieve"],
     "tokenreel": ["", "demo", "doctor", "fidelity", "keys", "data check"]

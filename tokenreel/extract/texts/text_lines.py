@@ -66,11 +66,20 @@ def read_text_lines(path: Path) -> list[TextLine]:
         UsageError: the file cannot be read, or a line is not as above, or its last line was cut
             off; file and line are named.
     """
+    return [line for _, line in read_numbered_lines(path)]
+
+
+def read_numbered_lines(path: Path) -> list[tuple[int, TextLine]]:
+    """All texts of a file, each with the number of its line from 1.
+
+    Raises:
+        UsageError: see read_text_lines.
+    """
     lines, rest = _split(path)
     if rest:
         raise UsageError(
             f"{path}: its last line is cut off after {len(rest)} bytes: rerun the `extract "
-            "describe` that wrote it, or remove that line"
+            "describe` that wrote it, remove that line, or end it by a newline where it is whole"
         )
     return lines
 
@@ -88,17 +97,17 @@ def whole_text_lines(path: Path) -> tuple[list[TextLine], int]:
     if not path.exists():
         return [], 0
     lines, rest = _split(path)
-    return lines, len(rest)
+    return [line for _, line in lines], len(rest)
 
 
-def _split(path: Path) -> tuple[list[TextLine], bytes]:
-    """The texts of whole lines, and the bytes after the last of them."""
+def _split(path: Path) -> tuple[list[tuple[int, TextLine]], bytes]:
+    """The texts of whole lines with their numbers, and the bytes after the last of them."""
     lines, rest = [], b""
     for number, data in enumerate(_lines(path), start=1):
         if not data.endswith(b"\n"):
             rest = data
         elif data.strip():
-            lines.append(_read_line(data, f"{path}:{number}"))
+            lines.append((number, _read_line(data, f"{path}:{number}")))
     return lines, rest
 
 
@@ -127,7 +136,7 @@ def _read_line(data: bytes, where: str) -> TextLine:
             raise UsageError(f"{where}: unknown key {key!r} (known: {', '.join(KINDS)})")
         if not isinstance(value, KINDS[key]):
             raise UsageError(f"{where}: {key} is {value!r:.60}, not {_kind(key)}")
-    missing = [key for key in ("clip", "prompt", "text") if not values.get(key)]
+    missing = [key for key in ("clip", "prompt", "text") if not values.get(key, "").strip()]
     if missing:
         raise UsageError(f"{where}: {missing[0]} is missing or empty")
     return TextLine(**values | {"times_seconds": _times(values, where)})

@@ -54,7 +54,7 @@ def with_keys(command: str) -> type[TyperCommand]:
     """A command whose --help ends with its `key=value` keys, which are read only for the help.
 
     Args:
-        command: "extract", "scenes", "fuse" or "evaluate".
+        command: "extract", "scenes", "text", "fuse" or "evaluate".
     """
 
     class WithKeys(TyperCommand):

@@ -1,4 +1,4 @@
-"""`extract run | scenes | plan | show | retry | describe`: phase 1, video to store or to texts."""
+"""`extract run | scenes | plan | show | retry | describe | text`: phase 1, to stores and texts."""
 
 import signal
 import sys
@@ -247,7 +247,7 @@ def describe(
     it: without --yes the command says how many, of whose videos, and where, and sends nothing.  Its
     key is read from OPENAI_API_KEY and is never written.
     """
-    from tokenreel.pipeline.phases.describing import describe_dataset, plan_describing
+    from tokenreel.pipeline.phases.texts import describe_dataset, plan_describing
 
     plan = plan_describing(
         dataset,
@@ -277,6 +277,35 @@ def describe(
         f"{report.num_cut} cut at the greatest length, {len(report.failed)} failed"
     )
     finish(report.exit_status)
+
+
+@app.command(cls=with_keys("text"))
+def text(
+    dataset: Dataset,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(help="key=value of the encoder, data.key=value of the data"),
+    ] = None,
+    *,
+    texts: Annotated[
+        Path, typer.Option("--from", help="the file of texts: that of `extract describe`, or yours")
+    ],
+    root: Root = None,
+    out: Annotated[
+        Path | None, typer.Option(help="the file of vectors; by default beside the texts")
+    ] = None,
+) -> None:
+    """Write the vectors of texts of clips: a row for each clip and prompt, pooled and by token.
+
+    Each different text is encoded once.  Clips without a text, texts that are cut, and texts of
+    other clips are counted here and in the file.
+    """
+    from tokenreel.pipeline.phases.texts import embed_dataset_texts
+
+    report = embed_dataset_texts(dataset, words or [], texts, root=root, out=out)
+    for line in report.lines():
+        say(on_one_line(line))
+    say(f"{report.num_texts} texts of {report.num_clips} clips: {report.out}")
 
 
 def _limit(max_failures: int | None) -> list[str]:

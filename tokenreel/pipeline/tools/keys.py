@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from tokenreel.evaluate.protocol import PROTOCOLS, EvaluateConfig, Settings
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.scenes.config import ScenesConfig
+from tokenreel.extract.texts.config import TextConfig
 from tokenreel.fuse.config import SYSTEMS, FuseConfig, config_class
 from tokenreel.pipeline.datasets import DATASETS
 from tokenreel.pipeline.override import ALIASES, all_keys, models_of
@@ -69,6 +70,7 @@ def keys_page() -> str:
     parts = [HEAD]
     parts += ["## extract run, plan, retry", _table(key_rows(ExtractConfig))]
     parts += ["## extract scenes", _table(key_rows(ScenesConfig))]
+    parts += ["## extract text", _table(key_rows(TextConfig))]
     parts += ["A data set has keys of its own, `data.KEY=value`:", _data_sets()]
     parts += [
         "## fuse train, ablate",
@@ -89,10 +91,11 @@ def keys_page() -> str:
 
 
 def keys_help(command: str) -> str:
-    """The keys for the --help of a command: "extract", "scenes", "fuse" or "evaluate"."""
+    """The keys for the --help of a command: "extract", "scenes", "text", "fuse" or "evaluate"."""
     rows = {
         "extract": lambda: key_rows(ExtractConfig),
         "scenes": lambda: key_rows(ScenesConfig),
+        "text": lambda: key_rows(TextConfig),
         "fuse": lambda: key_rows(FuseConfig),
         "evaluate": evaluate_rows,
     }[command]()

@@ -1,4 +1,4 @@
-"""`extract describe` as a call: a data set and a model's endpoint -> a file of texts."""
+"""`extract describe` and `extract text` as calls: texts of clips, and their vectors."""
 
 import os
 from collections.abc import Sequence
@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Manifest, first_clips
+from tokenreel.extract.texts.config import TextConfig
 from tokenreel.pipeline.datasets import load_dataset
 from tokenreel.pipeline.defaults import root_of
+from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.phases.extraction import check_limit, data_options
 
 if TYPE_CHECKING:  # torch
     from tokenreel.extract.texts.describe import DescribeReport
+    from tokenreel.extract.texts.embed_texts import EmbedTextsReport
 
 BASE_URL, MODEL, KEY = "OPENAI_BASE_URL", "OPENAI_MODEL", "OPENAI_API_KEY"
 MOST_FRAMES, MOST_HEIGHT = 32, 2160
@@ -171,6 +174,34 @@ def describe_dataset(
         )
     finally:
         endpoint.close()
+
+
+def embed_dataset_texts(
+    dataset: str,
+    words: Sequence[str],
+    texts: Path,
+    *,
+    root: Path | None = None,
+    out: Path | None = None,
+) -> "EmbedTextsReport":
+    """Write the vectors of the texts of a data set's clips; no video is opened.
+
+    Args:
+        dataset: name of the data set.
+        words: `key=value` of the encoder, `data.key=value` of the data set.
+        texts: the file of texts.
+        root: folder of the videos; data/<dataset> when None.
+        out: the file of vectors; beside the texts when None.
+
+    Raises:
+        UsageError: see embed_texts.
+    """
+    options, rest = data_options(words)
+    config = apply_overrides(TextConfig(), rest, root="text")
+    manifest = load_dataset(dataset, root or root_of(dataset), options)
+    from tokenreel.extract.texts.embed_texts import embed_texts  # torch: words are right
+
+    return embed_texts(manifest, texts, config, out=out)
 
 
 def _prompts(words: Sequence[str]) -> dict[str, str]:

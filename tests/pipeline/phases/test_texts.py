@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 from tests.extract.extraction import write_video
 from tests.extract.texts.server import completion, send, serve
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.format.text_file import read_text_file
 from tokenreel.extract.texts.text_lines import read_text_lines
 from tokenreel.pipeline.cli.extract import app
 
@@ -98,3 +99,38 @@ def test_words_that_mean_nothing_are_refused_before_anything_is_sent(videos, wor
     else:
         assert result.exit_code == 2
     assert not (videos.parent / "t.jsonl").exists()
+
+
+def text(*words):
+    words = ["text", "folder", "--root", "videos", "--from", "t.jsonl", *words]
+    return CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def test_texts_become_a_file_of_vectors(videos):
+    (videos / "train/b.mp4").write_bytes((videos / "train/a.mp4").read_bytes())
+    line = '{"clip": "train/a.mp4", "prompt": "A", "text": "pour tea"}\n'
+    (videos.parent / "t.jsonl").write_text(line)
+    result = text("encoder=hashed-words", "tokens=true")
+    assert result.exit_code == 0
+    assert "prompt A: 1 of 2 clips have no text, such as train/b.mp4" in result.output
+    assert "1 texts of 2 clips: t-hashed-words.h5" in result.output
+    file = read_text_file(videos.parent / "t-hashed-words.h5")
+    assert file.missing(["train/a.mp4", "train/b.mp4"]) == {"A": ["train/b.mp4"]}
+    assert file.has_tokens
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["encodr=minilm"], "did you mean encoder"),
+        (["encoder=minlm"], "did you mean minilm"),
+        (["max_tokens=0"], "max_tokens"),
+        (["data.split=x"], "split"),
+        (["--out", "videos"], "is a folder"),
+    ],
+)
+def test_a_wrong_word_of_extract_text_is_refused_before_anything_is_made(videos, words, reason):
+    (videos.parent / "t.jsonl").write_text('{"clip": "train/a.mp4", "prompt": "A", "text": "x"}\n')
+    with pytest.raises(UsageError, match=reason):
+        text(*words)
+    assert sorted(path.name for path in videos.parent.iterdir()) == ["t.jsonl", "videos"]
