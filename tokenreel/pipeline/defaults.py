@@ -184,6 +184,21 @@ def store_of_run(folder: Path, provenance: Mapping[str, Any]) -> Path | None:
     return None
 
 
+def require_store_of_run(folder: Path, provenance: Mapping[str, Any]) -> Path:
+    """As store_of_run.
+
+    Raises:
+        UsageError: it is not found.
+    """
+    path = store_of_run(folder, provenance)
+    if path is None:
+        raise UsageError(
+            f"{folder} was trained on {provenance.get('store_name')}: its store is not in "
+            f"./{STORES} (you are in {Path.cwd()}): add --store PATH"
+        )
+    return path
+
+
 def dataset_of(store: Store) -> str:
     """The data set that a store was made of; "" where it does not say."""
     return str(store.made_with.get("dataset", ""))

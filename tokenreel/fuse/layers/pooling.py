@@ -103,7 +103,7 @@ class Lstp(nn.Module):
                 raise ValueError("dynamic queries are made from CLS vectors: none were given")
             made = self.dynamic(context.to(self.dynamic.weight.dtype))
             made = made.unflatten(-1, (self.config.num_dynamic, -1)).flatten(1, 2)
-            parts = [part.expand(len(made), -1, -1) for part in parts] + [made]
+            parts = [part.expand(made.shape[0], -1, -1) for part in parts] + [made]
         return QueryWeights(
             queries=parts[0] if len(parts) == 1 else torch.cat(parts, dim=1),
             key=self.key.weight,

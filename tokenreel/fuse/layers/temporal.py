@@ -29,10 +29,14 @@ def position_table(
             positions = torch.arange(num_frames, dtype=torch.float64)
         else:
             positions = torch.linspace(0, train_frames - 1, num_frames, dtype=torch.float64)
-        exponent = torch.arange(channels, dtype=torch.float64) / channels
-        angles = positions[:, None] / 10000**exponent
-        table = torch.where(torch.arange(channels) % 2 == 0, angles.sin(), angles.cos())
-        return table.float().to(device)
+        return sinusoid(positions, channels).to(device)
+
+
+def sinusoid(positions: Tensor, channels: int) -> Tensor:
+    """Sinusoids of positions (T,), float64 -> (T, C), float32."""
+    exponent = torch.arange(channels, dtype=torch.float64) / channels
+    angles = positions[:, None] / 10000**exponent
+    return torch.where(torch.arange(channels) % 2 == 0, angles.sin(), angles.cos()).float()
 
 
 class Block(nn.Module):
@@ -106,6 +110,10 @@ class TemporalFusion(nn.Module):
             TypeError: valid frames that are not bool.
         """
         padding, positions = self._prepare(entities, valid)
+        return self.fuse_at(entities, positions, padding)
+
+    def fuse_at(self, entities: Tensor, positions: Tensor, padding: Padding | None) -> Tensor:
+        """As forward, for entities (B, T, E, C) at given rows of sinusoids, (T, C)."""
         x = self._enter(entities, positions).flatten(1, 2)  # (B, T E, hidden)
         for block in self.blocks:
             x = block(x, padding)

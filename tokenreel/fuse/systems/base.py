@@ -95,6 +95,23 @@ class Embedded:
     of_clip: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class Portable:
+    """A model as plain torch computes it, for `torch.export`.
+
+    Attributes:
+        module: takes the inputs by name, float32, and gives embeddings (T, C).
+        inputs: name -> sizes of a row; all inputs have T rows.
+        longest: most rows T at a time.
+        says: how an input is made and a longer clip cut, in a sentence or two.
+    """
+
+    module: "nn.Module"
+    inputs: Mapping[str, tuple[int, ...]]
+    longest: int
+    says: str
+
+
 Shared = Mapping[Any, Any]  # model -> what `share` computed for it
 
 
@@ -218,6 +235,17 @@ class System(Protocol):
             UsageError: it has no attention to show.
         """
         raise UsageError(f"{run} is of system={config.system}, which has no attention to show")
+
+    def portable(self, run: Path, model: Any, config: Any, shapes: Shapes) -> Portable:
+        """A trained model for whoever has torch and not this package.
+
+        Raises:
+            UsageError: it has no such form.
+        """
+        raise UsageError(
+            f"{run} is of system={config.system}, which has no program of plain torch: its "
+            "checkpoint.pt has the weights"
+        )
 
 
 def system_of(config: SystemConfig) -> System:

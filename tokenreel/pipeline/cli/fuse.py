@@ -165,6 +165,21 @@ def attend(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="folder of a run")],
+    *,
+    out: Annotated[Path | None, typer.Option(help="new folder; RUN-export by default")] = None,
+    store: Store = None,
+) -> None:
+    """Write a run as one folder: weights, a program of plain torch, identity, probe, a card."""
+    from tokenreel.pipeline.apply.export import export_run
+    from tokenreel.pipeline.phases.training import parse_stores
+
+    target = out or run.with_name(f"{run.resolve().name}-export")
+    say(f"exported: {export_run(run, target, store=parse_stores(store or []))}")
+
+
+@app.command()
 def recipes(
     names: Annotated[
         list[str] | None, typer.Argument(help="recipes or tables to describe; default: all")

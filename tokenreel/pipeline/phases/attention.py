@@ -25,7 +25,7 @@ from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.evaluate.report.pictures.movie import write_movie
 from tokenreel.extract.video.types import VideoError
 from tokenreel.fuse.runs.provenance import read_provenance
-from tokenreel.pipeline.defaults import STORES, store_of_run, videos_of_store
+from tokenreel.pipeline.defaults import require_store_of_run, videos_of_store
 
 if TYPE_CHECKING:  # torch: imported once every word is known to be right
     from tokenreel.fuse.embed.attend import ClipAttention
@@ -85,13 +85,7 @@ def attend_clips(
         UsageError: no such clip, a run without attention, or a store that has to be named.
     """
     provenance = read_provenance(run)
-    path = store or store_of_run(run, provenance)
-    if path is None:
-        raise UsageError(
-            f"{run} was trained on {provenance.get('store_name')}: its store is not in ./{STORES} "
-            f"(you are in {Path.cwd()}): add --store PATH"
-        )
-    opened = open_store(path)
+    opened = open_store(store or require_store_of_run(run, provenance))
     videos = videos_of_store(opened, root)
     chosen = find_clips(opened, clips)
     from tokenreel.fuse.distributed.world import find_device

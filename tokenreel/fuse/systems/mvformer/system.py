@@ -17,7 +17,7 @@ from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config.mvformer import FuseConfig
 from tokenreel.fuse.config.windows import sample_windows
 from tokenreel.fuse.data.epoch_plan import Draw, shuffled_batches
-from tokenreel.fuse.systems.base import Embedded, Shapes, Shared, System
+from tokenreel.fuse.systems.base import Embedded, Portable, Shapes, Shared, System
 from tokenreel.fuse.systems.mvformer.requirements import (
     blocks_of,
     require_store,
@@ -157,6 +157,12 @@ class MvFormer(System):
                 "name a run with pooling.kind=lstp"
             )
         return lambda record: attention_of(record, model, source)
+
+    def portable(self, run: Path, model: Any, config: FuseConfig, shapes: Shapes) -> Portable:
+        """Pooling and fusion of a piece of a clip."""
+        from tokenreel.fuse.systems.mvformer.portable import portable_of
+
+        return portable_of(model, shapes)
 
 
 def _require_one(stores: StoreSet) -> None:

@@ -1,0 +1,147 @@
+"""A run as a folder: plain torch, without this package, gives the embeddings of the run."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.fuse.tiny import tiny_config, write_store
+from tokenreel.cache.embeddings import read_embeddings
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.fuse.config.model import ClsConfig, LstpConfig
+from tokenreel.fuse.train.train import train
+from tokenreel.pipeline.apply.export import export_run
+
+PLAIN_TORCH = """
+import sys
+
+sys.modules["tokenreel"] = None  # whoever imports it fails
+import numpy as np
+import torch
+
+model = torch.export.load(sys.argv[1] + "/program.pt2").module()
+given = np.load(sys.argv[2])
+clips = sorted({name.split("|")[0] for name in given.files})
+out = {}
+for clip in clips:
+    inputs = {name.split("|")[1]: torch.from_numpy(given[name]) for name in given.files
+              if name.split("|")[0] == clip}
+    out[clip] = model(**inputs).detach().numpy()
+np.savez(sys.argv[3], **out)
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A store of two actions with a codec that has arrays, and a run on it."""
+    folder = tmp_path_factory.mktemp("export")
+    store = write_store(folder / "s", codec="pca:4+int8", actions=("run `x`", "jump"), train=6)
+    run = folder / "run"
+    config = tiny_config(pooling=LstpConfig(num_entities=2, channels=8, num_dynamic=1))
+    train(config, store=store, out=run, device="cpu", progress=False)
+    return store, run
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    path, run = trained
+    return export_run(run, tmp_path_factory.mktemp("exported") / "out", store=path)
+
+
+def inputs_of(store, clip, names):
+    tokens = store.read(clip)
+    floats = [tokens.decode(block) for block in store.identity.blocks]
+    every = {"tokens": np.concatenate(floats, axis=-1), "cls": store.read_cls(clip)}
+    return {name: every[name].astype(np.float32) for name in names}
+
+
+def test_plain_torch_gives_the_embeddings_of_the_run_for_every_length(trained, exported, tmp_path):
+    path, run = trained
+    store = open_store(path)
+    clips = read_embeddings(run / "embeddings.h5").clips
+    assert len({len(clip.embeddings) for clip in clips}) > 3
+    given = {
+        f"{clip.clip_id}|{name}": value
+        for clip in clips
+        for name, value in inputs_of(store, clip.clip_id, ("tokens", "cls")).items()
+    }
+    np.savez(tmp_path / "in.npz", **given)
+    command = [sys.executable, "-c", PLAIN_TORCH, exported, tmp_path / "in.npz", tmp_path / "out.npz"]
+    subprocess.run(list(map(str, command)), check=True, cwd=tmp_path)
+    made = np.load(tmp_path / "out.npz")
+    for clip in clips:
+        np.testing.assert_allclose(made[clip.clip_id], clip.embeddings, atol=1e-5)
+
+
+def test_the_folder_has_weights_identity_calibration_and_probes(trained, exported):
+    (path, run), out = trained, exported
+    assert sorted(file.name for file in out.iterdir()) == [
+        "README.md",
+        "calibration.safetensors",
+        "config.json",
+        "identity.json",
+        "probe.safetensors",
+        "program.pt2",
+        "weights.safetensors",
+    ]
+    identity = open_store(path).identity
+    assert json.loads((out / "identity.json").read_bytes()) == identity.model_dump(mode="json")
+    assert {name.split("/")[0] for name in load_file(out / "calibration.safetensors")} == {
+        "mean",
+        "pca_basis",
+        "pca_sd",
+        "sd",
+    }
+    assert load_file(out / "weights.safetensors")["pooling.queries"].shape == (2, 8)
+    card = (out / "README.md").read_text()
+    assert "`tokens` (T, 6, 16)" in card
+    assert "- `run x`: `a`, `b`" in card
+
+    probe = load_file(out / "probe.safetensors")
+    clips = [clip for clip in read_embeddings(run / "embeddings.h5").clips if clip.split == "train"]
+    right = []
+    for clip in clips:
+        weight, bias, classes = (
+            probe[f"{clip.action}/{name}"] for name in ("weight", "bias", "classes")
+        )
+        found = classes[(clip.embeddings @ weight.T + bias).argmax(axis=1)]
+        right.append((found == clip.labels).mean())
+    assert np.mean(right) > 0.8  # chance is 0.5
+
+
+def test_one_action_is_not_judged_by_the_probe_of_another(exported):
+    probe = load_file(exported / "probe.safetensors")
+    assert not np.allclose(probe["jump/weight"], probe["run `x`/weight"])
+
+
+def test_a_pooling_without_tokens_takes_cls_vectors_alone(tmp_path):
+    path = write_store(tmp_path / "s")
+    config = tiny_config(pooling=ClsConfig())
+    train(config, store=path, out=tmp_path / "run", device="cpu", progress=False)
+    out = export_run(tmp_path / "run", tmp_path / "out", store=path)
+    assert "model(cls=cls)" in (out / "README.md").read_text()
+
+
+def test_a_folder_that_is_there_and_a_run_without_embeddings_are_refused(trained, tmp_path):
+    path, run = trained
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UsageError, match="is there: name a new folder"):
+        export_run(run, tmp_path / "there", store=path)
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "embeddings.h5").unlink()
+    with pytest.raises(UsageError, match="type its `fuse train` again"):
+        export_run(tmp_path / "run", tmp_path / "out", store=path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_run_gives_the_same_bytes_but_for_the_program(trained, exported, tmp_path):
+    path, run = trained
+    again = export_run(run, tmp_path / "again", store=path)
+    for file in exported.iterdir():
+        if file.suffix != ".pt2":
+            assert file.read_bytes() == (again / file.name).read_bytes(), file.name
