@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.memory import require_memory
-from tokenreel.cache.csv_tables import Table, read_lines, read_table
+from tokenreel.cache.csv_tables import Comments, Table, read_lines, read_table
 from tokenreel.cache.errors import UsageError
 
 PLAIN = 'video,start_seconds,phase\na.mp4,0,reach\n"b, c.mp4",1.5,caf\u00e9\n'
@@ -67,7 +67,9 @@ def test_a_table_is_read_as_it_was_meant(tmp_path, name):
 
 
 def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
-    lines = read(tmp_path, "video,start_seconds,phase\n\n# none\na,0,x\n,,\nb,1,y\n", comments=True)
+    lines = read(
+        tmp_path, "video,start_seconds,phase\n\n# none\na,0,x\n,,\nb,1,y\n", comments=Comments()
+    )
     assert [line.where for line in lines] == ["t.csv:4", "t.csv:6"]
     lines = read(tmp_path, 'video,start_seconds,phase\r\n"a\r\nb",0,x\r\nc,1,y\r\n')
     assert [(line.where, line.cells["video"]) for line in lines] == [
@@ -89,7 +91,22 @@ def test_text_of_a_cell_is_never_changed(tmp_path, text):
 def test_lines_of_comments_are_rows_where_the_table_has_no_comments(tmp_path):
     rows = "video,start_seconds,phase\n#1.mp4,0,x\n"
     assert cells(read(tmp_path, rows)) == [("#1.mp4", "0", "x")]
-    assert read(tmp_path, rows, comments=True) == []
+    assert read(tmp_path, rows, comments=Comments()) == []
+
+
+def test_a_name_that_begins_with_a_number_sign_is_no_comment(tmp_path):
+    head = "video,start_seconds,phase\n"
+    rows = head + "# a, b and c\n#1.mp4,0,x\n#2.mp4,0,x\n#cafe\u0301.mp4,0,x\n#2.mp4\n#3.mp4,1,y\n"
+    comments = Comments({"#1.mp4", "#caf\u00e9.mp4"})
+    assert [row[0] for row in cells(read(tmp_path, rows, comments=comments))] == [
+        "#1.mp4",
+        "#cafe\u0301.mp4",
+    ]
+    assert comments.rows == ["t.csv:4", "t.csv:7"]
+    assert comments.notes() == ["t.csv:4 begins with #, as 1 more: a comment, no row is made of it"]
+    both = Comments({"#1.mp4", "1.mp4"})
+    with pytest.raises(UsageError, match=r"t\.csv:2: '#1\.mp4' is a name, or '1\.mp4' in a com"):
+        read(tmp_path, head + "#1.mp4,0,x\n", comments=both)
 
 
 REFUSED = {  # what is wrong -> (content, words of the message)

@@ -6,8 +6,12 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.fuse.config import FixedWidthConfig, FuseConfig, LavConfig, LstpConfig, MaxConfig
 from tokenreel.pipeline.override import apply_overrides, expand_grid
+from tokenreel.pipeline.phases.extraction import configure_extraction, data_options
+from tokenreel.pipeline.phases.training import apply_words
+from tokenreel.pipeline.recipes.extraction import extraction_for
 
 
 class Pooling(BaseModel):
@@ -160,3 +164,22 @@ def test_another_kind_keeps_the_fields_that_both_have_from_a_common_base():
 def test_a_key_as_errors_name_it_is_told_how_to_write_it(word, meant):
     with pytest.raises(UsageError, match=meant):
         apply_overrides(Config(), [word], root="fuse")
+
+
+@pytest.mark.parametrize(
+    ("read", "words", "key"),
+    [
+        (lambda words: configure_extraction(extraction_for("folder"), words), "fps=5 fps=6", "fps"),
+        (lambda words: configure_extraction(extraction_for("folder"), words), "fps=5 fps=", "fps"),
+        (data_options, "data.classes=99 fps=1 data.classes=288", "classes"),
+        (data_options, "data.picture_fps=10 picture_fps=12", "picture_fps"),
+        (lambda words: apply_words("sample", words), "loss.name=tcc loss.name=scl", "loss.name"),
+        (lambda words: apply_words("sample", words), "optim.lr=1 seed=1 optim.lr=2", "optim.lr"),
+        (lambda words: apply_overrides(EvaluateConfig(), words, root="x"), "ks=1 ks=5,10", "ks"),
+    ],
+)
+def test_a_key_with_two_values_is_refused_naming_both(read, words, key):
+    first, *_, last = [word for word in words.split() if f"{key}=" in word]
+    with pytest.raises(UsageError, match=f"{first} and {last}: {key} is given twice"):
+        read(words.split())
+    read([word for word in words.split() if word != last] + [first])  # one value, said twice

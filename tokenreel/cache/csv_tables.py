@@ -15,11 +15,15 @@ import difflib
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from unicodedata import normalize
 
 from tokenreel.cache.errors import UsageError, limit_behind
+from tokenreel.cache.manifest import SPLITS
+from tokenreel.cache.plugins import nearest
 
 MOST_BYTES = 2**29
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -56,6 +60,48 @@ class Line:
     def optional_seconds(self, column: str) -> float | None:
         """The same, None where the column is absent or empty."""
         return self.seconds(column) if self.cells.get(column) else None
+
+
+@dataclass
+class Comments:
+    """Lines of a table that begin with #: those that look like rows are counted.
+
+    Attributes:
+        names: first cells that are names although they begin with #, in Unicode's form NFC.
+        rows: file and line of each comment that has as many cells as the header.
+    """
+
+    names: Collection[str] = ()
+    rows: list[str] = field(default_factory=list)
+
+    def takes(self, cell: str, where: str) -> bool:
+        """Whether a line is a comment.
+
+        Args:
+            cell: the first, which begins with #.
+            where: file and line where the line could be a row, else "".
+
+        Raises:
+            UsageError: it may be either.
+        """
+        name = normalize("NFC", cell)
+        if where and name in self.names:
+            if name[1:].strip() not in self.names:
+                return False
+            raise UsageError(
+                f"{where}: {cell!r} is a name, or {cell[1:].strip()!r} in a comment: write a "
+                "comment with a space, or another word, after the #, or rename one of the two"
+            )
+        if where:
+            self.rows.append(where)
+        return True
+
+    def notes(self) -> list[str]:
+        """A sentence for the comments that look like rows; none without any."""
+        if not self.rows:
+            return []
+        more = f", as {len(self.rows) - 1} more" if len(self.rows) > 1 else ""
+        return [f"{self.rows[0]} begins with #{more}: a comment, no row is made of it"]
 
 
 class Table:
@@ -122,23 +168,28 @@ class Table:
                 return
             yield number, [cell.strip() for cell in row]
 
-    def lines(self, *, comments: bool = False) -> Iterator[Line]:
+    def lines(self, *, comments: Comments | None = None) -> Iterator[Line]:
         """The lines below the header.
 
         Args:
-            comments: whether lines that begin with # are left out.
+            comments: where lines that begin with # are comments; they are left out and counted.
 
         Raises:
-            UsageError: a line with fewer or more cells than the header, or that is not CSV.
+            UsageError: a line with fewer or more cells than the header, that is not CSV, or that
+                may be a comment or not.
         """
         rows = self._rows(self._separator)
         next(rows)
         for number, row in rows:
-            if not any(row) or (comments and row[0].startswith("#")):
+            if not any(row):
                 continue
             where = f"{self._name}:{number}"
             if len(row) == self._width and not any(row[len(self.header) :]):
                 row = row[: len(self.header)]
+            if comments is not None and row[0].startswith("#"):
+                is_whole = len(row) == len(self.header)
+                if comments.takes(row[0], where if is_whole else ""):
+                    continue
             if len(row) != len(self.header):
                 raise UsageError(f"{where}: {self._describe_ragged(row)}")
             yield Line(where, dict(zip(self.header, row, strict=True)))
@@ -158,7 +209,11 @@ class Table:
 
 
 def read_table(
-    path: Path, *, required: Sequence[str], optional: Sequence[str] = (), comments: bool = False
+    path: Path,
+    *,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    comments: Comments | None = None,
 ) -> Iterator[Line]:
     """Lines of a CSV file with a header of known columns.
 
@@ -166,7 +221,7 @@ def read_table(
         path: of the file.
         required: columns that it must have.
         optional: columns that it may have.
-        comments: whether lines that begin with # are left out.
+        comments: as Table.lines.
 
     Raises:
         UsageError: as Table, a column that is missing or unknown, or a line with fewer or more
@@ -186,6 +241,21 @@ def read_table(
             hint = f", did you mean {close[0]}?" if close else ""
             raise UsageError(f"{table.where}: unknown column {name[:MOST_SHOWN]!r}{hint}")
     yield from table.lines(comments=comments)
+
+
+def require_splits(lines: Sequence[Line]) -> None:
+    """Raise UsageError for names that are no split, with how many lines have one."""
+    wrong = [line for line in lines if line.cells.get("split") not in (None, "", *SPLITS)]
+    if not wrong:
+        return
+    counts = Counter(line.cells["split"] for line in wrong)
+    name = wrong[0].cells["split"]
+    rest = f"; {len(wrong)} lines have such: " if len(wrong) > 1 else ""
+    rest += ", ".join(f"{text!r} {count}" for text, count in counts.most_common(5)) if rest else ""
+    raise UsageError(
+        f"{wrong[0].where}: split is {name!r}, not one of {', '.join(SPLITS)}"
+        f"{nearest(name, SPLITS)}{rest}"
+    )
 
 
 def read_lines(path: Path) -> list[str]:

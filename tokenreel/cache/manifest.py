@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+SPLITS = ("train", "val", "test")
 UNLABELLED = -1  # the label of a frame that no span covers
 ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
 

@@ -34,6 +34,7 @@ class ExtractReport:
         num_frames: frames of the clips committed now.
         num_repeated: frames that were taken again, where a clip or its last window has too few.
         num_moved: frames whose time stamps repeated others', in clips committed now.
+        num_tried_again: clips in quarantine whose video, range or labels changed since.
         num_other_rules: clips committed now by later rules than those of the store.
         num_appended: frames written now, those of uncommitted clips included.
         num_bytes: bytes of their tokens.
@@ -63,6 +64,7 @@ class ExtractReport:
     num_frames: int = 0
     num_repeated: int = 0
     num_moved: int = 0
+    num_tried_again: int = 0
     num_other_rules: int = 0
     num_appended: int = 0
     num_bytes: int = 0
@@ -161,6 +163,11 @@ class ExtractReport:
                 "than by those of the store: `extract run ... --changed replace` adds them"
             )
         lines += self._changes()
+        if self.num_tried_again:
+            lines.append(
+                f"{self.num_tried_again} clip(s) in quarantine were tried again: their videos, "
+                "ranges or labels changed since they failed"
+            )
         if self.quarantined:
             lines.append("retry clips in quarantine with `extract retry STORE`")
         if self.stopped:

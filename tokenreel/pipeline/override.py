@@ -83,9 +83,11 @@ def apply_overrides(config: Config, words: Iterable[str], *, root: str) -> Confi
         root: first part of the field names in errors, such as "fuse".
 
     Raises:
-        UsageError: a word without "=", an unknown field, or a value that does not validate.
+        UsageError: a word without "=", an unknown field, a key with two values, or a value that
+            does not validate.
     """
     words = list(words)
+    require_one_value(words)
     for word in words:
         config = _choose_group(config, word, root=root)
     changes = config.model_dump()
@@ -108,6 +110,18 @@ def apply_overrides(config: Config, words: Iterable[str], *, root: str) -> Confi
         return type(config).model_validate(changes)
     except ValidationError as error:
         raise UsageError(_format_error(error, config, root)) from None
+
+
+def require_one_value(words: Iterable[str]) -> None:
+    """Raise UsageError where two `key=value` words give one key different values.
+
+    >>> require_one_value(["fps=5", "seed=1", "fps=5"])
+    """
+    given: dict[str, str] = {}
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if equals and given.setdefault(key, word) != word:
+            raise UsageError(f"{given[key]} and {word}: {key} is given twice, leave one out")
 
 
 class _NoSuchField(Exception):

@@ -154,7 +154,7 @@ def test_wrong_files_and_tables_are_named(tmp_path):
     with pytest.raises(UsageError, match="no file 'b'"):
         import_features(folder, tmp_path / "s", statement())
     (folder / "clips.csv").write_text("file,split\na,vall\n")
-    with pytest.raises(UsageError, match="train, val or test"):
+    with pytest.raises(UsageError, match="train, val, test"):
         import_features(folder, tmp_path / "s", statement())
     (folder / "clips.csv").write_text("file,clip_id,video\na,a,../../v.mp4\n")
     with pytest.raises(UsageError, match="not a path below"):
@@ -208,7 +208,7 @@ def test_a_table_of_a_spreadsheet_names_splits_and_actions(tmp_path, name):
         ("file,split\na\n", r"csv:2: 1 cells where the header has 2, .* none for split"),
         (b"file,action\na,caf\xe9\n", r"csv:2: not UTF-8 text: byte 6 of the line is 0xE9"),
         ("file,split\nc.0,val\n", r"csv:2: no file 'c\.0' in "),
-        ("file,split\na,vall\n", r"csv:2: split 'vall': train, val or test"),
+        ("file,split\na,vall\n", r"csv:2: split is 'vall', not one of train, val, test"),
         ("split\ntrain\n", r"csv:1: no column file; the columns are file,clip_id,video,split,"),
         ("file,spilt\na,val\n", r"csv:1: unknown column 'spilt', did you mean split\?"),
         ("file,split,split\na,val,train\n", r"csv:1: the column 'split' is listed twice"),

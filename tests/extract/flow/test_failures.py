@@ -96,7 +96,6 @@ def failed(root, tmp_path):
 
 def test_clips_in_quarantine_are_reported_and_not_retried_without_retries(failed, caplog):
     store, manifest = failed
-    shutil.copy(manifest.root / "whole.mkv", manifest.root / "torn.mkv")
     with caplog.at_level(logging.WARNING):
         again = extract_clips(manifest, CONFIG, store, progress=False)
     assert (again.committed, again.failed) == ([], [])
@@ -107,6 +106,7 @@ def test_clips_in_quarantine_are_reported_and_not_retried_without_retries(failed
     assert "extract retry" in again.table()
     (record,) = read_failures(store)
     assert record["attempts"] == 1
+    shutil.copy(manifest.root / "whole.mkv", manifest.root / "torn.mkv")
     retried = extract_clips(manifest, CONFIG, store, progress=False, retries=True)
     assert retried.committed == ["torn"]
     assert retried.exit_status == 0
@@ -295,3 +295,14 @@ def test_the_status_of_a_stopped_run_says_whether_clips_are_missing():
     ]
     merged = merge_reports(parts)
     assert (merged.num_clips, merged.num_missing) == (3, 1)
+
+
+def test_no_count_is_lost_where_processes_share_the_clips():
+    later = {"num_over_limit", "signal"}  # known to the process that merges
+    counts = {
+        name: number
+        for number, (name, value) in enumerate(vars(ExtractReport()).items(), 1)
+        if type(value) is int and name not in later
+    }
+    merged = merge_reports([ExtractReport(**counts)])
+    assert {name: getattr(merged, name) for name in counts} == counts

@@ -500,3 +500,72 @@ def test_a_wrong_tag_is_named_by_file_and_line(tmp_path, lines, message):
     root = make_root(tmp_path, tags=f"video,tag\n{lines}\n")
     with pytest.raises(UsageError, match=message):
         load_dataset("folder", root, {"tags": "war,x"})
+
+
+def test_a_video_whose_name_begins_with_a_number_sign_is_in_every_table(tmp_path):
+    root = make_root(
+        tmp_path,
+        clips="video,split,action\n#x.mp4,val,#1\n# of,three,words\n#y.mp4,val,\nb.mp4,train,\n",
+        labels="video,start_seconds,stop_seconds,phase\n#x.mp4,0,1,go\n#b.mp4,0,1,0\n",
+        phases="action,phase\n#1,go\n#2,go\n",
+        tags="video,tag\n#x.mp4,short\n",
+    )
+    (root / "#x.mp4").touch()
+    (root / "b.mp4").touch()
+    manifest = load_dataset("folder", root, {})
+    clip, _ = manifest.clips
+    assert (clip.clip_id, clip.split, clip.action, clip.tags) == ("#x.mp4", "val", "#1", ("short",))
+    assert [(span.start_seconds, span.phase) for span in clip.spans] == [(0.0, 0)]
+    assert manifest.phases == {"#1": ("go",)}
+    comments = [note for note in manifest.notes if "begins with #" in note]
+    assert comments == [
+        "clips.csv:3 begins with #, as 1 more: a comment, no row is made of it",
+        "phases.csv:3 begins with #: a comment, no row is made of it",
+        "labels.csv:3 begins with #: a comment, no row is made of it",
+    ]
+
+
+def test_labels_of_a_video_that_clips_csv_leaves_out_are_left_out_and_noted(tmp_path):
+    root = make_root(
+        tmp_path,
+        clips="video\na.mp4\n",
+        labels="video,start_seconds,stop_seconds,phase\na.mp4,0,1,0\nb.mp4,0,1,0\nc.mp4,0,1,0\n",
+        tags="video,tag\nb.mp4,short\n",
+    )
+    for name in "abc":
+        (root / f"{name}.mp4").touch()
+    manifest = load_dataset("folder", root, {})
+    assert [len(clip.spans) for clip in manifest.clips] == [1]
+    left = [note for note in manifest.notes if "does not list" in note]
+    assert left == [
+        "labels.csv has lines of b.mp4, which clips.csv does not list: left out, as 1 more",
+        "tags.csv has lines of b.mp4, which clips.csv does not list: left out",
+    ]
+    (root / "labels.csv").write_text("video,start_seconds,stop_seconds,phase\nd.mp4,0,1,0\n")
+    with pytest.raises(UsageError, match=r"labels\.csv:2: no video 'd\.mp4' below the root"):
+        load_dataset("folder", root, {})
+
+
+def test_wrong_splits_are_one_message_with_how_many_lines_have_them(tmp_path):
+    rows = "".join(f"{name}.mp4,vall\n" for name in "abc")
+    root = make_root(tmp_path, clips=f"video,split\n{rows}d.mp4,valid\n")
+    for name in "abcd":
+        (root / f"{name}.mp4").touch()
+    message = (
+        r"clips\.csv:2: split is 'vall', not one of train, val, test, did you mean val\?; "
+        r"4 lines have such: 'vall' 3, 'valid' 1$"
+    )
+    with pytest.raises(UsageError, match=message):
+        load_dataset("folder", root, {})
+
+
+@pytest.mark.parametrize("name", ["Val", "vall", "validation", "TEST", "testing"])
+def test_a_folder_whose_name_is_nearly_a_split_is_noted(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "a.mp4").touch()
+    manifest = load_dataset("folder", tmp_path, {})
+    meant = "test" if name.lower().startswith("test") else "val"
+    assert manifest.clips[0].split == "train"
+    assert any(f"{name!r} is no split" in note and meant in note for note in manifest.notes)
+    (tmp_path / "clips.csv").write_text(f"video,split\n{name}/a.mp4,{meant}\n")
+    assert not any("is no split" in note for note in load_dataset("folder", tmp_path, {}).notes)

@@ -9,7 +9,14 @@ import hashlib
 import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tokenreel.cache.canonical import canonical_json, field_differences
 from tokenreel.cache.errors import WrongIdentity
@@ -172,3 +179,19 @@ class StoreIdentity(BaseModel):
         raise WrongIdentity(
             f"{path} was made with other settings; {len(rows)} field(s) differ:\n{table}\n{advice}"
         )
+
+
+def wrong_fields(error: ValidationError) -> str:
+    """What is wrong with each field, in one line.
+
+    >>> try:
+    ...     StoreIdentity.model_validate({"dim": 0})
+    ... except ValidationError as error:
+    ...     wrong_fields(error).split("; ")[-2:]
+    ['frames: Field required', 'codec: Field required']
+    """
+    return "; ".join(
+        f"{'.'.join(map(str, item['loc'])) or 'the whole'}: "
+        f"{item['msg'].removeprefix('Value error, ')}"
+        for item in error.errors()
+    )

@@ -34,7 +34,7 @@ from tokenreel.cache.files import (
     write_whole,
 )
 from tokenreel.cache.format.clip import clip_key
-from tokenreel.cache.format.identity import KNOWN_VERSIONS, StoreIdentity
+from tokenreel.cache.format.identity import KNOWN_VERSIONS, StoreIdentity, wrong_fields
 from tokenreel.cache.format.layout import ArraySpec, group_json
 
 log = logging.getLogger(__name__)
@@ -241,8 +241,7 @@ def load_identity(path: Path) -> tuple[StoreIdentity, dict[str, Any]]:
                 f"{path}: recipe.json has {', '.join(unknown)}, which this version does not know: "
                 "update TokenReel"
             ) from error
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise Damaged(f"{path}: recipe.json is damaged: {wrong}") from error
+        raise Damaged(f"{path}: recipe.json is damaged: {wrong_fields(error)}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{path}: recipe.json or zarr.json is damaged: {error}") from error
     kinds = {"fingerprint": str, "made_with": dict}

@@ -31,18 +31,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tokenreel.cache.canonical import read_json
 from tokenreel.cache.codec import Encoded, calibrate, codec_identity, require_fits
 from tokenreel.cache.codec.base import Array
-from tokenreel.cache.csv_tables import Line, read_lines, read_table
+from tokenreel.cache.csv_tables import Line, read_lines, read_table, require_splits
 from tokenreel.cache.embedding_arrays import require_own_bytes
 from tokenreel.cache.embeddings import labels_of, text_of, times_of
 from tokenreel.cache.errors import EmbeddingFileError, UsageError, limit_behind
 from tokenreel.cache.files import files_in
 from tokenreel.cache.format.byte_arrays import is_array_name
 from tokenreel.cache.format.clip import ClipRecord, clip_key, folder_of, load_clip
-from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.cache.format.identity import StoreIdentity, wrong_fields
 from tokenreel.cache.format.layout import SEGMENT, default_stops, segments
 from tokenreel.cache.format.store_files import create_store, load_arrays
 from tokenreel.cache.locks import open_hdf5
-from tokenreel.cache.manifest import UNLABELLED, Clip, text_of_name
+from tokenreel.cache.manifest import SPLITS, UNLABELLED, Clip, text_of_name
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.cache.tools.feature_labels import LabelTables, read_label_tables
 from tokenreel.cache.tools.imported_clips import FeatureSources, clip_changes
@@ -123,9 +123,8 @@ def read_statement(path: str | Path) -> ImportStatement:
         values = read_json(text) if path.suffix == ".json" else tomllib.loads(text)
         return ImportStatement.model_validate(values)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         known = ", ".join(ImportStatement.model_fields)
-        raise UsageError(f"{path}: {wrong}; the fields are {known}") from error
+        raise UsageError(f"{path}: {wrong_fields(error)}; the fields are {known}") from error
     except RecursionError as error:
         raise UsageError(f"{path}: values nested too deeply") from error
     except ValueError as error:
@@ -411,7 +410,9 @@ def _read_table(path: Path) -> dict[str, Line]:
         return {}
     lines: dict[str, Line] = {}
     named: dict[str, Line] = {}
-    for line in read_table(path, required=("file",), optional=(*WORDS, LABELS)):
+    table = list(read_table(path, required=("file",), optional=(*WORDS, LABELS)))
+    require_splits(table)
+    for line in table:
         file, clip_id = line.cells["file"], line.cells.get("clip_id", "")
         before = lines.setdefault(file, line)
         if before is not line:
@@ -449,9 +450,8 @@ def _inspect(
     listed = {k: v for k, v in line.cells.items() if k in WORDS and v} if line else {}
     words = {"clip_id": stem, "video": stem, "split": "train", **words, **listed}
     tags = extra.pop("tags", ())
-    if words["split"] not in ("train", "val", "test"):
-        where = line.where if line and "split" in listed else name
-        raise UsageError(f"{where}: split {words['split']!r}: train, val or test")
+    if words["split"] not in SPLITS:
+        raise UsageError(f"{name}: split is {words['split']!r}, not one of {', '.join(SPLITS)}")
     clip = Clip(**words, tags=tags)  # type: ignore[arg-type]
     return FeatureFile(clip, paths, num_frames, **extra)
 

@@ -9,7 +9,7 @@ import numpy as np
 from tokenreel.cache.embedding_arrays import ArraySpec, array_specs, wrong_type
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile, read_embeddings
 from tokenreel.cache.errors import EmbeddingFileError
-from tokenreel.evaluate.data.clips import SPLITS, screen_clips
+from tokenreel.evaluate.data.clips import SPLITS, group_reasons, screen_clips
 from tokenreel.evaluate.protocol import EvaluateConfig, settings_of
 
 REQUIRED = ("embeddings", "lengths", "clip_id", "split")
@@ -75,7 +75,7 @@ def check_file(path: Path) -> Checked:
     except EmbeddingFileError as error:
         problems.append(str(error))
     sound, left_out = screen_clips(clips)
-    problems += [reason for reasons in left_out.values() for reason in reasons]
+    problems += group_reasons([reason for reasons in left_out.values() for reason in reasons])
     labelled = [clip for clip in sound if (clip.labels >= 0).any()]
     for action in sorted({clip.action for clip in labelled}):
         of_action = [clip for clip in labelled if clip.action == action]

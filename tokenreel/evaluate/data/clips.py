@@ -137,6 +137,22 @@ def screen_clips(
     return sound, left_out
 
 
+def group_reasons(reasons: Sequence[str]) -> list[str]:
+    """Sentences of screen_clips with one line for all clips of the same reason.
+
+    >>> group_reasons(["a: its split is 'Val'", "b: label -2", "c: its split is 'Val'"])
+    ["a, and 1 more clip(s): its split is 'Val'", 'b: label -2']
+    """
+    clips: dict[str, list[str]] = {}
+    for sentence in reasons:
+        clip_id, _, reason = sentence.partition(": ")
+        clips.setdefault(reason, []).append(clip_id)
+    return [
+        f"{names[0]}{f', and {len(names) - 1} more clip(s)' if names[1:] else ''}: {reason}"
+        for reason, names in clips.items()
+    ]
+
+
 def nearest_split(split: str) -> str:
     """The split that another spelling means, "" for a split as it should be or any other word.
 

@@ -20,12 +20,12 @@ from tokenreel.extract.decode_pool.pool import ClipEnded, DecodedChunk
 from tokenreel.extract.decode_pool.worker import DecodeJob
 from tokenreel.extract.encode.pictures import arrays_of
 from tokenreel.extract.flow.changes import StoreChanges
-from tokenreel.extract.flow.commits import ClipCommits, OpenClip
+from tokenreel.extract.flow.commits import ClipCommits, OpenClip, fingerprint_of_clip
 from tokenreel.extract.flow.windows import Windows
 from tokenreel.extract.frame_policy import SAMPLED, FrameList
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.scene_list import change_of_version
-from tokenreel.extract.video.source import SourceFiles
+from tokenreel.extract.video.source import SourceFiles, state_fields
 from tokenreel.extract.video.types import VideoError
 
 log = logging.getLogger(__name__)
@@ -142,6 +142,7 @@ class ClipQueue:
                 return
             if self._report.has_too_many_failures(self._config.max_failures):
                 return
+            state = state_fields(self._sources.state(clip.video))
             try:
                 examined = self._sources.examine_settled(
                     clip.video, self._config.decoder, picture_fps=clip.picture_fps
@@ -155,7 +156,7 @@ class ClipQueue:
                 if self.commits.waits_for(clip):
                     continue
                 details = {"decoder": self._config.decoder, "frame": error.frame}
-                self.commits.record(clip, error.stage, str(error), details)
+                self.commits.record(clip, error.stage, str(error), details, state)
             except ClaimHeld as held:
                 log.info("%s", held)
                 self._report.skipped.append(clip.clip_id)
@@ -181,8 +182,7 @@ class ClipQueue:
             if self.commits.is_committed(clip.clip_id) and not is_replaced:
                 if clip.clip_id not in self._changes.changed:
                     self._report.skipped.append(clip.clip_id)
-            elif clip.clip_id in quarantine and not self._is_accepted(quarantine[clip.clip_id]):
-                found = quarantine[clip.clip_id]
+            elif (found := quarantine.get(clip.clip_id)) and not self._is_tried_again(clip, found):
                 failure = ClipFailed(clip.clip_id, stage=found["stage"], reason=found["reason"])
                 log.warning("in quarantine, not retried: %s", failure)
                 self._report.quarantined.append(failure)
@@ -190,9 +190,24 @@ class ClipQueue:
                 left.append(clip)
         return sorted(left, key=self._order)
 
-    def _is_accepted(self, failure: Mapping[str, Any]) -> bool:
-        """Whether a clip failed for its rules of time and geometry alone, which are accepted."""
-        return self._accepts_new_rules and failure["stage"] == "rules"
+    def _is_tried_again(self, clip: Clip, failure: Mapping[str, Any]) -> bool:
+        """Whether the cause of a failure may be gone.
+
+        A clip that failed for its rules of time and geometry alone is tried where these are
+        accepted; any other where its video, range or labels changed since.
+        """
+        if self._accepts_new_rules and failure["stage"] == "rules":
+            return True
+        details = failure["details"]
+        if "source" not in details:  # recorded by an earlier release
+            return False
+        is_same = details["clip"] == fingerprint_of_clip(clip)
+        if is_same and self._sources.is_still(clip.video, details["source"]):
+            return False
+        what = "its video" if is_same else "its range or labels"
+        log.info("%s: in quarantine, but %s changed since: it is tried again", clip.clip_id, what)
+        self._report.num_tried_again += 1
+        return True
 
     def _order(self, clip: Clip) -> tuple[float, str, float]:
         """Sort key: largest video first, known without opening it; then by time."""

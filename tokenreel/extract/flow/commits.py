@@ -1,5 +1,6 @@
 """Write a clip: append its frames in order, then commit it or record it in quarantine."""
 
+import hashlib
 import logging
 import math
 import os
@@ -28,7 +29,7 @@ from tokenreel.extract.flow.windows import WindowRows, Windows
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.video.decode import exact
 from tokenreel.extract.video.geometry import UPRIGHT
-from tokenreel.extract.video.source import SourceFiles, decoder_version
+from tokenreel.extract.video.source import SourceFiles, decoder_version, state_fields
 from tokenreel.extract.video.types import VideoInfo
 
 log = logging.getLogger(__name__)
@@ -212,7 +213,9 @@ class ClipCommits:
         if entry.failed or self._has_changed(entry):
             return
         self._give_up(entry)
-        self.record(entry.clip, stage, reason, details or {"decoder": entry.source.decoder})
+        details = details or {"decoder": entry.source.decoder}
+        state = state_fields(entry.state, entry.source.sha256)
+        self.record(entry.clip, stage, reason, details, state)
 
     def _has_changed(self, entry: OpenClip) -> bool:
         """Whether the video of a clip changed while it was extracted; the clip is then given up."""
@@ -227,8 +230,9 @@ class ClipCommits:
             log.warning("%s: %s; it is tried again", entry.clip.clip_id, what)
             self.unsettled.append(entry.clip)
             return True
-        reason = f"{what}; `extract retry` the store when nothing writes the video any more"
-        self.record(entry.clip, "decode", reason, {"decoder": source.decoder})
+        reason = f"{what}; rerun when nothing writes the video any more"
+        state = state_fields(entry.state, source.sha256)
+        self.record(entry.clip, "decode", reason, {"decoder": source.decoder}, state)
         return True
 
     def waits_for(self, clip: Clip) -> bool:
@@ -372,8 +376,23 @@ class ClipCommits:
                 moved,
             )
 
-    def record(self, clip: Clip, stage: str, reason: str, details: Mapping[str, object]) -> None:
-        """Record a failure in the report and in the store's quarantine."""
+    def record(
+        self,
+        clip: Clip,
+        stage: str,
+        reason: str,
+        details: Mapping[str, object],
+        state: Mapping[str, object] | None,
+    ) -> None:
+        """Record a failure in the report and in the store's quarantine.
+
+        Args:
+            clip: that failed.
+            stage: see ClipFailed.
+            reason: one sentence.
+            details: of the failure.
+            state: of the video that failed, see state_fields; None where there was none.
+        """
         log.warning("%s: %s: %s", clip.clip_id, stage, reason)
         self._report.failed.append(ClipFailed(clip.clip_id, stage=stage, reason=reason))
         record_failure(
@@ -381,7 +400,12 @@ class ClipCommits:
             clip.clip_id,
             stage=stage,
             reason=reason,
-            details={**details, "video": clip.video},
+            details={
+                **details,
+                "video": clip.video,
+                "source": state,
+                "clip": fingerprint_of_clip(clip),
+            },
         )
 
     def _begin(
@@ -417,6 +441,13 @@ class ClipCommits:
             return False
         entry.written_attempt, entry.num_written = attempt.number, 0
         return True
+
+
+def fingerprint_of_clip(clip: Clip) -> str:
+    """SHA-256 of what a clip may fail for besides its video: its range, rate and labels."""
+    spans = [(span.start_seconds, span.stop_seconds, span.phase) for span in clip.spans]
+    told = clip.start_seconds, clip.stop_seconds, clip.picture_fps, spans, clip.frame_labels
+    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 def described(source: SourceInfo, facts: ClipFacts) -> SourceInfo:

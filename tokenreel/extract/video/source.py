@@ -1,8 +1,10 @@
 """Source of a clip as recorded in the store: file size, SHA-256, decoder and header."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from tokenreel.cache.format.clip import SourceInfo
 from tokenreel.cache.manifest import path_below
@@ -49,10 +51,8 @@ class SourceFiles:
 
     def is_recent(self, video: str) -> bool:
         """Whether a video was written within the last seconds."""
-        try:
-            return self._state(video).is_recent
-        except VideoError:
-            return False
+        state = self.state(video)
+        return state is not None and state.is_recent
 
     def change_since(self, source: SourceInfo, state: SourceState) -> str:
         """What a video is now, in words, unless it holds the bytes that were extracted: then "".
@@ -73,6 +73,30 @@ class SourceFiles:
         if (now.num_bytes, sha256) == (source.num_bytes, source.sha256):
             return ""
         return describe_source(now.num_bytes, now.mtime_ns, sha256)
+
+    def state(self, video: str) -> SourceState | None:
+        """The state of a video's file; None where it cannot be looked at."""
+        try:
+            return self._state(video)
+        except VideoError:
+            return None
+
+    def is_still(self, video: str, held: Mapping[str, Any] | None) -> bool:
+        """Whether a video is, or is missing, as `state_fields` said; one out of reach is.
+
+        One with another time alone is hashed, where its hash is known.
+        """
+        now = self.state(video)
+        if now is None or held is None:
+            return now is None
+        if (now.num_bytes, now.mtime_ns) == (held["num_bytes"], held["mtime_ns"]):
+            return True
+        if now.num_bytes != held["num_bytes"] or not held["sha256"]:
+            return False
+        try:
+            return self._sha256(path_below(self._root, video)) == held["sha256"]
+        except VideoError:
+            return True
 
     def _state(self, video: str) -> SourceState:
         try:
@@ -126,6 +150,13 @@ def _rate_of_pictures(info: VideoInfo) -> dict[str, float]:
     if info.container != PICTURES or info.rate is None:
         return {}
     return {"picture_fps": float(info.rate)}
+
+
+def state_fields(state: SourceState | None, sha256: str = "") -> dict[str, object] | None:
+    """The state of a video as the record of a failure has it; "" for a hash that is not known."""
+    if state is None:
+        return None
+    return {"num_bytes": state.num_bytes, "mtime_ns": state.mtime_ns, "sha256": sha256}
 
 
 def decoder_version(decoder: str) -> str:

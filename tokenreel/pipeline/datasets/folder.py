@@ -7,7 +7,8 @@
     ROOT/clips.csv    video,split,action,group,start_seconds,stop_seconds    the first is required
     ROOT/phases.csv   action,phase                                names in the order of their number
 
-Times are presentation times of the video file; ranges are [start, stop).  Without clips.csv every
+A line that begins with # is a comment, unless that is the name of a video.  Times are presentation
+times of the video file; ranges are [start, stop).  Without clips.csv every
 video is a clip: of the split "train", "val" or "test" when its first folder is named so, else of
 "train".  Names of phases need phases.csv; numbers do not.
 """
@@ -15,16 +16,17 @@ video is a clip: of the split "train", "val" or "test" when its first folder is 
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
-from tokenreel.cache.csv_tables import Line, read_table
+from tokenreel.cache.csv_tables import Comments, Line, read_table, require_splits
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.manifest import Clip, LabelSpan, Manifest, path_below, text_of_name
+from tokenreel.cache.manifest import SPLITS, Clip, LabelSpan, Manifest, path_below, text_of_name
 from tokenreel.cache.plugins import nearest
 from tokenreel.extract.video.pictures import DEFAULT_FPS, LEAST_PICTURES, numbered_pictures
 from tokenreel.extract.video.sniff import find_videos, is_named_video
@@ -33,7 +35,7 @@ from tokenreel.pipeline.datasets.tree import FolderTree, walk_tree
 
 TABLES = ("labels.csv", "clips.csv", "phases.csv", "tags.csv")
 TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")
-SPLITS = ("train", "val", "test")
+NEARLY_SPLITS = {"valid": ["val"], "validation": ["val"], "dev": ["val"], "testing": ["test"]}
 CLIP_COLUMNS = ("split", "action", "group", "start_seconds", "stop_seconds")
 LAYOUT = __doc__.partition("\n\n")[2].partition("\n\n")[0]
 
@@ -60,21 +62,24 @@ def folder(root: Path, options: Mapping[str, str]) -> Survey:
     follow_links = choose(options, "follow_links", ("no", "yes")) == "yes"
     picture_fps = _picture_fps(options)
     found = _find_clips(root, follow_links=follow_links)
-    phases = _read_phases(root / "phases.csv")
+    notes = found.notes
     clips = [Clip(clip_id=video, video=video, split=_split_of(video)) for video in found.videos]
     clips += [
         Clip(clip_id=name, video=name, split=_split_of(name), picture_fps=picture_fps)
         for name in found.pictures
     ]
-    clips = _read_clips(root / "clips.csv", clips)
-    spans = _read_spans(root / "labels.csv", clips, phases)
-    tags = _read_tags(root / "tags.csv", clips, options.get("tags"))
+    if not os.path.lexists(root / "clips.csv"):
+        notes += _describe_folders([clip.video for clip in clips])
+    tables = _Tables(root, {clip.video: clip for clip in clips}, notes)
+    clips = tables.clips()
+    phases = tables.phases({clip.action for clip in clips})
+    spans = tables.spans(clips, phases)
+    tags = tables.tags(clips, options.get("tags"))
     labelled = [
         replace(clip, spans=spans.get(clip.clip_id, ()), tags=tags.get(clip.video, ()))
         for clip in clips
     ]
     labelled.sort(key=lambda clip: clip.clip_id)
-    notes = found.notes
     if found.pictures and picture_fps is None:
         notes.append(
             f"{len(found.pictures)} folder(s) of pictures are taken at {DEFAULT_FPS:g} pictures a "
@@ -248,47 +253,149 @@ def _more(names: Sequence[str]) -> str:
     return f", as {len(names) - 1} more" if len(names) > 1 else ""
 
 
+def _describe_folders(names: Sequence[str]) -> list[str]:
+    """A sentence for each folder of the root whose name is nearly that of a split."""
+    counts = Counter(name.partition("/")[0] for name in names if "/" in name)
+    notes = []
+    for name, count in sorted(counts.items()):
+        short = name.lower()
+        meant = NEARLY_SPLITS.get(short) or get_close_matches(short, SPLITS, n=1, cutoff=0.8)
+        if meant and name not in SPLITS and meant[0] != "train":
+            notes.append(
+                f"the folder {name!r} is no split, so its {count} clip(s) are of train: rename it "
+                f"{meant[0]}, or give their splits in clips.csv"
+            )
+    return notes
+
+
 def _split_of(video: str) -> str:
     first = video.split("/", maxsplit=1)[0]
     return first if first in SPLITS and "/" in video else "train"
 
 
-def _read_phases(path: Path) -> dict[str, tuple[str, ...]]:
-    phases: dict[str, tuple[str, ...]] = {}
-    if os.path.lexists(path):  # a link that leads nowhere is refused, not passed over
-        for line in read_table(path, required=("action", "phase"), comments=True):
+class _Tables:
+    """The tables of a root; what is left out of them is noted.
+
+    Args:
+        root: the folder of the tables.
+        videos: the clip of each whole video below it, by name.
+        notes: sentences are added.
+    """
+
+    def __init__(self, root: Path, videos: Mapping[str, Clip], notes: list[str]) -> None:
+        self._root, self._videos, self._notes = root, videos, notes
+
+    def _lines(
+        self,
+        name: str,
+        required: Sequence[str],
+        *,
+        optional: Sequence[str] = (),
+        names: Collection[str] | None = None,
+    ) -> Iterator[Line]:
+        """The lines of a table, none without it; names are those that may begin with #."""
+        path = self._root / name
+        if os.path.lexists(path):  # a link that leads nowhere is refused, not passed over
+            chosen = self._videos if names is None else names
+            comments = Comments({normalize("NFC", text) for text in chosen})
+            yield from read_table(path, required=required, optional=optional, comments=comments)
+            self._notes += comments.notes()
+
+    def phases(self, actions: Collection[str]) -> dict[str, tuple[str, ...]]:
+        """The names of the phases of each action, by phases.csv."""
+        phases: dict[str, tuple[str, ...]] = {}
+        for line in self._lines("phases.csv", ("action", "phase"), names=actions):
             action, phase = line.cells["action"], line.cells["phase"]
             if phase in phases.get(action, ()):
                 raise UsageError(f"{line.where}: phase {phase!r} of {action!r} is listed twice")
             phases[action] = (*phases.get(action, ()), phase)
-    return phases
+        return phases
 
+    def clips(self) -> list[Clip]:
+        """The clips that clips.csv lists; without it, or without a line in it, every video."""
+        if not os.path.lexists(self._root / "clips.csv"):
+            return list(self._videos.values())
+        listed: dict[str, Clip] = {}
+        where: dict[str, str] = {}
+        lines = list(self._lines("clips.csv", ("video",), optional=CLIP_COLUMNS))
+        require_splits(lines)
+        for line in lines:
+            clip = _clip_of(line, self._videos)
+            if clip.clip_id in listed:
+                raise UsageError(
+                    f"{line.where}: {clip.clip_id!r} is listed twice, first at "
+                    f"{where[clip.clip_id]}"
+                )
+            where[clip.clip_id] = line.where
+            listed[clip.clip_id] = clip
+        missing = self._videos.keys() - {clip.video for clip in listed.values()}
+        if missing:
+            log.warning("clips.csv: %d video(s) are not listed and left out", len(missing))
+        return list(listed.values())
 
-def _read_clips(path: Path, clips: list[Clip]) -> list[Clip]:
-    if not os.path.lexists(path):
-        return clips
-    videos = {clip.video: clip for clip in clips}
-    listed: dict[str, Clip] = {}
-    where: dict[str, str] = {}
-    for line in read_table(path, required=("video",), optional=CLIP_COLUMNS, comments=True):
-        clip = _clip_of(line, videos)
-        if clip.clip_id in listed:
-            raise UsageError(
-                f"{line.where}: {clip.clip_id!r} is listed twice, first at {where[clip.clip_id]}"
+    def spans(
+        self, clips: Sequence[Clip], phases: Mapping[str, tuple[str, ...]]
+    ) -> dict[str, tuple[LabelSpan, ...]]:
+        """The spans of each clip, by labels.csv."""
+        clips_of: dict[str, list[Clip]] = {name: [] for name in self._videos}
+        for clip in clips:
+            clips_of[clip.video].append(clip)
+        spans: dict[str, list[LabelSpan]] = {}
+        others: set[str] = set()
+        columns = ("video", "start_seconds", "stop_seconds", "phase")
+        for line in self._lines("labels.csv", columns):
+            start, stop = line.seconds("start_seconds"), line.seconds("stop_seconds")
+            if not start < stop:
+                raise UsageError(
+                    f"{line.where}: reversed, it starts at {start} s and stops at {stop} s"
+                )
+            video = _video_of(line, clips_of)
+            others |= set() if clips_of[video] else {video}
+            for clip in clips_of[video]:
+                phase = _phase_of(line, phases.get(clip.action, ()))
+                end = stop if clip.stop_seconds is None else min(stop, clip.stop_seconds)
+                if max(start, clip.start_seconds or 0.0) < end:
+                    span = LabelSpan(start, end, phase, line.where)
+                    spans.setdefault(clip.clip_id, []).append(span)
+        self._note_unlisted("labels.csv", others)
+        return {clip_id: _in_order(listed) for clip_id, listed in spans.items()}
+
+    def tags(self, clips: Sequence[Clip], names: str | None) -> dict[str, tuple[str, ...]]:
+        """The tags of each video, sorted, by tags.csv; where names are given, no others."""
+        known = [name.strip() for name in names.split(",")] if names is not None else None
+        where: dict[tuple[str, str], str] = {}
+        for line in self._lines("tags.csv", ("video", "tag")):
+            key = _video_of(line, self._videos), line.cells["tag"]
+            if not key[1]:
+                raise UsageError(f"{line.where}: no tag of {key[0]!r}: write one, or drop the line")
+            if known is not None and key[1] not in known:
+                raise UsageError(
+                    f"{line.where}: unknown tag {key[1]!r}{nearest(key[1], known)} "
+                    f"(data.tags={names})"
+                )
+            if key in where:
+                raise UsageError(
+                    f"{line.where}: {key[1]!r} of {key[0]!r} is listed twice, first at {where[key]}"
+                )
+            where[key] = line.where
+        tags: dict[str, tuple[str, ...]] = {}
+        for video, tag in sorted(where):
+            tags[video] = (*tags.get(video, ()), tag)
+        self._note_unlisted("tags.csv", tags.keys() - {clip.video for clip in clips})
+        return tags
+
+    def _note_unlisted(self, table: str, videos: Collection[str]) -> None:
+        """Note the videos of a table that clips.csv leaves out."""
+        if videos:
+            self._notes.append(
+                f"{table} has lines of {min(videos)}, which clips.csv does not list: left "
+                f"out{_more(sorted(videos))}"
             )
-        where[clip.clip_id] = line.where
-        listed[clip.clip_id] = clip
-    missing = videos.keys() - {clip.video for clip in listed.values()}
-    if missing:
-        log.warning("%s: %d video(s) are not listed and left out", path.name, len(missing))
-    return list(listed.values())
 
 
 def _clip_of(line: Line, videos: Mapping[str, Clip]) -> Clip:
     whole = videos[_video_of(line, videos)]
     split = line.cells.get("split") or whole.split
-    if split not in SPLITS:
-        raise UsageError(f"{line.where}: split is {split!r}, not one of {', '.join(SPLITS)}")
     start = line.optional_seconds("start_seconds")
     stop = line.optional_seconds("stop_seconds")
     if stop is not None and not (start or 0.0) < stop:
@@ -306,56 +413,6 @@ def _clip_of(line: Line, videos: Mapping[str, Clip]) -> Clip:
         action=line.cells.get("action", ""),
         group=line.cells.get("group", ""),
     )
-
-
-def _read_spans(
-    path: Path, clips: list[Clip], phases: Mapping[str, tuple[str, ...]]
-) -> dict[str, tuple[LabelSpan, ...]]:
-    if not os.path.lexists(path):
-        return {}
-    clips_of: dict[str, list[Clip]] = {}
-    for clip in clips:
-        clips_of.setdefault(clip.video, []).append(clip)
-    spans: dict[str, list[LabelSpan]] = {}
-    columns = ("video", "start_seconds", "stop_seconds", "phase")
-    for line in read_table(path, required=columns, comments=True):
-        start, stop = line.seconds("start_seconds"), line.seconds("stop_seconds")
-        if not start < stop:
-            raise UsageError(
-                f"{line.where}: reversed, it starts at {start} s and stops at {stop} s"
-            )
-        for clip in clips_of[_video_of(line, clips_of)]:
-            phase = _phase_of(line, phases.get(clip.action, ()))
-            end = stop if clip.stop_seconds is None else min(stop, clip.stop_seconds)
-            if max(start, clip.start_seconds or 0.0) < end:
-                spans.setdefault(clip.clip_id, []).append(LabelSpan(start, end, phase, line.where))
-    return {clip_id: _in_order(listed) for clip_id, listed in spans.items()}
-
-
-def _read_tags(path: Path, clips: Sequence[Clip], names: str | None) -> dict[str, tuple[str, ...]]:
-    """The tags of each video, sorted; where names are given, no others."""
-    known = [name.strip() for name in names.split(",")] if names is not None else None
-    if not os.path.lexists(path):
-        return {}
-    videos = {clip.video: clip for clip in clips}
-    where: dict[tuple[str, str], str] = {}
-    for line in read_table(path, required=("video", "tag"), comments=True):
-        key = _video_of(line, videos), line.cells["tag"]
-        if not key[1]:
-            raise UsageError(f"{line.where}: no tag of {key[0]!r}: write one, or drop the line")
-        if known is not None and key[1] not in known:
-            raise UsageError(
-                f"{line.where}: unknown tag {key[1]!r}{nearest(key[1], known)} (data.tags={names})"
-            )
-        if key in where:
-            raise UsageError(
-                f"{line.where}: {key[1]!r} of {key[0]!r} is listed twice, first at {where[key]}"
-            )
-        where[key] = line.where
-    tags: dict[str, tuple[str, ...]] = {}
-    for video, tag in sorted(where):
-        tags[video] = (*tags.get(video, ()), tag)
-    return tags
 
 
 def _in_order(spans: list[LabelSpan]) -> tuple[LabelSpan, ...]:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from tokenreel.cache.csv_tables import Table, read_lines
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.manifest import Clip, Manifest, path_below
+from tokenreel.cache.manifest import SPLITS, Clip, Manifest, path_below
 from tokenreel.pipeline.datasets.survey import (
     Survey,
     find_files,
@@ -25,7 +25,6 @@ from tokenreel.pipeline.datasets.survey import (
     wrong_root,
 )
 
-SPLITS = ("train", "val", "test")
 SPLIT_NAMES = {"validate": "val", "validation": "val"} | {split: split for split in SPLITS}
 CVDF_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 CARL_COLUMNS = ("video_file", "label")

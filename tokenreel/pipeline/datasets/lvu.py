@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tokenreel.cache.csv_tables import read_lines
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.manifest import Clip, Manifest, path_below
+from tokenreel.cache.manifest import SPLITS, Clip, Manifest, path_below
 from tokenreel.pipeline.datasets.survey import (
     Survey,
     choose,
@@ -24,7 +24,6 @@ from tokenreel.pipeline.datasets.survey import (
     wrong_root,
 )
 
-SPLITS = ("train", "val", "test")
 CLASSES = {  # of each task
     "relationship": 4,
     "way_speaking": 5,

@@ -8,6 +8,8 @@ from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from tokenreel.cache.codec import codec_identity
 from tokenreel.cache.errors import StoreError, UsageError
 from tokenreel.cache.files import (
@@ -17,7 +19,7 @@ from tokenreel.cache.files import (
     sync_directory,
     temporary_name,
 )
-from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.cache.format.identity import StoreIdentity, wrong_fields
 from tokenreel.cache.format.store_files import load_identity, read_failures
 from tokenreel.cache.locks import lock_folder
 from tokenreel.cache.manifest import Manifest, first_clips, path_below
@@ -163,7 +165,8 @@ def config_of(identity: StoreIdentity, made_with: Mapping[str, Any]) -> ExtractC
             compile_backbone=made_with.get("compile_backbone", False),
         )
     except (KeyError, ValueError) as error:
-        raise UsageError(f"the store does not say how it was extracted: {error}") from error
+        why = wrong_fields(error) if isinstance(error, ValidationError) else str(error)
+        raise UsageError(f"the store does not say how it was extracted: {why}") from error
 
 
 def read_words(
@@ -212,7 +215,8 @@ def data_options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     >>> data_options(["data.classes=288", "blocks=11", "picture_fps=10"])
     ({'classes': '288', 'picture_fps': '10'}, ['blocks=11'])
     """
-    own, left = {}, []
+    own: dict[str, str] = {}
+    left = []
     for word in words:
         key, equals, value = word.partition("=")
         if not word.startswith("data.") and key not in DATA_WORDS:
@@ -220,7 +224,11 @@ def data_options(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             continue
         if not equals:
             raise UsageError(f"{word!r} is not data.key=value")
-        own[key.removeprefix("data.")] = value
+        key = key.removeprefix("data.")
+        if own.setdefault(key, value) != value:
+            raise UsageError(
+                f"data.{key}={own[key]} and {word}: {key} is given twice, leave one out"
+            )
     return own, left
 
 
