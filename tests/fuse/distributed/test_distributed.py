@@ -4,6 +4,7 @@ They are forked from one that has imported everything, with the variables that t
 slow tests start them by torchrun.
 """
 
+import copy
 import json
 import os
 import shutil
@@ -18,7 +19,11 @@ import torch
 
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.fuse.data.batches import _share
-from tokenreel.fuse.distributed.global_layers import place_dropouts, share_layers
+from tokenreel.fuse.distributed.global_layers import (
+    GlobalBatchNorm,
+    place_dropouts,
+    share_layers,
+)
 from tokenreel.fuse.distributed.world import (
     ALONE,
     any_of,
@@ -195,6 +200,31 @@ def test_the_dropouts_of_the_processes_draw_what_one_process_draws(rows):
     torch.testing.assert_close(torch.cat(parts), wanted)
     assert (wanted == 0).any()
     assert torch.equal(alone.eval()(x), x)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (4, 3, 2, 5), (4, 3, 2, 3, 2)])
+def test_a_batch_norm_of_all_processes_is_that_of_torch_for_any_shape(shape):
+    kinds = {2: torch.nn.BatchNorm1d, 3: torch.nn.BatchNorm1d, 4: torch.nn.BatchNorm2d}
+    alone = kinds.get(len(shape), torch.nn.BatchNorm3d)(3)
+    torch.nn.init.normal_(alone.weight)
+    shared = torch.nn.Sequential(copy.deepcopy(alone))
+    share_layers(shared)
+    assert isinstance(shared[0], GlobalBatchNorm)
+    x = torch.randn(shape)
+    given = [x.clone().requires_grad_() for _ in range(2)]
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        found = [norm(part) for norm, part in zip((alone, shared), given, strict=True)]
+        for out in found:
+            out.pow(3).sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(given[0].grad, given[1].grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(alone.running_var, shared[0].running_var, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(alone.eval()(x), shared.eval()(x), rtol=1e-5, atol=1e-5)
 
 
 def test_what_processes_on_gpus_send_goes_by_way_of_their_own(monkeypatch):

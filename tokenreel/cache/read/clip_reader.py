@@ -21,6 +21,7 @@ from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged, StoreError
 from tokenreel.cache.files import file_inside, unreadable
 from tokenreel.cache.format.byte_arrays import (
+    HEADER,
     BytesSpec,
     byte_arrays,
     read_index,
@@ -142,6 +143,13 @@ class OpenClip:
                 self._folder, spec, number, rows.tolist(), places=places, sums=sums
             )
         return [found[place] for place in inverse.tolist()]
+
+    def string_bytes(self, name: str) -> int:
+        """Bytes of all strings of an array of bytes, by the index of each of its files."""
+        spec = self._bytes[f"bytes/{name}/items"]
+        self._check_metadata(spec)
+        places = [self._places(spec, number)[:, 1] for number in range(spec.num_files)]
+        return int(np.concatenate(places).sum()) - HEADER.size * spec.num_units
 
     def _places(self, spec: BytesSpec, number: int) -> Array:
         key = (self._key, spec.path, number)

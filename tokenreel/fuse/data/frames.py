@@ -42,6 +42,9 @@ class Frames:
         codes: block -> (F, n, d) in the codec's dtype; {} where only CLS is wanted.
         scales: block -> (F, n) or (F, n, groups); {} for a codec without.
         cls: float32 (F, D of CLS) after the final norm, or None.
+        jpegs: the pictures of each unit, JPEGs end to end; always on the host, None where unread.
+        pictures: uint8 (F, K, H, W, 3), the K pictures of each unit; None before
+            :meth:`with_pictures`.
     """
 
     def __init__(
@@ -50,17 +53,22 @@ class Frames:
         scales: dict[int, Tensor],
         cls: Tensor | None,
         foldings: "Foldings",
+        *,
+        jpegs: Sequence[bytes] | None = None,
+        pictures: Tensor | None = None,
     ) -> None:
         self.codes, self.scales, self.cls = codes, scales, cls
+        self.jpegs, self.pictures = jpegs, pictures
         self._foldings = foldings
         self._tokens: dict[tuple[int, ...], Tensor] = {}
         self._decoded: dict[int, Tensor] = {}
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of codes, scales and CLS vectors."""
+        """Bytes of codes, scales, CLS vectors and pictures."""
         parts = [*self.codes.values(), *self.scales.values()]
-        return sum(part.nbytes for part in (parts if self.cls is None else [*parts, self.cls]))
+        parts += [part for part in (self.cls, self.pictures) if part is not None]
+        return sum(part.nbytes for part in parts) + sum(map(len, self.jpegs or ()))
 
     def tokens(self, blocks: Sequence[int] | None = None) -> Tensor:
         """Tokens of blocks, None for all, in order, end to end: float32 (F, n, D of them all)."""
@@ -104,7 +112,13 @@ class Frames:
             {block: change(part) for block, part in self.scales.items()},
             None if self.cls is None else change(self.cls),
             self._foldings,
+            jpegs=self.jpegs,
+            pictures=None if self.pictures is None else change(self.pictures),
         )
+
+    def with_pictures(self, pictures: Tensor) -> "Frames":
+        """The same frames with their pictures decoded; the JPEGs are dropped."""
+        return Frames(self.codes, self.scales, self.cls, self._foldings, pictures=pictures)
 
 
 @dataclass

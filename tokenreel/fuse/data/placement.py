@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.format.clip import ClipRecord
+from tokenreel.cache.read.pictures import PIXELS
 from tokenreel.cache.read.store_reader import Store
 
 log = logging.getLogger(__name__)
@@ -110,11 +112,22 @@ def frame_bytes(store: Store, blocks: Sequence[int], *, cls: bool = False) -> in
     return block * len(blocks) + (4 * recipe.dim if cls else 0)
 
 
+def jpeg_bytes(store: Store, clips: Sequence[ClipRecord]) -> int:
+    """Bytes of the pictures of clips as they are kept, JPEGs."""
+    return sum(store.open_clip(clip).string_bytes(PIXELS) for clip in clips)
+
+
+def picture_bytes(store: Store) -> int:
+    """Bytes of the pictures of a unit, decoded."""
+    return store.identity.frames_per_window * prod(store.identity.image_size) * 3
+
+
 def choose_placement(
     wanted: str,
     num_bytes: int,
     device: torch.device,
     *,
+    on_gpu: bool = True,
     memory_bytes: int | None = None,
     batch_bytes: int = 0,
     taken_bytes: int = 0,
@@ -125,6 +138,7 @@ def choose_placement(
         wanted: one of PLACEMENTS.
         num_bytes: of the codes that would stay.
         device: of the model.
+        on_gpu: whether they can stay on a GPU; with "gpu" those that cannot stay where they fit.
         memory_bytes: most that codes may take in memory; half of what is available when None.
         batch_bytes: most of the codes that are read at once; 0 where the caller counts them.
         taken_bytes: of the room, what the codes of other stores will take.
@@ -136,9 +150,11 @@ def choose_placement(
         raise UsageError(f"placement {wanted!r} is none of {', '.join(PLACEMENTS)}")
     if wanted == "gpu" and device.type != "cuda":
         raise UsageError(f"placement gpu: the model runs on {device}; use ram, disk or auto")
+    if wanted == "gpu" and not on_gpu:
+        wanted = "auto"
     ram = int(available_memory_bytes() * RAM_SHARE) if memory_bytes is None else memory_bytes
     rooms = {"ram": ram, "disk": ram}
-    if device.type == "cuda":
+    if device.type == "cuda" and on_gpu:
         rooms = {"gpu": int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE), **rooms}
     rooms = {kind: max(0, room - taken_bytes) for kind, room in rooms.items()}
     for kind in [wanted] if wanted != "auto" else list(rooms):

@@ -8,6 +8,7 @@ import numpy as np
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.plugins import nearest
+from tokenreel.cache.read.pictures import ARCHITECTURE
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.fuse.config.system import SystemConfig
 from tokenreel.fuse.data.label_share import draw_labelled
@@ -30,6 +31,13 @@ def extract_command(store: Store, **changes: str) -> str:
         "numeric": recipe.numeric,
         "codec": recipe.codec["name"],
     }
+    if recipe.architecture.startswith(ARCHITECTURE):
+        words = {
+            "pixels": recipe.architecture.removeprefix(ARCHITECTURE),
+            "image_size": words["image_size"],
+            "transform": words["transform"],
+            "jpeg_quality": f"{recipe.transform.get('jpeg', {}).get('quality', 95)}",
+        }
     if "fps" in recipe.frames:
         words["fps"] = f"{recipe.frames['fps']:g}"
     elif "count" in recipe.frames:

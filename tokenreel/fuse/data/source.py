@@ -1,7 +1,9 @@
 """Where the frames of a store come from: the disk, memory or the GPU."""
 
 import logging
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,15 +13,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.cache.embeddings import tag_targets
+from tokenreel.cache.errors import Damaged
 from tokenreel.cache.format.clip import ClipRecord
+from tokenreel.cache.read.pictures import PIXELS, decode_jpegs
 from tokenreel.cache.read.store_reader import Request, Store
 from tokenreel.fuse.data.frames import Foldings, Frames, Piece
-from tokenreel.fuse.data.placement import choose_placement, frame_bytes
+from tokenreel.fuse.data.placement import (
+    choose_placement,
+    frame_bytes,
+    jpeg_bytes,
+    picture_bytes,
+)
 from tokenreel.fuse.data.requirements import class_offsets
 
 log = logging.getLogger(__name__)
 
 FRAMES_AT_ONCE = 64  # of a clip that is embedded: their decoded tokens bound the memory
+DECODERS = min(8, os.cpu_count() or 1)  # threads that decode the pictures of a batch
 
 
 @dataclass(frozen=True)
@@ -31,12 +41,14 @@ class Wanted:
         cls: whether CLS vectors.
         every_view: whether views besides the clean one.
         actions: of the clips, None among them for every action.
+        pictures: whether the pictures of the units, which a store of pixels has.
     """
 
     blocks: tuple[int, ...]
     cls: bool
     every_view: bool
     actions: frozenset[str | None]
+    pictures: bool = False
 
     @classmethod
     def merged(cls, some: Sequence["Wanted"]) -> "Wanted":
@@ -46,6 +58,7 @@ class Wanted:
             any(wanted.cls for wanted in some),
             any(wanted.every_view for wanted in some),
             frozenset(action for wanted in some for action in wanted.actions),
+            any(wanted.pictures for wanted in some),
         )
 
     def includes(self, record: ClipRecord) -> bool:
@@ -92,6 +105,7 @@ class TokenSource:
         self._every_view = wanted.every_view
         self.store, self.device, self.frames_at_once = store, device, frames_at_once
         self.blocks, self.uses_cls = wanted.blocks, wanted.cls
+        self.uses_pictures = wanted.pictures
         self._first_class, self.num_classes = class_offsets(store)
         self.class_names, self._targets = tag_targets(
             {clip_id: record.tags for clip_id, record in store.records.items()}
@@ -102,10 +116,13 @@ class TokenSource:
         views = [clip.num_views if wanted.every_view else 1 for clip in clips]
         frames = sum(clip.num_frames * count for clip, count in zip(clips, views, strict=True))
         each = frame_bytes(store, self.blocks, cls=self.uses_cls)
+        stay_bytes = frames * each + (jpeg_bytes(store, clips) if self.uses_pictures else 0)
+        each += picture_bytes(store) if self.uses_pictures else 0
         self.placement = choose_placement(
             placement,
-            frames * each,
+            stay_bytes,
             device,
+            on_gpu=not self.uses_pictures,
             memory_bytes=memory_bytes,
             batch_bytes=frames_at_once * each,
             taken_bytes=taken_bytes,
@@ -117,7 +134,7 @@ class TokenSource:
         self._kept: dict[tuple[str, int], Frames] = {}
         log.info(
             "tokens: %.2f GB of codes, placement %s: %s; up to %.2f GB at once, %d batches ahead",
-            frames * each / 1e9,
+            stay_bytes / 1e9,
             self.placement.kind,
             self.placement.reason,
             frames_at_once * each / 1e9,
@@ -165,15 +182,20 @@ class TokenSource:
         return self.store.identity.dim
 
     def read(self, pieces: Sequence[Piece]) -> Frames:
-        """Frames in the order of the pieces.
+        """Frames in the order of the pieces, their pictures decoded.
 
         They are in memory, pinned where the model is on a GPU, unless they stay on the GPU; call
         :meth:`Frames.to` before use.
+
+        Raises:
+            Damaged: a missing or damaged file, or a picture that is none; the clip.
         """
         kept = [piece for piece in pieces if piece.clip_id in self._kept_ids]
         if kept and len(kept) == len(pieces):
-            return self._take([self._whole(piece) for piece in pieces], pieces)
-        return self._read(pieces)
+            found = self._take([self._whole(piece) for piece in pieces], pieces)
+        else:
+            found = self._read(pieces)
+        return found if found.jpegs is None else self._decoded(found, pieces)
 
     def read_others(self, pieces: Sequence[Piece]) -> dict[str, Frames]:
         """The same units of the further stores; the clean view where no other is wanted."""
@@ -216,11 +238,18 @@ class TokenSource:
             return out
 
         cls = [whole.cls for whole in wholes if whole.cls is not None]
+        jpegs = [
+            whole.jpegs[place]
+            for whole, piece in zip(wholes, pieces, strict=True)
+            if whole.jpegs is not None
+            for place in piece.frames.tolist()
+        ]
         return Frames(
             {block: gather([clip.codes[block] for clip in wholes]) for block in wholes[0].codes},
             {block: gather([clip.scales[block] for clip in wholes]) for block in wholes[0].scales},
             gather(cls) if cls else None,
             self._foldings,
+            jpegs=jpegs if self.uses_pictures else None,
         )
 
     def _read(self, pieces: Sequence[Piece], *, pin: bool = True) -> Frames:
@@ -242,7 +271,41 @@ class TokenSource:
         self.store.release_pages()  # memory of this process is what the bound is of
         names = read[0].scales if read else {}
         scales = {b: torch.from_numpy(np.concatenate([r.scales[b] for r in read])) for b in names}
-        return Frames(codes, scales, self._read_cls(pieces), self._foldings)
+        jpegs = None
+        if self.uses_pictures:
+            jpegs = [
+                jpeg
+                for piece in pieces
+                for jpeg in self.store.read_bytes(piece.clip_id, PIXELS, piece.frames)
+            ]
+        return Frames(codes, scales, self._read_cls(pieces), self._foldings, jpegs=jpegs)
+
+    def _decoded(self, frames: Frames, pieces: Sequence[Piece]) -> Frames:
+        """Frames with the pictures of their JPEGs, pinned where the model is on a GPU."""
+        identity = self.store.identity
+        shape = (identity.frames_per_window, *identity.image_size, 3)
+        owners = [piece.clip_id for piece in pieces for _ in piece.frames]
+        pictures = torch.empty(
+            (len(owners), *shape), dtype=torch.uint8, pin_memory=self.device.type == "cuda"
+        )
+        plain = pictures.numpy()
+
+        def decode(place: int, clip_id: str, data: bytes) -> None:
+            try:
+                found = decode_jpegs(data)
+            except Damaged as error:
+                raise Damaged(f"{self.store.path}: clip {clip_id!r}: {error}") from error
+            if found.shape != shape:
+                raise Damaged(
+                    f"{self.store.path}: clip {clip_id!r} has pictures {found.shape}, the store is "
+                    f"of {shape}: run verify"
+                )
+            plain[place] = found
+
+        assert frames.jpegs is not None
+        with ThreadPoolExecutor(DECODERS, thread_name_prefix="tokenreel-jpeg") as pool:
+            list(pool.map(decode, range(len(owners)), owners, frames.jpegs))
+        return frames.with_pictures(pictures)
 
     def _read_cls(self, pieces: Sequence[Piece]) -> Tensor | None:
         if not self.uses_cls:

@@ -23,20 +23,32 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-class GlobalBatchNorm(nn.BatchNorm1d):
-    """A batch norm over the rows (N, C) of all processes, in float32; works on any device.
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
-    torch's SyncBatchNorm runs on GPUs only.
+
+class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """A batch norm over the rows of all processes, in float32; works on any device.
+
+    A row is a vector (C,) of each place.  torch's SyncBatchNorm runs on GPUs only.
     """
 
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions after the channels."""
+
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C) -> (N, C); N may be 0 in some processes."""
+        """(N, C, ...) -> (N, C, ...); N may be 0 in some processes."""
         if not self.training:
             return super().forward(x)
+        if x.ndim > 2:
+            return self._normalised(x.movedim(1, -1)).movedim(-1, 1)
+        return self._normalised(x)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        rows = x.float()
+        rows = x.float().flatten(0, -2)
         count = torch.full((1,), float(len(rows)), device=x.device)
         sums: Tensor = _Sum.apply(torch.cat([rows.sum(0), count]))
         total = sums[-1].detach()
@@ -49,7 +61,8 @@ class GlobalBatchNorm(nn.BatchNorm1d):
             unbiased = variance * (total / (total - 1).clamp_min(1))
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
-        return (centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias).to(x.dtype)
+        normed = centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+        return normed.to(x.dtype).view(x.shape)
 
 
 class GlobalDropout(nn.Dropout):
@@ -76,7 +89,8 @@ class GlobalDropout(nn.Dropout):
 def share_layers(model: nn.Module) -> None:
     """Replace the batch norms and dropouts of a model, in place, by global ones."""
     for name, child in list(model.named_children()):
-        if type(child) is nn.BatchNorm1d:
+        if type(child) in BATCH_NORMS:
+            assert isinstance(child, nn.modules.batchnorm._BatchNorm)
             shared = GlobalBatchNorm(child.num_features, child.eps, child.momentum)
             shared.load_state_dict(child.state_dict())
             setattr(model, name, shared.to(child.weight.device).train(child.training))

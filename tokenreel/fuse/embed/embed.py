@@ -140,6 +140,8 @@ def load_run(run: Path, source_of: Callable[[SystemConfig], TokenSource]) -> Emb
             provenance = provenance | {"unfinished": where}
     elif epochs:
         raise UsageError(f"{run} has no checkpoint.pt yet: train it first")
+    else:
+        system.begin(model, config)
     return Embedder(model.to(source.device), config, run / "embeddings.h5", provenance)
 
 

@@ -38,7 +38,10 @@ FILES = (
     "embeddings.h5",
 )  # of the process that has the lock
 IDENTITY = ("config", "store_fingerprint", "store_clips_sha256", "init_sha256")
-LATER = ("labels_sha256",)  # part of it too, but earlier versions did not write it
+LATER = (
+    "labels_sha256",
+    "first_weights_sha256",
+)  # part of it too, but earlier versions did not write it
 MADE = ("checkpoint.pt", "metrics.jsonl", "embeddings.h5")  # by a run that began
 BEAT_SECONDS = 30.0
 STALE_SECONDS = 3600.0  # a lock of another host, untouched for this long, is dead

@@ -156,6 +156,16 @@ class System(Protocol):
         """The model, with weights that depend on config.seed alone."""
         ...
 
+    def begin(self, model: Any, config: Any) -> None:
+        """Give a model the weights that a run begins with, such as pre-trained parts.
+
+        It is called before the first step of a run, not where a checkpoint has the weights.  By
+        default they stay those of :meth:`build`.
+
+        Raises:
+            UsageError: weights that cannot be had.
+        """
+
     def loss(
         self,
         model: Any,

@@ -96,6 +96,8 @@ class Run:
         self.stages = self.system.stages(config)
         self._ends = list(accumulate(stage.config.optim.epochs for stage in self.stages))
         self.model = self.system.build(config, shapes_of(source))
+        if not (out / "checkpoint.pt").exists():
+            self.system.begin(self.model, config)
         if config.init is not None:
             initialise(Path(config.init), self.model, config, self.system.weights_from)
         self.model.to(self.device)

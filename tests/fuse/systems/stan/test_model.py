@@ -279,8 +279,8 @@ def test_the_store_of_a_stream():
     assert both == {"spatial": "spatial", "temporal": "temporal"}
     assert stores_of(StanConfig(streams="temporal"), tuple(both)) == {"temporal": "temporal"}
     told = (
-        "reads a store of spatial and one of temporal tokens of the same scenes, given tokens: "
-        "give --store spatial=PATH --store temporal=PATH, or for one store streams=spatial or"
+        "reads a store of spatial tokens and one of temporal tokens of the same scenes, given "
+        "tokens: give --store spatial=PATH --store temporal=PATH, or for one store streams="
     )
     with pytest.raises(UsageError, match=told):
         stores_of(StanConfig(), ("tokens",))

@@ -219,7 +219,7 @@ def test_a_store_of_pictures_is_refused_with_the_command_of_one_of_tokens(stores
     store = open_store(stores["spatial"])
     store.identity = store.identity.model_copy(update={"blocks": ()})  # as one with pixels=centre
     config = small(streams="spatial")
-    told = r"keeps pictures of scenes and no tokens: `extract run DATASET frames=scenes:FOLDER"
+    told = r"keeps pictures of scenes and no tokens: `extract run tiny --root VIDEOS frames=scenes:"
     with pytest.raises(UsageError, match=told):
         require_stores(config, store)
     assert config.describe(StoreSet({"tokens": store}))["blocks"] == []

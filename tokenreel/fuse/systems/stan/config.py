@@ -4,7 +4,9 @@ Where the paper's text and its author's code differ, both are options; the defau
 and the code's where the text is silent.
 """
 
+import hashlib
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -108,6 +110,50 @@ class DistilConfig(_Fusion):
     )
 
 
+class CnnConfig(FrozenConfig):
+    """The CNN that a stream trains from the pictures of its scenes."""
+
+    name: Literal["none", "resnet18", "seresnet50", "r2plus1d_18", "small"] = Field(
+        default="none",
+        description="trained from the pictures of scenes; none: tokens of a frozen CNN are read",
+    )
+    weights: str = Field(
+        default="pretrained",
+        description="its first weights: pretrained, the file of torchvision or timm, random:SEED",
+    )
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there is one."""
+        return self.name != "none"
+
+    @property
+    def random_seed(self) -> int | None:
+        """The seed of untrained weights; None where they come from elsewhere."""
+        kind, _, seed = self.weights.partition(":")
+        return int(seed) if kind == "random" and seed.isdecimal() else None
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> "CnnConfig":
+        if self.weights.startswith("random") and self.random_seed is None:
+            raise ValueError(f"weights={self.weights}: random:SEED, such as random:0")
+        if (self.name, self.weights) == ("small", "pretrained"):
+            raise ValueError("name=small has no trained weights: set weights=random:0, or a file")
+        return self
+
+
+class PicturesConfig(FrozenConfig):
+    """How the pictures of scenes are cut in training, all those of a scene alike.
+
+    The paper does not say how.  In evaluation the centre is seen.
+    """
+
+    least_area: float = Field(
+        default=0.6, gt=0, le=1, description="of a random crop, as a share of the centre's; 1: all"
+    )
+    flip: bool = Field(default=True, description="mirror half of the scenes")
+
+
 class HeadConfig(FrozenConfig):
     """Three layers with a non-linearity between them, then a score for each tag."""
 
@@ -128,8 +174,23 @@ class StanConfig(SystemConfig):
     The optimiser is the author's; the number of epochs is not published.
     """
 
-    weight_fields = ("streams", "feature", "encoder", "fusion", "head")
-    free_fields = ("encoder.dropout", "head.dropout", "fusion.weight", "fusion.targets")
+    weight_fields = (
+        "streams",
+        "feature",
+        "spatial_cnn",
+        "temporal_cnn",
+        "encoder",
+        "fusion",
+        "head",
+    )
+    free_fields = (
+        "encoder.dropout",
+        "head.dropout",
+        "fusion.weight",
+        "fusion.targets",
+        "spatial_cnn.weights",
+        "temporal_cnn.weights",
+    )
 
     system: Literal["stan"] = "stan"
     data: DataConfig = DataConfig(num_frames=13, batch_clips=2)
@@ -140,6 +201,9 @@ class StanConfig(SystemConfig):
     feature: Literal["mean", "cls"] = Field(
         default="mean", description="of a scene: mean of its tokens in the last block, or CLS"
     )
+    spatial_cnn: CnnConfig = CnnConfig()
+    temporal_cnn: CnnConfig = CnnConfig()
+    pictures: PicturesConfig = PicturesConfig()
     fill: Literal["mask", "cycle"] = Field(
         default="mask",
         description="a clip of fewer scenes than data.num_frames: padded and masked as in the "
@@ -163,6 +227,12 @@ class StanConfig(SystemConfig):
         return STREAMS if self.streams == "both" else (self.streams,)
 
     @property
+    def cnns(self) -> dict[str, CnnConfig]:
+        """The CNNs that it trains, by stream."""
+        both = {"spatial": self.spatial_cnn, "temporal": self.temporal_cnn}
+        return {name: both[name] for name in self.stream_names if both[name].is_trained}
+
+    @property
     def stream(self) -> Hashable:
         """What decides the clips and scenes of its steps, whatever its model."""
         return (self.system, self.data, self.fill)
@@ -173,8 +243,19 @@ class StanConfig(SystemConfig):
         return self.data.num_frames
 
     def describe(self, stores: StoreSet) -> dict[str, Any]:
-        """The last block of each store is read."""
-        return {"augmentation": "none", "blocks": list(stores.first.identity.blocks[-1:])}
+        """The last block of each store is read; pictures are cut, by first weights of a hash."""
+        described: dict[str, Any] = {
+            "augmentation": "none",
+            "blocks": [*stores.first.identity.blocks[-1:]],
+        }
+        if self.cnns:
+            mirrored = ", half of them mirrored" if self.pictures.flip else ""
+            area = f"{self.pictures.least_area:.0%} of the area or more"
+            described["augmentation"] = f"crops of scenes, {area}{mirrored}"
+            described["first_weights_sha256"] = {
+                name: _sha256_of(cnn.weights) for name, cnn in self.cnns.items()
+            }
+        return described
 
     @model_validator(mode="after")
     def _fits_together(self) -> "StanConfig":
@@ -192,4 +273,17 @@ class StanConfig(SystemConfig):
             )
         if isinstance(self.fusion, DistilConfig) and self.encoder.kind != "transformer":
             raise ValueError("fusion.kind=distil adds a token: set encoder.kind=transformer")
+        for name in STREAMS:
+            cnn: CnnConfig = getattr(self, f"{name}_cnn")
+            if cnn.is_trained and name not in self.stream_names:
+                raise ValueError(
+                    f"{name}_cnn.name={cnn.name} is of a stream that streams={self.streams} leaves "
+                    f"out: set streams=both or streams={name}"
+                )
         return self
+
+
+def _sha256_of(weights: str) -> str:
+    """The hash of a file of weights; the word where it is none."""
+    path = Path(weights)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else weights

@@ -5,6 +5,7 @@ Shapes: B clips, T scenes, D channels of a scene, K tags, M scores of a clip by 
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
@@ -13,6 +14,7 @@ from tokenreel.fuse.data.frames import Frames
 from tokenreel.fuse.systems.stan.config import DistilConfig, StanConfig
 from tokenreel.fuse.systems.stan.encoders import make_encoder
 from tokenreel.fuse.systems.stan.fusion import Head, make_fusion
+from tokenreel.fuse.systems.stan.pictures import Crops, SceneCnn, centre_crops, draw_crops
 
 
 class StanModel(nn.Module):
@@ -20,12 +22,13 @@ class StanModel(nn.Module):
 
     Args:
         config: of the run.
-        dims: stream -> channels D of a scene.
+        dims: stream -> channels D of a scene in its store; of no meaning where a CNN is trained.
         num_classes: tags K.
 
     Attributes:
         blocks: stream -> the block of its store whose tokens are a scene.
         stores: stream -> the name of its store.
+        cnns: stream -> the CNN that it trains.
     """
 
     def __init__(
@@ -40,6 +43,9 @@ class StanModel(nn.Module):
         super().__init__()
         self.config = config
         self.blocks, self.stores = dict(blocks or {}), dict(stores or {})
+        cnns = {name: SceneCnn(cnn) for name, cnn in config.cnns.items()}
+        self.cnns = nn.ModuleDict(cnns)
+        dims = {**dims, **{name: cnn.channels for name, cnn in cnns.items()}}
         is_distilled = isinstance(config.fusion, DistilConfig)
         encoders = {
             name: make_encoder(config.encoder, dim, 2 if is_distilled and name == "spatial" else 1)
@@ -71,22 +77,76 @@ class StanModel(nn.Module):
             parts = [self.fusion(*(vector[:, 0] for vector in vectors.values()))]
         return torch.stack([head(x) for head, x in zip(self.heads, parts, strict=True)], dim=1)
 
-    def scenes(self, frames: Mapping[str, Frames], gather: Tensor) -> dict[str, Tensor]:
+    def scenes(
+        self,
+        frames: Mapping[str, Frames],
+        gather: Tensor,
+        crops: Mapping[str, Crops] | None = None,
+    ) -> dict[str, Tensor]:
         """The vectors of scenes by stream, (B, T, D) float32.
 
         Args:
             frames: store -> its distinct units.
             gather: int64 (B, T), which of them each scene is.
+            crops: stream -> of its units' pictures; the centre where it is None.
         """
         found = {}
         for name, store in self.stores.items():
             units = frames[store]
-            if self.config.feature == "cls":
+            if name in self.cnns:
+                own = self.centre_crops(frames)[name] if crops is None else crops[name]
+                found[name] = self.cnns[name](units.pictures, own)[gather]
+            elif self.config.feature == "cls":
                 assert units.cls is not None
                 found[name] = units.cls[gather]
             else:
                 found[name] = units.tokens((self.blocks[name],)).mean(dim=1)[gather]
         return found
+
+    def centre_crops(self, frames: Mapping[str, Frames]) -> dict[str, Crops]:
+        """The centre of the pictures of every unit, by stream."""
+        found = {}
+        for name in self.cnns:
+            count, size, side = self._sizes(name, frames)
+            found[name] = centre_crops(count, size, side)
+        return found
+
+    def draw_crops(
+        self,
+        frames: Mapping[str, Frames],
+        gather: Tensor,
+        *,
+        num_clips: int,
+        own: slice,
+        rng: np.random.Generator,
+    ) -> dict[str, Crops]:
+        """Random crops of the pictures of every unit, by stream.
+
+        Those of all clips of the batch are drawn, in every process the same.
+
+        Args:
+            frames: store -> the distinct units of the local clips (this rank).
+            gather: int64 (b, T), which of them each scene of those clips is.
+            num_clips: B of the whole batch.
+            own: which of them are local.
+            rng: of the step.
+        """
+        places = np.unique(gather.cpu().numpy().ravel(), return_index=True)[1]
+        found = {}
+        for name in self.cnns:
+            _, size, side = self._sizes(name, frames)
+            length = gather.shape[1]
+            drawn = draw_crops(rng, num_clips * length, size, side, self.config.pictures)
+            found[name] = drawn[own.start * length + places]
+        return found
+
+    def _sizes(self, name: str, frames: Mapping[str, Frames]) -> tuple[int, tuple[int, int], int]:
+        """Units of a stream that trains a CNN, H and W of their pictures, and what it sees."""
+        pictures, cnn = frames[self.stores[name]].pictures, self.cnns[name]
+        assert pictures is not None
+        assert isinstance(cnn, SceneCnn)
+        size = (pictures.shape[2], pictures.shape[3])
+        return len(pictures), size, cnn.side(size)
 
 
 def loss_of(logits: Tensor, targets: Tensor, config: StanConfig) -> Tensor:

@@ -1,12 +1,14 @@
 """STAN as a system: its stores, the scenes of a clip, its model, loss and scores."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.clip import ClipRecord
+from tokenreel.cache.read.pictures import ARCHITECTURE
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.data.epoch_plan import Draw
@@ -18,7 +20,7 @@ from tokenreel.fuse.data.requirements import (
     require_training_clips,
 )
 from tokenreel.fuse.systems.base import Embedded, Shapes, System
-from tokenreel.fuse.systems.stan.config import StanConfig
+from tokenreel.fuse.systems.stan.config import CnnConfig, StanConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,35 +36,38 @@ class Stan(System):
     config = StanConfig
 
     def requirements(self, config: StanConfig, stores: StoreSet) -> None:
-        """The stores of its streams, with tags of clips, and CLS vectors where it reads them."""
-        for name in stores_of(config, tuple(stores)).values():
-            _require_tokens(stores[name])
+        """The stores of its streams, with tags of clips, and what each stream reads of its own."""
+        named = stores_of(config, tuple(stores))
+        for stream, name in named.items():
+            if stream in config.cnns:
+                _require_pictures(stores[name], stream, config.cnns[stream])
+            else:
+                _require_tokens(stores[name], stream)
         require_clips(config, stores.first)
         require_tags(config, stores.first)
         require_training_clips(config, stores.first)
         if config.loss == "cross_entropy":
             _require_one_tag(config, stores.first)
-        for name in stores_of(config, tuple(stores)).values():
-            if config.feature == "cls" and stores[name].identity.cls == "none":
+        for stream, name in named.items():
+            is_cls = config.feature == "cls" and stream not in config.cnns
+            if is_cls and stores[name].identity.cls == "none":
                 raise UsageError(
                     f"{stores[name].path} holds no CLS vectors: set feature=mean, or "
                     f"`{extract_command(stores[name])}` with a backbone that has them"
                 )
 
     def wanted(self, config: StanConfig, stores: StoreSet) -> "Mapping[str, Wanted]":
-        """The last block of each store, or CLS vectors."""
+        """The last block of each store, or CLS vectors, or pictures."""
         from tokenreel.fuse.data.source import Wanted
 
-        is_cls = config.feature == "cls"
-        return {
-            name: Wanted(
-                () if is_cls else (max(stores[name].identity.blocks),),
-                is_cls,
-                False,
-                frozenset([config.data.action]),
-            )
-            for name in stores_of(config, tuple(stores)).values()
-        }
+        found, actions = {}, frozenset([config.data.action])
+        for stream, name in stores_of(config, tuple(stores)).items():
+            is_trained = stream in config.cnns
+            is_cls = config.feature == "cls" and not is_trained
+            is_of_tokens = not (is_cls or is_trained)
+            blocks = (max(stores[name].identity.blocks),) if is_of_tokens else ()
+            found[name] = Wanted(blocks, is_cls, False, actions, pictures=is_trained)
+        return found
 
     def draw(self, record: ClipRecord, config: StanConfig, rng: np.random.Generator) -> Draw:
         """Scenes of a clip, (1, T): all, the same whatever the step."""
@@ -82,10 +87,19 @@ class Stan(System):
                 dims={stream: shapes.streams[name].dim for stream, name in stores.items()},
                 num_classes=len(shapes.class_names),
                 blocks={
-                    stream: max(shapes.streams[name].blocks) for stream, name in stores.items()
+                    stream: max(shapes.streams[name].blocks)
+                    for stream, name in stores.items()
+                    if stream not in config.cnns
                 },
                 stores=stores,
             )
+
+    def begin(self, model: Any, config: StanConfig) -> None:
+        """The pre-trained weights of its CNNs."""
+        from tokenreel.fuse.systems.stan.pictures import load_first_weights
+
+        for cnn in model.cnns.values():
+            load_first_weights(cnn)
 
     def loss(
         self,
@@ -113,7 +127,12 @@ class Stan(System):
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             # Those of the first store have no name.
             frames = {name: batch.others.get(name, batch.frames) for name in model.stores.values()}
-            logits = model(model.scenes(frames, batch.gather[:, 0]), valid).float()
+            gather, crops = batch.gather[:, 0], None
+            if model.training:
+                crops = model.draw_crops(
+                    frames, gather, num_clips=len(batch.clip_ids), own=batch.own, rng=rng
+                )
+            logits = model(model.scenes(frames, gather, crops), valid).float()
         every = gather_clips(logits, len(batch.clip_ids), batch.own, world)
         return loss_of(every, batch.targets, config)
 
@@ -163,31 +182,72 @@ def draw_scenes(num_scenes: int, config: StanConfig) -> Draw:
 def stores_of(config: StanConfig, names: tuple[str, ...]) -> dict[str, str]:
     """The store of each stream that a config reads; a lone store is that of the only stream.
 
+    A stream that trains a CNN reads `spatial_pixels` or `temporal_pixels` where there is one, so
+    that the rows of a table share one set of stores.
+
     Raises:
         UsageError: there is none of that name.
     """
     wanted = config.stream_names
     if len(wanted) == len(names) == 1:
         return {wanted[0]: names[0]}
-    if not set(wanted) <= set(names):
-        words = " ".join(f"--store {name}=PATH" for name in wanted)
+    own = {stream: f"{stream}_pixels" if stream in config.cnns else stream for stream in wanted}
+    found = {stream: name if name in names else stream for stream, name in own.items()}
+    if not set(found.values()) <= set(names):
+        words = " ".join(f"--store {name}=PATH" for name in own.values())
         one = ", or for one store streams=spatial or streams=temporal" if len(wanted) > 1 else ""
+        kinds = [f"{name} {'pictures' if name in config.cnns else 'tokens'}" for name in wanted]
         raise UsageError(
             f"system={config.system} with streams={config.streams} reads a store of "
-            f"{' and one of '.join(wanted)} tokens of the same scenes, given "
+            f"{' and one of '.join(kinds)} of the same scenes, given "
             f"{', '.join(names)}: give {words}{one}"
         )
-    return {name: name for name in wanted}
+    return found
 
 
-def _require_tokens(store: Store) -> None:
-    """Refuse a store of pictures; a model that is trained on them is not there yet."""
+def _require_tokens(store: Store, stream: str) -> None:
+    """Refuse a store of pictures for a stream of tokens."""
     if not store.identity.blocks:
+        command = _command(store, "backbone=torchvision:resnet18 blocks=3")
         raise UsageError(
-            f"{store.path} keeps pictures of scenes and no tokens: `extract run DATASET "
-            "frames=scenes:FOLDER backbone=torchvision:resnet18 blocks=3` makes one of tokens, on "
-            "which the CNN stays frozen"
+            f"{store.path} keeps pictures of scenes and no tokens: `{command}` makes one "
+            f"of them, on which the CNN stays frozen, or set {stream}_cnn.name to train one"
         )
+
+
+def _require_pictures(store: Store, stream: str, cnn: CnnConfig) -> None:
+    """Refuse a store without the pictures that the CNN of a stream is trained from.
+
+    Raises:
+        UsageError: what is missing, and the command that would make it.
+    """
+    identity, wanted = store.identity, "all" if cnn.name == "r2plus1d_18" else "centre"
+    row = f"{stream}_cnn.name={cnn.name} trains a CNN from the pictures of scenes"
+    if not identity.architecture.startswith(ARCHITECTURE):
+        raise UsageError(
+            f"{row}, {store.path} keeps none: `{_command(store, f'pixels={wanted}')}` makes a "
+            f"store that does, or set {stream}_cnn.name=none to learn from the tokens of a frozen "
+            "CNN"
+        )
+    if wanted == "all" and identity.frames_per_window == 1:
+        raise UsageError(
+            f"{row}, several of each, {store.path} keeps one: `{_command(store, 'pixels=all')}` "
+            "makes a store of 12"
+        )
+    weights = cnn.weights
+    if weights != "pretrained" and cnn.random_seed is None and not Path(weights).is_file():
+        raise UsageError(
+            f"{stream}_cnn.weights={weights}: no such file: give the file of its weights, "
+            "pretrained, or random:SEED for untrained ones"
+        )
+
+
+def _command(store: Store, words: str) -> str:
+    """The command that makes another store of the scenes of one."""
+    frames = store.made_with.get("frames", "")
+    scenes = frames if frames.startswith("scenes:") else "scenes:FOLDER"
+    dataset = store.made_with.get("dataset") or "DATASET"
+    return f"extract run {dataset} --root VIDEOS frames={scenes} {words} --out STORE"
 
 
 def _require_one_tag(config: StanConfig, store: Store) -> None:
