@@ -1,22 +1,32 @@
 """The clock: the control that knows only the position of a frame in its clip."""
 
 import csv
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.evaluate.clips import labelled_clips, make_clip, write_run
+from tests.evaluate.tables.test_summary import score as make_score
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.evaluate.commands.suite import evaluate_files
-from tokenreel.evaluate.data.clock import Clocks, clock_embeddings
+from tokenreel.evaluate.data.clock import CLOCK, Clocks, clock_embeddings
 from tokenreel.evaluate.data.results import read_rows
 from tokenreel.evaluate.protocol import EvaluateConfig
-from tokenreel.evaluate.tables.summary import rank_of, summarise
+from tokenreel.evaluate.report.build import _card
+from tokenreel.evaluate.report.data.scores import ScoreTable
+from tokenreel.evaluate.report.sections.scores import summary_table
+from tokenreel.evaluate.tables.summary import rank_of, summarise, write_tables
 
 
 def evaluate(paths, out, **given):
     return evaluate_files(paths, config=EvaluateConfig(), out=out, progress=False, **given)
+
+
+def a_score(recipe, value, *, seed=0, clock=math.nan):
+    model = CLOCK if recipe == "clock" else ""
+    return make_score(recipe, "tau", value, str(seed), clock_value=clock, model=model)
 
 
 def by_task(report, run, action="mean"):
@@ -90,6 +100,53 @@ def test_it_is_never_best_and_what_is_not_above_it_is_marked_in_every_table(tmp_
         marked = {row["recipe"]: row["not above clock"] for row in csv.DictReader(file)}
     assert marked["noisy"] == "classification tau ap@5 ap@10 ap@15"
     assert marked["clock"] == ""
+
+
+@pytest.mark.parametrize(
+    ("best", "other", "clock", "ranks"),
+    [
+        ([0.998, 0.998], [0.9], 0.999, [None, None, None]),  # tau of an untrained model
+        ([0.6, 0.6], [0.5], 0.6, [None, None, None]),
+        ([0.7, 0.5], [0.55], 0.52, [None, None, None]),  # above, within its spread of 0.2
+        ([0.7, 0.7], [0.55], 0.52, [0, 1, None]),
+        ([0.7, 0.7], [0.5], 0.52, [0, None, None]),  # no second below the clock
+        ([0.7, 0.5], [0.55], math.nan, [0, 1, 2]),  # a file from before there was a clock
+    ],
+)
+def test_no_value_is_best_but_one_above_the_clock_by_more_than_its_spread(
+    best, other, clock, ranks, tmp_path
+):
+    values = {"a": best, "b": other, "c": [0.1]}
+    scores = [
+        a_score(recipe, value, clock=clock, seed=seed)
+        for recipe, own in values.items()
+        for seed, value in enumerate(own)
+    ]
+    rows = summarise(scores)
+    assert [rank_of(row, rows, "tau") for row in rows] == ranks
+    write_tables(scores, tmp_path)
+    lines = (tmp_path / "summary.md").read_text().splitlines()
+    marked = ["**" in line for line in lines[2:5]]
+    assert marked == [rank == 0 for rank in ranks]
+    page = summary_table(rows, {})
+    assert ('title="best"' in page, 'title="second"' in page) == (0 in ranks, 1 in ranks)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0.998, 0.998], "highest: a, not above the clock: 0.999"),
+        ([1.0, 0.999], "highest: a, within its spread of the clock: 0.999"),
+    ],
+)
+def test_no_card_of_the_report_calls_best_what_is_not_clearly_above_the_clock(values, words):
+    scores = [a_score("a", value, seed=seed) for seed, value in enumerate(values)]
+    scores += [a_score("b", 0.2), a_score("clock", 0.999)]
+    card = _card("tau", ScoreTable(scores))
+    assert f"<span>{words}</span>" in card
+    above = [a_score("a", 0.5, clock=0.4), a_score("b", 0.2), a_score("clock", 0.4)]
+    assert "<span>best: a; the clock: 0.400</span>" in _card("tau", ScoreTable(above))
+    assert _card("tau", ScoreTable([a_score("clock", 0.4)])) is None
 
 
 def test_it_is_made_once_for_runs_of_the_same_clips_and_kept(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ The same inputs give the same bytes: no clock, no path of this machine, no order
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,7 +40,7 @@ from tokenreel.evaluate.report.sections.scores import (
 )
 from tokenreel.evaluate.report.sections.tags import tag_articles, tag_pages
 from tokenreel.evaluate.tables.printed import Published
-from tokenreel.evaluate.tables.summary import summarise
+from tokenreel.evaluate.tables.summary import is_clearly_above, summarise
 from tokenreel.evaluate.tasks.task import is_of_class
 
 log = logging.getLogger(__name__)
@@ -91,8 +92,9 @@ def make_report(
             "summary",
             "Summary",
             "Mean over actions, \u00b1 two standard deviations over seeds. "
-            "The best of a column is bold, the second of three or more underlined; the clock, a "
-            "control that knows only the position of a frame in its clip, takes no part.",
+            "The best of a column is bold, the second of three or more underlined, where it is "
+            "above the clock by more than that; the clock, a control that knows only the position "
+            "of a frame in its clip, takes no part.",
             summary_table(summarise(scores, published), colours),
         ),
         Section(
@@ -219,25 +221,36 @@ def _lead(runs: Sequence[RunPage], table: ScoreTable, problems: Sequence[str], n
     warning = absent(words + "never with a paper.") if random else None
     cards = []
     for task in [task for task in table.tasks if not is_of_class(task)]:
-        found = [(table.cell(row, MEAN, task).mean, row) for row in table.rows]
-        known = [(value, row) for value, row in found if value == value]
-        runs_alone = [(value, row) for value, row in known if not table.is_control(row)]
-        if runs_alone:
-            value, row = max(runs_alone, key=lambda item: item[0])
-            clock = max([value for value, row in known if table.is_control(row)], default=None)
-            best = f"best: {row}" if len(runs_alone) > 1 else row
-            if clock is not None:
-                best += f"; the clock: {number(clock)}"
-            title = tag("span", metric_link(task))
-            cards.append(tag("li", title, tag("b", number(value)), tag("span", best)))
+        if (card := _card(task, table)) is not None:
+            cards.append(card)
     wrong = tag("ul", *(tag("li", problem) for problem in problems), class_="absent")
     return join(
         lead,
         tag("p", note) if note else None,
         warning,
         wrong if problems else None,
-        tag("ul", *cards, class_="cards", aria_label="Best of each metric"),
+        tag("ul", *cards, class_="cards", aria_label="Highest of each metric"),
     )
+
+
+def _card(task: str, table: ScoreTable) -> Html | None:
+    """The highest value of a metric, called best where it is above the clock by its spread."""
+    known = {row: table.cell(row, MEAN, task) for row in table.rows}
+    known = {row: cell for row, cell in known.items() if cell.known}
+    rows = {row: cell.mean for row, cell in known.items() if not table.is_control(row)}
+    if not rows:
+        return None
+    row = max(rows, key=lambda name: rows[name])
+    clock = max((cell.mean for name, cell in known.items() if name not in rows), default=math.nan)
+    words = f"best: {row}" if len(rows) > 1 else row
+    if not is_clearly_above(rows[row], known[row].spread, clock=clock):
+        level = "within its spread of" if rows[row] > clock else "not above"
+        first = f"highest: {row}" if len(rows) > 1 else row
+        words = f"{first}, {level} the clock: {number(clock)}"
+    elif not math.isnan(clock):
+        words += f"; the clock: {number(clock)}"
+    title = tag("span", metric_link(task))
+    return tag("li", title, tag("b", number(rows[row])), tag("span", words))
 
 
 def _count(number_of: int, what: str) -> str:

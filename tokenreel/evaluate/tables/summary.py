@@ -3,8 +3,9 @@
 Text, CSV, Markdown and LaTeX of mean +- 2 std over seeds (ddof=0, as published; summary.csv has
 ddof=1 beside it).  Published numbers are rows of their own, marked `published`.  The best measured
 value of a column is bold and the second underlined, among rows of one data set, protocol and share
-of labels.  The clock, a control that knows only the position of a frame in its clip, is a row
-without a rank; a value that is not above the clock's on the same clips is marked.
+of labels, where the best is above the clock by more than its spread.  The clock, a control that
+knows only the position of a frame in its clip, is a row without a rank; a value that is not above
+the clock's on the same clips is marked.
 """
 
 import csv
@@ -77,6 +78,15 @@ class Row:
         values = self.clock.get(task, [])
         return bool(values) and self.mean(task) <= float(np.mean(values)) + ROUNDING
 
+    def is_clearly_above_clock(self, task: str) -> bool:
+        """Whether the mean is above the clock's by more than 2 std; True where it is unknown."""
+        values = self.clock.get(task, [])
+        return is_clearly_above(
+            self.mean(task),
+            self.two_std(task, 0),
+            clock=float(np.mean(values)) if values else float("nan"),
+        )
+
     def mean(self, task: str) -> float:
         """Mean over seeds, NaN without any."""
         values = self.values.get(task, [])
@@ -88,6 +98,21 @@ class Row:
             given = self.spread.get(task)
             return float("nan") if given is None or ddof else given
         return two_std(self.values.get(task, []), ddof=ddof)
+
+
+def is_clearly_above(mean: float, spread: float, *, clock: float) -> bool:
+    """Whether a mean may be called best: above the clock's value by more than its spread.
+
+    Args:
+        mean: over seeds.
+        spread: 2 std over seeds, NaN where there is none.
+        clock: on the same clips, NaN where it is unknown, which hinders nothing.
+
+    >>> is_clearly_above(0.998, 0.0, clock=0.999), is_clearly_above(0.6, 0.1, clock=0.49)
+    (False, True)
+    """
+    wide = 0.0 if np.isnan(spread) else spread
+    return bool(np.isnan(clock)) or mean - clock > wide + ROUNDING
 
 
 def summarise(
@@ -250,7 +275,8 @@ def rank_of(row: Row, rows: Sequence[Row], task: str) -> int | None:
     """0 for the best measured row of its data set, protocol and share of labels, 1 for the second.
 
     Values that are printed alike share a rank.  None for a published row, the clock, a row without
-    a value and a lone row; of two rows the other is no second.
+    a value, a lone row, and a row that is not above the clock by more than its spread; of two rows
+    the other is no second, and where the best has no rank, none has.
     """
     names = ("kind", "dataset", "protocol", "fraction")
     peers = [o for o in rows if all(getattr(o, name) == getattr(row, name) for name in names)]
@@ -259,7 +285,13 @@ def rank_of(row: Row, rows: Sequence[Row], task: str) -> int | None:
     values = [value for value in shown if value != "-"]
     if row.kind != MEASURED or own == "-" or len(values) < 2:
         return None
-    rank = sorted(set(values), key=float, reverse=True).index(own)
+    ordered = sorted(set(values), key=float, reverse=True)
+    best = [other for other, text in zip(peers, shown, strict=True) if text == ordered[0]]
+    if not row.is_clearly_above_clock(task) or not any(
+        other.is_clearly_above_clock(task) for other in best
+    ):
+        return None
+    rank = ordered.index(own)
     return rank if rank == 0 or len(values) > 2 else None
 
 
@@ -334,7 +366,7 @@ def _caption(rows: Sequence[Row]) -> str:
     protocols = ", ".join(dict.fromkeys(row.protocol for row in rows))
     return (
         f"Mean of the actions, then mean and 2 std (ddof=0) over seeds; protocol {protocols}. "
-        "Best measured value bold, second underlined."
+        "Best measured value bold, second underlined, where above the clock by more than 2 std."
     ) + (f" {DAGGER}: {NOT_ABOVE}." if _has_marks(rows) else "")
 
 

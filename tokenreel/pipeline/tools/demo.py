@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from tokenreel.cache.errors import ClipFailed, TokenReelError, UsageError
 from tokenreel.evaluate.commands.suite import SuiteReport, evaluate_files
+from tokenreel.evaluate.jobs.pool import num_processors
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.evaluate.report.data.gather import ReportConfig
 from tokenreel.evaluate.tables.order import order_sentence
@@ -159,7 +160,8 @@ def _has(backbone: str, blocks: tuple[int, ...], size: int | tuple[int, int] | N
 def _train(store: Path, folder: Path) -> tuple[list[Path], list[str]]:
     """The embedding files of the controls and the trained runs, MV-Former's last; what failed.
 
-    The runs take their steps on the same batches, each with the numbers of a run alone.
+    On a CPU a run has a process and one thread, on a GPU all take their steps on the same batches;
+    each ends with the numbers of a run alone.
 
     Raises:
         TokenReelError: a run of MV-Former failed.
@@ -170,9 +172,18 @@ def _train(store: Path, folder: Path) -> tuple[list[Path], list[str]]:
         for name in RECIPES
         for seed in SEEDS
     ]
-    from tokenreel.fuse.train.train import train_together
+    jobs = [replace(job, config=recorded_config(job)) for job in jobs]
+    from tokenreel.fuse.distributed.world import find_device
 
-    results = train_together([replace(job, config=recorded_config(job)) for job in jobs])
+    if find_device("auto").type == "cpu":
+        from tokenreel.fuse.train.processes import train_in_processes
+
+        # Those that take longest begin first.
+        results = train_in_processes(jobs[::-1], processes=num_processors())[::-1]
+    else:
+        from tokenreel.fuse.train.train import train_together
+
+        results = train_together(jobs)
     failed = [result for result in results if result.error is not None]
     for result in failed:
         if result.path.name.startswith(TRAINED):

@@ -44,8 +44,8 @@ def summary_table(rows: Sequence[Row], colours: Mapping[str, int]) -> Html:
     """Mean and 2 std over seeds (ddof 0, as published) of each row, averaged over actions.
 
     The best measured value of a column is bold, the second underlined, among the rows of one data
-    set, protocol and share of labels; a screen reader announces both.  A value that is not above
-    the clock's is marked.
+    set, protocol and share of labels, where the best is above the clock by more than its spread; a
+    screen reader announces both.  A value that is not above the clock's is marked.
     """
     tasks = list(
         dict.fromkeys(
