@@ -17,7 +17,7 @@ from dataclasses import replace
 from multiprocessing import connection, get_context, parent_process, resource_tracker
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokenreel.cache.errors import TokenReelError, process_lost
 from tokenreel.cache.progress import Progress
@@ -32,6 +32,7 @@ POLL_SECONDS = 1.0  # between two looks at the epochs of all runs
 MEMORY_SHARE = 0.5  # of what is available, for the codes of all processes
 ADVICE = "what is saved stays: rerun the same command to resume"
 STOPS = (signal.SIGINT, signal.SIGTERM)
+E = TypeVar("E", bound=BaseException)
 
 
 def train_in_processes(
@@ -71,15 +72,16 @@ def train_in_processes(
             for _ in range(min(processes, len(jobs))):
                 workers.append(_Worker(processes))
                 workers[-1].start(*waiting.pop())
-            while busy := {worker.pipe: worker for worker in workers if worker.number is not None}:
-                for worker in busy.values() if stopped else ():
+            while busy := [worker for worker in workers if worker.number is not None]:
+                for worker in busy if stopped else ():
                     worker.stop()
-                for pipe in connection.wait(list(busy), POLL_SECONDS):
-                    number, found = busy[pipe].take(is_stopping=bool(stopped))
+                ready = connection.wait([worker.pipe for worker in busy], POLL_SECONDS)
+                for worker in [worker for worker in busy if worker.pipe in ready]:
+                    number, found = worker.take(is_stopping=bool(stopped))
                     if found is not None:
                         results[number] = found
                     if waiting and not stopped:
-                        busy[pipe].start(*waiting.pop())
+                        worker.start(*waiting.pop())
                 bar.update(counter.count(results) - bar.n)
         finally:
             for worker in workers:
@@ -225,17 +227,17 @@ def _work(pipe: Any, processes: int) -> None:
         except BaseException as error:
             pipe.send(_portable(error))
         else:
-            error_of_run = None if found.error is None else _portable(found.error)
-            pipe.send(replace(found, error=error_of_run))
+            if found.error is not None:
+                found = replace(found, error=_portable(found.error))
+            pipe.send(found)
 
 
-def _portable(error: BaseException) -> BaseException:
+def _portable(error: E) -> E | TokenReelError:
     """An error that another process can read; its text where it cannot."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        kind = TokenReelError if isinstance(error, TokenReelError) else RuntimeError
-        return kind("".join(traceback.format_exception(error)))
+        return TokenReelError("".join(traceback.format_exception(error)))
     return error
 
 
