@@ -71,7 +71,14 @@ def test_plain_torch_gives_the_embeddings_of_the_run_for_every_length(trained, e
         for name, value in inputs_of(store, clip.clip_id, ("tokens", "cls")).items()
     }
     np.savez(tmp_path / "in.npz", **given)
-    command = [sys.executable, "-c", PLAIN_TORCH, exported, tmp_path / "in.npz", tmp_path / "out.npz"]
+    command = [
+        sys.executable,
+        "-c",
+        PLAIN_TORCH,
+        exported,
+        tmp_path / "in.npz",
+        tmp_path / "out.npz",
+    ]
     subprocess.run(list(map(str, command)), check=True, cwd=tmp_path)
     made = np.load(tmp_path / "out.npz")
     for clip in clips:

@@ -109,6 +109,28 @@ def create_store(
     return path
 
 
+def create_twin(path: Path, source: Path, *, identity: StoreIdentity | None = None) -> Path:
+    """Create an empty store that takes the tokens of another: its calibration and canary too.
+
+    Args:
+        path: directory of the new store; an existing one must have the same identity.
+        source: directory of the other.
+        identity: of the new one, where it is not that of the other.
+
+    Raises:
+        As create_store; what cannot be read of the other.
+    """
+    held, attributes = load_identity(source)
+    return create_store(
+        path,
+        identity or held,
+        made_with=attributes["made_with"],
+        calibration=load_arrays(source / "calibration"),
+        canary=load_arrays(source / "canary"),
+        facts=StoreFacts.of(attributes),
+    )
+
+
 def _fill(
     path: Path,
     identity: StoreIdentity,

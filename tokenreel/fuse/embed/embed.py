@@ -6,7 +6,7 @@ Models of one system that read the same store are given each clip together.
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from tokenreel.cache.embeddings import EmbeddedClip, tag_targets, write_embeddings
-from tokenreel.cache.errors import Damaged, MachineError, UsageError
+from tokenreel.cache.errors import ClipFailed, Damaged, MachineError, UsageError
 from tokenreel.cache.files import make_directory
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.progress import Progress
@@ -193,6 +193,53 @@ def embed_run(
     embedder = replace(embedder, out=out, provenance=provenance)
     embed_together(found[0], [embedder], progress=progress, left_out=left_out)
     return [reason for reasons in left_out.values() for reason in reasons]
+
+
+def embed_clips(
+    run: Path, store: Path, clips: Sequence[str], *, device: torch.device
+) -> Iterator[tuple[EmbeddedClip, dict[str, Any]] | ClipFailed]:
+    """Clips of a store with their embeddings by a trained run, and what made them.
+
+    For a damaged clip, the reason.
+
+    Args:
+        run: its folder.
+        store: of the backbone and weights that it was trained on.
+        clips: ids; without any, nothing is read.
+        device: where to compute.
+
+    Raises:
+        As embed_run.
+    """
+    if not clips:
+        return
+    stores = StoreSet({"tokens": store})
+    there = describe_stores(stores)
+    trained_on = require_same_tokens(run, there)["store_fingerprint"]
+    found: list[TokenSource] = []
+
+    def source_of(config: SystemConfig) -> TokenSource:
+        found.append(make_source(stores, [config], device, placement="disk"))
+        return found[0]
+
+    embedder = load_run(run, source_of)
+    embedder.model.eval()
+    [source] = found
+    provenance = {
+        "run": run.name,
+        **embedder.provenance,
+        **there,
+        "trained_on": trained_on,
+    }
+    for record in map(stores.first.record, clips):
+        try:
+            clip = describe_clip(source, record)
+            with torch.inference_mode():
+                [made] = _embed_clip(source, [embedder], record)
+        except Damaged as error:
+            yield ClipFailed(record.clip_id, stage="read", reason=str(error))
+            continue
+        yield with_values(clip, made), provenance
 
 
 def _warn_of_unknown_tags(embedder: Embedder, tags: Mapping[str, Sequence[str]]) -> None:

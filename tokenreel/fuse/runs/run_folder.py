@@ -2,6 +2,7 @@
 
 run.json         config, store, provenance: what the run is
 lock.json        while a process works in it
+tokens/          an empty store that takes the tokens of its store: what `fuse apply` extracts as
 checkpoint.pt    weights, optimiser, position; written whole
 metrics.jsonl    one line an epoch
 tensorboard/     the same, as curves
@@ -9,6 +10,7 @@ embeddings.h5    written last: a run that has it is done
 """
 
 import logging
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,6 +22,7 @@ from tokenreel.cache.canonical import canonical_json, field_differences
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import EmbeddingFileError, UsageError, WrongIdentity
 from tokenreel.cache.files import make_directory, write_whole
+from tokenreel.cache.format.store_files import create_twin
 from tokenreel.cache.provenance import CHANGES, STORE_PATH, names_same_store, store_changes
 from tokenreel.cache.write.claims import ClaimHeld, take_claim
 from tokenreel.fuse.runs.provenance import (
@@ -42,6 +45,7 @@ LATER = (
     "labels_sha256",
     "first_weights_sha256",
 )  # part of it too, but earlier versions did not write it
+TOKENS = "tokens"
 MADE = ("checkpoint.pt", "metrics.jsonl", "embeddings.h5")  # by a run that began
 BEAT_SECONDS = 30.0
 STALE_SECONDS = 3600.0  # a lock of another host, untouched for this long, is dead
@@ -101,6 +105,7 @@ class RunFolder:
         """Unlock; a run that could not begin leaves nothing behind."""
         if self._is_new and not any((self.path / name).exists() for name in MADE):
             (self.path / "run.json").unlink(missing_ok=True)
+            shutil.rmtree(self.path / TOKENS, ignore_errors=True)
         self._lock.release()
         if self._is_new:
             with suppress(OSError):  # something is in it
@@ -140,6 +145,8 @@ class RunFolder:
             self._require(read_provenance(self.path), self.path)
         else:
             here = {} if self.store is None else {STORE_PATH: str(self.store.absolute())}
+            if self.store is not None:
+                create_twin(self.path / TOKENS, self.store)
             write_whole(path, canonical_json({**self.provenance, **here}))
 
     def _require(self, former: Mapping[str, Any], where: Path) -> None:

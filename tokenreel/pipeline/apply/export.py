@@ -9,11 +9,9 @@ probe.safetensors         a linear classifier of phases for each action, where c
 README.md                 the card: what it is, what it takes and gives
 """
 
-import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,21 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.cache.canonical import canonical_json
-from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings
+from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import make_directory, sync_directory, temporary_name, write_synced
 from tokenreel.cache.format.store_files import load_arrays
 from tokenreel.cache.read.store_reader import Store
-from tokenreel.evaluate.data.clips import screen_clips
-from tokenreel.evaluate.methods.probe import LogisticFit, fit_logistic
 from tokenreel.fuse.runs.provenance import read_provenance
+from tokenreel.pipeline.apply.probes import Probe, fit_probes
 from tokenreel.pipeline.defaults import EMBEDDINGS, require_store_of_run
 from tokenreel.pipeline.phases.training import Stores, joined
 
 if TYPE_CHECKING:
     from tokenreel.fuse.embed.export import ExportedModel
-
-log = logging.getLogger(__name__)
 
 CARD = """# {title}
 
@@ -66,19 +61,6 @@ The phase of a frame is `classes[argmax(embedding @ weight.T + bias)]` of `ACTIO
 
 {rows}
 """
-
-
-@dataclass(frozen=True, eq=False)
-class Probe:
-    """The classifier of the phases of one action.
-
-    Attributes:
-        fit: of the embeddings of its training clips.
-        phases: names by number, () where the data set has none.
-    """
-
-    fit: LogisticFit
-    phases: tuple[str, ...]
 
 
 def export_run(run: Path, out: Path, *, store: Stores | None = None) -> Path:
@@ -117,23 +99,6 @@ def export_run(run: Path, out: Path, *, store: Stores | None = None) -> Path:
         files["probe.safetensors"] = _probe_file(probes)
     _write_folder(out, files)
     return out
-
-
-def fit_probes(clips: Sequence[EmbeddedClip]) -> dict[str, Probe]:
-    """The classifier of each action that has two labelled phases or more among training clips."""
-    sound, left_out = screen_clips(clips)
-    for reason in [reason for reasons in left_out.values() for reason in reasons]:
-        log.warning("left out of the probe: %s", reason)
-    probes = {}
-    train = [clip for clip in sound if clip.split == "train"]
-    for action in sorted({clip.action for clip in train}):
-        own = [clip for clip in train if clip.action == action]
-        labels = np.concatenate([clip.labels for clip in own]).astype(np.int64)
-        frames = np.concatenate([clip.embeddings for clip in own])
-        if len(np.unique(labels[labels >= 0])) > 1:
-            fit = fit_logistic(frames[labels >= 0], labels[labels >= 0])
-            probes[action] = Probe(fit, tuple(own[0].phases))
-    return probes
 
 
 def _card(

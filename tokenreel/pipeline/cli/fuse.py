@@ -1,12 +1,17 @@
 """`fuse train | embed | attend | ablate`: phase 2, token store to embeddings."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from tokenreel.pipeline.cli.console import finish, new_app, run_app, with_keys
 from tokenreel.pipeline.text import parse_bytes, require_device, say
+
+if TYPE_CHECKING:
+    from tokenreel.cache.errors import ClipFailed
+    from tokenreel.pipeline.apply.apply import Applied
 
 app = new_app(__doc__)
 
@@ -161,6 +166,63 @@ def attend(
         say(f"{files.clip_id}: {files.grid}, {files.movie}, {files.numbers}")
         if files.unseen_reason:
             say(f"  attention alone, no frames: {files.unseen_reason} (--root names the videos)")
+    finish(status)
+
+
+@app.command()
+def apply(
+    run: Annotated[Path, typer.Argument(help="folder of a run")],
+    videos: Annotated[
+        list[Path] | None, typer.Argument(help="videos, or folders of which every video is taken")
+    ] = None,
+    *,
+    out: Annotated[Path, typer.Option(help="folder of the results")] = Path("applied"),
+    watch: Annotated[
+        Path | None, typer.Option(help="take the videos of this folder as they come")
+    ] = None,
+    action: Annotated[
+        str | None, typer.Option(help="whose phases are named, where the run knows several")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="the run's store, for runs of earlier versions")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="weights of the backbone, where they have moved")
+    ] = None,
+    movies: Annotated[bool, typer.Option(help="write phases.mp4")] = True,
+    keep_tokens: Annotated[bool, typer.Option(help="leave the tokens in OUT/tokens")] = False,
+    device: Device = "auto",
+) -> None:
+    """Apply a run to new videos: phases by time, embeddings, a movie, the nearest clips."""
+    from tokenreel.cache.errors import ClipFailed, UsageError
+    from tokenreel.pipeline.apply.apply import apply_run, watch_folder
+
+    if (watch is None) == (not videos):
+        raise UsageError("name videos, or a folder with --watch, and not both")
+    where = require_device(device)
+
+    def apply_to(some: list[Path]) -> Iterator["Applied | ClipFailed"]:
+        return apply_run(
+            run,
+            some,
+            out=out,
+            store=store,
+            weights=weights,
+            action=action,
+            movies=movies,
+            keep_tokens=keep_tokens,
+            device=where,
+        )
+
+    status = 0
+    for found in apply_to(videos or []) if watch is None else watch_folder(watch, apply_to):
+        if isinstance(found, ClipFailed):
+            say(f"failed: {found}")
+            status = found.exit_status
+            continue
+        say(f"{found.name}: {found.folder}{' (was done)' if found.was_done else ''}")
+        if found.unseen_reason:
+            say(f"  no movie: {found.unseen_reason}")
     finish(status)
 
 

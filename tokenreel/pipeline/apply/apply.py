@@ -1,0 +1,411 @@
+"""`fuse apply`: a trained run on new videos.
+
+For each video a folder below --out, written whole:
+
+predictions.csv   a line for each frame: time_seconds, phase, probability, and those of every phase
+embeddings.h5     the embedding file
+nearest.csv       the training clips whose frames lie nearest
+phases.mp4        the video as the backbone sees it, with the phase of each frame
+applied.json      written last: which run and which video; the same command passes over it
+
+Frames are decoded, transformed and encoded as those of the run's store were; their tokens lie in a
+store in --out until all is done.
+"""
+
+import io
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from csv import writer
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenreel.cache.canonical import canonical_json, read_json
+from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
+from tokenreel.cache.errors import ClipFailed, TokenReelError, UsageError
+from tokenreel.cache.files import make_directory, write_whole
+from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.cache.format.store_files import create_twin, load_identity
+from tokenreel.cache.manifest import Clip, Manifest, path_below, text_of_name
+from tokenreel.cache.read.store_reader import Store, open_store
+from tokenreel.cache.source_state import source_state
+from tokenreel.evaluate.escape import for_spreadsheet
+from tokenreel.evaluate.report.pictures.movie import playback_rate, write_movie
+from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.video.sniff import find_videos
+from tokenreel.extract.video.types import VideoError
+from tokenreel.fuse.runs.provenance import read_provenance, stores_of
+from tokenreel.fuse.runs.run_folder import TOKENS
+from tokenreel.pipeline.apply.captions import caption
+from tokenreel.pipeline.apply.probes import Probe, fit_probes
+from tokenreel.pipeline.defaults import EMBEDDINGS, require_store_of_run
+from tokenreel.pipeline.phases.attention import file_name
+from tokenreel.pipeline.phases.extraction import config_of
+
+log = logging.getLogger(__name__)
+
+DONE = "applied.json"
+NUM_NEAREST = 10
+POLL_SECONDS = 5.0  # between two looks at a watched folder
+CLEAN = ({"name": "clean"},)  # stored augmentations are for training
+ANY_VIDEO = ("all", "fps", "uniform")  # policies of frames that need no list of a data set
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What was written for a video.
+
+    Attributes:
+        name: of the video, below the folder that all have in common.
+        folder: of its files.
+        was_done: whether it was there before.
+        unseen_reason: why there is no movie, "" where there is one.
+    """
+
+    name: str
+    folder: Path
+    was_done: bool = False
+    unseen_reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What is taken from a trained run.
+
+    Attributes:
+        path: its folder.
+        sha256: of its embedding file, by which a video that is done is known.
+        clips: embeddings of its training clips.
+        probe: of the phases of the action.
+        action: whose phases are named.
+    """
+
+    path: Path
+    sha256: str
+    clips: tuple[EmbeddedClip, ...]
+    probe: Probe
+    action: str
+
+
+def apply_run(
+    run: Path,
+    videos: Sequence[Path],
+    *,
+    out: Path,
+    store: Path | None = None,
+    weights: str | None = None,
+    action: str | None = None,
+    movies: bool = True,
+    keep_tokens: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+) -> Iterator[Applied | ClipFailed]:
+    """Apply a run to videos; for a video that cannot be read, the reason.
+
+    Args:
+        run: its folder.
+        videos: files, and folders of which every video is taken.
+        out: folder of the results.
+        store: the run's store, for a run of a version that did not keep what its tokens are.
+        weights: file of the backbone's weights, where they have moved; compared by their hash.
+        action: whose phases are named; needed where the run has learned those of several.
+        movies: write phases.mp4.
+        keep_tokens: leave the store of tokens in OUT/tokens.
+        device: "auto", "cpu" or "cuda".
+        progress: show bars.
+
+    Raises:
+        UsageError: no video; a run without phases, that reads several stores, or whose frames are
+            a list; several actions and none is named.
+        WrongIdentity: weights that are not those of the run's tokens.
+    """
+    trained = read_trained(run, action)
+    root, names = list_videos(videos)
+    pending = []
+    for name in names:
+        folder = out / file_name(name)
+        if _is_done(folder, trained, path_below(root, name)):
+            yield Applied(name, folder, was_done=True)
+        else:
+            pending.append(name)
+    if not pending:
+        return
+    tokens = out / TOKENS
+    config = prepare_tokens(run, tokens, store, weights=weights, device=device)
+    clips = tuple(Clip(name, name, split="test", action=trained.action) for name in pending)
+    phases = {trained.action: trained.probe.phases}
+    manifest = Manifest("applied", root, clips, phases)
+    from tokenreel.extract.flow.runner import extract_clips
+    from tokenreel.fuse.distributed.world import find_device
+    from tokenreel.fuse.embed.embed import embed_clips
+
+    report = extract_clips(
+        manifest, config, tokens, progress=progress, retries=True, changed="replace"
+    )
+    yield from report.failed
+    if report.signal:
+        raise KeyboardInterrupt
+    held = open_store(tokens)
+    extracted = [name for name in pending if name in held.records]
+    for found in embed_clips(run, tokens, extracted, device=find_device(device)):
+        if isinstance(found, ClipFailed):
+            yield found
+        else:
+            yield _write(*found, trained, held, root, out, movies=movies)
+    if not keep_tokens:
+        shutil.rmtree(tokens)
+
+
+def watch_folder(
+    folder: Path, apply: Callable[[list[Path]], Iterator[Applied | ClipFailed]]
+) -> Iterator[Applied | ClipFailed]:
+    """Apply a run to the videos of a folder as they come, until it is interrupted.
+
+    A file is taken when it is the same at two looks; one that failed, when it has changed.
+
+    Args:
+        folder: that is watched.
+        apply: apply_run, given the videos.
+    """
+    before: dict[Path, object] = {}
+    taken: dict[Path, object] = {}
+    while True:
+        now: dict[Path, object] = {}
+        for path in _files_below(folder):
+            try:
+                state = source_state(path)
+            except OSError:
+                continue  # it has gone
+            now[path] = (state.num_bytes, state.mtime_ns, state.inode)
+        settled = [
+            path for path, state in now.items() if before.get(path) == state != taken.get(path)
+        ]
+        if settled:
+            taken.update({path: now[path] for path in settled})
+            found = find_videos(folder, [_name_below(folder, path) for path in settled])
+            videos = [path_below(folder, name) for name in found.videos]
+            if videos:
+                yield from (each for each in apply(videos) if not _was_done(each))
+        before = now
+        time.sleep(POLL_SECONDS)
+
+
+def _was_done(found: Applied | ClipFailed) -> bool:
+    return isinstance(found, Applied) and found.was_done
+
+
+def read_trained(run: Path, action: str | None) -> Trained:
+    """What a run has learned.
+
+    Raises:
+        UsageError: as apply_run.
+    """
+    provenance = read_provenance(run)
+    if len(stores_of(provenance)) > 1:
+        raise UsageError(
+            f"{run} reads several stores: make them of the new videos with `extract run`, then "
+            "`fuse embed`"
+        )
+    path = run / EMBEDDINGS
+    if not path.exists():
+        raise UsageError(f"{run} has no {EMBEDDINGS}: type its `fuse train` again to finish it")
+    file = read_embeddings(path)
+    if file.unit == "clip":
+        raise UsageError(
+            f"{run} gives scores of whole clips, no phases: make a store of the new videos with "
+            "`extract run`, then `fuse embed`"
+        )
+    probes = fit_probes(file.clips)
+    if not probes:
+        raise UsageError(
+            f"{run} was trained on clips without labelled phases: there is nothing to name in new "
+            "videos; `extract run` and `fuse embed` give their embeddings"
+        )
+    if action is None and len(probes) > 1:
+        raise UsageError(f"the run knows several actions: name one with --action: {_some(probes)}")
+    chosen = next(iter(probes)) if action is None else action
+    if chosen not in probes:
+        raise UsageError(f"--action {chosen}: the run knows the phases of {_some(probes)}")
+    clips = tuple(clip for clip in file.clips if clip.split == "train" and clip.num_frames)
+    from tokenreel.evaluate.data.clips import file_sha256
+
+    return Trained(run, file_sha256(path), clips, probes[chosen], chosen)
+
+
+def _some(names: Mapping[str, Any]) -> str:
+    listed = [name or "(no name)" for name in names]
+    return f"{', '.join(listed[:8])}{', ...' if len(listed) > 8 else ''}"
+
+
+def list_videos(words: Sequence[Path]) -> tuple[Path, list[str]]:
+    """The videos of some files and folders: the folder they have in common, and names below it.
+
+    Raises:
+        UsageError: a word that is not there, a folder without videos, or no word.
+    """
+    files: list[Path] = []
+    for word in words:
+        if word.is_dir():
+            inside = list(_files_below(word))
+            found = find_videos(word, [_name_below(word, path) for path in inside])
+            if not found.videos:
+                raise UsageError(f"{word}: no video in this folder")
+            files += [path_below(word, name) for name in found.videos]
+        elif word.exists():
+            files.append(word)
+        else:
+            raise UsageError(f"{word} does not exist: name videos or folders of videos")
+    if not files:
+        raise UsageError("no video is named: name videos or folders of videos")
+    whole = list(dict.fromkeys(Path(os.path.abspath(path)) for path in files))  # noqa: PTH100
+    root = Path(os.path.commonpath([path.parent for path in whole]))
+    return root, sorted(_name_below(root, path) for path in whole)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for inner, _, names in os.walk(folder):
+        yield from (Path(inner, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _name_below(root: Path, path: Path) -> str:
+    return text_of_name(path.relative_to(root).as_posix())
+
+
+def prepare_tokens(
+    run: Path, tokens: Path, store: Path | None, *, weights: str | None, device: str
+) -> ExtractConfig:
+    """Make the empty store that takes the tokens; how they are extracted.
+
+    Raises:
+        UsageError: the run does not say what its tokens are, or its frames are a list.
+        WrongIdentity: a store of other tokens lies there.
+    """
+    kept = run / TOKENS
+    source = store or (
+        kept if (kept / "recipe.json").exists() else require_store_of_run(run, read_provenance(run))
+    )
+    identity, attributes = load_identity(source)
+    policy = str(identity.frames.get("policy"))
+    if policy not in ANY_VIDEO:
+        raise UsageError(
+            f"{run} was trained on frames of a list ({policy}), which new videos are not in: make "
+            "a store of them with `extract run`, then `fuse embed`"
+        )
+    held: StoreIdentity = identity.model_copy(update={"views": CLEAN})
+    create_twin(tokens, source, identity=held)
+    changes: dict[str, Any] = {"device": device}
+    if weights is not None:
+        changes["weights"] = weights
+    return config_of(held, attributes["made_with"]).model_copy(update=changes)
+
+
+def _is_done(folder: Path, trained: Trained, video: Path) -> bool:
+    try:
+        return bool(read_json((folder / DONE).read_bytes()) == _mark(trained, video))
+    except (OSError, ValueError):
+        return False
+
+
+def _mark(trained: Trained, video: Path) -> dict[str, Any]:
+    """What applied.json says."""
+    state = source_state(video)
+    return {
+        "run": trained.path.resolve().name,
+        "embeddings_sha256": trained.sha256,
+        "action": trained.action,
+        "video_bytes": state.num_bytes,
+        "video_mtime_ns": state.mtime_ns,
+    }
+
+
+def _write(
+    clip: EmbeddedClip,
+    provenance: Mapping[str, Any],
+    trained: Trained,
+    store: Store,
+    root: Path,
+    out: Path,
+    *,
+    movies: bool,
+) -> Applied | ClipFailed:
+    """The files of a video, the mark last."""
+    folder, probe = out / file_name(clip.clip_id), trained.probe
+    make_directory(folder)
+    shares = probe.probabilities(clip.embeddings)
+    places = shares.argmax(axis=1)
+    found = replace(clip, labels=probe.fit.classes[places].astype(np.int16), phases=probe.phases)
+    write_whole(folder / "predictions.csv", _table(_predicted(found, shares, probe)))
+    write_whole(folder / "nearest.csv", _table(_nearest(found, trained.clips)))
+    unlabelled = replace(clip, labels=np.full(clip.num_frames, -1, np.int16))
+    write_embeddings(
+        folder / EMBEDDINGS, [unlabelled], provenance=dict(provenance), unit=store.identity.unit
+    )
+    reason = ""
+    if movies:
+        try:
+            _write_movie(folder / "phases.mp4", found, shares.max(axis=1), store, root)
+        except (VideoError, TokenReelError) as error:
+            reason = str(error)
+            log.warning("%s: no movie: %s", clip.clip_id, reason)
+    try:
+        mark = _mark(trained, path_below(root, clip.video))
+    except OSError as error:
+        return ClipFailed(clip.clip_id, stage="read", reason=error.strerror or str(error))
+    write_whole(folder / DONE, canonical_json(mark))
+    return Applied(clip.clip_id, folder, unseen_reason=reason)
+
+
+def _table(rows: Sequence[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    lines = writer(text, lineterminator="\n")
+    lines.writerows(for_spreadsheet(row) for row in rows)
+    return text.getvalue().encode()
+
+
+def _predicted(clip: EmbeddedClip, shares: NDArray[np.float64], probe: Probe) -> list[list[object]]:
+    names = [probe.name(int(phase)) for phase in probe.fit.classes]
+    rows: list[list[object]] = [["time_seconds", "phase", "probability", *names]]
+    for moment, label, own in zip(clip.times_seconds, clip.labels, shares, strict=True):
+        each = [round(float(share), 6) for share in own]
+        rows.append([round(float(moment), 6), probe.name(int(label)), max(each), *each])
+    return rows
+
+
+def _nearest(clip: EmbeddedClip, others: Sequence[EmbeddedClip]) -> list[list[object]]:
+    """Training clips by the mean distance of the video's frames to their nearest one."""
+    own = clip.embeddings.astype(np.float64)
+    squares = np.square(own).sum(axis=1)
+    rows = []
+    for other in others:
+        theirs = other.embeddings.astype(np.float64)
+        apart = squares[:, None] + np.square(theirs).sum(axis=1) - 2 * own @ theirs.T
+        rows.append((float(np.sqrt(np.maximum(apart.min(axis=1), 0)).mean()), other))
+    rows.sort(key=lambda row: (row[0], row[1].clip_id))
+    head: list[list[object]] = [["clip", "action", "video", "distance"]]
+    return head + [
+        [other.clip_id, other.action, other.video, round(distance, 6)]
+        for distance, other in rows[:NUM_NEAREST]
+    ]
+
+
+def _write_movie(
+    path: Path, clip: EmbeddedClip, shares: NDArray[np.float64], store: Store, root: Path
+) -> None:
+    from tokenreel.extract.preview.show import frames_as_seen
+
+    record = store.record(clip.clip_id)
+    every = np.arange(clip.num_frames)
+    images = frames_as_seen(store, record, every, path_below(root, clip.video))
+    first = next(images)
+    captions = (
+        caption(image, clip, number, float(shares[number]))
+        for number, image in enumerate(chain([first], images))
+    )
+    write_movie(path, captions, rate=playback_rate(clip))
