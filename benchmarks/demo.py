@@ -1,10 +1,11 @@
 """What `tokenreel demo` finds, as rows: every metric of every recipe, and the seconds it takes.
 
-    python benchmarks/demo.py [--results FOLDER]     (five minutes on two cores)
+    python benchmarks/demo.py [--folder FOLDER | --results FOLDER]     (five minutes, two cores)
 
 The demo runs in an empty folder, so the seconds are those of a first run, the rendering of the
-sample included.  With --results the rows are those of a demo that has run: FOLDER is its
-`results/demo`, and the seconds stay as they were.  `mean` and `2std` are over seeds, as in
+sample included; --folder names it and keeps it, for `docs/make_pictures.py`.  With --results the
+rows are those of a demo that has run: FOLDER is its `results/demo`, and the seconds stay as they
+were.  `mean` and `2std` are over seeds, as in
 summary.csv; classification and AP@K are from 0 to 1 there and here.
 """
 
@@ -36,6 +37,7 @@ def main() -> int:
     """Run the demo, or read what it has written, and write the rows; the status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--results", type=Path, help="results/demo of a demo that has run")
+    parser.add_argument("--folder", type=Path, help="an empty folder, which is kept")
     parser.add_argument("--quick", action="store_true", help="do nothing: the demo has one size")
     words = parser.parse_args()
     if quick_flag():
@@ -44,16 +46,25 @@ def main() -> int:
     if words.results:
         write(rows_of(words.results / "summary.csv"))
         return 0
+    if words.folder:
+        words.folder.mkdir(parents=True, exist_ok=True)
+        if any(words.folder.iterdir()):
+            parser.error(f"{words.folder} is not empty: what is there would not be made again")
+        return measure_demo(words.folder)
     with tempfile.TemporaryDirectory() as folder:
-        program = Path(sys.executable).with_name("tokenreel")
-        start = time.monotonic()
-        done = subprocess.run([str(program), "demo"], cwd=folder, check=False)
-        seconds = time.monotonic() - start
-        if done.returncode:
-            return done.returncode
-        found = rows_of(Path(folder) / "results/demo/summary.csv")
-    write([*found, {**found[0], "case": "seconds", "mean": f"{seconds:.6g}", "2std": ""}])
-    return 0
+        return measure_demo(Path(folder))
+
+
+def measure_demo(folder: Path) -> int:
+    """Run the demo in an empty folder and write its rows; its status."""
+    program = Path(sys.executable).with_name("tokenreel")
+    start = time.monotonic()
+    done = subprocess.run([str(program), "demo"], cwd=folder, check=False)
+    seconds = time.monotonic() - start
+    if done.returncode == 0:
+        found = rows_of(folder / "results/demo/summary.csv")
+        write([*found, {**found[0], "case": "seconds", "mean": f"{seconds:.6g}", "2std": ""}])
+    return done.returncode
 
 
 def rows_of(summary: Path) -> list[dict[str, str]]:

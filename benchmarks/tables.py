@@ -49,17 +49,24 @@ PRINTED = re.compile(r"^<!-- prints: [^\n]+ -->\n```text\n.*?^```$", re.DOTALL |
 CODE = re.compile(r"(?<!`)`[^`\n]+`(?!`)")
 
 NUMBER = r"(?<![\w.])\d[\d.,]*"
-WORDS = r"(?:one|two|three|four|five|six|seven|eight|nine|ten|twenty|thirty)"
-THAN = r"(?:faster|slower|smaller|less|more|as|its|the)"
+TIMES = "\N{MULTIPLICATION SIGN}"
+WORDS = r"\b(?:one|two|three|four|five|six|seven|eight|nine|ten|twenty|thirty|forty|fifty|hundred)"
+MANY = rf"(?:{NUMBER}|{WORDS})"
+THAN = r"(?:faster|slower|smaller|larger|less|fewer|more|as|its|the)"
+UNITS = "ms|us|s|min|h|seconds?|minutes?|hours?"
+SECOND = r"(?:s|sec|second|min|minute|GB)"
+# What sounds measured; white space may be the end of a line.
 CLAIMS = {
-    "times": rf"(?:{NUMBER}|\b{WORDS})\s*(?:x|times) {THAN}\b",
-    "x": rf"{NUMBER}x(?!\w)",
-    "a share": rf"{NUMBER}\s?(?:%|percent) (?:of|faster|slower|less|more)\b",
-    "a part": r"(?<![\w.])0?\.\d+ (?:of|its)\b",
-    "a rate": r"(?:[kMGT]i?B|FLOP|GFLOP|TFLOP|CPU-s)/(?:s|GB)\b",
-    "frames a second": rf"{NUMBER} frames(?:/s| a second)",
-    "a spread": r"(?:±|\+-|\+/-)\s*\d",
-    "a time": rf"(?:{NUMBER}\s?|\b{WORDS}\s)(?:ms|us|s|seconds|minutes|hours)\b",
+    "times": rf"{MANY}(?:\s*[x{TIMES}]|[\s-]times)\s{THAN}\b",
+    "x": rf"{NUMBER}(?:x(?!\w)|\s?{TIMES}(?!\s?[\dA-Z]))",
+    "twice": r"\b(?:twice|half)\s(?:its|the|as\s(?:fast|slow|many|much|large|small))\b",
+    "a factor": rf"(?:{NUMBER}[\s-]?|{WORDS}[\s-]?)fold\b",
+    "a share": rf"{MANY}\s?(?:%|percent|per\scent)\s(?:of|faster|slower|less|fewer|more)\b",
+    "a part": r"(?<![\w.])0?\.\d+\s(?:of|its)\b",
+    "a rate": rf"(?:[kMGT]i?B|FLOPs?|[GT]FLOPs?|CPU-s)\s?(?:/|per|a)\s?{SECOND}\b",
+    "frames a second": rf"{NUMBER}\s?(?:fps\b(?!=)|frames(?:/s|\s(?:a|per)\ssecond))",
+    "a spread": r"(?:±|\+-|\+/-)\s*[.\d]",
+    "a time": rf"(?:{NUMBER}\s?|{WORDS}\s)(?:{UNITS})\b|\bhalf\san\shour\b",
 }
 
 Rows = Sequence[Mapping[str, str]]
@@ -231,12 +238,15 @@ def claims(page: str, text: str) -> list[Found]:
 
     for pattern in (PRINTED, TABLE, GIVEN, REFERENCE, CODE):
         text = pattern.sub(blank, text)
-    return [
-        Found(page, line, f"{kind} without a row: {match[0]!r}")
-        for line, words in enumerate(text.splitlines(), 1)
-        for kind, pattern in CLAIMS.items()
-        for match in re.finditer(pattern, words)
-    ]
+    return sorted(
+        (
+            Found(page, text.count("\n", 0, match.start()) + 1, f"{kind} without a row: {words!r}")
+            for kind, pattern in CLAIMS.items()
+            for match in re.finditer(pattern, text)
+            for words in [" ".join(match[0].split())]
+        ),
+        key=lambda found: found.line,
+    )
 
 
 def _table(name: str, results: Path) -> str:
