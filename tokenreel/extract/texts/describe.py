@@ -1,7 +1,7 @@
 """Ask a vision-language model about key frames of clips: answers are appended to a file of texts.
 
-Source: FTP, section 3.1 and its four prompts.  What is asked and answered already is not asked
-again: the same clip, question, model and picture.
+Source: Lu et al., Four-Tiered Prompts, section 3.1 and its four prompts.  What is asked and
+answered already is not asked again: the same clip, question, model and picture.
 """
 
 import logging
@@ -22,7 +22,7 @@ from tokenreel.extract.video.types import VideoError
 
 log = logging.getLogger(__name__)
 
-PROMPTS = {  # FTP, section 3.1
+PROMPTS = {  # Four-Tiered Prompts, section 3.1
     "A": "What is the action category?",
     "B": "Describe the action components in the image",
     "C": "Describe the action in the image in detail",

@@ -45,6 +45,12 @@ class DataConfig(FrozenConfig):
         ge=1,
         description="training clips, drawn by data.seed, which run.json lists; None: all",
     )
+    clips_per_action: int | None = Field(
+        default=None,
+        ge=1,
+        description="training clips of each action, drawn by data.seed, which run.json lists; "
+        "None: all",
+    )
     held_out: float = Field(
         default=0.0, ge=0, lt=1, description="share of the training clips kept for a held-out loss"
     )
@@ -56,6 +62,9 @@ class OptimConfig(FrozenConfig):
     name: Literal["adam", "adamw"] = Field(default="adam", description="optimiser")
     lr: float = Field(default=1e-4, gt=0, description="highest learning rate")
     weight_decay: float = Field(default=1e-5, ge=0, description="weight decay")
+    betas: tuple[float, float] = Field(
+        default=(0.9, 0.999), description="of Adam: shares of the moments that a step keeps"
+    )
     eps: float = Field(
         default=1e-8, gt=0, description="of Adam: weights whose gradients are smaller hardly move"
     )
@@ -111,6 +120,34 @@ class SystemConfig(FrozenConfig):
     def uses_tags(self) -> bool:
         """Whether it learns from the tags of clips: those without any are no training clips."""
         return False
+
+    @property
+    def uses_actions(self) -> bool:
+        """Whether it learns the actions of clips: those without one are no training clips."""
+        return False
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it takes a step."""
+        return self.optim.epochs > 0
+
+    @property
+    def first_runs(self) -> tuple[str, ...]:
+        """Folders of the runs that give first weights."""
+        return () if self.init is None else (self.init,)
+
+    def beginning_from(self, runs: tuple[str, ...]) -> Self:
+        """The config with runs that give parts of its first weights, unless it names some.
+
+        Args:
+            runs: their folders.
+        """
+        return self
+
+    @classmethod
+    def words_of_first_runs(cls, words: list[str]) -> list[str]:
+        """Those of the `key=value` words of a run that the runs of its first weights share."""
+        return words
 
     @property
     def stream(self) -> Hashable:
@@ -174,6 +211,12 @@ class SystemConfig(FrozenConfig):
     def upgraded(cls, config: dict[str, Any]) -> dict[str, Any]:
         """A config that an earlier version wrote, as this one would have written it."""
         return config
+
+    @model_validator(mode="after")
+    def _draws_once(self) -> Self:
+        if self.data.num_train_clips is not None and self.data.clips_per_action is not None:
+            raise ValueError("data.num_train_clips and data.clips_per_action: give one")
+        return self
 
     @model_validator(mode="after")
     def _has_clips_to_evaluate(self) -> Self:

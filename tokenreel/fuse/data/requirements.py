@@ -1,6 +1,7 @@
 """The clips that a run trains on, and what every system requires of a store."""
 
 import logging
+import zlib
 from collections import Counter
 
 import numpy as np
@@ -65,10 +66,32 @@ def training_clips(config: SystemConfig, store: Store) -> list[ClipRecord]:
     clips = clips_of(config, store) if share == 1 else labelled_clips(config, store, share)
     if config.uses_tags:
         clips = [clip for clip in clips if clip.tags]
+    if config.uses_actions:
+        clips = [clip for clip in clips if clip.action]
+    if config.data.clips_per_action is not None:
+        return _draw_of_each_action(clips, config.data.clips_per_action, config.data.seed)
     if count is None:
         return clips
     drawn = np.random.default_rng([config.data.seed, TRAIN_CLIPS]).permutation(len(clips))[:count]
     return [clips[place] for place in sorted(drawn)]
+
+
+def _draw_of_each_action(clips: list[ClipRecord], count: int, seed: int) -> list[ClipRecord]:
+    """As many clips of each action, drawn by a seed, in the order of the clips; all where fewer."""
+    actions = np.array([clip.action for clip in clips])
+    chosen: list[int] = []
+    for action in np.unique(actions):
+        own = np.flatnonzero(actions == action)
+        rng = np.random.default_rng([seed, TRAIN_CLIPS, zlib.crc32(str(action).encode())])
+        chosen += own[rng.permutation(len(own))[:count]].tolist()
+    return [clips[place] for place in sorted(chosen)]
+
+
+def actions_of(store: Store) -> tuple[str, ...]:
+    """The actions of the training clips of a store, sorted; of all its clips without any."""
+    records = store.records.values()
+    learned = {record.action for record in records if record.split == "train"} - {""}
+    return tuple(sorted(learned or {record.action for record in records} - {""}))
 
 
 def clips_of(config: SystemConfig, store: Store) -> list[ClipRecord]:
@@ -128,7 +151,7 @@ def require_training_clips(config: SystemConfig, store: Store) -> None:
     Raises:
         UsageError: its splits, and the command that would make some.
     """
-    if config.optim.epochs and not clips_of(config, store):
+    if config.is_trained and not clips_of(config, store):
         of_action = f" of the action {config.data.action}" if config.data.action else ""
         raise UsageError(
             f"{store.path} has no clips of the split train{of_action}: nothing to train on (its "

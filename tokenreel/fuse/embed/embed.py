@@ -127,7 +127,7 @@ def load_run(run: Path, source_of: Callable[[SystemConfig], TokenSource]) -> Emb
     trained = system.classes_in(state["model"]) if state else None
     classes = source.num_classes if trained is None else trained
     shapes = replace(shapes_of(source), num_classes=classes)
-    if config.uses_tags:
+    if config.uses_tags or config.uses_actions:
         shapes = replace(shapes, class_names=tuple(provenance["class_names"]))
     model = system.build(config, shapes)
     epochs = sum(stage.config.optim.epochs for stage in system.stages(config))
@@ -242,6 +242,13 @@ def embed_clips(
         yield with_values(clip, made), provenance
 
 
+def _learned_of(config: SystemConfig, record: ClipRecord) -> tuple[str, ...]:
+    """The tags of a clip; its action, where that is what a run learns."""
+    if config.uses_actions:
+        return (record.action,) if record.action else ()
+    return record.tags
+
+
 def _warn_of_unknown_tags(embedder: Embedder, tags: Mapping[str, Sequence[str]]) -> None:
     """Say which tags of the clips a model does not know: they are in no column of its file."""
     known = embedder.class_names
@@ -292,6 +299,7 @@ def embed_together(
         embedder.model.eval()
     found: list[list[EmbeddedClip]] = [[] for _ in embedders]
     units = ["frame"] * len(embedders)
+    compared: list[dict[str, np.ndarray]] = [{} for _ in embedders]
     every = source.store.records.values()
     records = [
         clip for clip in every if any(is_of(embedder.config, clip) for embedder in embedders)
@@ -310,16 +318,21 @@ def embed_together(
             continue
         for number, embedding in zip(own, made, strict=True):
             found[number].append(with_values(clip, embedding))
+            if embedding.targets is not None:
+                compared[number][record.clip_id] = embedding.targets
             units[number] = "clip" if embedding.of_clip else source.store.identity.unit
         beat()
-    tags = {record.clip_id: record.tags for record in records}
-    for embedder, clips, unit in zip(embedders, found, units, strict=True):
+    for embedder, clips, unit, given in zip(embedders, found, units, compared, strict=True):
         if not clips:
             raise Damaged(f"{source.store.path}: every clip is damaged; run verify, then repair")
         ordered = in_order_of_draw(clips, embedder.config)
         missing = {"left_out": left_out} if left_out else {}
+        tags = {record.clip_id: _learned_of(embedder.config, record) for record in records}
         class_names, targets = tag_targets(tags, embedder.class_names)
-        _warn_of_unknown_tags(embedder, tags)
+        if given:
+            class_names, targets = (), given
+        else:
+            _warn_of_unknown_tags(embedder, tags)
         write_embeddings(
             embedder.out,
             [replace(clip, targets=targets[clip.clip_id]) for clip in ordered],

@@ -22,7 +22,7 @@ from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config.base import as_typed
 from tokenreel.fuse.config.registry import DEFAULT, config_class, parse_config
 from tokenreel.fuse.config.system import SystemConfig
-from tokenreel.fuse.data.requirements import labelled_clips, training_clips
+from tokenreel.fuse.data.requirements import actions_of, labelled_clips, training_clips
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +35,12 @@ def describe_run(
     config: SystemConfig, stores: StoreSet, provenance: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What run.json says of a run."""
-    is_trained = config.optim.epochs > 0
+    is_trained = config.is_trained
     described = {
         **provenance,
         "config": config.model_dump(mode="json"),
         "seed": config.seed,
-        "model": config.system if is_trained or config.init is not None else "untrained",
+        "model": config.system if is_trained or config.first_runs else "untrained",
         **describe_stores(stores),
         **config.describe(stores),
     }
@@ -56,10 +56,15 @@ def describe_run(
         described["class_names"] = sorted({t for r in store.records.values() for t in r.tags})
         if is_trained:
             described["labels_sha256"] = _tags_digest(store)
-    if config.data.num_train_clips is not None and is_trained:
+    if config.uses_actions:
+        described["class_names"] = list(actions_of(store))
+        if is_trained:
+            described["labels_sha256"] = _actions_digest(store)
+    drawn_clips = (config.data.num_train_clips, config.data.clips_per_action)
+    if drawn_clips != (None, None) and is_trained:
         described["training_clips"] = [r.clip_id for r in training_clips(config, store)]
     if config.init is not None:
-        described["init_sha256"] = _init_digest(Path(config.init))
+        described["init_sha256"] = checkpoint_digest(Path(config.init))
     return described
 
 
@@ -112,7 +117,14 @@ def _tags_digest(store: Store) -> str:
     return hashlib.sha256(canonical_json(tags)).hexdigest()
 
 
-def _init_digest(run: Path) -> str:
+def _actions_digest(store: Store) -> str:
+    """The actions of the training clips."""
+    actions = [[record.clip_id, record.action] for record in store.select(split="train")]
+    return hashlib.sha256(canonical_json(actions)).hexdigest()
+
+
+def checkpoint_digest(run: Path) -> str:
+    """SHA-256 of the checkpoint of a run, "" without one."""
     path = run / "checkpoint.pt"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
@@ -229,14 +241,12 @@ def _warn_of_changes(run: Path, provenance: Mapping[str, Any], there: Mapping[st
 def require_init(provenance: Mapping[str, Any]) -> None:
     """Refuse, before there is a folder, to begin from what has no weights or read other tokens."""
     config = parse_config(provenance["config"])
-    if config.init is None:
-        return
-    run = Path(config.init)
-    if not (run / "checkpoint.pt").is_file():
-        raise UsageError(
-            f"init={run}: no {run / 'checkpoint.pt'}; name the folder of a trained run"
-        )
-    config.require_init(require_same_tokens(run, provenance), provenance)
+    for run in map(Path, config.first_runs):
+        if not (run / "checkpoint.pt").is_file():
+            raise UsageError(
+                f"init={run}: no {run / 'checkpoint.pt'}; name the folder of a trained run"
+            )
+        config.require_init(require_same_tokens(run, provenance), provenance)
 
 
 def read_config(run: Path, provenance: Mapping[str, Any]) -> SystemConfig:

@@ -43,6 +43,7 @@ FILES = (
 IDENTITY = ("config", "store_fingerprint", "store_clips_sha256", "init_sha256")
 LATER = (
     "labels_sha256",
+    "texts_sha256",
     "first_weights_sha256",
 )  # part of it too, but earlier versions did not write it
 TOKENS = "tokens"

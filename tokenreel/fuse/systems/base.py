@@ -23,7 +23,11 @@ from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config.registry import SYSTEMS
 from tokenreel.fuse.config.system import SystemConfig
 from tokenreel.fuse.data.epoch_plan import Draw, Sampling, shuffled_batches
-from tokenreel.fuse.data.requirements import require_clips, require_training_clips
+from tokenreel.fuse.data.requirements import (
+    actions_of,
+    require_clips,
+    require_training_clips,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +60,8 @@ class Shapes:
     Attributes:
         streams: of each store, by its name.
         num_classes: phases to tell apart, for a supervised loss.
-        class_names: tags of clips to tell apart, in the order of Batch.targets.
+        class_names: tags of clips to tell apart, in the order of Batch.targets; or their actions,
+            sorted, where those are learned.
     """
 
     streams: Mapping[str, StreamShape]
@@ -89,10 +94,12 @@ class Embedded:
     Attributes:
         values: float32 (T, C), a row a unit of the clip; or (1, K), scores of the whole clip.
         of_clip: whether they are of the whole clip.
+        targets: (M,) what a metric compares them with; None for the clip's tags, or its action.
     """
 
     values: NDArray[np.float32]
     of_clip: bool = False
+    targets: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +213,23 @@ class System(Protocol):
     def weights_from(self, state: "Mapping[str, Tensor]") -> "Mapping[str, Tensor]":
         """The part of the weights of another run that this one begins with.  By default all."""
         return state
+
+    def initialise(self, model: Any, config: Any) -> None:
+        """Load the weights of the run that `init` names.  By default :meth:`weights_from` it.
+
+        Raises:
+            UsageError: it has none, or nothing for this system.
+            WrongIdentity: they are of another model.
+        """
+        from tokenreel.fuse.runs.checkpoint import initialise
+
+        initialise(Path(config.init), model, config, self.weights_from)
+
+    def clip(self, model: Any, config: Any) -> "Tensor":
+        """Clip the gradients; returns their norm.  By default those of all parameters together."""
+        from torch import nn
+
+        return nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_grad_norm)
 
     # Further hooks, with defaults that suit most systems.
 
@@ -332,13 +356,20 @@ def make_source(
     return first
 
 
-def shapes_of(source: "TokenSource") -> Shapes:
-    """The sizes of what a source reads."""
+def shapes_of(source: "TokenSource", config: SystemConfig | None = None) -> Shapes:
+    """The sizes of what a source reads.
+
+    Args:
+        source: of the tokens.
+        config: of a run; where it learns actions, they are the classes that it tells apart.
+    """
     streams = {
         name: StreamShape(stream.store.identity.blocks, stream.store.identity.dim, stream.grid)
         for name, stream in source.streams.items()
     }
-    return Shapes(streams, source.num_classes, source.class_names)
+    learned = config is not None and config.uses_actions
+    names = actions_of(source.store) if learned else source.class_names
+    return Shapes(streams, source.num_classes, names)
 
 
 def require_stores(config: SystemConfig, stores: StoreSet | Store) -> None:

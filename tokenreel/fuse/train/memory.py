@@ -47,7 +47,7 @@ def run_bytes(config: SystemConfig, source: TokenSource) -> int:
     frames = sum(record.num_frames for record in source.store.records.values())
     embeddings = frames * config.embedding_channels * 4
     with torch.device("meta"):
-        model = system.build(config, shapes_of(source))
+        model = system.build(config, shapes_of(source, config))
     weights = 16 * sum(parameter.numel() for parameter in model.parameters())
     return weights + system.shared_bytes(config, source) + embeddings
 

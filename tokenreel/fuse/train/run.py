@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from tokenreel.cache.errors import TokenReelError
@@ -29,7 +28,6 @@ from tokenreel.fuse.distributed.precision import precision_of
 from tokenreel.fuse.distributed.world import ALONE, World, sum_gradients
 from tokenreel.fuse.losses.checks import NotFinite
 from tokenreel.fuse.runs.checkpoint import (
-    initialise,
     load_checkpoint,
     require_config,
     restore_weights,
@@ -67,6 +65,7 @@ def make_optimiser(config: OptimConfig, parameters: list[Any]) -> torch.optim.Op
     return kinds[config.name](
         parameters,
         lr=config.lr,
+        betas=config.betas,
         eps=config.eps,
         weight_decay=config.weight_decay,
         fused=True,
@@ -95,11 +94,11 @@ class Run:
         self.system = system_of(config)
         self.stages = self.system.stages(config)
         self._ends = list(accumulate(stage.config.optim.epochs for stage in self.stages))
-        self.model = self.system.build(config, shapes_of(source))
+        self.model = self.system.build(config, shapes_of(source, config))
         if not (out / "checkpoint.pt").exists():
             self.system.begin(self.model, config)
         if config.init is not None:
-            initialise(Path(config.init), self.model, config, self.system.weights_from)
+            self.system.initialise(self.model, config)
         self.model.to(self.device)
         if world.size > 1:
             share_layers(self.model)
@@ -108,7 +107,7 @@ class Run:
         self._saved_at = time.monotonic()
         self._curves: SummaryWriter | None = None
         self._resume()
-        if config.init is not None and not self.num_epochs:
+        if config.first_runs and not self.num_epochs:
             self.save()  # the weights of another run as they are: no step writes them
         counts = [p.numel() for p in self.model.parameters() if p.requires_grad]
         log.info("%s: %s trained parameters", out.name, f"{sum(counts):,}")
@@ -185,9 +184,7 @@ class Run:
         (epoch, number), loss = self.position, self._loss
         sum_gradients(self.model, self.world)
         self.scaler.unscale_(self.optimiser)  # of the sums: all processes see what overflowed
-        norm = nn.utils.clip_grad_norm_(
-            self.model.parameters(), self.stage.config.optim.clip_grad_norm
-        )
+        norm = self.system.clip(self.model, self.stage.config)
         # One wait for a GPU (a scaler has its own), before it is given more to do.
         found, found_norm = torch.stack([loss, norm]).tolist()
         # A scaler lowers its scale where a gradient overflows float16, and leaves the step out;

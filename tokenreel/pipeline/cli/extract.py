@@ -226,7 +226,9 @@ def describe(
     model: Annotated[str | None, typer.Option(help="name of the model [OPENAI_MODEL]")] = None,
     prompt: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=QUESTION, or A, B, C, D of the FTP paper; repeat [all four]"),
+        typer.Option(
+            help="NAME=QUESTION, or A, B, C, D of the Four-Tiered Prompts paper; repeat [all four]"
+        ),
     ] = None,
     frames: Annotated[int, typer.Option(help="key frames of a clip, side by side")] = 5,
     height: Annotated[int, typer.Option(help="of their picture, in pixels")] = 336,
