@@ -191,7 +191,7 @@ def test_a_name_that_is_no_recipe_gets_the_near_ones_and_not_the_whole_list():
     assert str(told.value) == (
         "no recipe 'mvformer-pen', did you mean mvformer-penn or mvformer or "
         f"mvformer-pouring? (`fuse recipes` lists all {len(RECIPES)} recipes; systems: "
-        "mvformer, stan; packages add more by the entry point tokenreel.systems)"
+        "ftp, mvformer, stan; packages add more by the entry point tokenreel.systems)"
     )
     with pytest.raises(UsageError, match=r"no recipe 'sampl', did you mean sample"):
         make_job("sampl", [])
