@@ -1,6 +1,6 @@
 # TokenReel.  `make` alone lists what there is.  Folders named extract, fuse, evaluate, cache and
 # pipeline lie beside this file, so every target is phony.
-.PHONY: help setup demo test check docs bench bench-gpu bench-gpu-extract extract clean
+.PHONY: help setup demo demo-stan test check docs bench bench-gpu bench-gpu-extract extract clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -26,6 +26,9 @@ $(VENV)/.ready: pyproject.toml
 
 demo: setup ## the main job on the sample; WEIGHTS=pretrained, or WEIGHTS=FILE BACKBONE=NAME
 	$(BIN)/tokenreel demo $(if $(WEIGHTS),weights='$(WEIGHTS)') $(if $(BACKBONE),backbone='$(BACKBONE)')
+
+demo-stan: setup ## scenes of rendered trailers to tags: what each stream of STAN can tell
+	$(BIN)/tokenreel demo stan
 
 test: setup ## the tests
 	$(BIN)/python -m pytest $(OPTIONS)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tokenreel.pipeline.tools.demo import CLIP
+from tokenreel.pipeline.demo.sample import CLIP
 
 IMAGES = Path(__file__).resolve().parent / "img"
 BOX, TEXT, EDGE = "#e8eef6", "#1b2733", "#4a6a8a"

@@ -48,9 +48,10 @@ from tokenreel.pipeline.tools.fidelity import measure_store
 UNITS = {
     "a": [(0, 30), (30, 50), (50, 64)],  # frames
     "few": [(0, 5)],
+    "one": [(0, 1)],
     "part": [(20, 30), (30, 50), (50, 55)],
 }
-CENTRES = {"a": [15, 40, 57], "few": [2], "part": [25, 40, 52]}
+CENTRES = {"a": [15, 40, 57], "few": [2], "one": [0], "part": [25, 40, 52]}
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +59,11 @@ def manifest(tmp_path_factory):
     root = tmp_path_factory.mktemp("films")
     write_film(root / "a.mp4", [30, 20, 14])
     write_film(root / "few.mp4", [5])
+    write_film(root / "one.mp4", [1])
     clips = (
         Clip("a", "a.mp4", action="turn", spans=(LabelSpan(0.0, 1.2, 1),)),
         Clip("few", "few.mp4"),
+        Clip("one", "one.mp4"),
         Clip("part", "a.mp4", start_seconds=0.8, stop_seconds=2.2),
     )
     return Manifest("toy", root, clips, phases={"turn": ("go", "stop")})
@@ -144,6 +147,15 @@ def test_a_scene_of_fewer_frames_than_12_repeats_some(make):
     store = make(**CLIPS)
     assert store.record("few").num_frames == 1
     assert np.isfinite(store.read("few").decode(3)).all()
+
+
+def test_a_video_of_one_frame_is_a_scene_of_repeats_of_it(make, manifest):
+    store = make(**CLIPS)
+    backbone, _ = model_of(CLIPS)
+    [frame] = decode(manifest.root / "one.mp4", least_frames=1)
+    image = apply_transform(frame.pixels, store.identity.transform)
+    wanted = backbone(torch.stack([image] * 12)).tokens[3][0].numpy()
+    np.testing.assert_allclose(store.read("one").decode(3)[0], wanted, rtol=2e-2, atol=2e-3)
 
 
 def test_the_pooled_vector_is_the_mean_of_the_map():
@@ -257,13 +269,13 @@ def test_a_stopped_run_keeps_whole_segments_and_ends_in_the_same_bytes(tmp_path,
 
 
 def test_scenes_of_another_version_of_the_video_are_refused(manifest, scenes, tmp_path):
-    for name in ("a.mp4", "few.mp4"):
+    for name in ("a.mp4", "few.mp4", "one.mp4"):
         (tmp_path / name).write_bytes((manifest.root / name).read_bytes())
     write_film(tmp_path / "a.mp4", [30, 34])
     moved = Manifest("toy", tmp_path, manifest.clips, phases=manifest.phases)
     config = config_with(scenes)
     report = extract_clips(moved, config, tmp_path / "store", progress=False)
-    assert (report.committed, report.exit_status) == (["few"], 3)
+    assert (sorted(report.committed), report.exit_status) == (["few", "one"], 3)
     assert {failure.clip_id for failure in report.failed} == {"a", "part"}
     assert "its scenes are of another version of the video" in report.failed[0].reason
     assert "`extract scenes DATASET --changed replace`" in report.failed[0].reason
@@ -304,7 +316,7 @@ def test_a_video_without_scenes_is_left_out_and_counted(manifest, scenes, tmp_pa
     clips = (*manifest.clips[1:2], Clip("new", "new.mp4"))
     more = Manifest("toy", tmp_path, clips)
     check_list(config_with(scenes), more)
-    assert "has 1 video(s) of which toy has no clip, such as a.mp4" in caplog.text
+    assert "has 2 video(s) of which toy has no clip, such as a.mp4" in caplog.text
     report = extract_clips(more, config_with(scenes), tmp_path / "store", progress=False)
     assert (report.committed, report.num_unlisted) == (["few"], 1)
     with pytest.raises(UsageError, match="no listed scene is in a clip of toy"):
@@ -341,7 +353,7 @@ def test_the_plan_is_within_5_percent_of_the_pictures_written(make, manifest, sc
     given = {"pixels": "all", "image_size": None}
     store, config = make(**given), config_with(scenes, **given)
     survey = survey_headers(manifest, config)
-    assert survey.clip_frames == {"a": 36, "few": 12, "part": 36}
+    assert survey.clip_frames == {"a": 36, "few": 12, "one": 12, "part": 36}
     each = picture_bytes(manifest, config, seconds=60)
     planned = store_size(
         planned_identity(config), "jpeg", list(survey.clip_frames.values()), picture_bytes=each
@@ -357,7 +369,7 @@ def test_extract_plan_prints_the_size_of_pictures(manifest, scenes, tmp_path, mo
     words = ["plan", "folder", "--root", str(manifest.root), "--seconds", "0.3"]
     done = CliRunner().invoke(app, [*words, f"frames=scenes:{scenes}", "pixels=all"])
     assert done.exit_code == 0, done.output
-    assert "folder: 2 clips, 48 frames" in done.output
+    assert "folder: 3 clips, 60 frames" in done.output
     assert "\njpeg " in done.output
 
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.extract.scenes.films import starts, write_film
 from tokenreel.cache.errors import UsageError
@@ -92,10 +93,30 @@ def test_a_film_of_fewer_than_12_frames_is_one_scene(tmp_path):
     assert (scene.num_frames, scene.centre_seconds) == (5, pytest.approx(2 / 25))
 
 
-def test_a_film_of_one_frame_is_refused_as_by_extract_run(tmp_path):
-    film = write_film(tmp_path / "a.mp4", [1])
-    with pytest.raises(VideoError, match="holds only one frame"):
+@pytest.mark.parametrize("name", ["running-mean", "content", "transnetv2"])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_film_of_one_frame_is_one_scene(name, suffix, tmp_path):
+    film = write_film(tmp_path / f"a.{suffix}", [1])
+    [scene] = find_scenes(film, method(name))
+    assert (scene.num_frames, scene.centre_seconds) == (1, scene.start_seconds)
+    assert scene.stop_seconds - scene.start_seconds == pytest.approx(1 / 25, abs=1e-3)
+
+
+def test_a_film_of_which_one_frame_is_left_is_still_damaged(tmp_path):
+    film = write_film(tmp_path / "a.mkv", [1, 60])
+    with av.open(str(film)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+        end = packets[2].pos
+    film.write_bytes(film.read_bytes()[:end])
+    with pytest.raises(VideoError, match=r"ends early|only one frame|damaged|truncated"):
         find_scenes(film, method())
+
+
+def test_a_picture_with_the_name_of_a_film_is_no_scene(tmp_path):
+    Image.new("RGB", (32, 24), (200, 40, 40)).save(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").rename(tmp_path / "a.mp4")
+    with pytest.raises(VideoError, match="holds only one frame"):
+        find_scenes(tmp_path / "a.mp4", method())
 
 
 def test_a_film_without_cuts_takes_8_bytes_a_frame(monkeypatch):

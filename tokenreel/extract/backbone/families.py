@@ -27,6 +27,7 @@ BACKBONES = Table(
     {
         "timm": "tokenreel.extract.backbone.timm_backbone:TimmFamily",
         "torchvision": "tokenreel.extract.backbone.torchvision_backbone:TorchvisionFamily",
+        "motion": "tokenreel.extract.backbone.motion_backbone:MotionFamily",
     },
 )
 

@@ -491,4 +491,5 @@ def _frames_of(job: DecodeJob, alive: Callable[[], None]) -> Iterator[DecodedFra
         pixel_aspect=job.pixel_aspect,
         alive=alive,
         picture_fps=job.picture_fps,
+        least_frames=2 if job.scenes is None else 1,
     )

@@ -90,7 +90,7 @@ def look_at_scenes(
     wanted = [scenes[number].centre_seconds for number in shown]
     seconds, means, running = array("d"), array("f"), array("f")
     frames: list[Array] = []
-    for frame in decode(path, picture_fps=picture_fps):
+    for frame in decode(path, picture_fps=picture_fps, least_frames=1):
         last = cutter.running
         running.extend([np.nan] * 3 if last is None else last)
         mean = frame.mean_rgb

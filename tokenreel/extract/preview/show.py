@@ -201,6 +201,7 @@ def frames_as_seen(
         from_seconds=start,
         pixel_aspect=identity.pixel_aspect if record.rules > 1 else "ignore",
         picture_fps=record.source["container"].get("picture_fps"),
+        least_frames=1,
     )
     for frame in frames_of_video:
         if frame.rules > record.rules:

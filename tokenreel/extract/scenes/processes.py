@@ -1,4 +1,8 @@
-"""Processes that find the scenes of a video each: a video that kills its process ends alone."""
+"""Processes that find the scenes of one video after another.
+
+A video that kills its process, or on which it fails in any way, ends alone: the next one has a new
+process.
+"""
 
 import atexit
 import multiprocessing
@@ -48,22 +52,39 @@ def segment_all(
         UsageError: the method cannot run here.
         MachineError: a limit of this machine: too little memory, too many open files.
     """
-    waiting, running = list(reversed(jobs)), list[_Process]()
+    waiting, running, idle = list(reversed(jobs)), list[_Process](), list[_Process]()
     try:
         while (waiting or running) and not is_over():
             while waiting and len(running) < workers:
-                running.append(_Process(waiting.pop()))
+                running.append(_begin(waiting.pop(), idle))
             pipes = [process.pipe for process in running]
             multiprocessing.connection.wait(pipes, timeout=POLL_SECONDS)
             for process in list(running):
                 outcome = process.poll(timeout_seconds)
                 if outcome is not None:
                     running.remove(process)
-                    process.close()
+                    if isinstance(outcome, Segmented):
+                        idle.append(process)
+                    else:
+                        process.close()
                     yield process.job, _raised(outcome)
     finally:
-        for process in running:
+        for process in [*running, *idle]:
             process.close()
+
+
+def _begin(job: SegmentJob, idle: list["_Process"]) -> "_Process":
+    """A process that works on a video: an idle one that is still there, or a new one."""
+    while idle:
+        process = idle.pop()
+        with suppress(OSError):  # it was killed meanwhile
+            process.give(job)
+            return process
+        process.close()
+    process = _Process(job)
+    with suppress(OSError):  # it ended at once, which is found where it is polled
+        process.give(job)
+    return process
 
 
 def _raised(outcome: Outcome | Exception) -> Outcome:
@@ -74,18 +95,28 @@ def _raised(outcome: Outcome | Exception) -> Outcome:
 
 
 class _Process:
-    """A process, and the video that it works on."""
+    """A process, and the video that it works on.
+
+    Args:
+        job: the first video, which is still to be given.
+    """
 
     def __init__(self, job: SegmentJob) -> None:
         self.job = job
         context = multiprocessing.get_context("forkserver")
-        self.pipe, child = context.Pipe(duplex=False)
-        self._process = context.Process(target=_serve, args=(child, job), daemon=True)
+        self.pipe, child = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child,), daemon=True)
         with blocked_in_children(signal.SIGINT, signal.SIGTERM):
             self._process.start()
             atexit.register(self._process.kill)
         child.close()
         self._last_message, self._has_answered = time.monotonic(), False
+
+    def give(self, job: SegmentJob) -> None:
+        """Send it a video to work on; OSError where it is gone."""
+        self.job = job
+        self._last_message = time.monotonic()
+        self.pipe.send(job)
 
     def poll(self, timeout_seconds: float) -> Outcome | Exception | None:
         """What came of the video; None while it is being read."""
@@ -112,14 +143,10 @@ class _Process:
         self.pipe.close()
 
 
-def _serve(pipe: Connection, job: SegmentJob) -> None:
-    """Find the scenes of a video; sends None now and then, and at last what came of it."""
+def _serve(pipe: Connection) -> None:
+    """Find the scenes of videos; of each sends None now and then, and at last what came of it."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
-    if job.config.method == "transnetv2":
-        import torch
-
-        torch.set_num_threads(1)  # the other cores have videos of their own
     last_beat = 0.0
 
     def beat() -> None:
@@ -128,16 +155,29 @@ def _serve(pipe: Connection, job: SegmentJob) -> None:
             pipe.send(None)
             last_beat = time.monotonic()
 
-    with suppress(BrokenPipeError, ConnectionResetError):  # the parent is gone
-        try:
-            outcome: Outcome | Exception = segment(job, beat)
-        except UsageError as error:
-            outcome = error
-        except (VideoError, OSError, MemoryError) as error:
-            if isinstance(error, BrokenPipeError | ConnectionResetError):
-                raise
-            outcome = _failure_of(error)
-        pipe.send(outcome)
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
+        while True:
+            pipe.send(_outcome_of(pipe.recv(), beat))
+
+
+def _outcome_of(job: SegmentJob, beat: Callable[[], None]) -> Outcome | Exception:
+    """What comes of a video.
+
+    Raises:
+        BrokenPipeError, ConnectionResetError: the parent is gone.
+    """
+    if job.config.method == "transnetv2":
+        import torch
+
+        torch.set_num_threads(1)  # the other cores have videos of their own
+    try:
+        return segment(job, beat)
+    except UsageError as error:
+        return error
+    except (VideoError, OSError, MemoryError) as error:
+        if isinstance(error, BrokenPipeError | ConnectionResetError):
+            raise
+        return _failure_of(error)
 
 
 def _failure_of(error: VideoError | OSError | MemoryError) -> Failure | MachineError:

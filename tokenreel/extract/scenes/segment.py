@@ -111,7 +111,7 @@ def find_scenes(
     """
     base = probe(path, picture_fps=picture_fps).time_base
     ticks, cuts, end = array("q"), [0], 0
-    for frame in decode(path, decoder=DECODER, picture_fps=picture_fps):
+    for frame in decode(path, decoder=DECODER, picture_fps=picture_fps, least_frames=1):
         alive()
         ticks.append(frame.ticks)
         cuts += cutter.add(frame)

@@ -25,7 +25,6 @@ from tokenreel.extract.video.seeking import read_pyav_from
 from tokenreel.extract.video.timeline import frames_in_time
 from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo
 
-LONE_FRAME = 1
 TOLERATED_MISSING_FRAMES = 2
 TOLERATED_MISSING_SECONDS = Fraction(1, 10)
 
@@ -39,6 +38,7 @@ def decode(
     pixel_aspect: str = "square",
     alive: Callable[[], None] = lambda: None,
     picture_fps: float | None = None,
+    least_frames: int = 2,
 ) -> Iterator[DecodedFrame]:
     """Yield the frames of a video in order of time.
 
@@ -52,10 +52,12 @@ def decode(
         pixel_aspect: "square" makes pixels square, "ignore" leaves them as they are coded.
         alive: called regularly while no frame is yielded: before from_seconds.
         picture_fps: pictures a second of a folder, 25 when None.
+        least_frames: 1 to take a video of one frame, where its header says how long it is: a scene
+            may be one frame, and what ends there too early is damaged.
 
     Raises:
         VideoError: a damaged, truncated or unreadable file, a frame that the decoder marks as
-            corrupt, a size that changes, time that runs backwards, or fewer than two frames.
+            corrupt, a size that changes, time that runs backwards, or too few frames.
     """
     info = probe(path, picture_fps=picture_fps)
     if pixel_aspect == "ignore":
@@ -69,7 +71,9 @@ def decode(
         frames = {"pyav": read_pyav, "decord": read_decord}[decoder](path, info)
     end = None if until_seconds is None else exact(until_seconds) / info.time_base
     size: tuple[int, int] | None = None
-    timed = frames_in_time(frames, info, partial(_stream_end, path, info), until_ticks=end)
+    timed = frames_in_time(
+        frames, info, partial(_stream_end, path, info, least_frames), until_ticks=end
+    )
     for frame in timed:
         size = size or frame.size
         if frame.size != size:
@@ -89,6 +93,7 @@ def decode(
 def _stream_end(
     path: Path,
     info: VideoInfo,
+    least_frames: int,
     first: DecodedFrame | None,
     last: DecodedFrame | None,
     last_step: int | None,
@@ -100,7 +105,7 @@ def _stream_end(
     """
     if first is None or last is None:
         raise VideoError("no frame could be decoded")
-    if last.index + 1 <= LONE_FRAME:
+    if last.index + 1 < (least_frames if info.duration_seconds is not None else 2):
         raise VideoError("holds only one frame: a picture, or a damaged video", frame=0)
     mean = Fraction(last.ticks - first.ticks, max(last.index - first.index, 1))
     step = last_step or max(round(mean), 1)

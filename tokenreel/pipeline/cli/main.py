@@ -25,16 +25,19 @@ app.add_typer(data_app, name="data")
 def demo(
     words: Annotated[
         list[str] | None,
-        typer.Argument(help="weights=pretrained, or weights=FILE backbone=NAME; random when none"),
+        typer.Argument(
+            help="name of the demo, sample when none; then its words: of sample "
+            "weights=pretrained, or weights=FILE backbone=NAME"
+        ),
     ] = None,
 ) -> None:
-    """Run all phases on the embedded sample: render, extract, train, evaluate.
+    """Run all phases on rendered videos, such as the embedded sample: extract, train, evaluate.
 
     Without words it needs no network: the backbone has random weights.
     """
-    from tokenreel.pipeline.tools.demo import run_demo
+    from tokenreel.pipeline.demo import run_named
 
-    finish(run_demo(words or []))
+    finish(run_named(words or []))
 
 
 @app.command()

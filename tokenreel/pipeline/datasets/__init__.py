@@ -31,6 +31,7 @@ DATASETS = Table(
         "penn_action": "tokenreel.pipeline.datasets.penn_action:penn_action",
         "pouring": "tokenreel.pipeline.datasets.pouring:pouring",
         "sample": "tokenreel.pipeline.datasets.sample:sample",
+        "trailers": "tokenreel.pipeline.datasets.trailers:trailers",
         SAMPLE: "tokenreel.pipeline.datasets.sample:sample",  # as its stores call it
     },
 )

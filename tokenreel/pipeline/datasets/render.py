@@ -6,14 +6,12 @@ figure that does something else.
 """
 
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.cache.files import whole_file
+from tokenreel.pipeline.datasets.rendering import write_video
 from tokenreel.pipeline.datasets.script import BALL, BEAT, FLOOR, FPS, Script
 
 WIDTH, HEIGHT = 240, 240
@@ -25,19 +23,7 @@ Point = NDArray[np.float64]
 
 def render_clip(root: Path, script: Script) -> None:
     """Draw and encode a clip, H.264 in MP4, whole or absent."""
-    with whole_file(root / script.video) as partial:
-        container = av.open(str(partial), "w", format="mp4")
-        stream = container.add_stream("libx264", rate=FPS)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        # Without mbtree, whose AVX-512 form gives other bytes each time.
-        stream.options = {"crf": "20", "preset": "veryfast", "threads": "1", "mbtree": "0"}
-        stream.time_base = Fraction(1, FPS)
-        for index, image in enumerate(draw_frames(script)):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts = index
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-        container.close()
+    write_video(root / script.video, draw_frames(script), fps=FPS)
 
 
 @dataclass(frozen=True, eq=False)

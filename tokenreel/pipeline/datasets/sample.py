@@ -27,11 +27,7 @@ name of its own: the stores and rows of this one are of `sample-4`.
 
 import json
 import logging
-import multiprocessing
-import os
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -43,6 +39,7 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import whole_file
 from tokenreel.pipeline.datasets.folder import folder
 from tokenreel.pipeline.datasets.render import render_clip
+from tokenreel.pipeline.datasets.rendering import render_missing
 from tokenreel.pipeline.datasets.script import FPS, PHASES, Script, write_script
 from tokenreel.pipeline.datasets.survey import Survey
 from tokenreel.pipeline.defaults import SAMPLE
@@ -84,7 +81,7 @@ def sample(root: Path, options: Mapping[str, str]) -> Survey:
         write_script(split, index) for split in ("train", "val") for index in range(counts[split])
     ]
     root.mkdir(parents=True, exist_ok=True)
-    _render_missing(root, scripts)
+    render_missing(root, scripts, render_clip)
     _write_tables(root, scripts)
     with whole_file(note) as partial:
         partial.write_text(made_with)
@@ -139,26 +136,6 @@ def _counts(options: Mapping[str, str]) -> dict[str, int]:
             raise UsageError(f"data.{name} is a number of clips from 1, got {text!r}")
         counts[name] = int(text)
     return counts
-
-
-def _render_missing(root: Path, scripts: list[Script]) -> None:
-    missing = [script for script in scripts if not (root / script.video).exists()]
-    if not missing:
-        return
-    log.info("rendering %d sample clips in %s", len(missing), root)
-    for split in {script.split for script in missing}:
-        (root / split).mkdir(exist_ok=True)
-    workers = min(os.cpu_count() or 1, 8, len(missing))
-    spawn = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-            for future in [pool.submit(render_clip, root, script) for script in missing]:
-                future.result()
-    except BrokenProcessPool:  # no process can be started from a notebook or from standard input
-        log.warning("rendering in one process: no other could be started")
-        for script in missing:
-            if not (root / script.video).exists():
-                render_clip(root, script)
 
 
 def _write_tables(root: Path, scripts: list[Script]) -> None:

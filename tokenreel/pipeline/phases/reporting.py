@@ -169,7 +169,7 @@ def _read(path: Path, clip: EmbeddedClip, positions: Sequence[int]) -> Iterator[
     start_seconds = 0.0
     if clip.is_timed:
         start_seconds = max(0.0, float(clip.times_seconds[wanted]) - SAME_SECONDS)
-    for frame in decode(path, from_seconds=start_seconds, picture_fps=rate):
+    for frame in decode(path, from_seconds=start_seconds, picture_fps=rate, least_frames=1):
         if frame.index != index[wanted]:
             continue
         seconds, stated = float(frame.ticks * base), float(clip.times_seconds[wanted])

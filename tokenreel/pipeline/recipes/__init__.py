@@ -18,6 +18,7 @@ from tokenreel.pipeline.recipes.tables import (
     TABLES,
     WITHOUT_RECIPE,
 )
+from tokenreel.pipeline.recipes.trailers import TRAILERS
 
 __all__ = [
     "CONTROLS",
@@ -32,7 +33,15 @@ __all__ = [
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     name: documented(name, make)
-    for name, make in {**SAMPLE, **MVFORMER, **TABLE4, **CARL, **BASELINES, **STAN}.items()
+    for name, make in {
+        **SAMPLE,
+        **MVFORMER,
+        **TABLE4,
+        **CARL,
+        **BASELINES,
+        **STAN,
+        **TRAILERS,
+    }.items()
 }
 
 

@@ -20,7 +20,7 @@ from tokenreel.fuse.systems.stan.encoders import (
 )
 from tokenreel.fuse.systems.stan.fusion import Head, make_fusion
 from tokenreel.fuse.systems.stan.model import StanModel, loss_of, scores_of
-from tokenreel.fuse.systems.stan.system import draw_scenes, stores_of
+from tokenreel.fuse.systems.stan.system import draw_scenes, shuffle_scenes, stores_of
 from tokenreel.pipeline.override import apply_overrides
 
 SMALL = TransformerConfig(width=8, layers=2, heads=2, feed_forward=6)
@@ -289,3 +289,15 @@ def test_the_store_of_a_stream():
 def test_a_field_that_it_does_not_know_is_refused():
     with pytest.raises(ValidationError):
         StanConfig(pooling={})
+
+
+def test_shuffled_scenes_are_the_same_scenes_with_padding_at_the_end():
+    config = StanConfig(data={"num_frames": 6})
+    drawn = draw_scenes(4, config)
+    found = [shuffle_scenes(drawn, np.random.default_rng(seed)) for seed in range(20)]
+    for draw in found:
+        assert sorted(draw.units[0, :4].tolist()) == [0, 1, 2, 3]
+        assert draw.units[0, 4:].tolist() == [3, 3]
+        assert draw.valid[0].tolist() == [True] * 4 + [False] * 2
+    assert len({tuple(draw.units[0]) for draw in found}) > 10
+    assert drawn.units[0].tolist() == [0, 1, 2, 3, 3, 3]

@@ -209,6 +209,11 @@ class StanConfig(SystemConfig):
         description="a clip of fewer scenes than data.num_frames: padded and masked as in the "
         "text, or its scenes again from the first as in the code",
     )
+    order: Literal["time", "shuffled"] = Field(
+        default="time",
+        description="of the scenes; shuffled: a control that has other positions in each step, and "
+        "in an evaluation those that the name of the clip draws",
+    )
     encoder: EncoderConfig = Field(default=TransformerConfig(), discriminator="kind")
     fusion: FusionConfig = Field(default=SumConfig(), discriminator="kind")
     head: HeadConfig = HeadConfig()
@@ -235,7 +240,7 @@ class StanConfig(SystemConfig):
     @property
     def stream(self) -> Hashable:
         """What decides the clips and scenes of its steps, whatever its model."""
-        return (self.system, self.data, self.fill)
+        return (self.system, self.data, self.fill, self.order)
 
     @property
     def units_per_clip(self) -> int:

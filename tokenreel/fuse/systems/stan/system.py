@@ -70,8 +70,9 @@ class Stan(System):
         return found
 
     def draw(self, record: ClipRecord, config: StanConfig, rng: np.random.Generator) -> Draw:
-        """Scenes of a clip, (1, T): all, the same whatever the step."""
-        return draw_scenes(record.num_frames, config)
+        """Scenes of a clip, (1, T): all, the same whatever the step unless they are shuffled."""
+        drawn = draw_scenes(record.num_frames, config)
+        return shuffle_scenes(drawn, rng) if config.order == "shuffled" else drawn
 
     def build(self, config: StanConfig, shapes: Shapes) -> "nn.Module":
         """The model, for the channels of its stores and their tags."""
@@ -144,7 +145,7 @@ class Stan(System):
 
         from tokenreel.fuse.systems.stan.model import scores_of
 
-        drawn = draw_scenes(record.num_frames, config)
+        drawn = self.draw(record, config, np.random.default_rng(list(record.clip_id.encode())))
         distinct, gather = np.unique(drawn.units, return_inverse=True)
         places = torch.from_numpy(gather.reshape(drawn.units.shape)).to(source.device)
         valid = torch.from_numpy(drawn.valid).to(source.device)
@@ -177,6 +178,14 @@ def draw_scenes(num_scenes: int, config: StanConfig) -> Draw:
         units = np.minimum(places, num_scenes - 1)
     is_valid = (places < num_scenes) | (config.fill == "cycle")
     return Draw(units[None], is_valid[None])
+
+
+def shuffle_scenes(drawn: Draw, rng: np.random.Generator) -> Draw:
+    """A draw with its valid scenes in a random order; padding stays at the end."""
+    units = drawn.units.copy()
+    for row, valid in zip(units, drawn.valid, strict=True):
+        row[valid] = rng.permutation(row[valid])
+    return Draw(units, drawn.valid)
 
 
 def stores_of(config: StanConfig, names: tuple[str, ...]) -> dict[str, str]:

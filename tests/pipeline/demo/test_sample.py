@@ -9,7 +9,7 @@ from tests.evaluate.report import made
 from tokenreel.cache.errors import UsageError
 from tokenreel.evaluate.tables.order import order_sentence
 from tokenreel.extract.report import ExtractReport
-from tokenreel.pipeline.tools import demo
+from tokenreel.pipeline.demo import sample as demo
 
 
 @pytest.fixture
