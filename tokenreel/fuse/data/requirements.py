@@ -125,6 +125,12 @@ def class_offsets(store: Store) -> tuple[dict[str, int], int]:
     return offsets, count
 
 
+def grid_of(store: Store) -> tuple[int, int]:
+    """Rows and columns of the tokens of a unit, as the codec keeps them."""
+    identity = store.identity
+    return store.codec.reduced_shape(identity.num_tokens, identity.dim, identity.grid)[2]
+
+
 def require_clips(config: SystemConfig, store: Store) -> None:
     """Refuse a store without a clip, or without one of the action of a config.
 

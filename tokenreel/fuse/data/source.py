@@ -24,7 +24,7 @@ from tokenreel.fuse.data.placement import (
     jpeg_bytes,
     picture_bytes,
 )
-from tokenreel.fuse.data.requirements import class_offsets
+from tokenreel.fuse.data.requirements import class_offsets, grid_of
 
 log = logging.getLogger(__name__)
 
@@ -173,8 +173,7 @@ class TokenSource:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the tokens of a frame, as the codec stores them."""
-        identity = self.store.identity
-        return self.store.codec.reduced_shape(identity.num_tokens, identity.dim, identity.grid)[2]
+        return grid_of(self.store)
 
     @property
     def cls_dim(self) -> int:

@@ -25,6 +25,8 @@ from tokenreel.fuse.config.system import SystemConfig
 from tokenreel.fuse.data.epoch_plan import Draw, Sampling, shuffled_batches
 from tokenreel.fuse.data.requirements import (
     actions_of,
+    class_offsets,
+    grid_of,
     require_clips,
     require_training_clips,
 )
@@ -370,6 +372,31 @@ def shapes_of(source: "TokenSource", config: SystemConfig | None = None) -> Shap
     learned = config is not None and config.uses_actions
     names = actions_of(source.store) if learned else source.class_names
     return Shapes(streams, source.num_classes, names)
+
+
+def shapes_of_stores(stores: StoreSet, config: SystemConfig) -> Shapes:
+    """The sizes of some stores, as :func:`shapes_of` gives them once they are read."""
+    streams = {
+        name: StreamShape(store.identity.blocks, store.identity.dim, grid_of(store))
+        for name, store in stores.items()
+    }
+    tags = {tag for record in stores.records.values() for tag in record.tags}
+    names = actions_of(stores.first) if config.uses_actions else tuple(sorted(tags))
+    return Shapes(streams, class_offsets(stores.first)[1], names)
+
+
+def num_parameters(config: SystemConfig, shapes: Shapes) -> dict[str, int]:
+    """Parameters that a config trains, by part of its model, which takes no memory for them."""
+    import torch
+
+    with torch.device("meta"):
+        model = system_of(config).build(config, shapes)
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = name.partition(".")[0]
+            counts[part] = counts.get(part, 0) + parameter.numel()
+    return counts
 
 
 def require_stores(config: SystemConfig, stores: StoreSet | Store) -> None:

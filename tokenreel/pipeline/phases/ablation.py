@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +16,16 @@ from typing import TYPE_CHECKING
 from tokenreel.cache.errors import StoreError, TokenReelError, UsageError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.plugins import nearest
-from tokenreel.cache.read.store_reader import Store, open_store
+from tokenreel.cache.read.store_reader import Store
 from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.protocol import EvaluateConfig
-from tokenreel.fuse.systems.base import require_stores
+from tokenreel.fuse.systems.base import (
+    num_parameters,
+    require_stores,
+    shapes_of_stores,
+    system_of,
+)
 from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS, RUNS, dataset_of, find_store
 from tokenreel.pipeline.override import expand_grid
 from tokenreel.pipeline.phases.ablation_table import (
@@ -133,11 +138,45 @@ def ablate(
         files += frozen_controls(jobs[0][2].first_store, folder, progress=progress)
     report = evaluate_files(files, config=EvaluateConfig(), out=folder, progress=progress)
     values, missing = values_of_rows(report.scores, owners)
-    text = "\n".join([format_ablation(rows, values, report.scores, owners), *notes])
+    counts = count_parameters(jobs)
+    table = format_ablation(rows, values, report.scores, owners, counts=counts)
+    text = "\n".join([table, *notes])
     make_directory(folder)
-    write_whole(folder / "ablation.csv", ablation_csv(rows, values).encode())
+    write_whole(folder / "ablation.csv", ablation_csv(rows, values, counts=counts).encode())
     write_whole(folder / "ablation.txt", f"{text}\n".encode())
     return AblationReport(text, folder, (*problems, *report.problems, *missing))
+
+
+def count_parameters(jobs: Sequence[_Planned]) -> dict[AblationRow, int]:
+    """Parameters that each row trains, counted on its model for its stores; 0 where none is."""
+    found: dict[AblationRow, int] = {}
+    sets: dict[Hashable, StoreSet] = {}
+    for row, _, job in jobs:
+        if row in found:
+            continue
+        if job.stores not in sets:
+            sets[job.stores] = StoreSet(dict(job.stores))
+        config = job.config.for_stores(sets[job.stores])
+        shapes = shapes_of_stores(sets[job.stores], config)
+        counts = num_parameters(config, shapes) if config.optim.epochs else {}
+        found[row] = sum(counts.values())
+    return found
+
+
+def read_stores(jobs: Sequence[_Planned]) -> dict[AblationRow, Store]:
+    """The store that each row reads; of several the first that it reads."""
+    found: dict[AblationRow, Store] = {}
+    sets: dict[Hashable, StoreSet] = {}
+    for row, _, job in jobs:
+        if row in found:
+            continue
+        if job.stores not in sets:
+            sets[job.stores] = StoreSet(dict(job.stores))
+        stores = sets[job.stores]
+        found[row] = stores.first
+        if len(stores) > 1:
+            found[row] = stores[next(iter(system_of(job.config).wanted(job.config, stores)))]
+    return found
 
 
 def plan_rows(words: Sequence[str]) -> list[AblationRow]:
@@ -207,7 +246,9 @@ def _rows_of(name: str, grids: Sequence[str]) -> list[AblationRow]:
         # A published number is of the recipe, not of another value of one of its fields.
         published = {} if varied else recipe.published
         caveat = recipe.caveat if published else ""
-        rows.append(AblationRow(name, words, label, published, caveat))
+        rows.append(
+            AblationRow(name, words, label, published, caveat, recipe.spread, recipe.parameters)
+        )
     return rows
 
 
@@ -312,8 +353,7 @@ def name_backbones(
     Returns:
         The rows and runs of the table, and a sentence for each row that is not run.
     """
-    stores = {path: open_store(path) for path in {job.first_store for _, _, job in jobs}}
-    identity = {row: stores[job.first_store].identity for row, _, job in jobs}
+    identity = {row: store.identity for row, store in read_stores(jobs).items()}
     recipes = {row: get_recipe(row.recipe) for row in identity}
     strange = {row for row in identity if not recipes[row].is_on_its_backbone(identity[row])}
     runs: dict[AblationRow, list[object]] = {}
@@ -354,14 +394,15 @@ def substitutes(jobs: Sequence[_Planned]) -> list[str]:
     """
     notes: dict[str, dict[str, None]] = {}
     wanted: dict[tuple[Path, str], dict[str, tuple[int, ...]]] = {}
-    stores = {path: open_store(path) for path in {job.first_store for _, _, job in jobs}}
-    for row, _, job in jobs:
-        recipe, store = get_recipe(row.recipe), stores[job.first_store]
+    stores: dict[Path, Store] = {}
+    for row, store in read_stores(jobs).items():
+        recipe = get_recipe(row.recipe)
+        stores[store.path] = store
         if row.published and dataset_of(store) != recipe.dataset:
             what = f"published on {recipe.dataset}, here on {dataset_of(store) or 'another'}"
             notes.setdefault(f"{what} ({store.path.name})", {})[row.label] = None
         if not recipe.is_on_its_backbone(store.identity):
-            rows = wanted.setdefault((job.first_store, recipe.backbone), {})
+            rows = wanted.setdefault((store.path, recipe.backbone), {})
             rows[row.label] = recipe.fuse.named_blocks
     for (path, backbone), rows in wanted.items():
         notes[_other_backbone(stores[path], backbone, rows.values())] = dict.fromkeys(rows)

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -39,6 +40,9 @@ CSV_COLUMNS = (
     "2std ddof=1",
     "published",
     "published 2std",
+    "standard error",
+    "parameters",
+    "published parameters",
 )
 
 
@@ -52,6 +56,8 @@ class AblationRow:
         label: what the table calls it.
         published: task -> mean and 2 std (None where not given), as printed.
         caveat: a doubt about the published number.
+        spread: what the paper wants beside a mean over seeds, "2 std" or "standard error".
+        published_parameters: millions of trained parameters as printed.
     """
 
     recipe: str
@@ -59,6 +65,8 @@ class AblationRow:
     label: str
     published: Published
     caveat: str = ""
+    spread: str = "2 std"
+    published_parameters: float | None = None
 
 
 Values = dict[AblationRow, dict[str, list[float]]]
@@ -129,8 +137,13 @@ def format_ablation(
     values: Values,
     scores: Sequence[Score],
     owners: Mapping[str, tuple[AblationRow, int]],
+    *,
+    counts: Mapping[AblationRow, int] = MappingProxyType({}),
 ) -> str:
     """The table as text: mean +- 2 std over seeds (ddof=0, as the papers), published values beside.
+
+    A table whose rows all want the standard error has that in place of 2 std.  Where some row has
+    published parameters, there are columns of those that it trains.
 
     Where some row has published values, the columns are theirs, each with the published value
     beside; otherwise they are of all tasks with all labels.
@@ -141,7 +154,10 @@ def format_ablation(
         scores: of the runs; lines below the table give their weights and augmentation, the
             augmentation of each row where rows differ.
         owners: name of a run -> its row and seed.
+        counts: parameters that each row trains.
     """
+    spread = _spread_of(rows)
+    has_counts = any(row.published_parameters is not None for row in rows)
     published = {task for row in rows for task in row.published}
     tasks = [task for task in _tasks(rows, values) if task in published]
     tasks = tasks or [task for task in _tasks(rows, values) if "%" not in task]
@@ -150,26 +166,54 @@ def format_ablation(
     lines = [["", "row"]]
     for task in tasks:
         lines[0] += [task, "published"] if task in published else [task]
+    lines[0] += ["million parameters", "published"] if has_counts else []
     for number, row in enumerate(rows, 1):
         cells = [str(number), row.label]
         for task in tasks:
             own = values.get(row, {}).get(task, [])
-            spread = two_std(own) if len(own) > 1 else float("nan")  # one seed has none
-            cell = as_measured(task, float(np.mean(own)), spread) if own else "-"
+            cell = as_measured(task, float(np.mean(own)), SPREADS[spread](own)) if own else "-"
             if row not in run and task == tasks[0]:
                 cell = "not run"
             cells.append(f"{cell} *" if task in below.get(row, ()) else cell)
             if task in published:
                 given = row.published.get(task)
                 cells.append("-" if given is None else as_printed(task, *given))
+        if has_counts:
+            given_count = row.published_parameters
+            cells.append(f"{counts[row] / 1e6:.2f}" if row in counts else "-")
+            cells.append("-" if given_count is None else f"{given_count:g}")
         lines.append(cells)
     marks = [f"*: {NOT_ABOVE}"] if below else []
     marks += [f"{row.label}: published number {row.caveat}" for row in rows if row.caveat]
-    return "\n".join([*align_columns(lines), *marks, *_notes(values, scores, owners)])
+    return "\n".join([*align_columns(lines), *marks, *_notes(spread, values, scores, owners)])
 
 
-def ablation_csv(rows: Sequence[AblationRow], values: Values) -> str:
-    """The table as CSV: one line a row and task."""
+def standard_error(values: Sequence[float]) -> float:
+    """The standard error of the mean over seeds (ddof=1); NaN of one seed, which has none."""
+    count = len(values)
+    return float(np.std(values, ddof=1)) / count**0.5 if count > 1 else float("nan")
+
+
+SPREADS = {
+    "2 std": lambda own: two_std(own) if len(own) > 1 else float("nan"),
+    "standard error": standard_error,
+}
+SAID = {"2 std": "2 std (ddof=0)", "standard error": "standard error (ddof=1)"}
+
+
+def _spread_of(rows: Sequence[AblationRow]) -> str:
+    """What is beside the means of a table: what all rows with published numbers want."""
+    found = {row.spread for row in rows if row.published}
+    return found.pop() if len(found) == 1 else "2 std"
+
+
+def ablation_csv(
+    rows: Sequence[AblationRow],
+    values: Values,
+    *,
+    counts: Mapping[AblationRow, int] = MappingProxyType({}),
+) -> str:
+    """The table as CSV: one line a row and task; a row without a parameter count has none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -179,9 +223,24 @@ def ablation_csv(rows: Sequence[AblationRow], values: Values) -> str:
             mean = float(np.mean(own)) if own else None
             spreads = [two_std(own, ddof=ddof) if len(own) > 1 else None for ddof in (0, 1)]
             published = row.published.get(task, ("", ""))
+            others = [
+                standard_error(own) if len(own) > 1 else None,
+                counts.get(row),
+                None if row.published_parameters is None else row.published_parameters * 1e6,
+            ]
             changes = " ".join(row.words)
             writer.writerow(
-                [row.label, row.recipe, changes, task, len(own), mean, *spreads, *published]
+                [
+                    row.label,
+                    row.recipe,
+                    changes,
+                    task,
+                    len(own),
+                    mean,
+                    *spreads,
+                    *published,
+                    *others,
+                ]
             )
     return text.getvalue()
 
@@ -192,7 +251,10 @@ def _tasks(rows: Sequence[AblationRow], values: Values) -> list[str]:
 
 
 def _notes(
-    values: Values, scores: Sequence[Score], owners: Mapping[str, tuple[AblationRow, int]]
+    spread: str,
+    values: Values,
+    scores: Sequence[Score],
+    owners: Mapping[str, tuple[AblationRow, int]],
 ) -> list[str]:
     counts = sorted({len(own) for by_task in values.values() for own in by_task.values()})
     seeds = " or ".join(map(str, counts)) or "no"
@@ -204,7 +266,7 @@ def _notes(
             labels.setdefault(score.augmentation, {})[owners[score.run][0].label] = None
     told = [what if len(labels) == 1 else f"{what} ({', '.join(labels[what])})" for what in labels]
     return [
-        f"mean +- 2 std (ddof=0) over {seeds} seed(s), averaged over actions; "
+        f"mean +- {SAID[spread]} over {seeds} seed(s), averaged over actions; "
         "classification and AP in percent; published: as printed in the paper",
         f"weights of the backbone: {', '.join(weights)}; augmentation: {'; '.join(told) or 'none'}",
     ]

@@ -74,4 +74,9 @@ def describe_recipe(name: str) -> str:
         UsageError: an unknown name, with the nearest.
     """
     recipe = get_recipe(name)
-    return describe(name, RECIPES.get(name) or documented(name, lambda: recipe))
+    text = describe(name, RECIPES.get(name) or documented(name, lambda: recipe))
+    if recipe.count_parameters is None:
+        return text
+    counts = recipe.count_parameters(recipe.fuse)
+    parts = ", ".join(f"{part} {count:,}" for part, count in counts.items())
+    return f"{text}\n    parameters here: {sum(counts.values()) / 1e6:.2f} million: {parts}"

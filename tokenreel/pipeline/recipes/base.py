@@ -97,6 +97,9 @@ class Recipe:
         per_action: whether it is one model for each action, as the rows with a star are: a run
             needs `data.action`, and a table averages the runs of all actions.
         parameters: millions of trained parameters that the paper prints; `fuse train` logs its own.
+        count_parameters: counts those of a config at the paper's sizes, by part of the model.
+        stores: names of the stores that it reads, where they have some.
+        spread: what the paper wants beside a mean over seeds.
     """
 
     dataset: str
@@ -113,6 +116,9 @@ class Recipe:
     begins_from: str = ""
     per_action: bool = False
     parameters: float | None = None
+    count_parameters: Callable[[SystemConfig], Mapping[str, int]] | None = None
+    stores: tuple[str, ...] = ()
+    spread: Literal["2 std", "standard error"] = "2 std"
 
     def is_on_its_backbone(self, store: StoreIdentity) -> bool:
         """Whether a store is of the published row's backbone."""
@@ -167,11 +173,12 @@ def documented(name: str, make: Callable[[], Recipe]) -> Callable[[], Recipe]:
     """
     recipe = make()
     words = [name, "data.action=ACTION"] if recipe.per_action else [name]
+    stores = " ".join(f"--store {store}=PATH" for store in recipe.stores) or "--store STORE"
     numbers = ", ".join(
         f"{task} {as_printed(task, *published)}" for task, published in recipe.published.items()
     )
     facts = {
-        "command": f"fuse train {' '.join(words)} --store STORE",
+        "command": f"fuse train {' '.join(words)} {stores}",
         "source": f"{recipe.source} ({recipe.label})" if recipe.source else "",
         "published": (numbers or recipe.unpublished or "nothing")
         + (f" ({recipe.caveat})" if recipe.caveat else ""),

@@ -54,13 +54,21 @@ _ROWS = {
     "carl-table14": "carl-penn-transferred carl-penn-finetuned",
     "stan-table1": """
         stan-table1-resnet stan-table1-seresnet stan-table1-gating stan-table1-lstm
-        stan-table1-distillation stan-table1-small
+        stan-table1-distillation stan-small stan-large
     """,
-    "stan-table2": "stan-lvu-relationship stan-lvu-way_speaking stan-lvu-scene",
-    "stan-table3": "stan-table3-resnet stan-table3-concat stan-table3-small",
+    "stan-table2": """
+        stan-lvu-relationship stan-lvu-way_speaking stan-lvu-scene stan-large-lvu-relationship
+        stan-large-lvu-way_speaking stan-large-lvu-scene
+    """,
+    "stan-table3": "stan-table3-resnet stan-table3-seresnet stan-table3-concat stan-small",
     "stan-table4": """
-        stan-table4-spatial stan-table4-temporal stan-table4-distillation stan-table4-gated
-        stan-table4-small-2000 stan-table4-small
+        stan-table4-spatial-backprop stan-table4-temporal-backprop stan-table4-spatial
+        stan-table4-temporal stan-table4-distillation stan-table4-gated stan-table4-small-2000
+        stan-small stan-large
+    """,
+    "stan-frozen": """
+        stan-table1-resnet stan-table1-lstm stan-table4-spatial stan-table4-temporal
+        stan-distillation-frozen stan-gated-frozen stan-small-2000-frozen stan-small-frozen
     """,
 }
 WITHOUT_RECIPE = {  # table -> its rows that have no recipe, and why
@@ -68,15 +76,11 @@ WITHOUT_RECIPE = {  # table -> its rows that have no recipe, and why
     "carl-table7": "Block4+5: it trains the backbone, which is frozen here",
     "stan-table1": "I3D (mAP 0.487): tokens of a backbone of which there is no family; S(TPN) "
     "(0.492): it pools maps of several blocks of a ResNet-34; Fine-Grained Semantic (0.583): sound "
-    "and other modalities; STAN-Large (0.750): it trains both CNNs from pixels, which are not kept",
+    "and other modalities",
     "stan-table2": "R101-SlowFast+NL (52.4, 35.8, 54.7), VideoBERT (52.8, 37.9, 54.9) and Object "
-    "Transformer (53.1, 39.4, 56.9) are quoted by the paper; STAN-Large (56.25, 41.41, 58.33): it "
-    "trains both CNNs from pixels, which are not kept",
+    "Transformer (53.1, 39.4, 56.9) are quoted by the paper",
     "stan-table3": "Random: the clock of every evaluation, which decides every tag; VGG-Audio "
-    "(F1_w 0.454): sound; I3D (0.463), SE-ResNet (0.516) and Fine-Grained Semantic (0.597): see "
-    "stan-table1",
-    "stan-table4": "Spatial with backprop (0.5903), Temporal with backprop (0.6221) and STAN-Large "
-    "(0.7506): they train a CNN from the pixels of scenes, which are not kept",
+    "(F1_w 0.454): sound; I3D (0.463) and Fine-Grained Semantic (0.597): see stan-table1",
 }
 TABLES: dict[str, tuple[str, ...]] = {name: tuple(rows.split()) for name, rows in _ROWS.items()}
 

@@ -1,4 +1,4 @@
-"""Stores of pictures of scenes as an extraction with pixels= would make them, from arrays."""
+"""Stores of scenes, of pictures and of tokens, as extractions would make them, from arrays."""
 
 import io
 from fractions import Fraction
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tokenreel.cache.codec import codec_identity
+from tokenreel.cache.codec import codec_from_identity, codec_identity
 from tokenreel.cache.format.clip import SourceInfo
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.store_files import create_store
@@ -64,6 +64,48 @@ def write_pixel_store(
         unit="scene",
         frames_per_window=count,
     )
+
+    def append(begun, clip_id, number):
+        for scene in range(number):
+            noise = rng.integers(-40, 41, (count, *size, 3))
+            pictures = np.clip(colour(clip_id, scene) + noise, 0, 255).astype(np.uint8)
+            begun.append_bytes("pixels", [b"".join(map(jpeg, pictures))])
+
+    return _write(path, identity, scenes, tags, append, ("pixels",))
+
+
+def write_scenes(
+    path: Path, scenes, *, tags=None, blocks=(1, 3), grid=(2, 3), dim=8, codec="fp16", cls=False
+):
+    """A store of tokens of noise, of the same clips and units as one of pictures."""
+    rng = np.random.default_rng(0)
+    identity = StoreIdentity(
+        architecture="tiny",
+        weights_sha256="0" * 64,
+        blocks=blocks,
+        cls="blocks+normed" if cls else "none",
+        grid=grid,
+        dim=dim,
+        image_size=(64, 64),
+        transform={"name": "t"},
+        frames={"policy": "scenes", "sha256": "0" * 64},
+        codec=codec_identity(codec),
+        unit="scene",
+    )
+    code = codec_from_identity(identity.codec, {})
+
+    def append(begun, clip_id, number):
+        shape = (number, grid[0] * grid[1], dim)
+        tokens = {block: rng.standard_normal(shape).astype(np.float32) for block in blocks}
+        encoded = {b: code.encode(t, block=b, grid=grid) for b, t in tokens.items()}
+        vectors = {b: t[:, 0] for b, t in tokens.items()} if cls else {}
+        begun.append(0, encoded, vectors, vectors[blocks[-1]] if cls else None)
+
+    return _write(path, identity, scenes, tags, append)
+
+
+def _write(path, identity, scenes, tags, append, byte_arrays=()):
+    """A store whose clips `append` fills; unit number k lasts from tick k to the next."""
     create_store(path, identity, made_with={"dataset": "tiny", "frames": "scenes:scenes/tiny"})
     with StoreWriter(path, writer_id="test") as writer:
         for clip_id, number in scenes.items():
@@ -75,13 +117,9 @@ def write_pixel_store(
                 phases=(),
                 source=SOURCE,
                 time_base=Fraction(1, 25),
-                byte_arrays=("pixels",),
+                byte_arrays=byte_arrays,
             )
-            for scene in range(number):
-                level = colour(clip_id, scene)
-                noise = rng.integers(-40, 41, (count, *size, 3))
-                pictures = np.clip(level + noise, 0, 255).astype(np.uint8)
-                begun.append_bytes("pixels", [b"".join(map(jpeg, pictures))])
+            append(begun, clip_id, number)
             places = np.arange(number)
             begun.commit(places, places, -np.ones(number, np.int16), np.zeros(number, np.uint8))
     return path

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from tests.fuse.distributed.test_distributed import fork_processes
-from tests.fuse.systems.stan.pixel_stores import jpeg, write_pixel_store
-from tests.fuse.tiny import write_store
+from tests.fuse.systems.stan.pixel_stores import jpeg, write_pixel_store, write_scenes
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.read.pictures import decode_jpegs
@@ -45,13 +44,6 @@ TAGS = {
 
 def level(clip_id, scene):
     return 190 if "bright" in TAGS[clip_id] else 60
-
-
-def write_tokens(path, scenes=SCENES, tags=TAGS, **changes):
-    """A store of tokens of the same clips and units as one of pictures."""
-    train = [clip for clip in scenes if clip.startswith("train")]
-    fields = {"train": len(train), "val": len(scenes) - len(train), "tags": tags, "drift": False}
-    return write_store(path, **{**fields, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -240,9 +232,9 @@ def test_where_the_pictures_stay_changes_no_byte(stores, tmp_path):
 
 def test_rows_of_pictures_and_rows_of_tokens_train_in_lock_step_and_end_as_alone(stores, tmp_path):
     tokens = {
-        "spatial": write_tokens(tmp_path / "s", scenes=LADDER, tags=LADDER_TAGS),
-        "temporal": write_tokens(tmp_path / "t", scenes=LADDER, tags=LADDER_TAGS, codec="fp16"),
-        "spatial_pixels": write_pixel_store(tmp_path / "c", LADDER, tags=LADDER_TAGS),
+        "spatial": write_scenes(tmp_path / "s", SCENES, tags=TAGS),
+        "temporal": write_scenes(tmp_path / "t", SCENES, tags=TAGS, dim=4),
+        "spatial_pixels": stores["spatial_pixels"],
     }
     none = {"name": "none"}
     configs = {
@@ -260,10 +252,6 @@ def test_rows_of_pictures_and_rows_of_tokens_train_in_lock_step_and_end_as_alone
         assert (alone / "checkpoint.pt").read_bytes() == (
             tmp_path / "step" / name / "checkpoint.pt"
         ).read_bytes(), name
-
-
-LADDER = {**{f"train{i}": 6 + 3 * i for i in range(4)}, "val0": 6}  # units of tiny.write_store
-LADDER_TAGS = {clip: ("a", "b")[number % 2 :] for number, clip in enumerate(LADDER)}
 
 
 @pytest.mark.slow
@@ -287,10 +275,10 @@ def test_two_processes_give_the_numbers_of_one_at_the_same_global_batch(tmp_path
 
 
 def test_a_store_without_pictures_is_refused_with_the_command_that_makes_one(tmp_path):
-    tokens = write_tokens(tmp_path / "tokens", scenes=LADDER, tags=LADDER_TAGS)
+    tokens = write_scenes(tmp_path / "tokens", SCENES, tags=TAGS)
     told = (
         "spatial_cnn.name=small trains a CNN from the pictures of scenes, .* keeps none: `extract "
-        "run tiny --root VIDEOS frames=scenes:FOLDER pixels=centre --out STORE` makes a store"
+        "run tiny --root VIDEOS frames=scenes:scenes/tiny pixels=centre --out STORE` makes a store"
     )
     with pytest.raises(UsageError, match=told):
         run(spatial(), tokens, tmp_path / "run")
@@ -434,7 +422,7 @@ def test_another_store_of_pictures_is_scored_and_one_of_tokens_refused(stores, t
     other = write_pixel_store(tmp_path / "other", {"val7": 2}, tags={"val7": ("bright",)})
     embed_run(path, other, tmp_path / "e.h5", device=CPU, progress=False)
     assert read_embeddings(tmp_path / "e.h5").clips[0].embeddings.shape == (1, 3)
-    tokens = write_tokens(tmp_path / "tokens", scenes=LADDER, tags=LADDER_TAGS)
+    tokens = write_scenes(tmp_path / "tokens", SCENES, tags=TAGS)
     with pytest.raises(WrongIdentity, match="architecture: run has 'pixels:centre'"):
         embed_run(path, tokens, tmp_path / "no.h5", device=CPU, progress=False)
 
