@@ -28,7 +28,14 @@ class ExtractConfig(BaseModel):
         default=None, description="image of the backbone: side of a square, or height,width"
     )
     transform: (
-        Literal["dino-256-224", "mvformer-eval", "mvformer-train", "torchvision-video", "stretch"]
+        Literal[
+            "dino-256-224",
+            "cover",
+            "mvformer-eval",
+            "mvformer-train",
+            "torchvision-video",
+            "stretch",
+        ]
         | None
     ) = Field(
         default=None,
@@ -58,6 +65,10 @@ class ExtractConfig(BaseModel):
     views: int = Field(
         default=0, ge=0, le=64, description="stored augmentations beside the clean view"
     )
+    crops: Literal[1, 3] = Field(
+        default=1,
+        description="3: store the crops at both ends of the longer side as views beside the centre",
+    )
     view_seed: int = Field(default=0, ge=0, lt=2**63, description="seed of the augmented views")
     codec: str = Field(default="int8", description="codec of the tokens: a name of cache.codec")
     numeric: Literal["float32", "bfloat16"] = Field(
@@ -86,6 +97,11 @@ class ExtractConfig(BaseModel):
     max_failures: int | None = Field(
         default=None, ge=0, description="most failed clips; more end the run"
     )
+
+    @property
+    def num_views(self) -> int:
+        """Views of a clip: the clean one, other crops, and augmentations."""
+        return self.crops + self.views
 
     @field_validator("blocks")
     @classmethod
@@ -122,6 +138,10 @@ class ExtractConfig(BaseModel):
             )
         if self.pixels is not None and self.views:
             raise ValueError(f"pixels={self.pixels} keeps frames as they are: views is 0")
+        if self.crops > 1 and (self.views or self.pixels is not None):
+            raise ValueError(
+                f"crops={self.crops} are the crops of a test: it takes neither views= nor pixels="
+            )
         return self
 
     @field_validator("image_size", mode="before")

@@ -55,6 +55,13 @@ def test_pool2_is_the_mean_of_squares_and_of_what_is_there_at_an_odd_edge():
     assert encoded.codes.ravel().tolist() == [2.0, 3.5]
 
 
+def test_mean_is_one_token_a_row():
+    codec = make_codec("mean", make_tokens())
+    tokens = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
+    encoded = codec.encode(tokens, block=7, grid=(1, 3))
+    assert encoded.codes.tolist() == [[[2.0, 3.0]], [[8.0, 9.0]]]
+
+
 def test_pca_with_every_component_gives_the_tokens_back():
     tokens = make_tokens()
     codec = make_codec("pca:32", tokens)
@@ -63,7 +70,9 @@ def test_pca_with_every_component_gives_the_tokens_back():
     assert np.linalg.norm(restored - tokens) / np.linalg.norm(tokens) < 2e-3
 
 
-@pytest.mark.parametrize("name", ["fp16", "int8", "pool2+int8", "pca:8+int8", "pool2+pca:8"])
+@pytest.mark.parametrize(
+    "name", ["fp16", "int8", "pool2+int8", "mean+int8", "pca:8+int8", "pool2+pca:8"]
+)
 def test_folding_says_what_decode_does(name):
     tokens = make_tokens()
     codec = make_codec(name, tokens)

@@ -31,7 +31,17 @@ def decode():
 
 @pytest.mark.parametrize(
     "codec",
-    ["fp16", "int8", "int4", "pool2+int8", "pca:6+int4", "pca:6+int8", "pca:6", "pool2+pca:6+int4"],
+    [
+        "fp16",
+        "int8",
+        "int4",
+        "pool2+int8",
+        "mean",
+        "pca:6+int4",
+        "pca:6+int8",
+        "pca:6",
+        "pool2+pca:6+int4",
+    ],
 )
 def test_the_decoder_of_the_format_gives_the_tokens(tmp_path, decode, codec):
     path = stores.make_store(tmp_path / "s", codec)

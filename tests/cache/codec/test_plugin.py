@@ -25,7 +25,7 @@ def plugin(tmp_path, monkeypatch):
 
 def test_names_are_listed_with_ours():
     assert CODECS.names() == [
-        *("fp16", "int8", "int4", "pool2", "pca"),
+        *("fp16", "int8", "int4", "pool2", "mean", "pca"),
         *("backwards", "bare", "gone", "squares"),
     ]
 

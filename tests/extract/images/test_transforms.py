@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokenreel.extract.images.augment import ViewAugmenter, view_parameters
+from tokenreel.extract.images.augment import ViewAugmenter, view_parameters, view_transform
 from tokenreel.extract.images.transforms import apply_transform, transform_parameters
 from tokenreel.extract.video.types import VideoError
 
@@ -16,6 +16,30 @@ def test_dino_is_within_two_levels_of_pil():
     small = np.asarray(Image.fromarray(FRAME).resize((455, 256), Image.Resampling.BICUBIC), int)
     wanted = small[16:240, 116:340]
     assert np.abs(image.numpy().astype(int) - wanted).max() <= 2
+
+
+def test_cover_is_the_whole_short_side():
+    image = apply_transform(FRAME, transform_parameters("cover", 224)).permute(1, 2, 0)
+    small = np.asarray(Image.fromarray(FRAME).resize((398, 224), Image.Resampling.BICUBIC), int)
+    assert np.abs(image.numpy().astype(int) - small[:, 87:311]).max() <= 2
+
+
+@pytest.mark.parametrize("name", ["cover", "dino-256-224"])
+@pytest.mark.parametrize("is_tall", [False, True])
+def test_crops_lie_at_both_ends_of_the_longer_side(name, is_tall):
+    parameters = transform_parameters(name, 32)
+    ramp = np.broadcast_to(np.arange(128, dtype=np.uint8)[None, :, None], (64, 128, 3))
+    frame = np.ascontiguousarray(ramp.transpose(1, 0, 2) if is_tall else ramp)
+    clean, first, last = view_parameters(0, 0, 3)
+    assert clean == {"name": "clean"}
+    images = [view_transform(view, "clip", parameters)(frame).numpy() for view in (first, last)]
+    images.insert(1, apply_transform(frame, parameters).numpy())
+    across = [image[0] if not is_tall else image[0].T for image in images]
+    side = parameters["short_side"]
+    for image, start in zip(across, (0, side - 16, 2 * side - 32), strict=True):
+        wanted = (np.arange(start, start + 32) + 0.5) * 64 / side
+        inner = slice(2, -2)  # resizing an edge repeats it
+        assert np.abs(image[:, inner] - wanted[inner]).max() < 2
 
 
 def test_mvformer_eval_is_the_native_centre_of_the_frame():

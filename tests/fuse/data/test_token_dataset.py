@@ -223,7 +223,7 @@ def test_codes_of_a_batch_stay_codes_until_they_are_decoded(store):
         ({"window": None, "windows": 2}, "windows=2 are drawn in time"),
         ({"sampling": "even", "blocks": (7,)}, r"holds blocks \[1, 3\], not \[7\]"),
         ({"sampling": "evne"}, "sampling='evne': choose one of random, contiguous, paper, even"),
-        ({"views": "all"}, "holds the clean view alone"),
+        ({"views": "all"}, "holds no augmented views"),
         ({"split": "test"}, "has no clip of split=test"),
         ({"windows": 2, "sampling": "contiguous"}, "contiguous draws one window"),
     ],

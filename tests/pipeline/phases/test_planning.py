@@ -1,5 +1,6 @@
 """The break-even of a plan is arithmetic that can be done by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,20 @@ def test_caching_pays_after_extraction_divided_by_the_gain_of_an_epoch():
 
 def test_on_a_disk_slower_than_the_backbone_caching_never_pays():
     assert even(read_bytes=1000.0).epochs is None
+
+
+def test_a_plan_names_the_codecs_with_which_caching_loses():
+    rates = MachineRates("cuda:0", 1e6, 100.0, write_bytes=1e9, read_bytes=1e8)  # 10 ms a frame
+    sizes = tuple(StoreSize(*each, 1, 1) for each in (("fp16", 1.26e6), ("int8", 0.63e6)))
+    plan = Plan("sample", ExtractConfig(), SURVEY, rates, sizes, (), free_bytes=10)
+    assert (
+        "caching loses: a frame is computed anew in 10.00 ms, and read from this disk in: fp16 "
+        "12.60 ms; take int8, or keep the store in memory" in plan.text()
+    )
+    slow = replace(rates, read_bytes=1e7)
+    assert "fp16 126.00 ms, int8 63.00 ms; train online" in replace(plan, rates=slow).text()
+    of_three = ExtractConfig(crops=3)  # three crops are stored, one is read
+    assert "caching loses" not in replace(plan, config=of_three).text()
 
 
 def test_a_disk_that_cannot_take_the_tokens_is_named_before_the_extraction():

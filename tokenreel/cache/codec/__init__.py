@@ -1,7 +1,7 @@
 """Codecs: how tokens become the bytes of a store.
 
-A name is steps joined by "+": any of pool2 and pca:K, then one of fp16, int8, int4.  Without the
-last it is fp16: "int8", "pool2+int8", "pca:128+int8", "pool2+pca:256+int4", "pool2".
+A name is steps joined by "+": any of pool2, mean and pca:K, then one of fp16, int8, int4.  Without
+the last it is fp16: "int8", "pool2+int8", "pca:128+int8", "pool2+pca:256+int4", "pool2".
 
 A step is one file of numpy here and one line of CODECS, or a class of another package with an entry
 point in the group `tokenreel.codecs`: see `base`.
@@ -48,6 +48,7 @@ CODECS = Table(
         "int8": "tokenreel.cache.codec.int8:Int8",
         "int4": "tokenreel.cache.codec.int4:Int4",
         "pool2": "tokenreel.cache.codec.pool2:Pool2",
+        "mean": "tokenreel.cache.codec.mean:Mean",
         "pca": "tokenreel.cache.codec.pca:Pca",
     },
 )

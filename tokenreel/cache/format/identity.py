@@ -121,6 +121,16 @@ class StoreIdentity(BaseModel):
         """Views of each clip, including the clean one."""
         return len(self.views)
 
+    @property
+    def num_crops(self) -> int:
+        """Crops of a test protocol that each clip has: the clean view, and those that follow it."""
+        return 1 + sum(str(view.get("name", "")).startswith("crop-") for view in self.views)
+
+    @property
+    def num_augmented(self) -> int:
+        """Augmented views of each clip, which come last."""
+        return self.num_views - self.num_crops
+
     def to_json(self) -> bytes:
         """The canonical bytes of recipe.json, without fields of format 2 at their defaults."""
         values = self.model_dump(mode="json")

@@ -28,6 +28,8 @@ BACKBONES = Table(
         "timm": "tokenreel.extract.backbone.timm_backbone:TimmFamily",
         "torchvision": "tokenreel.extract.backbone.torchvision_backbone:TorchvisionFamily",
         "motion": "tokenreel.extract.backbone.motion_backbone:MotionFamily",
+        "videomae": "tokenreel.extract.backbone.transformers_backbone:VideoMaeFamily",
+        "xclip": "tokenreel.extract.backbone.transformers_backbone:XClipFamily",
     },
 )
 

@@ -28,7 +28,7 @@ from tokenreel.extract.frame_policy import (
     scene_frames,
     uniform_frames,
 )
-from tokenreel.extract.images.augment import ViewAugmenter
+from tokenreel.extract.images.augment import view_transform
 from tokenreel.extract.images.resize import ResizePlan
 from tokenreel.extract.images.transforms import apply_transform, image_sides, plan_on_device
 from tokenreel.extract.video.decode import FrameSelector, decode, exact
@@ -252,7 +252,7 @@ class ChunkFiller:
     def __init__(self, job: DecodeJob, take_slot: Callable[[], NDArray[np.uint8]]) -> None:
         self._job, self._take_slot = job, take_slot
         self._augment = [
-            ViewAugmenter(view, job.seed_text, job.transform) for view in job.views[1:]
+            view_transform(view, job.seed_text, job.transform) for view in job.views[1:]
         ]
         self._slot: NDArray[np.uint8] | None = None
         self._rows: NDArray[np.uint8] | None = None

@@ -33,7 +33,7 @@ from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.encode.pictures import picture_identity
 from tokenreel.extract.frame_policy import frames_identity
 from tokenreel.extract.images.augment import view_parameters
-from tokenreel.extract.images.transforms import apply_transform, transform_parameters
+from tokenreel.extract.images.transforms import COVERING, apply_transform, transform_parameters
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,12 @@ def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
     shape = backbone_shape(config.backbone, config.blocks, config.image_size)
     num_tokens = shape.grid[0] * shape.grid[1]
     require_fits(config.codec, num_tokens=num_tokens, dim=shape.dim, grid=shape.grid)
+    transform = config.transform or shape.transform
+    if config.crops > 1 and transform not in COVERING:
+        raise UsageError(
+            f"crops={config.crops} moves a crop along a frame whose short side fits: give "
+            f"transform={' or transform='.join(COVERING)}, not {transform}"
+        )
     height, width = shape.image_size
     window_frames, window_rows = shape.frames_per_window, shape.rows_per_window
     image_size = height if height == width else (height, width)
@@ -95,11 +101,9 @@ def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
         grid=shape.grid,
         dim=shape.dim,
         image_size=shape.image_size,
-        transform=transform_parameters(
-            config.transform or shape.transform, image_size, mean=shape.mean, std=shape.std
-        ),
+        transform=transform_parameters(transform, image_size, mean=shape.mean, std=shape.std),
         frames=frames,
-        views=view_parameters(config.views, config.view_seed),
+        views=view_parameters(config.views, config.view_seed, config.crops),
         numeric=config.numeric,
         codec=codec_identity(config.codec),
         unit=_unit_of(frames, window_frames, window_rows),

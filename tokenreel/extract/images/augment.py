@@ -1,12 +1,15 @@
-"""Augmented views: random changes of the pixels, the same for every frame of a clip.
+"""Views of a clip beside the clean one: crops of a test protocol, or random changes of the pixels.
 
 CARL and MV-Former train on a random crop, flip, colour jitter, greyscale and blur of each video
 (CARL, section 4.1).  A store keeps a few such views; each is drawn once for a clip from the
-view's seed and the clip's id, hence independently of order, workers and restarts.
+view's seed and the clip's id, hence independently of order, workers and restarts.  Tests of video
+classification average three crops, the centre one and those at both ends of the longer side.
 """
 
 import hashlib
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,14 +18,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from tokenreel.extract.images.transforms import image_sides
+from tokenreel.extract.images.transforms import apply_transform, image_sides
 
 GREY = (0.299, 0.587, 0.114)
 CROP_ATTEMPTS = 10
 
 
-def view_parameters(views: int, seed: int) -> tuple[dict[str, Any], ...]:
-    """Parameters of the clean view 0 and of the augmented views, for the store's identity."""
+def view_parameters(views: int, seed: int, crops: int = 1) -> tuple[dict[str, Any], ...]:
+    """Parameters of the clean view 0 and of the other views, for the store's identity.
+
+    Args:
+        views: number of augmented views.
+        seed: of the augmented views.
+        crops: 1, or 3 for the crops at both ends of the longer side.
+    """
+    if crops == 3:
+        return ({"name": "clean"}, {"name": "crop-first"}, {"name": "crop-last"})
     augmented = {
         "area": [0.8, 1.0],
         "aspect": [3 / 4, 4 / 3],
@@ -41,6 +52,23 @@ def view_parameters(views: int, seed: int) -> tuple[dict[str, Any], ...]:
         for view in range(1, views + 1)
     )
     return ({"name": "clean"}, *rest)
+
+
+def view_transform(
+    view: dict[str, Any], seed_text: str, transform: dict[str, Any]
+) -> Callable[[NDArray[np.uint8]], Tensor]:
+    """How a view other than the clean one changes a frame, uint8 (H, W, 3), to (3, H, W).
+
+    Args:
+        view: of view_parameters.
+        seed_text: the clip's id.
+        transform: parameters of the preset.
+    """
+    if view["name"] == "crop-first":
+        return partial(apply_transform, parameters=transform, place="first")
+    if view["name"] == "crop-last":
+        return partial(apply_transform, parameters=transform, place="last")
+    return ViewAugmenter(view, seed_text, transform)
 
 
 class ViewAugmenter:

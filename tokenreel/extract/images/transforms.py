@@ -6,7 +6,7 @@ from PIL, and the same bytes by torch in the decode process and in integers on t
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,9 +16,12 @@ from torch.nn import functional
 from tokenreel.extract.images.resize import ResizePlan, plan_resize
 from tokenreel.extract.video.types import VideoError
 
+Place = Literal["centre", "first", "last"]
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IN_WHOLE_NUMBERS = ("bicubic-antialias-uint8", "none")
+COVERING = {"dino-256-224": 256 / 224, "cover": 1.0}  # short side by that of the image
 STRETCHED = {"torchvision-video": (128 / 112, 171 / 112), "stretch": (1.0, 1.0)}
 ASPECT_LIMITS = (3 / 4, 4 / 3)  # of the crops that MV-Former trains on
 
@@ -34,7 +37,8 @@ def transform_parameters(
 
     Args:
         name: "dino-256-224" (short side to 8/7 of the square, bicubic, then its centre: the
-            evaluation of DINO), "mvformer-eval" (the centre square at native size: the released
+            evaluation of DINO), "cover" (short side to that of the image, bicubic, then its centre:
+            CLIP's and VideoMAE's), "mvformer-eval" (the centre square at native size: the released
             evaluation of CARL and MV-Former, 21.8 % of a 640x360 frame) or "mvformer-train" (the
             centre crop that the released training falls back to, stretched to the square),
             "torchvision-video" (stretched to 8/7 of the height and 171/112 of the width, then its
@@ -51,9 +55,9 @@ def transform_parameters(
     """
     common: dict[str, Any] = {"name": name, "image_size": image_size, "mean": mean, "std": std}
     height, width = image_sides(common)
-    if name == "dino-256-224":
+    if name in COVERING:
         rest: dict[str, Any] = {
-            "short_side": round(min(height, width) * 256 / 224),
+            "short_side": round(min(height, width) * COVERING[name]),
             "resize": "bicubic-antialias-uint8",
             "crop": "centre",
             "smaller": "enlarged",
@@ -77,17 +81,20 @@ def transform_parameters(
             "smaller": "enlarged",
         }
     else:
-        known = ("dino-256-224", "mvformer-eval", "mvformer-train", *STRETCHED)
+        known = (*COVERING, "mvformer-eval", "mvformer-train", *STRETCHED)
         raise ValueError(f"no transform {name!r}: {', '.join(known)}")
     return {key: list(v) if isinstance(v, tuple) else v for key, v in (common | rest).items()}
 
 
-def apply_transform(pixels: NDArray[np.uint8], parameters: dict[str, Any]) -> torch.Tensor:
+def apply_transform(
+    pixels: NDArray[np.uint8], parameters: dict[str, Any], *, place: Place = "centre"
+) -> torch.Tensor:
     """Crop and resize one frame.
 
     Args:
         pixels: RGB, uint8 (H, W, 3).
         parameters: of transform_parameters.
+        place: of the crop along the longer side of the frame; only for presets of COVERING.
 
     Returns:
         uint8 (3, H, W) of image_size.
@@ -105,7 +112,7 @@ def apply_transform(pixels: NDArray[np.uint8], parameters: dict[str, Any]) -> to
         top, left = _corner((height, width), crop, ceil=False)
         frame = frame[:, top : top + crop[0], left : left + crop[1]]
         return _resize(frame, size, parameters["resize"])
-    resized, (top, left) = _layout((height, width), parameters)
+    resized, (top, left) = _layout((height, width), parameters, place)
     frame = _resize(frame, resized, parameters["resize"])
     return frame[:, top : top + size[0], left : left + size[1]]
 
@@ -136,7 +143,7 @@ def image_sides(parameters: dict[str, Any]) -> tuple[int, int]:
 
 
 def _layout(
-    frame: tuple[int, int], parameters: dict[str, Any]
+    frame: tuple[int, int], parameters: dict[str, Any], place: Place = "centre"
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Height and width after resizing, and the top left corner of the crop."""
     size = image_sides(parameters)
@@ -151,7 +158,12 @@ def _layout(
             f"{parameters['name']}: use transform=dino-256-224",
             stage="transform",
         )
-    return resized, _corner(resized, size, ceil=parameters["crop"] == "centre-ceil")
+    top, left = _corner(resized, size, ceil=parameters["crop"] == "centre-ceil")
+    if place != "centre" and resized[0] > resized[1]:
+        top = 0 if place == "first" else resized[0] - size[0]
+    elif place != "centre":
+        left = 0 if place == "first" else resized[1] - size[1]
+    return resized, (top, left)
 
 
 def _covering(frame: tuple[int, int], size: tuple[int, int], side: int) -> tuple[int, int]:

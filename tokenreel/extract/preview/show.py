@@ -21,7 +21,7 @@ from tokenreel.cache.files import write_whole
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.manifest import path_below
 from tokenreel.cache.read.store_reader import Store
-from tokenreel.extract.images.augment import ViewAugmenter
+from tokenreel.extract.images.augment import view_transform
 from tokenreel.extract.images.transforms import apply_transform
 from tokenreel.extract.video.decode import decode
 from tokenreel.extract.video.types import VideoError
@@ -190,7 +190,7 @@ def frames_as_seen(
     stored_ticks = store.pts(record.clip_id)[frames].tolist()
     prepare: Callable[[Array], Tensor] = partial(apply_transform, parameters=identity.transform)
     if view:
-        prepare = ViewAugmenter(identity.views[view], record.clip_id, identity.transform)
+        prepare = view_transform(identity.views[view], record.clip_id, identity.transform)
     # A row may start between frames where a window gives several, or a scene is cut.
     has_times = identity.rows_per_window == 1 and identity.unit != "scene"
     start = max(float(store.times_seconds(record.clip_id)[frames[0]]) - 1e-3, 0.0)

@@ -45,9 +45,11 @@ def extract_command(store: Store, **changes: str) -> str:
         words["frames"] = f"uniform:{recipe.frames['count']}"
     elif recipe.frames["policy"] in ("listed", "scenes"):
         words["frames"] = made_with.get("frames") or f"{recipe.frames['policy']}:FILE"
-    if recipe.num_views > 1:
-        words["views"] = f"{recipe.num_views - 1}"
-        words["view_seed"] = f"{recipe.views[1].get('seed', 0)}"
+    if recipe.num_augmented:
+        words["views"] = f"{recipe.num_augmented}"
+        words["view_seed"] = f"{recipe.views[-1].get('seed', 0)}"
+    elif recipe.num_crops > 1 and "views" not in changes:
+        words["crops"] = f"{recipe.num_crops}"
     dataset = made_with.get("dataset") or "DATASET"
     is_rendered = dataset.startswith("sample-")  # the sample makes its own videos
     root = "" if is_rendered else "--root VIDEOS "
@@ -207,7 +209,7 @@ def require_views(config: SystemConfig, store: Store) -> None:
     Raises:
         UsageError: how many it has, and the command that would make more.
     """
-    wanted, augmented = config.data.views, store.identity.num_views - 1
+    wanted, augmented = config.data.views, store.identity.num_augmented
     if augmented < {"clean": 0, "all": 1, "augmented": 2}[wanted]:
         has = f"has {augmented} besides the clean one" if augmented else "has the clean one"
         raise UsageError(

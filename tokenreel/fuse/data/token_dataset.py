@@ -240,8 +240,8 @@ class TokenDataset(Dataset[TokenSample]):
                 )
             if self.uses_cls and store.identity.cls == "none":
                 raise UsageError(f"{name}={store.path} holds no CLS vectors: set cls=False")
-            if self.views != "clean" and store.identity.num_views == 1:
-                raise UsageError(f"{name}={store.path} holds the clean view alone: views=clean")
+            if self.views != "clean" and not store.identity.num_augmented:
+                raise UsageError(f"{name}={store.path} holds no augmented views: views=clean")
 
     @property
     def stores(self) -> StoreSet:

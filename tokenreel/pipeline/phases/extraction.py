@@ -135,7 +135,7 @@ def config_of(identity: StoreIdentity, made_with: Mapping[str, Any]) -> ExtractC
     Raises:
         UsageError: the store was not made by an extraction.
     """
-    augmented = identity.views[1:]
+    augmented = identity.views[identity.num_crops :]
     kind, _, pixels = identity.architecture.partition(":")
     try:
         if kind == "pixels":
@@ -159,6 +159,7 @@ def config_of(identity: StoreIdentity, made_with: Mapping[str, Any]) -> ExtractC
             fps=identity.frames.get("fps"),
             frames=made_with.get("frames") or frames_word(identity.frames),
             views=len(augmented),
+            crops=3 if identity.num_crops == 3 else 1,
             view_seed=augmented[0]["seed"] if augmented else 0,
             codec=identity.codec["name"],
             numeric=identity.numeric,

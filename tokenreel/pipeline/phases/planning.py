@@ -72,7 +72,7 @@ class Plan:
     @property
     def views(self) -> int:
         """Views of a frame."""
-        return 1 + self.config.views
+        return self.config.num_views
 
     @property
     def backbone_hours(self) -> float:
@@ -116,6 +116,7 @@ class Plan:
             f"for {self.views} view(s); slowest stage: {self.limit}",
             "",
             self._sizes_table(),
+            *self._losses(),
             f"free where the store would be: {self.free_bytes / 1e9:.1f} GB"
             + ("" if self.sizes[0].num_bytes < self.free_bytes else "  NOT ENOUGH"),
             "",
@@ -140,6 +141,23 @@ class Plan:
             )
         header = ["codec", "bytes/frame", "GB", "files", "disk GB/s needed", "disk keeps up"]
         return format_table(header, rows)
+
+    def _losses(self) -> list[str]:
+        """A sentence where a frame is read from the disk more slowly than it is computed anew."""
+        online = max(self.rates.stage_seconds(self.config, views=1).values())
+        reading = {
+            size.codec: size.frame_bytes / self.views / self.rates.read_bytes for size in self.sizes
+        }
+        losing = [codec for codec, seconds in reading.items() if seconds > online]
+        if not losing:
+            return []
+        winning = [codec for codec in reading if codec not in losing]
+        shown = ", ".join(f"{codec} {reading[codec] * 1e3:.2f} ms" for codec in losing)
+        advice = f"take {', '.join(winning)}" if winning else "train online, or from a faster disk"
+        return [
+            f"caching loses: a frame is computed anew in {online * 1e3:.2f} ms, and read from this "
+            f"disk in: {shown}; {advice}, or keep the store in memory"
+        ]
 
     def _even_table(self) -> str:
         if not self.even:
@@ -246,13 +264,13 @@ def break_even(
             by_frames.setdefault(frames, []).append(name)
     frame_seconds = max(rates.stage_seconds(config, views=1).values())
     stages = rates.stage_seconds(
-        config, views=1 + config.views, decoded_per_frame=survey.decoded_per_frame
+        config, views=config.num_views, decoded_per_frame=survey.decoded_per_frame
     )
     extraction = max(survey.num_frames * max(stages.values()), size.num_bytes / rates.write_bytes)
     rows = []
     for frames, names in sorted(by_frames.items()):
         # of a store with several views a step reads one view for each of its two
-        cached = frames * size.frame_bytes / (1 + config.views) / rates.read_bytes
+        cached = frames * size.frame_bytes / config.num_views / rates.read_bytes
         online = frames * frame_seconds
         gain = online - cached
         rows.append(
