@@ -1,6 +1,14 @@
 """Extraction of frames=scenes:FOLDER: a row for each scene, of tokens or of pictures."""
 
+import contextlib
+import os
+import random
 import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +18,7 @@ from typer.testing import CliRunner
 
 from tests.extract.extraction import CONFIG, copy_without_clips, differing
 from tests.extract.scenes.films import COLOURS, write_film
+from tests.programs import call
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
 from tokenreel.cache.read.pictures import decode_jpegs, read_pictures, split_jpegs
@@ -266,6 +275,59 @@ def test_a_stopped_run_keeps_whole_segments_and_ends_in_the_same_bytes(tmp_path,
     report = extract_clips(manifest, config, again, progress=False)
     assert (report.committed, report.num_appended) == (["a"], 150 - 64)
     assert differing(store, again) == []
+
+
+COMMAND = "from tokenreel.pipeline.cli.extract import main; main()"
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_an_extraction_of_scenes_killed_at_any_moment_ends_in_the_same_files(tmp_path, kills):
+    listed = {}
+    for name, count in (("a.mp4", 150), ("b.mp4", 70)):
+        write_film(tmp_path / name, [count], size=(32, 32))
+        listed[name] = tuple(Scene(k / 25, (k + 1) / 25, k / 25, 1) for k in range(count))
+    (tmp_path / "scenes.csv").write_bytes(csv_bytes(listed))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+
+    def words(out):
+        named = [f"frames=scenes:{tmp_path / 'scenes.csv'}", "pixels=all", "image_size=32"]
+        return ["run", "folder", "--root", str(tmp_path), "--out", str(out), "workers=1", *named]
+
+    assert call("extract", *words(whole), cwd=tmp_path)[0] == 0
+    num_files = sum(path.is_file() for path in (whole / "clips").rglob("*"))
+    draw, num_killed = random.Random(0), 0
+    while num_killed < kills:
+        job = subprocess.Popen(
+            [sys.executable, "-c", COMMAND, *words(killed)],
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        present = len(files_of(killed))
+        moment = draw.randrange(present, num_files) if present < num_files else present
+        while job.poll() is None and len(files_of(killed)) < moment:
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.2))
+        is_killed = job.poll() is None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)  # its decode processes, too
+        job.wait()
+        num_killed += is_killed
+        if not is_killed:  # all was done: begin anew
+            shutil.rmtree(killed)
+    assert call("extract", *words(killed), cwd=tmp_path)[0] == 0
+    assert files_of(killed) == files_of(whole)
+    assert verify_store(killed, deep=True).problems == ()
+
+
+def files_of(store):
+    """Every file of the clips, as far as it is there; no unfinished ones."""
+    found = {}
+    for path in (store / "clips").rglob("*"):
+        with contextlib.suppress(OSError):
+            if path.is_file() and ".tmp" not in str(path):
+                found[str(path.relative_to(store))] = path.read_bytes()
+    return found
 
 
 def test_scenes_of_another_version_of_the_video_are_refused(manifest, scenes, tmp_path):

@@ -29,7 +29,7 @@ from tokenreel.fuse.data.requirements import class_offsets, grid_of
 log = logging.getLogger(__name__)
 
 FRAMES_AT_ONCE = 64  # of a clip that is embedded: their decoded tokens bound the memory
-DECODERS = min(8, os.cpu_count() or 1)  # threads that decode the pictures of a batch
+DECODERS = min(8, len(os.sched_getaffinity(0)))  # threads that decode the pictures of a batch
 
 
 @dataclass(frozen=True)

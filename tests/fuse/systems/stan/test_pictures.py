@@ -14,6 +14,8 @@ from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.read.pictures import decode_jpegs
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.read.store_set import StoreSet
+from tokenreel.evaluate.commands.suite import evaluate_files
+from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.fuse.config import OptimConfig
 from tokenreel.fuse.data.frames import Frames, Piece
 from tokenreel.fuse.data.placement import choose_placement, jpeg_bytes
@@ -35,7 +37,7 @@ from tokenreel.pipeline.phases.training import train_recipe
 
 CPU = torch.device("cpu")
 SMALL = {"name": "small", "weights": "random:0"}
-SCENES = {**{f"train{i}": 3 for i in range(6)}, "val0": 3, "val1": 1}
+SCENES = {**{f"train{i}": 3 for i in range(5)}, "train5": 1, "val0": 3, "val1": 1}
 TAGS = {
     clip: (("bright",) if number % 2 else ("dark",)) + ("any",)
     for number, clip in enumerate(SCENES)
@@ -255,12 +257,19 @@ def test_rows_of_pictures_and_rows_of_tokens_train_in_lock_step_and_end_as_alone
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_numbers_of_one_at_the_same_global_batch(tmp_path):
+@pytest.mark.parametrize("batch", [3, 1])  # of one clip: the second process has none
+def test_two_processes_give_the_numbers_of_one_at_the_same_global_batch(tmp_path, batch):
     scenes = {f"train{i}": 3 for i in range(3)} | {"val0": 3}
     tags = {clip: ("a", "b")[number % 2 :] for number, clip in enumerate(scenes)}
     store = write_pixel_store(tmp_path / "store", scenes, tags=tags)
-    words = ["streams=spatial", "data.num_frames=3", "data.batch_clips=3", "optim.epochs=2"]
-    words += ["optim.eps=1", "optim.lr=0.03", "encoder.width=8", "encoder.layers=1"]
+    words = ["streams=spatial", "data.num_frames=3", f"data.batch_clips={batch}"]
+    words += [
+        "optim.epochs=2",
+        "optim.eps=1",
+        "optim.lr=0.03",
+        "encoder.width=8",
+        "encoder.layers=1",
+    ]
     words += ["head.widths=6,4", "spatial_cnn.name=small", "spatial_cnn.weights=random:0"]
     named = {"spatial": store}
     one, two = (tmp_path / name for name in ("one", "two"))
@@ -425,6 +434,18 @@ def test_another_store_of_pictures_is_scored_and_one_of_tokens_refused(stores, t
     tokens = write_scenes(tmp_path / "tokens", SCENES, tags=TAGS)
     with pytest.raises(WrongIdentity, match="architecture: run has 'pixels:centre'"):
         embed_run(path, tokens, tmp_path / "no.h5", device=CPU, progress=False)
+
+
+def test_tags_of_the_training_clips_alone_are_learned_and_what_has_none_is_said(tmp_path):
+    tags = {clip: own for clip, own in TAGS.items() if clip.startswith("train")}
+    store = write_pixel_store(tmp_path / "s", SCENES, tags=tags)
+    path = run(spatial(optim=OptimConfig(epochs=1)), store, tmp_path / "run").embeddings
+    report = evaluate_files(
+        [path], config=EvaluateConfig(split="val"), out=tmp_path, progress=False
+    )
+    [problem] = report.problems
+    assert problem.startswith("run: mean: map, ")
+    assert problem.endswith("no clip of the split val has a tag")
 
 
 def test_one_scene_of_one_position_says_what_to_set(tmp_path):

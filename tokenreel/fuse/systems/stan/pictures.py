@@ -175,7 +175,7 @@ class SceneCnn(nn.Module):
                 f"of {images.shape[-1]} pixels, from which no mean and variance can be taken: set "
                 "a larger data.batch_clips, or keep larger pictures (image_size=)"
             ) from error
-        return vectors if self._known.is_video else vectors.view(count, each, -1).mean(dim=1)
+        return vectors if self._known.is_video else vectors.unflatten(0, (count, each)).mean(dim=1)
 
     def _cut(self, pictures: Tensor, crops: Crops) -> Tensor:
         """The crops of pictures, of one size and normalised: float32 (F, K, 3, S, S)."""

@@ -96,10 +96,10 @@ class Stan(System):
             )
 
     def begin(self, model: Any, config: StanConfig) -> None:
-        """The pre-trained weights of its CNNs."""
+        """The pre-trained weights of its CNNs; none where another run gives all weights."""
         from tokenreel.fuse.systems.stan.pictures import load_first_weights
 
-        for cnn in model.cnns.values():
+        for cnn in model.cnns.values() if config.init is None else ():
             load_first_weights(cnn)
 
     def loss(
