@@ -1,7 +1,7 @@
 """Tables of names: ours, and those of plugins."""
 
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 
 import pytest
 
@@ -104,6 +104,14 @@ def test_two_packages_that_point_at_one_object_are_still_two(install):
     install("plugin_h", {"both": "plugin_g:x"}, "")
     with pytest.raises(UsageError, match=r"by plugin_[gh] 1\.5 .* and by plugin_[gh] 1\.5"):
         TABLE.load("both")
+
+
+def test_a_package_that_is_found_twice_on_the_path_counts_once(install, monkeypatch):
+    install("plugin_t", {"twice": "plugin_t:x"}, "x = 7")
+    (point,) = entry_points(group="tokenreel.test_codecs", name="twice")
+    again = EntryPoint(point.name, point.value, point.group)
+    monkeypatch.setattr(plugins, "_points_of", lambda _: EntryPoints([again, again._for(None)]))
+    assert TABLE.load("twice") == 7
 
 
 def test_a_plugin_that_takes_a_name_of_ours_is_listed_once(install):

@@ -106,3 +106,8 @@ def test_memory_is_that_of_the_argument(monkeypatch):
     )
     align_clips([line(3), line(3)], memory_bytes=12345)
     assert seen == [{"memory_bytes": 12345}]
+
+
+def test_long_sequences_are_merged_without_comparing_all_pairs(monkeypatch):
+    monkeypatch.setattr(tau, "_compare", None)  # would be called
+    assert tau_b_rows(np.arange(tau._SHORT + 1)[None]).tolist() == pytest.approx([1.0])

@@ -13,13 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
 from tests.extract.extraction import CONFIG
 from tokenreel.cache.errors import UsageError, WrongIdentity
 from tokenreel.extract.backbone.timm_backbone import backbone_shape, build_backbone
+from tokenreel.extract.backbone.weight_files import read_model_config
 from tokenreel.extract.backbone.weight_fit import _is_alike
+from tokenreel.extract.backbone.weight_names import FORMS as FORMS_OF_NAMES
+from tokenreel.extract.backbone.weight_names import rename
 from tokenreel.extract.backbone.weights import (
     earlier_sha256,
     load_weights,
@@ -526,3 +530,118 @@ def test_positions_with_and_without_a_row_for_cls_are_the_same_sum(tmp_path, sta
     torch.save(state | {"pos_embed": torch.zeros(1, 15, 64)}, path)
     with pytest.raises(UsageError, match="its 15 position embeddings are not those of a square"):
         load_weights(MINI, str(path))
+
+
+def test_a_row_for_cls_is_added_in_full_precision(tmp_path, state):
+    half = {name: value.half() for name, value in state.items()}
+    half["cls_token"] = torch.ones(1, 1, 64).half()
+    tiny = torch.full((1, 1, 64), 2.0**-12).half()  # too small for half precision beside 1
+    patches = torch.zeros(1, 100, 64).half()
+    form, model = FORMS_OF_NAMES[0], timm.create_model(MINI, no_embed_class=True, num_classes=0)
+    found = rename(half | {"pos_embed": torch.cat([tiny, patches], dim=1)}, form, "", model)
+    assert torch.equal(found.state["cls_token"], torch.full((1, 1, 64), 1 + 2.0**-12))
+
+
+def test_weights_key_is_a_whole_path_before_it_is_a_part_of_one(tmp_path, state, wanted):
+    path = tmp_path / "w.pth"
+    torch.save({"student": {"ema": other(state)}, "ema": state}, path)
+    assert weights_sha256(load_weights(MINI, str(path), "ema")) == wanted
+    assert weights_sha256(load_weights(MINI, str(path), "student.ema")) != wanted
+
+
+def test_of_several_sets_that_do_not_fit_the_nearest_is_described(tmp_path, state):
+    names = sorted(state)
+    path = tmp_path / "w.pth"
+    sets = {"far": {name: state[name] for name in names[9:]}}
+    sets |= {"near": {name: state[name] for name in names[2:]}}
+    sets |= {"further": {name: state[name] for name in names[20:]}}
+    torch.save(sets, path)
+    with pytest.raises(UsageError, match=r"missing 2 \(.*nearest form: timm in near$"):
+        load_weights(MINI, str(path))
+
+
+def test_dictionaries_are_searched_four_deep(tmp_path, state, wanted):
+    path = tmp_path / "w.pth"
+    torch.save({"a": {"b": {"c": {"d": state}}}}, path)
+    assert weights_sha256(load_weights(MINI, str(path))) == wanted
+    torch.save({"a": {"b": {"c": {"d": {"e": state}}}}}, path)
+    with pytest.raises(UsageError, match="the names are not those of a backbone"):
+        load_weights(MINI, str(path))
+
+
+def test_a_sparse_tensor_is_no_part_of_a_backbone(tmp_path, state, wanted):
+    path = tmp_path / "w.pth"
+    torch.save(state | {"graph": torch.eye(3).to_sparse()}, path)
+    assert weights_sha256(load_weights(MINI, str(path))) == wanted
+
+
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_of_both_kinds_in_a_folder_safetensors_are_read(tmp_path, state, wanted, is_sharded):
+    torch.save(other(state), tmp_path / "pytorch_model.bin")
+    if is_sharded:
+        shards(tmp_path, state)
+    else:
+        save_file(state, tmp_path / "model.safetensors")
+    assert weights_sha256(load_weights(MINI, str(tmp_path))) == wanted
+
+
+def test_config_json_is_that_of_the_vision_model_and_beside_a_file_too(tmp_path):
+    config = {"num_attention_heads": 12, "vision_config": {"num_attention_heads": 8}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").touch()
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        assert read_model_config(path) == {"num_attention_heads": 8}
+
+
+class Names:
+    """A model that has tensors of some names and nothing else."""
+
+    def __init__(self, **shapes):
+        self.shapes = {name.replace("__", "."): shape for name, shape in shapes.items()}
+
+    def state_dict(self):
+        return {name: torch.zeros(shape) for name, shape in self.shapes.items()}
+
+
+def test_one_matrix_of_queries_keys_and_values_is_split_in_this_order():
+    start = "blocks.0.attn."
+    parts = {f"blocks__0__attn__{part}_proj__weight": (2, 2) for part in "qkv"}
+    whole = torch.arange(12.0).reshape(6, 2)
+    found = rename({f"{start}qkv.weight": whole}, FORMS_OF_NAMES[0], "", Names(**parts))
+    for number, part in enumerate("qkv"):
+        expected = whole[2 * number : 2 * number + 2]
+        assert torch.equal(found.state[f"{start}{part}_proj.weight"], expected)
+
+
+def test_one_matrix_of_pooling_is_query_then_key_and_value_as_torch_has_it():
+    torch.manual_seed(0)
+    attention = torch.nn.MultiheadAttention(4, 1, bias=False)
+    model = Names(attn_pool__latent=(1, 1, 4), attn_pool__q__weight=(4, 4))
+    model.shapes["attn_pool.kv.weight"] = (8, 4)
+    given = {"attn_pool.in_proj_weight": attention.in_proj_weight.detach()}
+    state = rename(given, FORMS_OF_NAMES[0], "", model).state
+    query, frames = torch.randn(1, 4), torch.randn(5, 4)
+    keys, values = (frames @ state["attn_pool.kv.weight"].T).chunk(2, dim=1)
+    scores = query @ state["attn_pool.q.weight"].T @ keys.T / 2
+    pooled = scores.softmax(-1) @ values @ attention.out_proj.weight.T
+    torch.testing.assert_close(attention(query, frames, frames)[0], pooled)
+
+
+def test_a_gated_layer_of_dinov3_computes_what_its_release_computes():
+    torch.manual_seed(0)
+    layer = timm.layers.SwiGLU(4, 6)
+    state = {f"w{number}.weight": torch.randn(6, 4) for number in (1, 2)}
+    state |= {"w3.weight": torch.randn(4, 6)}
+    state |= {f"w{number}.bias": torch.randn(size) for number, size in ((1, 6), (2, 6), (3, 4))}
+    shapes = {name: tuple(value.shape) for name, value in layer.state_dict().items()}
+    model = Names(**{f"blocks.0.mlp.{name}": shape for name, shape in shapes.items()})
+    given = {f"blocks.0.mlp.{name}": value for name, value in state.items()}
+    found = rename(given, FORMS_OF_NAMES[0], "", model).state
+    layer.load_state_dict({name.removeprefix("blocks.0.mlp."): v for name, v in found.items()})
+    x = torch.randn(3, 4)
+
+    def linear(number, value):
+        return value @ state[f"w{number}.weight"].T + state[f"w{number}.bias"]
+
+    expected = linear(3, torch.nn.functional.silu(linear(1, x)) * linear(2, x))
+    torch.testing.assert_close(layer(x), expected)

@@ -76,7 +76,10 @@ def test_jpegs_have_the_pixels_of_the_same_jpegs_in_a_video(tmp_path, subsamplin
         np.testing.assert_array_equal(mine, packed)
 
 
-@pytest.mark.parametrize("ending", ["jpg", "png"])
+QUALITY = {"jpg": {"quality": 95, "subsampling": 0}, "png": {}, "webp": {"quality": 95}, "tif": {}}
+
+
+@pytest.mark.parametrize("ending", QUALITY)
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_shown_as_exif_says(tmp_path, orientation, ending):
     folder = tmp_path / "clip"
@@ -85,8 +88,10 @@ def test_pictures_are_shown_as_exif_says(tmp_path, orientation, ending):
     exif[ORIENTATION] = orientation
     plain = np.asarray(picture(0))
     for number in (1, 2):
-        picture(0).save(folder / f"{number}.{ending}", exif=exif, quality=95, subsampling=0)
+        picture(0).save(folder / f"{number}.{ending}", exif=exif, **QUALITY[ending])
     (first, _) = list(decode(folder))
+    info = probe(folder)
+    assert (info.width, info.height) == (60, 40)  # as stored
     assert first.size == first.pixels.shape[:2]
     np.testing.assert_array_equal(
         orient(plain, orientation),
@@ -95,6 +100,7 @@ def test_pictures_are_shown_as_exif_says(tmp_path, orientation, ending):
     with Image.open(folder / f"1.{ending}") as file:
         upright = np.asarray(ImageOps.exif_transpose(file)).astype(int)
     assert np.abs(first.pixels - upright).mean() < (3 if ending == "jpg" else 1e-9)
+    assert np.abs(upright - orient(plain, orientation)).mean() < 10
 
 
 def _tagged(pixels: np.ndarray, orientation: int) -> Image.Image:
@@ -127,14 +133,14 @@ def test_pictures_of_two_sizes_are_refused_by_name(tmp_path):
         pixels_of(folder)
 
 
-@pytest.mark.parametrize("ending", ["jpg", "png"])
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "bmp", "tiff"])
 @pytest.mark.parametrize("part", ["half", "header", "nothing", "text", "flipped"])
 def test_a_damaged_picture_is_named(tmp_path, ending, part):
     folder = write_pictures(tmp_path / "clip", [f"{n}.{ending}" for n in range(3)])
     path = folder / f"1.{ending}"
     data = bytearray(path.read_bytes())
-    if part == "flipped" and ending == "jpg":
-        pytest.skip("entropy-coded data of a JPEG has no checksum")
+    if part == "flipped" and ending != "png":
+        pytest.skip("only PNG has checksums")
     if part == "flipped":
         data[len(data) // 2] ^= 16
     else:
@@ -145,6 +151,41 @@ def test_a_damaged_picture_is_named(tmp_path, ending, part):
     with pytest.raises(VideoError, match=rf"1\.{ending} (is|cannot)") as raised:
         pixels_of(folder)
     assert raised.value.frame == 1
+
+
+KINDS = {  # ending -> how a grey, a palette and a picture with an alpha channel are saved
+    "webp": {"lossless": True, "exact": True},
+    "bmp": {},
+    "tif": {"compression": "tiff_lzw"},
+}
+
+
+@pytest.mark.parametrize("ending", KINDS)
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "1"])
+def test_pixels_of_webp_bmp_and_tiff_are_those_of_the_same_png(tmp_path, ending, mode):
+    for kind in ("png", ending):
+        (tmp_path / kind).mkdir()
+        for number in (1, 2):
+            options = KINDS.get(kind, {})
+            picture(number).convert(mode).save(tmp_path / kind / f"{number}.{kind}", **options)
+    assert probe(tmp_path / ending).codec == {"tif": "tiff"}.get(ending, ending)
+    for mine, png in zip(pixels_of(tmp_path / ending), pixels_of(tmp_path / "png"), strict=True):
+        np.testing.assert_array_equal(mine, png)
+
+
+def test_what_is_no_picture_of_8_bits_or_holds_several_is_refused(tmp_path):
+    folder = write_pictures(tmp_path / "clip", ["1.tif", "2.tif", "3.tif"])
+    Image.fromarray(np.full((40, 60), 40_000, np.uint16)).save(folder / "2.tif")
+    with pytest.raises(
+        VideoError, match=r"^2\.tif has pixels of mode I;16: save it as RGB or grey"
+    ):
+        pixels_of(folder)
+    picture(1).save(folder / "2.tif", save_all=True, append_images=[picture(2)])
+    with pytest.raises(VideoError, match=r"^2\.tif holds 2 pictures: a numbered picture is one"):
+        pixels_of(folder)
+    picture(1).save(folder / "2.tif", "png")
+    with pytest.raises(VideoError, match=r"^2\.tif is no TIFF picture that Pillow can read"):
+        pixels_of(folder)
 
 
 def test_decord_leaves_pictures_to_pyav(tmp_path):

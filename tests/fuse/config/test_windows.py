@@ -232,3 +232,22 @@ def test_of_a_window_beyond_its_clip_one_frame_stays():
     windows = sample_windows(1, 3, alpha=2.0, beta=0.2, rng=rng, kind="official")
     assert windows.frames.tolist() == [[0, 0, 0]] * 2
     assert windows.valid.tolist() == [[True, False, False]] * 2
+
+
+def test_a_uniform_window_of_the_whole_clip_draws_as_a_shorter_one_does():
+    rng = np.random.default_rng(1)
+    positives = []
+    for _ in range(2):
+        rng.permutation(8)
+        positives.append(np.arange(8) + rng.integers(-3, 0, size=8))
+    windows = sample_windows(
+        8,
+        16,
+        alpha=1.5,
+        beta=0.2,
+        rng=np.random.default_rng(1),
+        kind="uniform",
+        pair_window=3,
+    )
+    assert np.array_equal(windows.frames[:, 0::2], np.tile(np.arange(8), (2, 1)))
+    assert np.array_equal(windows.frames[:, 1::2], np.clip(positives, 0, 7))

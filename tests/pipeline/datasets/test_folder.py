@@ -421,7 +421,7 @@ def test_a_folder_of_numbered_pictures_is_a_clip(tmp_path, caplog):
         tmp_path, labels=LABELS + "val/walk,0,1,2\n", clips="video,split\nval/walk,test\nrun,\n"
     )
     make_pictures(root / "val" / "walk", 12)
-    make_pictures(root / "run", 2, "PNG")
+    make_pictures(root / "run", 2, "WebP")
     make_pictures(root / "single", 1)
     manifest = load_dataset("folder", root, {"picture_fps": "30000/1001"})
     assert [(c.clip_id, c.split, len(c.spans)) for c in manifest.clips] == [

@@ -198,7 +198,6 @@ class _LongWarp:
                     out += band[diagonal - start, low:high]
                 else:
                     out[:] = band[0, :1]
-                sums[low] = np.inf  # what the buffer held three diagonals ago
                 before, last, sums = last, sums, before
                 if diagonal % self.every == 0:
                     self.kept[diagonal] = (before.copy(), last.copy())
@@ -263,8 +262,7 @@ class _LongWarp:
         Sums are right where the path can be: from row high - 1 on the last anti-diagonal, one more
         row on each before it.
         """
-        before, last = (sums[low : high + 1].copy() for sums in self.kept[start])
-        before[0] = last[0] = np.inf  # row low - 1 is out of reach
+        before, last = (sums[low : high + 1] for sums in self.kept[start])
         moves = np.zeros((end - start, high - low), np.uint8)
         for diagonal in range(start + 1, end + 1):
             first, stop = self._bounds(diagonal)

@@ -1,14 +1,18 @@
 """A folder of numbered pictures as a video, in the order of their numbers, at a given rate.
 
-The pictures are JPEG or PNG files of one name, one kind and one size, with numbers without a gap:
-frame_1.jpg, frame_2.jpg, ... with or without zeros in front.  They are shown as EXIF says, in any
-of its eight orientations, and their pixels are those of the same pictures packed into a video.
+The pictures are JPEG, PNG, WebP, BMP or TIFF files of one name, one kind and one size, with numbers
+without a gap: frame_1.jpg, frame_2.jpg, ... with or without zeros in front.  They are shown as EXIF
+says, in any of its eight orientations.  The pixels of JPEG and PNG are those of the same pictures
+packed into a video; the others are read by Pillow.
 """
 
+import io
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
@@ -18,10 +22,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.cache.errors import limit_behind
 from tokenreel.extract.video.rgb import rgb_of
 from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo
 
 CODEC_OF = {".jpg": "mjpeg", ".jpeg": "mjpeg", ".png": "png"}
+BY_PILLOW = {".webp": "webp", ".bmp": "bmp", ".tif": "tiff", ".tiff": "tiff"}
+CODEC_OF |= BY_PILLOW
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr")  # of 8 bits, as RGB is made
+TIFF_SIZE = (0x101, 0x100)  # tags of height and width as stored
 NUMBERED = re.compile(r"(.*?)([0-9]{1,18})", re.DOTALL)
 LEAST_PICTURES = 2
 DEFAULT_FPS = 25.0
@@ -156,6 +165,12 @@ def _header(
         VideoError: not a whole picture of the kind that its name says.
     """
     data = _read(path, stage, frame)
+    if _codec(path.name) in BY_PILLOW.values():
+        with _opened(path, data, stage, frame) as picture:
+            held = getattr(picture, "tag_v2", {})  # Pillow may have turned a TIFF already
+            tags = [held.get(tag) for tag in TIFF_SIZE]
+            stored = (tags[0], tags[1]) if tags[0] and tags[1] else picture.size[::-1]
+            return stored, _checked(picture.getexif().get(ORIENTATION, 1))
     try:
         size, exif = (_png if _codec(path.name) == "png" else _jpeg)(data)
     except (ValueError, struct.error, IndexError) as error:
@@ -236,7 +251,43 @@ def _orientation(exif: bytes) -> int:
         value = held.get(ORIENTATION, 1)
     except (SyntaxError, ValueError, TypeError, struct.error, OSError, KeyError):
         return 1  # readers of pictures pass over EXIF that is damaged
-    return value if value in range(1, 9) else 1
+    return _checked(value)
+
+
+def _checked(orientation: Any) -> int:
+    return orientation if orientation in range(1, 9) else 1
+
+
+@contextmanager
+def _opened(path: Path, data: bytes, stage: str, frame: int | None) -> Iterator[Any]:
+    """A picture that Pillow reads; its header is read, its pixels are on first use.
+
+    Raises:
+        VideoError: not one whole picture of the kind that its name says, or of other pixels than
+            8 bits a channel in grey, RGB or a palette.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    kind = _codec(path.name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large pictures, and of odd metadata
+            with Image.open(io.BytesIO(data), formats=[kind]) as picture:
+                if (count := getattr(picture, "n_frames", 1)) != 1:
+                    raise ValueError(f"holds {count} pictures: a numbered picture is one")
+                if picture.mode not in MODES:
+                    raise ValueError(
+                        f"has pixels of mode {picture.mode}: save it as RGB or grey of 8 bits"
+                    )
+                yield picture
+    except UnidentifiedImageError as error:
+        reason = f"is no {kind.upper()} picture that Pillow can read"
+        raise VideoError(f"{path.name} {reason}", stage=stage, frame=frame) from error
+    except (ValueError, OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        if limit := limit_behind(error):
+            raise limit from error
+        reason = str(error) if type(error) is ValueError else f"cannot be decoded: {error}"
+        raise VideoError(f"{path.name} {reason}", stage=stage, frame=frame) from error
 
 
 def _decode(path: Path, orientation: int, index: int, codec: str) -> NDArray[np.uint8]:
@@ -244,6 +295,12 @@ def _decode(path: Path, orientation: int, index: int, codec: str) -> NDArray[np.
     import av
 
     data = _read(path, "decode", index)
+    if codec in BY_PILLOW.values():
+        from PIL import ImageOps
+
+        with _opened(path, data, "decode", index) as picture:
+            picture.load()
+            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
     context: Any = av.CodecContext.create(codec, "r")
     context.options = {"err_detect": "explode"}  # else what is damaged is filled with grey
     try:

@@ -94,7 +94,7 @@ def _paper_ranges(
     last = [max(0, clip_frames - length) for length in lengths]
     first = int(rng.integers(last[0] + 1))
     overlap = math.ceil(beta * min(lengths))
-    low = min(last[1], max(0, first + overlap - lengths[1]))
+    low = max(0, first + overlap - lengths[1])  # at most last[1], as first is at most last[0]
     high = max(low, min(last[1], first + lengths[0] - overlap))
     return [(first, lengths[0]), (int(rng.integers(low, high + 1)), lengths[1])]
 

@@ -1,7 +1,7 @@
 """`folder`: any directory tree of videos, with optional tables of labels, splits and actions.
 
     ROOT/**/*.mp4 ...                                     the videos: whatever FFmpeg opens as one
-    ROOT/**/clip/0001.jpg, 0002.jpg ...                   or folders of numbered JPEG or PNG files
+    ROOT/**/clip/0001.jpg, 0002.jpg ...                   or folders of numbered pictures
     ROOT/labels.csv   video,start_seconds,stop_seconds,phase      phase: a number from 0, or a name
     ROOT/tags.csv     video,tag                           labels of whole videos, a line each
     ROOT/clips.csv    video,split,action,group,start_seconds,stop_seconds    the first is required
