@@ -110,7 +110,9 @@ def test_a_package_that_is_found_twice_on_the_path_counts_once(install, monkeypa
     install("plugin_t", {"twice": "plugin_t:x"}, "x = 7")
     (point,) = entry_points(group="tokenreel.test_codecs", name="twice")
     again = EntryPoint(point.name, point.value, point.group)
-    monkeypatch.setattr(plugins, "_points_of", lambda _: EntryPoints([again, again._for(None)]))
+    again = again._for(point.dist)  # type: ignore[attr-defined]
+    assert again is not point
+    monkeypatch.setattr(plugins, "_points_of", lambda _: EntryPoints([point, again]))
     assert TABLE.load("twice") == 7
 
 

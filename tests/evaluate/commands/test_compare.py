@@ -170,6 +170,15 @@ def test_metrics_that_cannot_be_resampled_are_refused(tmp_path):
         compare_files(a, a, config=EvaluateConfig(tasks=("few-shot",)), progress=False)
 
 
+def test_metrics_of_tags_are_passed_over_where_runs_have_phases(tmp_path):
+    a = [write_run(tmp_path / "a", noisy_clips(0.1))]
+    both = EvaluateConfig(tasks=("tau", "f1"))
+    found = compare_files(a, a, config=both, resamples=20, progress=False)
+    assert [difference.task for difference in found] == ["tau"]
+    with pytest.raises(UsageError, match="none of the metrics f1 can be resampled"):
+        compare_files(a, a, config=EvaluateConfig(tasks=("f1",)), progress=False)
+
+
 def difference(low, high, *, clips=FEWEST_CLIPS):
     gain = (low + high) / 2
     return Difference("tau", 0.0, gain, gain, low, high, 0.01, clips, 1, 100)

@@ -306,3 +306,24 @@ def test_no_count_is_lost_where_processes_share_the_clips():
     }
     merged = merge_reports([ExtractReport(**counts)])
     assert {name: getattr(merged, name) for name in counts} == counts
+
+
+def test_a_clip_that_resumes_within_a_batch_has_the_bytes_of_one_run(tmp_path, monkeypatch):
+    write_video(tmp_path / "long.mp4", 150)
+    manifest = Manifest("toy", tmp_path, (Clip("long", "long.mp4"),))
+    config = CONFIG.model_copy(update={"batch_frames": 48})  # 64 frames are a segment on disk
+    extract_clips(manifest, config, tmp_path / "whole", progress=False)
+    write = commits.ClipCommits.write
+
+    def stop_in_the_third(self, entry, encode, attempt, *, first, count):
+        if first == 96:
+            raise MachineError("the disk is full")
+        write(self, entry, encode, attempt, first=first, count=count)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commits.ClipCommits, "write", stop_in_the_third)
+        with pytest.raises(MachineError, match="the disk is full"):
+            extract_clips(manifest, config, tmp_path / "store", progress=False)
+    report = extract_clips(manifest, config, tmp_path / "store", progress=False)
+    assert (report.committed, report.num_appended) == (["long"], 150 - 64)
+    assert differing(tmp_path / "store", tmp_path / "whole") == []
