@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
+from tokenreel.cache.format.source_notes import NOTES
 from tokenreel.cache.tools.copying import (
     merge_store,
     migrate_store,
@@ -130,9 +131,10 @@ WRITERS: dict[str, Callable[[Path, Path], None]] = {
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """Every file but the writers' logs, which only say when; names of claims are nobody's data."""
+    """Every file but the writers' logs, which only say when, the notes, which a run that compares
+    writes to save work, and claims, whose names are nobody's data."""
     names = [path.relative_to(out) for path in out.rglob("*") if path.is_file()]
-    kept = [name for name in names if name.parts[0] not in ("manifest", "claims")]
+    kept = [name for name in names if name.parts[0] not in ("manifest", "claims", NOTES)]
     return {str(name): (out / name).read_bytes() for name in kept if name.suffix != ".h5"}
 
 

@@ -136,7 +136,7 @@ def members(group):
 MOMENTS = [
     (signal.SIGINT, "imports", 0.0, 130),
     (signal.SIGINT, "forkserver", 0.0, 130),  # it imports torch, for seconds
-    pytest.param(signal.SIGINT, "forkserver", 1.0, 130, marks=pytest.mark.slow),
+    pytest.param(signal.SIGINT, "forkserver", 0.3, 130, marks=pytest.mark.slow),
     (signal.SIGTERM, "forkserver", 0.5, 143),
 ]
 
