@@ -106,7 +106,7 @@ def test_two_packages_that_point_at_one_object_are_still_two(install):
         TABLE.load("both")
 
 
-def test_a_package_that_is_found_twice_on_the_path_counts_once(install, monkeypatch):
+def test_a_package_that_lists_an_object_twice_counts_once(install, monkeypatch):
     install("plugin_t", {"twice": "plugin_t:x"}, "x = 7")
     (point,) = entry_points(group="tokenreel.test_codecs", name="twice")
     again = EntryPoint(point.name, point.value, point.group)

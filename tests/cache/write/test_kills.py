@@ -131,8 +131,10 @@ WRITERS: dict[str, Callable[[Path, Path], None]] = {
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """Every file but the writers' logs, which only say when, the notes, which a run that compares
-    writes to save work, and claims, whose names are nobody's data."""
+    """Every file that holds data.
+
+    Logs of writers only say when, notes only save work, and names of claims say nothing.
+    """
     names = [path.relative_to(out) for path in out.rglob("*") if path.is_file()]
     kept = [name for name in names if name.parts[0] not in ("manifest", "claims", NOTES)]
     return {str(name): (out / name).read_bytes() for name in kept if name.suffix != ".h5"}
