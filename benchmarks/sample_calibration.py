@@ -35,6 +35,8 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.evaluate.data.results import MEAN, read_rows
 from tokenreel.evaluate.methods.probe import classify_phases
 from tokenreel.evaluate.methods.progression import fit_progression, progression_targets
+from tokenreel.evaluate.methods.retrieval import retrieve_frames
+from tokenreel.evaluate.methods.tau import align_clips
 from tokenreel.evaluate.tables.printed import align_columns, as_measured, two_std
 from tokenreel.evaluate.tasks.task import is_percent
 from tokenreel.pipeline.phases.ablation import ablate
@@ -153,7 +155,7 @@ def bounds_of(numbers: Sequence[Number]) -> list[Bound]:
 
 
 def clock_numbers(path: Path) -> list[Number]:
-    """Classification and progression of the position in a clip alone, of the labels of a store."""
+    """The metrics of the position in a clip alone, on the labels of a store."""
     store = open_store(path)
     scores = []
     for action in sorted({record.action for record in store.records.values()}):
@@ -164,17 +166,20 @@ def clock_numbers(path: Path) -> list[Number]:
                 for record in store.select(split=split)
                 if record.action == action
             ]
-            sides.append((labels, np.concatenate([clock(len(own)) for own in labels])))
-        (train, seen), (val, asked) = sides
+            sides.append((labels, [clock(len(own)) for own in labels]))
+        (train, seen_clips), (val, asked_clips) = sides
+        seen, asked = np.concatenate(seen_clips), np.concatenate(asked_clips)
         count = int(max(own.max() for own in train)) + 1
         accuracy = classify_phases(seen, np.concatenate(train), asked, np.concatenate(val)).accuracy
         targets = [[progression_targets(own, count) for own in side] for side in (train, val)]
         progression = fit_progression(seen, targets[0], asked, targets[1]).score
-        scores.append((100 * accuracy, progression))
+        tau = align_clips(asked_clips).tau
+        found = retrieve_frames(asked_clips, val, [5]).precision[5]
+        scores.append((100 * accuracy, progression, tau, 100 * found))
     nan = float("nan")
     return [
         Number("bounds", "clock", task, float(value), nan, 1)
-        for task, value in zip(TASKS, np.mean(scores, axis=0), strict=False)
+        for task, value in zip(TASKS, np.mean(scores, axis=0), strict=True)
     ]
 
 
