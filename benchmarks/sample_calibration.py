@@ -102,6 +102,11 @@ def main() -> int:
     if words.bounds:
         numbers += [*clock_numbers(store), *_train(["controls"], [], store, words.folder, "bounds")]
         print(_table(numbers, "bounds"))
+        if not any(number.row == "sample" for number in numbers):
+            print(
+                f"no run of the sample was trained: {words.folder}/bounds has those of other code"
+            )
+            return 2
         for bound in bounds_of(numbers):
             line = [
                 bound.what,
