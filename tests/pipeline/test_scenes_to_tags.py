@@ -62,3 +62,22 @@ def test_a_clip_of_each_number_of_scenes_is_scored_and_judged(folder):
     printed = run(evaluate, "all", folder / "run", "--out", folder / "results", "--jobs", "1")
     assert "map" in printed
     assert "top@1" in printed
+
+
+@pytest.mark.slow
+def test_a_row_trains_its_cnns_from_the_pictures_that_an_extraction_keeps(folder):
+    of = ["folder", "--root", folder / "videos", f"frames=scenes:{folder / 'scenes'}"]
+    stores = {"spatial_pixels": "centre", "temporal_pixels": "all"}
+    for name, kind in stores.items():
+        words = [f"pixels={kind}", "image_size=32", "workers=1"]
+        run(extract, "run", *of, "--out", folder / name, *words)
+    named = [f"--store={name}={folder / name}" for name in stores]
+    words = [f"{s}_cnn.{word}" for s in BACKBONES for word in ("name=small", "weights=random:0")]
+    out = ["--out", folder / "large", "--device", "cpu"]
+    run(fuse, "train", "stan-large", *SMALL, *words, *named, *out)
+    file = read_embeddings(folder / "large" / "embeddings.h5")
+    assert [clip.embeddings.shape for clip in file.clips] == [(1, 2)] * len(FILMS)
+    again = run(fuse, "embed", folder / "large", *named, "--out", folder / "e.h5", *out[2:])
+    assert "embeddings: " in again
+    for here, there in zip(file.clips, read_embeddings(folder / "e.h5").clips, strict=True):
+        np.testing.assert_array_equal(here.embeddings, there.embeddings)

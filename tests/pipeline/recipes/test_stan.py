@@ -277,6 +277,15 @@ def test_a_table_has_parameters_beside_those_of_the_paper_and_rows_that_are_not_
     assert read == {names[0]: "sp", names[1]: "t"}
 
 
+def test_controls_of_tokens_are_refused_before_a_table_of_pictures_is_trained(sets, tmp_path):
+    stores = {"spatial_pixels": sets(TAGGED)["spatial_pixels"]}
+    name = "stan-table4-spatial-backprop"
+    words = ["controls", name, *small_words(name)]
+    with pytest.raises(UsageError, match=r"keeps no tokens, only bytes \(pixels\)"):
+        ablate(words, seeds=1, stores=[stores], out=tmp_path / "t", device="cpu", progress=False)
+    assert not (tmp_path / "t").exists()
+
+
 def test_rows_of_lvu_have_the_standard_error_of_their_runs(sets, tmp_path):
     words = ["stan-lvu-scene-frozen", *small_words("stan-lvu-scene-frozen")]
     fields = {"stores": [sets(ONE_TAG)], "device": "cpu", "progress": False}

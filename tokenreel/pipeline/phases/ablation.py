@@ -113,6 +113,8 @@ def ablate(
     for problem in same:
         log.warning("left out: %s", problem)
     problems += same
+    controls = {row.recipe: row for row in rows if row.recipe in CONTROLS}
+    frozen = _store_of_tokens(jobs[0][2]) if controls.keys() & FROZEN_CONTROLS else None
     from tokenreel.fuse.train.train import train_together
 
     results = train_together(
@@ -132,10 +134,9 @@ def ablate(
         return AblationReport("", folder, tuple(problems))
     owners = {job.out.name: (row, seed) for row, seed, job in jobs}
     files = [one.path / EMBEDDINGS for one in results if one.error is None]
-    controls = {row.recipe: row for row in rows if row.recipe in CONTROLS}
     owners |= {name: (row, 0) for name, row in controls.items()}
-    if controls.keys() & FROZEN_CONTROLS:
-        files += frozen_controls(jobs[0][2].first_store, folder, progress=progress)
+    if frozen is not None:
+        files += frozen_controls(frozen, folder, progress=progress)
     report = evaluate_files(files, config=EvaluateConfig(), out=folder, progress=progress)
     values, missing = values_of_rows(report.scores, owners)
     counts = count_parameters(jobs)
@@ -145,6 +146,20 @@ def ablate(
     write_whole(folder / "ablation.csv", ablation_csv(rows, values, counts=counts).encode())
     write_whole(folder / "ablation.txt", f"{text}\n".encode())
     return AblationReport(text, folder, (*problems, *report.problems, *missing))
+
+
+def _store_of_tokens(job: "Job") -> Path:
+    """The first store of a run that keeps tokens, for the controls that are pooled from them.
+
+    Raises:
+        UsageError: none does.
+    """
+    stores = list(StoreSet(dict(job.stores)).values())
+    for store in stores:
+        if store.identity.blocks:
+            return store.path
+    stores[0].require_tokens()
+    raise AssertionError("require_tokens takes a store without blocks")
 
 
 def count_parameters(jobs: Sequence[_Planned]) -> dict[AblationRow, int]:

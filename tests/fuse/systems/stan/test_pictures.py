@@ -223,6 +223,18 @@ def test_it_resumes_in_an_epoch_to_the_same_bytes(stores, tmp_path, monkeypatch)
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
 
 
+def test_pictures_are_trained_from_in_half_precision_with_a_loss_of_held_out_clips(
+    stores, tmp_path
+):
+    optim = OptimConfig(epochs=1, precision="bfloat16", evaluate_epochs=1)
+    config = small(optim=optim, data=small().data.with_(held_out=0.4))
+    path = run(config, stores, tmp_path / "run").path
+    [line] = (path / "metrics.jsonl").read_text().splitlines()
+    assert 0 < json.loads(line)["held_out_loss"] < 2
+    weights = load_checkpoint(path / "checkpoint.pt")["model"].values()
+    assert {part.dtype for part in weights} == {torch.float32, torch.int64}
+
+
 def test_where_the_pictures_stay_changes_no_byte(stores, tmp_path):
     ends = {
         placement: run(small(), stores, tmp_path / placement, placement=placement).path
