@@ -1,6 +1,6 @@
 """mean: one token a row, the mean of all its tokens.
 
-It is the spatial pooling of FTP; what it leaves out, the mean over time of each place, needs the
+It is the spatial pooling of a map; what it leaves out, the mean over time of each place, needs the
 whole map.
 """
 
