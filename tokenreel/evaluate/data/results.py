@@ -18,6 +18,32 @@ MEAN = "mean"  # the "action" of a row that averages over actions
 RESULTS = "results.csv"
 
 
+def names_apart(keys: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
+    """Recipes, each with its data set and weights where there are rows of it of several of them.
+
+    Rows of two data sets, or of random and of trained weights, are never averaged.
+
+    Args:
+        keys: recipe, data set and weights of each row.
+
+    Returns:
+        The name of each key.
+
+    >>> list(names_apart([("a", "d", "x"), ("a", "d", "y"), ("b", "d", "x")]).values())
+    ['a (x)', 'a (y)', 'b']
+    """
+    own: dict[str, list[tuple[str, str, str]]] = {}
+    for key in dict.fromkeys(keys):
+        own.setdefault(key[0], []).append(key)
+    names = {}
+    for recipe, alike in own.items():
+        differ = [place for place in (1, 2) if len({key[place] for key in alike}) > 1]
+        for key in alike:
+            words = ", ".join(key[place] or "unknown" for place in differ)
+            names[key] = f"{recipe} ({words})" if words else recipe
+    return names
+
+
 @dataclass(frozen=True)
 class Score:
     """One number with its provenance: a row of results.csv, described in docs/results.md.
@@ -87,6 +113,11 @@ class Score:
     clock_value: float = float("nan")
     threshold: float = 0.0
     num_positives: int = 0
+
+    @property
+    def kind_key(self) -> tuple[str, str, str]:
+        """Recipe, data set and weights: what the seeds that are averaged have in common."""
+        return self.recipe or self.run, self.dataset, self.weights
 
     @property
     def is_clock(self) -> bool:

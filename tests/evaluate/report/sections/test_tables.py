@@ -6,22 +6,24 @@ import math
 from dataclasses import replace
 
 from tokenreel.evaluate.data.results import Score
-from tokenreel.evaluate.report.data.gather import gather_runs
+from tokenreel.evaluate.report.data.gather import ReportConfig, gather_runs, shown_runs
 from tokenreel.evaluate.report.data.scores import ScoreTable
 from tokenreel.evaluate.report.page.html import script_data, tag
 from tokenreel.evaluate.report.sections.curves import training_curves
 from tokenreel.evaluate.report.sections.provenance import provenance_section
 from tokenreel.evaluate.report.sections.scores import action_bars, summary_table
-from tokenreel.evaluate.tables.summary import Row
+from tokenreel.evaluate.tables.summary import Row, summarise
 
 
-def make_score(recipe, task, value, *, action="mean", fraction=1.0, protocol="carl"):
+def make_score(
+    recipe, task, value, *, action="mean", fraction=1.0, protocol="carl", dataset="d", weights=""
+):
     return Score(
         run=f"{recipe}-run",
         recipe=recipe,
         model="",
         seed="0",
-        dataset="d",
+        dataset=dataset,
         task=task,
         action=action,
         split="val",
@@ -36,7 +38,7 @@ def make_score(recipe, task, value, *, action="mean", fraction=1.0, protocol="ca
         num_nan=0,
         num_classes=2,
         store_fingerprint="",
-        weights="",
+        weights=weights,
         augmentation="",
         commit="",
     )
@@ -83,6 +85,40 @@ def test_the_score_table_keeps_the_largest_fraction_and_tells_protocols_apart():
     both = ScoreTable([*scores, make_score("a", "tau", 0.3, protocol="tcc")])
     assert both.rows == ["a [carl]", "a [tcc]"]
     assert both.tasks == ["progression", "tau"]
+
+
+def test_rows_of_other_data_or_weights_are_never_averaged():
+    """Such as those of an older version of the sample, or of random and of trained weights."""
+    old = [make_score("a", "tau", 0.1, dataset="sample-3", weights="w")]
+    new = [make_score("a", "tau", v, dataset="sample-4", weights="w") for v in (0.6, 0.8)]
+    random = [make_score("a", "tau", 0.3, dataset="sample-4", weights="random:0")]
+    other = [make_score("b", "tau", 0.2, dataset="sample-4", weights="w")]
+    table = ScoreTable([*old, *new, *random, *other])
+    assert {row: table.cell(row, "mean", "tau").mean for row in table.rows} == {
+        "a (sample-3, w)": 0.1,
+        "a (sample-4, w)": 0.7,
+        "a (sample-4, random:0)": 0.3,
+        "b": 0.2,
+    }
+    rows = summarise([*old, *new, *random, *other])
+    assert [(row.recipe, row.dataset, row.weights, row.mean("tau")) for row in rows] == [
+        ("a", "sample-3", "w", 0.1),
+        ("a", "sample-4", "w", 0.7),
+        ("a", "sample-4", "random:0", 0.3),
+        ("b", "sample-4", "w", 0.2),
+    ]
+    page = summary_table(rows, {"a (sample-4, random:0)": 2})
+    assert '<th scope="col">Weights</th>' in page
+    assert page.count('class="swatch c2"') == 1
+
+
+def test_runs_of_other_weights_are_recipes_of_their_own(evaluated):
+    file = evaluated.files[0]
+    other = replace(file, provenance={**file.provenance, "weights": "trained.pth"})
+    first, second = gather_runs([file, other])
+    assert (first.colour, second.colour) == (0, 1)
+    assert second.recipe == f"{first.recipe.partition(' (')[0]} (trained.pth)"
+    assert len(shown_runs([first, second], ReportConfig())) == 2
 
 
 def test_a_task_without_any_value_has_no_column_and_nan_is_not_averaged():

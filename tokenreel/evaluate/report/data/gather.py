@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tokenreel.cache.canonical import read_json
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
 from tokenreel.evaluate.data.clips import file_sha256
+from tokenreel.evaluate.data.results import names_apart
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ class RunPage:
 
     Attributes:
         name: of the run, as in the tables.
-        recipe: its recipe, or its name where it has none.
+        recipe: its recipe, or its name where it has none; with its data set and weights where the
+            page has it of several.
         colour: number of the recipe's colour, the same all over the page.
         file: its embeddings.
         curves: the lines of metrics.jsonl, [] where there is none.
@@ -85,12 +87,23 @@ class Group:
 
 
 def gather_runs(files: Sequence[EmbeddingFile]) -> list[RunPage]:
-    """The runs of embedding files, in their order; colours by first appearance of the recipe."""
+    """The runs of embedding files, in their order; colours by first appearance of the recipe.
+
+    A recipe of several data sets or weights is one for each.
+    """
+    keys = [
+        (
+            str(file.provenance.get("recipe", "") or file.run_name),
+            str(file.provenance.get("dataset", "")),
+            str(file.provenance.get("weights", "")),
+        )
+        for file in files
+    ]
+    names = names_apart(keys)
     colours: dict[str, int] = {}
     runs: list[RunPage] = []
-    for file in files:
-        name = file.run_name
-        recipe = str(file.provenance.get("recipe", "") or name)
+    for file, key in zip(files, keys, strict=True):
+        name, recipe = file.run_name, names[key]
         colour = colours.setdefault(recipe, len(colours))
         digest = file_sha256(file.path)[:16]
         curves = _read_curves(file.path.parent / "metrics.jsonl")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenreel.evaluate.data.results import MEAN, Score
+from tokenreel.evaluate.data.results import MEAN, Score, names_apart
 from tokenreel.evaluate.tables.printed import two_std
 from tokenreel.evaluate.tasks.task import columns
 
@@ -36,7 +36,8 @@ class Cell:
 class ScoreTable:
     """Scores at each task's largest label fraction, by recipe, action and task.
 
-    A recipe that was evaluated by several protocols is a row for each: "name [protocol]".
+    A recipe that was evaluated by several protocols is a row for each: "name [protocol]"; one of
+    several data sets or weights is a row for each too.
 
     Attributes:
         rows: the recipes in the order of the scores.
@@ -52,10 +53,11 @@ class ScoreTable:
         self._values: dict[tuple[str, str, str], list[float]] = {}
         self.recipe_of: dict[str, str] = {}
         self._controls: set[str] = set()
+        names = names_apart(score.kind_key for score in scores)
         for score in scores:
             if score.fraction != largest[score.task]:
                 continue
-            recipe = score.recipe or score.run
+            recipe = names[score.kind_key]
             row = f"{recipe} [{score.protocol}]" if len(protocols) > 1 else recipe
             self.recipe_of[row] = recipe
             if score.is_clock:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from tokenreel.evaluate.data.results import COUNTS, MEAN, Score
+from tokenreel.evaluate.data.results import COUNTS, MEAN, Score, names_apart
 from tokenreel.evaluate.report.data.scores import Cell, ScoreTable
 from tokenreel.evaluate.report.page.html import (
     Html,
@@ -55,17 +55,20 @@ def summary_table(rows: Sequence[Row], colours: Mapping[str, int]) -> Html:
             if any(not math.isnan(value) for value in values) and not is_of_class(task)
         )
     )
+    measured = [row for row in rows if row.kind == MEASURED]
     several = {
-        name: len({getattr(row, name) for row in rows}) > 1
-        for name in ("dataset", "protocol", "fraction")
+        name: len({getattr(row, name) for row in measured}) > 1
+        for name in ("dataset", "weights", "protocol", "fraction")
     }
+    names = names_apart((row.recipe, row.dataset, row.weights) for row in measured)
     extra = [name for name, differ in several.items() if differ]
     head = [tag("th", words, scope="col") for words in ("Recipe", *map(str.capitalize, extra))]
     head.append(tag("th", "Seeds", scope="col", class_="num"))
     head += [tag("th", metric_link(task), scope="col", class_="num") for task in tasks]
     body = []
     for row in rows:
-        square = swatch(-1 if row.kind == CONTROL else colours.get(row.recipe, 0))
+        name = names.get((row.recipe, row.dataset, row.weights), row.recipe)
+        square = swatch(-1 if row.kind == CONTROL else colours.get(name, 0))
         published = row.kind == "published"
         cells = [tag("th", None if published else square, row.recipe, scope="row")]
         cells += [tag("td", _setting(row, name)) for name in extra]
