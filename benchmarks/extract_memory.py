@@ -42,7 +42,7 @@ def peak_bytes(root: Path, video: str, store: Path, num_frames: int) -> float:
 def main() -> None:
     """Interleaved repeats; one row."""
     quick = quick_flag()
-    short, long, repeats = (40, 200, 1) if quick else (200, 5000, 3)
+    short, long, repeats = (40, 200, 1) if quick else (200, 5000, 2)
     peaks: dict[int, list[float]] = {short: [], long: []}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

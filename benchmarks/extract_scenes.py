@@ -47,7 +47,7 @@ def render(path: Path, height: int, width: int, count: int) -> None:
 
 def main() -> None:
     """Measure both sizes."""
-    count, repeats = (50, 1) if quick_flag() else (500, 5)
+    count, repeats = (50, 1) if quick_flag() else (500, 3)
     rows = []
     for name, (height, width) in SIZES.items():
         with tempfile.TemporaryDirectory() as folder:

@@ -30,7 +30,7 @@ FRAMES = 12  # of a scene
 
 def main() -> None:
     """Measure both sizes."""
-    count, repeats = (100, 1) if quick_flag() else (650, 5)
+    count, repeats = (100, 1) if quick_flag() else (650, 3)
     rows = []
     for name, (height, width) in SIZES.items():
         with tempfile.TemporaryDirectory() as text:
