@@ -25,23 +25,33 @@ DATASETS = Table(
     {
         "finegym": "tokenreel.pipeline.datasets.finegym:finegym",
         "folder": "tokenreel.pipeline.datasets.folder:folder",
+        "hmdb51": "tokenreel.pipeline.datasets.hmdb51:hmdb51",
         "kinetics400": "tokenreel.pipeline.datasets.kinetics:kinetics400",
+        "kinetics600": "tokenreel.pipeline.datasets.kinetics:kinetics600",
+        "kinetics710": "tokenreel.pipeline.datasets.kinetics710:kinetics710",
         "lvu": "tokenreel.pipeline.datasets.lvu:lvu",
         "mmx": "tokenreel.pipeline.datasets.mmx:mmx",
         "penn_action": "tokenreel.pipeline.datasets.penn_action:penn_action",
         "pouring": "tokenreel.pipeline.datasets.pouring:pouring",
         "sample": "tokenreel.pipeline.datasets.sample:sample",
         "trailers": "tokenreel.pipeline.datasets.trailers:trailers",
+        "ssv2": "tokenreel.pipeline.datasets.ssv2:ssv2",
+        "ucf101": "tokenreel.pipeline.datasets.ucf101:ucf101",
         SAMPLE: "tokenreel.pipeline.datasets.sample:sample",  # as its stores call it
     },
 )
 FOLLOWING = (
     "finegym",
+    "hmdb51",
     "kinetics400",
+    "kinetics600",
+    "kinetics710",
     "lvu",
     "mmx",
     "penn_action",
     "pouring",
+    "ssv2",
+    "ucf101",
 )  # links, without the option
 PACKED = ("penn_action", "pouring")  # they write videos of their frames; a check does not
 

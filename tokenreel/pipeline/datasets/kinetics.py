@@ -1,9 +1,10 @@
-"""`kinetics400`: Kinetics-400, videos with one action each and no phases.
+"""`kinetics400` and `kinetics600`: Kinetics, videos with one action each and no phases.
 
     ROOT/**/{train,val,test}.csv      label,youtube_id,time_start,time_end,split   (cvdfoundation)
     ROOT/{train,val}/<id>_000010_000020.mp4                    flat, or
     ROOT/videos/<split>/<label>/<id>_000010_000020.mp4         by class, or
-    ROOT/**/kinetics400_{train,val}_list_videos.txt            `path label`, a number (MMAction2)
+    ROOT/**/kinetics400_{train,val}_list_videos.txt            `path label`, a number (MMAction2;
+                                                               of kinetics600 with its name)
     ROOT/videos_train/<label_with_underscores>/<id>_000010_000020.mp4, or
     ROOT/**/{train,val}.csv           video_file,label                             (CARL)
 
@@ -22,6 +23,7 @@ from tokenreel.pipeline.datasets.survey import (
     Survey,
     find_files,
     refuse_unknown,
+    require_same_classes,
     wrong_root,
 )
 
@@ -29,33 +31,50 @@ SPLIT_NAMES = {"validate": "val", "validation": "val"} | {split: split for split
 CVDF_COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 CARL_COLUMNS = ("video_file", "label")
 LAYOUT = __doc__.partition("\n\n")[2].partition("\n\n")[0]
-LICENCE = "Kinetics-400 annotations: CC BY 4.0; the videos belong to their owners"
+LICENCE = "Kinetics annotations: CC BY 4.0; the videos belong to their owners"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a list: stem of the file, split, action, and its place for errors."""
+    """A line of a list: stem of the file, split, action, its place for errors, and YouTube's id."""
 
     stem: str
     split: str
     action: str
     where: str
+    youtube: str = ""
 
 
 def kinetics400(root: Path, options: Mapping[str, str]) -> Survey:
     """The videos of Kinetics-400 that are there; it takes no options, and how many there should be.
 
     Raises:
-        UsageError: a root without videos or lists, or a wrong line, named by file and line.
+        UsageError: a root without videos or lists, a wrong line, named by file and line, or classes
+            of a list that the training list does not have.
     """
-    refuse_unknown("kinetics400", options, [])
+    return _kinetics("kinetics400", root, options)
+
+
+def kinetics600(root: Path, options: Mapping[str, str]) -> Survey:
+    """The videos of Kinetics-600 that are there, see kinetics400.
+
+    Raises:
+        UsageError: see kinetics400.
+    """
+    return _kinetics("kinetics600", root, options)
+
+
+def _kinetics(name: str, root: Path, options: Mapping[str, str]) -> Survey:
+    refuse_unknown(name, options, [])
     if not root.is_dir():
         raise wrong_root(root, LAYOUT)
     files = find_files(root)
-    videos = _find_videos(files.videos)
-    entries = _read_lists(root, files.names)
+    videos = kinetics_videos(files.videos)
+    entries = _read_lists(root, files.names, name)
     notes = []
-    if not entries:
+    if entries:
+        require_same_classes(name, [(entry.split, entry.action) for entry in entries.values()])
+    else:
         notes.append("no lists: split and action are those of the folders")
         entries = {video: _from_path(video) for video in videos.values()}
     if not videos and not entries:
@@ -75,13 +94,12 @@ def kinetics400(root: Path, options: Mapping[str, str]) -> Survey:
         notes.append(f"{extra} videos are in no list and left out")
     clips.sort(key=lambda clip: clip.clip_id)
     phases: dict[str, tuple[str, ...]] = {clip.action: () for clip in clips}
-    manifest = Manifest(
-        "kinetics400", root, tuple(clips), phases, LICENCE, tuple(notes), files.unreadable
-    )
+    manifest = Manifest(name, root, tuple(clips), phases, LICENCE, tuple(notes), files.unreadable)
     return Survey(manifest, {split: n for split, n in listed.items() if n})
 
 
-def _find_videos(names: Sequence[str]) -> dict[str, str]:
+def kinetics_videos(names: Sequence[str]) -> dict[str, str]:
+    """Stem -> video; of two, the one below a folder `replacement`."""
     found: dict[str, str] = {}
     for name in names:
         path = PurePosixPath(name)
@@ -102,14 +120,14 @@ def _action(label: str) -> str:
     return label.strip().strip('"').replace("_", " ")
 
 
-def _read_lists(root: Path, names: Sequence[str]) -> dict[str, Entry]:
+def _read_lists(root: Path, names: Sequence[str], dataset: str) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
-    kinds = ("*.csv", "kinetics400_*_list_videos.txt")
+    kinds = ("*.csv", f"{dataset}_*_list_videos.txt")
     for name in names:
         path = path_below(root, name)
         if not any(path.match(kind) for kind in kinds):
             continue
-        reader = _read_text if path.suffix == ".txt" else _read_csv
+        reader = _read_text if path.suffix == ".txt" else read_kinetics_csv
         for entry in reader(path):
             before = entries.setdefault(entry.stem, entry)
             if (before.split, before.action) != (entry.split, entry.action):
@@ -120,7 +138,12 @@ def _read_lists(root: Path, names: Sequence[str]) -> dict[str, Entry]:
     return entries
 
 
-def _read_csv(path: Path) -> Iterator[Entry]:
+def read_kinetics_csv(path: Path) -> Iterator[Entry]:
+    """The lines of a list, of cvdfoundation or of CARL.
+
+    Raises:
+        UsageError: other columns, or a wrong line.
+    """
     table = Table(path, (*CVDF_COLUMNS, *CARL_COLUMNS))
     is_cvdf = {"youtube_id", "time_start", "time_end"} <= set(table.header)
     if not is_cvdf and table.header != CARL_COLUMNS:
@@ -138,7 +161,7 @@ def _read_csv(path: Path) -> Iterator[Entry]:
             raise UsageError(f"{where}: from {start!r} s to {stop!r} s")
         stem = f"{row['youtube_id']}_{int(start):06d}_{int(stop):06d}"
         split = _split(row.get("split") or path.stem, where)
-        yield Entry(stem, split, _action(row.get("label", "")), where)
+        yield Entry(stem, split, _action(row.get("label", "")), where, row["youtube_id"])
 
 
 def _is_whole(text: str) -> bool:

@@ -5,7 +5,8 @@ files list, and how many were published.  `tokenreel data check` prints the thre
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -137,6 +138,41 @@ def find_files(root: Path) -> FoundFiles:
     return FoundFiles(tuple(tree.files), tuple(found.videos), tuple(unreadable))
 
 
+def videos_of_classes(names: Sequence[str]) -> dict[tuple[str, str], str]:
+    """(folder, stem) -> video; and ("", stem) where only one video has that stem."""
+    found: dict[tuple[str, str], str] = {}
+    count: Counter[str] = Counter()
+    for name in names:
+        path = PurePosixPath(name)
+        found.setdefault((path.parent.name, path.stem), name)
+        count[path.stem] += 1
+    alone = {("", PurePosixPath(n).stem): n for n in names if count[PurePosixPath(n).stem] == 1}
+    return found | alone
+
+
+def missing_by_class(
+    missing: Sequence[tuple[str, str]], listed: Mapping[str, int]
+) -> Iterator[str]:
+    """What is missing of a data set of classes, a sentence for each split.
+
+    Args:
+        missing: split and class of each clip without a video.
+        listed: split -> clips of its list.
+
+    >>> list(missing_by_class([("test", "b"), ("test", "a"), ("test", "b")], {"test": 9}))
+    ['3 of 9 test clips have no video, of 2 classes: b (2), a (1)']
+    """
+    for split, count in listed.items():
+        classes = Counter(name for of, name in missing if of == split)
+        if classes:
+            shown = ", ".join(f"{n or 'unknown'} ({c})" for n, c in classes.most_common(SHOWN))
+            more = ", ..." if len(classes) > SHOWN else ""
+            yield (
+                f"{classes.total()} of {count} {split} clips have no video, of {len(classes)} "
+                f"classes: {shown}{more}"
+            )
+
+
 def find_file(root: Path, names: Iterable[str], layout: str) -> Path:
     """The first of several paths below the root that exists.
 
@@ -169,6 +205,32 @@ def choose(options: Mapping[str, str], key: str, known: Sequence[str]) -> str:
             f"data.{key} is {value!r}{nearest(value, known)} (known: {', '.join(known)})"
         )
     return value
+
+
+def require_same_classes(dataset: str, listed: Iterable[tuple[str, str]]) -> None:
+    """Refuse lists with classes that the training list does not have: they could not be learned.
+
+    Args:
+        dataset: for the error.
+        listed: split and class of each line; classes that are "" are unknown, and pass.
+
+    Raises:
+        UsageError: the classes, with the nearest names of the training list.
+    """
+    of_split: dict[str, set[str]] = {}
+    for split, name in listed:
+        if name:
+            of_split.setdefault(split, set()).add(name)
+    train = of_split.get("train")
+    for split, names in sorted(of_split.items()):
+        lone = sorted(names - train) if train else []
+        if train and lone:
+            only = train - names or train
+            shown = "; ".join(f"{name!r}{nearest(name, only)}" for name in lone[:SHOWN])
+            raise UsageError(
+                f"{dataset}: {len(lone)} classes of its {split} list are not in its train list: "
+                f"{shown}: give them the same names"
+            )
 
 
 def refuse_unknown(dataset: str, options: Mapping[str, str], known: Sequence[str]) -> None:
