@@ -19,17 +19,17 @@ CALL = (  # the tests' own process may ignore Ctrl-C: one started with & by a sc
     "from tokenreel.pipeline.cli.extract import main; main()"
 )
 WORDS = ["backbone=test_vit", "weights=random:0", "image_size=96", "blocks=1,5"]
-WORDS += ["codec=fp16", "device=cpu", "batch_frames=4"]
+WORDS += ["device=cpu", "batch_frames=4"]
 
 
-def words_for(root, store):
-    return ["run", "folder", "--root", str(root), "--out", str(store), *WORDS]
+def words_for(root, store, codec="codec=fp16"):
+    return ["run", "folder", "--root", str(root), "--out", str(store), *WORDS, codec]
 
 
-def options(root, store, *words):
+def options(root, store, *codec):
     """Arguments of a process that extracts the videos of `root`."""
     return {
-        "args": [sys.executable, "-c", CALL, *words_for(root, store), *words],
+        "args": [sys.executable, "-c", CALL, *words_for(root, store, *codec)],
         "stdout": subprocess.PIPE,
         "stderr": subprocess.STDOUT,
         "text": True,
@@ -42,9 +42,9 @@ def start():
     """Starts an extraction; what still runs when the test ends is killed."""
     processes = []
 
-    def begin(root, store, *words):
+    def begin(root, store, *codec):
         # a session of its own, as a terminal or a scheduler would: signals go to all of it
-        process = subprocess.Popen(**options(root, store, *words), start_new_session=True)
+        process = subprocess.Popen(**options(root, store, *codec), start_new_session=True)
         processes.append(process)
         return process
 
@@ -136,7 +136,7 @@ def members(group):
 MOMENTS = [
     (signal.SIGINT, "imports", 0.0, 130),
     (signal.SIGINT, "forkserver", 0.0, 130),  # it imports torch, for seconds
-    pytest.param(signal.SIGINT, "forkserver", 0.3, 130, marks=pytest.mark.slow),
+    pytest.param(signal.SIGINT, "forkserver", 1.0, 130, marks=pytest.mark.slow),
     (signal.SIGTERM, "forkserver", 0.5, 143),
 ]
 

@@ -1,5 +1,6 @@
 """Time: repeated stamps, stamps that run backwards, ticks longer than a frame, ends of streams."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -8,6 +9,7 @@ import pytest
 from tests.extract.barcodes import barcode, every_40_ms, read_barcode, write_barcodes
 from tokenreel.extract.video.decode import decode
 from tokenreel.extract.video.decoders import probe
+from tokenreel.extract.video.timeline import frames_in_time
 from tokenreel.extract.video.types import VideoError
 
 MILLI = Fraction(1, 1000)
@@ -95,3 +97,25 @@ def test_a_still_end_does_not_hide_a_truncated_file(tmp_path, suffix, share):
     path.write_bytes(data[: int(len(data) * share)])
     with pytest.raises(VideoError):
         list(decode(path))
+
+
+@pytest.mark.parametrize("options", [{"bf": "0"}, {"bf": "2"}])
+@pytest.mark.parametrize("suffix", ["vob", "mpg"])
+def test_frames_without_a_time_are_spread_after_one_that_has_it(tmp_path, suffix, options):
+    path = tmp_path / f"x.{suffix}"
+    write_barcodes(path, every_40_ms(50), options=options)  # several frames in a packet
+    with av.open(str(path)) as container:
+        untimed = sum(frame.pts is None for frame in container.decode(video=0))
+    assert untimed > 10
+    assert milliseconds(path) == pytest.approx([40 * number for number in range(50)], abs=0.1)
+    assert sum(frame.is_moved for frame in decode(path)) == untimed
+
+
+def test_many_frames_without_a_time_are_refused(tmp_path):
+    path = tmp_path / "x.vob"
+    write_barcodes(path, every_40_ms(70), options={"bf": "0"})
+    info = probe(path)
+    (frame, *_) = list(decode(path))
+    untimed = (replace(frame, index=number, is_moved=number > 0) for number in range(70))
+    with pytest.raises(VideoError, match="64 frames from frame 1 on have no time of their own"):
+        list(frames_in_time(untimed, info, lambda *_: (0, True)))

@@ -72,6 +72,8 @@ def kill_and_resume(tmp_path, name, kills):
     draw = random.Random(name)
     num_killed = 0
     while num_killed < kills:
+        if count_files(killed) >= num_files:  # all is written: begin anew
+            shutil.rmtree(killed)
         job = subprocess.Popen(
             [sys.executable, "-c", CALL, *words(name, root, killed)],
             start_new_session=True,

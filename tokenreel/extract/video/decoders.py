@@ -5,6 +5,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache, partial
 from pathlib import Path
@@ -107,9 +108,9 @@ def probe(path: Path, *, picture_fps: float | None = None) -> VideoInfo:
 def read_pyav(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
     """Yield the frames of a video with PyAV, one thread, memory of a few frames."""
     matrix = DisplayMatrix()
-    for frame, index, slot in _frames(path):
-        ticks = ticks_of(frame, index, info, slot)
-        yield frame_of(frame, index, ticks, info, path, matrix.of(frame))
+    for frame, index, ticks, is_timed in _frames_with_ticks(path, info):
+        found = frame_of(frame, index, ticks, info, path, matrix.of(frame))
+        yield found if is_timed else replace(found, is_moved=True)
 
 
 def frame_of(
@@ -212,6 +213,16 @@ def _frames(path: Path) -> Iterator[tuple[Any, int, int | None]]:
             raise VideoError(
                 f"{_reason(error)} after {index + 1} frames", frame=index, final=False
             ) from error
+
+
+def _frames_with_ticks(path: Path, info: VideoInfo) -> Iterator[tuple[Any, int, int, bool]]:
+    """As _frames, with ticks; False where a frame has no time, and therefore that of the last."""
+    ticks: int | None = None
+    for frame, index, slot in _frames(path):
+        is_timed = frame.pts is not None or slot is not None or _is_counted(info)
+        if is_timed or ticks is None:
+            ticks = ticks_of(frame, index, info, slot)
+        yield frame, index, ticks, is_timed
 
 
 class _Slots:
@@ -368,12 +379,12 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
             str(path.absolute()), num_threads=1, fault_tol=REPEATS_TOLERATED
         )
         _require_room(len(reader) * frame_bytes)
-        for timed, index, slot in _frames(path):
-            ticks = ticks_of(timed, index, info, slot)
+        for timed, index, ticks, is_timed in _frames_with_ticks(path, info):
             found = matrix.of(timed)
             frame = reader.next()
             coded = frame.asnumpy if found is None else partial(_coded_picture, frame, timed, index)
-            yield frame_of(timed, index, ticks, info, path, found, coded)
+            shown = frame_of(timed, index, ticks, info, path, found, coded)
+            yield shown if is_timed else replace(shown, is_moved=True)
     except StopIteration as error:
         raise _refusal(f"ends after {index} frames") from error
     except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
@@ -423,11 +434,19 @@ def ticks_of(frame: Any, index: int, info: VideoInfo, slot: int | None = None) -
     """
     if slot is not None:
         return slot
-    if info.rate and is_slotted(info.container):
+    if _is_counted(info):
         return _counted_ticks(index, info)
     if frame.pts is None:
-        raise VideoError(f"frame {index} has no time", frame=index)
+        raise VideoError(
+            f"frame {index} has no time in its container ({info.container}): convert the video",
+            frame=index,
+        )
     return _rescale(frame.pts, frame.time_base, info.time_base) - info.start_ticks
+
+
+def _is_counted(info: VideoInfo) -> bool:
+    """Whether frames have their times by their numbers."""
+    return bool(info.rate) and is_slotted(info.container)
 
 
 @lru_cache

@@ -4,8 +4,9 @@ A frame is shown from its time to the next frame's; the last is shown until the 
 
 - A frame's time is the container's.  In AVI, which has no times, it is the slot of the frame's
   chunk: a chunk without bytes holds its slot, and the frame before it stays.
-- Frames whose time stamps repeat keep their order.  They are spread from that time on by the
-  stream's step (one over its mean rate), or evenly up to the next time where that is sooner; each
+- Frames whose time stamps repeat keep their order, as do up to 64 frames without a time after
+  one that has it, as of several in a packet.  They are spread from that time on by the stream's
+  step (one over its mean rate), or evenly up to the next time where that is sooner; each
   frame that moves is counted.  More than 16 frames of one time, or times that run backwards, are
   damage.
 - The stream ends where the last frame's own duration says; where the frames of an intact file end
@@ -22,6 +23,7 @@ from fractions import Fraction
 from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo
 
 MOST_STANDING = 16  # frames of one time stamp
+MOST_UNTIMED = 64  # likewise, with those that have none
 
 StreamEnd = Callable[[DecodedFrame | None, DecodedFrame | None, int | None], tuple[int, bool]]
 
@@ -60,7 +62,13 @@ def frames_in_time(
             )
         if held and frame.ticks == held[0].ticks:
             held.append(frame)
-            if len(held) > MOST_STANDING:
+            if len(held) > MOST_UNTIMED:
+                raise VideoError(
+                    f"{len(held) - 1} frames from frame {held[1].index} on have no time of their "
+                    "own: convert the video",
+                    frame=frame.index,
+                )
+            if sum(not one.is_moved for one in held) > MOST_STANDING:
                 raise VideoError(
                     f"time stands still: frames {held[0].index} to {frame.index} are at "
                     f"{float(frame.ticks * info.time_base):.3f} s",
@@ -93,9 +101,11 @@ def _spread(
     if len(held) == 1:
         return held if after is None else [held[0].shown_until(after)]
     start, count = held[0].ticks, len(held)
-    each = Fraction(step or 1)
-    if after is not None:
-        each = min(each, Fraction(after - start, count))
+    if after is None:
+        each = Fraction(step or 1)
+    else:
+        evenly = Fraction(after - start, count)
+        each = min(Fraction(step or evenly), evenly)
     if each < 1:
         raise VideoError(
             f"time stands still: {count} frames from frame {held[0].index} on are at "

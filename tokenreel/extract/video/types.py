@@ -74,7 +74,7 @@ class DecodedFrame:
         ticks: presentation time in ticks of time_base since the start of the file.
         stop: tick at which it stops being shown, see `timeline`; None when unknown.
         orientation: of the coded picture.
-        is_moved: whether its time stamp repeated another frame's.
+        is_moved: whether it has no time stamp, or one that repeated another frame's.
         rules: first version of the rules of time and geometry that gives this frame.
         make_mean: gives the mean R, G and B without converting a pixel, or None where the format
             does not allow it; None: the pixels are averaged.
