@@ -130,6 +130,37 @@ def test_a_clip_that_is_not_finite_is_left_out_named_and_counted(tmp_path, bad):
     assert value(report, "tau", "act").num_pairs == 2
 
 
+@pytest.mark.parametrize("split", ["vall", "Valid", "vla "])
+def test_a_split_that_is_nearly_one_leaves_its_clip_out(tmp_path, split):
+    clips = labelled_clips()
+    names = np.array([split if clip.clip_id == "act/v1" else clip.split for clip in clips])
+    report = evaluate(write_npz(tmp_path / "mine.npz", clips, split=names), tmp_path / "out")
+    if split == "vla ":  # any other word is no part of any metric, as evaluate check notes
+        assert report.exit_status == 0
+    else:
+        assert report.exit_status == 3
+        assert report.problems == (
+            f"mine: act: 1 clip(s) left out: act/v1: its split is {split!r}: write 'val'",
+        )
+
+
+def test_clips_of_an_action_that_name_its_phases_otherwise_are_left_out(tmp_path):
+    clips = labelled_clips()
+    phases = [
+        '["a", "b", "c"]' if clip.clip_id != "act/v1" else '["c", "b", "a"]' for clip in clips
+    ]
+    path = write_npz(tmp_path / "mine.npz", clips, phases=np.array(phases))
+    report = evaluate(path, tmp_path / "out")
+    assert report.exit_status == 3
+    (problem,) = report.problems
+    assert problem.startswith(
+        "mine: act: 1 clip(s) left out: act/v1: its phases are c, b, a, those"
+    )
+    unnamed = np.array(["[]" if clip.clip_id == "act/v1" else '["a", "b", "c"]' for clip in clips])
+    path = write_npz(tmp_path / "some.npz", clips, phases=unnamed)
+    assert evaluate(path, tmp_path / "some").exit_status == 0
+
+
 def test_labels_out_of_range_leave_their_clip_out(tmp_path):
     clips = labelled_clips()
     labels = np.concatenate([clip.labels for clip in clips])

@@ -8,6 +8,7 @@ before any stride.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
@@ -126,8 +127,15 @@ def screen_clips(
     sound: list[EmbeddedClip] = []
     left_out: dict[str, list[str]] = {}
     has_split = any(clip.split in SPLITS or nearest_split(clip.split) for clip in clips)
+    named: dict[str, EmbeddedClip] = {}  # the first clip of each action that names its phases
     for clip in clips:
         reason = _what_is_wrong(clip)
+        first = named.setdefault(clip.action, clip) if clip.phases else clip
+        if not reason and first.phases != clip.phases:
+            reason = (
+                f"its phases are {', '.join(clip.phases)}, those of {first.clip_id}, of the same "
+                f"action, {', '.join(first.phases)}: name and number them alike"
+            )
         if not has_split:
             reason = f"its split is {clip.split!r}: write one of {', '.join(SPLITS)}"
         if reason:
@@ -162,7 +170,11 @@ def nearest_split(split: str) -> str:
     if split in SPLITS:
         return ""
     word = split.strip().lower()
-    return next((known for known, also in SPLITS.items() if word in also), "")
+    for known, also in SPLITS.items():
+        if word in also:
+            return known
+    close = get_close_matches(word, SPLITS, n=1, cutoff=0.8)  # vall, trian
+    return close[0] if close else ""
 
 
 def _what_is_wrong(clip: EmbeddedClip) -> str:

@@ -371,7 +371,7 @@ class ClipCommits:
         if moved := entry.facts.num_moved:
             self._report.num_moved += moved
             log.warning(
-                "%s: %d frame(s) had the time stamp of another, or none, and were moved, in their order",
+                "%s: %d frame(s) had no time, or that of another, and were moved, in their order",
                 entry.clip.clip_id,
                 moved,
             )
