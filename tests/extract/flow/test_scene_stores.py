@@ -297,24 +297,24 @@ def test_an_extraction_of_scenes_killed_at_any_moment_ends_in_the_same_files(tmp
     num_files = sum(path.is_file() for path in (whole / "clips").rglob("*"))
     draw, num_killed = random.Random(0), 0
     while num_killed < kills:
+        present = len(files_of(killed))
+        if present == num_files:  # all was done: begin anew
+            shutil.rmtree(killed)
+            present = 0
+        moment = draw.randrange(present, num_files)
         job = subprocess.Popen(
             [sys.executable, "-c", COMMAND, *words(killed)],
             start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        present = len(files_of(killed))
-        moment = draw.randrange(present, num_files) if present < num_files else present
         while job.poll() is None and len(files_of(killed)) < moment:
             time.sleep(0.01)
         time.sleep(draw.uniform(0, 0.2))
-        is_killed = job.poll() is None
+        num_killed += job.poll() is None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(job.pid, signal.SIGKILL)  # its decode processes, too
         job.wait()
-        num_killed += is_killed
-        if not is_killed:  # all was done: begin anew
-            shutil.rmtree(killed)
     assert call("extract", *words(killed), cwd=tmp_path)[0] == 0
     assert files_of(killed) == files_of(whole)
     assert verify_store(killed, deep=True).problems == ()

@@ -13,6 +13,7 @@ from tests.fuse.systems.stan.pixel_stores import write_pixel_store, write_scenes
 from tests.fuse.systems.stan.test_runs import write_pair
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.evaluate.protocol import EvaluateConfig, resolve
 from tokenreel.fuse.runs.checkpoint import load_checkpoint
 from tokenreel.fuse.systems.stan.config import StanConfig
@@ -275,6 +276,19 @@ def test_a_table_has_parameters_beside_those_of_the_paper_and_rows_that_are_not_
     assert "pixels=all --out STORE" in problems[0]
     read = {row.recipe: store.path.name for row, store in read_stores(jobs).items()}
     assert read == {names[0]: "sp", names[1]: "t"}
+
+
+def test_a_row_is_on_its_backbone_whatever_library_builds_it(sets):
+    identity = open_store(sets(TAGGED)["spatial"]).identity
+    for name, architecture, wanted in (
+        ("stan-table4-spatial", "torchvision:resnet18", True),
+        ("stan-table4-spatial", "resnet18", True),
+        ("stan-table4-spatial", "torchvision:r2plus1d_18", False),
+        ("stan-table4-temporal", "torchvision:r2plus1d_18", True),
+        ("stan-small", "pixels:centre", True),
+    ):
+        of = identity.model_copy(update={"architecture": architecture})
+        assert get_recipe(name).is_on_its_backbone(of) == wanted, (name, architecture)
 
 
 def test_controls_of_tokens_are_refused_before_a_table_of_pictures_is_trained(sets, tmp_path):

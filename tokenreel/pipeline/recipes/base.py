@@ -122,11 +122,12 @@ class Recipe:
 
     def is_on_its_backbone(self, store: StoreIdentity) -> bool:
         """Whether a store is of the published row's backbone."""
-        return store.architecture.startswith(self.backbone.partition(".")[0])
+        return _model_of(store.architecture).startswith(_model_of(self.backbone))
 
     def is_of_kind(self, store: StoreIdentity) -> bool:
         """Whether a store is of a backbone of the published row's kind: a ResNet, or none."""
-        return self.backbone.startswith("resnet") == store.architecture.startswith("resnet")
+        names = (self.backbone, store.architecture)
+        return len({_model_of(name).startswith("resnet") for name in names}) == 1
 
     def label_on(self, label: str, store: StoreIdentity) -> str:
         """The label of its row where a store of another backbone feeds it.
@@ -137,6 +138,15 @@ class Recipe:
         if name and label.startswith(name):
             return store.architecture + label.removeprefix(name)
         return f"{label} on {store.architecture}"
+
+
+def _model_of(backbone: str) -> str:
+    """A backbone without the library that builds it and the weights that it has there.
+
+    >>> _model_of("torchvision:resnet18"), _model_of("vit_base_patch8_224.dino")
+    ('resnet18', 'vit_base_patch8_224')
+    """
+    return backbone.rpartition(":")[2].partition(".")[0]
 
 
 def percent(

@@ -22,6 +22,7 @@ from tokenreel.fuse.data.placement import choose_placement, jpeg_bytes
 from tokenreel.fuse.embed.embed import embed_run
 from tokenreel.fuse.runs.checkpoint import load_checkpoint
 from tokenreel.fuse.systems.base import make_source, require_stores, system_of
+from tokenreel.fuse.systems.stan import pictures
 from tokenreel.fuse.systems.stan.config import CnnConfig, PicturesConfig, StanConfig
 from tokenreel.fuse.systems.stan.pictures import (
     SceneCnn,
@@ -118,12 +119,12 @@ def test_crops_lie_in_the_pictures_and_have_the_areas_that_are_drawn():
 
 def test_a_cnn_sees_the_normalised_crop_of_each_picture_mirrored_alike():
     rng = np.random.default_rng(0)
-    pictures = torch.from_numpy(rng.integers(0, 256, (2, 3, 12, 16, 3), np.uint8))
+    images = torch.from_numpy(rng.integers(0, 256, (2, 3, 12, 16, 3), np.uint8))
     cnn = SceneCnn(CnnConfig(**SMALL))
     crops = centre_crops(2, (12, 16), cnn.side((12, 16)))
     crops.mirrored[1] = True
-    found = cnn._cut(pictures, crops)
-    plain = pictures.numpy()[:, :, :, 2:14]
+    found = cnn._cut(images, crops)
+    plain = images.numpy()[:, :, :, 2:14]
     plain[1] = plain[1, :, :, ::-1]
     wanted = (plain / 255 - 0.5) / 0.25
     np.testing.assert_allclose(found.numpy().transpose(0, 1, 3, 4, 2), wanted, atol=1e-5)
@@ -144,11 +145,11 @@ def test_a_cnn_of_single_pictures_gives_the_mean_of_its_vectors():
     cnn = SceneCnn(config).eval()
     assert sum(p.numel() for p in cnn.parameters()) == 11_176_512
     rng = np.random.default_rng(0)
-    pictures = torch.from_numpy(rng.integers(0, 256, (2, 3, 40, 36, 3), np.uint8))
+    images = torch.from_numpy(rng.integers(0, 256, (2, 3, 40, 36, 3), np.uint8))
     crops = centre_crops(2, (40, 36), cnn.side((40, 36)))
     with torch.inference_mode():
-        whole = cnn(pictures, crops)
-        each = [cnn(pictures[:, place : place + 1], crops) for place in range(3)]
+        whole = cnn(images, crops)
+        each = [cnn(images[:, place : place + 1], crops) for place in range(3)]
     torch.testing.assert_close(whole, torch.stack(each).mean(dim=0), rtol=1e-4, atol=1e-5)
     assert cnn.side((256, 300)) == 224
     torch.manual_seed(9)
@@ -206,6 +207,8 @@ def test_pictures_are_cut_by_the_seed_of_the_run_and_by_epoch_and_not_in_evaluat
 
 def test_it_resumes_in_an_epoch_to_the_same_bytes(stores, tmp_path, monkeypatch):
     config = small(optim=OptimConfig(name="adamw", epochs=2, checkpoint_minutes=0))
+    loaded = []
+    monkeypatch.setattr(pictures, "load_first_weights", loaded.append)
     run(config, stores, tmp_path / "whole")
     save = run_module.Run.save
 
@@ -219,6 +222,7 @@ def test_it_resumes_in_an_epoch_to_the_same_bytes(stores, tmp_path, monkeypatch)
         run(config, stores, tmp_path / "cut")
     monkeypatch.setattr(run_module.Run, "save", save)
     run(config, stores, tmp_path / "cut")
+    assert len(loaded) == 4  # of two CNNs, where a run begins and not where it resumes
     for name in ("checkpoint.pt", "metrics.jsonl"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
 
@@ -363,8 +367,6 @@ def test_first_weights_are_those_of_a_file_with_its_classifier_or_none_of_anothe
 
 
 def test_pretrained_weights_that_cannot_be_loaded_say_what_to_give(monkeypatch):
-    from tokenreel.fuse.systems.stan import pictures
-
     def offline(name, **_):
         raise OSError("no network\nof any kind")
 
