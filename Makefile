@@ -1,6 +1,6 @@
 # TokenReel.  `make` alone lists what there is.  Folders named extract, fuse, evaluate, cache and
 # pipeline lie beside this file, so every target is phony.
-.PHONY: help setup demo demo-stan test check docs bench bench-gpu bench-gpu-extract extract clean
+.PHONY: help setup demo demo-stan demo-ftp test check docs bench bench-gpu bench-gpu-extract extract clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,6 +29,9 @@ demo: setup ## the main job on the sample; WEIGHTS=pretrained, or WEIGHTS=FILE B
 
 demo-stan: setup ## scenes of rendered trailers to tags: what each stream of STAN can tell
 	$(BIN)/tokenreel demo stan
+
+demo-ftp: setup ## captions of rendered clips to actions: what aligned processors of FTP add
+	$(BIN)/tokenreel demo ftp
 
 test: setup ## the tests
 	$(BIN)/python -m pytest $(OPTIONS)

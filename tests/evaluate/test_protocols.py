@@ -87,7 +87,10 @@ def test_settings_of_a_recipe_that_do_not_exist_are_a_problem_of_that_file(tmp_p
         ({"tau_stride": "x"}, r"evaluate\.tau_stride is 'x': input should be a valid integer"),
         ({"fractions": [2]}, r"evaluate\.fractions is \[2\]: shares lie above 0 and up to 1"),
         ({"ks": [5, "y"]}, r"evaluate\.ks\.1 is 'y': input should be a valid integer"),
-        ({"protocol": "karl"}, r"evaluate\.protocol is 'karl': choose carl, tcc, finegym or tags"),
+        (
+            {"protocol": "karl"},
+            r"evaluate\.protocol is 'karl': choose carl, tcc, finegym, tags, act",
+        ),
         ({"stride": 1, "taks": 2}, r"evaluate\.stride: no such .*; evaluate\.taks: no such"),
     ],
 )

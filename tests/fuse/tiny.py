@@ -36,6 +36,7 @@ def write_store(
     actions: tuple[str, ...] = ("act",),
     labelled: bool = True,
     first_frames: int = 6,
+    more_frames: int = 3,
     architecture: str = "tiny",
     weights_sha256: str = "0" * 64,
     image_size: tuple[int, int] = (64, 64),
@@ -47,7 +48,7 @@ def write_store(
     noise: float = 0.3,
     shift: Callable[[str, int], float] = lambda clip_id, frame: 0.0,
 ) -> Path:
-    """Clips train0, train1, ... and val0, ...; each has 3 frames more than the one before.
+    """Clips train0, train1, ... and val0, ...; each has `more_frames` more than the one before.
 
     Tokens are noise about -1 to 1 over a clip, with `drift`, and about `shift` of clip and frame.
     """
@@ -72,7 +73,7 @@ def write_store(
     with StoreWriter(path, writer_id="test") as writer:
         for split, count in (("train", train), ("val", val)):
             for index in range(count):
-                frames = first_frames + 3 * index
+                frames = first_frames + more_frames * index
                 action = actions[index % len(actions)]
                 name = f"{split}{index}"
                 clip = Clip(

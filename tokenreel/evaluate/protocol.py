@@ -8,6 +8,10 @@
     tags      scores of the tags of whole clips: mean average precision, precision, recall
               and F1 at a threshold, and accuracy where a clip has one tag; that of files of such
               scores.
+    actions   scores of the actions of whole clips, of which each has one: accuracy of the first and
+              of the first five, and its mean over classes; that of files of such scores.
+    pairs     vectors of clips beside those of their texts: retrieval in both directions, and
+              zero-shot classification; that of files of such pairs.
     tcc       TCC and what follows it (LAV, GTA): an RBF SVM, stride 5, TCC's boundaries, few-shot
               classification instead of retrieval.
 
@@ -22,6 +26,7 @@ the protocol.
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -36,7 +41,7 @@ from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.cache.errors import EmbeddingFileError
 from tokenreel.cache.plugins import Table, nearest
 
-ProtocolName = Literal["carl", "finegym", "tcc", "tags"]
+ProtocolName = Literal["carl", "finegym", "tcc", "tags", "actions", "pairs"]
 Classifier = Literal["logistic", "svc", "sgd"]
 Labelled = Literal["prefix", "stratified"]
 AbsentTag = Literal["left_out", "zero", "nan"]  # methods/tags.py explains them
@@ -58,6 +63,10 @@ TASKS = Table(
             "map": "mean_average_precision",
             "f1": "f1",
             "top": "top",
+            "mean-class": "mean_class",
+            "t2v": "text_to_video",
+            "v2t": "video_to_text",
+            "zero-shot": "zero_shot",
         }.items()
     },
 )
@@ -151,6 +160,24 @@ PROTOCOLS: dict[ProtocolName, Settings] = {
         tau_stride=2,
         retrieval_stride=2,
     ),
+    "actions": Settings(
+        protocol="actions",
+        tasks=("top", "mean-class"),
+        classifier="logistic",
+        fractions=(1.0,),
+        absent_phase="error",
+        tau_stride=2,
+        retrieval_stride=2,
+    ),
+    "pairs": Settings(
+        protocol="pairs",
+        tasks=("t2v", "v2t", "zero-shot"),
+        classifier="logistic",
+        fractions=(1.0,),
+        absent_phase="error",
+        tau_stride=2,
+        retrieval_stride=2,
+    ),
 }
 
 
@@ -162,7 +189,8 @@ class EvaluateConfig(BaseModel):
     protocol: tuple[ProtocolName, ...] | None = Field(
         default=None,
         min_length=1,
-        description="carl, finegym, tcc, tags, or several; tags for scores of tags, else carl",
+        description="carl, finegym, tcc, tags, actions, pairs, or several; tags, actions or pairs "
+        "for files of those, else carl",
     )
     tasks: tuple[TaskName, ...] | None = None
     classifier: Classifier | None = None
@@ -186,7 +214,7 @@ class EvaluateConfig(BaseModel):
     def _as_tuple(cls, value: Any) -> Any:
         names = [value] if isinstance(value, str) else list(value or ())
         if value is not None and (not names or set(names) - PROTOCOLS.keys()):
-            raise ValueError("choose carl, tcc, finegym or tags")
+            raise ValueError("choose carl, tcc, finegym, tags, actions or pairs")
         return value if value is None else tuple(names)
 
     @field_validator("fractions")
@@ -221,12 +249,25 @@ def settings_of(file: EmbeddingFile, config: EvaluateConfig) -> list[Settings]:
     """
     own = dict(file.provenance.get("evaluate", {}))
     if file.is_of_tags:
-        own = {"protocol": "tags", **own}
+        own = {"protocol": "actions" if _is_of_actions(file) else "tags", **own}
+    elif file.provenance.get("pairs"):
+        own = {"protocol": "pairs", **own}
     try:
         return resolve(config, own)
     except ValidationError as error:
         wrong = "; ".join(_wrong_setting(item) for item in error.errors())
         raise EmbeddingFileError(f"{file.path}: settings of its recipe: {wrong}") from error
+
+
+def _is_of_actions(file: EmbeddingFile) -> bool:
+    """Whether the classes of a file are the actions of its clips, each of one at most."""
+    known = {name: place for place, name in enumerate(file.class_names)}
+    places = np.array([known.get(clip.action, -1) for clip in file.clips])
+    targets = np.stack([clip.targets for clip in file.clips])
+    wanted = np.zeros_like(targets)
+    has = np.flatnonzero(places >= 0)
+    wanted[has, places[has]] = 1
+    return bool(len(has)) and bool((wanted == targets).all())
 
 
 def _wrong_setting(item: Mapping[str, Any]) -> str:

@@ -92,7 +92,9 @@ def test_a_key_of_the_data_set_without_data_is_told_apart(dataset, word, tmp_pat
 
 @pytest.mark.parametrize("words", ["protocol=crl", "protocol=", "protocol=carl,crl"])
 def test_a_protocol_is_chosen_of_those_there_are(words):
-    with pytest.raises(UsageError, match=r"^evaluate\.protocol: choose carl, tcc, finegym or tags"):
+    with pytest.raises(
+        UsageError, match=r"^evaluate\.protocol: choose carl, tcc, finegym, tags, act"
+    ):
         apply_overrides(EvaluateConfig(), [words], root="evaluate")
 
 

@@ -20,6 +20,7 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.progress import Progress
 from tokenreel.evaluate.data.clips import ActionData, file_sha256, load_action, load_screened
 from tokenreel.evaluate.protocol import EvaluateConfig, Settings, settings_of
+from tokenreel.evaluate.tasks.paired import pairs_of
 from tokenreel.evaluate.tasks.task import Metric, load_task
 
 log = logging.getLogger(__name__)
@@ -260,11 +261,13 @@ def _load(path: Path, config: EvaluateConfig) -> _Side:
     settings = settings_of(file, config)[0]
     clips: dict[str, list[str]] = {}
     labels: dict[str, Ints] = {}
+    pairs = pairs_of(file)
     for clip in file.clips:
-        if file.is_of_tags:
+        if file.is_of_tags or pairs is not None:
             if clip.split == settings.split:
                 clips.setdefault(WHOLE, []).append(clip.clip_id)
-                labels[clip.clip_id] = clip.targets
+                numbers = 0 if pairs is None else -len(pairs.prompts)  # of its texts
+                labels[clip.clip_id] = clip.targets[numbers:]
         elif clip.split == "val" and (clip.labels >= 0).any():
             clips.setdefault(clip.action, []).append(clip.clip_id)
             labels[clip.clip_id] = clip.labels

@@ -8,7 +8,8 @@ store or label is used.
 
 Where rows are scores of the tags of clips, the control gives every clip the same: (1 + s) / 2 for a
 tag that a share s of the training clips has.  At a threshold below a half it decides every tag, and
-its first one is the most common.
+its first one is the most common.  Where rows are vectors beside those of texts, it gives every clip
+the same vector, which finds nothing.
 """
 
 import hashlib
@@ -72,14 +73,15 @@ class Clocks:
     def add(self, file: EmbeddingFile) -> int:
         """Take the clips of a file, without their embeddings; the number of its clock."""
         provenance = file.provenance
-        key = canonical_json(
-            {
-                "dataset": str(provenance.get("dataset", "")),
-                "evaluate": provenance.get("evaluate", {}),
-                "unit": file.unit,
-                "class_names": list(file.class_names),
-            }
-        ).decode()
+        common: dict[str, Any] = {
+            "dataset": str(provenance.get("dataset", "")),
+            "evaluate": provenance.get("evaluate", {}),
+            "unit": file.unit,
+            "class_names": list(file.class_names),
+        }
+        if "pairs" in provenance:
+            common["pairs"] = provenance["pairs"]
+        key = canonical_json(common).decode()
         by_action: dict[str, list[EmbeddedClip]] = {}
         for clip in file.clips:
             by_action.setdefault(clip.action, []).append(clip)
@@ -91,6 +93,9 @@ class Clocks:
             self._clocks.append(_Clock(name, key))
         clock = self._clocks[number]
         scores = common_scores(file) if file.is_of_tags else None
+        if "pairs" in provenance:
+            channels = file.clips[0].embeddings.shape[1]
+            scores = np.full((1, channels), channels**-0.5, np.float32)
         for action in by_action.keys() - clock.clips.keys():
             clock.clips[action] = [
                 _timed(clip) if scores is None else replace(clip, embeddings=scores)

@@ -24,6 +24,7 @@ from tokenreel.evaluate.report.data.gather import (
 from tokenreel.evaluate.report.data.scores import ScoreTable
 from tokenreel.evaluate.report.page.html import Html, Section, absent, join, make_page, number, tag
 from tokenreel.evaluate.report.pictures.frames import FrameSource, Pictures
+from tokenreel.evaluate.report.sections.actions import action_articles, action_pair
 from tokenreel.evaluate.report.sections.alignment import align_group
 from tokenreel.evaluate.report.sections.attention import attention_article, read_attention
 from tokenreel.evaluate.report.sections.confusion import confusion_article
@@ -140,6 +141,7 @@ def _pictures(
     """The sections of single clips: all say which frames they show, which are then decoded once."""
     shown = shown_runs(runs, config)
     groups = shown_groups(shown, config)
+    pair = action_pair(shown)
     aligned = [align_group(group, shown, config) for group in groups]
     retrieved = [retrieve_group(group, shown, config) for group in groups]
     pictures = Pictures(frames, height=config.height)
@@ -147,11 +149,22 @@ def _pictures(
         alignment.want(pictures)
     for retrieval in retrieved:
         retrieval.want(pictures)
+    if pair is not None:
+        pair.want(pictures)
     pictures.fetch()
     notice = pictures.notice()
     none = absent("No action or group has two clips to compare.")
+    actions = []
+    if pair is not None:
+        note = (
+            "Two runs with scores of the same clips: the accuracy that each class gains, clips "
+            "that one has right and the other wrong (\u2713: its class), and their features."
+        )
+        body = join(notice, action_articles(pair, pictures, config))
+        actions = [Section("gains", "Gains", note, body)]
     counted = Progress(groups, desc="report", unit="action", enabled=progress)
     return [
+        *actions,
         Section(
             "alignment",
             "Alignment",

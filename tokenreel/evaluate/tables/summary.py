@@ -29,6 +29,7 @@ from tokenreel.evaluate.tables.printed import (
 from tokenreel.evaluate.tasks.task import columns, is_of_class, is_percent, short_row_title, task_of
 
 MEASURED, PUBLISHED, CONTROL = "measured", "published", "control"
+OF_CLIPS = ("tags", "actions", "pairs")  # protocols without the columns of frames
 ROUNDING = 1e-9  # of a mean
 DAGGER = "\u2020"  # marks a value that is
 NOT_ABOVE = (
@@ -335,7 +336,7 @@ def _tasks(rows: Sequence[Row], *, each_class: bool = False) -> list[str]:
         each_class: whether metrics of one class of a file are columns too.
     """
     seen = dict.fromkeys(task for row in rows for task in row.values)
-    is_of_tags = bool(rows) and all(row.protocol == "tags" for row in rows)
+    is_of_tags = bool(rows) and all(row.protocol in OF_CLIPS for row in rows)
     always = [] if is_of_tags else columns()
     more = [task for task in seen if task not in always and not _is_kind(task)]
     return [*always, *(task for task in more if each_class or not is_of_class(task))]

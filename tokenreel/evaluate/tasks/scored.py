@@ -76,6 +76,15 @@ def missing_scores(file: EmbeddingFile) -> tuple[str, str]:
     return "", ""
 
 
+def missing_one_tag(file: EmbeddingFile) -> tuple[str, str]:
+    """As missing_scores, also where clips have several tags."""
+    found = missing_scores(file)
+    several = sum(int(clip.targets.sum()) > 1 for clip in file.clips)
+    if not found[0] and several:
+        return f"{several} of {len(file.clips)} clips have several tags", "skipped"
+    return found
+
+
 def counted(blank: Score, data: Scored) -> Score:
     """A row with what is missing of the tags; there must be a clip of the split with a tag.
 

@@ -9,18 +9,10 @@ from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.evaluate.data.results import Score
 from tokenreel.evaluate.methods.tags import top_k_accuracy
 from tokenreel.evaluate.protocol import Settings
-from tokenreel.evaluate.tasks.scored import Scored, clips_of, missing_scores, scored
+from tokenreel.evaluate.tasks.scored import Scored, clips_of, missing_one_tag, scored
 from tokenreel.evaluate.tasks.task import Metric, Request, RowPlan, Task
 
 FIVE = 5
-
-
-def _missing(file: EmbeddingFile) -> tuple[str, str]:
-    found = missing_scores(file)
-    several = sum(int(clip.targets.sum()) > 1 for clip in file.clips)
-    if not found[0] and several:
-        return f"{several} of {len(file.clips)} clips have several tags", "skipped"
-    return found
 
 
 def _rows(settings: Settings, file: EmbeddingFile) -> list[RowPlan]:
@@ -60,7 +52,7 @@ TASK = Task(
     span="0 to 1, higher is better",
     description="0 to 1, higher is better: the share of clips whose only tag has the highest score "
     "or one of the five highest.",
-    missing=_missing,
+    missing=missing_one_tag,
     rows=_rows,
     compute=_compute,
     resampled=_resampled,

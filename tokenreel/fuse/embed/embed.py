@@ -242,6 +242,15 @@ def embed_clips(
         yield with_values(clip, made), provenance
 
 
+def features_path(out: Path) -> Path:
+    """The file of the features of clips beside an embedding file.
+
+    >>> features_path(Path("run/embeddings.h5")).as_posix()
+    'run/features.h5'
+    """
+    return out.with_name(f"features{out.stem.removeprefix('embeddings')}.h5")
+
+
 def _learned_of(config: SystemConfig, record: ClipRecord) -> tuple[str, ...]:
     """The tags of a clip; its action, where that is what a run learns."""
     if config.uses_actions:
@@ -300,6 +309,7 @@ def embed_together(
     found: list[list[EmbeddedClip]] = [[] for _ in embedders]
     units = ["frame"] * len(embedders)
     compared: list[dict[str, np.ndarray]] = [{} for _ in embedders]
+    features: list[list[EmbeddedClip]] = [[] for _ in embedders]
     every = source.store.records.values()
     records = [
         clip for clip in every if any(is_of(embedder.config, clip) for embedder in embedders)
@@ -318,10 +328,17 @@ def embed_together(
             continue
         for number, embedding in zip(own, made, strict=True):
             found[number].append(with_values(clip, embedding))
+            if embedding.features is not None:
+                own_features = Embedded(embedding.features, of_clip=True)
+                features[number].append(with_values(clip, own_features))
             if embedding.targets is not None:
                 compared[number][record.clip_id] = embedding.targets
             units[number] = "clip" if embedding.of_clip else source.store.identity.unit
         beat()
+    for embedder, seen in zip(embedders, features, strict=True):
+        if seen:
+            path = features_path(embedder.out)
+            write_embeddings(path, seen, provenance=embedder.provenance, unit="clip")
     for embedder, clips, unit, given in zip(embedders, found, units, compared, strict=True):
         if not clips:
             raise Damaged(f"{source.store.path}: every clip is damaged; run verify, then repair")

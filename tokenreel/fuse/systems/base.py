@@ -96,12 +96,15 @@ class Embedded:
     Attributes:
         values: float32 (T, C), a row a unit of the clip; or (1, K), scores of the whole clip.
         of_clip: whether they are of the whole clip.
+        features: (1, F) what the last layer of a classifier sees of the clip, for pictures; they
+            are written beside the embeddings; None without any.
         targets: (M,) what a metric compares them with; None for the clip's tags, or its action.
     """
 
     values: NDArray[np.float32]
     of_clip: bool = False
     targets: NDArray[np.float64] | None = None
+    features: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -245,6 +245,18 @@ def migrate(
     say(f"{store}: {done} (format {load_identity(store)[0].format_version})")
 
 
+@app.command()
+def pool(
+    store: StorePath,
+    out: Annotated[Path, typer.Argument(help="the new store; the same command resumes it")],
+) -> None:
+    """Write the means of clip maps over space and over time: T + N tokens a clip, as float16."""
+    from tokenreel.cache.tools.pool_maps import pool_store
+
+    written = pool_store(store, out)
+    say(f"{len(written)} clips pooled into {out}")
+
+
 def _close_copy(report: "CopyReport", into: Path, done: str) -> NoReturn:
     """Say what was copied; status 3 where the target had clips that differ, and keeps."""
     say(f"{len(report.copied)} clips {done} to {into}")

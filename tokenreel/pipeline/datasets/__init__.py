@@ -23,6 +23,7 @@ DATASETS = Table(
     "data set",
     "tokenreel.datasets",
     {
+        "captioned": "tokenreel.pipeline.datasets.captioned:captioned",
         "finegym": "tokenreel.pipeline.datasets.finegym:finegym",
         "folder": "tokenreel.pipeline.datasets.folder:folder",
         "hmdb51": "tokenreel.pipeline.datasets.hmdb51:hmdb51",

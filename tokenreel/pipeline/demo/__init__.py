@@ -7,6 +7,7 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.plugins import nearest
 
 DEMOS = {  # name -> the module whose run_demo(words) runs it
+    "ftp": "tokenreel.pipeline.demo.ftp",
     "sample": "tokenreel.pipeline.demo.sample",
     "stan": "tokenreel.pipeline.demo.stan",
 }

@@ -42,6 +42,7 @@ from tokenreel.pipeline.phases.training import (
     folder_name,
     joined,
     make_job,
+    words_of_first_runs,
 )
 from tokenreel.pipeline.recipes import CONTROLS, FROZEN_CONTROLS, RECIPES, TABLES, get_recipe
 
@@ -107,7 +108,22 @@ def ablate(
     """
     rows = plan_rows(words)
     folder = out or RESULTS / folder_name([word for word in words if "=" not in word])
-    jobs, problems = plan_jobs(rows, seeds, stores, RUNS if out is None else out / "runs")
+    runs = RUNS if out is None else out / "runs"
+    first, wrong = plan_first_runs(rows, seeds, stores, runs)
+    if first:
+        from tokenreel.fuse.train.train import train_together
+
+        log.info("%d runs give first weights to the rows", len(first))
+        for result in train_together(
+            first,
+            device=device,
+            placement=placement,
+            memory_bytes=memory_bytes,
+            progress=progress,
+        ):
+            wrong += [f"{result.path.name}: {result.error}"] if result.error is not None else []
+    jobs, problems = plan_jobs(rows, seeds, stores, runs)
+    problems = [*wrong, *problems]
     notes = substitutes(jobs)
     rows, jobs, same = name_backbones(rows, jobs)
     for problem in same:
@@ -251,7 +267,7 @@ def _rows_of(name: str, grids: Sequence[str]) -> list[AblationRow]:
     if name in CONTROLS:
         return [AblationRow(name, (), name, {})]
     recipe = get_recipe(name)
-    if not recipe.fuse.optim.epochs:  # a row that trains nothing stays one under small settings
+    if not recipe.fuse.is_trained:  # a row that trains nothing stays one under small settings
         grids = [grid for grid in grids if not grid.startswith("optim.epochs=")]
     values = [list(dict.fromkeys(expand_grid(recipe.fuse, grid))) for grid in grids]
     rows = []
@@ -306,6 +322,37 @@ def plan_jobs(
     for problem in problems:
         log.warning("left out: %s", problem)
     return jobs, problems
+
+
+def plan_first_runs(
+    rows: Sequence[AblationRow], seeds: int, stores: Sequence[Stores], folder: Path
+) -> tuple[list["Job"], list[str]]:
+    """The runs that give parts of the first weights of rows, each once, and why some cannot be.
+
+    Args:
+        rows: of the table.
+        seeds: runs of a row.
+        stores: that may feed them; that of the row's data set in stores/ when there are none.
+        folder: of the runs.
+    """
+    found: dict[Path, Job] = {}
+    problems: dict[str, None] = {}
+    for row in [row for row in rows if row.recipe not in CONTROLS]:
+        if not get_recipe(row.recipe).first_runs or apply_words(row.recipe, row.words).first_runs:
+            continue
+        for source, words in words_of_first_runs(row.recipe, row.words):
+            try:
+                given = stores or [find_store(get_recipe(row.recipe).dataset)]
+                wanted = AblationRow(source, tuple(words), source, {})
+                store, _ = _store_for(wanted, [(one, joined(one)) for one in given], folder)
+            except (UsageError, StoreError) as error:
+                problems[f"{source}: {error}"] = None
+                continue
+            for seed in range(seeds):
+                own = [*words, f"seed={seed}"]
+                job = make_job(source, own, store=store, folder=folder)
+                found.setdefault(job.out, job)
+    return list(found.values()), list(problems)
 
 
 def _store_for(

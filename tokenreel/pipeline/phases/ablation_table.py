@@ -17,7 +17,7 @@ from tokenreel.evaluate.tables.printed import (
     two_std,
 )
 from tokenreel.evaluate.tables.summary import NOT_ABOVE, ROUNDING
-from tokenreel.evaluate.tasks.task import is_percent, task_of
+from tokenreel.evaluate.tasks.task import is_of_class, is_percent, task_of
 
 TASKS = (
     "classification@10%",
@@ -160,7 +160,8 @@ def format_ablation(
     has_counts = any(row.published_parameters is not None for row in rows)
     published = {task for row in rows for task in row.published}
     tasks = [task for task in _tasks(rows, values) if task in published]
-    tasks = tasks or [task for task in _tasks(rows, values) if "%" not in task]
+    every = [task for task in _tasks(rows, values) if "%" not in task]
+    tasks = tasks or [task for task in every if not is_of_class(task)]
     below = not_above_clock(scores, owners)
     run = {row for row, _ in owners.values()}
     lines = [["", "row"]]

@@ -137,8 +137,9 @@ def recorded_config(job: "Job") -> SystemConfig:
     if former.get("recipe") != job.provenance["recipe"]:
         return job.config
     held = read_config(job.out, former)
-    rows = field_differences(held.model_dump(mode="json"), job.config.model_dump(mode="json"))
-    if not rows or held.seed != job.config.seed or held.init != job.config.init:
+    asked = job.config.for_stores(joined(job.store))
+    rows = field_differences(held.model_dump(mode="json"), asked.model_dump(mode="json"))
+    if not rows or held.seed != asked.seed or held.first_runs != asked.first_runs:
         return job.config
     table = ", ".join(f"{name} {here!r} (now {there!r})" for name, here, there in rows)
     log.warning(
@@ -214,7 +215,32 @@ def configure_run(name: str, words: Sequence[str], *, folder: Path = RUNS) -> Sy
     if chosen.begins_from and config.init is None:
         first = _run_to_begin_from(name, chosen.begins_from, words, config.seed, (folder, RUNS))
         config = config.with_(init=str(first))
+    if chosen.first_runs and not config.first_runs:
+        runs = [
+            str(_run_to_begin_from(name, source, given, config.seed, (folder, RUNS)))
+            for source, given in words_of_first_runs(name, words)
+        ]
+        config = config.beginning_from(tuple(runs))
     return config
+
+
+def words_of_first_runs(name: str, words: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """The recipes whose runs give parts of the first weights of another, each with its words.
+
+    Args:
+        name: of the other recipe.
+        words: `key=value` changes of it; those that its first runs share come after their own.
+    """
+    chosen = get_recipe(name)
+    shared = type(chosen.fuse).words_of_first_runs(list(words))
+    keys = {word.partition("=")[0] for word in shared}
+    own = [word for word in chosen.first_words if word.partition("=")[0] not in keys]
+    found = []
+    for source in chosen.first_runs:
+        default = get_recipe(source).fuse
+        changed = [word for word in own if apply_words(source, [word]) != default]
+        found.append((source, [*changed, *shared]))
+    return found
 
 
 def apply_words(name: str, words: Sequence[str]) -> SystemConfig:

@@ -7,7 +7,9 @@ from tokenreel.cache.plugins import nearest
 from tokenreel.fuse.config import SYSTEMS, config_class
 from tokenreel.pipeline.recipes.base import Recipe, describe, documented
 from tokenreel.pipeline.recipes.baselines import BASELINES
+from tokenreel.pipeline.recipes.captioned import CAPTIONED
 from tokenreel.pipeline.recipes.carl import CARL
+from tokenreel.pipeline.recipes.ftp import FTP
 from tokenreel.pipeline.recipes.mvformer import MVFORMER, TABLE4
 from tokenreel.pipeline.recipes.sample import SAMPLE
 from tokenreel.pipeline.recipes.stan import STAN
@@ -41,6 +43,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         **BASELINES,
         **STAN,
         **TRAILERS,
+        **FTP,
+        **CAPTIONED,
     }.items()
 }
 

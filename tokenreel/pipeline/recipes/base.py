@@ -19,6 +19,7 @@ from tokenreel.fuse.config import (
     SystemConfig,
     TemporalConfig,
 )
+from tokenreel.fuse.systems.base import system_of
 from tokenreel.pipeline.defaults import dataset_of
 from tokenreel.pipeline.override import apply_overrides
 
@@ -29,6 +30,11 @@ TRAIN_CLIPS = {
     "finegym": 3182,
     "kinetics400": 240_000,
     "mmx": 6047,
+    "kinetics600": 390_000,
+    "kinetics710": 660_000,
+    "ssv2": 169_000,
+    "ucf101": 9537,
+    "hmdb51": 3570,
 }
 NUM_ACTIONS = 13  # of Penn Action
 PRE_TRAINED = {  # the papers' backbones
@@ -42,6 +48,10 @@ PROTOCOLS: dict[str, Mapping[str, object]] = {  # how the papers evaluate each d
     "kinetics400": {"tau_stride": 2, "retrieval_stride": 2},
     "mmx": {"protocol": "tags", "split": "test"},
     "lvu": {"protocol": "tags", "split": "test"},
+    "kinetics600": {"protocol": "actions"},
+    "ssv2": {"protocol": "actions"},
+    "ucf101": {"protocol": "actions", "split": "test"},
+    "hmdb51": {"protocol": "actions", "split": "test"},
 }
 
 
@@ -94,6 +104,9 @@ class Recipe:
         caveat: a doubt about the published number, printed beside it.
         begins_from: the recipe whose run, of the same seed, gives its first weights, unless `init`
             names one.
+        first_runs: recipes whose runs, of the same seed, give parts of its first weights, unless it
+            names runs; `fuse ablate` trains each once for all rows that begin from it.
+        first_words: `key=value` words that those runs have beside the user's.
         per_action: whether it is one model for each action, as the rows with a star are: a run
             needs `data.action`, and a table averages the runs of all actions.
         parameters: millions of trained parameters that the paper prints; `fuse train` logs its own.
@@ -114,6 +127,8 @@ class Recipe:
     unpublished: str = ""
     caveat: str = ""
     begins_from: str = ""
+    first_runs: tuple[str, ...] = ()
+    first_words: tuple[str, ...] = ()
     per_action: bool = False
     parameters: float | None = None
     count_parameters: Callable[[SystemConfig], Mapping[str, int]] | None = None
@@ -192,7 +207,7 @@ def documented(name: str, make: Callable[[], Recipe]) -> Callable[[], Recipe]:
         "source": f"{recipe.source} ({recipe.label})" if recipe.source else "",
         "published": (numbers or recipe.unpublished or "nothing")
         + (f" ({recipe.caveat})" if recipe.caveat else ""),
-        "first weights": f"a run of {recipe.begins_from}" if recipe.begins_from else "",
+        "first weights": _first_weights(recipe),
         "backbone of the paper": PRE_TRAINED.get(recipe.backbone, recipe.backbone),
         "parameters of the paper": f"{recipe.parameters:g} million" if recipe.parameters else "",
         "sampling": _sampling(recipe.fuse),
@@ -203,6 +218,15 @@ def documented(name: str, make: Callable[[], Recipe]) -> Callable[[], Recipe]:
     lines = [f"{fact}: {text}" for fact, text in facts.items() if text]
     make.__doc__ = "\n".join([cleandoc(make.__doc__ or recipe.label), "", *lines])
     return make
+
+
+def _first_weights(recipe: Recipe) -> str:
+    """The runs that a recipe begins from, in words."""
+    if recipe.begins_from:
+        return f"a run of {recipe.begins_from}"
+    if recipe.first_runs:
+        return f"runs of {', '.join(recipe.first_runs)}, which `fuse ablate` trains"
+    return ""
 
 
 def describe(name: str, make: Callable[[], Recipe]) -> str:
@@ -221,9 +245,9 @@ def _sampling(config: SystemConfig) -> str:
 
 
 def _cost(recipe: Recipe) -> str:
-    config = recipe.fuse
-    if not config.optim.epochs:
+    if not recipe.fuse.is_trained:
         return "one pass over the store, nothing is trained"
+    config = system_of(recipe.fuse).stages(recipe.fuse)[-1].config
     batch = config.data.batch_clips
     each = f"2 x {config.data.num_frames} frames"
     if not isinstance(config, FuseConfig):

@@ -71,9 +71,42 @@ _ROWS = {
         stan-distillation-frozen stan-gated-frozen stan-small-2000-frozen stan-small-frozen
     """,
 }
+# The tables of clip maps, one a data set; the plain name is of the smallest, HMDB51.
+_SETS = ("kinetics400", "kinetics600", "ssv2", "ucf101", "hmdb51")
+_MODELS = ("openflamingo", "blip-2", "minigpt-4", "minigpt-v2", "llava", "gpt-4")
+_ENCODERS = ("vit", "deit3", "videomae", "xclip")
+for _name in _SETS:
+    _ROWS[f"ftp-table7-{_name}"] = " ".join(
+        f"ftp-table7-{_name}-{group}" for group in range(1, 18) if group != 12
+    )
+    _ROWS[f"ftp-table5-{_name}"] = " ".join(f"ftp-table5-{_name}-{model}" for model in _MODELS)
+    if _name in _SETS[:3]:
+        _ROWS[f"ftp-table6-{_name}"] = " ".join(
+            f"ftp-table6-{_name}-{encoder}-alone ftp-table6-{_name}-{encoder}"
+            for encoder in _ENCODERS
+        )
+_ROWS |= {
+    "ftp-table1": "ftp-table1-b ftp-table1-l ftp-table1-l336",
+    "ftp-table2": "ftp-table2-b ftp-table2-l",
+    "ftp-table3": """
+        ftp-table3-ucf101-b ftp-table3-ucf101-l ftp-table3-hmdb51-b ftp-table3-hmdb51-l
+    """,
+    "ftp-tableb4": "ftp-tableb4-b ftp-tableb4-b280 ftp-tableb4-l ftp-tableb4-l336",
+    "ftp-tablec5": "ftp-tablec5-1 ftp-tablec5-3 ftp-tablec5-5 ftp-tablec5-7",
+    "ftp-table5": _ROWS["ftp-table5-hmdb51"],
+    "ftp-table6": _ROWS["ftp-table6-kinetics400"],
+    "ftp-table7": _ROWS["ftp-table7-hmdb51"],
+}
+_NO_HEAD = "no detection head yet"
 WITHOUT_RECIPE = {  # table -> its rows that have no recipe, and why
     "carl-table3": "D3TW and SpeedNet: no code of theirs is in reach",
     "carl-table7": "Block4+5: it trains the backbone, which is frozen here",
+    "ftp-table4": f"FTP-B/16 (mAP 43.9) and FTP-L/14 (46.2) on AVA 2.2: {_NO_HEAD}",
+    "ftp-table5": f"AVA 2.2 (mAP 41.9, 43.6, 43.2, 43.6, 44.7, 46.2): {_NO_HEAD}",
+    "ftp-table6": "ILA (88.7 on Kinetics-400; 91.0 with FTP), MTV-H (89.1; 91.4) and UniFormerV2-L "
+    "(89.3; 93.4): no package has their weights; `store import` takes their maps, on which "
+    f"ftp-encoder and ftp-table7-kinetics400-17 train; AVA 2.2: {_NO_HEAD}",
+    "ftp-table7": f"AVA 2.2 (mAP 39.5 to 46.2): {_NO_HEAD}; the paper has no group 12",
     "stan-table1": "I3D (mAP 0.487): tokens of a backbone of which there is no family; S(TPN) "
     "(0.492): it pools maps of several blocks of a ResNet-34; Fine-Grained Semantic (0.583): sound "
     "and other modalities",
@@ -93,12 +126,14 @@ def tables_of(name: str) -> str:
     >>> tables_of("sal-finegym")
     'MV-Former, Tables 1 and 5; CARL, Table 3'
     """
-    papers = {"mvformer": "MV-Former", "carl": "CARL", "stan": "STAN"}
+    papers = {"mvformer": "MV-Former", "carl": "CARL", "stan": "STAN", "ftp": "FTP"}
     found: dict[str, list[str]] = {}
     for table, rows in TABLES.items():
         paper, _, number = table.partition("-table")
         if name in rows and paper in papers:
-            found.setdefault(papers[paper], []).append(number)
+            numbers = found.setdefault(papers[paper], [])
+            short = number.partition("-")[0].upper()  # of one a data set
+            numbers += [short] if short not in numbers else []
     parts = []
     for paper, numbers in found.items():
         some = "Table" if len(numbers) == 1 else "Tables"

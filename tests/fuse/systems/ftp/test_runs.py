@@ -11,6 +11,7 @@ from tests.fuse.distributed.test_distributed import train_in_processes
 from tests.fuse.systems.ftp.maps import ACTIONS, CHANNELS, action_of, small, write_maps, write_texts
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError, WrongIdentity
+from tokenreel.cache.tools.pool_maps import pool_store
 from tokenreel.fuse.config import OptimConfig
 from tokenreel.fuse.embed.embed import embed_run
 from tokenreel.fuse.runs.checkpoint import load_checkpoint
@@ -352,3 +353,29 @@ def test_two_processes_give_the_numbers_of_one_at_the_same_global_batch(store, t
     )
     for here, there in pairs:
         np.testing.assert_allclose(here.embeddings, there.embeddings, atol=1e-5)
+
+
+def test_a_pooled_store_aligns_as_the_whole_one_and_classifies_its_means(tmp_path, texts):
+    clips = {"train": 2, "val": 2, "first_frames": 3, "more_frames": 0}
+    whole = write_maps(tmp_path / "whole", **clips)
+    pool_store(whole, tmp_path / "pooled")
+    config = small(texts=texts, stage="align")
+    one, two = (
+        run(config, tmp_path / name, tmp_path / f"align-{name}").path
+        for name in ("whole", "pooled")
+    )
+    ours, theirs = weights(one), weights(two)
+    for name, value in ours.items():  # but for rounding the means to float16
+        torch.testing.assert_close(value, theirs[name], rtol=0, atol=2e-3)
+    last = small(stage="classify", processors=(str(two),))
+    path = run(last, tmp_path / "pooled", tmp_path / "classify").path
+    held = read_provenance(path)["config"]
+    assert (held["map"], held["pooled_grid"]) == ("pooled", [2, 3])
+    full = run(last.with_(map="pooled"), whole, tmp_path / "full").path
+    pairs = zip(
+        *(read_embeddings(run_ / "embeddings.h5").clips for run_ in (path, full)), strict=True
+    )
+    for here, there in pairs:
+        np.testing.assert_allclose(here.embeddings, there.embeddings, atol=2e-2)
+    with pytest.raises(UsageError, match="has the means of maps: give the store of whole maps"):
+        run(config.with_(pool="max"), tmp_path / "pooled", tmp_path / "no")

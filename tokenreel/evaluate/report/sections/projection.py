@@ -92,12 +92,26 @@ def _figure(run: RunPage, clips: Sequence[EmbeddedClip], config: ReportConfig) -
     frames = np.concatenate([clip.embeddings for clip in clips])[::step]
     labels = np.concatenate([clip.labels for clip in clips])[::step]
     points, words = project(frames, method=config.projection)
+    text = f"{words}; {len(frames)} of {total} frames of {len(clips)} clips"
+    return draw_cloud(run, points, labels, text)
+
+
+def draw_cloud(
+    run: RunPage, points: NDArray[np.float64], labels: NDArray[np.integer], text: str
+) -> Html:
+    """Points of a run as a figure.
+
+    Args:
+        run: whose they are.
+        points: (n, 2).
+        labels: (n,), which give colour and shape.
+        text: what they are.
+    """
     low, high = points.min(axis=0), points.max(axis=0)
     scale = (SIZE - 2 * EDGE) / max(float((high - low).max()), 1e-12)
     places = (points - (low + high) / 2) * scale * [1, -1] + SIZE / 2
     order = sorted(set(labels.tolist()))
     marks = [_marks(places[labels == label], label) for label in order]
-    text = f"{words}; {len(frames)} of {total} frames of {len(clips)} clips"
     drawing = svg(SIZE, SIZE, *marks, label=f"{run.recipe}: {text}", class_="cloud")
     return tag("figure", tag("figcaption", run_title(run), tag("small", text)), drawing)
 

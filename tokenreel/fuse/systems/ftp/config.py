@@ -15,7 +15,6 @@ from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config.base import FrozenConfig
 from tokenreel.fuse.config.system import DataConfig, OptimConfig, SystemConfig
 from tokenreel.fuse.runs.provenance import checkpoint_digest
-from tokenreel.fuse.systems.ftp.processor_runs import read_processor_run, require_one_encoder
 from tokenreel.fuse.systems.ftp.texts import open_texts
 from tokenreel.fuse.systems.ftp.units import frames_of_map, grid_of_map, is_pooled
 
@@ -131,6 +130,14 @@ class FtpConfig(SystemConfig):
     head_width: int = Field(
         default=0, ge=0, description="channels of a first layer of the classifier; 0: none"
     )
+    draws: Literal["even", "sparse"] = Field(
+        default="even",
+        description="frames of a step: evenly spaced, or one at random of each of data.num_frames "
+        "equal parts of the stored ones",
+    )
+    segments: int = Field(
+        default=1, ge=1, description="of the stored frames, whose scores are averaged at test"
+    )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="of stage 2")
     mixup: float = Field(
         default=0.0, ge=0, description="of clip maps in stage 2: alpha of the Beta; 0: none"
@@ -153,7 +160,7 @@ class FtpConfig(SystemConfig):
     @property
     def stream(self) -> Hashable:
         """What decides the clips and units of its steps, whatever its model and its prompts."""
-        return (self.system, self.data, self.repeats)
+        return (self.system, self.data, self.repeats, self.draws)
 
     @property
     def units_per_clip(self) -> int:
@@ -192,20 +199,14 @@ class FtpConfig(SystemConfig):
             "augmentation": "none" if self.data.views == "clean" else "stored views",
             "blocks": list(stores.first.identity.blocks[-1:]),
         }
-        if self.stage != "classify" and self.texts is not None:
+        if self.stage != "classify" and self.texts is not None and Path(self.texts).exists():
             texts = open_texts(Path(self.texts))
             described |= {"texts_sha256": texts.sha256, "text_encoder": texts.encoder}
         if self.stage == "align":
             described["pairs"] = self._pairs(stores.first)
-            if self.class_texts is not None:
-                names = open_texts(Path(self.class_texts))
-                described["pairs"]["classes"] = list(names.clip_ids)
-        elif self.processors:
-            runs = [read_processor_run(Path(run)) for run in self.processors]
-            described |= {
-                "text_encoder": require_one_encoder(runs),
-                "first_weights_sha256": [checkpoint_digest(run.path) for run in runs],
-            }
+        if self.processors:
+            runs = map(Path, self.processors)
+            described["first_weights_sha256"] = [checkpoint_digest(run) for run in runs]
         return described
 
     def _pairs(self, store: Store) -> dict[str, Any]:
@@ -213,8 +214,12 @@ class FtpConfig(SystemConfig):
         channels = self.text_channels if self.align.project == "visual" else store.identity.dim
         if self.align.text == "tokens":
             height, width = grid_of_map(store)
-            channels = (channels or 0) * (self.data.num_frames + height * width)
-        return {"prompts": list(self.prompts), "channels": channels}
+            frames = frames_of_map(store) if is_pooled(store) else self.data.num_frames
+            channels = (channels or 0) * (frames + height * width)
+        pairs: dict[str, Any] = {"prompts": list(self.prompts), "channels": channels}
+        if self.class_texts is not None and Path(self.class_texts).exists():
+            pairs["classes"] = list(open_texts(Path(self.class_texts)).clip_ids)
+        return pairs
 
     @classmethod
     def words_of_first_runs(cls, words: list[str]) -> list[str]:
@@ -262,6 +267,8 @@ class FtpConfig(SystemConfig):
             "reading=appendix": self.reading == "appendix",
             "conv_after_sum=true": self.conv_after_sum,
             "pool=max": self.pool == "max",
+            f"segments={self.segments}": self.segments > 1 and self.pooled_grid is not None,
+            "draws=sparse": self.draws == "sparse" and self.pooled_grid is not None,
         }
         for word, is_set in needing.items():
             if is_set:

@@ -42,6 +42,8 @@ def require_all(config: FtpConfig, stores: StoreSet) -> None:
     _require_maps(config, store)
     if config.stage != "classify" and config.align.optim.epochs:
         _require_texts(config, store)
+    if config.class_texts is not None:
+        require_same_encoder(config, open_texts(Path(config.class_texts)))
     if config.stage != "align":
         _require_processors(config)
         _require_actions(config, store)

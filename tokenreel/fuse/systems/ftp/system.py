@@ -15,7 +15,7 @@ from tokenreel.fuse.systems.base import Embedded, Shapes, Stage, System
 from tokenreel.fuse.systems.ftp.config import FtpConfig
 from tokenreel.fuse.systems.ftp.processor_runs import assign_prompts
 from tokenreel.fuse.systems.ftp.requirements import require_all
-from tokenreel.fuse.systems.ftp.units import judged_views
+from tokenreel.fuse.systems.ftp.units import judged_views, segment_units
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,9 +44,14 @@ class Ftp(System):
         return {name: Wanted((last,), False, every_view, frozenset([None]))}
 
     def draw(self, record: ClipRecord, config: FtpConfig, rng: np.random.Generator) -> Draw:
-        """The frames of a clip, (V, T), the same whatever the step: V repeats."""
-        units = units_of(record.num_frames, config)
-        each = np.tile(units, (config.repeats, 1))
+        """The frames of a clip, (V, T), V repeats: evenly spaced, or drawn within equal parts."""
+        even = segment_units(record.num_frames, config.data.num_frames, 0, 1, in_a_row=False)
+        if config.pooled_grid is not None:
+            even = np.zeros(1, np.int64)
+        each = np.tile(even, (config.repeats, 1))
+        if config.draws == "sparse" and config.pooled_grid is None:
+            places = np.arange(each.shape[1]) + rng.random(each.shape)
+            each = (places * record.num_frames / each.shape[1]).astype(np.int64)
         return Draw(each, np.ones(each.shape, bool))
 
     def stages(self, config: FtpConfig) -> list[Stage]:
@@ -142,35 +147,46 @@ class Ftp(System):
 
         from tokenreel.fuse.systems.ftp.steps import class_scores, maps_of, pair_vectors
 
-        distinct, places = np.unique(units_of(record.num_frames, config), return_inverse=True)
-        gather = torch.from_numpy(places[None]).to(source.device)
+        in_a_row = source.store.identity.frames_per_window > 1
 
-        def clips(view: int) -> Any:
+        def clips(view: int, segment: int) -> Any:
+            units = units_of(record.num_frames, config, segment, in_a_row=in_a_row)
+            distinct, places = np.unique(units, return_inverse=True)
             frames = source.frames(record.clip_id, distinct, view=view)
+            gather = torch.from_numpy(places[None]).to(source.device)
             return maps_of(model, frames, source.blocks[-1], gather)
 
         if config.stage == "align":
-            own = clips(0)
+            own = clips(0, 0)
             values, targets = pair_vectors(model, config, own, record.clip_id)
             if config.class_texts is not None:
                 values = np.concatenate([values, class_scores(model, config, own)])
             return Embedded(values[None], of_clip=True, targets=targets)
-        scores = [model(clips(view)).float().softmax(dim=1) for view in judged_views(source.store)]
-        return Embedded(torch.stack(scores).mean(dim=0).cpu().numpy(), of_clip=True)
+        features = [
+            model.features(clips(view, segment))
+            for view in judged_views(source.store)
+            for segment in range(config.segments)
+        ]
+        scores = [model.head.last(x).float().softmax(dim=1) for x in features]
+        means = (torch.stack(each).mean(dim=0).cpu().numpy() for each in (scores, features))
+        values, seen = means
+        return Embedded(values, of_clip=True, features=seen)
 
 
-def units_of(num_units: int, config: FtpConfig) -> NDArray[np.int64]:
-    """The frames of a map that is read: T, evenly spaced, some twice where the clip has fewer.
+def units_of(
+    num_units: int, config: FtpConfig, segment: int = 0, *, in_a_row: bool = False
+) -> NDArray[np.int64]:
+    """The units that a map is read from: T of a segment, or the one of a pooled map.
 
-    A pooled map is one unit.
+    Stage 1, and steps, read one segment of all: T units, evenly spaced.
 
     >>> units_of(16, FtpConfig()).tolist(), units_of(3, FtpConfig()).tolist()
     ([1, 3, 5, 7, 9, 11, 13, 15], [0, 0, 0, 1, 1, 2, 2, 2])
     """
     if config.pooled_grid is not None:
         return np.zeros(1, np.int64)
-    count = config.data.num_frames
-    return (2 * np.arange(count) + 1) * num_units // (2 * count)
+    segments = config.segments if config.stage != "align" else 1
+    return segment_units(num_units, config.data.num_frames, segment, segments, in_a_row=in_a_row)
 
 
 SYSTEM = Ftp
