@@ -12,6 +12,7 @@
               of the first five, and its mean over classes; that of files of such scores.
     pairs     vectors of clips beside those of their texts: retrieval in both directions, and
               zero-shot classification; that of files of such pairs.
+    numbers   a number predicted for each clip: mean squared error.
     tcc       TCC and what follows it (LAV, GTA): an RBF SVM, stride 5, TCC's boundaries, few-shot
               classification instead of retrieval.
 
@@ -41,7 +42,7 @@ from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.cache.errors import EmbeddingFileError
 from tokenreel.cache.plugins import Table, nearest
 
-ProtocolName = Literal["carl", "finegym", "tcc", "tags", "actions", "pairs"]
+ProtocolName = Literal["carl", "finegym", "tcc", "tags", "actions", "pairs", "numbers"]
 Classifier = Literal["logistic", "svc", "sgd"]
 Labelled = Literal["prefix", "stratified"]
 AbsentTag = Literal["left_out", "zero", "nan"]  # methods/tags.py explains them
@@ -67,6 +68,7 @@ TASKS = Table(
             "t2v": "text_to_video",
             "v2t": "video_to_text",
             "zero-shot": "zero_shot",
+            "mse": "squared_error",
         }.items()
     },
 )
@@ -178,6 +180,15 @@ PROTOCOLS: dict[ProtocolName, Settings] = {
         tau_stride=2,
         retrieval_stride=2,
     ),
+    "numbers": Settings(
+        protocol="numbers",
+        tasks=("mse",),
+        classifier="logistic",
+        fractions=(1.0,),
+        absent_phase="error",
+        tau_stride=2,
+        retrieval_stride=2,
+    ),
 }
 
 
@@ -189,8 +200,8 @@ class EvaluateConfig(BaseModel):
     protocol: tuple[ProtocolName, ...] | None = Field(
         default=None,
         min_length=1,
-        description="carl, finegym, tcc, tags, actions, pairs, or several; tags, actions or pairs "
-        "for files of those, else carl",
+        description="carl, finegym, tcc, tags, actions, pairs, numbers, or several; tags, actions "
+        "or pairs for files of those, else carl",
     )
     tasks: tuple[TaskName, ...] | None = None
     classifier: Classifier | None = None
@@ -214,7 +225,7 @@ class EvaluateConfig(BaseModel):
     def _as_tuple(cls, value: Any) -> Any:
         names = [value] if isinstance(value, str) else list(value or ())
         if value is not None and (not names or set(names) - PROTOCOLS.keys()):
-            raise ValueError("choose carl, tcc, finegym, tags, actions or pairs")
+            raise ValueError("choose carl, tcc, finegym, tags, actions, pairs or numbers")
         return value if value is None else tuple(names)
 
     @field_validator("fractions")

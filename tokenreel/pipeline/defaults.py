@@ -170,7 +170,8 @@ def store_of_run(folder: Path, provenance: Mapping[str, Any]) -> Path | None:
     places = [STORES / str(provenance["store_name"])] if provenance.get("store_name") else []
     try:
         where = read_json((folder / "run.json").read_bytes()).get(STORE_PATH)
-        places += [Path(where)] if where else []
+        if where:
+            places += [Path(where), Path(where).parent / str(provenance.get("store_name"))]
     except (OSError, ValueError, AttributeError):  # no run, or a torn one
         pass
     for path in places:

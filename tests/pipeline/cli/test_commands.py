@@ -15,7 +15,7 @@ from tokenreel.pipeline.cli import evaluate, extract, fuse, main
 
 HELP = {
     "extract": ["", "run", "scenes", "describe", "text", "retry", "plan", "show"],
-    "fuse": ["", "train", "ablate", "embed", "attend", "recipes"],
+    "fuse": ["", "train", "ablate", "embed", "attend", "apply", "export", "explain", "recipes"],
     "evaluate": ["", "all", "compare", "frozen", "check", "report", "align", "retrieve"],
     "tokenreel": ["", "demo", "doctor", "fidelity", "keys", "data check"]
     + [f"store {name}" for name in ("info", "ls", "verify", "diff", "export", "import")]
@@ -55,6 +55,7 @@ WRONG = [
     ("fuse", "ablate sample --store nowhere", "nowhere"),
     ("fuse", "embed nowhere --store nowhere", "nowhere is no run"),
     ("fuse", "attend nowhere --clips a", "nowhere is no run"),
+    ("fuse", "explain nowhere --clips a", "nowhere is no run"),
     ("fuse", "recipes sampel", "did you mean sample?"),
     ("evaluate", "all nowhere", "nowhere does not exist"),
     ("evaluate", "all tau_strid=2", "did you mean tau_stride?"),

@@ -1,5 +1,7 @@
 """`lvu`: its lists of words between spaces, a tag a clip, what is missing and wrong lines."""
 
+import math
+
 import pytest
 
 from tests.pipeline.datasets.test_kinetics import touch
@@ -42,6 +44,7 @@ def test_the_label_of_a_task_is_the_only_tag_of_its_clips(root):
 def test_what_is_missing_is_counted_by_split(root):
     check = check_dataset("lvu", root, {"task": "scene"})
     assert check.notes[0] == "1 of 1 test clips have no video"
+    assert check.notes[1] == "test: videos there by tag, where some are missing: 5 0 of 1"
     assert check.state.startswith("partial (2 of 2 train, 1 of 1 val, 0 of 1 test)")
 
 
@@ -63,7 +66,7 @@ def test_a_wrong_line_is_named(root, line, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task": "like_ratio"}, r"data\.task=like_ratio has a number to predict"),
+        ({"task": "like_ratio"}, r"no like_ratio/train\.csv, val\.csv or test\.csv"),
         ({"task": "scenes"}, r"data\.task is 'scenes', did you mean scene"),
         ({"task": "year"}, r"no year/train\.csv, val\.csv or test\.csv"),
         ({"tasks": "year"}, r"data\.tasks: no option of lvu, did you mean task"),
@@ -72,3 +75,32 @@ def test_a_wrong_line_is_named(root, line, message):
 def test_a_task_that_is_not_there_is_refused(root, options, message):
     with pytest.raises(UsageError, match=message):
         load_dataset("lvu", root, options)
+
+
+def test_the_numbers_of_two_tasks_are_the_tags_as_text(root):
+    write(root, "like_ratio", train=["3 1 some abc_-1 tt01"], val=["0 4 def tt02"])
+    write(root, "view_count", train=["1000 some abc_-1 tt01"], test=["2.5 ghi tt02"])
+    ratios = load_dataset("lvu", root, {"task": "like_ratio"}).clips
+    assert [(clip.clip_id, clip.tags) for clip in ratios] == [
+        ("train/abc_-1", ("7.5",)),
+        ("val/def", ("0.0",)),
+    ]
+    views = load_dataset("lvu", root, {"task": "view_count"}).clips
+    assert [float(clip.tags[0]) for clip in views] == [math.log(2.5), math.log(1000)]
+
+
+@pytest.mark.parametrize(
+    ("task", "line", "wanted"),
+    [
+        ("view_count", "0 abc tt", "a number above 0"),
+        ("view_count", "many abc tt", "a number above 0"),
+        ("view_count", "nan abc tt", "a number above 0"),
+        ("like_ratio", "0 0 abc tt", "likes and dislikes"),
+        ("like_ratio", "-1 3 abc tt", "likes and dislikes"),
+        ("like_ratio", "3 abc tt", "likes and dislikes"),
+    ],
+)
+def test_a_number_that_is_none_is_named_by_its_line(root, task, line, wanted):
+    write(root, task, train=[line])
+    with pytest.raises(UsageError, match=rf"{task}/train\.csv:2: '{line}': want {wanted}"):
+        load_dataset("lvu", root, {"task": task})

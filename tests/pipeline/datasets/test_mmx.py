@@ -1,5 +1,6 @@
 """`mmx`: the two lists, splits drawn where there are none, what is missing and wrong lines."""
 
+import pickle
 from collections import Counter
 
 import pytest
@@ -63,6 +64,8 @@ def test_trailers_without_a_video_are_counted_by_split_and_genres_are_listed(tmp
     assert check.notes == (
         "1 of 2 train trailers have no video",
         "1 of 1 test trailers have no video",
+        "test: videos there by tag, where some are missing: War 0 of 1",
+        "train: videos there by tag, where some are missing: War 1 of 2",
     )
     assert "tag War: 1 train, 0 val, 0 test" in check.text()
     assert check.state.startswith("partial (1 of 6047 train, 0 of 754 val, 0 of 754 test)")
@@ -84,3 +87,53 @@ def test_a_wrong_line_is_named(tmp_path, text, options, message):
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(UsageError, match=message):
         load_dataset("mmx", tmp_path, options)
+
+
+def write_meta(root, folder, value):
+    path = root / folder / "meta.pkl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(value))
+
+
+def test_the_folders_of_the_author_name_genres_in_the_pickle_of_a_scene(tmp_path):
+    touch(tmp_path, "videos/Alien.mp4", "videos/Heat.mp4")
+    write_meta(tmp_path, "Horror/Alien/000", (["Horror", "ScienceFiction"], 1979))
+    write_meta(tmp_path, "Horror/Alien/001", (["War"], 1979))  # the first scene's is read
+    write_meta(tmp_path, "Thriller/Alien/0", ([["Thriller"], 3], 1979))
+    write_meta(tmp_path, "Crime/Heat/000", (["Crime"], "1995"))
+    found = read(tmp_path)
+    assert {name: tags for name, (_, _, tags) in found.items()} == {
+        "Alien": ("Horror", "ScienceFiction", "Thriller"),
+        "Heat": ("Crime",),
+    }
+    assert {split for _, split, _ in found.values()} <= {"train", "val", "test"}
+
+
+def test_nothing_in_a_pickle_of_the_author_is_run(tmp_path):
+    class Runs:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    touch(tmp_path, "Alien.mp4")
+    write_meta(tmp_path, "Horror/Alien/000", Runs())
+    with pytest.raises(UsageError, match="nothing is executed"):
+        read(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("value", [{"genres": 1}, ([1, 2], 1979), 3, ()])
+def test_a_pickle_of_something_else_names_the_list_to_write(value, tmp_path):
+    touch(tmp_path, "Alien.mp4")
+    write_meta(tmp_path, "Horror/Alien/000", value)
+    with pytest.raises(UsageError, match=r"Horror/Alien/000/meta\.pkl: not \(genres, year\) but"):
+        read(tmp_path)
+
+
+def test_trailers_without_a_video_are_counted_by_split_and_genre(tmp_path):
+    touch(tmp_path, "a.mp4")
+    lines = "a,train,War\nb,train,War|Drama\nc,test,Drama\n"
+    (tmp_path / "list.csv").write_text(f"video,split,genres\n{lines}")
+    notes = check_dataset("mmx", tmp_path, {}).notes
+    assert "1 of 2 train trailers have no video" in notes
+    assert "test: videos there by tag, where some are missing: Drama 0 of 1" in notes
+    assert "train: videos there by tag, where some are missing: Drama 0 of 1, War 1 of 2" in notes

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError
 from tokenreel.evaluate.tables.summary import Row
 from tokenreel.extract.scenes.run import ScenesReport
-from tokenreel.pipeline.datasets.trailers import TAGS
+from tokenreel.pipeline.cli import fuse
+from tokenreel.pipeline.datasets.trailers import TAGS, write_trailer
 from tokenreel.pipeline.demo import run_named, stan
+from tokenreel.pipeline.phases.reporting import report_words
 from tokenreel.pipeline.recipes.trailers import SMALL, TRAILERS
 
 WORDS = ["data.train=8", "data.val=6", "optim.epochs=1", "optim.warmup_epochs=0"]
@@ -97,6 +101,35 @@ def test_the_control_of_length_knows_the_number_of_scenes_alone(ran, monkeypatch
         same = [place for place, c in enumerate(train) if scenes[c.clip_id] == scenes[clip_id]]
         share = (targets[same].sum(axis=0) + targets.mean(axis=0)) / (len(same) + 1)
         np.testing.assert_allclose(clip.embeddings[0], share, rtol=1e-6)
+
+
+def test_a_run_is_explained_with_its_frames_maps_and_attention(ran, monkeypatch, capsys):
+    monkeypatch.chdir(ran)
+    [run] = (OUT / "runs").glob(f"{SMALL}-optim*seed0")
+    words = ["explain", str(run), "--clips", "val/trailer_000", "--threshold", "0.45"]
+    result = CliRunner().invoke(fuse.app, words)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "no map of temporal: the store keeps one vector a scene" in result.output
+    [file] = (run / "explanations").glob("*.npz")
+    with np.load(file) as made:
+        count = len(write_trailer("val", 0).scenes)
+        assert made["map_spatial"].shape == (count, 5, 5)
+        assert made["map_spatial"].min() >= 0
+        for stream in ("spatial", "temporal"):
+            assert made[f"attention_{stream}"].sum() == pytest.approx(1, abs=1e-5)
+        assert made["seconds"][0, 0] == 0
+        assert (made["seconds"][1:, 0] == made["seconds"][:-1, 1]).all()
+        embedded = {c.clip_id: c for c in read_embeddings(run / "embeddings.h5").clips}
+        clip = embedded["val/trailer_000.mp4"]
+        np.testing.assert_allclose(made["scores"], clip.embeddings[0], rtol=1e-5)
+        assert made["targets"].tolist() == clip.targets.tolist()
+        decided = np.flatnonzero(clip.embeddings[0] > 0.45).tolist()
+        assert made["decided"].tolist() == (decided or [int(clip.embeddings[0].argmax())])
+    with Image.open(file.with_suffix(".png")) as picture:
+        assert picture.width > 400
+    page, _ = report_words([str(run)], out=ran / "page", jobs=1)
+    assert "Explanation of" in page.read_text()
+    assert "data:image/jpeg" in page.read_text().partition('id="explanations"')[2]
 
 
 def row(recipe, *values):

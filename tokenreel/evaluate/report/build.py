@@ -29,6 +29,7 @@ from tokenreel.evaluate.report.sections.alignment import align_group
 from tokenreel.evaluate.report.sections.attention import attention_article, read_attention
 from tokenreel.evaluate.report.sections.confusion import confusion_article
 from tokenreel.evaluate.report.sections.curves import training_curves
+from tokenreel.evaluate.report.sections.explanations import explanation_article, read_explanations
 from tokenreel.evaluate.report.sections.projection import projection_article
 from tokenreel.evaluate.report.sections.provenance import provenance_section
 from tokenreel.evaluate.report.sections.retrieval import retrieve_group
@@ -42,7 +43,7 @@ from tokenreel.evaluate.report.sections.scores import (
 from tokenreel.evaluate.report.sections.tags import tag_articles, tag_pages
 from tokenreel.evaluate.tables.printed import Published
 from tokenreel.evaluate.tables.summary import is_clearly_above, summarise
-from tokenreel.evaluate.tasks.task import is_of_class
+from tokenreel.evaluate.tasks.task import is_error, is_of_class
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +198,7 @@ def _pictures(
 
 
 def _tags(runs: Sequence[RunPage], config: ReportConfig) -> list[Section]:
-    """Scores of tags, where there are any."""
+    """Scores of tags and their explanations, where there are any."""
     pages = tag_pages(shown_runs(runs, config))
     if not pages:
         return []
@@ -205,7 +206,16 @@ def _tags(runs: Sequence[RunPage], config: ReportConfig) -> list[Section]:
         "Scores of the tags of clips: precision at each recall, for the clips that have a tag the "
         "share for which each is decided, and single clips (\u2717: decided, and not so)."
     )
-    return [Section("tags", "Tags", note, tag_articles(pages))]
+    why = (
+        "Why a run decides the tags of a clip: its frames, where each stream looks (red adds most "
+        "to the decided tags), the attention over time; `fuse explain RUN --clips CLIP` makes them."
+    )
+    found = [explanation_article(clip) for clip in read_explanations(runs, config)]
+    shown = join(*found) if found else absent("No run has explanations in its folder.")
+    return [
+        Section("tags", "Tags", note, tag_articles(pages)),
+        Section("explanations", "Explanations", why, shown),
+    ]
 
 
 def _attention(runs: Sequence[RunPage], config: ReportConfig) -> Section:
@@ -233,7 +243,7 @@ def _lead(runs: Sequence[RunPage], table: ScoreTable, problems: Sequence[str], n
     words = f"The backbone has random weights ({random}): compare the rows with one another, "
     warning = absent(words + "never with a paper.") if random else None
     cards = []
-    for task in [task for task in table.tasks if not is_of_class(task)]:
+    for task in [t for t in table.tasks if not (is_of_class(t) or is_error(t))]:
         if (card := _card(task, table)) is not None:
             cards.append(card)
     wrong = tag("ul", *(tag("li", problem) for problem in problems), class_="absent")

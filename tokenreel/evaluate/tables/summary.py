@@ -26,7 +26,14 @@ from tokenreel.evaluate.tables.printed import (
     as_measured,
     two_std,
 )
-from tokenreel.evaluate.tasks.task import columns, is_of_class, is_percent, short_row_title, task_of
+from tokenreel.evaluate.tasks.task import (
+    columns,
+    is_error,
+    is_of_class,
+    is_percent,
+    short_row_title,
+    task_of,
+)
 
 MEASURED, PUBLISHED, CONTROL = "measured", "published", "control"
 OF_CLIPS = ("tags", "actions", "pairs")  # protocols without the columns of frames
@@ -277,8 +284,11 @@ def rank_of(row: Row, rows: Sequence[Row], task: str) -> int | None:
 
     Values that are printed alike share a rank.  None for a published row, the clock, a row without
     a value, a lone row, and a row that is not above the clock by more than its spread; of two rows
-    the other is no second, and where the best has no rank, none has.
+    the other is no second, and where the best has no rank, none has.  Errors, of which the lowest
+    is best, have none.
     """
+    if is_error(task):
+        return None
     names = ("kind", "dataset", "protocol", "fraction")
     peers = [o for o in rows if all(getattr(o, name) == getattr(row, name) for name in names)]
     shown = [_cell(other, task, " ").split()[0] for other in peers]

@@ -87,6 +87,7 @@ class Task:
         by_share: whether its rows differ by share of labels in tables.
         by_class: whether the rows NAME@K are of the K of a file's class names: they are no columns
             of the printed table.
+        is_error: whether lower is better: tables rank no row of it.
         is_slow: whether even a small file is worth several processes.
         version: raised when a change of its code changes a number, so that old rows are not reused.
     """
@@ -108,6 +109,7 @@ class Task:
     variants: Mapping[str, str] = field(default_factory=dict)
     by_share: bool = False
     by_class: bool = False
+    is_error: bool = False
     is_slow: bool = False
     version: int = 1
 
@@ -154,6 +156,16 @@ def is_percent(row: str) -> bool:
     """
     task = task_of(row)
     return task is None or task.is_percent
+
+
+def is_error(row: str) -> bool:
+    """Whether lower is better in a row.
+
+    >>> is_error("mse"), is_error("map")
+    (True, False)
+    """
+    task = task_of(row)
+    return task is not None and task.is_error
 
 
 def is_of_class(row: str) -> bool:

@@ -124,6 +124,30 @@ class Portable:
     says: str
 
 
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """Why a model scores a clip as it does.
+
+    Attributes:
+        class_names: of the K scores.
+        scores: float32 (K,).
+        decided: columns that are explained: of scores above a threshold, else of the highest.
+        units: int64 (U,), the rows of the clip in its stores that the model sees, ascending.
+        maps: stream -> float32 (U, rows, columns), how much each place of a unit's picture adds to
+            the decided scores, 0 or more; only streams whose units have places.
+        attention: stream -> float32 (U,), the share of the attention that each unit has.
+        stores: stream -> the name of its store.
+    """
+
+    class_names: tuple[str, ...]
+    scores: NDArray[np.float32]
+    decided: tuple[int, ...]
+    units: NDArray[np.int64]
+    maps: Mapping[str, NDArray[np.float32]]
+    attention: Mapping[str, NDArray[np.float32]]
+    stores: Mapping[str, str]
+
+
 Shared = Mapping[Any, Any]  # model -> what `share` computed for it
 
 
@@ -274,6 +298,23 @@ class System(Protocol):
             UsageError: it has no attention to show.
         """
         raise UsageError(f"{run} is of system={config.system}, which has no attention to show")
+
+    def explain(
+        self, model: Any, config: Any, source: "TokenSource", record: ClipRecord, threshold: float
+    ) -> Explained:
+        """Why a model, in evaluation mode, scores a clip as it does.
+
+        Args:
+            model: of :meth:`build`.
+            config: of the run.
+            source: of the stores.
+            record: the clip.
+            threshold: a score above it is decided.
+
+        Raises:
+            UsageError: the system explains nothing.
+        """
+        raise UsageError(f"system={config.system} explains no scores of clips")
 
     def portable(self, run: Path, model: Any, config: Any, shapes: Shapes) -> Portable:
         """A trained model for whoever has torch and not this package.

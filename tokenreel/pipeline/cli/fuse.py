@@ -1,4 +1,4 @@
-"""`fuse train | embed | attend | ablate`: phase 2, token store to embeddings."""
+"""`fuse train | embed | attend | explain | ablate`: phase 2, token store to embeddings."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -239,6 +239,59 @@ def export(
 
     target = out or run.with_name(f"{run.resolve().name}-export")
     say(f"exported: {export_run(run, target, store=parse_stores(store or []))}")
+
+
+@app.command()
+def explain(
+    run: Annotated[Path, typer.Argument(help="folder of a run that scores the tags of clips")],
+    *,
+    clips: Annotated[
+        str, typer.Option(help="comma-separated ids of clips, or unique parts of ids")
+    ],
+    store: Annotated[
+        list[str] | None,
+        typer.Option(help="by default those of the run; NAME=PATH for each of several"),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="folder of the videos; by default where they were, or data/DATASET"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the pictures; RUN/explanations by default")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="a score above it is decided")] = 0.3,
+    device: Device = "auto",
+) -> None:
+    """Why a run decides the tags of some clips: maps over frames, attention over time, scores."""
+    from tokenreel.cache.errors import ClipFailed
+    from tokenreel.pipeline.apply.explanation import explain_clips
+    from tokenreel.pipeline.phases.training import parse_stores
+
+    words = [word for word in clips.split(",") if word]
+    found = explain_clips(
+        run,
+        words,
+        store=parse_stores(store or []),
+        root=root,
+        out=out,
+        threshold=threshold,
+        device=require_device(device),
+    )
+    status = 0
+    for files in found:
+        if isinstance(files, ClipFailed):
+            say(f"failed: {files}")
+            status = files.exit_status
+            continue
+        say(f"{files.clip_id}: {files.decided}: {files.picture}, {files.numbers}")
+        if files.without_maps:
+            say(
+                f"  no map of {' and '.join(files.without_maps)}: the store keeps one vector a "
+                "scene; backbone=resnet18 keeps a map"
+            )
+        if files.unseen_reason:
+            say(f"  maps alone, no frames: {files.unseen_reason} (--root names the videos)")
+    finish(status)
 
 
 @app.command()

@@ -4,11 +4,14 @@
                                                    label, ..., the id of the video, one more word
     ROOT/**/<id>.mp4                               the videos, anywhere below
 
-The label of a clip is its only tag, a number as in the file.  view_count and like_ratio have a
-number to predict instead of a class, which is refused.
+The label of a clip is its only tag, a number as in the file.  Two tasks have a number to predict
+(loss=mse): of view_count the natural logarithm of the file's; of like_ratio, whose lines begin with
+likes and dislikes, ten times the share of likes.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from tokenreel.cache.manifest import SPLITS, Clip, Manifest, path_below
 from tokenreel.pipeline.datasets.survey import (
     Survey,
     choose,
+    describe_missing_tags,
     describe_tags,
     find_files,
     refuse_unknown,
@@ -33,7 +37,7 @@ CLASSES = {  # of each task
     "writer": 10,
     "year": 9,
 }
-NUMBERS = ("view_count", "like_ratio")
+NUMBERS = {"view_count": 1, "like_ratio": 2}  # words of a label that are numbers
 LAYOUT = __doc__.partition("\n\n")[2].partition("\n\n")[0]
 LICENCE = "LVU annotations: of facebookresearch/lvu; the videos belong to their owners"
 
@@ -43,7 +47,7 @@ class Entry:
     """A line of a list: id of the video, its label, its place for errors."""
 
     video: str
-    label: int
+    label: str
     where: str
 
 
@@ -52,19 +56,14 @@ def lvu(root: Path, options: Mapping[str, str]) -> Survey:
 
     Args:
         root: the folder.
-        options: `task`, relationship, way_speaking, scene, director, genre, writer or year.
+        options: `task`, relationship, way_speaking, scene, director, genre, writer, year,
+            view_count or like_ratio.
 
     Raises:
-        UsageError: a root without lists, a wrong line, named by file and line, or a task of
-            numbers.
+        UsageError: a root without lists, or a wrong line, named by file and line.
     """
     refuse_unknown("lvu", options, ["task"])
-    if options.get("task") in NUMBERS:
-        raise UsageError(
-            f"data.task={options['task']} has a number to predict, which nothing learns yet: "
-            f"choose {', '.join(CLASSES)}"
-        )
-    task = choose(options, "task", tuple(CLASSES))
+    task = choose(options, "task", (*CLASSES, *NUMBERS))
     if not root.is_dir():
         raise wrong_root(root, LAYOUT)
     files = find_files(root)
@@ -78,6 +77,7 @@ def lvu(root: Path, options: Mapping[str, str]) -> Survey:
     clips: list[Clip] = []
     listed, missing = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
     where: dict[str, str] = {}
+    by_tag: Counter[tuple[str, str]] = Counter()
     for split, names in lists.items():
         if len(names) > 1:
             raise UsageError(f"{root}: two lists of {task}, {names[0]} and {names[1]}: keep one")
@@ -88,16 +88,16 @@ def lvu(root: Path, options: Mapping[str, str]) -> Survey:
                 )
             where[entry.video] = entry.where
             listed[split] += 1
+            by_tag[split, entry.label] += 1
             if entry.video not in videos:
                 missing[split] += 1
                 continue
-            tags = (str(entry.label),)
-            clips.append(
-                Clip(f"{split}/{entry.video}", videos[entry.video], split=split, tags=tags)
-            )
+            name = f"{split}/{entry.video}"
+            clips.append(Clip(name, videos[entry.video], split=split, tags=(entry.label,)))
     notes = [f"{n} of {listed[s]} {s} clips have no video" for s, n in missing.items() if n]
     clips.sort(key=lambda clip: clip.clip_id)
-    notes += describe_tags(clips)
+    if task in CLASSES:
+        notes += [*describe_missing_tags(by_tag, clips), *describe_tags(clips)]
     manifest = Manifest("lvu", root, tuple(clips), {}, LICENCE, tuple(notes), files.unreadable)
     return Survey(manifest, {split: count for split, count in listed.items() if count})
 
@@ -109,11 +109,42 @@ def _read(path: Path, task: str) -> Iterator[Entry]:
         words = line.split()
         if not words:
             continue
-        label = words[0]
-        is_class = label.isascii() and label.isdigit() and int(label) < CLASSES[task]
-        if len(words) < 3 or not is_class:
+        label = _number_of(words, task) if task in NUMBERS else _class_of(words, task)
+        if label is None:
             raise UsageError(
-                f"{place}: {line[:80]!r}: want a label of 0 to {CLASSES[task] - 1}, the id of the "
-                "video and one more word, between spaces"
+                f"{place}: {line[:80]!r}: want {_wanted(task)}, the id of the video and one more "
+                "word, between spaces"
             )
-        yield Entry(words[-2], int(label), place)
+        yield Entry(words[-2], label, place)
+
+
+def _class_of(words: Sequence[str], task: str) -> str | None:
+    """The class of a line; None where it is wrong."""
+    label = words[0]
+    is_class = label.isascii() and label.isdigit() and int(label) < CLASSES[task]
+    return str(int(label)) if is_class and len(words) >= 3 else None
+
+
+def _number_of(words: Sequence[str], task: str) -> str | None:
+    """The number of a line to predict, as text that gives it back; None where it is wrong.
+
+    >>> _number_of(["3", "1", "abc", "tt01"], "like_ratio")
+    '7.5'
+    """
+    count = NUMBERS[task]
+    try:
+        values = [float(word) for word in words[:count]]
+    except ValueError:
+        return None
+    if len(words) < count + 2 or not all(math.isfinite(v) and v >= 0 for v in values):
+        return None
+    if sum(values) <= 0:
+        return None
+    return repr(math.log(values[0]) if count == 1 else 10 * values[0] / sum(values))
+
+
+def _wanted(task: str) -> str:
+    """What a label of a task is."""
+    if task in CLASSES:
+        return f"a label of 0 to {CLASSES[task] - 1}"
+    return "a number above 0" if NUMBERS[task] == 1 else "likes and dislikes"

@@ -2,23 +2,29 @@
 
     ROOT/*.csv         video,genres[,split]            genres between "|": drama|war, or
     ROOT/*.csv         img_root,g1,...,g6[,split]      as the author's out.csv
+    ROOT/GENRE/NAME/SCENE/meta.pkl             the author's folders: (genres, year), in any scene
     ROOT/**/NAME.mp4   the trailers, anywhere below; NAME is the last part of `video` or `img_root`
 
-No list was published.  Where one has no splits, four fifths of it are train, a tenth is val and the
+No list was published.  meta.pkl is read without running anything in it; a CSV list takes its
+place.  Where there are no splits, four fifths of it are train, a tenth is val and the
 rest test, drawn by data.split_seed: 6,047, 754 and 754 of the paper's 7,555.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from tokenreel.cache.csv_tables import Table
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest, path_below
+from tokenreel.pipeline.datasets.formats.pickles import read_plain_pickle
 from tokenreel.pipeline.datasets.survey import (
     Survey,
+    describe_missing_tags,
     describe_tags,
     find_files,
     refuse_unknown,
@@ -28,6 +34,7 @@ from tokenreel.pipeline.datasets.survey import (
 PUBLISHED = {"train": 6047, "val": 754, "test": 754}
 GENRES = tuple(f"g{number}" for number in range(1, 7))
 COLUMNS = ("video", "genres", "img_root", "split", *GENRES)
+META = "meta.pkl"
 EMPTY = ("", "nan", "NaN", "None")  # cells without a genre, as pandas writes them too
 LAYOUT = __doc__.partition("\n\n")[2].partition("\n\n")[0]
 LICENCE = "MMX-Trailer-20: terms not stated; the trailers belong to their owners"
@@ -62,7 +69,7 @@ def mmx(root: Path, options: Mapping[str, str]) -> Survey:
     files = find_files(root)
     videos, notes = files.by_stem(), []
     lists = [name for name in files.names if name.endswith(".csv") and "/" not in name]
-    entries = _read_lists(root, lists, videos)
+    entries = _read_lists(root, lists, videos) or _read_folders(root, files.names)
     if not entries:
         raise wrong_root(root, LAYOUT, "no list with a line")
     if not any(entry.split for entry in entries):
@@ -80,6 +87,8 @@ def mmx(root: Path, options: Mapping[str, str]) -> Survey:
         else:
             missing[entry.split] += 1
     notes += [f"{n} of {listed[s]} {s} trailers have no video" for s, n in missing.items() if n]
+    by_tag = Counter((entry.split, genre) for entry in entries for genre in entry.genres)
+    notes += describe_missing_tags(by_tag, clips)
     clips.sort(key=lambda clip: clip.clip_id)
     notes += describe_tags(clips)
     manifest = Manifest("mmx", root, tuple(clips), {}, LICENCE, tuple(notes), files.unreadable)
@@ -96,6 +105,42 @@ def _read_lists(root: Path, names: Sequence[str], stems: Collection[str]) -> lis
                     f"{entry.where}: {entry.name!r} is listed twice, first at {before.where}"
                 )
     return list(entries.values())
+
+
+def _read_folders(root: Path, names: Sequence[str]) -> list[Entry]:
+    """The trailers of GENRE/NAME/SCENE/meta.pkl; one below several genres has those of all.
+
+    Raises:
+        UsageError: a file that holds something else, or more than plain containers and text.
+    """
+    found: dict[str, Entry] = {}
+    seen: set[str] = set()
+    for name in names:
+        trailer, _, last = name.rpartition("/")
+        folder = PurePosixPath(trailer).parent
+        if last != META or len(folder.parts) < 2 or folder.as_posix() in seen:
+            continue
+        seen.add(folder.as_posix())
+        genres = _genres_of(read_plain_pickle(path_below(root, name)), name)
+        known = found[folder.name].genres if folder.name in found else ()
+        genres = tuple(sorted({*known, *genres}))
+        found[folder.name] = Entry(folder.name, genres, "", name)
+    return list(found.values())
+
+
+def _genres_of(value: Any, where: str) -> tuple[str, ...]:
+    """The genres of (genres, year), or of ((genres, anything), year), as the author wrote both."""
+    labels = value[0] if isinstance(value, (list, tuple)) and value else None
+    if isinstance(labels, (list, tuple)) and len(labels) == 2 and not isinstance(labels[0], str):
+        labels = labels[0]
+    if isinstance(labels, str):
+        labels = [labels]
+    if not isinstance(labels, (list, tuple, set)) or not all(isinstance(x, str) for x in labels):
+        raise UsageError(
+            f"{where}: not (genres, year) but {str(value)[:80]!r}: write the genres as a list, "
+            "video,genres with drama|war, into ROOT/list.csv"
+        )
+    return tuple(sorted({label.strip() for label in labels} - {*EMPTY}))
 
 
 def _read(path: Path, stems: Collection[str]) -> list[Entry]:

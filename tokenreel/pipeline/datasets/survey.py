@@ -125,6 +125,30 @@ def describe_tags(clips: Sequence[Clip]) -> list[str]:
     return notes
 
 
+def describe_missing_tags(
+    listed: Mapping[tuple[str, str], int], clips: Sequence[Clip]
+) -> list[str]:
+    """For each split the tags of which videos are missing, a sentence each.
+
+    Args:
+        listed: (split, tag) -> clips that the annotation files name.
+        clips: those that are there.
+
+    >>> describe_missing_tags({("train", "war"): 3}, [Clip("a", "a", tags=("war",))])
+    ['train: videos there by tag, where some are missing: war 1 of 3']
+    """
+    there = Counter((clip.split, tag) for clip in clips for tag in clip.tags)
+    found: dict[str, list[str]] = {}
+    for (split, tag), count in sorted(listed.items()):
+        if there[split, tag] < count:
+            found.setdefault(split, []).append(f"{tag} {there[split, tag]} of {count}")
+    return [
+        f"{split}: videos there by tag, where some are missing: {', '.join(words[:SHOWN])}"
+        + (", ..." if len(words) > SHOWN else "")
+        for split, words in found.items()
+    ]
+
+
 def find_files(root: Path) -> FoundFiles:
     """Files below the root, and which of them are videos.
 

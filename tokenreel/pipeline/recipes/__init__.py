@@ -10,6 +10,7 @@ from tokenreel.pipeline.recipes.baselines import BASELINES
 from tokenreel.pipeline.recipes.captioned import CAPTIONED
 from tokenreel.pipeline.recipes.carl import CARL
 from tokenreel.pipeline.recipes.ftp import FTP
+from tokenreel.pipeline.recipes.lvu import LVU
 from tokenreel.pipeline.recipes.mvformer import MVFORMER, TABLE4
 from tokenreel.pipeline.recipes.sample import SAMPLE
 from tokenreel.pipeline.recipes.stan import STAN
@@ -42,6 +43,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         **CARL,
         **BASELINES,
         **STAN,
+        **LVU,
         **TRAILERS,
         **FTP,
         **CAPTIONED,

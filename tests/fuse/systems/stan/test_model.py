@@ -1,6 +1,7 @@
 """The model of STAN beside a naive one, the published counts, and what each option computes."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from tokenreel.fuse.systems.stan.encoders import (
 )
 from tokenreel.fuse.systems.stan.fusion import Head, make_fusion
 from tokenreel.fuse.systems.stan.model import StanModel, loss_of, scores_of
-from tokenreel.fuse.systems.stan.system import draw_scenes, shuffle_scenes, stores_of
+from tokenreel.fuse.systems.stan.system import draw_scenes, number_of, shuffle_scenes, stores_of
 from tokenreel.pipeline.override import apply_overrides
 
 SMALL = TransformerConfig(width=8, layers=2, heads=2, feed_forward=6)
@@ -301,3 +302,24 @@ def test_shuffled_scenes_are_the_same_scenes_with_padding_at_the_end():
         assert draw.valid[0].tolist() == [True] * 4 + [False] * 2
     assert len({tuple(draw.units[0]) for draw in found}) > 10
     assert drawn.units[0].tolist() == [0, 1, 2, 3, 3, 3]
+
+
+def test_a_number_is_predicted_with_its_squared_error_from_their_mean_on():
+    config = StanConfig(loss="mse", encoder=SMALL, head=HeadConfig(widths=(6, 4)))
+    model = StanModel(config, dims=DIMS, num_classes=1, numbers=[1.0, 2.0, 6.0]).double().eval()
+    assert model.heads[0].leave.bias.tolist() == pytest.approx([3.0])
+    logits = model(make_scenes(), torch.ones(3, 6, dtype=torch.bool)).detach()
+    assert scores_of(logits, config).shape == (3, 1)
+    wanted = torch.tensor([1.0, 6.0, 2.0], dtype=torch.float64)
+    loss = loss_of(logits, torch.eye(3, dtype=torch.float64)[[0, 2, 1]] @ model.numbers, config)
+    assert float(loss) == pytest.approx(float(((logits[:, 0, 0] - wanted) ** 2).mean()))
+    with pytest.raises(ValidationError, match="loss=mse predicts a number"):
+        StanConfig(loss="mse", fusion={"kind": "distil"})
+
+
+@pytest.mark.parametrize("tags", [(), ("drama",), ("1", "2"), ("nan",), ("inf",)])
+def test_a_clip_without_a_number_is_named(tags):
+    record = SimpleNamespace(clip_id="a.mp4", tags=tags)
+    with pytest.raises(UsageError, match=r"the number that a clip has as its only tag, 'a\.mp4'"):
+        number_of(record)
+    assert number_of(SimpleNamespace(clip_id="a", tags=("-2.5e1",))) == -25.0

@@ -91,11 +91,12 @@ def attention_article(found: Attended) -> Html:
     facts = f"{found.clip_id}: {entities} entities over {rows} x {columns} tokens; {shares}"
     caption = tag("figcaption", run_title(found.run), tag("small", facts))
     words = f"Attention of {found.run.recipe} over {found.clip_id}: a column a moment, the frame "
-    picture = _picture(found.picture, words + "above, then a row for each entity")
+    picture = saved_picture(found.picture, words + "above, then a row for each entity")
     return tag("figure", caption, picture, class_="attention")
 
 
-def _picture(path: Path, words: str) -> Html:
+def saved_picture(path: Path, words: str) -> Html:
+    """A picture that a command wrote, as part of the page, or why it is not there."""
     from PIL import Image as Pillow
 
     try:

@@ -217,8 +217,10 @@ class StanConfig(SystemConfig):
     encoder: EncoderConfig = Field(default=TransformerConfig(), discriminator="kind")
     fusion: FusionConfig = Field(default=SumConfig(), discriminator="kind")
     head: HeadConfig = HeadConfig()
-    loss: Literal["bce", "cross_entropy"] = Field(
-        default="bce", description="for clips of several tags each, or of exactly one"
+    loss: Literal["bce", "cross_entropy", "mse"] = Field(
+        default="bce",
+        description="for clips of several tags each, of exactly one, or of one that is a number "
+        "to predict",
     )
 
     @property
@@ -276,6 +278,8 @@ class StanConfig(SystemConfig):
                 f"fusion.kind={self.fusion.kind} joins two streams: set streams=both, or "
                 "fusion.kind=sum or concat"
             )
+        if isinstance(self.fusion, DistilConfig) and self.loss == "mse":
+            raise ValueError("loss=mse predicts a number, fusion.kind=distil is of tags: set bce")
         if isinstance(self.fusion, DistilConfig) and self.encoder.kind != "transformer":
             raise ValueError("fusion.kind=distil adds a token: set encoder.kind=transformer")
         for name in STREAMS:

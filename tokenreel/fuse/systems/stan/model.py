@@ -3,12 +3,12 @@
 Shapes: B clips, T scenes, D channels of a scene, K tags, M scores of a clip by different heads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from tokenreel.fuse.data.frames import Frames
 from tokenreel.fuse.systems.stan.config import DistilConfig, StanConfig
@@ -23,13 +23,17 @@ class StanModel(nn.Module):
     Args:
         config: of the run.
         dims: stream -> channels D of a scene in its store; of no meaning where a CNN is trained.
-        num_classes: tags K.
+        num_classes: tags K; 1 with loss=mse.
+        numbers: what each tag of the store is as a number, with loss=mse; the head begins at their
+            mean.
 
     Attributes:
         blocks: stream -> the block of its store whose tokens are a scene.
         stores: stream -> the name of its store.
         cnns: stream -> the CNN that it trains.
     """
+
+    numbers: Tensor
 
     def __init__(
         self,
@@ -39,9 +43,11 @@ class StanModel(nn.Module):
         num_classes: int,
         blocks: Mapping[str, int] | None = None,
         stores: Mapping[str, str] | None = None,
+        numbers: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.config = config
+        self.register_buffer("numbers", torch.tensor(list(numbers)), persistent=False)
         self.blocks, self.stores = dict(blocks or {}), dict(stores or {})
         cnns = {name: SceneCnn(cnn) for name, cnn in config.cnns.items()}
         self.cnns = nn.ModuleDict(cnns)
@@ -58,6 +64,10 @@ class StanModel(nn.Module):
         self.heads = nn.ModuleList(
             Head(config.head, width, num_classes) for _ in range(3 if is_distilled else 1)
         )
+        if len(numbers):
+            head = self.heads[0]
+            assert isinstance(head, Head)
+            nn.init.constant_(head.leave.bias, sum(numbers) / len(numbers))
 
     def forward(self, scenes: Mapping[str, Tensor], valid: Tensor) -> Tensor:
         """Score clips.
@@ -154,9 +164,11 @@ def loss_of(logits: Tensor, targets: Tensor, config: StanConfig) -> Tensor:
 
     Args:
         logits: (B, M, K) of :meth:`StanModel.forward`, float32.
-        targets: float32 (B, K), 0 or 1.
+        targets: float32 (B, K), 0 or 1; with loss=mse the numbers, (B,).
         config: of the run.
     """
+    if config.loss == "mse":
+        return mse_loss(logits[:, 0, 0], targets)
 
     def of_tags(scores: Tensor) -> Tensor:
         if config.loss == "cross_entropy":
@@ -177,6 +189,8 @@ def loss_of(logits: Tensor, targets: Tensor, config: StanConfig) -> Tensor:
 
 
 def scores_of(logits: Tensor, config: StanConfig) -> Tensor:
-    """Scores of tags from 0 to 1, (B, K) of logits (B, M, K)."""
+    """Scores of tags from 0 to 1, (B, K) of logits (B, M, K); with loss=mse numbers, (B, 1)."""
+    if config.loss == "mse":
+        return logits[:, 0]
     of_heads = logits.softmax(dim=-1) if config.loss == "cross_entropy" else logits.sigmoid()
     return of_heads[:, :2].mean(dim=1) if logits.shape[1] == 3 else of_heads[:, 0]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.clip import ClipRecord
@@ -19,13 +20,14 @@ from tokenreel.fuse.data.requirements import (
     require_tags,
     require_training_clips,
 )
-from tokenreel.fuse.systems.base import Embedded, Shapes, System
+from tokenreel.fuse.systems.base import Embedded, Explained, Shapes, System
 from tokenreel.fuse.systems.stan.config import CnnConfig, StanConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tokenreel.fuse.data.batches import Batch
+    from tokenreel.fuse.data.frames import Frames
     from tokenreel.fuse.data.source import TokenSource, Wanted
     from tokenreel.fuse.distributed.world import World
 
@@ -46,8 +48,11 @@ class Stan(System):
         require_clips(config, stores.first)
         require_tags(config, stores.first)
         require_training_clips(config, stores.first)
-        if config.loss == "cross_entropy":
+        if config.loss != "bce":
             _require_one_tag(config, stores.first)
+        if config.loss == "mse":
+            for record in clips_of(config, stores.first):
+                number_of(record)
         for stream, name in named.items():
             is_cls = config.feature == "cls" and stream not in config.cnns
             if is_cls and stores[name].identity.cls == "none":
@@ -86,7 +91,8 @@ class Stan(System):
             return StanModel(
                 config,
                 dims={stream: shapes.streams[name].dim for stream, name in stores.items()},
-                num_classes=len(shapes.class_names),
+                num_classes=1 if config.loss == "mse" else len(shapes.class_names),
+                numbers=[float(n) for n in shapes.class_names] if config.loss == "mse" else (),
                 blocks={
                     stream: max(shapes.streams[name].blocks)
                     for stream, name in stores.items()
@@ -135,15 +141,51 @@ class Stan(System):
                 )
             logits = model(model.scenes(frames, gather, crops), valid).float()
         every = gather_clips(logits, len(batch.clip_ids), batch.own, world)
+        if config.loss == "mse":
+            return loss_of(every, batch.targets @ model.numbers, config)
         return loss_of(every, batch.targets, config)
 
     def embed(
         self, model: Any, config: StanConfig, source: "TokenSource", record: ClipRecord
     ) -> Embedded:
         """Scores of the tags of the clip, (1, K)."""
-        import torch
-
         from tokenreel.fuse.systems.stan.model import scores_of
+
+        frames, places, valid, _ = self._clip(model, config, source, record)
+        logits = model(model.scenes(frames, places), valid).float()
+        targets = np.array([number_of(record)]) if config.loss == "mse" else None
+        return Embedded(scores_of(logits, config).cpu().numpy(), of_clip=True, targets=targets)
+
+    def explain(
+        self,
+        model: Any,
+        config: StanConfig,
+        source: "TokenSource",
+        record: ClipRecord,
+        threshold: float,
+    ) -> Explained:
+        """Grad-CAM of the streams that see places, attention of CLS, scores of the tags."""
+        from tokenreel.fuse.systems.stan.explain import explain_clip
+
+        if config.loss == "mse":
+            raise UsageError("loss=mse predicts a number: there are no tags to explain")
+        frames, places, valid, units = self._clip(model, config, source, record)
+        grids = {
+            stream: source.streams[name].grid
+            for stream, name in model.stores.items()
+            if stream not in config.cnns
+        }
+        found = explain_clip(model, frames, places, valid, grids=grids, threshold=threshold)
+        return Explained(source.class_names, units=units, stores=model.stores, **found)
+
+    def _clip(
+        self, model: Any, config: StanConfig, source: "TokenSource", record: ClipRecord
+    ) -> "tuple[dict[str, Frames], Tensor, Tensor, NDArray[np.int64]]":
+        """The distinct units of a clip by store, which of them each scene is, (1, T), and valid.
+
+        The last is the units' rows in the stores.
+        """
+        import torch
 
         drawn = self.draw(record, config, np.random.default_rng(list(record.clip_id.encode())))
         distinct, gather = np.unique(drawn.units, return_inverse=True)
@@ -155,8 +197,7 @@ class Stan(System):
             for name, stream in source.streams.items()
             if name in names
         }
-        logits = model(model.scenes(frames, places), valid).float()
-        return Embedded(scores_of(logits, config).cpu().numpy(), of_clip=True)
+        return frames, places, valid, distinct
 
 
 def draw_scenes(num_scenes: int, config: StanConfig) -> Draw:
@@ -263,10 +304,30 @@ def _require_one_tag(config: StanConfig, store: Store) -> None:
     several = [clip for clip in clips_of(config, store) if len(clip.tags) > 1]
     if several:
         raise UsageError(
-            f"loss=cross_entropy learns one tag a clip, {len(several)} training clips of "
+            f"loss={config.loss} learns one tag a clip, {len(several)} training clips of "
             f"{store.path} have more, the first is {several[0].clip_id!r} "
             f"({', '.join(several[0].tags)}): set loss=bce"
         )
+
+
+def number_of(record: ClipRecord) -> float:
+    """The number of a clip, which its only tag is.
+
+    Raises:
+        UsageError: it has none.
+    """
+    try:
+        [text] = record.tags
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value):
+        raise UsageError(
+            f"loss=mse predicts the number that a clip has as its only tag, {record.clip_id!r} has "
+            f"{', '.join(record.tags) or 'none'}: set loss=bce or cross_entropy, or tag clips with "
+            "a number"
+        )
+    return value
 
 
 SYSTEM = Stan
