@@ -42,6 +42,7 @@ SECONDS = {
     "fusion": 200,
     "pooling": 90,
     "scene_pixels": 90,
+    "stan_step": 170,
     "store_memory": 30,
     "store_open": 30,
     "store_read": 30,
