@@ -50,6 +50,7 @@ SECONDS = {
     "store_training_read": 90,
     "store_write": 40,
     "token_dataset": 50,
+    "clip_maps": 60,
     "demo": 270,
 }
 BUSY = 0.5

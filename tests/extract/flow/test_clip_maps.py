@@ -122,6 +122,13 @@ def test_a_clip_map_of_videomae_has_a_row_for_each_two_frames(manifest, tmp_path
 
 
 @NEEDS
+def test_frames_that_fill_no_window_are_refused_not_repeated():
+    config = VIDEO.model_copy(update={"frames": "uniform:6"})
+    with pytest.raises(UsageError, match="sees 4 frames at once: give frames=uniform:4, or a mul"):
+        build_identity(config)
+
+
+@NEEDS
 def test_a_clip_map_is_the_same_bytes_whoever_makes_which_part(manifest, tmp_path):
     whole = tmp_path / "whole"
     extract_clips(manifest, VIDEO, whole, progress=False)

@@ -3,7 +3,12 @@
 import pytest
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.extract.texts.text_lines import TextLine, read_text_lines, whole_text_lines
+from tokenreel.extract.texts.text_lines import (
+    TextLine,
+    read_numbered_lines,
+    read_text_lines,
+    whole_text_lines,
+)
 
 LINE = TextLine("a/1", "A", "pour\u2028tea", "m", "what?", "ab", (0.5, 1.0), is_cut=True)
 
@@ -48,6 +53,25 @@ def test_a_wrong_line_is_named(tmp_path, line, reason):
     for read in (read_text_lines, whole_text_lines):
         with pytest.raises(UsageError, match=reason):
             read(path)
+
+
+def test_a_table_of_texts_is_read_as_lines(tmp_path):
+    data = b'video;prompt;text\r\na.mp4;A;"pour; tea"\r\nb.mp4;A;lift\r\n'
+    lines = read_numbered_lines(write(tmp_path / "t.csv", data))
+    assert lines == [(2, TextLine("a.mp4", "A", "pour; tea")), (3, TextLine("b.mp4", "A", "lift"))]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"clip,prompt\na,A\n", r"t\.csv:1: no column 'text'"),
+        (b"clip,prompt,text,colour\na,A,x,y\n", "unknown column 'colour'"),
+        (b"clip,prompt,text\na,A,\n", r"t\.csv:2: text is empty"),
+    ],
+)
+def test_a_wrong_table_of_texts_is_named(tmp_path, data, reason):
+    with pytest.raises(UsageError, match=reason):
+        read_numbered_lines(write(tmp_path / "t.csv", data))
 
 
 def test_a_line_that_was_cut_off_is_no_text_and_is_told_to_readers(tmp_path):

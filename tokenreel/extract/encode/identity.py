@@ -93,6 +93,11 @@ def identity_for(config: ExtractConfig, weights_hash: str) -> StoreIdentity:
     window_frames, window_rows = shape.frames_per_window, shape.rows_per_window
     image_size = height if height == width else (height, width)
     frames = frames_identity(config)
+    if frames.get("policy") == "uniform" and frames["count"] % window_frames:
+        raise UsageError(
+            f"frames={config.frames}: {config.backbone} sees {window_frames} frames at once: give "
+            f"frames=uniform:{window_frames}, or a multiple of it"
+        )
     return StoreIdentity(
         architecture=config.backbone,
         weights_sha256=weights_hash,
@@ -150,6 +155,7 @@ def made_with(config: ExtractConfig, dataset: str, device: torch.device) -> dict
     versions = {}
     own = ["pillow"] if config.pixels else []
     own += ["torchvision"] if config.backbone.startswith("torchvision:") else []
+    own += ["transformers"] if config.backbone.startswith(("videomae:", "xclip:")) else []
     for package in (*PACKAGES, *own):
         try:
             versions[package] = version(package)

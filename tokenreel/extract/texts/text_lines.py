@@ -4,7 +4,8 @@
      "picture": "<sha256>", "times_seconds": [0.2, 0.6], "is_cut": false}
 
 `clip`, `prompt` and `text` are needed; files of other people may have these alone, and `video` for
-`clip`.  Keys that are not named here are refused.
+`clip`.  Keys that are not named here are refused.  A table `.csv` with the columns clip (or video),
+prompt, text and, perhaps, model is read too.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenreel.cache.canonical import read_json
+from tokenreel.cache.csv_tables import Table
 from tokenreel.cache.errors import UsageError
 
 MOST_LINE_BYTES = 2**20
@@ -75,6 +77,8 @@ def read_numbered_lines(path: Path) -> list[tuple[int, TextLine]]:
     Raises:
         UsageError: see read_text_lines.
     """
+    if path.suffix.lower() == ".csv":
+        return list(_read_table(path))
     lines, rest = _split(path)
     if rest:
         raise UsageError(
@@ -109,6 +113,25 @@ def _split(path: Path) -> tuple[list[tuple[int, TextLine]], bytes]:
         elif data.strip():
             lines.append((number, _read_line(data, f"{path}:{number}")))
     return lines, rest
+
+
+def _read_table(path: Path) -> Iterator[tuple[int, TextLine]]:
+    """The lines of a table, with their numbers; one whose text has line ends counts its last."""
+    known = ("clip", "video", "prompt", "text", "model")
+    table = Table(path, known)
+    clip = "clip" if "clip" in table.header else "video"
+    missing = [name for name in (clip, "prompt", "text") if name not in table.header]
+    unknown = [name for name in table.header if name not in known]
+    if missing or unknown:
+        wrong = f"no column {missing[0]!r}" if missing else f"unknown column {unknown[0]!r}"
+        raise UsageError(f"{table.where}: {wrong}; the columns are clip,prompt,text,model")
+    for line in table.lines():
+        cells = line.cells
+        for name in (clip, "prompt", "text"):
+            if not cells[name]:
+                raise UsageError(f"{line.where}: {name} is empty")
+        number = int(line.where.rpartition(":")[2])
+        yield number, TextLine(cells[clip], cells["prompt"], cells["text"], cells.get("model", ""))
 
 
 def _lines(path: Path) -> Iterator[bytes]:
