@@ -10,6 +10,7 @@ from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.text_file import read_text_file
 from tokenreel.pipeline.datasets.captioned import captioned, draw_clip, write_script
+from tokenreel.pipeline.demo import ftp as demo
 from tokenreel.pipeline.demo import run_named
 from tokenreel.pipeline.demo.ftp import Measured, findings
 from tokenreel.pipeline.recipes.captioned import ALIGN, ALIGNED, CAPTIONED, SHUFFLED, UNALIGNED
@@ -70,12 +71,13 @@ def test_a_root_of_other_counts_is_refused(tmp_path):
 
 def test_the_whole_demo_at_a_small_size(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "SEEDS", (0,))  # of three: the time of a test
     assert run_named(["ftp", *SMALL]) == 0
     [out] = (tmp_path / "results").iterdir()
     with (out / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["recipe"] for row in rows} == set(CAPTIONED)
-    assert {row["seeds"] for row in rows} == {"3"}
+    assert {row["seeds"] for row in rows} == {"1"}
     assert (out / "index.html").stat().st_size > 10_000
     assert "a gain of" in capsys.readouterr().out
     true, other = (read_text_file(out / name) for name in ("texts.h5", "shuffled.h5"))
