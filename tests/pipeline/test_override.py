@@ -5,9 +5,11 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
+from tokenreel.cache.codec import codec_identity
 from tokenreel.cache.errors import UsageError
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.fuse.config import FixedWidthConfig, FuseConfig, LavConfig, LstpConfig, MaxConfig
+from tokenreel.pipeline.datasets import load_dataset
 from tokenreel.pipeline.override import apply_overrides, expand_grid
 from tokenreel.pipeline.phases.extraction import configure_extraction, data_options
 from tokenreel.pipeline.phases.training import apply_words
@@ -183,3 +185,15 @@ def test_a_key_with_two_values_is_refused_naming_both(read, words, key):
     with pytest.raises(UsageError, match=f"{first} and {last}: {key} is given twice"):
         read(words.split())
     read([word for word in words.split() if word != last] + [first])  # one value, said twice
+
+
+@pytest.mark.parametrize("text", ["\u00b2", "9" * 5000])
+def test_what_is_no_whole_number_of_a_word_is_refused_by_one_sentence(text, tmp_path):
+    for read in (
+        lambda: load_dataset("sample", tmp_path, {"train": text}),
+        lambda: codec_identity(f"pca:{text}+int8"),
+        lambda: configure_extraction(extraction_for("folder"), [f"frames=uniform:{text}"]),
+        lambda: load_dataset("mmx", tmp_path, {"split_seed": text}),
+    ):
+        with pytest.raises(UsageError):
+            read()

@@ -9,6 +9,7 @@ import crc32c
 from tokenreel.cache.errors import Damaged
 
 DEEPEST = 64  # levels
+MOST_DIGITS = 18  # of a whole number that is written as text
 MOST_DIGITS = 20  # of a whole number, its sign with them
 
 
@@ -164,3 +165,12 @@ def field_differences(here: Any, there: Any, prefix: str = "") -> list[tuple[str
             rows += field_differences(here.get(key), there.get(key), name)
         return rows
     return [] if here == there else [(prefix, here, there)]
+
+
+def is_whole_number(text: str) -> bool:
+    """Whether a text is a whole number from 0, in at most 18 digits of ASCII, for `int`.
+
+    >>> is_whole_number("007"), is_whole_number("\u00b2"), is_whole_number("9" * 5000)
+    (True, False, False)
+    """
+    return text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS

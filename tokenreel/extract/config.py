@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tokenreel.cache.canonical import is_whole_number
+
 
 class ExtractConfig(BaseModel):
     """Configuration of an extraction; fields up to `numeric` decide the tokens."""
@@ -119,7 +121,7 @@ class ExtractConfig(BaseModel):
     @classmethod
     def _known_policy(cls, frames: str) -> str:
         kind, _, value = frames.partition(":")
-        counts = kind == "uniform" and value.isdecimal() and value.isascii() and int(value) > 0
+        counts = kind == "uniform" and is_whole_number(value) and int(value) > 0
         if frames == "all" or counts or (kind in ("listed", "scenes") and value):
             return f"uniform:{int(value)}" if counts else frames
         raise ValueError("frames is all, uniform:T, listed:FILE or scenes:FOLDER")

@@ -546,6 +546,29 @@ def test_labels_of_a_video_that_clips_csv_leaves_out_are_left_out_and_noted(tmp_
         load_dataset("folder", root, {})
 
 
+def test_numbers_are_names_where_phases_are_called_by_numbers(tmp_path):
+    root = make_root(tmp_path, phases="action,phase\n,1\n,2\n", labels=LABELS + "val/a.mp4,0,1,2\n")
+    (clip,) = [clip for clip in load_dataset("folder", root, {}).clips if clip.spans]
+    assert clip.spans[0].phase == 1
+    (root / "labels.csv").write_text(LABELS + "val/a.mp4,0,1,0\n")
+    with pytest.raises(UsageError, match=r"unknown phase '0' \(known: 1, 2\)"):
+        load_dataset("folder", root, {})
+
+
+def test_a_phase_of_thousands_of_digits_is_refused(tmp_path):
+    root = make_root(tmp_path, labels=LABELS + f"val/a.mp4,0,1,{'9' * 5000}\n")
+    with pytest.raises(UsageError, match=r"labels\.csv:2: unknown phase '999"):
+        load_dataset("folder", root, {})
+
+
+def test_phases_of_an_action_that_no_clip_has_are_noted(tmp_path):
+    root = make_root(
+        tmp_path, clips="video,action\nval/a.mp4,lift\n", phases="action,phase\nlfit,up\n"
+    )
+    notes = load_dataset("folder", root, {}).notes
+    assert "phases.csv has phases of 'lfit', an action of no clip, did you mean lift?" in notes
+
+
 def test_wrong_splits_are_one_message_with_how_many_lines_have_them(tmp_path):
     rows = "".join(f"{name}.mp4,vall\n" for name in "abc")
     root = make_root(tmp_path, clips=f"video,split\n{rows}d.mp4,valid\n")

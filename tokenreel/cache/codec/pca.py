@@ -12,6 +12,7 @@ in float64.  What that rounds away is 2^-20 of the token's largest value.
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.cache.canonical import is_whole_number
 from tokenreel.cache.codec.base import Array, Calibration, Grid, Reducer
 from tokenreel.cache.errors import UsageError
 
@@ -26,7 +27,7 @@ class Pca(Reducer):
     needs_calibration = True
 
     def __init__(self, parameter: str, calibration: Calibration) -> None:
-        if not parameter.isdecimal() or not int(parameter):
+        if not is_whole_number(parameter) or not int(parameter):
             raise UsageError(
                 f"codec 'pca' has the number of components after a colon, as in pca:128; got "
                 f"{parameter!r}"

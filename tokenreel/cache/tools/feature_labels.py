@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tokenreel.cache.canonical import is_whole_number
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.csv_tables import Line, read_table
 from tokenreel.cache.embeddings import labels_of
@@ -159,7 +160,9 @@ def _phase(line: Line, names: Sequence[str]) -> int:
     text = line.cells["phase"]
     if text in names:
         return list(names).index(text)
-    if text.isascii() and text.isdigit() and int(text) < (len(names) or MOST_PHASES):
-        return int(text)
+    if not any(map(is_whole_number, names)) and is_whole_number(text):  # else a number is a name
+        number = int(text)
+        if number < (len(names) or MOST_PHASES):
+            return number
     known = ", ".join(names) or "numbers from 0, or names listed in phases.csv"
     raise UsageError(f"{line.where}: unknown phase {text!r}{nearest(text, names)} (known: {known})")

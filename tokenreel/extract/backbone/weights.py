@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tokenreel.cache.canonical import is_whole_number
 from tokenreel.cache.errors import UsageError
 from tokenreel.extract.backbone.weight_files import read_model_config, read_tensor_groups
 from tokenreel.extract.backbone.weight_fit import Candidate, choose, default_group, require_config
@@ -100,7 +101,7 @@ def _require_known(backbone: str) -> None:
 def seed_of(weights: str) -> int:
     """The seed of "random:SEED"."""
     text = weights.removeprefix("random:")
-    if not text.isdecimal():
+    if not is_whole_number(text):
         raise UsageError(f"weights={weights!r}: write random:SEED with a whole number, random:0")
     return int(text)
 

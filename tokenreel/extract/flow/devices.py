@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenreel.cache.canonical import is_whole_number
 from tokenreel.cache.errors import MachineError, TokenReelError, UsageError
 from tokenreel.extract.backbone.base import Backbone
 from tokenreel.extract.backbone.cpu_threads import PART_FRAMES, num_threads
@@ -234,11 +235,11 @@ def pick_gpus(words: str) -> tuple[str, ...]:
     parts = words.split(",")
     if words == "all":
         chosen = [f"cuda:{number}" for number in range(count)]
-    elif words.isdecimal() and int(words) > 0:
+    elif is_whole_number(words) and int(words) > 0:
         chosen = [f"cuda:{number}" for number in range(int(words))]
     elif all(part == "cpu" for part in parts):
         chosen = parts
-    elif all(part.isdecimal() for part in parts if part) and "," in words:
+    elif all(is_whole_number(part) for part in parts if part) and "," in words:
         chosen = [f"cuda:{int(part)}" for part in parts if part]
     else:
         raise UsageError(f"--gpus is all, how many, or numbers such as 0,1; got {words!r}")

@@ -24,6 +24,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
+from tokenreel.cache.canonical import is_whole_number
 from tokenreel.cache.csv_tables import Comments, Line, read_table, require_splits
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import SPLITS, Clip, LabelSpan, Manifest, path_below, text_of_name
@@ -309,6 +310,11 @@ class _Tables:
             if phase in phases.get(action, ()):
                 raise UsageError(f"{line.where}: phase {phase!r} of {action!r} is listed twice")
             phases[action] = (*phases.get(action, ()), phase)
+        if unused := sorted(phases.keys() - set(actions)):
+            self._notes.append(
+                f"phases.csv has phases of {unused[0]!r}, an action of no clip"
+                f"{_more(unused)}{nearest(unused[0], actions)}"
+            )
         return phases
 
     def clips(self) -> list[Clip]:
@@ -430,8 +436,10 @@ def _phase_of(line: Line, names: tuple[str, ...]) -> int:
     text = line.cells["phase"]
     if text in names:
         return names.index(text)
-    if text.isascii() and text.isdigit() and int(text) < (len(names) or MOST_PHASES):
-        return int(text)
+    if not any(map(is_whole_number, names)) and is_whole_number(text):  # else a number is a name
+        number = int(text)
+        if number < (len(names) or MOST_PHASES):
+            return number
     known = ", ".join(names) or "numbers from 0, or names listed in phases.csv"
     raise UsageError(f"{line.where}: unknown phase {text!r}{nearest(text, names)} (known: {known})")
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenreel.cache.canonical import is_whole_number
 from tokenreel.cache.csv_tables import read_lines
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import SPLITS, Clip, Manifest, path_below
@@ -121,7 +122,7 @@ def _read(path: Path, task: str) -> Iterator[Entry]:
 def _class_of(words: Sequence[str], task: str) -> str | None:
     """The class of a line; None where it is wrong."""
     label = words[0]
-    is_class = label.isascii() and label.isdigit() and int(label) < CLASSES[task]
+    is_class = is_whole_number(label) and int(label) < CLASSES[task]
     return str(int(label)) if is_class and len(words) >= 3 else None
 
 

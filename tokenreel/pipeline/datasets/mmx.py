@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenreel.cache.canonical import is_whole_number
 from tokenreel.cache.csv_tables import Table
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest, path_below
@@ -62,7 +63,7 @@ def mmx(root: Path, options: Mapping[str, str]) -> Survey:
     """
     refuse_unknown("mmx", options, ["split_seed"])
     seed = options.get("split_seed", "0")
-    if not (seed.isascii() and seed.isdigit()):
+    if not is_whole_number(seed):
         raise UsageError(f"data.split_seed={seed}: want a whole number from 0")
     if not root.is_dir():
         raise wrong_root(root, LAYOUT)

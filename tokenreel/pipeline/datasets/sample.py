@@ -40,7 +40,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenreel.cache.canonical import read_json
+from tokenreel.cache.canonical import is_whole_number, read_json
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import whole_file
 from tokenreel.pipeline.datasets.folder import folder
@@ -138,7 +138,7 @@ def _counts(options: Mapping[str, str]) -> dict[str, int]:
     for name, text in options.items():
         if name not in ("train", "val"):
             raise UsageError(f"data.{name}: the data set `sample` takes data.train and data.val")
-        if not text.isdigit() or int(text) < 1:
+        if not is_whole_number(text) or int(text) < 1:
             raise UsageError(f"data.{name} is a number of clips from 1, got {text!r}")
         counts[name] = int(text)
     return counts

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+from tokenreel.cache.canonical import is_whole_number
 from tokenreel.cache.csv_tables import read_lines
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest, path_below
@@ -101,7 +102,7 @@ def _read_classes(root: Path, files: FoundFiles) -> dict[str, int]:
     classes: dict[str, int] = {}
     for number, line in enumerate(read_lines(path_below(root, name)) if name else (), start=1):
         label, _, action = line.strip().partition(" ")
-        if line.strip() and not (label.isdecimal() and action):
+        if line.strip() and not (is_whole_number(label) and action):
             raise UsageError(f"classInd.txt:{number}: {line[:80]!r} is not `number class`")
         if line.strip():
             classes[action.strip()] = int(label)
@@ -116,7 +117,7 @@ def _read(path: Path, classes: Mapping[str, int]) -> Iterator[tuple[str, str, st
             continue
         file, _, label = line.strip().partition(" ")
         parts = PurePosixPath(file).parts
-        if len(parts) != 2 or (label and not label.strip().isdecimal()):
+        if len(parts) != 2 or (label and not is_whole_number(label.strip())):
             raise UsageError(f"{where}: {line[:80]!r} is not `class/video.avi number`")
         action, stem = parts[0], PurePosixPath(file).stem
         if classes and action not in classes:
