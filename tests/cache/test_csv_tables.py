@@ -96,7 +96,7 @@ def test_lines_of_comments_are_rows_where_the_table_has_no_comments(tmp_path):
 
 def test_a_name_that_begins_with_a_number_sign_is_no_comment(tmp_path):
     head = "video,start_seconds,phase\n"
-    rows = head + "# a, b and c\n#1.mp4,0,x\n#2.mp4,0,x\n#cafe\u0301.mp4,0,x\n#2.mp4\n#3.mp4,1,y\n"
+    rows = head + "# a, b and c\n#1.mp4,0,x\n#2.mp4,0,x\n#cafe\u0301.mp4,0,x\n#1.mp4\n#3.mp4,1,y\n"
     comments = Comments({"#1.mp4", "#caf\u00e9.mp4"})
     assert [row[0] for row in cells(read(tmp_path, rows, comments=comments))] == [
         "#1.mp4",

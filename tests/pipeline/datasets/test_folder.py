@@ -582,6 +582,12 @@ def test_wrong_splits_are_one_message_with_how_many_lines_have_them(tmp_path):
         load_dataset("folder", root, {})
 
 
+def test_a_folder_that_means_the_split_it_has_is_not_noted(tmp_path):
+    (tmp_path / "Train").mkdir()
+    (tmp_path / "Train" / "a.mp4").touch()
+    assert not any("is no split" in note for note in load_dataset("folder", tmp_path, {}).notes)
+
+
 @pytest.mark.parametrize("name", ["Val", "vall", "validation", "TEST", "testing"])
 def test_a_folder_whose_name_is_nearly_a_split_is_noted(tmp_path, name):
     (tmp_path / name).mkdir()
