@@ -321,6 +321,15 @@ def test_weights_of_another_size_are_named_in_one_line(tmp_path):
         load_weights("vit_small_patch32_224", str(tmp_path / "w.pth"))
 
 
+def test_a_bias_that_a_model_lacks_is_left_out_where_it_is_zero_alone(tmp_path, state):
+    path = tmp_path / "w.pt"
+    torch.save(dict(state) | {"blocks.0.adapter.bias": torch.zeros(64)}, path)
+    assert load_weights(MINI, str(path)).keys() == state.keys()
+    torch.save(dict(state) | {"blocks.0.adapter.bias": torch.full((64,), 0.5)}, path)
+    with pytest.raises(UsageError, match=r"left over 1 \(blocks.0.adapter.bias\)"):
+        load_weights(MINI, str(path))
+
+
 def test_tensors_that_are_missing_and_left_over_are_listed(tmp_path, state):
     held = dict(state) | {"blocks.0.adapter.weight": torch.ones(2, 2)}
     del held["blocks.3.attn.qkv.bias"], held["cls_token"]
