@@ -273,7 +273,7 @@ def test_the_second_time_it_fails_with_what_was_and_is(work, change):
     running.finish()
     (failure,) = running.report.failed
     assert failure.reason.startswith("b.mp4 changed while it was extracted: it was ")
-    assert "`extract retry` the store" in failure.reason
+    assert "rerun when nothing writes the video any more" in failure.reason
     assert [record["clip_id"] for record in read_failures(work[1])] == ["b1"]
 
 

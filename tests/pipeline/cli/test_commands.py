@@ -19,7 +19,7 @@ HELP = {
     "evaluate": ["", "all", "compare", "frozen", "check", "report", "align", "retrieve"],
     "tokenreel": ["", "demo", "doctor", "fidelity", "keys", "data check"]
     + [f"store {name}" for name in ("info", "ls", "verify", "diff", "export", "import")]
-    + [f"store {name}" for name in ("merge", "migrate", "gc", "relabel")],
+    + [f"store {name}" for name in ("merge", "migrate", "pool", "gc", "relabel")],
 }
 WRONG = [
     ("extract", "run sampel", "did you mean sample?"),

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.cache.canonical import read_json
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import whole_file
 from tokenreel.pipeline.datasets.folder import folder
@@ -133,7 +134,7 @@ def _counts(note: Path, options: Mapping[str, str]) -> dict[str, int]:
     counts = {"train": NUM_TRAIN, "val": NUM_VAL, "test": NUM_TEST}
     if note.exists():
         try:
-            held = json.loads(note.read_text())
+            held = read_json(note.read_bytes())
             counts = {split: int(held[split]) for split in counts}
         except (ValueError, TypeError, KeyError):
             pass  # a note of another kind is shown when it is compared
