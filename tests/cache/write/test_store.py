@@ -149,6 +149,22 @@ def test_a_killed_writers_segments_are_taken_over_and_the_bytes_are_the_same(sto
     assert files(here) == files(there)
 
 
+def test_a_damaged_segment_of_a_killed_writer_is_written_again(tmp_path):
+    path = stores.make_store(tmp_path / "t")
+    with StoreWriter(path, writer_id="k") as writer:
+        clip = stores.begin(writer, "v/2")
+        stores.append(writer, clip, "v/2", 140)
+        clip.suspend()
+    [left] = (path / "clips").glob("*/.tmp-*")
+    shards = sorted((left / "views/0/tokens/1/c").rglob("*"))
+    second = [shard for shard in shards if shard.is_file()][1]
+    data = bytearray(second.read_bytes())
+    data[len(data) // 2] ^= 1
+    second.write_bytes(data)
+    with StoreWriter(path, writer_id="w") as writer:
+        assert stores.begin(writer, "v/2").resume_frames == 64
+
+
 def test_truncation_deletion_and_swaps_are_detected(store):
     one, two = (store / folder_of(clip_key(name)) for name in ("a/1", "v/2"))
     shard = "views/0/tokens/{}/c/0/0/0"
