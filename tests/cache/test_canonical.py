@@ -94,6 +94,15 @@ def store(tmp_path):
     return path
 
 
+def test_a_failure_record_that_was_altered_says_what_to_do(store):
+    [record] = (store / "failed").glob("*.json")
+    record.write_bytes(b"[]")
+    with pytest.raises(Damaged, match="no checksum: delete this file, and its clip is tried again"):
+        read_failures(store)
+    record.unlink()
+    assert read_failures(store) == []
+
+
 HOSTILE = {name: data for name, (data, _) in REFUSED.items() if name not in ("mark", "utf-32")} | {
     "null": b"null",
     "list": b"[]",

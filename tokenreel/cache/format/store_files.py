@@ -309,5 +309,8 @@ def read_failures(path: str | Path) -> list[dict[str, Any]]:
     found = []
     for file in Path(path).glob("failed/*.json"):
         data = read_file(file_inside(Path(path), f"failed/{file.name}"))
-        found.append(open_seal(parse_json(data, where=file), where=file))
+        try:
+            found.append(open_seal(parse_json(data, where=file), where=file))
+        except Damaged as error:
+            raise Damaged(f"{error}: delete this file, and its clip is tried again") from error
     return sorted(found, key=lambda record: str(record["clip_id"]))

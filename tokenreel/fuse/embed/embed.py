@@ -173,9 +173,17 @@ def embed_run(
         Damaged: a store without a sound clip.
     """
     stores = StoreSet(store if isinstance(store, Mapping) else {"tokens": store})
+    embedder, source = _load_for(run, stores, device)
+    _require_writable(out)
+    left_out: dict[str, list[str]] = {}
+    embed_together(source, [replace(embedder, out=out)], progress=progress, left_out=left_out)
+    return [reason for reasons in left_out.values() for reason in reasons]
+
+
+def _load_for(run: Path, stores: StoreSet, device: torch.device) -> tuple[Embedder, TokenSource]:
+    """The model of a run for some stores, with what made its embeddings, and what it reads."""
     there = describe_stores(stores)
     trained_on = require_same_tokens(run, there)["store_fingerprint"]
-    _require_writable(out)
     found: list[TokenSource] = []
 
     def source_of(config: SystemConfig) -> TokenSource:
@@ -183,16 +191,8 @@ def embed_run(
         return found[0]
 
     embedder = load_run(run, source_of)
-    provenance = {
-        "run": run.name,
-        **embedder.provenance,
-        **there,
-        "trained_on": trained_on,
-    }
-    left_out: dict[str, list[str]] = {}
-    embedder = replace(embedder, out=out, provenance=provenance)
-    embed_together(found[0], [embedder], progress=progress, left_out=left_out)
-    return [reason for reasons in left_out.values() for reason in reasons]
+    made = {"run": run.name, **embedder.provenance, **there, "trained_on": trained_on}
+    return replace(embedder, provenance=made), found[0]
 
 
 def embed_clips(
@@ -214,23 +214,8 @@ def embed_clips(
     if not clips:
         return
     stores = StoreSet({"tokens": store})
-    there = describe_stores(stores)
-    trained_on = require_same_tokens(run, there)["store_fingerprint"]
-    found: list[TokenSource] = []
-
-    def source_of(config: SystemConfig) -> TokenSource:
-        found.append(make_source(stores, [config], device, placement="disk"))
-        return found[0]
-
-    embedder = load_run(run, source_of)
+    embedder, source = _load_for(run, stores, device)
     embedder.model.eval()
-    [source] = found
-    provenance = {
-        "run": run.name,
-        **embedder.provenance,
-        **there,
-        "trained_on": trained_on,
-    }
     for record in map(stores.first.record, clips):
         try:
             clip = describe_clip(source, record)
@@ -239,7 +224,7 @@ def embed_clips(
         except Damaged as error:
             yield ClipFailed(record.clip_id, stage="read", reason=str(error))
             continue
-        yield with_values(clip, made), provenance
+        yield with_values(clip, made), embedder.provenance
 
 
 def features_path(out: Path) -> Path:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.cache.canonical import read_json
+from tokenreel.cache.canonical import is_whole_number, read_json
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import whole_file
 from tokenreel.pipeline.datasets.folder import folder
@@ -139,7 +139,7 @@ def _counts(note: Path, options: Mapping[str, str]) -> dict[str, int]:
         except (ValueError, TypeError, KeyError):
             pass  # a note of another kind is shown when it is compared
     for split, text in options.items():
-        if not (text.isascii() and text.isdigit() and int(text)):
+        if not (is_whole_number(text) and int(text)):
             raise UsageError(f"data.{split} is a number of clips from 1, got {text!r}")
         counts[split] = int(text)
     return counts

@@ -1,6 +1,6 @@
-"""`trailers`: rendered videos of 4 to 16 scenes, and six tags that are told by different things.
+"""`trailers`: rendered videos of 4 to 16 scenes, and six tags that show in different ways.
 
-    tag        told by       a clip has it where
+    tag        shows in      a clip has it where
     red        appearance    one of its scenes is red
     green      appearance    one of its scenes is green
     left       motion        one of its scenes moves to the left
@@ -168,7 +168,7 @@ def write_trailer(split: str, index: int) -> Trailer:
 def _draw_kinds(
     count: int, marks: tuple[str, str], ends: tuple[str, str], rng: np.random.Generator
 ) -> tuple[list[str | None], list[str]]:
-    """The kind of each scene, None where it has none of its own, and the tags of the clip.
+    """The kind of each scene, None where none was drawn for it, and the tags of the clip.
 
     The first and the last quarter are of the two `ends`, in either order; each of the `marks` is
     between them or is not.

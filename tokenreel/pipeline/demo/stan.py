@@ -3,7 +3,7 @@
 Renders the trailers, finds their scenes, extracts a store for each stream, trains two streams, each
 alone, both without the order of the scenes (no positions, shuffled scenes) and without a
 transformer, three seeds each with the same epochs, and compares them with controls that see no
-video.  Tags are told by appearance, by motion or by the order of scenes (`datasets/trailers.py`).
+video.  Tags show in appearance, in motion or in the order of scenes (`datasets/trailers.py`).
 
 The spatial stream is a small ViT of random weights on the centre frames.  The temporal stream is a
 stand-in, `motion:gradients`: random 3D CNNs do not see motion.  Everything that is there is used
