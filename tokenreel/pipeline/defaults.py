@@ -25,7 +25,7 @@ RUNS = Path("runs")
 RESULTS = Path("results")
 SCENES = Path("scenes")
 
-SAMPLE = "sample-4"  # what the sample of this version is called: its folder, stores and rows
+SAMPLE = "sample-5"  # what the sample of this version is called: its folder, stores and rows
 
 EMBEDDINGS = "embeddings.h5"  # the file of a run that phase 3 reads
 
@@ -34,7 +34,7 @@ def root_of(dataset: str) -> Path:
     """The default folder of a data set; each version of the sample has its own.
 
     >>> root_of("finegym").as_posix(), root_of("sample").as_posix()
-    ('data/finegym', 'data/sample-4')
+    ('data/finegym', 'data/sample-5')
     """
     return DATA / (SAMPLE if dataset == "sample" else dataset)
 

@@ -34,7 +34,7 @@ def test_the_command_makes_the_same_store_but_for_what_it_lacked(
     first, second = work / "first", tmp_path / "second"
     with pytest.raises(UsageError) as told:
         train_recipe("sample", [*SMALL, change], store=first, out=tmp_path / "run", device="cpu")
-    [command] = re.findall("`extract (run sample-4 .*?) --out STORE`", str(told.value))
+    [command] = re.findall("`extract (run sample-5 .*?) --out STORE`", str(told.value))
 
     made = CliRunner().invoke(app, [*command.split(), "--out", str(second)])
 

@@ -11,7 +11,7 @@ import pytest
 from tokenreel.cache.errors import UsageError
 from tokenreel.evaluate.methods.probe import classify_phases
 from tokenreel.evaluate.methods.progression import fit_progression, progression_targets
-from tokenreel.pipeline.datasets import load_dataset, sample
+from tokenreel.pipeline.datasets import load_dataset
 from tokenreel.pipeline.datasets.render import draw_frames
 from tokenreel.pipeline.datasets.sample import NUM_TRAIN, NUM_VAL
 from tokenreel.pipeline.datasets.script import BACK, BETWEEN, FPS, PHASES, THERE, write_script
@@ -36,7 +36,7 @@ def root(tmp_path_factory):
     return path
 
 
-@pytest.fixture(params=[2, 3])
+@pytest.fixture(params=[2, 3, 4])
 def older(root, tmp_path, request):
     """A root as an older version left it: the same tables, another note."""
     for path in root.rglob("*"):
@@ -145,15 +145,11 @@ def told_apart(action, what):
     return float(((votes.mean(1) > 0.5) == (truth == BACK)).mean())
 
 
-def test_no_pose_of_one_frame_tells_the_way_there_from_the_way_back_but_the_known_gait():
-    """The gait of `visit` is a fault of this version, which its docstring names."""
+def test_no_pose_of_one_frame_tells_the_way_there_from_the_way_back():
     lift = told_apart("lift", lambda s: [*s.poses.T[[0, 1, 3]], s.figure, s.camera[:, 2]])
     gap = told_apart("visit", lambda s: [s.thing[:, 0] - s.figure, s.thing[:, 1], s.camera[:, 2]])
     gait = told_apart("visit", lambda s: [s.thing[:, 0] - s.figure, s.poses[:, 0], s.poses[:, 4]])
-    assert lift < 0.6  # half, where it says nothing
-    assert gap < 0.6
-    assert 0.7 < gait < 0.9
-    assert "the gait at a gap" in " ".join(sample.__doc__.split())
+    assert max(lift, gap, gait) < 0.6  # half, where it says nothing
 
 
 def test_the_motion_of_a_phase_is_the_one_that_its_name_says():
@@ -218,10 +214,10 @@ def test_a_root_without_numbers_is_taken_as_it_is(root):
 
 
 def test_each_version_has_a_folder_and_a_name_of_its_own(root):
-    assert load_dataset("sample", root, {}).dataset == SAMPLE == "sample-4"
-    assert load_dataset("sample-4", root, {}).dataset == SAMPLE  # as its stores call it
-    assert root_of("sample") == root_of("sample-4")
-    assert root_of("sample").name == "sample-4"
+    assert load_dataset("sample", root, {}).dataset == SAMPLE == "sample-5"
+    assert load_dataset("sample-5", root, {}).dataset == SAMPLE  # as its stores call it
+    assert root_of("sample") == root_of("sample-5")
+    assert root_of("sample").name == "sample-5"
 
 
 def test_an_older_root_is_read_as_it_is_under_its_old_name(older, root, caplog):
@@ -230,9 +226,9 @@ def test_an_older_root_is_read_as_it_is_under_its_old_name(older, root, caplog):
         manifest = load_dataset("sample", older, {})
 
     version = json.loads((older / "sample.json").read_text())["version"]
-    assert manifest.dataset == {2: "sample", 3: "sample-3"}[version]
+    assert manifest.dataset == {2: "sample", 3: "sample-3", 4: "sample-4"}[version]
     assert manifest.clips == load_dataset("sample", root, {}).clips
-    assert f"is version {version} of the sample, 4 is the newest" in caplog.text
+    assert f"is version {version} of the sample, 5 is the newest" in caplog.text
     assert {path: path.read_bytes() for path in older.rglob("*") if path.is_file()} == before
 
 
@@ -242,8 +238,8 @@ def test_an_older_root_of_other_numbers_is_refused(older):
 
 
 def test_a_root_of_a_version_to_come_is_refused(older):
-    (older / "sample.json").write_text(json.dumps({"train": 2, "val": 1, "version": 5}))
-    with pytest.raises(UsageError, match=r"holds .*\"version\": 5.*use another --root"):
+    (older / "sample.json").write_text(json.dumps({"train": 2, "val": 1, "version": 6}))
+    with pytest.raises(UsageError, match=r"holds .*\"version\": 6.*use another --root"):
         load_dataset("sample", older, {})
 
 

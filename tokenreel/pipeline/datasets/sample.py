@@ -17,18 +17,13 @@ it is the first, the clip ends soon after the action turned; where it is the las
 just before, and in some the action was there already.  So the time in a clip says little: a probe
 of it alone stays below .60 of classification and .50 of progression.  Motion is at one speed, which
 changes a little within a phase: so the pose and its direction together say how far the boundaries
-are, the pose alone does not (tests/pipeline/datasets/test_sample.py).  Viewpoint, handedness,
-scale, body, clothes, background and its motion, camera, and a second figure that does something
-else vary with the seed of a clip and say nothing (`render.py`).
-
-One thing is painted that should not be, and is known: in `visit` every walk begins with the same
-step, so the gait at a gap is much the same in all clips.  From the gap and the gait of one frame,
-as the script has them, 8 of 10 frames of approach and retreat are told apart, from the gap alone 5.
-Linear probes of real features do not find it (fuse/NOTES.md), and `lift` has nothing like it, where
-models of time win by more.  A next version is to begin each walk with another step.
+are, the pose alone does not; a walk begins with any step, so the gait at a gap says nothing
+(tests/pipeline/datasets/test_sample.py).  Viewpoint, handedness, scale, body, clothes, background
+and its motion, camera, and a second figure that does something else vary with the seed of a clip
+and say nothing (`render.py`).
 
 The root that is written is a `folder` root as well.  Each version of the sample has a folder and a
-name of its own: the stores and rows of this one are of `sample-4`.
+name of its own: the stores and rows of this one are of `sample-5`.
 """
 
 import json
@@ -51,7 +46,7 @@ from tokenreel.pipeline.datasets.survey import Survey
 from tokenreel.pipeline.defaults import SAMPLE
 
 NUM_TRAIN, NUM_VAL = 60, 30
-OLDER = {2: "sample", 3: "sample-3"}  # version -> name of its data set
+OLDER = {2: "sample", 3: "sample-3", 4: "sample-4"}  # version -> name of its data set
 LICENCE = "rendered by TokenReel, Apache-2.0"
 VERSION = int(SAMPLE.partition("-")[2])  # of scripts and pictures
 
@@ -68,7 +63,7 @@ def sample(root: Path, options: Mapping[str, str]) -> Survey:
 
     Returns:
         The clips.  A root that an older version rendered is used as it is; its data set has
-        another name (`sample` of version 2, `sample-3`), so that no table averages its rows with
+        another name (`sample` of version 2, `sample-3`, `sample-4`), so that no table averages its rows with
         others.
 
     Raises:

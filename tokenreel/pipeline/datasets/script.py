@@ -135,8 +135,9 @@ def _visit(
     at = np.where(phases == BETWEEN, 1.0, place)
     gap = far + (near - far) * at + _sway(count, rng, 0.7)
     walked = np.cumsum(np.abs(np.diff(gap, prepend=gap[0])))
-    stride = 0.35 + 0.2 * np.sin(walked / 9.0)
-    swing = 12 * np.sin(walked / 9.0 + 0.7)
+    step = walked / 9.0 + rng.spawn(1)[0].uniform(0, 2 * np.pi)  # a clip begins at any step
+    stride = 0.35 + 0.2 * np.sin(step)
+    swing = 12 * np.sin(step + 0.7)
     arms = 25 + np.stack([swing, -swing], 1)
     lean = np.full(count, rng.uniform(-3, 3))
     poses = np.stack([arms[:, 0], arms[:, 1], lean, np.full(count, 0.05), stride], 1)
