@@ -63,8 +63,8 @@ def sample(root: Path, options: Mapping[str, str]) -> Survey:
 
     Returns:
         The clips.  A root that an older version rendered is used as it is; its data set has
-        another name (`sample` of version 2, `sample-3`, `sample-4`), so that no table averages its rows with
-        others.
+        another name (`sample` of version 2, `sample-3`, `sample-4`), so that no table averages its
+        rows with others.
 
     Raises:
         UsageError: an unknown option, or a root that holds something else.
