@@ -1,9 +1,10 @@
-"""Videos that a data set renders itself: encoded alike everywhere, by several processes."""
+"""Data sets that are rendered: the note in their root, and videos encoded alike everywhere."""
 
+import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from fractions import Fraction
@@ -14,6 +15,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.cache.canonical import is_whole_number, read_json
+from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import whole_file
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,53 @@ class HasVideo(Protocol):
 
 
 Script = TypeVar("Script", bound=HasVideo)
+
+
+def counts_of(
+    note: Path, options: Mapping[str, str], defaults: Mapping[str, int]
+) -> dict[str, int]:
+    """Clips of each split: as the options say, else as rendered before, else the defaults.
+
+    Args:
+        note: of the root, which need not exist.
+        options: split -> number of clips, as given; of known splits.
+        defaults: split -> number of clips.
+
+    Raises:
+        UsageError: an option that is no number from 1.
+    """
+    counts = dict(defaults)
+    try:
+        held = read_json(note.read_bytes())
+        counts = {split: int(held[split]) for split in counts}
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        pass  # a note of another kind is reported by `note_text`
+    for split, text in options.items():
+        if not (is_whole_number(text) and int(text)):
+            raise UsageError(f"data.{split} is a number of clips from 1, got {text!r}")
+        counts[split] = int(text)
+    return counts
+
+
+def note_text(note: Path, version: int, counts: Mapping[str, int]) -> str:
+    """What the note of a root says when all is rendered.
+
+    Args:
+        note: of the root, which need not exist.
+        version: of scripts and pictures.
+        counts: split -> number of clips.
+
+    Raises:
+        UsageError: the root holds another version, other numbers of clips or another data set.
+    """
+    root = note.parent
+    text = json.dumps({"version": version, **counts}, sort_keys=True)
+    if note.exists():
+        if note.read_text() != text:
+            raise UsageError(f"{root} holds {note.read_text()}, wanted {text}: use another --root")
+    elif root.is_dir() and any(root.glob("*.csv")):
+        raise UsageError(f"{root} holds another data set: use another --root")
+    return text
 
 
 def write_video(path: Path, images: Iterable[NDArray[np.uint8]], *, fps: int) -> None:

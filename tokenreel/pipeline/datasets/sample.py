@@ -26,7 +26,6 @@ The root that is written is a `folder` root as well.  Each version of the sample
 name of its own: the stores and rows of this one are of `sample-5`.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,12 +34,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenreel.cache.canonical import is_whole_number, read_json
+from tokenreel.cache.canonical import read_json
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import whole_file
 from tokenreel.pipeline.datasets.folder import folder
 from tokenreel.pipeline.datasets.render import render_clip
-from tokenreel.pipeline.datasets.rendering import render_missing
+from tokenreel.pipeline.datasets.rendering import counts_of, note_text, render_missing
 from tokenreel.pipeline.datasets.script import FPS, PHASES, Script, write_script
 from tokenreel.pipeline.datasets.survey import Survey
 from tokenreel.pipeline.defaults import SAMPLE
@@ -70,14 +69,13 @@ def sample(root: Path, options: Mapping[str, str]) -> Survey:
         UsageError: an unknown option, or a root that holds something else.
     """
     note = root / "sample.json"
-    counts = _counts_of(note) | _counts(options)
+    counts = {"train": NUM_TRAIN, "val": NUM_VAL}
+    if unknown := [name for name in options if name not in counts]:
+        raise UsageError(f"data.{unknown[0]}: the data set `sample` takes data.train and data.val")
+    counts = counts_of(note, options, counts)
     if (version := _version_of(note)) in OLDER:
         return _rendered_before(root, note, version, counts)
-    made_with = json.dumps({"version": VERSION, **counts}, sort_keys=True)
-    if note.exists() and note.read_text() != made_with:
-        raise UsageError(f"{root} holds {note.read_text()}, wanted {made_with}: use another --root")
-    if not note.exists() and root.is_dir() and any(root.glob("*.csv")):
-        raise UsageError(f"{root} holds another data set: use another --root")
+    made_with = note_text(note, VERSION, counts)
     scripts = [
         write_script(split, index) for split in ("train", "val") for index in range(counts[split])
     ]
@@ -116,27 +114,6 @@ def _version_of(note: Path) -> int:
         return int(read_json(note.read_bytes())["version"])
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return 0
-
-
-def _counts_of(note: Path) -> dict[str, int]:
-    """What was rendered; a note of another kind is reported when it is compared."""
-    counts = {"train": NUM_TRAIN, "val": NUM_VAL}
-    try:
-        held = read_json(note.read_bytes())
-        return {name: int(held[name]) for name in counts}
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return counts
-
-
-def _counts(options: Mapping[str, str]) -> dict[str, int]:
-    counts = {}
-    for name, text in options.items():
-        if name not in ("train", "val"):
-            raise UsageError(f"data.{name}: the data set `sample` takes data.train and data.val")
-        if not is_whole_number(text) or int(text) < 1:
-            raise UsageError(f"data.{name} is a number of clips from 1, got {text!r}")
-        counts[name] = int(text)
-    return counts
 
 
 def _write_tables(root: Path, scripts: list[Script]) -> None:

@@ -17,7 +17,6 @@ a grey frame does not show its tint.
 The root that is written is a `folder` root as well.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,11 +24,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.cache.canonical import is_whole_number, read_json
-from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import whole_file
 from tokenreel.pipeline.datasets.folder import folder
-from tokenreel.pipeline.datasets.rendering import render_missing, write_video
+from tokenreel.pipeline.datasets.rendering import counts_of, note_text, render_missing, write_video
 from tokenreel.pipeline.datasets.survey import Survey, refuse_unknown
 
 NAME = "trailers"
@@ -106,12 +103,8 @@ def trailers(root: Path, options: Mapping[str, str]) -> Survey:
     """
     refuse_unknown(NAME, options, ["train", "val"])
     note = root / f"{NAME}.json"
-    counts = _counts(note, options)
-    made_with = json.dumps({"version": VERSION, **counts}, sort_keys=True)
-    if note.exists() and note.read_text() != made_with:
-        raise UsageError(f"{root} holds {note.read_text()}, wanted {made_with}: use another --root")
-    if not note.exists() and root.is_dir() and any(root.glob("*.csv")):
-        raise UsageError(f"{root} holds another data set: use another --root")
+    counts = counts_of(note, options, {"train": NUM_TRAIN, "val": NUM_VAL})
+    made_with = note_text(note, VERSION, counts)
     scripts = [write_trailer(split, index) for split in counts for index in range(counts[split])]
     root.mkdir(parents=True, exist_ok=True)
     render_missing(root, scripts, render_trailer)
@@ -124,22 +117,6 @@ def trailers(root: Path, options: Mapping[str, str]) -> Survey:
             partial.write_text(text)
     manifest = folder(root, {"tags": ",".join(TAGS)}).manifest
     return Survey(replace(manifest, dataset=NAME, licence=LICENCE, notes=()))
-
-
-def _counts(note: Path, options: Mapping[str, str]) -> dict[str, int]:
-    """Clips of each split: as the options say, else as rendered before, else the defaults."""
-    counts = {"train": NUM_TRAIN, "val": NUM_VAL}
-    if note.exists():
-        try:
-            held = read_json(note.read_bytes())
-            counts = {split: int(held[split]) for split in counts}
-        except (ValueError, TypeError, KeyError):
-            pass  # a note of another kind is shown when it is compared
-    for split, text in options.items():
-        if not (is_whole_number(text) and int(text)):
-            raise UsageError(f"data.{split} is a number of clips from 1, got {text!r}")
-        counts[split] = int(text)
-    return counts
 
 
 def write_trailer(split: str, index: int) -> Trailer:
