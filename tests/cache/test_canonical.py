@@ -9,7 +9,15 @@ import pytest
 
 import tokenreel
 from tests.cache import stores
-from tokenreel.cache.canonical import canonical_json, open_seal, parse_object, read_json, seal
+from tokenreel.cache.canonical import (
+    canonical_json,
+    field_differences,
+    is_whole_number,
+    open_seal,
+    parse_object,
+    read_json,
+    seal,
+)
 from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
 from tokenreel.cache.errors import Damaged, EmbeddingFileError, UsageError
 from tokenreel.cache.format.clip import clip_key, folder_of
@@ -23,10 +31,13 @@ REFUSED = {
     "deep": (BOMB, "JSON of more than 64 levels"),
     "deep object": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "JSON of more than 64 levels"),
     "65 levels": (b"[" * 65 + b"]" * 65, "JSON of more than 64 levels"),
+    "65 levels of objects": (b'{"a":' * 65 + b"1" + b"}" * 65, "JSON of more than 64 levels"),
+    "65 levels of both": (b'[{"a":' * 32 + b"[]" + b"}]" * 32, "JSON of more than 64 levels"),
     "open and deep": (b"[" * 100_000, "JSON of more than 64 levels"),
     "NaN": (b'{"a": NaN}', "NaN is no JSON"),
     "infinity": (b'{"a": -Infinity}', "-Infinity is no JSON"),
     "beyond float64": (b'{"a": 1e999}', "1e999 is beyond a float64"),
+    "beyond float64 below": (b'{"a": -1e999}', "-1e999 is beyond a float64"),
     "twice": (b'{"a": 1, "a": 2}', "the key 'a' is given twice"),
     "twice inside": (b'[{"b": {"a": 1, "c": 0, "a": 1}}]', "the key 'a' is given twice"),
     "latin-1": ('{"a": "é"}'.encode("latin-1"), "not UTF-8: byte 7 is 0xe9"),
@@ -40,6 +51,7 @@ REFUSED = {
         b'{"a": -9223372036854775809}',
         "a whole number of 19 digits, beyond 64 bits",
     ),
+    "4,500 digits": (b'{"a": -' + b"9" * 4500 + b"}", "a whole number of 4500 digits"),
     "10,000 digits": (b'{"a": ' + b"9" * 10_000 + b"}", "a whole number of 10000 digits"),
     "empty": (b"", "not JSON"),
     "torn": (b'{"a": 1', "not JSON"),
@@ -71,6 +83,46 @@ def test_another_kind_at_the_top_is_damage(data):
 def test_what_is_written_is_read_again(value):
     assert read_json(canonical_json(value)) == value
     assert read_json(json.dumps(value)) == value  # escaped, as other programs write it
+
+
+def test_equal_values_are_written_as_the_same_bytes():
+    wanted = '{"A":{"c":[1,2.5],"d":null},"b":true,"é":"\U0001f600"}'.encode()
+    assert canonical_json({"é": "\U0001f600", "b": True, "A": {"d": None, "c": [1, 2.5]}}) == wanted
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            canonical_json([value])
+
+
+def test_where_nan_is_allowed_all_else_is_as_strict():
+    found = read_json('{"a": [NaN, Infinity, -Infinity, 1]}', allows_nan=True)["a"]
+    assert str(found) == "[nan, inf, -inf, 1]"
+    for name, (data, reason) in REFUSED.items():
+        if name not in ("NaN", "infinity"):
+            with pytest.raises(ValueError, match=reason):
+                read_json(data, allows_nan=True)
+
+
+def test_half_of_a_pair_in_a_text_is_refused_as_in_bytes():
+    with pytest.raises(ValueError, match=r"half of a surrogate pair, '\\udc41', which is no text"):
+        read_json('{"a": "\udc41"}')
+
+
+def test_differences_name_each_field_that_one_side_has_or_both_have_otherwise():
+    here = {"a": {"b": 1, "c": {"d": [1]}}, "same": {"x": 1}, "one": 0, "kind": {"y": 1}}
+    there = {"a": {"b": 1, "c": {"d": [2], "e": 3}}, "same": {"x": 1}, "kind": 4}
+    assert field_differences(here, there) == [
+        ("a.c.d", [1], [2]),
+        ("a.c.e", None, 3),
+        ("kind", {"y": 1}, 4),
+        ("one", 0, None),
+    ]
+
+
+def test_a_whole_number_has_at_most_18_digits_of_ascii():
+    assert is_whole_number("9" * 18)
+    assert not any(
+        map(is_whole_number, ["9" * 19, "9" * 20, "", "-1", "+1", " 1", "1.0", "\u0663"])
+    )
 
 
 def test_no_module_reads_json_in_another_way():

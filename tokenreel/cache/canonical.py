@@ -10,7 +10,7 @@ from tokenreel.cache.errors import Damaged
 
 DEEPEST = 64  # levels
 MOST_DIGITS = 18  # of a whole number that is written as text
-MOST_DIGITS = 20  # of a whole number, its sign with them
+MOST_CHARACTERS = 20  # of a whole number in JSON: 64 bits, its sign with them
 
 
 def canonical_json(value: Any) -> bytes:
@@ -98,7 +98,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _whole(text: str) -> int:
-    value = int(text) if len(text) <= MOST_DIGITS else 2**64
+    value = int(text) if len(text) <= MOST_CHARACTERS else 2**64
     if not -(2**63) <= value < 2**64:
         digits = len(text.removeprefix("-"))
         raise ValueError(f"a whole number of {digits} digits, beyond 64 bits: {text:.24}")

@@ -4,13 +4,14 @@ from dataclasses import replace
 from fractions import Fraction
 
 import av
+import numpy as np
 import pytest
 
 from tests.extract.barcodes import barcode, every_40_ms, read_barcode, write_barcodes
 from tokenreel.extract.video.decode import decode
 from tokenreel.extract.video.decoders import probe
 from tokenreel.extract.video.timeline import frames_in_time
-from tokenreel.extract.video.types import VideoError
+from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo
 
 MILLI = Fraction(1, 1000)
 
@@ -119,3 +120,130 @@ def test_many_frames_without_a_time_are_refused(tmp_path):
     untimed = (replace(frame, index=number, is_moved=number > 0) for number in range(70))
     with pytest.raises(VideoError, match="64 frames from frame 1 on have no time of their own"):
         list(frames_in_time(untimed, info, lambda *_: (0, True)))
+
+
+HEADER = VideoInfo(
+    width=2,
+    height=2,
+    codec="h264",
+    time_base=MILLI,
+    start_ticks=0,
+    duration_seconds=None,
+    is_duration_shared=False,
+    rate=Fraction(10),  # a step of 100 ticks
+    container="matroska,webm",
+    header_frames=0,
+)
+
+
+def frames_at(ticks, **fields):
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    for index, time in enumerate(ticks):
+        yield DecodedFrame(lambda: pixels, (2, 2), index, time, **fields)
+
+
+def in_time(ticks, *, info=HEADER, end=None, is_old=True, **fields):
+    """Start and stop of each frame; the stream ends at a tick, or a step after the last frame."""
+    asked = []
+
+    def stream_end(first, last, last_step):
+        asked.append((first and first.index, last and last.ticks, last_step))
+        return (last.ticks + last_step if end is None else end), is_old
+
+    frames = list(frames_in_time(frames_at(ticks, **fields), info, stream_end))
+    return [(frame.ticks, frame.stop) for frame in frames], frames, asked
+
+
+@pytest.mark.parametrize("back", [1, 10])
+def test_time_that_runs_back_by_a_tick_is_damage(back):
+    with pytest.raises(VideoError, match=r"frame 2 is at 0\.\d+ s, the one before it at 0\.100 s"):
+        in_time([0, 100, 100 - back, 200])
+
+
+def test_a_stream_of_one_time_may_not_run_back_either():
+    with pytest.raises(VideoError, match="time does not advance: frame 3"):
+        in_time([0, 100, 100, 99])
+
+
+def test_frames_between_two_ticks_are_put_at_the_nearest_tick():
+    found, frames, _ = in_time([0, 0, 0, 5], end=6)  # 0, 5/3 and 10/3
+    assert found == [(0, 2), (2, 3), (3, 5), (5, 6)]
+    assert [frame.is_moved for frame in frames] == [False, True, True, False]
+    assert [frame.rules for frame in frames] == [2, 2, 2, 1]
+
+
+def test_frames_that_a_tick_could_not_part_are_damage():
+    assert in_time([0, 10, 10, 10, 13], end=20)[0][1:4] == [(10, 11), (11, 12), (12, 13)]
+    words = r"3 frames from frame 1 on are at 0\.010 s, the next 2 tick later"
+    with pytest.raises(VideoError, match=words) as caught:
+        in_time([0, 10, 10, 10, 12])
+    assert caught.value.frame == 1
+
+
+def test_up_to_16_frames_of_one_time_are_spread():
+    found, frames, _ = in_time([0, *[100] * 16, 10_000], end=10_100)
+    assert [start for start, _ in found] == [0, *range(100, 1700, 100), 10_000]
+    assert sum(frame.is_moved for frame in frames) == 15
+    with pytest.raises(VideoError, match=r"stands still: frames 1 to 17 are at 0\.100 s"):
+        in_time([0, *[100] * 17, 10_000])
+
+
+def test_up_to_64_frames_may_lack_a_time():
+    assert in_time([0] * 64, end=6400, is_moved=True)[0][-1] == (6300, 6400)
+    with pytest.raises(VideoError, match="64 frames from frame 1 on have no time"):
+        in_time([0] * 65, is_moved=True)
+
+
+@pytest.mark.parametrize(
+    ("ticks", "starts", "last_step"),
+    [
+        ([0, 30, 100, 100], [0, 30, 100, 170], 70),  # by the step before
+        ([0, 0], [0, 1], 1),  # no step is known: a tick
+        ([0, 60, 60, 100, 100], [0, 60, 80, 100, 120], 20),  # by that of frames that moved
+        ([0, 30, 30, 200], [0, 30, 60, 200], 140),
+    ],
+)
+def test_without_a_rate_frames_are_spread_by_the_step_before(ticks, starts, last_step):
+    found, _, asked = in_time(ticks, info=replace(HEADER, rate=None))
+    assert [start for start, _ in found] == starts
+    assert asked == [(0, starts[-1], last_step)]
+
+
+def test_the_end_of_a_stream_is_that_of_its_last_frame_and_of_its_rules():
+    found, frames, asked = in_time([0, 100, 200], end=950, is_old=False)
+    assert found == [(0, 100), (100, 200), (200, 950)]
+    assert [frame.rules for frame in frames] == [1, 1, 2]
+    assert asked == [(0, 200, 100)]
+    assert [frame.rules for frame in in_time([0, 100], end=200)[1]] == [1, 1]
+
+
+def test_an_end_that_earlier_rules_refused_is_of_the_new_rules(tmp_path):
+    path, times = tmp_path / "x.mp4", [0, 100, 200]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 80, "yuv420p"
+        stream.codec_context.time_base = stream.time_base = MILLI
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(barcode(number), format="rgb24")
+            frame.pts, frame.time_base = time, MILLI
+            for packet in stream.encode(frame):
+                packet.duration = 3000 if time == times[-1] else 100
+                container.mux(packet)
+    frames, base = list(decode(path)), probe(path).time_base
+    assert [float(frame.stop * base) for frame in frames] == [0.1, 0.2, 3.2]
+    assert [frame.rules for frame in frames] == [1, 1, 2]
+
+
+def test_a_read_ends_with_the_first_frame_at_or_after_a_time():
+    end = Fraction(150)
+    for until, wanted in [(end, [0, 100, 200]), (Fraction(200), [0, 100, 200])]:
+        frames = frames_in_time(
+            frames_at([0, 100, 200, 100]), HEADER, lambda *_: (0, True), until_ticks=until
+        )
+        assert [frame.ticks for frame in frames] == wanted
+
+
+def test_a_stream_without_frames_is_asked_for_its_end():
+    asked = []
+    assert list(frames_in_time(iter(()), HEADER, lambda *found: asked.append(found))) == []
+    assert asked == [(None, None, None)]

@@ -33,13 +33,11 @@ class Orientation:
     Attributes:
         is_mirrored: whether left and right are exchanged, before the turn.
         quarter_turns: clockwise, 0 to 3.
-        is_exact: whether the header says exactly this.
         other_degrees: the angle that the header says, where it is no orientation; else None.
     """
 
     is_mirrored: bool = False
     quarter_turns: int = 0
-    is_exact: bool = True
     other_degrees: float | None = None
 
     def size(self, height: int, width: int) -> tuple[int, int]:
@@ -74,7 +72,7 @@ def orientation_of(matrix: bytes | None) -> Orientation:
     a, b, _, c, d = map(float, np.frombuffer(matrix[:20], np.int32))
     determinant = a * d - b * c
     if determinant == 0:
-        return Orientation(is_exact=False, other_degrees=0.0)
+        return Orientation(other_degrees=0.0)
     is_mirrored = determinant < 0
     if is_mirrored:
         a, b = -a, -b
@@ -82,8 +80,8 @@ def orientation_of(matrix: bytes | None) -> Orientation:
     turns = round(second / 90)
     apart = [abs((angle - 90 * turns + 180) % 360 - 180) for angle in (first, second)]
     if max(apart) > TOLERATED_DEGREES:
-        return Orientation(is_exact=False, other_degrees=second % 360)
-    return Orientation(is_mirrored, turns % 4, is_exact=max(apart) == 0)
+        return Orientation(other_degrees=(first if apart[0] > apart[1] else second) % 360)
+    return Orientation(is_mirrored, turns % 4)
 
 
 def square_size(height: int, width: int, aspect: Fraction | None) -> tuple[int, int]:
@@ -109,7 +107,7 @@ def square_size(height: int, width: int, aspect: Fraction | None) -> tuple[int, 
 @lru_cache(maxsize=64)  # asked three times a frame: a few microseconds each
 def is_stretched(aspect: Fraction | None) -> bool:
     """Whether pixels of an aspect are made square: neither square nor beyond belief."""
-    if aspect is None or aspect <= 0 or abs(aspect - 1) <= TOLERATED_ASPECT:
+    if aspect is None or abs(aspect - 1) <= TOLERATED_ASPECT:
         return False
     return Fraction(1, MOST_ASPECT) <= aspect <= MOST_ASPECT
 

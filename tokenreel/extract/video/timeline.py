@@ -91,7 +91,7 @@ def frames_in_time(
         last_step = last.ticks - spread[-1].ticks
     yield from spread
     end, is_old = stream_end(first, last, last_step)
-    yield replace(last, stop=max(end, last.ticks + 1), rules=last.rules if is_old else 2)
+    yield replace(last, stop=end, rules=last.rules if is_old else 2)
 
 
 def _spread(
@@ -115,10 +115,7 @@ def _spread(
         )
     times = [start + round(each * place) for place in range(count)]
     stops = [*times[1:], after]
-    moved = [
+    return [
         replace(frame, ticks=time, stop=stop, is_moved=time != start, rules=2)
         for frame, time, stop in zip(held, times, stops, strict=True)
     ]
-    if after is None:
-        moved[-1] = replace(moved[-1], stop=None)
-    return moved
