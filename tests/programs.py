@@ -47,8 +47,10 @@ def _printed() -> Iterator[io.StringIO]:
 
 @contextlib.contextmanager
 def _same_signals() -> Iterator[None]:
-    former = signal.getsignal(signal.SIGTERM)
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    former = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)

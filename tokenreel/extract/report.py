@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tokenreel.cache.errors import ClipFailed, TokenReelError
+from tokenreel.extract.signals import status_of_signal
 
 SHOWN = 5  # names of clips in a line
 STAGES = ("decode", "backbone", "encode", "write")
@@ -99,12 +100,12 @@ class ExtractReport:
 
     @property
     def exit_status(self) -> int:
-        """130 or 143 where a signal left clips unreached, else 3 or 0.
+        """130 (Ctrl-C) or 143 where a signal left clips unreached, else 3 or 0.
 
         3 where a clip failed, changed or has old labels, or something could not be read.
         """
         if self.stopped and (self.num_missing or not self.num_clips):
-            return 128 + self.signal
+            return status_of_signal(self.signal)
         is_refused = bool(self.changed) and not self.accepts_changed
         is_partial = self.failed or self.quarantined or self.unreadable or self.labels
         return 3 if is_partial or is_refused else 0

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the run ends after the current segment, or after a grace period."""
+"""Signals that stop a run: it ends after the current segment, or after a grace period."""
 
 import logging
 import signal
@@ -8,9 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
+from tokenreel.cache.errors import INTERRUPTED, TERMINATED
+
 log = logging.getLogger(__name__)
 
+STOP_SIGNALS = (  # USR1 and USR2 are how schedulers announce the end of a job
+    *(signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2),
+)
 GRACE_SECONDS = 8.0  # to finish segments; a batch on a slow processor may take 16 s more
+
+
+def status_of_signal(number: int) -> int:
+    """The exit status of a run that a signal ended: 130 for Ctrl-C, 143 for every other."""
+    return INTERRUPTED if number == signal.SIGINT else TERMINATED
 
 
 class Stopping:
@@ -41,21 +51,24 @@ class Stopping:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stopping]:
-    """Stop on SIGTERM or SIGINT; the same signal again ends the process at once."""
+    """Stop on a signal; Ctrl-C or SIGTERM again ends the process at once."""
     stopping = Stopping()
     if threading.current_thread() is not threading.main_thread():
         yield stopping
         return
 
     def stop(number: int, _: object) -> None:
+        ends_at_once = number in (signal.SIGINT, signal.SIGTERM)
         log.warning(
-            "received %s: stopping after the current segments; send it again to end at once",
+            "received %s: stopping after the current segments%s",
             signal.Signals(number).name,
+            "; send it again to end at once" if ends_at_once else "",
         )
         stopping.stop(number)
-        signal.signal(number, signal.SIG_DFL)
+        if ends_at_once:
+            signal.signal(number, signal.SIG_DFL)
 
-    old = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    old = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     try:
         yield stopping
     finally:

@@ -7,7 +7,6 @@ import math
 import multiprocessing
 import multiprocessing.connection
 import os
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +29,7 @@ from tokenreel.extract.decode_pool.worker import (
     serve,
 )
 from tokenreel.extract.images.transforms import image_sides, plan_on_device
-from tokenreel.extract.signals import blocked_in_children
+from tokenreel.extract.signals import STOP_SIGNALS, blocked_in_children
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +126,7 @@ class DecodeProcess:
         self.pipe, child = context.Pipe()
         self.process = context.Process(target=serve, args=(child, self.ring), daemon=True)
         try:
-            with blocked_in_children(signal.SIGINT, signal.SIGTERM):
+            with blocked_in_children(*STOP_SIGNALS):
                 self.process.start()
                 atexit.register(self.process.kill)  # it ignores multiprocessing's SIGTERM
         except BaseException:  # Ctrl-C: nothing else refers to the process yet

@@ -31,6 +31,7 @@ from tokenreel.extract.frame_policy import (
 from tokenreel.extract.images.augment import view_transform
 from tokenreel.extract.images.resize import ResizePlan
 from tokenreel.extract.images.transforms import apply_transform, image_sides, plan_on_device
+from tokenreel.extract.signals import STOP_SIGNALS
 from tokenreel.extract.video.decode import FrameSelector, decode, exact
 from tokenreel.extract.video.decoders import probe
 from tokenreel.extract.video.geometry import UPRIGHT, Orientation
@@ -175,7 +176,7 @@ def serve(pipe: Connection, ring: SharedRing) -> None:
             and then, and at the end of a clip ClipFacts, a ClipFailure or a MachineFailure.
         ring: shared with the parent.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
     torch.set_num_threads(1)
     free = list(range(len(ring.slots)))

@@ -19,11 +19,12 @@ from tokenreel.extract.flow.changes import WhenChanged, find_changes
 from tokenreel.extract.flow.clip_queue import clips_of_shard
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.report import ExtractReport
-from tokenreel.extract.signals import blocked_in_children, stop_on_signals
+from tokenreel.extract.signals import STOP_SIGNALS, blocked_in_children, stop_on_signals
 
 log = logging.getLogger(__name__)
 
 REPORT_SECONDS = 1.0
+OF_THE_PARENT = tuple({*STOP_SIGNALS} - {signal.SIGTERM})  # which it sends to its processes
 
 
 @dataclass
@@ -85,7 +86,7 @@ def extract_on_gpus(
         stop_on_signals() as stopping,
         Progress(desc="extract", unit="frame", enabled=progress) as bar,
     ):
-        with blocked_in_children(signal.SIGINT):  # SIGTERM stops them
+        with blocked_in_children(*OF_THE_PARENT):
             children = [_start(device, manifest, config, store, options) for device in devices]
         is_ending = False
         while not all(child.is_done for child in children):

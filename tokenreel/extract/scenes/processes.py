@@ -21,7 +21,7 @@ from tokenreel.cache.errors import (
     process_lost,
 )
 from tokenreel.extract.scenes.segment import Segmented, SegmentJob, segment
-from tokenreel.extract.signals import blocked_in_children
+from tokenreel.extract.signals import STOP_SIGNALS, blocked_in_children
 from tokenreel.extract.video.types import VideoError
 
 BEAT_SECONDS = 0.5
@@ -106,7 +106,7 @@ class _Process:
         context = multiprocessing.get_context("forkserver")
         self.pipe, child = context.Pipe()
         self._process = context.Process(target=_serve, args=(child,), daemon=True)
-        with blocked_in_children(signal.SIGINT, signal.SIGTERM):
+        with blocked_in_children(*STOP_SIGNALS):
             self._process.start()
             atexit.register(self._process.kill)
         child.close()
@@ -145,7 +145,7 @@ class _Process:
 
 def _serve(pipe: Connection) -> None:
     """Find the scenes of videos; of each sends None now and then, and at last what came of it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)  # the parent decides when to stop
     last_beat = 0.0
 

@@ -45,7 +45,7 @@ from tokenreel.extract.scenes.config import ScenesConfig
 from tokenreel.extract.scenes.methods import cutter_for
 from tokenreel.extract.scenes.processes import segment_all
 from tokenreel.extract.scenes.segment import Segmented, SegmentJob
-from tokenreel.extract.signals import stop_on_signals
+from tokenreel.extract.signals import status_of_signal, stop_on_signals
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class ScenesReport:
     def exit_status(self) -> int:
         """130 or 143 where a signal ended the run, 3 where a video failed or is refused, else 0."""
         if self.signal:
-            return 128 + self.signal
+            return status_of_signal(self.signal)
         return 3 if self.failed or self.refused or self.unreadable else 0
 
     @property

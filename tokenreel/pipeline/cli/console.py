@@ -32,7 +32,7 @@ WRONG_PATHS = (
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FORWARDED = (*(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),)
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 FollowLinks = Annotated[
     bool, typer.Option(help="take links that leave the root, and enter links to folders")

@@ -1,5 +1,6 @@
 """`extract run | scenes | plan | show | retry | describe | text`: phase 1, to stores and texts."""
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import TERMINATED, UsageError
 from tokenreel.pipeline.cli.console import (
     FollowLinks,
     finish,
@@ -56,7 +57,13 @@ def run(
     *,
     root: Root = None,
     out: Out = None,
-    shard: Annotated[str, typer.Option(help="i/n: this job's part of the clips, from 0")] = "0/1",
+    shard: Annotated[
+        str,
+        typer.Option(
+            help="i/n: this job's part of the clips, from 0; auto: as the variables of SLURM say; "
+            "auto/N: i as those of SLURM or Kubernetes say"
+        ),
+    ] = "0/1",
     gpus: Gpus = None,
     max_failures: MaxFailures = None,
     limit: Limit = None,
@@ -65,6 +72,23 @@ def run(
         Literal["refuse", "replace", "keep"],
         typer.Option(help="clips whose video or range is not what was extracted"),
     ] = "refuse",
+    engine: Annotated[str, typer.Option(help="local: here; slurm: jobs of an array")] = "local",
+    nodes: Annotated[
+        int | None,
+        typer.Option(min=1, help="slurm: jobs, a node each"),
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="slurm: cores of a job")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="slurm: of a job, which resumes after it [4:00:00]")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="slurm: of the cluster")] = None,
+    array_parallelism: Annotated[
+        int | None, typer.Option(min=1, help="slurm: most jobs that run at once")
+    ] = None,
+    sbatch: Annotated[
+        list[str] | None, typer.Option(help="slurm: another option, KEY=VALUE; repeat")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="slurm: print the script")] = False,
 ) -> None:
     """Write the tokens of every clip of a data set into a store; rerun to resume.
 
@@ -72,20 +96,31 @@ def run(
     what was extracted are listed, with status 3; --changed replace extracts them again, and keep
     keeps what the store has.
     """
-    from tokenreel.pipeline.phases.extraction import extract_dataset
+    from tokenreel.pipeline.launch import ENGINES
+    from tokenreel.pipeline.launch.base import Extraction, Placement
+    from tokenreel.pipeline.launch.shards import find_shard
 
+    launch = ENGINES.load(engine)
     words = [*(words or []), *_limit(max_failures), *link_words(follow_links)]
-    report, store = extract_dataset(
-        dataset,
-        words,
-        root=root,
-        out=out,
-        shard=shard,
-        gpus=gpus,
-        limit=limit,
-        changed=changed,
+    shard = find_shard(shard, os.environ)
+    done = launch(
+        Extraction(dataset, tuple(words), root, out, shard, limit, changed),
+        Placement(
+            gpus=gpus,
+            nodes=nodes,
+            cpus=cpus,
+            time=time,
+            partition=partition,
+            array_parallelism=array_parallelism,
+            sbatch=tuple(sbatch or ()),
+            dry_run=dry_run,
+        ),
     )
-    _close(report, store)
+    for line in done.lines:
+        say(line)
+    if done.report is None:
+        finish(0)
+    _close(done.report, done.store)
 
 
 @app.command()
@@ -332,12 +367,13 @@ def _close(report: "ExtractReport", store: Path) -> NoReturn:
 
 
 def _exit_on_signal(number: int, _: object) -> NoReturn:
-    """Exit cleanly on SIGTERM while there is nothing to finish."""
+    """Exit cleanly on a signal while there is nothing to finish."""
     typer.echo(f"signal {number}: nothing was started; rerun the same command", err=True)
-    sys.exit(128 + number)
+    sys.exit(TERMINATED)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    signal.signal(signal.SIGTERM, _exit_on_signal)  # until an extraction has its first clip
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, _exit_on_signal)  # until an extraction has its first clip
     run_app(app)

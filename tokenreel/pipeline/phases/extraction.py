@@ -264,6 +264,28 @@ def _devices(config: ExtractConfig, gpus: str | None) -> Sequence[str]:
     return [config.device]
 
 
+def make_store(manifest: Manifest, config: ExtractConfig, out: Path | None) -> Path:
+    """The store of an extraction, made and calibrated where there is none, before workers run.
+
+    Its canary and its calibration are computed here, on whatever device this machine has.
+
+    Args:
+        manifest: the clips.
+        config: the extraction; its device is that of the workers.
+        out: the store; when None the one of this extraction in stores/.
+
+    Raises:
+        WrongIdentity: there is a store at the path, of other settings.
+    """
+    from tokenreel.extract.flow.runner import prepare_store
+
+    config = config.model_copy(update={"device": "auto"})
+    if out is None:
+        return named_store(STORES, manifest, config)
+    prepare_store(manifest, config, out)
+    return out
+
+
 def named_store(folder: Path, manifest: Manifest, config: ExtractConfig) -> Path:
     """The one store of an extraction in a folder; made, calibrated and named when there is none.
 

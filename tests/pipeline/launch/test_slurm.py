@@ -1,0 +1,157 @@
+"""The array of jobs for SLURM: its script, its jobs on this machine, and what is refused."""
+
+import os
+import shutil
+import signal
+import time
+from importlib.metadata import PackageNotFoundError
+
+import numpy as np
+import pytest
+from submitit import LocalExecutor
+
+from tests.extract.extraction import differing, write_video
+from tests.programs import call
+from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
+from tokenreel.cache.write.claims import read_claim
+from tokenreel.extract.encode import identity
+from tokenreel.pipeline.launch import base
+from tokenreel.pipeline.launch.base import Extraction, Placement, versions_here
+from tokenreel.pipeline.launch.slurm import launch, shard_jobs
+
+WORDS = ("backbone=test_vit", "weights=random:0", "image_size=96", "blocks=1,5", "device=cpu")
+WORDS += ("batch_frames=4", "codec=int8")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Videos, of which one is long, and the store that the local engine makes of them."""
+    folder = tmp_path_factory.mktemp("slurm")
+    (folder / "videos").mkdir()
+    for name, frames in (("a", 30), ("b", 400), ("c", 70)):
+        write_video(folder / "videos" / f"{name}.mp4", frames)
+    words = ["--root", "videos", "--out", "local", "--engine", "local", *WORDS]
+    status, printed = call("extract", "run", "folder", *words, cwd=folder)
+    assert status == 0, printed
+    return folder
+
+
+def claimed_by(store):
+    """Processes that have a claim in a store."""
+    found = set()
+    for path in (store / "claims").glob("*.json"):
+        try:
+            found.add(read_claim(path).pid)
+        except (FileNotFoundError, Damaged):
+            continue
+    return found
+
+
+def test_jobs_of_which_one_is_preempted_write_the_store_of_the_local_engine(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(folder)
+    store = tmp_path / "store"
+    jobs = shard_jobs(Extraction("folder", WORDS, folder / "videos", store), Placement(nodes=2))
+    assert [job.extraction.shard for job in jobs] == ["0/2", "1/2"]
+    assert (store / "recipe.json").is_file()
+    executor = LocalExecutor(tmp_path / "jobs" / "%j")
+    executor.update_parameters(timeout_min=5)
+    submitted = executor.submit_array(jobs)
+    deadline = time.monotonic() + 120
+    preempted = set()
+    while not all(job.done() for job in submitted) and time.monotonic() < deadline:
+        if not preempted and list(store.glob("clips/*/.tmp-*/views/0/tokens/1/c/2")):
+            preempted = claimed_by(store)  # two segments of the long clip are whole
+            for process in preempted:
+                os.kill(process, signal.SIGUSR2)
+        time.sleep(0.05)
+    assert [job.result() for job in submitted] == [0, 0]
+    logs = "".join(job.stderr() or "" for job in submitted)
+    assert "received SIGUSR2: stopping after the current segments" in logs
+    assert "Requeued job" in logs
+    assert differing(store, folder / "local") == []
+
+
+def test_the_script_has_every_option_and_nothing_is_made(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    words = ["--engine", "slurm", "--dry-run", "--nodes", "16", "--gpus", "4", "--cpus", "32"]
+    words += ["--time", "1-12", "--partition", "gpu", "--array-parallelism", "8"]
+    words += ["--sbatch", "account=lab", "--sbatch", "exclusive", "--out", "store"]
+    status, printed = call(
+        "extract", "run", "folder", "--root", "videos", *words, *WORDS, cwd=folder
+    )
+    assert status == 0, printed
+    lines = printed.splitlines()
+    for line in (
+        *("array=0-15%8", "gpus-per-node=4", "cpus-per-task=32", "time=2160", "partition=gpu"),
+        *("account=lab", "exclusive", "requeue", "signal=USR2@120", "job-name=extract-folder"),
+    ):
+        assert f"#SBATCH --{line}" in lines
+    assert not (folder / "store").exists()
+    assert not (folder / "jobs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--engine", "slum"], "no engine 'slum', did you mean slurm?"),
+        (["--partition", "a"], "--partition is not an option of --engine local"),
+        (
+            ["--engine", "slurm", "--address", "auto"],
+            "--address is not an option of --engine slurm",
+        ),
+        (["--engine", "slurm", "--gpus", "all"], "--engine slurm takes the GPUs of each node"),
+        (["--engine", "slurm", "--time", "long"], "--time 'long' is no time such as 4:00:00"),
+        (["--engine", "slurm", "--sbatch", "account="], "'account=' is not KEY=VALUE"),
+        (["--engine", "slurm", "--shard", "0/2"], "--engine slurm makes the shards"),
+        (["--engine", "slurm"], "has no sbatch and srun: run the command on a login node"),
+    ],
+)
+def test_what_slurm_or_an_engine_would_not_take_is_refused(words, why, folder):
+    if shutil.which("srun"):
+        pytest.skip("a machine of a SLURM cluster")
+    status, printed = call("extract", "run", "folder", "--root", "videos", *words, cwd=folder)
+    assert status == 2
+    assert why in printed
+
+
+def test_more_nodes_than_clips_are_refused(folder, tmp_path):
+    extraction = Extraction("folder", WORDS, folder / "videos", tmp_path / "store")
+    with pytest.raises(UsageError, match="--nodes 4: there are 3 clips, at most one job each"):
+        shard_jobs(extraction, Placement(nodes=4))
+
+
+def test_without_submitit_the_line_that_installs_it_is_shown(monkeypatch):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(base, "version", version)
+    with pytest.raises(UsageError, match=r"pip install 'tokenreel\[slurm\]'"):
+        launch(Extraction("folder"), Placement())
+
+
+@pytest.fixture
+def job(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    extraction = Extraction("folder", WORDS, folder / "videos", tmp_path / "store")
+    return shard_jobs(extraction, Placement())[0]
+
+
+def test_a_worker_with_other_versions_is_refused_before_it_writes(job, monkeypatch):
+    monkeypatch.setattr(base, "versions_here", lambda: versions_here() | {"av": "0.1"})
+    with pytest.raises(WrongIdentity, match=r"has other versions(?s:.*)av: 0.1, wanted \d"):
+        job()
+    assert not list(job.extraction.out.glob("clips/*"))
+
+
+def test_a_worker_with_another_canary_is_refused_before_it_writes(job, monkeypatch):
+    tokens = identity._canary_tokens
+
+    def others(*args, **options):
+        return {b: t + np.float32(0.1) for b, t in tokens(*args, **options).items()}
+
+    monkeypatch.setattr(identity, "_canary_tokens", others)
+    with pytest.raises(WrongIdentity, match="this process computes other tokens"):
+        job()
+    assert not list(job.extraction.out.glob("clips/*"))

@@ -1,0 +1,18 @@
+"""Engines that run an extraction: this machine, or a SLURM cluster.
+
+`ENGINES` names them all: ours, one file and one line each, and those of plugins.  An engine is a
+function that takes an Extraction and a Placement and returns what it Launched.
+"""
+
+from tokenreel.cache.plugins import Table
+
+__all__ = ["ENGINES"]
+
+ENGINES = Table(
+    "engine",
+    "tokenreel.engines",
+    {
+        "local": "tokenreel.pipeline.launch.local:launch",
+        "slurm": "tokenreel.pipeline.launch.slurm:launch",
+    },
+)

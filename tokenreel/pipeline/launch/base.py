@@ -1,0 +1,168 @@
+"""Interface of the engines: what is extracted, where, and what came of it."""
+
+import platform
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenreel.cache.errors import UsageError, WrongIdentity
+from tokenreel.cache.manifest import Manifest
+from tokenreel.extract.config import ExtractConfig
+from tokenreel.extract.report import ExtractReport
+from tokenreel.pipeline.defaults import code_version, root_of
+from tokenreel.pipeline.phases.extraction import check_limit, make_store, read_words
+
+if TYPE_CHECKING:  # torch
+    from tokenreel.extract.flow.changes import WhenChanged
+
+PACKAGES = ("torch", "timm", "transformers", "av", "decord", "numpy", "zarr")  # that make tokens
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What is extracted: the words of `extract run`.
+
+    Attributes:
+        dataset: name of the data set.
+        words: `key=value` for the extraction, `data.key=value` for the data set.
+        root: folder of the videos; data/<dataset> when None.
+        out: the store; when None the one of this extraction in stores/.
+        shard: "i/n", the part of the clips.
+        limit: only the first clips of each split; None: all.
+        changed: what is done with committed clips whose video or range is another one now.
+    """
+
+    dataset: str
+    words: tuple[str, ...] = ()
+    root: Path | None = None
+    out: Path | None = None
+    shard: str = "0/1"
+    limit: int | None = None
+    changed: "WhenChanged" = "refuse"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an extraction runs; None is the engine's default.
+
+    Attributes:
+        gpus: of this machine, or of each node: "all", a count, or numbers such as 0,1.
+        nodes: machines; without gpus, workers on processors.
+        cpus: cores of each worker.
+        time: of a job, as SLURM writes it: 4:00:00.
+        partition: of the cluster.
+        array_parallelism: jobs of the array that run at once.
+        sbatch: other options of sbatch, KEY=VALUE.
+        dry_run: whether the job is only shown.
+    """
+
+    gpus: str | None = None
+    nodes: int | None = None
+    cpus: int | None = None
+    time: str | None = None
+    partition: str | None = None
+    array_parallelism: int | None = None
+    sbatch: tuple[str, ...] = ()
+    dry_run: bool = False
+
+    def require_only(self, engine: str, names: Sequence[str]) -> None:
+        """Refuse options that an engine does not take.
+
+        Raises:
+            UsageError: another one was given.
+        """
+        default = Placement()
+        for field in fields(self):
+            name = field.name
+            if name not in names and getattr(self, name) != getattr(default, name):
+                options = ", ".join(_option(name) for name in names)
+                raise UsageError(
+                    f"{_option(name)} is not an option of --engine {engine}, which takes {options}"
+                )
+
+
+def _option(name: str) -> str:
+    """An option as it is typed."""
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What an engine did.
+
+    Attributes:
+        report: of the extraction; None where its jobs are queued, or were only shown.
+        store: the store; None where the jobs were only shown.
+        lines: for the user.
+    """
+
+    report: ExtractReport | None
+    store: Path | None
+    lines: tuple[str, ...] = ()
+
+
+def ready(extraction: Extraction) -> tuple[Extraction, Manifest, ExtractConfig]:
+    """Read the words, and make the store once, before any worker runs.
+
+    Returns:
+        The extraction with the paths of its videos and of its store, absolute; the clips; and the
+        configuration.
+
+    Raises:
+        UsageError: a wrong word, key or value.
+        WrongIdentity: there is a store at the path, of other settings.
+    """
+    check_limit(extraction.limit)
+    manifest, config = read_words(extraction.dataset, extraction.words, root=extraction.root)
+    store = make_store(manifest, config, extraction.out)
+    root = (extraction.root or root_of(extraction.dataset)).absolute()
+    return replace(extraction, root=root, out=store.absolute()), manifest, config
+
+
+def versions_here() -> dict[str, str]:
+    """What decides the tokens that this process computes, beside the weights: code and packages."""
+    found = {"tokenreel": code_version(), "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def require_versions(wanted: Mapping[str, str]) -> None:
+    """Refuse to work with other versions than those of the process that made the workers.
+
+    Raises:
+        WrongIdentity: a version differs; every one that does is listed.
+    """
+    here = versions_here()
+    rows = [
+        f"  {name}: {here.get(name, 'absent')}, wanted {value}"
+        for name, value in wanted.items()
+        if here.get(name, "absent") != value
+    ]
+    if rows:
+        raise WrongIdentity(
+            f"the worker on {socket.gethostname()} has other versions than the command that "
+            "started it:\n" + "\n".join(rows) + "\nnothing was written: install the same versions "
+            "everywhere, or start the command from the environment of the workers"
+        )
+
+
+def require_package(name: str, extra: str) -> None:
+    """Refuse an engine whose package is not installed.
+
+    Raises:
+        UsageError: with the line that installs it.
+    """
+    try:
+        version(name)
+    except PackageNotFoundError as error:
+        raise UsageError(
+            f"--engine {extra} needs {name}, which is not installed: "
+            f"pip install 'tokenreel[{extra}]'"
+        ) from error
