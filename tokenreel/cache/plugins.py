@@ -1,8 +1,8 @@
 """Tables of what people add: each name is ours, or that of a plugin found by its entry point.
 
 A plugin is a package with an entry point in one of the groups `tokenreel.datasets`, `.codecs`,
-`.backbones`, `.systems`, `.losses` and `.tasks`.  Names are listed from the metadata of installed
-packages alone: nothing is imported before a name is loaded.
+`.backbones`, `.systems`, `.losses`, `.tasks` and `.engines`.  Names are listed from the metadata
+of installed packages alone: nothing is imported before a name is loaded.
 """
 
 import difflib

@@ -47,13 +47,14 @@ def claimed_by(store):
     return found
 
 
+@pytest.mark.parametrize("nodes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_jobs_of_which_one_is_preempted_write_the_store_of_the_local_engine(
-    folder, tmp_path, monkeypatch
+    nodes, folder, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(folder)
     store = tmp_path / "store"
-    jobs = shard_jobs(Extraction("folder", WORDS, folder / "videos", store), Placement(nodes=2))
-    assert [job.extraction.shard for job in jobs] == ["0/2", "1/2"]
+    jobs = shard_jobs(Extraction("folder", WORDS, folder / "videos", store), Placement(nodes=nodes))
+    assert [job.extraction.shard for job in jobs] == [f"{i}/{nodes}" for i in range(nodes)]
     assert (store / "recipe.json").is_file()
     executor = LocalExecutor(tmp_path / "jobs" / "%j")
     executor.update_parameters(timeout_min=5)
@@ -66,7 +67,7 @@ def test_jobs_of_which_one_is_preempted_write_the_store_of_the_local_engine(
             for process in preempted:
                 os.kill(process, signal.SIGUSR2)
         time.sleep(0.05)
-    assert [job.result() for job in submitted] == [0, 0]
+    assert {job.result() for job in submitted} == {0}
     logs = "".join(job.stderr() or "" for job in submitted)
     assert "received SIGUSR2: stopping after the current segments" in logs
     assert "Requeued job" in logs
@@ -97,10 +98,6 @@ def test_the_script_has_every_option_and_nothing_is_made(folder, monkeypatch):
     [
         (["--engine", "slum"], "no engine 'slum', did you mean slurm?"),
         (["--partition", "a"], "--partition is not an option of --engine local"),
-        (
-            ["--engine", "slurm", "--address", "auto"],
-            "--address is not an option of --engine slurm",
-        ),
         (["--engine", "slurm", "--gpus", "all"], "--engine slurm takes the GPUs of each node"),
         (["--engine", "slurm", "--time", "long"], "--time 'long' is no time such as 4:00:00"),
         (["--engine", "slurm", "--sbatch", "account="], "'account=' is not KEY=VALUE"),
