@@ -1,14 +1,29 @@
 """verify_store: what it finds beyond checksums, and what it leaves alone."""
 
 import importlib.util
+import json
+import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tokenreel.cache.canonical import canonical_json, open_seal, seal
+from tokenreel.cache.errors import MachineError, StoreNotFound
+from tokenreel.cache.format.clip import clip_key, folder_of
+from tokenreel.cache.format.store_files import create_store, record_failure
+from tokenreel.cache.read.store_reader import Store
 from tokenreel.cache.tools import verify as integrity
 from tokenreel.cache.tools.maintenance import mend_logs
-from tokenreel.cache.tools.verify import verify_store, wrong_frames
+from tokenreel.cache.tools.sources import SourceCheck
+from tokenreel.cache.tools.verify import (
+    Problem,
+    VerifyReport,
+    verify_store,
+    wrong_frames,
+)
+from tokenreel.cache.write.canary import canary_frames, make_canary
 from tokenreel.cache.write.store_writer import StoreWriter
 
 _spec = importlib.util.spec_from_file_location("stores", Path(__file__).parents[1] / "stores.py")
@@ -115,3 +130,202 @@ def test_a_clip_committed_while_the_store_is_verified_is_no_problem(tmp_path, mo
 
     monkeypatch.setattr(integrity, "committed_keys", and_one_more)
     assert verify_store(path).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("unit", "policy", "pts", "stops", "words"),
+    [
+        ("frame", "all", (0, 5, 5), (5, 8, 9), "time does not increase at frame 2"),
+        ("frame", "uniform", (0, 5, 5), (5, 8, 9), None),  # repeats what the video lacks
+        ("frame", "listed", (0, 5, 5), (5, 8, 9), None),
+        ("scene", "all", (0, 5, 5), (5, 8, 9), None),
+        ("scene", "all", (0, 5, 4), (5, 8, 9), "time does not increase at scene 2"),
+        ("scene", "all", (0, 5, 5), None, "scene 1 does not end after its start"),
+    ],
+)
+def test_times_that_repeat_are_wrong_where_the_units_are_frames_in_order(
+    tmp_path, unit, policy, pts, stops, words
+):
+    identity, calibration = stores.make_identity()
+    frames = {"policy": policy} | {"uniform": {"count": 3}, "listed": {"sha256": "0" * 64}}.get(
+        policy, {}
+    )
+    changes = {"unit": unit, "frames": frames}
+    identity = identity.model_copy(update=changes)
+    path = create_store(tmp_path / "s", identity, made_with={}, calibration=calibration)
+    with StoreWriter(path, writer_id="w") as writer:
+        clip = stores.begin(writer, "a")
+        stores.append(writer, clip, "a", 3)
+        labels, flags = np.array([-1, 0, 1]), np.zeros(3, np.uint8)
+        stop_pts = None if stops is None else np.array(stops)
+        clip.commit(np.array(pts), np.arange(3), labels, flags, stop_pts=stop_pts)
+    found = [problem.what for problem in verify_store(path, deep=True).problems]
+    assert found == ([] if words is None else [words])
+    assert verify_store(path).problems == ()
+
+
+def test_the_frame_of_a_wrong_value_is_named_in_any_view_and_segment(tmp_path, monkeypatch):
+    path = stores.make_store(tmp_path / "s", "fp16", views=2)
+    with StoreWriter(path, writer_id="w") as writer:
+        clip = stores.begin(writer, "a")
+        stores.append(writer, clip, "a", 66)
+        clip.append(1, *zero_frame(writer))
+        clip.append(0, *zero_frame(writer))
+        count = np.arange(67)
+        clip.commit(count, count, count % 2, np.zeros(67, np.uint8))
+    found = words(path)
+    for where in ("view 0, block 1", "view 0, block 3", "view 1, block 1", "view 1, block 3"):
+        assert f"a: {where}, frame 66: nothing but zeros" in found
+    read = Store.read_cls
+
+    def with_nan(store, clip_id, frames, *, block, view):
+        rows = read(store, clip_id, frames, block=block, view=view).copy()
+        if frames.start and (block, view) == (3, 1):
+            rows[1, 5] = np.nan
+        return rows
+
+    monkeypatch.setattr(Store, "read_cls", with_nan)
+    told = [problem.what for problem in verify_store(path, deep=True).problems]
+    assert [what for what in told if "CLS" in what] == ["view 1, block 3, frame 65: NaN in its CLS"]
+
+
+def zero_frame(writer):
+    encoded, cls = {}, {}
+    for block in stores.BLOCKS:
+        tokens = np.zeros((1, 16, stores.DIM), np.float32)
+        encoded[block] = writer.codec.encode(tokens, block=block, grid=stores.GRID)
+        cls[block] = tokens[:, 0]
+    return encoded, cls, cls[3]
+
+
+def test_labels_of_a_clip_without_names_of_phases_may_be_any_number(tmp_path):
+    path = stores.make_store(tmp_path / "s")
+    with StoreWriter(path, writer_id="w") as writer:
+        clip = writer.begin(
+            stores.make_clip("a"),
+            dataset="d",
+            phases=(),
+            source=stores.SOURCE,
+            time_base=Fraction(1, 25),
+        )
+        stores.append(writer, clip, "a", 3)
+        clip.commit(np.arange(3), np.arange(3), np.array([-1, 7, 0]), np.zeros(3, np.uint8))
+    assert words(path) == "1 clips, 0 problem(s)"
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store with a canary and two clips."""
+    identity, calibration = stores.make_identity()
+    path = tmp_path / "s"
+    create_store(path, identity, made_with={}, calibration=calibration, canary=canary(0))
+    with StoreWriter(path, writer_id="w") as writer:
+        for name in ("a", "b"):
+            stores.write_clip(writer, name, 3)
+    assert verify_store(path, deep=True).problems == ()
+    return path
+
+
+def canary(seed: int):
+    tokens = {block: stores.make_tokens("c", seed, block, 2) for block in stores.BLOCKS}
+    return make_canary(canary_frames(16), tokens)
+
+
+def test_a_canary_of_another_store_is_found(store, tmp_path):
+    identity, calibration = stores.make_identity()
+    other = tmp_path / "other"
+    create_store(other, identity, made_with={}, calibration=calibration, canary=canary(1))
+    shutil.rmtree(store / "canary")
+    shutil.copytree(other / "canary", store / "canary")
+    [problem] = verify_store(store).problems
+    assert problem == Problem("", "the canary was altered", str(store / "canary"))
+    shutil.rmtree(store / "canary")
+    (store / "canary").mkdir()
+    assert verify_store(store).table() == "(store): the canary was altered\n2 clips, 1 problem(s)"
+
+
+def test_a_clip_is_compared_with_its_line_in_the_log(store):
+    [log] = (store / "manifest").iterdir()
+    lines = log.read_bytes().splitlines()
+    values = open_seal(json.loads(lines[0]), where=log)
+    values["record"]["split"] = "test"
+    log.write_bytes(canonical_json(seal(values)) + b"\n" + lines[1] + b"\n")
+    where = str(store / folder_of(clip_key("a")))
+    wanted = Problem("a", "its record is not the one in the log", where)
+    assert verify_store(store).problems == (wanted,)
+
+
+def test_a_clip_of_no_log_is_named_by_its_key_and_one_of_no_folder_by_its_log(store):
+    one, two = (store / folder_of(clip_key(name)) for name in "ab")
+    shutil.rmtree(two)
+    (one / "views/0/tokens/1/c/0/0/0").unlink()
+    report = verify_store(store)
+    assert report.num_clips == 1
+    assert report.problems[0] == Problem("b", "logged as committed, but missing", str(two))
+    assert report.repair == ("a", "b")
+    shutil.rmtree(store / "manifest")
+    (store / "manifest").mkdir()
+    report = verify_store(store)
+    assert {problem.clip_id for problem in report.problems} == {clip_key("a")}
+    assert report.repair == (clip_key("a"),)
+
+
+def test_a_damaged_claim_and_a_damaged_failure_record_are_problems_of_the_store(store):
+    (store / "claims" / "x.json").write_text("{")
+    [problem] = verify_store(store).problems
+    assert problem.what.endswith(": a claim of nobody, which --repair removes")
+    assert (problem.clip_id, problem.where) == ("", str(store / "claims"))
+    record_failure(store, "c", stage="decode", reason="torn", details={})
+    [failure] = (store / "failed").iterdir()
+    failure.write_bytes(failure.read_bytes().replace(b"torn", b"worn"))
+    report = verify_store(store)
+    assert report.num_clips == 0
+    assert "delete this file, and its clip is tried again" in report.table()
+    assert (report.repair, report.exit_status) == ((), 5)
+
+
+def test_what_no_writer_leaves_is_found_and_what_a_kill_leaves_is_not(store, tmp_path):
+    outside = tmp_path / "outside.jsonl"
+    outside.write_text("")
+    left = [".tmp-labels.json-1", ".tmp-sources.json-2", "manifest/.tmp-x", "claims/.tmp-y"]
+    left += ["failed/.tmp-z", "clips/.tmp-q"]
+    for name in left:
+        (store / name).write_text("")
+    assert verify_store(store).problems == ()
+    wrong = [".tmp-recipe.json-3", "manifest/x.json", "claims/x.jsonl", "failed/x.jsonl"]
+    for name in wrong:
+        (store / name).write_text("")
+    links = [".tmp-labels.json-4", "manifest/.tmp-l", "canary/l", "calibration/l"]
+    for name in links:
+        (store / name).symlink_to(outside)
+    found = {problem.what for problem in verify_store(store).problems}
+    assert found == {f"{store / name}: does not belong here" for name in (*wrong, *links)}
+
+
+@pytest.mark.parametrize("deep", [True, False])
+def test_what_is_no_store_or_cannot_be_read_now_is_an_error_and_no_report(
+    store, tmp_path, monkeypatch, deep
+):
+    with pytest.raises(StoreNotFound):
+        verify_store(tmp_path / "nothing", deep)
+
+    def limit(path):
+        raise MachineError("too many open files")
+
+    monkeypatch.setattr(integrity, "committed_keys", limit)
+    with pytest.raises(MachineError, match="too many open files"):
+        verify_store(store, deep)
+
+
+def test_the_status_is_of_the_worst_and_the_advice_of_what_changed(monkeypatch):
+    problem = Problem("b", "x", "/s"), Problem("", "y", "/s"), Problem("a", "z", "/s")
+    gone = SourceCheck(1, missing=((None, ""),))
+    monkeypatch.setattr(SourceCheck, "lines", lambda self: ["l"])
+    monkeypatch.setattr(SourceCheck, "summary", lambda self: "s")
+    assert VerifyReport(1, problem, gone).exit_status == 5
+    assert VerifyReport(1, problem).repair == ("a", "b")
+    assert [VerifyReport(1, (), found).exit_status for found in (gone, None)] == [3, 0]
+    assert VerifyReport(1, (), gone).table() == "1 clips, 0 problem(s)\nl\nvideos: s"
+    changed = VerifyReport(1, problem, SourceCheck(1, changed=(None,))).table().splitlines()
+    assert changed[:4] == ["b: x", "(store): y", "a: z", "1 clips, 3 problem(s)"]
+    assert "--changed replace" in changed[-1]

@@ -69,6 +69,8 @@ def test_files_share_a_clock_where_all_their_common_actions_are_the_same():
     one, two, other = a_clip("1"), a_clip("2", "b"), a_clip("2", "b", group="g")
     assert numbers(a_file(one), a_file(two), a_file(one, two)) == [0, 0, 0]
     assert numbers(a_file(one, two), a_file(one, other), a_file(other)) == [0, 1, 1]
+    changed = a_file(replace(one, group="g"))
+    assert numbers(a_file(one), a_file(two), changed) == [0, 0, 1]
     unnamed = [a_file(clip, dataset="") for clip in (one, two)]
     assert numbers(*unnamed, a_file(one, two, dataset="")) == [0, 1, 0]
 

@@ -95,15 +95,16 @@ def test_the_mean_over_actions_is_unweighted_and_counts_what_it_is_of():
         a_score(0.2, action="a", num_frames=10, num_clips=1, clock_value=0.1, note="x"),
         a_score(math.nan, action="b", num_frames=100, num_clips=7, clock_value=0.9, note="none"),
         a_score(0.5, action="c", num_frames=30, num_clips=2, clock_value=0.3),
+        a_score(1.1, action="d", num_frames=30, num_clips=2, clock_value=0.5),
         a_score(0.9, action="a", task="ap@5"),
         a_score(0.8, action="a", fraction=0.5),
         a_score(0.7, action="a", protocol="q"),
     ]
     first, *others = mean_rows(scores)
     assert (first.action, first.task, first.protocol, first.fraction) == ("mean", "tau", "p", 1.0)
-    assert (first.value, first.clock_value) == pytest.approx((0.35, 0.2))
-    assert (first.num_frames, first.num_clips) == (40, 3)
-    assert (first.note, first.status) == ("1 of 3 actions left out", "ok")
+    assert (first.value, first.clock_value) == pytest.approx((0.6, 0.3))
+    assert (first.num_frames, first.num_clips) == (70, 5)
+    assert (first.note, first.status) == ("1 of 4 actions left out", "ok")
     assert [(row.value, row.note, row.action) for row in others] == [
         (0.9, "", "mean"),
         (0.8, "", "mean"),
