@@ -252,7 +252,7 @@ def settings_of(file: EmbeddingFile, config: EvaluateConfig) -> list[Settings]:
 
     Args:
         file: of the embeddings; the object `evaluate` of its provenance is that of its recipe, and
-            scores of tags have their protocol.
+            scores of tags have their protocol, and so have numbers.
         config: the user's settings.
 
     Raises:
@@ -261,6 +261,8 @@ def settings_of(file: EmbeddingFile, config: EvaluateConfig) -> list[Settings]:
     own = dict(file.provenance.get("evaluate", {}))
     if file.is_of_tags:
         own = {"protocol": "actions" if _is_of_actions(file) else "tags", **own}
+    elif file.unit == "clip" and not file.class_names and any(c.targets.size for c in file.clips):
+        own = {"protocol": "numbers", **own}
     elif file.provenance.get("pairs"):
         own = {"protocol": "pairs", **own}
     try:

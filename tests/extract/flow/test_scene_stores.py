@@ -31,8 +31,9 @@ from tokenreel.evaluate.commands.frozen import pool_store
 from tokenreel.extract.backbone import torchvision_backbone
 from tokenreel.extract.backbone.families import backbone_shape, build_backbone, load_weights
 from tokenreel.extract.backbone.torchvision_backbone import TorchvisionFamily
+from tokenreel.extract.backbone.weights import weights_sha256
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.encode.identity import build_identity, store_name
+from tokenreel.extract.encode.identity import build_identity, identity_for, made_with, store_name
 from tokenreel.extract.flow import runner
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.frame_policy import check_list, frames_identity, frames_word
@@ -465,6 +466,32 @@ def test_pretrained_weights_that_cannot_be_loaded_say_what_to_give(monkeypatch):
     monkeypatch.setattr(torchvision_backbone, "_function", lambda _: offline)
     with pytest.raises(UsageError, match=r"load resnet18 \(OSError: no network\); .*FILE"):
         load_weights("torchvision:resnet18", "pretrained")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "name"),
+    [
+        (
+            "torchvision:r2plus1d_18",
+            "R2Plus1D_18_Weights.KINETICS400_V1 (r2plus1d_18-91a641e6.pth)",
+        ),
+        ("torchvision:resnet18", "ResNet18_Weights.IMAGENET1K_V1 (resnet18-f37072fd.pth)"),
+        ("resnet18", "resnet18.a1_in1k (timm/resnet18.a1_in1k)"),
+        ("vit_small_patch16_224.dino", "vit_small_patch16_224.dino (timm/vit_small_patch16_224.d"),
+        ("videomae:base", "MCG-NJU/videomae-base-finetuned-kinetics"),
+    ],
+)
+def test_a_store_says_which_weights_the_word_pretrained_was_beside_their_hash(backbone, name):
+    fields = {"backbone": backbone, "blocks": (-1,), "device": "cpu"}
+    config = ExtractConfig(**fields, weights="pretrained")
+    made = made_with(config, "toy", torch.device("cpu"))
+    assert made["weights"] == "pretrained"
+    assert made["pretrained"].startswith(name)
+    other = ExtractConfig(**fields, weights="random:0")
+    assert "pretrained" not in made_with(other, "toy", torch.device("cpu"))
+    first, second = ({"w": torch.full((3,), value)} for value in (1.0, 2.0))
+    hashes = {identity_for(config, weights_sha256(s)).fingerprint for s in (first, second)}
+    assert len(hashes) == 2  # two versions of a library's weights are two stores
 
 
 def test_weights_of_torchvision_are_taken_with_their_classifier(tmp_path):

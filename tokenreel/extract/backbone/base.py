@@ -207,6 +207,10 @@ class WindowFamily:
         """Refuse weights that cannot be loaded."""
         self.load_weights(name, weights, key)
 
+    def pretrained_name(self, name: str) -> str:
+        """The name that others give the weights of `pretrained`, "" where it is not known."""
+        return ""
+
     def build(
         self,
         name: str,

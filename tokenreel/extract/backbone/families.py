@@ -101,6 +101,13 @@ def check_weights(backbone: str, weights: str, key: str | None = None) -> None:
     family.check_weights(name, weights, key)
 
 
+def pretrained_name(backbone: str) -> str:
+    """The name that a library gives the weights of `pretrained`; "" where it is not known."""
+    family, name = _family(backbone)
+    named = getattr(family, "pretrained_name", None)  # which families of packages need not have
+    return "" if named is None else str(named(name))
+
+
 def build_backbone(
     backbone: str,
     state: "Mapping[str, Tensor]",

@@ -223,6 +223,14 @@ class TimmFamily:
         """See weights.check_weights."""
         timm_weights.check_weights(name, weights, key)
 
+    def pretrained_name(self, name: str) -> str:
+        """With timm's tag and where they are, "resnet18.a1_in1k (timm/resnet18.a1_in1k)"."""
+        import timm
+
+        found: Any = timm.models.get_pretrained_cfg(name)
+        where = found.hf_hub_id or found.url.rpartition("/")[2]
+        return f"{found.architecture}.{found.tag} ({where})"
+
     def build(
         self,
         name: str,

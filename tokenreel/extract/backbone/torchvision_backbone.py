@@ -129,6 +129,14 @@ class TorchvisionFamily(WindowFamily):
         if weights != "pretrained":
             self.load_weights(name, weights, key)
 
+    def pretrained_name(self, name: str) -> str:
+        """Such as "ResNet18_Weights.IMAGENET1K_V1 (resnet18-f37072fd.pth)"."""
+        from importlib import import_module
+
+        models: Any = import_module("torchvision.models")
+        entry = models.get_model_weights(name)[_known(name).weights]
+        return f"{entry} ({entry.url.rpartition('/')[2]})"
+
     def read_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See WindowFamily."""
         return without_classifier(state)

@@ -127,6 +127,10 @@ class _TransformersFamily(WindowFamily):
         if weights != "pretrained":
             self.load_weights(name, weights, key)
 
+    def pretrained_name(self, name: str) -> str:
+        """The repository of the hub."""
+        return self.hub.format(name=name)
+
     def read_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See WindowFamily."""
         found = {}

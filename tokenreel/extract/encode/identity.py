@@ -23,7 +23,12 @@ from tokenreel.cache.format.identity import RULES_VERSION, StoreIdentity
 from tokenreel.cache.format.store_files import StoreFacts, create_store, load_arrays, load_identity
 from tokenreel.cache.write.canary import canary_frames, make_canary, require_canary
 from tokenreel.extract.backbone.base import Backbone, BackboneShape
-from tokenreel.extract.backbone.families import backbone_label, backbone_shape, load_weights
+from tokenreel.extract.backbone.families import (
+    backbone_label,
+    backbone_shape,
+    load_weights,
+    pretrained_name,
+)
 from tokenreel.extract.backbone.weights import (
     earlier_sha256,
     weights_label,
@@ -165,6 +170,8 @@ def made_with(config: ExtractConfig, dataset: str, device: torch.device) -> dict
     chosen = {} if config.weights_key is None else {"weights_key": config.weights_key}
     if config.frames.startswith(("listed:", "scenes:")):
         chosen["frames"] = config.frames
+    if config.weights == "pretrained" and not config.pixels:
+        chosen["pretrained"] = pretrained_name(config.backbone)
     return chosen | {
         "weights": "" if config.pixels else weights_label(config.weights, config.weights_key),
         "dataset": dataset,

@@ -9,6 +9,8 @@ from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config.base import FrozenConfig
 from tokenreel.fuse.config.windows import SamplingKind
 
+UNAVAILABLE = "unavailable"  # in place of the hash of first weights that cannot be loaded here
+
 
 class DataConfig(FrozenConfig):
     """Which frames a step sees.  Source: CARL, section 3.2."""
@@ -193,7 +195,11 @@ class SystemConfig(FrozenConfig):
         return self
 
     def describe(self, stores: StoreSet) -> dict[str, Any]:
-        """What the provenance says of a run besides its config: `augmentation` and `blocks`."""
+        """What the provenance says of a run besides its config: `augmentation` and `blocks`.
+
+        Of first weights that come from elsewhere also `first_weights_sha256`, and `first_weights`,
+        their names.
+        """
         return {"augmentation": "none", "blocks": list(stores.first.identity.blocks)}
 
     def require_init(self, held: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.format.store_files import create_twin
 from tokenreel.cache.provenance import CHANGES, STORE_PATH, names_same_store, store_changes
 from tokenreel.cache.write.claims import ClaimHeld, take_claim
+from tokenreel.fuse.config.system import UNAVAILABLE
 from tokenreel.fuse.runs.provenance import (
     read_provenance,
     require_init,
@@ -41,10 +42,12 @@ FILES = (
     "embeddings.h5",
 )  # of the process that has the lock
 IDENTITY = ("config", "store_fingerprint", "store_clips_sha256", "init_sha256")
+FIRST_WEIGHTS = "first_weights_sha256"
 LATER = (
     "labels_sha256",
     "texts_sha256",
-    "first_weights_sha256",
+    "first_weights",
+    FIRST_WEIGHTS,
 )  # part of it too, but earlier versions did not write it
 TOKENS = "tokens"
 MADE = ("checkpoint.pt", "metrics.jsonl", "embeddings.h5")  # by a run that began
@@ -157,6 +160,7 @@ class RunFolder:
             held["store_fingerprint"] = self.provenance["store_fingerprint"]
         held["config"] = with_later_fields(held["config"])
         asked = {key: self.provenance.get(key) for key in keys}
+        asked = _with_unavailable(held, asked, where)
         held["stores"], asked["stores"] = _fingerprints(former, self.provenance)
         rows = field_differences(held, asked)
         if rows:
@@ -177,6 +181,22 @@ class RunFolder:
                 where,
                 what,
             )
+
+
+def _with_unavailable(
+    held: Mapping[str, Any], asked: dict[str, Any], where: Path
+) -> dict[str, Any]:
+    """What is asked for, with the hashes that a run has of first weights that are unavailable.
+
+    They were read when it began.
+    """
+    hashes = asked.get(FIRST_WEIGHTS)
+    if not isinstance(hashes, dict) or UNAVAILABLE not in hashes.values():
+        return asked
+    log.warning("%s: its first weights cannot be compared", where)
+    former = held.get(FIRST_WEIGHTS) or {}
+    known = {k: former.get(k, v) if v == UNAVAILABLE else v for k, v in hashes.items()}
+    return asked | {FIRST_WEIGHTS: known}
 
 
 def _fingerprints(

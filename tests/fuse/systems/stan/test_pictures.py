@@ -1,11 +1,13 @@
 """Rows of STAN that train their CNN from the pictures of scenes."""
 
+import hashlib
 import json
 import re
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from tests.fuse.distributed.test_distributed import fork_processes
 from tests.fuse.systems.stan.pixel_stores import jpeg, write_pixel_store, write_scenes
@@ -33,6 +35,7 @@ from tokenreel.fuse.systems.stan.pictures import (
 )
 from tokenreel.fuse.train import run as run_module
 from tokenreel.fuse.train.train import Job, train, train_together
+from tokenreel.pipeline.cli import fuse
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.phases.training import train_recipe
 
@@ -401,6 +404,72 @@ def test_first_weights_of_a_file_are_loaded_and_are_part_of_the_run(stores, tmp_
     file.unlink()
     with pytest.raises(UsageError, match=r"spatial_cnn.weights=.*small.pth: no such file: give"):
         run(config, stores["spatial_pixels"], tmp_path / "run")
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """A library that gives pre-trained weights of a version, or none without a network."""
+    from torchvision.models import resnet18
+
+    state = {"version": 1}
+
+    def make(name, *, pretrained):
+        if pretrained and state["version"] is None:
+            raise OSError("no network")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(state["version"] or 0)
+            return resnet18(weights=None)
+
+    monkeypatch.setattr(pictures, "_make", make)
+    monkeypatch.setattr(pictures, "pretrained_sha256", pictures.pretrained_sha256.__wrapped__)
+    return state
+
+
+def test_pretrained_weights_are_known_by_the_hash_of_their_tensors_and_by_their_name(
+    stores, tmp_path, library, caplog
+):
+    config = spatial(spatial_cnn={"name": "resnet18"}, optim=OptimConfig(epochs=0))
+    out, store = tmp_path / "run", stores["spatial_pixels"]
+    path = run(config, store, out).path
+    described = json.loads((path / "run.json").read_text())
+    name = "ResNet18_Weights.IMAGENET1K_V1 (resnet18-f37072fd.pth)"
+    assert described["first_weights"] == {"spatial": name}
+    [digest] = described["first_weights_sha256"].values()
+    hasher = hashlib.sha256()
+    for part, tensor in sorted(pictures._make("resnet18", pretrained=True).state_dict().items()):
+        if not part.startswith("fc."):
+            hasher.update(f"{part}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+            hasher.update(tensor.numpy().tobytes())
+    assert digest == hasher.hexdigest()
+    library["version"] = 2
+    with pytest.raises(WrongIdentity, match=rf"first_weights_sha256.spatial: run has '{digest}'"):
+        run(config, store, out)
+    library["version"] = None  # it was trained: weights are not read again
+    assert run(config, store, out).was_done
+    assert "first weights cannot be compared" in caplog.text
+    with pytest.raises(UsageError, match=r"resnet18 could not be loaded \(OSError: no network"):
+        run(config, store, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_command_explains_a_cnn_that_was_trained_by_the_pictures_of_its_store(stores, tmp_path):
+    named = {name: stores[name] for name in ("spatial_pixels", "temporal_pixels")}
+    path = run(small(), named, tmp_path / "run").path
+    words = [f"--store={name}={store}" for name, store in named.items()]
+    words += ["--clips", "val0,val1", "--threshold", "0.2", "--out", str(tmp_path / "maps")]
+    done = CliRunner().invoke(fuse.app, ["explain", str(path), *words, "--device", "cpu"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "val0: " in done.output
+    assert "no map of" not in done.output
+    embedded = {clip.clip_id: clip for clip in read_embeddings(path / "embeddings.h5").clips}
+    for clip, count in (("val0", 3), ("val1", 1)):
+        with np.load(tmp_path / "maps" / f"{clip}.npz") as made:
+            for stream in ("spatial", "temporal"):
+                assert made[f"map_{stream}"].shape[0] == count
+                assert made[f"map_{stream}"].min() >= 0
+                assert made[f"attention_{stream}"].sum() == pytest.approx(1, abs=1e-5)
+            np.testing.assert_allclose(made["scores"], embedded[clip].embeddings[0], rtol=1e-4)
+        assert (tmp_path / "maps" / f"{clip}.png").stat().st_size > 2000
 
 
 def test_a_picture_that_is_none_names_the_clip(stores, tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError, WrongIdentity
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.read.store_set import StoreSet
+from tokenreel.evaluate.commands.suite import evaluate_files
+from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.fuse.config import OptimConfig
 from tokenreel.fuse.embed.embed import embed_run
 from tokenreel.fuse.runs.provenance import read_provenance
@@ -90,6 +92,30 @@ def test_two_streams_learn_the_tags_of_both_and_one_those_that_it_sees(stores, t
     alone = run(small(streams="spatial"), stores["spatial"], tmp_path / "spatial")
     lone = read_embeddings(alone.embeddings)
     assert right(lone, "bright") == 1
+
+
+def test_a_number_of_a_clip_is_learned_and_judged_by_its_squared_error(tmp_path):
+    numbers = {name: 1.5 if "bright" in tags else 4.0 for name, tags in TAGS.items()}
+    tags = {name: (str(number),) for name, number in numbers.items()}
+    stores = write_pair(tmp_path, tags=tags)
+    result = run(small(loss="mse"), stores, tmp_path / "run")
+    file = read_embeddings(result.embeddings)
+    assert (file.unit, file.class_names) == ("clip", ())
+    for clip in file.clips:
+        assert clip.targets.tolist() == [numbers[clip.clip_id]]
+        assert clip.embeddings.shape == (1, 1)
+        assert abs(clip.embeddings[0, 0] - numbers[clip.clip_id]) < 0.5, clip.clip_id
+    scores = evaluate_files(
+        [result.embeddings], config=EvaluateConfig(), out=tmp_path / "table", progress=False
+    ).scores
+    found = {score.task: score.value for score in scores if score.status == "ok"}
+    held_out = [clip for clip in file.clips if clip.split == "val"]
+    errors = [(clip.embeddings[0, 0] - clip.targets[0]) ** 2 for clip in held_out]
+    assert found["mse"] == pytest.approx(np.mean(errors), rel=1e-4)
+    mean = np.mean([numbers[f"train{number}"] for number in range(8)])
+    wanted = np.mean([(mean - clip.targets[0]) ** 2 for clip in held_out])
+    assert found["mse-mean"] == pytest.approx(wanted)
+    assert found["mse"] < found["mse-mean"] / 10
 
 
 def test_it_resumes_to_the_same_bytes_with_dropout(stores, tmp_path, monkeypatch):

@@ -5,16 +5,21 @@ and the code's where the text is silent.
 """
 
 import hashlib
-from collections.abc import Hashable
+import logging
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config.base import FrozenConfig
-from tokenreel.fuse.config.system import DataConfig, OptimConfig, SystemConfig
+from tokenreel.fuse.config.system import UNAVAILABLE, DataConfig, OptimConfig, SystemConfig
 
+log = logging.getLogger(__name__)
+
+PRETRAINED = "pretrained"
 STREAMS = ("spatial", "temporal")
 
 
@@ -118,7 +123,7 @@ class CnnConfig(FrozenConfig):
         description="trained from the pictures of scenes; none: tokens of a frozen CNN are read",
     )
     weights: str = Field(
-        default="pretrained",
+        default=PRETRAINED,
         description="its first weights: pretrained, the file of torchvision or timm, random:SEED",
     )
 
@@ -137,7 +142,7 @@ class CnnConfig(FrozenConfig):
     def _has_weights(self) -> "CnnConfig":
         if self.weights.startswith("random") and self.random_seed is None:
             raise ValueError(f"weights={self.weights}: random:SEED, such as random:0")
-        if (self.name, self.weights) == ("small", "pretrained"):
+        if (self.name, self.weights) == ("small", PRETRAINED):
             raise ValueError("name=small has no trained weights: set weights=random:0, or a file")
         return self
 
@@ -250,7 +255,11 @@ class StanConfig(SystemConfig):
         return self.data.num_frames
 
     def describe(self, stores: StoreSet) -> dict[str, Any]:
-        """The last block of each store is read; pictures are cut, by first weights of a hash."""
+        """The last block of each store, how pictures are cut, and the first weights of CNNs.
+
+        Pre-trained weights have the name that their library gives them and the hash of their
+        tensors, those of a file its hash.
+        """
         described: dict[str, Any] = {
             "augmentation": "none",
             "blocks": [*stores.first.identity.blocks[-1:]],
@@ -259,9 +268,8 @@ class StanConfig(SystemConfig):
             mirrored = ", half of them mirrored" if self.pictures.flip else ""
             area = f"{self.pictures.least_area:.0%} of the area or more"
             described["augmentation"] = f"crops of scenes, {area}{mirrored}"
-            described["first_weights_sha256"] = {
-                name: _sha256_of(cnn.weights) for name, cnn in self.cnns.items()
-            }
+            if self.init is None:
+                described |= _first_weights(self.cnns)
         return described
 
     @model_validator(mode="after")
@@ -292,7 +300,27 @@ class StanConfig(SystemConfig):
         return self
 
 
-def _sha256_of(weights: str) -> str:
-    """The hash of a file of weights; the word where it is none."""
-    path = Path(weights)
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else weights
+def _first_weights(cnns: Mapping[str, CnnConfig]) -> dict[str, Any]:
+    """Of CNNs by stream: the hash of each one's first weights, and the name of pre-trained ones."""
+    hashes = {name: _sha256_of(cnn) for name, cnn in cnns.items()}
+    pretrained = {name: cnn for name, cnn in cnns.items() if cnn.weights == PRETRAINED}
+    if not pretrained:
+        return {"first_weights_sha256": hashes}
+    from tokenreel.fuse.systems.stan.pictures import pretrained_name
+
+    names = {name: pretrained_name(cnn.name) for name, cnn in pretrained.items()}
+    return {"first_weights_sha256": hashes, "first_weights": names}
+
+
+def _sha256_of(cnn: CnnConfig) -> str:
+    """The hash of first weights; `random:SEED` as it is."""
+    if cnn.weights == PRETRAINED:
+        from tokenreel.fuse.systems.stan.pictures import pretrained_sha256
+
+        try:
+            return pretrained_sha256(cnn.name)
+        except UsageError as error:
+            log.warning("%s", error)
+            return UNAVAILABLE
+    path = Path(cnn.weights)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else cnn.weights

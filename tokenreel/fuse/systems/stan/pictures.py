@@ -4,8 +4,10 @@ Shapes: F scenes, K pictures of each, H x W of a picture as stored, S x S of one
 D channels of a vector.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.fuse.systems.stan.config import CnnConfig, PicturesConfig
+from tokenreel.fuse.systems.stan.config import PRETRAINED, CnnConfig, PicturesConfig
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std
 KINETICS = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
@@ -35,7 +37,7 @@ class _Known:
         is_video: whether it sees the K pictures of a scene as one clip, or each alone.
         normal: mean and standard deviation of each channel.
         last: its submodule whose output is the map before pooling.
-        source: who builds it, and the name of its weights there.
+        source: module that builds it, and the name of its weights there.
     """
 
     dim: int
@@ -218,16 +220,52 @@ def _make(name: str, *, pretrained: bool) -> Any:
     return getattr(library, name)(weights=weights if pretrained else None)
 
 
+def pretrained_name(name: str) -> str:
+    """The name that its library gives the pre-trained weights of a CNN, and the file they are in.
+
+    >>> pretrained_name("resnet18")
+    'ResNet18_Weights.IMAGENET1K_V1 (resnet18-f37072fd.pth)'
+    """
+    from importlib import import_module
+
+    module, weights = KNOWN[name].source
+    library: Any = import_module(module.partition(".")[0] + ".models")
+    if module == "timm":
+        found = library.get_pretrained_cfg(name)
+        file = found.hf_hub_id or found.url.rpartition("/")[2]
+        return f"{found.architecture}.{found.tag} ({file})"
+    entry = library.get_model_weights(name)[weights]
+    return f"{entry} ({entry.url.rpartition('/')[2]})"
+
+
+@cache
+def pretrained_sha256(name: str) -> str:
+    """SHA-256 over name, type, shape and bytes of each tensor of pre-trained weights, by name.
+
+    The classifier does not count.
+
+    Raises:
+        UsageError: weights that are unavailable.
+    """
+    digest = hashlib.sha256()
+    for part, value in sorted(_pretrained(name).items()):
+        if not part.startswith(CLASSIFIER):
+            tensor = value.detach().contiguous()
+            digest.update(f"{part}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def load_first_weights(cnn: SceneCnn) -> None:
     """Give a CNN its pre-trained weights, or those of a file; random ones stay.
 
     Raises:
-        UsageError: weights that cannot be had, or a file that is not of this CNN.
+        UsageError: weights that are unavailable, or a file that is not of this CNN.
     """
     config = cnn.config
     if config.random_seed is not None:
         return
-    state = _pretrained(config.name) if config.weights == "pretrained" else _read_file(config)
+    state = _pretrained(config.name) if config.weights == PRETRAINED else _read_file(config)
     own = cnn.net.state_dict()
     counts = {name: value for name, value in own.items() if name.endswith(COUNT)}
     state = {name: value for name, value in state.items() if not name.startswith(CLASSIFIER)}

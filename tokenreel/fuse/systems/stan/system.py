@@ -21,7 +21,7 @@ from tokenreel.fuse.data.requirements import (
     require_training_clips,
 )
 from tokenreel.fuse.systems.base import Embedded, Explained, Shapes, System
-from tokenreel.fuse.systems.stan.config import CnnConfig, StanConfig
+from tokenreel.fuse.systems.stan.config import PRETRAINED, CnnConfig, StanConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -285,7 +285,7 @@ def _require_pictures(store: Store, stream: str, cnn: CnnConfig) -> None:
             "makes a store of 12"
         )
     weights = cnn.weights
-    if weights != "pretrained" and cnn.random_seed is None and not Path(weights).is_file():
+    if weights != PRETRAINED and cnn.random_seed is None and not Path(weights).is_file():
         raise UsageError(
             f"{stream}_cnn.weights={weights}: no such file: give the file of its weights, "
             "pretrained, or random:SEED for untrained ones"
