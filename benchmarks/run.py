@@ -43,6 +43,7 @@ SECONDS = {
     "fusion": 200,
     "pooling": 90,
     "scene_pixels": 90,
+    "similar": 170,
     "stan_step": 170,
     "store_memory": 30,
     "store_open": 30,

@@ -220,7 +220,13 @@ def test_the_python_of_the_pages_runs(folder, monkeypatch):
             text = text.replace("window=16", "window=4")
             exec(compile(text, str(page), "exec"), names.setdefault(str(page), {}))
             ran.append(page.name)
-    assert ran == ["README.md", "embeddings.md", *["python.md"] * 3, *["store.md"] * 2]
+    assert ran == [
+        "README.md",
+        "embeddings.md",
+        "explore.md",
+        *["python.md"] * 3,
+        *["store.md"] * 2,
+    ]
     assert (folder / "results" / "results.csv").is_file()
     assert check_file(folder / "mine.npz").is_good
     assert tokenreel.open_store("stores/written").read("a").decode(11).shape == (80, 6, 8)

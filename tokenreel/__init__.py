@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
     from tokenreel.cache.read.store_reader import open_store
     from tokenreel.cache.read.store_set import StoreSet
+    from tokenreel.cache.search.query import Click
+    from tokenreel.cache.search.search import SimilarPatch, similar_patches
     from tokenreel.fuse.data.token_dataset import ClipSampler, TokenBatch, TokenDataset
     from tokenreel.pipeline.phases.library import (
         embed_store,
@@ -27,6 +29,8 @@ _HOMES = {
     "tokenreel.cache.manifest": ("Clip", "LabelSpan", "Manifest"),
     "tokenreel.cache.read.store_reader": ("open_store",),
     "tokenreel.cache.read.store_set": ("StoreSet",),
+    "tokenreel.cache.search.query": ("Click",),
+    "tokenreel.cache.search.search": ("SimilarPatch", "similar_patches"),
     "tokenreel.fuse.data.token_dataset": ("ClipSampler", "TokenBatch", "TokenDataset"),
     "tokenreel.pipeline.phases.library": (
         "embed_store",
@@ -38,11 +42,13 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Click",
     "Clip",
     "ClipSampler",
     "EmbeddedClip",
     "LabelSpan",
     "Manifest",
+    "SimilarPatch",
     "StoreSet",
     "TokenBatch",
     "TokenDataset",
@@ -51,6 +57,7 @@ __all__ = [
     "extract_videos",
     "open_store",
     "read_embeddings",
+    "similar_patches",
     "train_model",
     "write_embeddings",
 ]

@@ -142,7 +142,7 @@ class Codec:
     def decode(self, encoded: Encoded, *, block: int) -> Array:
         """Tokens, float32 (T, n, D): n stays what it is in the store."""
         values = self.terminal.decode(encoded, block=block)
-        rotation = self._rotation(block)
+        rotation = self.rotation(block)
         return values if rotation is None else values @ rotation
 
     def fold(self, block: int, dim: int | None = None) -> Folding | None:
@@ -152,7 +152,7 @@ class Codec:
             block: of the store.
             dim: D, which codecs without calibration need.
         """
-        rotation = self._rotation(block)
+        rotation = self.rotation(block)
         if rotation is not None:
             dim = rotation.shape[0]
         elif dim is None and not self.terminal.needs_calibration:
@@ -160,7 +160,7 @@ class Codec:
         channels = self.terminal.channels(block, dim or 0)
         return None if channels is None else Folding(*channels, rotation)
 
-    def _rotation(self, block: int) -> Array | None:
+    def rotation(self, block: int) -> Array | None:
         """(d, D) that takes channels back through all reducers, None when none changes them."""
         total = None
         for step in self.reducers:

@@ -13,7 +13,7 @@ from tokenreel.pipeline.cli.console import (
     new_app,
     run_app,
 )
-from tokenreel.pipeline.text import say
+from tokenreel.pipeline.text import on_one_line, say
 
 app = new_app(__doc__)
 data_app = new_app("Look at and check data sets.")
@@ -79,6 +79,57 @@ def fidelity(
     found = fidelity_of(name, words or [], root=root, clips=clips, codecs=codec or ())
     say(fidelity_table(found))
     finish(found.exit_status)
+
+
+@app.command()
+def similar(
+    store: Annotated[Path, typer.Argument(help="the store")],
+    *,
+    clip: Annotated[str, typer.Option(help="its id, or a part that only one clip has")],
+    frame: Annotated[int, typer.Option(min=0, help="of the clip, from 0")],
+    patch: Annotated[
+        list[str],
+        typer.Option(
+            help="number, as 27; row,column; or a box: row,column,last row,last column; repeat"
+        ),
+    ],
+    negative: Annotated[
+        list[str] | None, typer.Option(help="a patch of this frame that results are not to be like")
+    ] = None,
+    block: Annotated[int | None, typer.Option(help="the last of the store when left out")] = None,
+    view: Annotated[int, typer.Option(help="0 is clean")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="patches that are listed")] = 10,
+    out: Annotated[Path | None, typer.Option(help="PNG: the patch beside those of 8 clips")] = None,
+    root: Annotated[Path | None, typer.Option(help="folder of the videos")] = None,
+) -> None:
+    """List the patches of a store that are most similar to one, by the cosine of their tokens."""
+    from tokenreel.cache.read.store_reader import open_store
+    from tokenreel.cache.search.query import Click, parse_patch
+    from tokenreel.pipeline.explore.strip import find_similar
+    from tokenreel.pipeline.phases.attention import find_clips
+
+    clicks = [(parse_patch(text), True) for text in patch]
+    clicks += [(parse_patch(text), False) for text in negative or []]
+    opened = open_store(store)
+    [name] = find_clips(opened, [clip])
+    made = find_similar(
+        opened,
+        [Click(name, frame, where, is_positive) for where, is_positive in clicks],
+        out=out,
+        root=root,
+        block=block,
+        view=view,
+        count=count,
+    )
+    say(made.table)
+    say(made.found.speed)
+    if out is not None:
+        say(f"picture in {out}")
+    if made.unseen_reason:
+        say(f"without frames: {on_one_line(made.unseen_reason)} (--root names the videos)")
+    for sentence in made.found.left_out:
+        say(f"left out: {on_one_line(sentence)}")
+    finish(3 if made.found.left_out else 0)
 
 
 @data_app.command()

@@ -1,0 +1,109 @@
+"""Similarity of a patch with 200,000 frame-blocks of 64 tokens x 384 int8 in memory (4.9 GB).
+
+    python benchmarks/similar.py [--quick]
+
+`search`: PatchIndex with its chunks in memory, top 100 and the best of each clip, equal to float64
+on decoded tokens; at most 1 s on 2 cores wanted.  `first answer`: what PatchIndex.refine gives
+first, at most 0.3 s wanted.  `search without Numba`: casts of tiles in place of compiled loops.
+Baseline: each chunk is decoded to float32 and multiplied by the query, by as many threads; ratios
+are shares of its seconds.  `lengths`: once, when chunks are read.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+from harness import make_row, measure, quick_flag, write_rows
+
+from tokenreel.cache.codec import Encoded, codec_from_identity, codec_identity
+from tokenreel.cache.search import loops
+from tokenreel.cache.search.chunks import Chunk, Span, plan_chunks
+from tokenreel.cache.search.search import PatchIndex, num_processors
+
+TOKENS, DIM, BLOCK = 64, 384, 11
+CLIP_FRAMES = 100
+BASELINE = "float32 of decoded chunks"
+OWN = "search"
+
+
+def main() -> None:
+    """Measure and write the rows."""
+    frames, repeats = (2_000, 2) if quick_flag() else (200_000, 7)
+    lengths = [CLIP_FRAMES] * (frames // CLIP_FRAMES)
+    plan = plan_chunks(lengths, TOKENS * DIM)
+    rng = np.random.default_rng(0)
+    calibration = {
+        f"mean/{BLOCK}": rng.standard_normal(DIM).astype(np.float32),
+        f"sd/{BLOCK}": rng.uniform(0.5, 2, DIM).astype(np.float32),
+    }
+    codec = codec_from_identity(codec_identity("int8", calibration), calibration)
+    chunks = {id(spans): make_chunk(spans, rng) for spans in plan}
+    names = [f"clip-{number:05}" for number in range(len(lengths))]
+    index = PatchIndex(
+        codec, BLOCK, names, plan, lambda spans: chunks[id(spans)], memory_bytes=2**40
+    )
+    lengths_timing = measure({"lengths": index.load}, repeats=1, warmups=0)["lengths"]
+    encoded = next(iter(chunks.values())).encoded
+    token = codec.decode(Encoded(encoded.codes[:1], encoded.scales[:1]), block=BLOCK)[0, 0]
+    unit = token.astype(np.float64) / np.linalg.norm(token.astype(np.float64))
+
+    def decoded() -> object:
+        with ThreadPoolExecutor(num_processors()) as pool:
+            return list(pool.map(partial(cosines_of, codec, unit), chunks.values()))
+
+    def search(*, compiled: bool) -> object:
+        kept, loops._compiled[:] = list(loops._compiled), machine_code if compiled else []
+        try:
+            return index.search(unit)
+        finally:
+            loops._compiled[:] = kept
+
+    def first() -> object:
+        return next(index.refine(unit))
+
+    loops.compile_loops()
+    machine_code = list(loops._compiled)
+    subjects = {
+        BASELINE: decoded,
+        OWN: partial(search, compiled=True),
+        "search without Numba": partial(search, compiled=False),
+        "first answer": first,
+    }
+    timings = measure(subjects, repeats=repeats)
+    shape = f"{frames}x{TOKENS}x{DIM}"
+    rows = [
+        make_row(
+            "similar",
+            name,
+            timing,
+            shape=shape,
+            baseline=BASELINE,
+            ratio=timing.median / timings[BASELINE].median,
+        )
+        for name, timing in {**timings, "lengths": lengths_timing}.items()
+    ]
+    write_rows(rows)
+
+
+def make_chunk(spans: list[Span], rng: np.random.Generator) -> Chunk:
+    """Random codes with the scales of int8."""
+    count = sum(span.stop - span.start for span in spans)
+    codes = rng.integers(-127, 128, (count, TOKENS, DIM), np.int8)
+    scales = rng.uniform(0.02, 0.04, (count, TOKENS)).astype(np.float32)
+    return Chunk.of(Encoded(codes, scales), spans, {})
+
+
+def cosines_of(codec, unit, chunk: Chunk) -> object:  # type: ignore[no-untyped-def]
+    """Cosines of a chunk by floats, 64 frames at a time."""
+    direction = unit.astype(np.float32)
+    found = []
+    for start in range(0, len(chunk.frames), 64):
+        part = slice(start, start + 64)
+        encoded = Encoded(chunk.encoded.codes[part], chunk.encoded.scales[part])
+        tokens = codec.decode(encoded, block=BLOCK)
+        found.append(tokens @ direction / np.linalg.norm(tokens, axis=-1))
+    return np.partition(np.concatenate(found).reshape(-1), -100)[-100:]
+
+
+if __name__ == "__main__":
+    main()
