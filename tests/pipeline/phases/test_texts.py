@@ -134,3 +134,68 @@ def test_a_wrong_word_of_extract_text_is_refused_before_anything_is_made(videos,
     with pytest.raises(UsageError, match=reason):
         text(*words)
     assert sorted(path.name for path in videos.parent.iterdir()) == ["t.jsonl", "videos"]
+
+
+def class_texts(*words):
+    words = ["text", "folder", "--root", "videos", "--classes", "encoder=hashed-words", *words]
+    return CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+@pytest.fixture
+def actions(videos):
+    """Two videos, of two actions."""
+    (videos / "train/b.mp4").write_bytes((videos / "train/a.mp4").read_bytes())
+    table = "video,split,action\ntrain/a.mp4,train,PourTea\ntrain/b.mp4,train,lift_box\n"
+    (videos / "clips.csv").write_text(table)
+    return videos
+
+
+def test_the_names_of_actions_become_texts_of_classes(actions):
+    result = class_texts()
+    assert "2 texts of 2 classes: folder-classes-hashed-words.h5" in result.output
+    file = read_text_file(actions.parent / "folder-classes-hashed-words.h5")
+    assert (file.clip_ids, file.prompts) == (("PourTea", "lift_box"), ("class",))
+    texts = [file.texts[row] for row in file.rows_of("class", ["PourTea", "lift_box"])]
+    assert texts == ["a video of pour tea", "a video of lift box"]
+    class_texts("--template", "{}: an action", "--out", "other.h5")
+    other = read_text_file(actions.parent / "other.h5")
+    assert set(other.texts) == {"pour tea: an action", "lift box: an action"}
+
+
+def test_texts_of_classes_may_come_from_a_file_that_has_every_class(actions):
+    rows = "clip,prompt,text\nPourTea,A,hot water\nlift_box,A,a person bends\n"
+    (actions.parent / "c.csv").write_text(rows)
+    class_texts("--from", "c.csv", "--out", "c.h5")
+    assert set(read_text_file(actions.parent / "c.h5").texts) == {"hot water", "a person bends"}
+    (actions.parent / "c.csv").write_text(rows.replace("lift_box", "lift box"))
+    with pytest.raises(UsageError, match=r"1 of 2 classes of folder have no text of prompt A, suc"):
+        class_texts("--from", "c.csv", "--out", "c.h5")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--template", "a video"], "{} stands once"),
+        (["--template", "{}", "--from", "t.jsonl"], "give --template or --from"),
+    ],
+)
+def test_wrong_texts_of_classes_are_refused(actions, words, reason):
+    with pytest.raises(UsageError, match=reason):
+        class_texts(*words)
+
+
+def test_classes_of_one_text_or_without_any_action_are_refused(actions):
+    table = actions / "clips.csv"
+    table.write_text(table.read_text().replace("PourTea", "lift box"))
+    with pytest.raises(UsageError, match=r"'lift box' and 'lift_box' have one text, 'a video of l"):
+        class_texts()
+    table.write_text(table.read_text().replace("lift box", "").replace("lift_box", ""))
+    with pytest.raises(UsageError, match="no clip of folder has an action"):
+        class_texts()
+
+
+def test_texts_of_clips_need_a_file_and_no_template(videos):
+    with pytest.raises(UsageError, match="by --from FILE, or take those of actions, --classes"):
+        CliRunner().invoke(app, ["text", "folder", "--root", "videos"], catch_exceptions=False)
+    with pytest.raises(UsageError, match="--template is of --classes"):
+        text("--template", "{}")

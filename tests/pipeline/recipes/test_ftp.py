@@ -4,14 +4,28 @@ The numbers are typed from the paper, not taken from the recipes.
 """
 
 import csv
+import json
+import re
+import shutil
 
+import numpy as np
 import pytest
 
 from tests.fuse.systems.ftp.maps import write_maps, write_texts
+from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.evaluate.protocol import EvaluateConfig, resolve
 from tokenreel.fuse.runs.provenance import read_provenance
-from tokenreel.pipeline.phases.ablation import ablate, plan_first_runs, plan_rows
+from tokenreel.pipeline.phases.ablation import (
+    ablate,
+    plan_first_runs,
+    plan_jobs,
+    plan_rows,
+    rows_on_every_split,
+    split_stores,
+)
+from tokenreel.pipeline.phases.relabelling import renew_labels
 from tokenreel.pipeline.phases.training import make_job
 from tokenreel.pipeline.recipes import RECIPES, TABLES, WITHOUT_RECIPE, get_recipe
 
@@ -230,3 +244,86 @@ def test_every_recipe_of_another_kind_trains_two_epochs_and_scores_clips(tmp_pat
     results = train_together(jobs, device="cpu", progress=False)
     assert [result.error for result in results] == [None] * len(jobs)
     assert all(result.embeddings.exists() for result in results)
+
+
+@pytest.fixture(scope="module")
+def splits(store, tmp_path_factory):
+    """The store with three divisions of its clips into training and test."""
+    folder = tmp_path_factory.mktemp("splits")
+    for number in range(3):
+        path = folder / f"hmdb51-{number + 1}"
+        shutil.copytree(store, path)
+        clips = [f"train{n}" for n in range(8)] + [f"val{n}" for n in range(4)]
+        tested = clips[4 * number : 4 * number + 4]
+        labels = [{"clip_id": c, "split": "test" if c in tested else "train"} for c in clips]
+        (folder / "labels.json").write_text(json.dumps({"clips": labels}))
+        renew_labels(path, manifest=folder / "labels.json")
+    return [folder / f"hmdb51-{number}" for number in (1, 2, 3)]
+
+
+def accuracy_of(run):
+    """Share of the test clips whose action has the highest score, in percent."""
+    file = read_embeddings(run / "embeddings.h5")
+    tested = [clip for clip in file.clips if clip.split == "test"]
+    hits = [file.class_names[int(np.argmax(c.embeddings[0]))] == c.action for c in tested]
+    assert len(hits) == 4
+    return 100 * np.mean(hits)
+
+
+def test_the_splits_of_a_data_set_are_averaged_and_shown_one_by_one(splits, texts, tmp_path):
+    report = ablate(
+        ["ftp-table7-hmdb51-1", "ftp-table7-hmdb51-2", f"texts={texts}", *SMALL],
+        seeds=1,
+        stores=splits,
+        splits=True,
+        out=tmp_path / "table",
+        device="cpu",
+        progress=False,
+    )
+    assert report.problems == ()
+    runs = tmp_path / "table" / "runs"
+    with (tmp_path / "table" / "ablation.csv").open() as file:
+        lines = [line for line in csv.DictReader(file) if line["task"] == "top@1"]
+    for group, label in enumerate(("group 1: no prompts", "group 2: prompts A"), start=1):
+        row = f"{label} on tiny"  # the store's backbone
+        wanted = []
+        for split in ("hmdb51-1", "hmdb51-2", "hmdb51-3"):
+            [run] = (runs / split).glob(f"ftp-table7-hmdb51-{group}-*")
+            wanted.append(accuracy_of(run))
+            [line] = [line for line in lines if line["row"] == f"{row}, {split}"]
+            assert float(line["mean"]) == pytest.approx(wanted[-1])
+        [line] = [line for line in lines if line["row"] == row]
+        assert (float(line["mean"]), line["seeds"]) == (pytest.approx(np.mean(wanted)), "1")
+        shown = f"{row}: top@1 by split: " + ", ".join(
+            f"hmdb51-{n} {value:.2f}" for n, value in enumerate(wanted, start=1)
+        )
+        assert shown in report.text
+        assert re.search(rf"{re.escape(row)} +{np.mean(wanted):.2f} ", report.text)
+    for split in splits:  # a stage 1 that has seen no test clip of it
+        [first] = (runs / split.name).glob("ftp-align-a-*")
+        clips = read_embeddings(first / "embeddings.h5").clips
+        records = open_store(split).records
+        assert {c.clip_id: c.split for c in clips} == {i: r.split for i, r in records.items()}
+
+
+def test_a_row_that_failed_on_a_split_has_no_mean(splits, tmp_path):
+    rows = plan_rows(["ftp-table7-hmdb51-1", *SMALL])
+    jobs = []
+    for store in splits:
+        jobs += plan_jobs(rows, 2, [store], tmp_path / store.name)[0]
+    ended = {job.out for _, _, job in jobs} - {jobs[-1][2].out}
+    found, lacking = rows_on_every_split(jobs, ended, 3)
+    assert [seed for _, seed in found.values()] == [0]
+    assert lacking == ["group 1: no prompts, seed 1: no mean over the splits, it ended on 2 of 3"]
+
+
+def test_stores_that_are_no_splits_of_one_data_set_are_refused(splits, store, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(splits[0], again)
+    with pytest.raises(UsageError, match=r"have the same splits of clips: .* `tokenreel store re"):
+        split_stores([splits[0], again])
+    with pytest.raises(UsageError, match=r"two or more, in folders of different names \(given 1"):
+        split_stores([splits[0]])
+    other = write_maps(tmp_path / "other", first_frames=3, image_size=(32, 32))
+    with pytest.raises(UsageError, match=r"hold tokens of different recipes: `tokenreel store di"):
+        split_stores([splits[0], other])

@@ -9,7 +9,7 @@ import logging
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.text_file import MAGIC, MISSING, write_text_file
-from tokenreel.cache.manifest import Manifest
+from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.progress import Progress
 from tokenreel.extract.texts.config import TextConfig
 from tokenreel.extract.texts.encoders import encoder_label, load_encoder
-from tokenreel.extract.texts.text_lines import TextLine, read_numbered_lines
+from tokenreel.extract.texts.text_lines import TextLine, class_lines, read_numbered_lines
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class EmbedTextsReport:
         num_ended: texts that their model ended at its greatest length.
         cut: texts that are longer than the encoder takes.
         not_latin: texts of which most letters are not Latin.
+        what: whose texts they are, "clips" or "classes".
     """
 
     out: Path
@@ -54,17 +55,18 @@ class EmbedTextsReport:
     num_ended: int
     cut: list[str]
     not_latin: list[str]
+    what: str = "clips"
 
     def lines(self) -> list[str]:
         """What a person should know, a line each."""
         found = [
-            f"prompt {prompt}: {len(clips)} of {self.num_clips} clips have no text, such as "
+            f"prompt {prompt}: {len(clips)} of {self.num_clips} {self.what} have no text, such as "
             f"{clips[0]}"
             for prompt, clips in self.missing.items()
         ]
         if self.others:
             found.append(
-                f"{len(self.others)} clips of the texts are not of this data set, such as "
+                f"{len(self.others)} {self.what} of the texts are not of this data set, such as "
                 f"{self.others[0]}"
             )
         counts = [
@@ -123,10 +125,68 @@ def embed_texts(
             no clip of the data set, an encoder that cannot be loaded, or an output that is
             somebody else's.
     """
-    label = encoder_label(config.encoder)
-    out = out or texts.with_name(f"{texts.stem}-{label.replace(':', '-').replace('/', '-')}.h5")
+    out = out or texts.with_name(f"{texts.stem}-{_file_label(config)}.h5")
     _require_writable(out)
-    chosen = _choose(manifest, texts, config)
+    return _embed(manifest, _choose(manifest, texts, config), config, out)
+
+
+def embed_class_texts(
+    manifest: Manifest,
+    template: str,
+    config: TextConfig,
+    *,
+    texts: Path | None = None,
+    out: Path | None = None,
+) -> EmbedTextsReport:
+    """Write the vectors of a text for each class of a data set, its clip ids being their names.
+
+    Args:
+        manifest: the clips; the classes are their actions.
+        template: the text of a class, with {} for the words of its name.
+        config: encoder and choices.
+        texts: a file of texts whose clips are names of classes, in the place of the template.
+        out: the file of vectors; DATASET-classes-ENCODER.h5 when None.
+
+    Raises:
+        UsageError: clips without actions, a class without a text, or as embed_texts.
+    """
+    names = sorted({clip.action for clip in manifest.clips} - {""})
+    if not names:
+        raise UsageError(f"--classes: no clip of {manifest.dataset} has an action")
+    out = out or Path(f"{manifest.dataset}-classes-{_file_label(config)}.h5")
+    _require_writable(out)
+    classes = replace(manifest, clips=tuple(Clip(name, name) for name in names))
+    if texts is None:
+        lines = class_lines(names, template)
+        chosen = _Chosen(
+            {(line.clip, line.prompt): line.text for _, line in lines},
+            [""],
+            [],
+            0,
+            0,
+            hashlib.sha256(template.encode()).hexdigest(),
+        )
+    else:
+        chosen = _choose(classes, texts, config)
+        for prompt in sorted({prompt for _, prompt in chosen.texts}):
+            if lacking := [name for name in names if (name, prompt) not in chosen.texts]:
+                raise UsageError(
+                    f"{texts}: {len(lacking)} of {len(names)} classes of {manifest.dataset} have "
+                    f"no text of prompt {prompt}, such as {lacking[0]!r}: add them"
+                )
+    return _embed(classes, chosen, config, out, what="classes")
+
+
+def _file_label(config: TextConfig) -> str:
+    """The encoder in the name of a file."""
+    return encoder_label(config.encoder).replace(":", "-").replace("/", "-")
+
+
+def _embed(
+    manifest: Manifest, chosen: _Chosen, config: TextConfig, out: Path, *, what: str = "clips"
+) -> EmbedTextsReport:
+    """Encode each different text, and write the file."""
+    label = encoder_label(config.encoder)
     encoder = load_encoder(config.encoder, max_tokens=config.max_tokens, device=config.device)
     different = sorted(set(chosen.texts.values()))
     place = {text: number for number, text in enumerate(different)}
@@ -154,6 +214,7 @@ def embed_texts(
         chosen.num_ended,
         cut,
         [text for text in different if not _is_mostly_latin(text)],
+        what,
     )
     write_text_file(
         out,

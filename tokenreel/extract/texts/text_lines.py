@@ -9,7 +9,8 @@ prompt, text and, perhaps, model is read too.
 """
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from tokenreel.cache.csv_tables import Table
 from tokenreel.cache.errors import UsageError
 
 MOST_LINE_BYTES = 2**20
+CLASS_PROMPT = "class"  # of texts of classes
+JOINED_WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])")  # in ApplyEyeMakeup
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,41 @@ def whole_text_lines(path: Path) -> tuple[list[TextLine], int]:
         return [], 0
     lines, rest = _split(path)
     return [line for _, line in lines], len(rest)
+
+
+def class_lines(names: Sequence[str], template: str) -> list[tuple[int, TextLine]]:
+    """A text for the name of each class, numbered like the lines of a file.
+
+    Args:
+        names: of the classes.
+        template: the text, with {} for the words of a name.
+
+    Raises:
+        UsageError: a template without {}, or two classes with the same text.
+    """
+    if template.count("{}") != 1:
+        raise UsageError(f"--template {template!r}: {{}} stands once for the name of a class")
+    found: dict[str, str] = {}
+    for name in names:
+        text = template.replace("{}", words_of_name(name))
+        if text in found:
+            raise UsageError(
+                f"classes {found[text]!r} and {name!r} have one text, {text!r}: give each its own "
+                "by --from"
+            )
+        found[text] = name
+    lines = (TextLine(name, CLASS_PROMPT, text) for text, name in found.items())
+    return list(enumerate(lines, start=1))
+
+
+def words_of_name(name: str) -> str:
+    """The name of a class as words.
+
+    >>> [words_of_name(name) for name in ("ApplyEyeMakeup", "brush_hair", "Holding [something]")]
+    ['apply eye makeup', 'brush hair', 'holding something']
+    """
+    joined = JOINED_WORDS.sub(" ", name) if " " not in name else name
+    return " ".join(joined.translate(str.maketrans("_[]", "   ")).lower().split()) or name
 
 
 def _split(path: Path) -> tuple[list[tuple[int, TextLine]], bytes]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 app = new_app(__doc__)
 
+CLASS_TEXT = "a video of {}"  # of an action
 SHOWN = 5  # committed clips without their video that are named
 
 
@@ -325,8 +326,17 @@ def text(
     ] = None,
     *,
     texts: Annotated[
-        Path, typer.Option("--from", help="the file of texts: that of `extract describe`, or yours")
-    ],
+        Path | None,
+        typer.Option("--from", help="the file of texts: that of `extract describe`, or yours"),
+    ] = None,
+    classes: Annotated[
+        bool,
+        typer.Option("--classes", help="a text for each action, in the place of texts of clips"),
+    ] = False,
+    template: Annotated[
+        str | None,
+        typer.Option(help="the text of an action, {} is its name; 'a video of {}' by default"),
+    ] = None,
     root: Root = None,
     out: Annotated[
         Path | None, typer.Option(help="the file of vectors; by default beside the texts")
@@ -335,14 +345,30 @@ def text(
     """Write the vectors of texts of clips: a row for each clip and prompt, pooled and by token.
 
     Each different text is encoded once.  Clips without a text, texts that are cut, and texts of
-    other clips are counted here and in the file.
+    other clips are counted here and in the file.  With --classes the texts are of actions, for
+    `fuse train ftp stage=align class_texts=FILE`: zero-shot classification.
     """
-    from tokenreel.pipeline.phases.texts import embed_dataset_texts
+    from tokenreel.cache.errors import UsageError
+    from tokenreel.pipeline.phases.texts import embed_classes, embed_dataset_texts
 
-    report = embed_dataset_texts(dataset, words or [], texts, root=root, out=out)
+    given = words or []
+    if classes:
+        if texts is not None and template is not None:
+            raise UsageError("give --template or --from: texts of a file are whole")
+        report = embed_classes(
+            dataset, given, template=template or CLASS_TEXT, texts=texts, root=root, out=out
+        )
+    elif texts is None or template is not None:
+        raise UsageError(
+            "name the texts of clips by --from FILE, or take those of actions, --classes"
+            if texts is None
+            else "--template is of --classes: leave it out"
+        )
+    else:
+        report = embed_dataset_texts(dataset, given, texts, root=root, out=out)
     for line in report.lines():
         say(on_one_line(line))
-    say(f"{report.num_texts} texts of {report.num_clips} clips: {report.out}")
+    say(f"{report.num_texts} texts of {report.num_clips} {report.what}: {report.out}")
 
 
 def _limit(max_failures: int | None) -> list[str]:

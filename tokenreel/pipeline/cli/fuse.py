@@ -77,6 +77,10 @@ def ablate(
             "that has what it needs"
         ),
     ] = None,
+    splits: Annotated[
+        bool,
+        typer.Option("--splits", help="the stores are splits of one data set: rows are their mean"),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="folder of the tables")] = None,
     device: Device = "auto",
     placement: Placement = "auto",
@@ -90,6 +94,7 @@ def ablate(
         words,
         seeds=seeds,
         stores=parse_store_list(store or []),
+        splits=splits,
         out=out,
         device=require_device(device),
         placement=placement,

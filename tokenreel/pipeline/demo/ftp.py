@@ -11,8 +11,9 @@ import csv
 import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS, root_of
 from tokenreel.pipeline.phases.extraction import extract_dataset
 from tokenreel.pipeline.phases.reporting import report_scores
 from tokenreel.pipeline.phases.texts import embed_dataset_texts
-from tokenreel.pipeline.phases.training import apply_words, folder_name, make_job, recorded_config
+from tokenreel.pipeline.phases.training import apply_words, folder_name, make_job, train_jobs
 from tokenreel.pipeline.recipes.captioned import (
     AFTER_SHUFFLED,
     ALIGN,
@@ -42,6 +43,9 @@ from tokenreel.pipeline.recipes.captioned import (
     UNALIGNED,
 )
 from tokenreel.pipeline.text import format_table, say
+
+if TYPE_CHECKING:  # torch
+    from tokenreel.fuse.train.train import Job
 
 SEEDS = (0, 1, 2)
 MAPS = (
@@ -141,14 +145,12 @@ def _train(
     Raises:
         TokenReelError: a run failed.
     """
-    from tokenreel.fuse.train.train import Job, train_together
 
     def seeded(seed: int) -> list[str]:
         return [*changes, f"data.seed={seed}", f"seed={seed}"]
 
-    def run(jobs: Mapping[tuple[str, int], Job]) -> None:
-        given = [replace(job, config=recorded_config(job)) for job in jobs.values()]
-        for (name, _), result in zip(jobs, train_together(given), strict=True):
+    def run(jobs: "Mapping[tuple[str, int], Job]") -> None:
+        for (name, _), result in zip(jobs, train_jobs(list(jobs.values())), strict=True):
             if result.error is not None:
                 raise TokenReelError(f"{result.path.name}: {result.error}")
             found.setdefault(name, []).append(result.path / EMBEDDINGS)

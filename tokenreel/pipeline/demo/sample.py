@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from tokenreel.cache.errors import ClipFailed, TokenReelError, UsageError
 from tokenreel.evaluate.commands.suite import SuiteReport, evaluate_files
-from tokenreel.evaluate.jobs.pool import num_processors
 from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.evaluate.report.data.gather import ReportConfig
 from tokenreel.evaluate.tables.order import order_sentence
@@ -34,7 +33,7 @@ from tokenreel.pipeline.phases.extraction import (
     extract_dataset,
 )
 from tokenreel.pipeline.phases.reporting import report_scores
-from tokenreel.pipeline.phases.training import make_job, recorded_config
+from tokenreel.pipeline.phases.training import make_job, train_jobs
 from tokenreel.pipeline.recipes.extraction import extraction_for
 from tokenreel.pipeline.text import say
 
@@ -172,18 +171,7 @@ def _train(store: Path, folder: Path) -> tuple[list[Path], list[str]]:
         for name in RECIPES
         for seed in SEEDS
     ]
-    jobs = [replace(job, config=recorded_config(job)) for job in jobs]
-    from tokenreel.fuse.distributed.world import find_device
-
-    if find_device("auto").type == "cpu":
-        from tokenreel.fuse.train.processes import train_in_processes
-
-        # Those that take longest begin first.
-        results = train_in_processes(jobs[::-1], processes=num_processors())[::-1]
-    else:
-        from tokenreel.fuse.train.train import train_together
-
-        results = train_together(jobs)
+    results = train_jobs(jobs)  # those that take longest are last
     failed = [result for result in results if result.error is not None]
     for result in failed:
         if result.path.name.startswith(TRAINED):

@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tokenreel.cache.errors import StoreError, TokenReelError, UsageError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.plugins import nearest
-from tokenreel.cache.read.store_reader import Store
+from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.protocol import EvaluateConfig
@@ -32,6 +32,7 @@ from tokenreel.pipeline.phases.ablation_table import (
     AblationRow,
     ablation_csv,
     format_ablation,
+    format_splits,
     values_of_rows,
 )
 from tokenreel.pipeline.phases.evaluation import frozen_controls
@@ -79,6 +80,7 @@ def ablate(
     *,
     seeds: int,
     stores: Sequence[Stores],
+    splits: bool = False,
     out: Path | None = None,
     device: str = "auto",
     placement: str = "auto",
@@ -88,6 +90,8 @@ def ablate(
     """Train every row with every seed, evaluate, and make the table.
 
     A row that no store can feed is left out and reported; the others are trained.  Rerun to resume.
+    With splits, a row is the mean over the splits of a data set, whose values are below the table;
+    one that failed on a split has no mean.
 
     Args:
         words: tables, recipes and `key=a,b,c` grids.
@@ -95,6 +99,7 @@ def ablate(
         stores: each row takes the first that has what it needs, of its own data set and backbone
             before others; several by name are one, for rows that read several; the store of its
             recipe's data set in stores/ when there are none.
+        splits: the stores are splits of one data set, every row is trained on each.
         out: folder of the tables and, in runs/, of the runs; results/<words> when None, and the
             runs are beside all others in runs/.
         device: "auto", "cpu" or "cuda".
@@ -109,7 +114,13 @@ def ablate(
     rows = plan_rows(words)
     folder = out or RESULTS / folder_name([word for word in words if "=" not in word])
     runs = RUNS if out is None else out / "runs"
-    first, wrong = plan_first_runs(rows, seeds, stores, runs)
+    parts = split_stores(stores) if splits else {"": list(stores)}
+    first: list[Job] = []
+    wrong: list[str] = []
+    for name, own in parts.items():
+        of_split, reasons = plan_first_runs(rows, seeds, own, runs / name)
+        first += of_split
+        wrong += reasons
     if first:
         from tokenreel.fuse.train.train import train_together
 
@@ -122,8 +133,12 @@ def ablate(
             progress=progress,
         ):
             wrong += [f"{result.path.name}: {result.error}"] if result.error is not None else []
-    jobs, problems = plan_jobs(rows, seeds, stores, runs)
-    problems = [*wrong, *problems]
+    jobs: list[_Planned] = []
+    for name, own in parts.items():
+        planned, reasons = plan_jobs(rows, seeds, own, runs / name)
+        jobs += [(row, seed, of_split_run(job, name)) for row, seed, job in planned]
+        wrong += reasons
+    problems = list(dict.fromkeys(wrong))
     notes = substitutes(jobs)
     rows, jobs, same = name_backbones(rows, jobs)
     for problem in same:
@@ -148,20 +163,124 @@ def ablate(
         raise TokenReelError("no run ended, there is no table:\n" + "\n".join(problems))
     if int(os.environ.get("RANK", "0")) > 0:  # of torchrun; the first process evaluates
         return AblationReport("", folder, tuple(problems))
-    owners = {job.out.name: (row, seed) for row, seed, job in jobs}
     files = [one.path / EMBEDDINGS for one in results if one.error is None]
+    owners = {job.out.name: (row, seed) for row, seed, job in jobs}
     owners |= {name: (row, 0) for name, row in controls.items()}
     if frozen is not None:
         files += frozen_controls(frozen, folder, progress=progress)
     report = evaluate_files(files, config=EvaluateConfig(), out=folder, progress=progress)
-    values, missing = values_of_rows(report.scores, owners)
+    done, lacking = owners, []
+    if splits:
+        done, lacking = rows_on_every_split(jobs, {path.parent for path in files}, len(parts))
+    values, missing = values_of_rows(report.scores, done)
     counts = count_parameters(jobs)
     table = format_ablation(rows, values, report.scores, owners, counts=counts)
-    text = "\n".join([table, *notes])
     make_directory(folder)
-    write_whole(folder / "ablation.csv", ablation_csv(rows, values, counts=counts).encode())
+    every = list(rows)
+    if splits:
+        parted = rows_of_splits(jobs)
+        of_runs = {job.out.name: (parted[row][split_of(job)], n) for row, n, job in jobs}
+        more, _ = values_of_rows(report.scores, of_runs)
+        notes = [*format_splits(parted, more), *notes]
+        values |= more
+        every += [part for own in parted.values() for part in own.values()]
+    text = "\n".join([table, *notes])
+    write_whole(folder / "ablation.csv", ablation_csv(every, values, counts=counts).encode())
     write_whole(folder / "ablation.txt", f"{text}\n".encode())
-    return AblationReport(text, folder, (*problems, *report.problems, *missing))
+    return AblationReport(text, folder, (*problems, *lacking, *report.problems, *missing))
+
+
+def split_stores(stores: Sequence[Stores]) -> dict[str, list[Stores]]:
+    """The stores of a data set's splits, by the name of their folder.
+
+    Raises:
+        UsageError: fewer than two, sets of stores, two of one name, of other tokens than the
+            first's, or two with the same splits of clips.
+    """
+    paths = [path for path in stores if isinstance(path, Path)]
+    found: dict[str, list[Stores]] = {path.resolve().name: [path] for path in paths}
+    if len(paths) < 2 or len(found) < len(stores):
+        raise UsageError(
+            "--splits averages over the splits of a data set, a store each: give --store PATH for "
+            f"two or more, in folders of different names (given {len(stores)})"
+        )
+    opened = {path: open_store(path) for path in paths}
+    by_split: dict[frozenset[tuple[str, str]], Path] = {}
+    for path, store in opened.items():
+        if store.identity != opened[paths[0]].identity:
+            raise UsageError(
+                f"--splits: {path} and {paths[0]} hold tokens of different recipes: `tokenreel "
+                f"store diff {paths[0]} {path}` lists them"
+            )
+        split = frozenset((record.clip_id, record.split) for record in store.records.values())
+        if split in by_split:
+            raise UsageError(
+                f"--splits: {path} and {by_split[split]} have the same splits of clips: give one "
+                f"its own by `tokenreel store relabel {path} data.split=N`"
+            )
+        by_split[split] = path
+    return found
+
+
+def of_split_run(job: "Job", name: str) -> "Job":
+    """The run of a row on a split, in a folder of another name than those on the others.
+
+    Args:
+        job: on its store.
+        name: of the split; "" where there are none.
+    """
+    if not name:
+        return job
+    recipe = f"{job.provenance['recipe']} split={name}"
+    out = job.out.with_name(f"{job.out.name}-{name}")
+    return replace(job, out=out, provenance={**job.provenance, "recipe": recipe})
+
+
+def split_of(job: "Job") -> str:
+    """The name of the split of a run."""
+    return job.out.parent.name
+
+
+def rows_on_every_split(
+    jobs: Sequence[_Planned], ended: Collection[Path], num_splits: int
+) -> tuple[dict[str, tuple[AblationRow, int]], list[str]]:
+    """The runs that have a mean over the splits, and a sentence for each row and seed without.
+
+    Args:
+        jobs: of all splits.
+        ended: folders of the runs that did not fail.
+        num_splits: of the data set.
+
+    Returns:
+        Name of a run -> its row and seed, where all runs of both ended on every split.
+    """
+    groups: dict[tuple[AblationRow, int], list[Job]] = {}
+    for row, seed, job in jobs:
+        groups.setdefault((row, seed), []).append(job)
+    found, lacking = {}, []
+    for (row, seed), runs in groups.items():
+        failed = {split_of(job) for job in runs if job.out not in ended}
+        count = len({split_of(job) for job in runs} - failed)
+        if count == num_splits:
+            found |= {job.out.name: (row, seed) for job in runs}
+        else:
+            lacking.append(
+                f"{row.label}, seed {seed}: no mean over the splits, it ended on {count} of "
+                f"{num_splits}"
+            )
+    return found, lacking
+
+
+def rows_of_splits(jobs: Sequence[_Planned]) -> dict[AblationRow, dict[str, AblationRow]]:
+    """Row -> split -> the row of that split alone, without published values."""
+    found: dict[AblationRow, dict[str, AblationRow]] = {}
+    for row, _, job in jobs:
+        name = split_of(job)
+        label = f"{row.label}, {name}"
+        found.setdefault(row, {}).setdefault(
+            name, replace(row, label=label, published={}, caveat="")
+        )
+    return found
 
 
 def _store_of_tokens(job: "Job") -> Path:

@@ -189,6 +189,30 @@ def format_ablation(
     return "\n".join([*align_columns(lines), *marks, *_notes(spread, values, scores, owners)])
 
 
+def format_splits(
+    parted: Mapping[AblationRow, Mapping[str, AblationRow]], values: Values
+) -> list[str]:
+    """A line for each row and task: the values of each split, of which the table has the mean.
+
+    Args:
+        parted: row -> split -> the row of that split.
+        values: of the rows of splits.
+    """
+    lines = []
+    for row, parts in parted.items():
+        every = [task for task in _tasks(list(parts.values()), values) if "%" not in task]
+        for task in row.published or [task for task in every if not is_of_class(task)]:
+            cells = []
+            for name, part in parts.items():
+                own = values.get(part, {}).get(task, [])
+                shown = (
+                    as_measured(task, float(np.mean(own)), SPREADS["2 std"](own)) if own else "-"
+                )
+                cells.append(f"{name} {shown}")
+            lines.append(f"{row.label}: {task} by split: {', '.join(cells)}")
+    return lines
+
+
 def standard_error(values: Sequence[float]) -> float:
     """The standard error of the mean over seeds (ddof=1); NaN of one seed, which has none."""
     count = len(values)

@@ -204,6 +204,36 @@ def embed_dataset_texts(
     return embed_texts(manifest, texts, config, out=out)
 
 
+def embed_classes(
+    dataset: str,
+    words: Sequence[str],
+    *,
+    template: str,
+    texts: Path | None = None,
+    root: Path | None = None,
+    out: Path | None = None,
+) -> "EmbedTextsReport":
+    """Write the vectors of a text for each action of a data set; no video is opened.
+
+    Args:
+        dataset: name of the data set.
+        words: `key=value` of the encoder, `data.key=value` of the data set.
+        template: the text of a class, with {} for the words of its name.
+        texts: a file of texts, whose clips are names of classes, in its place.
+        root: folder of the videos; data/<dataset> when None.
+        out: the file of vectors; DATASET-classes-ENCODER.h5 when None.
+
+    Raises:
+        UsageError: see embed_class_texts.
+    """
+    options, rest = data_options(words)
+    config = apply_overrides(TextConfig(), rest, root="text")
+    manifest = load_dataset(dataset, root or root_of(dataset), options)
+    from tokenreel.extract.texts.embed_texts import embed_class_texts  # torch: words are right
+
+    return embed_class_texts(manifest, template, config, texts=texts, out=out)
+
+
 def _prompts(words: Sequence[str]) -> dict[str, str]:
     """The prompts that words name."""
     from tokenreel.extract.texts.describe import PROMPTS

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import entries_of
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.read.store_set import StoreSet
+from tokenreel.evaluate.jobs.pool import num_processors
 from tokenreel.fuse.config import SystemConfig
 from tokenreel.fuse.runs.provenance import read_config, read_provenance
 from tokenreel.pipeline.defaults import EMBEDDINGS, RUNS, code_version, find_store
@@ -123,6 +125,31 @@ def train_recipe(
         progress=progress,
         provenance=job.provenance,
     )
+
+
+def train_jobs(jobs: "Sequence[Job]") -> "list[RunResult]":
+    """Train or resume runs by all processors: on a CPU each in a process with one thread.
+
+    On a GPU, and with one processor, they train in lock-step.  Each run ends with the bytes of the
+    same run trained alone.
+
+    Args:
+        jobs: the runs, each in its own folder; those that take longest are best last.
+
+    Returns:
+        One result for each job, in order; a run that failed has its error.
+    """
+    jobs = [replace(job, config=recorded_config(job)) for job in jobs]
+    processes = num_processors()
+    from tokenreel.fuse.distributed.world import find_device
+
+    if processes == 1 or find_device("auto").type != "cpu":
+        from tokenreel.fuse.train.train import train_together
+
+        return train_together(jobs)
+    from tokenreel.fuse.train.processes import train_in_processes
+
+    return train_in_processes(jobs[::-1], processes=processes)[::-1]
 
 
 def recorded_config(job: "Job") -> SystemConfig:

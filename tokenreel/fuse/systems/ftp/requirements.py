@@ -43,7 +43,7 @@ def require_all(config: FtpConfig, stores: StoreSet) -> None:
     if config.stage != "classify" and config.align.optim.epochs:
         _require_texts(config, store)
     if config.class_texts is not None:
-        require_same_encoder(config, open_texts(Path(config.class_texts)))
+        _require_class_texts(config, store)
     if config.stage != "align":
         _require_processors(config)
         _require_actions(config, store)
@@ -109,6 +109,25 @@ def _require_texts(config: FtpConfig, store: Store) -> None:
             "prompt alone"
         )
     log.warning("%s: left out for that prompt alone", what)
+
+
+def _require_class_texts(config: FtpConfig, store: Store) -> None:
+    """Texts of classes of the run's encoder, and those of the store's actions among them."""
+    assert config.class_texts is not None
+    names = open_texts(Path(config.class_texts))
+    require_same_encoder(config, names)
+    actions = sorted({record.action for record in store.records.values()} - {""})
+    unnamed = [action for action in actions if action not in names.clip_ids]
+    if unnamed:
+        log.warning(
+            "%s has no text of %d of %d actions of %s, whose clips are left out: %s; `extract text "
+            "DATASET --classes` makes one of every action",
+            config.class_texts,
+            len(unnamed),
+            len(actions),
+            store.path,
+            _listed(unnamed),
+        )
 
 
 def require_same_encoder(config: FtpConfig, texts: TextFile) -> None:
