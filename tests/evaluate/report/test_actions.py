@@ -1,5 +1,8 @@
 """Two runs of actions on the page: gains by hand, changed clips, features beside the embeddings."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -54,6 +57,36 @@ def test_the_page_shows_bars_ends_shares_and_both_clouds(files, tmp_path):
     assert page.count("\u2713 jump 0.80") == 1  # of the clip that the first run has right
     assert "of the input of the last layer; 6 of 6 clips" in page
     assert "of logarithms of the scores; 6 of 6 clips" in page
+
+
+def test_a_clip_that_changes_is_shown_by_frames_from_its_first_to_its_last(files, tmp_path):
+    times = {"val1": np.arange(9) / 4, "val3": np.array([0.0, 0.0, 0.0, 1.0, 1.0])}
+    index = {"val1": 2 * np.arange(9), "val3": np.array([0, 0, 0, 4, 4])}  # short: frames repeat
+    asked = {}
+
+    def with_frames(clip):
+        return replace(clip, times_seconds=times[clip.clip_id], frame_index=index[clip.clip_id])
+
+    def source(clip, positions):
+        asked[clip.clip_id] = [int(clip.frame_index[position]) for position in positions]
+        yield from (np.full((8, 8, 3), 20 * place, np.uint8) for place in range(len(positions)))
+
+    report = evaluate_files(files, config=EvaluateConfig(), out=tmp_path / "out", progress=False)
+    runs = [read_embeddings(path) for path in files]
+    page = make_report(
+        runs,
+        report.scores,
+        frames=source,
+        clip_frames=with_frames,
+        config=ReportConfig(projection="tsne"),
+    ).decode()
+    assert (asked["val1"], asked["val3"]) == ([0, 6, 10, 16], [0, 4])
+    gains = page[page.index("Clips that change") :]
+    strips = re.findall(r'<div class="frames">(.*?)</div>', gains)
+    assert [strip.count("<img") for strip in strips] == [4, 2]
+    assert re.findall(r'alt="(val1, jump, [^"]+)"', strips[0]) == [
+        f"val1, jump, {seconds:.2f} s" for seconds in (0, 0.75, 1.25, 2)
+    ]
 
 
 def test_one_run_of_actions_has_no_pair(files):

@@ -64,6 +64,7 @@ def make_files(folder):
     for name in ("FOLDER", "scenes/mine"):
         (folder / name).mkdir(parents=True)
         (folder / name / CSV).write_bytes(csv_bytes({"a.mp4": (Scene(0.0, 1.0, 0.5, 25),)}))
+    (folder / "stores/hmdb51").mkdir(parents=True)  # of which pages make copies
 
 
 def texts():

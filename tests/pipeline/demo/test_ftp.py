@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +15,13 @@ from tokenreel.pipeline.datasets.captioned import captioned, draw_clip, write_sc
 from tokenreel.pipeline.demo import ftp as demo
 from tokenreel.pipeline.demo import run_named
 from tokenreel.pipeline.demo.ftp import Measured, findings
+from tokenreel.pipeline.phases import training
+from tokenreel.pipeline.phases.reporting import stored_frames
 from tokenreel.pipeline.recipes.captioned import ALIGN, ALIGNED, CAPTIONED, SHUFFLED, UNALIGNED
 
 SMALL = [
-    "data.train=32",
-    "data.val=8",
+    "data.train=16",
+    "data.val=4",
     "data.test=16",
     "encoder=hashed-words",
     "optim.epochs=1",
@@ -72,13 +76,15 @@ def test_a_root_of_other_counts_is_refused(tmp_path):
 def test_the_whole_demo_at_a_small_size(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "SEEDS", (0,))  # of three: the time of a test
+    monkeypatch.setattr(training, "num_processors", lambda: 1)  # no process for each run
     assert run_named(["ftp", *SMALL]) == 0
     [out] = (tmp_path / "results").iterdir()
     with (out / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["recipe"] for row in rows} == set(CAPTIONED)
     assert {row["seeds"] for row in rows} == {"1"}
-    assert (out / "index.html").stat().st_size > 10_000
+    page = (out / "index.html").read_text()
+    assert re.search(r"captioned-aligned [^<]* against <[^>]*><[^>]*>captioned-unaligned ", page)
     assert "a gain of" in capsys.readouterr().out
     true, other = (read_text_file(out / name) for name in ("texts.h5", "shuffled.h5"))
     held = np.array([clip.startswith("train") for clip in true.clip_ids])
@@ -87,3 +93,8 @@ def test_the_whole_demo_at_a_small_size(tmp_path, monkeypatch, capsys):
     assert sorted(map(tuple, true.rows[held])) == sorted(map(tuple, other.rows[held]))
     file = read_embeddings(out / "runs" / f"{ALIGNED}-seed0" / "embeddings.h5")
     assert len(file.class_names) == 16
+    clip = stored_frames([file])(file.clips[0])  # of which the file has one row
+    assert (len(file.clips[0].times_seconds), len(clip.times_seconds)) == (1, 8)
+    assert clip.frame_index.tolist() == list(range(8))
+    assert clip.times_seconds == pytest.approx(np.arange(8) / 8)
+    assert stored_frames([replace(file, provenance={})])(clip) is clip  # of no known store

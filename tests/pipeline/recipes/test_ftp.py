@@ -17,6 +17,7 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.evaluate.protocol import EvaluateConfig, resolve
 from tokenreel.fuse.runs.provenance import read_provenance
+from tokenreel.fuse.train.train import train_together
 from tokenreel.pipeline.phases.ablation import (
     ablate,
     plan_first_runs,
@@ -25,7 +26,9 @@ from tokenreel.pipeline.phases.ablation import (
     rows_on_every_split,
     split_stores,
 )
+from tokenreel.pipeline.phases.extraction import extract_dataset
 from tokenreel.pipeline.phases.relabelling import renew_labels
+from tokenreel.pipeline.phases.texts import embed_dataset_texts
 from tokenreel.pipeline.phases.training import make_job
 from tokenreel.pipeline.recipes import RECIPES, TABLES, WITHOUT_RECIPE, get_recipe
 
@@ -211,39 +214,64 @@ def test_rows_with_texts_of_their_own_have_runs_of_stage_1_of_their_own(store, t
     assert (len(jobs), problems) == (4 * 2, [])  # texts=FILE is of both rows
 
 
-def test_every_recipe_of_another_kind_trains_two_epochs_and_scores_clips(tmp_path, texts):
-    from tokenreel.fuse.train.train import train_together
-
-    store = write_maps(tmp_path / "views", views=2, first_frames=3)
+def train_each_kind(store, texts, folder, *, left_out=()):
+    """Train the recipes of all tables, those of one config once; their embedding files."""
+    words = [word for word in SMALL if "batch" not in word] + ["data.batch_clips=4"]
     first = make_job(
         "ftp-align-a",
         [f"texts={texts}", *SMALL, "prompts=A,B,C,D"],
         store=store,
-        out=tmp_path / "a",
+        out=folder / "a",
     )
     assert [r.error for r in train_together([first], device="cpu", progress=False)] == [None]
     alike = {}
-    for name in NAMES:  # one of each config; those of a stage 1 are trained above
+    for name in NAMES:  # those of a stage 1 are trained above
         if not name.startswith("ftp-align"):
             alike.setdefault(get_recipe(name).fuse.model_dump_json(), name)
-    words = [word for word in SMALL if "batch" not in word]
     jobs = [
         make_job(
             name,
             [
                 *words,
-                "data.batch_clips=4",
-                *([f"processors={tmp_path / 'a'}"] if get_recipe(name).first_runs else []),
+                *([f"processors={folder / 'a'}"] if get_recipe(name).first_runs else []),
             ],
             store=store,
-            out=tmp_path / "runs" / name,
+            out=folder / "runs" / name,
         )
         for name in alike.values()
-        if "table7" not in name
+        if not any(part in name for part in left_out)
     ]
     results = train_together(jobs, device="cpu", progress=False)
     assert [result.error for result in results] == [None] * len(jobs)
-    assert all(result.embeddings.exists() for result in results)
+    return [result.embeddings for result in results]
+
+
+def test_every_recipe_of_another_kind_trains_two_epochs_and_scores_clips(tmp_path, texts):
+    store = write_maps(tmp_path / "views", views=2, first_frames=3)
+    files = train_each_kind(store, texts, tmp_path, left_out=["table7"])  # which is trained above
+    assert all(path.exists() for path in files)
+
+
+@pytest.mark.slow
+def test_the_recipes_of_every_table_train_two_epochs_on_rendered_clips(tmp_path):
+    data = ["data.train=16", "data.val=4", "data.test=4"]
+    maps = ["backbone=test_vit", "weights=random:0", "blocks=5", "image_size=64", "views=2"]
+    root, out = tmp_path / "videos", tmp_path / "maps"
+    words = ["frames=uniform:3", "transform=stretch", "codec=fp16", *maps, *data]
+    report, store = extract_dataset("captioned", words, root=root, out=out)
+    report.require_reached()
+    texts = tmp_path / "texts.h5"
+    words = ["encoder=hashed-words", *data]
+    embed_dataset_texts("captioned", words, root / "captions.jsonl", root=root, out=texts)
+    files = train_each_kind(store, texts, tmp_path)
+    for path in files:
+        clips = read_embeddings(path).clips
+        assert len(clips) == 24
+        assert {clip.embeddings.shape for clip in clips} == {(1, 16)}
+    tables = [name for name in TABLES if name.startswith("ftp-")]
+    trained = {get_recipe(path.parent.name).fuse for path in files}
+    for table in tables:
+        assert {get_recipe(name).fuse for name in TABLES[table]} <= trained
 
 
 @pytest.fixture(scope="module")

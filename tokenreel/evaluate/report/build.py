@@ -23,7 +23,12 @@ from tokenreel.evaluate.report.data.gather import (
 )
 from tokenreel.evaluate.report.data.scores import ScoreTable
 from tokenreel.evaluate.report.page.html import Html, Section, absent, join, make_page, number, tag
-from tokenreel.evaluate.report.pictures.frames import FrameSource, Pictures
+from tokenreel.evaluate.report.pictures.frames import (
+    ClipFrames,
+    FrameSource,
+    Pictures,
+    frames_of_file,
+)
 from tokenreel.evaluate.report.sections.actions import action_articles, action_pair
 from tokenreel.evaluate.report.sections.alignment import align_group
 from tokenreel.evaluate.report.sections.attention import attention_article, read_attention
@@ -62,6 +67,7 @@ def make_report(
     scores: Sequence[Score],
     *,
     frames: FrameSource,
+    clip_frames: ClipFrames = frames_of_file,
     config: ReportConfig | None = None,
     published: Mapping[str, Published] | None = None,
     problems: Sequence[str] = (),
@@ -73,6 +79,7 @@ def make_report(
         files: embedding files, at least one; the first of each recipe is shown in pictures.
         scores: rows of results.csv for them.
         frames: where real frames come from.
+        clip_frames: gives the times of all frames of a clip whose file has one row of it.
         config: what is shown.
         published: recipe -> published numbers.
         problems: problems of the data, a sentence each, shown above everything.
@@ -86,7 +93,7 @@ def make_report(
     config = config or ReportConfig()
     runs = gather_runs(files)
     with threadpool_limits(1):  # more make small fits slower, and change the last digits
-        pictures = _pictures(runs, frames, config, progress=progress)
+        pictures = _pictures(runs, frames, clip_frames, config, progress=progress)
     table = ScoreTable(scores)
     colours = {run.recipe: run.colour for run in runs}
     sections = [
@@ -137,12 +144,17 @@ def make_report(
 
 
 def _pictures(
-    runs: Sequence[RunPage], frames: FrameSource, config: ReportConfig, *, progress: bool
+    runs: Sequence[RunPage],
+    frames: FrameSource,
+    clip_frames: ClipFrames,
+    config: ReportConfig,
+    *,
+    progress: bool,
 ) -> list[Section]:
     """The sections of single clips: all say which frames they show, which are then decoded once."""
     shown = shown_runs(runs, config)
     groups = shown_groups(shown, config)
-    pair = action_pair(shown)
+    pair = action_pair(shown, frames=clip_frames)
     aligned = [align_group(group, shown, config) for group in groups]
     retrieved = [retrieve_group(group, shown, config) for group in groups]
     pictures = Pictures(frames, height=config.height)

@@ -346,7 +346,7 @@ def text(
 
     Each different text is encoded once.  Clips without a text, texts that are cut, and texts of
     other clips are counted here and in the file.  With --classes the texts are of actions, for
-    `fuse train ftp stage=align class_texts=FILE`: zero-shot classification.
+    zero-shot classification: class_texts=FILE of `fuse train`.
     """
     from tokenreel.cache.errors import UsageError
     from tokenreel.pipeline.phases.texts import embed_classes, embed_dataset_texts

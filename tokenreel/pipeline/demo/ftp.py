@@ -103,7 +103,8 @@ def run_demo(words: Sequence[str] = ()) -> int:
         say(f"problem: {problem}")
     say(sentence)
     say(f"table: {out / 'summary.csv'}")
-    shown = [paths[0] for name, paths in files.items() if name not in (ALIGN, SHUFFLED)]
+    others = [name for name in files if name not in (ALIGN, SHUFFLED, ALIGNED, UNALIGNED)]
+    shown = [files[name][0] for name in (ALIGNED, UNALIGNED, *others)]  # the first two are compared
     page = ReportConfig(
         title="TokenReel: captions to actions", note=sentence, recipes=2, projection="tsne"
     )

@@ -169,7 +169,8 @@ def ablate(
     if frozen is not None:
         files += frozen_controls(frozen, folder, progress=progress)
     report = evaluate_files(files, config=EvaluateConfig(), out=folder, progress=progress)
-    done, lacking = owners, []
+    done = owners
+    lacking: list[str] = []
     if splits:
         done, lacking = rows_on_every_split(jobs, {path.parent for path in files}, len(parts))
     values, missing = values_of_rows(report.scores, done)
@@ -257,7 +258,8 @@ def rows_on_every_split(
     groups: dict[tuple[AblationRow, int], list[Job]] = {}
     for row, seed, job in jobs:
         groups.setdefault((row, seed), []).append(job)
-    found, lacking = {}, []
+    found: dict[str, tuple[AblationRow, int]] = {}
+    lacking: list[str] = []
     for (row, seed), runs in groups.items():
         failed = {split_of(job) for job in runs if job.out not in ended}
         count = len({split_of(job) for job in runs} - failed)

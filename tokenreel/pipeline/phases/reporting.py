@@ -1,25 +1,35 @@
 """`evaluate report` as a call: runs -> scores -> one page with their frames."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
-from tokenreel.cache.errors import EmbeddingFileError, limit_behind
+from tokenreel.cache.errors import Damaged, EmbeddingFileError, StoreError, limit_behind
 from tokenreel.cache.format.clip import leaves_root
 from tokenreel.cache.manifest import path_below
+from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.evaluate.commands.suite import SuiteReport
 from tokenreel.evaluate.data.clips import file_sha256, load_screened
 from tokenreel.evaluate.report.build import make_report, write_report
 from tokenreel.evaluate.report.data.gather import ReportConfig
-from tokenreel.evaluate.report.pictures.frames import FrameSource, FramesUnreachable, Image
+from tokenreel.evaluate.report.pictures.frames import (
+    ClipFrames,
+    FrameSource,
+    FramesUnreachable,
+    Image,
+)
 from tokenreel.extract.video.decode import decode
 from tokenreel.extract.video.decoders import probe
 from tokenreel.extract.video.types import VideoError
 from tokenreel.pipeline.defaults import DATA, store_of_run, videos_of_store
 from tokenreel.pipeline.phases.evaluation import evaluate_words, published_numbers, split_words
+
+log = logging.getLogger(__name__)
 
 SAME_SECONDS = 1e-3  # a frame further from its time than this is of another video
 
@@ -95,6 +105,7 @@ def report_scores(
         files,
         scores.scores,
         frames=_noting(frames_of(files, root), {} if missing is None else missing),
+        clip_frames=stored_frames(files),
         config=config,
         published=published_numbers(),
         problems=scores.problems,
@@ -116,6 +127,40 @@ def frames_of(files: Sequence[EmbeddingFile], root: Path | None) -> FrameSource:
         folders |= {} if store is None else {videos_of_store(store): None}
         folders[DATA / str(file.provenance.get("dataset", ""))] = None
     return frames_below(*folders)
+
+
+def stored_frames(files: Sequence[EmbeddingFile]) -> ClipFrames:
+    """The times of all frames of a clip, of the first store of the files that is found and has it.
+
+    A file of whole clips has one row of each, which is of its first frame.
+    """
+
+    @cache
+    def stores() -> list[Store]:
+        found = {store_of_run(file.path.parent, file.provenance): None for file in files}
+        opened = []
+        for path in [path for path in found if path is not None]:
+            try:
+                opened.append(open_store(path))
+            except StoreError as error:
+                log.warning("frames of clips are not shown from it: %s", error)
+        return opened
+
+    def with_frames(clip: EmbeddedClip) -> EmbeddedClip:
+        for store in stores():
+            record = store.records.get(clip.clip_id)
+            if record is None or record.video != clip.video:
+                continue
+            try:
+                times = store.times_seconds(clip.clip_id)
+                index = store.frame_index(clip.clip_id)
+            except Damaged as error:
+                log.warning("%s: %s", clip.clip_id, error)
+                continue
+            return replace(clip, times_seconds=times, frame_index=index)
+        return clip
+
+    return with_frames
 
 
 def _noting(source: FrameSource, missing: dict[str, str]) -> FrameSource:

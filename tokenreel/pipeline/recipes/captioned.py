@@ -15,15 +15,15 @@ WORDS = (
     "data.batch_clips=16",
     "data.clips_per_action=5",
     "optim.lr=1e-3",
-    "optim.epochs=40",
-    "optim.warmup_epochs=4",
+    "optim.epochs=20",
+    "optim.warmup_epochs=2",
     "head_channels=16",
     "pool=max",
     "align.project=text",
     "align.batch_clips=96",
     "align.optim.lr=3e-3",
-    "align.optim.epochs=60",
-    "align.optim.warmup_epochs=5",
+    "align.optim.epochs=30",
+    "align.optim.warmup_epochs=2",
 )
 
 

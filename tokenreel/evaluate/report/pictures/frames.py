@@ -25,6 +25,9 @@ Image = NDArray[np.uint8]  # RGB, (H, W, 3)
 FrameSource = Callable[[EmbeddedClip, Sequence[int]], Iterator[Image]]
 """Frames of a clip at rising positions, decoded lazily one after the other."""
 
+ClipFrames = Callable[[EmbeddedClip], EmbeddedClip]
+"""A clip whose file has one row of it, with the times of all frames of its store, where known."""
+
 
 class FramesUnreachable(TokenReelError):
     """The frames of a clip cannot be shown; the message is the reason."""
@@ -33,6 +36,11 @@ class FramesUnreachable(TokenReelError):
 def no_frames(clip: EmbeddedClip, positions: Sequence[int]) -> Iterator[Image]:
     """The source without videos."""
     raise FramesUnreachable("no folder of videos was named (--root)")
+
+
+def frames_of_file(clip: EmbeddedClip) -> EmbeddedClip:
+    """The clip itself: no store is known."""
+    return clip
 
 
 def resize(image: Image, *, height: int) -> Image:

@@ -23,12 +23,13 @@ from tokenreel.evaluate.report.page.html import (
     swatch,
     tag,
 )
-from tokenreel.evaluate.report.pictures.frames import Pictures
+from tokenreel.evaluate.report.pictures.frames import ClipFrames, Pictures, frames_of_file
 from tokenreel.evaluate.report.sections.projection import draw_cloud, project
 
 FEATURES = "features.h5"  # beside the embeddings: what the last layer of a classifier sees
 ENDS = 10  # classes with the largest gains and losses, in the table
 CHANGED = 6  # clips
+SHOWN = 4  # frames of each
 FIRST = 3  # classes with a bar under a clip
 WIDTH, BAR, HEIGHT = 720.0, 3.0, 200.0
 
@@ -43,6 +44,7 @@ class ActionPair:
         scores: (2, n, K).
         classes: (n,).
         names: of the K classes.
+        frames: gives the times of all frames of a clip.
     """
 
     runs: tuple[RunPage, RunPage]
@@ -50,6 +52,7 @@ class ActionPair:
     scores: NDArray[np.float32]
     classes: NDArray[np.int64]
     names: tuple[str, ...]
+    frames: ClipFrames = frames_of_file
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -75,10 +78,26 @@ class ActionPair:
     def want(self, pictures: Pictures) -> None:
         """Register the frames that are shown."""
         for place in self.changed():
-            pictures.want(self.clips[0][place], [0])
+            pictures.want(*self.shown(place))
+
+    def shown(self, place: int) -> tuple[EmbeddedClip, list[int]]:
+        """A clip and which of its frames are shown: the first, the last, and some between.
+
+        A short clip may have a frame more than once: it is shown once.
+        """
+        clip = self.frames(self.clips[0][place])
+        different = (
+            np.unique(clip.frame_index, return_index=True)[1] if clip.frame_index.size else [0]
+        )
+        return clip, [int(different[number]) for number in evenly(len(different), SHOWN)]
 
 
-def action_pair(runs: Sequence[RunPage], config: EvaluateConfig | None = None) -> ActionPair | None:
+def action_pair(
+    runs: Sequence[RunPage],
+    config: EvaluateConfig | None = None,
+    *,
+    frames: ClipFrames = frames_of_file,
+) -> ActionPair | None:
     """The first two runs of actions with the same classes and clips; None without two."""
     found: list[tuple[RunPage, list[EmbeddedClip]]] = []
     for run in runs:
@@ -96,7 +115,7 @@ def action_pair(runs: Sequence[RunPage], config: EvaluateConfig | None = None) -
     (one, first), (two, second) = found
     scores = np.stack([np.concatenate([c.embeddings for c in own]) for own in (first, second)])
     classes = np.stack([clip.targets for clip in first]).argmax(axis=1)
-    return ActionPair((one, two), (first, second), scores, classes, one.file.class_names)
+    return ActionPair((one, two), (first, second), scores, classes, one.file.class_names, frames)
 
 
 def _alike(
@@ -190,7 +209,7 @@ def _changed(pair: ActionPair, pictures: Pictures) -> Html:
         items.append(
             tag(
                 "figure",
-                pictures.frame(clip, 0, words=words),
+                _strip(pair, place, pictures, words),
                 tag("figcaption", words),
                 *figures,
             )
@@ -198,6 +217,17 @@ def _changed(pair: ActionPair, pictures: Pictures) -> Html:
     if not items:
         return absent("No clip that one run has right and the other wrong.")
     return tag("div", *items, class_="charts")
+
+
+def _strip(pair: ActionPair, place: int, pictures: Pictures, words: str) -> Html | None:
+    """Frames of a clip in a row, in their order; None where they are out of reach."""
+    clip, positions = pair.shown(place)
+    images = [
+        pictures.frame(clip, position, words=f"{words}, {clip.moment(position)}")
+        for position in positions
+    ]
+    found = [image for image in images if image is not None]
+    return tag("div", *found, class_="frames") if found else None
 
 
 def _softmax(pair: ActionPair, run: RunPage, scores: NDArray[np.float32], own: int) -> Html:

@@ -4,7 +4,7 @@ Shapes: B clips of a batch, b of them local (this rank), V repeats of each, T fr
 channels of a token, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +51,26 @@ def maps_of(model: FtpModel, frames: Frames, block: int, gather: Tensor) -> Clip
     return ClipMap(pooled[:, : shape.frames], pooled[:, shape.frames :], shape.grid)
 
 
+def maps_of_batch(model: FtpModel, batch: "Batch") -> ClipMap:
+    """The maps of a batch, (b V, ...); those of a step of stage 1, of which V is 1, too."""
+    return maps_of(model, batch.frames, block_of(batch.frames), batch.gather.flatten(0, 1))
+
+
+def map_key(model: FtpModel) -> Hashable:
+    """What decides the maps that models read of the same frames."""
+    return model.shape, model.config.pool, model.config.pooled_grid
+
+
+def share_maps(models: Sequence[FtpModel], batch: "Batch") -> dict[FtpModel, ClipMap]:
+    """The maps of a batch for several models, decoded and pooled once for all that read alike."""
+    found: dict[Hashable, ClipMap] = {}
+    for model in models:
+        key = map_key(model)
+        if key not in found:
+            found[key] = maps_of_batch(model, batch)
+    return {model: found[map_key(model)] for model in models}
+
+
 def block_of(frames: Frames) -> int:
     """The block that a source reads: the last one."""
     return max(frames.codes)
@@ -72,7 +92,12 @@ def text_file(model: FtpModel, config: FtpConfig) -> "TextFile":
 
 
 def alignment_loss(
-    model: FtpModel, batch: "Batch", config: FtpConfig, rng: np.random.Generator, world: World
+    model: FtpModel,
+    batch: "Batch",
+    config: FtpConfig,
+    rng: np.random.Generator,
+    world: World,
+    clips: ClipMap,
 ) -> Tensor:
     """The sum of the losses of the prompts, each of the clips that have its text.
 
@@ -82,7 +107,6 @@ def alignment_loss(
     texts = text_file(model, config)
     device = batch.gather.device
     precision = precision_of(config.optim.precision, device)
-    clips = maps_of(model, batch.frames, block_of(batch.frames), batch.gather[:, 0])
     step = int(rng.integers(2**62))
     count, shape = len(batch.clip_ids), model.shape
     size = (count, shape.frames + shape.places, shape.dim)
@@ -118,7 +142,12 @@ def text_vectors(
 
 
 def class_loss(
-    model: FtpModel, batch: "Batch", config: FtpConfig, rng: np.random.Generator, world: World
+    model: FtpModel,
+    batch: "Batch",
+    config: FtpConfig,
+    rng: np.random.Generator,
+    world: World,
+    clips: ClipMap,
 ) -> Tensor:
     """Cross-entropy of the actions, smoothed; with mixup, of mixed maps and their mixed targets.
 
@@ -127,7 +156,6 @@ def class_loss(
     device = batch.gather.device
     precision = precision_of(config.optim.precision, device)
     repeats = batch.gather.shape[1]
-    clips = maps_of(model, batch.frames, block_of(batch.frames), batch.gather.flatten(0, 1))
     classes = torch.tensor([model.class_names.index(action) for action in batch.actions])
     classes = classes.repeat_interleave(repeats).to(device)
     targets = class_targets(classes, len(model.class_names), config.label_smoothing)

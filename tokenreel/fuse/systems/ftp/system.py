@@ -1,6 +1,7 @@
 """FTP as a system: its clip maps, texts, stages, losses and scores of clips."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.data.epoch_plan import Draw
-from tokenreel.fuse.systems.base import Embedded, Shapes, Stage, System
+from tokenreel.fuse.systems.base import Embedded, Shapes, Shared, Stage, System
 from tokenreel.fuse.systems.ftp.config import FtpConfig
 from tokenreel.fuse.systems.ftp.processor_runs import assign_prompts
 from tokenreel.fuse.systems.ftp.requirements import require_all
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tokenreel.fuse.data.batches import Batch
     from tokenreel.fuse.data.source import TokenSource, Wanted
     from tokenreel.fuse.distributed.world import World
+    from tokenreel.fuse.systems.ftp.layers import ClipMap
 
 
 class Ftp(System):
@@ -134,43 +136,87 @@ class Ftp(System):
         shared: Any = None,
     ) -> "Tensor":
         """InfoNCE of each prompt, summed; or cross-entropy of the actions."""
-        from tokenreel.fuse.systems.ftp.steps import alignment_loss, class_loss
+        from tokenreel.fuse.systems.ftp.steps import alignment_loss, class_loss, maps_of_batch
 
+        clips = maps_of_batch(model, batch) if shared is None else shared
         step = alignment_loss if config.stage == "align" else class_loss
-        return step(model, batch, config, rng, world)
+        return step(model, batch, config, rng, world, clips)
+
+    def share(self, models: Sequence[Any], batch: "Batch") -> AbstractContextManager[Shared]:
+        """The maps of the batch, which all runs in lock-step read; they have no gradients."""
+        from tokenreel.fuse.systems.ftp.steps import share_maps
+
+        return nullcontext(share_maps(models, batch) if len(models) > 1 else {})
 
     def embed(
         self, model: Any, config: FtpConfig, source: "TokenSource", record: ClipRecord
     ) -> Embedded:
         """Scores of the actions (1, K); of stage 1 alone, vectors of the clip and of its texts."""
+        [found] = self.embed_each([(model, config)], source, record)
+        return found
+
+    def embed_each(
+        self, models: Sequence[tuple[Any, Any]], source: "TokenSource", record: ClipRecord
+    ) -> Iterator[Embedded]:
+        """As :meth:`embed` of each; models of the same maps share what is read."""
         import torch
 
-        from tokenreel.fuse.systems.ftp.steps import class_scores, maps_of, pair_vectors
+        from tokenreel.fuse.systems.ftp.steps import map_key, maps_of
 
         in_a_row = source.store.identity.frames_per_window > 1
+        read: dict[Hashable, ClipMap] = {}
+        for model, config in models:
 
-        def clips(view: int, segment: int) -> Any:
-            units = units_of(record.num_frames, config, segment, in_a_row=in_a_row)
-            distinct, places = np.unique(units, return_inverse=True)
-            frames = source.frames(record.clip_id, distinct, view=view)
-            gather = torch.from_numpy(places[None]).to(source.device)
-            return maps_of(model, frames, source.blocks[-1], gather)
+            def clips(
+                view: int, segment: int, model: Any = model, config: FtpConfig = config
+            ) -> "ClipMap":
+                units = units_of(record.num_frames, config, segment, in_a_row=in_a_row)
+                key = view, units.tobytes(), map_key(model)
+                if key not in read:
+                    distinct, places = np.unique(units, return_inverse=True)
+                    frames = source.frames(record.clip_id, distinct, view=view)
+                    gather = torch.from_numpy(places[None]).to(source.device)
+                    read[key] = maps_of(model, frames, source.blocks[-1], gather)
+                return read[key]
 
-        if config.stage == "align":
-            own = clips(0, 0)
-            values, targets = pair_vectors(model, config, own, record.clip_id)
-            if config.class_texts is not None:
-                values = np.concatenate([values, class_scores(model, config, own)])
-            return Embedded(values[None], of_clip=True, targets=targets)
-        features = [
-            model.features(clips(view, segment))
-            for view in judged_views(source.store)
-            for segment in range(config.segments)
-        ]
-        scores = [model.head.last(x).float().softmax(dim=1) for x in features]
-        means = (torch.stack(each).mean(dim=0).cpu().numpy() for each in (scores, features))
-        values, seen = means
-        return Embedded(values, of_clip=True, features=seen)
+            yield _embed(model, config, source, record, clips)
+
+
+def _embed(
+    model: Any,
+    config: FtpConfig,
+    source: "TokenSource",
+    record: ClipRecord,
+    clips: "Callable[[int, int], ClipMap]",
+) -> Embedded:
+    """What a model makes of a clip.
+
+    Args:
+        model: trained.
+        config: of its run.
+        source: of the clip.
+        record: of the clip.
+        clips: the map of a view and a segment of it.
+    """
+    import torch
+
+    from tokenreel.fuse.systems.ftp.steps import class_scores, pair_vectors
+
+    if config.stage == "align":
+        own = clips(0, 0)
+        values, targets = pair_vectors(model, config, own, record.clip_id)
+        if config.class_texts is not None:
+            values = np.concatenate([values, class_scores(model, config, own)])
+        return Embedded(values[None], of_clip=True, targets=targets)
+    features = [
+        model.features(clips(view, segment))
+        for view in judged_views(source.store)
+        for segment in range(config.segments)
+    ]
+    scores = [model.head.last(x).float().softmax(dim=1) for x in features]
+    means = (torch.stack(each).mean(dim=0).cpu().numpy() for each in (scores, features))
+    values, seen = means
+    return Embedded(values, of_clip=True, features=seen)
 
 
 def units_of(
