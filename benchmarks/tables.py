@@ -407,6 +407,26 @@ def scenes_table(results: Path, _: str) -> list[str]:
     return [*markdown(header, lines), *end]
 
 
+def ftp_table(results: Path, _: str) -> list[str]:
+    """What FTP adds to its encoder, part by part, beside the paper's figures."""
+    rows = [row for row in read_rows("ftp_costs", results) if " of total, " in case_of(row)]
+    if not rows:
+        return [f"The parts of FTP were {NOT_MEASURED}."]
+    at = {(case_of(row), shape_of(row)): row for row in read_rows("ftp_costs", results)}
+    header = ["model", "reading", "what", "processors", "integration", "blocks", "total", "paper"]
+    lines = []
+    for row in rows:
+        what, _, reading = case_of(row).partition(" of total, reading ")
+        parts = [
+            f"{float(at[f'{what} of {part}, reading {reading}', shape_of(row)]['median']):.1f}"
+            for part in ("processors", "integration", "blocks", "total")
+        ]
+        unit = f"{row['unit']} {what}"
+        printed = row["baseline"].removeprefix("the paper's ")
+        lines.append([shape_of(row), reading, unit, *parts, printed])
+    return markdown(header, lines)
+
+
 TABLES: dict[str, Callable[[Path, str], list[str]]] = {
     "demo": demo_table,
     "demo sentence": demo_sentence,
@@ -415,6 +435,7 @@ TABLES: dict[str, Callable[[Path, str], list[str]]] = {
     "reader": reader_table,
     "codecs": codec_table,
     "scenes": scenes_table,
+    "ftp": ftp_table,
 }
 
 
