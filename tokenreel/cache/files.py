@@ -209,6 +209,8 @@ def _files_in(folder: Path) -> Iterator[Path]:
 def newest_change(entry: Path) -> float:
     """When a file, or the newest file or folder in a directory, was changed, seconds since 1970."""
     latest = entry.lstat().st_mtime
+    if entry.is_symlink():
+        return latest
     for folder, folders, files in os.walk(entry):
         for name in (*folders, *files):
             with suppress(FileNotFoundError):

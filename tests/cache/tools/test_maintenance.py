@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import time
 from pathlib import Path
 from stat import S_ISDIR
 
@@ -12,12 +13,15 @@ import pytest
 
 from tests.programs import call
 from tokenreel.cache import files as files_module
-from tokenreel.cache.errors import MachineError, StoreError
+from tokenreel.cache.errors import ClipNotFound, MachineError, StoreError
 from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.tools import export as export_module
+from tokenreel.cache.tools import maintenance
 from tokenreel.cache.tools.export import export_store
 from tokenreel.cache.tools.maintenance import (
     collect_garbage,
+    mend_logs,
     remove_damaged,
     store_info,
 )
@@ -59,6 +63,7 @@ def test_garbage_is_listed_before_it_is_deleted(store):
     assert half_made.exists()
     assert collect_garbage(store, older_than_seconds=3600, delete=True) == []
     assert collect_garbage(store, older_than_seconds=0, delete=True) == listed
+    assert list((store / "claims").iterdir()) == []
     assert collect_garbage(store, older_than_seconds=0) == []
 
 
@@ -152,3 +157,195 @@ def test_a_clip_that_a_file_cannot_hold_is_listed_and_the_rest_is_exported(tmp_p
     if kind == "hdf5":
         assert "hdf5 cannot hold it" in str(report.failed[0])
         assert call("tokenreel", "store", "export", path, tmp_path / "again", cwd=tmp_path)[0] == 3
+
+
+def damage(store, *names):
+    for name in names:
+        (store / folder_of(clip_key(name)) / "zarr.json").write_text("{}")
+
+
+def test_only_the_clips_that_are_named_are_removed(store):
+    damage(store, "a", "b")
+    report = verify_store(store)
+    assert report.repair == ("a", "b")
+    assert remove_damaged(store, report, clips=["b"]) == ["b"]
+    assert (store / folder_of(clip_key("a"))).exists()
+    assert not (store / folder_of(clip_key("b"))).exists()
+    assert not list((store / "clips").rglob(".tmp-*"))
+    assert remove_damaged(store, report) == ["a", "b"]
+    assert not (store / folder_of(clip_key("a"))).exists()
+
+
+def test_a_clip_known_by_its_key_alone_or_a_link_is_removed_and_nothing_beyond_the_link(
+    store, tmp_path
+):
+    damage(store, "a")
+    (store / "manifest").rename(tmp_path / "manifest")
+    (store / "manifest").mkdir()
+    report = verify_store(store)
+    assert report.repair == (clip_key("a"),)
+    outside = tmp_path / "outside"
+    (store / folder_of(clip_key("a"))).rename(outside)
+    (store / folder_of(clip_key("a"))).symlink_to(outside)
+    assert remove_damaged(store, report) == [clip_key("a")]
+    assert not (store / folder_of(clip_key("a"))).is_symlink()
+    assert (outside / "zarr.json").exists()
+
+
+def test_a_removed_clip_is_gone_before_its_files_are_deleted(store, monkeypatch):
+    damage(store, "a")
+    report, seen = verify_store(store), []
+    folder = store / folder_of(clip_key("a"))
+    real = shutil.rmtree
+
+    def rmtree(path, **given):
+        seen.append((path.name, folder.exists(), synced[-1:]))
+        real(path, **given)
+
+    synced: list[Path] = []
+    monkeypatch.setattr(maintenance, "sync_directory", synced.append)
+    monkeypatch.setattr(maintenance.shutil, "rmtree", rmtree)
+    remove_damaged(store, report)
+    aside = f".tmp-damaged-{folder.name}"
+    assert seen == [(aside, True, []), (aside, False, [folder.parent])]
+
+
+def test_claims_logs_and_notes_that_are_damaged_are_mended_by_name(store):
+    (store / "claims" / "torn.json").write_text("{")
+    [log] = (store / "manifest").iterdir()
+    whole = log.read_bytes()
+    log.write_bytes(b"x\n" + whole)
+    (store / "sources.json").write_text("{}")
+    assert mend_logs(store) == ["torn.json", log.name, "sources.json"]
+    assert log.read_bytes() == whole
+    assert verify_store(store).problems == ()
+    assert mend_logs(store) == []
+
+
+def test_garbage_counts_files_and_links_of_a_folder_and_no_folder(store, tmp_path):
+    left = store / ".tmp-x"
+    (left / "sub").mkdir(parents=True)
+    (left / "sub" / "file").write_bytes(b"12345")
+    (left / "link").symlink_to(tmp_path)
+    entry = (str(left), 5 + len(str(tmp_path)))
+    assert collect_garbage(store, older_than_seconds=-1) == [entry]
+    link = store / ".tmp-y"
+    link.symlink_to(tmp_path)
+    changed = time.time() - 100
+    os.utime(link, (changed, changed), follow_symlinks=False)
+    assert collect_garbage(store, older_than_seconds=99)[0][0] == str(link)  # not its target's age
+    assert collect_garbage(store, older_than_seconds=-1, delete=True) == [
+        entry,
+        (str(link), len(str(tmp_path))),
+    ]
+    assert not left.exists()
+    assert not link.is_symlink()
+    assert tmp_path.exists()
+
+
+@pytest.mark.parametrize(("age_seconds", "is_found"), [(0, False), (99, False), (101, True)])
+def test_garbage_is_as_old_as_was_asked(store, age_seconds, is_found):
+    left = store / "failed" / ".tmp-x"
+    left.write_text("")
+    changed = left.stat().st_mtime - age_seconds
+    os.utime(left, (changed, changed))
+    assert bool(collect_garbage(store, older_than_seconds=100)) is is_found
+    assert len(collect_garbage(store, older_than_seconds=100, delete=True)) == is_found
+    assert left.exists() is not is_found
+
+
+def test_garbage_that_is_taken_over_meanwhile_is_not_said_to_be_deleted(store, monkeypatch):
+    with StoreWriter(store, writer_id="k") as writer:
+        clip = stores.begin(writer, "c")
+        stores.append(writer, clip, "c", 64)
+        clip.suspend()
+    left = store / ".tmp-x"
+    left.write_text("1")
+
+    def held(*arguments, **given):
+        raise maintenance.ClaimHeld("c: another writer works on it")
+
+    monkeypatch.setattr(maintenance, "take_claim", held)
+    assert collect_garbage(store, older_than_seconds=-1, delete=True) == [(str(left), 1)]
+    assert list((store / "clips").rglob(".tmp-*"))
+
+
+def test_an_export_names_files_by_clip_and_block_and_takes_all_where_none_are_named(
+    store, tmp_path
+):
+    with pytest.raises(ValueError, match="kind 'csv': hdf5 or npy"):
+        export_store(store, tmp_path / "x", kind="csv")
+    assert not (tmp_path / "x").exists()
+    keys = [clip_key(name) for name in "ab"]
+    files = export_store(store, tmp_path / "x", kind="npy").files
+    assert [file.name for file in files] == [
+        f"{key}.{block}.npy" for key in keys for block in (1, 3)
+    ]
+    files = export_store(store, tmp_path / "y").files
+    assert [file.name for file in files] == [f"{key}.h5" for key in keys]
+    read = open_store(store)
+    with h5py.File(files[1]) as file:
+        assert dict(file.attrs) == {
+            "clip_id": "b",
+            "fingerprint": read.fingerprint,
+            "codec": "int8",
+            "video": "a/v.mp4",
+            "split": "train",
+            "action": "",
+            "group": "",
+            "phases": '["x","y"]',
+            "tags": "[]",
+        }
+        assert sorted(file) == ["labels", "times_seconds", "tokens", "units"]
+        assert sorted(file["tokens"]) == ["1", "3"]
+        assert file["tokens/1"].dtype == np.float32
+        np.testing.assert_array_equal(file["labels"], np.arange(70) % 2)
+        np.testing.assert_allclose(file["times_seconds"], np.arange(70) / 25)
+        np.testing.assert_allclose(file["units"][:, 1], np.arange(1, 71) / 25)
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "npy"])
+def test_a_damaged_clip_is_listed_and_the_other_is_exported_of_the_view_that_is_named(
+    tmp_path, kind
+):
+    path = stores.make_store(tmp_path / "s", views=2)
+    with StoreWriter(path, writer_id="w") as writer:
+        for name in ("a", "b"):
+            stores.write_clip(writer, name, 3)
+    shard = path / folder_of(clip_key("a")) / "views/1/tokens/3/c/0/0/0"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    report = export_store(path, tmp_path / "x", kind=kind, view=1, blocks=[3])
+    [failed] = report.failed
+    assert (failed.clip_id, failed.stage) == ("a", "read")
+    [file] = report.files
+    want = open_store(path).read("b", view=1).decode(3)
+    if kind == "npy":
+        np.testing.assert_array_equal(np.load(file), want)
+    else:
+        with h5py.File(file) as handle:
+            np.testing.assert_array_equal(handle["tokens/3"][:], want)
+    assert list((tmp_path / "x").iterdir()) == [file]
+    assert len(export_store(path, tmp_path / "y", kind=kind, blocks=[1], view=1).files) == 2
+
+
+def test_room_is_asked_for_what_the_tokens_of_a_file_take(tmp_path, monkeypatch):
+    path = stores.make_store(tmp_path / "s", "pool2+int8")
+    with StoreWriter(path, writer_id="w") as writer:
+        stores.write_clip(writer, "a", 5)
+    asked, create = [], export_module.create_hdf5
+
+    def note(file, **given):
+        asked.append(given["num_bytes"])
+        return create(file, **given)
+
+    monkeypatch.setattr(export_module, "create_hdf5", note)
+    export_store(path, tmp_path / "x")
+    export_store(path, tmp_path / "y", blocks=[1])
+    assert asked == [4 * 5 * 4 * 16 * 2, 4 * 5 * 4 * 16]  # float32, frames, 2 x 2 tokens, channels
+
+
+@pytest.mark.parametrize("lacking", [{"clips": ["no"]}, {"blocks": [2]}, {"view": 1}])
+@pytest.mark.parametrize("kind", ["hdf5", "npy"])
+def test_an_export_of_what_the_store_lacks_is_refused(store, tmp_path, kind, lacking):
+    with pytest.raises(ClipNotFound, match=r"no clip 'no'|no block|view 1"):
+        export_store(store, tmp_path / "x", kind=kind, **lacking)

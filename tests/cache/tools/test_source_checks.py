@@ -111,6 +111,7 @@ def test_imported_clips_are_counted_and_not_looked_at(folder):
         ({"sha256": "1" * 64}, False, False, 0),  # its size and time are those of the record
         ({"sha256": "1" * 64, "mtime_ns": LONG_AGO - 5}, True, False, 1),
         ({"num_bytes": 11}, True, False, 0),
+        ({"num_bytes": 11, "mtime_ns": LONG_AGO - 5}, True, False, 0),
         ({"sha256": ""}, False, False, 0),
         ({"sha256": "", "mtime_ns": LONG_AGO - 5}, False, False, 0),  # nothing but a size
         ({"sha256": "", "num_bytes": 11}, True, False, 0),

@@ -150,6 +150,8 @@ def test_a_wrong_folder_is_one_line_and_none_a_usage_error(made, tmp_path):
     assert line.endswith("none of the 3 videos is there: another --root?")
     with pytest.raises(UsageError, match="no such folder; --root is the folder of the videos"):
         verify_store(made[1], root=tmp_path / "no")
+    with pytest.raises(UsageError, match="no such folder"):
+        verify_store(made[1], root=made[0] / "a.mp4")
 
 
 def test_verify_with_the_root_finds_changed_videos_and_says_what_to_type(made):

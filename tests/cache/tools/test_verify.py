@@ -72,7 +72,7 @@ def test_nan_in_codes_and_scales_is_found():
     codes = np.ones((3, 4, 2), np.float16)
     codes[1, 0, 0] = np.nan
     scales = np.ones((3, 4))
-    scales[2] = np.inf
+    scales[2, 1] = np.inf
     found = wrong_frames(codes, scales, codec)
     assert found["NaN or a fill value"].tolist() == [False, True, False]
     assert found["a scale that is not finite"].tolist() == [False, False, True]
@@ -140,6 +140,7 @@ def test_a_clip_committed_while_the_store_is_verified_is_no_problem(tmp_path, mo
         ("frame", "listed", (0, 5, 5), (5, 8, 9), None),
         ("scene", "all", (0, 5, 5), (5, 8, 9), None),
         ("scene", "all", (0, 5, 4), (5, 8, 9), "time does not increase at scene 2"),
+        ("frame", "all", (0, 5, 5), None, "time does not increase at frame 2"),
         ("scene", "all", (0, 5, 5), None, "scene 1 does not end after its start"),
     ],
 )
@@ -169,13 +170,12 @@ def test_the_frame_of_a_wrong_value_is_named_in_any_view_and_segment(tmp_path, m
     with StoreWriter(path, writer_id="w") as writer:
         clip = stores.begin(writer, "a")
         stores.append(writer, clip, "a", 66)
-        clip.append(1, *zero_frame(writer))
-        clip.append(0, *zero_frame(writer))
+        clip.append(1, *a_frame(writer, 0))
+        clip.append(0, *a_frame(writer, 1))
         count = np.arange(67)
         clip.commit(count, count, count % 2, np.zeros(67, np.uint8))
-    found = words(path)
-    for where in ("view 0, block 1", "view 0, block 3", "view 1, block 1", "view 1, block 3"):
-        assert f"a: {where}, frame 66: nothing but zeros" in found
+    found = [problem.what for problem in verify_store(path, deep=True).problems]
+    assert found == [f"view 1, block {block}, frame 66: nothing but zeros" for block in (1, 3)]
     read = Store.read_cls
 
     def with_nan(store, clip_id, frames, *, block, view):
@@ -189,10 +189,10 @@ def test_the_frame_of_a_wrong_value_is_named_in_any_view_and_segment(tmp_path, m
     assert [what for what in told if "CLS" in what] == ["view 1, block 3, frame 65: NaN in its CLS"]
 
 
-def zero_frame(writer):
+def a_frame(writer, value):
     encoded, cls = {}, {}
     for block in stores.BLOCKS:
-        tokens = np.zeros((1, 16, stores.DIM), np.float32)
+        tokens = np.full((1, 16, stores.DIM), value, np.float32)
         encoded[block] = writer.codec.encode(tokens, block=block, grid=stores.GRID)
         cls[block] = tokens[:, 0]
     return encoded, cls, cls[3]
@@ -242,6 +242,37 @@ def test_a_canary_of_another_store_is_found(store, tmp_path):
     shutil.rmtree(store / "canary")
     (store / "canary").mkdir()
     assert verify_store(store).table() == "(store): the canary was altered\n2 clips, 1 problem(s)"
+
+
+def test_a_calibration_that_is_gone_is_damage_of_the_store(tmp_path):
+    path = stores.make_store(tmp_path / "s", "pca:4+int8")
+    shutil.rmtree(path / "calibration")
+    report = verify_store(path)
+    assert report.exit_status == 5
+    assert "codec pca:4+int8: calibration" in report.table()
+
+
+def test_tokens_are_read_where_the_check_is_deep_alone_and_a_log_is_no_part_of_a_clip(store):
+    for log in (store / "manifest").iterdir():
+        log.unlink()
+    assert verify_store(store, deep=True).problems == ()
+    shard = store / folder_of(clip_key("a")) / "views/0/tokens/1/c/0/0/0"
+    data = bytearray(shard.read_bytes())
+    data[300] ^= 1
+    shard.write_bytes(data)
+    assert verify_store(store).problems == ()
+    assert verify_store(store, deep=True).repair == (clip_key("a"),)
+
+
+def test_a_clip_whose_record_cannot_be_read_is_one_problem_of_a_deep_check_too(store):
+    for log in (store / "manifest").iterdir():
+        log.unlink()
+    one, two = (store / folder_of(clip_key(name)) for name in "ab")
+    (one / "zarr.json").write_text("{}")
+    shutil.rmtree(two)
+    two.write_text("a file in the place of a clip")
+    for deep in (True, False):
+        assert verify_store(store, deep=deep).repair == (clip_key("a"), clip_key("b"))
 
 
 def test_a_clip_is_compared_with_its_line_in_the_log(store):
@@ -295,6 +326,10 @@ def test_what_no_writer_leaves_is_found_and_what_a_kill_leaves_is_not(store, tmp
     wrong = [".tmp-recipe.json-3", "manifest/x.json", "claims/x.jsonl", "failed/x.jsonl"]
     for name in wrong:
         (store / name).write_text("")
+    shutil.rmtree(store / "claims")
+    (tmp_path / "elsewhere").mkdir()
+    (store / "claims").symlink_to(tmp_path / "elsewhere")
+    wrong = [name for name in wrong if not name.startswith("claims/")] + ["claims"]
     links = [".tmp-labels.json-4", "manifest/.tmp-l", "canary/l", "calibration/l"]
     for name in links:
         (store / name).symlink_to(outside)

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from tokenreel.cache.canonical import canonical_json
-from tokenreel.cache.errors import ClipFailed, Damaged, TokenReelError
+from tokenreel.cache.errors import ClipFailed, Damaged
 from tokenreel.cache.files import make_directory, whole_file, write_whole
 from tokenreel.cache.locks import create_hdf5
 from tokenreel.cache.read.store_reader import Store, open_store
@@ -66,8 +66,6 @@ def export_store(
         except Damaged as error:
             report.failed.append(ClipFailed(ascii(clip_id)[1:-1], stage="read", reason=str(error)))
         except (UnicodeError, ValueError) as error:  # a text that HDF5 cannot hold
-            if isinstance(error, TokenReelError):
-                raise
             reason = f"{kind} cannot hold it: {error}"
             report.failed.append(ClipFailed(ascii(clip_id)[1:-1], stage="write", reason=reason))
     return report

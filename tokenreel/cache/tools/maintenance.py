@@ -256,7 +256,7 @@ def _delete(entry: Path, claims: Path, key: str) -> None:
 
 
 def _size(entry: Path) -> int:
-    files = entry.rglob("*") if entry.is_dir() else [entry]
+    files = entry.rglob("*") if entry.is_dir() and not entry.is_symlink() else [entry]
     return sum(file.lstat().st_size for file in files if file.is_symlink() or file.is_file())
 
 

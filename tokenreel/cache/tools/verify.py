@@ -207,7 +207,7 @@ def extras(path: Path) -> Iterator[Path]:
         for entry in sorted((path / folder).rglob("*")):
             if entry.is_symlink() or (entry.is_file() and entry not in wanted):
                 yield entry
-    for entry in sorted([*(path / "clips").glob("*"), *(path / "clips").glob("*/*")]):
+    for entry in sorted((path / "clips").glob("*")):
         if not entry.is_dir() and not entry.name.startswith(".tmp-"):
             yield entry
 
