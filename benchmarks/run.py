@@ -29,6 +29,7 @@ SECONDS = {
     "evaluate_import": 30,
     "evaluate_penn": 60,
     "evaluate_retrieval": 60,
+    "explore": 60,
     "extract_isolation": 60,
     "extract_memory": 100,
     "extract_overlap": 90,

@@ -26,7 +26,7 @@ def find_chromium():
 
 
 class Page:
-    """A page of a file in a browser of its own; used as a context.
+    """A page of a file, or of an address, in a browser of its own; used as a context.
 
     Attributes:
         console: what the page said at level warning or error, and its exceptions.
@@ -52,7 +52,8 @@ class Page:
                 deviceScaleFactor=1,
                 mobile=width < 600,
             )
-            self._call("Page.navigate", url=Path(path).resolve().as_uri())
+            is_address = str(path).startswith("http://")
+            self._call("Page.navigate", url=path if is_address else Path(path).resolve().as_uri())
             self._wait(lambda: self._loaded)
         except BaseException:
             self.close()
@@ -78,6 +79,20 @@ class Page:
         about = {"key": key, "code": key, "windowsVirtualKeyCode": codes.get(key, 0)}
         self._call("Input.dispatchKeyEvent", type="keyDown", text=text, **about)
         self._call("Input.dispatchKeyEvent", type="keyUp", **about)
+
+    def drag(self, start, stop=None):
+        """Press the mouse at a place of the page, (x, y), and release it there or at another."""
+        for kind, (x, y) in (("mousePressed", start), ("mouseReleased", stop or start)):
+            about = {"button": "left", "buttons": 1, "clickCount": 1}
+            self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **about)
+
+    def wait(self, condition):
+        """Wait until an expression in the page is true; its value."""
+        end = time.monotonic() + DEADLINE_SECONDS
+        while not (value := self.run(condition)):
+            assert time.monotonic() < end, (condition, self.console)
+            time.sleep(0.05)
+        return value
 
     def type(self, words):
         """Type into what has the focus."""

@@ -2,13 +2,14 @@
 
 import av
 import numpy as np
+import timm
+import torch
 
 SIDE, FRAMES, RADIUS = 128, 10, 18
 GRID = 8  # patches of 16 pixels
 NAMES = ("one", "two", "three", "four")
 EXTRACTION = {
     "backbone": "test_vit",
-    "weights": "random:0",
     "image_size": SIDE,
     "blocks": (0, 5),
     "device": "cpu",
@@ -71,3 +72,12 @@ def write_videos(folder):
         labels += [f"{path},0,0.5,0", f"{path},0.5,1,1"]
     (folder / "labels.csv").write_text("\n".join(labels))
     (folder / "phases.csv").write_text("action,phase\n,go\n,come\n")
+
+
+def write_weights(path):
+    """Random weights whose tokens tell what a patch shows, and nothing of where it is."""
+    torch.manual_seed(0)
+    state = timm.create_model("test_vit").state_dict()
+    state["pos_embed"].zero_()
+    torch.save(state, path)
+    return path

@@ -23,6 +23,7 @@ from tokenreel.cache.manifest import path_below
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.extract.images.augment import view_transform
 from tokenreel.extract.images.transforms import apply_transform
+from tokenreel.extract.preview.colours import ColourAxes
 from tokenreel.extract.video.decode import decode
 from tokenreel.extract.video.types import VideoError
 
@@ -112,13 +113,8 @@ def tokens_to_rgb(tokens: Array, grid: tuple[int, int]) -> Array:
         float32 (K, rows, columns, 3) in [0, 1]: projections on the first three principal
         directions of all tokens given, from their 1st to their 99th percentile.
     """
-    flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
-    flat -= flat.mean(axis=0)
-    _, directions = np.linalg.eigh(flat.T @ flat)
-    values = flat @ directions[:, ::-1][:, :3]
-    low, high = np.percentile(values, [1, 99], axis=0)
-    scaled = np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1)
-    return scaled.reshape(len(tokens), *grid, 3).astype(np.float32)
+    colours = ColourAxes.fit(tokens).colours(tokens)
+    return colours.reshape(len(tokens), *grid, 3)
 
 
 def draw_clip(picture: ClipPicture, out: Path) -> Path:

@@ -32,6 +32,7 @@ WRONG_PATHS = (
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )
+EXTRAS = {"starlette": "explore", "uvicorn": "explore"}  # of packages that [all] lacks
 FORWARDED = (*(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),)
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 FollowLinks = Annotated[
@@ -101,7 +102,8 @@ def run_app(app: typer.Typer) -> NoReturn:
             raise
         typer.echo(
             f"error: this command needs {error.name}, which is not installed: "
-            "pip install 'tokenreel[all]' (or [evaluate] for phase 3 alone)",
+            f"pip install 'tokenreel[{EXTRAS.get(error.name or '', 'all')}]'"
+            + ("" if error.name in EXTRAS else " (or [evaluate] for phase 3 alone)"),
             err=True,
         )
         sys.exit(2)

@@ -1,5 +1,6 @@
 """`tokenreel demo | store | data | ...`: everything besides the three phases."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -79,6 +80,39 @@ def fidelity(
     found = fidelity_of(name, words or [], root=root, clips=clips, codecs=codec or ())
     say(fidelity_table(found))
     finish(found.exit_status)
+
+
+@app.command()
+def explore(
+    store: Annotated[Path, typer.Argument(help="the store")],
+    *,
+    run: Annotated[
+        list[Path] | None, typer.Option(help="a run trained on it; repeat for more")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="folder of the videos")] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="on this machine; 0 for any that is free")
+    ] = 8765,
+    clip: Annotated[
+        str | None, typer.Option(help="to begin with: its id, or a part that only one has")
+    ] = None,
+    memory: Annotated[str, typer.Option(help="for codes that searches keep")] = "4GB",
+) -> None:
+    """Look into a store on a local page: frames, tokens, labels, similar patches, runs.
+
+    Nothing but this machine reaches it, by the address that is printed; Ctrl-C ends it.
+    """
+    from tokenreel.pipeline.explore.command import serve_store
+    from tokenreel.pipeline.text import parse_bytes
+
+    size = parse_bytes(memory)
+    serving = serve_store(store, run or [], root=root, port=port, clip=clip, memory_bytes=size)
+    if serving.unseen_reason:
+        say(f"without frames: {on_one_line(serving.unseen_reason)} (--root names the videos)")
+    say(f"open {serving.url}")
+    say("Ctrl-C ends it")
+    with suppress(KeyboardInterrupt):
+        serving.run()
 
 
 @app.command()

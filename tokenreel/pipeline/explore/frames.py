@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,13 @@ class ClipFrames:
         self._store, self._root = store, root
         self._kept: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
         self._num_bytes = 0
-        self._lock = threading.Lock()  # of what is kept
-        self._decoding = threading.Lock()  # one video at a time
+        self._asked: set[tuple[str, int]] = set()  # clips and views of which a frame was asked
+        self._begun: set[tuple[str, int, int]] = set()  # runs that are decoded ahead, or were
+        self._lock = threading.Lock()
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="tokenreel-frames")
 
     def jpeg(self, clip_id: str, frame: int, *, view: int = 0) -> bytes:
-        """A frame as a JPEG.
+        """A frame as a JPEG; from the second of a clip on those after it are decoded ahead.
 
         Raises:
             FramesUnseen: its video is out of reach; the reason.
@@ -52,20 +55,43 @@ class ClipFrames:
         self._require(clip_id, [frame], view)
         key = (clip_id, view, frame)
         with self._lock:
-            if key in self._kept:
+            data = self._kept.get(key)
+            if data is not None:
                 self._kept.move_to_end(key)
-                return self._kept[key]
-        with self._decoding:
-            with self._lock:  # another request may have decoded it meanwhile
-                if key in self._kept:
-                    return self._kept[key]
-            first = frame // RUN * RUN
-            last = min(first + RUN, self._store.record(clip_id).num_frames)
-            wanted = np.arange(first, last)
-            for number, image in self.read(clip_id, wanted.tolist(), view=view).items():
-                self._keep((clip_id, view, number), jpeg_bytes(image, quality=90))
+            is_second = (clip_id, view) in self._asked
+            self._asked.add((clip_id, view))
+        if data is None:
+            image = self.read(clip_id, [frame], view=view)[frame]
+            data = self._keep(key, image)
+        if is_second:
+            for run in (frame // RUN, frame // RUN + 1):
+                self._read_ahead(clip_id, view, run)
+        return data
+
+    def close(self) -> None:
+        """Decode nothing ahead any more."""
+        self._ahead.shutdown(cancel_futures=True)
+
+    def _read_ahead(self, clip_id: str, view: int, run: int) -> None:
+        frames = range(run * RUN, min((run + 1) * RUN, self._store.record(clip_id).num_frames))
         with self._lock:
-            return self._kept[key]
+            missing = [frame for frame in frames if (clip_id, view, frame) not in self._kept]
+            key = (clip_id, view, run)
+            if not missing or key in self._begun:
+                return
+            self._begun.add(key)
+
+        def read() -> None:
+            try:
+                for number, image in self.read(clip_id, missing, view=view).items():
+                    self._keep((clip_id, view, number), image)
+            except TokenReelError as error:  # whoever asks for a frame gets it
+                log.debug("%s: nothing decoded ahead: %s", clip_id, error)
+            finally:
+                with self._lock:
+                    self._begun.discard(key)
+
+        self._ahead.submit(read)
 
     def read(self, clip_id: str, frames: list[int], *, view: int = 0) -> dict[int, Image]:
         """Frames by number, decoded.
@@ -83,6 +109,11 @@ class ClipFrames:
             images = list(frames_as_seen(self._store, record, wanted, path, view=view))
         except VideoError as error:
             raise FramesUnseen(f"{path}: {error}") from error
+        except KeyError as error:  # of features that another program made
+            what = f"view {view}" if view else "the frames"
+            raise FramesUnseen(
+                f"{path}: the store does not say how {what} of its backbone are made (no {error})"
+            ) from error
         return dict(zip(wanted.tolist(), images, strict=True))
 
     def _require(self, clip_id: str, frames: list[int], view: int) -> None:
@@ -93,12 +124,14 @@ class ClipFrames:
         if not 0 <= view < record.num_views:
             raise UsageError(f"{clip_id} has views 0 to {record.num_views - 1}, not {view}")
 
-    def _keep(self, key: tuple[str, int, int], data: bytes) -> None:
+    def _keep(self, key: tuple[str, int, int], image: Image) -> bytes:
+        data = jpeg_bytes(image, quality=90)
         with self._lock:
             self._num_bytes += len(data) - len(self._kept.pop(key, b""))
             self._kept[key] = data
-            while self._num_bytes > KEPT_BYTES and len(self._kept) > RUN:
+            while self._num_bytes > KEPT_BYTES and len(self._kept) > 2 * RUN:
                 self._num_bytes -= len(self._kept.popitem(last=False)[1])
+        return data
 
 
 def blank_frame(side: int, grid: tuple[int, int]) -> Image:

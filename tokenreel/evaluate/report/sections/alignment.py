@@ -23,6 +23,7 @@ from tokenreel.evaluate.report.page.html import (
     tag,
 )
 from tokenreel.evaluate.report.pictures.frames import Pictures, to_uri
+from tokenreel.evaluate.report.sections.explore import explore_line
 
 SHEET_COLUMNS = 8
 MARKS = {True: "\u2713", False: "\u2717", None: "?"}  # a tick, a cross
@@ -71,6 +72,7 @@ class AlignedGroup:
             "article",
             tag("h3", self.group.title),
             names,
+            explore_line(self.pairs[0][0], first.query.clip_id),
             _legend(first),
             self._player(pictures),
             tag("div", *matrices, class_="matrices"),

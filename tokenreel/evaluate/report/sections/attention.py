@@ -19,6 +19,7 @@ from tokenreel.evaluate.report.data.gather import ReportConfig, RunPage
 from tokenreel.evaluate.report.page.html import Html, absent, tag
 from tokenreel.evaluate.report.pictures.frames import jpeg_bytes, to_uri
 from tokenreel.evaluate.report.sections.alignment import run_title
+from tokenreel.evaluate.report.sections.explore import explore_line
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ def attention_article(found: Attended) -> Html:
     caption = tag("figcaption", run_title(found.run), tag("small", facts))
     words = f"Attention of {found.run.recipe} over {found.clip_id}: a column a moment, the frame "
     picture = saved_picture(found.picture, words + "above, then a row for each entity")
-    return tag("figure", caption, picture, class_="attention")
+    line = explore_line(found.run, found.clip_id)
+    return tag("figure", caption, picture, line, class_="attention")
 
 
 def saved_picture(path: Path, words: str) -> Html:

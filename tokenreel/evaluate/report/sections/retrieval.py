@@ -12,6 +12,7 @@ from tokenreel.evaluate.report.data.gather import Group, ReportConfig, RunPage
 from tokenreel.evaluate.report.page.html import Html, join, scroll, tag
 from tokenreel.evaluate.report.pictures.frames import Pictures
 from tokenreel.evaluate.report.sections.alignment import MARKS, run_title
+from tokenreel.evaluate.report.sections.explore import explore_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,13 @@ class RetrievedGroup:
 
     def render(self, pictures: Pictures) -> Html:
         """The article of the group."""
-        strips = [self._strip(query, pictures) for query in self.queries]
+        strips = [
+            join(
+                self._strip(query, pictures),
+                explore_line(query.found[0][0], query.clip.clip_id) if query.found else None,
+            )
+            for query in self.queries
+        ]
         return tag("article", tag("h3", self.group.title), *strips)
 
     def _strip(self, query: Query, pictures: Pictures) -> Html:
