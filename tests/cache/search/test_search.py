@@ -1,5 +1,8 @@
 """A search by patch gives what float64 on decoded tokens gives, from codes."""
 
+import shutil
+import weakref
+
 import numpy as np
 import pytest
 
@@ -13,7 +16,12 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.search import chunks, loops
 from tokenreel.cache.search.query import Click, patch_numbers, query_direction
 from tokenreel.cache.search.scores import Direction, measure_lengths
-from tokenreel.cache.search.search import PatchIndex, search_store, similar_patches
+from tokenreel.cache.search.search import (
+    PatchIndex,
+    num_processors,
+    search_store,
+    similar_patches,
+)
 from tokenreel.cache.write.store_writer import StoreWriter
 
 BLOCK, GRID, DIM = 3, (4, 4), 16
@@ -217,9 +225,26 @@ def test_chunks_stay_in_memory_while_there_is_room(store_of, monkeypatch):
     assert 0 < sum(held.chunk.nbytes + held.lengths.nbytes for held in some._held.values()) <= 2000
 
 
-def test_a_damaged_clip_is_left_out_by_name(store_of, tmp_path, caplog):
-    import shutil
+def test_a_streamed_search_holds_a_few_chunks_at_a_time(store_of, monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 1)  # a frame each
+    store = store_of("int8")
+    index = PatchIndex.of_store(store, block=BLOCK)
+    read, alive, counts = index._read, weakref.WeakSet(), []
 
+    def counted(spans):
+        chunk = read(spans)
+        alive.add(chunk)
+        counts.append(len(alive))
+        return chunk
+
+    monkeypatch.setattr(index, "_read", counted)
+    unit = query_direction(store, [Click("a", 0, 0)], block=BLOCK)
+    assert index.search(unit).is_complete
+    assert len(counts) == sum(LENGTHS.values()) == 31
+    assert max(counts) <= 3 * num_processors() + 1
+
+
+def test_a_damaged_clip_is_left_out_by_name(store_of, tmp_path, caplog):
     path = shutil.copytree(store_of("int8").path, tmp_path / "s")
     shard = path / folder_of(clip_key("b")) / f"views/0/tokens/{BLOCK}/c/0/0/0"
     data = bytearray(shard.read_bytes())

@@ -1,16 +1,28 @@
 // Requests to the server that gave this page; paths are relative, so its token goes with them.
 
+async function get(path, words, signal) {
+  let answer;
+  try {
+    answer = await fetch(`${path}?${new URLSearchParams(words)}`, { signal });
+  } catch (error) {
+    throw signal?.aborted ? error : new Error("no answer: the explorer has ended, start it again");
+  }
+  if (!answer.headers.get("content-type")?.includes("json")) {
+    throw new Error(`the explorer failed (${answer.status}): its terminal says why`);
+  }
+  return answer;
+}
+
 /** The JSON of a path; an error has the server's sentence. */
 export async function ask(path, words, signal) {
-  const answer = await fetch(`${path}?${new URLSearchParams(words)}`, { signal });
-  const value = await answer.json();
+  const value = await (await get(path, words, signal)).json();
   if (value.error !== undefined) throw new Error(value.error);
   return value;
 }
 
 /** Each line of JSON as it comes. */
 export async function* askLines(path, words, signal) {
-  const answer = await fetch(`${path}?${new URLSearchParams(words)}`, { signal });
+  const answer = await get(path, words, signal);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";
   for (;;) {

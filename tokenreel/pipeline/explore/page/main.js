@@ -128,7 +128,7 @@ function askSimilar() {
 function askNear() {
   $("nearhead").hidden = state.run === null;
   if (state.run === null) { $("near").replaceChildren(); found.near = null; return; }
-  const frame = state.frame;
+  const frame = Math.min(state.frame, clip.frames - 1);
   only("near", async (signal) => {
     found.near = await ask("api/near", runWords({ clip: clip.id, frame }), signal);
     await showCards("near", found.near.nearest, (one) => `${one.distance.toFixed(3)}  ${one.clip}, ${one.seconds.toFixed(2)} s`);
