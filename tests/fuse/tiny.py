@@ -47,20 +47,24 @@ def write_store(
     drift: bool = True,
     noise: float = 0.3,
     shift: Callable[[str, int], float] = lambda clip_id, frame: 0.0,
+    grid: tuple[int, int] = GRID,
+    dim: int = DIM,
 ) -> Path:
     """Clips train0, train1, ... and val0, ...; each has `more_frames` more than the one before.
 
     Tokens are noise about -1 to 1 over a clip, with `drift`, and about `shift` of clip and frame.
     """
     rng = np.random.default_rng(0)
-    samples = {b: rng.standard_normal((4, 6, DIM)).astype(np.float32) for b in blocks}
-    calibration = calibrate(codec, samples, grid=GRID)
+    samples = {
+        b: rng.standard_normal((4, grid[0] * grid[1], dim)).astype(np.float32) for b in blocks
+    }
+    calibration = calibrate(codec, samples, grid=grid)
     recipe = StoreIdentity(
         architecture=architecture,
         weights_sha256=weights_sha256,
         blocks=blocks,
-        grid=GRID,
-        dim=DIM,
+        grid=grid,
+        dim=dim,
         image_size=image_size,
         transform={"name": "t"},
         frames={"policy": "all"},
@@ -91,10 +95,11 @@ def write_store(
                     means += np.linspace(-1, 1, frames, dtype=np.float32)
                 for view in range(views):
                     drawn = {
-                        b: rng.standard_normal((frames, 6, DIM)).astype(np.float32) for b in blocks
+                        b: rng.standard_normal((frames, grid[0] * grid[1], dim)).astype(np.float32)
+                        for b in blocks
                     }
                     tokens = {b: noise * drawn[b] + means[:, None, None] + view for b in blocks}
-                    encoded = {b: code.encode(t, block=b, grid=GRID) for b, t in tokens.items()}
+                    encoded = {b: code.encode(t, block=b, grid=grid) for b, t in tokens.items()}
                     vectors = {b: t[:, 0] for b, t in tokens.items()} if cls else {}
                     last = vectors[blocks[-1]] if cls else None
                     open_clip.append(view, encoded, vectors, last)

@@ -142,11 +142,15 @@ def test_stage_1_draws_texts_to_their_clips_and_its_file_has_both(store, texts, 
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_names_of_actions_score_clips_by_stage_1_alone(store, texts, tmp_path):
+def test_names_of_actions_score_clips_by_stage_1_alone(store, texts, tmp_path, caplog):
     names = write_texts(tmp_path / "names.h5", clips=("run1", "jump0"), prompts=("A",))
     optim = small().align.optim.with_(epochs=40)
     config = small(texts=texts, stage="align", prompts=("A",), class_texts=str(names))
-    path = run(config.with_(align=config.align.with_(optim=optim)), store, tmp_path / "run").path
+    with caplog.at_level(logging.WARNING):
+        config = config.with_(align=config.align.with_(optim=optim))
+        path = run(config, store, tmp_path / "run").path
+    assert "has no text of 2 of 2 actions of" in caplog.text  # which are jump and run
+    assert "whose clips are left out: 'jump', 'run'; `extract text" in caplog.text
     file = read_embeddings(path / "embeddings.h5")
     assert file.provenance["pairs"]["classes"] == ["jump0", "run1"]
     scores = {clip.clip_id: clip.embeddings[0, CHANNELS:] for clip in file.clips}
