@@ -261,10 +261,10 @@ def settings_of(file: EmbeddingFile, config: EvaluateConfig) -> list[Settings]:
     own = dict(file.provenance.get("evaluate", {}))
     if file.is_of_tags:
         own = {"protocol": "actions" if _is_of_actions(file) else "tags", **own}
-    elif file.unit == "clip" and not file.class_names and any(c.targets.size for c in file.clips):
-        own = {"protocol": "numbers", **own}
     elif file.provenance.get("pairs"):
         own = {"protocol": "pairs", **own}
+    elif file.unit == "clip" and not file.class_names and any(c.targets.size for c in file.clips):
+        own = {"protocol": "numbers", **own}
     try:
         return resolve(config, own)
     except ValidationError as error:
