@@ -120,6 +120,24 @@ def test_the_sentence_on_order_is_made_from_the_rows_whichever_way_it_is(ours, t
     assert order_sentence("sample", tables) == f"In this run MV-Former (sample) is {told}."
 
 
+def test_the_sentence_on_order_names_each_row_once():
+    even, best = (
+        {"sample": (0.5, 0.1), "late": (0.5, 0.1)},
+        {"sample": (0.9, 0.1), "late": (0.5, 0)},
+    )
+    clock = {"sample": (0.5, 0.1), "clock": (0.5, NAN)}
+    tables = {"classification": even, "ap@5": even, "progression": clock}
+    assert order_sentence("sample", tables) == (
+        "In this run MV-Former (sample) is level with late in classification and AP@5, "
+        "level with clock in progression."
+    )
+    tables = {"classification": best, "ap@5": best, "progression": best}
+    assert order_sentence("sample", tables) == (
+        "In this run MV-Former (sample) is above every control in classification, "
+        "AP@5 and progression."
+    )
+
+
 def test_nothing_is_said_on_order_where_there_is_nothing_to_compare():
     assert order_sentence("sample", {}) == ""
     assert order_sentence("sample", {"ap@5": {"sample": (0.5, 0.1)}}) == ""

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 
 ORDERED = ("classification", "ap@5", "progression")  # not tau: the clock is almost 1
-ABOVE, LEVEL, BELOW = "above every control in", "level with", "below"
+ABOVE, LEVEL, BELOW = "above", "level with", "below"
+CONTROLS = "every control"
 
 Numbers = Mapping[str, tuple[float, float]]
 """Row -> mean and 2 std over seeds; NaN where there is none."""
@@ -26,7 +27,7 @@ def order_sentence(row: str, tables: Mapping[str, Numbers], *, quote: str = "") 
     >>> order_sentence("sample", {"ap@5": {"sample": (0.6, 0.02), "clock": (0.4, float("nan"))}})
     'In this run MV-Former (sample) is above every control in AP@5.'
     """
-    found: dict[str, list[str]] = {ABOVE: [], LEVEL: [], BELOW: []}
+    found: dict[str, dict[str, list[str]]] = {ABOVE: {}, LEVEL: {}, BELOW: {}}
     for task in ORDERED:
         known = {n: v for n, v in tables.get(task, {}).items() if not math.isnan(v[0])}
         if row not in known or len(known) < 2:
@@ -36,8 +37,12 @@ def order_sentence(row: str, tables: Mapping[str, Numbers], *, quote: str = "") 
         gap = mean - highest
         wide = max([0.0, *(value for value in (spread, known[best][1]) if value == value)])
         kind = LEVEL if abs(gap) <= wide else BELOW if gap < 0 else ABOVE
-        title = task.replace("ap@", "AP@")
-        found[kind].append(title if kind == ABOVE else f"{quote}{best}{quote} in {title}")
-    parts = [f"{kind} {' and '.join(which)}" for kind, which in found.items() if which]
+        other = CONTROLS if kind == ABOVE else f"{quote}{best}{quote}"
+        found[kind].setdefault(other, []).append(task.replace("ap@", "AP@"))
+    parts = [
+        f"{kind} {other} in {', '.join([*titles[:-2], ' and '.join(titles[-2:])])}"
+        for kind, others in found.items()
+        for other, titles in others.items()
+    ]
     name = f"{quote}{row}{quote}"
-    return f"In this run MV-Former ({name}) is {'; '.join(parts)}." if parts else ""
+    return f"In this run MV-Former ({name}) is {', '.join(parts)}." if parts else ""
