@@ -100,7 +100,8 @@ class ClipFailed(TokenReelError):
 
     Attributes:
         clip_id: the clip.
-        stage: "open", "decode", "transform", "backbone", "encode", "write", "labels" or "read".
+        stage: "open", "decode", "transform", "backbone", "encode", "write", "labels", "read"
+            or "worker".
         reason: one sentence, as printed in the closing table.
     """
 

@@ -1,8 +1,9 @@
 """Report of an extraction: clips, frames, bytes, seconds and failures."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tokenreel.cache.errors import ClipFailed, TokenReelError
 from tokenreel.extract.signals import status_of_signal
@@ -129,6 +130,19 @@ class ExtractReport:
                 f"{len(self.failed)} clips failed, more than max_failures={max_failures}; "
                 f"the last: {self.failed[-1]}"
             )
+
+    def note_quarantine(self, records: Iterable[Mapping[str, Any]], names: Container[str]) -> None:
+        """Add clips in quarantine that the report does not have: as failed in this run.
+
+        Args:
+            records: of the store's quarantine.
+            names: ids of the clips of this run.
+        """
+        known = {failure.clip_id for failure in (*self.failed, *self.quarantined)}
+        for record in records:
+            if record["clip_id"] in names and record["clip_id"] not in known:
+                stage, reason = str(record["stage"]), str(record["reason"])
+                self.failed.append(ClipFailed(str(record["clip_id"]), stage=stage, reason=reason))
 
     def status(self) -> str:
         """Status at the end of the progress line: time share of each stage, bytes, failures."""

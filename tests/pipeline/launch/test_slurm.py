@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from submitit import LocalExecutor
 
-from tests.extract.extraction import differing, write_video
+from tests.extract.extraction import differing
 from tests.programs import call
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.write.claims import read_claim
@@ -18,22 +18,6 @@ from tokenreel.extract.encode import identity
 from tokenreel.pipeline.launch import base
 from tokenreel.pipeline.launch.base import Extraction, Placement, versions_here
 from tokenreel.pipeline.launch.slurm import launch, shard_jobs
-
-WORDS = ("backbone=test_vit", "weights=random:0", "image_size=96", "blocks=1,5", "device=cpu")
-WORDS += ("batch_frames=4", "codec=int8")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Videos, of which one is long, and the store that the local engine makes of them."""
-    folder = tmp_path_factory.mktemp("slurm")
-    (folder / "videos").mkdir()
-    for name, frames in (("a", 30), ("b", 400), ("c", 70)):
-        write_video(folder / "videos" / f"{name}.mp4", frames)
-    words = ["--root", "videos", "--out", "local", "--engine", "local", *WORDS]
-    status, printed = call("extract", "run", "folder", *words, cwd=folder)
-    assert status == 0, printed
-    return folder
 
 
 def claimed_by(store):
@@ -49,11 +33,11 @@ def claimed_by(store):
 
 @pytest.mark.parametrize("nodes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_jobs_of_which_one_is_preempted_write_the_store_of_the_local_engine(
-    nodes, folder, tmp_path, monkeypatch
+    nodes, folder, words, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(folder)
     store = tmp_path / "store"
-    jobs = shard_jobs(Extraction("folder", WORDS, folder / "videos", store), Placement(nodes=nodes))
+    jobs = shard_jobs(Extraction("folder", words, folder / "videos", store), Placement(nodes=nodes))
     assert [job.extraction.shard for job in jobs] == [f"{i}/{nodes}" for i in range(nodes)]
     assert (store / "recipe.json").is_file()
     executor = LocalExecutor(tmp_path / "jobs" / "%j")
@@ -74,13 +58,13 @@ def test_jobs_of_which_one_is_preempted_write_the_store_of_the_local_engine(
     assert differing(store, folder / "local") == []
 
 
-def test_the_script_has_every_option_and_nothing_is_made(folder, monkeypatch):
+def test_the_script_has_every_option_and_nothing_is_made(folder, words, monkeypatch):
     monkeypatch.chdir(folder)
-    words = ["--engine", "slurm", "--dry-run", "--nodes", "16", "--gpus", "4", "--cpus", "32"]
-    words += ["--time", "1-12", "--partition", "gpu", "--array-parallelism", "8"]
-    words += ["--sbatch", "account=lab", "--sbatch", "exclusive", "--out", "store"]
+    options = ["--engine", "slurm", "--dry-run", "--nodes", "16", "--gpus", "4", "--cpus", "32"]
+    options += ["--time", "1-12", "--partition", "gpu", "--array-parallelism", "8"]
+    options += ["--sbatch", "account=lab", "--sbatch", "exclusive", "--out", "store"]
     status, printed = call(
-        "extract", "run", "folder", "--root", "videos", *words, *WORDS, cwd=folder
+        "extract", "run", "folder", "--root", "videos", *options, *words, cwd=folder
     )
     assert status == 0, printed
     lines = printed.splitlines()
@@ -98,6 +82,7 @@ def test_the_script_has_every_option_and_nothing_is_made(folder, monkeypatch):
     [
         (["--engine", "slum"], "no engine 'slum', did you mean slurm?"),
         (["--partition", "a"], "--partition is not an option of --engine local"),
+        (["--engine", "slurm", "--address", "auto"], "--address is not an option of"),
         (["--engine", "slurm", "--gpus", "all"], "--engine slurm takes the GPUs of each node"),
         (["--engine", "slurm", "--time", "long"], "--time 'long' is no time such as 4:00:00"),
         (["--engine", "slurm", "--sbatch", "account="], "'account=' is not KEY=VALUE"),
@@ -113,8 +98,8 @@ def test_what_slurm_or_an_engine_would_not_take_is_refused(words, why, folder):
     assert why in printed
 
 
-def test_more_nodes_than_clips_are_refused(folder, tmp_path):
-    extraction = Extraction("folder", WORDS, folder / "videos", tmp_path / "store")
+def test_more_nodes_than_clips_are_refused(folder, words, tmp_path):
+    extraction = Extraction("folder", words, folder / "videos", tmp_path / "store")
     with pytest.raises(UsageError, match="--nodes 4: there are 3 clips, at most one job each"):
         shard_jobs(extraction, Placement(nodes=4))
 
@@ -129,9 +114,9 @@ def test_without_submitit_the_line_that_installs_it_is_shown(monkeypatch):
 
 
 @pytest.fixture
-def job(folder, tmp_path, monkeypatch):
+def job(folder, words, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
-    extraction = Extraction("folder", WORDS, folder / "videos", tmp_path / "store")
+    extraction = Extraction("folder", words, folder / "videos", tmp_path / "store")
     return shard_jobs(extraction, Placement())[0]
 
 

@@ -72,6 +72,7 @@ class ClipQueue:
         retries: whether clips in quarantine are retried; otherwise they are only reported.
         accepts_new_rules: of ClipCommits.
         changes: since the clips of the store were committed.
+        share: of extract_clips.
         is_last: whether a clip whose video changes while it is extracted fails; otherwise it is to
             be tried again.
     """
@@ -89,6 +90,7 @@ class ClipQueue:
         retries: bool = False,
         accepts_new_rules: bool = False,
         changes: StoreChanges | None = None,
+        share: tuple[int, int] = (0, 1),
         is_last: bool = True,
     ) -> None:
         self._manifest, self._config, self._identity = manifest, config, identity
@@ -101,7 +103,7 @@ class ClipQueue:
         self._windows = Windows(identity.frames_per_window, identity.rows_per_window)
         self._entries: list[OpenClip] = []
         self._sources = SourceFiles(manifest.root)
-        self._is_ending = False
+        self._is_ending, self._share = False, share
         self._changes = changes or StoreChanges()
         self._accepts_new_rules = accepts_new_rules
         self.commits = ClipCommits(
@@ -142,6 +144,9 @@ class ClipQueue:
                 return
             if self._report.has_too_many_failures(self._config.max_failures):
                 return
+            if self.commits.is_taken(clip, is_replaced=clip.clip_id in self._changes.replaced):
+                self._report.skipped.append(clip.clip_id)  # before its video is read
+                continue
             state = state_fields(self._sources.state(clip.video))
             try:
                 examined = self._sources.examine_settled(
@@ -188,7 +193,20 @@ class ClipQueue:
                 self._report.quarantined.append(failure)
             else:
                 left.append(clip)
-        return sorted(left, key=self._order)
+        return self._own_first(sorted(left, key=self._order))
+
+    def _own_first(self, clips: list[Clip]) -> list[Clip]:
+        """The clips of this writer's share, then those of the others from their end.
+
+        So writers that share the clips meet at the end only, where they help each other.
+        """
+        part, parts = self._share
+        if parts == 1:
+            return clips
+        videos = list(dict.fromkeys(clip.video for clip in clips))
+        mine = set(videos[part::parts])
+        own = [clip for clip in clips if clip.video in mine]
+        return own + [clip for clip in reversed(clips) if clip.video not in mine]
 
     def _is_tried_again(self, clip: Clip, failure: Mapping[str, Any]) -> bool:
         """Whether the cause of a failure may be gone.

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.cache.errors import ClipFailed, UsageError
-from tokenreel.cache.format.clip import ClipRecord, SourceInfo
+from tokenreel.cache.format.clip import ClipRecord, SourceInfo, clip_key
 from tokenreel.cache.format.identity import RULES_VERSION
 from tokenreel.cache.format.store_files import record_failure
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.source_state import SourceState, describe_source
 from tokenreel.cache.tools.sources import in_threads
-from tokenreel.cache.write.claims import ClaimHeld
+from tokenreel.cache.write.claims import ClaimHeld, is_live
 from tokenreel.cache.write.clip_writer import ClipWriter
 from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.extract.decode_pool.pool import Attempt
@@ -141,6 +141,12 @@ class ClipCommits:
     def is_committed(self, clip_id: str) -> bool:
         """Whether the clip is committed to the store."""
         return self._writer.is_committed(clip_id)
+
+    def is_taken(self, clip: Clip, *, is_replaced: bool) -> bool:
+        """Whether another writer has a clip, or has committed one that is not replaced."""
+        if not is_replaced and self.is_committed(clip.clip_id):
+            return True
+        return is_live(self._store / "claims" / f"{clip_key(clip.clip_id)}.json")
 
     def begin(
         self,

@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -72,6 +72,9 @@ def extract_clips(
     changed: WhenChanged = "refuse",
     changes: StoreChanges | None = None,
     processes: int = 1,
+    part: Sequence[Clip] | None = None,
+    share: tuple[int, int] = (0, 1),
+    stopping: Stopping | None = None,
     tick: Callable[[ExtractReport], None] = lambda _: None,
 ) -> ExtractReport:
     """Write the tokens of every clip of a manifest that the store does not hold yet.
@@ -89,6 +92,10 @@ def extract_clips(
             stays in the store until the new one is committed.
         changes: of find_changes, where that was called before.
         processes: number that extract on this machine, this one included.
+        part: the clips, in the place of those of a shard.
+        share: (i, n): of n writers that have the same clips, this one takes every n-th first, and
+            those of the others last.
+        stopping: ends the run early, in the place of signals.
         tick: called with the report now and then.
 
     Returns:
@@ -118,14 +125,14 @@ def extract_clips(
         quantiser = JpegEncoder(identity)
     if config.compile_backbone and isinstance(quantiser, Quantiser):
         compile_quantiser(quantiser, backbone, machine)
-    part: Sequence[Clip] = clips_of_shard(manifest, shard, limit=limit)
+    part = clips_of_shard(manifest, shard, limit=limit) if part is None else part
     if changes is None:
         policy: WhenChanged = "replace" if retries else changed
         changes = find_changes(
             manifest, store, part, policy=policy, is_whole=not retries, progress=progress
         )
     with (
-        stop_on_signals() as stopping,
+        nullcontext(stopping) if stopping is not None else stop_on_signals() as stopping,
         Progress(desc="extract", unit="frame", enabled=progress) as bar,
     ):
 
@@ -146,6 +153,7 @@ def extract_clips(
                 align=windows.frames if machine.mixes else machine.batch_frames,
                 retries=retries,
                 changes=changes,
+                share=share,
                 accepts_new_rules=changed == "replace",
                 is_last=attempt == ATTEMPTS - 1,
             )

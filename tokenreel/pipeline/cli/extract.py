@@ -73,12 +73,16 @@ def run(
         Literal["refuse", "replace", "keep"],
         typer.Option(help="clips whose video or range is not what was extracted"),
     ] = "refuse",
-    engine: Annotated[str, typer.Option(help="local: here; slurm: jobs of an array")] = "local",
+    engine: Annotated[
+        str, typer.Option(help="local: here; slurm: jobs of an array; ray: workers of a cluster")
+    ] = "local",
     nodes: Annotated[
         int | None,
-        typer.Option(min=1, help="slurm: jobs, a node each"),
+        typer.Option(min=1, help="slurm: jobs, a node each; ray: nodes, or without --gpus workers"),
     ] = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="slurm: cores of a job")] = None,
+    cpus: Annotated[
+        int | None, typer.Option(min=1, help="slurm, ray: cores of a job or worker")
+    ] = None,
     time: Annotated[
         str | None, typer.Option(help="slurm: of a job, which resumes after it [4:00:00]")
     ] = None,
@@ -88,6 +92,9 @@ def run(
     ] = None,
     sbatch: Annotated[
         list[str] | None, typer.Option(help="slurm: another option, KEY=VALUE; repeat")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="ray: auto or HOST:PORT of a running cluster [none: here]")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="slurm: print the script")] = False,
 ) -> None:
@@ -110,6 +117,7 @@ def run(
             gpus=gpus,
             nodes=nodes,
             cpus=cpus,
+            address=address,
             time=time,
             partition=partition,
             array_parallelism=array_parallelism,

@@ -52,6 +52,7 @@ class Placement:
         gpus: of this machine, or of each node: "all", a count, or numbers such as 0,1.
         nodes: machines; without gpus, workers on processors.
         cpus: cores of each worker.
+        address: of a running Ray cluster: "auto" or HOST:PORT.
         time: of a job, as SLURM writes it: 4:00:00.
         partition: of the cluster.
         array_parallelism: jobs of the array that run at once.
@@ -62,6 +63,7 @@ class Placement:
     gpus: str | None = None
     nodes: int | None = None
     cpus: int | None = None
+    address: str | None = None
     time: str | None = None
     partition: str | None = None
     array_parallelism: int | None = None

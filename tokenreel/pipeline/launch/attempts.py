@@ -1,0 +1,94 @@
+"""Ledger of attempts: clips that were in work when a worker died, as lines of a file in the store.
+
+The driver alone writes it, so that a driver that is killed loses nothing.  A clip that was in work
+when its worker died is tried alone; where it ends that worker too, without a new segment on the
+disk, it goes into quarantine.
+"""
+
+import logging
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenreel.cache.canonical import canonical_json, parse_object
+from tokenreel.cache.errors import Damaged
+from tokenreel.cache.files import make_directory, write_all
+from tokenreel.cache.format.clip import folder_of
+from tokenreel.cache.write.claims import read_claim
+
+log = logging.getLogger(__name__)
+
+LEDGER = Path("workers") / "attempts.jsonl"  # in the store; it may be deleted
+MOST_DEATHS = 2  # of workers by one clip
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a clip has done to its workers.
+
+    Attributes:
+        deaths: of workers while it was in work, since its last progress.
+        num_files: of its segments on the disk at the last one.
+    """
+
+    deaths: int
+    num_files: int
+
+
+class Attempts:
+    """The attempts at clips of a store that ended with the death of a worker.
+
+    Args:
+        store: its directory.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._store, self._file = store, store / LEDGER
+        self.found: dict[str, Attempt] = {}
+        with suppress(FileNotFoundError):
+            for line in self._file.read_bytes().splitlines():
+                with suppress(Damaged, KeyError, TypeError):  # a torn last line
+                    values = parse_object(line, where=self._file)
+                    self.found[str(values["key"])] = Attempt(values["deaths"], values["files"])
+
+    def note(self, key: str) -> Attempt:
+        """Note that a worker died while a clip was in work."""
+        before = self.found.get(key, Attempt(0, -1))
+        files = self._num_files(key)
+        deaths = 1 if files > before.num_files else before.deaths + 1
+        self.found[key] = Attempt(deaths, files)
+        make_directory(self._file.parent)
+        line = canonical_json({"key": key, "deaths": deaths, "files": files}) + b"\n"
+        handle = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            write_all(handle, line)
+        finally:
+            os.close(handle)
+        return self.found[key]
+
+    def forget(self) -> None:
+        """Remove the ledger, once every clip has ended."""
+        self.found = {}
+        with suppress(OSError):
+            self._file.unlink()
+        with suppress(OSError):  # it holds the files of other workers
+            self._file.parent.rmdir()
+
+    def _num_files(self, key: str) -> int:
+        """Files of the segments of a clip that is not committed."""
+        final = self._store / folder_of(key)
+        folders = final.parent.glob(f".tmp-{key}-*")
+        return sum(len(files) for folder in folders for _, _, files in os.walk(folder))
+
+
+def release_claims(store: Path, host: str, pid: int) -> list[str]:
+    """Remove the claims of a process that has ended, and list their clips by key."""
+    keys = []
+    for path in sorted((store / "claims").glob("*.json")):
+        with suppress(OSError, Damaged):
+            holder = read_claim(path)
+            if (holder.host, holder.pid) == (host, pid):
+                path.unlink()
+                keys.append(path.stem)
+    return keys

@@ -1,0 +1,385 @@
+"""Drive workers that extract one store, whatever engine they run on; keeps no state of its own.
+
+All workers have the same clips: each takes its share first and then helps with the others', and a
+claim decides who has a clip.  When a worker dies, the clips that it had in work are tried alone.
+"""
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from tokenreel.cache.errors import MachineError, TokenReelError
+from tokenreel.cache.format.clip import clip_key
+from tokenreel.cache.format.index import committed_keys
+from tokenreel.cache.format.store_files import read_failures, record_failure
+from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.cache.progress import Progress
+from tokenreel.cache.write.claims import EXPIRY_SECONDS, Claim, ClaimHeld, is_live, take_claim
+from tokenreel.extract.flow.commits import fingerprint_of_clip
+from tokenreel.extract.flow.gpus import merge_reports
+from tokenreel.extract.report import ExtractReport
+from tokenreel.extract.signals import GRACE_SECONDS, Stopping
+from tokenreel.extract.video.source import SourceFiles, state_fields
+from tokenreel.pipeline.launch.attempts import MOST_DEATHS, Attempts, release_claims
+
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 1.0
+MOST_ROUNDS = 3  # of a clip that nobody claims any more
+MOST_BARREN = 3  # deaths of one worker in a row with no clip in work
+STOP_SECONDS = 3 * GRACE_SECONDS  # a worker that has not ended by then is given up
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is given.
+
+    Attributes:
+        share: (i, n): the part of the clips that it takes first.
+        only: clips by id, where it is to try these alone; else every clip.
+        without: clips by id that it is to leave.
+    """
+
+    share: tuple[int, int] = (0, 1)
+    only: frozenset[str] = frozenset()
+    without: frozenset[str] = frozenset()
+
+    def clips(self, part: Sequence[Clip]) -> list[Clip]:
+        """The clips of the task."""
+        return [
+            clip
+            for clip in part
+            if (not self.only or clip.clip_id in self.only) and clip.clip_id not in self.without
+        ]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker has started, or was started again, and can be given a task."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """A worker has ended its task, well or with an error of ours."""
+
+    worker: int
+    report: ExtractReport
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class Away:
+    """A worker does not answer; its task is given to another unless it comes back."""
+
+    worker: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A worker has died; where it ran is known unless it died before it said so."""
+
+    worker: int
+    reason: str
+    host: str = ""
+    pid: int = 0
+
+
+Event = Ready | Done | Away | Lost
+
+
+class Workers(Protocol):
+    """Workers of an engine, numbered from 0; it starts one that died again."""
+
+    count: int
+
+    def give(self, worker: int, task: Task) -> None:
+        """Start a task on a worker that is ready."""
+
+    def wait(self, seconds: float) -> list[Event]:
+        """What happened; waits for at most so long."""
+
+    def reports(self) -> Mapping[int, ExtractReport]:
+        """The latest report of each worker that has a task."""
+
+    def stop(self, number: int) -> None:
+        """Let every worker finish the segments that are begun, for a signal."""
+
+
+@dataclass
+class _State:
+    """What the driver knows of a run.
+
+    Attributes:
+        idle: workers that can be given a task.
+        tasks: of the others.
+        barren: of each worker, deaths in a row with no clip in work.
+        served: workers that were given their share.
+        is_through: whether a worker has gone through all clips.
+        suspects: clips that are to be tried alone.
+        held: the driver's claims on them, so that no other worker takes them meanwhile.
+        rounds: how often each clip was given once more.
+        reports: of the tasks that have ended.
+        latest: reports of the tasks that run.
+        error: that ends the run.
+    """
+
+    idle: set[int] = field(default_factory=set)
+    tasks: dict[int, Task] = field(default_factory=dict)
+    barren: dict[int, int] = field(default_factory=dict)
+    served: set[int] = field(default_factory=set)
+    is_through: bool = False
+    suspects: deque[str] = field(default_factory=deque)
+    held: dict[str, Claim] = field(default_factory=dict)
+    rounds: Counter[str] = field(default_factory=Counter)
+    reports: list[ExtractReport] = field(default_factory=list)
+    latest: dict[int, ExtractReport] = field(default_factory=dict)
+    error: Exception | None = None
+
+
+class Driver:
+    """Gives tasks to workers until every clip has ended.
+
+    Args:
+        workers: of an engine.
+        manifest: of the data set.
+        part: the clips.
+        store: directory of the store, made before.
+        max_failures: of the configuration.
+        expiry_seconds: after which the claims of a run that was killed are dead.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        manifest: Manifest,
+        part: Sequence[Clip],
+        store: Path,
+        *,
+        max_failures: int | None = None,
+        expiry_seconds: float = EXPIRY_SECONDS,
+    ) -> None:
+        self._workers, self._manifest, self._store = workers, manifest, store
+        self._part, self._max_failures = part, max_failures
+        self._expiry_seconds = expiry_seconds
+        self._clips = {clip_key(clip.clip_id): clip for clip in part}
+        self._attempts = Attempts(store)
+        self._state, self._next_beat = _State(), 0.0
+        self._before = committed_keys(store)
+
+    def run(self, stopping: Stopping, *, progress: bool = True) -> ExtractReport:
+        """Extract, and wait for the end.
+
+        Raises:
+            TokenReelError: raised by a worker, once all have ended; more clips failed than
+                allowed; or a worker that cannot start.
+        """
+        state = self._state
+        left = self._left()
+        state.suspects.extend(
+            self._clips[key].clip_id for key in self._attempts.found if key in left
+        )
+        deadline, stopped_at = 0.0, 0.0
+        with Progress(desc="extract", unit="frame", enabled=progress) as bar:
+            while True:
+                for event in self._workers.wait(WAIT_SECONDS):
+                    self._take(event)
+                self._beat()
+                state.latest.update(self._workers.reports())
+                total = self._total()
+                bar.set_postfix_str(total.status(), refresh=False)
+                bar.update(max(total.num_appended - bar.n, 0))
+                if total.has_too_many_failures(self._max_failures) and state.error is None:
+                    state.error = _too_many(total, self._max_failures)
+                if stopping.event.is_set() or state.error is not None:
+                    if not stopped_at:
+                        stopped_at = time.monotonic()
+                        self._workers.stop(stopping.signal)
+                    if not state.tasks or time.monotonic() > stopped_at + STOP_SECONDS:
+                        break
+                    continue
+                self._give()
+                if state.tasks or state.suspects or not state.is_through:
+                    continue
+                rest = self._rest()
+                if not rest:
+                    break
+                deadline = deadline or time.monotonic() + 1.5 * self._expiry_seconds
+                if not self._give_free(rest) and time.monotonic() > deadline:
+                    log.warning("%d clip(s) are claimed by other writers", len(rest))
+                    break
+        return self._end(stopping)
+
+    def _left(self) -> set[str]:
+        """Keys of the clips that are neither committed nor in quarantine."""
+        held = {clip_key(str(record["clip_id"])) for record in read_failures(self._store)}
+        return self._clips.keys() - committed_keys(self._store) - held
+
+    def _take(self, event: Event) -> None:
+        state, worker = self._state, event.worker
+        if isinstance(event, Ready):
+            state.idle.add(worker)
+        elif isinstance(event, Done):
+            task = state.tasks.pop(worker, None)
+            state.is_through |= task is not None and not task.only
+            state.latest.pop(worker, None)
+            state.barren[worker] = 0
+            state.reports.append(event.report)
+            state.idle.add(worker)
+            if event.error is not None:
+                log.error("worker %d: %s", worker, event.error)
+                state.error = state.error or event.error
+        else:
+            self._drop(worker)
+            if isinstance(event, Lost):
+                self._lose(event)
+
+    def _drop(self, worker: int) -> None:
+        """Forget the task of a worker that does not answer; what it did is in its last report."""
+        state = self._state
+        state.idle.discard(worker)
+        task = state.tasks.pop(worker, None)
+        if worker in state.latest:
+            state.reports.append(state.latest.pop(worker))
+        if task is not None and not task.only:
+            state.served.discard(worker)  # its share is not done
+
+    def _lose(self, event: Lost) -> None:
+        """Note which clips were in work when a worker died."""
+        state, worker = self._state, event.worker
+        keys = release_claims(self._store, event.host, event.pid) if event.host else []
+        keys = [key for key in keys if key in self._clips and key in self._left()]
+        where = f" on {event.host}" if event.host else ""
+        names = ", ".join(self._clips[key].clip_id for key in keys) or "no clip"
+        log.warning("worker %d%s died (%s) with %s in work", worker, where, event.reason, names)
+        for key in keys:
+            clip, found = self._clips[key], self._attempts.note(key)
+            if found.deaths >= MOST_DEATHS:
+                self._quarantine(clip, event.reason)
+            elif clip.clip_id not in state.suspects:
+                state.suspects.append(clip.clip_id)
+                self._hold(key)
+        state.barren[worker] = 0 if keys else state.barren.get(worker, 0) + 1
+        if state.barren[worker] >= MOST_BARREN and state.error is None:
+            state.error = MachineError(
+                f"worker {worker}{where} died {MOST_BARREN} times before it began a clip "
+                f"({event.reason}); committed clips are whole: see the engine's logs, and rerun"
+            )
+
+    def _hold(self, key: str) -> None:
+        """Claim a clip that is to be tried alone, so that no worker takes it among others."""
+        with suppress(ClaimHeld):  # another writer was faster
+            self._state.held[self._clips[key].clip_id] = take_claim(
+                self._store / "claims", key, owner="driver", expiry_seconds=self._expiry_seconds
+            )
+
+    def _beat(self) -> None:
+        """Heartbeat of the claims on clips that are to be tried alone."""
+        if time.monotonic() > self._next_beat:
+            self._next_beat = time.monotonic() + self._expiry_seconds / 10
+            for claim in self._state.held.values():
+                claim.beat()
+
+    def _quarantine(self, clip: Clip, reason: str) -> None:
+        what = f"it ended its worker {MOST_DEATHS} times, the last time alone ({reason})"
+        sources = SourceFiles(self._manifest.root)
+        record_failure(
+            self._store,
+            clip.clip_id,
+            stage="worker",
+            reason=what,
+            details={
+                "video": clip.video,
+                "source": state_fields(sources.state(clip.video)),
+                "clip": fingerprint_of_clip(clip),
+            },
+        )
+        log.warning("%s: worker: %s; in quarantine", clip.clip_id, what)
+
+    def _give(self) -> None:
+        """Give every idle worker its share, then clips that are to be tried alone."""
+        state = self._state
+        for worker in sorted(state.idle):
+            if worker not in state.served:
+                state.served.add(worker)
+                without = frozenset(state.suspects) | self._tried_alone()
+                self._start(worker, Task((worker, self._workers.count), without=without))
+            elif state.suspects:
+                name = state.suspects.popleft()
+                if name in state.held:
+                    state.held.pop(name).release()
+                self._start(worker, Task(only=frozenset([name])))
+
+    def _tried_alone(self) -> frozenset[str]:
+        """Clips that a worker is trying alone now."""
+        return frozenset(name for task in self._state.tasks.values() for name in task.only)
+
+    def _start(self, worker: int, task: Task) -> None:
+        self._state.idle.discard(worker)
+        self._state.tasks[worker] = task
+        self._workers.give(worker, task)
+
+    def _rest(self) -> list[str]:
+        """Clips that no worker has reached: another writer claims them, or was killed."""
+        state = self._state
+        reached = {
+            failure.clip_id
+            for report in state.reports
+            for failure in (*report.failed, *report.quarantined)
+        }
+        reached |= {name for report in state.reports for name in report.changed}
+        names = [self._clips[key].clip_id for key in sorted(self._left())]
+        return [n for n in names if n not in reached and state.rounds[n] < MOST_ROUNDS]
+
+    def _give_free(self, rest: Sequence[str]) -> bool:
+        """Give the clips that nobody claims, or whose claims are dead, to a worker, if there is."""
+        state, claims = self._state, self._store / "claims"
+        free = [
+            name
+            for name in rest
+            if not is_live(claims / f"{clip_key(name)}.json", expiry_seconds=self._expiry_seconds)
+        ]
+        if free and state.idle:
+            state.rounds.update(free)
+            self._start(min(state.idle), Task(only=frozenset(free)))
+        return bool(free)
+
+    def _total(self) -> ExtractReport:
+        reports = [*self._state.reports, *self._state.latest.values()]
+        return merge_reports(reports) if reports else ExtractReport()
+
+    def _end(self, stopping: Stopping) -> ExtractReport:
+        """The report of the run; what a worker that died had done is taken from the store."""
+        state, total = self._state, self._total()
+        total.num_clips = len(self._part)
+        for claim in state.held.values():
+            claim.release()
+        left, now = self._left(), committed_keys(self._store)
+        said = {*total.committed, *total.changed}
+        for key, clip in self._clips.items():
+            if key in now and key not in self._before and clip.clip_id not in said:
+                total.committed.append(clip.clip_id)
+        total.skipped = sorted({*total.skipped} - {*total.committed})
+        total.skipped = [name for name in total.skipped if clip_key(name) not in left]
+        total.note_quarantine(read_failures(self._store), {c.clip_id for c in self._part})
+        if not left:
+            self._attempts.forget()
+        if state.error is not None and not stopping.event.is_set():
+            raise state.error
+        total.signal = stopping.signal
+        return total
+
+
+def _too_many(total: ExtractReport, most: int | None) -> TokenReelError | None:
+    try:
+        total.check_failures(most)
+    except TokenReelError as error:
+        return error
+    return None
