@@ -16,7 +16,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from tokenreel.cache.errors import (
     Damaged,
@@ -28,9 +30,14 @@ from tokenreel.cache.errors import (
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 NO_FLUSH = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP)  # by a file system
+CLOCK_SECONDS = 60.0  # after which the clock of a disk is asked again
+
+_clocks: dict[str, tuple[float, float]] = {}  # folder -> when it was asked, and what it is ahead
 _said_no_flush: set[int] = set()  # processes that have said so
 
 # Limits of this process or machine: the file may be whole, so it must not be repaired.
@@ -206,6 +213,43 @@ def _files_in(folder: Path) -> Iterator[Path]:
         yield from (Path(inner, name) for name in names)
 
 
+def clock_of(folder: Path) -> float:
+    """The time now by the clock that stamps the files of a folder, seconds since 1970.
+
+    On a shared disk that is the clock of its server; those of the hosts may differ by minutes.
+    It is asked once a minute, by making a file; where none can be made, this host's clock counts.
+    """
+    key = os.fspath(folder.absolute())
+    asked, offset = _clocks.get(key, (-CLOCK_SECONDS, 0.0))
+    if time.monotonic() - asked >= CLOCK_SECONDS:
+        probe = folder / f".tmp-clock-{uuid.uuid4().hex[:12]}"
+        try:
+            handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return time.time()
+        try:
+            offset = os.fstat(handle).st_mtime - time.monotonic()
+        finally:
+            os.close(handle)
+            with suppress(OSError):
+                probe.unlink()
+        _clocks[key] = time.monotonic(), offset
+    return time.monotonic() + offset
+
+
+def again_if_stale(call: Callable[[], T]) -> T:
+    """What a call returns; made again where a handle of a shared disk was stale.
+
+    ESTALE says that the file of a name was replaced on the server since this host looked it up.
+    """
+    try:
+        return call()
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return call()
+
+
 def newest_change(entry: Path) -> float:
     """When a file, or the newest file or folder in a directory, was changed, seconds since 1970."""
     latest = entry.lstat().st_mtime
@@ -257,7 +301,7 @@ def file_inside(root: Path, relative: str) -> Path:
     for part in parts:
         path = f"{path}/{part}"
         with suppress(FileNotFoundError, NotADirectoryError):
-            if stat.S_ISLNK(os.lstat(path).st_mode):
+            if stat.S_ISLNK(again_if_stale(partial(os.lstat, path)).st_mode):
                 raise Damaged(f"{path} is a symbolic link; a store holds files only; refused")
     return Path(path)
 
@@ -270,7 +314,7 @@ def read_file(path: Path) -> bytes:
         MachineError: only this process cannot read it now.
     """
     try:
-        return path.read_bytes()
+        return again_if_stale(path.read_bytes)
     except OSError as error:
         raise unreadable(path, error) from error
 

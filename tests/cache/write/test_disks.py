@@ -23,7 +23,6 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools import maintenance
 from tokenreel.cache.tools.maintenance import collect_garbage
 from tokenreel.cache.tools.verify import verify_store
-from tokenreel.cache.write import claims
 from tokenreel.cache.write.claims import ClaimHeld
 from tokenreel.cache.write.store_writer import StoreWriter
 
@@ -225,7 +224,7 @@ def test_a_clock_that_goes_backwards_takes_nothing_from_anybody(tmp_path, monkey
     with StoreWriter(path, writer_id="w") as one:
         clip = stores.begin(one, "b")
         stores.append(one, clip, "b", 3)
-        for module in (files, claims, maintenance):
+        for module in (files, maintenance):
             monkeypatch.setattr(module.time, "time", lambda: 1.0)  # 1970
         assert sweep_temporary(path / "clips", older_than_seconds=0) == []
         assert collect_garbage(path, older_than_seconds=0, delete=True) == []

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, seal
 from tokenreel.cache.errors import Damaged
-from tokenreel.cache.files import file_inside, flush, sync_directory, write_all
+from tokenreel.cache.files import again_if_stale, file_inside, flush, sync_directory, write_all
 from tokenreel.cache.format.clip import ClipRecord, clip_key, folder_of, load_clip
 
 
 def is_committed(path: Path, clip_id: str) -> bool:
     """Whether the store at `path` holds a clip, whole."""
-    return (path / folder_of(clip_key(clip_id)) / "zarr.json").is_file()
+    return again_if_stale((path / folder_of(clip_key(clip_id)) / "zarr.json").is_file)
 
 
 def log_commit(path: Path, record: ClipRecord, *, writer_name: str, format_version: int) -> None:

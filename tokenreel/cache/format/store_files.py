@@ -39,6 +39,7 @@ from tokenreel.cache.format.layout import ArraySpec, group_json
 
 log = logging.getLogger(__name__)
 FOLDERS = ("calibration", "canary", "claims", "clips", "failed", "manifest")
+WORKERS = "workers"  # a folder of notes for people; a store that is complete has none
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from tokenreel.cache.format.relabelled import LABELS, load_relabelled
 from tokenreel.cache.format.source_notes import NOTES, load_notes
 from tokenreel.cache.format.store_files import (
     FOLDERS,
+    WORKERS,
     array_files,
     load_arrays,
     load_identity,
@@ -196,7 +197,7 @@ def extras(path: Path) -> Iterator[Path]:
     for entry in sorted(path.iterdir()):
         if entry.name.startswith(UNFINISHED) and not entry.is_symlink():
             continue
-        if entry.is_symlink() or entry.name not in (*FOLDERS, *FILES):
+        if entry.is_symlink() or entry.name not in (*FOLDERS, WORKERS, *FILES):
             yield entry
     for folder, belongs in known.items():
         for entry in sorted((path / folder).glob("*")):

@@ -3,8 +3,9 @@
 A claim is the file claims/<key>.json with owner, host, process id and start time of the process,
 and a checksum.  It is written under a temporary name and then linked to its own, which fails when
 there is one, so that a claim is never seen half-written; where the file system has no links it is
-written in place.  Its mtime is the heartbeat.  A claim is dead when its process has ended (same
-host), or after `expiry_seconds` without a heartbeat, or when it is damaged.
+written in place.  Its mtime is the heartbeat, by the clock of the disk: those of the hosts may
+differ.  A claim is dead when its process has ended (same host), or after `expiry_seconds` without a
+heartbeat, or when it is damaged.
 """
 
 import errno
@@ -13,7 +14,6 @@ import os
 import re
 import shutil
 import socket
-import time
 import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ from typing import Any
 
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_object, seal
 from tokenreel.cache.errors import LIMITS, Damaged, StoreError
-from tokenreel.cache.files import make_directory, write_new
+from tokenreel.cache.files import again_if_stale, clock_of, make_directory, write_new
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def read_claim(path: Path) -> ClaimHolder:
         OSError: this process may not read it.
     """
     try:
-        data = path.read_bytes()
+        data = again_if_stale(path.read_bytes)
     except IsADirectoryError as error:
         raise Damaged(f"{path}: a folder, not a claim") from error
     values = parse_object(data, where=path)
@@ -96,16 +96,21 @@ def is_live(path: Path, *, expiry_seconds: float = EXPIRY_SECONDS) -> bool:
 
     A damaged claim belongs to nobody; see damaged_claim.
     """
+    holder: ClaimHolder | None
     try:
-        age = _age(path)
         holder = read_claim(path)
     except FileNotFoundError:
         return False
     except Damaged:
         return _is_being_written(path)
     except OSError:  # of another user: the heartbeat tells
-        return age < expiry_seconds
-    return holder.is_running or (not holder.has_ended and age < expiry_seconds)
+        holder = None
+    if holder is not None and (holder.is_running or holder.has_ended):
+        return holder.is_running
+    try:
+        return _age(path) < expiry_seconds
+    except FileNotFoundError:
+        return False
 
 
 def clip_of_temporary(entry: Path) -> str:
@@ -198,6 +203,9 @@ def _break_if_dead(path: Path, expiry_seconds: float) -> None:
     held: ClaimHolder | None = None
     try:
         age = _age(path)
+    except FileNotFoundError:
+        return
+    try:
         held = read_claim(path)
     except FileNotFoundError:
         return
@@ -229,13 +237,20 @@ def _is_of_another(grave: Path, held: ClaimHolder | None) -> bool:
 
 def _is_being_written(path: Path) -> bool:
     with suppress(FileNotFoundError):
-        status = path.stat()
-        return status.st_size == 0 and time.time() - status.st_mtime < WRITING_SECONDS
+        status = again_if_stale(path.stat)
+        return status.st_size == 0 and clock_of(path.parent) - status.st_mtime < WRITING_SECONDS
     return False
 
 
 def _age(path: Path) -> float:
-    return time.time() - path.stat().st_mtime
+    """Seconds since the heartbeat of a claim, by the clock of the disk that stamped it."""
+    beat = again_if_stale(path.stat).st_mtime
+    return clock_of(path.parent) - beat
+
+
+def process_ended(pid: int) -> bool:
+    """Whether this host has no such process, or only what is left of it."""
+    return _started(pid) == ""
 
 
 def _started(pid: int) -> str:

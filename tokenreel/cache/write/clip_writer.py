@@ -1,8 +1,10 @@
 """Write one clip into a store: segments of 64 frames, then one atomic commit."""
 
+import errno
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -60,6 +62,9 @@ from tokenreel.cache.write.byte_track import ByteTrack, make_room
 from tokenreel.cache.write.claims import Claim, is_live
 
 log = logging.getLogger(__name__)
+
+IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST)  # a committed clip
+UNSEEN_SECONDS = 60.0  # that the entries of a folder may be old, on NFS by default
 
 
 @dataclass(frozen=True)
@@ -306,7 +311,7 @@ class ClipWriter:
             else:
                 self._folder.rename(self._final)
         except OSError as error:
-            if self._replaces or not is_committed(self._target.path, record.clip_id):
+            if self._replaces or not self._is_lost(error, record):
                 what = f"{record.clip_id}: cannot commit"
                 raise machine_error(error, what) or StoreError(f"{what}: {error}") from error
             self.abort()
@@ -317,6 +322,18 @@ class ClipWriter:
         (self._target.path / "failed" / f"{record.key}.json").unlink(missing_ok=True)
         self._claim.release()
         return record
+
+    def _is_lost(self, error: OSError, record: ClipRecord) -> bool:
+        """Whether another writer committed the clip first.
+
+        On a shared disk this host may not see for some seconds what the server has refused for.
+        """
+        deadline = time.monotonic() + (UNSEEN_SECONDS if error.errno in IN_THE_WAY else 0.0)
+        while not (is_lost := is_committed(self._target.path, record.clip_id)):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+        return is_lost
 
     def _log(self, record: ClipRecord) -> None:
         log_commit(

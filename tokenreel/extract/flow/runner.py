@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.codec import codec_from_identity, needs_calibration
 from tokenreel.cache.format.identity import StoreIdentity
-from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.cache.manifest import Clip, Manifest, first_clips
 from tokenreel.cache.progress import Progress
+from tokenreel.cache.write.worker_notes import WorkerNotes, note_run, settle_run
 from tokenreel.extract.backbone.base import Backbone
 from tokenreel.extract.backbone.cpu_threads import in_parts, num_threads
 from tokenreel.extract.backbone.families import backbone_shape, build_backbone, load_weights
@@ -52,6 +53,7 @@ from tokenreel.extract.flow.devices import (
 from tokenreel.extract.flow.engine import Engine, Rows
 from tokenreel.extract.flow.stage import WriterThreads
 from tokenreel.extract.flow.windows import Windows
+from tokenreel.extract.frame_policy import FrameList
 from tokenreel.extract.report import STAGES, ExtractReport
 from tokenreel.extract.signals import Stopping, stop_on_signals
 
@@ -125,13 +127,19 @@ def extract_clips(
         quantiser = JpegEncoder(identity)
     if config.compile_backbone and isinstance(quantiser, Quantiser):
         compile_quantiser(quantiser, backbone, machine)
-    part = clips_of_shard(manifest, shard, limit=limit) if part is None else part
+    given = part
+    part = clips_of_shard(manifest, shard, limit=limit) if given is None else given
     if changes is None:
         policy: WhenChanged = "replace" if retries else changed
         changes = find_changes(
             manifest, store, part, policy=policy, is_whole=not retries, progress=progress
         )
+    listed = FrameList(config)
+    names = [clip.clip_id for clip in first_clips(manifest.clips, limit) if listed.has(clip)]
+    if is_whole_run := given is None and not retries:
+        note_run(store, names)
     with (
+        WorkerNotes(store, device=_device_name(machine.device)) as notes,
         nullcontext(stopping) if stopping is not None else stop_on_signals() as stopping,
         Progress(desc="extract", unit="frame", enabled=progress) as bar,
     ):
@@ -140,6 +148,11 @@ def extract_clips(
             report.seconds["total"] = time.monotonic() - started
             bar.set_postfix_str(report.status(), refresh=False)
             bar.update(report.num_appended - bar.n)
+            notes.update(
+                num_committed=len(report.committed),
+                num_failed=len(report.failed),
+                num_frames=report.num_appended,
+            )
             tick(report)
 
         for attempt in range(ATTEMPTS):
@@ -166,10 +179,19 @@ def extract_clips(
             part = clips.commits.unsettled
             if not part or stopping.event.is_set():
                 break
+    if is_whole_run:
+        settle_run(store, names)
     _report_changes(report, changes)
     report.signal = stopping.signal
     report.check_failures(config.max_failures)
     return report
+
+
+def _device_name(device: torch.device) -> str:
+    """A device with its name, for people."""
+    if device.type != "cuda":
+        return device.type
+    return f"{device} {torch.cuda.get_device_name(device)}"
 
 
 def _report_changes(report: ExtractReport, changes: StoreChanges) -> None:

@@ -1,8 +1,10 @@
 """`tokenreel demo | store | data | ...`: everything besides the three phases."""
 
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +16,10 @@ from tokenreel.pipeline.cli.console import (
     new_app,
     run_app,
 )
-from tokenreel.pipeline.text import on_one_line, say
+from tokenreel.pipeline.text import format_table, on_one_line, say
+
+if TYPE_CHECKING:
+    from tokenreel.cache.tools.status import WorkerState
 
 app = new_app(__doc__)
 data_app = new_app("Look at and check data sets.")
@@ -59,6 +64,49 @@ def doctor(
     from tokenreel.pipeline.tools.doctor import examine, report
 
     say(report(examine(folder, measure=measure)))
+
+
+@app.command()
+def status(
+    path: Annotated[Path, typer.Argument(metavar="STORE", help="the store")],
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="print it again until complete")] = False,
+    seconds: Annotated[float, typer.Option(min=1, help="between two prints of --watch")] = 10.0,
+) -> None:
+    """Who writes a store, how far it is, and what is left; ends with 0 when complete, else with 3.
+
+    Only files of the store are read: it works from any machine that sees them.
+    """
+    from tokenreel.cache.tools.status import store_status
+
+    while True:
+        found = store_status(path)
+        say("\n".join(map(on_one_line, found.lines())))
+        if found.workers:
+            say(worker_table(found.workers))
+        if not watch or found.is_complete:
+            finish(found.exit_status)
+        say()
+        time.sleep(seconds)
+
+
+def worker_table(workers: "Sequence[WorkerState]") -> str:
+    """A row for each worker of a store."""
+    rows = [
+        [
+            f"{worker.note.host}:{worker.note.pid}",
+            worker.note.device,
+            worker.state,
+            f"{worker.age_seconds:.0f} s ago",
+            worker.note.num_committed,
+            worker.note.num_failed,
+            f"{worker.note.frames_per_second:.1f}",
+            ", ".join(worker.clips[:2]) + (", ..." if worker.clips[2:] else ""),
+        ]
+        for worker in workers
+    ]
+    header = ["worker", "device", "state", "heartbeat", "done", "failed", "frames/s", "in work"]
+    return format_table(header, rows)
 
 
 @app.command()

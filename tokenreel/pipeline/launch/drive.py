@@ -20,6 +20,7 @@ from tokenreel.cache.format.store_files import read_failures, record_failure
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.progress import Progress
 from tokenreel.cache.write.claims import EXPIRY_SECONDS, Claim, ClaimHeld, is_live, take_claim
+from tokenreel.cache.write.worker_notes import note_run, settle_run
 from tokenreel.extract.flow.commits import fingerprint_of_clip
 from tokenreel.extract.flow.gpus import merge_reports
 from tokenreel.extract.report import ExtractReport
@@ -183,6 +184,7 @@ class Driver:
         """
         state = self._state
         left = self._left()
+        note_run(self._store, (clip.clip_id for clip in self._part))
         state.suspects.extend(
             self._clips[key].clip_id for key in self._attempts.found if key in left
         )
@@ -369,6 +371,7 @@ class Driver:
         total.skipped = sorted({*total.skipped} - {*total.committed})
         total.skipped = [name for name in total.skipped if clip_key(name) not in left]
         total.note_quarantine(read_failures(self._store), {c.clip_id for c in self._part})
+        settle_run(self._store, (clip.clip_id for clip in self._part))
         if not left:
             self._attempts.forget()
         if state.error is not None and not stopping.event.is_set():

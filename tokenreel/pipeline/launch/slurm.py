@@ -123,7 +123,7 @@ def launch(extraction: Extraction, placement: Placement) -> Launched:
         store,
         (
             f"job {number}: {len(jobs)} shard(s) queued, logs in {_folder(store)}",
-            f"see `tokenreel store info {store}`; `scancel {number}` ends it",
+            f"see `tokenreel status {store}`; `scancel {number}` ends it",
         ),
     )
 

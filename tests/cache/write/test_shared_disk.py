@@ -1,0 +1,166 @@
+"""Writers of several hosts on one disk: clocks apart, names unseen for a while, stale handles."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cache import stores
+from tests.extract.extraction import differing
+from tokenreel.cache.canonical import parse_json
+from tokenreel.cache.files import again_if_stale, clock_of
+from tokenreel.cache.format.clip import folder_of
+from tokenreel.cache.tools.verify import verify_store
+from tokenreel.cache.write import clip_writer
+from tokenreel.cache.write.claims import ClaimHeld, is_live, take_claim
+from tokenreel.cache.write.store_writer import StoreWriter
+
+SOURCE = Path(__file__).parents[2] / "shared_disk.c"
+NAMES = tuple("abcdefgh")
+WRITER = """
+import socket, sys, time
+store, host, names = sys.argv[1], sys.argv[2], sys.argv[3]
+socket.gethostname = lambda: host
+from tests.cache import stores
+from tokenreel.cache.errors import TokenReelError, machine_error
+from tokenreel.cache.write.claims import ClaimHeld
+from tokenreel.cache.write.store_writer import StoreWriter
+try:
+    with StoreWriter(store, writer_id=host) as writer:
+        for name in names:
+            if not writer.is_committed(name):
+                try:
+                    stores.write_clip(writer, name, frames=70)
+                except ClaimHeld:
+                    pass
+except TokenReelError as error:
+    print(error)
+    sys.exit(error.exit_status)
+except OSError as error:  # as every command does
+    print(machine_error(error))
+    sys.exit(machine_error(error).exit_status)
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """The simulated disk, to be preloaded."""
+    compiler = shutil.which("cc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("no C compiler (cc), or no Linux: no disk can be simulated")
+    path = tmp_path_factory.mktemp("library") / "shared_disk.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", path, SOURCE, "-ldl"], check=True)
+    return path
+
+
+def start(store, library, host, *, ahead, stale, names=NAMES):
+    environment = os.environ | {
+        "LD_PRELOAD": str(library),
+        "SHARED_ROOT": str(store),
+        "SHARED_CLOCK": str(ahead),
+        "SHARED_UNSEEN": "3",
+        "SHARED_STALE": str(stale),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(store), host, "".join(names)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def logged(store):
+    """Ids of the clips in the logs of all writers."""
+    lines = [
+        line for log in store.glob("manifest/*.jsonl") for line in log.read_bytes().splitlines()
+    ]
+    return sorted(parse_json(line, where=store)["record"]["clip_id"] for line in lines)
+
+
+def test_hosts_whose_clocks_are_apart_commit_each_clip_once(library, tmp_path):
+    store = stores.make_store(tmp_path / "store")
+    hosts = {"early": -600, "late": 600}
+    for stale in (400, 0, 0):  # a stale handle may end a writer: rerun, as its message says
+        running = [start(store, library, h, ahead=s, stale=stale) for h, s in hosts.items()]
+        ended = [(p.communicate(timeout=120)[0], p.returncode) for p in running]
+        for output, status in ended:
+            assert status in (0, 6), output
+            assert status == 0 or "Stale file handle" in output
+        if not any(status for _, status in ended):
+            break
+    assert logged(store) == [*NAMES]
+    report = verify_store(store, deep=True)
+    assert (report.problems, report.num_clips) == ((), len(NAMES))
+    alone = stores.make_store(tmp_path / "alone")
+    start(alone, library, "alone", ahead=0, stale=0).communicate(timeout=120)
+    assert differing(store, alone) == []
+
+
+@pytest.mark.parametrize("ahead", [-600.0, 600.0])
+def test_a_live_claim_of_another_host_is_not_broken_by_a_clock_that_is_off(
+    ahead, tmp_path, monkeypatch
+):
+    folder = tmp_path / "claims"
+    monkeypatch.setattr("socket.gethostname", lambda: "there")
+    claim = take_claim(folder, "clip", owner="there", expiry_seconds=300)
+    monkeypatch.setattr("socket.gethostname", lambda: "here")
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + ahead)
+    assert is_live(claim.path)
+    with pytest.raises(ClaimHeld, match="there on there works on it"):
+        take_claim(folder, "clip", owner="here", expiry_seconds=300)
+    os.utime(claim.path, (real() - 301,) * 2)
+    assert not is_live(claim.path)
+    assert take_claim(folder, "clip", owner="here", expiry_seconds=300).is_held
+
+
+def test_the_clock_of_a_disk_is_that_of_its_files_and_leaves_none(tmp_path, monkeypatch):
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 600)
+    assert abs(clock_of(tmp_path) - real()) < 2
+    assert list(tmp_path.iterdir()) == []
+    closed = tmp_path / "none"
+    assert abs(clock_of(closed) - time.time()) < 2
+
+
+def test_a_stale_handle_is_looked_at_once_more_and_other_errors_are_not():
+    errors = [OSError(116, "Stale file handle")]
+
+    def look():
+        if errors:
+            raise errors.pop()
+        return "seen"
+
+    assert again_if_stale(look) == "seen"
+    errors += [OSError(116, "Stale file handle")] * 2
+    with pytest.raises(OSError, match="Stale"):
+        again_if_stale(look)
+    errors[:] = [OSError(5, "Input/output error")] * 2
+    with pytest.raises(OSError, match="Input"):
+        again_if_stale(look)
+    assert len(errors) == 1
+
+
+def test_a_commit_that_lost_waits_until_the_other_one_is_seen(tmp_path, monkeypatch):
+    store = stores.make_store(tmp_path / "store")
+    other, seen = stores.make_store(tmp_path / "other"), [False, False, True]
+    with StoreWriter(other, writer_id="b") as writer:
+        record = stores.write_clip(writer, "x", frames=70)
+    with StoreWriter(store, writer_id="a") as writer:
+        mine = stores.begin(writer, "x")
+        stores.append(writer, mine, "x", 70)
+        shutil.copytree(other / folder_of(record.key), store / folder_of(record.key))
+        monkeypatch.setattr(clip_writer, "is_committed", lambda *_: seen.pop(0))
+        count = np.arange(70)
+        found = mine.commit(count, count * 2, count % 2, np.zeros(70, np.uint8))
+    assert found == record
+    assert seen == []
+    assert logged(store) == []
+    assert not list(store.glob("clips/*/.tmp-*"))

@@ -1,0 +1,166 @@
+/* A disk of a server as another host sees it, for files below $SHARED_ROOT:
+ *
+ *   SHARED_CLOCK=S   this host's clock is S seconds ahead of the server's
+ *   SHARED_UNSEEN=S  a name that was looked up in vain stays unseen for S seconds, whatever other
+ *                    hosts make there meanwhile; what this host makes itself it sees
+ *   SHARED_STALE=N   every N-th look at a file fails once with ESTALE; the next look works
+ *
+ * There are no locks (ENOLCK), and times of files are whole seconds.  What a server decides is
+ * not changed: exclusive creation, link, rename and mkdir fail where there is something.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SLOTS 65536
+static struct { char *path; double until; } unseen[SLOTS];
+static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
+static __thread char last_stale[PATH_MAX];
+static int looks;
+
+#define REAL(name) static __typeof__(name) *real; if (!real) real = dlsym(RTLD_NEXT, #name)
+
+static double option(const char *name) { char *s = getenv(name); return s ? atof(s) : 0; }
+
+static double now(void) {
+    struct timespec t;
+    REAL(clock_gettime);
+    real(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+int clock_gettime(clockid_t clock, struct timespec *t) {
+    REAL(clock_gettime);
+    int status = real(clock, t);
+    if (!status && clock == CLOCK_REALTIME) t->tv_sec += (long)option("SHARED_CLOCK");
+    return status;
+}
+
+int flock(int fd, int op) { errno = ENOLCK; return -1; }
+
+/* The path, absolute, if it is on the shared disk. */
+static int is_shared(int at, const char *path, char *full) {
+    const char *root = getenv("SHARED_ROOT");
+    if (!root || !path || !*path) return 0;
+    if (*path == '/') { if (strlen(path) >= PATH_MAX) return 0; strcpy(full, path); }
+    else if (at == AT_FDCWD) {
+        if (!getcwd(full, PATH_MAX) || strlen(full) + strlen(path) + 2 > PATH_MAX) return 0;
+        strcat(full, "/"); strcat(full, path);
+    } else return 0;
+    return !strncmp(full, root, strlen(root));
+}
+
+static unsigned slot_of(const char *path) {
+    unsigned h = 5381;
+    while (*path) h = h * 33 + (unsigned char)*path++;
+    return h % SLOTS;
+}
+
+static int is_unseen(const char *path) {
+    unsigned n = slot_of(path);
+    pthread_mutex_lock(&guard);
+    int found = unseen[n].path && !strcmp(unseen[n].path, path) && now() < unseen[n].until;
+    pthread_mutex_unlock(&guard);
+    return found;
+}
+
+static void note(const char *path, double seconds) {
+    unsigned n = slot_of(path);
+    pthread_mutex_lock(&guard);
+    if (seconds > 0) {
+        if (!unseen[n].path || strcmp(unseen[n].path, path) || now() >= unseen[n].until) {
+            free(unseen[n].path);
+            unseen[n].path = strdup(path);
+            unseen[n].until = now() + seconds;
+        }
+    } else if (unseen[n].path && !strcmp(unseen[n].path, path)) unseen[n].until = 0;
+    pthread_mutex_unlock(&guard);
+}
+
+/* A folder that this host has put in a place is looked at anew, with all that is in it. */
+static void note_below(const char *path) {
+    size_t length = strlen(path);
+    pthread_mutex_lock(&guard);
+    for (unsigned n = 0; n < SLOTS; n++)
+        if (unseen[n].path && !strncmp(unseen[n].path, path, length)) unseen[n].until = 0;
+    pthread_mutex_unlock(&guard);
+}
+
+/* 0, or the error of a look at a path before the server is asked. */
+static int before(const char *full) {
+    int every = (int)option("SHARED_STALE");
+    if (is_unseen(full)) return ENOENT;
+    if (every && strcmp(full, last_stale) && __sync_add_and_fetch(&looks, 1) % every == 0) {
+        strcpy(last_stale, full);
+        return ESTALE;
+    }
+    *last_stale = 0;
+    return 0;
+}
+
+static void coarse(struct stat *s) {
+    s->st_mtim.tv_nsec = s->st_ctim.tv_nsec = s->st_atim.tv_nsec = 0;
+}
+
+#define LOOK(at, path, call) \
+    char full[PATH_MAX]; int shared = is_shared(at, path, full), error; \
+    if (shared && (error = before(full))) { errno = error; return -1; } \
+    int status = call; \
+    if (shared && status && errno == ENOENT) { note(full, option("SHARED_UNSEEN")); errno = ENOENT; }
+
+#define STAT(name) int name(const char *path, struct stat *s) { \
+    REAL(name); LOOK(AT_FDCWD, path, real(path, s)) \
+    if (shared && !status) coarse(s); return status; }
+STAT(stat) STAT(lstat)
+int stat64(const char *path, struct stat64 *s) { return stat(path, (struct stat *)s); }
+int lstat64(const char *path, struct stat64 *s) { return lstat(path, (struct stat *)s); }
+int fstatat(int at, const char *path, struct stat *s, int flags) {
+    REAL(fstatat); LOOK(at, path, real(at, path, s, flags))
+    if (shared && !status) coarse(s); return status;
+}
+int fstatat64(int at, const char *path, struct stat64 *s, int flags) {
+    return fstatat(at, path, (struct stat *)s, flags);
+}
+int fstat(int fd, struct stat *s) { REAL(fstat); int status = real(fd, s); if (!status) coarse(s); return status; }
+int fstat64(int fd, struct stat64 *s) { return fstat(fd, (struct stat *)s); }
+
+#define OPEN(name, at, declaration, ...) int name(declaration const char *path, int flags, ...) { \
+    REAL(name); mode_t mode = 0; va_list more; va_start(more, flags); \
+    if (flags & (O_CREAT | O_TMPFILE)) mode = va_arg(more, int); va_end(more); \
+    char full[PATH_MAX]; int shared = is_shared(at, path, full), error; \
+    if (shared && !(flags & O_CREAT) && (error = before(full))) { errno = error; return -1; } \
+    int fd = real(__VA_ARGS__ path, flags, mode), kept = errno; \
+    if (shared && fd >= 0 && (flags & O_CREAT)) note(full, 0); \
+    if (shared && fd < 0 && kept == ENOENT) note(full, option("SHARED_UNSEEN")); \
+    errno = kept; return fd; }
+#define NOTHING
+#define AT at,
+#define COMMA ,
+OPEN(open, AT_FDCWD, NOTHING, NOTHING) OPEN(open64, AT_FDCWD, NOTHING, NOTHING)
+OPEN(openat, at, int at COMMA, AT) OPEN(openat64, at, int at COMMA, AT)
+
+#define MADE(path) { char full[PATH_MAX]; int kept = errno; \
+    if (!status && is_shared(AT_FDCWD, path, full)) note(full, 0); errno = kept; }
+int mkdir(const char *path, mode_t mode) { REAL(mkdir); int status = real(path, mode); MADE(path) return status; }
+int link(const char *from, const char *to) { REAL(link); int status = real(from, to); MADE(to) return status; }
+int linkat(int a, const char *from, int b, const char *to, int flags) {
+    REAL(linkat); int status = real(a, from, b, to, flags); MADE(to) return status;
+}
+int rename(const char *from, const char *to) {
+    REAL(rename);
+    int status = real(from, to), kept = errno;
+    char full[PATH_MAX];
+    if (!status && is_shared(AT_FDCWD, to, full)) note_below(full);
+    errno = kept;
+    return status;
+}

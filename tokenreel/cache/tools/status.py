@@ -1,0 +1,178 @@
+"""Status of a store that is being written, from its files alone."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenreel.cache.errors import ClipFailed, Damaged
+from tokenreel.cache.format.store_files import load_identity, read_failures
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.write.claims import EXPIRY_SECONDS, is_live, read_claim
+from tokenreel.cache.write.worker_notes import (
+    BEAT_SECONDS,
+    WorkerNote,
+    expected_clips,
+    is_dead,
+    read_worker_notes,
+)
+
+SHOWN = 10  # clips in quarantine that are named
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """A worker, alive or dead.
+
+    Attributes:
+        note: what it said last.
+        clips: keys of the clips that it has in work.
+        age_seconds: since its last heartbeat, by the clock of the disk.
+        state: "alive", "silent" (no heartbeat for a while) or "dead".
+    """
+
+    note: WorkerNote
+    clips: tuple[str, ...]
+    age_seconds: float
+    state: str
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """Status of a store.
+
+    Attributes:
+        path: its directory.
+        num_expected: clips that there are to be; None when nobody says so.
+        num_committed, num_frames, num_bytes: of the committed clips; bytes of their tokens.
+        failed: clips in quarantine.
+        num_claimed: clips that live writers have in work.
+        workers: that have left a note.
+    """
+
+    path: Path
+    num_expected: int | None
+    num_committed: int
+    num_frames: int
+    num_bytes: int
+    failed: tuple[ClipFailed, ...]
+    num_claimed: int
+    workers: tuple[WorkerState, ...]
+
+    @property
+    def num_left(self) -> int:
+        """Clips that are neither committed nor in quarantine; 0 when nobody says how many."""
+        return max(0, (self.num_expected or 0) - self.num_committed - len(self.failed))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every clip is committed and nobody works on the store."""
+        is_done = self.num_expected is None or self.num_expected <= self.num_committed
+        return is_done and self.num_committed > 0 and not self.failed and not self.num_claimed
+
+    @property
+    def exit_status(self) -> int:
+        """0 when complete, else 3."""
+        return 0 if self.is_complete else 3
+
+    @property
+    def frames_per_second(self) -> float:
+        """Of all workers that are alive."""
+        return sum(w.note.frames_per_second for w in self.workers if w.state == "alive")
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Until the last clip, at this rate and the mean length of a clip; None when unknown."""
+        if not self.num_left or not self.num_committed or not self.frames_per_second:
+            return None
+        return self.num_left * self.num_frames / self.num_committed / self.frames_per_second
+
+    def lines(self) -> list[str]:
+        """The status, without its workers."""
+        of = "" if self.num_expected is None else f" of {self.num_expected}"
+        lines = [
+            f"clips   {self.num_committed}{of} done, {len(self.failed)} in quarantine, "
+            f"{self.num_claimed} in work, {self.num_left} left",
+            f"frames  {self.num_frames}, {self.num_bytes / 1e9:.3f} GB of tokens",
+        ]
+        if self.frames_per_second:
+            eta = self.eta_seconds
+            until = "" if eta is None else f", {_duration(eta)} to go"
+            lines.append(f"rate    {self.frames_per_second:.1f} frames/s{until}")
+        if self.is_complete:
+            lines.append("complete")
+        elif self.num_expected is None and not self.num_claimed and not self.failed:
+            lines.append("no clip yet, and no run says how many there are to be")
+        elif not self.num_claimed and self.num_left:
+            lines.append("nobody works on it: rerun the command that made it, to resume")
+        for failure in self.failed[:SHOWN]:
+            lines.append(f"in quarantine: {failure}")
+        if self.failed:
+            lines.append(
+                f"`extract retry {self.path}` tries {len(self.failed)} clip(s) again, and no other"
+            )
+        return lines
+
+
+def store_status(path: str | Path, *, expiry_seconds: float = EXPIRY_SECONDS) -> StoreStatus:
+    """The status of a store.
+
+    Args:
+        path: the store.
+        expiry_seconds: a worker of another host is dead after that long without a heartbeat.
+
+    Raises:
+        StoreNotFound: no store there.
+    """
+    path = Path(path)
+    load_identity(path)
+    store = open_store(path)
+    held = _claims(path)
+    return StoreStatus(
+        path,
+        expected_clips(path),
+        len(store.records),
+        sum(record.num_frames for record in store.records.values()),
+        store.num_bytes,
+        tuple(
+            ClipFailed(str(r["clip_id"]), stage=str(r["stage"]), reason=str(r["reason"]))
+            for r in read_failures(path)
+        ),
+        sum(len(keys) for keys in held.values()),
+        _workers(path, held, expiry_seconds),
+    )
+
+
+def _claims(path: Path) -> dict[tuple[str, int], list[str]]:
+    """Keys of the clips that live writers have in work, by host and process."""
+    held: dict[tuple[str, int], list[str]] = {}
+    for claim in sorted((path / "claims").glob("*.json")):
+        with suppress(OSError, Damaged):
+            holder = read_claim(claim)
+            if is_live(claim):
+                held.setdefault((holder.host, holder.pid), []).append(claim.stem)
+    return held
+
+
+def _workers(
+    path: Path, held: dict[tuple[str, int], list[str]], expiry_seconds: float
+) -> tuple[WorkerState, ...]:
+    states: list[WorkerState] = []
+    for note, age, _ in read_worker_notes(path):
+        if is_dead(note, age, expiry_seconds=expiry_seconds):
+            state = "dead"
+        else:
+            state = "alive" if age < 3 * BEAT_SECONDS else "silent"
+        clips = held.get((note.host, note.pid), [])
+        states.append(WorkerState(note, tuple(clips), age, state))
+    return tuple(sorted(states, key=lambda worker: (worker.note.host, worker.note.pid)))
+
+
+def _duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> _duration(90), _duration(7300), _duration(200000)
+    ('2 min', '2.0 h', '2.3 d')
+    """
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} d"

@@ -1,0 +1,168 @@
+"""What runs and workers say of themselves, for `tokenreel status`: files of workers/ in a store.
+
+They save nobody's work and may be deleted.  run.json says how many clips there are to be; the run
+that finds all of them committed or in quarantine removes it.  <writer>.json is of one worker; its
+mtime is the heartbeat, by the clock of the disk.  A worker that ends removes its file, one that is
+killed does not.
+"""
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenreel.cache.canonical import canonical_json, open_seal, parse_object, seal
+from tokenreel.cache.errors import Damaged
+from tokenreel.cache.files import clock_of, make_directory, temporary_name, write_new
+from tokenreel.cache.format.clip import clip_key
+from tokenreel.cache.format.index import committed_keys
+from tokenreel.cache.format.store_files import WORKERS
+from tokenreel.cache.write.claims import EXPIRY_SECONDS, process_ended
+
+RUN = "run.json"
+BEAT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class WorkerNote:
+    """What a worker says of itself.
+
+    Attributes:
+        host: name of the machine.
+        pid: of the process.
+        device: that it extracts on, with its name.
+        num_committed: clips since it began.
+        num_failed: clips since it began.
+        num_frames: written since it began.
+        frames_per_second: since its last note.
+    """
+
+    host: str
+    pid: int
+    device: str
+    num_committed: int = 0
+    num_failed: int = 0
+    num_frames: int = 0
+    frames_per_second: float = 0.0
+
+
+class WorkerNotes:
+    """The note of this process in a store.  Use as a context manager.
+
+    Args:
+        store: its directory.
+        device: that it extracts on, with its name.
+    """
+
+    def __init__(self, store: Path, *, device: str) -> None:
+        self._folder, self._device = store / WORKERS, device
+        self._path = self._folder / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._path = self._path.with_name(self._path.name + ".json")
+        self._last, self._frames = time.monotonic(), 0
+
+    def __enter__(self) -> "WorkerNotes":
+        self._write(0, 0, 0, 0.0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            self._path.unlink()
+        with suppress(OSError):  # it holds the files of others
+            self._folder.rmdir()
+
+    def update(self, *, num_committed: int, num_failed: int, num_frames: int) -> None:
+        """Write the note again, if the last one is some seconds old."""
+        seconds = time.monotonic() - self._last
+        if seconds > BEAT_SECONDS:
+            rate = (num_frames - self._frames) / seconds
+            self._last, self._frames = time.monotonic(), num_frames
+            self._write(num_committed, num_failed, num_frames, rate)
+
+    def _write(self, num_committed: int, num_failed: int, num_frames: int, rate: float) -> None:
+        note = WorkerNote(
+            socket.gethostname(),
+            os.getpid(),
+            self._device,
+            num_committed,
+            num_failed,
+            num_frames,
+            round(rate, 3),
+        )
+        _write(self._path, asdict(note))
+
+
+def read_worker_notes(store: Path) -> list[tuple[WorkerNote, float, Path]]:
+    """The notes of a store, each with the seconds since its heartbeat and its file.
+
+    The seconds are by the clock of the disk.
+    """
+    found = []
+    for path in sorted((store / WORKERS).glob("*.json")):
+        if path.name == RUN:
+            continue
+        with suppress(OSError, Damaged, TypeError):  # it ends just now, or was altered
+            found.append((WorkerNote(**_read(path)), path.stat().st_mtime, path))
+    now = clock_of(store / WORKERS) if found else 0.0
+    return [(note, max(0.0, now - beat), path) for note, beat, path in found]
+
+
+def is_dead(
+    note: WorkerNote, age_seconds: float, *, expiry_seconds: float = EXPIRY_SECONDS
+) -> bool:
+    """Whether a worker has ended: its process, on this host, or else its heartbeat."""
+    if note.host == socket.gethostname() and process_ended(note.pid):
+        return True
+    return age_seconds > expiry_seconds
+
+
+def note_run(store: Path, clip_ids: Iterable[str]) -> None:
+    """Note how many clips a store is to have, unless all of them have ended."""
+    names = list(clip_ids)
+    if _open_keys(store, names):
+        _write(store / WORKERS / RUN, {"num_clips": len(names)})
+
+
+def settle_run(store: Path, clip_ids: Iterable[str]) -> None:
+    """Remove the notes of a run and of dead workers, once all its clips have ended."""
+    if not _open_keys(store, clip_ids):
+        dead = [path for note, age, path in read_worker_notes(store) if is_dead(note, age)]
+        for path in (store / WORKERS / RUN, *dead):
+            with suppress(OSError):
+                path.unlink()
+        with suppress(OSError):  # it holds the files of workers
+            (store / WORKERS).rmdir()
+
+
+def _open_keys(store: Path, clip_ids: Iterable[str]) -> set[str]:
+    """Keys of the clips that are neither committed nor in quarantine."""
+    keys = {clip_key(name) for name in clip_ids} - committed_keys(store)
+    return keys - {path.stem for path in (store / "failed").glob("*.json")}
+
+
+def expected_clips(store: Path) -> int | None:
+    """How many clips a store is to have, as the last run said; None where none did, or it has."""
+    with suppress(OSError, Damaged, KeyError, TypeError, ValueError):
+        return int(_read(store / WORKERS / RUN)["num_clips"])
+    return None
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a note whole; where that is impossible there is none, and the work goes on."""
+    beside = temporary_name(path)
+    try:
+        make_directory(path.parent)
+        write_new(beside, canonical_json(seal(dict(values))))
+        beside.replace(path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = open_seal(parse_object(path.read_bytes(), where=path), where=path)
+    return values
