@@ -43,6 +43,7 @@ SECONDS = {
     "fuse_scl": 20,
     "fusion": 200,
     "pooling": 90,
+    "scale_simulation": 120,
     "scene_pixels": 90,
     "similar": 170,
     "stan_step": 170,

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from tokenreel.cache.errors import ClipFailed, UsageError, limit_behind
+from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.cache.format.index import committed_keys
 from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, Manifest, first_clips, path_below
 from tokenreel.cache.write.claims import ClaimHeld
@@ -178,7 +180,7 @@ class ClipQueue:
         if scenes is not None and (why := change_of_version(scenes, clip.video, sha256)):
             raise VideoError(why, stage="open")
 
-    def _remaining(self) -> list[Clip]:
+    def _remaining(self) -> Iterator[Clip]:
         """Clips that are neither committed nor in quarantine, in the order of extraction."""
         quarantine = {} if self._retries else {f["clip_id"]: f for f in read_failures(self._store)}
         left = []
@@ -195,18 +197,23 @@ class ClipQueue:
                 left.append(clip)
         return self._own_first(sorted(left, key=self._order))
 
-    def _own_first(self, clips: list[Clip]) -> list[Clip]:
+    def _own_first(self, clips: list[Clip]) -> Iterator[Clip]:
         """The clips of this writer's share, then those of the others from their end.
 
-        So writers that share the clips meet at the end only, where they help each other.
+        So writers that share the clips meet at the end only, where they help each other.  The store
+        is listed once more before that: to look at each clip would take longer than the rest.
         """
         part, parts = self._share
-        if parts == 1:
-            return clips
         videos = list(dict.fromkeys(clip.video for clip in clips))
         mine = set(videos[part::parts])
-        own = [clip for clip in clips if clip.video in mine]
-        return own + [clip for clip in reversed(clips) if clip.video not in mine]
+        yield from (clip for clip in clips if clip.video in mine)
+        others = [clip for clip in reversed(clips) if clip.video not in mine]
+        done = committed_keys(self._store) if others else set()
+        for clip in others:
+            if clip_key(clip.clip_id) in done and clip.clip_id not in self._changes.replaced:
+                self._report.skipped.append(clip.clip_id)
+            else:
+                yield clip
 
     def _is_tried_again(self, clip: Clip, failure: Mapping[str, Any]) -> bool:
         """Whether the cause of a failure may be gone.
