@@ -84,7 +84,7 @@ def measure_page(url: str, folder: Path, repeats: int) -> Timing:
     seconds = []
     for number in range(repeats + 1):
         with Page(url, folder / f"profile{number}") as page:
-            seconds.append(page.wait("document.body.dataset.ready") / 1000)
+            seconds.append(float(page.wait("document.body.dataset.ready")) / 1000)
     return Timing(tuple(seconds[1:]))
 
 

@@ -21,6 +21,7 @@ from tokenreel.cache.errors import ClipFailed, Damaged, MachineError, UsageError
 from tokenreel.cache.files import make_directory
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.progress import Progress
+from tokenreel.cache.read.store_reader import Store
 from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config.system import SystemConfig
 from tokenreel.fuse.data.label_share import in_order_of_draw
@@ -196,7 +197,11 @@ def _load_for(run: Path, stores: StoreSet, device: torch.device) -> tuple[Embedd
 
 
 def embed_clips(
-    run: Path, store: Path, clips: Sequence[str], *, device: torch.device
+    run: Path,
+    store: Path | Mapping[str, Store],
+    clips: Sequence[str],
+    *,
+    device: torch.device,
 ) -> Iterator[tuple[EmbeddedClip, dict[str, Any]] | ClipFailed]:
     """Clips of a store with their embeddings by a trained run, and what made them.
 
@@ -204,7 +209,7 @@ def embed_clips(
 
     Args:
         run: its folder.
-        store: of the backbone and weights that it was trained on.
+        store: of the backbone and weights that it was trained on; by name, where it reads several.
         clips: ids; without any, nothing is read.
         device: where to compute.
 
@@ -213,7 +218,7 @@ def embed_clips(
     """
     if not clips:
         return
-    stores = StoreSet({"tokens": store})
+    stores = StoreSet(store if isinstance(store, Mapping) else {"tokens": store})
     embedder, source = _load_for(run, stores, device)
     embedder.model.eval()
     for record in map(stores.first.record, clips):

@@ -6,6 +6,8 @@ predictions.csv   a line for each frame: time_seconds, phase, probability, and t
 embeddings.h5     the embedding file
 nearest.csv       the training clips whose frames lie nearest
 phases.mp4        the video as the backbone sees it, with the phase of each frame
+(of a run that scores whole clips predictions.csv has a line for each tag or class, the highest
+score first, and there is no movie)
 applied.json      written last: which run and which video; the same command passes over it
 
 Frames are decoded, transformed and encoded as those of the run's store were; their tokens lie in a
@@ -29,7 +31,7 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.canonical import canonical_json, read_json
 from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
-from tokenreel.cache.errors import ClipFailed, TokenReelError, UsageError
+from tokenreel.cache.errors import ClipFailed, Damaged, TokenReelError, UsageError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.store_files import create_twin, load_identity
@@ -45,7 +47,7 @@ from tokenreel.fuse.runs.provenance import read_provenance, stores_of
 from tokenreel.fuse.runs.run_folder import TOKENS
 from tokenreel.pipeline.apply.captions import caption
 from tokenreel.pipeline.apply.probes import Probe, fit_probes
-from tokenreel.pipeline.defaults import EMBEDDINGS, require_store_of_run
+from tokenreel.pipeline.defaults import EMBEDDINGS, require_store_of_run, store_of_run
 from tokenreel.pipeline.phases.attention import file_name
 from tokenreel.pipeline.phases.extraction import config_of
 
@@ -83,15 +85,19 @@ class Trained:
         path: its folder.
         sha256: of its embedding file, by which a video that is done is known.
         clips: embeddings of its training clips.
-        probe: of the phases of the action.
+        probe: of the phases of the action; None for a run that scores whole clips.
         action: whose phases are named.
+        class_names: tags or classes of a run that scores whole clips.
+        stores: names of the stores that it reads.
     """
 
     path: Path
     sha256: str
     clips: tuple[EmbeddedClip, ...]
-    probe: Probe
+    probe: Probe | None
     action: str
+    class_names: tuple[str, ...] = ()
+    stores: tuple[str, ...] = (TOKENS,)
 
 
 def apply_run(
@@ -99,7 +105,7 @@ def apply_run(
     videos: Sequence[Path],
     *,
     out: Path,
-    store: Path | None = None,
+    store: Path | Mapping[str, Path] | None = None,
     weights: str | None = None,
     action: str | None = None,
     movies: bool = True,
@@ -113,7 +119,8 @@ def apply_run(
         run: its folder.
         videos: files, and folders of which every video is taken.
         out: folder of the results.
-        store: the run's store, for a run of a version that did not keep what its tokens are.
+        store: the run's store, for a run of a version that did not keep what its tokens are; those
+            of a run that reads several by name, where they are not found by their names.
         weights: file of the backbone's weights, where they have moved; compared by their hash.
         action: whose phases are named; needed where the run has learned those of several.
         movies: write phases.mp4.
@@ -122,8 +129,8 @@ def apply_run(
         progress: show bars.
 
     Raises:
-        UsageError: no video; a run without phases, that reads several stores, or whose frames are
-            a list; several actions and none is named.
+        UsageError: no video; a run without phases or classes, or whose frames are a list; several
+            actions and none is named; weights of a run that reads several stores.
         WrongIdentity: weights that are not those of the run's tokens.
     """
     trained = read_trained(run, action)
@@ -137,30 +144,53 @@ def apply_run(
             pending.append(name)
     if not pending:
         return
-    tokens = out / TOKENS
-    config = prepare_tokens(run, tokens, store, weights=weights, device=device)
+    if weights is not None and len(trained.stores) > 1:
+        raise UsageError(
+            f"--weights: {run} reads several stores, each of its own weights; put the files where "
+            "the stores say they were"
+        )
+    named = store if isinstance(store, Mapping) else {trained.stores[0]: store}
+    folders = {
+        name: out / TOKENS if len(trained.stores) == 1 else out / TOKENS / name
+        for name in trained.stores
+    }
+    configs = {
+        name: prepare_tokens(
+            run, folder, named.get(name), name=name, weights=weights, device=device
+        )
+        for name, folder in folders.items()
+    }
     clips = tuple(Clip(name, name, split="test", action=trained.action) for name in pending)
-    phases = {trained.action: trained.probe.phases}
+    phases = {trained.action: trained.probe.phases} if trained.probe else {}
     manifest = Manifest("applied", root, clips, phases)
     from tokenreel.extract.flow.runner import extract_clips
     from tokenreel.fuse.distributed.world import find_device
     from tokenreel.fuse.embed.embed import embed_clips
 
-    report = extract_clips(
-        manifest, config, tokens, progress=progress, retries=True, changed="replace"
-    )
-    yield from report.failed
-    if report.signal:
-        raise KeyboardInterrupt
-    held = open_store(tokens)
-    extracted = [name for name in pending if name in held.records]
-    for found in embed_clips(run, tokens, extracted, device=find_device(device)):
+    failed: set[str] = set()
+    for name, folder in folders.items():
+        report = extract_clips(
+            manifest, configs[name], folder, progress=progress, retries=True, changed="replace"
+        )
+        yield from (each for each in report.failed if each.clip_id not in failed)
+        failed |= {each.clip_id for each in report.failed}
+        if report.signal:
+            raise KeyboardInterrupt
+    held = {name: open_store(folder) for name, folder in folders.items()}
+    whole = set(pending).intersection(*(each.records for each in held.values()))
+    for each in held.values():  # joined on the clips that all have
+        each.records = {name: record for name, record in each.records.items() if name in whole}
+    extracted = [name for name in pending if name in whole]
+    for found in embed_clips(run, held, extracted, device=find_device(device)):
         if isinstance(found, ClipFailed):
             yield found
+        elif trained.probe is None:
+            yield _write_scores(*found, trained, root, out)
         else:
-            yield _write(*found, trained, held, root, out, movies=movies)
+            first = held[trained.stores[0]]
+            yield _write(*found, trained, trained.probe, first, root, out, movies=movies)
     if not keep_tokens:
-        shutil.rmtree(tokens)
+        shutil.rmtree(out / TOKENS)
 
 
 def watch_folder(
@@ -207,21 +237,24 @@ def read_trained(run: Path, action: str | None) -> Trained:
     Raises:
         UsageError: as apply_run.
     """
-    provenance = read_provenance(run)
-    if len(stores_of(provenance)) > 1:
-        raise UsageError(
-            f"{run} reads several stores: make them of the new videos with `extract run`, then "
-            "`fuse embed`"
-        )
+    stores = tuple(stores_of(read_provenance(run))) or (TOKENS,)
     path = run / EMBEDDINGS
     if not path.exists():
         raise UsageError(f"{run} has no {EMBEDDINGS}: type its `fuse train` again to finish it")
     file = read_embeddings(path)
+    from tokenreel.evaluate.data.clips import file_sha256
+
+    sha256 = file_sha256(path)
+    clips = tuple(clip for clip in file.clips if clip.split == "train" and clip.num_frames)
     if file.unit == "clip":
-        raise UsageError(
-            f"{run} gives scores of whole clips, no phases: make a store of the new videos with "
-            "`extract run`, then `fuse embed`"
-        )
+        if not file.class_names:
+            raise UsageError(
+                f"{run} gives vectors of whole clips, no phases, tags or classes: make a store of "
+                "the new videos with `extract run`, then `fuse embed`"
+            )
+        if action is not None:
+            raise UsageError(f"--action {action}: {run} scores whole clips, and names no phases")
+        return Trained(run, sha256, clips, None, "", tuple(file.class_names), stores)
     probes = fit_probes(file.clips)
     if not probes:
         raise UsageError(
@@ -233,10 +266,7 @@ def read_trained(run: Path, action: str | None) -> Trained:
     chosen = next(iter(probes)) if action is None else action
     if chosen not in probes:
         raise UsageError(f"--action {chosen}: the run knows the phases of {_some(probes)}")
-    clips = tuple(clip for clip in file.clips if clip.split == "train" and clip.num_frames)
-    from tokenreel.evaluate.data.clips import file_sha256
-
-    return Trained(run, file_sha256(path), clips, probes[chosen], chosen)
+    return Trained(run, sha256, clips, probes[chosen], chosen, stores=stores)
 
 
 def _some(names: Mapping[str, Any]) -> str:
@@ -279,17 +309,30 @@ def _name_below(root: Path, path: Path) -> str:
 
 
 def prepare_tokens(
-    run: Path, tokens: Path, store: Path | None, *, weights: str | None, device: str
+    run: Path,
+    tokens: Path,
+    store: Path | None,
+    *,
+    name: str = TOKENS,
+    weights: str | None,
+    device: str,
 ) -> ExtractConfig:
-    """Make the empty store that takes the tokens; how they are extracted.
+    """Make the empty store that takes the tokens of a store of the run; how they are extracted.
 
     Raises:
         UsageError: the run does not say what its tokens are, or its frames are a list.
         WrongIdentity: a store of other tokens lies there.
     """
-    kept = run / TOKENS
+    kept, provenance = run / TOKENS, read_provenance(run)
+    if (several := stores_of(provenance)) and store is None:
+        store = store_of_run(run, several[name])
+        if store is None:
+            raise UsageError(
+                f"{run} reads the stores {', '.join(several)}, and {name} is not found by its name "
+                f"({several[name].get('store_name')}): add --store {name}=PATH"
+            )
     source = store or (
-        kept if (kept / "recipe.json").exists() else require_store_of_run(run, read_provenance(run))
+        kept if (kept / "recipe.json").exists() else require_store_of_run(run, provenance)
     )
     identity, attributes = load_identity(source)
     policy = str(identity.frames.get("policy"))
@@ -329,6 +372,7 @@ def _write(
     clip: EmbeddedClip,
     provenance: Mapping[str, Any],
     trained: Trained,
+    probe: Probe,
     store: Store,
     root: Path,
     out: Path,
@@ -336,7 +380,7 @@ def _write(
     movies: bool,
 ) -> Applied | ClipFailed:
     """The files of a video, the mark last."""
-    folder, probe = out / file_name(clip.clip_id), trained.probe
+    folder = out / file_name(clip.clip_id)
     make_directory(folder)
     shares = probe.probabilities(clip.embeddings)
     places = shares.argmax(axis=1)
@@ -354,12 +398,39 @@ def _write(
         except (VideoError, TokenReelError) as error:
             reason = str(error)
             log.warning("%s: no movie: %s", clip.clip_id, reason)
+    return _mark_done(clip, trained, root, folder, reason)
+
+
+def _write_scores(
+    clip: EmbeddedClip, provenance: Mapping[str, Any], trained: Trained, root: Path, out: Path
+) -> Applied | ClipFailed:
+    """The files of a video whose tags or class a run scores, the mark last."""
+    folder = out / file_name(clip.clip_id)
+    make_directory(folder)
+    scores = clip.embeddings[0]
+    if len(scores) != len(trained.class_names):
+        raise Damaged(
+            f"{trained.path} gives {len(scores)} scores, its {EMBEDDINGS} names "
+            f"{len(trained.class_names)}: type its `fuse train` again"
+        )
+    rows: list[list[object]] = [["name", "score"]]
+    for place in np.argsort(-scores, kind="stable").tolist():
+        rows.append([trained.class_names[place], round(float(scores[place]), 6)])
+    write_whole(folder / "predictions.csv", _table(rows))
+    write_whole(folder / "nearest.csv", _table(_nearest(clip, trained.clips)))
+    write_embeddings(folder / EMBEDDINGS, [clip], provenance=dict(provenance), unit="clip")
+    return _mark_done(clip, trained, root, folder, "")
+
+
+def _mark_done(
+    clip: EmbeddedClip, trained: Trained, root: Path, folder: Path, unseen_reason: str
+) -> Applied | ClipFailed:
     try:
         mark = _mark(trained, path_below(root, clip.video))
     except OSError as error:
         return ClipFailed(clip.clip_id, stage="read", reason=error.strerror or str(error))
     write_whole(folder / DONE, canonical_json(mark))
-    return Applied(clip.clip_id, folder, unseen_reason=reason)
+    return Applied(clip.clip_id, folder, unseen_reason=unseen_reason)
 
 
 def _table(rows: Sequence[Sequence[object]]) -> bytes:

@@ -189,7 +189,8 @@ def apply(
         str | None, typer.Option(help="whose phases are named, where the run knows several")
     ] = None,
     store: Annotated[
-        Path | None, typer.Option(help="the run's store, for runs of earlier versions")
+        list[str] | None,
+        typer.Option(help="of a run of an earlier version; NAME=PATH for each of several"),
     ] = None,
     weights: Annotated[
         str | None, typer.Option(help="weights of the backbone, where they have moved")
@@ -198,20 +199,24 @@ def apply(
     keep_tokens: Annotated[bool, typer.Option(help="leave the tokens in OUT/tokens")] = False,
     device: Device = "auto",
 ) -> None:
-    """Apply a run to new videos: phases by time, embeddings, a movie, the nearest clips."""
+    """Apply a run to new videos: phases by time, embeddings, a movie, the nearest clips.
+
+    A run that scores whole clips gives the scores of their tags or classes.
+    """
     from tokenreel.cache.errors import ClipFailed, UsageError
     from tokenreel.pipeline.apply.apply import apply_run, watch_folder
+    from tokenreel.pipeline.phases.training import parse_stores
 
     if (watch is None) == (not videos):
         raise UsageError("name videos, or a folder with --watch, and not both")
-    where = require_device(device)
+    where, stores = require_device(device), parse_stores(store or [])
 
     def apply_to(some: list[Path]) -> Iterator["Applied | ClipFailed"]:
         return apply_run(
             run,
             some,
             out=out,
-            store=store,
+            store=stores,
             weights=weights,
             action=action,
             movies=movies,

@@ -1,0 +1,134 @@
+"""Runs that score whole clips, of one store or of several, on new videos."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.fuse.systems.ftp.maps import small
+from tests.pipeline.apply.test_apply import EXTRACTION, write_video
+from tokenreel.cache.embeddings import read_embeddings
+from tokenreel.cache.errors import ClipFailed, UsageError
+from tokenreel.cache.format.store_files import create_twin
+from tokenreel.fuse.train.train import train
+from tokenreel.pipeline.apply.apply import apply_run
+from tokenreel.pipeline.phases.library import embed_store, extract_videos, train_model
+
+STREAMS = {"spatial": 11, "temporal": 5}  # the block of each store
+OF_STREAMS = {
+    "data.num_frames": 3,
+    "encoder.width": 8,
+    "encoder.layers": 1,
+    "optim.epochs": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Stores of labelled videos, a run on two of them, one on clip maps, and a new video."""
+    path = tmp_path_factory.mktemp("scores")
+    clips, tags = ["video,split,action"], ["video,tag"]
+    for number, split in enumerate(("train", "train", "train", "train", "val", "val")):
+        name = f"{number}.mp4"
+        write_video(path / "data" / name, seed=number, num_frames=8)
+        clips.append(f"{name},{split},{('jump', 'run')[number % 2]}")
+        tags.append(f"{name},{('calm', 'wild')[number % 2]}")
+    (path / "data" / "clips.csv").write_text("\n".join(clips))
+    (path / "data" / "tags.csv").write_text("\n".join(tags))
+    stores = {name: path / "stores" / name for name in STREAMS}
+    for name, block in STREAMS.items():
+        extract_videos(path / "data", stores[name], settings=EXTRACTION | {"blocks": (block,)})
+    words = {"device": "cpu", "progress": False}
+    train_model(stores, path / "tags", recipe="stan", settings=OF_STREAMS, **words)
+    maps = path / "stores" / "maps"
+    extract_videos(path / "data", maps, settings=EXTRACTION | {"frames": "uniform:4"})
+    config = small(prompts=(), stage="classify")
+    train(config, store=maps, out=path / "actions", device="cpu", progress=False)
+    write_video(path / "new" / "a.mp4", seed=9, num_frames=8)
+    return path
+
+
+def applied(run, work, out, **options):
+    return list(apply_run(run, [work / "new"], out=out, device="cpu", progress=False, **options))
+
+
+def read_scores(folder):
+    with (folder / "predictions.csv").open() as file:
+        return {row["name"]: float(row["score"]) for row in csv.DictReader(file)}
+
+
+def named(work):
+    return {name: work / "stores" / name for name in STREAMS}
+
+
+def by_hand(run, stores, work, folder):
+    """The embedding of the new video by the ordinary commands, with the runs' calibrations."""
+    made = {name: folder / name for name in stores}
+    for name, store in stores.items():
+        create_twin(made[name], store)
+        changes = {"blocks": (STREAMS[name],)} if name in STREAMS else {"frames": "uniform:4"}
+        extract_videos(work / "new", made[name], settings=EXTRACTION | changes)
+    given = made if len(made) > 1 else next(iter(made.values()))
+    file = embed_store(run, given, folder / "e.h5", device="cpu", progress=False)
+    return read_embeddings(file).clips[0].embeddings
+
+
+@pytest.mark.parametrize(
+    ("run", "classes"), [("tags", ("calm", "wild")), ("actions", ("jump", "run"))]
+)
+def test_scores_of_tags_and_classes_equal_those_of_extract_and_embed(work, tmp_path, run, classes):
+    stores = named(work) if run == "tags" else {"maps": work / "stores" / "maps"}
+    given = {"store": stores} if run == "tags" else {}  # one store: the run keeps its twin
+    [one] = applied(work / run, work, tmp_path / "out", **given)
+    assert one.name == "a.mp4"
+    [clip] = read_embeddings(one.folder / "embeddings.h5").clips
+    wanted = by_hand(work / run, stores, work, tmp_path)
+    np.testing.assert_array_equal(clip.embeddings, wanted)
+    scores = read_scores(one.folder)
+    assert list(scores.values()) == sorted(scores.values(), reverse=True)
+    assert [scores[name] for name in classes] == pytest.approx(wanted[0].tolist(), abs=1e-6)
+    assert not (one.folder / "phases.mp4").exists()
+    with (one.folder / "nearest.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4  # the training clips
+    assert not (tmp_path / "out" / "tokens").exists()
+    [again] = applied(work / run, work, tmp_path / "out", **given)
+    assert again.was_done
+
+
+def test_stores_are_found_by_their_names_or_named(work, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    moved = tmp_path / "moved"
+    shutil.copytree(work / "tags", moved / "tags")
+    (moved / "tags" / "run.json").write_text(
+        (moved / "tags" / "run.json").read_text().replace(str(work), "/gone")
+    )
+    with pytest.raises(
+        UsageError, match=r"reads the stores spatial, temporal.*--store spatial=PATH"
+    ):
+        applied(moved / "tags", work, tmp_path / "out")
+    (tmp_path / "stores").symlink_to(work / "stores")
+    [one] = applied(moved / "tags", work, tmp_path / "out")
+    assert not one.was_done
+
+
+def test_a_video_that_no_store_can_take_is_listed_once(work, tmp_path):
+    videos = shutil.copytree(work / "new", tmp_path / "videos")
+    (videos / "bad.mp4").write_bytes((videos / "a.mp4").read_bytes()[:700])
+    options = {"store": named(work), "device": "cpu", "progress": False}
+    found = list(apply_run(work / "tags", [videos], out=tmp_path / "out", **options))
+    assert [one.clip_id for one in found if isinstance(one, ClipFailed)] == ["bad.mp4"]
+    assert [one.name for one in found if not isinstance(one, ClipFailed)] == ["a.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"action": "jump"}, "scores whole clips, and names no phases"),
+        ({"weights": "random:0"}, "reads several stores, each of its own weights"),
+    ],
+)
+def test_words_that_mean_nothing_to_it_are_refused(work, tmp_path, options, message):
+    with pytest.raises(UsageError, match=message):
+        applied(work / "tags", work, tmp_path / "out", store=named(work), **options)
+    assert not (tmp_path / "out").exists()
