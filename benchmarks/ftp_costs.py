@@ -98,7 +98,7 @@ def table7(*, quick: bool) -> list[Row]:
     from tests.fuse.systems.ftp.maps import small, write_maps, write_texts
 
     # As many epochs of stage 1 to one of stage 2 as in the paper: 800 to 40.
-    dim, clips, epochs = (32, 16, (4, 1)) if quick else (192, 64, (80, 4))
+    dim, clips, epochs = (32, 16, (4, 1)) if quick else (192, 64, (40, 2))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ids = (*(f"train{i}" for i in range(clips)), "val0", "val1")

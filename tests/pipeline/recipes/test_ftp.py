@@ -5,6 +5,7 @@ The numbers are typed from the paper, not taken from the recipes.
 
 import csv
 import json
+import logging
 import re
 import shutil
 
@@ -17,7 +18,7 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.evaluate.protocol import EvaluateConfig, resolve
 from tokenreel.fuse.runs.provenance import read_provenance
-from tokenreel.fuse.train.train import train_together
+from tokenreel.fuse.train.train import Job, train_together
 from tokenreel.pipeline.phases.ablation import (
     ablate,
     plan_first_runs,
@@ -138,6 +139,32 @@ def test_recipes_name_what_the_paper_leaves_open_and_are_evaluated_by_actions():
     align = main.align.optim
     assert (align.lr, align.betas, align.weight_decay) == (1e-5, (0.9, 0.95), 0.05)
     assert (align.epochs, align.warmup_epochs, main.align.batch_clips) == (800, 5, 512)
+
+
+@pytest.mark.parametrize(
+    ("name", "segments", "told"),
+    [
+        ("ftp-table1-b", 4, "averages 4 x 3 views, as a store of `frames=uniform:32 crops=3`"),
+        ("ftp-table1-l336", 2, "averages 2 x 3 views, as a store of `frames=uniform:128 crops=3`"),
+        ("ftp-table2-l", 1, "averages 1 x 3 views, as a store of `frames=uniform:32 crops=3`"),
+        ("ftp-tableb4-b280", 4, "averages 4 x 3 views"),
+        ("ftp-table3-hmdb51-b", 1, "the views of a test on hmdb51 are not printed: one"),
+    ],
+)
+def test_a_row_is_tested_on_the_views_that_the_paper_prints(name, segments, told):
+    recipe = get_recipe(name)
+    assert recipe.fuse.segments == segments
+    assert told in " ".join(RECIPES[name].__doc__.split())
+
+
+def test_a_store_with_fewer_frames_than_the_segments_of_a_test_is_told(store, tmp_path, caplog):
+    config = get_recipe("ftp-table1-b").fuse
+    config = config.with_(prompts=(), head_channels=4, optim=config.optim.with_(epochs=0))
+    job = Job(config, store, tmp_path / "run")
+    with caplog.at_level(logging.WARNING):
+        assert train_together([job], device="cpu", progress=False)[0].error is None
+    assert "up to 24 frames of a clip, so that the 4 segments of a test of 8 frames" in caplog.text
+    assert "frames=uniform:32" in caplog.text
 
 
 @pytest.fixture(scope="module")

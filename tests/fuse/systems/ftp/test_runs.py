@@ -11,11 +11,13 @@ from tests.fuse.distributed.test_distributed import train_in_processes
 from tests.fuse.systems.ftp.maps import ACTIONS, CHANNELS, action_of, small, write_maps, write_texts
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import UsageError, WrongIdentity
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.pool_maps import pool_store
 from tokenreel.fuse.config import OptimConfig
 from tokenreel.fuse.embed.embed import embed_run
 from tokenreel.fuse.runs.checkpoint import load_checkpoint
 from tokenreel.fuse.runs.provenance import read_provenance
+from tokenreel.fuse.systems.ftp import system
 from tokenreel.fuse.systems.ftp.config import AlignConfig
 from tokenreel.fuse.train import run as run_module
 from tokenreel.fuse.train.train import Job, train, train_together
@@ -207,6 +209,24 @@ def test_repeats_take_as_many_stored_views_of_a_clip(tmp_path):
     assert read_provenance(path)["augmentation"] == "stored views"
     with pytest.raises(UsageError, match=r"data.views=augmented wants two augmented views"):
         run(config, write_maps(tmp_path / "one"), tmp_path / "no")
+
+
+def test_scores_are_the_mean_over_views_and_segments(tmp_path, monkeypatch):
+    store = write_maps(tmp_path / "maps", views=2, first_frames=6, more_frames=0)
+    monkeypatch.setattr(system, "judged_views", lambda store: [0, 1])  # as if view 1 was a crop
+    path = run(small(**{**LAST, "blocks": 0, "segments": 2}), store, tmp_path / "run").path
+    head = {name: value.numpy() for name, value in weights(path).items()}
+    opened = open_store(store)
+    [clip] = [c for c in read_embeddings(path / "embeddings.h5").clips if c.clip_id == "val1"]
+    shares = []
+    for view in (0, 1):
+        tokens = opened.read("val1", view=view).decode(3)  # the last block, (6, N, D)
+        for frames in ([0, 2, 4], [1, 3, 5]):
+            mean = tokens[frames].mean(axis=(0, 1))
+            scores = np.exp(head["head.last.weight"] @ mean + head["head.last.bias"])
+            shares.append(scores / scores.sum())
+    assert np.ptp(shares, axis=0).max() > 0.01  # they differ
+    np.testing.assert_allclose(clip.embeddings[0], np.mean(shares, axis=0), atol=1e-5)
 
 
 def test_few_clips_of_each_action_are_drawn_by_the_seed_of_the_data(store, tmp_path):

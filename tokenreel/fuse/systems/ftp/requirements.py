@@ -64,7 +64,10 @@ def _require_maps(config: FtpConfig, store: Store) -> None:
         return
     height, width = grid_of_map(store)
     most = frames_of_map(store)
-    if most > 4 * config.data.num_frames and "count" not in store.identity.frames:
+    if (
+        most > max(4, config.segments) * config.data.num_frames
+        and "count" not in store.identity.frames
+    ):
         log.warning(
             "%s has up to %d frames of a clip, of which data.num_frames=%d, evenly spaced, are "
             "read: `%s` makes a store of as many",
@@ -72,6 +75,17 @@ def _require_maps(config: FtpConfig, store: Store) -> None:
             most,
             config.data.num_frames,
             extract_command(store, frames=f"uniform:{config.data.num_frames}"),
+        )
+    needed = config.segments * config.data.num_frames
+    if config.stage != "align" and config.segments > 1 and most < needed:
+        log.warning(
+            "%s has up to %d frames of a clip, so that the %d segments of a test of %d frames each "
+            "repeat them: `%s` makes a store of as many",
+            store.path,
+            most,
+            config.segments,
+            config.data.num_frames,
+            extract_command(store, frames=f"uniform:{needed}"),
         )
     if config.reading == "appendix" and config.prompts and height * width < 2:
         raise UsageError(f"reading=appendix needs a grid, {store.path} has one token a frame")
