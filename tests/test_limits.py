@@ -7,6 +7,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from tokenreel.cache.errors import MachineError
 from tokenreel.cache.files import whole_file
 from tokenreel.cache.locks import lock_folder
 from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.tools.feature_labels import LabelTables
+from tokenreel.cache.tools.import_features import opened
+from tokenreel.cache.tools.imported_clips import FeatureSources
 from tokenreel.cache.write.claims import is_live, read_claim, take_claim
 from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.evaluate.commands.suite import evaluate_files
@@ -57,7 +61,14 @@ READERS = {  # name of the file -> what reads it
         [path], config=EvaluateConfig(), out=path.parent / "out", progress=False
     ),
     "film": lambda path: find_videos(path.parent, ["film"]),
+    "steps.npy": lambda path: _labels_of_features(path),
+    "features.npy": lambda path: opened(path, 0).__enter__(),
 }
+
+
+def _labels_of_features(path: Path) -> None:
+    line = SimpleNamespace(cells={"file": "a", "labels": path.name}, where="clips.csv:2")
+    LabelTables(path.parent, arrays={"a": line}).labels("a", "", np.arange(3.0))
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -66,6 +77,13 @@ def test_a_file_that_cannot_be_opened_now_is_not_called_wrong(tmp_path, name):
     path.write_text(json.dumps({"a": 1}))
     with no_more_files(), pytest.raises(MachineError, match=r"Too many open files; .*ulimit -n"):
         READERS[name](path)
+
+
+def test_features_that_cannot_be_hashed_now_are_not_called_wrong(tmp_path):
+    (tmp_path / "a.npy").write_bytes(b"1")
+    sources = FeatureSources(tmp_path, tmp_path / "store")
+    with no_more_files(), pytest.raises(MachineError, match=r"Too many open files; .*ulimit -n"):
+        sources.describe([tmp_path / "a.npy"])
 
 
 def test_a_clip_of_a_store_that_is_open_is_not_called_damaged(tmp_path, monkeypatch):

@@ -128,3 +128,44 @@ def test_bytes_count_codes_and_scales(tokens):
     assert size("int8") == 20 * (8 + 4)
     assert size("int4") == 20 * (4 + 4)
     assert size("pool2+int8") == 2 * 3 * (8 + 4)
+
+
+def test_tokens_that_all_become_their_mean_have_a_relative_error_of_one_and_no_direction(tokens):
+    def flatten(codes):
+        return np.broadcast_to(moved.mean(axis=(0, 1)), codes.shape)
+
+    moved = tokens + np.float32(5)
+    moved[..., 3] = 2  # a channel that is the same everywhere
+    error = measure_codec(Changed(flatten), {7: moved}, grid=GRID)
+    assert error.relative == pytest.approx(1, rel=1e-5)
+    assert (error.cosine_median, error.cosine_worst) == pytest.approx((0, 0), abs=1e-3)
+    kept = measure_codec(Changed(lambda codes: codes), {7: moved}, grid=GRID)
+    assert (kept.relative, kept.pooled) == (0, 0)
+
+
+def test_errors_are_of_all_blocks_together(tokens):
+    class OfOneBlock(Changed):
+        def decode(self, encoded, *, block):
+            return encoded.codes / 2 if block == 9 else encoded.codes
+
+    error = measure_codec(OfOneBlock(None), {7: tokens, 9: tokens}, grid=GRID)
+    assert error.relative == pytest.approx((0.25 / 2) ** 0.5, rel=1e-5)
+
+
+def test_attention_pooling_is_the_softmax_of_twice_the_scaled_products(tokens):
+    queries = np.random.default_rng(3).standard_normal((4, 8)).astype(np.float32)
+    given = tokens[:2] / tokens.std(axis=(0, 1))
+    pooled = pool_tokens(given, seed=3, num_queries=4)
+    for frame in range(2):
+        for number, query in enumerate(queries):
+            weights = np.exp(2 * given[frame] @ query / 8**0.5)
+            wanted = weights @ given[frame] / weights.sum()
+            np.testing.assert_allclose(pooled[frame, number], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_pooled_error_is_relative_to_the_spread_of_the_pooled_entities(tokens):
+    error = measure_codec(Changed(lambda codes: codes / 2), {7: tokens}, grid=GRID)
+    scaled = (tokens - tokens.mean(axis=(0, 1))) / tokens.std(axis=(0, 1))
+    before, after = pool_tokens(scaled, seed=7), pool_tokens(scaled / 2, seed=7)
+    spread = np.linalg.norm(before - before.mean(axis=(0, 1)))
+    assert error.pooled == pytest.approx(np.linalg.norm(after - before) / spread, rel=1e-3)

@@ -368,7 +368,7 @@ def find_features(
             groups.setdefault(name, {}).update(dict.fromkeys(blocks, path))
         elif path.suffix == ".npy":
             stem, _, block = name[:-4].rpartition(".")
-            if len(blocks) == 1 and not (stem and block == str(blocks[0])):
+            if len(blocks) == 1 and not _names_block(path, blocks[0]):
                 stem, block = name[:-4], str(blocks[0])
             if not block.isdecimal():
                 raise UsageError(
@@ -402,6 +402,13 @@ def find_features(
         twice = next(name for name in ids if ids.count(name) > 1)
         raise UsageError(f"{folder}: two files are of the clip {twice!r}")
     return files
+
+
+def _names_block(path: Path, block: int) -> bool:
+    """Whether a file is called NAME.BLOCK.npy: for this block, or beside the file of this block."""
+    stem, _, word = path.stem.rpartition(".")
+    is_beside = word.isdecimal() and path.with_name(f"{stem}.{block}.npy").exists()
+    return bool(stem) and (word == str(block) or is_beside)
 
 
 def _read_table(path: Path) -> dict[str, Line]:
