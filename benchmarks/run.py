@@ -37,6 +37,7 @@ SECONDS = {
     "extract_scenes": 70,
     "extract_seeking": 180,
     "ftp_costs": 300,
+    "fuse_apply": 300,
     "fuse_dedup": 60,
     "fuse_lockstep": 180,
     "fuse_online": 90,

@@ -77,11 +77,14 @@ def by_hand(run, stores, work, folder):
 @pytest.mark.parametrize(
     ("run", "classes"), [("tags", ("calm", "wild")), ("actions", ("jump", "run"))]
 )
-def test_scores_of_tags_and_classes_equal_those_of_extract_and_embed(work, tmp_path, run, classes):
+def test_scores_of_tags_and_classes_equal_those_of_extract_and_embed(
+    work, tmp_path, run, classes, caplog
+):
     stores = named(work) if run == "tags" else {"maps": work / "stores" / "maps"}
     given = {"store": stores} if run == "tags" else {}  # one store: the run keeps its twin
     [one] = applied(work / run, work, tmp_path / "out", **given)
     assert one.name == "a.mp4"
+    assert "since it was trained" not in caplog.text  # the clips are new, the store is no other
     [clip] = read_embeddings(one.folder / "embeddings.h5").clips
     wanted = by_hand(work / run, stores, work, tmp_path)
     np.testing.assert_array_equal(clip.embeddings, wanted)

@@ -55,6 +55,17 @@ def is_red(image):
     return (red > green + 60) & (red > blue + 60)
 
 
+def write_video(path, name, *, num_frames=FRAMES, rate=10):
+    """The video of a clip."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "8"})
+        stream.height, stream.width, stream.pix_fmt = SIDE, SIDE, "yuv444p"
+        for number in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(draw(name, number), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
 def write_videos(folder):
     """A video and labels of each clip: two phases; odd ones are validation clips."""
     (folder / "train").mkdir(parents=True)
@@ -62,13 +73,7 @@ def write_videos(folder):
     labels = ["video,start_seconds,stop_seconds,phase"]
     for place, name in enumerate(NAMES):
         path = f"{'val' if place % 2 else 'train'}/{name}.mp4"
-        with av.open(str(folder / path), "w") as container:
-            stream = container.add_stream("libx264", rate=10, options={"crf": "8"})
-            stream.height, stream.width, stream.pix_fmt = SIDE, SIDE, "yuv444p"
-            for number in range(FRAMES):
-                frame = av.VideoFrame.from_ndarray(draw(name, number), format="rgb24")
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
+        write_video(folder / path, name)
         labels += [f"{path},0,0.5,0", f"{path},0.5,1,1"]
     (folder / "labels.csv").write_text("\n".join(labels))
     (folder / "phases.csv").write_text("action,phase\n,go\n,come\n")

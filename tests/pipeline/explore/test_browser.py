@@ -145,6 +145,18 @@ def test_a_link_restores_the_view(page):
     assert np.array_equal(pixels(page, "stage"), seen)
 
 
+def test_a_link_with_what_means_nothing_shows_the_frame_and_a_sentence(page):
+    go(page, "train/one.mp4|2|x", clip="train/one.mp4", frame="2", overlay="x", clicks="[1]")
+    page.wait("document.getElementById('status').textContent.includes('none of pca')")
+    x, y = scene.centre("one", 2)
+    assert scene.is_red(pixels(page, "stage")[int(y * 3.5), int(x * 3.5)])
+    page.run("location.hash = 'clip=nothing'")
+    page.wait("document.getElementById('status').textContent.includes('has no clip')")
+    refused = [line for line in page.console if "404" in line]
+    assert len(refused) == 2  # what the server refused, as the browser says it
+    page.console[:] = [line for line in page.console if line not in refused]
+
+
 def test_the_keyboard_the_bands_and_play_move_through_the_clip(page):
     go(page, "train/three.mp4|0|none", clip="train/three.mp4")
     page.run("document.getElementById('frame').focus()")

@@ -4,6 +4,7 @@ import base64
 import http.client
 import io
 import json
+import shutil
 import socket
 import sys
 from urllib.parse import quote, urlencode, urlsplit
@@ -17,10 +18,12 @@ from tests.fuse.tiny import write_store
 from tests.pipeline.explore import scene
 from tests.pipeline.explore.conftest import serving
 from tokenreel.cache.errors import UsageError, WrongIdentity
+from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.pipeline.cli.main import app
 from tokenreel.pipeline.explore import command, frames
 from tokenreel.pipeline.explore.command import serve_store
+from tokenreel.pipeline.explore.frames import FramesUnseen
 from tokenreel.pipeline.explore.server import FILES
 
 
@@ -155,6 +158,18 @@ def test_a_frame_is_the_one_that_the_backbone_saw(server):
     assert ask(server, "frame", clip="val/two.mp4", frame=0, view=1)[0] == 404
 
 
+def test_a_video_of_another_length_or_size_is_not_shown_as_the_stores(work, tmp_path):
+    videos = shutil.copytree(work / "videos", tmp_path / "videos")
+    scene.write_video(videos / "train/one.mp4", "one", num_frames=6)
+    scene.write_video(videos / "val/two.mp4", "two", rate=7)
+    made = frames.ClipFrames(open_store(work / "store"), videos)
+    with pytest.raises(FramesUnseen, match="has no frame 8, but the store holds its tokens"):
+        made.jpeg("train/one.mp4", 8)
+    with pytest.raises(FramesUnseen, match="is not the video of the store: frame 3 is at tick"):
+        made.jpeg("val/two.mp4", 3)
+    made.close()
+
+
 def test_frames_are_decoded_ahead_and_old_ones_forgotten(work, monkeypatch):
     monkeypatch.setattr(frames, "RUN", 3)
     monkeypatch.setattr(frames, "KEPT_BYTES", 1)
@@ -285,8 +300,6 @@ def test_a_run_of_another_backbone_is_refused_with_the_fields(run, tmp_path):
 
 
 def test_a_run_that_is_none_or_not_finished_is_refused(work, tmp_path, run):
-    import shutil
-
     with pytest.raises(UsageError, match="nowhere is no run"):
         serve_store(work / "store", [tmp_path / "nowhere"], port=0)
     unfinished = shutil.copytree(run, tmp_path / "unfinished")
@@ -331,6 +344,24 @@ def test_a_store_without_videos_cls_and_phases_is_shown_and_a_line_says_why(tmp_
             server, "api/along", clicks='[["train0",0,"1",true]]', clip="val1", block=3, view=2
         )
         assert (status, "has views 0 to 1" in body.decode()) == (404, True)
+
+
+def test_a_damaged_clip_is_told_and_the_others_are_shown(work, tmp_path):
+    path = shutil.copytree(work / "store", tmp_path / "store")
+    shard = path / folder_of(clip_key("train/one.mp4")) / "views/0/tokens/0/c/0/0/0"
+    data = bytearray(shard.read_bytes())
+    data[40] ^= 255  # of the first frame
+    shard.write_bytes(data)
+    words = {"block": 0, "first": 0, "count": 1}
+    with serving(path, root=work / "videos") as server:
+        get(server, "api/overlay", clip="val/two.mp4", kind="pca-store", **words)
+        status, _, body = ask(server, "api/overlay", clip="train/one.mp4", kind="pca", **words)
+        assert (status, "is damaged" in json.loads(body)["error"]) == (500, True)
+        clicks = '[["val/two.mp4", 0, "3", true]]'
+        _, _, body = ask(server, "api/similar", clip="val/two.mp4", block=0, clicks=clicks)
+        last = json.loads(body.decode().splitlines()[-1])
+        assert [sentence.partition(":")[0] for sentence in last["left_out"]] == ["train/one.mp4"]
+        assert {one["clip"] for one in last["patches"]} == {"train/three.mp4", "val/four.mp4"}
 
 
 def test_the_command_prints_the_address_and_ends_with_ctrl_c(work, monkeypatch):

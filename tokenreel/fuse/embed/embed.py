@@ -181,10 +181,13 @@ def embed_run(
     return [reason for reasons in left_out.values() for reason in reasons]
 
 
-def _load_for(run: Path, stores: StoreSet, device: torch.device) -> tuple[Embedder, TokenSource]:
+def _load_for(
+    run: Path, stores: StoreSet, device: torch.device, *, of_new_clips: bool = False
+) -> tuple[Embedder, TokenSource]:
     """The model of a run for some stores, with what made its embeddings, and what it reads."""
     there = describe_stores(stores)
-    trained_on = require_same_tokens(run, there)["store_fingerprint"]
+    known = require_same_tokens(run, there, of_new_clips=of_new_clips)
+    trained_on = known["store_fingerprint"]
     found: list[TokenSource] = []
 
     def source_of(config: SystemConfig) -> TokenSource:
@@ -219,7 +222,7 @@ def embed_clips(
     if not clips:
         return
     stores = StoreSet(store if isinstance(store, Mapping) else {"tokens": store})
-    embedder, source = _load_for(run, stores, device)
+    embedder, source = _load_for(run, stores, device, of_new_clips=True)
     embedder.model.eval()
     for record in map(stores.first.record, clips):
         try:

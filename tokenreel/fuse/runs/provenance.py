@@ -151,7 +151,9 @@ def read_provenance(run: Path) -> dict[str, Any]:
     return with_current_names(provenance, where=path)
 
 
-def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
+def require_same_tokens(
+    run: Path, there: Mapping[str, Any], *, of_new_clips: bool = False
+) -> dict[str, Any]:
     """What run.json says of a run, if its model can read the tokens of a store.
 
     A file name says little of weights: their hash is compared.
@@ -159,6 +161,8 @@ def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         run: its folder.
         there: what :func:`describe_store` says of the store.
+        of_new_clips: the store was made for clips that the run does not know; otherwise what has
+            changed in the run's own store is logged.
 
     Raises:
         WrongIdentity: tokens of another backbone, or of other weights; the fields that differ.
@@ -178,7 +182,8 @@ def require_same_tokens(run: Path, there: Mapping[str, Any]) -> dict[str, Any]:
             + (" ".join(f"--store {name}=PATH" for name in held) or "one --store PATH")
         )
     _require_same_tokens(run, provenance, there)
-    _warn_of_changes(run, provenance, there)
+    if not of_new_clips:
+        _warn_of_changes(run, provenance, there)
     for name, store in held.items():
         _require_same_tokens(run, store, asked[name])
     return provenance

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import Damaged, UsageError
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.cache.search.query import (
@@ -302,8 +302,14 @@ class Explorer:
         for place, number in enumerate(chosen):
             last = self.store.record(names[number]).num_frames - 1
             frame = round(last * (place + 0.5) / len(chosen))
-            read = self.store.read(names[number], [frame], blocks=[block], view=view)
+            try:
+                read = self.store.read(names[number], [frame], blocks=[block], view=view)
+            except Damaged as error:  # whoever opens the clip is told
+                failure = error
+                continue
             parts.append(read.decode(block))
+        if not parts:
+            raise failure
         return np.concatenate(parts)
 
 

@@ -118,7 +118,8 @@ function askSimilar() {
       const isLast = answer.done === answer.frames;
       $("speed").textContent = isLast ? answer.speed : `${answer.done} of ${answer.frames} frames so far`;
       if (answer.left_out.length) tell(`left out: ${answer.left_out.join("; ")}`);
-      await showCards("similar", answer.patches, (one) => `${one.score.toFixed(3)}  ${one.clip}, ${one.seconds.toFixed(2)} s`);
+      await showCards("similar", answer.patches, (one) => `${one.score.toFixed(3)}  ${one.clip}, ${one.seconds.toFixed(2)} s`, signal);
+      if (signal.aborted) return;
       $("similar").dataset.first ??= performance.now() - start;
       if (isLast) $("similar").dataset.done = "true";
     }
@@ -127,22 +128,27 @@ function askSimilar() {
 
 function askNear() {
   $("nearhead").hidden = state.run === null;
-  if (state.run === null) { $("near").replaceChildren(); found.near = null; return; }
+  if (state.run === null) {
+    running.get("near")?.abort();
+    $("near").replaceChildren();
+    found.near = null;
+    return;
+  }
   const frame = Math.min(state.frame, clip.frames - 1);
   only("near", async (signal) => {
     found.near = await ask("api/near", runWords({ clip: clip.id, frame }), signal);
-    await showCards("near", found.near.nearest, (one) => `${one.distance.toFixed(3)}  ${one.clip}, ${one.seconds.toFixed(2)} s`);
+    await showCards("near", found.near.nearest, (one) => `${one.distance.toFixed(3)}  ${one.clip}, ${one.seconds.toFixed(2)} s`, signal);
     draw();
   });
 }
 
-async function showCards(name, list, words) {
+async function showCards(name, list, words, signal) {
   const made = list.map((one) => ({ one, ...card(one, words(one), (it) => show({ clip: it.clip, frame: it.frame })) }));
   await Promise.all(made.map(async ({ one, canvas }) => {
     drawFrame(canvas, await frame(one.clip, one.frame), store.grid);
     if (one.patch !== undefined) drawBox(canvas, one.patch, store.grid, LIKE);
   }));
-  $(name).replaceChildren(...made.map(({ button }) => button));
+  if (!signal.aborted) $(name).replaceChildren(...made.map(({ button }) => button));
 }
 
 /** A frame; the first that cannot be shown is told, once. */
@@ -168,7 +174,14 @@ async function overlayBytes(id, number) {
     maps.set(key, ask("api/overlay", words).then((answer) => bytesOf(answer.data)));
     if (maps.size > 50) maps.delete(maps.keys().next().value);
   }
-  const bytes = await maps.get(key);
+  let bytes;
+  try {
+    bytes = await maps.get(key);
+  } catch (error) {
+    maps.delete(key);
+    tell(error.message);
+    return null;
+  }
   const depth = state.overlay === "norm" ? 1 : 3;
   const place = (number - first) * size * depth;
   return bytes.subarray(place, place + size * depth);
@@ -182,8 +195,8 @@ async function draw() {
   const other = besideFrame(number);
   const parts = [[$("stage"), clip.id, number]];
   if (beside) parts.push([$("beside"), beside.id, other]);
-  const made = await Promise.all(parts.map(async ([, id, n]) => [await frame(id, n), await overlayBytes(id, n)])).catch((error) => { tell(error.message); return null; });
-  if (!made || own !== drawing) return;
+  const made = await Promise.all(parts.map(async ([, id, n]) => [await frame(id, n), await overlayBytes(id, n)]));
+  if (own !== drawing) return;
   parts.forEach(([canvas, id, n], i) => {
     drawFrame(canvas, made[i][0], store.grid);
     if (made[i][1]) drawMap(canvas, made[i][1], store.grid, state.strength / 100);
@@ -242,7 +255,11 @@ function drawAlong(number) {
 }
 
 function drawEntities(number, image) {
-  if (state.run === null || !store.runs[state.run].attends || playing) { $("entities").replaceChildren(); return; }
+  if (state.run === null || !store.runs[state.run].attends || playing) {
+    running.get("attention")?.abort();
+    $("entities").replaceChildren();
+    return;
+  }
   only("attention", async (signal) => {
     const answer = await ask("api/attention", runWords({ clip: clip.id, frame: number }), signal);
     $("entities").replaceChildren(...answer.entities.map((map, i) => {
