@@ -195,10 +195,12 @@ def found(folder: Path, blocks=(0,), num_tokens: int = 1) -> list[FeatureFile]:
 
 
 def test_names_of_files_give_clips_and_blocks(tmp_path):
-    folder = features(tmp_path / "f", **{"a": (2, 12), "b.0": (2, 12), "c.9": (2, 12)})
+    names = ("0", "1", "a", "b.0", "b.x", "c.9")
+    folder = features(tmp_path / "f", **dict.fromkeys(names, (2, 12)))
     hdf5(folder, "d.hdf5"), hdf5(folder, "e.h5")
-    assert sorted(file.clip.clip_id for file in found(folder)) == ["a", "b", "c.9", "d", "e"]
-    assert sorted(file.name for file in found(folder)) == ["a", "b", "c.9", "d.hdf5", "e.h5"]
+    wanted = ["0", "1", "a", "b", "b.x", "c.9"]
+    assert sorted(file.clip.clip_id for file in found(folder)) == [*wanted, "d", "e"]
+    assert sorted(file.name for file in found(folder)) == [*wanted, "d.hdf5", "e.h5"]
 
 
 def test_the_table_comes_before_the_words_in_a_file_and_empty_cells_say_nothing(tmp_path):
@@ -245,8 +247,9 @@ def test_a_file_with_a_wrong_word_or_array_is_refused_by_name(tmp_path, given, m
     if "bytes/a" in given:
         with h5py.File(path, "a") as file:
             file["bytes/a"] = given["bytes/a"]
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as told:
         found(tmp_path / "f")
+    assert str(told.value).count("a.h5") == 1
 
 
 def test_bytes_of_other_integers_are_refused(tmp_path):

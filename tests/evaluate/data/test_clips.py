@@ -182,7 +182,8 @@ def test_the_labelled_frames_of_an_action_are_by_split_in_the_order_of_the_file(
     named = [replace(clip, phases=names) for clip in clips if clip.split != "test"]
     path = write_embeddings(tmp_path / "named.h5", named, provenance={})
     assert load_action(path, file_sha256(path), "act").num_phases == 5  # by their names
-    some = [a_clip("n", phases=()), a_clip("m", labels=[0] * 6), a_clip("k", "train")]
+    some = [a_clip(n, labels=[0] * 6) for n in "nm"] + [a_clip("k", "train")]
+    some[0] = replace(some[0], phases=())
     path = write_embeddings(tmp_path / "some.h5", some[:2], provenance={})
     assert load_action(path, file_sha256(path), "act").num_phases == 3
     beyond = a_clip("l", labels=[4] * 6, phases=())  # a clip that names none may know more
