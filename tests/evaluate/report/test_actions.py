@@ -55,6 +55,9 @@ def test_the_page_shows_bars_ends_shares_and_both_clouds(files, tmp_path):
     assert "jump: +50.0" in page
     assert "most gained" in page
     assert page.count("\u2713 jump 0.80") == 1  # of the clip that the first run has right
+    bars = set(re.findall(r'<rect class="(bar c\d)"', page))
+    assert bars == {"bar c0", "bar c1"}  # in the colours of both runs, as the rule says
+    assert re.search(r"rect\.bar[^{]*\{ ?fill: var\(--mark\)", page)
     assert "of the input of the last layer; 6 of 6 clips" in page
     assert "of logarithms of the scores; 6 of 6 clips" in page
 

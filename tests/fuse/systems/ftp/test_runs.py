@@ -17,7 +17,7 @@ from tokenreel.fuse.config import OptimConfig
 from tokenreel.fuse.embed.embed import embed_run
 from tokenreel.fuse.runs.checkpoint import load_checkpoint
 from tokenreel.fuse.runs.provenance import read_provenance
-from tokenreel.fuse.systems.ftp import system
+from tokenreel.fuse.systems.ftp import steps, system
 from tokenreel.fuse.systems.ftp.config import AlignConfig
 from tokenreel.fuse.train import run as run_module
 from tokenreel.fuse.train.train import Job, train, train_together
@@ -199,6 +199,23 @@ def test_subsets_of_prompts_train_in_lock_step_and_end_as_alone(store, texts, tm
         assert (alone / "checkpoint.pt").read_bytes() == (
             tmp_path / "step" / name / "checkpoint.pt"
         ).read_bytes(), name
+
+
+def test_runs_in_lock_step_read_each_map_once(store, tmp_path, monkeypatch):
+    found = []
+    read = steps.maps_of
+
+    def maps_of(*words):
+        found.append(words)
+        return read(*words)
+
+    monkeypatch.setattr(steps, "maps_of", maps_of)
+    configs = [small(**LAST), small(**{**LAST, "blocks": 0}), small(**LAST, pool="max")]
+    jobs = [Job(config, store, tmp_path / str(n)) for n, config in enumerate(configs)]
+    results = train_together(jobs, device="cpu", progress=False)
+    assert [result.error for result in results] == [None] * 3
+    num_steps, num_clips, num_poolings = 4, 12, 2
+    assert len(found) == (num_steps + num_clips) * num_poolings
 
 
 def test_repeats_take_as_many_stored_views_of_a_clip(tmp_path):
