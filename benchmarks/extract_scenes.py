@@ -23,10 +23,15 @@ from tokenreel.extract.video.decode import decode
 
 SIZES = {"360p": (360, 640), "1080p": (1080, 1920)}
 FPS, SCENE_FRAMES = 25, 50
+TINTS = (
+    (90, 30, 30),
+    (30, 90, 30),
+    (30, 30, 90),
+)  # added to half of the texture: each cut is found
 
 
 def render(path: Path, height: int, width: int, count: int) -> None:
-    """A textured picture that moves, and another one every two seconds."""
+    """A textured picture that moves, and another one of another colour every two seconds."""
     draw = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
         options = {"preset": "veryfast", "crf": "23", "threads": "1"}
@@ -37,7 +42,8 @@ def render(path: Path, height: int, width: int, count: int) -> None:
                 coarse = draw.integers(0, 256, (height // 20 + 1, width // 20 + 1, 3), np.uint8)
                 wide = coarse.repeat(20, axis=0).repeat(20, axis=1)[:height, :width]
                 noise = draw.integers(-12, 13, wide.shape)
-                wide = (wide.astype(np.int16) // 2 + 60 + noise).astype(np.uint8)
+                tint = TINTS[number // SCENE_FRAMES % len(TINTS)]
+                wide = (wide.astype(np.int16) // 2 + tint + noise).astype(np.uint8)
             pixels = np.roll(wide, (number, 2 * number), axis=(0, 1))
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, FPS)
@@ -58,7 +64,8 @@ def main() -> None:
                 assert sum(1 for _ in decode(path)) == count
 
             def scenes(path=path) -> None:
-                assert find_scenes(path, cutter_for(ScenesConfig()))
+                found = find_scenes(path, cutter_for(ScenesConfig()))
+                assert len(found) == -(-count // SCENE_FRAMES)
 
             subjects = {"decode": decoding, "scenes": scenes}
             times = measure(subjects, repeats=repeats, clock=time.process_time)

@@ -192,8 +192,21 @@ def test_planes_are_averaged_without_their_padding_and_without_conversion(tmp_pa
     [frame, *_] = decode(film)
     wanted = frame.mean_rgb
     assert "pixels" not in frame.__dict__
-    monkeypatch.setattr(plane_means, "WIDE_SUM", 0)
+    monkeypatch.setattr(plane_means, "BYTE_ROWS", 7)
     np.testing.assert_array_equal(frame.mean_rgb, wanted)
+
+
+@pytest.mark.parametrize("lowest", [0, 255])
+@pytest.mark.parametrize(("pix_fmt", "dtype", "wide"), [("gray", "u1", 1), ("gray16le", "<u2", 0)])
+def test_the_sum_of_a_large_plane_is_exact(lowest, pix_fmt, dtype, wide, monkeypatch):
+    monkeypatch.setattr(plane_means, "WIDE_SUM", 2**16 * wide)
+    frame = av.VideoFrame(70, 700, pix_fmt)  # rows of 70 values are padded
+    [plane] = frame.planes
+    data = np.random.default_rng(0).integers(lowest, 256, plane.buffer_size, np.uint8)
+    plane.update(data)
+    values = data.reshape(700, -1)[:, : 70 * np.dtype(dtype).itemsize].view(dtype)
+    wanted = min(255, int(values.astype(object).sum()) / values.size / 256 ** (dtype == "<u2"))
+    np.testing.assert_allclose(plane_means.mean_of_planes(frame), np.full(3, wanted), rtol=1e-12)
 
 
 def test_a_method_says_which_package_it_lacks(monkeypatch):

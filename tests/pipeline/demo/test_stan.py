@@ -16,6 +16,7 @@ from tokenreel.extract.scenes.run import ScenesReport
 from tokenreel.pipeline.cli import fuse
 from tokenreel.pipeline.datasets.trailers import TAGS, write_trailer
 from tokenreel.pipeline.demo import run_named, stan
+from tokenreel.pipeline.phases import training
 from tokenreel.pipeline.phases.reporting import report_words
 from tokenreel.pipeline.recipes.trailers import SMALL, TRAILERS
 
@@ -30,6 +31,7 @@ def ran(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(stan, "SEEDS", (0, 1))
+        patch.setattr(training, "num_processors", lambda: 1)  # no process for each of small runs
         assert run_named(["stan", *WORDS]) == 0
     return folder
 
@@ -84,6 +86,7 @@ def test_the_page_has_the_sentence(ran):
 def test_a_second_run_trains_nothing_and_writes_the_same_tables(ran, monkeypatch, capsys):
     monkeypatch.chdir(ran)
     monkeypatch.setattr(stan, "SEEDS", (0, 1))
+    monkeypatch.setattr(training, "num_processors", lambda: 1)
     before = {p: p.read_bytes() for p in (ran / OUT).rglob("*") if p.suffix in (".csv", ".pt")}
     assert stan.run_demo(WORDS) == 0
     assert {p: p.read_bytes() for p in before} == before

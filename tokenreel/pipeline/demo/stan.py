@@ -34,7 +34,7 @@ from tokenreel.pipeline.defaults import EMBEDDINGS, RESULTS
 from tokenreel.pipeline.phases.extraction import extract_dataset
 from tokenreel.pipeline.phases.reporting import report_scores
 from tokenreel.pipeline.phases.scenes import scenes_of_dataset
-from tokenreel.pipeline.phases.training import apply_words, folder_name, make_job, recorded_config
+from tokenreel.pipeline.phases.training import apply_words, folder_name, make_job, train_jobs
 from tokenreel.pipeline.recipes.trailers import SMALL, TRAILERS
 from tokenreel.pipeline.text import format_table, say
 
@@ -142,9 +142,7 @@ def _train(
         for seed in SEEDS
     ]
     names = [name for name in TRAILERS for _ in SEEDS]
-    from tokenreel.fuse.train.train import train_together
-
-    results = train_together([replace(job, config=recorded_config(job)) for job in jobs])
+    results = train_jobs(jobs)
     problems: dict[str, str] = {}
     for name, result in zip(names, results, strict=True):
         if result.error is not None:

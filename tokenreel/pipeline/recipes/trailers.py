@@ -13,15 +13,15 @@ from tokenreel.pipeline.recipes.base import Recipe, changed
 SMALL = "trailers-stan-128x2"
 WORDS = (
     "data.num_frames=16",
-    "data.batch_clips=16",
+    "data.batch_clips=8",
     "encoder.width=128",
     "encoder.layers=2",
     "encoder.feed_forward=128",
-    "encoder.dropout=0.1",
-    "head.dropout=0.1",
-    "optim.lr=5e-4",
+    "encoder.dropout=0",
+    "head.dropout=0",
+    "optim.lr=2.5e-4",
     "optim.weight_decay=1e-4",
-    "optim.epochs=20",
+    "optim.epochs=16",
     "optim.warmup_epochs=2",
 )
 
