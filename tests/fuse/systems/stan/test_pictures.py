@@ -24,7 +24,7 @@ from tokenreel.fuse.data.placement import choose_placement, jpeg_bytes
 from tokenreel.fuse.embed.embed import embed_run
 from tokenreel.fuse.runs.checkpoint import load_checkpoint
 from tokenreel.fuse.systems.base import make_source, require_stores, system_of
-from tokenreel.fuse.systems.stan import pictures
+from tokenreel.fuse.systems.stan import cnn_library, pictures
 from tokenreel.fuse.systems.stan.config import CnnConfig, PicturesConfig, StanConfig
 from tokenreel.fuse.systems.stan.pictures import (
     SceneCnn,
@@ -374,7 +374,7 @@ def test_pretrained_weights_that_cannot_be_loaded_say_what_to_give(monkeypatch):
         raise OSError("no network\nof any kind")
 
     cnn = SceneCnn(CnnConfig(name="resnet18"))
-    monkeypatch.setattr(pictures, "_make", offline)
+    monkeypatch.setattr(cnn_library, "make_cnn", offline)
     told = r"weights=pretrained: resnet18 could not be loaded \(OSError: no network\); .*random"
     with pytest.raises(UsageError, match=told):
         load_first_weights(cnn)
@@ -420,8 +420,8 @@ def library(monkeypatch):
             torch.manual_seed(state["version"] or 0)
             return resnet18(weights=None)
 
-    monkeypatch.setattr(pictures, "_make", make)
-    monkeypatch.setattr(pictures, "pretrained_sha256", pictures.pretrained_sha256.__wrapped__)
+    monkeypatch.setattr(cnn_library, "make_cnn", make)
+    monkeypatch.setattr(cnn_library, "pretrained_sha256", cnn_library.pretrained_sha256.__wrapped__)
     return state
 
 
@@ -436,7 +436,9 @@ def test_pretrained_weights_are_known_by_the_hash_of_their_tensors_and_by_their_
     assert described["first_weights"] == {"spatial": name}
     [digest] = described["first_weights_sha256"].values()
     hasher = hashlib.sha256()
-    for part, tensor in sorted(pictures._make("resnet18", pretrained=True).state_dict().items()):
+    for part, tensor in sorted(
+        cnn_library.make_cnn("resnet18", pretrained=True).state_dict().items()
+    ):
         if not part.startswith("fc."):
             hasher.update(f"{part}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
             hasher.update(tensor.numpy().tobytes())

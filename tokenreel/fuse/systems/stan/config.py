@@ -306,7 +306,7 @@ def _first_weights(cnns: Mapping[str, CnnConfig]) -> dict[str, Any]:
     pretrained = {name: cnn for name, cnn in cnns.items() if cnn.weights == PRETRAINED}
     if not pretrained:
         return {"first_weights_sha256": hashes}
-    from tokenreel.fuse.systems.stan.pictures import pretrained_name
+    from tokenreel.fuse.systems.stan.cnn_library import pretrained_name
 
     names = {name: pretrained_name(cnn.name) for name, cnn in pretrained.items()}
     return {"first_weights_sha256": hashes, "first_weights": names}
@@ -315,7 +315,7 @@ def _first_weights(cnns: Mapping[str, CnnConfig]) -> dict[str, Any]:
 def _sha256_of(cnn: CnnConfig) -> str:
     """The hash of first weights; `random:SEED` as it is."""
     if cnn.weights == PRETRAINED:
-        from tokenreel.fuse.systems.stan.pictures import pretrained_sha256
+        from tokenreel.fuse.systems.stan.cnn_library import pretrained_sha256
 
         try:
             return pretrained_sha256(cnn.name)

@@ -4,12 +4,9 @@ Shapes: F scenes, K pictures of each, H x W of a picture as stored, S x S of one
 D channels of a vector.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.fuse.systems.stan.cnn_library import (
+    CLASSIFIER,
+    SOURCES,
+    make_cnn,
+    pretrained_state,
+)
 from tokenreel.fuse.systems.stan.config import PRETRAINED, CnnConfig, PicturesConfig
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std
 KINETICS = ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
 PLAIN = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-CLASSIFIER = "fc."  # of torchvision's and timm's residual networks
 COUNT = "num_batches_tracked"
 SMALL_WIDTHS = (16, 32, 64)
 
@@ -37,7 +39,6 @@ class _Known:
         is_video: whether it sees the K pictures of a scene as one clip, or each alone.
         normal: mean and standard deviation of each channel.
         last: its submodule whose output is the map before pooling.
-        source: module that builds it, and the name of its weights there.
     """
 
     dim: int
@@ -45,18 +46,13 @@ class _Known:
     is_video: bool
     normal: tuple[tuple[float, ...], tuple[float, ...]]
     last: str
-    source: tuple[str, str]
 
 
 KNOWN = {
-    "resnet18": _Known(
-        512, 224, False, IMAGENET, "layer4", ("torchvision.models", "IMAGENET1K_V1")
-    ),
-    "seresnet50": _Known(2048, 224, False, IMAGENET, "layer4", ("timm", "")),
-    "r2plus1d_18": _Known(
-        512, 112, True, KINETICS, "layer4", ("torchvision.models.video", "KINETICS400_V1")
-    ),
-    "small": _Known(SMALL_WIDTHS[-1], None, True, PLAIN, "stages", ("tokenreel", "")),
+    "resnet18": _Known(512, 224, False, IMAGENET, "layer4"),
+    "seresnet50": _Known(2048, 224, False, IMAGENET, "layer4"),
+    "r2plus1d_18": _Known(512, 112, True, KINETICS, "layer4"),
+    "small": _Known(SMALL_WIDTHS[-1], None, True, PLAIN, "stages"),
 }
 
 
@@ -203,57 +199,10 @@ def _build(config: CnnConfig) -> nn.Module:
             torch.manual_seed(config.random_seed)
         if config.name == "small":
             return SmallCnn()
-        found = _make(config.name, pretrained=False)
+        found = make_cnn(config.name, pretrained=False)
         found.fc = nn.Identity()
         net: nn.Module = found
         return net
-
-
-def _make(name: str, *, pretrained: bool) -> Any:
-    """A CNN of torchvision or timm with its classifier."""
-    from importlib import import_module
-
-    module, weights = KNOWN[name].source
-    library = import_module(module)
-    if module == "timm":
-        return library.create_model(name, pretrained=pretrained)
-    return getattr(library, name)(weights=weights if pretrained else None)
-
-
-def pretrained_name(name: str) -> str:
-    """The name that its library gives the pre-trained weights of a CNN, and the file they are in.
-
-    >>> pretrained_name("resnet18")
-    'ResNet18_Weights.IMAGENET1K_V1 (resnet18-f37072fd.pth)'
-    """
-    from importlib import import_module
-
-    module, weights = KNOWN[name].source
-    library: Any = import_module(module.partition(".")[0] + ".models")
-    if module == "timm":
-        found = library.get_pretrained_cfg(name)
-        file = found.hf_hub_id or found.url.rpartition("/")[2]
-        return f"{found.architecture}.{found.tag} ({file})"
-    entry = library.get_model_weights(name)[weights]
-    return f"{entry} ({entry.url.rpartition('/')[2]})"
-
-
-@cache
-def pretrained_sha256(name: str) -> str:
-    """SHA-256 over name, type, shape and bytes of each tensor of pre-trained weights, by name.
-
-    The classifier does not count.
-
-    Raises:
-        UsageError: weights that are unavailable.
-    """
-    digest = hashlib.sha256()
-    for part, value in sorted(_pretrained(name).items()):
-        if not part.startswith(CLASSIFIER):
-            tensor = value.detach().contiguous()
-            digest.update(f"{part}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def load_first_weights(cnn: SceneCnn) -> None:
@@ -265,7 +214,7 @@ def load_first_weights(cnn: SceneCnn) -> None:
     config = cnn.config
     if config.random_seed is not None:
         return
-    state = _pretrained(config.name) if config.weights == PRETRAINED else _read_file(config)
+    state = pretrained_state(config.name) if config.weights == PRETRAINED else _read_file(config)
     own = cnn.net.state_dict()
     counts = {name: value for name, value in own.items() if name.endswith(COUNT)}
     state = {name: value for name, value in state.items() if not name.startswith(CLASSIFIER)}
@@ -281,21 +230,9 @@ def load_first_weights(cnn: SceneCnn) -> None:
             f"weights={config.weights}: not of {config.name}: {len(wrong)} tensors differ, the "
             f"first is {name}, of {found.get(name, 'none')} in place of "
             f"{wanted.get(name, 'none')}: give a file of the weights of {config.name}, named "
-            f"as in {KNOWN[config.name].source[0]}"
+            f"as in {SOURCES[config.name][0]}"
         )
     cnn.net.load_state_dict(state)
-
-
-def _pretrained(name: str) -> Mapping[str, Tensor]:
-    try:
-        found: Mapping[str, Tensor] = _make(name, pretrained=True).state_dict()
-    except Exception as error:  # no network, a proxy, a hash that differs, a full disk
-        first = str(error).splitlines()[0] if str(error) else ""
-        raise UsageError(
-            f"weights=pretrained: {name} could not be loaded ({type(error).__name__}: {first}); "
-            "without a network give the file of its weights, or random:SEED for untrained ones"
-        ) from error
-    return found
 
 
 def _read_file(config: CnnConfig) -> Mapping[str, Tensor]:
