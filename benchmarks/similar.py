@@ -28,7 +28,7 @@ OWN = "search"
 
 def main() -> None:
     """Measure and write the rows."""
-    frames, repeats = (2_000, 2) if quick_flag() else (200_000, 7)
+    frames, repeats = (2_000, 2) if quick_flag() else (200_000, 5)
     lengths = [CLIP_FRAMES] * (frames // CLIP_FRAMES)
     plan = plan_chunks(lengths, TOKENS * DIM)
     rng = np.random.default_rng(0)
@@ -94,11 +94,11 @@ def make_chunk(spans: list[Span], rng: np.random.Generator) -> Chunk:
 
 
 def cosines_of(codec, unit, chunk: Chunk) -> object:  # type: ignore[no-untyped-def]
-    """Cosines of a chunk by floats, 64 frames at a time."""
+    """Cosines of a chunk by floats, as many frames at a time as fit into a core's cache."""
     direction = unit.astype(np.float32)
     found = []
-    for start in range(0, len(chunk.frames), 64):
-        part = slice(start, start + 64)
+    for start in range(0, len(chunk.frames), 8):
+        part = slice(start, start + 8)
         encoded = Encoded(chunk.encoded.codes[part], chunk.encoded.scales[part])
         tokens = codec.decode(encoded, block=BLOCK)
         found.append(tokens @ direction / np.linalg.norm(tokens, axis=-1))
