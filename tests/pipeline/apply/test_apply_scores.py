@@ -6,14 +6,17 @@ import shutil
 import numpy as np
 import pytest
 
+from tests.extract.scenes.films import write_film
 from tests.fuse.systems.ftp.maps import small
 from tests.pipeline.apply.test_apply import EXTRACTION, write_video
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import ClipFailed, UsageError
 from tokenreel.cache.format.store_files import create_twin
+from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.train.train import train
 from tokenreel.pipeline.apply.apply import apply_run
 from tokenreel.pipeline.phases.library import embed_store, extract_videos, train_model
+from tokenreel.pipeline.phases.scenes import scenes_of_dataset
 
 STREAMS = {"spatial": 11, "temporal": 5}  # the block of each store
 OF_STREAMS = {
@@ -135,3 +138,47 @@ def test_words_that_mean_nothing_to_it_are_refused(work, tmp_path, options, mess
     with pytest.raises(UsageError, match=message):
         applied(work / "tags", work, tmp_path / "out", store=named(work), **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_scenes_of_a_new_video_are_found_as_those_of_the_run(tmp_path):
+    films = {"train/a": [14, 16, 12], "train/b": [20, 13], "train/c": [15], "val/d": [12, 18]}
+    for name, lengths in films.items():
+        write_film(tmp_path / "data" / f"{name}.mp4", lengths)
+    tags = {"train/a": "long", "train/b": "short", "train/c": "short", "val/d": "long"}
+    lines = "".join(f"{name}.mp4,{tag}\n" for name, tag in tags.items())
+    (tmp_path / "data" / "tags.csv").write_text(f"video,tag\n{lines}")
+    listed = tmp_path / "listed"
+    scenes_of_dataset("folder", ["min_frames=10", "workers=1"], root=tmp_path / "data", out=listed)
+    stores = {name: tmp_path / "stores" / name for name in STREAMS}
+    for name, block in STREAMS.items():
+        settings = EXTRACTION | {"blocks": (block,), "frames": f"scenes:{listed}"}
+        extract_videos(tmp_path / "data", stores[name], settings=settings)
+    run = tmp_path / "run"
+    words = {"device": "cpu", "progress": False}
+    train_model(stores, run, recipe="stan", settings=OF_STREAMS, **words)
+    write_film(tmp_path / "new" / "e.mp4", [11, 13, 12])
+
+    def apply(out, **options):
+        new = [tmp_path / "new"]
+        return list(apply_run(run, new, out=tmp_path / out, store=stores, **words, **options))
+
+    [one] = apply("out", keep_tokens=True)
+    assert sum(read_scores(one.folder).values()) > 0
+    for name in STREAMS:
+        store = open_store(tmp_path / "out" / "tokens" / name)
+        assert store.record("e.mp4").num_frames == 3
+        assert [round(25 * start) for start, _ in store.units("e.mp4")] == [0, 11, 24]
+    wanted = embed_store(
+        run,
+        {name: tmp_path / "out" / "tokens" / name for name in STREAMS},
+        tmp_path / "e.h5",
+        **words,
+    )
+    [clip] = read_embeddings(one.folder / "embeddings.h5").clips
+    np.testing.assert_array_equal(clip.embeddings, read_embeddings(wanted).clips[0].embeddings)
+    listed.rename(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match=r"add --scenes FOLDER, that of its `extract scenes`"):
+        apply("other")
+    [again] = apply("other", scenes=tmp_path / "elsewhere")
+    assert read_scores(again.folder) == read_scores(one.folder)
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["e.mp4"]

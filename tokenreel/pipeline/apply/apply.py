@@ -54,6 +54,7 @@ from tokenreel.pipeline.phases.extraction import config_of
 log = logging.getLogger(__name__)
 
 DONE = "applied.json"
+SCENES_OF_VIDEOS = "scenes"  # of a run whose stores are of scenes, beside the tokens
 NUM_NEAREST = 10
 POLL_SECONDS = 5.0  # between two looks at a watched folder
 CLEAN = ({"name": "clean"},)  # stored augmentations are for training
@@ -107,6 +108,7 @@ def apply_run(
     out: Path,
     store: Path | Mapping[str, Path] | None = None,
     weights: str | None = None,
+    scenes: Path | None = None,
     action: str | None = None,
     movies: bool = True,
     keep_tokens: bool = False,
@@ -122,6 +124,8 @@ def apply_run(
         store: the run's store, for a run of a version that did not keep what its tokens are; those
             of a run that reads several by name, where they are not found by their names.
         weights: file of the backbone's weights, where they have moved; compared by their hash.
+        scenes: folder of `extract scenes` that a run's store of scenes was made with, where it has
+            moved; the scenes of new videos are found in the same way.
         action: whose phases are named; needed where the run has learned those of several.
         movies: write phases.mp4.
         keep_tokens: leave the store of tokens in OUT/tokens.
@@ -154,12 +158,6 @@ def apply_run(
         name: out / TOKENS if len(trained.stores) == 1 else out / TOKENS / name
         for name in trained.stores
     }
-    configs = {
-        name: prepare_tokens(
-            run, folder, named.get(name), name=name, weights=weights, device=device
-        )
-        for name, folder in folders.items()
-    }
     clips = tuple(Clip(name, name, split="test", action=trained.action) for name in pending)
     phases = {trained.action: trained.probe.phases} if trained.probe else {}
     manifest = Manifest("applied", root, clips, phases)
@@ -168,6 +166,30 @@ def apply_run(
     from tokenreel.fuse.embed.embed import embed_clips
 
     failed: set[str] = set()
+    configs = {}
+    lists: dict[Path, Path] = {}  # of the run's scenes, and of those of the new videos
+    for name, folder in folders.items():
+        source = source_of(run, named.get(name), name=name)
+        known = listed_in(source)
+        known = known and (scenes or known)
+        if known is not None and known not in lists:
+            lists[known] = out / SCENES_OF_VIDEOS / name
+            without = find_scenes(known, manifest, lists[known], progress=progress)
+            yield from without
+            failed |= {each.clip_id for each in without}
+            manifest = replace(
+                manifest, clips=tuple(clip for clip in clips if clip.clip_id not in failed)
+            )
+            if not manifest.clips:
+                return
+        configs[name] = prepare_tokens(
+            run,
+            folder,
+            source,
+            scenes=None if known is None else lists[known],
+            weights=weights,
+            device=device,
+        )
     for name, folder in folders.items():
         report = extract_clips(
             manifest, configs[name], folder, progress=progress, retries=True, changed="replace"
@@ -191,6 +213,7 @@ def apply_run(
             yield _write(*found, trained, trained.probe, first, root, out, movies=movies)
     if not keep_tokens:
         shutil.rmtree(out / TOKENS)
+        shutil.rmtree(out / SCENES_OF_VIDEOS, ignore_errors=True)
 
 
 def watch_folder(
@@ -308,20 +331,11 @@ def _name_below(root: Path, path: Path) -> str:
     return text_of_name(path.relative_to(root).as_posix())
 
 
-def prepare_tokens(
-    run: Path,
-    tokens: Path,
-    store: Path | None,
-    *,
-    name: str = TOKENS,
-    weights: str | None,
-    device: str,
-) -> ExtractConfig:
-    """Make the empty store that takes the tokens of a store of the run; how they are extracted.
+def source_of(run: Path, store: Path | None, *, name: str = TOKENS) -> Path:
+    """The store, or the empty twin of it, that says what the tokens of a run are.
 
     Raises:
-        UsageError: the run does not say what its tokens are, or its frames are a list.
-        WrongIdentity: a store of other tokens lies there.
+        UsageError: it is not found.
     """
     kept, provenance = run / TOKENS, read_provenance(run)
     if (several := stores_of(provenance)) and store is None:
@@ -331,22 +345,105 @@ def prepare_tokens(
                 f"{run} reads the stores {', '.join(several)}, and {name} is not found by its name "
                 f"({several[name].get('store_name')}): add --store {name}=PATH"
             )
-    source = store or (
+    return store or (
         kept if (kept / "recipe.json").exists() else require_store_of_run(run, provenance)
     )
+
+
+def listed_in(store: Path) -> Path | None:
+    """The folder of the list of a store of scenes; None for a store of other frames."""
+    identity, attributes = load_identity(store)
+    if identity.frames.get("policy") != "scenes":
+        return None
+    return Path(str(attributes["made_with"].get("frames", "scenes:")).partition(":")[2] or "scenes")
+
+
+def find_scenes(known: Path, manifest: Manifest, out: Path, *, progress: bool) -> list[ClipFailed]:
+    """Find the scenes of new videos as those of a list were found; videos without.
+
+    Args:
+        known: folder of the list.
+        manifest: of the new videos.
+        out: folder of the new list; one of other videos is replaced.
+        progress: show a bar.
+
+    Raises:
+        UsageError: the list does not say how it was made, or was made by other rules.
+    """
+    from tokenreel.extract.scene_list import DESCRIPTION, read_description
+    from tokenreel.extract.scenes.config import ScenesConfig
+    from tokenreel.extract.scenes.run import describe_method, extract_scenes
+
+    path = known / DESCRIPTION
+    if not path.is_file():
+        raise UsageError(
+            f"{path} is not there, and says how the scenes of the run's store were found: add "
+            "--scenes FOLDER, that of its `extract scenes`"
+        )
+    held = read_description(path)
+    given = {"threshold", "window", "min_frames"} & {*held["parameters"]}
+    config = ScenesConfig.model_validate(
+        {"method": held["method"], **{key: held["parameters"][key] for key in given}}
+    )
+    made = describe_method(config)
+    rows = [key for key in ("method", "parameters", "rules") if made[key] != held[key]]
+    if rows:
+        raise UsageError(f"{path}: this version finds scenes in another way: {', '.join(rows)}")
+    if out.exists():
+        shutil.rmtree(out)
+    report = extract_scenes(manifest, config, out, progress=progress)
+    if report.signal:
+        raise KeyboardInterrupt
+    return report.failed
+
+
+def prepare_tokens(
+    run: Path,
+    tokens: Path,
+    source: Path,
+    *,
+    scenes: Path | None = None,
+    weights: str | None,
+    device: str,
+) -> ExtractConfig:
+    """Make the empty store that takes the tokens of a store of the run; how they are extracted.
+
+    Args:
+        run: its folder, for messages.
+        tokens: the store to make.
+        source: of source_of.
+        scenes: folder of the scenes of the new videos, for a store of scenes.
+        weights: file of the backbone's weights, where they have moved.
+        device: as in apply_run.
+
+    Raises:
+        UsageError: the run's frames are a list.
+        WrongIdentity: a store of other tokens lies there.
+    """
+    from tokenreel.extract.frame_policy import frames_identity
+
     identity, attributes = load_identity(source)
     policy = str(identity.frames.get("policy"))
-    if policy not in ANY_VIDEO:
+    if policy not in ANY_VIDEO and scenes is None:
         raise UsageError(
             f"{run} was trained on frames of a list ({policy}), which new videos are not in: make "
             "a store of them with `extract run`, then `fuse embed`"
         )
-    held: StoreIdentity = identity.model_copy(update={"views": CLEAN})
-    create_twin(tokens, source, identity=held)
     changes: dict[str, Any] = {"device": device}
     if weights is not None:
         changes["weights"] = weights
-    return config_of(held, attributes["made_with"]).model_copy(update=changes)
+    if scenes is not None:
+        changes["frames"] = f"scenes:{scenes}"
+    config = config_of(identity.model_copy(update={"views": CLEAN}), attributes["made_with"])
+    config = config.model_copy(update=changes)
+    held: StoreIdentity = identity.model_copy(update={"views": CLEAN})
+    if scenes is not None:
+        held = held.model_copy(update={"frames": frames_identity(config)})
+        if tokens.exists() and load_identity(tokens)[0].frames != held.frames:
+            log.info("%s has tokens of the scenes of other videos: made anew", tokens)
+            shutil.rmtree(tokens)
+    create_twin(tokens, source, identity=held)
+    return config
 
 
 def _is_done(folder: Path, trained: Trained, video: Path) -> bool:

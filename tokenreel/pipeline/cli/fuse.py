@@ -195,6 +195,10 @@ def apply(
     weights: Annotated[
         str | None, typer.Option(help="weights of the backbone, where they have moved")
     ] = None,
+    scenes: Annotated[
+        Path | None,
+        typer.Option(help="folder of the run's `extract scenes`, where it has moved"),
+    ] = None,
     movies: Annotated[bool, typer.Option(help="write phases.mp4")] = True,
     keep_tokens: Annotated[bool, typer.Option(help="leave the tokens in OUT/tokens")] = False,
     device: Device = "auto",
@@ -218,6 +222,7 @@ def apply(
             out=out,
             store=stores,
             weights=weights,
+            scenes=scenes,
             action=action,
             movies=movies,
             keep_tokens=keep_tokens,
