@@ -17,7 +17,8 @@ HELP = {
     "extract": ["", "run", "scenes", "describe", "text", "retry", "plan", "show"],
     "fuse": ["", "train", "ablate", "embed", "attend", "apply", "export", "explain", "recipes"],
     "evaluate": ["", "all", "compare", "frozen", "check", "report", "align", "retrieve"],
-    "tokenreel": ["", "demo", "doctor", "explore", "fidelity", "keys", "similar", "data check"]
+    "tokenreel": ["", "demo", "doctor", "explore", "fidelity", "keys", "similar", "status"]
+    + ["data check"]
     + [f"store {name}" for name in ("info", "ls", "verify", "diff", "export", "import")]
     + [f"store {name}" for name in ("merge", "migrate", "pool", "gc", "relabel")],
 }
