@@ -67,6 +67,8 @@ def test_plan_predicts_frames_bytes_and_files_of_the_extraction(manifest, store)
     size = store_size(planned_identity(CONFIG), CONFIG.codec, list(survey.clip_frames.values()))
     files = [path for path in (store / "clips").rglob("*") if path.is_file()]
     assert size.num_files == len(files)
+    folders = [path for path in store.glob("clips/*/*/**") if path.is_dir()]
+    assert size.num_folders == len(folders)
     chunks = [path.stat().st_size for path in files if path.name != "zarr.json"]
     assert size.num_bytes == sum(chunks)
 

@@ -171,10 +171,9 @@ def take_claim(folder: Path, key: str, *, owner: str, expiry_seconds: float) -> 
     Raises:
         ClaimHeld: another live writer has it.
     """
-    make_directory(folder)
     path, token = folder / f"{key}.json", uuid.uuid4().hex
     mine = ClaimHolder(owner, socket.gethostname(), os.getpid(), _started(os.getpid()), token)
-    for _ in range(3):
+    for _ in range(4):  # the folder may have to be made
         beside = folder / f".tmp-{token}"
         try:
             beside.write_bytes(canonical_json(seal(asdict(mine))))
@@ -182,7 +181,7 @@ def take_claim(folder: Path, key: str, *, owner: str, expiry_seconds: float) -> 
             return Claim(path, token)
         except FileExistsError:
             _break_if_dead(path, expiry_seconds)
-        except FileNotFoundError:  # somebody swept the folder just then
+        except FileNotFoundError:  # no folder yet, or somebody swept it just then
             make_directory(folder)
         finally:
             beside.unlink(missing_ok=True)

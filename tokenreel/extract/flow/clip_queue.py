@@ -106,6 +106,7 @@ class ClipQueue:
         self._entries: list[OpenClip] = []
         self._sources = SourceFiles(manifest.root)
         self._is_ending, self._share = False, share
+        self._own: set[str] = set()  # videos that no other writer takes before the end
         self._changes = changes or StoreChanges()
         self._accepts_new_rules = accepts_new_rules
         self.commits = ClipCommits(
@@ -146,7 +147,8 @@ class ClipQueue:
                 return
             if self._report.has_too_many_failures(self._config.max_failures):
                 return
-            if self.commits.is_taken(clip, is_replaced=clip.clip_id in self._changes.replaced):
+            is_replaced = clip.clip_id in self._changes.replaced
+            if clip.video not in self._own and self.commits.is_taken(clip, is_replaced=is_replaced):
                 self._report.skipped.append(clip.clip_id)  # before its video is read
                 continue
             state = state_fields(self._sources.state(clip.video))
@@ -206,6 +208,7 @@ class ClipQueue:
         part, parts = self._share
         videos = list(dict.fromkeys(clip.video for clip in clips))
         mine = set(videos[part::parts])
+        self._own = mine if parts > 1 else set()
         yield from (clip for clip in clips if clip.video in mine)
         others = [clip for clip in reversed(clips) if clip.video not in mine]
         done = committed_keys(self._store) if others else set()

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,13 @@ from tokenreel.cache.errors import StoreError, machine_error
 from tokenreel.cache.files import flush
 from tokenreel.cache.format.byte_arrays import byte_arrays
 from tokenreel.cache.format.identity import StoreIdentity
-from tokenreel.cache.format.layout import INDEX_BYTES, SEGMENT, clip_arrays, view_arrays
+from tokenreel.cache.format.layout import (
+    INDEX_BYTES,
+    SEGMENT,
+    ArraySpec,
+    clip_arrays,
+    view_arrays,
+)
 from tokenreel.cache.manifest import Clip, Manifest, path_below
 from tokenreel.cache.read.pictures import PIXELS
 from tokenreel.cache.source_state import source_state
@@ -91,13 +97,15 @@ class StoreSize:
         codec: its name.
         frame_bytes: bytes of a frame, all blocks and views.
         num_bytes: bytes of its arrays' files.
-        num_files: files and folders of its clips: inodes.
+        num_files: files of its clips.
+        num_folders: that they are in; files and folders are inodes of a disk.
     """
 
     codec: str
     frame_bytes: float
     num_bytes: int
     num_files: int
+    num_folders: int = 0
 
 
 def survey_headers(manifest: Manifest, config: ExtractConfig) -> HeaderSurvey:
@@ -171,8 +179,9 @@ def store_size(
     return StoreSize(
         codec=codec,
         frame_bytes=sum(spec.row_bytes for spec in views) * rows / frames,
-        num_bytes=sum(num_bytes for num_bytes, _ in sizes),
-        num_files=sum(num_files for _, num_files in sizes),
+        num_bytes=sum(num_bytes for num_bytes, _, _ in sizes),
+        num_files=sum(num_files for _, num_files, _ in sizes),
+        num_folders=sum(num_folders for _, _, num_folders in sizes),
     )
 
 
@@ -186,7 +195,7 @@ def _size_of_pictures(
         clip_frames: pictures of each clip.
         picture_bytes: mean size of one.
     """
-    num_bytes = num_files = 0
+    num_bytes = num_files = num_folders = 0
     for count in clip_frames:
         rows = max(-(-count // identity.frames_per_window), 1)
         arrays = byte_arrays(arrays_of(identity), rows).values()
@@ -196,10 +205,27 @@ def _size_of_pictures(
         paths = [*(spec.path for spec in specs), *(spec.path for spec in arrays)]
         groups = {parent for path in paths for parent in Path(path).parents}
         num_files += len(groups) + len(paths) + shards + sum(spec.num_files for spec in specs)
+        numbers = range(-(-rows // SEGMENT))
+        chunks = [spec.chunk_file(n) for spec in arrays for n in numbers]
+        num_folders += _num_folders([*chunks, *_chunks_of(specs)])
         num_bytes += sum(spec.num_files * (spec.rows * spec.row_bytes + 4) for spec in specs)
         num_bytes += shards * INDEX_BYTES + rows * LENGTH_BYTES
         num_bytes += round(count * picture_bytes)
-    return StoreSize("jpeg", picture_bytes, num_bytes, num_files)
+    return StoreSize("jpeg", picture_bytes, num_bytes, num_files, num_folders)
+
+
+def _chunks_of(specs: Iterable[ArraySpec]) -> list[str]:
+    """The chunk files of the arrays of a clip."""
+    return [spec.chunk_file(number) for spec in specs for number in range(spec.num_files)]
+
+
+def _num_folders(files: Iterable[str]) -> int:
+    """Folders of a clip, its own among them."""
+    folders = set()
+    for file in files:
+        parts = file.split("/")
+        folders.update("/".join(parts[:depth]) for depth in range(len(parts)))
+    return len(folders)
 
 
 def picture_bytes(manifest: Manifest, config: ExtractConfig, *, seconds: float) -> float:
@@ -237,8 +263,8 @@ def picture_bytes(manifest: Manifest, config: ExtractConfig, *, seconds: float) 
     return float(np.mean(sizes[1:] or sizes))
 
 
-def _clip_size(identity: StoreIdentity, codec: Codec, num_frames: int) -> tuple[int, int]:
-    """Bytes of a clip's chunk files, and the number of all its files."""
+def _clip_size(identity: StoreIdentity, codec: Codec, num_frames: int) -> tuple[int, int, int]:
+    """Bytes of a clip's chunk files, and the numbers of all its files and folders."""
     specs = clip_arrays(num_frames, format_version=identity.format_version)
     for view in range(identity.num_views):
         specs += view_arrays(identity, codec, view, num_frames)
@@ -250,7 +276,7 @@ def _clip_size(identity: StoreIdentity, codec: Codec, num_frames: int) -> tuple[
             num_bytes += num_frames * spec.row_bytes + spec.num_files * INDEX_BYTES
         else:  # the last chunk is as long as the others, and each has its crc32c
             num_bytes += spec.num_files * (spec.rows * spec.row_bytes + 4)
-    return num_bytes, num_files
+    return num_bytes, num_files, _num_folders(_chunks_of(specs))
 
 
 def _clip_seconds(clip: Clip, header: VideoInfo) -> float:

@@ -198,6 +198,13 @@ def plan(
     out: Out = None,
     recipe: Annotated[str | None, typer.Option(help="break-even of this recipe only")] = None,
     seconds: Annotated[float, typer.Option(min=0.3, help="length of the measurement")] = 30.0,
+    gpus: Annotated[
+        str | None, typer.Option(help="of each node: the cost of 10^3 to 10^7 clips on a cluster")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="of the cluster")] = None,
+    cpus: Annotated[
+        int | None, typer.Option(min=1, help="cores of each node [those of this machine]")
+    ] = None,
     limit: Limit = None,
     follow_links: FollowLinks = False,
 ) -> None:
@@ -205,10 +212,18 @@ def plan(
     from tokenreel.pipeline.phases.planning import plan_dataset
 
     words = [*(words or []), *link_words(follow_links)]
+    cluster = None
+    if (gpus, nodes, cpus) != (None, None, None):
+        from tokenreel.pipeline.launch.cluster_plan import cluster_of, cluster_table
+
+        cluster = cluster_of(gpus, nodes, cpus)
     found = plan_dataset(
         dataset, words, root=root, out=out, recipe=recipe, seconds=seconds, limit=limit
     )
     say(found.text())
+    if cluster is not None:
+        say()
+        say(cluster_table(found, cluster))
     finish(3 if found.survey.unreadable or found.unreadable else 0)
 
 
