@@ -7,8 +7,9 @@ workers, their failures and their stragglers are simulated, with a seed.  So the
 a machine: they say what the protocol does at 2 ms an operation, as on a shared disk.
 
 A worker takes the clips of its share, longest first, then lists the store and takes what is left of
-the others' from their end.  One that fails loses its clip and starts again after 30 s; its claim is
-dead at once, as where a driver sees the death, or after 300 s without a heartbeat.
+the others', each from another place on.  One that fails loses its clip and starts again after 30 s;
+its claim is dead at once, as where a driver sees the death, or after 300 s without a heartbeat, and
+the driver gives the clip to a worker that has nothing left.
 """
 
 import heapq
@@ -49,7 +50,7 @@ class Operations:
         help: a clip of another's share, which is looked at before.
         look: at a clip that another worker has.
         beat: of a claim.
-        listing: of the store's clips, once all 256 folders are there.
+        listing: of the store's clips, once all 256 folders are there, and of its claims.
     """
 
     take: int
@@ -108,6 +109,7 @@ def count_operations() -> Operations:
             (store / "clips" / f"{number:02x}").mkdir(parents=True)
         with counted() as listing:
             committed_keys(store)
+            sorted(claims.glob("*.json"))
     taken, looked, beaten, listed = (sum(c.values()) for c in (take, look, beat, listing))
     return Operations(taken, taken + unheld, looked, beaten, listed)
 
@@ -168,13 +170,19 @@ def simulate(
     fails_at = rng.exponential(FAILURE_SECONDS, num_workers)
     left = count
 
+    idle: set[int] = set()
+
     def candidates(worker: int, now: float) -> Iterator[int]:
         while cursor[worker] < count:
             clip = int(cursor[worker])
             cursor[worker] += num_workers
             yield clip
-        if worker not in helping:
-            helping[worker] = [int(c) for c in np.flatnonzero(done_at > now)]
+        if worker not in helping:  # a list that is taken from its end: those in work come last
+            open_clips = np.flatnonzero(done_at > now)
+            is_held = held_until[open_clips] > now
+            free = open_clips[~is_held]
+            free = np.roll(free, worker * len(free) // num_workers)
+            helping[worker] = [*open_clips[is_held].tolist(), *free.tolist()]
         while helping[worker]:
             yield helping[worker].pop()
 
@@ -193,12 +201,11 @@ def simulate(
             break
         if chosen < 0:
             spent += cost
-            waiting = held_until[(done_at == np.inf) & (held_until > now)]
-            if len(waiting):  # a driver gives what nobody reached once more
-                helping.pop(worker, None)
-                again = max(float(waiting.min()), now + cost + 1.0)
-                heapq.heappush(events, (again, worker))
+            idle.add(worker)
             continue
+        idle.discard(worker)
+        if fails_at[worker] < now:  # while it had nothing to do
+            fails_at[worker] = now + rng.exponential(FAILURE_SECONDS)
         work = length[chosen] * speed[worker]
         beats = int(work // (EXPIRY_SECONDS / 10))
         each = operations.help if worker in helping else operations.take
@@ -210,10 +217,16 @@ def simulate(
             at = max(float(fails_at[worker]), now)
             fails_at[worker] = at + RESTART_SECONDS + rng.exponential(FAILURE_SECONDS)
             held_until[chosen] = at if sees_deaths else at + EXPIRY_SECONDS
-            helping.setdefault(worker, []).append(chosen)
-            if cursor[worker] < count:  # its share is not done: the lost clip is left to the end
-                del helping[worker]
-            heapq.heappush(events, (at + RESTART_SECONDS, worker))
+            # A driver gives the clip to a worker that has nothing left, once its claim is dead.
+            helper = min(idle, default=worker)
+            idle.discard(helper)
+            helping.setdefault(helper, []) if cursor[helper] >= count else None
+            if helper in helping:
+                helping[helper].insert(0, chosen)
+            ready = max(float(held_until[chosen]), at + RESTART_SECONDS * (helper == worker))
+            heapq.heappush(events, (ready, helper))
+            if helper != worker:
+                heapq.heappush(events, (at + RESTART_SECONDS, worker))
             continue
         held_until[chosen], done_at[chosen] = end, end
         left -= 1

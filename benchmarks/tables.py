@@ -427,6 +427,27 @@ def ftp_table(results: Path, _: str) -> list[str]:
     return markdown(header, lines)
 
 
+def scale_table(results: Path, _: str) -> list[str]:
+    """What the claims cost and how long the last clip takes, a row a number of workers."""
+    rows = read_rows("scale_simulation", results)
+    if not rows:
+        return [f"The claims of many workers were {NOT_MEASURED}."]
+    at = {(case_of(row), shape_of(row).partition(" ")[0]): row for row in rows}
+    lines = []
+    for workers in sorted({count for _, count in at}, key=int):
+        cells = [workers]
+        for how in ("seen", "by heartbeat"):
+            cost = float(at[f"overhead, deaths {how}", workers]["median"])
+            last = float(at[f"time to the last clip, deaths {how}", workers]["ratio"])
+            tail = float(at[f"tail of the last 1 %, deaths {how}", workers]["median"])
+            cells += [f"{cost:.1%}", f"{last:.2f}", f"{tail:.0f}"]
+        lines.append(cells)
+    header = ["workers"]
+    for how in ("a driver sees deaths", "heartbeats alone"):
+        header += [f"{how}: claims", "time / even work", "tail of 1 %, s"]
+    return markdown(header, lines)
+
+
 TABLES: dict[str, Callable[[Path, str], list[str]]] = {
     "demo": demo_table,
     "demo sentence": demo_sentence,
@@ -436,6 +457,7 @@ TABLES: dict[str, Callable[[Path, str], list[str]]] = {
     "codecs": codec_table,
     "scenes": scenes_table,
     "ftp": ftp_table,
+    "scale": scale_table,
 }
 
 

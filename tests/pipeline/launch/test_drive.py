@@ -16,7 +16,7 @@ from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.signals import Stopping
 from tokenreel.pipeline.launch.attempts import LEDGER
-from tokenreel.pipeline.launch.drive import Done, Driver, Lost, Ready
+from tokenreel.pipeline.launch.drive import Away, Done, Driver, Lost, Ready
 
 NAMES = ("a", "b", "c", "d", "e", "f")
 
@@ -202,6 +202,22 @@ def test_clips_of_another_writer_that_lives_are_left_to_it(store, part, caplog):
     assert sorted(report.committed) == ["a", "c", "d", "e", "f"]
     assert "1 clip(s) are claimed by other writers" in caplog.text
     assert report.num_missing == 1
+
+
+def test_a_worker_that_does_not_answer_for_a_while_gets_its_share_again(store, part):
+    workers = Workers(store, part, count=1)
+    give = workers.give
+
+    def unreachable(worker, task):
+        give(worker, task)
+        if len(workers.log) == 1:
+            del workers.tasks[worker]
+            workers.events += [Away(worker, "no answer"), Ready(worker)]
+
+    workers.give = unreachable
+    report = drive(workers, store, part)
+    assert [is_alone for _, _, is_alone in workers.log[:2]] == [False, False]
+    assert sorted(report.committed) == [*NAMES]
 
 
 def test_an_error_of_a_worker_stops_the_others_and_is_raised(store, part):

@@ -200,23 +200,28 @@ class ClipQueue:
         return self._own_first(sorted(left, key=self._order))
 
     def _own_first(self, clips: list[Clip]) -> Iterator[Clip]:
-        """The clips of this writer's share, then those of the others from their end.
+        """The clips of this writer's share, then those of the others.
 
         So writers that share the clips meet at the end only, where they help each other.  The store
-        is listed once more before that: to look at each clip would take longer than the rest.
+        and its claims are listed once more before that: to look at each clip would take longer than
+        the rest.
         """
         part, parts = self._share
-        videos = list(dict.fromkeys(clip.video for clip in clips))
-        mine = set(videos[part::parts])
+        mine = set(sorted({clip.video for clip in self._part})[part::parts])
         self._own = mine if parts > 1 else set()
         yield from (clip for clip in clips if clip.video in mine)
         others = [clip for clip in reversed(clips) if clip.video not in mine]
         done = committed_keys(self._store) if others else set()
+        claimed = {path.stem for path in (self._store / "claims").glob("*.json")}
+        left, in_work = list[Clip](), list[Clip]()
         for clip in others:
-            if clip_key(clip.clip_id) in done and clip.clip_id not in self._changes.replaced:
+            key = clip_key(clip.clip_id)
+            if key in done and clip.clip_id not in self._changes.replaced:
                 self._report.skipped.append(clip.clip_id)
             else:
-                yield clip
+                (in_work if key in claimed else left).append(clip)
+        start = len(left) * part // parts  # helpers begin apart, else all want the same clip
+        yield from (*left[start:], *left[:start], *in_work)
 
     def _is_tried_again(self, clip: Clip, failure: Mapping[str, Any]) -> bool:
         """Whether the cause of a failure may be gone.

@@ -221,7 +221,7 @@ def _chunks_of(specs: Iterable[ArraySpec]) -> list[str]:
 
 def _num_folders(files: Iterable[str]) -> int:
     """Folders of a clip, its own among them."""
-    folders = set()
+    folders: set[str] = set()
     for file in files:
         parts = file.split("/")
         folders.update("/".join(parts[:depth]) for depth in range(len(parts)))
