@@ -1,6 +1,7 @@
 """A writer of a store: its name, its claims and heartbeat, what it refuses and records."""
 
 import os
+import shutil
 import time
 from dataclasses import replace
 from fractions import Fraction
@@ -11,6 +12,8 @@ import pytest
 
 from tests.cache import stores
 from tokenreel.cache.errors import MachineError, StoreError, UsageError
+from tokenreel.cache.format.clip import folder_of
+from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.write import store_writer
 from tokenreel.cache.write.canary import TOLERANCE, canary_errors, make_canary
@@ -70,11 +73,11 @@ def test_a_clip_that_cannot_be_opened_is_free_again(store, monkeypatch):
 
 
 def test_a_claim_is_touched_ten_times_within_its_expiry(store):
-    with StoreWriter(store, writer_id="w", expiry_seconds=0.5) as writer:
+    with StoreWriter(store, writer_id="w", expiry_seconds=2) as writer:
         begin(writer)
         [claim] = claims(store)
         os.utime(claim, (1, 1))
-        end = time.monotonic() + 20
+        end = time.monotonic() + 10
         while claim.stat().st_mtime < 2 and time.monotonic() < end:
             time.sleep(0.02)
         assert claim.stat().st_mtime > 2
@@ -116,6 +119,22 @@ def test_a_store_that_cannot_be_written_is_told_from_a_full_disk(store, monkeypa
         assert type(told.value) is kind
 
 
+def test_a_clip_that_another_writer_committed_meanwhile_stays_and_nothing_is_left_of_this_one(
+    store, tmp_path
+):
+    other = stores.make_store(tmp_path / "other")
+    with StoreWriter(other, writer_id="o") as writer:
+        first = commit(writer, begin(writer), 5)
+    folder = folder_of(first.key)
+    with StoreWriter(store, writer_id="w") as writer:
+        clip = begin(writer)
+        shutil.copytree(other / folder, store / folder)
+        assert commit(writer, clip, 3) == first
+        assert claims(store) == []
+    assert [entry.name for entry in (store / "clips").glob("*/*")] == [first.key]
+    assert open_store(store).record("a") == first
+
+
 def test_a_record_says_what_the_clip_was_begun_with(store):
     with StoreWriter(store, writer_id="w") as writer:
         clip = begin(writer, byte_arrays=("text", "jpeg", "text"), rules=2, extra={"k": [1]})
@@ -136,6 +155,18 @@ def test_a_record_says_what_the_clip_was_begun_with(store):
     assert (record.rules, record.extra, record.time_base) == (2, {"k": [1]}, (1, 25))
     assert open_store(store).record("a") == record
     assert open_store(store).read_bytes("a", "text") == [b"abc"] * 3
+
+
+def test_what_format_1_cannot_keep_is_refused_before_the_clip_is_claimed(tmp_path):
+    identity, calibration = stores.make_identity()
+    old = identity.model_copy(update={"format_version": 1})
+    path = create_store(tmp_path / "s", old, made_with={}, calibration=calibration)
+    with StoreWriter(path, writer_id="w") as writer:
+        for given in ({"rules": 2}, {"extra": {"k": 1}}, {"byte_arrays": ("text",)}):
+            with pytest.raises(UsageError, match="format 1 cannot keep"):
+                begin(writer, **given)
+            assert claims(path) == []
+            assert list((path / "clips").rglob("*")) == []
 
 
 def test_extra_fields_nested_too_deeply_are_no_json():

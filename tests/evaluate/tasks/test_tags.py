@@ -163,9 +163,10 @@ def test_the_control_knows_how_common_a_tag_is_and_decides_every_tag(tmp_path):
 def test_what_lacks_is_said_in_the_rows(tmp_path, changes, status, note):
     made = {name: changes.pop(name) for name in ("tags", "splits") if name in changes}
     config = EvaluateConfig(protocol="tags")
-    rows = evaluate(tmp_path, make_clips(**made), config, **changes)[1]
+    report, rows = evaluate(tmp_path, make_clips(**made), config, **changes)
     assert rows["map"].status == status
     assert note in rows["map"].note
+    assert any(note in problem for problem in report.problems) is (status == "problem")
 
 
 def test_a_file_without_tags_says_so(tmp_path):
