@@ -101,7 +101,7 @@ def probe(path: Path, *, picture_fps: float | None = None) -> VideoInfo:
             rate=stream.average_rate,
             container=container.format.name,
             header_frames=stream.frames,
-            pixel_aspect=stream.sample_aspect_ratio or None,
+            pixel_aspect=stream.sample_aspect_ratio,
         )
 
 
@@ -187,7 +187,7 @@ def _orientation(frame: Any, matrix: bytes | None) -> tuple[Orientation, int]:
     found = orientation_of(matrix)
     if matrix is None:
         return found, 1
-    is_old = not found.is_mirrored and found.quarter_turns == -(frame.rotation // 90) % 4
+    is_old = found.quarter_turns == -(frame.rotation // 90) % 4  # never of a mirrored picture
     return found, 1 if is_old else 2
 
 
@@ -243,7 +243,7 @@ class _Slots:
         self._delay: int | None = None
 
     def sent(self, packet: Any) -> None:
-        if packet.size and packet.dts is not None:
+        if packet.dts is not None:
             packet.pts = packet.dts
             self._sent.append(packet.dts)
 
@@ -260,7 +260,6 @@ class _Slots:
                 self._place += 1
                 slot = sent[self._place]
         self._place += 1
-        slot = max(slot, self._next)
         self._next = slot + 1
         return slot
 
