@@ -36,7 +36,7 @@ SECONDS = {
     "extract_rerun": 60,
     "extract_scenes": 70,
     "extract_seeking": 180,
-    "ftp_costs": 300,
+    "ftp_costs": 330,
     "fuse_apply": 300,
     "fuse_dedup": 60,
     "fuse_lockstep": 180,
