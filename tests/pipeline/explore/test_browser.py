@@ -97,6 +97,18 @@ def test_the_heat_map_is_brightest_at_the_patch_that_was_clicked(page):
     for patch in np.flatnonzero(light == light.max()).tolist():
         assert scene.is_red(picture[scene.pixels_of(patch)]).mean() > 0.3
     assert light.max() - np.median(light) > 100
+    go(
+        page,
+        "train/one.mp4|3|similarity",
+        overlay="similarity",
+        strength="100",
+        beside="val/two.mp4",
+        **words,
+    )  # without a run: as far into the clip
+    light = pixels(page, "document.getElementById('beside')").sum(axis=-1)
+    there, other = (scene.centre("two", 3, colour) for colour in (scene.RED, scene.BLUE))
+    assert light[int(there[1] * 3.5), int(there[0] * 3.5)] > 400
+    assert light[int(other[1] * 3.5), int(other[0] * 3.5)] < 300
     if PICTURES:
         go(
             page,

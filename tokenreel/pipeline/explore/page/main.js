@@ -12,7 +12,8 @@ const OVERLAY_FRAMES = 64;
 let store, state;
 let clip = null;  // of the server, and what was computed for it
 let beside = null;
-let found = { along: null, near: null, phases: null, matches: null };
+const NOTHING = { along: null, besideAlong: null, near: null, phases: null, matches: null };
+let found = { ...NOTHING };
 let wasTold = false;
 const maps = new Map();
 const running = new Map();  // name -> AbortController of the last request of a kind
@@ -44,13 +45,13 @@ function changed(before, ...names) {
 }
 
 async function follow(before) {
-  if (changed(before, "clip", "clicks", "block", "view")) found.along = null;
+  if (changed(before, "clip", "beside", "clicks", "block", "view")) found.along = found.besideAlong = null;
   if (changed(before, "split", "action", "phase", "text")) listClips();
   if (!state.clip) return;  // the first of the list comes
   if (changed(before, "clip")) {
     await only("clip", async (signal) => {
       clip = await ask("api/clip", { clip: state.clip }, signal);
-      found = { along: null, near: null, phases: null, matches: null };
+      found = { ...NOTHING };
     });
     markClip();
   }
@@ -58,10 +59,8 @@ async function follow(before) {
   if (changed(before, "clip", "beside")) await openBeside();
   if (changed(before, "clip", "run")) await askPhases();
   if (changed(before, "clip", "beside", "run")) await askMatches();
-  if (changed(before, "clip", "clicks", "block", "view")) {
-    await askAlong();
-    askSimilar();
-  }
+  if (changed(before, "clip", "beside", "clicks", "block", "view")) await askAlong();
+  if (changed(before, "clip", "clicks", "block", "view")) askSimilar();
   if (changed(before, "clip", "frame", "run") && !playing) askNear();
   draw();
 }
@@ -94,11 +93,13 @@ async function askMatches() {
 }
 
 async function askAlong() {
-  found.along = null;
+  found.along = found.besideAlong = null;
   if (!state.clicks.length) return;
   await only("along", async (signal) => {
-    const answer = await ask("api/along", tokenWords({ clicks: JSON.stringify(state.clicks) }), signal);
-    found.along = { ...answer, bytes: bytesOf(answer.data) };
+    const words = tokenWords({ clicks: JSON.stringify(state.clicks) });
+    const of = [clip.id, ...(beside ? [beside.id] : [])];
+    const answers = await Promise.all(of.map((id) => ask("api/along", { ...words, clip: id }, signal)));
+    [found.along, found.besideAlong] = answers.map((one) => ({ ...one, bytes: bytesOf(one.data) }));
   });
 }
 
@@ -164,7 +165,8 @@ async function frame(id, number) {
 async function overlayBytes(id, number) {
   const size = store.grid[0] * store.grid[1];
   if (state.overlay === "similarity") {
-    return found.along && id === clip.id ? found.along.bytes.subarray(number * size, (number + 1) * size) : null;
+    const along = id === clip.id ? found.along : found.besideAlong;
+    return along?.bytes.subarray(number * size, (number + 1) * size) ?? null;
   }
   if (state.overlay === "none") return null;
   const first = Math.floor(number / OVERLAY_FRAMES) * OVERLAY_FRAMES;
