@@ -281,7 +281,7 @@ def test_the_status_of_a_stopped_run_says_whether_clips_are_missing():
     failed = [ClipFailed("c", stage="decode", reason="torn")]
     done = ExtractReport(committed=["a"], failed=failed, num_clips=2, signal=signal.SIGINT)
     assert (done.num_missing, done.exit_status) == (0, 3)  # it came when all was done
-    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)):
         report = ExtractReport(committed=["a"], failed=failed, num_clips=3, signal=number)
         assert (report.num_missing, report.exit_status) == (1, status)
         assert "stopped early, 1 clips missing; rerun to resume" in report.table()
@@ -306,6 +306,8 @@ def test_no_count_is_lost_where_processes_share_the_clips():
     }
     merged = merge_reports([ExtractReport(**counts)])
     assert {name: getattr(merged, name) for name in counts} == counts
+    both = merge_reports([ExtractReport(num_unlisted=3, num_frames=5)] * 2)
+    assert (both.num_unlisted, both.num_frames) == (3, 10), "each looks at all clips"
 
 
 def test_a_clip_that_resumes_within_a_batch_has_the_bytes_of_one_run(tmp_path, monkeypatch):

@@ -120,7 +120,6 @@ def merge_reports(reports: Sequence[ExtractReport]) -> ExtractReport:
         total.num_repeated += report.num_repeated
         total.num_moved += report.num_moved
         total.num_other_rules += report.num_other_rules
-        total.num_unlisted += report.num_unlisted
         total.num_appended += report.num_appended
         total.num_bytes += report.num_bytes
         total.peak_bytes += report.peak_bytes
@@ -138,6 +137,7 @@ def merge_reports(reports: Sequence[ExtractReport]) -> ExtractReport:
         total.accepts_changed |= report.accepts_changed
         total.left = report.left or total.left
         total.labels = report.labels or total.labels
+        total.num_unlisted = max(total.num_unlisted, report.num_unlisted)
         total.num_tried_again = max(total.num_tried_again, report.num_tried_again)
         total.num_compared = max(total.num_compared, report.num_compared)
         total.num_hashed = max(total.num_hashed, report.num_hashed)
