@@ -13,6 +13,7 @@ from tokenreel.evaluate.commands import suite
 from tokenreel.evaluate.commands.suite import evaluate_files
 from tokenreel.evaluate.jobs.plan import plan_file
 from tokenreel.evaluate.protocol import EvaluateConfig
+from tokenreel.evaluate.tasks.task import load_task
 
 
 def run(tmp_path, clips, config=None, **provenance):
@@ -277,6 +278,8 @@ def test_a_small_evaluation_starts_no_process(tmp_path):
     assert suite._num_processes([plan], plan.jobs, 4, 10**9) == 1
     slow = plan_file(path, EvaluateConfig(protocol="tcc"))
     assert suite._num_processes([slow], slow.jobs, 4, 10**9) == 4
+    [first, *_] = [job for job in slow.jobs if load_task(job.kind).is_slow]
+    assert suite._num_processes([slow], [first] * 2, 4, 10**9) == 2
 
 
 def test_the_same_file_named_twice_is_evaluated_once(tmp_path):
