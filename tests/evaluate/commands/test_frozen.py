@@ -1,14 +1,17 @@
 """`evaluate frozen`: tokens pooled by hand, standardised by the training clips."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.evaluate.clips import make_clip
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import StoreError, UsageError
 from tokenreel.cache.format.clip import folder_of
+from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.copying import upgrade_store
 from tokenreel.cache.write.store_writer import StoreWriter
@@ -147,3 +150,37 @@ def test_a_store_without_a_sound_clip_is_refused(store, tmp_path):
         damage(store, clip_id)
     with pytest.raises(StoreError, match="every clip is damaged; run verify, then repair"):
         pool_store(store, tmp_path / "out", progress=False)
+
+
+def test_channels_that_never_change_and_frames_at_the_mean_are_zeros():
+    clip = make_clip("t", "train", frames=3)
+    values = np.array([[1, 5, 0], [3, 5, 0], [2, 5, 0]], np.float32)
+    other = replace(clip, clip_id="v", split="val", embeddings=values + np.float32(2))
+    first, second = frozen.standardise([replace(clip, embeddings=values), other])
+    assert first.embeddings.tolist() == [[-1, 0, 0], [1, 0, 0], [0, 0, 0]]
+    sd = (2 / 3) ** 0.5  # of the training clip alone
+    wanted = np.array([[1 / sd, 2, 2], [3 / sd, 2, 2], [2 / sd, 2, 2]])
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(second.embeddings, wanted, rtol=1e-6)
+
+
+def test_the_normed_cls_is_pooled_and_a_store_without_cls_has_two_pools(store, tmp_path):
+    opened = open_store(store)
+    pooled = frozen._pool_clip(opened, opened.record("t0"), (3,), ("cls",))["cls"]
+    wanted = stores.make_tokens("t0", 0, 3, 70)[:, 0] * 2
+    np.testing.assert_allclose(pooled, wanted, rtol=2e-3, atol=1e-3)
+    identity, calibration = stores.make_identity()
+    bare = identity.model_copy(update={"cls": "none"})
+    path = create_store(tmp_path / "bare", bare, made_with={}, calibration=calibration)
+    with StoreWriter(path, writer_id="test") as writer:
+        clip = stores.begin(writer, "t0")
+        tokens = {block: stores.make_tokens("t0", 0, block, 3) for block in stores.BLOCKS}
+        encoded = {
+            block: writer.codec.encode(values, block=block, grid=stores.GRID)
+            for block, values in tokens.items()
+        }
+        clip.append(0, encoded, {}, None)
+        count = np.arange(3)
+        clip.commit(count, count, count % 2, np.zeros(3, np.uint8))
+    files = pool_store(path, tmp_path / "out", progress=False)
+    assert [file.parent.name for file in files] == ["frozen-max", "frozen-mean"]
