@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -427,13 +428,31 @@ def test_the_plan_is_within_5_percent_of_the_pictures_written(make, manifest, sc
     assert planned.num_files == len([p for p in (store.path / "clips").rglob("*") if p.is_file()])
 
 
-def test_extract_plan_prints_the_size_of_pictures(manifest, scenes, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "given",
+    [{"pixels": "all", "image_size": None}, CLIPS],
+    ids=["pictures", "tokens"],
+)
+def test_extract_plan_prints_the_bytes_of_a_clip_within_5_percent(
+    given, manifest, scenes, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
+    config = config_with(scenes, **given)
+    films = replace(manifest, clips=tuple(Clip(n, f"{n}.mp4") for n in ("a", "few", "one")))
+    extract_clips(films, config, tmp_path / "store", progress=False)
+    files = [p for p in (tmp_path / "store" / "clips").rglob("*") if p.is_file()]
+    written = sum(path.stat().st_size for path in files) / 3
+    keys = [f"{key}={value}" for key, value in given.items() if value and key != "blocks"]
+    keys += ["blocks=3", "codec=fp16", "weights=random:0"] if "backbone" in given else []
     words = ["plan", "folder", "--root", str(manifest.root), "--seconds", "0.3"]
-    done = CliRunner().invoke(app, [*words, f"frames=scenes:{scenes}", "pixels=all"])
+    done = CliRunner().invoke(app, [*words, f"frames=scenes:{scenes}", *keys])
     assert done.exit_code == 0, done.output
-    assert "folder: 3 clips, 60 frames" in done.output
-    assert "\njpeg " in done.output
+    head, row = (
+        next(line for line in done.output.splitlines() if line.startswith(name))
+        for name in ("codec ", "jpeg " if "pixels" in given else "fp16 ")
+    )
+    place = re.split(r"\s{2,}", head).index("bytes/clip")
+    assert int(re.split(r"\s{2,}", row)[place]) == pytest.approx(written, rel=0.05)
 
 
 def test_the_config_of_a_store_is_read_back_from_it(make, scenes):

@@ -46,7 +46,7 @@ def scenes_of(path):
 @pytest.mark.parametrize(
     ("lengths", "minutes", "scenes"),
     [
-        pytest.param([MINUTE // 6] * 6, 180, 6, id="three hours of scenes"),
+        pytest.param([MINUTE // 5] * 5, 180, 5, id="three hours of scenes"),
         pytest.param([MINUTE], 60, 0, id="an hour without cuts"),
     ],
 )

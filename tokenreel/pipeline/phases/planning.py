@@ -133,13 +133,22 @@ class Plan:
                 [
                     size.codec,
                     round(size.frame_bytes),
+                    round(size.num_bytes / len(self.survey.clip_frames)),
                     f"{size.num_bytes / 1e9:.2f}",
                     size.num_files,
                     f"{needed / 1e9:.3f}",
                     verdict,
                 ]
             )
-        header = ["codec", "bytes/frame", "GB", "files", "disk GB/s needed", "disk keeps up"]
+        header = [
+            "codec",
+            "bytes/frame",
+            "bytes/clip",
+            "GB",
+            "files",
+            "disk GB/s needed",
+            "disk keeps up",
+        ]
         return format_table(header, rows)
 
     def _losses(self) -> list[str]:
