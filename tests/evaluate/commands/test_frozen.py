@@ -184,3 +184,18 @@ def test_the_normed_cls_is_pooled_and_a_store_without_cls_has_two_pools(store, t
         clip.commit(count, count, count % 2, np.zeros(3, np.uint8))
     files = pool_store(path, tmp_path / "out", progress=False)
     assert [file.parent.name for file in files] == ["frozen-max", "frozen-mean"]
+
+
+def test_pooled_files_are_current_for_the_same_store_labels_and_videos_alone(store, tmp_path):
+    [file] = pool_store(store, tmp_path / "out", pools=("max",), progress=False)
+    opened = open_store(store)
+    about = frozen._provenance(opened, "max", (1, 3))
+    assert about["store_labels_sha256"] == opened.labels_sha256
+    assert frozen._is_current(file, about)
+    assert frozen._is_current(file, about | {"store_name": "renamed"})
+    for name in ("store_fingerprint", "store_labels_sha256", "store_clips_sha256"):
+        assert not frozen._is_current(file, about | {name: "0" * 64})
+    record = opened.record("t0")
+    opened.records["t0"] = replace(record, source={**record.source, "sha256": "1" * 64})
+    again = frozen._provenance(opened, "max", (1, 3))
+    assert again["store_clips_sha256"] != about["store_clips_sha256"]
