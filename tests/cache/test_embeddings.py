@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
+from tokenreel.cache.embeddings import FORMAT, EmbeddedClip, read_embeddings, write_embeddings
 from tokenreel.cache.errors import EmbeddingFileError
 
 
@@ -210,3 +210,77 @@ def test_wide_numbers_that_float32_holds_are_read(tmp_path):
     arrays = {"lengths": [3], "clip_id": ["a"], "split": ["train"]}
     np.savez(tmp_path / "e.npz", embeddings=values, **arrays)
     assert read_embeddings(tmp_path / "e.npz", finite=False).clips[0].num_frames == 3
+
+
+def write_plain(path: Path, provenance: str = "{}", **attributes) -> Path:
+    """A user's own file of one clip, with attributes."""
+    with h5py.File(path, "w") as file:
+        file["embeddings"], file["lengths"] = np.ones((2, 3), np.float32), [2]
+        file["clip_id"], file["split"] = ["a"], ["val"]
+        file.attrs["provenance"] = provenance
+        for name, value in attributes.items():
+            file.attrs[name] = value
+    return path
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"version": 3}, "not version 1 or 2 of the embedding file, but 3"),
+        ({}, "not version 1 or 2 of the embedding file, but none"),
+        ({"version": [1, 2]}, "not version 1 or 2 of the embedding file"),
+        ({"format": "another", "version": 1}, "not version 1 or 2 of the embedding file"),
+        ({"version": 1, "sha256": "0" * 64}, "its contents do not match its sha256"),
+        ({"version": 1}, "its contents do not match its sha256"),
+    ],
+)
+def test_a_file_that_names_our_format_is_checked_as_one(tmp_path, attributes, message):
+    path = write_plain(tmp_path / "e.h5", **({"format": FORMAT} | attributes))
+    with pytest.raises(EmbeddingFileError, match=message):
+        read_embeddings(path)
+
+
+@pytest.mark.parametrize(
+    ("provenance", "message"),
+    [
+        ("[]", "its provenance is a list, wanted an object of names"),
+        ("{", "its provenance: not JSON"),
+        ('{"evaluate": 5}', "its provenance: evaluate is 5, wanted an object"),
+        ('{"config": "x"}', "its provenance: config is 'x', wanted an object"),
+        ('{"left_out": []}', r"its provenance: left_out is \[\], wanted an object"),
+        ('{"left_out": {"a": "b"}}', "its provenance: left_out of 'a' is no list of sentences"),
+    ],
+)
+def test_a_provenance_of_another_form_is_refused(tmp_path, provenance, message):
+    with pytest.raises(EmbeddingFileError, match=message):
+        read_embeddings(write_plain(tmp_path / "e.h5", provenance))
+
+
+def test_a_file_has_one_provenance(tmp_path):
+    arrays = {"embeddings": np.ones((1, 2)), "lengths": [1], "clip_id": ["a"], "split": ["val"]}
+    np.savez(tmp_path / "e.npz", **arrays, provenance=["{}", "{}"])
+    with pytest.raises(EmbeddingFileError, match="its provenance is 2 texts, wanted one"):
+        read_embeddings(tmp_path / "e.npz")
+
+
+@pytest.mark.parametrize(
+    ("changes", "given", "message"),
+    [
+        ({"is_timed": False}, {}, "some clips have times_seconds and others have none"),
+        ({"targets": np.array([1])}, {}, r"targets of the clips are \(0,\) and \(1,\), wanted one"),
+        ({}, {"class_names": ("x", "x")}, "two class_names are the same"),
+    ],
+)
+def test_clips_and_names_that_contradict_each_other_are_refused(tmp_path, changes, given, message):
+    clips = [make_clip("a"), make_clip("b", **changes)]
+    with pytest.raises(ValueError, match=message):
+        write_embeddings(tmp_path / "e.h5", clips, provenance={}, **given)
+
+
+def test_class_names_are_one_for_each_column_and_a_unit_is_a_word(tmp_path):
+    clip = make_clip("a", targets=np.array([1, 0]))
+    with pytest.raises(ValueError, match="3 class_names for 2 columns of targets"):
+        write_embeddings(tmp_path / "e.h5", [clip], provenance={}, class_names=("x", "y", "z"))
+    path = write_embeddings(tmp_path / "e.h5", [clip], provenance={}, unit="")
+    with pytest.raises(EmbeddingFileError, match=r"unit is \[''\], wanted one word such as"):
+        read_embeddings(path)
