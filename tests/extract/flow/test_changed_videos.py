@@ -18,7 +18,7 @@ from tokenreel.cache.tools.verify import verify_store
 from tokenreel.extract.decode_pool.pool import Attempt
 from tokenreel.extract.decode_pool.worker import NO_FACTS
 from tokenreel.extract.encode.quantiser import EncodedView
-from tokenreel.extract.flow import commits
+from tokenreel.extract.flow import changes, commits
 from tokenreel.extract.flow.changes import find_changes
 from tokenreel.extract.flow.commits import ClipCommits
 from tokenreel.extract.flow.gpus import merge_reports
@@ -138,6 +138,54 @@ def test_clips_that_left_the_data_set_are_listed(work):
     report = ExtractReport(left=list(found.left))
     assert "2 clip(s) of the store are no longer in the data set and stay: b1, b2" in report.table()
     assert report.exit_status == 0
+
+
+def test_without_a_store_or_the_whole_data_set_nothing_has_left(work, tmp_path):
+    nothing = find((work[0], tmp_path / "none"), policy="keep")
+    assert (nothing.changed, nothing.left, nothing.policy) == ({}, (), "keep")
+    assert find(work, replace(work[0], clips=CLIPS[:1]), is_whole=False).left == ()
+
+
+def test_a_clip_that_moved_to_another_video_is_compared_with_neither(work):
+    moved = replace(CLIPS[1], stop_seconds=0.4, action="jump")
+    write_video(work[0].root / "b.mp4", 30)
+    found = find(work, replace(work[0], clips=(CLIPS[0], CLIPS[2], moved)))
+    assert list(found.changed) == ["b1", "b2"]  # by name
+    assert found.changed["b1"] == "b1: was 0 s to 0.5 s of b.mp4, is 0 s to 0.4 s of b.mp4"
+    assert found.changed["b2"].startswith("b2: b.mp4 was ")
+    assert found.labels.clips == set()  # those of other frames
+
+
+def test_only_the_clips_of_a_shard_are_compared(work):
+    manifest, store = work
+    write_video(manifest.root / "b.mp4", 30)
+    found = find_changes(manifest, store, CLIPS[:1], progress=False)
+    assert (found.changed, found.left, found.sources.num_videos) == ({}, (), 1)
+
+
+def test_where_the_videos_are_is_noted_where_they_were_found_and_moved(work, monkeypatch):
+    notes, add = [], changes.add_notes
+
+    def noted(store, **values):
+        notes.append(values)
+        add(store, **values)
+
+    monkeypatch.setattr(changes, "add_notes", noted)
+    for _ in range(2):
+        find(work)
+    assert notes == [{"root": str(work[0].root.absolute())}]  # of this copy, once
+    (work[0].root / "a.mp4").unlink()
+    other = replace(work[0], root=shutil.copytree(work[0].root, work[1].with_name("moved")))
+    find(work, other)
+    find(work, replace(other, clips=()))
+    assert len(notes) == 1  # videos are missing there, or none was looked at
+    write_video(other.root / "a.mp4", 20)
+
+    def refused(store, **values):
+        raise PermissionError(13, "read-only")
+
+    monkeypatch.setattr(changes, "add_notes", refused)
+    find(work, other)  # a store that may only be read is compared all the same
 
 
 def test_an_unknown_policy_is_refused_with_the_three(work):

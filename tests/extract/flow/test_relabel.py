@@ -99,6 +99,35 @@ def test_a_clip_that_changed_its_split_is_another_set_of_clips(store):
     assert after.clips_sha256 != before.clips_sha256
 
 
+def test_what_changed_since_the_last_renewal_is_said(store):
+    relabel_store(store, manifest(a=NEW))
+    again = relabel_store(store, manifest(a=replace(NEW, split="val")))
+    assert again.changes.kinds == {"split": {"a": "'test', is 'val'"}}
+    labels = (0,) * 4 + (-1,) * 6
+    other = replace(NEW, split="val", spans=(), frame_labels=labels)
+    third = relabel_store(store, manifest(a=other))
+    assert third.changes.kinds == {"labels": {"a": "4 of 10 frames labelled, phases [0]"}}
+    assert open_store(store).labels("a").tolist() == list(labels)
+    none = relabel_store(store, manifest(a=replace(NEW, split="val", spans=())))
+    assert none.changes.kinds == {"labels": {"a": "0 of 10 frames labelled, phases []"}}
+    assert open_store(store).labels("a").tolist() == [-1] * FRAMES
+
+
+def test_the_report_counts_clips_that_left_and_that_wait(store):
+    new = [Clip(name, "a/v.mp4") for name in ("x", "y")]
+    held = manifest().clips
+    report = relabel_store(store, replace(manifest(), clips=(held[0], *new)))
+    assert report.table().splitlines() == [
+        "0 of 3 clips have new labels",
+        "2 clip(s) are not in the data set, as they were: b, v",
+        "2 clip(s) of the data set are not extracted yet",
+    ]
+    many = replace(report, left=tuple("bcde"), num_waiting=0)
+    assert many.table().endswith("4 clip(s) are not in the data set, as they were: b, c, d, ...")
+    assert "b, c, d" in replace(report, left=tuple("bcd")).table()
+    assert "..." not in replace(report, left=tuple("bcd")).table()
+
+
 def test_copies_have_the_new_labels_as_their_own(store, tmp_path):
     relabel_store(store, manifest(b=Clip("b", "a/v.mp4", split="val", group="z")))
     copy = shutil.copytree(store, tmp_path / "copy")

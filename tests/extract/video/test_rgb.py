@@ -58,6 +58,26 @@ def test_a_converted_picture_stays_while_others_are_converted():
     np.testing.assert_array_equal(pixels, before)
 
 
+def test_a_thread_has_one_converter_and_shares_it_with_none(monkeypatch):
+    made, kind = [], av.video.reformatter.VideoReformatter
+
+    def counted():
+        made.append(threading.get_ident())
+        return kind()
+
+    monkeypatch.setattr("av.video.reformatter.VideoReformatter", counted)
+
+    def convert():
+        for frame in frames_of("yuv420p", 32, 32):
+            rgb_of(frame)
+
+    threads = [threading.Thread(target=convert) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    assert len(made) == 2
+
+
 @pytest.mark.filterwarnings("error")
 def test_threads_convert_at_the_same_time():
     frames = list(frames_of("yuv420p", 360, 640, count=8))

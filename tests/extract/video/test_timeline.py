@@ -10,8 +10,9 @@ import pytest
 from tests.extract.barcodes import barcode, every_40_ms, read_barcode, write_barcodes
 from tokenreel.extract.video.decode import decode
 from tokenreel.extract.video.decoders import probe
+from tokenreel.extract.video.geometry import Orientation
 from tokenreel.extract.video.timeline import frames_in_time
-from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo
+from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo, check_file
 
 MILLI = Fraction(1, 1000)
 
@@ -247,3 +248,37 @@ def test_a_stream_without_frames_is_asked_for_its_end():
     asked = []
     assert list(frames_in_time(iter(()), HEADER, lambda *found: asked.append(found))) == []
     assert asked == [(None, None, None)]
+
+
+def test_a_frame_keeps_all_else_when_its_end_is_known():
+    pixels = np.ones((2, 2, 3), np.uint8)
+    frame = DecodedFrame(
+        lambda: pixels,
+        (2, 2),
+        7,
+        30,
+        None,
+        Orientation(quarter_turns=1),
+        is_moved=True,
+        rules=2,
+        make_mean=lambda: np.array([1.0, 2.0, 3.0]),
+    )
+    assert frame.shown_until(40) == replace(frame, stop=40)
+    assert frame.shown_until(40).mean_rgb.tolist() == [1, 2, 3]
+    assert replace(frame, make_mean=None).mean_rgb.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("error", [ValueError("no such format"), OSError("no such format")])
+def test_a_frame_that_cannot_be_converted_is_a_fault_of_its_video(error):
+    def fail():
+        raise error
+
+    with pytest.raises(VideoError, match="cannot be converted to RGB: no such format") as caught:
+        _ = DecodedFrame(fail, (2, 2), 7, 30).pixels
+    assert caught.value.frame == 7
+
+
+def test_a_folder_is_no_video_file(tmp_path):
+    with pytest.raises(VideoError, match="is a directory") as caught:
+        check_file(tmp_path)
+    assert caught.value.stage == "open"
