@@ -15,7 +15,8 @@ from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.search import chunks, loops
 from tokenreel.cache.search.query import Click, patch_numbers, query_direction
-from tokenreel.cache.search.scores import Direction, measure_lengths
+from tokenreel.cache.search.ranking import Candidates, Ranking
+from tokenreel.cache.search.scores import Direction, measure_lengths, unit_rows
 from tokenreel.cache.search.search import (
     PatchIndex,
     num_processors,
@@ -161,6 +162,45 @@ def test_tokens_that_are_zero_or_too_small_for_float32_are_computed_exactly():
     direction = Direction(codec, 1, np.array([1.0, 0, 0, 0]))
     found = direction.exact(encoded, np.zeros(3, np.int64), np.arange(3))
     assert found == pytest.approx([0, 1 / 30**0.5, 4 / 30**0.5], rel=1e-6)
+
+
+def test_cosines_that_float32_cannot_tell_apart_are_ordered_as_float64_does():
+    rng = np.random.default_rng(0)
+    mean = rng.standard_normal(64).astype(np.float32)
+    calibration = {"mean/1": mean, "sd/1": np.ones(64, np.float32)}
+    codec = codec_from_identity(codec_identity("int8", calibration), calibration)
+    codes = np.broadcast_to(rng.integers(-9, 9, 64, np.int8), (40, 16, 64)).copy()
+    scales = (0.05 + 1e-8 * rng.permutation(640)).reshape(40, 16).astype(np.float32)
+    plan = [[chunks.Span(0, start, start + 8)] for start in range(0, 40, 8)]
+
+    def read(spans):
+        part = slice(spans[0].start, spans[0].stop)
+        return chunks.Chunk.of(Encoded(codes[part], scales[part]), spans, {})
+
+    tokens = codec.decode(Encoded(codes, scales), block=1).astype(np.float64)
+    lengths = np.sqrt((tokens**2).sum(-1))
+    index = PatchIndex(codec, 1, ["a"], plan, read, memory_bytes=10**6)
+    for _ in range(40):
+        unit = unit_rows(rng.standard_normal((1, 64)))[0]
+        exact = (tokens * unit).sum(-1) / lengths
+        assert np.ptp(exact) < 1e-4
+        wanted = sorted((-score, place) for place, score in enumerate(exact.reshape(-1).tolist()))
+        for count in (1, 30):
+            found = index.search(unit, count=count).patches
+            places = [one.frame * 16 + one.patch for one in found]
+            assert places == [place for _, place in wanted[:count]]
+
+
+def test_equal_scores_are_ordered_by_clip_then_frame_and_too_few_exclude_nothing():
+    ranking = Ranking(4, 3)
+    places = np.array([[1, 0, 0], [0, 5, 1], [0, 5, 0]])
+    ranking.add(Candidates(np.full(3, 0.5), *places.T))
+    assert ranking.threshold == -np.inf
+    best = ranking.best
+    rows = zip(best.clips.tolist(), best.frames.tolist(), best.patches.tolist(), strict=True)
+    assert list(rows) == [(0, 5, 0), (0, 5, 1), (1, 0, 0)]
+    ranking.add(Candidates(np.array([0.1]), *np.array([[2, 0, 0]]).T))
+    assert ranking.threshold == 0.1
 
 
 def test_compiled_loops_find_the_same(store_of, monkeypatch):
