@@ -1,5 +1,7 @@
 """Clips from the middle of a video: the same frames as from a read of all of it, without that."""
 
+import os
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -7,6 +9,8 @@ import numpy as np
 import pytest
 
 from tests.extract.barcodes import barcode, every_40_ms, read_barcode, write_barcodes
+from tests.extract.test_bad_input import cut_without_encoding
+from tests.extract.video.test_timeline import write_stamps
 from tokenreel.extract.video import decoders, seeking
 from tokenreel.extract.video.decode import decode
 from tokenreel.extract.video.decoders import probe
@@ -243,3 +247,76 @@ def test_only_requested_frames_are_converted_to_pixels(tmp_path, monkeypatch):
     for frame in frames:
         assert frame.pixels is frame.pixels
     assert len(made) == len(frames) == 5
+
+
+def test_a_file_is_examined_once_and_again_when_it_was_written(tmp_path, monkeypatch):
+    times = []
+    monkeypatch.setattr(seeking, "_examine", lambda path, *_: times.append(path.name) or "no")
+    seeking.examined.clear()
+
+    def look(path):
+        with pytest.raises(seeking.Untrusted, match="no"):
+            seeking.trusted_index(path, None, lambda: None)
+
+    paths = [tmp_path / str(number) for number in range(seeking.REMEMBERED + 1)]
+    for path in paths:
+        path.write_bytes(b"1")
+    for path in (paths[0], paths[0], paths[1], paths[0]):
+        look(path)
+    assert times == ["0", "1"]
+    os.utime(paths[0], (1, 1))
+    look(paths[0])
+    paths[0].write_bytes(b"12")
+    os.utime(paths[0], (1, 1))
+    look(paths[0])
+    assert times == ["0", "1", "0", "0"]
+    for path in paths:
+        look(path)
+    assert len(seeking.examined) == seeking.REMEMBERED
+    seeking.examined.clear()
+
+
+def test_packets_of_one_time_are_no_ground_for_seeks(tmp_path):
+    path = write_stamps(tmp_path / "x.mkv", [0, 100, 100, 200])
+    with pytest.raises(seeking.Untrusted, match="two packets have the same time"):
+        scan_packets(path)
+
+
+def test_hidden_packets_are_neither_shown_nor_keys(tmp_path):
+    source = write(tmp_path / "a.mp4", options=X264, times=every_40_ms(60))
+    cut_without_encoding(source, tmp_path / "cut.mp4", 30)
+    index, base = scan_packets(tmp_path / "cut.mp4"), probe(tmp_path / "cut.mp4").time_base
+    step = Fraction(1, 25) / base
+    assert np.diff(index.shown).tolist() == [step] * 29
+    assert len(index.pts) > 30
+    assert [pts for pts in index.first_pts if pts < index.shown[0]] == []
+
+
+@pytest.mark.parametrize("place", [0, seeking.TRIAL_FRAMES - 1])
+def test_every_frame_of_the_trial_is_compared(tmp_path, monkeypatch, place):
+    path = write(tmp_path / "a.mp4", options=X264)
+    true = seeking._read_from_key
+
+    def altered(*arguments, **options):
+        for number, frame in enumerate(true(*arguments, **options)):
+            black = replace(frame, make_pixels=lambda: np.zeros((48, 80, 3), np.uint8))
+            yield black if number == place else frame
+
+    monkeypatch.setattr(seeking, "_read_from_key", altered)
+    with pytest.raises(seeking.Untrusted, match="frames after a seek are not those"):
+        seeking.trusted_index(path, probe(path), lambda: None)
+
+
+def test_a_frame_before_the_second_key_that_is_not_at_its_packet_ends_seeking(
+    tmp_path, monkeypatch
+):
+    path = write(tmp_path / "a.mp4", options=X264)
+    true = seeking.read_pyav
+
+    def shifted(*arguments):
+        for frame in true(*arguments):
+            yield replace(frame, ticks=frame.ticks + 1) if frame.index == 3 else frame
+
+    monkeypatch.setattr(seeking, "read_pyav", shifted)
+    with pytest.raises(seeking.Untrusted, match="frame 3 is not at the time of its packet"):
+        seeking.trusted_index(path, probe(path), lambda: None)
