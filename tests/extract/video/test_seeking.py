@@ -292,7 +292,7 @@ def test_hidden_packets_are_neither_shown_nor_keys(tmp_path):
     assert [pts for pts in index.first_pts if pts < index.shown[0]] == []
 
 
-@pytest.mark.parametrize("place", [0, seeking.TRIAL_FRAMES - 1])
+@pytest.mark.parametrize("place", [0, 15])
 def test_every_frame_of_the_trial_is_compared(tmp_path, monkeypatch, place):
     path = write(tmp_path / "a.mp4", options=X264)
     true = seeking._read_from_key
