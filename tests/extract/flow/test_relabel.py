@@ -202,6 +202,15 @@ def test_a_damaged_file_of_labels_is_never_passed_over(store, damage):
     assert open_store(store).record("a").split == "test"
 
 
+def test_a_damaged_file_of_labels_is_replaced_by_those_of_the_extraction_too(store):
+    files = plain(store)
+    relabel_store(store, manifest(a=NEW))
+    (store / LABELS).write_bytes(b"[]")
+    relabel_store(store, manifest())
+    assert open_store(store).record("a").split == "train"
+    assert {name: data for name, data in plain(store).items() if name != LABELS} == files
+
+
 def killed_at(event: int, work) -> bool:
     """Run the work in a process that dies before its n-th file event; whether it died."""
     child = os.fork()

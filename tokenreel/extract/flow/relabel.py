@@ -82,11 +82,12 @@ class LabelTable:
         self.path = path
         self.identity: StoreIdentity = load_identity(path)[0]
         self.own = load_records(path)
+        self.is_damaged = False  # the file of renewed labels
         try:
             self.renewed = load_relabelled(path, self.own)
         except Damaged as error:
             log.warning("%s; it counts as absent", error)
-            self.renewed = {}
+            self.renewed, self.is_damaged = {}, True
         self._is_sampled = self.identity.frames["policy"] in SAMPLED
 
     def record(self, clip_id: str) -> ClipRecord:
@@ -275,7 +276,7 @@ def relabel_store(path: Path, manifest: Manifest) -> RelabelReport:
     left = tuple(sorted(table.own.keys() - asked.keys()))
     kept = {name: clip for name, clip in table.renewed.items() if name in left}
     renewed = {name: clip for name, clip in asked.items() if not _is_own(table, clip)}
-    if changes.clips or table.renewed.keys() != (kept | renewed).keys():
+    if table.is_damaged or changes.clips or table.renewed.keys() != (kept | renewed).keys():
         write_relabelled(path, kept | renewed)
     return RelabelReport(changes, len(table.own), left, len(manifest.clips) - len(held))
 
