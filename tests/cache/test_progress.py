@@ -47,3 +47,22 @@ def test_on_a_terminal_it_is_a_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     list(Progress(range(3), desc="embed", unit="clip"))
     assert "\r" in sys.stderr.getvalue()
+
+
+def test_off_a_terminal_a_line_is_written_every_half_minute_and_none_before_a_count(monkeypatch):
+    seconds = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: seconds[0])
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with Progress(desc="embed", unit="clip", total=9, initial=4) as bar:
+        assert sys.stderr.getvalue() == ""
+        for now in (29.0, 31.0, 32.0, 62.0):
+            seconds[0] = now
+            bar.update()
+    lines = [line.split(",")[0] for line in sys.stderr.getvalue().splitlines()]
+    assert lines == ["embed: 6/9 clip", "embed: 8/9 clip", "embed: 8/9 clip"]
+
+
+def test_a_total_that_is_given_counts_and_not_the_length(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    assert list(Progress([7], desc="embed", unit="clip", total=4)) == [7]
+    assert sys.stderr.getvalue().startswith("embed: 1/4 clip, 25 %")

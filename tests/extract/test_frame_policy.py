@@ -10,15 +10,20 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.frame_policy import (
+    FrameList,
     check_list,
     frames_identity,
     frames_word,
     listed_times,
     missing_end,
     nearest_frames,
+    scene_frames,
+    scenes_of,
+    step_and_end,
     times_of,
     uniform_frames,
 )
+from tokenreel.extract.scene_list import Scene, SceneList
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 7, 40, 301])
@@ -123,3 +128,80 @@ def test_fps_beside_another_policy_is_refused():
 @pytest.mark.parametrize("word", ["all", "uniform:8"])
 def test_the_word_of_an_identity_gives_it_back(word):
     assert frames_word(frames_identity(ExtractConfig(frames=word))) == word
+
+
+def test_the_last_frame_is_shown_until_the_video_says():
+    assert uniform_frames([0, 10], None, 2, 40) == [1, 1]  # centres 10, 30
+    assert uniform_frames([0, 10], None, 2) == [0, 1]  # centres 5, 15
+    assert uniform_frames([5], None, 2) == [0, 0]
+    assert nearest_frames([0, 10], [Fraction(40)], 40) == [1]
+    with pytest.raises(ValueError, match="0"):
+        nearest_frames([0, 10], [Fraction(41)], 40)
+
+
+def test_a_time_is_at_most_a_step_before_the_first_frame_and_of_two_takes_the_earlier():
+    assert nearest_frames([20, 30], [Fraction(10), Fraction(25), Fraction(40)]) == [0, 0, 1]
+    for wrong in (Fraction(99, 10), Fraction(401, 10)):
+        with pytest.raises(ValueError, match=r"^1$"):
+            nearest_frames([20, 30], [Fraction(20), wrong])
+
+
+def test_a_scene_is_its_frame_at_the_centre_or_the_middles_of_its_parts():
+    ticks = [0, 10, 20, 30]
+    assert scene_frames(ticks, (5, 25, 9), 1) == [1], "never the frame before the scene"
+    assert scene_frames(ticks, (10, 30, 20), 1) == [2]
+    assert scene_frames(ticks, (10, 30, 20), 2) == [1, 2]
+    assert scene_frames(ticks, (20, 60, 40), 2, 60) == [3, 3]  # centres 30, 50
+    assert scene_frames(ticks, (20, 60, 40), 2) == [2, 3]  # ends at 40: centres 25, 35
+    assert scene_frames(ticks, (11, 20, 15), 3) == []
+
+
+def test_the_step_is_the_median_and_the_end_a_step_later_or_what_the_video_says():
+    times = np.array([0.0, 1.0, 2.0, 9.0])
+    assert step_and_end(times) == (1.0, 10.0)
+    assert step_and_end(times, 12.0) == (1.0, 12.0)
+    assert step_and_end(times, 9.5) == (1.0, 10.0)
+    assert step_and_end(times[:1]) == (0.0, 0.0)
+    assert step_and_end(times[:1], 3.0) == (3.0, 3.0)
+    assert missing_end(None, times) is None
+    assert missing_end(11.5, times) is None
+    assert missing_end(11.6, times) == 10.0
+    for stop, missing in ((0.1, None), (0.11, 0.0)):
+        assert missing_end(stop, times[:1]) == missing
+
+
+def test_scenes_of_a_clip_are_those_of_which_a_part_lies_in_it():
+    scenes = tuple(Scene(start, start + 2.0, start + 1.0, 9) for start in (0.0, 2.0, 4.0))
+    listed = SceneList({"a.mp4": scenes})
+    for start, stop, wanted in (
+        (None, None, scenes),
+        (2.0, 4.0, scenes[1:2]),
+        (1.9, 4.1, scenes),
+        (None, 2.0, scenes[:1]),
+        (4.0, None, scenes[2:]),
+    ):
+        assert scenes_of(listed, Clip("c", "a.mp4", start, stop)) == wanted
+    assert scenes_of(listed, Clip("c", "b.mp4")) == ()
+
+
+def test_a_list_counts_what_it_has_of_a_clip_and_has_all_where_nothing_is_listed(tmp_path):
+    listed = FrameList(write(tmp_path, "video,time_seconds\na.mp4,1\na.mp4,2\n"))
+    first, later = Clip("a", "a.mp4"), Clip("b", "a.mp4", 3.0, 4.0)
+    assert listed.videos == {"a.mp4"}
+    assert [(listed.count(clip), listed.has(clip)) for clip in (first, later)] == [
+        (2, True),
+        (0, False),
+    ]
+    every = FrameList(ExtractConfig())
+    assert (every.videos, every.count(later), every.has(later)) == (None, None, True)
+
+
+def test_an_identity_names_the_policy_and_the_word_gives_it_back():
+    assert frames_identity(ExtractConfig()) == {"policy": "all"}
+    assert frames_identity(ExtractConfig(fps=5)) == {"policy": "fps", "fps": 5.0}
+    assert frames_identity(ExtractConfig(frames="uniform:3")) == {"policy": "uniform", "count": 3}
+    assert [frames_word({"policy": name}, "F") for name in ("listed", "scenes", "all")] == [
+        "listed:F",
+        "scenes:F",
+        "all",
+    ]

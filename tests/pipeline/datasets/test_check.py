@@ -2,11 +2,12 @@
 
 import logging
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from tests.pipeline.datasets.miniatures import MINIATURES
-from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
 from tokenreel.pipeline.datasets import check_dataset, load_dataset
 from tokenreel.pipeline.datasets.check import check_survey
 from tokenreel.pipeline.datasets.survey import Survey
@@ -67,3 +68,54 @@ def test_partial_data_is_loaded_and_says_how_partial(tmp_path, name, caplog):
     assert manifest.notes
     assert all(f"{name}: {note}" in caplog.messages for note in manifest.notes)
     assert all(f"note: {note}" in check.text() for note in manifest.notes)
+
+
+def test_each_line_of_a_check_by_hand(tmp_path):
+    spans = (LabelSpan(0, 1.5, 0), LabelSpan(2, 3, 0), LabelSpan(4, 4.25, 1))
+    clips = (
+        Clip("a", "a.mp4", split="train", action="pour", spans=spans, group="g"),
+        Clip("b", "b.mp4", split="train", action="pour", frame_labels=(0, 1)),
+        Clip("c", "c.mp4", split="val", tags=("t",), group="g"),
+        Clip("d", "d.mp4", split="val", group="h"),
+        Clip("e", "e.mp4", split="val"),
+    )
+    manifest = Manifest(
+        "mine",
+        tmp_path,
+        clips,
+        {"pour": ("reach", "tilt"), "jump": ("up",)},
+        notes=("three were left out",),
+        unreadable=("x: permission denied",),
+    )
+    check = check_survey(Survey(manifest, listed={"train": 4}, published={"val": 3, "test": 2}))
+    assert check.text().splitlines()[2:] == [
+        "",
+        "split  published  listed   found      labelled",
+        "train          ?       4       2     2      3s   50.0%",
+        "val            3       3       3     1      0s  100.0%",
+        "test           2       0       0     0      0s    0.0%",
+        "",
+        "(no action): 0 train, 3 val, 0 test",
+        "jump: 0 train, 0 val, 0 test",
+        "      0 up: 0.0s train, 0.0s val, 0.0s test",
+        "pour: 2 train, 0 val, 0 test",
+        "      0 reach: 2.5s train, 0.0s val, 0.0s test",
+        "      1 tilt: 0.2s train, 0.0s val, 0.0s test",
+        "tag t: 0 train, 1 val, 0 test",
+        "",
+        "groups with clips in train and in val: 1",
+        "note: three were left out",
+        "cannot be read: x: permission denied",
+        "partial (2 of 4 train, 3 of 3 val, 0 of 2 test): what is there can be used",
+    ]
+
+
+def test_a_split_is_complete_with_the_clips_published_and_listed_and_nothing_unreadable(tmp_path):
+    manifest = Manifest("mine", tmp_path, (Clip("a", "a.mp4"),))
+    split = manifest.clips[0].split
+    for listed, published, is_complete in ((1, 1, True), (2, 1, False), (1, 2, False)):
+        check = check_survey(Survey(manifest, {split: listed}, {split: published}))
+        assert check.is_complete is is_complete
+        assert (check.state == "complete") is is_complete
+    assert not check_survey(Survey(replace(manifest, unreadable=("x: closed",)))).is_complete
+    assert check_survey(Survey(Manifest("mine", tmp_path, ()), {split: 0})).text().count("%") == 0
