@@ -12,6 +12,7 @@ import pytest
 
 from tests.cache import stores
 from tokenreel.cache.errors import Damaged, UsageError
+from tokenreel.cache.format.index import load_records
 from tokenreel.cache.format.relabelled import LABELS
 from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.manifest import Clip, LabelSpan, Manifest
@@ -20,7 +21,7 @@ from tokenreel.cache.tools.copying import merge_store, upgrade_store
 from tokenreel.cache.tools.maintenance import collect_garbage, diff_stores
 from tokenreel.cache.tools.verify import verify_store
 from tokenreel.cache.write.store_writer import StoreWriter
-from tokenreel.extract.flow.relabel import relabel_store
+from tokenreel.extract.flow.relabel import is_same_range, relabel_store
 from tokenreel.pipeline.phases.relabelling import renew_labels
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -209,6 +210,55 @@ def test_a_damaged_file_of_labels_is_replaced_by_those_of_the_extraction_too(sto
     relabel_store(store, manifest())
     assert open_store(store).record("a").split == "train"
     assert {name: data for name, data in plain(store).items() if name != LABELS} == files
+
+
+def committed(folder: Path, pts, stops, **units) -> Path:
+    """A store of format 2 with a clip "a" of rules 2, whose rows are shown from pts to stops."""
+    identity, calibration = stores.make_identity()
+    path = create_store(
+        folder / "store", identity.model_copy(update=units), made_with={}, calibration=calibration
+    )
+    with StoreWriter(path, writer_id="w") as writer:
+        clip = stores.begin(writer, "a")
+        stores.append(writer, clip, "a", len(pts))
+        nothing = np.full(len(pts), -1), np.zeros(len(pts), np.uint8)
+        clip.commit(pts, np.arange(len(pts)), *nothing, stop_pts=stops, rules=2)
+    return path
+
+
+def labelled(store: Path, *span) -> list[int]:
+    """The labels of clip "a" after a phase 1 from one second to another."""
+    clip = Clip("a", "a/v.mp4", spans=(LabelSpan(*span, 1),))
+    relabel_store(store, Manifest("d", Path(), (clip,), phases={"": ("x", "y")}))
+    return open_store(store).labels("a").tolist()
+
+
+def test_a_phase_may_last_until_the_last_frame_is_no_longer_shown(tmp_path):
+    """The last of ten frames at 25 a second, from 0.36 s, is shown until 1.2 s."""
+    pts = np.arange(10)
+    store = committed(tmp_path, pts, np.append(pts[1:], 30))
+    assert labelled(store, 0.2, 1.2) == [-1] * 5 + [1] * 5
+    with pytest.raises(UsageError, match=r"stop_seconds 1\.3 is beyond the end .* at 1\.200 s"):
+        labelled(store, 0.2, 1.3)
+
+
+def test_a_part_of_a_clip_has_the_label_of_its_middle(tmp_path):
+    """Parts of 0.16 s: the first, in its middle at 0.08 s, is in the phase; the second is not."""
+    pts = np.arange(0, 12, 4)
+    store = committed(tmp_path, pts, pts + 4, frames_per_window=4, rows_per_window=2)
+    assert labelled(store, 0.04, 0.2) == [1, -1, -1]
+
+
+def test_pictures_without_a_rate_are_those_at_25_a_second(tmp_path):
+    own = load_records(committed(tmp_path, np.arange(3), np.arange(1, 4)))["a"]
+    container = own.source["container"]
+    for rate, same in ((25.0, True), (24.0, False)):
+        pictures = replace(
+            own, source=own.source | {"container": container | {"picture_fps": rate}}
+        )
+        assert is_same_range(Clip("a", "a/v.mp4"), pictures) is same
+        assert is_same_range(Clip("a", "a/v.mp4", picture_fps=rate), pictures)
+    assert is_same_range(Clip("a", "a/v.mp4", picture_fps=24.0), own)  # a video has its own times
 
 
 def killed_at(event: int, work) -> bool:

@@ -17,7 +17,7 @@ from tokenreel.cache.errors import ClipFailed, Damaged, UsageError
 from tokenreel.cache.format.clip import ClipRecord, folder_of, labels_hash, load_rows
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.index import load_records
-from tokenreel.cache.format.layout import clip_arrays, default_stops
+from tokenreel.cache.format.layout import clip_arrays
 from tokenreel.cache.format.relabelled import (
     RENEWED,
     Relabelled,
@@ -154,8 +154,7 @@ class LabelTable:
         is_frame = self.identity.frames_per_window == self.identity.rows_per_window == 1
         has_end = own.rules > 1 and not self._is_sampled
         if has_end or not is_frame:
-            is_first = self.identity.format_version == 1
-            stops = default_stops(pts) if is_first else self._rows(own, "stop_pts")
+            stops = self._rows(own, "stop_pts")  # format 1 has no rules 2 and no parts
         ticks = pts.astype(np.float64) if is_frame else (pts + stops) / 2  # a part: in its middle
         return frame_labels(
             clip,
@@ -276,7 +275,7 @@ def relabel_store(path: Path, manifest: Manifest) -> RelabelReport:
     left = tuple(sorted(table.own.keys() - asked.keys()))
     kept = {name: clip for name, clip in table.renewed.items() if name in left}
     renewed = {name: clip for name, clip in asked.items() if not _is_own(table, clip)}
-    if table.is_damaged or changes.clips or table.renewed.keys() != (kept | renewed).keys():
+    if table.is_damaged or changes.clips:
         write_relabelled(path, kept | renewed)
     return RelabelReport(changes, len(table.own), left, len(manifest.clips) - len(held))
 
