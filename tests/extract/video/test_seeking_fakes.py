@@ -134,13 +134,13 @@ def test_a_corrupt_frame_after_a_seek_ends_it_by_its_number(monkeypatch, index):
     show(monkeypatch, Container(whole(at_50=bad)))
     frames = seeking._read_from_key(PATH, INFO, index, 2)
     assert next(frames) == (4, 40)
-    with pytest.raises(Untrusted, match="^frame 5 is marked corrupt"):
+    with pytest.raises(Untrusted, match=r"^frame 5 is marked corrupt"):
         next(frames)
 
 
 def test_a_frame_that_is_lost_at_the_end_ends_a_seek(monkeypatch, index):
     show(monkeypatch, Container(whole(at_70=packet(70, frames=[]))))
-    with pytest.raises(Untrusted, match="^7 frames of 8 packets"):
+    with pytest.raises(Untrusted, match=r"^7 frames of 8 packets"):
         read(index, 2)
 
 
@@ -154,17 +154,17 @@ def test_a_scan_has_the_packets_and_the_keys(monkeypatch, index):
 
 def test_a_corrupt_packet_ends_a_scan_by_its_number(monkeypatch):
     show(monkeypatch, Container(whole(at_30=packet(30, is_corrupt=True))))
-    with pytest.raises(VideoError, match="^packet 3 is marked corrupt"):
+    with pytest.raises(VideoError, match=r"^packet 3 is marked corrupt"):
         seeking.scan_packets(PATH)
 
 
 def test_a_packet_without_a_time_is_no_ground_for_seeks(monkeypatch):
     show(monkeypatch, Container(whole(at_30=packet(None, dts=30))))
-    with pytest.raises(Untrusted, match="^packet 3 has no time"):
+    with pytest.raises(Untrusted, match=r"^packet 3 has no time"):
         seeking.scan_packets(PATH)
 
 
 def test_a_stream_without_packets_is_no_ground_for_seeks(monkeypatch):
     show(monkeypatch, Container([packet(None, **END)]))
-    with pytest.raises(Untrusted, match="^no packets"):
+    with pytest.raises(Untrusted, match=r"^no packets"):
         seeking.scan_packets(PATH)
