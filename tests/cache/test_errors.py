@@ -126,7 +126,7 @@ def test_only_a_process_that_was_killed_is_the_machines(exit_code, status):
 
 
 COMMAND = """
-import os, signal, sys
+import os, sys, time
 from tokenreel.pipeline.cli.console import new_app, run_app
 
 app = new_app("test")
@@ -137,7 +137,8 @@ def end(how: str) -> None:
         sys.exit(int(how))
     if how == "waits":
         print("ready", flush=True)
-        signal.pause()
+        while True:  # signal.pause() would miss a signal that comes just before it
+            time.sleep(0.05)
     getattr(os, how)()
 
 run_app(app)

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 import tokenreel
 import tokenreel.fuse
-from tests.fuse import tiny
 from tests.fuse.tiny import tiny_config, write_store
 from tests.fuse.two_stage import OPTIM, TwoStage, TwoStageConfig
 from tokenreel.cache.embeddings import read_embeddings
@@ -161,11 +160,10 @@ def test_what_any_stage_reads_is_read_and_the_first_store_always(stores, monkeyp
     assert (found["frames"].blocks, found["clips"].blocks) == ((), (3,))
 
 
-def test_a_model_is_built_for_the_sizes_of_each_store_and_its_classes(
-    stores, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(tiny, "DIM", 4)
-    narrow = write_store(tmp_path / "narrow", actions=ACTIONS, codec="pool2+int8", blocks=(2,))
+def test_a_model_is_built_for_the_sizes_of_each_store_and_its_classes(stores, tmp_path):
+    narrow = write_store(
+        tmp_path / "narrow", actions=ACTIONS, codec="pool2+int8", blocks=(2,), dim=4
+    )
     joined = StoreSet({"frames": open_store(stores["frames"]), "clips": open_store(narrow)})
     shapes = shapes_of(make_source(joined, [TwoStageConfig()], torch.device("cpu")))
     assert shapes.streams == {

@@ -21,6 +21,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tokenreel.cache.canonical import read_json
 from tokenreel.cache.errors import ClipNotFound, TokenReelError, UsageError
 from tokenreel.pipeline.explore.frames import FramesUnseen
 from tokenreel.pipeline.explore.views import Explorer, parse_clicks
@@ -162,9 +163,9 @@ class Query:
     def clicks(self) -> list[Any]:
         """The clicks."""
         try:
-            value = json.loads(self.text("clicks"))
-        except (ValueError, RecursionError) as error:
-            raise UsageError("clicks are not JSON") from error
+            value = read_json(self.text("clicks"))
+        except ValueError as error:
+            raise UsageError(f"clicks are not JSON: {error}") from error
         return parse_clicks(value)
 
     def has(self, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""`extract plan --gpus N --nodes M`: what 10^3 to 10^7 clips like these cost on a cluster.
+"""`extract plan` with `--gpus` and `--nodes`: what 10^3 to 10^7 clips like these cost on a cluster.
 
 Arithmetic on a Plan: its clips are the sample, and this machine's rates are those of each GPU, each
 core and the shared disk.
