@@ -53,16 +53,34 @@ def test_off_a_terminal_a_line_is_written_every_half_minute_and_none_before_a_co
     seconds = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: seconds[0])
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with Progress(desc="embed", unit="clip", total=9, initial=4) as bar:
+    with Progress(desc="embed", unit="clip", total=200, initial=4) as bar:
         assert sys.stderr.getvalue() == ""
-        for now in (29.0, 31.0, 32.0, 62.0):
+        for now, count in ((29.0, 1), (31.0, 100), (32.0, 1), (62.0, 1)):
             seconds[0] = now
-            bar.update()
+            bar.update(count)
     lines = [line.split(",")[0] for line in sys.stderr.getvalue().splitlines()]
-    assert lines == ["embed: 6/9 clip", "embed: 8/9 clip", "embed: 8/9 clip"]
+    assert lines == ["embed: 105/200 clip", "embed: 107/200 clip", "embed: 107/200 clip"]
 
 
 def test_a_total_that_is_given_counts_and_not_the_length(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     assert list(Progress([7], desc="embed", unit="clip", total=4)) == [7]
     assert sys.stderr.getvalue().startswith("embed: 1/4 clip, 25 %")
+
+
+class Buffered(io.StringIO):
+    shown = ""
+
+    def flush(self) -> None:
+        self.shown = self.getvalue()
+
+
+def test_a_line_is_flushed_when_it_is_written(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Buffered())
+    with Progress(desc="embed", unit="clip") as bar:
+        bar.update()
+        bar.display()
+        assert sys.stderr.shown.startswith("embed: 1 clip,")
+        assert sys.stderr.shown.endswith("\n")
+        bar.display("words")
+        assert sys.stderr.shown.splitlines()[-1] == "words"

@@ -141,6 +141,9 @@ def test_the_last_frame_is_shown_until_the_video_says():
 
 def test_a_time_is_at_most_a_step_before_the_first_frame_and_of_two_takes_the_earlier():
     assert nearest_frames([20, 30], [Fraction(10), Fraction(25), Fraction(40)]) == [0, 0, 1]
+    assert nearest_frames([5], [Fraction(6)]) == [0]
+    with pytest.raises(ValueError, match=r"^0$"):
+        nearest_frames([5], [Fraction(13, 2)])
     for wrong in (Fraction(99, 10), Fraction(401, 10)):
         with pytest.raises(ValueError, match=r"^1$"):
             nearest_frames([20, 30], [Fraction(20), wrong])
@@ -154,6 +157,8 @@ def test_a_scene_is_its_frame_at_the_centre_or_the_middles_of_its_parts():
     assert scene_frames(ticks, (20, 60, 40), 2, 60) == [3, 3]  # centres 30, 50
     assert scene_frames(ticks, (20, 60, 40), 2) == [2, 3]  # ends at 40: centres 25, 35
     assert scene_frames(ticks, (11, 20, 15), 3) == []
+    # the frame at 20 is shown until 90: centres 30, 70
+    assert scene_frames([0, 10, 20, 90], (10, 90, 50), 2) == [2, 2]
 
 
 def test_the_step_is_the_median_and_the_end_a_step_later_or_what_the_video_says():

@@ -47,7 +47,6 @@ class Progress(tqdm):  # type: ignore[misc]
             total = len(iterable)  # type: ignore[arg-type]
         plain: dict[str, Any] = {
             "mininterval": PLAIN_SECONDS,
-            "maxinterval": PLAIN_SECONDS,
             "miniters": 1,
             "delay": 1e-9,  # no line before anything is done
             "bar_format": _UNKNOWN_TOTAL if total is None else _KNOWN_TOTAL,

@@ -79,6 +79,11 @@ def test_what_is_no_clip_below_clips_is_refused_but_what_is_being_written(store)
     with pytest.raises(Damaged, match=r"link: not a clip of this store; refused"):
         committed_keys(store)
     link.unlink()
+    (store / folder_of(own.key)).rename(store / "away")
+    (store / folder_of(own.key)).symlink_to(store / "away")
+    with pytest.raises(Damaged, match=r"a-\w+: not a clip of this store; refused"):
+        committed_keys(store)
+    (store / folder_of(own.key)).unlink()
     (folder / clip_key("c")).mkdir()
     with pytest.raises(Damaged, match=r"c-\w+: not a clip of this store; refused"):
         committed_keys(store)

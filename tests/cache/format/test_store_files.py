@@ -7,7 +7,7 @@ import pytest
 
 from tests.cache import stores
 from tokenreel.cache.canonical import canonical_json, open_seal, seal
-from tokenreel.cache.errors import Damaged, StoreNotFound, UsageError, WrongIdentity
+from tokenreel.cache.errors import Damaged, StoreError, StoreNotFound, UsageError, WrongIdentity
 from tokenreel.cache.format.store_files import (
     StoreFacts,
     array_files,
@@ -81,6 +81,16 @@ def test_a_store_that_is_there_is_left_and_nothing_is_left_beside(tmp_path):
     assert "Not a directory" in str(told.value)
 
 
+def test_a_store_that_cannot_be_moved_to_its_place_leaves_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.rename", fail)
+    with pytest.raises(StoreError, match="cannot create a store here: Input/output error"):
+        create(tmp_path / "s")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_format_1_keeps_no_facts(tmp_path):
     identity, calibration = stores.make_identity()
     old = identity.model_copy(update={"format_version": 1})
@@ -151,11 +161,11 @@ def test_arrays_with_other_metadata_or_behind_a_link_are_refused(tmp_path):
 
 def test_failures_are_counted_for_each_clip_and_listed_by_its_name(tmp_path):
     path = create(tmp_path / "s")
-    for clip_id in ("b", "a", "b"):
+    for clip_id in ("a", "b", "a"):
         record_failure(path, clip_id, stage="open", reason="gone", details={"n": 1})
     assert [(r["clip_id"], r["attempts"], r["details"]) for r in read_failures(path)] == [
-        ("a", 1, {"n": 1}),
-        ("b", 2, {"n": 1}),
+        ("a", 2, {"n": 1}),
+        ("b", 1, {"n": 1}),
     ]
     [file, _] = sorted((path / "failed").glob("*.json"))
     file.write_bytes(file.read_bytes().replace(b"gone", b"here"))

@@ -24,6 +24,7 @@ LONG = b"\xff\xe0\x01\x02" + b"\xff\xd9" * 128  # a field of 258 bytes that look
         SCAN + b"one" + SCAN + b"two",
         b"\xff\x01" + SCAN + b"coded",  # a marker without a length
         LONG + SCAN + b"coded",
+        START + SCAN + b"coded",  # a second start has no length
     ],
 )
 def test_a_string_is_split_where_each_picture_ends(inside):
@@ -47,6 +48,14 @@ def test_a_string_is_split_where_each_picture_ends(inside):
 def test_a_picture_that_does_not_end_is_cut_short(wrong):
     with pytest.raises(Damaged, match=f"the JPEG at byte 4 of {len(wrong) + 4} is cut short"):
         split_jpegs(START + END + wrong)
+
+
+def test_a_scan_that_is_longer_than_the_string_ends_it_and_nothing_before_it_is_read_again():
+    field = bytearray(b"\xff\xe0\xff\xff" + bytes(65533))
+    field[55550:55552] = END  # where a length read from the first bytes of the string leads
+    data = START + bytes(field) + b"\xff\xda\xff\xff\xff"
+    with pytest.raises(Damaged, match=f"the JPEG at byte 0 of {len(data)} is cut short"):
+        split_jpegs(data)
 
 
 def test_bytes_between_pictures_are_none():

@@ -8,6 +8,7 @@ import shutil
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from tests.cache import stores
-from tokenreel.cache.errors import Damaged
+from tokenreel.cache.errors import ClipNotFound, Damaged
 from tokenreel.cache.format.clip import clip_key, folder_of
-from tokenreel.cache.read.store_reader import Request, Store, open_store, run_pieces
+from tokenreel.cache.read.store_reader import Request, Store, frame_numbers, open_store, run_pieces
 from tokenreel.cache.write.store_writer import StoreWriter
 
 FRAMES = 130
@@ -246,3 +247,86 @@ def test_a_store_is_pickled_without_its_handles(path):
     store.read("a")
     again = pickle.loads(pickle.dumps(store))
     np.testing.assert_array_equal(again.read("a").codes[1], store.read("a").codes[1])
+
+
+def test_frames_are_numbered_from_0_to_the_last_of_the_clip(path):
+    record = open_store(path).record("a")
+    for given, wanted in (
+        (None, list(range(FRAMES))),
+        (slice(-2, None), [128, 129]),
+        ([], []),
+        ([129, 0], [129, 0]),
+        (np.array([3], np.uint8), [3]),
+    ):
+        found = frame_numbers(record, given)
+        assert (found.tolist(), found.dtype) == (wanted, np.int64)
+    for wrong in ([130], [-1], [0, 130]):
+        with pytest.raises(ClipNotFound, match="a has frames 0 to 129, not"):
+            frame_numbers(record, wrong)
+    for kind in (3, [[3]], [3.0], [True]):
+        with pytest.raises(TypeError, match="wanted a 1-d list of integers"):
+            frame_numbers(record, kind)
+
+
+def test_bytes_and_pages_of_a_store_by_hand(path, tmp_path, monkeypatch):
+    assert open_store(path).num_bytes == 2 * FRAMES * 16 * 16 * 2  # clips, tokens, int8, blocks
+    views = stores.make_store(tmp_path / "v", "fp16", views=2)
+    with StoreWriter(views, writer_id="w") as writer:
+        stores.write_clip(writer, "a", 3)
+    size = 3 * 2 * 16 * 16 * 2 * 2  # frames, views, tokens, fp16, blocks
+    assert open_store(views).num_bytes == size
+    for pages, placement, is_direct in (
+        (2 * size, "auto", False),
+        (2 * size - 1, "auto", True),
+        (2 * size - 1, "memory", False),
+        (2 * size, "disk", True),
+    ):
+        sizes = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": pages}
+        monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
+        assert open_store(views, placement=placement)._policy.direct is is_direct
+
+
+def test_clips_are_selected_and_hashed_by_what_they_are(path):
+    store = open_store(path)
+    before, labels = store.clips_sha256, store.labels_sha256
+    own = store.records["a"]
+    for change in ({"num_frames": 9}, {"split": "val"}, {"action": "jump"}):
+        store.records["a"] = replace(own, **change)
+        assert store.clips_sha256 != before
+    store.records["a"] = replace(own, action="jump", group="g")
+    assert [
+        [r.clip_id for r in store.select(*words)]
+        for words in (
+            (None, "jump"),
+            ("train", "jump"),
+            ("val", "jump"),
+            (None, None),
+            ("train", ""),
+        )
+    ] == [["a"], ["a"], [], ["a", "b"], ["b"]]
+    del store.labels_sha256
+    assert store.labels_sha256 != labels
+    store.records["a"] = replace(own, group="g")
+    assert store.clips_sha256 == before
+
+
+def test_threads_are_those_of_the_last_call_and_kept(path):
+    store = open_store(path)
+    pools = []
+    for threads in (1, 1, 3):
+        store.read_many([Request("a", [0])], threads=threads)
+        pools.append(store._pool)
+    assert [pool._max_workers for pool in pools] == [1, 1, 3]
+    assert pools[0] is pools[1]
+
+
+def test_pieces_that_have_not_begun_are_not_run_after_an_error():
+    begun = []
+
+    def broken() -> None:
+        time.sleep(0.1)
+        raise Damaged("this one")
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(Damaged, match="this one"):
+        run_pieces([broken, lambda: time.sleep(0.1), lambda: begun.append(1)], pool)
+    assert begun == []

@@ -189,6 +189,19 @@ def test_a_label_that_no_class_has_is_refused():
         progression_targets(LABELS * 2, 2, "lav")
 
 
+def test_an_error_names_the_lowest_and_the_highest_label_and_no_label_is_right():
+    for labels, words in (([-3, -2], "from -3 to -2, wanted 0 up"), ([5, 7], "from 5 to 7, want")):
+        with pytest.raises(ValueError, match=rf"^labels goes {words}"):
+            require_labels("labels", np.array(labels), num_classes=None if labels[0] < 0 else 3)
+    require_labels("labels", LABELS[:0], num_classes=2)
+
+
+def test_truth_values_are_numbers_and_no_labels():
+    require_finite("frames", np.array([[True, False]]))
+    with pytest.raises(TypeError, match=r"^labels holds bool, wanted whole numbers"):
+        require_labels("labels", np.array([True]))
+
+
 @pytest.mark.parametrize("ks", [(), (0,), (5, -1)])
 def test_numbers_of_neighbours_are_from_one(ks):
     with pytest.raises(ValueError, match=r"^ks are numbers of neighbours from 1, got \("):

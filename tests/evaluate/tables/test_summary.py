@@ -8,9 +8,15 @@ import pytest
 
 from tests.evaluate.clips import labelled_clips, write_run
 from tokenreel.evaluate.commands.suite import evaluate_files
-from tokenreel.evaluate.data.results import MEAN, Score
+from tokenreel.evaluate.data.results import CLOCK, MEAN, Score
 from tokenreel.evaluate.protocol import EvaluateConfig
-from tokenreel.evaluate.tables.summary import format_summary, summarise, write_tables
+from tokenreel.evaluate.tables.summary import (
+    format_summary,
+    is_clearly_above,
+    rank_of,
+    summarise,
+    write_tables,
+)
 
 PUBLISHED = {"first": {"classification": (94.21, 0.04), "tau": (0.989, None)}}
 
@@ -154,4 +160,77 @@ def test_what_is_published_for_a_share_of_the_labels_stands_below_that_share():
         (0.5, "measured", {"classification": [0.4]}),
         (0.1, "measured", {"classification": [0.3]}),
         (0.1, "published", {"classification": [pytest.approx(0.2451)]}),
+    ]
+
+
+def test_metrics_without_labels_are_in_the_row_of_the_largest_share_of_their_protocol():
+    scores = [
+        score("a", "classification", 0.5, fraction=0.5),
+        score("a", "tau", 0.9, fraction=0.1),
+        score("b", "tau", 0.8, fraction=0.2, protocol="tcc"),
+    ]
+    found = [(row.recipe, row.fraction, row.values) for row in summarise(scores)]
+    assert found == [
+        ("a", 0.5, {"classification": [0.5], "tau": [0.9]}),
+        ("b", 0.2, {"tau": [0.8]}),
+    ]
+
+
+def test_published_rows_have_one_spread_and_no_clock_and_are_of_no_other_protocol(tmp_path):
+    scores = [score("first", "tau", 0.9, clock_value=0.995)]
+    first, published = summarise(scores, PUBLISHED)
+    assert (first.clock, published.clock) == ({"tau": [0.995]}, {})
+    assert first.is_not_above_clock("tau")
+    assert not published.is_not_above_clock("tau")
+    assert published.two_std("classification", 0) == pytest.approx(0.0004)
+    assert np.isnan([published.two_std("classification", 1), published.two_std("tau", 0)]).all()
+    assert len(summarise([score("first", "tau", 0.9, protocol="tcc")], PUBLISHED)) == 1
+    few = {"first": {"classification@10%": (24.51, None)}}
+    assert len(summarise(scores, few)) == 1, "published for a share of the labels alone"
+    write_tables(scores, tmp_path, PUBLISHED)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "summary.csv").read_text())))
+    assert [row["seeds"] for row in rows] == ["1", ""]
+    assert rows[1]["classification 2std ddof=1"] == ""
+
+
+def test_a_spread_that_is_unknown_hinders_nothing():
+    assert is_clearly_above(0.6, float("nan"), clock=0.5)
+    assert not is_clearly_above(0.5, float("nan"), clock=0.5)
+    assert not is_clearly_above(0.75, 0.25, clock=0.5)
+
+
+@pytest.mark.parametrize("change", [{"dataset": "e"}, {"protocol": "tcc"}, {"fraction": 0.5}])
+def test_rows_that_differ_in_more_than_the_recipe_have_no_rank_and_say_it(change):
+    rows = summarise(
+        [score("a", "classification", 0.9), score("b", "classification", 0.8, **change)]
+    )
+    assert [rank_of(row, rows, "classification") for row in rows] == [None, None]
+    words = {"dataset": "(d)", "protocol": "(carl)", "fraction": "weights"}
+    other = {"dataset": "(e)", "protocol": "(tcc)", "fraction": "(50% of labels)"}
+    [name] = change
+    lines = format_summary(
+        [score("a", "classification", 0.9), score("b", "classification", 0.8, **change)]
+    ).splitlines()
+    assert lines[2].startswith(f"b {other[name]} ")
+    assert (words[name] in lines[1]) is (name != "fraction")
+
+
+def test_a_lone_row_and_the_worse_of_two_have_no_rank():
+    two = summarise([score("a", "tau", 0.9), score("b", "tau", 0.8)])
+    assert [rank_of(row, two, "tau") for row in two] == [0, None]
+    assert rank_of(two[0], two[:1], "tau") is None
+
+
+def test_notes_are_those_of_the_runs_and_of_the_clock_where_they_have_none():
+    scores = [
+        score("a", "tau", 0.9, note="short", status="ok"),
+        score("a", "tau", 0.9, note="short", status="ok", action="jump"),
+        score("clock", "tau", 0.9, note="short", status="ok", model=CLOCK),
+        score("clock", "tau", 0.9, note="few", status="skipped", model=CLOCK),
+    ]
+    lines = format_summary(scores).splitlines()
+    assert [line for line in lines if ": a-0: " in line or ": clock-0: " in line] == [
+        "note: a-0: jump: tau: short",
+        "note: a-0: tau: short",
+        "skipped: clock-0: tau: few",
     ]

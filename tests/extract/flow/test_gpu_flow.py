@@ -51,6 +51,7 @@ class Cuda:
         self.main = self.current = Stream()
         self.late = []  # copies that have been launched
         self.used_by = []  # (tensor, stream) of record_stream
+        self.num_records, self.gap_ms = 0, 500.0  # between the end of a batch and the next
         cuda, empty = self, torch.empty
 
         class Event:
@@ -59,6 +60,8 @@ class Cuda:
 
             def record(self):
                 self.stream, self.last = cuda.current, cuda.late[-1:]
+                cuda.num_records += 1
+                self.number = cuda.num_records
 
             @torch.inference_mode()
             def synchronize(self):
@@ -71,7 +74,7 @@ class Cuda:
 
             def elapsed_time(self, other):
                 assert self.stream is other.stream is cuda.main
-                return 1000.0
+                return 1000.0 if other.number == self.number + 1 else cuda.gap_ms
 
         class Locked(torch.Tensor):
             def copy_(self, values, non_blocking=False):
@@ -160,12 +163,16 @@ def through(machine, *, spoils=False):
     return found, engine
 
 
-def test_simulated_gpu_gives_the_tokens_of_the_cpu(monkeypatch):
-    machine = replace(machine_for(CONFIG), batch_frames=7, mixes=True, pads=True, resizes=True)
+@pytest.mark.parametrize(
+    ("gap_ms", "idle_seconds", "pads"), [(500.0, 0.5, True), (-5.0, 0.0, False)]
+)
+def test_simulated_gpu_gives_the_tokens_of_the_cpu(gap_ms, idle_seconds, pads, monkeypatch):
+    machine = replace(machine_for(CONFIG), batch_frames=7, mixes=True, pads=pads, resizes=True)
     wanted, _ = through(machine)
     assert len(wanted) == 3 * 20 * 3
     names = machine.__dataclass_fields__
     cuda = Cuda(monkeypatch)
+    cuda.gap_ms = gap_ms
     pretended = PretendedGpu(**{name: getattr(machine, name) for name in names})
     found, engine = through(pretended, spoils=True)
     assert found == wanted
@@ -173,6 +180,8 @@ def test_simulated_gpu_gives_the_tokens_of_the_cpu(monkeypatch):
     assert cuda.used_by, "memory of pixels could be taken while it is read"
     assert all(stream is cuda.main for _, stream in cuda.used_by)
     assert engine.busy_seconds == len(cuda.used_by)  # a second each, by the pretended clock
+    assert engine.idle_seconds == idle_seconds * (len(cuda.used_by) - 1)
+    assert cuda.main.waits == [engine._uploads] * len(cuda.used_by)
 
 
 @pytest.mark.parametrize(("words", "index"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])

@@ -1,10 +1,12 @@
 """Files below a folder: their order, what is left out, and links that are entered once."""
 
 import os
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
-from tokenreel.pipeline.datasets.tree import walk_tree
+from tokenreel.pipeline.datasets.tree import _identity, walk_tree
 
 
 def fill(root, *names):
@@ -35,7 +37,18 @@ def test_folders_of_arrays_are_counted_and_not_entered(tmp_path, name):
     assert list(tree.folders) == [""]
 
 
-def test_links_are_entered_by_name_each_folder_once_and_by_its_own_name_first(tmp_path):
+@pytest.mark.parametrize("is_backward", [False, True])
+def test_links_are_entered_by_name_each_folder_once_and_by_its_own_name_first(
+    tmp_path, is_backward, monkeypatch
+):
+    scan = os.scandir
+
+    @contextmanager
+    def in_order(path):
+        with scan(path) as entries:
+            yield sorted(entries, key=lambda entry: entry.name, reverse=is_backward)
+
+    monkeypatch.setattr(os, "scandir", in_order)
     root, away = tmp_path / "root", tmp_path / "away"
     fill(root, "own/1.mp4")
     fill(away, "2.mp4", "deep/3.mp4")
@@ -52,18 +65,23 @@ def test_links_are_entered_by_name_each_folder_once_and_by_its_own_name_first(tm
 
 
 def test_folders_that_cannot_be_entered_are_listed_in_order(tmp_path, monkeypatch):
-    fill(tmp_path, "b/1.mp4", "a/c/2.mp4", "c/3.mp4")
+    fill(tmp_path, "a.b/1.mp4", "a/c/2.mp4", "c/3.mp4")
     scan = os.scandir
 
     def refuse(path):
-        if os.path.basename(path) in ("b", "c"):  # noqa: PTH119
+        if os.path.basename(path) in ("a.b", "c"):  # noqa: PTH119
             raise PermissionError(13, "Permission denied")
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
     tree = walk_tree(tmp_path, follow_links=False)
-    assert tree.unreadable == [(name, "permission denied") for name in ("a/c", "b", "c")]
+    assert tree.unreadable == [(name, "permission denied") for name in ("a.b", "a/c", "c")]
     monkeypatch.setattr(os, "scandir", lambda path: scan(os.path.join(path, "nowhere")))  # noqa: PTH118
     assert walk_tree(tmp_path, follow_links=False).unreadable == [
         (".", "no such file or directory")
     ]
+
+
+def test_folders_of_two_disks_are_two_whatever_their_numbers():
+    first, other = (_identity(SimpleNamespace(st_dev=disk, st_ino=7)) for disk in (1, 2))
+    assert first != other

@@ -105,7 +105,7 @@ def require_labels(
         wanted = len(array) if lengths is None else lengths[i]
         if array.shape != (wanted,):
             raise ValueError(f"{where} is of shape {array.shape}, wanted ({wanted},): one a frame")
-        low, high = int(array.min(initial=0)), int(array.max(initial=0))
+        low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
         if low < 0 or (num_classes is not None and high >= num_classes):
             most = "up" if num_classes is None else f"to {num_classes - 1}"
             raise ValueError(f"{where} goes from {low} to {high}, wanted 0 {most}")
