@@ -304,10 +304,10 @@ def test_clips_are_selected_and_hashed_by_what_they_are(path):
             ("train", ""),
         )
     ] == [["a"], ["a"], [], ["a", "b"], ["b"]]
-    del store.labels_sha256
-    assert store.labels_sha256 != labels
     store.records["a"] = replace(own, group="g")
     assert store.clips_sha256 == before
+    del store.labels_sha256
+    assert store.labels_sha256 != labels
 
 
 def test_threads_are_those_of_the_last_call_and_kept(path):

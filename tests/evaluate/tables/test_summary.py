@@ -234,3 +234,10 @@ def test_notes_are_those_of_the_runs_and_of_the_clock_where_they_have_none():
         "note: a-0: tau: short",
         "skipped: clock-0: tau: few",
     ]
+
+
+def test_the_clock_has_no_spread_on_the_screen():
+    given = {"model": CLOCK}
+    text = format_summary([score("clock", "tau", v, s, **given) for s, v in enumerate((0.25, 0.5))])
+    assert "0.3750" in text.splitlines()[1]
+    assert "+-" not in text
