@@ -186,9 +186,9 @@ class RunFolder:
 def _with_unavailable(
     held: Mapping[str, Any], asked: dict[str, Any], where: Path
 ) -> dict[str, Any]:
-    """What is asked for, with the hashes that a run has of first weights that are unavailable.
+    """Fields of a configuration, with the run's own hashes of first weights that are unavailable.
 
-    They were read when it began.
+    The run has them from its start.
     """
     hashes = asked.get(FIRST_WEIGHTS)
     if not isinstance(hashes, dict) or UNAVAILABLE not in hashes.values():

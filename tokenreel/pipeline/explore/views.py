@@ -304,7 +304,7 @@ class Explorer:
             frame = round(last * (place + 0.5) / len(chosen))
             try:
                 read = self.store.read(names[number], [frame], blocks=[block], view=view)
-            except Damaged as error:  # whoever opens the clip is told
+            except Damaged as error:  # opening the clip says so
                 failure = error
                 continue
             parts.append(read.decode(block))

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 JOBS = Path("jobs")  # scripts, logs and results of jobs, on a disk that all nodes see
 OPTIONS = ("gpus", "nodes", "cpus", "time", "partition", "array_parallelism", "sbatch", "dry_run")
 REQUEUES = 1000  # most times that a job is put back when its time is over
-SIGNAL_SECONDS = 120  # before its end, a job is told
+SIGNAL_SECONDS = 120  # from the signal to the end of a job
 DEFAULT_TIME = "4:00:00"
 
 

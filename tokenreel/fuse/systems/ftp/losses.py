@@ -15,8 +15,8 @@ LARGEST_SCALE = 100.0  # of similarities, as in CLIP
 def info_nce(visual: Tensor, text: Tensor, log_scale: Tensor) -> Tensor:
     """Symmetric InfoNCE of pairs, by cosine.
 
-    The mean of two cross-entropies: of the own text of each clip among all texts, and of the own
-    clip of each text among all clips.  Of fewer than two pairs it is 0, with zero gradients.
+    The mean of two cross-entropies: that each clip finds its text among all texts, and each text
+    its clip among all clips.  Of fewer than two pairs it is 0, with zero gradients.
 
     Args:
         visual: (B, ...) of clips; all but the first axis are one vector.
