@@ -2,19 +2,30 @@
 
 import csv
 import shutil
+import threading
+from dataclasses import replace
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from tests.pipeline.small import SMALL
-from tokenreel.cache.embeddings import read_embeddings
+from tokenreel.cache.embeddings import read_embeddings, write_embeddings
 from tokenreel.cache.errors import ClipFailed, UsageError, WrongIdentity
 from tokenreel.cache.format.store_files import create_twin
-from tokenreel.pipeline.apply import apply as module
-from tokenreel.pipeline.apply.apply import Applied, apply_run, list_videos, watch_folder
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.extract.video.sniff import VideoFiles
+from tokenreel.pipeline.apply import apply as module_of_apply
+from tokenreel.pipeline.apply import tokens
+from tokenreel.pipeline.apply import videos as module
+from tokenreel.pipeline.apply.apply import apply_run
+from tokenreel.pipeline.apply.results import Applied
+from tokenreel.pipeline.apply.videos import list_videos, watch_folder
 from tokenreel.pipeline.cli.fuse import app
+from tokenreel.pipeline.phases.attention import file_name
 from tokenreel.pipeline.phases.library import embed_store, extract_videos, train_model
 
 EXTRACTION = {
@@ -152,7 +163,7 @@ def test_a_bad_video_is_listed_and_the_same_command_takes_what_has_changed(work,
     }
     one, other = (
         read_embeddings(tmp_path / "out" / name / "embeddings.h5").clips[0].embeddings
-        for name in ("a.mp4", module.file_name("in/b.mp4"))
+        for name in ("a.mp4", file_name("in/b.mp4"))
     )
     np.testing.assert_array_equal(one, other)
     assert all(one.was_done for one in applied(work, tmp_path / "out", videos, movies=False))
@@ -184,6 +195,173 @@ def test_words_that_are_no_videos_are_refused(tmp_path):
         list_videos([tmp_path / "empty"])
     run = CliRunner().invoke(app, ["apply", str(tmp_path)])
     assert isinstance(run.exception, UsageError)
+
+
+def test_each_video_is_written_while_later_ones_are_extracted_and_leaves_no_tokens(
+    work, tmp_path, monkeypatch
+):
+    for number in range(3):
+        write_video(tmp_path / "videos" / f"{number}.mp4", seed=number, num_frames=6)
+    is_written, tell, waits = threading.Event(), tokens.Extraction._tell, []
+
+    def tell_and_wait(self, report):
+        tell(self, report)
+        if report.committed and not waits:
+            waits.append(is_written.wait(60))
+
+    monkeypatch.setattr(tokens.Extraction, "_tell", tell_and_wait)
+    out = tmp_path / "out"
+    options = {"action": "lift", "device": "cpu", "progress": False}
+    found = apply_run(work / "run", [tmp_path / "videos"], out=out, **options)
+    first = next(found)
+    assert (first.folder / "applied.json").exists()
+    assert first.name not in clips_of(out / "tokens")
+    is_written.set()
+    assert {first.name, *(one.name for one in found)} == {"0.mp4", "1.mp4", "2.mp4"}
+    assert waits == [True]
+    assert not (out / "tokens").exists()
+
+
+def clips_of(store):
+    return open_store(store).records if store.exists() else {}
+
+
+def test_tokens_that_were_kept_stay_when_others_are_dropped(work, tmp_path):
+    first, second = (work / "new" / "a.mp4", work / "new" / "in" / "b.mp4")
+    applied(work, tmp_path / "out", first, movies=False, keep_tokens=True)
+    applied(work, tmp_path / "out", second, movies=False)
+    assert list(clips_of(tmp_path / "out" / "tokens")) == ["a.mp4"]
+
+
+def test_what_a_killed_command_has_extracted_is_embedded_and_not_extracted_again(
+    work, done, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    applied(work, out, movies=False, keep_tokens=True)
+    for folder in out.iterdir():
+        if folder.name != "tokens":
+            shutil.rmtree(folder)
+    extracted = []
+    monkeypatch.setattr(tokens.Extraction, "_tell", lambda _, now: extracted.extend(now.committed))
+    again = applied(work, out, movies=False)
+    assert [(one.name, one.was_done) for one in again] == [("a.mp4", False), ("in/b.mp4", False)]
+    assert not extracted
+    for one, other in zip(again, done[1], strict=True):
+        mine, theirs = (read_embeddings(each.folder / "embeddings.h5") for each in (one, other))
+        np.testing.assert_array_equal(mine.clips[0].embeddings, theirs.clips[0].embeddings)
+        assert mine.provenance == theirs.provenance  # whatever else was in the store
+
+
+def test_results_of_another_video_of_the_same_name_are_not_replaced(work, tmp_path):
+    for name, seed in (("x", 1), ("y", 2)):
+        write_video(tmp_path / name / "a.mp4", seed=seed, num_frames=6)
+    out = tmp_path / "out"
+    [first] = applied(work, out, tmp_path / "x", movies=False)
+    before = (first.folder / "predictions.csv").read_bytes()
+    [second] = applied(work, out, tmp_path / "y", movies=False)
+    assert isinstance(second, ClipFailed)
+    assert f"has the results of {tmp_path / 'x' / 'a.mp4'}: use another --out" in second.reason
+    assert (first.folder / "predictions.csv").read_bytes() == before
+    shutil.move(tmp_path / "x" / "a.mp4", tmp_path / "x" / "moved.mp4")  # its place is free
+    [third] = applied(work, out, tmp_path / "y", movies=False)
+    assert not isinstance(third, ClipFailed)
+
+
+def test_a_video_that_changes_meanwhile_is_taken_again(work, tmp_path, monkeypatch):
+    video = tmp_path / "videos" / "a.mp4"
+    write_video(video, seed=1, num_frames=6)
+    write, out = module_of_apply.write_results, tmp_path / "out"
+
+    def change(target, *args, **words):
+        write_video(video, seed=2, num_frames=8)
+        return write(target, *args, **words)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module_of_apply, "write_results", change)
+        [one] = applied(work, out, video, movies=False)
+    assert len(read_embeddings(one.folder / "embeddings.h5").clips[0].embeddings) == 6
+    [again] = applied(work, out, video, movies=False)
+    assert not again.was_done
+    assert len(read_embeddings(one.folder / "embeddings.h5").clips[0].embeddings) == 8
+
+
+def test_folders_of_pictures_are_videos_and_results_are_not(work, tmp_path):
+    videos, pictures = tmp_path / "videos", tmp_path / "videos" / "pictures"
+    pictures.mkdir(parents=True)
+    for number in range(9):
+        image = np.full((32, 48, 3), 20 * number, np.uint8)
+        Image.fromarray(image).save(pictures / f"{number:03}.png")
+    shutil.copy(work / "new" / "a.mp4", videos / "a.mp4")
+    out = videos / "applied"
+    options = {"picture_fps": 10.0, "movies": True}
+    found = applied(work, out, videos, **options)
+    assert sorted(one.name for one in found) == ["a.mp4", "pictures"]
+    [one] = [one for one in found if one.name == "pictures"]
+    [clip] = read_embeddings(one.folder / "embeddings.h5").clips
+    np.testing.assert_allclose(clip.times_seconds, np.arange(9) / 10)
+    assert all(one.was_done for one in applied(work, out, videos, **options))  # no phases.mp4
+    assert list_videos([videos], out=out).names == ["a.mp4", "pictures"]
+    assert list_videos([videos], out=tmp_path).names == ["a.mp4", "pictures"]  # of another --out
+    assert list_videos([pictures]).names == ["pictures"]
+    [other] = applied(work, out, pictures, picture_fps=5.0, movies=False)
+    assert not other.was_done
+    [clip] = read_embeddings(other.folder / "embeddings.h5").clips
+    np.testing.assert_allclose(clip.times_seconds, np.arange(9) / 5)
+
+
+def test_the_movie_shows_each_phase_when_it_is_in_a_video_of_uneven_times(work, tmp_path):
+    video = tmp_path / "uneven.mp4"
+    wanted = np.cumsum([0, 40, 400, 40, 2000, 40]) / 1000
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, moment in enumerate(wanted):
+            frame = av.VideoFrame.from_ndarray(
+                np.full((32, 48, 3), 40 * number, np.uint8), format="rgb24"
+            )
+            frame.pts, frame.time_base = round(1000 * moment), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    [one] = applied(work, tmp_path / "out", video)
+    with (one.folder / "predictions.csv").open() as file:
+        table = [float(row["time_seconds"]) for row in csv.DictReader(file)]
+    with av.open(str(one.folder / "phases.mp4")) as container:
+        shown = [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+    assert table == pytest.approx(wanted, abs=1e-3)
+    assert shown == pytest.approx(wanted, abs=1e-3)
+
+
+def test_a_run_without_phases_gives_embeddings_and_the_nearest_clips(work, tmp_path):
+    run = shutil.copytree(work / "run", tmp_path / "run")
+    file = read_embeddings(run / "embeddings.h5")
+    unlabelled = [
+        replace(clip, labels=np.full(clip.num_frames, -1, np.int16)) for clip in file.clips
+    ]
+    write_embeddings(run / "embeddings.h5", unlabelled, provenance=file.provenance)
+    options = {"out": tmp_path / "out", "device": "cpu", "progress": False}
+    [one] = apply_run(run, [work / "new" / "a.mp4"], **options)
+    names = sorted(path.name for path in one.folder.iterdir())
+    assert names == ["applied.json", "embeddings.h5", "nearest.csv"]
+    with pytest.raises(UsageError, match=r"--action lift: no training clip of .* labelled phases"):
+        list(apply_run(run, [work / "new" / "a.mp4"], action="lift", **options))
+
+
+def test_names_in_a_watched_folder_begin_at_it_and_a_missing_folder_is_refused(work, tmp_path):
+    folder = tmp_path / "watched"
+    write_video(folder / "deep" / "a.mp4", seed=1, num_frames=6)
+    [one] = applied(work, tmp_path / "out", folder / "deep" / "a.mp4", root=folder, movies=False)
+    assert one.name == "deep/a.mp4"
+    with pytest.raises(UsageError, match=r"--watch .*none: no such folder"):
+        next(watch_folder(folder / "none", lambda _: iter(())))
+
+
+def test_a_file_that_cannot_be_read_is_listed(tmp_path, monkeypatch):
+    (tmp_path / "a.bin").write_bytes(b"x")
+    found = VideoFiles(unreadable=[("a.bin", "permission denied")])
+    monkeypatch.setattr(module, "find_videos", lambda *_: found)
+    [failure] = list_videos([tmp_path]).unreadable
+    assert str(failure) == "a.bin: open: permission denied"
 
 
 def test_a_watched_folder_gives_a_file_when_it_no_longer_grows(work, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.extract.scenes.films import write_film
-from tests.fuse.systems.ftp.maps import small
+from tests.fuse.systems.ftp.maps import small, write_texts
 from tests.pipeline.apply.test_apply import EXTRACTION, write_video
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import ClipFailed, UsageError
@@ -16,6 +16,7 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.train.train import train
 from tokenreel.pipeline.apply.apply import apply_run
 from tokenreel.pipeline.phases.library import embed_store, extract_videos, train_model
+from tokenreel.pipeline.phases.relabelling import renew_labels
 from tokenreel.pipeline.phases.scenes import scenes_of_dataset
 
 STREAMS = {"spatial": 11, "temporal": 5}  # the block of each store
@@ -46,8 +47,19 @@ def work(tmp_path_factory):
     train_model(stores, path / "tags", recipe="stan", settings=OF_STREAMS, **words)
     maps = path / "stores" / "maps"
     extract_videos(path / "data", maps, settings=EXTRACTION | {"frames": "uniform:4"})
-    config = small(prompts=(), stage="classify")
-    train(config, store=maps, out=path / "actions", device="cpu", progress=False)
+    train(small(prompts=(), stage="classify"), store=maps, out=path / "actions", **words)
+    texts = write_texts(path / "texts.h5", clips=tuple(f"{n}.mp4" for n in range(6)))
+    names = write_texts(path / "names.h5", clips=("jump0", "run1"))
+    align = small(texts=str(texts), stage="align", class_texts=str(names))
+    train(align, store=maps, out=path / "texts", **words)
+    train(align.with_(class_texts=None), store=maps, out=path / "pairs", **words)
+    (path / "data" / "tags.csv").write_text(
+        "\n".join(["video,tag", *(f"{number}.mp4,{number / 2}" for number in range(6))])
+    )
+    for store in stores.values():
+        renew_labels(store, root=path / "data")
+    numbers = OF_STREAMS | {"loss": "mse"}
+    train_model(stores, path / "numbers", recipe="stan", settings=numbers, **words)
     write_video(path / "new" / "a.mp4", seed=9, num_frames=8)
     return path
 
@@ -84,8 +96,12 @@ def test_scores_of_tags_and_classes_equal_those_of_extract_and_embed(
     work, tmp_path, run, classes, caplog
 ):
     stores = named(work) if run == "tags" else {"maps": work / "stores" / "maps"}
-    given = {"store": stores} if run == "tags" else {}  # one store: the run keeps its twin
-    [one] = applied(work / run, work, tmp_path / "out", **given)
+    kept = shutil.move(work / "stores", tmp_path / "elsewhere")  # the run keeps their twins
+    try:
+        [one] = applied(work / run, work, tmp_path / "out")
+        [again] = applied(work / run, work, tmp_path / "out")
+    finally:
+        shutil.move(kept, work / "stores")
     assert one.name == "a.mp4"
     assert "since it was trained" not in caplog.text  # the clips are new, the store is no other
     [clip] = read_embeddings(one.folder / "embeddings.h5").clips
@@ -98,14 +114,41 @@ def test_scores_of_tags_and_classes_equal_those_of_extract_and_embed(
     with (one.folder / "nearest.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 4  # the training clips
     assert not (tmp_path / "out" / "tokens").exists()
-    [again] = applied(work / run, work, tmp_path / "out", **given)
     assert again.was_done
+
+
+def test_a_run_of_regression_gives_its_number_and_one_of_texts_the_classes_they_name(
+    work, tmp_path
+):
+    for run, names in (("numbers", ["number"]), ("texts", ["jump0", "run1"])):
+        [one] = applied(work / run, work, tmp_path / run)
+        [clip] = read_embeddings(one.folder / "embeddings.h5").clips
+        scores = read_scores(one.folder)
+        assert sorted(scores) == names
+        wanted = clip.embeddings[0, -len(names) :]
+        assert [scores[name] for name in names] == pytest.approx(wanted.tolist(), abs=1e-6)
+        stores = named(work) if run == "numbers" else {"maps": work / "stores" / "maps"}
+        by_commands = by_hand(work / run, stores, work, tmp_path / f"{run}-by-hand")
+        np.testing.assert_array_equal(clip.embeddings, by_commands)
+    assert -1 < read_scores(tmp_path / "numbers" / "a.mp4")["number"] < 4  # trained on 0 to 2.5
+
+
+def test_a_run_that_names_nothing_gives_embeddings_and_the_nearest_clips(work, tmp_path):
+    [one] = applied(work / "pairs", work, tmp_path / "out")
+    assert sorted(path.name for path in one.folder.iterdir()) == [
+        "applied.json",
+        "embeddings.h5",
+        "nearest.csv",
+    ]
+    with (one.folder / "nearest.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4
 
 
 def test_stores_are_found_by_their_names_or_named(work, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     moved = tmp_path / "moved"
     shutil.copytree(work / "tags", moved / "tags")
+    shutil.rmtree(moved / "tags" / "tokens")  # an earlier version did not keep them of several
     (moved / "tags" / "run.json").write_text(
         (moved / "tags" / "run.json").read_text().replace(str(work), "/gone")
     )

@@ -6,8 +6,9 @@ Models of one system that read the same store are given each clip together.
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 
 from tokenreel.cache.embeddings import EmbeddedClip, tag_targets, write_embeddings
-from tokenreel.cache.errors import ClipFailed, Damaged, MachineError, UsageError
+from tokenreel.cache.errors import Damaged, MachineError, UsageError
 from tokenreel.cache.files import make_directory
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.progress import Progress
@@ -199,40 +200,46 @@ def _load_for(
     return replace(embedder, provenance=made), found[0]
 
 
-def embed_clips(
-    run: Path,
-    store: Path | Mapping[str, Store],
-    clips: Sequence[str],
-    *,
-    device: torch.device,
-) -> Iterator[tuple[EmbeddedClip, dict[str, Any]] | ClipFailed]:
-    """Clips of a store with their embeddings by a trained run, and what made them.
-
-    For a damaged clip, the reason.
+class ClipEmbedder:
+    """A trained run that embeds clips of stores which other threads still add clips to.
 
     Args:
-        run: its folder.
-        store: of the backbone and weights that it was trained on; by name, where it reads several.
-        clips: ids; without any, nothing is read.
+        run: its folder; its model is loaded for the first clip.
+        stores: of the backbone and weights that it was trained on, by name.
         device: where to compute.
 
-    Raises:
-        As embed_run.
+    Attributes:
+        stores: their records are those of the clip that was embedded last.
     """
-    if not clips:
-        return
-    stores = StoreSet(store if isinstance(store, Mapping) else {"tokens": store})
-    embedder, source = _load_for(run, stores, device, of_new_clips=True)
-    embedder.model.eval()
-    for record in map(stores.first.record, clips):
-        try:
-            clip = describe_clip(source, record)
-            with torch.inference_mode():
-                [made] = _embed_clip(source, [embedder], record)
-        except Damaged as error:
-            yield ClipFailed(record.clip_id, stage="read", reason=str(error))
-            continue
-        yield with_values(clip, made), embedder.provenance
+
+    def __init__(self, run: Path, stores: Mapping[str, Store], *, device: torch.device) -> None:
+        self.stores = stores
+        self._run, self._device = run, device
+
+    def embed(self, clip_id: str) -> tuple[EmbeddedClip, dict[str, Any]]:
+        """A clip with its embedding, and what made it; the store is one of this clip alone.
+
+        Raises:
+            ClipNotFound: a store does not have the clip.
+            UsageError: its units differ from store to store, or as embed_run.
+            WrongIdentity: as embed_run.
+            Damaged: a file of the clip that cannot be read.
+        """
+        for store in self.stores.values():
+            store.records = {clip_id: store.newest_record(clip_id)}
+        stores = StoreSet(self.stores)
+        embedder, source = self._loaded
+        record = stores.first.record(clip_id)
+        clip = describe_clip(source, record)
+        with torch.inference_mode():
+            [made] = _embed_clip(source, [embedder], record)
+        return with_values(clip, made), embedder.provenance | describe_stores(stores)
+
+    @cached_property
+    def _loaded(self) -> tuple[Embedder, TokenSource]:
+        loaded = _load_for(self._run, StoreSet(self.stores), self._device, of_new_clips=True)
+        loaded[0].model.eval()
+        return loaded
 
 
 def features_path(out: Path) -> Path:
@@ -249,6 +256,21 @@ def _learned_of(config: SystemConfig, record: ClipRecord) -> tuple[str, ...]:
     if config.uses_actions:
         return (record.action,) if record.action else ()
     return record.tags
+
+
+def _alike(targets: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Numbers to compare with, where all clips have them or none has.
+
+    Raises:
+        UsageError: some have; the first that has none.
+    """
+    without = [clip_id for clip_id, numbers in targets.items() if not len(numbers)]
+    if without and len(without) < len(targets):
+        raise UsageError(
+            f"{len(without)} of {len(targets)} clips have no number as their tag, the first is "
+            f"{without[0]!r}: tag all of them, or none"
+        )
+    return targets
 
 
 def _warn_of_unknown_tags(embedder: Embedder, tags: Mapping[str, Sequence[str]]) -> None:
@@ -340,7 +362,7 @@ def embed_together(
         tags = {record.clip_id: _learned_of(embedder.config, record) for record in records}
         class_names, targets = tag_targets(tags, embedder.class_names)
         if given:
-            class_names, targets = (), given
+            class_names, targets = (), _alike(given)
         else:
             _warn_of_unknown_tags(embedder, tags)
         write_embeddings(

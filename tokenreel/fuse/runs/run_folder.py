@@ -2,7 +2,8 @@
 
 run.json         config, store, provenance: what the run is
 lock.json        while a process works in it
-tokens/          an empty store that takes the tokens of its store: what `fuse apply` extracts as
+tokens/          an empty store that takes the tokens of its store: what `fuse apply` extracts as;
+                 of a run that reads several stores tokens/NAME of each
 checkpoint.pt    weights, optimiser, position; written whole
 metrics.jsonl    one line an epoch
 tensorboard/     the same, as curves
@@ -12,9 +13,9 @@ embeddings.h5    written last: a run that has it is done
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,13 @@ class RunFolder:
     Attributes:
         path: the folder.
         provenance: what the run is.
-        store: its (first) store, whose path run.json keeps for commands on this machine.
+        stores: its stores by name; run.json keeps the path of the first for commands on this
+            machine.
     """
 
     path: Path
     provenance: dict[str, Any]
-    store: Path | None = None
+    stores: Mapping[str, Path] = field(default_factory=dict)
 
     def __enter__(self) -> "RunFolder":
         """Lock the folder; a lock whose process is gone is broken, what it left half-written goes.
@@ -148,9 +150,11 @@ class RunFolder:
         if not self._is_new:
             self._require(read_provenance(self.path), self.path)
         else:
-            here = {} if self.store is None else {STORE_PATH: str(self.store.absolute())}
-            if self.store is not None:
-                create_twin(self.path / TOKENS, self.store)
+            here = {}
+            for first in list(self.stores.values())[:1]:
+                here = {STORE_PATH: str(first.absolute())}
+            for name, store in self.stores.items():
+                create_twin(twin_of_store(self.path, name, self.stores), store)
             write_whole(path, canonical_json({**self.provenance, **here}))
 
     def _require(self, former: Mapping[str, Any], where: Path) -> None:
@@ -181,6 +185,11 @@ class RunFolder:
                 where,
                 what,
             )
+
+
+def twin_of_store(run: Path, name: str, names: Collection[str]) -> Path:
+    """Where the folder of a run keeps the empty twin of one of its stores."""
+    return run / TOKENS if len(names) == 1 else run / TOKENS / name
 
 
 def _with_unavailable(

@@ -285,6 +285,17 @@ class System(Protocol):
         """Compile a model, with the dropout of a plain run.  By default all of it."""
         model.compile(options={"fallback_random": True})
 
+    def score_names(self, config: Any, provenance: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names of the last values of the vector of a whole clip; () where they are no scores.
+
+        By default those that the run has learned.
+
+        Args:
+            config: of a run.
+            provenance: what its run.json says.
+        """
+        return tuple(provenance.get("class_names", ()))
+
     def classes_in(self, state: "Mapping[str, Tensor]") -> int | None:
         """The classes that trained weights tell apart; None: as many as the store has."""
         return None

@@ -191,7 +191,8 @@ def _prepare(
     job: Job, stores: StoreSet, stack: ExitStack, world: World, errors: dict[Path, TokenReelError]
 ) -> "_Prepared":
     """Lock the folder of a run and see whether it is done; what is wrong goes to `errors`."""
-    folder = RunFolder(job.out, describe_run(job.config, stores, job.provenance), stores.first.path)
+    paths = {name: store.path for name, store in stores.items()}
+    folder = RunFolder(job.out, describe_run(job.config, stores, job.provenance), paths)
     error: TokenReelError | None = None
     is_done = False
     if world.is_first:

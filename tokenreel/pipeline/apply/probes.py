@@ -1,7 +1,7 @@
 """Linear classifiers of the phases of each action, on the embeddings of a run's training clips."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,19 +38,40 @@ class Probe:
         return self.phases[phase] if phase < len(self.phases) else f"phase {phase}"
 
 
-def fit_probes(clips: Sequence[EmbeddedClip]) -> dict[str, Probe]:
-    """The classifier of each action whose training clips have two labelled phases or more."""
-    sound, left_out = screen_clips(clips)
-    for reason in [reason for reasons in left_out.values() for reason in reasons]:
-        log.warning("left out of the probe: %s", reason)
+def labelled_actions(clips: Sequence[EmbeddedClip]) -> list[str]:
+    """The actions whose training clips have two labelled phases or more, sorted."""
+    return [action for action, _ in _by_action(clips)]
+
+
+def fit_probes(
+    clips: Sequence[EmbeddedClip], *, actions: Collection[str] | None = None
+) -> dict[str, Probe]:
+    """The classifier of each action whose training clips have two labelled phases or more.
+
+    Args:
+        clips: those of any split count, training clips alone are fitted on.
+        actions: only these; None for all.
+    """
     probes = {}
-    train = [clip for clip in sound if clip.split == "train"]
-    for action in sorted({clip.action for clip in train}):
-        own = [clip for clip in train if clip.action == action]
+    for action, own in _by_action(clips):
+        if actions is not None and action not in actions:
+            continue
         labels = np.concatenate([clip.labels for clip in own]).astype(np.int64)
         frames = np.concatenate([clip.embeddings for clip in own])
         is_labelled = labels >= 0
-        if len(np.unique(labels[is_labelled])) > 1:
-            fit = fit_logistic(frames[is_labelled], labels[is_labelled])
-            probes[action] = Probe(fit, tuple(own[0].phases))
+        fit = fit_logistic(frames[is_labelled], labels[is_labelled])
+        probes[action] = Probe(fit, tuple(own[0].phases))
     return probes
+
+
+def _by_action(clips: Sequence[EmbeddedClip]) -> Iterator[tuple[str, list[EmbeddedClip]]]:
+    """The sound training clips of each action that a classifier can be fitted on."""
+    sound, left_out = screen_clips(clips)
+    for reason in [reason for reasons in left_out.values() for reason in reasons]:
+        log.warning("left out of the probe: %s", reason)
+    train = [clip for clip in sound if clip.split == "train"]
+    for action in sorted({clip.action for clip in train}):
+        own = [clip for clip in train if clip.action == action]
+        labels = np.concatenate([clip.labels for clip in own])
+        if len(np.unique(labels[labels >= 0])) > 1:
+            yield action, own

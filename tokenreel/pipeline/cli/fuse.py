@@ -11,7 +11,7 @@ from tokenreel.pipeline.text import parse_bytes, require_device, say
 
 if TYPE_CHECKING:
     from tokenreel.cache.errors import ClipFailed
-    from tokenreel.pipeline.apply.apply import Applied
+    from tokenreel.pipeline.apply.results import Applied
 
 app = new_app(__doc__)
 
@@ -199,6 +199,10 @@ def apply(
         Path | None,
         typer.Option(help="folder of the run's `extract scenes`, where it has moved"),
     ] = None,
+    picture_fps: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=1000, help="pictures a second in folders of pictures, 25"),
+    ] = None,
     movies: Annotated[bool, typer.Option(help="write phases.mp4")] = True,
     keep_tokens: Annotated[bool, typer.Option(help="leave the tokens in OUT/tokens")] = False,
     device: Device = "auto",
@@ -208,7 +212,8 @@ def apply(
     A run that scores whole clips gives the scores of their tags or classes.
     """
     from tokenreel.cache.errors import ClipFailed, UsageError
-    from tokenreel.pipeline.apply.apply import apply_run, watch_folder
+    from tokenreel.pipeline.apply.apply import apply_run
+    from tokenreel.pipeline.apply.videos import watch_folder
     from tokenreel.pipeline.phases.training import parse_stores
 
     if (watch is None) == (not videos):
@@ -223,14 +228,18 @@ def apply(
             store=stores,
             weights=weights,
             scenes=scenes,
+            picture_fps=picture_fps,
             action=action,
+            root=watch,
             movies=movies,
             keep_tokens=keep_tokens,
             device=where,
         )
 
     status = 0
-    for found in apply_to(videos or []) if watch is None else watch_folder(watch, apply_to):
+    for found in (
+        apply_to(videos or []) if watch is None else watch_folder(watch, apply_to, out=out)
+    ):
         if isinstance(found, ClipFailed):
             say(f"failed: {found}")
             status = found.exit_status

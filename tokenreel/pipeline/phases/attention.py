@@ -166,7 +166,7 @@ def _write(found: "ClipAttention", store: Store, root: Path, folder: Path) -> At
     )
     step = float(np.median(np.diff(found.times_seconds))) if len(every) > 1 else 0.0
     rate = Fraction(min(60.0, max(1.0, 1 / step if step > 0 else 25.0))).limit_denominator(1001)
-    write_movie(files["mp4"], _panels(found, frames), rate=rate)
+    write_movie(files["mp4"], _panels(found, frames), rate=rate, times_seconds=found.times_seconds)
     return AttentionFiles(found.record.clip_id, files["png"], files["mp4"], files["npz"], reason)
 
 

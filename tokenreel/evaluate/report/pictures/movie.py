@@ -16,6 +16,7 @@ from tokenreel.evaluate.report.pictures.frames import FrameSource, Image, resize
 
 CAPTION_HEIGHT = 28
 GAP = 8
+TICKS = 90_000  # of a second, as MPEG counts
 INK, PAPER, DIFFERENT = (235, 235, 235), (24, 26, 30), (230, 159, 0)
 
 
@@ -50,8 +51,21 @@ def side_by_side(pair: AlignedClips, source: FrameSource, *, height: int = 240) 
         yield _compose(pair, (int(row), int(column)), (one, other))
 
 
-def write_movie(path: Path, images: Iterator[Image], *, rate: Fraction) -> int:
+def write_movie(
+    path: Path,
+    images: Iterator[Image],
+    *,
+    rate: Fraction,
+    times_seconds: NDArray[np.float64] | None = None,
+) -> int:
     """Encode pictures of one size, even in both directions; the file is whole or absent.
+
+    Args:
+        path: of the file.
+        images: the pictures.
+        rate: pictures a second.
+        times_seconds: of each picture, where they are not evenly spaced; the first counts as 0.
+            Where two times are equal, or fall, the pictures follow at the rate.
 
     Returns:
         The number of frames.
@@ -79,13 +93,24 @@ def write_movie(path: Path, images: Iterator[Image], *, rate: Fraction) -> int:
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "21", "preset": "fast", "threads": "1"}
+        ticks = _ticks_of(times_seconds)
+        base = 1 / rate if ticks is None else Fraction(1, TICKS)
+        stream.codec_context.time_base = base
         for count, image in enumerate(chain([first], images), start=1):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts = count - 1
-            frame.time_base = 1 / rate
+            frame.pts = count - 1 if ticks is None else int(ticks[count - 1])
+            frame.time_base = base
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return count
+
+
+def _ticks_of(times_seconds: NDArray[np.float64] | None) -> NDArray[np.int64] | None:
+    """Times from the first on in ticks; None where they do not rise."""
+    if times_seconds is None or len(times_seconds) < 2:
+        return None
+    ticks = ((times_seconds - times_seconds[0]) * TICKS).round().astype(np.int64)
+    return ticks if (np.diff(ticks) > 0).all() else None
 
 
 def _held(images: Iterator[Image], positions: NDArray[np.int64], height: int) -> Iterator[Image]:

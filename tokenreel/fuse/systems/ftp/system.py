@@ -148,6 +148,12 @@ class Ftp(System):
 
         return nullcontext(share_maps(models, batch) if len(models) > 1 else {})
 
+    def score_names(self, config: FtpConfig, provenance: Mapping[str, Any]) -> tuple[str, ...]:
+        """The actions; of stage 1 alone those that texts name."""
+        if config.stage == "align":
+            return tuple(provenance.get("pairs", {}).get("classes", ()))
+        return super().score_names(config, provenance)
+
     def embed(
         self, model: Any, config: FtpConfig, source: "TokenSource", record: ClipRecord
     ) -> Embedded:

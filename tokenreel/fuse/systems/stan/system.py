@@ -148,13 +148,20 @@ class Stan(System):
     def embed(
         self, model: Any, config: StanConfig, source: "TokenSource", record: ClipRecord
     ) -> Embedded:
-        """Scores of the tags of the clip, (1, K)."""
+        """Scores of the tags of the clip, (1, K); with loss=mse its number, (1, 1)."""
         from tokenreel.fuse.systems.stan.model import scores_of
 
         frames, places, valid, _ = self._clip(model, config, source, record)
         logits = model(model.scenes(frames, places), valid).float()
-        targets = np.array([number_of(record)]) if config.loss == "mse" else None
+        targets = None
+        if config.loss == "mse":
+            # A clip without tags is a new one, of which there is no number to compare with.
+            targets = np.array([number_of(record)]) if record.tags else np.empty(0)
         return Embedded(scores_of(logits, config).cpu().numpy(), of_clip=True, targets=targets)
+
+    def score_names(self, config: StanConfig, provenance: Mapping[str, Any]) -> tuple[str, ...]:
+        """The tags; with loss=mse a number."""
+        return ("number",) if config.loss == "mse" else super().score_names(config, provenance)
 
     def explain(
         self,
