@@ -6,10 +6,11 @@ The operations that a clip costs are counted while the code of the claims runs o
 workers, their failures and their stragglers are simulated, with a seed.  So the rows say nothing of
 a machine: they say what the protocol does at 2 ms an operation, as on a shared disk.
 
-A worker takes the clips of its share, longest first, then lists the store and takes what is left of
-the others', each from another place on.  One that fails loses its clip and starts again after 30 s;
-its claim is dead at once, as where a driver sees the death, or after 300 s without a heartbeat, and
-the driver gives the clip to a worker that has nothing left.
+A worker looks at the store's folders when it starts, takes the clips of its share, longest first,
+then lists the store and takes what is left of the others', in the order of the code.  One that
+fails loses its clip and starts again after 30 s; its claim is dead at once, as where a driver sees
+the death, or after 300 s without a heartbeat, and the driver gives the clip to a worker that has
+nothing left.
 """
 
 import heapq
@@ -17,8 +18,8 @@ import io
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,21 @@ from unittest.mock import patch
 import numpy as np
 from harness import Timing, make_row, quick_flag, write_rows
 
+from tokenreel.cache.files import clock_of, names_in
+from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.format.index import committed_keys, is_committed
-from tokenreel.cache.write.claims import EXPIRY_SECONDS, is_live, take_claim
+from tokenreel.cache.write.claims import (
+    EXPIRY_SECONDS,
+    ClaimHeld,
+    WriterClaims,
+    is_live,
+    take_claim,
+)
+from tokenreel.cache.write.store_writer import scan_clips
+from tokenreel.extract.flow.clip_queue import MOST_LOOKS, HelpOrder
 
 CALLS = ("stat", "lstat", "open", "link", "unlink", "rename", "mkdir", "utime", "scandir")
+CALLS += ("listdir",)
 OPERATION_SECONDS = 0.002  # a shared disk
 CLIP_SECONDS = 1.0
 CLIPS_A_WORKER = 200
@@ -43,21 +55,31 @@ WORKERS = (1, 4, 16, 64, 256, 1024)
 
 @dataclass(frozen=True)
 class Operations:
-    """Operations of the file system, counted.
+    """Operations of the file system, counted; claims of others are those of another host.
 
     Attributes:
-        take: a clip of the worker's share, its commit, without the clip's own files.
-        help: a clip of another's share, which is looked at before.
-        look: at a clip that another worker has.
-        beat: of a claim.
-        listing: of the store's clips, once all 256 folders are there, and of its claims.
+        start: of a writer: a look at each of the 256 folders of clips.
+        listing: of the store's clips and of its claims, before a writer helps.
+        take: a claim and its end; the clip's own files are not counted.
+        refused: a claim that is taken, of the writer's own share.
+        look_done: at a clip of another's share that is committed.
+        look_free: at one that is free, before it is claimed.
+        look_begun: at one that was free when the store was listed, and has a claim now.
+        look_held: at one that had a claim then, and has a live one now.
+        take_over: a look at one whose claim is dead, the claim in its place, and its end.
+        beat: of all claims of a writer.
     """
 
-    take: int
-    help: int
-    look: int
-    beat: int
+    start: int
     listing: int
+    take: int
+    refused: int
+    look_done: int
+    look_free: int
+    look_begun: int
+    look_held: int
+    take_over: int
+    beat: int
 
 
 @contextmanager
@@ -84,34 +106,49 @@ def counted() -> Iterator[Counter[str]]:
 
 
 def count_operations() -> Operations:
-    """Count what the claims do for a clip, on a folder of this machine."""
+    """Count what the claims do, on a folder of this machine."""
     with tempfile.TemporaryDirectory() as name:
         store, claims = Path(name), Path(name) / "claims"
         claims.mkdir()
-        take_claim(claims, "first", owner="w", expiry_seconds=EXPIRY_SECONDS)  # asks the clock
-        is_live(claims / "first.json")
-        with counted() as take:
-            claim = take_claim(claims, "clip", owner="w", expiry_seconds=EXPIRY_SECONDS)
-            is_committed(store, "clip")
-            claim.release()
-        claim = take_claim(claims, "clip", owner="w", expiry_seconds=EXPIRY_SECONDS)
-        with counted() as beat:
-            claim.beat()
-        with counted() as look:
-            is_committed(store, "clip")
-            is_live(claims / "clip.json")
-        claim.release()
-        with counted() as free:
-            is_committed(store, "clip")
-            is_live(claims / "clip.json")
-        unheld = sum(free.values())
         for number in range(256):
             (store / "clips" / f"{number:02x}").mkdir(parents=True)
-        with counted() as listing:
-            committed_keys(store)
-            sorted(claims.glob("*.json"))
-    taken, looked, beaten, listed = (sum(c.values()) for c in (take, look, beat, listing))
-    return Operations(taken, taken + unheld, looked, beaten, listed)
+        done = store / folder_of(clip_key("done"))
+        done.mkdir()
+        (done / "zarr.json").touch()
+        mine = WriterClaims(claims, owner="mine")
+        mine.take("first")  # writes the writer's file
+        clock_of(claims)  # asked once a minute
+        found: dict[str, Callable[[], Any]] = {}
+        found["start"] = lambda: scan_clips(store, sweep_seconds=1.0)
+        found["listing"] = lambda: (committed_keys(store), names_in(claims))
+        found["take"] = lambda: mine.take("clip").release()
+        found["beat"] = mine.beat
+        found["look_done"] = lambda: is_committed(store, "done")
+        found["look_free"] = lambda: (is_committed(store, "clip"), (claims / "clip.json").exists())
+        with patch("socket.gethostname", return_value="elsewhere"):
+            take_claim(claims, "held", owner="theirs", expiry_seconds=EXPIRY_SECONDS)
+            take_claim(claims, "dead", owner="theirs", expiry_seconds=EXPIRY_SECONDS)
+        os.utime(claims / "dead.json", (1, 1))
+        found["look_begun"] = lambda: (is_committed(store, "h"), (claims / "held.json").exists())
+        found["look_held"] = lambda: (is_committed(store, "h"), is_live(claims / "held.json"))
+
+        def refused() -> None:
+            with suppress(ClaimHeld):
+                mine.take("held")
+
+        found["refused"] = refused
+        found["take_over"] = lambda: (
+            is_committed(store, "dead"),
+            is_live(claims / "dead.json"),
+            mine.take("dead").release(),
+        )
+        counts = {}
+        for what, call in found.items():
+            with counted() as count:
+                call()
+            counts[what] = sum(count.values())
+        mine.release_all()
+    return Operations(**counts)
 
 
 @dataclass(frozen=True)
@@ -133,6 +170,21 @@ class Result:
     tail_seconds: float
     operations_a_second: float
     failures: int
+
+
+class Helper:
+    """The clips that a worker found when it began to help.
+
+    Args:
+        free: without a claim.
+        held: with one, of writers that may have died.
+        worker, num_workers: i and n of its share.
+    """
+
+    def __init__(self, free: np.ndarray, held: np.ndarray, worker: int, num_workers: int) -> None:
+        self.free, self.order = free, HelpOrder(len(free), (worker, num_workers))
+        start = len(held) * worker // num_workers
+        self.held = np.roll(held, -start)[:MOST_LOOKS].tolist()
 
 
 def simulate(
@@ -161,44 +213,61 @@ def simulate(
     speed = np.where(rng.random(num_workers) < SLOW_SHARE, SLOW_FACTOR, 1.0)
     speed[0] = 1.0
     done_at = np.full(count, np.inf)
-    held_until = np.zeros(count)  # a claim, or that of a worker that failed
-    cursor = np.arange(num_workers)
-    helping: dict[int, list[int]] = {}
+    held_until = np.zeros(count)  # by a claim, or by that of a worker that failed
+    cursor = np.arange(num_workers)  # in its own share
+    helpers: dict[int, Helper] = {}
+    given: dict[int, list[int]] = {}  # by the driver
+    begun: set[int] = set()
     spent, failures = 0.0, 0
     events = [(0.0, worker) for worker in range(num_workers)]
     heapq.heapify(events)
     fails_at = rng.exponential(FAILURE_SECONDS, num_workers)
     left = count
-
     idle: set[int] = set()
 
-    def candidates(worker: int, now: float) -> Iterator[int]:
+    def choose(worker: int, now: float) -> tuple[int, int]:
+        """The next clip of a worker, or -1, and the operations until it has it."""
+        cost = 0 if worker in begun else operations.start
+        begun.add(worker)
+        while given.get(worker):
+            clip = given[worker].pop()
+            if done_at[clip] > now >= held_until[clip]:
+                return clip, cost + operations.take_over
+            cost += operations.look_held
         while cursor[worker] < count:
             clip = int(cursor[worker])
             cursor[worker] += num_workers
-            yield clip
-        if worker not in helping:  # a list that is taken from its end: those in work come last
-            open_clips = np.flatnonzero(done_at > now)
+            if done_at[clip] <= now:
+                cost += operations.take  # seen only when its folder is
+            elif held_until[clip] > now:
+                cost += operations.refused
+            else:
+                return clip, cost + operations.take
+        if worker not in helpers:
+            cost += operations.listing
+            open_clips = np.flatnonzero(done_at > now)[::-1]
             is_held = held_until[open_clips] > now
-            free = open_clips[~is_held]
-            free = np.roll(free, worker * len(free) // num_workers)
-            helping[worker] = [*open_clips[is_held].tolist(), *free.tolist()]
-        while helping[worker]:
-            yield helping[worker].pop()
+            helpers[worker] = Helper(open_clips[~is_held], open_clips[is_held], worker, num_workers)
+        helper = helpers[worker]
+        for number in helper.order:
+            clip = int(helper.free[number])
+            if done_at[clip] > now >= held_until[clip]:
+                helper.order.took()
+                return clip, cost + operations.look_free + operations.take
+            is_done = done_at[clip] <= now
+            cost += operations.look_done if is_done else operations.look_begun
+            helper.order.missed()
+        while helper.held:
+            clip = helper.held.pop(0)
+            if done_at[clip] > now >= held_until[clip]:
+                return clip, cost + operations.take_over
+            cost += operations.look_done if done_at[clip] <= now else operations.look_held
+        return -1, cost
 
     while events and left:
         now, worker = heapq.heappop(events)
-        cost, chosen = 0.0, -1
-        was_helping = worker in helping
-        for clip in candidates(worker, now):
-            if worker in helping and not was_helping:
-                cost += operations.listing * operation_seconds
-                was_helping = True
-            if done_at[clip] <= now + cost or held_until[clip] > now + cost:
-                cost += operations.look * operation_seconds
-                continue
-            chosen = clip
-            break
+        chosen, number = choose(worker, now)
+        cost = number * operation_seconds
         if chosen < 0:
             spent += cost
             idle.add(worker)
@@ -207,22 +276,19 @@ def simulate(
         if fails_at[worker] < now:  # while it had nothing to do
             fails_at[worker] = now + rng.exponential(FAILURE_SECONDS)
         work = length[chosen] * speed[worker]
-        beats = int(work // (EXPIRY_SECONDS / 10))
-        each = operations.help if worker in helping else operations.take
-        cost += (each + beats * operations.beat) * operation_seconds
+        cost += work * 10 / EXPIRY_SECONDS * operations.beat * operation_seconds
         end = now + cost + work
         spent += cost
         if fails_at[worker] < end:
             failures += 1
             at = max(float(fails_at[worker]), now)
             fails_at[worker] = at + RESTART_SECONDS + rng.exponential(FAILURE_SECONDS)
+            begun.discard(worker)
             held_until[chosen] = at if sees_deaths else at + EXPIRY_SECONDS
             # A driver gives the clip to a worker that has nothing left, once its claim is dead.
             helper = min(idle, default=worker)
             idle.discard(helper)
-            helping.setdefault(helper, []) if cursor[helper] >= count else None
-            if helper in helping:
-                helping[helper].insert(0, chosen)
+            given.setdefault(helper, []).append(chosen)
             ready = max(float(held_until[chosen]), at + RESTART_SECONDS * (helper == worker))
             heapq.heappush(events, (ready, helper))
             if helper != worker:

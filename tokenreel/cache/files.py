@@ -195,6 +195,14 @@ def entries_of(folder: Path, pattern: str = "*") -> list[Path]:
     return sorted(folder / name for name in names if fnmatch.fnmatchcase(name, pattern))
 
 
+def names_in(folder: Path) -> list[str]:
+    """Names of the entries of a folder, in order; none where there is no folder."""
+    try:
+        return sorted(again_if_stale(partial(os.listdir, folder)))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def files_in(folder: Path, pattern: str = "*") -> list[Path]:
     """Files below a folder whose name matches a pattern, in order; links to folders not entered.
 

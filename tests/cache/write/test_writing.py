@@ -27,7 +27,7 @@ def store(tmp_path):
 
 
 def claims(path: Path) -> list[Path]:
-    return sorted((path / "claims").iterdir())
+    return sorted((path / "claims").glob("*.json"))
 
 
 def begin(writer: StoreWriter, clip_id: str = "a", **given):
@@ -58,7 +58,9 @@ def test_claims_of_all_open_clips_are_released_at_the_end_and_one_when_it_is_com
         with pytest.raises(ClaimHeld, match="already committed"):
             begin(writer, "a")
         assert len(claims(store)) == 2
-    assert claims(store) == []
+        inodes = {claim.stat().st_ino for claim in (store / "claims").iterdir()}
+        assert len(inodes) == 1, "all are names of one file, and have one heartbeat"
+    assert list((store / "claims").iterdir()) == []
 
 
 def test_a_clip_that_cannot_be_opened_is_free_again(store, monkeypatch):
@@ -110,7 +112,7 @@ def test_a_store_that_cannot_be_written_is_told_from_a_full_disk(store, monkeypa
     def fail(*arguments, **given):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(store_writer, "take_claim", fail)
+    monkeypatch.setattr(store_writer.WriterClaims, "take", fail)
     kind, words = MachineError if number == 28 else StoreError, os.strerror(number)
     message = f"s: cannot be written.*{words}"
     with StoreWriter(store, writer_id="w") as writer:

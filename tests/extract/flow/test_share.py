@@ -6,6 +6,7 @@ from tests.extract.extraction import CONFIG, write_video
 from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.write.claims import take_claim
+from tokenreel.extract.flow.clip_queue import MOST_MISSES, HelpOrder
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.signals import Stopping
 from tokenreel.extract.video.source import SourceFiles
@@ -58,3 +59,49 @@ def test_a_run_is_stopped_by_its_caller_in_the_place_of_a_signal(manifest, tmp_p
     stopping.stop(10)
     report = extract(manifest, tmp_path / "store", stopping=stopping)
     assert (report.committed, report.exit_status, report.num_missing) == ([], 143, 4)
+
+
+def helped(order, free):
+    """The clips that a helper takes, and how many it looks at in vain."""
+    found, misses = [], 0
+    for number in order:
+        if number in free:
+            found.append(number)
+            order.took()
+        else:
+            misses += 1
+            order.missed()
+    return found, misses
+
+
+def test_a_helper_takes_what_is_free_from_a_place_of_its_own_on():
+    found, misses = helped(HelpOrder(12, (1, 4)), set(range(12)))
+    assert (found, misses) == ([*range(3, 12), 0, 1, 2], 0)
+
+
+def test_helpers_do_not_walk_over_clips_that_others_have_taken():
+    order = HelpOrder(1000, (0, 2))
+    found, misses = helped(order, set())
+    assert (found, misses) == ([], MOST_MISSES)
+    assert len(order.left) == 1000 - MOST_MISSES
+    order = HelpOrder(1000, (0, 2))
+    found, misses = helped(order, {*range(500, 1000)})
+    assert found, "half of them are free: found from the second place that is drawn"
+    assert misses < 500
+
+
+def test_few_clips_are_all_looked_at():
+    order = HelpOrder(5, (0, 2))
+    assert helped(order, {4}) == ([4], 4)
+    assert order.left == []
+
+
+def test_clips_that_a_helper_does_not_reach_count_as_the_others(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr("tokenreel.extract.flow.clip_queue.MOST_MISSES", 0)
+    monkeypatch.setattr("tokenreel.extract.flow.clip_queue.MOST_LOOKS", 0)
+    store = tmp_path / "store"
+    extract(manifest, store, part=())
+    take_claim(store / "claims", clip_key("c"), owner="another", expiry_seconds=300)
+    report = extract(manifest, store, share=(1, 2))
+    assert (report.committed, sorted(report.skipped)) == (["b", "d"], ["a", "c"])
+    assert report.num_missing == 0

@@ -20,20 +20,29 @@ def simulation():
 
 def test_the_claims_cost_few_operations(simulation):
     found = simulation.count_operations()
-    # written, linked, its other name removed; then committed?, read, removed
-    assert (found.take, found.help, found.look, found.beat) == (6, 8, 2, 1)
-    assert found.listing in range(257, 262), "256 folders, theirs, and the claims"
+    assert (found.take, found.beat) == (2, 1)  # a link, and its end; a touch for all claims
+    assert (found.look_done, found.look_free, found.look_begun, found.look_held) == (1, 2, 2, 3)
+    assert found.refused == 3  # the link, how old the claim is, and whose
+    assert found.start == 257, "256 folders, and theirs"
+    assert found.listing in range(258, 262), "and the claims"
+    assert found.take_over < 16
+
+
+def test_at_256_workers_the_claims_take_less_than_a_hundredth_of_the_time(simulation):
+    found = simulation.simulate(256, simulation.count_operations())
+    assert 0.004 < found.overhead < 0.01
+    assert found.seconds / found.ideal_seconds < 1.1
 
 
 def test_workers_that_neither_fail_nor_wait_share_the_work_evenly(simulation, monkeypatch):
     monkeypatch.setattr(simulation, "FAILURE_SECONDS", 1e12)
     monkeypatch.setattr(simulation, "SLOW_SHARE", 0.0)
-    free = simulation.Operations(0, 0, 0, 0, 0)
+    free = simulation.Operations(*[0] * 10)
     found = simulation.simulate(8, free, clips_a_worker=50)
     assert (found.overhead, found.failures) == (0, 0)
     assert found.ideal_seconds == pytest.approx(50)
     assert 1 <= found.seconds / found.ideal_seconds < 1.05
-    dear = simulation.simulate(8, simulation.Operations(6, 8, 2, 1, 259), clips_a_worker=50)
+    dear = simulation.simulate(8, simulation.Operations(*[6] * 10), clips_a_worker=50)
     assert dear.overhead > 6 * 0.002 / 1.02
     assert simulation.simulate(8, free, clips_a_worker=50) == found
 
@@ -42,7 +51,7 @@ def test_clips_of_workers_that_fail_are_made_by_others_sooner_where_deaths_are_s
     simulation, monkeypatch
 ):
     monkeypatch.setattr(simulation, "FAILURE_SECONDS", 100.0)
-    operations = simulation.Operations(6, 8, 2, 1, 259)
+    operations = simulation.Operations(257, 260, 2, 3, 1, 2, 2, 3, 13, 1)
     seen, unseen = (
         simulation.simulate(16, operations, clips_a_worker=50, sees_deaths=sees)
         for sees in (True, False)

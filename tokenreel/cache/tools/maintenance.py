@@ -24,6 +24,7 @@ from tokenreel.cache.write.claims import (
     damaged_claim,
     is_in_work,
     is_live,
+    is_of_dead_writer,
     take_claim,
 )
 
@@ -230,6 +231,9 @@ def _leftovers(path: Path) -> Iterator[tuple[Path, str]]:
     if not any(is_live(claim) for claim in sorted(claims.glob("*.json"))):
         for folder in (path, claims, path / "failed"):  # files that a writer is about to rename
             yield from ((entry, "") for entry in sorted(folder.glob(".tmp-*")))
+    else:
+        dead = (entry for entry in sorted(claims.glob(".tmp-*")) if is_of_dead_writer(entry))
+        yield from ((entry, "") for entry in dead)
     beside = re.compile(rf"\.tmp-{re.escape(path.absolute().name)}-[0-9a-f]+")
     for entry in sorted(path.absolute().parent.iterdir()):
         if beside.fullmatch(entry.name):

@@ -1,19 +1,23 @@
 """Claims: which writer works on which clip.  They save work; the final rename decides.
 
 A claim is the file claims/<key>.json with owner, host, process id and start time of the process,
-and a checksum.  It is written under a temporary name and then linked to its own, which fails when
-there is one, so that a claim is never seen half-written; where the file system has no links it is
-written in place.  Its mtime is the heartbeat, by the clock of the disk: those of the hosts may
+and a checksum.  A writer has one such file, under a temporary name, and links it to the names of
+its claims, which fails where there is one: so a claim is never seen half-written, costs one
+operation of the disk, and one heartbeat is of all.  Where the file system has no links, claims are
+written in place.  Their mtime is the heartbeat, by the clock of the disk: those of the hosts may
 differ.  A claim is dead when its process has ended (same host), or after `expiry_seconds` without a
 heartbeat, or when it is damaged.
 """
 
 import errno
 import logging
+import math
 import os
 import re
 import shutil
 import socket
+import threading
+import time
 import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -143,14 +147,24 @@ def damaged_claim(path: Path) -> str:
 class Claim:
     """A claim that this process has taken.
 
+    Args:
+        path: its name.
+        writer: whose it is.
+        is_link: whether it is a name of the writer's own file, so that both have one heartbeat.
+
     Attributes:
         is_held: False once it is released.
     """
 
-    def __init__(self, path: Path, token: str) -> None:
-        self.path = path
-        self.token = token
+    def __init__(self, path: Path, writer: "WriterClaims", *, is_link: bool) -> None:
+        self.path, self.is_link = path, is_link
+        self._writer = writer
         self.is_held = True
+
+    @property
+    def token(self) -> str:
+        """Of the writer."""
+        return self._writer.holder.token
 
     def beat(self) -> None:
         """Heartbeat: touch the file.  A disk that is away for a while costs no more than a beat."""
@@ -160,54 +174,188 @@ class Claim:
     def release(self) -> None:
         """Remove the file, unless another writer has taken the claim over."""
         self.is_held = False
+        self._writer.forget(self)
         with suppress(OSError, Damaged):
-            if read_claim(self.path).token == self.token:
+            if self._writer.is_fresh or read_claim(self.path).token == self.token:
                 self.path.unlink()
 
 
+class WriterClaims:
+    """The claims of a writer: other names of one file, which the writer keeps while it works.
+
+    So a claim is one operation of the disk, its end is another, and one heartbeat is of all.
+
+    Args:
+        folder: of the claims; made when absent.
+        owner: a word for people.
+        expiry_seconds: a claim of another host is dead after that long without a heartbeat.
+    """
+
+    def __init__(self, folder: Path, *, owner: str, expiry_seconds: float = EXPIRY_SECONDS) -> None:
+        pid = os.getpid()
+        self.holder = ClaimHolder(owner, socket.gethostname(), pid, _started(pid), uuid.uuid4().hex)
+        self._folder, self._expiry_seconds = folder, expiry_seconds
+        self._file = _file_of_writer(folder, self.holder)
+        self._is_written, self._has_links = False, True
+        self._beaten = -math.inf
+        self._data = canonical_json(seal(asdict(self.holder)))
+        self._held: dict[str, Claim] = {}
+        self._guard = threading.Lock()
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the last heartbeat is so young that no other writer can have taken a claim."""
+        return _now() - self._beaten < self._expiry_seconds / 2
+
+    def take(self, key: str) -> Claim:
+        """Claim a clip.
+
+        Raises:
+            ClaimHeld: another live writer has it, or this one.
+            OSError: the disk is full, read-only or gone.
+        """
+        path = self._folder / f"{key}.json"
+        with self._guard:
+            if key in self._held:
+                raise ClaimHeld(f"{key}: this writer works on it")
+            for _ in range(4):  # the folder may have to be made
+                try:
+                    is_link = self._publish(path)
+                except FileExistsError:
+                    if not _break_if_dead(path, self._expiry_seconds, own=self.holder):
+                        continue
+                    is_link = True  # the answer of the server was lost, and the link tried again
+                except FileNotFoundError:  # no folder yet, or somebody swept it just then
+                    self.close()
+                    make_directory(self._folder)
+                    continue
+                self._held[key] = Claim(path, self, is_link=is_link)
+                return self._held[key]
+        raise ClaimHeld(f"{key}: claimed by another writer")
+
+    def _publish(self, path: Path) -> bool:
+        """Give a claim its name; returns whether it is a link.  FileExistsError where there is one.
+
+        Where the file system has no links it is written in place.
+        """
+        if self._has_links:
+            self._make_young()
+            try:
+                os.link(self._file, path)
+            except OSError as error:
+                if error.errno == errno.ESTALE:  # swept by another host
+                    raise FileNotFoundError(*error.args, str(self._file)) from error
+                if error.errno not in NO_LINKS:
+                    raise
+                self._has_links = False
+                self.close()
+            else:
+                return True
+        _write_claim(path, self._data)
+        return False
+
+    def _make_young(self) -> None:
+        """Write the writer's file, or touch it where the last heartbeat is old.
+
+        A link has the heartbeat of its file: a new claim must not be born dead.
+        """
+        now = _now()
+        if not self._is_written:
+            _write_claim(self._file, self._data)
+        elif now - self._beaten > self._expiry_seconds / 5:
+            os.utime(self._file)
+        else:
+            return
+        self._is_written, self._beaten = True, now
+
+    def beat(self) -> None:
+        """Heartbeat of all claims."""
+        with self._guard:
+            held, started = list(self._held.values()), _now()
+        try:
+            os.utime(self._file)
+            self._beaten = started
+            held = [claim for claim in held if not claim.is_link]
+        except OSError:
+            pass  # nothing was claimed yet, or it is gone: each claim is touched
+        for claim in held:
+            claim.beat()
+
+    def forget(self, claim: Claim) -> None:
+        """Take a claim off the list of those held."""
+        with self._guard:
+            if self._held.get(claim.path.stem) is claim:
+                del self._held[claim.path.stem]
+
+    def release_all(self) -> None:
+        """Release the claims that are held, and remove the writer's file."""
+        with self._guard:
+            held = list(self._held.values())
+        for claim in held:
+            claim.release()
+        self.close()
+
+    def close(self) -> None:
+        """Remove the writer's file; its claims stay, and each has its own heartbeat."""
+        self._is_written, self._beaten = False, -math.inf
+        for claim in self._held.values():
+            claim.is_link = False
+        with suppress(OSError):
+            self._file.unlink()
+
+
 def take_claim(folder: Path, key: str, *, owner: str, expiry_seconds: float) -> Claim:
-    """Claim a clip.
+    """Claim a clip alone; see WriterClaims.take."""
+    writer = WriterClaims(folder, owner=owner, expiry_seconds=expiry_seconds)
+    try:
+        return writer.take(key)
+    finally:
+        writer.close()
+
+
+def remove_writer_file(folder: Path, holder: ClaimHolder) -> None:
+    """Remove the file that the claims of a dead writer are names of."""
+    if re.fullmatch("[0-9a-f]{32}", holder.token):
+        with suppress(OSError):
+            _file_of_writer(folder, holder).unlink()
+
+
+def is_of_dead_writer(path: Path) -> bool:
+    """Whether a file of the claims' folder is the own file of a writer that has ended."""
+    try:
+        return path.name == f".tmp-{read_claim(path).token}" and not is_live(path)
+    except (OSError, Damaged):
+        return False
+
+
+def _file_of_writer(folder: Path, holder: ClaimHolder) -> Path:
+    return folder / f".tmp-{holder.token}"
+
+
+def _write_claim(path: Path, data: bytes) -> None:
+    """Write a new file, or none.  FileExistsError where there is one."""
+    try:
+        write_new(path, data)
+    except FileExistsError:
+        raise
+    except OSError:  # a full disk leaves an empty file, which would be taken for a claim
+        with suppress(OSError):
+            path.unlink()
+        raise
+
+
+def _break_if_dead(path: Path, expiry_seconds: float, *, own: ClaimHolder) -> bool:
+    """Remove a claim that is dead; returns whether it is the writer's own.
 
     Raises:
-        ClaimHeld: another live writer has it.
+        ClaimHeld: it is live.
     """
-    path, token = folder / f"{key}.json", uuid.uuid4().hex
-    mine = ClaimHolder(owner, socket.gethostname(), os.getpid(), _started(os.getpid()), token)
-    for _ in range(4):  # the folder may have to be made
-        beside = folder / f".tmp-{token}"
-        try:
-            beside.write_bytes(canonical_json(seal(asdict(mine))))
-            _publish(beside, path)
-            return Claim(path, token)
-        except FileExistsError:
-            _break_if_dead(path, expiry_seconds)
-        except FileNotFoundError:  # no folder yet, or somebody swept it just then
-            make_directory(folder)
-        finally:
-            beside.unlink(missing_ok=True)
-    raise ClaimHeld(f"{path.stem}: claimed by another writer")
-
-
-def _publish(beside: Path, path: Path) -> None:
-    """Give a claim its name.  FileExistsError where there is one."""
-    try:
-        os.link(beside, path)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        write_new(path, beside.read_bytes())
-
-
-def _break_if_dead(path: Path, expiry_seconds: float) -> None:
     held: ClaimHolder | None = None
     try:
         age = _age(path)
-    except FileNotFoundError:
-        return
-    try:
         held = read_claim(path)
     except FileNotFoundError:
-        return
+        return False
     except OSError as error:
         if age < expiry_seconds:
             raise ClaimHeld(f"{path.stem}: another user's writer works on it") from error
@@ -215,15 +363,30 @@ def _break_if_dead(path: Path, expiry_seconds: float) -> None:
         if _is_being_written(path):
             raise ClaimHeld(f"{path.stem}: another writer claims it") from error
         log.warning("%s; taken for the claim of a dead writer, and replaced", error)
+    if held == own:
+        return True
     if held is not None and not held.has_ended and age < expiry_seconds:
         raise ClaimHeld(f"{path.stem}: {held.owner} on {held.host} works on it")
     grave = path.with_name(f".tmp-dead-{uuid.uuid4().hex}")
     with suppress(FileNotFoundError):
         path.rename(grave)
         if _is_of_another(grave, held):
-            with suppress(FileExistsError):  # we took a newer, live one: put it back
-                _publish(grave, path)
+            _put_back(grave, path)  # we took a newer, live one
+        elif held is not None:
+            remove_writer_file(path.parent, held)
         shutil.rmtree(grave) if grave.is_dir() else grave.unlink()
+    return False
+
+
+def _put_back(grave: Path, path: Path) -> None:
+    """Give a claim its name again.  It stays away where there is another by now."""
+    with suppress(FileExistsError):
+        try:
+            os.link(grave, path)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            write_new(path, grave.read_bytes())
 
 
 def _is_of_another(grave: Path, held: ClaimHolder | None) -> bool:
@@ -245,6 +408,11 @@ def _age(path: Path) -> float:
     """Seconds since the heartbeat of a claim, by the clock of the disk that stamped it."""
     beat = again_if_stale(path.stat).st_mtime
     return clock_of(path.parent) - beat
+
+
+def _now() -> float:
+    """Seconds of a clock that nobody sets, and that counts while the machine sleeps, if it can."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def process_ended(pid: int) -> bool:

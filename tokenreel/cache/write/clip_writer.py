@@ -26,6 +26,7 @@ from tokenreel.cache.errors import (
 from tokenreel.cache.files import (
     exchange_folders,
     make_directory,
+    names_in,
     sync_directory,
     sync_tree,
     write_all,
@@ -59,7 +60,7 @@ from tokenreel.cache.format.layout import (
     view_arrays,
 )
 from tokenreel.cache.write.byte_track import ByteTrack, make_room
-from tokenreel.cache.write.claims import Claim, is_live
+from tokenreel.cache.write.claims import Claim, ClaimHeld, is_live
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,10 @@ class ClipWriter:
         target: the store.
         record: of the clip; num_frames and labels_sha256 are filled in when it is committed.
         claim: on the clip, released when the clip is committed, aborted or suspended.
-        replaces: whether it takes the place of the committed clip, which stays until then.
+        replaces: record of the committed clip whose place it takes, which stays until then.
+
+    Raises:
+        ClaimHeld: the clip is committed, and not the one that is replaced.
 
     Attributes:
         resume_frames: frames of each view, and units of each array of bytes, that a killed run left
@@ -104,15 +108,24 @@ class ClipWriter:
     """
 
     def __init__(
-        self, target: WriteTarget, record: ClipRecord, claim: Claim, *, replaces: bool = False
+        self,
+        target: WriteTarget,
+        record: ClipRecord,
+        claim: Claim,
+        *,
+        replaces: ClipRecord | None = None,
     ) -> None:
         self._target, self._record, self._claim = target, record, claim
-        self._replaces = replaces
+        self._replaces = replaces is not None
         self._final = target.path / folder_of(record.key)
         self._folder = self._final.with_name(f".tmp-{record.key}-{target.writer_name}")
         with self._disk_errors():
-            make_directory(self._final.parent)
-            done = self._take_over()
+            names = names_in(self._final.parent)
+            if not names:
+                make_directory(self._final.parent)
+            if record.key in names and self._is_committed_otherwise(replaces):
+                raise ClaimHeld(f"{record.clip_id}: already committed")
+            done = self._take_over(names)
             self._tracks = [
                 Track(self._folder, target, view=view, num_segments=done)
                 for view in range(record.num_views)
@@ -124,12 +137,25 @@ class ClipWriter:
             }
         self.resume_frames = done * SEGMENT
 
-    def _take_over(self) -> int:
-        """Take over the directory that a dead writer left; returns its number of whole segments."""
+    def _is_committed_otherwise(self, replaces: ClipRecord | None) -> bool:
+        """Whether the clip is committed, and not with the record that is to be replaced."""
+        if not is_committed(self._target.path, self._record.clip_id):
+            return False
+        return replaces is None or load_clip(self._final, self._record.key)[0] != replaces
+
+    def _take_over(self, names: Sequence[str]) -> int:
+        """Take over the directory that a dead writer left; returns its number of whole segments.
+
+        Args:
+            names: of the entries of the folder.
+        """
         version = self._target.identity.format_version
         values = self._record.to_dict(format_version=version)
         identity = canonical_json(seal({"record": values}))
-        for left in sorted(self._final.parent.glob(f".tmp-{self._record.key}-*")):
+        for name in names:
+            if not name.startswith(f".tmp-{self._record.key}-"):
+                continue
+            left = self._final.with_name(name)
             try:
                 left.rename(self._folder)
                 if read_bytes(self._folder, "begin.json") == identity:

@@ -7,6 +7,7 @@ A kill loses at most the open segment: the next writer of the clip takes over th
 segments that are whole.  If two writers make one clip, the rename decides: the loser's is deleted.
 """
 
+import re
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
@@ -19,16 +20,14 @@ from typing import Any
 from tokenreel.cache.canonical import canonical_json, read_json
 from tokenreel.cache.codec import codec_from_identity
 from tokenreel.cache.errors import StoreError, UsageError, machine_error
-from tokenreel.cache.files import sweep_temporary
+from tokenreel.cache.files import names_in, sweep_temporary
 from tokenreel.cache.format.byte_arrays import is_array_name
 from tokenreel.cache.format.clip import (
     OF_MANIFEST,
     ClipRecord,
     SourceInfo,
     clip_key,
-    folder_of,
     leaves_root,
-    load_clip,
 )
 from tokenreel.cache.format.index import is_committed
 from tokenreel.cache.format.store_files import (
@@ -36,8 +35,10 @@ from tokenreel.cache.format.store_files import (
     load_identity,
 )
 from tokenreel.cache.manifest import Clip
-from tokenreel.cache.write.claims import EXPIRY_SECONDS, Claim, ClaimHeld, is_in_work, take_claim
+from tokenreel.cache.write.claims import EXPIRY_SECONDS, WriterClaims, is_in_work
 from tokenreel.cache.write.clip_writer import ClipWriter, WriteTarget, restore_replaced
+
+IS_FOLDER = re.compile("[0-9a-f]{2}")  # of clips
 
 
 class StoreWriter:
@@ -50,6 +51,9 @@ class StoreWriter:
             same host, as soon as its process has ended).
         sweep_seconds: temporary directories without a change for that long are removed, unless a
             live writer works in them.
+
+    Attributes:
+        seen: keys of the clips that were committed when the writer began.
     """
 
     def __init__(
@@ -70,16 +74,12 @@ class StoreWriter:
         self.name = f"{writer_id}-{uuid.uuid4().hex[:8]}"
         self._target = WriteTarget(self.path, self.identity, self.codec, self.name)
         self._expiry_seconds = expiry_seconds
-        self._claims: list[Claim] = []
+        self._claims = WriterClaims(
+            self.path / "claims", owner=self.name, expiry_seconds=expiry_seconds
+        )
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
-        for folder in (self.path / "clips").glob("[0-9a-f][0-9a-f]"):
-            restore_replaced(folder, self.path / "claims")
-            sweep_temporary(
-                folder,
-                older_than_seconds=sweep_seconds,
-                keep=partial(is_in_work, claims=self.path / "claims"),
-            )
+        self.seen = scan_clips(self.path, sweep_seconds=sweep_seconds)
 
     def __enter__(self) -> "StoreWriter":
         self._heart.start()
@@ -93,14 +93,11 @@ class StoreWriter:
     ) -> None:
         self._stop.set()
         self._heart.join()
-        for claim in self._claims:
-            claim.release()
+        self._claims.release_all()
 
     def _beat(self) -> None:
         while not self._stop.wait(self._expiry_seconds / 10):
-            for claim in self._claims:
-                if claim.is_held:
-                    claim.beat()
+            self._claims.beat()
 
     def is_committed(self, clip_id: str) -> bool:
         """Whether the clip is in the store, whole."""
@@ -162,27 +159,40 @@ class StoreWriter:
                 raise UsageError(f"array of bytes {name!r}: lower-case letters, digits, _ and -")
         record.require_fits(format_version=version)
         try:
-            claim = take_claim(
-                self.path / "claims", key, owner=self.name, expiry_seconds=self._expiry_seconds
-            )
+            claim = self._claims.take(key)
         except OSError as error:
             what = f"{self.path}: cannot be written"
             raise machine_error(error, what) or StoreError(f"{what}: {error.strerror}") from error
-        if self.is_committed(clip.clip_id) and not self._holds(replaces):
-            claim.release()
-            raise ClaimHeld(f"{clip.clip_id}: already committed")
-        self._claims = [held for held in self._claims if held.is_held] + [claim]
         try:
-            return ClipWriter(self._target, record, claim, replaces=replaces is not None)
+            return ClipWriter(self._target, record, claim, replaces=replaces)
         except BaseException:
             claim.release()
             raise
 
-    def _holds(self, record: ClipRecord | None) -> bool:
-        """Whether a clip is committed with exactly this record."""
-        if record is None:
-            return False
-        return load_clip(self.path / folder_of(record.key), record.key)[0] == record
+
+def scan_clips(path: Path, *, sweep_seconds: float) -> frozenset[str]:
+    """List the committed clips, sweep what killed writers left, and bring back what they moved.
+
+    One look at each folder of clips: a writer on a shared disk waits for every one.
+
+    Args:
+        path: the store.
+        sweep_seconds: of StoreWriter.
+
+    Returns:
+        Keys of the clips.
+    """
+    keys: set[str] = set()
+    claims, clips = path / "claims", path / "clips"
+    for folder in (clips / name for name in names_in(clips) if IS_FOLDER.fullmatch(name)):
+        names = names_in(folder)
+        if any(name.startswith(".tmp-") for name in names):
+            restore_replaced(folder, claims)
+            keep = partial(is_in_work, claims=claims)
+            sweep_temporary(folder, older_than_seconds=sweep_seconds, keep=keep)
+            names = names_in(folder)
+        keys.update(name for name in names if not name.startswith("."))
+    return frozenset(keys)
 
 
 def plain_json(extra: Mapping[str, Any], clip_id: str) -> dict[str, Any]:

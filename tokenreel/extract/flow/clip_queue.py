@@ -1,6 +1,7 @@
 """Clip queue of a run: which clips are left, in what order, and the progress of each."""
 
 import logging
+import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tokenreel.cache.errors import ClipFailed, UsageError, limit_behind
+from tokenreel.cache.files import names_in
 from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.index import committed_keys
@@ -33,6 +35,8 @@ from tokenreel.extract.video.types import VideoError
 log = logging.getLogger(__name__)
 
 VIDEOS_A_SHARD = 8  # with fewer, shards of whole videos differ too much in length
+MOST_MISSES = 32  # in a row: nearly all clips of the others' shares are taken
+MOST_LOOKS = 16  # at claims that may be of dead writers, by each writer
 
 
 def clips_of_shard(
@@ -55,6 +59,45 @@ def clips_of_shard(
         return clips[part::parts]
     mine = set(videos[part::parts])
     return [clip for clip in clips if clip.video in mine]
+
+
+class HelpOrder:
+    """Order in which a writer takes the free clips of the others' shares, by number.
+
+    One after another from a place of its own on, so that clips of one video stay together; where
+    another writer was faster, from a place drawn at random: helpers do not follow one another over
+    clips that are taken.  It ends after MOST_MISSES in a row: nothing is lost, since every writer
+    takes all of its share itself.
+
+    Args:
+        count: of the clips.
+        share: (i, n) of the writer.
+    """
+
+    def __init__(self, count: int, share: tuple[int, int]) -> None:
+        part, parts = share
+        self._left = list(range(count))
+        self._at, self._misses = count * part // parts, 0
+        self._draw = random.Random(part)
+
+    def __iter__(self) -> Iterator[int]:
+        while self._left and self._misses < MOST_MISSES:
+            self._at %= len(self._left)
+            yield self._left.pop(self._at)
+
+    def took(self) -> None:
+        """The last one was free."""
+        self._misses = 0
+
+    def missed(self) -> None:
+        """Another writer has the last one."""
+        self._misses += 1
+        self._at = self._draw.randrange(len(self._left) or 1)
+
+    @property
+    def left(self) -> list[int]:
+        """Those that were not reached."""
+        return self._left
 
 
 class ClipQueue:
@@ -107,6 +150,7 @@ class ClipQueue:
         self._sources = SourceFiles(manifest.root)
         self._is_ending, self._share = False, share
         self._own: set[str] = set()  # videos that no other writer takes before the end
+        self._help: HelpOrder | None = None  # while it takes clips that were free just now
         self._changes = changes or StoreChanges()
         self._accepts_new_rules = accepts_new_rules
         self.commits = ClipCommits(
@@ -148,8 +192,10 @@ class ClipQueue:
             if self._report.has_too_many_failures(self._config.max_failures):
                 return
             is_replaced = clip.clip_id in self._changes.replaced
-            if clip.video not in self._own and self.commits.is_taken(clip, is_replaced=is_replaced):
-                self._report.skipped.append(clip.clip_id)  # before its video is read
+            if clip.video not in self._own and self.commits.is_taken(
+                clip, is_replaced=is_replaced, was_free=self._help is not None
+            ):
+                self._skip(clip)  # before its video is read
                 continue
             state = state_fields(self._sources.state(clip.video))
             try:
@@ -168,13 +214,21 @@ class ClipQueue:
                 self.commits.record(clip, error.stage, str(error), details, state)
             except ClaimHeld as held:
                 log.info("%s", held)
-                self._report.skipped.append(clip.clip_id)
+                self._skip(clip)
             else:
+                if self._help is not None:
+                    self._help.took()
                 self._entries.append(entry)
                 skip = self._windows.frames_of(entry.resume_frames) // self._align * self._align
                 yield job_for(
                     clip, self._manifest.root, self._config, self._identity, skip_frames=skip
                 )
+
+    def _skip(self, clip: Clip) -> None:
+        """Leave a clip to the writer that has it."""
+        self._report.skipped.append(clip.clip_id)
+        if self._help is not None:
+            self._help.missed()
 
     def _check_version(self, clip: Clip, sha256: str) -> None:
         """Raise VideoError where the listed scenes are of another version of a clip's video."""
@@ -188,7 +242,7 @@ class ClipQueue:
         left = []
         for clip in self._part:
             is_replaced = clip.clip_id in self._changes.replaced
-            if self.commits.is_committed(clip.clip_id) and not is_replaced:
+            if clip_key(clip.clip_id) in self.commits.seen and not is_replaced:
                 if clip.clip_id not in self._changes.changed:
                     self._report.skipped.append(clip.clip_id)
             elif (found := quarantine.get(clip.clip_id)) and not self._is_tried_again(clip, found):
@@ -197,31 +251,38 @@ class ClipQueue:
                 self._report.quarantined.append(failure)
             else:
                 left.append(clip)
-        return self._own_first(sorted(left, key=self._order))
+        return self._own_first(left)
 
-    def _own_first(self, clips: list[Clip]) -> Iterator[Clip]:
+    def _own_first(self, clips: Sequence[Clip]) -> Iterator[Clip]:
         """The clips of this writer's share, then those of the others.
 
         So writers that share the clips meet at the end only, where they help each other.  The store
         and its claims are listed once more before that: to look at each clip would take longer than
-        the rest.
+        the rest.  Clips that were in work by then come last: their writers may have died.
         """
         part, parts = self._share
         mine = set(sorted({clip.video for clip in self._part})[part::parts])
         self._own = mine if parts > 1 else set()
-        yield from (clip for clip in clips if clip.video in mine)
-        others = [clip for clip in reversed(clips) if clip.video not in mine]
+        yield from sorted((clip for clip in clips if clip.video in mine), key=self._order)
+        others = [clip for clip in clips if clip.video not in mine]
         done = committed_keys(self._store) if others else set()
-        claimed = {path.stem for path in (self._store / "claims").glob("*.json")}
+        claimed = {*names_in(self._store / "claims")} if others else set()
         left, in_work = list[Clip](), list[Clip]()
         for clip in others:
             key = clip_key(clip.clip_id)
             if key in done and clip.clip_id not in self._changes.replaced:
                 self._report.skipped.append(clip.clip_id)
             else:
-                (in_work if key in claimed else left).append(clip)
-        start = len(left) * part // parts  # helpers begin apart, else all want the same clip
-        yield from (*left[start:], *left[:start], *in_work)
+                (in_work if f"{key}.json" in claimed else left).append(clip)
+        left.sort(key=self._order, reverse=True)
+        self._help = order = HelpOrder(len(left), self._share)
+        yield from (left[number] for number in order)
+        self._help = None
+        self._report.skipped += [left[number].clip_id for number in order.left]
+        start = len(in_work) * part // parts
+        in_work = [*in_work[start:], *in_work[:start]]
+        yield from in_work[:MOST_LOOKS]
+        self._report.skipped += [clip.clip_id for clip in in_work[MOST_LOOKS:]]
 
     def _is_tried_again(self, clip: Clip, failure: Mapping[str, Any]) -> bool:
         """Whether the cause of a failure may be gone.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.cache.errors import ClipFailed, UsageError
+from tokenreel.cache.files import again_if_stale
 from tokenreel.cache.format.clip import ClipRecord, SourceInfo, clip_key
 from tokenreel.cache.format.identity import RULES_VERSION
 from tokenreel.cache.format.store_files import record_failure
@@ -138,15 +139,27 @@ class ClipCommits:
                 entry.writer.suspend()
         self._writer.__exit__(None, None, None)
 
+    @property
+    def seen(self) -> frozenset[str]:
+        """Keys of the clips that were committed when the writer began."""
+        return self._writer.seen
+
     def is_committed(self, clip_id: str) -> bool:
         """Whether the clip is committed to the store."""
         return self._writer.is_committed(clip_id)
 
-    def is_taken(self, clip: Clip, *, is_replaced: bool) -> bool:
-        """Whether another writer has a clip, or has committed one that is not replaced."""
+    def is_taken(self, clip: Clip, *, is_replaced: bool, was_free: bool = False) -> bool:
+        """Whether another writer has a clip, or has committed one that is not replaced.
+
+        Args:
+            clip: of the manifest.
+            is_replaced: whether a committed one is to be extracted again.
+            was_free: whether nobody had it just now, so that any claim on it is a live one.
+        """
         if not is_replaced and self.is_committed(clip.clip_id):
             return True
-        return is_live(self._store / "claims" / f"{clip_key(clip.clip_id)}.json")
+        claim = self._store / "claims" / f"{clip_key(clip.clip_id)}.json"
+        return again_if_stale(claim.exists) if was_free else is_live(claim)
 
     def begin(
         self,

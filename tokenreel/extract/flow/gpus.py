@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenreel.cache.errors import TokenReelError, process_lost
+from tokenreel.cache.format.clip import clip_key
+from tokenreel.cache.format.index import committed_keys
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.progress import Progress
 from tokenreel.extract.config import ExtractConfig
@@ -101,6 +103,8 @@ def extract_on_gpus(
                     child.process.terminate()
         is_stopped = stopping.event.is_set()
     report = merge_reports([child.report for child in children])
+    there = committed_keys(store)  # each process left clips to others, which may have stopped
+    report.skipped = [name for name in report.skipped if clip_key(name) in there]
     report.check_failures(config.max_failures)
     for child in children:
         if child.error is not None and not is_stopped:

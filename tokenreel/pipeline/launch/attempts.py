@@ -15,7 +15,7 @@ from tokenreel.cache.canonical import canonical_json, parse_object
 from tokenreel.cache.errors import Damaged
 from tokenreel.cache.files import make_directory, write_all
 from tokenreel.cache.format.clip import folder_of
-from tokenreel.cache.write.claims import read_claim
+from tokenreel.cache.write.claims import read_claim, remove_writer_file
 
 log = logging.getLogger(__name__)
 
@@ -91,4 +91,5 @@ def release_claims(store: Path, host: str, pid: int) -> list[str]:
             if (holder.host, holder.pid) == (host, pid):
                 path.unlink()
                 keys.append(path.stem)
+                remove_writer_file(path.parent, holder)
     return keys
