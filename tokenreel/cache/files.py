@@ -49,17 +49,19 @@ NOT_DAMAGE = {
     errno.EPERM,
     errno.ESTALE,
     errno.ETIMEDOUT,
+    errno.EPROTO,
 }
 
 
 def sync_directory(path: Path) -> None:
     """Flush the entries of a directory to the disk, so that a rename in it survives a power cut."""
-    _sync(path)
+    if isinstance(path, Path):  # a bucket has no directories
+        _sync(path)
 
 
 def make_directory(path: Path) -> None:
     """Create a directory and its parents, each flushed into the one above it."""
-    if path.is_dir():
+    if not isinstance(path, Path) or path.is_dir():
         return
     make_directory(path.parent)
     with suppress(FileExistsError):
@@ -100,6 +102,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Replace a file atomically: after a power cut it holds the old bytes or the new ones."""
+    if not isinstance(path, Path):  # on a bucket
+        path.write_bytes(data)
+        return
     with whole_file(path) as beside:
         write_synced(beside, data)
 
@@ -221,6 +226,13 @@ def _files_in(folder: Path) -> Iterator[Path]:
         yield from (Path(inner, name) for name in names)
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Files and links at any depth below a folder, in no order."""
+    if not isinstance(folder, Path):
+        return list(folder.rglob("*"))
+    return [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+
+
 def clock_of(folder: Path) -> float:
     """The time now by the clock that stamps the files of a folder, seconds since 1970.
 
@@ -302,6 +314,8 @@ def file_inside(root: Path, relative: str) -> Path:
     Raises:
         Damaged: for an absolute path, a ".." or a symbolic link on the way.
     """
+    if not isinstance(root, Path) and {"", ".."}.isdisjoint(relative.split("/")):
+        return root / relative  # on a bucket, which has no links
     parts = relative.split("/")  # as text: a Path for each part would cost ten times as much
     if relative.startswith("/") or "\\" in relative or {"", ".."} & set(parts):
         raise Damaged(f"{root}: the path {relative!r} points outside the store; refused")

@@ -123,7 +123,7 @@ def read_index(folder: Path, spec: BytesSpec, number: int) -> Array:
     path = file_inside(folder, spec.chunk_file(number))
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+            size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - INDEX_BYTES))
             data = file.read()
     except OSError as error:

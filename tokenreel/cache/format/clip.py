@@ -5,16 +5,19 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import crc32c
 
+from tokenreel.cache.bucket.local_cache import local_cache
+from tokenreel.cache.bucket.path import is_bucket
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, read_json, seal
 from tokenreel.cache.codec import Codec
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged, UsageError
-from tokenreel.cache.files import file_inside, read_file, unreadable
+from tokenreel.cache.files import file_inside, files_below, read_file, unreadable
 from tokenreel.cache.format.byte_arrays import (
     BytesSpec,
     byte_arrays,
@@ -288,7 +291,8 @@ def check_shard(
     expected = num_frames * spec.row_bytes + len(index)
     try:
         with path.open("rb") as file:
-            found = os.fstat(file.fileno()).st_size
+            found = file.seek(0, os.SEEK_END)
+            file.seek(0)
             if found != expected:
                 return [f"{path}: {found} bytes, wanted {expected}"]
             wrong = []
@@ -339,11 +343,7 @@ def check_clip(
             problems += _check_array(folder, spec, seals, deep=deep)
     for group in groups:
         problems += _differs(folder, f"{group}/zarr.json", read_json(group_json()))
-    present = {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_symlink() or not path.is_dir()
-    }
+    present = {path.relative_to(folder).as_posix() for path in files_below(folder)}
     return problems + [
         f"{folder / extra}: does not belong here" for extra in sorted(present - known)
     ]
@@ -408,7 +408,12 @@ def load_rows(
         if len(sums) != spec.num_files:
             raise Damaged(f"{folder}: no checksums of {spec.path}")
         checksum = sums[number]
-    rows = spec.parse_chunk(read_bytes(folder, name), where=folder / name, checksum=checksum)
+    parse = partial(spec.parse_chunk, where=folder / name, checksum=checksum)
+    fetch = partial(read_bytes, folder, name)
+    if checksum is not None and is_bucket(folder):
+        rows = local_cache().read(f"{folder / name} {checksum}", fetch, parse)
+    else:
+        rows = parse(fetch())
     return rows[: spec.shape[0] - number * spec.rows]
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from tokenreel.cache.bucket.objects import ObjectState, in_parallel
+from tokenreel.cache.bucket.path import bucket_path, is_bucket
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, seal
 from tokenreel.cache.errors import Damaged
 from tokenreel.cache.files import again_if_stale, file_inside, flush, sync_directory, write_all
@@ -37,6 +39,8 @@ def log_commit(path: Path, record: ClipRecord, *, writer_name: str, format_versi
 
 def committed_keys(path: Path) -> set[str]:
     """Keys of the committed clips: names of the directories below clips/<hh>/."""
+    if is_bucket(path):
+        return set(committed_groups(path))
     keys = set()
     clips = file_inside(path, "clips")
     for folder in _entries(clips) if clips.is_dir() else []:
@@ -53,6 +57,18 @@ def committed_keys(path: Path) -> set[str]:
                     raise Damaged(f"{entry.path}: not a clip of this store; refused")
                 keys.add(entry.name)
     return keys
+
+
+def committed_groups(path: Path) -> dict[str, ObjectState]:
+    """Of a store on a bucket: key of each committed clip -> the state of its group's zarr.json."""
+    store = bucket_path(path)
+    found = {}
+    for folder in in_parallel(lambda entry: entry.objects(), list((store / "clips").iterdir())):
+        for entry, state in folder:
+            key = entry.parent.name
+            if entry.name == "zarr.json" and entry == store / folder_of(key) / "zarr.json":
+                found[key] = state
+    return found
 
 
 def logged_records(path: Path) -> tuple[dict[str, ClipRecord], list[str]]:
@@ -76,9 +92,14 @@ def logged_records(path: Path) -> tuple[dict[str, ClipRecord], list[str]]:
 
 def logged_lines(path: Path) -> Iterator[tuple[Path, dict[bytes, ClipRecord], list[str]]]:
     """Each writer's log: its intact lines with their records, and the problems of the others."""
-    for file in sorted(file_inside(path, "manifest").glob("*.jsonl")):
+    files = sorted(file_inside(path, "manifest").glob("*.jsonl"))
+    read: dict[Path, bytes] = {}
+    if is_bucket(path):
+        read = dict(zip(files, in_parallel(lambda file: file.read_bytes(), files), strict=True))
+    for file in files:
         good, problems = {}, []
-        lines = file_inside(path, f"manifest/{file.name}").read_bytes().split(b"\n")
+        data = read[file] if read else file_inside(path, f"manifest/{file.name}").read_bytes()
+        lines = data.split(b"\n")
         for number, line in enumerate(lines[:-1], 1):
             try:
                 values = open_seal(parse_json(line, where=file), where=f"{file}:{number}")
@@ -96,8 +117,15 @@ def load_records(path: Path) -> dict[str, ClipRecord]:
     """
     logged, _ = logged_records(path)
     found = {}
-    for key in committed_keys(path):
-        record = logged.get(key) or load_clip(file_inside(path, folder_of(key)), key)[0]
+    keys = committed_keys(path)
+    unlogged = [key for key in keys if key not in logged] if is_bucket(path) else []
+
+    def load(key: str) -> ClipRecord:
+        return load_clip(file_inside(path, folder_of(key)), key)[0]
+
+    logged |= zip(unlogged, in_parallel(load, unlogged), strict=True)
+    for key in keys:
+        record = logged.get(key) or load(key)
         found[record.clip_id] = record
     return dict(sorted(found.items()))
 

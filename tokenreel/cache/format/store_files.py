@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, parse_object, seal
 from tokenreel.cache.codec import calibration_hash, codec_from_identity
 from tokenreel.cache.codec.base import Array
@@ -30,6 +31,7 @@ from tokenreel.cache.files import (
     sync_directory,
     sync_tree,
     temporary_name,
+    unreadable,
     write_synced,
     write_whole,
 )
@@ -202,7 +204,7 @@ def load_arrays(folder: Path) -> dict[str, Array]:
                 raise Damaged(f"{file}: not metadata of the format")
             name = file.parent.relative_to(folder).as_posix()
             chunk = file_inside(file.parent, spec.chunk_file(0))
-            arrays[name] = spec.parse_chunk(chunk.read_bytes(), where=chunk)
+            arrays[name] = spec.parse_chunk(read_file(chunk), where=chunk)
         except (KeyError, TypeError, OSError) as error:
             if limit := limit_behind(error):
                 raise limit from error
@@ -247,7 +249,12 @@ def load_identity(path: Path) -> tuple[StoreIdentity, dict[str, Any]]:
         WrongIdentity: a format version, or a field, that this package does not know.
         Damaged: recipe.json or zarr.json was altered.
     """
-    if not (path / "recipe.json").is_file():
+    path = store_path(path)
+    try:
+        is_there = (path / "recipe.json").is_file()
+    except OSError as error:  # of a bucket
+        raise unreadable(path, error) from error
+    if not is_there:
         raise StoreNotFound(_why_no_store(path))
     try:
         data = read_file(file_inside(path, "recipe.json"))
@@ -291,7 +298,7 @@ def record_failure(
     path: str | Path, clip_id: str, *, stage: str, reason: str, details: Mapping[str, Any]
 ) -> None:
     """Record that a clip failed, in failed/<key>.json, with the number of attempts so far."""
-    file = Path(path) / "failed" / f"{clip_key(clip_id)}.json"
+    file = store_path(path) / "failed" / f"{clip_key(clip_id)}.json"
     attempts = 1 + next(
         (int(old["attempts"]) for old in read_failures(path) if old["clip_id"] == clip_id), 0
     )
@@ -308,8 +315,9 @@ def read_failures(path: str | Path) -> list[dict[str, Any]]:
         Damaged: one was altered; delete it, and the clip is tried again.
     """
     found = []
-    for file in Path(path).glob("failed/*.json"):
-        data = read_file(file_inside(Path(path), f"failed/{file.name}"))
+    path = store_path(path)
+    for file in path.glob("failed/*.json"):
+        data = read_file(file_inside(path, f"failed/{file.name}"))
         try:
             found.append(open_seal(parse_json(data, where=file), where=file))
         except Damaged as error:

@@ -15,6 +15,8 @@ from typing import Any
 import crc32c
 import numpy as np
 
+from tokenreel.cache.bucket.local_cache import local_cache
+from tokenreel.cache.bucket.path import is_bucket
 from tokenreel.cache.canonical import parse_json
 from tokenreel.cache.codec import Codec
 from tokenreel.cache.codec.base import Array
@@ -37,6 +39,7 @@ from tokenreel.cache.format.clip import (
 )
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.layout import SEGMENT, ArraySpec
+from tokenreel.cache.read.bucket_shard import BucketShard
 from tokenreel.cache.read.direct import Shard, aligned_empty
 
 CLIPS = 256  # whose metadata is kept
@@ -65,7 +68,7 @@ class Kept:
     """What a store keeps open in one process; the oldest is dropped first."""
 
     clips: dict[Hashable, "OpenClip"] = field(default_factory=dict)
-    shards: dict[Hashable, Shard] = field(default_factory=dict)
+    shards: dict[Hashable, Shard | BucketShard] = field(default_factory=dict)
     chunks: dict[Hashable, Array] = field(default_factory=dict)
 
     @staticmethod
@@ -209,20 +212,22 @@ class OpenClip:
             Kept.add(self._kept.chunks, key, chunk, limit=CHUNKS)
         return chunk
 
-    def _shard(self, spec: ArraySpec, number: int) -> Shard:
+    def _shard(self, spec: ArraySpec, number: int) -> Shard | BucketShard:
         key = (self._key, spec.path, number)
         shard = self._kept.shards.get(key)
         if shard is None:
             self._check_metadata(spec)
-            never = self._policy.checks == "never"
-            shard = Shard(
-                file_inside(self._folder, spec.chunk_file(number)),
-                spec,
-                number,
-                sums=None if never else load_sums(self._folder, spec, number, self._seals),
-                checks=self._policy.checks,
-                direct=self._policy.direct,
-            )
+            path, policy = file_inside(self._folder, spec.chunk_file(number)), self._policy
+            never = policy.checks == "never"
+            sums = None if never else load_sums(self._folder, spec, number, self._seals)
+            how: dict[str, Any] = {"sums": sums, "checks": policy.checks, "direct": policy.direct}
+            if is_bucket(path):
+                seal = self._seals[spec.path.replace("/tokens/", "/crc32c/")][number]
+                shard = BucketShard(
+                    path, spec, number, cache=local_cache(), tag=f"{seal:08x}", **how
+                )
+            else:
+                shard = Shard(path, spec, number, **how)
             Kept.add(self._kept.shards, key, shard, limit=_num_shards())
         return shard
 
@@ -230,12 +235,18 @@ class OpenClip:
         if spec.path in self._known_arrays:
             return
         meta = self._folder / spec.path / "zarr.json"
+
+        def check(data: bytes) -> None:
+            if parse_json(data, where=meta) != spec.metadata():
+                raise Damaged(f"{meta}: not the metadata of the format; use backend='tensorstore'")
+
         try:
-            same = parse_json(meta.read_bytes(), where=meta) == spec.metadata()
+            if is_bucket(meta):
+                local_cache().read(str(meta), meta.read_bytes, check)
+            else:
+                check(meta.read_bytes())
         except OSError as error:
             raise unreadable(meta, error) from error
-        if not same:
-            raise Damaged(f"{meta}: not the metadata of the format; use backend='tensorstore'")
         self._known_arrays.add(spec.path)
 
 

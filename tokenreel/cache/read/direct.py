@@ -119,6 +119,11 @@ class Shard:
         if self._handle >= 0:
             os.close(self._handle)
 
+    @property
+    def inode(self) -> int:
+        """Number of the open file."""
+        return os.fstat(self._handle).st_ino
+
     def read(self, frames: Array, out: Array) -> None:
         """Fill `out`, (t, n, d) contiguous, with frames of the shard.
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from tokenreel.cache.bucket.objects import REQUESTS
+from tokenreel.cache.bucket.path import is_bucket, store_path
 from tokenreel.cache.canonical import canonical_json
 from tokenreel.cache.codec import Codec, Encoded, codec_from_identity
 from tokenreel.cache.codec.base import Array
@@ -80,7 +82,7 @@ def open_store(
     """Open a store for reading.
 
     Args:
-        path: its directory.
+        path: its directory, or its URL on a bucket (s3://, gs://, az://).
         expect: the identity it must have.
         backend: "direct", "tensorstore" (the reference), or "auto", which is direct.
         checks: whose crc32c is checked: "once", a frame when this process first reads it (again
@@ -93,7 +95,7 @@ def open_store(
         WrongIdentity: its identity is not `expect`; the differing fields.
         Damaged: a file of the store that cannot be read.
     """
-    return Store(Path(path), expect, backend, checks, placement)
+    return Store(store_path(path), expect, backend, checks, placement)
 
 
 class Store:
@@ -109,7 +111,9 @@ class Store:
         ):
             if given not in known:
                 raise ValueError(f"{given!r} is none of {', '.join(known)}")
-        self.path = path
+        self.path, self._is_on_bucket = path, is_bucket(path)
+        if self._is_on_bucket and backend == "tensorstore":
+            raise UsageError(f"{path}: backend='tensorstore' reads disks alone: use 'auto'")
         self.identity, attributes = load_identity(path)
         if expect is not None:
             self.identity.require(expect, path=path)
@@ -251,6 +255,9 @@ class Store:
             warnings.warn("Store.read(layers=) is now blocks=", FutureWarning, stacklevel=2)
             blocks = layers
         reading = Reading(self, Request(clip_id, frames, blocks, view, out))
+        if self._is_on_bucket:
+            run_pieces(reading.pieces, self._threads(8))
+            return reading.result()
         for piece in reading.pieces:
             piece()
         return reading.result()
@@ -262,11 +269,19 @@ class Store:
             ClipNotFound, Damaged: as read does, once no thread writes to a buffer any more.
         """
         readings = [Reading(self, request) for request in requests]
+        pool = self._threads(threads)
+        run_pieces([piece for reading in readings for piece in reading.pieces], pool)
+        return [reading.result() for reading in readings]
+
+    def _threads(self, threads: int) -> ThreadPoolExecutor:
+        """Threads that read; more of them on a bucket, where each waits for an answer."""
+        if self._pid != os.getpid():
+            self._forget()
+        threads = max(threads, REQUESTS) if self._is_on_bucket else threads
         if self._pool is None or self._num_threads != threads:
             self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenreel-read")
             self._num_threads = threads
-        run_pieces([piece for reading in readings for piece in reading.pieces], self._pool)
-        return [reading.result() for reading in readings]
+        return self._pool
 
     def release_pages(self) -> None:
         """Unmap the store's files from this process; they stay in the page cache."""

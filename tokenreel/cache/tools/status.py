@@ -4,6 +4,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.errors import ClipFailed, Damaged
 from tokenreel.cache.format.store_files import load_identity, read_failures
 from tokenreel.cache.read.store_reader import open_store
@@ -123,7 +124,7 @@ def store_status(path: str | Path, *, expiry_seconds: float = EXPIRY_SECONDS) ->
     Raises:
         StoreNotFound: no store there.
     """
-    path = Path(path)
+    path = store_path(path)
     load_identity(path)
     store = open_store(path)
     held = _claims(path)

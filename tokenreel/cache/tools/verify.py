@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.codec import Codec, calibration_hash, codec_from_identity
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import (
@@ -113,7 +114,7 @@ def verify_store(path: str | Path, deep: bool = False, *, root: Path | None = No
         WrongIdentity: a format version that this package does not know.
         MachineError: this process cannot read it now; its files may be whole.
     """
-    path, problems = Path(path), []
+    path, problems = store_path(path), []
     if root is not None and not root.is_dir():
         raise UsageError(f"{root}: no such folder; --root is the folder of the videos")
     try:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.codec import codec_from_identity
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.store_files import load_arrays, load_identity
@@ -459,8 +460,8 @@ class StoreFoldings(Foldings):
     """The foldings of a store, which crosses processes as a path, not with its calibration."""
 
     def __init__(self, path: str) -> None:
-        identity, _ = load_identity(Path(path))
-        codec = codec_from_identity(identity.codec, load_arrays(Path(path) / "calibration"))
+        identity, _ = load_identity(store_path(path))
+        codec = codec_from_identity(identity.codec, load_arrays(store_path(path) / "calibration"))
         super().__init__(codec, identity.dim)
         self._path = path
 

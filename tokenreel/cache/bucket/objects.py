@@ -1,0 +1,346 @@
+"""The objects of a bucket: whole or in ranges, with conditions, and retried where that is safe.
+
+Errors are those of files, so that their users need not know where a file is: FileNotFoundError,
+FileExistsError for a condition that does not hold, PermissionError for credentials, TimeoutError
+for a service that does not answer after every retry.  What the service wrote is never part of a
+message: it may repeat a key or a signed address.
+
+Credentials come from the standard chain alone: the environment, files of profiles (s3 with boto3
+installed), and the metadata service of the machine.
+"""
+
+import errno
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from tokenreel.cache.errors import StoreError, UsageError
+
+T = TypeVar("T")
+
+SCHEMES = ("s3", "gs", "az")
+REQUESTS = 32  # at once, of one call
+PART_BYTES = 2**23  # of one request for a range
+MOST_BYTES = 5 * 10**9  # of an object that is put at once
+RETRIES = 8  # of a request, by the client and by us
+FIRST_SECONDS, MOST_SECONDS = 0.1, 5.0  # waits between retries
+OVERALL_SECONDS = 120.0  # after which a request is not retried
+ANSWER_SECONDS = 30.0  # without a byte, after which a request is given up
+
+EXPIRED = re.compile(
+    "ExpiredToken|RequestExpired|InvalidToken|TokenRefreshRequired|InvalidAccessKeyId|"
+    "SignatureDoesNotMatch|AccessDenied|InvalidSecurity|AuthenticationFailed|AuthorizationFailure|"
+    "MissingAuthenticationToken|Unauthorized|Forbidden"
+)
+STATUS = re.compile(r"status code: (\d{3})")
+CODE = re.compile(r"<Code>(\w+)</Code>")
+CONDITIONS = ("AlreadyExistsError", "PreconditionError")
+REFUSED = ("PermissionDeniedError", "UnauthenticatedError")
+
+_clients: dict[tuple[str, str], Any] = {}
+_used_in: list[int] = []  # the process that the client's threads live in
+
+
+@dataclass(frozen=True)
+class ObjectState:
+    """What a bucket says of an object.
+
+    Attributes:
+        key: its name in the bucket.
+        num_bytes: size.
+        modified: when it was written, seconds since 1970 by the clock of the bucket.
+        tag: changes with its bytes; for conditional puts.
+    """
+
+    key: str
+    num_bytes: int
+    modified: float
+    tag: str
+
+
+class Bucket:
+    """One bucket.
+
+    Args:
+        scheme: "s3", "gs" or "az".
+        name: of the bucket, or of the container of az.
+    """
+
+    def __init__(self, scheme: str, name: str) -> None:
+        self.scheme, self.name = scheme, name
+
+    def get(self, key: str) -> bytes:
+        """The bytes of an object."""
+        return self._read(key, lambda client, store: bytes(client.get(store, key).bytes()))
+
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """Bytes [start, stop) of an object for each of the ranges, requested side by side.
+
+        Raises:
+            OSError: ENODATA, the object ends before a range.
+        """
+        parts = [
+            (start, min(start + PART_BYTES, stop))
+            for first, stop in ranges
+            for start in range(first, stop, PART_BYTES)
+        ]
+
+        def read(client: Any, store: Any) -> list[Any]:
+            starts, stops = zip(*parts, strict=True)
+            return list(client.get_ranges(store, key, starts=starts, ends=stops, coalesce=0))
+
+        found = self._read(key, read) if parts else []
+        if any(len(data) != stop - start for data, (start, stop) in zip(found, parts, strict=True)):
+            raise OSError(errno.ENODATA, "it ends before its last byte", self._url(key))
+        rest = iter(found)
+        joined = []
+        for first, stop in ranges:
+            pieces = [next(rest) for _ in range(first, stop, PART_BYTES)]
+            whole = pieces[0] if len(pieces) == 1 else b"".join(map(bytes, pieces))
+            joined.append(memoryview(whole))
+        return joined
+
+    def head(self, key: str) -> ObjectState:
+        """The state of an object."""
+        return self._read(key, lambda client, store: _state(client.head(store, key)))
+
+    def put(self, key: str, data: Any, *, tag: str | None = None, new: bool = False) -> str:
+        """Write an object whole; nobody ever sees a part of it.
+
+        Args:
+            key: its name.
+            data: bytes, or the path of a file.
+            tag: only in the place of the object of this tag.
+            new: only where there is none.
+
+        Returns:
+            The tag of the new object.
+
+        Raises:
+            FileExistsError: the condition does not hold.
+        """
+        mode: Any = "create" if new else "overwrite"
+        mode = {"e_tag": tag} if tag is not None else mode
+
+        def write(client: Any, store: Any) -> str:
+            if isinstance(data, os.PathLike):
+                with open(data, "rb") as file:  # noqa: PTH123
+                    done = client.put(store, key, file, mode=mode, use_multipart=False)
+            else:
+                done = client.put(store, key, data, mode=mode, use_multipart=False)
+            return str(done["e_tag"] or "")
+
+        try:
+            return self._call(key, write, again=True)
+        except FileExistsError:
+            # an answer that was lost on its way: the object is ours after all
+            if isinstance(data, bytes):
+                with suppress(OSError):
+                    state = self.head(key)
+                    if state.num_bytes == len(data) and self.get(key) == data:
+                        return state.tag
+            raise
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; those that are not there are none to delete."""
+        for start in range(0, len(keys), 1000):
+            part = list(keys[start : start + 1000])
+            with suppress(FileNotFoundError):
+                self._call(part[0], lambda client, store, part=part: client.delete(store, part))
+
+    def objects(self, prefix: str = "") -> list[ObjectState]:
+        """Every object whose key begins with the parts of a prefix, in order."""
+
+        def read(client: Any, store: Any) -> list[ObjectState]:
+            pages = client.list(store, prefix or None, chunk_size=1000)
+            return [_state(meta) for page in pages for meta in page]
+
+        return sorted(self._read(prefix, read), key=lambda state: state.key)
+
+    def level(self, prefix: str = "") -> tuple[list[str], list[ObjectState]]:
+        """Names of the "folders" directly below a prefix, and the objects there."""
+
+        def read(client: Any, store: Any) -> Any:
+            return client.list_with_delimiter(store, prefix or None)
+
+        found = self._read(prefix, read)
+        folders = sorted(name.rstrip("/").rpartition("/")[2] for name in found["common_prefixes"])
+        return folders, sorted(map(_state, found["objects"]), key=lambda state: state.key)
+
+    def has_conditions(self, key: str) -> bool:
+        """Whether the bucket has conditional puts, tried on an object that is deleted again."""
+        try:
+            self._call(key, lambda client, store: client.put(store, key, b"1", mode="create"))
+            self._call(key, lambda client, store: client.put(store, key, b"2", mode="create"))
+        except FileExistsError:
+            return True
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            return False
+        finally:
+            with suppress(OSError):
+                self.delete([key])
+        return False
+
+    def _url(self, key: str) -> str:
+        return f"{self.scheme}://{self.name}/{key}".rstrip("/")
+
+    def _read(self, key: str, work: Callable[[Any, Any], T]) -> T:
+        return self._call(key, work, again=True)
+
+    def _call(self, key: str, work: Callable[..., T], *, again: bool = False) -> T:
+        """Do a request; one that may be made again is, where the service or the line failed."""
+        client, store = _client_of(self.scheme, self.name)
+        deadline, wait = time.monotonic() + OVERALL_SECONDS, FIRST_SECONDS
+        for attempt in range(RETRIES + 1):
+            try:
+                return work(client, store)
+            except (client.exceptions.BaseError, FileNotFoundError, OSError, ValueError) as error:
+                failure = _failure(error, self._url(key))
+            if not again or getattr(failure, "errno", 0) != errno.ETIMEDOUT or attempt == RETRIES:
+                break
+            if time.monotonic() + wait > deadline:
+                break
+            time.sleep(wait)
+            wait = min(2 * wait, MOST_SECONDS)
+        raise failure  # without its cause, which may repeat what is secret
+
+
+def _state(meta: Any) -> ObjectState:
+    modified = meta["last_modified"].timestamp()
+    return ObjectState(meta["path"], meta["size"], modified, meta["e_tag"] or meta["version"] or "")
+
+
+def _failure(error: Exception, url: str) -> OSError | UsageError:
+    """The error that says what failed, with nothing of what the service wrote but its code."""
+    kind, text = type(error).__name__, str(error)
+    status = next(iter(STATUS.findall(text)), "")
+    code = next(iter(CODE.findall(text)), "")
+    said = " ".join(filter(None, (status, code))) or kind
+    if kind in CONDITIONS:
+        return FileExistsError(errno.EEXIST, "another writer was first", url)
+    if "NoSuchBucket" in text or "ContainerNotFound" in text:
+        return UsageError(f"{url}: there is no such bucket")
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(errno.ENOENT, "no such object", url)
+    if kind in REFUSED or EXPIRED.search(code) or status in ("401", "403"):
+        advice = "the credentials are refused or have expired: renew them and rerun to resume"
+        return PermissionError(errno.EACCES, f"{advice} ({said})", url)
+    if kind == "NotSupportedError" or status == "501" or code == "NotImplemented":
+        return OSError(errno.EOPNOTSUPP, f"the service cannot do that ({said})", url)
+    if status == "416" or "Range" in code:
+        return OSError(errno.ENODATA, "it ends before its last byte", url)
+    if isinstance(error, ValueError) or (status.startswith("4") and status not in ("408", "429")):
+        return OSError(errno.EPROTO, f"the service refused the request ({said})", url)
+    return TimeoutError(errno.ETIMEDOUT, f"the service does not answer as it should ({said})", url)
+
+
+def in_parallel(work: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
+    """The work done on each item by several threads, in order."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(min(REQUESTS, len(items))) as pool:
+        return list(pool.map(work, items))
+
+
+def _client_of(scheme: str, name: str) -> tuple[Any, Any]:
+    """The client library, and its handle of a bucket, one a process.
+
+    Raises:
+        UsageError: the library is not installed, or its settings are wrong.
+        StoreError: this process was forked after a bucket had been used.
+    """
+    try:
+        import obstore
+    except ImportError as error:
+        raise UsageError(
+            f"{scheme}://{name}: buckets need obstore: pip install 'tokenreel[bucket]'"
+        ) from error
+    _used_in[:] = _used_in or [os.getpid()]
+    if os.getpid() not in _used_in:
+        raise StoreError(
+            f"{scheme}://{name} was used before this process was forked: spawn workers "
+            "(multiprocessing_context='spawn' of a DataLoader)"
+        )
+    if (scheme, name) not in _clients:
+        try:
+            _clients[scheme, name] = _open(scheme, name)
+        except (obstore.exceptions.BaseError, ValueError, TypeError) as error:
+            raise UsageError(
+                f"{scheme}://{name}: the settings of the bucket in the environment are wrong "
+                f"({type(error).__name__}): see docs/scale.md"
+            ) from None
+    return obstore, _clients[scheme, name]
+
+
+def _open(scheme: str, name: str) -> Any:
+    from obstore.store import AzureStore, GCSStore, S3Store
+
+    options: dict[str, Any] = {
+        "client_options": {
+            "connect_timeout": timedelta(seconds=5),
+            "read_timeout": timedelta(seconds=ANSWER_SECONDS),
+            "timeout": timedelta(seconds=OVERALL_SECONDS),
+            "allow_http": any("http://" in os.environ.get(key, "") for key in ENDPOINTS[scheme]),
+        },
+        "retry_config": {
+            "max_retries": RETRIES,
+            "backoff": {
+                "init_backoff": timedelta(seconds=FIRST_SECONDS),
+                "max_backoff": timedelta(seconds=MOST_SECONDS),
+                "base": 2,
+            },
+            "retry_timeout": timedelta(seconds=OVERALL_SECONDS),
+        },
+    }
+    if scheme == "gs":
+        return GCSStore(name, **options)
+    if scheme == "az":
+        return AzureStore(name, **options)
+    provider = None
+    if "AWS_ACCESS_KEY_ID" not in os.environ:
+        with suppress(ImportError, ValueError):  # no boto3, or no credentials that it knows of
+            from obstore.auth.boto3 import Boto3CredentialProvider
+
+            provider = Boto3CredentialProvider()
+    return S3Store(name, credential_provider=provider, **options)
+
+
+# The variables of the environment that name another endpoint than the provider's own.
+ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL", "GOOGLE_SERVICE_ACCOUNT_KEY", "GOOGLE_SERVICE_ACCOUNT"),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+
+
+def forget_clients() -> None:
+    """Make new clients on the next request: the environment has changed."""
+    _clients.clear()
+
+
+def spans(frames: Sequence[int], num_bytes: int, most_gap: int) -> Iterator[range]:
+    """Runs of frames that one request reads: a gap of few bytes is read too.
+
+    Args:
+        frames: sorted and distinct.
+        num_bytes: of a frame.
+        most_gap: bytes that are rather read than left out.
+
+    >>> [(run.start, run.stop) for run in spans([0, 1, 5, 60], 10, 30)]
+    [(0, 6), (60, 61)]
+    """
+    start = last = frames[0]
+    for frame in frames[1:]:
+        if (frame - last - 1) * num_bytes > most_gap:
+            yield range(start, last + 1)
+            start = frame
+        last = frame
+    yield range(start, last + 1)

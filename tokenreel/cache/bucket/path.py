@@ -1,0 +1,352 @@
+"""A path on a bucket, with the part of `pathlib.Path` that stores and videos use.
+
+A bucket has no folders, no links and no renames: a folder is there when something is below it,
+making one does nothing, and everything that needs a disk says so.
+"""
+
+import errno
+import fnmatch
+import io
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import total_ordering
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NoReturn, cast
+
+from tokenreel.cache.bucket.objects import SCHEMES, Bucket, ObjectState
+from tokenreel.cache.errors import UsageError
+
+AHEAD_BYTES = 2**18  # that a small read of an open object fetches; doubled while reads go on
+MOST_AHEAD_BYTES = 2**22
+
+
+def store_path(path: "str | Path") -> Path:
+    """The path that a text or a path names: on a bucket for s3://, gs:// and az://, else here.
+
+    `Path` makes "s3:/bucket/store" of "s3://bucket/store", which is taken for the same.
+
+    Raises:
+        UsageError: a URL without a bucket, or with more in it than a bucket and a path.
+    """
+    if isinstance(path, BucketPath):
+        return cast(Path, path)
+    text = os.fspath(path)
+    parts = PurePosixPath(text).parts
+    scheme = next((part[:-1] for part in parts if part[:-1] in SCHEMES and part[-1] == ":"), None)
+    if scheme is None:
+        return Path(path)
+    inner = parts[parts.index(f"{scheme}:") + 1 :]
+    if not inner or "@" in inner[0] or any(mark in text for mark in "?#"):
+        raise UsageError(
+            f"{scheme}://...: give {scheme}://BUCKET/PATH and nothing else: credentials come from "
+            "the environment or your profile, another endpoint from AWS_ENDPOINT_URL (s3), "
+            "AZURE_STORAGE_ENDPOINT (az) or GOOGLE_BASE_URL (gs)"
+        )
+    if ".." in inner:
+        raise UsageError(f"{scheme}://{'/'.join(inner)}: a bucket has no '..'")
+    return cast(Path, BucketPath(scheme, inner[0], inner[1:]))
+
+
+def is_bucket(path: object) -> bool:
+    """Whether a path is on a bucket."""
+    return isinstance(path, BucketPath)
+
+
+def bucket_path(path: object) -> "BucketPath":
+    """A path of store_path that is on a bucket."""
+    assert isinstance(path, BucketPath)
+    return path
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `stat` says of an object."""
+
+    st_size: int
+    st_mtime: float
+    st_mtime_ns: int
+    st_ino: int
+    st_mode: int = stat.S_IFREG
+    st_dev: int = 0
+    st_ctime_ns: int = 0
+
+
+@total_ordering
+class BucketPath:
+    """A path on a bucket.  Picklable; it holds no credentials.
+
+    Args:
+        scheme: "s3", "gs" or "az".
+        name: of the bucket.
+        parts: of the path in it.
+        listed_as: "file" or "folder" where a listing has just said so.
+    """
+
+    def __init__(
+        self, scheme: str, name: str, parts: tuple[str, ...] = (), listed_as: str = ""
+    ) -> None:
+        self.scheme, self._name, self._parts = scheme, name, parts
+        self._listed_as = listed_as
+
+    @property
+    def bucket(self) -> Bucket:
+        """The bucket."""
+        return Bucket(self.scheme, self._name)
+
+    @property
+    def key(self) -> str:
+        """The path in the bucket."""
+        return "/".join(self._parts)
+
+    def __str__(self) -> str:
+        return "/".join([f"{self.scheme}://{self._name}", *self._parts])
+
+    def __repr__(self) -> str:
+        return f"BucketPath({str(self)!r})"
+
+    def __fspath__(self) -> str:
+        raise UsageError(
+            f"{self} is on a bucket, and this needs a disk: copy the store here first by `store "
+            "merge`, or name a path on a disk"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BucketPath) and str(self) == str(other)
+
+    def __lt__(self, other: "BucketPath") -> bool:
+        return str(self) < str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __truediv__(self, other: str | PurePosixPath) -> "BucketPath":
+        return self.joinpath(str(other))
+
+    def joinpath(self, *others: str) -> "BucketPath":
+        """The path of something below."""
+        parts = [part for other in others for part in PurePosixPath(other).parts]
+        return BucketPath(self.scheme, self._name, (*self._parts, *parts))
+
+    @property
+    def name(self) -> str:
+        """The last part; the name of the bucket where there is none."""
+        return self._parts[-1] if self._parts else self._name
+
+    @property
+    def stem(self) -> str:
+        """The name without its ending."""
+        return PurePosixPath(self.name).stem
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the name."""
+        return PurePosixPath(self.name).suffix
+
+    @property
+    def parent(self) -> "BucketPath":
+        """The path above; the bucket is above itself."""
+        return BucketPath(self.scheme, self._name, self._parts[:-1])
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """All parts, the scheme first."""
+        return (f"{self.scheme}://", self._name, *self._parts)
+
+    def with_name(self, name: str) -> "BucketPath":
+        """The path of a neighbour."""
+        return self.parent / name
+
+    def relative_to(self, other: "BucketPath") -> PurePosixPath:
+        """The path below another one."""
+        return PurePosixPath(*self.parts).relative_to(PurePosixPath(*other.parts))
+
+    def as_posix(self) -> str:
+        """The URL."""
+        return str(self)
+
+    def absolute(self) -> "BucketPath":
+        """The path itself."""
+        return self
+
+    resolve = expanduser = absolute
+
+    def exists(self) -> bool:
+        """Whether there is an object, or something below."""
+        return self.is_file() or self.is_dir()
+
+    def is_file(self) -> bool:
+        """Whether there is an object."""
+        if self._listed_as:
+            return self._listed_as == "file"
+        try:
+            self.stat()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def is_dir(self) -> bool:
+        """Whether something is below."""
+        if self._listed_as:
+            return self._listed_as == "folder"
+        folders, objects = self.bucket.level(self.key)
+        return bool(folders or objects)
+
+    def is_symlink(self) -> bool:
+        """Never."""
+        return False
+
+    def stat(self) -> Status:
+        """Size and time of the object.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        return status_of(self.bucket.head(self.key))
+
+    lstat = stat
+
+    def read_bytes(self) -> bytes:
+        """The bytes of the object."""
+        return self.bucket.get(self.key)
+
+    def read_text(self) -> str:
+        """The text of the object."""
+        return self.read_bytes().decode()
+
+    def write_bytes(self, data: bytes) -> int:
+        """Put an object in the place of the one there is, if any; nobody sees a part of it."""
+        self.bucket.put(self.key, data)
+        return len(data)
+
+    def open(self, mode: str = "r", *_: Any, **__: Any) -> IO[bytes]:
+        """Open the object to read; bytes are fetched as they are read."""
+        if mode != "rb":
+            self.__fspath__()
+        return open_object(self)
+
+    def unlink(self, missing_ok: bool = True) -> None:
+        """Delete the object."""
+        self.bucket.delete([self.key])
+
+    def mkdir(self, *_: Any, **__: Any) -> None:
+        """Nothing: a bucket has no folders."""
+
+    rmdir = mkdir
+
+    def iterdir(self) -> Iterator["BucketPath"]:
+        """What is directly below."""
+        folders, objects = self.bucket.level(self.key)
+        yield from (self._below((name,), "folder") for name in folders)
+        yield from (self._below((state.key.rpartition("/")[2],), "file") for state in objects)
+
+    def _below(self, parts: tuple[str, ...], listed_as: str) -> "BucketPath":
+        return BucketPath(self.scheme, self._name, (*self._parts, *parts), listed_as)
+
+    def glob(self, pattern: str) -> Iterator["BucketPath"]:
+        """What is below and matches, level by level."""
+        first, _, rest = pattern.partition("/")
+        for entry in self.iterdir():
+            if fnmatch.fnmatchcase(entry.name, first):
+                yield from entry.glob(rest) if rest else [entry]
+
+    def rglob(self, pattern: str) -> Iterator["BucketPath"]:
+        """Objects at any depth below whose name matches."""
+        if "/" in pattern:
+            self._refuse(f"rglob({pattern!r})")
+        for path, _ in self.objects():
+            if fnmatch.fnmatchcase(path.name, pattern):
+                yield path
+
+    def objects(self) -> list[tuple["BucketPath", ObjectState]]:
+        """Every object at any depth below, with its state."""
+        skipped = len(self._parts)
+        return [
+            (self._below(PurePosixPath(state.key).parts[skipped:], "file"), state)
+            for state in self.bucket.objects(self.key)
+        ]
+
+    def rename(self, *_: Any) -> NoReturn:
+        """Refused: a bucket has no renames."""
+        self._refuse("a rename")
+
+    replace = symlink_to = hardlink_to = touch = chmod = write_text = rename
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise UsageError(
+            f"{self}: {what} is impossible on a bucket: copy the store to a disk by `store merge`"
+        )
+
+
+def status_of(state: ObjectState) -> Status:
+    """The state of an object as that of a file; another object in its place has another number."""
+    number = int.from_bytes(state.tag.encode()[-8:].rjust(8, b"\0"), "big") >> 1
+    return Status(state.num_bytes, state.modified, int(state.modified * 10**9), number)
+
+
+def open_object(path: BucketPath) -> IO[bytes]:
+    """An object as an open file that reads and seeks, of which only what is read is fetched."""
+    return cast(IO[bytes], io.BufferedReader(ObjectReader(path), AHEAD_BYTES))
+
+
+class ObjectReader(io.RawIOBase):
+    """The bytes of an object by ranged requests, some ahead while reads follow each other.
+
+    Args:
+        path: of the object.
+
+    Attributes:
+        num_fetched: bytes so far.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+
+    def __init__(self, path: BucketPath) -> None:
+        super().__init__()
+        self._path, self._at = path, 0
+        self.num_bytes = path.stat().st_size
+        self.num_fetched = 0
+        self._held, self._start = memoryview(b""), 0
+        self._ahead = AHEAD_BYTES
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move; nothing is fetched."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.num_bytes}[whence]
+        if base + offset < 0:
+            raise OSError(errno.EINVAL, "before the first byte", str(self._path))
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer from where we are; 0 at the end."""
+        target = memoryview(buffer).cast("B")
+        stop = self._start + len(self._held)
+        if not self._start <= self._at < stop:
+            if self._at >= self.num_bytes or not len(target):
+                return 0
+            follows = self._at == stop and stop > 0
+            self._ahead = min(2 * self._ahead, MOST_AHEAD_BYTES) if follows else AHEAD_BYTES
+            last = min(self._at + max(len(target), self._ahead), self.num_bytes)
+            ranges = [(self._at, last)]
+            self._held = self._path.bucket.get_ranges(self._path.key, ranges)[0]
+            self._start = self._at
+            self.num_fetched += len(self._held)
+        first = self._at - self._start
+        count = min(len(target), len(self._held) - first)
+        target[:count] = self._held[first : first + count]
+        self._at += count
+        return count
