@@ -15,7 +15,9 @@ from tokenreel.cache.errors import Damaged, StoreError, StoreNotFound, UsageErro
 from tokenreel.cache.read.store_reader import Request, open_store
 from tokenreel.cache.write.store_writer import StoreWriter
 
-_spec = importlib.util.spec_from_file_location("stores", Path(__file__).parents[1] / "cache" / "stores.py")
+_spec = importlib.util.spec_from_file_location(
+    "stores", Path(__file__).parents[1] / "cache" / "stores.py"
+)
 stores = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(stores)
 
