@@ -3,6 +3,9 @@
  *   SHARED_CLOCK=S   this host's clock is S seconds ahead of the server's
  *   SHARED_UNSEEN=S  a name that was looked up in vain stays unseen for S seconds, whatever other
  *                    hosts make there meanwhile; what this host makes itself it sees
+ *   SHARED_QUOTA=K   the K-th call that makes or writes something, and each after it, fails with
+ *                    EDQUOT; a writing one writes half of it, the first time.  Another K, or the
+ *                    same after none, counts anew
  *   SHARED_STALE=N   every N-th look at a file fails once with ESTALE; the next look works
  *
  * There are no locks (ENOLCK), and times of files are whole seconds.  What a server decides is
@@ -15,6 +18,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -108,6 +112,52 @@ static int before(const char *full) {
     return 0;
 }
 
+/* EDQUOT, or 0, of a call that needs room. */
+static int quota_of(int *is_first) {
+    static int calls; static char last[32];
+    char *s = getenv("SHARED_QUOTA");
+    if (!s) s = "";
+    int found = 0;
+    pthread_mutex_lock(&guard);
+    if (strncmp(s, last, sizeof last - 1)) { calls = 0; strncpy(last, s, sizeof last - 1); }
+    if (*s && ++calls >= atoi(s)) { found = EDQUOT; *is_first = calls == atoi(s); }
+    pthread_mutex_unlock(&guard);
+    return found;
+}
+
+static int is_full(const char *path) {
+    char full[PATH_MAX]; int first;
+    return is_shared(AT_FDCWD, path, full) && (errno = quota_of(&first)) != 0;
+}
+
+static int is_shared_file(int fd) {
+    char link[64], path[PATH_MAX], full[PATH_MAX];
+    if (!getenv("SHARED_QUOTA")) return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length < 0) return 0;
+    path[length] = 0;
+    return *path == '/' && is_shared(AT_FDCWD, path, full);
+}
+
+ssize_t write(int fd, const void *data, size_t count) {
+    REAL(write);
+    int first = 0;
+    if (is_shared_file(fd) && quota_of(&first)) {
+        if (first && count > 1) return real(fd, data, count / 2);
+        errno = EDQUOT;
+        return -1;
+    }
+    return real(fd, data, count);
+}
+
+int fsync(int fd) {
+    REAL(fsync);
+    int first;
+    if (is_shared_file(fd) && (errno = quota_of(&first))) return -1;
+    return real(fd);
+}
+
 static void coarse(struct stat *s) {
     s->st_mtim.tv_nsec = s->st_ctim.tv_nsec = s->st_atim.tv_nsec = 0;
 }
@@ -139,6 +189,8 @@ int fstat64(int fd, struct stat64 *s) { return fstat(fd, (struct stat *)s); }
     if (flags & (O_CREAT | O_TMPFILE)) mode = va_arg(more, int); va_end(more); \
     char full[PATH_MAX]; int shared = is_shared(at, path, full), error; \
     if (shared && !(flags & O_CREAT) && (error = before(full))) { errno = error; return -1; } \
+    int first; \
+    if (shared && (flags & O_CREAT) && (errno = quota_of(&first))) return -1; \
     int fd = real(__VA_ARGS__ path, flags, mode), kept = errno; \
     if (shared && fd >= 0 && (flags & O_CREAT)) note(full, 0); \
     if (shared && fd < 0 && kept == ENOENT) note(full, option("SHARED_UNSEEN")); \
@@ -151,10 +203,10 @@ OPEN(openat, at, int at COMMA, AT) OPEN(openat64, at, int at COMMA, AT)
 
 #define MADE(path) { char full[PATH_MAX]; int kept = errno; \
     if (!status && is_shared(AT_FDCWD, path, full)) note(full, 0); errno = kept; }
-int mkdir(const char *path, mode_t mode) { REAL(mkdir); int status = real(path, mode); MADE(path) return status; }
-int link(const char *from, const char *to) { REAL(link); int status = real(from, to); MADE(to) return status; }
+int mkdir(const char *path, mode_t mode) { REAL(mkdir); if (is_full(path)) return -1; int status = real(path, mode); MADE(path) return status; }
+int link(const char *from, const char *to) { REAL(link); if (is_full(to)) return -1; int status = real(from, to); MADE(to) return status; }
 int linkat(int a, const char *from, int b, const char *to, int flags) {
-    REAL(linkat); int status = real(a, from, b, to, flags); MADE(to) return status;
+    REAL(linkat); if (is_full(to)) return -1; int status = real(a, from, b, to, flags); MADE(to) return status;
 }
 int rename(const char *from, const char *to) {
     REAL(rename);

@@ -1,4 +1,4 @@
-"""The three phases on a file system without locks, as NFS without its lock daemon is."""
+"""The three phases on file systems without locks: NFS without its lock daemon, a shared disk."""
 
 import os
 import shutil
@@ -11,11 +11,15 @@ import pytest
 from tests.extract.extraction import write_video
 
 SOURCE = Path(__file__).with_name("no_flock_ENOLCK.c")
+SHARED = Path(__file__).with_name("shared_disk.c")
 PROGRAM = """
-import sys
+import os, sys
 from importlib import import_module
 from pathlib import Path
 for line in sys.argv[1:]:
+    if line.startswith("quota="):
+        os.environ["SHARED_QUOTA"] = line.removeprefix("quota=")
+        continue
     name, *words = (next(map(str, Path().glob(w)), w) if "*" in w else w for w in line.split("|"))
     sys.argv = [name, *words]
     try:
@@ -86,3 +90,74 @@ def test_all_phases_work_where_there_are_no_locks_and_say_so_once_each(tmp_path,
         "one command write to a folder at a time"
     ]
     assert "runs/a is done already" in output
+
+
+STEPS = (1, 3, 10, 30, 60, 120, 240, 480)  # calls after which the quota is full
+ROUND = (
+    "fuse|embed|runs/a|--store|stores/*|--out|runs/a/again.h5",
+    "evaluate|all|runs|--out|results",
+    "evaluate|report|runs/a|--out|report",
+)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Runs programs in a folder of the simulated shared disk; returns what they print."""
+    compiler = shutil.which("cc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("no C compiler (cc), or no Linux: no disk can be simulated")
+    library, folder = tmp_path / "shared_disk.so", tmp_path / "disk"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, SHARED, "-ldl"], check=True)
+    (folder / "videos").mkdir(parents=True)
+    for name in "abc":
+        write_video(folder / "videos" / f"{name}.mp4", 12)
+
+    def run(*lines, is_shared=True, at="disk"):
+        shared = {"LD_PRELOAD": str(library), "SHARED_ROOT": str(tmp_path / at)}
+        shared |= {"SHARED_CLOCK": "600", "SHARED_UNSEEN": "3"}
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *lines],
+            cwd=tmp_path / at,
+            env=os.environ
+            | (shared if is_shared else {})
+            | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        return done.stdout + done.stderr
+
+    return run
+
+
+def ends_of(output):
+    """Status of each command, in order."""
+    return [int(line.rpartition(" ")[2]) for line in output.splitlines() if " ended with " in line]
+
+
+@pytest.mark.slow
+def test_all_phases_write_the_same_on_a_shared_disk_and_say_where_its_quota_is_full(tmp_path, disk):
+    shutil.copytree(tmp_path / "disk", tmp_path / "own")
+    every = (EXTRACT, TRAIN + "stores/*", *ROUND)
+    alone = disk(*every, is_shared=False, at="own")
+    assert ends_of(alone) == [0] * 5, alone
+    output = disk(*(word for line in every for word in (*limited_by(line), "quota=", line)))
+    assert "Traceback" not in output, output
+    statuses, count = ends_of(output), len(STEPS) + 1
+    parts = [statuses[at : at + count] for at in range(0, len(statuses), count)]
+    assert len(parts) == len(every), output
+    for statuses in parts:
+        assert statuses[0] != 0, "nothing can be written"
+        assert set(statuses) <= {0, 3, 6}, statuses
+        assert statuses[-1] == 0, output
+    assert "Disk quota exceeded" in output
+    for name in ("results/summary.csv", "results/results.csv"):
+        ours, theirs = tmp_path / "disk" / name, tmp_path / "own" / name
+        if theirs.exists():
+            assert ours.read_bytes() == theirs.read_bytes(), name
+
+
+def limited_by(line):
+    """A command with a quota that is full after ever more calls."""
+    return [word for k in STEPS for word in (f"quota={k}", line)]

@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
+IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST)  # of a rename: another process was faster
+UNSEEN_SECONDS = 60.0  # that the entries of a folder may be old, on NFS by default
 NO_FLUSH = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP)  # by a file system
 CLOCK_SECONDS = 60.0  # after which the clock of a disk is asked again
 
@@ -268,6 +270,23 @@ def again_if_stale(call: Callable[[], T]) -> T:
         if error.errno != errno.ESTALE:
             raise
         return call()
+
+
+def is_made_by_another(error: OSError, is_there: Callable[[], bool]) -> bool:
+    """Whether a rename failed since another process had put the same at the name.
+
+    On a shared disk this host may not see for some seconds what the server has refused for.
+
+    Args:
+        error: of the rename.
+        is_there: whether what was to be put there is seen.
+    """
+    deadline = time.monotonic() + (UNSEEN_SECONDS if error.errno in IN_THE_WAY else 0.0)
+    while not is_there():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def newest_change(entry: Path) -> float:

@@ -1,5 +1,6 @@
 """Writers of several hosts on one disk: clocks apart, names unseen for a while, stale handles."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -13,12 +14,13 @@ import pytest
 from tests.cache import stores
 from tests.extract.extraction import differing
 from tokenreel.cache.canonical import parse_json
-from tokenreel.cache.files import again_if_stale, clock_of
+from tokenreel.cache.files import again_if_stale, clock_of, is_made_by_another
 from tokenreel.cache.format.clip import folder_of
 from tokenreel.cache.tools.verify import verify_store
 from tokenreel.cache.write import clip_writer
 from tokenreel.cache.write.claims import ClaimHeld, is_live, take_claim
 from tokenreel.cache.write.store_writer import StoreWriter
+from tokenreel.pipeline.phases import extraction
 
 SOURCE = Path(__file__).parents[2] / "shared_disk.c"
 NAMES = tuple("abcdefgh")
@@ -44,6 +46,41 @@ except TokenReelError as error:
 except OSError as error:  # as every command does
     print(machine_error(error))
     sys.exit(machine_error(error).exit_status)
+"""
+
+QUOTA = """
+import os, sys
+from pathlib import Path
+from tests.cache import stores
+from tokenreel.cache.errors import MachineError, machine_error
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.write.store_writer import StoreWriter
+store, step = Path(sys.argv[1]), int(sys.argv[2])
+stopped = number = 0
+while True:
+    number += step
+    name = f"c{number}"
+    os.environ["SHARED_QUOTA"] = str(number)
+    try:
+        with StoreWriter(store, writer_id="w") as writer:
+            stores.write_clip(writer, name, frames=70, batch=64)
+        ended = True
+    except OSError as error:  # of the claim, as a command meets it
+        assert "quota" in str(machine_error(error)), error
+        ended = False
+    except MachineError as error:
+        assert "Disk quota exceeded; make room" in str(error), error
+        ended = False
+    os.environ["SHARED_QUOTA"] = ""
+    assert not list((store / "claims").iterdir())
+    known = open_store(store).records  # readable, whatever was begun
+    if ended:
+        break
+    stopped += 1
+    with StoreWriter(store, writer_id="w") as writer:  # there is room again
+        if name not in known:
+            stores.write_clip(writer, name, frames=70, batch=64)
+print(stopped)
 """
 
 
@@ -101,6 +138,50 @@ def test_hosts_whose_clocks_are_apart_commit_each_clip_once(library, tmp_path):
     alone = stores.make_store(tmp_path / "alone")
     start(alone, library, "alone", ahead=0, stale=0).communicate(timeout=120)
     assert differing(store, alone) == []
+
+
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_quota_that_is_full_at_any_call_is_said_and_the_clip_is_written_later(
+    library, tmp_path, step
+):
+    store = stores.make_store(tmp_path / "store")
+    environment = os.environ | {"LD_PRELOAD": str(library), "SHARED_ROOT": str(store)}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[3])
+    done = subprocess.run(
+        [sys.executable, "-c", QUOTA, str(store), str(step)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    stopped = int(done.stdout)
+    assert stopped * step > 100, "calls of one clip"
+    names = [f"c{step * number}" for number in range(1, stopped + 2)]
+    report = verify_store(store, deep=True)
+    assert (report.problems, report.num_clips) == ((), len(names))
+    assert not list(store.rglob(".tmp-*")), "nothing is left over"
+
+
+def test_a_store_that_another_process_made_first_is_taken_where_there_are_no_locks(tmp_path):
+    mine, theirs = stores.make_store(tmp_path / "mine"), stores.make_store(tmp_path / "s")
+    assert extraction._rename_store(mine, theirs) is False
+    assert not mine.exists()
+    assert verify_store(theirs).problems == ()
+    assert extraction._rename_store(theirs, tmp_path / "t") is True
+    with pytest.raises(FileNotFoundError):
+        extraction._rename_store(mine, tmp_path / "u")
+
+
+def test_a_store_that_is_not_seen_yet_is_waited_for(tmp_path, monkeypatch):
+    seen, slept = [False, False, True], []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    error = OSError(errno.ENOTEMPTY, "Directory not empty")
+    assert is_made_by_another(error, lambda: seen.pop(0))
+    assert len(slept) == 2
+    assert not is_made_by_another(OSError(errno.EIO, "Input/output error"), lambda: False)
+    assert len(slept) == 2
 
 
 @pytest.mark.parametrize("ahead", [-600.0, 600.0])

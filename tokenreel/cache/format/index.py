@@ -29,8 +29,14 @@ def log_commit(path: Path, record: ClipRecord, *, writer_name: str, format_versi
     line = canonical_json(seal({"record": record.to_dict(format_version=format_version)})) + b"\n"
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
-        write_all(handle, line)
-        flush(handle, log)
+        num_bytes = os.fstat(handle).st_size
+        try:
+            write_all(handle, line)
+            flush(handle, log)
+        except OSError:  # a full disk: no half of a line may stay before the next one
+            with suppress(OSError):
+                os.ftruncate(handle, num_bytes)
+            raise
     finally:
         os.close(handle)
     if new:

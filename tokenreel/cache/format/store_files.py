@@ -26,6 +26,7 @@ from tokenreel.cache.errors import (
 )
 from tokenreel.cache.files import (
     file_inside,
+    is_made_by_another,
     make_directory,
     read_file,
     sync_directory,
@@ -101,7 +102,7 @@ def create_store(
             os.rename(beside, path)  # noqa: PTH104  fails when another made it first
             sync_directory(path.parent)
         except OSError as error:
-            if not (path / "recipe.json").exists():
+            if not is_made_by_another(error, (path / "recipe.json").exists):
                 what = f"{path}: cannot create a store here"
                 reason = StoreError(f"{what}: {error.strerror or error}")
                 raise machine_error(error, what) or reason from error

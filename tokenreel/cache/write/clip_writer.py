@@ -1,10 +1,8 @@
 """Write one clip into a store: segments of 64 frames, then one atomic commit."""
 
-import errno
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -25,6 +23,7 @@ from tokenreel.cache.errors import (
 )
 from tokenreel.cache.files import (
     exchange_folders,
+    is_made_by_another,
     make_directory,
     names_in,
     sync_directory,
@@ -63,9 +62,6 @@ from tokenreel.cache.write.byte_track import ByteTrack, make_room
 from tokenreel.cache.write.claims import Claim, ClaimHeld, is_live
 
 log = logging.getLogger(__name__)
-
-IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST)  # a committed clip
-UNSEEN_SECONDS = 60.0  # that the entries of a folder may be old, on NFS by default
 
 
 @dataclass(frozen=True)
@@ -350,16 +346,8 @@ class ClipWriter:
         return record
 
     def _is_lost(self, error: OSError, record: ClipRecord) -> bool:
-        """Whether another writer committed the clip first.
-
-        On a shared disk this host may not see for some seconds what the server has refused for.
-        """
-        deadline = time.monotonic() + (UNSEEN_SECONDS if error.errno in IN_THE_WAY else 0.0)
-        while not (is_lost := is_committed(self._target.path, record.clip_id)):
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.2)
-        return is_lost
+        """Whether another writer committed the clip first."""
+        return is_made_by_another(error, lambda: is_committed(self._target.path, record.clip_id))
 
     def _log(self, record: ClipRecord) -> None:
         log_commit(

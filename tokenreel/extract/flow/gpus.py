@@ -1,4 +1,4 @@
-"""One process for each GPU, all on one store: the first to claim a clip extracts it."""
+"""One process for each GPU, all on one store: each takes its share, and then helps the others."""
 
 import logging
 import multiprocessing
@@ -89,7 +89,10 @@ def extract_on_gpus(
         Progress(desc="extract", unit="frame", enabled=progress) as bar,
     ):
         with blocked_in_children(*OF_THE_PARENT):
-            children = [_start(device, manifest, config, store, options) for device in devices]
+            children = [
+                _start(device, manifest, config, store, options | {"share": (number, len(devices))})
+                for number, device in enumerate(devices)
+            ]
         is_ending = False
         while not all(child.is_done for child in children):
             _receive(children)

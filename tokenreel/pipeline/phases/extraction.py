@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from glob import escape
 from pathlib import Path
@@ -14,6 +15,7 @@ from tokenreel.cache.codec import codec_identity
 from tokenreel.cache.errors import StoreError, UsageError
 from tokenreel.cache.files import (
     entries_of,
+    is_made_by_another,
     make_directory,
     sweep_temporary,
     sync_directory,
@@ -320,10 +322,25 @@ def named_store(folder: Path, manifest: Manifest, config: ExtractConfig) -> Path
         beside = temporary_name(folder / start.rstrip("-"))
         _, recipe, _, _ = prepare_store(manifest, config, beside)
         path = folder / store_name(manifest.dataset, config, recipe)
-        beside.rename(path)
-        sync_directory(folder)
-    log.info("new store: %s", path)
+        if _rename_store(beside, path):
+            log.info("new store: %s", path)
+        else:  # where there are no locks
+            log.info("%s: made by another process meanwhile", path)
+            load_identity(path)[0].require(recipe, path=path)
     return path
+
+
+def _rename_store(beside: Path, path: Path) -> bool:
+    """Give a new store its name; False where another process made it first, which stays."""
+    try:
+        beside.rename(path)
+    except OSError as error:
+        if not is_made_by_another(error, (path / "recipe.json").exists):
+            raise
+        shutil.rmtree(beside, ignore_errors=True)
+        return False
+    sync_directory(path.parent)
+    return True
 
 
 def _stores_of(
