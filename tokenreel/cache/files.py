@@ -204,6 +204,8 @@ def entries_of(folder: Path, pattern: str = "*") -> list[Path]:
 
 def names_in(folder: Path) -> list[str]:
     """Names of the entries of a folder, in order; none where there is no folder."""
+    if not isinstance(folder, Path):
+        return sorted(entry.name for entry in folder.iterdir())
     try:
         return sorted(again_if_stale(partial(os.listdir, folder)))
     except (FileNotFoundError, NotADirectoryError):
@@ -241,10 +243,15 @@ def clock_of(folder: Path) -> float:
     On a shared disk that is the clock of its server; those of the hosts may differ by minutes.
     It is asked once a minute, by making a file; where none can be made, this host's clock counts.
     """
-    key = os.fspath(folder.absolute())
+    key = str(folder.absolute())
     asked, offset = _clocks.get(key, (-CLOCK_SECONDS, 0.0))
     if time.monotonic() - asked >= CLOCK_SECONDS:
         probe = folder / f".tmp-clock-{uuid.uuid4().hex[:12]}"
+        if not isinstance(folder, Path):  # on a bucket
+            probe.write_bytes(b"clock")
+            _clocks[key] = time.monotonic(), probe.stat().st_mtime - time.monotonic()
+            probe.unlink()
+            return time.monotonic() + _clocks[key][1]
         try:
             handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError:

@@ -44,6 +44,7 @@ CONDITIONS = ("AlreadyExistsError", "PreconditionError")
 REFUSED = ("PermissionDeniedError", "UnauthenticatedError")
 
 _clients: dict[tuple[str, str], Any] = {}
+_unconditional: set[tuple[str, str]] = set()  # buckets without conditional puts
 _used_in: list[int] = []  # the process that the client's threads live in
 
 
@@ -74,6 +75,11 @@ class Bucket:
 
     def __init__(self, scheme: str, name: str) -> None:
         self.scheme, self.name = scheme, name
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether it has conditional puts, as far as this process has found; see try_conditions."""
+        return (self.scheme, self.name) not in _unconditional
 
     def get(self, key: str) -> bytes:
         """The bytes of an object."""
@@ -173,8 +179,14 @@ class Bucket:
         folders = sorted(name.rstrip("/").rpartition("/")[2] for name in found["common_prefixes"])
         return folders, sorted(map(_state, found["objects"]), key=lambda state: state.key)
 
-    def has_conditions(self, key: str) -> bool:
-        """Whether the bucket has conditional puts, tried on an object that is deleted again."""
+    def try_conditions(self, key: str) -> bool:
+        """Find out whether there are conditional puts, on an object that is deleted again."""
+        _unconditional.discard((self.scheme, self.name))
+        if not self._has_conditions(key):
+            _unconditional.add((self.scheme, self.name))
+        return self.is_conditional
+
+    def _has_conditions(self, key: str) -> bool:
         try:
             self._call(key, lambda client, store: client.put(store, key, b"1", mode="create"))
             self._call(key, lambda client, store: client.put(store, key, b"2", mode="create"))

@@ -54,6 +54,32 @@ def is_bucket(path: object) -> bool:
     return isinstance(path, BucketPath)
 
 
+def object_state(path: Path) -> ObjectState:
+    """Size, time and tag of the object at a path on a bucket.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return bucket_path(path).bucket.head(bucket_path(path).key)
+
+
+def put_object(path: Path, data: Any, *, tag: str | None = None) -> str:
+    """Put an object at a path on a bucket, and give its tag; see Bucket.put."""
+    bucket = bucket_path(path).bucket
+    return bucket.put(bucket_path(path).key, data, tag=tag if bucket.is_conditional else None)
+
+
+def put_new(path: Path, data: bytes) -> str | None:
+    """Put an object where there is none, and give its tag; None where there is one."""
+    bucket, key = bucket_path(path).bucket, bucket_path(path).key
+    if not bucket.is_conditional:
+        return None if path.is_file() else bucket.put(key, data)
+    try:
+        return bucket.put(key, data, new=True)
+    except FileExistsError:
+        return None
+
+
 def bucket_path(path: object) -> "BucketPath":
     """A path of store_path that is on a bucket."""
     assert isinstance(path, BucketPath)

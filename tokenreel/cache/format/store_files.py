@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from tokenreel.cache.bucket.path import store_path
+from tokenreel.cache.bucket.path import is_bucket, object_state, put_new, put_object, store_path
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, parse_object, seal
 from tokenreel.cache.codec import calibration_hash, codec_from_identity
 from tokenreel.cache.codec.base import Array
@@ -27,6 +28,7 @@ from tokenreel.cache.errors import (
 from tokenreel.cache.files import (
     file_inside,
     is_made_by_another,
+    files_below,
     make_directory,
     read_file,
     sync_directory,
@@ -36,6 +38,7 @@ from tokenreel.cache.files import (
     write_synced,
     write_whole,
 )
+from tokenreel.cache.format.bucket_store import create_on_bucket
 from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.format.identity import KNOWN_VERSIONS, StoreIdentity, wrong_fields
 from tokenreel.cache.format.layout import ArraySpec, group_json
@@ -91,9 +94,23 @@ def create_store(
         UsageError: the calibration does not match the identity.
         StoreError: it cannot be written there.
     """
-    path = Path(path)
+    path = store_path(path)
     codec_from_identity(identity.codec, calibration or {})
-    if not (path / "recipe.json").exists():
+    if is_bucket(path):
+        root = _root_group(identity, made_with, canary or {}, facts or StoreFacts())
+        with tempfile.TemporaryDirectory() as folder:
+            here = Path(folder) / "store"
+            _fill(here, identity, root, calibration or {}, canary or {})
+            files = {
+                file.relative_to(here).as_posix(): file.read_bytes() for file in files_below(here)
+            }
+        try:
+            create_on_bucket(path, files)
+        except OSError as error:
+            what = f"{path}: cannot create a store here"
+            reason = StoreError(f"{what}: {error.strerror or error}")
+            raise machine_error(error, what) or reason from error
+    elif not (path / "recipe.json").exists():
         beside = temporary_name(path)
         try:
             make_directory(path.parent)
@@ -305,8 +322,27 @@ def record_failure(
     )
     record: dict[str, Any] = {"clip_id": clip_id, "stage": stage, "reason": reason}
     record |= {"details": dict(details), "attempts": attempts}
+    if is_bucket(file):
+        _put_failure(file, record)
+        return
     make_directory(file.parent)
     write_whole(file, canonical_json(seal(record)))
+
+
+def _put_failure(file: Path, record: dict[str, Any]) -> None:
+    """Put a record on a bucket; of two writers at once each counts the attempt of the other."""
+    for _ in range(8):
+        try:
+            tag = object_state(file).tag if file.is_file() else None
+            if tag is not None:
+                old = open_seal(parse_json(read_file(file), where=file), where=file)
+                record = {**record, "attempts": int(old["attempts"]) + 1}
+            data = canonical_json(seal(record))
+            if put_object(file, data, tag=tag) if tag is not None else put_new(file, data):
+                return
+        except (FileExistsError, FileNotFoundError):
+            continue
+    raise StoreError(f"{file}: other writers keep writing it; rerun")
 
 
 def read_failures(path: str | Path) -> list[dict[str, Any]]:

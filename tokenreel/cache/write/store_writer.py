@@ -7,6 +7,7 @@ A kill loses at most the open segment: the next writer of the clip takes over th
 segments that are whole.  If two writers make one clip, the rename decides: the loser's is deleted.
 """
 
+import logging
 import re
 import threading
 import uuid
@@ -17,26 +18,40 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tokenreel.cache.bucket.path import bucket_path, is_bucket, store_path
 from tokenreel.cache.canonical import canonical_json, read_json
 from tokenreel.cache.codec import codec_from_identity
 from tokenreel.cache.errors import StoreError, UsageError, machine_error
-from tokenreel.cache.files import names_in, sweep_temporary
+from tokenreel.cache.files import make_directory, names_in, sweep_temporary
+from tokenreel.cache.format.bucket_store import BucketLog
 from tokenreel.cache.format.byte_arrays import is_array_name
 from tokenreel.cache.format.clip import (
     OF_MANIFEST,
     ClipRecord,
     SourceInfo,
     clip_key,
+    folder_of,
     leaves_root,
+    load_clip,
 )
-from tokenreel.cache.format.index import is_committed
+from tokenreel.cache.format.index import committed_keys, is_committed
 from tokenreel.cache.format.store_files import (
     load_arrays,
     load_identity,
 )
 from tokenreel.cache.manifest import Clip
-from tokenreel.cache.write.claims import EXPIRY_SECONDS, WriterClaims, is_in_work
+from tokenreel.cache.write.bucket_claims import BucketClaim, BucketClaims
+from tokenreel.cache.write.bucket_writer import BucketClipWriter, scratch_of
+from tokenreel.cache.write.claims import (
+    EXPIRY_SECONDS,
+    ClaimHeld,
+    WriterClaims,
+    is_in_work,
+    is_live,
+)
 from tokenreel.cache.write.clip_writer import ClipWriter, WriteTarget, restore_replaced
+
+log = logging.getLogger(__name__)
 
 IS_FOLDER = re.compile("[0-9a-f]{2}")  # of clips
 
@@ -66,20 +81,30 @@ class StoreWriter:
     ) -> None:
         if not writer_id.replace("-", "").replace("_", "").isalnum():
             raise ValueError(f"writer_id {writer_id!r}: letters, digits, '-' and '_' only")
-        self.path = Path(path)
+        self.path = store_path(path)
         self.identity, _ = load_identity(self.path)
         self.codec = codec_from_identity(
             self.identity.codec, load_arrays(self.path / "calibration")
         )
         self.name = f"{writer_id}-{uuid.uuid4().hex[:8]}"
-        self._target = WriteTarget(self.path, self.identity, self.codec, self.name)
         self._expiry_seconds = expiry_seconds
-        self._claims = WriterClaims(
-            self.path / "claims", owner=self.name, expiry_seconds=expiry_seconds
-        )
+        claims, self._log = self.path / "claims", None
+        if is_bucket(self.path):
+            _try_conditions(self.path)
+            self._log = BucketLog(self.path, self.name, format_version=self.identity.format_version)
+            here = scratch_of(self.path)
+            make_directory(here)
+            scan_clips(here, sweep_seconds=sweep_seconds, claims=claims)
+            self._target = WriteTarget(here, self.identity, self.codec, self.name)
+            self._claims: WriterClaims = BucketClaims(
+                claims, owner=self.name, expiry_seconds=expiry_seconds
+            )
+        else:
+            self._target = WriteTarget(self.path, self.identity, self.codec, self.name)
+            self._claims = WriterClaims(claims, owner=self.name, expiry_seconds=expiry_seconds)
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
-        self.seen = scan_clips(self.path, sweep_seconds=sweep_seconds)
+        self.seen = scan_clips(self.path, sweep_seconds=sweep_seconds, claims=claims)
 
     def __enter__(self) -> "StoreWriter":
         self._heart.start()
@@ -93,7 +118,11 @@ class StoreWriter:
     ) -> None:
         self._stop.set()
         self._heart.join()
-        self._claims.release_all()
+        try:
+            if self._log is not None:
+                self._log.close()
+        finally:
+            self._claims.release_all()
 
     def _beat(self) -> None:
         while not self._stop.wait(self._expiry_seconds / 10):
@@ -164,13 +193,58 @@ class StoreWriter:
             what = f"{self.path}: cannot be written"
             raise machine_error(error, what) or StoreError(f"{what}: {error.strerror}") from error
         try:
+            if self._log is not None and isinstance(claim, BucketClaim):
+                return self._begin_on_bucket(record, claim, self._log, replaces)
             return ClipWriter(self._target, record, claim, replaces=replaces)
         except BaseException:
             claim.release()
             raise
 
+    def _begin_on_bucket(
+        self,
+        record: ClipRecord,
+        claim: BucketClaim,
+        log: BucketLog,
+        replaces: ClipRecord | None,
+    ) -> ClipWriter:
+        final = self.path / folder_of(record.key)
+        if self.is_committed(record.clip_id) and (
+            replaces is None or load_clip(final, record.key)[0] != replaces
+        ):
+            raise ClaimHeld(f"{record.clip_id}: already committed")
+        return BucketClipWriter(
+            self._target,
+            record,
+            claim,
+            store=self.path,
+            log=log,
+            replaces=replaces is not None,
+        )
 
-def scan_clips(path: Path, *, sweep_seconds: float) -> frozenset[str]:
+
+def _try_conditions(path: Path) -> None:
+    """Say where a bucket has no conditional puts; there one writer at a time may write.
+
+    Raises:
+        ClaimHeld: another writer is at work there.
+    """
+    probe = bucket_path(path) / f".tmp-probe-{uuid.uuid4().hex}"
+    if probe.bucket.try_conditions(probe.key):
+        return
+    log.warning(
+        "%s: this bucket has no conditional puts, which keep writers apart: let only one process "
+        "write to it at a time",
+        path,
+    )
+    for claim in sorted((path / "claims").glob("*.json")):
+        if is_live(claim):
+            raise ClaimHeld(
+                f"{path}: another writer is at work on {claim.stem}, and this bucket has no "
+                "conditional puts to keep two apart: rerun when it has ended"
+            )
+
+
+def scan_clips(path: Path, *, sweep_seconds: float, claims: Path | None = None) -> frozenset[str]:
     """List the committed clips, sweep what killed writers left, and bring back what they moved.
 
     One look at each folder of clips: a writer on a shared disk waits for every one.
@@ -178,12 +252,15 @@ def scan_clips(path: Path, *, sweep_seconds: float) -> frozenset[str]:
     Args:
         path: the store.
         sweep_seconds: of StoreWriter.
+        claims: folder of the claims; that of the store when None.
 
     Returns:
         Keys of the clips.
     """
+    if is_bucket(path):
+        return frozenset(committed_keys(path))
     keys: set[str] = set()
-    claims, clips = path / "claims", path / "clips"
+    claims, clips = claims or path / "claims", path / "clips"
     for folder in (clips / name for name in names_in(clips) if IS_FOLDER.fullmatch(name)):
         names = names_in(folder)
         if any(name.startswith(".tmp-") for name in names):

@@ -153,6 +153,10 @@ def expected_clips(store: Path) -> int | None:
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
     """Write a note whole; where that is impossible there is none, and the work goes on."""
+    if not isinstance(path, Path):  # on a bucket
+        with suppress(OSError):
+            path.write_bytes(canonical_json(seal(dict(values))))
+        return
     beside = temporary_name(path)
     try:
         make_directory(path.parent)
