@@ -27,8 +27,8 @@ from tokenreel.cache.errors import (
 )
 from tokenreel.cache.files import (
     file_inside,
-    is_made_by_another,
     files_below,
+    is_made_by_another,
     make_directory,
     read_file,
     sync_directory,
@@ -96,21 +96,12 @@ def create_store(
     """
     path = store_path(path)
     codec_from_identity(identity.codec, calibration or {})
-    if is_bucket(path):
+    if (path / "recipe.json").exists():
+        pass
+    elif is_bucket(path):
         root = _root_group(identity, made_with, canary or {}, facts or StoreFacts())
-        with tempfile.TemporaryDirectory() as folder:
-            here = Path(folder) / "store"
-            _fill(here, identity, root, calibration or {}, canary or {})
-            files = {
-                file.relative_to(here).as_posix(): file.read_bytes() for file in files_below(here)
-            }
-        try:
-            create_on_bucket(path, files)
-        except OSError as error:
-            what = f"{path}: cannot create a store here"
-            reason = StoreError(f"{what}: {error.strerror or error}")
-            raise machine_error(error, what) or reason from error
-    elif not (path / "recipe.json").exists():
+        _create_on_bucket(path, identity, root, calibration or {}, canary or {})
+    else:
         beside = temporary_name(path)
         try:
             make_directory(path.parent)
@@ -128,6 +119,25 @@ def create_store(
             shutil.rmtree(beside, ignore_errors=True)
     load_identity(path)[0].require(identity, path=path)
     return path
+
+
+def _create_on_bucket(
+    path: Path,
+    identity: StoreIdentity,
+    root: bytes,
+    calibration: Mapping[str, Array],
+    canary: Mapping[str, Array],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder) / "store"
+        _fill(here, identity, root, calibration, canary)
+        files = {file.relative_to(here).as_posix(): file.read_bytes() for file in files_below(here)}
+    try:
+        create_on_bucket(path, files)
+    except OSError as error:
+        what = f"{path}: cannot create a store here"
+        reason = StoreError(f"{what}: {error.strerror or error}")
+        raise machine_error(error, what) or reason from error
 
 
 def create_twin(path: Path, source: Path, *, identity: StoreIdentity | None = None) -> Path:
