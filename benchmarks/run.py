@@ -34,7 +34,7 @@ SECONDS = {
     "extract_memory": 100,
     "extract_overlap": 90,
     "extract_rerun": 60,
-    "extract_scenes": 70,
+    "extract_scenes": 130,
     "extract_seeking": 180,
     "ftp_costs": 220,
     "fuse_apply": 300,

@@ -81,6 +81,25 @@ def test_the_running_mean_is_of_the_last_frames_since_the_cut():
     assert cuts_of(means((12, 0), (12, 90), (12, 0)), window=99) == [12, 24]
 
 
+def test_the_running_mean_has_the_bits_of_numpys():
+    draw = np.random.default_rng(0)
+    for window in (1, 3, 99):
+        cutter = RunningMean(threshold=18.5, min_frames=1, window=window)
+        recent = []
+        for colour in draw.uniform(100, 125, (300, 3)):
+            wanted = np.mean(recent, axis=0) if recent else None
+            found = cutter.running
+            assert (found is None) is (wanted is None)
+            if wanted is not None:
+                assert found.tobytes() == wanted.tobytes()
+                is_cut = np.sqrt(np.square(colour - wanted).sum()) > 18.5
+                recent = [] if is_cut else recent
+                assert bool(cutter.add_mean(colour)) == is_cut
+            else:
+                assert cutter.add_mean(colour) == ()
+            recent = [*recent, colour][-window:]
+
+
 def test_a_film_without_cuts_or_all_black_is_one_scene(tmp_path):
     for colour in (90, 10, 60), (0, 0, 0):
         film = write_film(tmp_path / "a.mp4", [40], colours=[colour])
@@ -187,26 +206,45 @@ def test_the_matrix_and_the_range_are_those_of_the_stream(matrix, full, tmp_path
         np.testing.assert_allclose(frame.mean_rgb, frame.pixels.mean(axis=(0, 1)), atol=3)
 
 
-def test_planes_are_averaged_without_their_padding_and_without_conversion(tmp_path, monkeypatch):
-    film = write_film(tmp_path / "a.mp4", [3], size=(46, 50))
-    [frame, *_] = decode(film)
-    wanted = frame.mean_rgb
+def test_a_mean_converts_no_pixel(tmp_path):
+    [frame, *_] = decode(write_film(tmp_path / "a.mp4", [3], size=(46, 50)))
+    assert frame.mean_rgb.shape == (3,)
     assert "pixels" not in frame.__dict__
-    monkeypatch.setattr(plane_means, "BYTE_ROWS", 7)
-    np.testing.assert_array_equal(frame.mean_rgb, wanted)
+
+
+LAYOUTS = [
+    ("gray", 70, 700),  # rows are padded; sums of all columns need three blocks of rows
+    ("gray", 64, 1032),  # rows are not padded: four are summed as one, in two blocks
+    ("gray16le", 70, 700),
+    ("gray16le", 16, 70_000),  # more rows of words than the sums of one block have room for
+    ("yuv420p", 1, 1),
+    ("yuv420p", 51, 37),
+    ("yuvj444p", 64, 301),
+    ("yuva420p", 67, 259),
+    ("yuv422p10le", 51, 37),
+    ("yuv444p16le", 128, 36),
+]
 
 
 @pytest.mark.parametrize("lowest", [0, 255])
-@pytest.mark.parametrize(("pix_fmt", "dtype", "wide"), [("gray", "u1", 1), ("gray16le", "<u2", 0)])
-def test_the_sum_of_a_large_plane_is_exact(lowest, pix_fmt, dtype, wide, monkeypatch):
-    monkeypatch.setattr(plane_means, "WIDE_SUM", 2**16 * wide)
-    frame = av.VideoFrame(70, 700, pix_fmt)  # rows of 70 values are padded
-    [plane] = frame.planes
-    data = np.random.default_rng(0).integers(lowest, 256, plane.buffer_size, np.uint8)
-    plane.update(data)
-    values = data.reshape(700, -1)[:, : 70 * np.dtype(dtype).itemsize].view(dtype)
-    wanted = min(255, int(values.astype(object).sum()) / values.size / 256 ** (dtype == "<u2"))
-    np.testing.assert_allclose(plane_means.mean_of_planes(frame), np.full(3, wanted), rtol=1e-12)
+@pytest.mark.parametrize(("pix_fmt", "width", "height"), LAYOUTS)
+@pytest.mark.filterwarnings("ignore:deprecated pixel format")
+def test_the_mean_of_a_plane_is_exact_and_without_its_padding(pix_fmt, width, height, lowest):
+    frame = av.VideoFrame(width, height, pix_fmt)
+    bits = frame.format.components[0].bits
+    dtype = np.dtype("u1" if bits == 8 else "<u2")
+    draw = np.random.default_rng(0)
+    for plane in frame.planes:
+        plane.update(draw.integers(lowest, 256, plane.buffer_size, np.uint8))
+        rows = np.frombuffer(plane, dtype).reshape(plane.height, -1)[:, : plane.width]
+        total = sum(sum(row) for row in rows.tolist())
+        assert plane_means._mean(plane, bits) == total / (plane.width * plane.height)
+    assert plane_means.mean_of_planes(frame).shape == (3,)
+
+
+@pytest.mark.parametrize("pix_fmt", ["rgb24", "bgra", "nv12", "yuyv422", "gbrp", "yuv420p10be"])
+def test_a_format_without_a_plane_for_each_channel_is_converted(pix_fmt):
+    assert plane_means.mean_of_planes(av.VideoFrame(32, 24, pix_fmt)) is None
 
 
 def test_a_method_says_which_package_it_lacks(monkeypatch):

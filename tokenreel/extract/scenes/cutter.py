@@ -1,5 +1,6 @@
 """What a method of finding scenes is, and the one that needs no other package: running mean."""
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -62,7 +63,7 @@ class RunningMean:
         self.threshold = 18.5 if threshold is None else threshold
         self.min_frames = 12 if min_frames is None else min_frames
         self.window = 3 if window is None else window
-        self._recent: deque[NDArray[np.float64]] = deque(maxlen=self.window)
+        self._recent: deque[list[float]] = deque(maxlen=self.window)
         self._number = -1
         self._start = 0
 
@@ -79,7 +80,7 @@ class RunningMean:
     @property
     def running(self) -> NDArray[np.float64] | None:
         """The running mean of R, G and B, (3,); None before the first frame."""
-        return np.mean(self._recent, axis=0) if self._recent else None
+        return np.array(self._running()) if self._recent else None
 
     def add(self, frame: DecodedFrame) -> Iterable[int]:
         """See Cutter."""
@@ -88,20 +89,29 @@ class RunningMean:
     def add_mean(self, mean: NDArray[np.float64]) -> Iterable[int]:
         """As add, for a frame of that mean colour, (3,) in [0, 255]."""
         self._number += 1
-        running = self.running
+        colour = mean.tolist()  # an array of three takes five times as long
         is_long = self._number - self._start >= self.min_frames
-        is_cut = running is not None and is_long and distance(mean, running) > self.threshold
+        is_cut = is_long and self._distance(colour) > self.threshold
         if is_cut:
             self._start = self._number
             self._recent.clear()
-        self._recent.append(mean)
+        self._recent.append(colour)
         return (self._number,) if is_cut else ()
+
+    def _distance(self, colour: list[float]) -> float:
+        """Euclidean distance of a colour from the running mean; zero before the first frame."""
+        if not self._recent:
+            return 0.0
+        r, g, b = (of - mean for of, mean in zip(colour, self._running(), strict=True))
+        return math.sqrt(r * r + g * g + b * b)
+
+    def _running(self) -> tuple[float, float, float]:
+        r = g = b = 0.0  # not with sum(), which rounds otherwise from Python 3.12 on
+        for red, green, blue in self._recent:
+            r, g, b = r + red, g + green, b + blue
+        count = len(self._recent)
+        return r / count, g / count, b / count
 
     def end(self) -> Iterable[int]:
         """See Cutter."""
         return ()
-
-
-def distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Euclidean distance of two colours, (3,)."""
-    return float(np.sqrt(np.square(one - other).sum()))

@@ -109,15 +109,15 @@ def find_scenes(
     Raises:
         VideoError: see `video.decode`.
     """
-    base = probe(path, picture_fps=picture_fps).time_base
+    info = probe(path, picture_fps=picture_fps)
     ticks, cuts, end = array("q"), [0], 0
-    for frame in decode(path, decoder=DECODER, picture_fps=picture_fps, least_frames=1):
+    for frame in decode(path, decoder=DECODER, least_frames=1, info=info):
         alive()
         ticks.append(frame.ticks)
         cuts += cutter.add(frame)
         end = frame.stop or frame.ticks + 1
     cuts += cutter.end()
-    return tuple(_scenes(ticks, sorted({*cuts}), end, base))
+    return tuple(_scenes(ticks, sorted({*cuts}), end, info.time_base))
 
 
 def _scenes(ticks: Sequence[int], cuts: list[int], end: int, base: Fraction) -> Iterator[Scene]:

@@ -39,6 +39,7 @@ def decode(
     alive: Callable[[], None] = lambda: None,
     picture_fps: float | None = None,
     least_frames: int = 2,
+    info: VideoInfo | None = None,
 ) -> Iterator[DecodedFrame]:
     """Yield the frames of a video in order of time.
 
@@ -54,12 +55,13 @@ def decode(
         picture_fps: pictures a second of a folder, 25 when None.
         least_frames: 1 to take a video of one frame, where its header says how long it is: a scene
             may be one frame, and what ends there too early is damaged.
+        info: the header, of `probe`; None reads it.
 
     Raises:
         VideoError: a damaged, truncated or unreadable file, a frame that the decoder marks as
             corrupt, a size that changes, time that runs backwards, or too few frames.
     """
-    info = probe(path, picture_fps=picture_fps)
+    info = info or probe(path, picture_fps=picture_fps)
     if pixel_aspect == "ignore":
         info = replace(info, pixel_aspect=None)
     start = None if from_seconds is None else exact(from_seconds) / info.time_base
