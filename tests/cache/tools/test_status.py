@@ -101,6 +101,19 @@ def test_clips_in_quarantine_are_named_with_what_retry_would_do(store):
     assert f"`extract retry {store}` tries 1 clip(s) again, and no other" in output
 
 
+def test_clips_of_other_runs_do_not_stand_for_those_that_are_left(store):
+    write(store, "a", "b", "c")
+    record_failure(store, "x", stage="decode", reason="torn", details={})
+    note_run(store, ["c", "d", "e"])  # the data set is another one now
+    found = store_status(store)
+    assert (found.num_expected, found.num_committed, found.num_left) == (6, 3, 2)
+    assert found.exit_status == 3
+    (store / "failed").joinpath(next((store / "failed").iterdir())).unlink()
+    write(store, "d", "e")
+    settle_run(store, ["c", "d", "e"])
+    assert (store_status(store).num_expected, store_status(store).exit_status) == (None, 0)
+
+
 def test_workers_are_dead_by_their_process_or_by_the_clock_of_the_disk(store, monkeypatch):
     notes = WorkerNotes(store, device="cpu").__enter__()
     note = only_note(store)

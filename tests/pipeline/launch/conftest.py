@@ -1,12 +1,45 @@
 """Videos of which one is long, and the store that the local engine makes of them."""
 
+import contextlib
+import time
+
 import pytest
 
-from tests.extract.extraction import write_video
+from tests.extract.extraction import shards, write_video
 from tests.programs import call
+from tokenreel.cache.canonical import parse_json
+from tokenreel.cache.errors import Damaged
+from tokenreel.cache.write.claims import read_claim
 
 WORDS = ("backbone=test_vit", "weights=random:0", "image_size=96", "blocks=1,5", "device=cpu")
 WORDS += ("batch_frames=4", "codec=int8")
+
+
+def claimed_by(store):
+    """Processes that have a claim in a store."""
+    found = set()
+    for path in (store / "claims").glob("*.json"):
+        with contextlib.suppress(FileNotFoundError, Damaged):
+            found.add(read_claim(path).pid)
+    return found
+
+
+def logged_clips(store):
+    """Videos of the clips in the logs of all writers, without their endings."""
+    lines = [
+        parse_json(line, where=log)
+        for log in store.glob("manifest/*.jsonl")
+        for line in log.read_bytes().splitlines()
+    ]
+    return sorted(line["record"]["video"].removesuffix(".mp4") for line in lines)
+
+
+def wait_for_shards(store, count, is_over):
+    """Wait until a store has so many shards, or there will be no more."""
+    deadline = time.monotonic() + 600
+    while len(shards(store)) < count and not is_over():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +51,7 @@ def words():
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("engines")
     (folder / "videos").mkdir()
-    for name, frames in (("a", 30), ("b", 400), ("c", 70)):
+    for name, frames in (("a", 10), ("b", 200), ("c", 70)):
         write_video(folder / "videos" / f"{name}.mp4", frames)
     words = ["--root", "videos", "--out", "local", "--engine", "local", *WORDS]
     status, printed = call("extract", "run", "folder", *words, cwd=folder)

@@ -1,9 +1,14 @@
 """The array of jobs for SLURM: its script, its jobs on this machine, and what is refused."""
 
+import logging
 import os
+import random
 import shutil
 import signal
+import socket
 import time
+from collections import Counter
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 
 import numpy as np
@@ -11,24 +16,19 @@ import pytest
 from submitit import LocalExecutor
 
 from tests.extract.extraction import differing
+from tests.pipeline.launch.conftest import claimed_by, logged_clips, wait_for_shards
 from tests.programs import call
-from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
-from tokenreel.cache.write.claims import read_claim
+from tokenreel.cache.errors import UsageError, WrongIdentity
+from tokenreel.cache.write.claims import process_ended
 from tokenreel.extract.encode import identity
-from tokenreel.pipeline.launch import base
+from tokenreel.extract.flow.changes import StoreChanges
+from tokenreel.pipeline.launch import base, ray_engine
 from tokenreel.pipeline.launch.base import Extraction, Placement, versions_here
-from tokenreel.pipeline.launch.slurm import launch, shard_jobs
+from tokenreel.pipeline.launch.drive import Task
+from tokenreel.pipeline.launch.slurm import shard_jobs
+from tokenreel.pipeline.phases.extraction import read_words
 
-
-def claimed_by(store):
-    """Processes that have a claim in a store."""
-    found = set()
-    for path in (store / "claims").glob("*.json"):
-        try:
-            found.add(read_claim(path).pid)
-        except (FileNotFoundError, Damaged):
-            continue
-    return found
+log = logging.getLogger(__name__)
 
 
 @pytest.mark.parametrize("nodes", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -56,6 +56,58 @@ def test_jobs_of_which_one_is_preempted_write_the_store_of_the_local_engine(
     assert "received SIGUSR2: stopping after the current segments" in logs
     assert "Requeued job" in logs
     assert differing(store, folder / "local") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_jobs_and_what_started_them_killed_5_times_at_random_leave_the_same_store(
+    seed, folder, words, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(folder)
+    store, draw, kills = tmp_path / "store", random.Random(seed), Counter()
+
+    def submit():
+        jobs = shard_jobs(Extraction("folder", words, folder / "videos", store), Placement(nodes=2))
+        executor = LocalExecutor(tmp_path / "jobs" / "%j")
+        executor.update_parameters(timeout_min=5)
+        return executor.submit_array(jobs)
+
+    def wait(submitted):
+        deadline = time.monotonic() + 400
+        while not all(job.done() for job in submitted) or claimed_by(store) - ended(store):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    for number in range(5):
+        submitted = submit()
+        wait_for_shards(
+            store,
+            number + draw.randrange(3),
+            lambda jobs=submitted: all(job.done() for job in jobs),
+        )
+        time.sleep(draw.uniform(0, 1))
+        what = draw.choice(["workers", "starters", "both"])
+        if what != "workers":
+            for job in submitted:
+                if job._process.poll() is None:
+                    job._process.kill()
+                    kills["starter"] += 1
+        if what != "starters":
+            for pid in claimed_by(store) - ended(store):
+                os.kill(pid, signal.SIGKILL)
+                kills["job"] += 1
+        wait(submitted)
+    submitted = submit()
+    wait(submitted)
+    assert {job.result() for job in submitted} == {0}
+    log.info("seed %d: killed %s", seed, dict(kills))
+    assert logged_clips(store) == ["a", "b", "c"]
+    assert differing(store, folder / "local") == []
+
+
+def ended(store):
+    """Processes that have a claim and are no more."""
+    return {pid for pid in claimed_by(store) if process_ended(pid)}
 
 
 def test_the_script_has_every_option_and_nothing_is_made(folder, words, monkeypatch):
@@ -103,13 +155,17 @@ def test_more_nodes_than_clips_are_refused(folder, words, tmp_path):
         shard_jobs(extraction, Placement(nodes=4))
 
 
-def test_without_submitit_the_line_that_installs_it_is_shown(monkeypatch):
+@pytest.mark.parametrize("engine", ["slurm", "ray"])
+def test_without_its_package_the_line_that_installs_an_engine_is_shown(engine, monkeypatch, folder):
     def version(name):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(base, "version", version)
-    with pytest.raises(UsageError, match=r"pip install 'tokenreel\[slurm\]'"):
-        launch(Extraction("folder"), Placement())
+    words = ["--root", "videos", "--engine", engine]
+    status, printed = call("extract", "run", "folder", *words, cwd=folder)
+    assert status == 2
+    assert f"pip install 'tokenreel[{engine}]'" in printed
+    assert not (folder / "stores").exists()
 
 
 @pytest.fixture
@@ -124,6 +180,42 @@ def test_a_worker_with_other_versions_is_refused_before_it_writes(job, monkeypat
     with pytest.raises(WrongIdentity, match=r"has other versions(?s:.*)av: 0.1, wanted \d"):
         job()
     assert not list(job.extraction.out.glob("clips/*"))
+
+
+def test_a_store_of_another_identity_at_the_path_is_refused_and_left(job, words):
+    store = job.extraction.out
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+    others = [word for word in words if not word.startswith("codec")] + ["codec=fp16"]
+    with pytest.raises(WrongIdentity, match="codec"):
+        shard_jobs(replace(job.extraction, words=tuple(others)), Placement())
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
+
+
+def test_an_actor_of_ray_with_other_versions_or_tokens_is_refused_before_it_writes(
+    job, monkeypatch
+):
+    store, tokens = job.extraction.out, identity._canary_tokens
+    manifest, config = read_words("folder", job.extraction.words, root=job.extraction.root)
+    shared = ray_engine.Job(
+        *(manifest, manifest.clips, config, store, StoreChanges(), "refuse", job.folder),
+        versions_here(),
+        processes=1,
+    )
+    worker = ray_engine.Worker()
+    assert worker.hello(shared) == (socket.gethostname(), os.getpid())
+    with pytest.raises(WrongIdentity, match=r"other versions(?s:.*)av: .*, wanted 0\.1"):
+        worker.hello(replace(shared, versions={**versions_here(), "av": "0.1"}))
+    with pytest.raises(UsageError, match=r"does not see .*elsewhere"):
+        worker.hello(replace(shared, store=store.with_name("elsewhere")))
+
+    def others(*args, **options):
+        return {b: t + np.float32(0.1) for b, t in tokens(*args, **options).items()}
+
+    monkeypatch.setattr(identity, "_canary_tokens", others)
+    with pytest.raises(WrongIdentity, match="this process computes other tokens"):
+        worker.extract(shared, Task())
+    assert not list(store.glob("clips/*"))
+    assert not list(store.glob("claims/*"))
 
 
 def test_a_worker_with_another_canary_is_refused_before_it_writes(job, monkeypatch):

@@ -121,15 +121,18 @@ def is_dead(
 
 
 def note_run(store: Path, clip_ids: Iterable[str]) -> None:
-    """Note how many clips a store is to have, unless all of them have ended."""
-    names = list(clip_ids)
-    if _open_keys(store, names):
-        _write(store / WORKERS / RUN, {"num_clips": len(names)})
+    """Note how many clips a store is to have, unless all of the run's have ended.
+
+    Those of other runs that are committed, or in quarantine, stay in it.
+    """
+    keys, ended = {clip_key(name) for name in clip_ids}, _ended_keys(store)
+    if keys - ended:
+        _write(store / WORKERS / RUN, {"num_clips": len(keys | ended)})
 
 
 def settle_run(store: Path, clip_ids: Iterable[str]) -> None:
     """Remove the notes of a run and of dead workers, once all its clips have ended."""
-    if not _open_keys(store, clip_ids):
+    if not {clip_key(name) for name in clip_ids} - _ended_keys(store):
         dead = [path for note, age, path in read_worker_notes(store) if is_dead(note, age)]
         for path in (store / WORKERS / RUN, *dead):
             with suppress(OSError):
@@ -138,10 +141,9 @@ def settle_run(store: Path, clip_ids: Iterable[str]) -> None:
             (store / WORKERS).rmdir()
 
 
-def _open_keys(store: Path, clip_ids: Iterable[str]) -> set[str]:
-    """Keys of the clips that are neither committed nor in quarantine."""
-    keys = {clip_key(name) for name in clip_ids} - committed_keys(store)
-    return keys - {path.stem for path in (store / "failed").glob("*.json")}
+def _ended_keys(store: Path) -> set[str]:
+    """Keys of the clips that are committed or in quarantine."""
+    return committed_keys(store) | {path.stem for path in (store / "failed").glob("*.json")}
 
 
 def expected_clips(store: Path) -> int | None:
