@@ -40,7 +40,7 @@ TRAINED_FRAMES = 40  # of each of the run's own clips
 
 def main() -> None:
     """Measure and write the rows."""
-    videos, frames, repeats = (2, 8, 1) if quick_flag() else (4, 240, 3)
+    videos, frames, repeats = (2, 8, 1) if quick_flag() else (3, 240, 3)
     with tempfile.TemporaryDirectory(dir=".") as name:
         folder = Path(name)
         make_run(folder)

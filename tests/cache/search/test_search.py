@@ -13,7 +13,7 @@ from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.cache.search import chunks, loops
+from tokenreel.cache.search import chunks, loops, search
 from tokenreel.cache.search.query import Click, patch_numbers, query_direction
 from tokenreel.cache.search.ranking import Candidates, Ranking
 from tokenreel.cache.search.scores import Direction, measure_lengths, unit_rows
@@ -263,6 +263,46 @@ def test_chunks_stay_in_memory_while_there_is_room(store_of, monkeypatch):
     assert not streamed.is_in_memory
     assert not some.is_in_memory
     assert 0 < sum(held.chunk.nbytes + held.lengths.nbytes for held in some._held.values()) <= 2000
+
+
+def test_lengths_of_chunks_that_have_no_room_are_measured_once_unless_the_chunk_changes(
+    monkeypatch,
+):
+    rng = np.random.default_rng(0)
+    calibration = {"mean/1": np.zeros(64, np.float32), "sd/1": np.ones(64, np.float32)}
+    codec = codec_from_identity(codec_identity("int8", calibration), calibration)
+    codes = rng.integers(-99, 99, (40, 16, 64), np.int8)
+    scales = [np.full((40, 16), 0.1, np.float32)]
+    plan = [[chunks.Span(0, start, start + 8)] for start in range(0, 40, 8)]
+
+    def read(spans):
+        part = slice(spans[0].start, spans[0].stop)
+        return chunks.Chunk.of(Encoded(codes[part], scales[-1][part]), spans, {})
+
+    measured = []
+
+    def measure(*given, **options):
+        measured.append(given)
+        return measure_lengths(*given, **options)
+
+    monkeypatch.setattr(search, "measure_lengths", measure)
+    unit = unit_rows(rng.standard_normal((1, 64)))[0]
+    # Two chunks of 8192 codes with 512 bytes of scales and 1024 of lengths, and lengths of three.
+    index = PatchIndex(codec, 1, ["a"], plan, read, memory_bytes=25_000)
+    first = index.search(unit).patches
+    assert (len(index._held), len(index._lengths), len(measured)) == (2, 3, 5)
+    assert index.search(unit).patches == first
+    assert len(measured) == 5
+    scales.append(scales[0].copy())
+    for place in index._lengths:  # other tokens, of other scales
+        part = slice(8 * place, 8 * place + 8)
+        codes[part] = rng.integers(-9, 9, (8, 16, 64), np.int8)
+        scales[-1][part] = rng.uniform(1, 2, (8, 16))
+    wanted = PatchIndex(codec, 1, ["a"], plan, read, memory_bytes=0).search(unit).patches
+    assert wanted != first
+    del measured[:]
+    assert index.search(unit).patches == wanted
+    assert len(measured) == 3
 
 
 def test_a_streamed_search_holds_a_few_chunks_at_a_time(store_of, monkeypatch):

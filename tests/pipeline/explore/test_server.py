@@ -1,5 +1,6 @@
 """The server answers one browser on this machine; what it answers is right."""
 
+import asyncio
 import base64
 import http.client
 import io
@@ -7,6 +8,7 @@ import json
 import shutil
 import socket
 import sys
+import time
 from urllib.parse import quote, urlencode, urlsplit
 
 import numpy as np
@@ -25,6 +27,7 @@ from tokenreel.pipeline.explore import command, frames
 from tokenreel.pipeline.explore.command import serve_store
 from tokenreel.pipeline.explore.frames import FramesUnseen
 from tokenreel.pipeline.explore.server import FILES
+from tokenreel.pipeline.explore.views import Explorer
 
 
 def ask(server, path, *, method="GET", host=None, headers=(), raw=False, **words):
@@ -112,6 +115,33 @@ def test_only_ids_of_clips_name_clips(server, clip):
         assert "has no clip" in json.loads(body)["error"]
 
 
+def test_small_parts_of_an_answer_are_sent_at_once():
+    """Else each waits 40 ms for the browser to confirm the one before (Nagle's algorithm)."""
+    taken, found = command.take_port(0), []
+
+    async def connect():
+        def note(_, writer):
+            own = writer.get_extra_info("socket")
+            found.append(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(note, sock=taken) as made:
+            reader, writer = await asyncio.open_connection(*made.sockets[0].getsockname())
+            await reader.read()
+            writer.close()
+
+    asyncio.run(connect())
+    assert found == [1]
+
+
+def test_codes_of_one_block_and_view_stay_in_memory(work):
+    made = Explorer(open_store(work / "store"), frames=None, memory_bytes=2**30)
+    first = made.index(0, 0)
+    assert made.index(0, 0) is first
+    made.index(5, 0).load()
+    assert list(made._indexes) == [(5, 0)]
+
+
 def test_it_listens_on_this_machine_alone(server):
     assert urlsplit(server.url).hostname == "127.0.0.1"
     assert server._socket.getsockname()[0] == "127.0.0.1"
@@ -172,6 +202,7 @@ def test_a_video_of_another_length_or_size_is_not_shown_as_the_stores(work, tmp_
 
 def test_frames_are_decoded_ahead_and_old_ones_forgotten(work, monkeypatch):
     monkeypatch.setattr(frames, "RUN", 3)
+    monkeypatch.setattr(frames, "RUNS_OF_CLIP", 0)
     monkeypatch.setattr(frames, "KEPT_BYTES", 1)
     made = frames.ClipFrames(open_store(work / "store"), work / "videos")
     one = made.jpeg("train/one.mp4", 0)
@@ -186,6 +217,20 @@ def test_frames_are_decoded_ahead_and_old_ones_forgotten(work, monkeypatch):
     made._ahead.submit(lambda: None).result()
     assert reads == [("train/one.mp4", [6, 7, 8])]
     made.close()
+
+
+def test_the_rest_of_a_clip_is_decoded_while_nobody_asks_as_far_as_runs_go(work, monkeypatch):
+    monkeypatch.setattr(frames, "RUN", 2)
+    for runs, wanted in ((1, {0, 1, 6, 7, 8, 9}), (9, set(range(10)))):
+        monkeypatch.setattr(frames, "RUNS_OF_CLIP", runs)
+        made = frames.ClipFrames(open_store(work / "store"), work / "videos")
+        made.jpeg("train/one.mp4", 7)
+        made.jpeg("train/one.mp4", 6)
+        end = time.monotonic() + 30
+        while (made._begun or len(made._kept) < len(wanted)) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert {frame for _, _, frame in made._kept} == wanted
+        made.close()
 
 
 def values(answer, *shape):
@@ -370,6 +415,7 @@ def test_the_command_prints_the_address_and_ends_with_ctrl_c(work, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command.Serving, "run", interrupted)
+    monkeypatch.setattr(command, "compile_loops", lambda: True)  # in a thread of its own
     words = ["explore", str(work / "store"), "--port", "0", "--clip", "two", "--root", "nowhere"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -93,7 +94,8 @@ class PatchIndex:
     """A block and view of a store to be searched again and again.
 
     Chunks stay in memory once they are read, with the lengths of their tokens, while there is room;
-    the others are read from the store by each search.
+    the others are read from the store by each search.  Lengths alone stay in an eighth of the room:
+    they take longer than the search itself, and far less memory than codes.
 
     Args:
         codec: of the store.
@@ -115,8 +117,11 @@ class PatchIndex:
         memory_bytes: int,
     ) -> None:
         self._codec, self._block, self._names = codec, block, list(names)
-        self._plan, self._read, self._free = list(plan), read, memory_bytes
+        self._plan, self._read = list(plan), read
+        self._free_of_lengths = memory_bytes // 8
+        self._free = memory_bytes - self._free_of_lengths
         self._held: dict[int, _Held] = {}
+        self._lengths: dict[int, tuple[int, Lengths]] = {}  # of chunks with such scales, not held
         self._threads = num_processors()
         self._lock = threading.Lock()
         self.num_frames = sum(span.stop - span.start for spans in self._plan for span in spans)
@@ -231,14 +236,28 @@ class PatchIndex:
         held = self._held.get(place)
         if held is None:
             chunk = self._read(self._plan[place])
-            lengths = measure_lengths(self._codec, chunk.encoded, block=self._block)
+            scales = chunk.encoded.scales
+            token_hash = 0 if scales is None else zlib.crc32(scales.data)
+            known, lengths = self._lengths.get(place, (None, None))
+            if lengths is None or known != token_hash or scales is None or chunk.left_out:
+                lengths = measure_lengths(self._codec, chunk.encoded, block=self._block)
             held = _Held(chunk, lengths)
-            size = chunk.nbytes + lengths.nbytes
-            with self._lock:
-                if not chunk.left_out and size <= self._free:
-                    self._free -= size
-                    self._held[place] = held
+            if not chunk.left_out:
+                self._keep(place, held, token_hash)
         return held
+
+    def _keep(self, place: int, held: _Held, token_hash: int) -> None:
+        """Keep a chunk where there is room, else the lengths of its tokens."""
+        size = held.chunk.nbytes + held.lengths.nbytes
+        with self._lock:
+            if size <= self._free:
+                self._free -= size
+                self._held[place] = held
+            elif place in self._lengths:
+                self._lengths[place] = token_hash, held.lengths
+            elif held.lengths.nbytes <= self._free_of_lengths:
+                self._free_of_lengths -= held.lengths.nbytes
+                self._lengths[place] = token_hash, held.lengths
 
     def _found(
         self,

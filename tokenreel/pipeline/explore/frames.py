@@ -4,6 +4,7 @@ import logging
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 Image = NDArray[np.uint8]  # RGB, (H, W, 3)
 
 RUN = 32  # frames decoded together: a decoder is slow to start, not to go on
+RUNS_OF_CLIP = 64  # decoded while nobody asks: a jump within a clip then finds its frame there
 KEPT_BYTES = 2**27  # of JPEGs
 
 
@@ -41,12 +43,14 @@ class ClipFrames:
         self._kept: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
         self._num_bytes = 0
         self._asked: set[tuple[str, int]] = set()  # clips and views of which a frame was asked
-        self._begun: set[tuple[str, int, int]] = set()  # runs that are decoded ahead, or were
+        self._begun: set[tuple[str, int, int]] = set()  # runs that are decoded ahead, or wait
+        self._last: tuple[str, int, int] | None = None  # the clip, view and run asked for last
+        self._runs_left = 0  # of its clip
         self._lock = threading.Lock()
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="tokenreel-frames")
 
     def jpeg(self, clip_id: str, frame: int, *, view: int = 0) -> bytes:
-        """A frame as a JPEG; from the second of a clip on those after it are decoded ahead.
+        """A frame as a JPEG; from the second of a clip on the others are decoded ahead.
 
         Raises:
             FramesUnseen: its video is out of reach; the reason.
@@ -64,6 +68,11 @@ class ClipFrames:
             image = self.read(clip_id, [frame], view=view)[frame]
             data = self._keep(key, image)
         if is_second:
+            last = clip_id, view, frame // RUN
+            with self._lock:
+                if self._last is None or self._last[:2] != last[:2]:
+                    self._runs_left = RUNS_OF_CLIP
+                self._last = last
             for run in (frame // RUN, frame // RUN + 1):
                 self._read_ahead(clip_id, view, run)
         return data
@@ -73,10 +82,9 @@ class ClipFrames:
         self._ahead.shutdown(cancel_futures=True)
 
     def _read_ahead(self, clip_id: str, view: int, run: int) -> None:
-        frames = range(run * RUN, min((run + 1) * RUN, self._store.record(clip_id).num_frames))
+        key = clip_id, view, run
         with self._lock:
-            missing = [frame for frame in frames if (clip_id, view, frame) not in self._kept]
-            key = (clip_id, view, run)
+            missing = self._missing(key)
             if not missing or key in self._begun:
                 return
             self._begun.add(key)
@@ -87,11 +95,34 @@ class ClipFrames:
                     self._keep((clip_id, view, number), image)
             except TokenReelError as error:  # whoever asks for a frame gets it
                 log.debug("%s: nothing decoded ahead: %s", clip_id, error)
+                self._runs_left = 0
             finally:
                 with self._lock:
                     self._begun.discard(key)
+                    following = self._next_run()
+                if following is not None:
+                    self._read_ahead(*following)
 
-        self._ahead.submit(read)
+        with suppress(RuntimeError):  # it is closed
+            self._ahead.submit(read)
+
+    def _missing(self, key: tuple[str, int, int]) -> list[int]:
+        """Frames of a run that are not kept."""
+        clip_id, view, run = key
+        frames = range(run * RUN, min((run + 1) * RUN, self._store.record(clip_id).num_frames))
+        return [frame for frame in frames if (clip_id, view, frame) not in self._kept]
+
+    def _next_run(self) -> tuple[str, int, int] | None:
+        """Once nothing waits: a run of the clip asked for last, those after the last run first."""
+        if self._begun or self._last is None or not self._runs_left:
+            return None
+        clip_id, view, last = self._last
+        count = -(-self._store.record(clip_id).num_frames // RUN)
+        for run in (*range(last, count), *range(last)):
+            if self._missing((clip_id, view, run)):
+                self._runs_left -= 1
+                return clip_id, view, run
+        return None
 
     def read(self, clip_id: str, frames: list[int], *, view: int = 0) -> dict[int, Image]:
         """Frames by number, decoded.

@@ -77,7 +77,7 @@ class Explorer:
         self._memory_bytes = memory_bytes
         self._tokens: Recent[NDArray[np.float32]] = Recent(4)
         self._axes: Recent[ColourAxes] = Recent(64)
-        self._indexes: Recent[PatchIndex] = Recent(2)
+        self._indexes: Recent[PatchIndex] = Recent(1)  # each may hold memory_bytes
         self._labels: Recent[NDArray[Any]] = Recent(100_000)
 
     def describe(self) -> Values:
@@ -239,7 +239,7 @@ class Explorer:
             yield self._answer(clip_id, found)
 
     def index(self, block: int, view: int) -> PatchIndex:
-        """The index of a block and view; what it has read stays, while there is room."""
+        """The index of a block and view; what it has read stays until another is searched."""
         return self._indexes.made(
             (block, view),
             lambda: PatchIndex.of_store(
