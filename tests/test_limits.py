@@ -30,7 +30,7 @@ from tokenreel.extract.backbone.weight_files import read_model_config
 from tokenreel.extract.video.sniff import find_videos
 from tokenreel.fuse.runs.provenance import read_provenance
 from tokenreel.pipeline.datasets.formats.pickles import read_plain_pickle
-from tokenreel.pipeline.datasets.penn_action import _read_labels
+from tokenreel.pipeline.datasets.penn_action import _read_labels, _unlabelled
 
 
 @contextmanager
@@ -55,6 +55,7 @@ READERS = {  # name of the file -> what reads it
     "labels.csv": read_lines,
     "labels.pkl": read_plain_pickle,
     "labels.npy": lambda path: _read_labels(path, "golf_swing", "labels.npy"),
+    "labels/0001.mat": lambda path: list(_unlabelled(path.parent.parent)),
     "config.json": read_model_config,
     "run.json": lambda path: read_provenance(path.parent),
     "e.h5": lambda path: evaluate_files(
@@ -74,6 +75,7 @@ def _labels_of_features(path: Path) -> None:
 @pytest.mark.parametrize("name", READERS)
 def test_a_file_that_cannot_be_opened_now_is_not_called_wrong(tmp_path, name):
     path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"a": 1}))
     with no_more_files(), pytest.raises(MachineError, match=r"Too many open files; .*ulimit -n"):
         READERS[name](path)

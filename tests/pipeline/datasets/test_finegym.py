@@ -133,6 +133,42 @@ def test_files_of_events_are_whole_clips_labelled_from_their_own_start(root):
     assert not check_dataset("finegym", root, {}).is_complete
 
 
+def one_event(path, start, stop, element, video="abc-_DEF012.mp4"):
+    """The clip of a root with one event, which has one element."""
+    info = {"timestamps": [[start, stop]], "segments": {"A_0000_0001": {"timestamps": [element]}}}
+    root = make_root(path, val=[], times={"abc-_DEF012": {VAULT: info}})
+    (root / video).touch()
+    return load_dataset("finegym", root, {}).clips[0]
+
+
+def test_labels_end_with_the_frames_of_an_event_and_with_its_time(tmp_path):
+    cut = one_event(tmp_path, 0.02, 0.14, [0, 1], f"abc-_DEF012_{VAULT}.mp4")
+    assert cut.spans[0].stop_seconds == 2.5 / 25  # 3 frames: 25 * (0.14 - 0.02) is a bit more
+    timed = one_event(tmp_path, 1.0, 2.008, [0, 9])
+    assert (timed.spans[0].start_seconds, timed.spans[0].stop_seconds) == (1.0, 2.008)
+    [frame] = one_event(tmp_path, 1.0, 2.0, [0.4, 0.4]).spans  # an element of one frame
+    assert (frame.start_seconds, frame.stop_seconds) == pytest.approx((1 + 9.5 / 25, 1 + 10.5 / 25))
+
+
+def test_a_source_video_comes_before_a_file_of_the_event(root):
+    for name in ("abc-_DEF012.mp4", f"abc-_DEF012_{VAULT}.mp4"):
+        (root / name).touch()
+    for rule, name in (("auto", "abc-_DEF012.mp4"), ("events", f"abc-_DEF012_{VAULT}.mp4")):
+        clips = load_dataset("finegym", root, {"videos": rule}).clips
+        assert {clip.video for clip in clips} == {name}
+
+
+def test_blank_lines_are_passed_over_and_missing_events_are_counted(tmp_path):
+    root = make_root(tmp_path, train=[TRAIN[0], "", TRAIN[1]])
+    assert "2 of 2 train events have no video" in load_dataset("finegym", root, {}).notes
+
+
+def test_names_of_classes_are_those_beside_the_annotations(root):
+    (root / "gym99_categories.txt").write_text("Clabel: 3; set: 1; Glabel: 9; other")
+    (root / "annotations/gym99_categories.txt").write_text("Clabel: 3; set: 1; Glabel: 9; vault")
+    assert load_dataset("finegym", root, {}).phases["gym99"][2:4] == ("class 2", "vault")
+
+
 def test_gym288_and_version_1_0_read_their_own_files(tmp_path):
     line = f"abc-_DEF012_{VAULT}_A_0000_0001 287"
     root = make_root(tmp_path, train=[line], prefix="gym288", version="v1.0")
@@ -191,6 +227,12 @@ def test_an_unknown_option_or_value_is_told_the_nearest(tmp_path):
         (
             {"timestamps": [[0, 1e12]]},
             r"E_000001_000003: starts at 0\.0 s and stops at 1000000000000",
+        ),
+        ({"timestamps": [[1, 1]]}, r"E_000001_000003: starts at 1\.0 s and stops at 1\.0 s"),
+        ({"timestamps": [[-1, 2]]}, r"E_000001_000003: starts at -1\.0 s and stops at 2\.0 s"),
+        (
+            {"timestamps": [[0, 2]], "segments": {"A_0000_0001": {"timestamps": [[-0.2, 0.4]]}}},
+            r"v1\.1\.txt:1: A_0000_0001 lasts from -0\.2 s to 0\.4 s",
         ),
         *(
             (

@@ -61,17 +61,29 @@ def test_the_lists_of_mmaction2_and_of_carl_give_split_and_action(tmp_path):
 
 
 def test_without_lists_the_folders_tell(tmp_path):
-    touch(tmp_path, "videos/val/tying tie/a.mp4", "train/b.mp4")
+    names = ("videos/val/tying tie/a.mp4", "train/b.mp4", "videos_test/tying_tie/c.mp4")
+    touch(tmp_path, *names, "replacement/d.mp4", "videos/e.mp4")
     assert read(tmp_path) == [
+        ("videos_test/tying_tie/c.mp4", "test", "tying tie"),
         ("train/b.mp4", "train", ""),
+        ("replacement/d.mp4", "train", ""),
+        ("videos/e.mp4", "train", ""),
         ("videos/val/tying tie/a.mp4", "val", "tying tie"),
     ]
 
 
-def test_a_replacement_is_taken_before_the_corrupt_file(tmp_path):
-    touch(tmp_path, f"val/{STEM.format(1)}.mp4", f"replacement/{STEM.format(1)}.mp4")
+@pytest.mark.parametrize("folder", ["a", "val"])  # before the other in order, and after it
+def test_a_replacement_is_taken_before_the_corrupt_file(tmp_path, folder):
+    touch(tmp_path, f"{folder}/{STEM.format(1)}.mp4", f"replacement/{STEM.format(1)}.mp4")
     (tmp_path / "val.csv").write_text(CVDF.format("val"))
     assert [video for video, *_ in read(tmp_path)] == [f"replacement/{STEM.format(1)}.mp4"]
+
+
+def test_a_list_without_the_column_of_splits_is_of_the_split_of_its_name(tmp_path):
+    touch(tmp_path, f"a/{STEM.format(1)}.mp4")
+    lines = [line.rpartition(",")[0] for line in CVDF.splitlines()]
+    (tmp_path / "validation.csv").write_text("\n".join(lines))
+    assert [split for _, split, _ in read(tmp_path)] == ["val"]
 
 
 def test_missing_and_unlisted_videos_are_counted(tmp_path):
@@ -94,6 +106,7 @@ def test_missing_and_unlisted_videos_are_counted(tmp_path):
             r"val\.csv:2: from '\u00b2' s to '20' s",
         ),
         (CVDF.format("val").replace("10,20", "20,10"), r"val\.csv:2: from '20' s to '10' s"),
+        (CVDF.format("val").replace("10,20", "10,10"), r"val\.csv:2: from '10' s to '10' s"),
         ("a,b\n1,2\n", r"val\.csv:1: columns a,b; expected"),
         (CVDF.format("val") + "x,y\n", r"val\.csv:3: 2 cells where the header has 5"),
         (CVDF.format("val") + CVDF.format("train").split("\n")[1], r"val\.csv:3: .* at val\.csv:2"),

@@ -1,6 +1,8 @@
 """`penn_action`: frames packed without a change, CARL's files, labels that do not fit."""
 
+import os
 import pickle
+import shutil
 
 import av
 import numpy as np
@@ -70,8 +72,11 @@ def test_the_longer_of_labels_and_frames_is_resampled(
     manifest = load_dataset("penn_action", root, {})
 
     (clip,) = manifest.clips
+    assert clip.video == f"0001-{num_kept}.mkv"  # other labels: another video
     with av.open(str(manifest.root / clip.video)) as container:
-        assert sum(1 for _ in container.decode(video=0)) == num_kept
+        reds = [f.to_ndarray(format="rgb24")[0, 0, 0] for f in container.decode(video=0)]
+    kept = [number * num_frames // num_kept for number in range(num_kept)]
+    assert np.round(np.array(reds) / 10).tolist() == kept  # jpegs: ten brighter each
     times = np.arange(num_kept) / 25
     read = [
         next(s.phase for s in clip.spans if s.start_seconds <= t < s.stop_seconds) for t in times
@@ -102,9 +107,13 @@ def test_a_second_load_uses_the_packed_video_again_and_a_check_packs_nothing(tmp
     assert (again.root / again.clips[0].video).stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def column(labels):
+    return np.array(labels)[:, None]
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor, column])
 def test_the_pickles_of_carl_are_read_with_lists_arrays_or_tensors(tmp_path, kind):
-    root = make_carl(tmp_path, kind([0.0, 1.0, 1.0, 3.0]))
+    root = make_carl(tmp_path, kind([0.0, 1.0, -1.0, 3.0]))
 
     manifest = load_dataset("penn_action", root, {})
 
@@ -112,6 +121,28 @@ def test_the_pickles_of_carl_are_read_with_lists_arrays_or_tensors(tmp_path, kin
     clip = manifest.clips[0]
     assert (clip.video, clip.action) == ("videos/0001_squat.mp4", "squat")
     assert [(s.phase, s.where) for s in clip.spans] == [(p, "train.pkl[0]") for p in (0, 1, 3)]
+
+
+@pytest.mark.parametrize("video", ["x\\videos\\{}", "C/x/y/{}", "videos/{}", "{}"])
+def test_the_videos_of_carl_are_below_the_root_or_in_videos(tmp_path, video):
+    root = make_carl(tmp_path, [True, False], video.format("0001_squat.mp4"))
+    clip = load_dataset("penn_action", root, {}).clips[0]
+    assert clip.video == "videos/0001_squat.mp4"
+    assert [span.phase for span in clip.spans] == [1, 0]
+
+
+def test_clips_of_carl_without_a_video_are_counted(tmp_path):
+    root = make_carl(tmp_path, [0])
+    entry = {"name": "0002_squat", "video_file": "0002_squat.mp4", "frame_label": [0]}
+    here = {"name": "0001_squat", "video_file": "0001_squat.mp4", "frame_label": [0]}
+    (root / "train.pkl").write_bytes(pickle.dumps([entry, here, entry]))
+    (root / "val.pkl").unlink()
+    check = check_dataset("penn_action", root, {})
+    assert check.notes == (
+        "2 of 3 train clips have no video",
+        "no val.pkl: the val split is left out",
+    )
+    assert [(s.split, s.listed, s.found) for s in check.splits] == [("train", 3, 1), ("val", 0, 0)]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +218,52 @@ def test_a_video_that_lacks_a_frame_in_between_is_left_out(tmp_path, jpegs):
     left = {clip.clip_id for clip in before.clips} - {clip.clip_id for clip in manifest.clips}
     assert [clip_id.split("/")[1][:4] for clip_id in left] == ["0001"]
     assert any(note.startswith("1 of ") and "lack a frame" in note for note in manifest.notes)
+
+
+def test_a_picture_whose_name_is_no_number_leaves_its_video_out(tmp_path, jpegs):
+    root = make_published(tmp_path, jpegs)
+    (root / "frames" / "0001" / "cover.jpg").write_bytes(jpegs(1)[0])
+    manifest = load_dataset("penn_action", root, {"pack": "no"})
+    assert manifest.clips == ()
+    assert manifest.notes[0].startswith("1 of 1 videos lack a frame before their last")
+
+
+def test_videos_without_frames_are_counted_and_folders_that_cannot_be_read_are_listed(
+    tmp_path, jpegs, monkeypatch
+):
+    root = make_published(tmp_path, jpegs)
+    folder = root / "penn_action_labels" / "val" / "squats"
+    for number in ("0002", "0003", "0004"):
+        shutil.copy(folder / "0001.npy", folder / f"{number}.npy")
+    (root / "frames" / "0004").mkdir()
+    scans = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("0004"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scans(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    manifest = load_dataset("penn_action", root, {"pack": "no"})
+    assert [clip.video for clip in manifest.clips] == ["frames/0001"]
+    assert manifest.notes == ("2 of 4 videos have no frames",)
+    [reason] = manifest.unreadable
+    assert reason.startswith(f"{root / 'frames' / '0004'}: it cannot be listed: Permission denied")
+
+
+def test_without_phase_labels_other_actions_of_the_mat_files_are_left_out(tmp_path, jpegs):
+    root = make_published(tmp_path, jpegs, labels=None)
+    for number, action in (("0002", "strum_guitar"), ("0003", "bowling")):
+        savemat(root / "labels" / f"{number}.mat", {"action": action, "train": 1})
+        shutil.copytree(root / "frames" / "0001", root / "frames" / number)
+    manifest = load_dataset("penn_action", root, {"pack": "no"})
+    assert [clip.clip_id for clip in manifest.clips] == ["train/0003_bowl", "val/0001_squat"]
+
+
+def test_a_phase_beyond_those_of_an_action_is_named(tmp_path, jpegs):
+    root = make_published(tmp_path, jpegs, labels=(0, 1, 2, 3, 3, 4))
+    with pytest.raises(UsageError, match=r"squats/0001\.npy: frame 5 has phase 4; squat has 4"):
+        load_dataset("penn_action", root, {"pack": "no"})
 
 
 def test_a_root_in_neither_layout_is_shown_both(tmp_path):

@@ -80,9 +80,9 @@ def test_records_become_labelled_videos(root):
 def test_a_check_counts_records_and_writes_nothing(root):
     before = sorted(root.iterdir())
     check = check_dataset("pouring", root, {})
-    assert [(s.split, s.published, s.found) for s in check.splits] == [
-        ("train", 70, 1),
-        ("val", 14, 2),
+    assert [(s.split, s.published, s.listed, s.found) for s in check.splits] == [
+        ("train", 70, 1, 1),
+        ("val", 14, 2, 2),
     ]
     assert "pouring: 1 train, 2 val" in check.text()
     assert not check.is_complete, "all that is listed, but not all that was published"
@@ -123,6 +123,37 @@ def test_a_record_that_is_no_example_is_named(root):
     (root / "pouring_val-0-of-1.tfrecord").write_bytes(record(b"\x0a\xff\xff"))
     with pytest.raises(UsageError, match=r"#0: not a SequenceExample"):
         load_dataset("pouring", root, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "num_pictures", "message"),
+    [
+        (b"milk", 1, r"pouring_val-1-of-2\.tfrecord#0: val/milk is listed twice"),
+        (7, 1, r"tfrecord#0: no name in its context"),
+        (b"x", 0, r"tfrecord#0: no pictures"),
+    ],
+)
+def test_a_record_that_is_no_clip_is_named(root, jpegs, name, num_pictures, message):
+    data = record(example(name, jpegs(num_pictures), [0] * num_pictures))
+    (root / "pouring_val-1-of-2.tfrecord").write_bytes(data)
+    with pytest.raises(UsageError, match=message):
+        load_dataset("pouring", root, {"pack": "no"})
+
+
+@pytest.mark.parametrize(
+    ("num_pictures", "labels", "kept", "phases"),
+    [(4, [1, 3], [0, 2], [1, 3]), (2, [0, 1, 2, 3], [0, 1], [0, 2]), (3, [], [0, 1, 2], [])],
+)
+def test_the_longer_of_labels_and_pictures_is_resampled(
+    tmp_path, jpegs, num_pictures, labels, kept, phases
+):
+    data = record(example(b"a", jpegs(num_pictures), labels))
+    (tmp_path / "pouring_val-0-of-1.tfrecord").write_bytes(data)
+    manifest = load_dataset("pouring", tmp_path, {})
+    with av.open(str(manifest.root / manifest.clips[0].video)) as container:
+        reds = [f.to_ndarray(format="rgb24")[0, 0, 0] for f in container.decode(video=0)]
+    assert [round(red / 10) for red in reds] == kept  # jpegs: ten brighter each
+    assert [span.phase for span in manifest.clips[0].spans] == phases
 
 
 def test_a_phase_beyond_the_fifth_is_named(root, jpegs):

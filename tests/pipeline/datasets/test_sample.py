@@ -73,6 +73,43 @@ def test_the_clips_have_the_promised_numbers_lengths_and_phases():
     assert [len(names) for names in PHASES.values()] == [3, 3]
 
 
+# Of the scripts that docs/calibration.md is of: frames and first frames of the later stretches; at a
+# third of the clip the pose, the x of the figure, the ball, and the camera.
+VERSION_5 = {
+    ("train", 0): (
+        77,
+        [61, 71],
+        [85.465, 90.779, 0.0, 0.061, 0.3, 1.561, 0.0, 0.0, 2.901, -3.219, 1.008],
+    ),
+    ("train", 4): (
+        66,
+        [54, 60],
+        [78.755, 77.665, 0.0, 0.081, 0.3, -3.642, 0.0, 0.0, -5.028, -1.785, 1.008],
+    ),
+    ("val", 1): (
+        67,
+        [55, 61],
+        [19.111, 30.889, 1.961, 0.05, 0.163, -61.072, 32.63, 54.0, -13.367, -1.64, 1.003],
+    ),
+    ("val", 7): (
+        64,
+        [7, 57],
+        [20.619, 29.381, 0.789, 0.05, 0.174, -20.916, 19.901, 26.539, 2.296, -1.8, 1.015],
+    ),
+}
+
+
+@pytest.mark.parametrize("clip", VERSION_5)
+def test_other_scripts_are_another_version(clip):
+    assert SAMPLE == "sample-5"
+    script, (num_frames, edges, numbers) = write_script(*clip), VERSION_5[clip]
+    at = num_frames // 3
+    found = [*script.poses[at], script.figure[at], *script.thing[at], *script.camera[at]]
+    assert [start for start, _, _ in spans(script.phases)] == [0, *edges]
+    assert len(script.phases) == num_frames
+    assert found == pytest.approx(numbers, abs=2e-3)
+
+
 def test_the_clock_stays_below_its_bounds_of_classification_and_progression():
     found = []
     for action in PHASES:
