@@ -73,7 +73,7 @@ def test_the_clips_have_the_promised_numbers_lengths_and_phases():
     assert [len(names) for names in PHASES.values()] == [3, 3]
 
 
-# Of the scripts that docs/calibration.md is of: frames and first frames of the later stretches; at a
+# Of the scripts of docs/calibration.md: frames and first frames of the later stretches; at a
 # third of the clip the pose, the x of the figure, the ball, and the camera.
 VERSION_5 = {
     ("train", 0): (
