@@ -45,6 +45,11 @@ def test_a_name_that_is_not_utf8_is_found_under_its_bytes(tmp_path):
     }
 
 
+def test_of_two_videos_of_a_stem_the_first_is_taken(tmp_path):
+    touch(tmp_path / "a" / "x.mp4", tmp_path / "b" / "x.mp4", tmp_path / "b" / "y.mp4")
+    assert find_files(tmp_path).by_stem() == {"x": "a/x.mp4", "y": "b/y.mp4"}
+
+
 def test_a_folder_that_may_not_be_entered_is_listed(tmp_path, monkeypatch):
     touch(tmp_path / "train" / "a b" / "x.mp4", tmp_path / "y.mp4")
     scans = os.scandir

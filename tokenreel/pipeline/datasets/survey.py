@@ -245,10 +245,10 @@ def require_same_classes(dataset: str, listed: Iterable[tuple[str, str]]) -> Non
     for split, name in listed:
         if name:
             of_split.setdefault(split, set()).add(name)
-    train = of_split.get("train")
+    train = of_split.get("train", set())
     for split, names in sorted(of_split.items()):
         lone = sorted(names - train) if train else []
-        if train and lone:
+        if lone:
             only = train - names or train
             shown = "; ".join(f"{name!r}{nearest(name, only)}" for name in lone[:SHOWN])
             raise UsageError(
