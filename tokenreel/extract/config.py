@@ -152,4 +152,4 @@ class ExtractConfig(BaseModel):
         sides = list(given) if isinstance(given, list | tuple) else [given]
         if any(isinstance(side, int) and side <= 0 for side in sides):
             raise ValueError("image_size is positive")
-        return sides[0] if len(sides) == 1 or sides[0] == sides[-1] else given
+        return sides[0] if len(sides) in (1, 2) and sides[0] == sides[-1] else given

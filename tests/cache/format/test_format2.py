@@ -164,6 +164,7 @@ def test_what_a_row_is_belongs_to_the_identity(field, value):
         ({"policy": "uniform"}, "count None; wanted an integer >= 1"),
         ({"policy": "uniform", "count": 0}, "count 0"),
         ({"policy": "listed", "sha256": "abc"}, "wanted 64 hexadecimal digits"),
+        ({"policy": "scenes"}, "policy 'scenes' has sha256 None"),
     ],
 )
 def test_a_policy_of_frames_without_its_parameter_is_refused(frames, message):

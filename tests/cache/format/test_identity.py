@@ -55,6 +55,15 @@ def test_every_field_changes_the_fingerprint_and_is_named_in_the_refusal(field, 
         store.require(wanted, path="some-store")
 
 
+def test_tokens_views_and_crops_are_counted():
+    assert make_identity(grid=(2, 3)).num_tokens == 6
+    names = ("clean", "crop-left", "crop-right", "augmented-1")
+    identity = make_identity(views=tuple({"name": name} for name in names))
+    assert (identity.num_views, identity.num_crops, identity.num_augmented) == (4, 3, 1)
+    named = make_identity(views=({"name": "clean"}, {"name": "cropped"}))
+    assert (named.num_crops, named.num_augmented) == (1, 1)
+
+
 def test_an_equal_identity_is_not_refused():
     make_identity().require(make_identity(), path="some-store")
 

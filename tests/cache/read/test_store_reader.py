@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 from tests.cache import stores
 from tokenreel.cache.errors import ClipNotFound, Damaged
 from tokenreel.cache.format.clip import clip_key, folder_of
+from tokenreel.cache.format.layout import view_arrays
+from tokenreel.cache.read.direct import Shard
 from tokenreel.cache.read.store_reader import Request, Store, frame_numbers, open_store, run_pieces
 from tokenreel.cache.write.store_writer import StoreWriter
 
@@ -95,6 +97,42 @@ def test_a_shard_that_is_cut_while_it_is_open_is_an_error_and_no_crash(
     os.truncate(shard_file(copy), 4096)
     with pytest.raises(Damaged, match=r"4096|truncated|tokens/1"):
         reader.read("a")
+
+
+def test_a_shard_with_more_bytes_than_its_frames_is_damaged(copy):
+    with shard_file(copy).open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(Damaged, match=r"tokens/1/.*: \d+ bytes, wanted \d+; run verify"):
+        open_store(copy).read("a", [3])
+
+
+def shard_of(store, number=0):
+    """A shard of block 1 of clip a."""
+    identity = store.identity
+    spec = view_arrays(identity, store.codec, 0, FRAMES)[0]
+    return Shard(shard_file(store.path, number=number), spec, number, sums=None)
+
+
+def test_frames_of_which_one_was_not_read_come_from_the_file_again(path, monkeypatch):
+    shard, reads = shard_of(open_store(path)), []
+    out = np.empty((2, 16, 16), np.int8)
+    shard.read(np.array([0]), out[:1])
+    read = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *words: reads.append(words[2]) or read(*words))
+    shard.read(np.array([0, 1]), out)
+    assert reads == [0]  # so that an error of the disk is an error here
+    shard.read(np.array([0, 1]), out)
+    assert reads == [0]
+    np.testing.assert_array_equal(out, open_store(path).read("a", [0, 1]).codes[1])
+
+
+def test_a_shard_is_closed_with_its_last_reference(path):
+    shard = shard_of(open_store(path))
+    number = shard._handle
+    os.fstat(number)
+    del shard
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
 
 
 def test_a_shard_that_vanished_is_named(copy):

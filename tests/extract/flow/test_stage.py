@@ -209,6 +209,43 @@ def test_a_batch_of_large_windows_ends_when_its_buffer_is_full():
     assert [layout(batch)[0][2:] for batch in found] == [(0, 2), (2, 2), (4, 1)]
 
 
+def test_windows_are_whole_in_their_batch_and_buffers_filled_to_the_byte():
+    batches = batcher(batch_frames=6, buffer_bytes=200, window_frames=2)
+    windows = chunk(0, 8, shape=(5, 3, 3), frame_size=(9, 9))  # 45 bytes each: 4 in a buffer
+    found = [*batches.add(windows, first=0, wanted=slice(0, None)), *batches.rest()]
+    assert [layout(batch) for batch in found] == [[(0, 0, 0, 4)], [(0, 0, 4, 4)]]
+    odd = batcher(batch_frames=6, buffer_bytes=230, window_frames=2)  # 5 would fit: 4 are taken
+    found = [*odd.add(windows, first=0, wanted=slice(0, None)), *odd.rest()]
+    assert [layout(batch) for batch in found] == [[(0, 0, 0, 4)], [(0, 0, 4, 4)]]
+
+
+def test_pieces_say_where_their_pixels_are_and_every_batch_is_given_in_the_end():
+    batches = batcher(mixes=False)
+    for position in (0, 1):
+        given = chunk(position, 2, value=position + 1)
+        assert list(batches.add(given, first=0, wanted=slice(0, None))) == []
+    assert list(batches.add(chunk(0, 1, value=9), first=2, wanted=slice(0, None))) == []
+    found = {batch.pieces[0].attempt.position: batch for batch in batches.rest()}
+    assert [(piece.row, piece.offset) for piece in found[0].pieces] == [(0, 0), (2, 24)]
+    assert found[0].buffer[:36].tolist() == [1] * 24 + [9] * 12
+    assert found[1].buffer[:24].tolist() == [2] * 24
+
+
+def test_a_forgotten_batch_gives_its_buffer_back_and_shared_batches_are_kept():
+    batches = batcher(mixes=False)
+    list(batches.add(chunk(0, 1), first=0, wanted=slice(0, None)))
+    buffer = batches._open[0].buffer
+    batches.forget(0)
+    list(batches.add(chunk(1, 1), first=0, wanted=slice(0, None)))
+    [batch] = batches.rest()
+    assert batch.buffer is buffer
+    shared = batcher()
+    list(shared.add(chunk(0, 1), first=0, wanted=slice(0, None)))
+    assert list(shared.end(-1)) == []
+    shared.forget(-1)
+    assert [layout(batch) for batch in shared.rest()] == [[(0, 0, 0, 1)]]
+
+
 def test_released_buffers_are_reused():
     batches = batcher()
     (first,) = batches.add(chunk(0, 4), first=0, wanted=slice(0, None))

@@ -34,7 +34,7 @@ def make_ucf(root, **changes):
         "splits/testlist02.txt": f"{UCF[1]}.avi\n",
     }
     lists = {name: text for name, text in (lists | changes).items() if text is not None}
-    write(root, lists, [f"videos/{UCF[0]}.avi", f"videos/{UCF[1]}.mp4", "v_H_g08_c01.avi"])
+    write(root, lists, [f"videos/{UCF[0]}.avi", f"videos/{UCF[1]}.mp4", "other/v_H_g08_c01.avi"])
     return root
 
 
@@ -43,7 +43,7 @@ def test_ucf101_has_a_train_and_a_test_list_of_each_split(tmp_path):
     assert read("ucf101", tmp_path) == [
         (UCF[0], f"videos/{UCF[0]}.avi", "test", "Archery"),
         (UCF[1], f"videos/{UCF[1]}.mp4", "train", "Archery"),
-        (UCF[2], "v_H_g08_c01.avi", "train", "HandstandPushups"),
+        (UCF[2], "other/v_H_g08_c01.avi", "train", "HandstandPushups"),
     ]
     assert [clip[2] for clip in read("ucf101", tmp_path, split="2")] == ["train", "test"]
     groups = [clip.group for clip in load_dataset("ucf101", tmp_path, {}).clips]

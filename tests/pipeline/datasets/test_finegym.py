@@ -206,6 +206,11 @@ def test_an_event_that_stops_before_it_starts_is_named(tmp_path):
         load_dataset("finegym", root, {})
 
 
+def test_times_that_are_no_object_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"info_v1\.1\.json: expected \{youtube id"):
+        load_dataset("finegym", make_root(tmp_path, times=[TIMES]), {})
+
+
 def test_a_missing_list_is_shown_the_layout_beside_what_was_found(tmp_path):
     (tmp_path / "videos").mkdir()
     with pytest.raises(UsageError, match=r"(?s)no annotations/gym99_train.*expected.*found\n +vid"):

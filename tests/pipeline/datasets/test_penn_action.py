@@ -12,6 +12,7 @@ from scipy.io import savemat
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.pipeline.datasets import check_dataset, load_dataset
+from tokenreel.pipeline.datasets.formats.jpegs import pack_jpegs
 
 
 def make_published(root, jpegs, num_frames=6, labels=(0, 0, 1, 1, 1, 1), action="squats"):
@@ -49,6 +50,8 @@ def test_frames_become_one_video_that_decodes_to_the_same_pixels(tmp_path, jpegs
         (0.0, 0.06, 0),
         (0.06, 0.22, 1),
     ]
+    with av.open(str(manifest.root / clip.video)) as container:
+        assert all(packet.is_keyframe for packet in container.demux() if packet.size)
     with av.open(str(manifest.root / clip.video)) as container:
         frames = list(container.decode(video=0))
     assert [frame.time for frame in frames] == pytest.approx(np.arange(6) / 25)
@@ -202,12 +205,34 @@ def test_a_frame_that_is_no_jpeg_is_named_and_fails_its_own_clip_alone(tmp_path,
     assert all((again.root / clip.video).is_file() for clip in again.clips)
 
 
-def test_a_picture_that_is_cut_short_is_named(tmp_path, jpegs):
+def with_thumbnail(data):
+    """A JPEG picture with another, whole one in its header, as cameras write them."""
+    header = b"Exif\0\0" + data
+    return data[:2] + b"\xff\xe1" + (len(header) + 2).to_bytes(2, "big") + header + data[2:]
+
+
+@pytest.mark.parametrize("thumbnail", [False, True])
+@pytest.mark.parametrize("part", ["end", "scan", "header"])
+def test_a_picture_that_is_cut_short_is_named(tmp_path, jpegs, part, thumbnail):
     root = make_published(tmp_path, jpegs)
     picture = root / "frames" / "0001" / "000003.jpg"
-    picture.write_bytes(picture.read_bytes()[:-2])
+    data = picture.read_bytes()
+    data = with_thumbnail(data) if thumbnail else data
+    picture.write_bytes(data)
+    whole = load_dataset("penn_action", root, {"packed": str(tmp_path / "whole")})
+    assert whole.notes == ()
+    ends = {"end": len(data) - 2, "scan": data.rfind(b"\xff\xda") + 20}
+    picture.write_bytes(data[: ends.get(part, data.rfind(b"\xff\xda"))])
     manifest = load_dataset("penn_action", root, {})
     assert any("0001, picture 3: a JPEG picture that is cut short" in n for n in manifest.notes)
+
+
+def test_a_picture_with_conditions_of_arithmetic_before_its_size_is_packed(tmp_path, jpegs):
+    data = jpegs(1)[0]
+    data = data[:2] + b"\xff\xcc\x00\x04\x00\x00\xff" + data[2:]  # DAC, then filling
+    assert pack_jpegs(tmp_path / "a.mkv", [data], fps=25, where="a") == 1
+    with av.open(str(tmp_path / "a.mkv")) as container:
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (64, 48)
 
 
 def test_a_video_that_lacks_a_frame_in_between_is_left_out(tmp_path, jpegs):
@@ -244,10 +269,10 @@ def test_videos_without_frames_are_counted_and_folders_that_cannot_be_read_are_l
         return scans(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    manifest = load_dataset("penn_action", root, {"pack": "no"})
-    assert [clip.video for clip in manifest.clips] == ["frames/0001"]
-    assert manifest.notes == ("2 of 4 videos have no frames",)
-    [reason] = manifest.unreadable
+    check = check_dataset("penn_action", root, {})
+    assert [(s.split, s.listed, s.found) for s in check.splits if s.listed] == [("val", 4, 1)]
+    assert check.notes == ("2 of 4 videos have no frames",)
+    [reason] = check.unreadable
     assert reason.startswith(f"{root / 'frames' / '0004'}: it cannot be listed: Permission denied")
 
 

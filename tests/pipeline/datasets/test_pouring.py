@@ -94,6 +94,26 @@ def test_every_kind_of_value_is_read(root):
     (read,) = read_examples(root / "pouring_train-0-of-2.tfrecord")
     assert read.context == {"name": [b"creme/1"], "len": [5], "negative": [-3]}
     assert read.lists["frame_labels"] == [[0], [1], [1], [4], [4]]
+    first, _ = read_examples(root / "pouring_val-0-of-1.tfrecord")
+    assert first.lists["frame_labels"] == [[0.0], [2.0], [4.0]]
+
+
+def test_numbers_one_by_one_and_packed_are_read(tmp_path):
+    given = {
+        b"one": field(3, varint(1 << 3) + varint(300)),
+        b"packed": field(3, field(1, varint(1) + varint(128) + varint(2**40) + varint(-2))),
+        b"float": field(2, varint(1 << 3 | 5) + struct.pack("<f", 1.5)),
+        b"floats": field(2, field(1, struct.pack("<2f", 0.5, -2.0))),
+    }
+    entries = (field(1, field(1, key) + field(2, value)) for key, value in given.items())
+    (tmp_path / "a").write_bytes(record(field(1, b"".join(entries))))
+    [read] = read_examples(tmp_path / "a")
+    assert read.context == {
+        "one": [300],
+        "packed": [1, 128, 2**40, -2],
+        "float": [1.5],
+        "floats": [0.5, -2.0],
+    }
 
 
 @pytest.mark.parametrize("at", [0, 9, 40, -1])
@@ -109,14 +129,14 @@ def test_a_flipped_byte_anywhere_is_noticed_and_the_other_files_are_read(root, a
     assert note.endswith("it and what follows are left out")
 
 
-@pytest.mark.parametrize(("keep", "whole"), [(5, 0), (12, 0), (100, 0), (-1, 1)])
+@pytest.mark.parametrize(("keep", "whole"), [(5, 0), (10, 0), (12, 0), (100, 0), (-1, 1)])
 def test_of_a_download_that_was_cut_short_the_whole_records_are_read(root, keep, whole):
     path = root / "pouring_val-0-of-1.tfrecord"
     path.write_bytes(path.read_bytes()[:keep])
     manifest = load_dataset("pouring", root, {})
     assert sum(clip.split == "val" for clip in manifest.clips) == whole
     (note,) = manifest.notes
-    assert note.startswith(f"pouring_val-0-of-1.tfrecord#{whole}: ")
+    assert note.startswith(f"pouring_val-0-of-1.tfrecord#{whole}: cut short: ")
 
 
 def test_a_record_that_is_no_example_is_named(root):

@@ -2,8 +2,9 @@
 
 import os
 
+from tokenreel.extract.video import sniff
 from tokenreel.pipeline.datasets import load_dataset
-from tokenreel.pipeline.datasets.survey import find_files
+from tokenreel.pipeline.datasets.survey import find_files, videos_of_classes, wrong_root
 
 
 def touch(*paths):
@@ -48,6 +49,42 @@ def test_a_name_that_is_not_utf8_is_found_under_its_bytes(tmp_path):
 def test_of_two_videos_of_a_stem_the_first_is_taken(tmp_path):
     touch(tmp_path / "a" / "x.mp4", tmp_path / "b" / "x.mp4", tmp_path / "b" / "y.mp4")
     assert find_files(tmp_path).by_stem() == {"x": "a/x.mp4", "y": "b/y.mp4"}
+
+
+def test_a_video_of_a_class_is_found_by_its_folder_and_alone_by_its_stem():
+    names = ("a/x.mp4", "b/x.mp4", "b/y.mp4", "c/b/y.mkv", "d/z.mp4")
+    assert videos_of_classes(names) == {
+        ("a", "x"): "a/x.mp4",
+        ("b", "x"): "b/x.mp4",
+        ("b", "y"): "b/y.mp4",
+        ("d", "z"): "d/z.mp4",
+        ("", "z"): "d/z.mp4",
+    }
+
+
+def test_a_wrong_root_lists_what_is_there_without_hidden_names(tmp_path):
+    touch(tmp_path / ".git", *(tmp_path / f"{number:02d}" for number in range(12)))
+    shown = ", ".join(f"{number:02d}" for number in range(12))
+    assert str(wrong_root(tmp_path, "layout")).endswith(f"found\n    {shown}")
+    touch(tmp_path / "12")
+    assert str(wrong_root(tmp_path, "layout")).endswith("10, 11 and 1 more")
+    assert "found\n    an empty folder" in str(wrong_root(make_folder(tmp_path / "e"), "layout"))
+
+
+def make_folder(path):
+    path.mkdir()
+    return path
+
+
+def test_files_that_cannot_be_read_as_videos_are_listed(tmp_path, monkeypatch):
+    touch(tmp_path / "film", tmp_path / "a.mp4")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", os.fspath(path))
+
+    monkeypatch.setattr(sniff, "is_video", refuse)
+    found = find_files(tmp_path)
+    assert (found.videos, found.unreadable) == (("a.mp4",), ("film: permission denied",))
 
 
 def test_a_folder_that_may_not_be_entered_is_listed(tmp_path, monkeypatch):

@@ -13,6 +13,8 @@ import av
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import whole_file
 
+SCAN = 0xDA  # the marker SOS
+
 
 def packed(path: Path, pictures: Iterable[bytes], *, fps: int, where: str) -> list[str]:
     """Pack pictures unless the video is there; as a note, why they cannot be.
@@ -47,13 +49,10 @@ def pack_jpegs(path: Path, pictures: Iterable[bytes], *, fps: int, where: str) -
     count = 0
     with whole_file(path) as partial, av.open(str(partial), "w", format="matroska") as container:
         stream = container.add_stream("mjpeg", rate=fps)
-        stream.time_base = Fraction(1, fps)
         size: tuple[int, int] | None = None
         for count, data in enumerate(pictures, start=1):
-            found = _jpeg_size(data, f"{where}, picture {count}")
-            # Without their end (EOI) decoders fill up with grey.  A thumbnail in the header ends in
-            # the same way, so it is looked for after the last scan (SOS).
-            if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+            found, is_whole = _size_of_jpeg(data, f"{where}, picture {count}")
+            if not is_whole:  # decoders fill up with grey
                 raise UsageError(f"{where}, picture {count}: a JPEG picture that is cut short")
             if size is None:
                 size = stream.width, stream.height = found
@@ -71,13 +70,25 @@ def pack_jpegs(path: Path, pictures: Iterable[bytes], *, fps: int, where: str) -
     return count
 
 
-def _jpeg_size(data: bytes, where: str) -> tuple[int, int]:
-    """Width and height from the frame header (SOF) of a JPEG."""
-    at = 2
-    while data[:2] == b"\xff\xd8" and at + 9 <= len(data) and data[at] == 0xFF:
+def _size_of_jpeg(data: bytes, where: str) -> tuple[tuple[int, int], bool]:
+    """Width and height from the frame header (SOF) of a JPEG, and whether it has its end (EOI).
+
+    The end is looked for behind the last scan (SOS).  A thumbnail in the header ends in the same
+    way, so that the segments are followed to the first scan.
+    """
+    at, size = 2, None
+    while data[:2] == b"\xff\xd8" and at + 4 <= len(data) and data[at] == 0xFF:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        if marker == SCAN:
+            break
+        if marker == 0xFF:  # filling before a marker
+            at += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 9 <= len(data):
             height, width = data[at + 5 : at + 7], data[at + 7 : at + 9]
-            return int.from_bytes(width, "big"), int.from_bytes(height, "big")
+            size = int.from_bytes(width, "big"), int.from_bytes(height, "big")
         at += 2 + length
-    raise UsageError(f"{where}: not a JPEG picture")
+    if size is None:
+        raise UsageError(f"{where}: not a JPEG picture")
+    scans = data[at:]  # nothing where the header is cut short
+    return size, scans.rfind(b"\xff\xd9") > scans.rfind(bytes([0xFF, SCAN]))
