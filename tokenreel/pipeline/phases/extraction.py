@@ -163,6 +163,7 @@ def config_of(identity: StoreIdentity, made_with: Mapping[str, Any]) -> ExtractC
             views=len(augmented),
             crops=3 if identity.num_crops == 3 else 1,
             view_seed=augmented[0]["seed"] if augmented else 0,
+            pixel_aspect=identity.pixel_aspect,
             codec=identity.codec["name"],
             numeric=identity.numeric,
             compile_backbone=made_with.get("compile_backbone", False),
