@@ -89,6 +89,10 @@ def test_clips_are_decoded_as_they_are_extracted_but_for_two_seconds_at_four_a_s
     assert (first.picture_fps, first.pixel_aspect, first.seed_text) == (9.0, "ignore", "1")
     assert (short.stop_seconds, uniform.stop_seconds) == (1.5, 2.0)
     assert (uniform.num_uniform, uniform.times_seconds, uniform.scenes) == (None, None, None)
+    (tmp_path / "list.csv").write_text("video,time_seconds\n1,0.5\n")
+    listed = CONFIG.model_copy(update={"fps": None, "frames": f"listed:{tmp_path}/list.csv"})
+    values(manifest_of("1", tmp_path), listed)
+    assert pools[-1].jobs[0].times_seconds is None
     identity = identity_for(config, "0" * 64)
     clip = Clip("name", "a.mp4")
     assert job_for(clip, tmp_path, config, identity).num_uniform == 4

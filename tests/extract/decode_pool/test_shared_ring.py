@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tokenreel.extract.decode_pool.pool import DecodeProcess
-from tokenreel.extract.decode_pool.shared_ring import SharedRing
+from tokenreel.extract.decode_pool.shared_ring import SHARED_MEMORY, SharedRing
 
 
 def answer(pipe, ring):
@@ -46,9 +46,17 @@ def test_shared_memory_of_a_decode_process_has_no_name_that_a_kill_would_leave()
     assert name.endswith("(deleted)")
 
 
+@pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason="no folder of shared memory here")
+def test_the_memory_of_a_ring_is_no_disk():
+    ring = SharedRing((1, 10))
+    assert Path(f"/proc/self/fd/{ring._handle}").readlink().is_relative_to(SHARED_MEMORY)
+    ring.close()
+
+
 def test_closed_ring_closes_its_file():
     ring = SharedRing((1, 10))
     number = ring._handle
     ring.close()
+    assert not hasattr(ring, "slots")
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(number)

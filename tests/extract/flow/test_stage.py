@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tokenreel.extract.decode_pool.pool import Attempt, DecodedChunk
+from tokenreel.extract.flow import stage as stages
 from tokenreel.extract.flow.batching import Batcher
 from tokenreel.extract.flow.stage import Stage, WriterThreads
 
@@ -151,6 +152,58 @@ def test_writer_thread_that_fails_still_calls_done():
     assert followed
 
 
+def test_items_that_wait_behind_one_that_fails_are_discarded():
+    done, left = [], []
+
+    def work(item):
+        if item == 0:
+            raise OSError("disk full")
+        done.append(item)
+
+    stage = Stage("s", work, depth=3, discard=left.append)
+    for item in range(3):
+        stage.put(item)
+    with pytest.raises(OSError, match="disk full"), stage:
+        pass
+    assert (done, left) == ([], [1, 2])
+
+
+def test_the_wait_for_the_first_item_is_no_idle_time():
+    with Stage("s", lambda _: None, depth=1) as stage:
+        time.sleep(0.2)
+        stage.put(1)
+    assert stage.idle_seconds < 0.1
+
+
+def test_finish_looks_around_while_it_waits(monkeypatch):
+    monkeypatch.setattr(stages, "TICK_SECONDS", 0.01)
+    ticks = []
+    with Stage("s", lambda _: time.sleep(0.2), depth=1) as stage:
+        stage.put(1)
+        stage.finish(lambda: ticks.append(1))
+    assert len(ticks) > 3
+
+
+def test_writer_threads_tell_their_mean_and_follow_each_task_that_was_put():
+    lanes, put, followed = WriterThreads(2), [], []
+    for stage, seconds in zip(lanes._stages, (1.0, 2.0), strict=True):
+        stage.busy_seconds = seconds
+    assert lanes.busy_seconds == 1.5
+
+    def fail():
+        raise OSError("disk full")
+
+    def put_all():
+        with WriterThreads(1) as own:
+            for number in range(6):
+                put.append(number)
+                own.put(0, fail, lambda: followed.append(1))
+
+    with pytest.raises(OSError, match="disk full"):
+        put_all()
+    assert len(followed) == len(put)
+
+
 def chunk(position, count, *, value=0, shape=(1, 3, 2, 2), frame_size=None):
     images = np.full((count, *shape), value, np.uint8)
     return DecodedChunk(
@@ -217,6 +270,13 @@ def test_windows_are_whole_in_their_batch_and_buffers_filled_to_the_byte():
     odd = batcher(batch_frames=6, buffer_bytes=230, window_frames=2)  # 5 would fit: 4 are taken
     found = [*odd.add(windows, first=0, wanted=slice(0, None)), *odd.rest()]
     assert [layout(batch) for batch in found] == [[(0, 0, 0, 4)], [(0, 0, 4, 4)]]
+
+
+def test_a_batch_whose_buffer_is_full_is_given_at_once():
+    batches = batcher(batch_frames=6, buffer_bytes=90)
+    windows = chunk(0, 2, shape=(5, 3, 3), frame_size=(9, 9))
+    [batch] = batches.add(windows, first=0, wanted=slice(0, None))
+    assert layout(batch) == [(0, 0, 0, 2)]
 
 
 def test_pieces_say_where_their_pixels_are_and_every_batch_is_given_in_the_end():

@@ -112,7 +112,7 @@ class Batcher:
             if count > 0:
                 self._put(batch, chunk, first + start, chunk.images[start : start + count])
                 start += count
-            if batch.num_rows == self._batch_frames or count < 1 or room == count:
+            if batch.num_rows == self._batch_frames or room == count:
                 yield self._open.pop(key)
 
     def end(self, position: int) -> Iterator[Batch]:

@@ -113,6 +113,6 @@ def _stops(pts: Ints, end: int | None) -> Ints:
     """When frames with distinct times end; `end` is that of the last where it lasts longer."""
     stops: Ints = default_stops(pts)
     step = int(pts[-1] - pts[-2]) if len(pts) > 1 else 0
-    if end is not None and (end > stops[-1] + step / 2 or (not step and end > pts[-1])):
+    if end is not None and end > stops[-1] + step / 2:
         stops[-1] = end
     return stops

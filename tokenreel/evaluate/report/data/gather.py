@@ -149,7 +149,7 @@ def evenly(count: int, wanted: int) -> list[int]:
     >>> evenly(10, 4), evenly(2, 4)
     ([0, 3, 6, 9], [0, 1])
     """
-    places = np.linspace(0, count - 1, min(count, wanted)).round()
+    places = np.linspace(0, count - 1, wanted).round()
     return [int(place) for place in np.unique(places)]
 
 
