@@ -50,10 +50,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
         ),
     ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = [
-        bool(rows) and all(isinstance(row[i], int | float) for row in rows)
-        for i in range(len(header))
-    ]
+    right = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
     lines = []
     for row in cells:
         parts = [

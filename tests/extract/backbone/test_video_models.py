@@ -88,6 +88,12 @@ def test_tokens_are_those_of_the_blocks_by_the_library(family, tmp_path):
     assert again.keys() == state.keys()
     assert all(torch.equal(again[part], state[part]) for part in state)
     check_weights(name, "pretrained")  # without a download
+    other = load_weights(name, "random:2")
+    torch.save({"teacher": state, "student": other}, tmp_path / "two.pth")
+    chosen = load_weights(name, str(tmp_path / "two.pth"), "student")
+    assert all(torch.equal(chosen[part], other[part]) for part in other)
+    with pytest.raises(UsageError, match=r"weights_key='techer': .* has student, teacher"):
+        load_weights(name, str(tmp_path / "two.pth"), "techer")
 
 
 def test_torchvision_gives_the_pooled_last_stage(monkeypatch):

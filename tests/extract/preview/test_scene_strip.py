@@ -7,7 +7,9 @@ from typer.testing import CliRunner
 
 from tests.extract.scenes.films import COLOURS, write_film
 from tokenreel.cache.errors import UsageError
-from tokenreel.extract.preview.scene_strip import look_at_scenes
+from tokenreel.extract.preview import scene_strip
+from tokenreel.extract.preview.scene_strip import draw_scenes, look_at_scenes
+from tokenreel.extract.scene_list import Scene
 from tokenreel.extract.scenes.config import ScenesConfig
 from tokenreel.extract.scenes.methods import cutter_for
 from tokenreel.extract.scenes.segment import find_scenes
@@ -67,3 +69,37 @@ def test_the_command_draws_a_picture(film, tmp_path):
     assert "has no video 'b.mp4', did you mean a.mp4?" in str(wrong.exception)
     neither = CliRunner().invoke(app, ["show", "a.mp4"])
     assert "give --store STORE, or --scenes FOLDER" in str(neither.exception)
+
+
+MADE = {"method": "running-mean", "parameters": {"threshold": 77.0, "min_frames": 2, "window": 4}}
+
+
+def test_the_threshold_is_that_of_the_list_where_it_was_made_by_the_running_mean(film):
+    picture = picture_of(film, made=MADE)
+    assert (picture.threshold, picture.title) == (
+        77.0,
+        "a.mp4  (3 scenes, 64 frames, running-mean)",
+    )
+    other = picture_of(film, made={"method": "content", "parameters": {}})
+    assert (other.threshold, other.title) == (None, "a.mp4  (3 scenes, 64 frames, content)")
+    assert picture_of(film).title == "a.mp4  (3 scenes, 64 frames)"
+
+
+def test_a_centre_is_in_the_frame_that_is_shown_then(film):
+    scenes = [Scene(0.0, 0.8, 19.5 / 25, 20), Scene(0.8, 1.36, 0.8, 14)]
+    picture = look_at_scenes(film, "a.mp4", scenes, made={})
+    for frame, colour in zip(picture.frames, COLOURS, strict=False):
+        np.testing.assert_allclose(frame.mean(axis=(0, 1)), colour, atol=4)
+
+
+def test_a_cut_is_a_line_on_both_curves_and_the_threshold_one_on_the_distance(film, monkeypatch):
+    monkeypatch.setattr(scene_strip, "save_figure", lambda figure, out: figure)
+    figure = draw_scenes(picture_of(film, made=MADE), None)
+    colours, jumps = figure.axes[-2:]
+    upright = [
+        [line.get_xdata()[0] for line in axis.lines if len(set(line.get_xdata())) == 1]
+        for axis in (colours, jumps)
+    ]
+    assert upright == [pytest.approx([0.8, 1.36])] * 2
+    level = [line.get_ydata()[0] for line in jumps.lines if list(line.get_xdata()) == [0, 1]]
+    assert level == [77.0]

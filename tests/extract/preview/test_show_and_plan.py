@@ -1,6 +1,7 @@
 """What a plan says is what an extraction then makes; what a picture shows is what was seen."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -14,7 +15,7 @@ from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.images.transforms import apply_transform
-from tokenreel.extract.preview import plan
+from tokenreel.extract.preview import plan, show
 from tokenreel.extract.preview.plan import (
     measure_machine,
     planned_identity,
@@ -154,6 +155,57 @@ def test_first_principal_components_of_the_tokens_become_colours():
     assert colours.shape == (1, 2, 2, 3)
     assert abs(colours[0, 0, 0, 0] - colours[0, 1, 0, 0]) == pytest.approx(1)
     assert colours[0, 0, 0, 0] == pytest.approx(colours[0, 0, 1, 0])
+
+
+def test_a_survey_counts_what_is_kept_and_what_is_decoded_for_it(manifest):
+    def survey(**fields):
+        found = survey_headers(manifest, CONFIG.model_copy(update=fields))
+        return found.clip_frames, found.num_decoded, found.num_seconds
+
+    assert survey() == ({"part": 25, "whole": 70}, 95, pytest.approx(3.8))
+    assert survey(frames="uniform:4")[:2] == ({"part": 4, "whole": 4}, 190)  # read twice
+    assert survey(fps=5.0)[:2] == ({"part": 5, "whole": 14}, 95)
+    assert survey(fps=100.0)[:2] == ({"part": 25, "whole": 70}, 95)
+
+
+def test_rows_of_windows_and_every_view_are_counted():
+    identity = planned_identity(CONFIG)
+    one = store_size(identity, "int8", [64]).frame_bytes
+    windows = identity.model_copy(update={"frames_per_window": 4, "rows_per_window": 2})
+    assert store_size(windows, "int8", [64]).frame_bytes == one / 2
+    clean = identity.model_copy(update={"views": identity.views[:1]})
+    assert store_size(clean, "int8", [64]).frame_bytes == one / 2
+    more = identity.model_copy(update={"frames_per_window": 12, "rows_per_window": 1})
+    assert store_size(more, "fp16", [13]).num_bytes == store_size(more, "fp16", [24]).num_bytes
+
+
+def test_clips_are_measured_spread_over_the_manifest(manifest, monkeypatch):
+    assert list(plan._spread(list(range(5)))) == [0, 2, 4, 1, 3]
+    scenes = CONFIG.model_copy(update={"pixels": "centre", "frames": "scenes:x", "views": 0})
+    monkeypatch.setattr(plan, "_spread", lambda clips: iter(()))
+    assert plan.picture_bytes(manifest, scenes, seconds=1.0) == 0.0
+
+
+def test_similarities_are_drawn_from_the_first_second_to_the_last(monkeypatch):
+    monkeypatch.setattr(show, "save_figure", lambda figure, out: figure)
+    similarity = np.array([[1.0, 0.25, 0.5], [0.25, 1, 0.75], [0.5, 0.75, 1]])
+    seen = np.stack([np.full((4, 4, 3), value, np.uint8) for value in (10, 20)])
+    picture = show.ClipPicture(
+        SimpleNamespace(clip_id="a", num_frames=3, split="val", action=""),
+        np.array([0, 2]),
+        np.array([1.0, 2.0, 4.0]),
+        seen,
+        "",
+        {3: np.zeros((2, 1, 1, 3))},
+        similarity,
+    )
+    axes = draw_clip(picture, None).axes
+    assert [axis.get_title() for axis in axes[:2]] == ["1.00 s", "4.00 s"]
+    assert [axis.images[0].get_array()[0, 0, 0] for axis in axes[:2]] == [10, 20]
+    matrix = next(axis for axis in axes if axis.get_title() == "cosine of the CLS tokens")
+    assert list(matrix.images[0].get_extent()) == [1.0, 4.0, 4.0, 1.0]
+    [line] = next(axis for axis in axes if "the one before" in axis.get_title()).lines
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([2.0, 4.0], [0.25, 0.75])
 
 
 def test_a_missing_video_is_a_line_of_the_plan(tmp_path: Path):

@@ -12,11 +12,13 @@ from tokenreel.extract.encode.identity import identity_for
 from tokenreel.extract.preview import plan as plan_module
 from tokenreel.extract.preview.plan import HeaderSurvey, MachineRates, StoreSize
 from tokenreel.pipeline.override import apply_overrides
+from tokenreel.pipeline.phases import planning
 from tokenreel.pipeline.phases.extraction import config_of
 from tokenreel.pipeline.phases.planning import Plan, break_even, plan_dataset
 from tokenreel.pipeline.recipes import get_recipe
 from tokenreel.pipeline.recipes.extraction import extraction_for
 
+INT8 = ExtractConfig(device="cpu")
 MANIFEST = Manifest("sample", Path(), (Clip("a", "a.mp4"), Clip("b", "b.mp4", split="val")))
 SURVEY = HeaderSurvey({"a": 100, "b": 100}, 8.0, 200, 1000, ())
 SIZE = StoreSize("int8", 1000.0, 200_000, 20)
@@ -109,3 +111,59 @@ def test_the_papers_data_sets_are_extracted_in_bfloat16_unless_a_word_says_other
         update={"image_size": 224, "transform": recipe.transform["name"]}
     )
     assert identity_for(again, "0" * 64) == recipe
+
+
+def test_stored_views_are_computed_and_written_once_and_read_one_at_a_time():
+    config = ExtractConfig(views=1)
+    rates = MachineRates("cuda:0", 100.0, 50.0, 1e6, 1e6)
+    plan = Plan("sample", config, SURVEY, rates, (SIZE,), (), free_bytes=10**9)
+    assert plan.backbone_hours == 200 * 2 / 50 / 3600
+    cells = plan.text().split("int8", 1)[1].split()
+    assert cells[:5] == ["1000", "100000", "0.00", "20", "0.000"]
+    large = replace(SIZE, frame_bytes=1e6)
+    assert "  0.025  " in replace(plan, sizes=(large,)).text()  # at 25 frames a second
+    (row,) = break_even(MANIFEST, config, SURVEY, rates, SIZE, recipe="sample")
+    assert row.cached_seconds == pytest.approx(row.epoch_frames * 1000 / 2 / 1e6)
+
+
+def test_the_break_even_is_of_the_recipes_of_the_data_set():
+    rates = MachineRates("cuda:0", 100.0, 50.0, 1e6, 1e6)
+    rows = break_even(MANIFEST, ExtractConfig(), SURVEY, rates, SIZE)
+    names = [name for row in rows for name in row.recipes]
+    assert "sample" in names
+    assert {get_recipe(name).dataset for name in names} == {"sample"}
+    assert len(set(names)) == len(names)
+
+
+def test_frames_are_decoded_as_often_as_the_headers_say():
+    assert HeaderSurvey({"a": 100, "b": 0}, 4.0, 250, 1, ()).decoded_per_frame == 2.5
+    assert HeaderSurvey({}, 0.0, 0, 0, ()).decoded_per_frame == 0
+
+
+def test_a_plan_has_each_codec_once_and_counts_what_the_limit_leaves_out(monkeypatch, tmp_path):
+    clips = tuple(
+        Clip(f"{split}{n}", "a.mp4", split=split) for split in ("train", "val") for n in "ab"
+    )
+    monkeypatch.setattr(
+        planning, "read_words", lambda *_, **__: (Manifest("sample", tmp_path, clips), INT8)
+    )
+    rates = MachineRates("cpu", 100.0, 50.0, 1e6, 1e6)
+    for name, answer in {
+        "measure_machine": rates,
+        "planned_identity": None,
+        "survey_headers": SURVEY,
+    }.items():
+        monkeypatch.setattr(plan_module, name, lambda *_, answer=answer, **__: answer)
+    monkeypatch.setattr(
+        plan_module, "store_size", lambda _, name, *__, **___: StoreSize(name, 1.0, 1, 1)
+    )
+    found = plan_dataset("sample", [], out=tmp_path, limit=1)
+    assert [size.codec for size in found.sizes] == [
+        "int8",
+        "fp16",
+        "int4",
+        "pool2+int8",
+        "pool2+int4",
+    ]
+    assert found.num_over_limit == 2
+    assert "; 2 clips left out by --limit" in found.text()
