@@ -11,6 +11,7 @@ from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.encode.identity import identity_for
 from tokenreel.extract.preview import plan as plan_module
 from tokenreel.extract.preview.plan import HeaderSurvey, MachineRates, StoreSize
+from tokenreel.pipeline.defaults import SAMPLE
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.phases import planning
 from tokenreel.pipeline.phases.extraction import config_of
@@ -128,10 +129,11 @@ def test_stored_views_are_computed_and_written_once_and_read_one_at_a_time():
 
 def test_the_break_even_is_of_the_recipes_of_the_data_set():
     rates = MachineRates("cuda:0", 100.0, 50.0, 1e6, 1e6)
-    rows = break_even(MANIFEST, ExtractConfig(), SURVEY, rates, SIZE)
+    manifest = replace(MANIFEST, dataset=SAMPLE)
+    rows = break_even(manifest, ExtractConfig(), SURVEY, rates, SIZE)
     names = [name for row in rows for name in row.recipes]
     assert "sample" in names
-    assert {get_recipe(name).dataset for name in names} == {"sample"}
+    assert {get_recipe(name).dataset for name in names} == {SAMPLE}
     assert len(set(names)) == len(names)
 
 

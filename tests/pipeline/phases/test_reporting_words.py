@@ -21,9 +21,6 @@ def test_the_page_is_evaluated_within_the_memory_that_is_named(monkeypatch, tmp_
     monkeypatch.setattr(reporting, "report_scores", lambda *_, **__: Path("p"))
     found = reporting.report_words(["a"], out=tmp_path, jobs=3, memory="5GB")
     assert found == (Path("p"), "scores")
-        Path("p"),
-        "scores",
-    )
     assert given == {"out": tmp_path, "jobs": 3, "memory": "5GB"}
 
 
