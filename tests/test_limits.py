@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.io  # noqa: F401  before no file can be opened
 
 from tests.cache.stores import begin, make_store, write_clip
 from tokenreel.cache import files

@@ -300,6 +300,67 @@ def test_apply_takes_videos_or_a_folder_to_watch(call):
             call(wrong, target, [])
 
 
+def test_show_draws_the_frames_and_the_view_that_are_named(call, monkeypatch):
+    store = SimpleNamespace(record=lambda _: SimpleNamespace(key="a-1"))
+    monkeypatch.setattr("tokenreel.cache.read.store_reader.open_store", lambda _: store)
+    monkeypatch.setattr("tokenreel.pipeline.defaults.videos_of_store", lambda _, root: root)
+    monkeypatch.setattr("tokenreel.extract.preview.show.draw_clip", lambda _, out: out)
+    picture = SimpleNamespace(unseen_reason="gone")
+    words = "extract show a --store s --root v --frames 5 --view 1"
+    found, printed, [(args, named)] = call(words, "extract.preview.show.look_at_clip", picture)
+    assert (found, args) == (0, (store, "a"))
+    assert named == {"root": Path("v"), "num_frames": 5, "view": 1}
+    assert printed.splitlines()[1] == "picture: a-1.png"
+    assert "without frames: gone" in printed
+
+
+def test_info_says_where_labels_and_tokens_come_from(call, monkeypatch):
+    facts = SimpleNamespace(former_fingerprints=("f" * 4,), root="/v", extra={"b": 1, "a": 2})
+    store = SimpleNamespace(made_with={"weights": "w"}, facts=facts, num_relabelled=3)
+    monkeypatch.setattr("tokenreel.cache.read.store_reader.open_store", lambda _: store)
+    target = "cache.tools.maintenance.store_info"
+    words = "tokenreel store info s"
+    assert call(words, target, report())[1].splitlines() == [
+        "",
+        "made with       weights w",
+        "migrated from   ffff",
+        "relabelled      3 clips, by `store relabel`",
+        "videos were in  /v",
+        "extra field     a",
+        "extra field     b",
+    ]
+    facts.root, facts.extra, facts.former_fingerprints, store.num_relabelled = "", {}, (), 0
+    assert call(words, target, report())[1].splitlines() == ["", "made with       weights w"]
+
+
+def test_doctor_writes_nothing_where_it_is_told_so(call, monkeypatch):
+    monkeypatch.setattr("tokenreel.pipeline.tools.doctor.report", lambda _: "fine")
+    target = "pipeline.tools.doctor.examine"
+    for words, measure in (("--no-measure", False), ("--measure", True), ("", True)):
+        given = call(f"tokenreel doctor --folder f {words}", target, None)[2]
+        assert given == [((Path("f"),), {"measure": measure})]
+
+
+def test_a_repaired_store_is_verified_again_as_deep_as_before(call, monkeypatch):
+    target = "cache.tools.verify.verify_store"
+    repaired = []
+
+    def repair(store, found, words, *, root):
+        repaired.append((store, words, root))
+        return report(require_reached=lambda: repaired.append("reached"))
+
+    monkeypatch.setattr("tokenreel.pipeline.phases.extraction.repair_store", repair)
+    words = "tokenreel store verify s device=cpu --deep --repair --root v"
+    found, printed, given = call(words, target, report(problems=["torn"], exit_status=5))
+    assert (found, repaired) == (5, [(Path("s"), ["device=cpu"], Path("v")), "reached"])
+    assert given == [((Path("s"),), {"deep": True, "root": Path("v")})] * 2
+    assert "after the repair: " in printed
+    repaired.clear()
+    assert call(words, target, report())[0] == 0
+    assert call("tokenreel store verify s", target, report(problems=["torn"]))[0] == 0
+    assert repaired == []
+
+
 def test_show_takes_a_store_or_scenes():
     for wrong in ("show a", "show a --store s --scenes f"):
         found = CliRunner().invoke(extract.app, wrong.split())
