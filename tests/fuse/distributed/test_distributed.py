@@ -19,6 +19,7 @@ import torch
 
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.fuse.data.batches import _share
+from tokenreel.fuse.distributed import join
 from tokenreel.fuse.distributed.global_layers import (
     GlobalBatchNorm,
     place_dropouts,
@@ -29,7 +30,6 @@ from tokenreel.fuse.distributed.world import (
     any_of,
     from_first,
     gather_clips,
-    world_from_torchrun,
 )
 from tokenreel.pipeline.cli.fuse import train as train_command
 from tokenreel.pipeline.phases.training import train_recipe
@@ -229,13 +229,17 @@ def test_a_batch_norm_of_all_processes_is_that_of_torch_for_any_shape(shape):
 
 def test_what_processes_on_gpus_send_goes_by_way_of_their_own(monkeypatch):
     done = []
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    given = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**given, "MASTER_ADDR": "here", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.append(str(device)))
-    for name, value in {"init_process_group": None, "get_rank": 1, "get_world_size": 2}.items():
-        monkeypatch.setattr(
-            torch.distributed, name, lambda *_, n=name, v=value: (done.append(n), v)[1]
-        )
-    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
-    with world_from_torchrun(torch.device("cuda:1")) as world:
+    monkeypatch.setattr(join, "_connect", lambda ranks, seconds: done.append("connect"))
+    monkeypatch.setattr(join, "_greet", lambda *_: ("here", "here"))
+    monkeypatch.setattr(
+        torch.distributed,
+        "init_process_group",
+        lambda backend, rank, world_size, **_: done.append((backend, rank, world_size)),
+    )
+    with join.world_from_torchrun(torch.device("cuda:1")) as world:
         assert (world.rank, world.size) == (1, 2)
-    assert done[:2] == ["cuda:1", "init_process_group"]
+    assert done == ["cuda:1", "connect", ("nccl", 1, 2)]

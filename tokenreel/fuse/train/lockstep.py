@@ -18,7 +18,7 @@ from tokenreel.fuse.data.batches import Batch, Place, make_batch, stream_batches
 from tokenreel.fuse.data.epoch_plan import hold_out, plan_epoch
 from tokenreel.fuse.data.requirements import training_clips
 from tokenreel.fuse.data.source import TokenSource
-from tokenreel.fuse.distributed.world import ALONE, World, any_of
+from tokenreel.fuse.distributed.world import ALONE, World, any_of, in_step, together
 from tokenreel.fuse.systems.base import sampling_of
 from tokenreel.fuse.train.run import Run
 
@@ -85,14 +85,15 @@ def _fit_stage(
     active, number = list(runs), runs[0].stage_number
     sampling = active[0].sampling
     assert all(run.sampling == sampling for run in active)
-    clips, held_out = _training_clips(source, active[0].stage.config)
+    with together(world):
+        clips, held_out = _training_clips(source, active[0].stage.config)
     start = min(run.position for run in active)
     epochs = max(run.num_epochs for run in active)
     batches = stream_batches(
         source, clips, sampling, start=start, epochs=epochs, rank=world.rank, world=world.size
     )
     with closing(batches):
-        for place, batch in batches:
+        for place, batch in in_step(batches, world, source.device):
             failed |= _step(active, place, batch)
             del batch  # its memory is the next one's
             active = [run for run in active if run not in failed]
@@ -176,7 +177,8 @@ def _end_epoch(
     ending = [run for run in active if run.position[0] == epoch]
     observers = [run for run in ending if run.wants_held_out(epoch)]
     if observers:
-        for batch in _held_out_batches(source, held_out, observers[0]):
+        batches = _held_out_batches(source, held_out, observers[0])
+        for batch in in_step(batches, observers[0].world, source.device):
             _each(observers, partial(Run.observe, batch=batch), failed)
     losses = [run.end_epoch() for run in ending if run not in failed]
     if losses:

@@ -25,7 +25,14 @@ from tokenreel.fuse.data.epoch_plan import Sampling
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.distributed.global_layers import share_layers
 from tokenreel.fuse.distributed.precision import precision_of
-from tokenreel.fuse.distributed.world import ALONE, World, sum_gradients
+from tokenreel.fuse.distributed.world import (
+    ALONE,
+    World,
+    from_first,
+    share_weights,
+    sum_gradients,
+    together,
+)
 from tokenreel.fuse.losses.checks import NotFinite
 from tokenreel.fuse.runs.checkpoint import (
     load_checkpoint,
@@ -94,19 +101,22 @@ class Run:
         self.system = system_of(config)
         self.stages = self.system.stages(config)
         self._ends = list(accumulate(stage.config.optim.epochs for stage in self.stages))
-        self.model = self.system.build(config, shapes_of(source, config))
-        if not (out / "checkpoint.pt").exists():
-            self.system.begin(self.model, config)
-        if config.init is not None:
-            self.system.initialise(self.model, config)
-        self.model.to(self.device)
+        state = self._saved_state()
+        with together(world):
+            self.model = self.system.build(config, shapes_of(source, config))
+            if state is None:
+                self.system.begin(self.model, config)
+            if config.init is not None:
+                self.system.initialise(self.model, config)
+            self.model.to(self.device)
         if world.size > 1:
             share_layers(self.model)
+        share_weights(self.model, world)
         self._losses: list[float] = []
         self._held_out: list[tuple[float, int]] = []
         self._saved_at = time.monotonic()
         self._curves: SummaryWriter | None = None
-        self._resume()
+        self._resume(state)
         if config.first_runs and not self.num_epochs:
             self.save()  # the weights of another run as they are: no step writes them
         counts = [p.numel() for p in self.model.parameters() if p.requires_grad]
@@ -284,14 +294,24 @@ class Run:
         start = self._ends[number - 1] if number else 0
         return learning_rate(self.stage.config.optim, epoch - start)
 
-    def _resume(self) -> None:
+    def _saved_state(self) -> dict[str, Any] | None:
+        """The checkpoint that the first process finds; None before there is one.
+
+        Another node may see the disk of some seconds ago, or none.
+        """
+        path, state = self.out / "checkpoint.pt", None
+        with together(self.world):
+            if self.world.is_first and path.exists():
+                state = load_checkpoint(path)
+        return from_first(state, self.world)
+
+    def _resume(self, state: dict[str, Any] | None) -> None:
         path, metrics = self.out / "checkpoint.pt", self.out / "metrics.jsonl"
-        if not path.exists():
+        if state is None:
             if self.world.is_first:
                 metrics.unlink(missing_ok=True)
             self._begin_stage()
             return
-        state = load_checkpoint(path)
         restore_weights(path, self.model, self.config, state)
         require_config(path, self.config, state)
         epoch, number = state["position"]

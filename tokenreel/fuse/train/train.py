@@ -7,6 +7,7 @@ run trained alone, and resumes where it was killed.
 """
 
 import logging
+import platform
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -14,14 +15,23 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+import tokenreel
 from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config.system import SystemConfig
 from tokenreel.fuse.data.placement import available_memory_bytes
 from tokenreel.fuse.data.source import TokenSource
-from tokenreel.fuse.distributed.world import World, find_device, from_first, world_from_torchrun
+from tokenreel.fuse.distributed.join import find_device, world_from_torchrun
+from tokenreel.fuse.distributed.world import (
+    World,
+    behind_first,
+    from_first,
+    require_alike,
+    together,
+)
 from tokenreel.fuse.embed.embed import Embedder, embed_together
 from tokenreel.fuse.runs.provenance import describe_run
 from tokenreel.fuse.runs.run_folder import RunFolder
@@ -153,12 +163,18 @@ def train_together(
     if len({job.out.resolve() for job in jobs}) < len(jobs):
         raise ValueError("two runs in one folder: give each its own")
     where = find_device(device)
-    stores = {key: StoreSet(dict(key)) for key in dict.fromkeys(job.stores for job in jobs)}
-    jobs = [replace(job, config=job.config.for_stores(stores[job.stores])) for job in jobs]
     errors: dict[Path, TokenReelError] = {}
     with ExitStack() as stack:
         world = stack.enter_context(world_from_torchrun(where))
-        prepared = [_prepare(job, stores[job.stores], stack, world, errors) for job in jobs]
+        with together(world):
+            stores = {key: StoreSet(dict(key)) for key in dict.fromkeys(job.stores for job in jobs)}
+            jobs = [replace(job, config=job.config.for_stores(stores[job.stores])) for job in jobs]
+            folders = [_folder(job, stores[job.stores]) for job in jobs]
+        require_alike(_what_must_be_alike(folders), world)
+        prepared = [
+            _prepare(job, folder, stores[job.stores], stack, world, errors)
+            for job, folder in zip(jobs, folders, strict=True)
+        ]
         done = [run.folder.embeddings for run in prepared if run.is_done]
         left = [run for run in prepared if not run.is_done and run.job.out not in errors]
         for (key, _, frames), groups in _with_same_tokens(_groups(left), stores, world).items():
@@ -187,12 +203,43 @@ def train_together(
     ]
 
 
+def _folder(job: Job, stores: StoreSet) -> RunFolder:
+    """The folder of a run, not locked."""
+    paths = {name: store.path for name, store in stores.items()}
+    return RunFolder(job.out, describe_run(job.config, stores, job.provenance), paths)
+
+
+def _what_must_be_alike(folders: Sequence[RunFolder]) -> dict[str, Any]:
+    """What decides the numbers of runs: versions and provenances, without the names of stores."""
+    runs = {folder.path.name: _without_names(folder.provenance) for folder in folders}
+    return {
+        "tokenreel": tokenreel.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "run": runs,
+    }
+
+
+def _without_names(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """A provenance without the names of its stores, which a node may have elsewhere."""
+    others = {
+        name: {key: value for key, value in store.items() if key != "name"}
+        for name, store in provenance.get("stores", {}).items()
+    }
+    found = {key: value for key, value in provenance.items() if key != "store_name"}
+    return found | ({"stores": others} if others else {})
+
+
 def _prepare(
-    job: Job, stores: StoreSet, stack: ExitStack, world: World, errors: dict[Path, TokenReelError]
+    job: Job,
+    folder: RunFolder,
+    stores: StoreSet,
+    stack: ExitStack,
+    world: World,
+    errors: dict[Path, TokenReelError],
 ) -> "_Prepared":
     """Lock the folder of a run and see whether it is done; what is wrong goes to `errors`."""
-    paths = {name: store.path for name, store in stores.items()}
-    folder = RunFolder(job.out, describe_run(job.config, stores, job.provenance), paths)
     error: TokenReelError | None = None
     is_done = False
     if world.is_first:
@@ -255,7 +302,8 @@ def _train_group(
     """Train and embed runs that share a stream; those that failed, each with its error."""
     errors: dict[Path, TokenReelError] = {}
     try:
-        source = make()
+        with together(world):
+            source = make()
         for part in _parts(group, source, world):
             errors |= _train_and_embed(part, source, world, progress=progress)
     except TokenReelError as error:  # of the store or the memory: of every run that reads it
@@ -318,6 +366,7 @@ def _train_and_embed(
         for run in group
         if run.job.out not in failed
     ]
-    if embedders and world.is_first:
-        embed_together(source, embedders, progress=progress, beat=beat)
+    with together(world), behind_first(str(group[0].job.out), world):
+        if embedders and world.is_first:
+            embed_together(source, embedders, progress=progress, beat=beat)
     return failed

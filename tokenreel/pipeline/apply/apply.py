@@ -260,7 +260,7 @@ class _Application:
                 yield item
 
     def _embedder(self) -> "ClipEmbedder":
-        from tokenreel.fuse.distributed.world import find_device
+        from tokenreel.fuse.distributed.join import find_device
         from tokenreel.fuse.embed.embed import ClipEmbedder
 
         opened = {name: open_store(store) for name, store in self._stores.items()}

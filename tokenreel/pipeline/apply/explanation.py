@@ -91,7 +91,7 @@ def explain_clips(
         raise UsageError(f"--threshold {threshold:g}: a score is from 0 to 1")
     stores = joined(store or stores_of_run(run))
     chosen = find_clips(stores.first, clips)
-    from tokenreel.fuse.distributed.world import find_device
+    from tokenreel.fuse.distributed.join import find_device
     from tokenreel.fuse.embed.explain import ClipExplanation, explain
 
     folder = out or run / FOLDER

@@ -159,7 +159,7 @@ class ExploredRun:
         with self._lock:  # torch's threads are one clip's at a time
             found = self._attention.get(clip_id)
             if found is None:
-                from tokenreel.fuse.distributed.world import find_device
+                from tokenreel.fuse.distributed.join import find_device
                 from tokenreel.fuse.embed.attend import attend
 
                 [made] = attend(self.path, self._store, [clip_id], device=find_device("auto"))

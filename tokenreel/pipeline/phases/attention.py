@@ -88,7 +88,7 @@ def attend_clips(
     opened = open_store(store or require_store_of_run(run, provenance))
     videos = videos_of_store(opened, root)
     chosen = find_clips(opened, clips)
-    from tokenreel.fuse.distributed.world import find_device
+    from tokenreel.fuse.distributed.join import find_device
     from tokenreel.fuse.embed.attend import ClipAttention, attend
 
     where = find_device(device)

@@ -141,7 +141,7 @@ def train_jobs(jobs: "Sequence[Job]") -> "list[RunResult]":
     """
     jobs = [replace(job, config=recorded_config(job)) for job in jobs]
     processes = num_processors()
-    from tokenreel.fuse.distributed.world import find_device
+    from tokenreel.fuse.distributed.join import find_device
 
     if processes == 1 or find_device("auto").type != "cpu":
         from tokenreel.fuse.train.train import train_together
@@ -362,7 +362,7 @@ def embed_with(
     """
     read_provenance(run)  # wrong paths are found before torch is imported
     joined(store)
-    from tokenreel.fuse.distributed.world import find_device
+    from tokenreel.fuse.distributed.join import find_device
     from tokenreel.fuse.embed.embed import embed_run
 
     target = out or run / f"{Path(EMBEDDINGS).stem}-{first_store(store).resolve().name}.h5"
