@@ -76,7 +76,11 @@ def check_line(line):
     if not line or line.startswith("#"):
         return
     line = re.sub(r"^\$ ", "", line)
+    if re.match(r"[A-Z]+=\$\(", line):  # a variable of what another program prints
+        return
     program, *rest = shlex.split(line)
+    if program == "srun":
+        program, *rest = rest
     if program == "torchrun":
         start = next(n for n, word in enumerate(rest) if word in APPS)
         parser = get_args_parser()

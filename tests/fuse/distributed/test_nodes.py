@@ -26,7 +26,6 @@ import json, os, signal, sys
 import torch
 torch.set_num_threads(1)  # a forked child has no threads of its parent
 import scipy.linalg
-import tokenreel
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.fuse.data import batches
 from tokenreel.fuse.kernels.cpu import compiled
@@ -72,7 +71,8 @@ def work(round, rank):
     os.dup2(log, 1), os.dup2(log, 2)
     count_reads(rank)
     other = round.get("node 1", {}) if node else {}
-    tokenreel.__version__ = other.get("version", tokenreel.__version__)
+    if "version" in other:
+        train.version = lambda name: other["version"]
     if "dies at" in other:
         die_at(other["dies at"])
     store = other.get("store", round["store"])
@@ -199,7 +199,7 @@ def test_a_node_with_another_store_or_version_is_refused_by_name_before_the_firs
     assert ends[3] == [4, 4, 4, 4]
     host = socket.gethostname()
     for text in logs(folder / "unlike"):
-        assert f"rank 2 on {host}: tokenreel is '9.9', of rank 0 on {host} '0.1.0'" in text
+        assert f"rank 2 on {host}: tokenreel is '9.9', of rank 0 on {host} " in text
         assert f"rank 2 on {host}: run.run.store_fingerprint is" in text
     assert not (folder / "unlike" / "run").exists()
 

@@ -25,7 +25,7 @@ from tokenreel.extract.flow.changes import StoreChanges
 from tokenreel.pipeline.launch import base, ray_engine
 from tokenreel.pipeline.launch.base import Extraction, Placement, versions_here
 from tokenreel.pipeline.launch.drive import Task
-from tokenreel.pipeline.launch.slurm import shard_jobs
+from tokenreel.pipeline.launch.slurm import is_to_resume, shard_jobs
 from tokenreel.pipeline.phases.extraction import read_words
 
 log = logging.getLogger(__name__)
@@ -228,3 +228,26 @@ def test_a_worker_with_another_canary_is_refused_before_it_writes(job, monkeypat
     with pytest.raises(WrongIdentity, match="this process computes other tokens"):
         job()
     assert not list(job.extraction.out.glob("clips/*"))
+
+
+@pytest.mark.parametrize(
+    ("number", "shown", "is_back"),
+    [
+        (signal.SIGUSR2, "", True),
+        (signal.SIGUSR1, "", True),
+        (signal.SIGTERM, "PreemptEligibleTime=2026-11-29T05:38:52 PreemptTime=2026-11-29", True),
+        (signal.SIGTERM, "PreemptEligibleTime=2026-11-29T05:38:52 PreemptTime=None", False),
+        (signal.SIGINT, "PreemptTime=2026-11-29", False),
+    ],
+)
+def test_a_job_that_slurm_preempts_goes_back_into_the_queue_and_one_that_is_cancelled_does_not(
+    number, shown, is_back, monkeypatch, tmp_path
+):
+    program = tmp_path / "scontrol"
+    program.write_text(f'#!/bin/sh\ntest "$*" = "show job 7" && echo {shown}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert is_to_resume(number) == is_back
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert is_to_resume(signal.SIGTERM) is False

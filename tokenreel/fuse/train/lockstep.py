@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any, NoReturn
 
-from tokenreel.cache.errors import TokenReelError, UsageError
+from tokenreel.cache.errors import INTERRUPTED, TERMINATED, TokenReelError, UsageError
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.progress import Progress
 from tokenreel.fuse.config.system import SystemConfig
@@ -24,6 +24,10 @@ from tokenreel.fuse.train.run import Run
 
 log = logging.getLogger(__name__)
 
+STOP_SIGNALS = (  # USR1 and USR2 are how schedulers announce the end of a job
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2),
+)
+
 
 def fit(
     runs: Sequence[Run],
@@ -36,8 +40,8 @@ def fit(
     """Train runs that draw the same batches, in lock-step, to their ends.
 
     A run that is further than another waits; one whose loss is not finite leaves, and the others go
-    on.  Ctrl-C and SIGTERM save every run after the step that they come in, and end the process
-    with 130 and 143.
+    on.  Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 save every run after the step that they come in, and
+    end the process, Ctrl-C with 130 and the others with 143.
 
     Args:
         runs: of one system, and with one Sampling in each stage, those that are over apart.
@@ -198,6 +202,18 @@ def _held_out_batches(
         ).to(source.device)
 
 
+class Stopped(SystemExit):
+    """The end of a process that a signal asked for, once its runs are saved.
+
+    Attributes:
+        signal: its number.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(INTERRUPTED if number == signal.SIGINT else TERMINATED)
+        self.signal = number
+
+
 def _save_and_stop(active: Sequence[Run], number: int) -> NoReturn:
     name = signal.Signals(number).name
     for run in active:
@@ -210,12 +226,12 @@ def _save_and_stop(active: Sequence[Run], number: int) -> NoReturn:
             epoch,
             step,
         )
-    raise SystemExit(128 + number)
+    raise Stopped(number)
 
 
 @contextmanager
 def _stop_on_signals(world: World) -> Iterator[list[int]]:
-    """The signals that came, SIGTERM and Ctrl-C, in order; a second Ctrl-C interrupts at once.
+    """The signals that came, in order; a second Ctrl-C interrupts at once.
 
     Several processes wait for the step to end whatever comes: torchrun repeats each signal.
     """
@@ -228,7 +244,7 @@ def _stop_on_signals(world: World) -> Iterator[list[int]]:
 
     former: dict[int, Any] = {}
     try:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             former[number] = signal.signal(number, stop)
     except ValueError:  # not the main thread: the owner of the process handles signals
         yield stopped

@@ -12,13 +12,13 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import tokenreel
 from tokenreel.cache.errors import TokenReelError
 from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config.system import SystemConfig
@@ -213,7 +213,7 @@ def _what_must_be_alike(folders: Sequence[RunFolder]) -> dict[str, Any]:
     """What decides the numbers of runs: versions and provenances, without the names of stores."""
     runs = {folder.path.name: _without_names(folder.provenance) for folder in folders}
     return {
-        "tokenreel": tokenreel.__version__,
+        "tokenreel": version("tokenreel"),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
@@ -272,12 +272,25 @@ def _groups(prepared: Sequence[_Prepared]) -> dict[_Stream, list[_Prepared]]:
     """Runs that may share a stream; runs without training are one group of their store."""
     groups: dict[_Stream, list[_Prepared]] = {}
     for run in prepared:
-        config = run.job.config
-        stages = [stage.config for stage in system_of(config).stages(config)]
-        drawn = tuple(sampling_of(stage) for stage in stages if stage.optim.epochs)
-        key = (run.job.stores, (config.system, *drawn) if drawn else None)
-        groups.setdefault(key, []).append(run)
+        groups.setdefault(_stream_of(run.job), []).append(run)
     return groups
+
+
+def _stream_of(job: Job) -> _Stream:
+    """What decides the batches of a run."""
+    stages = [stage.config for stage in system_of(job.config).stages(job.config)]
+    drawn = tuple(sampling_of(stage) for stage in stages if stage.optim.epochs)
+    return job.stores, (job.config.system, *drawn) if drawn else None
+
+
+def lockstep_groups(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Runs in the groups that train_together feeds from one stream over a store, in their order."""
+    stores = {key: StoreSet(dict(key)) for key in dict.fromkeys(job.stores for job in jobs)}
+    groups: dict[_Stream, list[Job]] = {}
+    for job in jobs:
+        known = replace(job, config=job.config.for_stores(stores[job.stores]))
+        groups.setdefault(_stream_of(known), []).append(job)
+    return list(groups.values())
 
 
 def _with_same_tokens(

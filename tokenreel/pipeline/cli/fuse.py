@@ -85,21 +85,68 @@ def ablate(
     device: Device = "auto",
     placement: Placement = "auto",
     memory: Memory = None,
+    engine: Annotated[
+        str, typer.Option(help="local: here; slurm: a job for each group of runs; ray: a task")
+    ] = "local",
+    gpus: Annotated[
+        str | None, typer.Option(help="slurm, ray: of each job or task, 1; by default none")
+    ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="slurm, ray: jobs or tasks [one a lock-step group]")
+    ] = None,
+    cpus: Annotated[
+        int | None, typer.Option(min=1, help="slurm, ray: cores of a job or task")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="slurm: of a job, which resumes after it [4:00:00]")
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="slurm: of the cluster")] = None,
+    array_parallelism: Annotated[
+        int | None, typer.Option(min=1, help="slurm: most jobs that run at once")
+    ] = None,
+    sbatch: Annotated[
+        list[str] | None, typer.Option(help="slurm: another option, KEY=VALUE; repeat")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="ray: auto or HOST:PORT of a running cluster [none: here]")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="slurm: print the scripts")] = False,
 ) -> None:
     """Train a table in lock-step, one stream over the store, and print it beside the paper's."""
-    from tokenreel.pipeline.phases.ablation import ablate as ablate_words
+    from tokenreel.pipeline.launch.base import Placement as Where
+    from tokenreel.pipeline.launch.tables import TABLE_ENGINES
+    from tokenreel.pipeline.launch.tables.base import TableRequest
     from tokenreel.pipeline.phases.training import parse_store_list
 
-    report = ablate_words(
-        words,
-        seeds=seeds,
-        stores=parse_store_list(store or []),
-        splits=splits,
-        out=out,
-        device=require_device(device),
-        placement=placement,
-        memory_bytes=parse_bytes(memory) if memory is not None else None,
+    request = TableRequest(
+        tuple(words),
+        seeds,
+        tuple(parse_store_list(store or [])),
+        splits,
+        out,
+        require_device(device),
+        placement,
+        parse_bytes(memory) if memory is not None else None,
     )
+    launched = TABLE_ENGINES.load(engine)(
+        request,
+        Where(
+            gpus=gpus,
+            nodes=nodes,
+            cpus=cpus,
+            address=address,
+            time=time,
+            partition=partition,
+            array_parallelism=array_parallelism,
+            sbatch=tuple(sbatch or ()),
+            dry_run=dry_run,
+        ),
+    )
+    for line in launched.lines:
+        say(line)
+    report = launched.report
+    if report is None:
+        finish(0)
     say(report.text)
     for problem in report.problems:
         say(f"problem: {problem}")

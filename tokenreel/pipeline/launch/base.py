@@ -80,7 +80,7 @@ class Placement:
         for field in fields(self):
             name = field.name
             if name not in names and getattr(self, name) != getattr(default, name):
-                options = ", ".join(_option(name) for name in names)
+                options = ", ".join(_option(name) for name in names) or "none"
                 raise UsageError(
                     f"{_option(name)} is not an option of --engine {engine}, which takes {options}"
                 )

@@ -136,8 +136,8 @@ def launch(extraction: Extraction, placement: Placement) -> Launched:
     placement.require_only("ray", ["gpus", "nodes", "cpus", "address"])
     require_package("ray", "ray")
     shard = parse_shard(extraction.shard)
-    with stop_on_signals() as stopping, _connected(placement.address) as ray:
-        count, gpus, cpus = size_of(placement, ray.cluster_resources(), len(_nodes(ray)))
+    with stop_on_signals() as stopping, connected(placement.address) as ray:
+        count, gpus, cpus = size_of(placement, ray.cluster_resources(), len(nodes_of(ray)))
         extraction, manifest, config = ready(extraction)
         assert extraction.out is not None
         store = extraction.out
@@ -146,7 +146,7 @@ def launch(extraction: Extraction, placement: Placement) -> Launched:
         job = Job(
             manifest,
             tuple(part),
-            config.model_copy(update={"device": _device(config.device, gpus)}),
+            config.model_copy(update={"device": device_of(config.device, gpus)}),
             store,
             changes,
             extraction.changed,
@@ -161,7 +161,7 @@ def launch(extraction: Extraction, placement: Placement) -> Launched:
     return Launched(report, store)
 
 
-def _device(word: str, gpus: int) -> str:
+def device_of(word: str, gpus: int) -> str:
     """The device of a worker, of the GPUs that Ray shows it.
 
     Raises:
@@ -222,7 +222,7 @@ def size_of(
 
 
 @contextmanager
-def _connected(address: str | None) -> Iterator[Any]:
+def connected(address: str | None) -> Iterator[Any]:
     """Ray, connected to a cluster, or started on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it reports home
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -266,7 +266,8 @@ def _reachable(address: str) -> str:
     return f"{host}:{port}"
 
 
-def _nodes(ray: Any) -> list[Any]:
+def nodes_of(ray: Any) -> list[Any]:
+    """The nodes of the cluster that are alive."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
@@ -334,11 +335,11 @@ class RayWorkers:
         except errors.RayError as error:  # the actor died, or its node
             self._due[worker] = time.monotonic() + GREET_SECONDS
             if what == "extract":
-                self._reasons[worker] = _why(error)
+                self._reasons[worker] = reason_of(error)
                 return [Away(worker, self._reasons[worker])]
             if isinstance(error, errors.ActorUnavailableError):
                 return []  # it is being started again
-            return [Lost(worker, _why(error))]
+            return [Lost(worker, reason_of(error))]
         if what == "extract":
             self._latest.pop(worker, None)
             return [Done(worker, answer)]
@@ -373,7 +374,7 @@ class RayWorkers:
             actor.stop.remote(number)
 
 
-def _why(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The reason that Ray gives for the end of an actor, on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     useful = [line for line in lines if "exit type" in line.lower() or "detail" in line.lower()]

@@ -1,8 +1,9 @@
 """The engine of SLURM clusters: an array of jobs, submitted by submitit.
 
-Each job does one shard on one node.  USR2, which comes before the end of its time or on preemption,
-and USR1 finish the segments that are begun and put the job back into the queue.  TERM finishes them
-too and ends the job: after `scancel` it is over, and one that SLURM preempts SLURM requeues itself.
+Each job does one shard on one node.  USR2, which comes before the end of its time, and USR1 finish
+the segments that are begun and put the job back into the queue.  So does TERM where SLURM says that
+it preempts the job: one that ends by itself in its grace time SLURM does not requeue.  After
+`scancel`, which sends TERM too, the job is over.
 """
 
 import logging
@@ -12,6 +13,7 @@ import shlex
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -70,8 +72,8 @@ class ShardJob:
         for failure in done.report.failed:
             say(f"failed: {failure}")
         status = done.report.exit_status
-        if status > 128 and done.report.signal in (signal.SIGUSR1, signal.SIGUSR2):
-            _requeue()
+        if status > 128 and is_to_resume(done.report.signal):
+            requeue()
         return status
 
     def checkpoint(self) -> Any:
@@ -81,8 +83,24 @@ class ShardJob:
         return DelayedSubmission(self)
 
 
-def _requeue() -> None:
-    """Let submitit put this job back into the queue, now that its segments are whole."""
+def is_to_resume(number: int) -> bool:
+    """Whether a job that a signal ended goes back into the queue.
+
+    Args:
+        number: of the signal.
+    """
+    if number in (signal.SIGUSR1, signal.SIGUSR2):
+        return True
+    job = os.environ.get("SLURM_JOB_ID")
+    if number != signal.SIGTERM or job is None or shutil.which("scontrol") is None:
+        return False
+    command = ["scontrol", "show", "job", job]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return re.search(r"\bPreemptTime=\d", shown) is not None
+
+
+def requeue() -> None:
+    """Let submitit put this job back into the queue, now that what it made is whole."""
     name = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
     signal.raise_signal(signal.Signals[f"SIG{name}"])
 
@@ -100,11 +118,7 @@ def launch(extraction: Extraction, placement: Placement) -> Launched:
     if placement.dry_run:
         read_words(extraction.dataset, extraction.words, root=extraction.root)
         return Launched(None, None, (script(extraction, placement, parameters),))
-    if shutil.which("sbatch") is None or shutil.which("srun") is None:
-        raise UsageError(
-            f"--engine slurm: {socket.gethostname()} has no sbatch and srun: run the command on a "
-            "login node of the cluster; --dry-run prints the script"
-        )
+    require_login_node()
     from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -126,6 +140,19 @@ def launch(extraction: Extraction, placement: Placement) -> Launched:
             f"see `tokenreel status {store}`; `scancel {number}` ends it",
         ),
     )
+
+
+def require_login_node() -> None:
+    """Refuse a machine from which no job can be queued.
+
+    Raises:
+        UsageError: it has no sbatch or srun.
+    """
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise UsageError(
+            f"--engine slurm: {socket.gethostname()} has no sbatch and srun: run the command on a "
+            "login node of the cluster; --dry-run prints the script"
+        )
 
 
 def shard_jobs(extraction: Extraction, placement: Placement) -> list[ShardJob]:
@@ -158,8 +185,17 @@ def sbatch_parameters(extraction: Extraction, placement: Placement) -> dict[str,
         raise UsageError(
             f"--shard {extraction.shard}: --engine slurm makes the shards, one for each of --nodes"
         )
+    return job_parameters(f"extract-{extraction.dataset}", placement)
+
+
+def job_parameters(name: str, placement: Placement) -> dict[str, Any]:
+    """The options of jobs of a name, as submitit names them.
+
+    Raises:
+        UsageError: an option that SLURM would refuse.
+    """
     found: dict[str, Any] = {
-        "job_name": f"extract-{extraction.dataset}",
+        "job_name": name,
         "time": minutes_of(placement.time or DEFAULT_TIME),
         "nodes": 1,
         "ntasks_per_node": 1,
@@ -186,12 +222,23 @@ def sbatch_parameters(extraction: Extraction, placement: Placement) -> dict[str,
 
 def script(extraction: Extraction, placement: Placement, parameters: Mapping[str, Any]) -> str:
     """The script that sbatch would be given."""
+    folder = _folder((extraction.out or Path("STORE")).absolute())
+    return script_of(folder, placement.nodes or 1, parameters)
+
+
+def script_of(folder: Path, count: int, parameters: Mapping[str, Any]) -> str:
+    """The script of an array of jobs that sbatch would be given.
+
+    Args:
+        folder: of their files, with %j for the number of a job.
+        count: of jobs.
+        parameters: as submitit names them.
+    """
     from submitit.slurm.slurm import _make_sbatch_string
 
-    folder = _folder((extraction.out or Path("STORE")).absolute())
     words = [shlex.quote(sys.executable), "-u -m submitit.core._submit", shlex.quote(str(folder))]
     text: str = _make_sbatch_string(
-        command=" ".join(words), folder=folder, map_count=placement.nodes or 1, **parameters
+        command=" ".join(words), folder=folder, map_count=count, **parameters
     )
     return text
 

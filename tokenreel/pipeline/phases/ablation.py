@@ -8,8 +8,9 @@ import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,11 +49,12 @@ from tokenreel.pipeline.phases.training import (
 from tokenreel.pipeline.recipes import CONTROLS, FROZEN_CONTROLS, RECIPES, TABLES, get_recipe
 
 if TYPE_CHECKING:
-    from tokenreel.fuse.train.train import Job
+    from tokenreel.fuse.train.train import Job, RunResult
 
 log = logging.getLogger(__name__)
 
 _Planned = tuple[AblationRow, int, "Job"]  # row, seed, run
+Trainer = Callable[[Sequence["Job"]], "list[RunResult]"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def ablate(
     placement: str = "auto",
     memory_bytes: int | None = None,
     progress: bool = True,
+    train: Trainer | None = None,
 ) -> AblationReport:
     """Train every row with every seed, evaluate, and make the table.
 
@@ -106,39 +109,32 @@ def ablate(
         placement: where codes stay.
         memory_bytes: most that codes may take in memory, None for half of what is available.
         progress: show bars.
+        train: of the runs, in the place of this process; the three arguments before count for it.
 
     Raises:
         UsageError: words that mean nothing, or no row that the stores can feed.
         TokenReelError: every run failed; why each did.
     """
     rows = plan_rows(words)
-    folder = out or RESULTS / folder_name([word for word in words if "=" not in word])
-    runs = RUNS if out is None else out / "runs"
+    folder = folder_of_table(words, out)
     parts = split_stores(stores) if splits else {"": list(stores)}
-    first: list[Job] = []
-    wrong: list[str] = []
-    for name, own in parts.items():
-        of_split, reasons = plan_first_runs(rows, seeds, own, runs / name)
-        first += of_split
-        wrong += reasons
-    if first:
+    if train is None:
         from tokenreel.fuse.train.train import train_together
 
-        log.info("%d runs give first weights to the rows", len(first))
-        for result in train_together(
-            first,
+        train = partial(
+            train_together,
             device=device,
             placement=placement,
             memory_bytes=memory_bytes,
             progress=progress,
-        ):
+        )
+    first, wrong = runs_of_first_weights(rows, seeds, parts, out)
+    if first:
+        log.info("%d runs give first weights to the rows", len(first))
+        for result in train(first):
             wrong += [f"{result.path.name}: {result.error}"] if result.error is not None else []
-    jobs: list[_Planned] = []
-    for name, own in parts.items():
-        planned, reasons = plan_jobs(rows, seeds, own, runs / name)
-        jobs += [(row, seed, of_split_run(job, name)) for row, seed, job in planned]
-        wrong += reasons
-    problems = list(dict.fromkeys(wrong))
+    jobs, reasons = runs_of_rows(rows, seeds, parts, out)
+    problems = list(dict.fromkeys([*wrong, *reasons]))
     notes = substitutes(jobs)
     rows, jobs, same = name_backbones(rows, jobs)
     for problem in same:
@@ -146,15 +142,7 @@ def ablate(
     problems += same
     controls = {row.recipe: row for row in rows if row.recipe in CONTROLS}
     frozen = _store_of_tokens(jobs[0][2]) if controls.keys() & FROZEN_CONTROLS else None
-    from tokenreel.fuse.train.train import train_together
-
-    results = train_together(
-        [job for _, _, job in jobs],
-        device=device,
-        placement=placement,
-        memory_bytes=memory_bytes,
-        progress=progress,
-    )
+    results = train([job for _, _, job in jobs])
     for result in results:
         if result.error is not None:
             name = result.path.name
@@ -189,6 +177,70 @@ def ablate(
     write_whole(folder / "ablation.csv", ablation_csv(every, values, counts=counts).encode())
     write_whole(folder / "ablation.txt", f"{text}\n".encode())
     return AblationReport(text, folder, (*problems, *lacking, *report.problems, *missing))
+
+
+def folder_of_table(words: Sequence[str], out: Path | None = None) -> Path:
+    """Where the files of a table are.
+
+    >>> folder_of_table(["controls", "optim.epochs=2"]).as_posix()
+    'results/controls'
+    """
+    return out or RESULTS / folder_name([word for word in words if "=" not in word])
+
+
+def runs_of_first_weights(
+    rows: Sequence[AblationRow],
+    seeds: int,
+    parts: Mapping[str, Sequence[Stores]],
+    out: Path | None,
+) -> tuple[list["Job"], list[str]]:
+    """The runs that give first weights to rows, on every split, and why some cannot be.
+
+    Args:
+        rows: of the table.
+        seeds: runs of a row.
+        parts: the stores of each split.
+        out: folder of the table and its runs; None for the folder of all runs.
+    """
+    found: list[Job] = []
+    wrong: list[str] = []
+    for name, own in parts.items():
+        jobs, reasons = plan_first_runs(rows, seeds, own, _folder_of_runs(out) / name)
+        found += jobs
+        wrong += reasons
+    return found, wrong
+
+
+def runs_of_rows(
+    rows: Sequence[AblationRow],
+    seeds: int,
+    parts: Mapping[str, Sequence[Stores]],
+    out: Path | None,
+    pending: Collection[Path] = (),
+) -> tuple[list[_Planned], list[str]]:
+    """The runs of the rows, on every split, and why some rows cannot be trained.
+
+    Args:
+        rows: of the table.
+        seeds: runs of a row.
+        parts: the stores of each split.
+        out: folder of the table and its runs; None for the folder of all runs.
+        pending: folders of runs that will be trained before these.
+
+    Raises:
+        UsageError: no row can be trained.
+    """
+    found: list[_Planned] = []
+    wrong: list[str] = []
+    for name, own in parts.items():
+        planned, reasons = plan_jobs(rows, seeds, own, _folder_of_runs(out) / name, pending)
+        found += [(row, seed, of_split_run(job, name)) for row, seed, job in planned]
+        wrong += reasons
+    return found, wrong
+
+
+def _folder_of_runs(out: Path | None) -> Path:
+    return RUNS if out is None else out / "runs"
 
 
 def split_stores(stores: Sequence[Stores]) -> dict[str, list[Stores]]:
@@ -405,7 +457,11 @@ def _rows_of(name: str, grids: Sequence[str]) -> list[AblationRow]:
 
 
 def plan_jobs(
-    rows: Sequence[AblationRow], seeds: int, stores: Sequence[Stores], folder: Path
+    rows: Sequence[AblationRow],
+    seeds: int,
+    stores: Sequence[Stores],
+    folder: Path,
+    pending: Collection[Path] = (),
 ) -> tuple[list[_Planned], list[str]]:
     """The runs of the rows that can be trained, and why the others cannot.
 
@@ -414,6 +470,7 @@ def plan_jobs(
         seeds: runs of a row, with seeds 0 to seeds - 1.
         stores: that may feed rows; the one of a recipe's data set in stores/ when there are none.
         folder: of the runs.
+        pending: folders of runs that will be trained before these.
 
     Raises:
         UsageError: no row can be trained; why each cannot.
@@ -425,16 +482,12 @@ def plan_jobs(
         if row.recipe in CONTROLS:  # nothing to train
             continue
         try:
-            store, runs = _store_for(row, opened, folder)
+            store, runs = _store_for(row, opened, folder, pending)
             for seed in range(seeds):
-                jobs += [
-                    (
-                        row,
-                        seed,
-                        make_job(row.recipe, [*words, f"seed={seed}"], store=store, folder=folder),
-                    )
-                    for words in runs
-                ]
+                for words in runs:
+                    own = [*words, f"seed={seed}"]
+                    job = make_job(row.recipe, own, store=store, folder=folder, pending=pending)
+                    jobs.append((row, seed, job))
         except (UsageError, StoreError) as error:
             refused.setdefault(str(error), []).append(row.label)
     problems = [f"{_named(labels, len(rows))}: {why}" for why, labels in refused.items()]
@@ -477,7 +530,10 @@ def plan_first_runs(
 
 
 def _store_for(
-    row: AblationRow, stores: Sequence[tuple[Stores, StoreSet]], folder: Path
+    row: AblationRow,
+    stores: Sequence[tuple[Stores, StoreSet]],
+    folder: Path,
+    pending: Collection[Path] = (),
 ) -> tuple[Stores, list[list[str]]]:
     """The first store, or set, that has what a row needs, of its data set and backbone first.
 
@@ -499,7 +555,8 @@ def _store_for(
         try:
             runs = _words_of_runs(row, opened.first)
             for words in runs:
-                require_stores(configure_run(row.recipe, words, folder=folder), opened)
+                config = configure_run(row.recipe, words, folder=folder, pending=pending)
+                require_stores(config, opened)
         except UsageError as error:
             reasons.append(str(error))
             continue

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -186,6 +186,7 @@ def make_job(
     store: Stores | None = None,
     out: Path | None = None,
     folder: Path = RUNS,
+    pending: Collection[Path] = (),
 ) -> "Job":
     """The run that a recipe and its changes describe.
 
@@ -195,6 +196,7 @@ def make_job(
         store: the store, or several by name; that of the recipe's data set in stores/ when None.
         out: folder of the run; one below `folder` that is named for it when None.
         folder: of all runs.
+        pending: folders of runs that will be trained before this one.
 
     Raises:
         UsageError: as configure_run, or no store of the data set.
@@ -204,7 +206,7 @@ def make_job(
     if store is None and not chosen.dataset:
         raise UsageError(f"system {name} has no data set: give --store")
     path = store or find_store(chosen.dataset)
-    config = configure_run(name, words, folder=folder)
+    config = configure_run(name, words, folder=folder, pending=pending)
     from tokenreel.fuse.train.train import Job
 
     changes = [word for word in words if not word.startswith("seed=")]
@@ -220,13 +222,16 @@ def make_job(
     )
 
 
-def configure_run(name: str, words: Sequence[str], *, folder: Path = RUNS) -> SystemConfig:
+def configure_run(
+    name: str, words: Sequence[str], *, folder: Path = RUNS, pending: Collection[Path] = ()
+) -> SystemConfig:
     """The config of a recipe with its changes, and the run that gives its first weights.
 
     Args:
         name: of the recipe.
         words: `key=value` changes of its fuse config.
         folder: of all runs.
+        pending: folders of runs that will be trained before this one.
 
     Raises:
         UsageError: a wrong word, a recipe whose first weights come from a run that is not there,
@@ -240,11 +245,13 @@ def configure_run(name: str, words: Sequence[str], *, folder: Path = RUNS) -> Sy
             f"data.action=ACTION`, or `fuse ablate {name}` for all of them"
         )
     if chosen.begins_from and config.init is None:
-        first = _run_to_begin_from(name, chosen.begins_from, words, config.seed, (folder, RUNS))
+        first = _run_to_begin_from(
+            name, chosen.begins_from, words, config.seed, (folder, RUNS), pending
+        )
         config = config.with_(init=str(first))
     if chosen.first_runs and not config.first_runs:
         runs = [
-            str(_run_to_begin_from(name, source, given, config.seed, (folder, RUNS)))
+            str(_run_to_begin_from(name, source, given, config.seed, (folder, RUNS), pending))
             for source, given in words_of_first_runs(name, words)
         ]
         config = config.beginning_from(tuple(runs))
@@ -292,7 +299,12 @@ def apply_words(name: str, words: Sequence[str]) -> SystemConfig:
 
 
 def _run_to_begin_from(
-    name: str, source: str, words: Sequence[str], seed: int, folders: Sequence[Path]
+    name: str,
+    source: str,
+    words: Sequence[str],
+    seed: int,
+    folders: Sequence[Path],
+    pending: Collection[Path] = (),
 ) -> Path:
     """The run whose weights another recipe begins from, of the same seed.
 
@@ -305,7 +317,7 @@ def _run_to_begin_from(
     wanted = _without_optim([source, *changes])
     alike = (run for run in near if changes and _model_words(run) == wanted)
     for run in chain((path / same for path in folders), alike, (path / plain for path in folders)):
-        if (run / "checkpoint.pt").exists():
+        if run in pending or (run / "checkpoint.pt").exists():
             log.info("%s begins from %s", name, run)
             return run
     raise UsageError(
