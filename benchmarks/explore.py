@@ -4,7 +4,9 @@
 
 `page`: until it lists clips and takes clicks, in headless Chromium, on a store of 10,000 clips (the
 records of 20 clips, repeated); at most 1 s wanted.  `frame`: one of a clip of 320x180, resized for
-the backbone, as a request gets it while somebody jumps about in it; at most 0.15 s wanted.
+the backbone, as a request gets it while somebody jumps about in it; at most 0.15 s wanted.  `frame
+of 1280x720, first visits` and `once warm`: in a long clip whose key frames are 250 frames apart,
+the rest of which is decoded while nobody asks.
 """
 
 import http.client
@@ -27,6 +29,7 @@ from tokenreel.pipeline.explore import command
 from tokenreel.pipeline.phases.library import extract_videos
 
 CLIPS, FRAMES = 20, 60
+LARGE = "large.mp4"
 
 
 def main() -> None:
@@ -38,6 +41,8 @@ def main() -> None:
         (folder / "videos").mkdir()
         for number in range(3 if quick_flag() else CLIPS):
             write_video(folder / "videos" / f"{number:02}.mp4", frames, width=320, height=180)
+        large = 40 if quick_flag() else 300
+        write_video(folder / "videos" / LARGE, large, width=1280, height=720)
         settings = {"backbone": "test_vit", "weights": "random:0", "blocks": (5,)}
         extract_videos(folder / "videos", folder / "store", settings=settings)
         open_small = command.open_store
@@ -58,12 +63,14 @@ def main() -> None:
         try:
             clip = next(iter(open_small(folder / "store").records))
             timings = {"frame": measure_frames(serving.url, clip, frames)}
+            for visit in ("first visits", "once warm"):
+                found = measure_frames(serving.url, LARGE, large)
+                timings[f"frame of 1280x720, {visit}"] = found
             if find_chromium() is not None:
                 timings["page"] = measure_page(serving.url, folder, repeats)
         finally:
             serving.stop()
             thread.join()
-    wanted = {"page": 1.0, "frame": 0.15}
     write_rows(
         [
             make_row(
@@ -71,10 +78,11 @@ def main() -> None:
                 what,
                 timing,
                 shape="10000 clips",
-                baseline=f"{wanted[what]:g} s",
-                ratio=timing.median / wanted[what],
+                baseline=f"{wanted:g} s",
+                ratio=timing.median / wanted,
             )
             for what, timing in timings.items()
+            for wanted in [1.0 if what == "page" else 0.15]
         ]
     )
 

@@ -17,6 +17,7 @@ from tokenreel.cache.embeddings import read_embeddings, write_embeddings
 from tokenreel.cache.errors import ClipFailed, UsageError, WrongIdentity
 from tokenreel.cache.format.store_files import create_twin
 from tokenreel.cache.read.store_reader import open_store
+from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.video.sniff import VideoFiles
 from tokenreel.pipeline.apply import apply as module_of_apply
 from tokenreel.pipeline.apply import tokens
@@ -169,6 +170,26 @@ def test_a_bad_video_is_listed_and_the_same_command_takes_what_has_changed(work,
     assert all(one.was_done for one in applied(work, tmp_path / "out", videos, movies=False))
 
 
+def test_the_command_lists_a_bad_video_and_ends_with_status_3(work, tmp_path):
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    words = ["apply", work / "run", tmp_path / "bad.mp4", "--out", tmp_path / "out"]
+    result = CliRunner().invoke(app, [*map(str, words), "--action", "lift", "--device", "cpu"])
+    assert result.exit_code == 3, result.output
+    assert "failed: bad.mp4: open: " in result.output
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_video_that_another_writer_has_is_listed(work, tmp_path, monkeypatch):
+    def skip(self):
+        self._items.put(None)
+        return ExtractReport()
+
+    monkeypatch.setattr(tokens.Extraction, "_extract", skip)
+    [one] = applied(work, tmp_path / "out", work / "new" / "a.mp4", movies=False)
+    assert isinstance(one, ClipFailed)
+    assert "has no clip 'a.mp4'" in one.reason
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -250,6 +271,17 @@ def test_what_a_killed_command_has_extracted_is_embedded_and_not_extracted_again
         mine, theirs = (read_embeddings(each.folder / "embeddings.h5") for each in (one, other))
         np.testing.assert_array_equal(mine.clips[0].embeddings, theirs.clips[0].embeddings)
         assert mine.provenance == theirs.provenance  # whatever else was in the store
+
+
+def test_a_part_of_a_clip_that_was_extracted_stays_for_the_next_call(tmp_path):
+    stores = {name: tmp_path / "tokens" / name for name in ("spatial", "temporal")}
+    part = stores["temporal"] / "clips" / "ab" / ".tmp-abc-extract-1"
+    part.mkdir(parents=True)
+    tokens.drop_empty(tmp_path, stores)
+    assert part.exists()
+    part.rmdir()
+    tokens.drop_empty(tmp_path, stores)
+    assert not (tmp_path / "tokens").exists()
 
 
 def test_results_of_another_video_of_the_same_name_are_not_replaced(work, tmp_path):

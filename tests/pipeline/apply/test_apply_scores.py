@@ -168,6 +168,7 @@ def test_a_video_that_no_store_can_take_is_listed_once(work, tmp_path):
     found = list(apply_run(work / "tags", [videos], out=tmp_path / "out", **options))
     assert [one.clip_id for one in found if isinstance(one, ClipFailed)] == ["bad.mp4"]
     assert [one.name for one in found if not isinstance(one, ClipFailed)] == ["a.mp4"]
+    assert not (tmp_path / "out" / "tokens").exists()
 
 
 @pytest.mark.parametrize(

@@ -353,6 +353,15 @@ def test_a_run_that_is_none_or_not_finished_is_refused(work, tmp_path, run):
         serve_store(work / "store", [unfinished], port=0)
 
 
+def test_a_run_of_several_stores_is_refused_by_their_names(work, tmp_path, run):
+    other = shutil.copytree(run, tmp_path / "several")
+    provenance = json.loads((other / "run.json").read_bytes())
+    provenance["stores"] = {"spatial": {}, "temporal": {}}
+    (other / "run.json").write_text(json.dumps(provenance))
+    with pytest.raises(UsageError, match="reads the stores spatial, temporal, one is shown here"):
+        serve_store(work / "store", [other], port=0)
+
+
 def test_two_explorers_on_one_port_are_one_and_a_sentence(server, work):
     port = urlsplit(server.url).port
     with pytest.raises(UsageError, match=f"port {port} is taken, perhaps by another explorer"):

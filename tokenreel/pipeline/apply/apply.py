@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenreel.cache.errors import ClipFailed, Damaged, UsageError
+from tokenreel.cache.errors import ClipFailed, ClipNotFound, Damaged, UsageError
 from tokenreel.cache.files import make_directory
 from tokenreel.cache.format.store_files import load_identity
 from tokenreel.cache.locks import lock_folder
@@ -222,6 +222,9 @@ class _Application:
             if stopping.event.is_set():
                 raise KeyboardInterrupt
             yield self._write(embedder, self.pending[name])
+        if not self.options.keep_tokens:  # what one of several stores could not take
+            for name in self._failed:
+                self._drop_tokens(name)
 
     def _manifest(self) -> Manifest:
         """The videos that have not failed."""
@@ -270,13 +273,16 @@ class _Application:
         """The results of a video whose tokens are there; they are then dropped."""
         try:
             clip, provenance = embedder.embed(target.name)
-        except Damaged as error:
+        except (Damaged, ClipNotFound) as error:  # or another writer has it
             return ClipFailed(target.name, stage="read", reason=str(error))
         first = embedder.stores[self.trained.stores[0]]
         applied = write_results(
             target, clip, provenance, self.trained, first, movies=self.options.movies
         )
         if not self.options.keep_tokens:
-            for store in self._stores.values():
-                drop_tokens(store, target.name)
+            self._drop_tokens(target.name)
         return applied
+
+    def _drop_tokens(self, name: str) -> None:
+        for store in self._stores.values():
+            drop_tokens(store, name)

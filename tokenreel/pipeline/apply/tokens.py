@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from tokenreel.cache.errors import ClipFailed, UsageError
 from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.format.identity import StoreIdentity
-from tokenreel.cache.format.index import committed_keys
 from tokenreel.cache.format.store_files import create_twin, load_identity
 from tokenreel.cache.manifest import Manifest
 from tokenreel.extract.config import ExtractConfig
@@ -244,6 +243,6 @@ def drop_tokens(store: Path, clip_id: str) -> None:
 
 
 def drop_empty(out: Path, stores: Mapping[str, Path]) -> None:
-    """Remove the folder of tokens where no store in it has a clip."""
-    if not any(committed_keys(store) for store in stores.values() if store.exists()):
+    """Remove the folder of tokens where no store in it has a clip, or a part of one."""
+    if not any(list((store / "clips").glob("*/*")) for store in stores.values()):
         shutil.rmtree(out / TOKENS, ignore_errors=True)

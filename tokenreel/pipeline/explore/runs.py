@@ -11,7 +11,13 @@ from tokenreel.cache.errors import ClipFailed, ClipNotFound, UsageError
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.evaluate.methods.alignment import align_pair
 from tokenreel.evaluate.methods.nearest import squared_distances
-from tokenreel.fuse.runs.provenance import describe_store, read_config, require_same_tokens
+from tokenreel.fuse.runs.provenance import (
+    describe_store,
+    read_config,
+    read_provenance,
+    require_same_tokens,
+    stores_of,
+)
 from tokenreel.pipeline.apply.probes import Probe, fit_probes
 from tokenreel.pipeline.defaults import EMBEDDINGS
 
@@ -40,6 +46,11 @@ class ExploredRun:
 
     def __init__(self, path: Path, store: Store) -> None:
         self.path, self._store = path, store
+        if several := stores_of(read_provenance(path)):
+            raise UsageError(
+                f"{path} reads the stores {', '.join(several)}, one is shown here: leave out this "
+                "--run"
+            )
         config = read_config(path, require_same_tokens(path, describe_store(store)))
         self._attends = bool(getattr(getattr(config, "pooling", None), "attends", False))
         file_path = path / EMBEDDINGS
