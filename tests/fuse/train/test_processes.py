@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 
@@ -85,3 +88,25 @@ def test_a_killed_process_is_the_machines_fault(store, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "_work", kills.die)
     with pytest.raises(MachineError, match=r"a process that trains was killed.* rerun the same"):
         train_in_processes(long_run(store, tmp_path), processes=1, progress=False)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
+def test_what_a_step_frees_is_kept_for_the_next_one():
+    program = """
+        import resource, sys
+        from tokenreel.fuse.train.processes import keep_freed_memory
+        if "keep" in sys.argv and not keep_freed_memory():
+            sys.exit("no glibc")
+        size, faults = 24 << 20, []
+        for step in range(4):
+            parts = [b"x" * size for _ in range(4)]
+            del parts
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+        print(faults[-1] - faults[-2])
+    """
+    faults = [
+        int(subprocess.check_output([sys.executable, "-c", textwrap.dedent(program), *words]))
+        for words in ([], ["keep"])
+    ]
+    assert faults[0] > 5_000  # pages of 4 KiB that are cleared anew in every step
+    assert faults[1] < 100

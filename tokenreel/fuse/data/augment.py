@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenreel.fuse.config.augment import AugmentConfig
-from tokenreel.fuse.kernels import CodedTokens
+from tokenreel.fuse.kernels import CodedTokens, GainedTokens
 
 ASPECT = 4 / 3  # a rectangle is at most this much longer than the grid's own shape
 
@@ -27,13 +27,14 @@ class WindowTokens:
     """What the windows of some clips see.
 
     Attributes:
-        tokens: (F, N, D), as codes or floats; None where only CLS is used.
+        tokens: (F, N, D), as codes, floats, or what floats are made of; None where only CLS is
+            used.
         cls: (F, D of CLS) or None.
         gather: int64 (B, V, T), which of the F frames each position is.
         hidden: bool (F, N), True where a token is not seen; None where all are.
     """
 
-    tokens: CodedTokens | Tensor | None
+    tokens: CodedTokens | GainedTokens | Tensor | None
     cls: Tensor | None
     gather: Tensor
     hidden: Tensor | None = None
@@ -71,19 +72,27 @@ def augment_windows(
     if tokens is not None:
         masks, mirrored = zip(*(hidden_tokens(grid, config, rng) for rng in rngs), strict=True)
         hidden = torch.from_numpy(np.stack(masks)).to(gather.device)[window]
-        tokens = _take(tokens, rows)
-        if isinstance(tokens, Tensor) and is_spatial:
-            turned = tokens.unflatten(1, grid).flip(2).flatten(1, 2)
-            which = torch.tensor(mirrored, device=gather.device)[window]
-            tokens = torch.where(which[:, None, None], turned, tokens)
-        if config.noise:
-            floats = tokens.decode() if isinstance(tokens, CodedTokens) else tokens
-            # In place: the floats of a batch are the most memory of a step, and are a copy already.
-            tokens = floats.mul_(_factors(rngs, floats, config.noise)[window][:, None])
+        if isinstance(tokens, CodedTokens):
+            gains = _gains(rngs, sum(tokens.dims), config.noise)
+            if gains is None:
+                tokens = _take(tokens, rows)
+            else:
+                tokens = GainedTokens(tokens, rows, gains.to(gather.device), window)
+        else:
+            assert isinstance(tokens, Tensor)  # nothing is augmented twice
+            tokens = tokens[rows]
+            if is_spatial:
+                turned = tokens.unflatten(1, grid).flip(2).flatten(1, 2)
+                which = torch.tensor(mirrored, device=gather.device)[window]
+                tokens = torch.where(which[:, None, None], turned, tokens)
+            gains = _gains(rngs, tokens.shape[-1], config.noise)
+            if gains is not None:  # in place: a copy already
+                tokens.mul_(gains.to(tokens)[window][:, None])
     if cls is not None:
         cls = cls[rows]
-        if config.noise:
-            cls = cls * _factors(rngs, cls, config.noise)[window]
+        gains = _gains(rngs, cls.shape[-1], config.noise)
+        if gains is not None:
+            cls = cls * gains.to(cls)[window]
     return WindowTokens(tokens, cls, gather, hidden)
 
 
@@ -134,9 +143,7 @@ def _apart(gather: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return distinct % count, distinct // count, inverse
 
 
-def _take(tokens: CodedTokens | Tensor, rows: Tensor) -> CodedTokens | Tensor:
-    if isinstance(tokens, Tensor):
-        return tokens[rows]
+def _take(tokens: CodedTokens, rows: Tensor) -> CodedTokens:
     return CodedTokens(
         tuple(codes[rows] for codes in tokens.codes),
         tuple(scales[rows] for scales in tokens.scales),
@@ -144,7 +151,9 @@ def _take(tokens: CodedTokens | Tensor, rows: Tensor) -> CodedTokens | Tensor:
     )
 
 
-def _factors(rngs: Sequence[np.random.Generator], like: Tensor, deviation: float) -> Tensor:
-    """(B V, D) of each window's channels."""
-    drawn = np.stack([1 + deviation * rng.standard_normal(like.shape[-1]) for rng in rngs])
-    return torch.from_numpy(drawn).to(like)
+def _gains(rngs: Sequence[np.random.Generator], channels: int, deviation: float) -> Tensor | None:
+    """Float32 (B V, D), what the channels of each window are multiplied by; None without noise."""
+    if not deviation:
+        return None
+    drawn = np.stack([1 + deviation * rng.standard_normal(channels) for rng in rngs])
+    return torch.from_numpy(drawn).float()

@@ -19,7 +19,12 @@ from tokenreel.fuse.kernels import ops
 from tokenreel.fuse.kernels.attention.choose import log_reference, wanted_word
 from tokenreel.fuse.kernels.attention.padded import Padding, padded_attention
 from tokenreel.fuse.kernels.attention.reference import keep_first, project_and_attend
-from tokenreel.fuse.kernels.attention.tokens import CodedTokens, Folding, check_tokens
+from tokenreel.fuse.kernels.attention.tokens import (
+    CodedTokens,
+    Folding,
+    GainedTokens,
+    check_tokens,
+)
 from tokenreel.fuse.kernels.attention.weights import (
     QueryWeights,
     absorb_queries,
@@ -32,6 +37,7 @@ from tokenreel.fuse.kernels.attention.weights import (
 __all__ = [
     "CodedTokens",
     "Folding",
+    "GainedTokens",
     "Padding",
     "Pooled",
     "QueryWeights",
@@ -54,7 +60,7 @@ class Pooled:
 
 
 def pooled_attention(
-    tokens: CodedTokens,
+    tokens: CodedTokens | GainedTokens,
     models: Sequence[QueryWeights],
     *,
     hidden: Tensor | None = None,
@@ -69,7 +75,7 @@ def pooled_attention(
     Computes in float32 (float64 where queries are), also under autocast, except the reference.
 
     Args:
-        tokens: codes of F frames; frozen.
+        tokens: codes of F frames, or what floats of F frames are made of; frozen.
         models: weights of each model.
         hidden: bool (F, N), True where a token must not be seen.  A frame that is hidden whole
             gives NaN.
@@ -86,9 +92,16 @@ def pooled_attention(
         ValueError: a shape, device, stride, gradient or word that is not supported.
         TypeError: a dtype that is not supported.
     """
-    check_tokens(tokens, hidden)
     if not models:
         raise ValueError("no models: give the weights of one at least")
+    if isinstance(tokens, GainedTokens):
+        takes_two = normalise_keys or disjoint
+        lazily = not takes_two and wanted_word(implementation) in ("auto", "absorbed")
+        found = _pool_gained(tokens, models, hidden, with_attention) if lazily else None
+        if found is not None:
+            return found
+        tokens = CodedTokens((ops.decode_gained(tokens),))
+    check_tokens(tokens, hidden)
     for weights in models:
         check_weights(tokens, weights)
     word = wanted_word(implementation)
@@ -101,6 +114,34 @@ def pooled_attention(
                 for weights in models
             ]
         return _one_pass(tokens, models, hidden, with_attention, word)
+
+
+def _pool_gained(
+    tokens: GainedTokens,
+    models: Sequence[QueryWeights],
+    hidden: Tensor | None,
+    with_attention: bool,
+) -> list[Pooled] | None:
+    """Each model's by :func:`ops.pool_gained`; None where no loop takes the tokens."""
+    shape = (tokens.num_frames, tokens.num_tokens, tokens.dim)
+    floats = CodedTokens(
+        (tokens.gains.new_empty(1, *shape[1:]).expand(shape),)
+    )  # their shape alone
+    check_tokens(floats, hidden)
+    out = []
+    with torch.autocast(tokens.device.type, enabled=False):
+        for weights in models:
+            check_weights(floats, weights)
+            if _precision(weights.queries) != torch.float32:
+                return None
+            queries = absorb_queries(floats, weights).float().contiguous()
+            parts = ops.pool_gained(tokens, queries, hidden)
+            if parts is None:
+                return None
+            pooled, scores, lse = parts
+            attention = (scores - lse[..., None]).exp() if with_attention else None
+            out.append(Pooled(apply_values(floats, weights, pooled), attention))
+    return out
 
 
 def _reference(

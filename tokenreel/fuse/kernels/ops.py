@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tokenreel.fuse.kernels.attention import absorbed
 from tokenreel.fuse.kernels.attention.choose import CannotRun, decide, fall_back, loops_obstacle
-from tokenreel.fuse.kernels.attention.tokens import width_of
+from tokenreel.fuse.kernels.attention.tokens import GainedTokens, width_of
 
 
 @torch.library.custom_op("tokenreel::pool", mutates_args=())
@@ -198,3 +198,67 @@ def require_finite(scales: Sequence[Tensor]) -> None:
                 f"scales of block {block}, frame {frame}, token {token}: {part[frame, token]}, "
                 "must be finite: look at the store with `tokenreel store verify --deep STORE`"
             )
+
+
+def decode_gained(tokens: GainedTokens) -> Tensor:
+    """What :meth:`GainedTokens.decode` gives, bit for bit, by the fastest path."""
+    if tokens.device.type == "cpu" and loops_obstacle() is None:
+        from tokenreel.fuse.kernels.cpu import compiled
+
+        if compiled.decodes(tokens):
+            return compiled.decode(tokens)
+    return tokens.decode()
+
+
+def pool_gained(
+    tokens: GainedTokens, queries: Tensor, hidden: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """As :func:`pool` of the decoded tokens, bit for bit, without all their floats at once.
+
+    They are made a few frames at a time, in the core's own cache, and again for the gradient.
+
+    Args:
+        tokens: of R frames.
+        queries: float32 (E, D of all blocks) or (R, E, D).
+        hidden: bool (R, N) or None.
+
+    Returns:
+        What :func:`pool` returns; None where no compiled loop decodes the tokens.
+    """
+    if tokens.device.type != "cpu" or loops_obstacle() is not None:
+        return None
+    from tokenreel.fuse.kernels.cpu import compiled
+
+    if not compiled.decodes(tokens):
+        return None
+    found: tuple[Tensor, Tensor, Tensor] = _PoolDecoded.apply(
+        queries, compiled.Decoder(tokens), hidden
+    )
+    return found
+
+
+class _PoolDecoded(torch.autograd.Function):
+    """Pooling of tokens that a decoder makes, with the gradient of the queries."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, decoder: Any, hidden: Tensor | None) -> Any:
+        from tokenreel.fuse.kernels.cpu import compiled
+
+        [outputs] = compiled.pool_from(decoder, [queries], hidden)
+        ctx.save_for_backward(*outputs)
+        ctx.decoder, ctx.shared = decoder, queries.dim() == 2
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*outputs[1:])
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        from tokenreel.fuse.kernels.cpu import compiled
+
+        gradient = gradients[0]
+        if gradient is None:
+            return None, None, None
+        [found] = compiled.pool_backward_from(
+            ctx.decoder, [gradient.contiguous()], [ctx.saved_tensors], shared=ctx.shared
+        )
+        return found, None, None

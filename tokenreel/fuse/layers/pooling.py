@@ -3,6 +3,7 @@
 Shapes: F frames, N spatial tokens, D channels of all blocks together, E entities, C channels.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from tokenreel.fuse.config.model import FixedWidthConfig, LstpConfig, PoolingConfig
-from tokenreel.fuse.kernels import CodedTokens, QueryWeights, pooled_attention
+from tokenreel.fuse.kernels import CodedTokens, GainedTokens, QueryWeights, pooled_attention
 from tokenreel.fuse.kernels.attention.tokens import check_hidden
 from tokenreel.fuse.kernels.attention.weights import apply_values
+from tokenreel.fuse.kernels.ops import decode_gained
+
+PART_BYTES = 5 << 18  # of floats that are reduced at once on a CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +32,8 @@ class AttendedTokens:
     pooled: Tensor
 
 
-Tokens = CodedTokens | AttendedTokens | Tensor
-"""Of F frames: as codes, attended to already, or as floats (F, N, D)."""
+Tokens = CodedTokens | GainedTokens | AttendedTokens | Tensor
+"""Of F frames: as codes, what floats are made of, attended to already, or floats (F, N, D)."""
 
 
 class Pooling(Protocol):
@@ -161,10 +165,10 @@ class Lstp(nn.Module):
             context = cls[:, None]
         with torch.autocast(tokens.device.type, enabled=False):
             weights = self.weights(context)
-        if not len(tokens.codes[0]):  # a process without a clip of a small batch
+        if not tokens.num_frames:  # a process without a clip of a small batch
             queries = weights.queries.shape[-2]
             nothing = self.key.weight.new_zeros(0, queries, self.channels)
-            return nothing, nothing.new_zeros(0, queries, tokens.codes[0].shape[1])
+            return nothing, nothing.new_zeros(0, queries, tokens.num_tokens)
         [pooled] = pooled_attention(
             tokens,
             [weights],
@@ -206,6 +210,10 @@ class Plain(nn.Module):
         if self.kind == "cls":
             assert cls is not None
             return cls[:, None]
+        if isinstance(tokens, GainedTokens):
+            if self.kind == "max":
+                return torch.cat(list(_maxima(tokens, hidden)))[:, None]
+            tokens = decode_gained(tokens)
         assert isinstance(tokens, CodedTokens | Tensor)
         floats = tokens.decode() if isinstance(tokens, CodedTokens) else tokens
         if self.kind == "grid":
@@ -214,6 +222,17 @@ class Plain(nn.Module):
             check_hidden(hidden, floats)
             return floats.masked_fill(hidden[..., None], 0.0)
         return reduce_tokens(floats, self.kind, hidden)[:, None]
+
+
+def _maxima(tokens: GainedTokens, hidden: Tensor | None) -> Iterator[Tensor]:
+    """The maximum of the seen tokens of some frames at a time, (f, D): floats stay in the cache."""
+    count = tokens.num_frames
+    size = max(1, PART_BYTES // (4 * tokens.num_tokens * tokens.dim))
+    size = size if tokens.device.type == "cpu" else count
+    for start in range(0, count, size):
+        at = slice(start, min(start + size, count))
+        floats = decode_gained(tokens.frames(at.start, at.stop))
+        yield reduce_tokens(floats, "max", None if hidden is None else hidden[at])
 
 
 def reduce_tokens(tokens: Tensor, kind: str, hidden: Tensor | None = None) -> Tensor:

@@ -117,6 +117,60 @@ class CodedTokens:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
+@dataclass(frozen=True, eq=False)
+class GainedTokens:
+    """Frames of coded tokens whose channels are multiplied by those of a window.
+
+    Shapes: W windows, R frames.
+
+    Attributes:
+        tokens: of F frames.
+        rows: int64 (R,), which of the F frames, any of them several times.
+        gains: float32 (W, D of all blocks).
+        window: int64 (R,), whose gains a frame gets.
+    """
+
+    tokens: CodedTokens
+    rows: Tensor
+    gains: Tensor
+    window: Tensor
+
+    @property
+    def num_frames(self) -> int:
+        """R."""
+        return len(self.rows)
+
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        return self.tokens.num_tokens
+
+    @property
+    def device(self) -> torch.device:
+        """Where the codes are."""
+        return self.tokens.device
+
+    @property
+    def dim(self) -> int:
+        """D of all blocks."""
+        return sum(self.tokens.dims)
+
+    def frames(self, start: int, stop: int) -> "GainedTokens":
+        """The frames [start, stop)."""
+        at = slice(start, stop)
+        return GainedTokens(self.tokens, self.rows[at], self.gains, self.window[at])
+
+    def decode(self) -> Tensor:
+        """The tokens, blocks end to end: float32 (R, N, D of all blocks)."""
+        chosen = CodedTokens(
+            tuple(codes[self.rows] for codes in self.tokens.codes),
+            tuple(scales[self.rows] for scales in self.tokens.scales),
+            self.tokens.foldings,
+        )
+        # In place: the floats of a batch are the most memory of a step, and are a copy already.
+        return chosen.decode().mul_(self.gains[self.window][:, None])
+
+
 def width_of(codes: Tensor) -> int:
     """Stored channels d of codes (F, N, d), or of packed ones (F, N, d/2)."""
     return codes.shape[-1] * (2 if codes.dtype == torch.uint8 else 1)

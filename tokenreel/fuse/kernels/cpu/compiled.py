@@ -8,6 +8,7 @@ frames at a time.  The loops read rows of all models end to end, each model's ma
 a multiple of `ROWS`.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tokenreel.fuse.kernels.attention.tokens import CodedTokens, check_tokens, unpack
+from tokenreel.fuse.kernels.attention.tokens import (
+    CodedTokens,
+    GainedTokens,
+    check_tokens,
+    unpack,
+)
 from tokenreel.fuse.kernels.cpu import loops
 from tokenreel.fuse.kernels.cpu.loops import ROWS
 
@@ -30,6 +36,7 @@ Work = Callable[[slice, Array], None]  # of frames, on their rows of an array
 PART = 8  # frames at most that a thread takes at once
 CHUNK = 64  # frames whose gradients are summed at once
 BLOCK_BYTES = 1 << 19  # of codes that lie in the core's own cache
+DECODED_BYTES = 5 << 18  # of floats that are made at once, and read there
 BITS = {torch.float16: torch.int16, torch.bfloat16: torch.uint16}  # numpy has no bfloat16
 
 
@@ -57,7 +64,13 @@ def pool_each(
     Returns:
         What :func:`pool` returns, for each model.
     """
-    tokens = _checked(codes, scales, hidden)
+    return pool_from(Stored(_checked(codes, scales, hidden)), models, hidden)
+
+
+def pool_from(
+    tokens: "Stored | Decoder", models: Sequence[Tensor], hidden: Tensor | None
+) -> list[Outputs]:
+    """As :func:`pool_each`, of tokens wherever they are."""
     frames, num_tokens = tokens.num_frames, tokens.num_tokens
     vectors = _vectors(tokens, models)
     rows = vectors.shape[1] // sum(tokens.widths)
@@ -67,17 +80,17 @@ def pool_each(
     unseen = np.empty((0, num_tokens), bool) if hidden is None else hidden.contiguous().numpy()
 
     def work(at: slice, out: Array) -> None:
-        block = Block.read(tokens, at, models[0].dtype)
-        loops.attend(
-            block.codes,
-            block.scales,
-            _of(vectors, at),
-            unseen[at],
-            block.room(rows),
-            out,
-            scores[at],
-            lse[at],
-        )
+        for part, block in tokens.blocks(at, models[0].dtype):
+            loops.attend(
+                block.codes,
+                block.scales,
+                _of(vectors, part),
+                unseen[part],
+                block.room(rows),
+                out[part.start - at.start : part.stop - at.start],
+                scores[part],
+                lse[part],
+            )
 
     _fill([pooled], work)
     parts = by_row(pooled, tokens.widths), torch.from_numpy(scores), torch.from_numpy(lse)
@@ -120,7 +133,17 @@ def pool_backward_each(
     Returns:
         What :func:`pool_backward` returns, for each model.
     """
-    tokens = _checked(codes, scales)
+    return pool_backward_from(Stored(_checked(codes, scales)), gradients, outputs, shared=shared)
+
+
+def pool_backward_from(
+    tokens: "Stored | Decoder",
+    gradients: Sequence[Tensor],
+    outputs: Sequence[Outputs],
+    *,
+    shared: bool,
+) -> list[Tensor]:
+    """As :func:`pool_backward_each`, of tokens wherever they are."""
     for gradient, (pooled, scores, lse) in zip(gradients, outputs, strict=True):
         shape = (tokens.num_frames, gradient.shape[1])
         _require("gradient", gradient, *shape, sum(tokens.widths))
@@ -136,11 +159,17 @@ def pool_backward_each(
     )
 
     def work(at: slice, out: Array) -> None:
-        block = Block.read(tokens, at, gradients[0].dtype)
-        room = block.room(own.shape[1])
-        loops.attend_backward(
-            block.codes, block.scales, vectors[at], room, own[at], sums[at], delta[at], out
-        )
+        for part, block in tokens.blocks(at, gradients[0].dtype):
+            loops.attend_backward(
+                block.codes,
+                block.scales,
+                vectors[part],
+                block.room(own.shape[1]),
+                own[part],
+                sums[part],
+                delta[part],
+                out[part.start - at.start : part.stop - at.start],
+            )
 
     rows = by_row(_collect(work, vectors.shape, vectors.dtype, shared=shared), tokens.widths)
     return [(rows[0, at] if shared else rows[:, at]).contiguous() for at in rows_of(gradients)]
@@ -193,7 +222,7 @@ def _require(name: str, found: Tensor, *wanted: int) -> None:
         raise ValueError(f"{name} of shape {tuple(found.shape)}: want {wanted}")
 
 
-def _vectors(tokens: CodedTokens, models: Sequence[Tensor]) -> Array:
+def _vectors(tokens: "CodedTokens | Stored | Decoder", models: Sequence[Tensor]) -> Array:
     """Rows (E, d) or (F, E, d) of each model as the loops read them: (1 or F, rows * d)."""
     models = [rows if rows.dim() == 3 else rows[None] for rows in models]
     for rows in models:
@@ -289,6 +318,108 @@ class Block:
         tokens = BLOCK_BYTES // (int(widths.sum()) * like.itemsize)
         tokens = max(4, min(tokens, self.scales.shape[2]) // 4 * 4)
         return np.empty((rows, tokens), self.scales.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """Tokens as the loops read them, where they lie.
+
+    Attributes:
+        tokens: their codes.
+    """
+
+    tokens: CodedTokens
+
+    @property
+    def num_frames(self) -> int:
+        """F."""
+        return self.tokens.num_frames
+
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        return self.tokens.num_tokens
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Stored channels of each block."""
+        return self.tokens.widths
+
+    def blocks(self, at: slice, dtype: torch.dtype) -> Iterator[tuple[slice, Block]]:
+        """The frames `at`, at once."""
+        yield at, Block.read(self.tokens, at, dtype)
+
+
+def decodes(tokens: GainedTokens) -> bool:
+    """Whether :class:`Decoder` knows the codes: int8 on a CPU, in the channels of the tokens."""
+    coded = tokens.tokens
+    if coded.device.type != "cpu" or coded.codes[0].dtype != torch.int8 or not coded.foldings:
+        return False
+    return all(
+        folding is not None
+        and folding.rotation is None
+        and scales.dtype == folding.channel_scale.dtype == torch.float32
+        for scales, folding in zip(coded.scales, coded.foldings, strict=True)
+    )
+
+
+class Decoder:
+    """Makes floats of some frames at a time: what :meth:`GainedTokens.decode` gives, bit for bit.
+
+    Args:
+        tokens: that :func:`decodes`.
+
+    Raises:
+        ValueError: frames or windows that there are not.
+    """
+
+    def __init__(self, tokens: GainedTokens) -> None:
+        coded = tokens.tokens
+        check_tokens(coded, None)
+        _require("gains", tokens.gains, len(tokens.gains), tokens.dim)
+        _require("window", tokens.window, tokens.num_frames)
+        for name, found, count in (
+            ("rows", tokens.rows, coded.num_frames),
+            ("window", tokens.window, len(tokens.gains)),
+        ):
+            if len(found) and not 0 <= int(found.min()) <= int(found.max()) < count:
+                given = f"{int(found.min())} to {int(found.max())}"
+                raise ValueError(f"{name} {given}: want 0 to {count - 1}")
+        self.num_frames, self.num_tokens = tokens.num_frames, tokens.num_tokens
+        self.widths = (tokens.dim,)
+        self._layers: list[tuple[Any, ...]] = []
+        start = 0
+        for codes, scales, folding in zip(coded.codes, coded.scales, coded.foldings, strict=True):
+            assert folding is not None
+            parts = (codes, scales, folding.channel_scale, folding.channel_offset)
+            self._layers.append((*(part.detach().contiguous().numpy() for part in parts), start))
+            start += codes.shape[2]
+        self._rows, self._window = tokens.rows.contiguous().numpy(), tokens.window.numpy()
+        self._gains = tokens.gains.contiguous().numpy()
+
+    def fill(self, at: slice, out: Array) -> None:
+        """Write the frames `at` into (f, N, D)."""
+        for *parts, start in self._layers:
+            loops.decode(*parts, self._gains, self._window[at], self._rows[at], start, out)
+
+    def blocks(self, at: slice, dtype: torch.dtype) -> Iterator[tuple[slice, Block]]:
+        """Some of the frames `at` at a time, all in the same memory."""
+        shape = (self.num_tokens, *self.widths)
+        count = min(max(1, DECODED_BYTES // (4 * math.prod(shape))), at.stop - at.start)
+        floats = np.empty((count, *shape), np.float32)
+        block = Block.read(CodedTokens((torch.from_numpy(floats),)), slice(0, count), dtype)
+        for first in range(at.start, at.stop, count):
+            part = slice(first, min(first + count, at.stop))
+            self.fill(part, floats)
+            yield part, block
+
+
+def decode(tokens: GainedTokens) -> Tensor:
+    """As :meth:`GainedTokens.decode`, of tokens that :func:`decodes`."""
+    decoder = Decoder(tokens)
+    found = np.empty((decoder.num_frames, decoder.num_tokens, *decoder.widths), np.float32)
+    _fill([found], decoder.fill)
+    return torch.from_numpy(found)
 
 
 def rows_of(models: Sequence[Tensor]) -> list[slice]:

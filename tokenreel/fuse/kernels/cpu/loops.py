@@ -33,11 +33,15 @@ whole = njit(nogil=True, fastmath=MATHS, error_model="numpy")
 part = njit(nogil=True, fastmath=MATHS, error_model="numpy", forceinline=True)
 
 
-def entry(function: Callable[..., Any]) -> Any:
+def entry(function: Callable[..., Any], compile_with: Callable[..., Any] = whole) -> Any:
     """Compile, and keep the machine code with that of all parts that it calls."""
-    loops = whole(function)
+    loops = compile_with(function)
     keep(loops, function)
     return loops
+
+
+# Every product and sum is rounded, in the order written, as torch does.
+exact = njit(nogil=True, error_model="numpy")
 
 
 @intrinsic
@@ -294,3 +298,29 @@ def mix(codes, scales, weights, room, out):
                 for n in range(first, stop):
                     room[e, n - first] = weights[frame, e, n]
             _mix_layers(codes, scales, frame, room, first, stop, out[frame % len(out)])
+
+
+def _decode(codes, scales, factors, offsets, gains, window, rows, start, out):
+    """Frames of int8 codes of one layer as floats, each channel times that of a window.
+
+    Args:
+        codes: int8 (F, N, d).
+        scales: (F, N).
+        factors: (d,), of each channel.
+        offsets: (d,), added to what both give.
+        gains: (W, channels of all layers).
+        window: (f,) of each frame.
+        rows: (f,) which of the F frames.
+        start: the layer's first channel among those of all layers.
+        out: is filled from `start` on, (f or more, N, channels of all layers).
+    """
+    for place in range(len(rows)):
+        frame, own = rows[place], window[place]
+        for n in range(codes.shape[1]):
+            scale = scales[frame, n]
+            for i in range(codes.shape[2]):
+                token = np.float32(codes[frame, n, i]) * scale * factors[i] + offsets[i]
+                out[place, n, start + i] = token * gains[own, start + i]
+
+
+decode = entry(_decode, exact)

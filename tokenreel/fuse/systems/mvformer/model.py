@@ -189,12 +189,23 @@ def build_model(
         return FusionModel(config, dim=dim, cls_dim=cls_dim, num_classes=num_classes, grid=grid)
 
 
-def tokens_for(frames: Frames, config: FuseConfig) -> CodedTokens | Tensor | None:
-    """What a model pools: codes, floats where its pooling has no weights, or no tokens."""
-    if not config.pooling.uses_tokens:
+def tokens_for(
+    frames: Frames, config: FuseConfig, *, with_noise: bool = False
+) -> CodedTokens | Tensor | None:
+    """What a model pools: codes, floats where its pooling has no weights, or no tokens.
+
+    Args:
+        frames: of a batch or clip.
+        config: of the run.
+        with_noise: the config's noise comes next, which decodes the frames of each window, so that
+            floats of all frames are made only where a grid may be mirrored.
+    """
+    pooling = config.pooling
+    if not pooling.uses_tokens:
         return None
-    take = frames.coded if config.pooling.attends else frames.tokens
-    return take(config.pooling.blocks)
+    is_decoded_next = with_noise and config.augment.noise > 0 and pooling.kind != "grid"
+    take = frames.coded if pooling.attends or is_decoded_next else frames.tokens
+    return take(pooling.blocks)
 
 
 def batch_loss(
@@ -222,8 +233,10 @@ def batch_loss(
     seed = int(rng.integers(2**63))  # drawn in every process, by every config
     precision = precision_of(config.optim.precision, device)
     with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        seen = WindowTokens(tokens_for(batch.frames, config), batch.frames.cls, batch.gather)
-        if model.training and config.augment.changes_tokens:
+        is_augmented = model.training and config.augment.changes_tokens
+        tokens = tokens_for(batch.frames, config, with_noise=is_augmented)
+        seen = WindowTokens(tokens, batch.frames.cls, batch.gather)
+        if is_augmented:
             clips = batch.clip_ids[batch.own]
             seen = augment_windows(
                 seen,
@@ -233,8 +246,8 @@ def batch_loss(
                 seed=seed,
                 is_spatial=config.pooling.kind == "grid",
             )
-        tokens = seen.tokens if attended is None else attended
-        windows = model.pool_windows(tokens, seen.cls, seen.gather, seen.hidden)
+        pooled = seen.tokens if attended is None else attended
+        windows = model.pool_windows(pooled, seen.cls, seen.gather, seen.hidden)
         embeddings = model.project(model.fuse(windows, batch.valid[batch.own].flatten(0, 1)))
     embeddings = embeddings.float().unflatten(0, batch.gather.shape[:2])
     inputs = LossInput(
