@@ -24,6 +24,7 @@ from tokenreel.cache.errors import (
     Damaged,
     MachineError,
     StoreError,
+    UsageError,
     is_memory_short,
     machine_error,
 )
@@ -65,6 +66,10 @@ def make_directory(path: Path) -> None:
     """Create a directory and its parents, each flushed into the one above it."""
     if not isinstance(path, Path) or path.is_dir():
         return
+    if {"s3:", "gs:", "az:"}.intersection(path.parts):
+        raise UsageError(
+            f"{path}: a bucket, where only token stores and videos can be: name a folder on a disk"
+        )
     make_directory(path.parent)
     with suppress(FileExistsError):
         path.mkdir()

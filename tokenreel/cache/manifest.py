@@ -30,6 +30,11 @@ def text_of_name(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+def exists_at(path: Path) -> bool:
+    """Whether there is a file, a folder or a link of any kind at a path."""
+    return os.path.lexists(path) if isinstance(path, Path) else path.exists()
+
+
 def path_below(root: Path, name: str) -> Path:
     r"""The path of a text of `text_of_name` below a folder.
 
@@ -38,7 +43,7 @@ def path_below(root: Path, name: str) -> Path:
     """
     written = name.encode("utf-8", "surrogateescape")
     path = root / os.fsdecode(written)
-    if ESCAPED.search(written) and not os.path.lexists(path):
+    if ESCAPED.search(written) and not exists_at(path):
         held = ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), written)
         return root / os.fsdecode(held)
     return path

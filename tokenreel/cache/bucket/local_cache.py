@@ -16,12 +16,12 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeVar
 
 from tokenreel.cache.errors import Damaged, UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -222,6 +222,8 @@ class FrameFile:
             os.close(self._handle)
             self._handle = -1
             raise
+        import numpy as np  # here, as commands that read no store start without it
+
         self.have: NDArray[np.uint8] = np.frombuffer(pages, np.uint8)
 
     def __del__(self) -> None:

@@ -187,15 +187,17 @@ class Bucket:
         return self.is_conditional
 
     def _has_conditions(self, key: str) -> bool:
+        def put_where_none_is(client: Any, store: Any) -> Any:
+            return client.put(store, key, b"probe", mode="create")
+
         try:
-            self._call(key, lambda client, store: client.put(store, key, b"1", mode="create"))
-            self._call(key, lambda client, store: client.put(store, key, b"2", mode="create"))
+            self._read(key, put_where_none_is)
+            self._read(key, put_where_none_is)
         except FileExistsError:
             return True
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-            return False
         finally:
             with suppress(OSError):
                 self.delete([key])

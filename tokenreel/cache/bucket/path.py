@@ -9,6 +9,8 @@ import fnmatch
 import io
 import os
 import stat
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import total_ordering
@@ -18,8 +20,12 @@ from typing import IO, Any, NoReturn, cast
 from tokenreel.cache.bucket.objects import SCHEMES, Bucket, ObjectState
 from tokenreel.cache.errors import UsageError
 
-AHEAD_BYTES = 2**18  # that a small read of an open object fetches; doubled while reads go on
-MOST_AHEAD_BYTES = 2**22
+BLOCK_BYTES = 2**17  # that a read of an open object fetches at least
+MOST_BLOCKS = 16  # that one request fetches, where reads follow one another
+KEPT_BLOCKS = 256  # of all open objects of the process
+
+_blocks: OrderedDict[tuple[str, str, int], memoryview] = OrderedDict()
+_guard = threading.Lock()
 
 
 def store_path(path: "str | Path") -> Path:
@@ -47,6 +53,15 @@ def store_path(path: "str | Path") -> Path:
     if ".." in inner:
         raise UsageError(f"{scheme}://{'/'.join(inner)}: a bucket has no '..'")
     return cast(Path, BucketPath(scheme, inner[0], inner[1:]))
+
+
+def require_disk(path: Path, what: str) -> None:
+    """Raise UsageError for a path on a bucket, of what only a disk can hold."""
+    if isinstance(path, BucketPath):
+        raise UsageError(
+            f"{path} is on a bucket, where {what} cannot be written: name a folder on a disk, and "
+            "copy it from there"
+        )
 
 
 def is_bucket(path: object) -> bool:
@@ -313,17 +328,22 @@ def status_of(state: ObjectState) -> Status:
 
 def open_object(path: BucketPath) -> IO[bytes]:
     """An object as an open file that reads and seeks, of which only what is read is fetched."""
-    return cast(IO[bytes], io.BufferedReader(ObjectReader(path), AHEAD_BYTES))
+    return cast(IO[bytes], io.BufferedReader(ObjectReader(path), BLOCK_BYTES))
 
 
 class ObjectReader(io.RawIOBase):
-    """The bytes of an object by ranged requests, some ahead while reads follow each other.
+    """The bytes of an object by ranged requests, whole blocks and some ahead while reads follow.
+
+    The last blocks are kept for all readers of the process: a video is opened several times.
 
     Args:
         path: of the object.
 
     Attributes:
+        name: of the object, for PyAV.
         num_fetched: bytes so far.
+        fetches: False: bytes that are not there yet read as zeros, for a reader that looks at none
+            of them.
 
     Raises:
         FileNotFoundError: there is none.
@@ -331,11 +351,10 @@ class ObjectReader(io.RawIOBase):
 
     def __init__(self, path: BucketPath) -> None:
         super().__init__()
-        self._path, self._at = path, 0
-        self.num_bytes = path.stat().st_size
-        self.num_fetched = 0
-        self._held, self._start = memoryview(b""), 0
-        self._ahead = AHEAD_BYTES
+        state = path.bucket.head(path.key)
+        self._path, self._tag, self.num_bytes = path, state.tag, state.num_bytes
+        self.name, self.fetches, self.num_fetched = str(path), True, 0
+        self._at, self._next, self._ahead = 0, -1, 1
 
     def readable(self) -> bool:
         """Always."""
@@ -353,26 +372,38 @@ class ObjectReader(io.RawIOBase):
         """Move; nothing is fetched."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.num_bytes}[whence]
         if base + offset < 0:
-            raise OSError(errno.EINVAL, "before the first byte", str(self._path))
+            raise OSError(errno.EINVAL, "before the first byte", self.name)
         self._at = base + offset
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer from where we are; 0 at the end."""
+        """Fill a buffer from where we are, at most to the end of a block; 0 at the end."""
         target = memoryview(buffer).cast("B")
-        stop = self._start + len(self._held)
-        if not self._start <= self._at < stop:
-            if self._at >= self.num_bytes or not len(target):
-                return 0
-            follows = self._at == stop and stop > 0
-            self._ahead = min(2 * self._ahead, MOST_AHEAD_BYTES) if follows else AHEAD_BYTES
-            last = min(self._at + max(len(target), self._ahead), self.num_bytes)
-            ranges = [(self._at, last)]
-            self._held = self._path.bucket.get_ranges(self._path.key, ranges)[0]
-            self._start = self._at
-            self.num_fetched += len(self._held)
-        first = self._at - self._start
-        count = min(len(target), len(self._held) - first)
-        target[:count] = self._held[first : first + count]
+        number, first = divmod(self._at, BLOCK_BYTES)
+        count = min(len(target), BLOCK_BYTES - first, self.num_bytes - self._at)
+        if count <= 0:
+            return 0
+        block = self._block(number)
+        target[:count] = bytes(count) if block is None else block[first : first + count]
         self._at += count
         return count
+
+    def _block(self, number: int) -> memoryview | None:
+        """A block, fetched where it has to be; None where nothing is fetched."""
+        with _guard:
+            block = _blocks.get((self.name, self._tag, number))
+        if block is not None or not self.fetches:
+            return block
+        self._ahead = min(2 * self._ahead, MOST_BLOCKS) if number == self._next else 1
+        stop = min((number + self._ahead) * BLOCK_BYTES, self.num_bytes)
+        ranges = [(number * BLOCK_BYTES, stop)]
+        data = self._path.bucket.get_ranges(self._path.key, ranges)[0]
+        self.num_fetched += len(data)
+        self._next = number + self._ahead
+        with _guard:
+            for start in range(0, len(data), BLOCK_BYTES):
+                key = self.name, self._tag, number + start // BLOCK_BYTES
+                _blocks[key] = data[start : start + BLOCK_BYTES]
+            while len(_blocks) > KEPT_BLOCKS:
+                _blocks.popitem(last=False)
+        return data[:BLOCK_BYTES]

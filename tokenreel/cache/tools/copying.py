@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tokenreel.cache.bucket.path import is_bucket, store_path
 from tokenreel.cache.codec import (
     Encoded,
     calibrate,
@@ -28,7 +29,7 @@ from tokenreel.cache.format.clip import (
 )
 from tokenreel.cache.format.identity import FORMAT_VERSION, StoreIdentity
 from tokenreel.cache.format.layout import SEGMENT, segments
-from tokenreel.cache.format.store_files import create_store, load_arrays, load_identity
+from tokenreel.cache.format.store_files import create_store, create_twin, load_arrays, load_identity
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.read.store_reader import Store, Tokens, open_store
 from tokenreel.cache.tools.imported_clips import record_changes
@@ -63,13 +64,19 @@ class CopyReport:
 def merge_store(source: str | Path, into: str | Path, *, writer_id: str = "merge") -> CopyReport:
     """Copy the clips that `into` lacks; each is checked and committed like an extracted one.
 
+    Where one of the two is on a bucket, `into` is made if it is not there.
+
     Clips that it has stay as they are; those that differ are named.
 
     Raises:
         WrongIdentity: the stores have different identities.
     """
     store = open_store(source)
-    target = load_identity(Path(into))[0]
+    target_path = store_path(into)
+    is_there = (target_path / "recipe.json").exists()
+    if not is_there and (is_bucket(store.path) or is_bucket(target_path)):
+        create_twin(target_path, store.path)
+    target = load_identity(target_path)[0]
     _require_same_codec(store, target)
     advice = "only stores of the same settings can be merged"
     target.require(store.identity, path=into, advice=advice)
@@ -211,8 +218,8 @@ def recode_store(path: str | Path, out: str | Path, *, codec: str) -> CopyReport
         )
     shape = store.identity
     require_fits(codec, num_tokens=shape.num_tokens, dim=shape.dim, grid=shape.grid)
-    if (Path(out) / "recipe.json").is_file():
-        calibration: Mapping[str, Array] = load_arrays(Path(out) / "calibration")
+    if (store_path(out) / "recipe.json").is_file():
+        calibration: Mapping[str, Array] = load_arrays(store_path(out) / "calibration")
     else:
         calibration = calibrate(codec, sample_tokens(store), grid=store.identity.grid)
     first = (*store.facts.former_fingerprints, store.fingerprint)[0]

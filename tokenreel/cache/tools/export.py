@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from tokenreel.cache.bucket.path import require_disk, store_path
 from tokenreel.cache.canonical import canonical_json
 from tokenreel.cache.errors import ClipFailed, Damaged
 from tokenreel.cache.files import make_directory, whole_file, write_whole
@@ -56,7 +57,8 @@ def export_store(
     """
     if kind not in ("hdf5", "npy"):
         raise ValueError(f"kind {kind!r}: hdf5 or npy")
-    store, out, report = open_store(path), Path(out), ExportReport()
+    store, out, report = open_store(path), store_path(out), ExportReport()
+    require_disk(out, "exported files")
     make_directory(out)
     chosen = store.identity.blocks if blocks is None else tuple(blocks)
     write = _write_hdf5 if kind == "hdf5" else _write_npy

@@ -28,6 +28,7 @@ import h5py
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.canonical import read_json
 from tokenreel.cache.codec import Encoded, calibrate, codec_identity, require_fits
 from tokenreel.cache.codec.base import Array
@@ -183,7 +184,7 @@ def import_features(
     """
     if changed not in get_args(WhenChanged):
         raise UsageError(f"--changed {changed!r}: {', '.join(get_args(WhenChanged))}")
-    folder, store = Path(folder), Path(store)
+    folder, store = Path(folder), store_path(store)
     num_tokens = statement.grid[0] * statement.grid[1]
     files = find_features(
         folder, blocks=tuple(sorted(statement.blocks)), num_tokens=num_tokens, dim=statement.dim

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tokenreel.cache.bucket.path import is_bucket, store_path
 from tokenreel.cache.errors import Damaged
 from tokenreel.cache.files import newest_change, sync_directory, write_whole
 from tokenreel.cache.format.clip import SourceInfo, clip_key, folder_of
@@ -16,6 +17,7 @@ from tokenreel.cache.format.layout import segments
 from tokenreel.cache.format.source_notes import NOTES, load_notes
 from tokenreel.cache.format.store_files import load_identity, read_failures
 from tokenreel.cache.read.store_reader import Store, open_store
+from tokenreel.cache.tools.bucket_garbage import collect_on_bucket, remove_clip
 from tokenreel.cache.tools.verify import VerifyReport
 from tokenreel.cache.write.claims import (
     EXPIRY_SECONDS,
@@ -203,8 +205,10 @@ def collect_garbage(
     Returns:
         (path, bytes) of each.
     """
-    path = Path(path)
+    path = store_path(path)
     load_identity(path)
+    if is_bucket(path):
+        return collect_on_bucket(path, older_than_seconds=older_than_seconds, delete=delete)
     found, kept = [], []
     for entry, key in _leftovers(path):
         with suppress(FileNotFoundError):  # its writer is alive after all, or another gc runs
@@ -270,19 +274,19 @@ def mend_logs(path: str | Path) -> list[str]:
     Returns:
         Names of the files that were changed or removed.
     """
-    mended = []
-    for claim in sorted((Path(path) / "claims").glob("*.json")):
+    path, mended = store_path(path), []
+    for claim in sorted((path / "claims").glob("*.json")):
         if damaged_claim(claim):
             claim.unlink(missing_ok=True)
             mended.append(claim.name)
-    for file, lines, problems in logged_lines(Path(path)):
+    for file, lines, problems in logged_lines(path):
         if problems:
             write_whole(file, b"".join(line + b"\n" for line in lines))
             mended.append(file.name)
     try:
-        load_notes(Path(path))
+        load_notes(path)
     except Damaged:  # they only save hashing
-        (Path(path) / NOTES).unlink()
+        (path / NOTES).unlink()
         mended.append(NOTES)
     return mended
 
@@ -300,13 +304,15 @@ def remove_damaged(
     Returns:
         Clips to extract again: removed or missing.
     """
-    path, gone = Path(path), []
+    path, gone = store_path(path), []
     for name in report.repair:
         key = name if (path / folder_of(name)).exists() else clip_key(name)
         if clips and name not in clips:
             continue
         folder = path / folder_of(key)
-        if folder.is_symlink():
+        if is_bucket(folder):
+            remove_clip(folder)
+        elif folder.is_symlink():
             folder.unlink()
         elif folder.exists():
             aside = folder.with_name(f".tmp-damaged-{key}")

@@ -219,6 +219,8 @@ def _is_same(record: ClipRecord, state: SourceState, sha256: str) -> bool:
         return False
     if sha256 and source["sha256"]:
         return bool(sha256 == source["sha256"])
+    if source["video"] and not source["sha256"] and source.get("mtime_ns") is not None:
+        return bool(source["mtime_ns"] == state.mtime_ns)  # on a bucket, never hashed
     return True  # its time is that of the record, or nothing but its size was recorded
 
 

@@ -6,11 +6,12 @@ import multiprocessing.connection
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.errors import TokenReelError, process_lost
 from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.format.index import committed_keys
@@ -72,6 +73,7 @@ def extract_on_gpus(
     Raises:
         TokenReelError: raised by a process, once all have ended; or a process died.
     """
+    manifest, store = replace(manifest, root=store_path(manifest.root)), store_path(store)
     options: dict[str, Any] = {"shard": shard, "retries": retries, "limit": limit}
     options["changed"] = changed
     if len(devices) == 1:

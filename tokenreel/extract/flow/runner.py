@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.codec import codec_from_identity, needs_calibration
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.manifest import Clip, Manifest, first_clips
@@ -110,6 +111,7 @@ def extract_clips(
     """
     started = time.monotonic()
     report = ExtractReport()
+    manifest, store = replace(manifest, root=store_path(manifest.root)), store_path(store)
     config = config if config.pixels is None else config.model_copy(update={"device": "cpu"})
     backbone, identity, calibration, device = prepare_store(
         manifest, config, store, processes=processes

@@ -8,9 +8,9 @@ detect that, so the record of a clip keeps the SHA-256 of its file.
 """
 
 import struct
-from pathlib import Path
 from typing import Any
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.extract.video.types import VideoError
 
 CUT = "Truncating packet"  # FFmpeg's message for any file that ends within a packet
@@ -48,7 +48,7 @@ class DamageWatch:
         import av.logging
 
         self._last_error, self._num_errors = av.logging.get_last_error, num_errors
-        self._file, self._num_packets = Path(container.name), 0
+        self._file, self._num_packets = store_path(container.name), 0
         self._num_indexed = len(stream.index_entries)
         self._errors_at_mark: int | None = None  # num_errors when a packet was marked corrupt
         self._last_pts: int | None = None

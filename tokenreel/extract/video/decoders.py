@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenreel.cache.bucket.path import ObjectReader, bucket_path, is_bucket
 from tokenreel.extract.video.damage import DamageWatch, errors_so_far
 from tokenreel.extract.video.geometry import (
     Orientation,
@@ -40,8 +41,12 @@ REPEATS_TOLERATED = 1e-6  # decord raises at the first frame that it would repla
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Any, Any]]:
+def opened(path: Path, file: Any = None) -> Iterator[tuple[Any, Any]]:
     """Open a file; yields the container and its video stream, decoding in one thread.
+
+    Args:
+        path: of the file; one on a bucket is read by ranged requests.
+        file: read in the place of the path.
 
     Raises:
         VideoError: stage "open": it cannot be opened, or has no video stream.
@@ -49,7 +54,10 @@ def opened(path: Path) -> Iterator[tuple[Any, Any]]:
     import av
 
     try:
-        container = av.open(str(path.absolute()))  # a name may look like a protocol
+        if file is None and is_bucket(path):
+            file = ObjectReader(bucket_path(path))
+        name = str(path.absolute()) if file is None else file  # a name may look like a protocol
+        container = av.open(name)
     except (av.FFmpegError, UnicodeError) as error:
         raise VideoError(_reason(error), stage="open") from error
     with container:
@@ -361,6 +369,8 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
         VideoError: also where decord is known to hang, lacks the codec or needs more than 1 GiB
             of memory, and where it would repeat a frame instead of decoding it.
     """
+    if is_bucket(path):
+        raise _refusal("does not read videos on a bucket")
     if path.is_dir():
         raise _refusal("does not read folders of pictures")
     if info.codec in DECORD_REFUSES or info.container in DECORD_REFUSES_CONTAINERS:

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.cache.bucket.path import ObjectReader, bucket_path, is_bucket
 from tokenreel.extract.video.damage import DamageWatch, errors_so_far, is_paired
 from tokenreel.extract.video.decoders import (
     DisplayMatrix,
@@ -148,14 +149,14 @@ def scan_packets(path: Path, alive: Callable[[], None] = lambda: None) -> Packet
         VideoError: the file is damaged or cannot be read.
     """
     rows: list[tuple[int, int, bool, bool]] = []
-    for packet in _packets(path):
+    for packet, starts in _packets(path):
         alive()
         if packet.size == 0 and packet.dts is None:
             continue  # end of the stream
         if packet.pts is None:
             raise Untrusted(f"packet {len(rows)} has no time")
         place = -1 if packet.pos is None else packet.pos
-        rows.append((packet.pts, place, packet.is_keyframe, packet.is_discard))
+        rows.append((packet.pts, place, starts, packet.is_discard))
     if not rows:
         raise Untrusted("no packets")
     pts, places = (np.array([row[column] for row in rows], np.int64) for column in (0, 1))
@@ -168,21 +169,37 @@ def scan_packets(path: Path, alive: Callable[[], None] = lambda: None) -> Packet
     return PacketIndex(pts, places, shown, tuple(keys.tolist()), tuple(pts[keys].tolist()))
 
 
-def _packets(path: Path) -> Iterator[Any]:
-    """Packets of the video stream; raises at damage that the demuxer reports or skips."""
+def _packets(path: Path) -> Iterator[tuple[Any, bool]]:
+    """Packets of the video stream, and whether each is a key frame; raises at damage.
+
+    Of a file on a bucket whose header lists every packet, the packets themselves are not fetched:
+    those have no data, and the header says which are key frames.
+    """
     import av
 
     num_errors = errors_so_far()
-    with opened(path) as (container, stream):
+    file = ObjectReader(bucket_path(path)) if is_bucket(path) else None
+    with opened(path, file) as (container, stream):
         watch = DamageWatch(container, stream, num_errors)
+        listed: list[bool] | None = None
+        if file is not None and _lists_all(container, stream):
+            listed = [bool(entry.is_keyframe) for entry in stream.index_entries]
+            file.fetches = False
         try:
             for number, packet in enumerate(packets_of(container, stream)):
                 if packet.is_corrupt:
                     raise VideoError(f"packet {number} is marked corrupt")
                 watch.check_container(number)
-                yield packet
+                is_listed = listed is not None and number < len(listed)
+                yield packet, listed[number] if listed and is_listed else packet.is_keyframe
         except av.FFmpegError as error:
             raise VideoError(str(error)) from error
+
+
+def _lists_all(container: Any, stream: Any) -> bool:
+    """Whether the header of a file lists every packet, so that none has to be read for a scan."""
+    names = container.format.name.split(",")
+    return "mp4" in names and stream.frames == len(stream.index_entries) > 1
 
 
 def _try_out(path: Path, info: VideoInfo, index: PacketIndex, alive: Callable[[], None]) -> None:

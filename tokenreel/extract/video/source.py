@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tokenreel.cache.bucket.path import is_bucket
 from tokenreel.cache.format.clip import SourceInfo
 from tokenreel.cache.manifest import path_below
 from tokenreel.cache.source_state import (
@@ -67,6 +68,9 @@ class SourceFiles:
             now = self._state(source.video)
             if state.seems(now) and not state.is_recent:
                 return ""
+            if is_bucket(self._root):  # its state says whether another object took its place
+                same = state.seems(now)
+                return "" if same else describe_source(now.num_bytes, now.mtime_ns, "")
             sha256 = source_sha256(path_below(self._root, source.video))
         except (OSError, VideoError) as error:
             return f"unreadable: {getattr(error, 'strerror', None) or error}".lower()
@@ -137,6 +141,9 @@ class SourceFiles:
         return source, info
 
     def _sha256(self, path: Path) -> str:
+        """The hash of a video; "" of one on a bucket, which would have to be read whole."""
+        if is_bucket(path):
+            return ""
         try:
             key = path, replace(source_state(path), is_recent=False)
             if key not in self._hashes:

@@ -131,5 +131,5 @@ def check_file(path: Path) -> None:
         raise VideoError("is not a regular file", stage="open")
     if status.st_size == 0:
         raise VideoError("is empty (0 bytes)", stage="open")
-    if not os.access(path, os.R_OK):
+    if isinstance(path, Path) and not os.access(path, os.R_OK):
         raise VideoError("no permission to read it", stage="open")

@@ -8,12 +8,14 @@ import resource
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
+from tokenreel.cache.bucket.local_cache import BYTES, FOLDER, parse_bytes
 from tokenreel.cache.errors import (
     INTERRUPTED,
     MachineError,
@@ -33,6 +35,11 @@ WRONG_PATHS = (
     errno.ELOOP,
 )
 EXTRAS = {"starlette": "explore", "uvicorn": "explore"}  # of packages that [all] lacks
+CACHE_HELP = (
+    "Of every command that reads a bucket (s3://, gs://, az://): --cache-dir FOLDER and "
+    "--cache-bytes 200G, where and how much of it is kept on this machine."
+)
+CACHE_OPTIONS = {"--cache-dir": FOLDER, "--cache-bytes": BYTES}
 FORWARDED = (*(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),)
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 FollowLinks = Annotated[
@@ -47,7 +54,11 @@ def new_app(title: str) -> typer.Typer:
         title: first lines of its --help.
     """
     return typer.Typer(
-        help=title, no_args_is_help=True, add_completion=False, rich_markup_mode=None
+        epilog=CACHE_HELP,
+        help=title,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
     )
 
 
@@ -67,6 +78,29 @@ def with_keys(command: str) -> type[TyperCommand]:
     return WithKeys
 
 
+def take_cache_options(words: Sequence[str]) -> list[str]:
+    """The words of a command without --cache-dir and --cache-bytes, which any command may have.
+
+    They say where what is read from buckets is kept on this machine; processes of ours inherit it.
+
+    Raises:
+        UsageError: an option without its value, or bytes that are no number.
+    """
+    left, rest = [], iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name not in CACHE_OPTIONS:
+            left.append(word)
+            continue
+        given = value if equals else next(rest, "")
+        if not given:
+            raise UsageError(f"{name} needs a value: --cache-dir FOLDER, --cache-bytes 200G")
+        if name == "--cache-bytes":
+            parse_bytes(given)
+        os.environ[CACHE_OPTIONS[name]] = given
+    return left
+
+
 def finish(status: int) -> NoReturn:
     """End the command with an exit status."""
     raise typer.Exit(status)
@@ -84,6 +118,7 @@ def run_app(app: typer.Typer) -> NoReturn:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("tokenreel").setLevel(logging.INFO)
     try:
+        sys.argv[1:] = take_cache_options(sys.argv[1:])
         app()
     except TokenReelError as error:
         _end(error)

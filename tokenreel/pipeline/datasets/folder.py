@@ -27,7 +27,15 @@ from unicodedata import normalize
 from tokenreel.cache.canonical import is_whole_number
 from tokenreel.cache.csv_tables import Comments, Line, read_table, require_splits
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.manifest import SPLITS, Clip, LabelSpan, Manifest, path_below, text_of_name
+from tokenreel.cache.manifest import (
+    SPLITS,
+    Clip,
+    LabelSpan,
+    Manifest,
+    exists_at,
+    path_below,
+    text_of_name,
+)
 from tokenreel.cache.plugins import nearest
 from tokenreel.extract.video.pictures import DEFAULT_FPS, LEAST_PICTURES, numbered_pictures
 from tokenreel.extract.video.sniff import find_videos, is_named_video
@@ -69,7 +77,7 @@ def folder(root: Path, options: Mapping[str, str]) -> Survey:
         Clip(clip_id=name, video=name, split=_split_of(name), picture_fps=picture_fps)
         for name in found.pictures
     ]
-    if not os.path.lexists(root / "clips.csv"):
+    if not exists_at(root / "clips.csv"):
         notes += _describe_folders([clip.video for clip in clips])
     tables = _Tables(root, {clip.video: clip for clip in clips}, notes)
     clips = tables.clips()
@@ -199,6 +207,8 @@ def _drop_twice(names: list[str]) -> list[str]:
 
 def _leaving(tree: FolderTree) -> set[str]:
     """Links to files that are not below the root."""
+    if not tree.links:
+        return set()
     real = Path(os.path.realpath(tree.root))
     return {
         name
@@ -239,6 +249,8 @@ def _describe_links(tree: FolderTree, leaving: Sequence[str], videos: Sequence[s
 def _reached_twice(tree: FolderTree, videos: Sequence[str]) -> list[str]:
     """Links to videos that are listed by an earlier link or by their own name."""
     links = [name for name in videos if name in tree.links]
+    if not links:
+        return []
     top = os.path.realpath(tree.root)
     seen = {f"{top}/{name}" for name in videos if name not in tree.links} if links else set()
     again = []
@@ -296,7 +308,7 @@ class _Tables:
     ) -> Iterator[Line]:
         """The lines of a table, none without it; names are those that may begin with #."""
         path = self._root / name
-        if os.path.lexists(path):  # a link that leads nowhere is refused, not passed over
+        if exists_at(path):  # a link that leads nowhere is refused, not passed over
             chosen = self._videos if names is None else names
             comments = Comments({normalize("NFC", text) for text in chosen})
             yield from read_table(path, required=required, optional=optional, comments=comments)
@@ -319,7 +331,7 @@ class _Tables:
 
     def clips(self) -> list[Clip]:
         """The clips that clips.csv lists; without it, or without a line in it, every video."""
-        if not os.path.lexists(self._root / "clips.csv"):
+        if not exists_at(self._root / "clips.csv"):
             return list(self._videos.values())
         listed: dict[str, Clip] = {}
         where: dict[str, str] = {}

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tokenreel.cache.bucket.path import bucket_path, is_bucket
 from tokenreel.cache.manifest import path_below, text_of_name
 
 DATA_FOLDERS = ("zarr.json", ".zgroup", ".zarray")  # in a folder of arrays, not of videos
@@ -44,6 +45,9 @@ def walk_tree(root: Path, *, follow_links: bool) -> FolderTree:
             own name where it has one below the root: so a link to a parent ends there.
     """
     tree = FolderTree(root)
+    if is_bucket(root):
+        _list_bucket(tree)
+        return tree
     entered: set[tuple[int, int]] = set()
     folders, links = [""], list[str]()
     while folders or links:
@@ -69,6 +73,22 @@ def walk_tree(root: Path, *, follow_links: bool) -> FolderTree:
     tree.unreadable.sort()
     tree.left_links.sort()
     return tree
+
+
+def _list_bucket(tree: FolderTree) -> None:
+    """Every object below a root on a bucket, by one listing; its stores are left out."""
+    root = bucket_path(tree.root)
+    names = [path.relative_to(root).as_posix() for path, _ in root.objects()]
+    inside = {name.rpartition("/")[0] for name in names if name.rpartition("/")[2] in DATA_FOLDERS}
+    arrays = sorted(inside - {""})
+    tops = [name for name in arrays if not any(name.startswith(f"{top}/") for top in arrays)]
+    tree.num_array_folders = len(tops)
+    for name in names:
+        is_hidden = any(part.startswith(".") for part in name.split("/"))
+        if not is_hidden and not any(name.startswith(f"{top}/") for top in tops):
+            folder, _, own = name.rpartition("/")
+            tree.files.append(name)
+            tree.folders.setdefault(folder, []).append(own)
 
 
 def _enter(tree: FolderTree, name: str) -> tuple[list[str], list[str]]:

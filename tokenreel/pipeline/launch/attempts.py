@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenreel.cache.bucket.path import is_bucket
 from tokenreel.cache.canonical import canonical_json, parse_object
 from tokenreel.cache.errors import Damaged
 from tokenreel.cache.files import make_directory, write_all
@@ -58,6 +59,12 @@ class Attempts:
         files = self._num_files(key)
         deaths = 1 if files > before.num_files else before.deaths + 1
         self.found[key] = Attempt(deaths, files)
+        if is_bucket(self._file):  # where nothing can be appended
+            rows = [
+                {"key": k, "deaths": a.deaths, "files": a.num_files} for k, a in self.found.items()
+            ]
+            self._file.write_bytes(b"".join(canonical_json(row) + b"\n" for row in rows))
+            return self.found[key]
         make_directory(self._file.parent)
         line = canonical_json({"key": key, "deaths": deaths, "files": files}) + b"\n"
         handle = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -78,6 +85,8 @@ class Attempts:
     def _num_files(self, key: str) -> int:
         """Files of the segments of a clip that is not committed."""
         final = self._store / folder_of(key)
+        if is_bucket(final):  # they are on the disk of the worker
+            return 0
         folders = final.parent.glob(f".tmp-{key}-*")
         return sum(len(files) for folder in folders for _, _, files in os.walk(folder))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.codec import codec_identity
 from tokenreel.cache.errors import StoreError, UsageError
 from tokenreel.cache.files import (
@@ -83,7 +84,7 @@ def extract_dataset(
     from tokenreel.extract.flow.gpus import extract_on_gpus  # torch: every word is right
 
     devices = _devices(config, gpus)
-    store = out or named_store(STORES, manifest, config)
+    store = store_path(out) if out else named_store(STORES, manifest, config)
     report = extract_on_gpus(
         devices, manifest, config, store, shard=part, limit=limit, changed=changed
     )
@@ -128,7 +129,7 @@ def _read_store(
     options, rest = data_options(words)
     config = configure_extraction(config_of(identity, made_with), rest)
     dataset = str(made_with["dataset"])
-    return identity, load_dataset(dataset, root or DATA / dataset, options), config
+    return identity, load_dataset(dataset, store_path(root or DATA / dataset), options), config
 
 
 def config_of(identity: StoreIdentity, made_with: Mapping[str, Any]) -> ExtractConfig:
@@ -180,7 +181,7 @@ def read_words(
     options, rest = data_options(words)
     _require_prefix(dataset, rest)
     config = configure_extraction(extraction_for(dataset), rest)
-    manifest = load_dataset(dataset, root or root_of(dataset), options)
+    manifest = load_dataset(dataset, store_path(root or root_of(dataset)), options)
     check_list(config, manifest)
     return manifest, config
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.manifest import Manifest
 from tokenreel.evaluate.commands.suite import SuiteReport
 from tokenreel.extract.flow.changes import WhenChanged
@@ -47,10 +48,12 @@ def extract_videos(
     words = _words(settings)
     if isinstance(videos, Manifest):
         config = apply_overrides(extraction_for(videos.dataset), words, root="extract")
-        report = extract_on_gpus([config.device], videos, config, Path(store), changed=changed)
+        report = extract_on_gpus(
+            [config.device], videos, config, store_path(store), changed=changed
+        )
         report.unreadable = list(videos.unreadable)
         return report
-    root, out = Path(videos), Path(store)
+    root, out = store_path(videos), store_path(store)
     return extract_dataset(dataset, words, root=root, out=out, changed=changed)[0]
 
 
@@ -129,8 +132,8 @@ def evaluate_files(
 
 def _stores(store: str | Path | Mapping[str, str | Path]) -> Stores:
     if isinstance(store, Mapping):
-        return {name: Path(path) for name, path in store.items()}
-    return Path(store)
+        return {name: store_path(path) for name, path in store.items()}
+    return store_path(store)
 
 
 def _words(settings: Mapping[str, Any] | None) -> list[str]:

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.canonical import field_differences
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import entries_of
@@ -46,14 +47,14 @@ def parse_stores(words: Sequence[str]) -> Stores | None:
     if not words:
         return None
     if len(words) == 1 and (not is_named[0] or Path(words[0]).exists()):
-        return Path(words[0])
+        return store_path(words[0])
     if not all(is_named):
         given = " ".join(f"--store {word}" for word in words)
         raise UsageError(f"{given}: of several stores each has a name, --store frames=PATH")
     names = [name for name, _, _ in named]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"--store {twice[0]}=PATH is given twice: give each store its own name")
-    return {name: Path(path) for name, _, path in named}
+    return {name: store_path(path) for name, _, path in named}
 
 
 def parse_store_list(words: Sequence[str]) -> list[Stores]:
@@ -67,7 +68,7 @@ def parse_store_list(words: Sequence[str]) -> list[Stores]:
     """
     named = [word for word in words if word.partition("=")[0].isidentifier() and "=" in word]
     named = [word for word in named if not Path(word).exists()]
-    plain: list[Stores] = [Path(word) for word in words if word not in named]
+    plain: list[Stores] = [store_path(word) for word in words if word not in named]
     stores = parse_stores(named)
     return plain if stores is None else [*plain, stores]
 

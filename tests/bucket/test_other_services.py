@@ -1,0 +1,128 @@
+"""Stores on az:// and gs://: written, verified and read once, where their servers are installed."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tokenreel.cache.bucket import objects
+from tokenreel.cache.bucket.local_cache import FOLDER
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.tools.maintenance import diff_stores
+from tokenreel.cache.tools.verify import verify_store
+from tokenreel.cache.write.store_writer import StoreWriter
+
+for name, path in (("stores", "cache/stores.py"), ("bucket_conftest", "bucket/conftest.py")):
+    _spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / path)
+    globals()[name] = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(globals()[name])
+
+ACCOUNT = "devstoreaccount1"
+KEY = (  # azurite's own, which is in its documentation
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+)
+
+
+def run_server(command: list[str], port: int, folder: Path) -> subprocess.Popen:
+    log = (folder / "server.txt").open("wb")
+    server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=os.environ)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None, (folder / "server.txt").read_text()
+        with suppress(OSError):
+            with suppress(urllib.error.HTTPError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1).close()
+            return server
+        time.sleep(0.1)
+    server.kill()
+    raise AssertionError("no server")
+
+
+def write_verify_and_read(url: str, here: Path) -> None:
+    stores.make_store(url)  # noqa: F821
+    stores.make_store(here)  # noqa: F821
+    for path in (url, here):
+        with StoreWriter(path, writer_id="w") as writer:
+            stores.write_clip(writer, "a", 70)  # noqa: F821
+    assert verify_store(url, deep=True).problems == ()
+    assert diff_stores(url, here) == []
+    assert list(open_store(url).records) == ["a"]
+
+
+@pytest.mark.slow
+def test_a_store_on_az_is_written_verified_and_read(tmp_path, monkeypatch):
+    azurite = os.environ.get("TOKENREEL_AZURITE") or shutil.which("azurite-blob")
+    if not azurite:
+        pytest.skip("npm install azurite, and name its azurite-blob in TOKENREEL_AZURITE")
+    port = bucket_conftest.free_port()  # noqa: F821
+    command = [azurite, "--inMemoryPersistence", "--blobPort", str(port), "--skipApiVersionCheck"]
+    server = run_server(command, port, tmp_path)
+    try:
+        for name, value in {
+            "AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT,
+            "AZURE_STORAGE_ACCOUNT_KEY": KEY,
+            "AZURE_STORAGE_ENDPOINT": f"http://127.0.0.1:{port}/{ACCOUNT}",
+            FOLDER: str(tmp_path / "cache"),
+        }.items():
+            monkeypatch.setenv(name, value)
+        objects.forget_clients()
+        _make_container(port, "tests")
+        write_verify_and_read("az://tests/store", tmp_path / "here")
+    finally:
+        server.kill()
+        server.wait()
+        objects.forget_clients()
+
+
+def _make_container(port: int, name: str) -> None:
+    """Create a container, by a request signed with the account's key."""
+    import base64
+    import hashlib
+    import hmac
+    from email.utils import formatdate
+
+    date, version = formatdate(usegmt=True), "2021-08-06"
+    text = (
+        f"PUT\n\n\n\n\n\n\n\n\n\n\n\nx-ms-date:{date}\nx-ms-version:{version}\n"
+        f"/{ACCOUNT}/{ACCOUNT}/{name}\nrestype:container"
+    )
+    digest = hmac.new(base64.b64decode(KEY), text.encode(), hashlib.sha256).digest()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/{ACCOUNT}/{name}?restype=container",
+        method="PUT",
+        headers={
+            "x-ms-date": date,
+            "x-ms-version": version,
+            "Authorization": f"SharedKey {ACCOUNT}:{base64.b64encode(digest).decode()}",
+            "Content-Length": "0",
+        },
+    )
+    urllib.request.urlopen(request).close()
+
+
+@pytest.mark.slow
+def test_a_store_on_gs_is_written_verified_and_read(tmp_path, monkeypatch):
+    pytest.importorskip("gcp_storage_emulator")
+    port = bucket_conftest.free_port()  # noqa: F821
+    command = [sys.executable, "-W", "ignore", "-m", "gcp_storage_emulator", "start"]
+    command += ["--port", str(port), "--in-memory", "--default-bucket", "tests"]
+    server = run_server(command, port, tmp_path)
+    account = {"gcs_base_url": f"http://127.0.0.1:{port}", "disable_oauth": True}
+    account |= {"client_email": "", "private_key": "", "private_key_id": ""}
+    try:
+        monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(account))
+        monkeypatch.setenv(FOLDER, str(tmp_path / "cache"))
+        objects.forget_clients()
+        write_verify_and_read("gs://tests/store", tmp_path / "here")
+    finally:
+        server.kill()
+        server.wait()
+        objects.forget_clients()

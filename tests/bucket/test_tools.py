@@ -1,0 +1,123 @@
+"""Tools on a bucket: verify, repair, merge, export, collect garbage."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tokenreel.cache.bucket.path import bucket_path, store_path
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.files import make_directory
+from tokenreel.cache.format.clip import clip_key, folder_of
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.tools.copying import merge_store
+from tokenreel.cache.tools.export import export_store
+from tokenreel.cache.tools.maintenance import (
+    collect_garbage,
+    diff_stores,
+    mend_logs,
+    remove_damaged,
+    store_info,
+)
+from tokenreel.cache.tools.status import store_status
+from tokenreel.cache.tools.verify import verify_store
+from tokenreel.cache.write.store_writer import StoreWriter
+
+_spec = importlib.util.spec_from_file_location(
+    "stores", Path(__file__).parents[1] / "cache" / "stores.py"
+)
+stores = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(stores)
+
+
+def store_at(path, *names: str):
+    path = stores.make_store(path)
+    with StoreWriter(path, writer_id="w") as writer:
+        for name in names:
+            stores.write_clip(writer, name, 5)
+    return path
+
+
+def test_stores_are_merged_from_disk_to_bucket_to_disk_and_are_equal(s3, tmp_path):
+    here = store_at(tmp_path / "here", "a", "b")
+    url = f"{s3}/store"
+    assert merge_store(here, url).copied == ("a", "b")
+    assert merge_store(here, url).copied == ()
+    back = tmp_path / "back"
+    assert merge_store(url, back).copied == ("a", "b")
+    assert diff_stores(here, url) == diff_stores(url, back) == []
+    assert store_info(url).num_clips == 2
+    assert store_status(url).num_committed == 2
+
+
+def test_damage_on_a_bucket_is_found_and_removed(s3):
+    url = store_at(f"{s3}/store", "a", "b", "c")
+    folder = url / folder_of(clip_key("a"))
+    shard = folder / "views/0/tokens/1/c/0/0/0"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    (url / folder_of(clip_key("b")) / "views/0/cls/1/c/0/0").unlink()
+    (url / "stray.txt").write_bytes(b"x")
+    (url / "claims" / "x.json").write_bytes(b"{")
+    report = verify_store(url, deep=True)
+    assert report.repair == ("a", "b")
+    table = report.table()
+    for part in ("stray.txt: does not belong here", "bytes, wanted", "no such object", "nobody"):
+        assert part in table
+    assert mend_logs(url) == ["x.json"]
+    assert remove_damaged(url, report) == ["a", "b"]
+    (url / "stray.txt").unlink()
+    assert list(open_store(url).records) == ["c"]
+    assert [p.clip_id for p in verify_store(url).problems] == ["a", "b"]  # logged, and missing
+    with StoreWriter(url, writer_id="w") as writer:
+        for name in ("a", "b"):
+            stores.write_clip(writer, name, 5)
+    assert verify_store(url, deep=True).problems == ()
+
+
+def test_clips_are_exported_to_a_disk_alone(s3, tmp_path):
+    url, here = store_at(f"{s3}/store", "a"), store_at(tmp_path / "here", "a")
+    ours, theirs = (
+        export_store(path, tmp_path / name, kind="npy").files
+        for path, name in ((url, "x"), (here, "y"))
+    )
+    assert [file.name for file in ours] == [file.name for file in theirs]
+    assert all((np.load(a) == np.load(b)).all() for a, b in zip(ours, theirs, strict=True))
+    for out in (f"{s3}/out", Path(f"{s3}/out")):
+        with pytest.raises(UsageError, match="exported files cannot be written"):
+            export_store(url, out)
+    with pytest.raises(UsageError, match="only token stores and videos"):
+        make_directory(Path(f"{s3}/runs"))
+
+
+def test_garbage_of_killed_writers_is_listed_and_deleted(s3, s3_address):
+    import boto3
+
+    url = store_at(f"{s3}/store", "a")
+    torn = url / folder_of(clip_key("torn"))
+    (torn / "views/0/tokens/1/c/0/0/0").write_bytes(b"x" * 1000)
+    (url / "claims" / f"{clip_key('dead')}.json").write_bytes(b"{")
+    writer = StoreWriter(url, writer_id="live")
+    stores.begin(writer, "live")
+    (url / folder_of(clip_key("live")) / "pts/c/0").write_bytes(b"y")
+    name = s3.removeprefix("s3://")
+    client = boto3.client("s3", endpoint_url=s3_address)
+    client.create_multipart_upload(Bucket=name, Key="store/clips/big")
+    client.create_multipart_upload(Bucket=name, Key="others/big")
+    found = collect_garbage(url)  # all else is recent; this server dates all uploads to 2010
+    assert [entry for entry, _ in found] == [f"multipart upload of {s3}/store/clips/big"]
+    found = collect_garbage(url, older_than_seconds=-5)
+    assert (str(torn), 1000) in found
+    expected = {
+        str(torn),
+        f"{url}/claims/{clip_key('dead')}.json",
+        f"multipart upload of {s3}/store/clips/big",
+    }
+    assert {entry for entry, _ in found if "cache/writing" not in entry} == expected
+    collect_garbage(url, older_than_seconds=-5, delete=True)
+    left = [str(path) for path, _ in bucket_path(store_path(url)).objects()]
+    assert not any("torn" in path or "dead" in path for path in left)
+    assert any("live" in path for path in left)
+    uploads = client.list_multipart_uploads(Bucket=name)["Uploads"]
+    assert [upload["Key"] for upload in uploads] == ["others/big"]
+    assert list(open_store(url).records) == ["a"]

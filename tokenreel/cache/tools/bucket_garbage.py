@@ -1,0 +1,148 @@
+"""What killed writers left on a bucket: objects of clips never committed, claims, parts of uploads.
+
+TokenReel puts each object by one request and leaves no multipart upload; other programs that copy a
+store do.  Those below a store are aborted where boto3 is installed, which s3 needs for that.
+"""
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenreel.cache.bucket.objects import ENDPOINTS, ObjectState
+from tokenreel.cache.bucket.path import bucket_path
+from tokenreel.cache.files import clock_of, newest_change
+from tokenreel.cache.format.clip import folder_of
+from tokenreel.cache.write.bucket_claims import BucketClaims
+from tokenreel.cache.write.bucket_writer import scratch_of
+from tokenreel.cache.write.claims import ClaimHeld, is_live
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something that a killed writer left.
+
+    Attributes:
+        name: for people.
+        num_bytes: of it.
+        keys: of its objects.
+        clip: key of the clip that it is of, or "".
+        upload: id of a multipart upload, or "".
+        folder: on this machine, or None.
+    """
+
+    name: str
+    num_bytes: int = 0
+    keys: tuple[str, ...] = ()
+    clip: str = ""
+    upload: str = ""
+    folder: Path | None = None
+
+
+def collect_on_bucket(
+    path: Path, *, older_than_seconds: float, delete: bool
+) -> list[tuple[str, int]]:
+    """As collect_garbage, of a store on a bucket and of its folder on this machine.
+
+    Ages are by the clock of the bucket.
+    """
+    now = clock_of(path)
+    found = list(_leftovers(path, now - older_than_seconds))
+    if not delete:
+        return [(left.name, left.num_bytes) for left in found]
+    claims, kept = BucketClaims(path / "claims", owner="gc"), []
+    try:
+        for left in found:
+            try:
+                _delete(path, left, claims)
+            except ClaimHeld:
+                kept.append(left)
+    finally:
+        claims.release_all()
+    return [(left.name, left.num_bytes) for left in found if left not in kept]
+
+
+def _leftovers(path: Path, before: float) -> Iterator[Leftover]:
+    store = bucket_path(path)
+    clips: dict[str, list[ObjectState]] = {}
+    for entry, state in (store / "clips").objects():
+        parts = entry.relative_to(store / "clips").parts
+        if len(parts) > 2:  # <hh>/<key>/...
+            clips.setdefault(parts[1], []).append(state)
+    for key, states in clips.items():
+        final = path / folder_of(key)
+        group = bucket_path(final / "zarr.json").key
+        is_old = max(state.modified for state in states) <= before
+        if any(state.key == group for state in states) or not is_old:
+            continue
+        if not is_live(path / "claims" / f"{key}.json"):
+            names = tuple(state.key for state in states)
+            yield Leftover(str(final), sum(state.num_bytes for state in states), names, key)
+    for entry, state in (store / "claims").objects():
+        claim = path / "claims" / entry.name
+        if state.modified <= before and not is_live(claim):
+            yield Leftover(str(entry), state.num_bytes, (state.key,), entry.stem)
+    for state in store.bucket.level(store.key)[1]:
+        if "/.tmp-" in f"/{state.key}" and state.modified <= before:
+            yield Leftover(str(store / state.key.rpartition("/")[2]), 0, (state.key,))
+    yield from _uploads(path, before)
+    here = scratch_of(path)
+    for folder in sorted(here.glob("clips/??/.tmp-*")):
+        with suppress(FileNotFoundError):
+            if time.time() - newest_change(folder) >= time.time() - before:
+                sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+                yield Leftover(str(folder), sum(sizes), folder=folder)
+
+
+def _delete(path: Path, left: Leftover, claims: BucketClaims) -> None:
+    """Delete a leftover, under the claim of its clip: no writer takes it over meanwhile."""
+    bucket = bucket_path(path).bucket
+    if left.folder is not None:
+        shutil.rmtree(left.folder, ignore_errors=True)
+    elif left.upload:
+        _client().abort_multipart_upload(Bucket=bucket.name, Key=left.keys[0], UploadId=left.upload)
+    elif not left.clip:
+        bucket.delete(left.keys)
+    else:
+        claim = claims.take(left.clip)
+        if not (path / folder_of(left.clip) / "zarr.json").is_file():
+            bucket.delete([key for key in left.keys if "/claims/" not in key])
+        claim.release()  # which deletes the claim itself
+
+
+def _uploads(path: Path, before: float) -> Iterator[Leftover]:
+    """Multipart uploads below a store that were never completed."""
+    store = bucket_path(path)
+    if store.scheme != "s3":
+        return
+    try:
+        pages = _client().get_paginator("list_multipart_uploads")
+    except ImportError:
+        log.info("%s: multipart uploads are not looked at: pip install boto3", path)
+        return
+    for page in pages.paginate(Bucket=store.bucket.name, Prefix=f"{store.key}/"):
+        for upload in page.get("Uploads", ()):
+            if upload["Initiated"].timestamp() <= before:
+                name = f"multipart upload of {store.scheme}://{store.bucket.name}/{upload['Key']}"
+                yield Leftover(name, 0, (upload["Key"],), upload=upload["UploadId"])
+
+
+def _client() -> Any:
+    import boto3
+
+    endpoint = next((os.environ[key] for key in ENDPOINTS["s3"] if os.environ.get(key)), None)
+    return boto3.client("s3", endpoint_url=endpoint)
+
+
+def remove_clip(folder: Path) -> None:
+    """Remove a committed clip: its group first, so that it is never half in the store."""
+    (folder / "zarr.json").unlink()
+    clip = bucket_path(folder)
+    clip.bucket.delete([state.key for _, state in clip.objects()])
