@@ -32,8 +32,8 @@ KEY = (  # azurite's own, which is in its documentation
 
 
 def run_server(command: list[str], port: int, folder: Path) -> subprocess.Popen:
-    log = (folder / "server.txt").open("wb")
-    server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=os.environ)
+    with (folder / "server.txt").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         assert server.poll() is None, (folder / "server.txt").read_text()
