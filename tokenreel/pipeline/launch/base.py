@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.errors import UsageError, WrongIdentity
 from tokenreel.cache.manifest import Manifest
 from tokenreel.extract.config import ExtractConfig
@@ -119,8 +120,9 @@ def ready(extraction: Extraction) -> tuple[Extraction, Manifest, ExtractConfig]:
     """
     check_limit(extraction.limit)
     manifest, config = read_words(extraction.dataset, extraction.words, root=extraction.root)
-    store = make_store(manifest, config, extraction.out)
-    root = (extraction.root or root_of(extraction.dataset)).absolute()
+    out = None if extraction.out is None else store_path(extraction.out)
+    store = make_store(manifest, config, out)
+    root = store_path(extraction.root or root_of(extraction.dataset)).absolute()
     return replace(extraction, root=root, out=store.absolute()), manifest, config
 
 
