@@ -4,7 +4,8 @@
 
 The operations that a clip costs are counted while the code of the claims runs on a folder here; the
 workers, their failures and their stragglers are simulated, with a seed.  So the rows say nothing of
-a machine: they say what the protocol does at 2 ms an operation, as on a shared disk.
+a machine: they say what the protocol does at 2 ms an operation, as on a shared disk, and at 30 ms a
+request, as on a bucket, where claims are taken in batches: of requests side by side one is counted.
 
 A worker looks at the store's folders when it starts, takes the clips of its share, longest first,
 then lists the store and takes what is left of the others', in the order of the code.  One that
@@ -17,20 +18,31 @@ import heapq
 import io
 import os
 import tempfile
+import time
+import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from harness import Timing, make_row, quick_flag, write_rows
+from harness import Row, Timing, make_row, quick_flag, write_rows
 
+from tokenreel.cache.bucket.objects import REQUESTS, Bucket, ObjectState
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.files import clock_of, names_in
-from tokenreel.cache.format.clip import clip_key, folder_of
+from tokenreel.cache.format import bucket_store, index
+from tokenreel.cache.format.clip import SourceInfo, clip_key, folder_of
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.index import committed_keys, is_committed
+from tokenreel.cache.format.store_files import create_store
+from tokenreel.cache.manifest import Clip
+from tokenreel.cache.write import bucket_claims, store_writer
+from tokenreel.cache.write import claims as claims_module
 from tokenreel.cache.write.claims import (
     EXPIRY_SECONDS,
     ClaimHeld,
@@ -38,8 +50,9 @@ from tokenreel.cache.write.claims import (
     is_live,
     take_claim,
 )
-from tokenreel.cache.write.store_writer import scan_clips
-from tokenreel.extract.flow.clip_queue import MOST_LOOKS, HelpOrder
+from tokenreel.cache.write.clip_writer import ClipWriter
+from tokenreel.cache.write.store_writer import StoreWriter, scan_clips
+from tokenreel.extract.flow.clip_queue import MOST_LOOKS, HelpOrder, batches_of
 
 CALLS = ("stat", "lstat", "open", "link", "unlink", "rename", "mkdir", "utime", "scandir")
 CALLS += ("listdir",)
@@ -49,6 +62,10 @@ CLIPS_A_WORKER = 200
 FAILURE_SECONDS = 3600.0  # mean time of a worker until it fails
 RESTART_SECONDS = 30.0
 SLOW_SHARE, SLOW_FACTOR = 0.02, 3.0  # stragglers
+REQUEST_SECONDS = 0.03  # a bucket
+OBJECTS_A_CLIP = 30
+CLIP = {"dataset": "d", "phases": (), "time_base": Fraction(1, 25)}
+CLIP |= {"source": SourceInfo("v", 1, "0" * 64, "pyav", "1", {})}
 SEEDS = 3
 WORKERS = (1, 4, 16, 64, 256, 1024)
 
@@ -70,16 +87,16 @@ class Operations:
         beat: of all claims of a writer.
     """
 
-    start: int
-    listing: int
-    take: int
-    refused: int
-    look_done: int
-    look_free: int
-    look_begun: int
-    look_held: int
-    take_over: int
-    beat: int
+    start: float
+    listing: float
+    take: float
+    refused: float
+    look_done: float
+    look_free: float
+    look_begun: float
+    look_held: float
+    take_over: float
+    beat: float
 
 
 @contextmanager
@@ -124,12 +141,12 @@ def count_operations() -> Operations:
         found["take"] = lambda: mine.take("clip").release()
         found["beat"] = mine.beat
         found["look_done"] = lambda: is_committed(store, "done")
-        found["look_free"] = lambda: (is_committed(store, "clip"), (claims / "clip.json").exists())
+        found["look_free"] = lambda: (is_committed(store, "clip"), (claims / "clip.json").is_file())
         with patch("socket.gethostname", return_value="elsewhere"):
             take_claim(claims, "held", owner="theirs", expiry_seconds=EXPIRY_SECONDS)
             take_claim(claims, "dead", owner="theirs", expiry_seconds=EXPIRY_SECONDS)
         os.utime(claims / "dead.json", (1, 1))
-        found["look_begun"] = lambda: (is_committed(store, "h"), (claims / "held.json").exists())
+        found["look_begun"] = lambda: (is_committed(store, "h"), (claims / "held.json").is_file())
         found["look_held"] = lambda: (is_committed(store, "h"), is_live(claims / "held.json"))
 
         def refused() -> None:
@@ -148,6 +165,157 @@ def count_operations() -> Operations:
                 call()
             counts[what] = sum(count.values())
         mine.release_all()
+    return Operations(**counts)
+
+
+class Requests:
+    """A bucket in memory that counts its requests; of those side by side the longest chain.
+
+    Attributes:
+        count: of requests that one has to wait for after another.
+    """
+
+    def __init__(self) -> None:
+        self.count, self._objects = 0, dict[str, tuple[bytes, str]]()
+        self.objects_a_page = 1000
+
+    def patches(self) -> list[Any]:
+        """What puts it in the place of every bucket."""
+        calls = ("get", "head", "put", "delete", "objects", "level", "try_conditions")
+        found = [patch.object(Bucket, name, self._method(name)) for name in calls]
+        modules = (bucket_claims, bucket_store, index, store_writer)
+        found.append(patch.object(Bucket, "_call", side_effect=AssertionError))  # none leaves here
+        return [*found, *(patch.object(m, "in_parallel", self.in_parallel) for m in modules)]
+
+    def _method(self, name: str) -> Any:
+        def call(bucket: Bucket, *args: Any, **options: Any) -> Any:
+            self.count += 1
+            return getattr(self, name)(*args, **options)
+
+        return call
+
+    def in_parallel(self, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """In the place of objects.in_parallel."""
+        found = []
+        for start in range(0, len(items), REQUESTS):
+            before, longest = self.count, 0
+            for item in items[start : start + REQUESTS]:
+                self.count = before
+                found.append(work(item))
+                longest = max(longest, self.count - before)
+            self.count = before + longest
+        return found
+
+    def state(self, key: str) -> ObjectState:
+        """Of an object."""
+        if key not in self._objects:
+            raise FileNotFoundError(key)
+        data, tag = self._objects[key]
+        return ObjectState(key, len(data), time.time(), tag)
+
+    head = state
+
+    def get(self, key: str) -> bytes:
+        """Bytes of an object."""
+        self.state(key)
+        return self._objects[key][0]
+
+    def put(self, key: str, data: Any, *, tag: str | None = None, new: bool = False) -> str:
+        """Write an object; a refused one is looked at, as Bucket.put does."""
+        held = self._objects.get(key)
+        if (new and held) or (tag is not None and (held is None or held[1] != tag)):
+            self.count += 1
+            raise FileExistsError(key)
+        data = data if isinstance(data, bytes) else Path(data).read_bytes()
+        self._objects[key] = data, uuid.uuid4().hex
+        return self._objects[key][1]
+
+    def try_conditions(self, key: str) -> bool:
+        """Whether puts may have conditions: two of them, and the end of what they made."""
+        self.count += 2
+        return True
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects."""
+        for key in keys:
+            self._objects.pop(key, None)
+
+    def objects(self, prefix: str = "") -> list[ObjectState]:
+        """Those below a prefix, some a request."""
+        keys = sorted(key for key in self._objects if key.startswith(f"{prefix}/"))
+        self.count += max(len(keys) - 1, 0) // self.objects_a_page
+        return [self.state(key) for key in keys]
+
+    def level(self, prefix: str = "") -> tuple[list[str], list[ObjectState]]:
+        """Names of the folders, and objects, directly below a prefix."""
+        below = [key.removeprefix(f"{prefix}/") for key in self._objects if key.startswith(prefix)]
+        folders = sorted({name.partition("/")[0] for name in below if "/" in name})
+        return folders, [self.state(f"{prefix}/{name}") for name in below if "/" not in name]
+
+
+def count_requests(num_clips: int = CLIPS_A_WORKER) -> Operations:
+    """Count the requests to a bucket that a writer of so many clips waits for."""
+    requests = Requests()
+    identity = StoreIdentity(
+        architecture="tiny",
+        weights_sha256="0" * 64,
+        blocks=(0,),
+        grid=(1, 1),
+        dim=1,
+        image_size=(8, 8),
+        transform={},
+        frames={"policy": "all"},
+        codec={"name": "fp16", "calibration_sha256": None},
+    )
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        stack.enter_context(patch.dict(os.environ, {"TOKENREEL_CACHE_DIR": folder}))
+        for one in requests.patches():
+            stack.enter_context(one)
+        store = create_store(store_path("s3://bucket/store"), identity, made_with={})
+        claims = store / "claims"
+        counts: dict[str, float] = {}
+
+        def note(what: str, call: Callable[[], Any], share: float = 1.0) -> None:
+            before = requests.count
+            call()
+            counts[what] = (requests.count - before) * share
+
+        def begin(writer: StoreWriter, name: str) -> ClipWriter:
+            return writer.begin(Clip(name, name), **CLIP)
+
+        def take() -> None:
+            for batch in batches_of([f"c{number}" for number in range(num_clips)]):
+                writer.claim_ahead(batch)
+                for name in batch:
+                    begin(writer, name).abort()
+
+        def refused() -> None:
+            with suppress(ClaimHeld):
+                begin(writer, "held")
+
+        note("start", lambda: StoreWriter(store, writer_id="first"))
+        writer = StoreWriter(store, writer_id="mine")
+        clock_of(claims)  # asked once a minute
+        note("take", take, 1 / num_clips)
+        with patch("socket.gethostname", return_value="elsewhere"):
+            begin(StoreWriter(store, writer_id="theirs"), "held")
+        held, free = (claims / f"{clip_key(name)}.json" for name in ("held", "free"))
+        note("refused", refused)
+        note("look_done", lambda: is_committed(store, "done"))
+        note("look_free", lambda: (is_committed(store, "free"), free.is_file()))
+        note("look_begun", lambda: (is_committed(store, "held"), held.is_file()))
+        note("look_held", lambda: (is_committed(store, "held"), is_live(held)))
+        begin(writer, "beaten")
+        note("beat", writer._claims.beat)
+        with patch.object(claims_module, "clock_of", return_value=time.time() + 1000):
+            note("take_over", lambda: (is_live(held), begin(writer, "held").abort()))
+        for number in range(256):  # one clip of each folder, for all of them
+            clip = f"store/clips/{number:02x}/clip-{number:02x}000000"
+            for name in ("zarr.json", *map(str, range(OBJECTS_A_CLIP - 1))):
+                requests.put(f"{clip}/{name}", b"")
+        requests.objects_a_page = 1000 // num_clips
+        note("listing", lambda: (committed_keys(store), names_in(claims)))
     return Operations(**counts)
 
 
@@ -310,51 +478,80 @@ def simulate(
     )
 
 
+def rows_of(
+    workers: int, operations: Operations, clips: int, *, seconds: float, what: str, name: str
+) -> list[Row]:
+    """Rows of a number of workers, with deaths seen and unseen.
+
+    Args:
+        workers: how many.
+        operations: that the claims cost.
+        clips: of each.
+        seconds: of an operation.
+        what: an operation is, in words.
+        name: of the disk, before that of a case; "" for a shared one.
+    """
+    rows = []
+    for how, sees in (("seen", True), ("by heartbeat", False)):
+        found = [
+            simulate(
+                workers,
+                operations,
+                operation_seconds=seconds,
+                clips_a_worker=clips,
+                sees_deaths=sees,
+                seed=seed,
+            )
+            for seed in range(SEEDS)
+        ]
+        ratios = [f.seconds / f.ideal_seconds for f in found]
+        cases: list[tuple[str, str, list[float], str, list[float] | None]] = [
+            ("overhead", "share", [f.overhead for f in found], "a worker's time", None),
+            (
+                "time to the last clip",
+                "s",
+                [f.seconds for f in found],
+                "work spread evenly, at no cost",
+                ratios,
+            ),
+            ("tail of the last 1 %", "s", [f.tail_seconds for f in found], "no tail", None),
+            (
+                "operations a second",
+                "1/s",
+                [f.operations_a_second for f in found],
+                "of all workers",
+                None,
+            ),
+        ]
+        rows += [
+            make_row(
+                "scale_simulation",
+                f"{name}{case}, deaths {how}",
+                Timing(tuple(values)),
+                shape=f"{workers} workers, {clips} clips of 1 s each, {what}",
+                baseline=baseline,
+                ratio=Timing(tuple(ratio or values)).median,
+                unit=unit,
+            )
+            for case, unit, values, baseline, ratio in cases
+        ]
+    return rows
+
+
 def main() -> None:
     """Simulate with three seeds each, and write the rows."""
-    operations = count_operations()
-    print(f"operations of the claims: {operations}")
+    operations, requests = count_operations(), count_requests()
+    print(f"operations of the claims on a disk: {operations}")
+    print(f"requests to a bucket that are waited for: {requests}")
     sizes = WORKERS[:4] if quick_flag() else WORKERS
     clips = 20 if quick_flag() else CLIPS_A_WORKER
     rows = []
     for workers in sizes:
-        for how, sees in (("seen", True), ("by heartbeat", False)):
-            found = [
-                simulate(workers, operations, clips_a_worker=clips, sees_deaths=sees, seed=seed)
-                for seed in range(SEEDS)
-            ]
-            shape = f"{workers} workers, {clips} clips of 1 s each, 2 ms an operation"
-            for name, unit, values, baseline, ratio in (
-                ("overhead", "share", [f.overhead for f in found], "a worker's time", None),
-                (
-                    "time to the last clip",
-                    "s",
-                    [f.seconds for f in found],
-                    "work spread evenly, at no cost",
-                    [f.seconds / f.ideal_seconds for f in found],
-                ),
-                ("tail of the last 1 %", "s", [f.tail_seconds for f in found], "no tail", None),
-                (
-                    "operations a second",
-                    "1/s",
-                    [f.operations_a_second for f in found],
-                    "of all workers",
-                    None,
-                ),
-            ):
-                timing = Timing(tuple(values))
-                ratios = Timing(tuple(ratio or values))
-                rows.append(
-                    make_row(
-                        "scale_simulation",
-                        f"{name}, deaths {how}",
-                        timing,
-                        shape=shape,
-                        baseline=baseline,
-                        ratio=ratios.median,
-                        unit=unit,
-                    )
-                )
+        words: dict[str, Any] = {"what": "2 ms an operation", "name": ""}
+        rows += rows_of(workers, operations, clips, seconds=OPERATION_SECONDS, **words)
+    for workers in sizes[-2:-1]:
+        words = {"what": "30 ms a request", "name": "bucket, "}
+        rows += rows_of(workers, requests, clips, seconds=REQUEST_SECONDS, **words)
     write_rows(rows)
 
 

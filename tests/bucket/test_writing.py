@@ -20,7 +20,7 @@ from tokenreel.cache.format.store_files import read_failures, record_failure
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.maintenance import diff_stores
 from tokenreel.cache.tools.verify import verify_store
-from tokenreel.cache.write import bucket_claims
+from tokenreel.cache.write import bucket_claims, claims
 from tokenreel.cache.write.bucket_claims import BucketClaims
 from tokenreel.cache.write.bucket_writer import scratch_of
 from tokenreel.cache.write.claims import ClaimHeld, is_live, read_claim
@@ -73,7 +73,71 @@ def test_the_group_of_a_clip_is_put_last_and_only_where_there_is_none(s3, monkey
     assert own[-1] == ("zarr.json", True)
     assert all(not new for _, new in own[:-1])
     claim = [(new, has_tag) for key, new, has_tag in order if "/claims/" in key]
-    assert claim == [(True, False), (False, True)]  # taken, and still ours before the upload
+    assert claim == [(True, False)]  # taken, and ours before the upload, as it is young
+
+
+def test_an_old_claim_is_put_again_before_the_upload(s3, monkeypatch):
+    url, order = stores.make_store(f"{s3}/store"), []
+    put = Bucket.put
+
+    def noted(self, key, data, *, tag=None, new=False):
+        order.append((key, tag is not None))
+        return put(self, key, data, tag=tag, new=new)
+
+    with StoreWriter(url, writer_id="w") as writer:
+        clip = stores.begin(writer, "a")
+        stores.append(writer, clip, "a", 5)
+        grow_older(monkeypatch, 151)  # half of the expiry
+        monkeypatch.setattr(Bucket, "put", noted)
+        count = np.arange(5)
+        clip.commit(count, count, count % 2, np.zeros(5, np.uint8))
+    claim = f"store/claims/{clip_key('a')}.json"
+    first = next(at for at, (key, _) in enumerate(order) if "/clips/" in key)
+    assert [has_tag for key, has_tag in order[:first] if key == claim] == [True]
+
+
+def test_a_heartbeat_puts_the_claims_again_those_taken_ahead_too(s3):
+    url = stores.make_store(f"{s3}/store")
+    mine = BucketClaims(url / "claims", owner="mine")
+    mine.take("a")
+    mine.take_ahead(["b"])
+    before = [claim._put_at for claim in (mine._held["a"], mine._ahead["b"])]
+    mine.beat()
+    after = [claim._put_at for claim in (mine._held["a"], mine._ahead["b"])]
+    assert all(new > old for new, old in zip(after, before, strict=True))
+    assert mine.take("b").is_held
+    mine.release_all()
+    assert list((url / "claims").iterdir()) == []
+
+
+def grow_older(monkeypatch, seconds):
+    now = claims.steady_clock()
+    for module in (claims, bucket_claims):
+        monkeypatch.setattr(module, "steady_clock", lambda: now + seconds)
+
+
+def test_clips_that_are_claimed_ahead_are_begun_without_a_request_of_the_claims(s3, monkeypatch):
+    url, asked = stores.make_store(f"{s3}/store"), []
+    write(url, "b")
+    with StoreWriter(url, writer_id="w") as writer, StoreWriter(url, writer_id="x") as other:
+        stores.begin(other, "c")
+        writer.claim_ahead(["a", "b", "c"])
+        assert [writer.has_claimed(name) for name in "abc"] == [True, True, False]
+        for name in ("put", "head", "get", "objects"):
+            real = getattr(Bucket, name)
+
+            def noted(self, key="", *given, real=real, name=name, **how):
+                asked.append((name, key))
+                return real(self, key, *given, **how)
+
+            monkeypatch.setattr(Bucket, name, noted)
+        stores.begin(writer, "a")
+        with pytest.raises(ClaimHeld, match="already committed"):
+            stores.begin(writer, "b")
+        with pytest.raises(ClaimHeld, match="works on it"):
+            stores.begin(writer, "c")
+        assert [key for _, key in asked if "/claims/" in key or clip_key("a") in key] == []
+        assert not writer.has_claimed("a")
 
 
 class Killed(BaseException):
@@ -138,6 +202,7 @@ def test_of_two_writers_of_a_clip_one_works_and_a_dead_one_gives_way(s3, monkeyp
     taken = stores.begin(later, "a")
     stores.append(first, clip, "a", 5)
     count = np.arange(5)
+    grow_older(monkeypatch, 151)
     with pytest.raises(ClaimHeld, match="another writer has taken it over"):
         clip.commit(count, count, count % 2, np.zeros(5, np.uint8))
     stores.append(later, taken, "a", 5)
@@ -162,15 +227,15 @@ def test_claims_are_taken_and_deleted_in_batches(s3, monkeypatch):
 
         monkeypatch.setattr(Bucket, name, counted)
     assert [key for key in keys if mine.is_refused(key)] == ["c3"]
-    claims = [mine.take(key) for key in keys if key != "c3"]
+    taken = [mine.take(key) for key in keys if key != "c3"]
     with pytest.raises(ClaimHeld, match="theirs on"):
         mine.take("c3")
     assert calls == []
-    for claim in claims:
+    for claim in taken:
         claim.release()
     assert calls == []
     mine.release_all()
-    assert calls.count("delete") == 1
+    assert calls == ["delete"], "they are young: nobody can have taken them over"
     assert [path.stem for path in (url / "claims").iterdir()] == ["c3"]
 
 

@@ -205,8 +205,10 @@ def test_a_writer_that_was_silent_beats_before_it_claims(writer, monkeypatch):
     writer.take("a")
     (own,) = writer._folder.glob(".tmp-*")
     os.utime(own, (1e9, 1e9))
-    now = claims._now()
-    monkeypatch.setattr(claims, "_now", lambda: now + 13)  # more than a fifth of the expiry
+    now = claims.steady_clock()
+    monkeypatch.setattr(claims, "steady_clock", lambda: now + 11)  # less than a fifth of the expiry
+    assert writer.take("early").path.stat().st_mtime == 1e9
+    monkeypatch.setattr(claims, "steady_clock", lambda: now + 13)
     assert time.time() - writer.take("b").path.stat().st_mtime < 30
 
 
@@ -280,10 +282,18 @@ def test_a_name_in_a_damaged_claim_removes_no_file(tmp_path):
 
 def test_a_claim_that_was_taken_over_from_a_silent_writer_is_left_to_the_other(writer, monkeypatch):
     claim = writer.take("clip")
-    now = claims._now()
-    monkeypatch.setattr(claims, "_now", lambda: now + 31)  # half of the expiry
+    now = claims.steady_clock()
+    monkeypatch.setattr(claims, "steady_clock", lambda: now + 31)  # half of the expiry
     claim.path.unlink()
     claim_of_another(writer._folder)
     claim.release()
     assert owner_of(writer._folder) == "another"
     assert is_live(claim.path)
+
+
+def test_a_folder_in_the_place_of_a_claim_is_damage_and_gives_way(writer):
+    path = writer._folder / "a.json"
+    (path / "inner").mkdir(parents=True)
+    assert claims.damaged_claim(path) == f"{path}: a folder, not a claim"
+    assert writer.take("a").path.is_file()
+    assert names_of(writer._folder) == (["a.json"], 1)

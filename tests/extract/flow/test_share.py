@@ -6,7 +6,7 @@ from tests.extract.extraction import CONFIG, write_video
 from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.write.claims import take_claim
-from tokenreel.extract.flow.clip_queue import MOST_MISSES, HelpOrder
+from tokenreel.extract.flow.clip_queue import MOST_MISSES, HelpOrder, batches_of
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.signals import Stopping
 from tokenreel.extract.video.source import SourceFiles
@@ -88,6 +88,12 @@ def test_helpers_do_not_walk_over_clips_that_others_have_taken():
     found, misses = helped(order, {*range(500, 1000)})
     assert found, "half of them are free: found from the second place that is drawn"
     assert misses < 500
+
+
+def test_batches_of_claims_shrink_towards_the_end():
+    sizes = [len(batch) for batch in batches_of(range(40))]
+    assert sizes == [8, 8, 6, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1]
+    assert [*batches_of([])] == []
 
 
 def test_few_clips_are_all_looked_at():

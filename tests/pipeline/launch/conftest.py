@@ -1,15 +1,16 @@
 """Videos of which one is long, and the store that the local engine makes of them."""
 
 import contextlib
+import shutil
 import time
 
 import pytest
 
-from tests.extract.extraction import shards, write_video
+from tests.extract.extraction import differing, shards, write_video
 from tests.programs import call
 from tokenreel.cache.canonical import parse_json
 from tokenreel.cache.errors import Damaged
-from tokenreel.cache.write.claims import read_claim
+from tokenreel.cache.write.claims import process_ended, read_claim
 
 WORDS = ("backbone=test_vit", "weights=random:0", "image_size=96", "blocks=1,5", "device=cpu")
 WORDS += ("batch_frames=4", "codec=int8")
@@ -22,6 +23,31 @@ def claimed_by(store):
         with contextlib.suppress(FileNotFoundError, Damaged):
             found.add(read_claim(path).pid)
     return found
+
+
+def workers_of(store):
+    """Processes that run and have a claim in a store."""
+    return {pid for pid in claimed_by(store) if not process_ended(pid)}
+
+
+def wait_for_workers(store, is_over):
+    """Wait until a process works on a store, or none will."""
+    deadline = time.monotonic() + 600
+    while not workers_of(store) and not is_over():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def begin_anew(store, local):
+    """Where a store is complete, compare it with the local engine's, and remove it.
+
+    Returns whether it was.
+    """
+    if not (store / "recipe.json").is_file() or logged_clips(store) != ["a", "b", "c"]:
+        return False
+    assert differing(store, local) == []
+    shutil.rmtree(store)
+    return True
 
 
 def logged_clips(store):

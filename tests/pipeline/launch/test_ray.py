@@ -14,7 +14,14 @@ from collections import Counter
 import pytest
 
 from tests.extract.extraction import differing
-from tests.pipeline.launch.conftest import claimed_by, logged_clips, wait_for_shards
+from tests.pipeline.launch.conftest import (
+    begin_anew,
+    claimed_by,
+    logged_clips,
+    wait_for_shards,
+    wait_for_workers,
+    workers_of,
+)
 from tests.programs import call
 from tokenreel.cache.errors import UsageError
 from tokenreel.pipeline.launch.base import Placement
@@ -85,12 +92,13 @@ def test_workers_and_drivers_killed_5_times_at_random_leave_the_same_store(
     store, draw = tmp_path / "store", random.Random(seed)
     kills = Counter()
     for number in range(5):
+        kills["complete"] += begin_anew(store, folder / "local")
         process = start(store, 2)
-        wait_for_shards(store, number + draw.randrange(3), lambda p=process: p.poll() is not None)
+        wait_for_workers(store, lambda p=process: p.poll() is not None)
         time.sleep(draw.uniform(0, 1))
-        what = draw.choice(["workers", "driver", "both"])
+        what = ("workers", "driver", "both")[(seed + number) % 3]
         if what != "driver":
-            for pid in claimed_by(store):
+            for pid in workers_of(store):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                     kills["worker"] += 1

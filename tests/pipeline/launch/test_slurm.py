@@ -16,10 +16,15 @@ import pytest
 from submitit import LocalExecutor
 
 from tests.extract.extraction import differing
-from tests.pipeline.launch.conftest import claimed_by, logged_clips, wait_for_shards
+from tests.pipeline.launch.conftest import (
+    begin_anew,
+    claimed_by,
+    logged_clips,
+    wait_for_workers,
+    workers_of,
+)
 from tests.programs import call
 from tokenreel.cache.errors import UsageError, WrongIdentity
-from tokenreel.cache.write.claims import process_ended
 from tokenreel.extract.encode import identity
 from tokenreel.extract.flow.changes import StoreChanges
 from tokenreel.pipeline.launch import base, ray_engine
@@ -74,26 +79,23 @@ def test_jobs_and_what_started_them_killed_5_times_at_random_leave_the_same_stor
 
     def wait(submitted):
         deadline = time.monotonic() + 400
-        while not all(job.done() for job in submitted) or claimed_by(store) - ended(store):
+        while not all(job.done() for job in submitted) or workers_of(store):
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
     for number in range(5):
+        kills["complete"] += begin_anew(store, folder / "local")
         submitted = submit()
-        wait_for_shards(
-            store,
-            number + draw.randrange(3),
-            lambda jobs=submitted: all(job.done() for job in jobs),
-        )
+        wait_for_workers(store, lambda jobs=submitted: all(job.done() for job in jobs))
         time.sleep(draw.uniform(0, 1))
-        what = draw.choice(["workers", "starters", "both"])
+        what = ("workers", "starters", "both")[(seed + number) % 3]
         if what != "workers":
             for job in submitted:
                 if job._process.poll() is None:
                     job._process.kill()
                     kills["starter"] += 1
         if what != "starters":
-            for pid in claimed_by(store) - ended(store):
+            for pid in workers_of(store):
                 os.kill(pid, signal.SIGKILL)
                 kills["job"] += 1
         wait(submitted)
@@ -103,11 +105,6 @@ def test_jobs_and_what_started_them_killed_5_times_at_random_leave_the_same_stor
     log.info("seed %d: killed %s", seed, dict(kills))
     assert logged_clips(store) == ["a", "b", "c"]
     assert differing(store, folder / "local") == []
-
-
-def ended(store):
-    """Processes that have a claim and are no more."""
-    return {pid for pid in claimed_by(store) if process_ended(pid)}
 
 
 def test_the_script_has_every_option_and_nothing_is_made(folder, words, monkeypatch):

@@ -21,6 +21,7 @@ from tokenreel.cache.write.claims import (
     WriterClaims,
     is_live,
     read_claim,
+    steady_clock,
 )
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,17 @@ class BucketClaim(Claim):
 
     def __init__(self, path: Path, writer: "BucketClaims", tag: str) -> None:
         super().__init__(path, writer, is_link=False)
-        self._claims, self._tag = writer, tag
+        self._claims, self._tag, self._put_at = writer, tag, steady_clock()
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it was put so lately that no other writer can have taken it over."""
+        return steady_clock() - self._put_at < self._claims.expiry_seconds / 2
+
+    def require_own(self) -> None:
+        """Make sure that no other writer has taken it over.  Raises what `renew` raises."""
+        if not self.is_fresh:
+            self.renew()
 
     def beat(self) -> None:
         """Heartbeat; a service that is away for a while costs no more than a beat."""
@@ -54,10 +65,12 @@ class BucketClaim(Claim):
             ClaimHeld: another writer has taken it over.
             OSError: the service does not answer, or refuses.
         """
+        now = steady_clock()
         try:
             self._tag = put_object(self.path, self._claims.data, tag=self._tag)
         except (FileExistsError, FileNotFoundError):
             raise ClaimHeld(f"{self.path.stem}: another writer has taken it over") from None
+        self._put_at = now
 
     def release(self) -> None:
         """End it; the object is deleted with those of other clips."""
@@ -76,14 +89,14 @@ class BucketClaims(WriterClaims):
 
     def __init__(self, folder: Path, *, owner: str, expiry_seconds: float = EXPIRY_SECONDS) -> None:
         super().__init__(folder, owner=owner, expiry_seconds=expiry_seconds)
-        self.data = self._data
-        self._ahead: dict[str, Claim | ClaimHeld] = {}
-        self._ended: list[Path] = []
+        self.data, self.expiry_seconds = self._data, expiry_seconds
+        self._ahead: dict[str, BucketClaim | ClaimHeld] = {}
+        self._ended: dict[Path, BucketClaim] = {}
 
     def take_ahead(self, keys: Sequence[str]) -> None:
         """Claim clips side by side, for `take` to give one after another."""
 
-        def take(key: str) -> Claim | ClaimHeld:
+        def take(key: str) -> BucketClaim | ClaimHeld:
             try:
                 return self._take(key)
             except ClaimHeld as held:
@@ -95,6 +108,10 @@ class BucketClaims(WriterClaims):
     def is_refused(self, key: str) -> bool:
         """Whether take_ahead found that another writer has a clip."""
         return isinstance(self._ahead.get(key), ClaimHeld)
+
+    def is_ahead(self, key: str) -> bool:
+        """Whether take_ahead has claimed a clip that `take` has not given yet."""
+        return isinstance(self._ahead.get(key), BucketClaim)
 
     def take(self, key: str) -> Claim:
         """Claim a clip; see WriterClaims.take."""
@@ -117,7 +134,7 @@ class BucketClaims(WriterClaims):
             except (FileExistsError, FileNotFoundError):
                 continue  # it ended just now, or another writer was faster
             with self._guard:
-                self._ended = [ended for ended in self._ended if ended != path]
+                self._ended.pop(path, None)
             return BucketClaim(path, self, tag)
         raise ClaimHeld(f"{key}: claimed by another writer")
 
@@ -138,30 +155,28 @@ class BucketClaims(WriterClaims):
         """Heartbeat of all claims, side by side; those that have ended are deleted."""
         with self._guard:
             held = [*self._held.values(), *self._ahead.values()]
-        in_parallel(Claim.beat, [claim for claim in held if isinstance(claim, Claim)])
+        in_parallel(lambda claim: claim.beat(), [c for c in held if isinstance(c, Claim)])
         self._delete_ended()
 
     def end(self, claim: BucketClaim) -> None:
         """Note that a claim has ended."""
         self.forget(claim)
         with self._guard:
-            self._ended.append(claim.path)
+            self._ended[claim.path] = claim
             is_due = len(self._ended) >= ENDED
         if is_due:
             self._delete_ended()
 
     def _delete_ended(self) -> None:
+        """Delete the claims that have ended, but for those that another writer may have taken."""
         with self._guard:
-            ended, self._ended = self._ended, []
-        mine = [path for path in ended if self.is_fresh or _holder_of(path) == self.holder]
+            ended, self._ended = list(self._ended.values()), {}
+        old = [claim.path for claim in ended if not claim.is_fresh]
+        holders = dict(zip(old, in_parallel(_holder_of, old), strict=True))
+        mine = [c.path for c in ended if holders.get(c.path, self.holder) == self.holder]
         if mine:
             with suppress(OSError):
                 bucket_path(self._folder).bucket.delete([bucket_path(path).key for path in mine])
-
-    @property
-    def is_fresh(self) -> bool:
-        """Never: a claim is looked at before it is deleted, where it may be another writer's."""
-        return False
 
     def release_all(self) -> None:
         """Release the claims that are held, or were taken ahead."""

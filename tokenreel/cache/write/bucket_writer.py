@@ -60,7 +60,7 @@ class BucketClipWriter(ClipWriter):
 
     def _publish(self, record: ClipRecord) -> ClipRecord:
         final = self._store / folder_of(record.key)
-        self._on_bucket.renew()  # another writer that took the clip over is not written into
+        self._on_bucket.require_own()  # who took the clip over is not written into
         names = [
             file.relative_to(self._folder).as_posix()
             for file in sorted(self._folder.rglob("*"))

@@ -205,7 +205,7 @@ class WriterClaims:
     @property
     def is_fresh(self) -> bool:
         """Whether the last heartbeat is so young that no other writer can have taken a claim."""
-        return _now() - self._beaten < self._expiry_seconds / 2
+        return steady_clock() - self._beaten < self._expiry_seconds / 2
 
     def take(self, key: str) -> Claim:
         """Claim a clip.
@@ -259,7 +259,7 @@ class WriterClaims:
 
         A link has the heartbeat of its file: a new claim must not be born dead.
         """
-        now = _now()
+        now = steady_clock()
         if not self._is_written:
             _write_claim(self._file, self._data)
         elif now - self._beaten > self._expiry_seconds / 5:
@@ -271,7 +271,7 @@ class WriterClaims:
     def beat(self) -> None:
         """Heartbeat of all claims."""
         with self._guard:
-            held, started = list(self._held.values()), _now()
+            held, started = list(self._held.values()), steady_clock()
         try:
             os.utime(self._file)
             self._beaten = started
@@ -410,7 +410,7 @@ def _age(path: Path) -> float:
     return clock_of(path.parent) - beat
 
 
-def _now() -> float:
+def steady_clock() -> float:
     """Seconds of a clock that nobody sets, and that counts while the machine sleeps, if it can."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 

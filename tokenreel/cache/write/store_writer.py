@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tokenreel.cache.bucket.objects import in_parallel
 from tokenreel.cache.bucket.path import bucket_path, is_bucket, store_path
 from tokenreel.cache.canonical import canonical_json, read_json
 from tokenreel.cache.codec import codec_from_identity
@@ -102,6 +103,7 @@ class StoreWriter:
         else:
             self._target = WriteTarget(self.path, self.identity, self.codec, self.name)
             self._claims = WriterClaims(claims, owner=self.name, expiry_seconds=expiry_seconds)
+        self._looked_at: dict[str, bool] = {}  # claimed ahead: whether it is committed
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
         self.seen = scan_clips(self.path, sweep_seconds=sweep_seconds, claims=claims)
@@ -131,6 +133,22 @@ class StoreWriter:
     def is_committed(self, clip_id: str) -> bool:
         """Whether the clip is in the store, whole."""
         return is_committed(self.path, clip_id)
+
+    def claim_ahead(self, clip_ids: Sequence[str]) -> None:
+        """Claim clips side by side that will be begun next, where a claim takes a while.
+
+        On a disk nothing: there a clip is claimed when it is begun.
+        """
+        if isinstance(self._claims, BucketClaims):
+            self._claims.take_ahead([clip_key(clip_id) for clip_id in clip_ids])
+            mine = [clip_id for clip_id in clip_ids if self.has_claimed(clip_id)]
+            is_there = in_parallel(self.is_committed, mine)
+            self._looked_at |= dict(zip(mine, is_there, strict=True))
+
+    def has_claimed(self, clip_id: str) -> bool:
+        """Whether claim_ahead has claimed a clip that is not begun yet."""
+        claims = self._claims
+        return isinstance(claims, BucketClaims) and claims.is_ahead(clip_key(clip_id))
 
     def begin(
         self,
@@ -208,9 +226,10 @@ class StoreWriter:
         replaces: ClipRecord | None,
     ) -> ClipWriter:
         final = self.path / folder_of(record.key)
-        if self.is_committed(record.clip_id) and (
-            replaces is None or load_clip(final, record.key)[0] != replaces
-        ):
+        is_there = self._looked_at.pop(record.clip_id, None)
+        if is_there is None:  # else it was looked at under this claim
+            is_there = self.is_committed(record.clip_id)
+        if is_there and (replaces is None or load_clip(final, record.key)[0] != replaces):
             raise ClaimHeld(f"{record.clip_id}: already committed")
         return BucketClipWriter(
             self._target,

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.index import committed_keys
 from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, Manifest, first_clips, path_below
+from tokenreel.cache.write.bucket_claims import AHEAD
 from tokenreel.cache.write.claims import ClaimHeld
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.decode_pool.calibration_frames import job_for
@@ -33,6 +34,8 @@ from tokenreel.extract.video.source import SourceFiles, state_fields
 from tokenreel.extract.video.types import VideoError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 VIDEOS_A_SHARD = 8  # with fewer, shards of whole videos differ too much in length
 MOST_MISSES = 32  # in a row: nearly all clips of the others' shares are taken
@@ -59,6 +62,18 @@ def clips_of_shard(
         return clips[part::parts]
     mine = set(videos[part::parts])
     return [clip for clip in clips if clip.video in mine]
+
+
+def batches_of(clips: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Clips to be claimed together, where a claim takes a while: fewer towards the end.
+
+    So what is left can be taken by writers that help.
+    """
+    at = 0
+    while at < len(clips):
+        count = min(AHEAD, max((len(clips) - at) // 4, 1))
+        yield clips[at : at + count]
+        at += count
 
 
 class HelpOrder:
@@ -263,7 +278,10 @@ class ClipQueue:
         part, parts = self._share
         mine = set(sorted({clip.video for clip in self._part})[part::parts])
         self._own = mine if parts > 1 else set()
-        yield from sorted((clip for clip in clips if clip.video in mine), key=self._order)
+        own = sorted((clip for clip in clips if clip.video in mine), key=self._order)
+        for batch in batches_of(own):
+            self.commits.claim_ahead(batch)
+            yield from batch
         others = [clip for clip in clips if clip.video not in mine]
         done = committed_keys(self._store) if others else set()
         claimed = {*names_in(self._store / "claims")} if others else set()

@@ -148,6 +148,10 @@ class ClipCommits:
         """Whether the clip is committed to the store."""
         return self._writer.is_committed(clip_id)
 
+    def claim_ahead(self, clips: Sequence[Clip]) -> None:
+        """Claim clips that will be begun next; see StoreWriter.claim_ahead."""
+        self._writer.claim_ahead([clip.clip_id for clip in clips])
+
     def is_taken(self, clip: Clip, *, is_replaced: bool, was_free: bool = False) -> bool:
         """Whether another writer has a clip, or has committed one that is not replaced.
 
@@ -156,10 +160,12 @@ class ClipCommits:
             is_replaced: whether a committed one is to be extracted again.
             was_free: whether nobody had it just now, so that any claim on it is a live one.
         """
+        if self._writer.has_claimed(clip.clip_id):
+            return False
         if not is_replaced and self.is_committed(clip.clip_id):
             return True
         claim = self._store / "claims" / f"{clip_key(clip.clip_id)}.json"
-        return again_if_stale(claim.exists) if was_free else is_live(claim)
+        return again_if_stale(claim.is_file) if was_free else is_live(claim)
 
     def begin(
         self,
