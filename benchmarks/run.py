@@ -30,7 +30,7 @@ SECONDS = {
     "bucket_reader": 150,
     "evaluate_penn": 60,
     "evaluate_retrieval": 60,
-    "explore": 60,
+    "explore": 90,
     "extract_isolation": 60,
     "extract_memory": 100,
     "extract_overlap": 90,
