@@ -89,6 +89,13 @@ def test_the_numbers_of_two_tasks_are_the_tags_as_text(root):
     assert [float(clip.tags[0]) for clip in views] == [math.log(2.5), math.log(1000)]
 
 
+def test_numbers_are_counted_as_numbers_and_not_as_classes(root):
+    write(root, "view_count", train=["1000 some abc_-1 tt01"], test=["2.5 ghi tt02"])
+    lines = check_dataset("lvu", root, {"task": "view_count"}).text().splitlines()
+    assert "numbers from 0.916291 to 6.90776: 1 train, 1 test" in lines
+    assert not any(line.startswith("tag ") for line in lines)
+
+
 @pytest.mark.parametrize(
     ("task", "line", "wanted"),
     [

@@ -16,6 +16,7 @@ from tokenreel.fuse.data.label_share import draw_labelled
 
 log = logging.getLogger(__name__)
 
+SHOWN = 12  # tags that a warning lists
 TRAIN_CLIPS = 2  # the stream of random numbers that data.num_train_clips are drawn from
 
 
@@ -175,8 +176,13 @@ def require_training_clips(config: SystemConfig, store: Store) -> None:
         )
 
 
-def require_tags(config: SystemConfig, store: Store) -> None:
+def require_tags(config: SystemConfig, store: Store, *, are_numbers: bool = False) -> None:
     """Refuse a store whose training clips have no tags; say what else is missing of them.
+
+    Args:
+        config: of the run.
+        store: with the tags.
+        are_numbers: whether the tags are numbers to predict: any may be new, and none may lack.
 
     Raises:
         UsageError: no training clip has a tag, and what to do.
@@ -191,15 +197,18 @@ def require_tags(config: SystemConfig, store: Store) -> None:
             "tags.csv and take them over with `tokenreel store relabel STORE DATASET`, or extract "
             "a data set that has them (`tokenreel data check` says what it finds)"
         )
+    if are_numbers:
+        return
     untagged = sum(not clip.tags for clip in clips)
     if untagged:
         log.warning("%d of %d training clips have no tag and are left out", untagged, len(clips))
-    if config.optim.epochs and every - learned:
+    unseen = sorted(every - learned)
+    if config.optim.epochs and unseen:
         log.warning(
             "%d of %d tags are of no training clip and cannot be learned: %s",
-            len(every - learned),
+            len(unseen),
             len(every),
-            ", ".join(sorted(every - learned)),
+            ", ".join(unseen[:SHOWN]) + (", ..." if len(unseen) > SHOWN else ""),
         )
 
 

@@ -7,9 +7,10 @@ config of a run is checked before torch is imported.
 Shapes: B clips, V sequences of each, T units of a sequence, C channels, K scores of a clip.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +30,7 @@ from tokenreel.fuse.data.requirements import (
     grid_of,
     require_clips,
     require_training_clips,
+    training_clips,
 )
 
 if TYPE_CHECKING:
@@ -64,11 +66,13 @@ class Shapes:
         num_classes: phases to tell apart, for a supervised loss.
         class_names: tags of clips to tell apart, in the order of Batch.targets; or their actions,
             sorted, where those are learned.
+        clips_of: training clips of each tag that has some.
     """
 
     streams: Mapping[str, StreamShape]
     num_classes: int = 0
     class_names: tuple[str, ...] = ()
+    clips_of: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def first(self) -> StreamShape:
@@ -426,7 +430,7 @@ def shapes_of(source: "TokenSource", config: SystemConfig | None = None) -> Shap
     }
     learned = config is not None and config.uses_actions
     names = actions_of(source.store) if learned else source.class_names
-    return Shapes(streams, source.num_classes, names)
+    return Shapes(streams, source.num_classes, names, _clips_of(source.store, config))
 
 
 def shapes_of_stores(stores: StoreSet, config: SystemConfig) -> Shapes:
@@ -437,7 +441,17 @@ def shapes_of_stores(stores: StoreSet, config: SystemConfig) -> Shapes:
     }
     tags = {tag for record in stores.records.values() for tag in record.tags}
     names = actions_of(stores.first) if config.uses_actions else tuple(sorted(tags))
-    return Shapes(streams, class_offsets(stores.first)[1], names)
+    counts = _clips_of(stores.first, config)
+    return Shapes(streams, class_offsets(stores.first)[1], names, counts)
+
+
+def _clips_of(store: Store, config: SystemConfig | None) -> Counter[str]:
+    """Training clips of each tag; those of the split train where no config chooses of them."""
+    if config is None or not config.uses_tags:
+        clips = store.select(split="train")
+    else:
+        clips = training_clips(config, store)
+    return Counter(tag for clip in clips for tag in clip.tags)
 
 
 def num_parameters(config: SystemConfig, shapes: Shapes) -> dict[str, int]:

@@ -358,7 +358,7 @@ def explain(
         if files.without_maps:
             say(
                 f"  no map of {' and '.join(files.without_maps)}: the store keeps one vector a "
-                "scene; backbone=resnet18 keeps a map"
+                "scene; backbone=resnet18 keeps a map of 7x7 at image_size=224"
             )
         if files.unseen_reason:
             say(f"  maps alone, no frames: {files.unseen_reason} (--root names the videos)")

@@ -1,10 +1,10 @@
 """What a data set should hold beside what is there: `tokenreel data check DATASET --root DIR`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tokenreel.pipeline.datasets.survey import Survey
+from tokenreel.pipeline.datasets.survey import Survey, are_numbers
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,18 @@ class Check:
         return lines
 
     def _tags(self) -> list[str]:
+        tags = sorted({tag for tag, _ in self.tags_of})
+        if are_numbers(tags):
+            values = [float(tag) for tag in tags]
+            return [f"numbers from {min(values):g} to {max(values):g}: {self._counts(tags)}"]
+        return [f"tag {tag[:60]}: {self._counts([tag])}" for tag in tags]
+
+    def _counts(self, tags: Sequence[str]) -> str:
+        """How many clips of each split have one of the tags."""
         names = [split.split for split in self.splits]
-        return [
-            f"tag {tag[:60]}: {', '.join(f'{self.tags_of.get((tag, s), 0)} {s}' for s in names)}"
-            for tag in sorted({tag for tag, _ in self.tags_of})
-        ]
+        return ", ".join(
+            f"{sum(self.tags_of.get((tag, split), 0) for tag in tags)} {split}" for split in names
+        )
 
 
 def check_survey(survey: Survey) -> Check:

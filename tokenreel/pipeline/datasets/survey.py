@@ -119,10 +119,23 @@ def describe_tags(clips: Sequence[Clip]) -> list[str]:
     if untagged := sum(not clip.tags for clip in clips):
         notes.append(f"{untagged} of {len(clips)} clips have no tag")
     lone = [f"{tag} ({', '.join(own)})" for tag, own in sorted(splits.items()) if len(own) == 1]
-    if lone and len({clip.split for clip in clips}) > 1:
+    if lone and len({clip.split for clip in clips}) > 1 and not are_numbers(splits):
         listed = ", ".join(lone[:SHOWN]) + (", ..." if len(lone) > SHOWN else "")
         notes.append(f"{len(lone)} of {len(splits)} tags have clips of one split only: {listed}")
     return notes
+
+
+def are_numbers(tags: Iterable[str]) -> bool:
+    """Whether tags are numbers to predict: each is a number, and one of them is not whole.
+
+    >>> are_numbers(["4.5", "12"]), are_numbers(["0", "1"]), are_numbers(["4.5", "war"])
+    (True, False, False)
+    """
+    try:
+        values = [float(tag) for tag in tags]
+    except ValueError:
+        return False
+    return all(map(math.isfinite, values)) and any(value % 1 for value in values)
 
 
 def describe_missing_tags(

@@ -304,10 +304,12 @@ def test_shuffled_scenes_are_the_same_scenes_with_padding_at_the_end():
     assert drawn.units[0].tolist() == [0, 1, 2, 3, 3, 3]
 
 
-def test_a_number_is_predicted_with_its_squared_error_from_their_mean_on():
+def test_a_number_is_predicted_with_its_squared_error_from_the_mean_of_training_clips_on():
     config = StanConfig(loss="mse", encoder=SMALL, head=HeadConfig(widths=(6, 4)))
-    model = StanModel(config, dims=DIMS, num_classes=1, numbers=[1.0, 2.0, 6.0]).double().eval()
-    assert model.heads[0].leave.bias.tolist() == pytest.approx([3.0])
+    numbers, counts = [1.0, 2.0, 6.0], [3, 1, 0]  # the last is of a clip of another split
+    model = StanModel(config, dims=DIMS, num_classes=1, numbers=numbers, counts=counts)
+    model = model.double().eval()
+    assert model.heads[0].leave.bias.tolist() == pytest.approx([1.25])
     logits = model(make_scenes(), torch.ones(3, 6, dtype=torch.bool)).detach()
     assert scores_of(logits, config).shape == (3, 1)
     wanted = torch.tensor([1.0, 6.0, 2.0], dtype=torch.float64)

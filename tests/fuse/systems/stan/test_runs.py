@@ -17,7 +17,13 @@ from tokenreel.evaluate.protocol import EvaluateConfig
 from tokenreel.fuse.config import OptimConfig
 from tokenreel.fuse.embed.embed import embed_run
 from tokenreel.fuse.runs.provenance import read_provenance
-from tokenreel.fuse.systems.base import require_stores
+from tokenreel.fuse.systems.base import (
+    make_source,
+    require_stores,
+    shapes_of,
+    shapes_of_stores,
+    system_of,
+)
 from tokenreel.fuse.systems.stan.config import StanConfig
 from tokenreel.fuse.train import run as run_module
 from tokenreel.fuse.train.train import Job, train, train_together
@@ -116,6 +122,36 @@ def test_a_number_of_a_clip_is_learned_and_judged_by_its_squared_error(tmp_path)
     wanted = np.mean([(mean - clip.targets[0]) ** 2 for clip in held_out])
     assert found["mse-mean"] == pytest.approx(wanted)
     assert found["mse"] < found["mse-mean"] / 10
+
+
+def test_numbers_are_no_classes_of_which_some_are_never_seen(tmp_path, caplog):
+    tags = {"train0": ("1.5",), "train1": ("4.0",), "val0": ("2.25",), "val1": ("2.5",)}
+    stores = write_pair(tmp_path, train=2, tags=tags)
+    with caplog.at_level(logging.WARNING):
+        run(small(loss="mse", optim=OptimConfig(epochs=1)), stores, tmp_path / "run")
+    assert "cannot be learned" not in caplog.text
+
+
+def test_the_first_number_is_the_mean_of_the_training_clips_alone(tmp_path):
+    tags = {"train0": ("1.5",), "train1": ("4.0",), "train2": ("1.5",), "val0": ("1000.0",)}
+    stores = write_pair(tmp_path, train=3, tags=tags)
+    config = small(loss="mse", optim=OptimConfig(epochs=1))
+    model = system_of(config).build(config, shapes_of_stores(StoreSet(stores), config))
+    assert model.heads[0].leave.bias.item() == pytest.approx(7 / 3)
+    source = make_source(StoreSet(stores), [config], run_device())
+    model = system_of(config).build(config, shapes_of(source, config))
+    assert model.heads[0].leave.bias.item() == pytest.approx(7 / 3)
+
+
+@pytest.mark.parametrize(("clip", "tag"), [("val1", ("war",)), ("val1", ()), ("train1", ())])
+def test_a_clip_without_a_number_is_refused_before_training(clip, tag, tmp_path, caplog):
+    tags = {"train0": ("1.5",), "train1": ("4.0",), "val0": ("2.25",), "val1": ("3.0",)}
+    stores = write_pair(tmp_path, train=2, tags=tags | {clip: tag})
+    has = tag[0] if tag else "none"
+    with pytest.raises(UsageError, match=rf"loss=mse predicts the number .*'{clip}' has {has}"):
+        run(small(loss="mse"), stores, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    assert "left out" not in caplog.text
 
 
 def test_it_resumes_to_the_same_bytes_with_dropout(stores, tmp_path, monkeypatch):

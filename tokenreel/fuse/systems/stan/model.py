@@ -3,6 +3,7 @@
 Shapes: B clips, T scenes, D channels of a scene, K tags, M scores of a clip by different heads.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,8 +25,8 @@ class StanModel(nn.Module):
         config: of the run.
         dims: stream -> channels D of a scene in its store; of no meaning where a CNN is trained.
         num_classes: tags K; 1 with loss=mse.
-        numbers: what each tag of the store is as a number, with loss=mse; the head begins at their
-            mean.
+        numbers: what each tag of the store is as a number, with loss=mse.
+        counts: training clips of each number; the head begins at the mean of these clips.
 
     Attributes:
         blocks: stream -> the block of its store whose tokens are a scene.
@@ -44,6 +45,7 @@ class StanModel(nn.Module):
         blocks: Mapping[str, int] | None = None,
         stores: Mapping[str, str] | None = None,
         numbers: Sequence[float] = (),
+        counts: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.config = config
@@ -64,10 +66,11 @@ class StanModel(nn.Module):
         self.heads = nn.ModuleList(
             Head(config.head, width, num_classes) for _ in range(3 if is_distilled else 1)
         )
-        if len(numbers):
+        if numbers and any(counts):
             head = self.heads[0]
             assert isinstance(head, Head)
-            nn.init.constant_(head.leave.bias, sum(numbers) / len(numbers))
+            total = math.fsum(n * count for n, count in zip(numbers, counts, strict=True))
+            nn.init.constant_(head.leave.bias, total / sum(counts))
 
     def forward(self, scenes: Mapping[str, Tensor], valid: Tensor) -> Tensor:
         """Score clips.

@@ -46,12 +46,12 @@ class Stan(System):
             else:
                 _require_tokens(stores[name], stream)
         require_clips(config, stores.first)
-        require_tags(config, stores.first)
+        require_tags(config, stores.first, are_numbers=config.loss == "mse")
         require_training_clips(config, stores.first)
         if config.loss != "bce":
             _require_one_tag(config, stores.first)
         if config.loss == "mse":
-            for record in clips_of(config, stores.first):
+            for record in stores.first.select(action=config.data.action):  # all are embedded
                 number_of(record)
         for stream, name in named.items():
             is_cls = config.feature == "cls" and stream not in config.cnns
@@ -93,6 +93,7 @@ class Stan(System):
                 dims={stream: shapes.streams[name].dim for stream, name in stores.items()},
                 num_classes=1 if config.loss == "mse" else len(shapes.class_names),
                 numbers=[float(n) for n in shapes.class_names] if config.loss == "mse" else (),
+                counts=[shapes.clips_of.get(name, 0) for name in shapes.class_names],
                 blocks={
                     stream: max(shapes.streams[name].blocks)
                     for stream, name in stores.items()
