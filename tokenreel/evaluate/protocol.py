@@ -251,25 +251,43 @@ def settings_of(file: EmbeddingFile, config: EvaluateConfig) -> list[Settings]:
     """The settings of each requested protocol for a file, which brings some.
 
     Args:
-        file: of the embeddings; the object `evaluate` of its provenance is that of its recipe, and
-            scores of tags have their protocol, and so have numbers.
+        file: of the embeddings; the object `evaluate` of its provenance is that of its recipe or
+            data set, whose protocol holds for files of its kind: frames, tags, pairs or numbers.
         config: the user's settings.
 
     Raises:
         EmbeddingFileError: it sets what does not exist, or to a value that is none.
     """
     own = dict(file.provenance.get("evaluate", {}))
-    if file.is_of_tags:
-        own = {"protocol": "actions" if _is_of_actions(file) else "tags", **own}
-    elif file.provenance.get("pairs"):
-        own = {"protocol": "pairs", **own}
-    elif file.unit == "clip" and not file.class_names and any(c.targets.size for c in file.clips):
-        own = {"protocol": "numbers", **own}
+    own["protocol"] = _fitting_protocol(file, own.get("protocol"))
     try:
         return resolve(config, own)
     except ValidationError as error:
         wrong = "; ".join(_wrong_setting(item) for item in error.errors())
         raise EmbeddingFileError(f"{file.path}: settings of its recipe: {wrong}") from error
+
+
+def _fitting_protocol(file: EmbeddingFile, named: Any) -> Any:
+    """The protocol that a recipe or data set names, or that of the file where it is of others.
+
+    Frames, scores of tags, pairs and numbers have protocols of their own; what is no protocol is
+    left for `resolve` to refuse.
+    """
+    fitting: tuple[str, ...]
+    if file.is_of_tags:
+        fitting = ("actions", "tags") if _is_of_actions(file) else ("tags", "actions")
+    elif file.provenance.get("pairs"):
+        fitting = ("pairs",)
+    elif file.unit == "clip" and not file.class_names and any(c.targets.size for c in file.clips):
+        fitting = ("numbers",)
+    elif file.unit != "clip":
+        fitting = ("carl", "finegym", "tcc")
+    else:
+        return named
+    names = named if isinstance(named, (list, tuple)) else [named]
+    is_known = all(isinstance(name, str) and name in PROTOCOLS for name in names)
+    is_other = named is None or (is_known and not set(names) & set(fitting))
+    return fitting[0] if is_other else named
 
 
 def _is_of_actions(file: EmbeddingFile) -> bool:

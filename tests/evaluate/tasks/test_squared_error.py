@@ -12,7 +12,7 @@ NUMBERS = {"train": [1.0, 3.0, 8.0], "test": [2.0, 6.0]}
 GUESSES = {"train": [0.0, 0.0, 0.0], "test": [3.0, 2.0]}
 
 
-def write(path, recipe, shift=0.0, **names):
+def write(path, recipe, shift=0.0, protocol="numbers", **names):
     clips = [
         EmbeddedClip(
             f"{split}{place}",
@@ -30,7 +30,7 @@ def write(path, recipe, shift=0.0, **names):
     provenance = {
         "recipe": recipe,
         "dataset": "lvu",
-        "evaluate": {"protocol": "numbers", "split": "test"},
+        "evaluate": {"protocol": protocol, "split": "test"},
     }
     return write_embeddings(path, clips, provenance=provenance, unit="clip", **names)
 
@@ -45,6 +45,14 @@ def test_the_error_is_that_of_the_split_and_the_training_mean_is_beside_it(tmp_p
     assert found["a", "mse-mean"] == pytest.approx((4 + 4) / 2)  # 4 is the mean of 1, 3, 8
     rows = summarise(report.scores)
     assert all(rank_of(row, rows, "mse") is None for row in rows)  # lower is better: none is best
+
+
+@pytest.mark.parametrize("protocol", ["tags", ["actions", "tags"], "numbers"])
+def test_numbers_are_judged_as_numbers_whatever_their_data_set_has_else(protocol, tmp_path):
+    path = write(tmp_path / "a.h5", "a", protocol=protocol)
+    report = evaluate_files([path], config=EvaluateConfig(), out=tmp_path / "out", progress=False)
+    found = {row.task: row.value for row in report.scores if row.recipe == "a"}
+    assert found == {"mse": pytest.approx((1 + 16) / 2), "mse-mean": pytest.approx((4 + 4) / 2)}
 
 
 def test_scores_of_tags_have_no_squared_error(tmp_path):
