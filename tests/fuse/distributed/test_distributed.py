@@ -240,6 +240,8 @@ def test_what_processes_on_gpus_send_goes_by_way_of_their_own(monkeypatch):
         "init_process_group",
         lambda backend, rank, world_size, **_: done.append((backend, rank, world_size)),
     )
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: done.append("left"))
     with join.world_from_torchrun(torch.device("cuda:1")) as world:
         assert (world.rank, world.size) == (1, 2)
-    assert done == ["cuda:1", "connect", ("nccl", 1, 2)]
+    assert done == ["cuda:1", "connect", ("nccl", 1, 2), "left"]

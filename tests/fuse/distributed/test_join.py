@@ -1,5 +1,6 @@
 """Joining the processes of a run: variables that are wrong, and processes that do not come."""
 
+import json
 import socket
 import threading
 import time
@@ -37,7 +38,7 @@ def test_the_ranks_of_torchrun_are_read_and_a_process_alone_has_none():
     [
         ({"WORLD_SIZE": None}, "WORLD_SIZE is not set: torchrun sets RANK, LOCAL_RANK"),
         ({"WORLD_SIZE": "four"}, "WORLD_SIZE is 'four', not a whole number"),
-        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is 0"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is 0: it is the number"),
         ({"WORLD_SIZE": "1"}, "RANK is 3 and WORLD_SIZE is 1: ranks count from 0 to 0"),
         ({"WORLD_SIZE": "3"}, "RANK is 3 and WORLD_SIZE is 3: ranks count from 0 to 2"),
         ({"RANK": None}, "RANK is not set"),
@@ -130,6 +131,29 @@ def test_the_second_process_of_a_rank_is_refused():
     store.add("taken/1", 1)
     with pytest.raises(UsageError, match="another process has this rank: give each node its own"):
         _greet(store, ranks, CPU, 0.1)
+
+
+def test_rank_0_that_serves_an_error_ends_after_all_who_came_have_read_it():
+    store = dist.HashStore()
+    store.set("hello/1", json.dumps({"size": 3, "host": "node1", "device": "cpu"}))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(_greet, store, Ranks(0, 2, 0, "node0", 1), CPU, 5.0)
+        store.wait(["answer"])
+        time.sleep(0.3)
+        assert not first.done()
+        store.add("read", 1)
+        with pytest.raises(UsageError, match="WORLD_SIZE is 3 of rank 1 on node1"):
+            first.result(5)
+
+
+def test_a_second_run_of_a_process_has_names_of_its_own():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    first, second = (_connect(Ranks(0, 2, 0, "127.0.0.1", port), 5.0) for _ in range(2))
+    first.set("answer", "of the first")
+    assert first.check(["answer"])
+    assert not second.check(["answer"])
 
 
 def test_a_host_that_does_not_answer_and_a_port_that_is_taken_are_named(monkeypatch):

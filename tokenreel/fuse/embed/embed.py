@@ -301,7 +301,6 @@ def embed_together(
     embedders: Sequence[Embedder],
     *,
     progress: bool,
-    beat: Callable[[], None] = lambda: None,
     left_out: dict[str, list[str]] | None = None,
 ) -> None:
     """Write the embeddings of every clip of every split, of several models in one pass.
@@ -312,7 +311,6 @@ def embed_together(
         source: the store.
         embedders: the models.
         progress: show a bar.
-        beat: called after each clip.
         left_out: takes a sentence for each damaged clip by its action, and so do the files; None
             ends at the first one.
 
@@ -349,7 +347,6 @@ def embed_together(
             if embedding.targets is not None:
                 compared[number][record.clip_id] = embedding.targets
             units[number] = "clip" if embedding.of_clip else source.store.identity.unit
-        beat()
     for embedder, seen in zip(embedders, features, strict=True):
         if seen:
             path = features_path(embedder.out)

@@ -12,9 +12,9 @@ embeddings.h5    written last: a run that has it is done
 
 import logging
 import shutil
-import time
-from collections.abc import Collection, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ LATER = (
 TOKENS = "tokens"
 MADE = ("checkpoint.pt", "metrics.jsonl", "embeddings.h5")  # by a run that began
 BEAT_SECONDS = 30.0
-STALE_SECONDS = 3600.0  # a lock of another host, untouched for this long, is dead
+STALE_SECONDS = 300.0  # a lock of another host, untouched for this long, is dead
 
 
 class RunLocked(ClaimHeld):
@@ -97,7 +97,6 @@ class RunFolder:
             raise RunLocked(
                 f"{self.path} is in use ({error}): wait for it, or use another --out"
             ) from error
-        self._beaten = time.monotonic()
         for left in [left for name in FILES for left in self.path.glob(f".tmp-{name}-*")]:
             left.unlink()
         try:
@@ -118,10 +117,8 @@ class RunFolder:
                 self.path.rmdir()
 
     def beat(self) -> None:
-        """Heartbeat of the process; cheap enough for every step."""
-        if time.monotonic() - self._beaten > BEAT_SECONDS:
-            self._lock.beat()
-            self._beaten = time.monotonic()
+        """Heartbeat of the process."""
+        self._lock.beat()
 
     @property
     def embeddings(self) -> Path:
@@ -190,6 +187,25 @@ class RunFolder:
 def twin_of_store(run: Path, name: str, names: Collection[str]) -> Path:
     """Where the folder of a run keeps the empty twin of one of its stores."""
     return run / TOKENS if len(names) == 1 else run / TOKENS / name
+
+
+@contextmanager
+def heartbeat(folders: Sequence[RunFolder]) -> Iterator[None]:
+    """Heartbeats of locked folders, in a thread, whatever their process waits for."""
+    is_over = threading.Event()
+
+    def beat() -> None:
+        while not is_over.wait(BEAT_SECONDS):
+            for folder in folders:
+                folder.beat()
+
+    thread = threading.Thread(target=beat, name="tokenreel-heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def _with_unavailable(

@@ -35,7 +35,6 @@ def fit(
     *,
     progress: bool,
     world: World = ALONE,
-    beat: Callable[[], None] = lambda: None,
 ) -> dict[Run, TokenReelError]:
     """Train runs that draw the same batches, in lock-step, to their ends.
 
@@ -48,7 +47,6 @@ def fit(
         source: of their batches.
         progress: show a bar of epochs.
         world: the processes that share each batch.
-        beat: called after each step.
 
     Returns:
         The runs that failed, each with its error.
@@ -71,7 +69,7 @@ def fit(
         while active:
             number = min(run.stage_number for run in active)
             stage = [run for run in active if run.stage_number == number]
-            failed |= _fit_stage(stage, source, world, bar, stopped, beat)
+            failed |= _fit_stage(stage, source, world, bar, stopped)
             active = [run for run in active if run not in failed and not run.is_over]
     return failed
 
@@ -82,7 +80,6 @@ def _fit_stage(
     world: World,
     bar: Progress,
     stopped: list[int],
-    beat: Callable[[], None],
 ) -> dict[Run, TokenReelError]:
     """Train runs that are in one stage to its end; those that failed, each with its error."""
     failed: dict[Run, TokenReelError] = {}
@@ -108,7 +105,6 @@ def _fit_stage(
                 _save_and_stop(active, stopped[0] if stopped else signal.SIGTERM)
             for run in active:
                 run.save_if_due(ends_epoch=place.ends_epoch)
-            beat()
             active = [run for run in active if not run.is_over and run.stage_number == number]
             if not active:
                 break

@@ -34,7 +34,7 @@ from tokenreel.fuse.distributed.world import (
 )
 from tokenreel.fuse.embed.embed import Embedder, embed_together
 from tokenreel.fuse.runs.provenance import describe_run
-from tokenreel.fuse.runs.run_folder import RunFolder
+from tokenreel.fuse.runs.run_folder import RunFolder, heartbeat
 from tokenreel.fuse.systems.base import (
     make_source,
     require_stores,
@@ -175,6 +175,9 @@ def train_together(
             _prepare(job, folder, stores[job.stores], stack, world, errors)
             for job, folder in zip(jobs, folders, strict=True)
         ]
+        if world.is_first:
+            locked = [run.folder for run in prepared if run.job.out not in errors]
+            stack.enter_context(heartbeat(locked))
         done = [run.folder.embeddings for run in prepared if run.is_done]
         left = [run for run in prepared if not run.is_done and run.job.out not in errors]
         for (key, _, frames), groups in _with_same_tokens(_groups(left), stores, world).items():
@@ -350,11 +353,6 @@ def _parts(group: Sequence[_Prepared], source: TokenSource, world: World) -> lis
 def _train_and_embed(
     group: Sequence[_Prepared], source: TokenSource, world: World, *, progress: bool
 ) -> dict[Path, TokenReelError]:
-    def beat() -> None:
-        if world.is_first:
-            for run in group:
-                run.folder.beat()
-
     trained: dict[Path, Run] = {}
     failed: dict[Path, TokenReelError] = {}
     for run in group:
@@ -364,7 +362,7 @@ def _train_and_embed(
         except TokenReelError as error:  # a checkpoint that is torn or of another model
             failed[out] = error.with_traceback(None)
     try:
-        found = fit(list(trained.values()), source, progress=progress, world=world, beat=beat)
+        found = fit(list(trained.values()), source, progress=progress, world=world)
         failed |= {run.out: error for run, error in found.items()}
     finally:
         for training in trained.values():
@@ -381,5 +379,5 @@ def _train_and_embed(
     ]
     with together(world), behind_first(str(group[0].job.out), world):
         if embedders and world.is_first:
-            embed_together(source, embedders, progress=progress, beat=beat)
+            embed_together(source, embedders, progress=progress)
     return failed
