@@ -206,6 +206,7 @@ def test_groups_are_dealt_out_evenly_and_halved_where_there_are_too_few():
     groups = [list("abcdef"), list("gh"), list("i")]
     assert spread(groups, None) == [list("abcdef"), list("gh"), list("i")]
     assert spread(groups, 2) == [list("abcdef"), list("ghi")]
+    assert spread(groups[::-1], 2) == [list("abcdef"), list("ghi")], "the largest first"
     assert spread(groups, 4) == [list("abc"), list("def"), list("gh"), list("i")]
     assert sorted(map(len, spread(groups, 99))) == [1] * 9
     assert spread([], 4) == spread([], None) == []
