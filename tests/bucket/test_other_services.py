@@ -1,11 +1,9 @@
-"""Stores on az:// and gs://: written, verified and read once, where their servers are installed."""
+"""A store on az://, written, verified and read once, where azurite is installed."""
 
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 import urllib.request
 from contextlib import suppress
@@ -106,23 +104,3 @@ def _make_container(port: int, name: str) -> None:
         },
     )
     urllib.request.urlopen(request).close()
-
-
-@pytest.mark.slow
-def test_a_store_on_gs_is_written_verified_and_read(tmp_path, monkeypatch):
-    pytest.importorskip("gcp_storage_emulator")
-    port = bucket_conftest.free_port()  # noqa: F821
-    command = [sys.executable, "-W", "ignore", "-m", "gcp_storage_emulator", "start"]
-    command += ["--port", str(port), "--in-memory", "--default-bucket", "tests"]
-    server = run_server(command, port, tmp_path)
-    account = {"gcs_base_url": f"http://127.0.0.1:{port}", "disable_oauth": True}
-    account |= {"client_email": "", "private_key": "", "private_key_id": ""}
-    try:
-        monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(account))
-        monkeypatch.setenv(FOLDER, str(tmp_path / "cache"))
-        objects.forget_clients()
-        write_verify_and_read("gs://tests/store", tmp_path / "here")
-    finally:
-        server.kill()
-        server.wait()
-        objects.forget_clients()
