@@ -385,12 +385,14 @@ def zipped(path, member, data):
         ("w.safetensors", lambda p: p.write_text("version https://git-lfs.github.com/"), "Git LFS"),
         ("w.bin", lambda p: p.write_text("version https://git-lfs.github.com/"), "`git lfs pull`"),
         ("w.pth", lambda p: p.write_text("\n<!DOCTYPE html>"), "it is a web page"),
+        ("w.pth", lambda p: p.write_text("text\n"), "it is a text file"),
+        ("w.txt", lambda p: p.write_text("no\ttensors, but \u00e4"), "it is a text file"),
         ("w.npz", lambda p: np.savez(p, a=np.zeros(3)), "an .npz of NumPy: save the tensors by"),
         ("w.pth", lambda p: p.write_bytes(gzip.compress(b"x")), "compressed: unpack it first"),
         ("w.zip", lambda p: zipped(p, "dino.pth", b"x"), "a zip archive of dino.pth: unpack it"),
         ("~/w.pth", lambda p: None, "a shell leaves ~ after = as it is"),
     ],
-    ids=["empty", "empty st", "lfs st", "lfs", "html", "npz", "gz", "zip", "home"],
+    ids=["empty", "empty st", "lfs st", "lfs", "html", "text", "UTF-8", "npz", "gz", "zip", "home"],
 )
 def test_files_of_another_kind_are_named(tmp_path, name, make, message):
     path = tmp_path / name if name[0] != "~" else Path(name)

@@ -245,6 +245,8 @@ def _other_kind(path: Path) -> str:
         return "it is compressed: unpack it first"
     if start.startswith(b"PK"):
         return "it is cut short: load it again"
+    if all(byte >= 32 or byte in b"\t\n\r" for byte in start):  # pickles and safetensors begin else
+        return "it is a text file: name the file of the weights"
     if start[257:262] == b"ustar":
         return "it is a tar archive: unpack it first"
     return ""
