@@ -101,3 +101,17 @@ def test_the_family_has_no_weights_and_gives_one_vector_a_window():
 def test_what_it_does_not_have_is_refused(name, blocks, size, message):
     with pytest.raises(UsageError, match=message):
         backbone_shape(name, blocks, size)
+
+
+def test_frames_are_grey_by_the_luma_of_bt_601():
+    images = torch.rand((1, 3, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    grey = 0.299 * images[:, :, 0] + 0.587 * images[:, :, 1] + 0.114 * images[:, :, 2]
+    wanted = gradient_statistics(grey[:, :, None].expand_as(images))
+    torch.testing.assert_close(gradient_statistics(images), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_noise_far_below_a_level_is_no_motion():
+    noise = 1e-6 * torch.rand((1, 4, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    still = -torch.tensor(MEAN) / torch.tensor(STD)
+    found = gradient_statistics(0.5 + noise).unflatten(1, (GRID * GRID, STATISTICS))
+    torch.testing.assert_close(found, still.expand_as(found), rtol=0, atol=1e-4)

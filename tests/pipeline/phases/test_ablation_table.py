@@ -114,3 +114,9 @@ def test_values_of_splits_are_lines_below_the_table():
     assert format_splits({ROW: parts}, values) == ["ours: tau by split: s1 0.300 +- 0.200, s2 -"]
     plain = replace(ROW, published={})
     assert format_splits({plain: parts}, values) == ["ours: tau by split: s1 0.300 +- 0.200, s2 -"]
+
+
+def test_metrics_that_learn_nothing_have_one_column_whatever_the_share_of_labels():
+    given = [*scores("tau", 0.2, fraction=0.1), *scores("classification", 0.5, fraction=0.1)]
+    values, _ = values_of_rows([*given, *scores("ap@5", 0.5)], OWNERS)
+    assert set(values[ROW]) == {"tau", "classification@10%", "ap@5"}

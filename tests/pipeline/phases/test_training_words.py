@@ -68,16 +68,20 @@ def test_one_model_for_each_action_needs_its_action():
 
 
 def test_shared_words_of_first_runs_come_in_the_place_of_their_own():
-    name = "ftp-table1-b"
-    own = words_of_first_runs(name, [])
-    assert own
-    for (source, before), (same, after) in zip(
-        own, words_of_first_runs(name, ["seed=3"]), strict=True
-    ):
-        assert source == same
-        keys = [word.partition("=")[0] for word in after]
-        assert len(set(keys)) == len(keys)
-        assert set(after) >= {word for word in before if word.partition("=")[0] not in keys}
+    def first(*words):
+        return dict(words_of_first_runs("ftp-table1-b", words))
+
+    assert first()["ftp-align-a"] == ["data.num_frames=8"]
+    assert first("seed=3", "optim.lr=0.5")["ftp-align-a"] == ["data.num_frames=8", "seed=3"]
+    assert first("data.num_frames=4") == {
+        f"ftp-align-{prompt}": ["data.num_frames=4"] for prompt in "abcd"
+    }
+
+
+def test_a_system_without_a_data_set_needs_a_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="system stan has no data set: give --store"):
+        make_job("stan", [])
 
 
 def test_a_run_keeps_its_fields_only_where_the_same_words_began_it(tmp_path, caplog):
