@@ -121,7 +121,7 @@ def drawn_files(protocol):
     """A file and the same with its clips of the split test given as often as DRAWN."""
     if protocol == "tags":
         rng = np.random.default_rng(3)
-        clips = make_clips(noise=0.4, each=4, tags=lambda *_: rng.integers(0, 2, 4) | [1, 0, 0, 0])
+        clips = make_clips(noise=1.5, each=4, tags=lambda *_: rng.integers(0, 2, 4) | [1, 0, 0, 0])
         names = NAMES
     else:
         scores = [[0.9, 0.1, 0.2], [0.2, 0.3, 0.4], [0.1, 0.8, 0.3], [0.5, 0.1, 0.4]]

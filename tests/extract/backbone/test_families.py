@@ -44,10 +44,9 @@ class Means(WindowFamily):
 
 @pytest.fixture(autouse=True)
 def family(monkeypatch):
-    load = families.BACKBONES.load
-    monkeypatch.setattr(
-        families.BACKBONES, "load", lambda name: Means if name == "means" else load(name)
-    )
+    known = families.BACKBONES
+    ours = {**known.ours, "means": "tests.extract.backbone.test_families:Means"}
+    monkeypatch.setattr(families, "BACKBONES", replace(known, ours=ours))
 
 
 def images_of(count, seed=0):
@@ -149,14 +148,19 @@ def test_a_gpu_is_not_split_and_tf32_is_switched_off(monkeypatch):
     assert isinstance(in_parts(OnGpu(), threads=2), OnGpu)
     chosen = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    for setting in (torch.backends.cuda.matmul, torch.backends.cudnn):
-        monkeypatch.setattr(setting, "allow_tf32", True)
-    use_exact_products("cpu")
-    assert torch.backends.cudnn.allow_tf32
-    use_exact_products("cuda:1")
+    settings = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [setting.allow_tf32 for setting in settings]
+    try:
+        for setting in settings:
+            setting.allow_tf32 = True
+        use_exact_products("cpu")
+        assert [setting.allow_tf32 for setting in settings] == [True, True]
+        use_exact_products("cuda:1")
+        assert [setting.allow_tf32 for setting in settings] == [False, False]
+    finally:
+        for setting, value in zip(settings, before, strict=True):
+            setting.allow_tf32 = value
     assert chosen == [1]
-    assert not torch.backends.cuda.matmul.allow_tf32
-    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_threads_are_this_process_share_and_never_more_than_sixteen(monkeypatch):

@@ -1,6 +1,7 @@
 """Families of video models: shapes, files of weights, tokens of their blocks."""
 
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -128,3 +129,26 @@ def test_torchvision_gives_the_pooled_last_stage(monkeypatch):
     assert asked == []
     with pytest.raises(UsageError, match=r"could not load resnet18 \(OSError: no network\)"):
         load_weights("torchvision:resnet18", "pretrained")
+    bare = SimpleNamespace(state_dict=lambda: {"fc.bias": 1, "conv1.weight": 2})
+    monkeypatch.setattr("torchvision.models.resnet18", lambda **_: bare)
+    assert load_weights("torchvision:resnet18", "pretrained") == {"conv1.weight": 2}
+
+
+@NEEDS
+def test_pretrained_weights_come_from_the_hub_without_their_head(monkeypatch):
+    import transformers
+
+    model = SimpleNamespace(state_dict=lambda: {"classifier.bias": 1, "embeddings.x": 2})
+    asked = []
+    monkeypatch.setattr(
+        transformers.VideoMAEModel, "from_pretrained", lambda name: asked.append(name) or model
+    )
+    assert load_weights("videomae:base", "pretrained") == {"embeddings.x": 2}
+    assert asked == ["MCG-NJU/videomae-base-finetuned-kinetics"]
+
+    def gone(_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(transformers.VideoMAEModel, "from_pretrained", gone)
+    with pytest.raises(UsageError, match=r"cannot be loaded \(OSError: no network\)"):
+        load_weights("videomae:base", "pretrained")

@@ -1,11 +1,14 @@
 """Drawings of attention, by hand: colours of weights, names of files, clips of words."""
 
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tokenreel.cache.errors import UsageError
+from tokenreel.extract.video.types import VideoError
+from tokenreel.pipeline.phases import attention
 from tokenreel.pipeline.phases.attention import (
     DIMMED,
     LONGEST_NAME,
@@ -72,3 +75,32 @@ def test_a_frame_is_dimmed_where_nobody_looks_and_comes_first_in_the_movie():
     assert (with_frame[:, :SIDE] == 100).all()
     [alone] = _panels(found, iter([None]))
     assert alone.shape == (SIDE, 2 * SIDE, 3)
+
+
+@pytest.mark.parametrize(("step", "rate"), [(0.1, 10), (0.0, 25), (9.0, 1), (0.001, 60)])
+def test_numbers_and_movie_are_those_of_the_clip_without_its_video_too(
+    tmp_path, monkeypatch, step, rate
+):
+    def gone(*_, **__):
+        raise VideoError("no such file")
+
+    movies = []
+    monkeypatch.setattr("tokenreel.extract.preview.show.frames_as_seen", gone)
+    monkeypatch.setattr(
+        attention,
+        "write_movie",
+        lambda _, images, *, rate: movies.append((len([*images]), rate)),
+    )
+    record = SimpleNamespace(clip_id="a", video="a.mp4", phases=("x",), split="val", action="")
+    weights = np.full((3, 2, 1, 2), 0.5, np.float32)
+    labels = np.array([0, -1, 0])
+    found = SimpleNamespace(
+        record=record, weights=weights, labels=labels, times_seconds=np.arange(3) * step
+    )
+    files = attention._write(found, None, tmp_path, tmp_path)
+    assert movies == [(3, Fraction(rate))]
+    assert files.unseen_reason == f"{tmp_path / 'a.mp4'}: no such file"
+    with np.load(files.numbers) as numbers:
+        assert numbers["labels"].tolist() == [0, -1, 0]
+        np.testing.assert_array_equal(numbers["weights"], weights)
+    assert files.grid.read_bytes().startswith(b"\x89PNG")
