@@ -1,5 +1,6 @@
 """Words of stores and runs."""
 
+import json
 import logging
 from pathlib import Path
 
@@ -76,6 +77,34 @@ def test_shared_words_of_first_runs_come_in_the_place_of_their_own():
     assert first("data.num_frames=4") == {
         f"ftp-align-{prompt}": ["data.num_frames=4"] for prompt in "abcd"
     }
+
+
+def test_a_run_begins_from_that_of_the_same_words_then_of_another_optimiser_then_of_none(tmp_path):
+    name, source = "mvformer-penn-transferred", "mvformer-kinetics400"
+    words = ["temporal.layers=1"]
+
+    def make(*changes):
+        run = tmp_path / run_name(source, changes, 0)
+        run.mkdir()
+        (run / "run.json").write_text(json.dumps({"recipe": " ".join([source, *changes])}))
+        return run
+
+    def first(*given):
+        return configure_run(name, given, folder=tmp_path).init
+
+    plain = make()
+    with pytest.raises(UsageError, match=f"starts from a run of {source}, and .* no checkpoint"):
+        first()  # begun, and not saved yet
+    (plain / "checkpoint.pt").touch()
+    assert first() == first(*words) == str(plain)
+    other = make(*words, "optim.epochs=2")
+    (other / "checkpoint.pt").touch()
+    assert first(*words) == str(other)
+    assert first("temporal.layers=3") == first() == str(plain)
+    same = make(*words)
+    assert first(*words) == str(other)
+    (same / "checkpoint.pt").touch()
+    assert first(*words) == str(same)
 
 
 def test_a_system_without_a_data_set_needs_a_store(tmp_path, monkeypatch):
