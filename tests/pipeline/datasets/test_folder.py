@@ -38,6 +38,13 @@ def test_without_tables_every_video_is_a_clip_of_the_split_of_its_first_folder(t
     assert len({clip.clip_id for clip in manifest.clips}) == 4
 
 
+def test_a_video_that_is_called_as_a_split_is_in_none(tmp_path, write_video):
+    write_video(tmp_path / "a.mp4", 3)
+    (tmp_path / "a.mp4").rename(tmp_path / "val")
+    [clip] = load_dataset("folder", tmp_path, {}).clips
+    assert (clip.video, clip.split) == ("val", "train")
+
+
 def test_tables_give_splits_actions_groups_and_labels(tmp_path):
     root = make_root(
         tmp_path,
