@@ -89,7 +89,7 @@ def test_numbers_and_movie_are_those_of_the_clip_without_its_video_too(
     monkeypatch.setattr(
         attention,
         "write_movie",
-        lambda _, images, *, rate: movies.append((len([*images]), rate)),
+        lambda _, images, *, rate, **__: movies.append((len([*images]), rate)),
     )
     record = SimpleNamespace(clip_id="a", video="a.mp4", phases=("x",), split="val", action="")
     weights = np.full((3, 2, 1, 2), 0.5, np.float32)
