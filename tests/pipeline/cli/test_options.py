@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
+from tests.evaluate.clips import labelled_clips
+from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.cache.errors import ClipFailed, TokenReelError, UsageError
 from tokenreel.pipeline.cli import evaluate, extract, fuse, main
 
@@ -365,6 +367,17 @@ def test_show_takes_a_store_or_scenes():
     for wrong in ("show a", "show a --store s --scenes f"):
         found = CliRunner().invoke(extract.app, wrong.split())
         assert isinstance(found.exception, UsageError)
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_retrieve_lists_as_many_frames_as_k(monkeypatch, tmp_path, count):
+    file = EmbeddingFile(tmp_path / "e.h5", {}, tuple(labelled_clips()))
+    monkeypatch.setattr(evaluate, "_read_run", lambda _: file)
+    words = ["retrieve", "act/v0", "3", "--run", "r", "--out", str(tmp_path), "--k", str(count)]
+    found = CliRunner().invoke(evaluate.app, words)
+    assert found.exit_code == 0
+    table = found.output.splitlines()[2:-1]
+    assert [line.split()[0] for line in table] == [str(rank + 1) for rank in range(count)]
 
 
 def test_status_is_printed_until_the_store_is_complete(call, monkeypatch):
