@@ -160,6 +160,13 @@ def test_a_record_that_is_no_clip_is_named(root, jpegs, name, num_pictures, mess
         load_dataset("pouring", root, {"pack": "no"})
 
 
+def test_a_record_without_a_name_is_named(root):
+    context = field(1, field(1, b"len") + field(2, feature(3)))
+    (root / "pouring_val-1-of-2.tfrecord").write_bytes(record(field(1, context)))
+    with pytest.raises(UsageError, match="tfrecord#0: no name in its context"):
+        load_dataset("pouring", root, {"pack": "no"})
+
+
 @pytest.mark.parametrize(
     ("num_pictures", "labels", "kept", "phases"),
     [(4, [1, 3], [0, 2], [1, 3]), (2, [0, 1, 2, 3], [0, 1], [0, 2]), (3, [], [0, 1, 2], [])],
