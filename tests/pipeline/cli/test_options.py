@@ -78,9 +78,9 @@ CASES = [  # words, function, positional arguments, some of the named ones
     ),
     (
         "fuse ablate t a=1,2 --seeds 5 --store s --splits --out o --device cpu --placement gpu",
-        "pipeline.phases.ablation.ablate",
-        (["t", "a=1,2"],),
-        {"seeds": 5, "stores": [Path("s")], "splits": True, "out": Path("o"), "device": "cpu"}
+        "pipeline.launch.tables.base.ablate",
+        (("t", "a=1,2"),),
+        {"seeds": 5, "stores": (Path("s"),), "splits": True, "out": Path("o"), "device": "cpu"}
         | {"placement": "gpu", "memory_bytes": None},
     ),
     (
