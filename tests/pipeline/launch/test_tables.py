@@ -181,6 +181,7 @@ def test_the_scripts_of_the_jobs_wait_for_each_other(folder):
     assert "#SBATCH --job-name=ablate-dry" in rows
     assert "dependency" not in rows
     assert "#SBATCH --dependency=afterany:JOB_1\n" in table
+    assert "#SBATCH --requeue\n" in table
     assert "gpus-per-node" not in table
     assert not (folder / "dry").exists()
 
