@@ -10,6 +10,7 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.evaluate.tables.order import order_sentence
 from tokenreel.extract.report import ExtractReport
 from tokenreel.pipeline.demo import sample as demo
+from tokenreel.pipeline.recipes import RECIPES
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def attended(tmp_path, monkeypatch):
         return []
 
     monkeypatch.setattr(demo, "extract_dataset", lambda *words: (extracted, tmp_path / "store"))
-    monkeypatch.setattr(demo, "_train", lambda store, folder: (paths, []))
+    monkeypatch.setattr(demo, "_train", lambda store, folder, recipes: (paths, []))
     monkeypatch.setattr(demo, "attend_clips", attend_clips)
     return drawn
 
@@ -102,6 +103,27 @@ def test_the_tables_of_other_weights_are_in_another_folder(attended, capsys):
     assert "backbone weights: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("weights", "recipes"),
+    [
+        ("random:1", ("untrained", "late-fusion", "sample")),
+        ("file.pth", ("untrained", "late-fusion-24-epochs", "sample-24-epochs")),
+    ],
+)
+def test_weights_of_a_file_have_rows_of_fewer_epochs_all_alike(
+    attended, monkeypatch, weights, recipes
+):
+    trained = []
+    monkeypatch.setattr("tokenreel.extract.backbone.families.load_weights", lambda *words: {})
+    monkeypatch.setattr(demo, "_train", lambda store, folder, names: trained.append(names))
+    with pytest.raises(TypeError):  # as nothing is returned
+        demo.run_demo([f"weights={weights}", "backbone=vit_small_patch14_dinov2"])
+    assert trained == [recipes]
+    epochs = [RECIPES[name]().fuse.optim.epochs for name in recipes]
+    assert epochs[0] == 0
+    assert epochs[1] == epochs[2] == (40 if weights.startswith("random") else 24)
+
+
 NAN = math.nan
 
 
@@ -144,7 +166,7 @@ def test_nothing_is_said_on_order_where_there_is_nothing_to_compare():
 
 
 def test_the_sentence_of_the_console_is_on_the_page(attended, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "TRAINED", "noisy")
+    monkeypatch.setattr(demo, "RECIPES", ("noisy",))
     demo.run_demo()
     [said] = [line for line in capsys.readouterr().out.splitlines() if "In this run" in line]
     assert f"<p>{said}</p>" in Path("results/demo/index.html").read_text()

@@ -55,6 +55,14 @@ SAMPLE: dict[str, Callable[[], Recipe]] = {
         "A control: late fusion as in CARL: `sample` on the maximum of the last block.",
         ["pooling.kind=max", "pooling.blocks=-1"],
     ),
+    "sample-24-epochs": changed(
+        sample, "`sample` for less time: the demo on weights of your own.", ["optim.epochs=24"]
+    ),
+    "late-fusion-24-epochs": changed(
+        sample,
+        "A control: `late-fusion` for as many epochs as `sample-24-epochs`.",
+        ["pooling.kind=max", "pooling.blocks=-1", "optim.epochs=24"],
+    ),
     "folder": changed(
         sample, "The model of `sample`, on the store of a folder of videos.", dataset="folder"
     ),
