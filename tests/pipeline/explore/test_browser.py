@@ -114,7 +114,7 @@ def test_the_heat_map_is_brightest_at_the_patch_that_was_clicked(page):
             page,
             "train/one.mp4|3|similarity",
             overlay="similarity",
-            run="0",
+            run="run",
             beside="val/two.mp4",
             **words,
         )
@@ -138,13 +138,13 @@ def test_a_box_and_an_unlike_patch_are_clicks_of_the_link(page):
 
 def test_a_link_restores_the_view(page):
     words = {"clip": "val/two.mp4", "frame": "6", "block": "5", "overlay": "pca-store", "text": "o"}
-    go(page, "val/two.mp4|6|pca-store", run="0", beside="train/one.mp4", strength="40", **words)
+    go(page, "val/two.mp4|6|pca-store", run="run", beside="train/one.mp4", strength="40", **words)
     page.wait("document.querySelectorAll('#clips li').length === 3")  # one, two, four
     shown = page.run(
         "['block', 'overlay', 'text', 'run', 'strength', 'frame'].map((n) => "
         "document.getElementById(n).value)"
     )
-    assert shown == ["5", "pca-store", "o", "0", "40", "6"]
+    assert shown == ["5", "pca-store", "o", "run", "40", "6"]
     assert page.run("document.getElementById('other').hidden") is False
     page.wait("document.getElementById('besidecaption').textContent.includes('tau')")
     page.wait("document.getElementById('caption').textContent.includes('predicted')")
@@ -153,8 +153,15 @@ def test_a_link_restores_the_view(page):
     seen = pixels(page, "stage")
     go(page, "val/two.mp4|0|none", clip="val/two.mp4")
     assert np.abs(pixels(page, "stage") - seen).max() > 50
-    go(page, "val/two.mp4|6|pca-store", run="0", beside="train/one.mp4", strength="40", **words)
+    go(page, "val/two.mp4|6|pca-store", run="run", beside="train/one.mp4", strength="40", **words)
     assert np.array_equal(pixels(page, "stage"), seen)
+
+
+def test_a_link_to_a_run_that_this_explorer_lacks_says_so(page):
+    go(page, "train/one.mp4|2|none", clip="train/one.mp4", frame="2", run="other")
+    told = page.run("document.getElementById('status').textContent")
+    assert told.startswith("the link shows the run other, which this explorer was started without")
+    assert page.run("document.getElementById('run').value") == ""
 
 
 def test_a_link_with_what_means_nothing_shows_the_frame_and_a_sentence(page):

@@ -362,6 +362,15 @@ def test_a_run_of_several_stores_is_refused_by_their_names(work, tmp_path, run):
         serve_store(work / "store", [other], port=0)
 
 
+def test_runs_of_one_name_are_named_by_their_paths_and_one_given_twice_is_shown_once(
+    work, tmp_path, run
+):
+    other = shutil.copytree(run, tmp_path / "else" / run.name)
+    with serving(work / "store", [run, other, run.parent / "." / run.name]) as two:
+        names = [one["name"] for one in get(two, "api/store")["runs"]]
+    assert names == [str(run.resolve()), str(other.resolve())]
+
+
 def test_two_explorers_on_one_port_are_one_and_a_sentence(server, work):
     port = urlsplit(server.url).port
     with pytest.raises(UsageError, match=f"port {port} is taken, perhaps by another explorer"):

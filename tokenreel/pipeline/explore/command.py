@@ -108,7 +108,8 @@ def serve_store(
     if not store.records:
         raise UsageError(f"{path} has no clips yet: `extract run` writes them")
     chosen = find_clips(store, [clip])[0] if clip is not None else None
-    explored = [ExploredRun(run, store) for run in runs]
+    folders = {run.resolve(): run for run in runs}  # one that is named twice is shown once
+    explored = [ExploredRun(run, store) for run in folders.values()]
     frames = ClipFrames(store, videos_of_store(store, root))
     reason = ""
     try:

@@ -52,7 +52,7 @@ class ExploredRun:
                 "--run"
             )
         config = read_config(path, require_same_tokens(path, describe_store(store)))
-        self._attends = bool(getattr(getattr(config, "pooling", None), "attends", False))
+        self.attends = bool(getattr(getattr(config, "pooling", None), "attends", False))
         file_path = path / EMBEDDINGS
         if not file_path.exists():
             raise UsageError(
@@ -71,10 +71,6 @@ class ExploredRun:
         self._probes: dict[str, Probe] | None = None
         self._attention: dict[str, ClipAttention] = {}
         self._lock = threading.Lock()
-
-    def describe(self) -> Values:
-        """Its name, and whether its entities attend to patches."""
-        return {"name": self.path.resolve().name, "attends": self._attends}
 
     def near(self, clip_id: str, frame: int) -> Values:
         """Distances of a frame's embedding to every frame of its clip and to other clips.

@@ -97,8 +97,20 @@ class Explorer:
             "splits": sorted({record.split for record in records}),
             "actions": sorted({record.action for record in records}),
             "phases": sorted({name for record in records for name in record.phases}),
-            "runs": [run.describe() for run in self.runs],
+            "runs": [
+                {"name": name, "attends": run.attends}
+                for name, run in zip(self._names_of_runs(), self.runs, strict=True)
+            ],
         }
+
+    def _names_of_runs(self) -> list[str]:
+        """The names of the runs' folders, whole paths where several have one name."""
+        paths = [run.path.resolve() for run in self.runs]
+        names = [path.name for path in paths]
+        return [
+            name if names.count(name) == 1 else str(path)
+            for name, path in zip(names, paths, strict=True)
+        ]
 
     def clips(
         self,

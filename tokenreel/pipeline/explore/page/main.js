@@ -65,7 +65,9 @@ async function follow(before) {
   draw();
 }
 
-function runWords(words) { return { run: state.run, ...words }; }
+function runNumber() { return store.runs.findIndex((run) => run.name === state.run); }
+
+function runWords(words) { return { run: runNumber(), ...words }; }
 
 async function openBeside() {
   beside = null;
@@ -257,7 +259,7 @@ function drawAlong(number) {
 }
 
 function drawEntities(number, image) {
-  if (state.run === null || !store.runs[state.run].attends || playing) {
+  if (state.run === null || !store.runs[runNumber()].attends || playing) {
     running.get("attention")?.abort();
     $("entities").replaceChildren();
     return;
@@ -354,7 +356,7 @@ function listen() {
     $(name).addEventListener("input", () => show({ [name]: $(name).value }));
   }
   $("action").addEventListener("input", () => show({ action: $("action").value === "all" ? null : $("action").value.slice(1) }));
-  $("run").addEventListener("input", () => show({ run: $("run").value === "" ? null : Number($("run").value) }));
+  $("run").addEventListener("input", () => show({ run: $("run").value || null }));
   $("clear").addEventListener("click", () => show({ clicks: [], overlay: state.overlay === "similarity" ? "none" : state.overlay }));
   $("play").addEventListener("click", play);
   $("more").addEventListener("click", () => only("clips", (signal) => addClips(signal, false)));
@@ -389,14 +391,17 @@ function complete(given) {
   const made = { ...given };
   if (!store.blocks.includes(made.block)) made.block = store.blocks.at(-1);
   if (made.view >= store.views.length) made.view = 0;
-  if (made.run !== null && made.run >= store.runs.length) made.run = null;
+  if (made.run !== null && !store.runs.some((run) => run.name === made.run)) {
+    tell(`the link shows the run ${made.run}, which this explorer was started without: name its folder with --run`);
+    made.run = null;
+  }
   return made;
 }
 
 function fillControls() {
   fillSelect($("block"), store.blocks.map((block) => [block, block]), state.block);
   fillSelect($("view"), store.views.map((name, i) => [i, name]), state.view);
-  fillSelect($("run"), [["", "none"], ...store.runs.map((run, i) => [i, run.name])], state.run ?? "");
+  fillSelect($("run"), [["", "none"], ...store.runs.map((run) => [run.name, run.name])], state.run ?? "");
   fillSelect($("split"), [["", "all"], ...store.splits.map((name) => [name, name])], state.split);
   fillSelect($("action"), [["all", "all"], ...store.actions.map((name) => [`=${name}`, name || "(no name)"])], state.action === null ? "all" : `=${state.action}`);
   fillSelect($("phase"), [["", "all"], ...store.phases.map((name) => [name, name])], state.phase);

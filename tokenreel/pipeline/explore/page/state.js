@@ -5,7 +5,7 @@ export const DEFAULTS = {
   beside: "", split: "", action: null, phase: "", text: "",
 };
 
-const NUMBERS = new Set(["frame", "block", "view", "strength", "run"]);
+const NUMBERS = new Set(["frame", "block", "view", "strength"]);
 
 /** The state as text; what is as by default is left out. */
 export function toHash(state) {
