@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import scipy.io  # noqa: F401  before no file can be opened
+import scipy.io
 
 from tests.cache.stores import begin, make_store, write_clip
 from tokenreel.cache import files
@@ -80,6 +80,16 @@ def test_a_file_that_cannot_be_opened_now_is_not_called_wrong(tmp_path, name):
     path.write_text(json.dumps({"a": 1}))
     with no_more_files(), pytest.raises(MachineError, match=r"Too many open files; .*ulimit -n"):
         READERS[name](path)
+
+
+def test_a_mat_file_that_cannot_be_opened_now_is_not_called_wrong(tmp_path):
+    (tmp_path / "labels").mkdir()
+    for name in ("0001.mat", "0002.mat"):
+        scipy.io.savemat(tmp_path / "labels" / name, {"action": "squat", "train": 1})
+    entries = _unlabelled(tmp_path)
+    assert next(entries).number == "0001"  # the folder is listed
+    with no_more_files(), pytest.raises(MachineError, match=r"Too many open files; .*ulimit -n"):
+        next(entries)
 
 
 def test_features_that_cannot_be_hashed_now_are_not_called_wrong(tmp_path):

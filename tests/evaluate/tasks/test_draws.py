@@ -229,7 +229,7 @@ def test_few_shot_is_the_mean_of_the_draws_that_have_two_phases():
 def test_progression_counts_its_clips_and_needs_two_phases():
     data, settings = action_data(), settings_of(absent_phase="tcc2021")
     data.train.labels[0][data.train.labels[0] == 1] = 2
-    data.train.labels[1][:] = 0  # two phases are absent
+    data.train.labels[1][:] = 2  # of three phases two are absent
     request = Request(settings, RowPlan(("progression",), 0.5), replace(BLANK, fraction=0.5))
     [row] = load_task("progression").compute(data, request)
     assert (row.num_absent, row.num_train_clips, row.absent_phase) == (2, 3, "tcc2021")

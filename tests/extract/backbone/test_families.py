@@ -1,6 +1,7 @@
 """Families of backbones, their windows and their threads, on a family of a few numbers."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -121,11 +122,19 @@ def test_a_family_that_gives_another_shape_or_cls_is_refused():
         Means().build("a", {}, replace(SHAPE, has_cls=True), numeric="float32", device="cpu")
 
 
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
 def test_parts_are_whole_windows_of_at_most_four_frames(monkeypatch):
     backbone, given = built(), []
     whole = backbone(images_of(15)).tokens[0]
     parts = in_parts(backbone, threads=2)
-    before = torch.get_num_threads()
     run = type(backbone).run
 
     def seen(self, images):
@@ -136,7 +145,8 @@ def test_parts_are_whole_windows_of_at_most_four_frames(monkeypatch):
     found = parts(images_of(15))
     assert torch.equal(found.tokens[0], whole)
     assert given == [(3, 1)] * 5  # of three frames; each thread computes alone
-    assert torch.get_num_threads() == before
+    with ThreadPoolExecutor(1) as new:
+        assert [new.submit(torch.get_num_threads).result(), torch.get_num_threads()] == [3, 3]
     assert found.cls_normed is None
     assert parts.run(images_of(3).float()).tokens[0].shape == (1, 2, 3)
 
@@ -176,6 +186,7 @@ def test_blocks_and_sizes_of_timm_are_checked():
     shape = backbone_shape(SMALL, (-1, 0), 32)
     assert (shape.blocks, shape.grid, shape.has_cls) == ((0, 5), (2, 2), True)
     assert backbone_shape(SMALL, (0,), (32, 64)).grid == (2, 4)
+    assert backbone_shape(SMALL, (0,), None).grid == (10, 10)  # of images of 160 pixels
     for blocks in ((6,), (-7,), (0, -6)):
         with pytest.raises(UsageError, match=f"{SMALL} has blocks 0 to 5"):
             backbone_shape(SMALL, blocks, 32)
@@ -210,7 +221,7 @@ def test_tokens_of_timm_are_before_the_norm_and_the_cls_apart(caplog):
     assert torch.allclose(found.cls_normed, normed[:, 0], atol=1e-5)
     norms = [part.eps for part in soft.model.modules() if isinstance(part, nn.LayerNorm)]
     assert set(norms) == {0.5}
-    assert "are interpolated to 2 x 2" in caplog.text
+    assert "position embeddings of 100 patches are interpolated to 2 x 2" in caplog.text
     with pytest.raises(UsageError, match="the weights do not fit test_vit: missing"):
         build_backbone(SMALL, {name: v for name, v in state.items() if "norm1" not in name}, shape)
     with pytest.raises(UsageError, match=r"unexpected \['extra'\]"):

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
+from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.images.augment import ViewAugmenter, view_parameters, view_transform
 from tokenreel.extract.images.transforms import apply_transform, transform_parameters
 from tokenreel.extract.video.types import VideoError
@@ -112,3 +114,24 @@ def test_an_image_may_be_longer_than_wide_and_is_never_stretched():
     image = apply_transform(rings, tall).numpy()[0] > 128
     assert image.shape == (128, 64)
     assert abs(image.any(0).sum() - image.any(1).sum()) <= 1  # still a circle
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [(32, 32), ([32], 32), ((32, 32), 32), ((32, 16), (32, 16)), (None, None)]
+)
+def test_an_image_has_one_side_or_height_and_width(given, kept):
+    assert ExtractConfig(image_size=given).image_size == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (0, "image_size is positive"),
+        ((32, -16), "image_size is positive"),
+        ((32, 16, 32), "image_size"),
+        ((32, 32, 32), "image_size"),
+    ],
+)
+def test_other_sizes_of_an_image_are_refused(given, message):
+    with pytest.raises(ValidationError, match=message):
+        ExtractConfig(image_size=given)

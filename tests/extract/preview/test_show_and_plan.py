@@ -24,6 +24,7 @@ from tokenreel.extract.preview.plan import (
 )
 from tokenreel.extract.preview.show import draw_clip, look_at_clip, tokens_to_rgb
 from tokenreel.extract.video.decode import decode
+from tokenreel.extract.video.types import VideoError
 
 CONFIG = ExtractConfig(
     backbone="vit_tiny_patch16_224",
@@ -213,3 +214,20 @@ def test_a_missing_video_is_a_line_of_the_plan(tmp_path: Path):
     survey = survey_headers(Manifest("toy", tmp_path, (Clip("gone", "gone.mp4"),)), CONFIG)
     assert survey.num_frames == 0
     assert survey.unreadable == (("gone", "no such file or directory"),)
+
+
+def test_only_a_row_that_begins_with_its_frame_has_the_time_of_the_frame(
+    manifest, store, monkeypatch
+):
+    opened = open_store(store)
+    record = opened.records["whole"]
+    monkeypatch.setattr(opened, "pts", lambda _, own=opened.pts: own("whole") + 1)
+    plain, video, frames = opened.identity, manifest.root / "a.mp4", np.array([0, 30])
+
+    def seen(**changes):
+        monkeypatch.setattr(opened, "identity", plain.model_copy(update=changes))
+        return len(list(show.frames_as_seen(opened, record, frames, video)))
+
+    with pytest.raises(VideoError, match="is not the video of the store: frame 0 is at tick 0"):
+        seen()
+    assert seen(unit="scene") == seen(rows_per_window=2) == 2

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -192,6 +193,18 @@ def test_frames_of_clips_without_times_are_found_by_their_index(work):
     source = frames_below(work / "videos")
     for one, other in zip(source(clip, range(5)), source(untimed, range(5)), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_only_frame_of_a_video_is_shown(work):
+    with av.open(str(work / "videos" / "lone.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        pixels = np.full((64, 96, 3), 90, np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    clip = replace(make_clip("lone.mp4", 2, skip=0), frame_index=np.array([0, 1]))
+    [image] = frames_below(work / "videos")(clip, [0])
+    assert abs(float(image.mean()) - 90) < 3
 
 
 def test_report_lists_bad_files_shows_the_others_and_ends_with_3(work, tmp_path):

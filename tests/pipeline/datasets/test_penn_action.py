@@ -134,6 +134,12 @@ def test_the_videos_of_carl_are_below_the_root_or_in_videos(tmp_path, video):
     assert [span.phase for span in clip.spans] == [1, 0]
 
 
+def test_a_video_of_carl_in_another_folder_is_below_the_folder_of_its_name(tmp_path):
+    root = make_carl(tmp_path, [0], "penn_action/clips/0001_squat.mp4")
+    (root / "videos").rename(root / "clips")
+    assert load_dataset("penn_action", root, {}).clips[0].video == "clips/0001_squat.mp4"
+
+
 def test_clips_of_carl_without_a_video_are_counted(tmp_path):
     root = make_carl(tmp_path, [0])
     entry = {"name": "0002_squat", "video_file": "0002_squat.mp4", "frame_label": [0]}
@@ -212,7 +218,7 @@ def with_thumbnail(data):
 
 
 @pytest.mark.parametrize("thumbnail", [False, True])
-@pytest.mark.parametrize("part", ["end", "scan", "header"])
+@pytest.mark.parametrize("part", ["end", "scan", "header", "size"])
 def test_a_picture_that_is_cut_short_is_named(tmp_path, jpegs, part, thumbnail):
     root = make_published(tmp_path, jpegs)
     picture = root / "frames" / "0001" / "000003.jpg"
@@ -222,17 +228,29 @@ def test_a_picture_that_is_cut_short_is_named(tmp_path, jpegs, part, thumbnail):
     whole = load_dataset("penn_action", root, {"packed": str(tmp_path / "whole")})
     assert whole.notes == ()
     ends = {"end": len(data) - 2, "scan": data.rfind(b"\xff\xda") + 20}
+    ends["size"] = data.rfind(b"\xff\xc0") + 9  # behind the width
     picture.write_bytes(data[: ends.get(part, data.rfind(b"\xff\xda"))])
     manifest = load_dataset("penn_action", root, {})
     assert any("0001, picture 3: a JPEG picture that is cut short" in n for n in manifest.notes)
 
 
-def test_a_picture_with_conditions_of_arithmetic_before_its_size_is_packed(tmp_path, jpegs):
+@pytest.mark.parametrize("marker", [b"\xff\xc8", b"\xff\xcc"])  # JPG, and DAC of arithmetic
+@pytest.mark.parametrize("before", [b"\xff\xd8", b"\xff\xda"])
+def test_segments_that_are_no_frame_header_have_no_size(tmp_path, jpegs, marker, before):
     data = jpegs(1)[0]
-    data = data[:2] + b"\xff\xcc\x00\x04\x00\x00\xff" + data[2:]  # DAC, then filling
+    at = 2 if before == b"\xff\xd8" else data.rfind(before)
+    data = data[:at] + marker + b"\x00\x04\x00\x00\xff" + data[at:]  # then filling
     assert pack_jpegs(tmp_path / "a.mkv", [data], fps=25, where="a") == 1
     with av.open(str(tmp_path / "a.mkv")) as container:
         assert (container.streams.video[0].width, container.streams.video[0].height) == (64, 48)
+
+
+def test_every_packed_picture_is_a_key_frame(tmp_path, jpegs):
+    pack_jpegs(tmp_path / "a.mkv", jpegs(4), fps=25, where="a")
+    with av.open(str(tmp_path / "a.mkv")) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    assert [packet.is_keyframe for packet in packets] == [True] * 4
+    assert [float(packet.pts * packet.time_base) for packet in packets] == [0, 0.04, 0.08, 0.12]
 
 
 def test_a_video_that_lacks_a_frame_in_between_is_left_out(tmp_path, jpegs):

@@ -69,6 +69,7 @@ def spans(phases):
 def test_the_clips_have_the_promised_numbers_lengths_and_phases():
     assert [sum(script.split == split for script in ALL) for split in ("train", "val")] == [60, 30]
     assert all(60 <= len(script.phases) <= 85 for script in ALL)
+    assert sum(len(script.phases) for script in ALL) == 6551
     assert all(set(script.phases) == {THERE, BETWEEN, BACK} for script in ALL)
     assert [len(names) for names in PHASES.values()] == [3, 3]
 

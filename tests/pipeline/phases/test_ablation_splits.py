@@ -1,21 +1,28 @@
 """Rows of an ablation on the splits of a data set: which have a mean, and what is refused."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from tests.fuse.tiny import write_store
 from tokenreel.cache.errors import UsageError
 from tokenreel.pipeline.phases import ablation
 from tokenreel.pipeline.phases.ablation import (
     AblationReport,
+    count_parameters,
+    name_backbones,
     of_split_run,
+    plan_jobs,
     rows_of_splits,
     rows_on_every_split,
     split_stores,
+    substitutes,
 )
 from tokenreel.pipeline.phases.ablation_table import AblationRow
+from tokenreel.pipeline.phases.training import make_job
+from tokenreel.pipeline.recipes import CONTROLS, get_recipe
 
 ROW = AblationRow("r", (), "ours", {"tau": (0.9, None)}, "a doubt")
 
@@ -93,3 +100,35 @@ def test_splits_are_stores_of_the_same_tokens_with_other_splits(stores):
     stores["x/s2"] = (2, ("val", "train"))
     with pytest.raises(UsageError, match="x/s2 and x/s1 hold tokens of different recipes"):
         split_stores(paths)
+
+
+def test_a_row_that_is_trained_for_no_epoch_trains_no_parameters(tmp_path):
+    store, small = write_store(tmp_path / "store"), ["temporal.layers=1", "optim.warmup_epochs=0"]
+
+    def count(epochs):
+        words = [*small, f"optim.epochs={epochs}"]
+        return count_parameters([(ROW, 0, make_job("late-fusion", words, store=store))])
+
+    assert count(0) == {ROW: 0}
+    assert count(1)[ROW] > 1000
+
+
+def test_a_control_among_the_rows_is_no_run_and_no_problem(tmp_path):
+    store = write_store(tmp_path / "store")
+    control = AblationRow(next(iter(CONTROLS)), (), "control", {})
+    trained = AblationRow("late-fusion", (), "late", {})
+    jobs, problems = plan_jobs([control, trained], 1, [store], tmp_path / "runs")
+    assert ([row for row, _, _ in jobs], problems) == ([trained], [])
+
+
+def test_rows_on_their_own_backbone_are_both_run_and_only_published_ones_are_substitutes(tmp_path):
+    store = write_store(tmp_path / "store", architecture="vit_base_patch8_224.dino")
+    names = ("late-fusion", "mvformer-table4-5")  # of any backbone, and of this one
+    assert [get_recipe(name).backbone for name in names] == ["", "vit_base_patch8_224.dino"]
+    rows = [AblationRow(name, (), name, {}) for name in names]
+    job = make_job("late-fusion", [], store=store)
+    jobs = [(row, 0, job) for row in rows]
+    assert name_backbones(rows, jobs) == (rows, jobs, [])
+    assert substitutes(jobs) == []
+    [note] = substitutes([*jobs, (replace(rows[1], label="ours", published=ROW.published), 0, job)])
+    assert note.startswith("ours: published on penn_action, here on tiny")
