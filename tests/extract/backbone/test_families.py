@@ -186,7 +186,8 @@ def test_blocks_and_sizes_of_timm_are_checked():
     shape = backbone_shape(SMALL, (-1, 0), 32)
     assert (shape.blocks, shape.grid, shape.has_cls) == ((0, 5), (2, 2), True)
     assert backbone_shape(SMALL, (0,), (32, 64)).grid == (2, 4)
-    assert backbone_shape(SMALL, (0,), None).grid == (10, 10)  # of images of 160 pixels
+    usual = backbone_shape(SMALL, (0,), None)
+    assert (usual.image_size, usual.grid) == ((160, 160), (10, 10))
     for blocks in ((6,), (-7,), (0, -6)):
         with pytest.raises(UsageError, match=f"{SMALL} has blocks 0 to 5"):
             backbone_shape(SMALL, blocks, 32)

@@ -63,7 +63,6 @@ def pack_jpegs(path: Path, pictures: Iterable[bytes], *, fps: int, where: str) -
             packet.stream, packet.time_base = stream, Fraction(1, fps)
             packet.pts = packet.dts = count - 1
             packet.duration = 1
-            packet.is_keyframe = True
             container.mux_one(packet)
         if not count:
             raise UsageError(f"{where}: no pictures")
