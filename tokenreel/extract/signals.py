@@ -23,6 +23,16 @@ def status_of_signal(number: int) -> int:
     return INTERRUPTED if number == signal.SIGINT else TERMINATED
 
 
+def interruption(number: int) -> BaseException:
+    """What a library call that a signal ended raises: after Ctrl-C a KeyboardInterrupt.
+
+    >>> interruption(signal.SIGTERM)
+    SystemExit(143)
+    """
+    status = status_of_signal(number)
+    return KeyboardInterrupt() if status == INTERRUPTED else SystemExit(status)
+
+
 class Stopping:
     """Whether the run is to end, and whether its grace period is over."""
 

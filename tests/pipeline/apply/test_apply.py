@@ -2,7 +2,9 @@
 
 import csv
 import shutil
+import signal
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 
@@ -14,15 +16,15 @@ from typer.testing import CliRunner
 
 from tests.pipeline.small import SMALL
 from tokenreel.cache.embeddings import read_embeddings, write_embeddings
-from tokenreel.cache.errors import ClipFailed, UsageError, WrongIdentity
-from tokenreel.cache.format.store_files import create_twin
+from tokenreel.cache.errors import ClipFailed, Damaged, UsageError, WrongIdentity
+from tokenreel.cache.format.store_files import create_twin, load_identity
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.video.sniff import VideoFiles
 from tokenreel.pipeline.apply import apply as module_of_apply
 from tokenreel.pipeline.apply import tokens
 from tokenreel.pipeline.apply import videos as module
-from tokenreel.pipeline.apply.apply import apply_run
+from tokenreel.pipeline.apply.apply import apply_run, require_applicable
 from tokenreel.pipeline.apply.results import Applied
 from tokenreel.pipeline.apply.videos import list_videos, watch_folder
 from tokenreel.pipeline.cli.fuse import app
@@ -385,7 +387,7 @@ def test_names_in_a_watched_folder_begin_at_it_and_a_missing_folder_is_refused(w
     [one] = applied(work, tmp_path / "out", folder / "deep" / "a.mp4", root=folder, movies=False)
     assert one.name == "deep/a.mp4"
     with pytest.raises(UsageError, match=r"--watch .*none: no such folder"):
-        next(watch_folder(folder / "none", lambda _: iter(())))
+        next(watch_folder(folder / "none", lambda *_: iter(())))
 
 
 def test_a_file_that_cannot_be_read_is_listed(tmp_path, monkeypatch):
@@ -414,7 +416,7 @@ def test_a_watched_folder_gives_a_file_when_it_no_longer_grows(work, tmp_path, m
 
     monkeypatch.setattr(module.time, "sleep", next_look)
 
-    def apply(videos):
+    def apply(videos, _):
         for path in videos:
             taken.append((path.name, path.stat().st_size))
             yield Applied(path.name, tmp_path)
@@ -422,3 +424,105 @@ def test_a_watched_folder_gives_a_file_when_it_no_longer_grows(work, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         list(watch_folder(folder, apply))
     assert taken == [("a.mp4", len(video))]
+
+
+@pytest.mark.parametrize(
+    ("number", "end"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_watching_ends_on_a_signal_that_comes_while_the_last_video_is_written(
+    tmp_path, monkeypatch, number, end
+):
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    found = VideoFiles(videos=["a.mp4"])
+    monkeypatch.setattr(module, "find_videos", lambda *_: found)
+    looks = iter([None, None])
+    monkeypatch.setattr(module.time, "sleep", lambda _: next(looks))
+
+    def apply(videos, stopping):
+        signal.raise_signal(number)
+        assert stopping.signal == number
+        yield Applied(videos[0].name, tmp_path)
+
+    made = watch_folder(tmp_path, apply)
+    assert next(made).name == "a.mp4"
+    with pytest.raises(end) as raised:
+        next(made)
+    assert end is KeyboardInterrupt or raised.value.code == 143
+
+
+def test_sigterm_ends_it_with_143_and_the_same_command_resumes(work, done, tmp_path):
+    out, options = tmp_path / "out", {"action": "lift", "device": "cpu", "progress": False}
+    made = apply_run(work / "run", [work / "new"], out=out, movies=False, **options)
+    first = next(made)
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as raised:
+        list(made)
+    assert raised.value.code == 143
+    again = {one.name: one for one in applied(work, out, movies=False)}
+    assert {name: one.was_done for name, one in again.items()} == {
+        name: name == first.name for name in ("a.mp4", "in/b.mp4")
+    }
+    for other in done[1]:
+        mine, theirs = (
+            read_embeddings(each.folder / "embeddings.h5") for each in (again[other.name], other)
+        )
+        np.testing.assert_array_equal(mine.clips[0].embeddings, theirs.clips[0].embeddings)
+
+
+def test_what_another_process_writes_while_this_one_waits_for_it_stays(work, tmp_path, monkeypatch):
+    for name, num_frames in (("x", 6), ("y", 7)):
+        write_video(tmp_path / name / "a.mp4", seed=1, num_frames=num_frames)
+    out, lock = tmp_path / "out", module_of_apply.lock_folder
+
+    @contextmanager
+    def wait(*args, **words):
+        with monkeypatch.context() as patched:
+            patched.setattr(module_of_apply, "lock_folder", lock)
+            applied(work, out, tmp_path / "x", movies=False)
+        with lock(*args, **words):
+            yield
+
+    monkeypatch.setattr(module_of_apply, "lock_folder", wait)
+    [other] = applied(work, out, tmp_path / "y", movies=False)
+    assert isinstance(other, ClipFailed)
+    assert f"has the results of {tmp_path / 'x' / 'a.mp4'}" in other.reason
+    [other] = read_embeddings(out / "a.mp4" / "embeddings.h5").clips
+    assert other.num_frames == 6
+
+
+def test_damaged_tokens_are_dropped_so_that_the_same_command_extracts_them_again(work, tmp_path):
+    out, video = tmp_path / "out", work / "new" / "a.mp4"
+    applied(work, out, video, movies=False, keep_tokens=True)
+    shutil.rmtree(out / "a.mp4")
+    [clip] = (out / "tokens" / "clips").glob("*/*")
+    largest = max(clip.rglob("*"), key=lambda path: path.stat().st_size * path.is_file())
+    largest.write_bytes(bytes(largest.stat().st_size))
+    [failure] = applied(work, out, video, movies=False)
+    assert isinstance(failure, ClipFailed)
+    assert "rerun the same command to extract it again" in failure.reason
+    [again] = applied(work, out, video, movies=False)
+    assert isinstance(again, Applied)
+
+
+def test_a_damaged_run_is_the_fault_of_no_video(work, tmp_path):
+    run = shutil.copytree(work / "run", tmp_path / "run")
+    (run / "checkpoint.pt").write_bytes(b"torn")
+    options = {"action": "lift", "device": "cpu", "progress": False, "out": tmp_path / "out"}
+    with pytest.raises(Damaged, match=r"checkpoint\.pt"):
+        list(apply_run(run, [work / "new"], **options))
+
+
+def test_frames_of_a_list_are_refused_before_there_is_a_video(work, tmp_path):
+    run = shutil.copytree(work / "run", tmp_path / "run")
+    identity, _ = load_identity(work / "moved")
+    shutil.rmtree(run / "tokens")
+    frames = {"policy": "listed", "sha256": "0" * 64}
+    listed = identity.model_copy(update={"frames": frames})
+    create_twin(run / "tokens", work / "moved", identity=listed)
+    options = {"action": "lift", "device": "cpu", "out": tmp_path / "out"}
+    wanted = r"trained on frames of a list \(listed\).*`extract run`, then `fuse embed`"
+    with pytest.raises(UsageError, match=wanted):
+        list(apply_run(run, [work / "new"], **options))
+    with pytest.raises(UsageError, match=wanted):
+        require_applicable(run, **options)
+    assert not (tmp_path / "out").exists()

@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 from tests.fuse.tiny import write_store
 from tests.pipeline.small import SMALL, extract_sample
 from tokenreel.cache.errors import ClipFailed, TokenReelError, UsageError
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.fuse.embed.attend import ClipAttention
 from tokenreel.pipeline.cli.fuse import app
 from tokenreel.pipeline.phases import attention
 from tokenreel.pipeline.phases.attention import attend_clips
@@ -111,3 +113,18 @@ def test_a_place_that_nobody_looks_at_shows_the_frame_dimmed():
     drawn = attention._overlay(strength, image, 4)
     assert (drawn[:, :2] == 140).all()  # 0.7 of 200
     assert drawn[0, 3, 0] > drawn[0, 3, 2] + 50  # the bright end of the colours is yellow
+
+
+def test_the_movie_of_uneven_frames_shows_each_at_its_own_time(tmp_path):
+    store = open_store(write_store(tmp_path / "s"))
+    times = np.cumsum([0, 40, 400, 40, 2000, 40]) / 1000
+    found = ClipAttention(
+        next(iter(store.records.values())),
+        weights=np.full((6, 1, 2, 2), 0.25, np.float32),
+        times_seconds=times,
+        labels=np.full(6, -1, np.int16),
+    )
+    files = attention._write(found, store, tmp_path / "nowhere", tmp_path)
+    with av.open(str(files.movie)) as container:
+        shown = [float(frame.pts * frame.time_base) for frame in container.decode(video=0)]
+    assert shown == pytest.approx(times, abs=1e-3)

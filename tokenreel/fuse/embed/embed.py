@@ -216,18 +216,35 @@ class ClipEmbedder:
         self.stores = stores
         self._run, self._device = run, device
 
+    def open(self, clip_id: str) -> StoreSet:
+        """The stores as those of a clip alone.
+
+        Raises:
+            ClipNotFound: a store does not have the clip.
+            UsageError: its units differ from store to store.
+            Damaged: its record cannot be read.
+        """
+        for store in self.stores.values():
+            store.records = {clip_id: store.newest_record(clip_id)}
+        return StoreSet(self.stores)
+
+    def load(self) -> None:
+        """Load the model, once a clip was opened.
+
+        Raises:
+            UsageError, WrongIdentity: as embed_run.
+            Damaged: a run whose files cannot be read.
+        """
+        _ = self._loaded
+
     def embed(self, clip_id: str) -> tuple[EmbeddedClip, dict[str, Any]]:
         """A clip with its embedding, and what made it; the store is one of this clip alone.
 
         Raises:
-            ClipNotFound: a store does not have the clip.
-            UsageError: its units differ from store to store, or as embed_run.
-            WrongIdentity: as embed_run.
+            As open and load.
             Damaged: a file of the clip that cannot be read.
         """
-        for store in self.stores.values():
-            store.records = {clip_id: store.newest_record(clip_id)}
-        stores = StoreSet(self.stores)
+        stores = self.open(clip_id)
         embedder, source = self._loaded
         record = stores.first.record(clip_id)
         clip = describe_clip(source, record)

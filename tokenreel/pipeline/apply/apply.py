@@ -17,7 +17,7 @@ embedded while later ones are extracted; its tokens lie in a store in --out unti
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from tokenreel.cache.locks import lock_folder
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.signals import Stopping, stop_on_signals
+from tokenreel.extract.signals import Stopping, interruption, stop_on_signals
 from tokenreel.fuse.runs.run_folder import twin_of_store
 from tokenreel.pipeline.apply.results import Applied, Target, write_results
 from tokenreel.pipeline.apply.tokens import (
@@ -69,6 +69,7 @@ class ApplyOptions:
         keep_tokens: leave the store of tokens in OUT/tokens.
         device: "auto", "cpu" or "cuda".
         progress: show bars.
+        stopping: ends it early, in the place of signals.
     """
 
     out: Path
@@ -80,6 +81,12 @@ class ApplyOptions:
     keep_tokens: bool = False
     device: str = "auto"
     progress: bool = True
+    stopping: Stopping | None = None
+
+
+def require_applicable(run: Path, *, action: str | None = None, **options: object) -> None:
+    """Raise, before there is a video, what apply_run raises of a run and its options."""
+    _sources_of(read_trained(run, action), ApplyOptions(**options))  # type: ignore[arg-type]
 
 
 def apply_run(
@@ -113,15 +120,38 @@ def apply_run(
     for found in _targets(listed, trained, given):
         if not isinstance(found, Target):
             yield found
-        elif found.is_done():
-            yield Applied(found.name, found.folder, was_done=True)
-        elif other := found.other_video():
-            reason = f"{found.folder} has the results of {other}: use another --out"
-            yield ClipFailed(found.name, stage="write", reason=reason)
+        elif held := _held_in(found):
+            yield held
         else:
             pending[found.name] = found
     if pending:
         yield from _Application(trained, listed.root, pending, given).run()
+
+
+def _held_in(target: Target) -> Applied | ClipFailed | None:
+    """What the folder of a video has: its results, or those of another video, which stay."""
+    if target.is_done():
+        return Applied(target.name, target.folder, was_done=True)
+    if other := target.other_video():
+        reason = f"{target.folder} has the results of {other}: use another --out"
+        return ClipFailed(target.name, stage="write", reason=reason)
+    return None
+
+
+def _sources_of(trained: Trained, options: ApplyOptions) -> dict[str, Path]:
+    """What says how the tokens of each store of a run are made, by name of the store."""
+    run, names = trained.path, trained.stores
+    if options.weights is not None and len(names) > 1:
+        raise UsageError(
+            f"--weights: {run} reads several stores, each of its own weights; put the files "
+            "where the stores say they were"
+        )
+    named = options.store if isinstance(options.store, Mapping) else {names[0]: options.store}
+    sources = {name: source_of(run, named.get(name), name=name) for name in names}
+    for source in sources.values():
+        is_of_scenes = listed_in(source) is not None
+        require_any_video(run, load_identity(source)[0], has_scenes=is_of_scenes)
+    return sources
 
 
 def _targets(
@@ -156,31 +186,34 @@ class _Application:
     _failed: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
-        run, names, given = self.trained.path, self.trained.stores, self.options
-        if given.weights is not None and len(names) > 1:
-            raise UsageError(
-                f"--weights: {run} reads several stores, each of its own weights; put the files "
-                "where the stores say they were"
-            )
-        named = given.store if isinstance(given.store, Mapping) else {names[0]: given.store}
-        self._sources = {name: source_of(run, named.get(name), name=name) for name in names}
-        for source in self._sources.values():
-            is_of_scenes = listed_in(source) is not None
-            require_any_video(run, load_identity(source)[0], has_scenes=is_of_scenes)
-        self._stores = {name: twin_of_store(given.out, name, names) for name in names}
+        names = self.trained.stores
+        self._sources = _sources_of(self.trained, self.options)
+        self._stores = {name: twin_of_store(self.options.out, name, names) for name in names}
 
     def run(self) -> Iterator[Applied | ClipFailed]:
         """Extract, embed and write; what is extracted stays for the next call until it is done."""
-        out = self.options.out
+        out, given = self.options.out, self.options.stopping
         make_directory(out)
         waiting = "another `fuse apply` writes here; waiting"
-        with lock_folder(out, waiting=waiting), stop_on_signals() as stopping:
+        with (
+            lock_folder(out, waiting=waiting),
+            nullcontext(given) if given is not None else stop_on_signals() as stopping,
+        ):
             try:
-                yield from self._apply(stopping)
+                yield from self._made_meanwhile()
+                if self.pending:
+                    yield from self._apply(stopping)
             finally:
                 if not self.options.keep_tokens:
                     drop_empty(out, self._stores)
                     shutil.rmtree(out / SCENES_OF_VIDEOS, ignore_errors=True)
+
+    def _made_meanwhile(self) -> Iterator[Applied | ClipFailed]:
+        """Videos that another process has written while this one waited for it."""
+        for name, target in list(self.pending.items()):
+            if held := _held_in(target):
+                del self.pending[name]
+                yield held
 
     def _apply(self, stopping: Stopping) -> Iterator[Applied | ClipFailed]:
         manifest = self._manifest()
@@ -220,7 +253,7 @@ class _Application:
                     yield self._write(embedder, self.pending.pop(item))
         for name in sorted(self.pending.keys() - self._failed):  # an earlier call extracted them
             if stopping.event.is_set():
-                raise KeyboardInterrupt
+                raise interruption(stopping.signal)
             yield self._write(embedder, self.pending[name])
         if not self.options.keep_tokens:  # what one of several stores could not take
             for name in self._failed:
@@ -272,9 +305,16 @@ class _Application:
     def _write(self, embedder: "ClipEmbedder", target: Target) -> Applied | ClipFailed:
         """The results of a video whose tokens are there; they are then dropped."""
         try:
-            clip, provenance = embedder.embed(target.name)
-        except (Damaged, ClipNotFound) as error:  # or another writer has it
+            embedder.open(target.name)
+        except (ClipNotFound, UsageError) as error:  # another writer has it, or other units
             return ClipFailed(target.name, stage="read", reason=str(error))
+        except Damaged as error:
+            return self._damaged(target, error)
+        embedder.load()  # a run that cannot be read is the fault of no video
+        try:
+            clip, provenance = embedder.embed(target.name)
+        except Damaged as error:
+            return self._damaged(target, error)
         first = embedder.stores[self.trained.stores[0]]
         applied = write_results(
             target, clip, provenance, self.trained, first, movies=self.options.movies
@@ -282,6 +322,12 @@ class _Application:
         if not self.options.keep_tokens:
             self._drop_tokens(target.name)
         return applied
+
+    def _damaged(self, target: Target, error: Damaged) -> ClipFailed:
+        """The failure of a video whose tokens are dropped: the same command extracts it again."""
+        self._drop_tokens(target.name)
+        reason = f"{error}; its tokens are removed: rerun the same command to extract it again"
+        return ClipFailed(target.name, stage="read", reason=reason)
 
     def _drop_tokens(self, name: str) -> None:
         for store in self._stores.values():

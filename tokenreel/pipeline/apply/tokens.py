@@ -15,7 +15,7 @@ from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.store_files import create_twin, load_identity
 from tokenreel.cache.manifest import Manifest
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.signals import Stopping
+from tokenreel.extract.signals import Stopping, interruption
 from tokenreel.fuse.runs.provenance import read_provenance, stores_of
 from tokenreel.fuse.runs.run_folder import TOKENS, twin_of_store
 from tokenreel.pipeline.defaults import require_store_of_run, store_of_run
@@ -97,7 +97,7 @@ def find_scenes(known: Path, manifest: Manifest, out: Path, *, progress: bool) -
         shutil.rmtree(out)
     report = extract_scenes(manifest, config, out, progress=progress)
     if report.signal:
-        raise KeyboardInterrupt
+        raise interruption(report.signal)
     return report.failed
 
 
@@ -169,7 +169,7 @@ class Extraction:
         progress: show a bar.
 
     Raises:
-        KeyboardInterrupt: from the iteration, where a signal ended it.
+        KeyboardInterrupt, SystemExit: from the iteration, where a signal ended it.
         As extract_clips: likewise.
     """
 
@@ -200,8 +200,8 @@ class Extraction:
     def __iter__(self) -> Iterator[str | ClipFailed]:
         while (item := self._items.get()) is not None:
             yield item
-        if self._report.result().signal:
-            raise KeyboardInterrupt
+        if number := self._report.result().signal:
+            raise interruption(number)
 
     def _extract(self) -> "ExtractReport":
         from tokenreel.extract.flow.runner import extract_clips

@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenreel.cache.errors import ClipFailed, UsageError
 from tokenreel.cache.manifest import path_below, text_of_name
 from tokenreel.cache.source_state import source_state
+from tokenreel.extract.signals import Stopping, interruption, stop_on_signals
 from tokenreel.extract.video.pictures import LEAST_PICTURES, numbered_pictures
 from tokenreel.extract.video.sniff import find_videos, is_named_video
 from tokenreel.pipeline.apply.results import DONE, Applied
@@ -76,7 +77,7 @@ def list_videos(
 
 def watch_folder(
     folder: Path,
-    apply: Callable[[list[Path]], Iterator[Applied | ClipFailed]],
+    apply: Callable[[list[Path], Stopping], Iterator[Applied | ClipFailed]],
     *,
     out: Path | None = None,
 ) -> Iterator[Applied | ClipFailed]:
@@ -86,11 +87,23 @@ def watch_folder(
 
     Args:
         folder: that is watched.
-        apply: apply_run, given the videos.
+        apply: apply_run, given the videos and what ends it.
         out: folder of results, which are no new videos.
+
+    Raises:
+        UsageError: no such folder.
+        KeyboardInterrupt, SystemExit: from the iteration, where a signal came.
     """
     if not folder.is_dir():
         raise UsageError(f"--watch {folder}: no such folder")
+    return _watch(folder, apply, out)
+
+
+def _watch(
+    folder: Path,
+    apply: Callable[[list[Path], Stopping], Iterator[Applied | ClipFailed]],
+    out: Path | None,
+) -> Iterator[Applied | ClipFailed]:
     before: dict[Path, object] = {}
     taken: dict[Path, object] = {}
     while True:
@@ -113,7 +126,10 @@ def watch_folder(
             videos = [path_below(folder, name) for name in found.videos]
             videos += [path for path in settled if path in pictures]
             if videos:
-                yield from (each for each in apply(videos) if not _was_done(each))
+                with stop_on_signals() as stopping:
+                    yield from (each for each in apply(videos, stopping) if not _was_done(each))
+                if stopping.event.is_set():  # also where all of them were done by then
+                    raise interruption(stopping.signal)
         before = now
         time.sleep(POLL_SECONDS)
 

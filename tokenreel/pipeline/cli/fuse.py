@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,6 +11,7 @@ from tokenreel.pipeline.text import parse_bytes, require_device, say
 
 if TYPE_CHECKING:
     from tokenreel.cache.errors import ClipFailed
+    from tokenreel.extract.signals import Stopping
     from tokenreel.pipeline.apply.results import Applied
 
 app = new_app(__doc__)
@@ -259,34 +260,35 @@ def apply(
     A run that scores whole clips gives the scores of their tags or classes.
     """
     from tokenreel.cache.errors import ClipFailed, UsageError
-    from tokenreel.pipeline.apply.apply import apply_run
+    from tokenreel.pipeline.apply.apply import apply_run, require_applicable
     from tokenreel.pipeline.apply.videos import watch_folder
     from tokenreel.pipeline.phases.training import parse_stores
 
     if (watch is None) == (not videos):
         raise UsageError("name videos, or a folder with --watch, and not both")
-    where, stores = require_device(device), parse_stores(store or [])
+    options: dict[str, Any] = {
+        "out": out,
+        "store": parse_stores(store or []),
+        "weights": weights,
+        "scenes": scenes,
+        "picture_fps": picture_fps,
+        "movies": movies,
+        "keep_tokens": keep_tokens,
+        "device": require_device(device),
+    }
+    made: Iterator[Applied | ClipFailed]
+    if watch is None:
+        made = apply_run(run, videos or [], action=action, **options)
+    else:
 
-    def apply_to(some: list[Path]) -> Iterator["Applied | ClipFailed"]:
-        return apply_run(
-            run,
-            some,
-            out=out,
-            store=stores,
-            weights=weights,
-            scenes=scenes,
-            picture_fps=picture_fps,
-            action=action,
-            root=watch,
-            movies=movies,
-            keep_tokens=keep_tokens,
-            device=where,
-        )
+        def apply_to(some: list[Path], stopping: "Stopping") -> Iterator["Applied | ClipFailed"]:
+            return apply_run(run, some, action=action, root=watch, stopping=stopping, **options)
 
+        made = watch_folder(watch, apply_to, out=out)
+        require_applicable(run, action=action, **options)
+        say(f"taking the videos of {watch} as they come; Ctrl-C ends it")
     status = 0
-    for found in (
-        apply_to(videos or []) if watch is None else watch_folder(watch, apply_to, out=out)
-    ):
+    for found in made:
         if isinstance(found, ClipFailed):
             say(f"failed: {found}")
             status = found.exit_status
