@@ -126,9 +126,10 @@ def test_only_a_process_that_was_killed_is_the_machines(exit_code, status):
 
 
 COMMAND = """
-import os, sys, time
+import os, signal, sys, time
 from tokenreel.pipeline.cli.console import new_app, run_app
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run aside
 app = new_app("test")
 
 @app.command()

@@ -62,7 +62,7 @@ def show(monkeypatch, container):
     """Every file is this container; a frame is its number and its time."""
 
     @contextmanager
-    def opened(path):
+    def opened(path, file=None):
         yield container, "stream"
 
     watch = SimpleNamespace(check_container=lambda number: None)

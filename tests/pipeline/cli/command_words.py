@@ -45,6 +45,7 @@ FORMATTED = {  # values of a message that are made when it is raised
 WORDS = {  # placeholders of pages
     "DATASET": "sample",
     "RECIPE": "sample",
+    "TABLE": "mvformer-table1",
     "NAME": "sample",
     "N": "2",
     "K": "2",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from tokenreel.cache.bucket.path import is_bucket
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.format.source_notes import Note, add_notes, read_notes
 from tokenreel.cache.manifest import path_below
@@ -146,7 +147,7 @@ def check_sources(
             if bad is not None or not isinstance(state, SourceState):
                 reason = bad.strerror if isinstance(bad, OSError) else None
                 missing.append((record, (reason or str(bad)).lower()))
-            elif not _is_same(record, state, str(sha256 or "")):
+            elif not _is_same(record, state, str(sha256 or ""), is_hashed=not is_bucket(root)):
                 changed.append(_change(record, state, str(sha256 or "")))
             elif sha256 and record.source.get("mtime_ns") not in (None, state.mtime_ns):
                 touched.add(video)
@@ -213,14 +214,14 @@ def _needs_hash(record: ClipRecord, state: SourceState, note: Note | None) -> bo
     return source.get("mtime_ns") != state.mtime_ns
 
 
-def _is_same(record: ClipRecord, state: SourceState, sha256: str) -> bool:
+def _is_same(record: ClipRecord, state: SourceState, sha256: str, *, is_hashed: bool) -> bool:
     source = record.source
     if source["num_bytes"] != state.num_bytes:
         return False
     if sha256 and source["sha256"]:
         return bool(sha256 == source["sha256"])
-    if source["video"] and not source["sha256"] and source.get("mtime_ns") is not None:
-        return bool(source["mtime_ns"] == state.mtime_ns)  # on a bucket, never hashed
+    if not is_hashed and source.get("mtime_ns") is not None:  # on a bucket: time and tag as one
+        return bool(source["mtime_ns"] == state.mtime_ns)
     return True  # its time is that of the record, or nothing but its size was recorded
 
 

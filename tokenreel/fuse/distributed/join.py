@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from tokenreel.cache.canonical import is_whole_number
+from tokenreel.cache.canonical import is_whole_number, read_json
 from tokenreel.cache.errors import MachineError, UsageError
 from tokenreel.fuse.distributed.world import ALONE, World
 
@@ -222,7 +222,7 @@ def _greet(store: Any, ranks: Ranks, device: torch.device, seconds: float) -> tu
                 f"rank {ranks.rank} on {own['host']}: no answer from rank 0 at {ranks.address}:"
                 f"{ranks.port} within {seconds:.0f} s: {ADVICE}"
             ) from error
-        answer = json.loads(store.get("answer"))
+        answer = read_json(store.get("answer"))
     store.add("read", 1)
     if "wrong" in answer:
         _wait_for_readers(store, ranks, answer["came"])
@@ -246,7 +246,7 @@ def _collect(store: Any, size: int, own: Mapping[str, Any], deadline: float) -> 
         except RuntimeError:
             missing.append(rank)
             continue
-        said = json.loads(store.get(f"hello/{rank}"))
+        said = read_json(store.get(f"hello/{rank}"))
         hosts.append(str(said["host"]))
         for name, what in (("size", "WORLD_SIZE"), ("device", "the device")):
             if said[name] != own[name]:

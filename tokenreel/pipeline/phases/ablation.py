@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenreel.cache.errors import StoreError, TokenReelError, UsageError
 from tokenreel.cache.files import make_directory, write_whole
@@ -119,10 +119,8 @@ def ablate(
     folder = folder_of_table(words, out)
     parts = split_stores(stores) if splits else {"": list(stores)}
     if train is None:
-        from tokenreel.fuse.train.train import train_together
-
         train = partial(
-            train_together,
+            _train_here,
             device=device,
             placement=placement,
             memory_bytes=memory_bytes,
@@ -177,6 +175,12 @@ def ablate(
     write_whole(folder / "ablation.csv", ablation_csv(every, values, counts=counts).encode())
     write_whole(folder / "ablation.txt", f"{text}\n".encode())
     return AblationReport(text, folder, (*problems, *lacking, *report.problems, *missing))
+
+
+def _train_here(jobs: Sequence["Job"], **options: Any) -> "list[RunResult]":
+    from tokenreel.fuse.train.train import train_together  # torch: every word and store is right
+
+    return train_together(jobs, **options)
 
 
 def folder_of_table(words: Sequence[str], out: Path | None = None) -> Path:
