@@ -254,6 +254,9 @@ def test_tokens_that_were_kept_stay_when_others_are_dropped(work, tmp_path):
     applied(work, tmp_path / "out", first, movies=False, keep_tokens=True)
     applied(work, tmp_path / "out", second, movies=False)
     assert list(clips_of(tmp_path / "out" / "tokens")) == ["a.mp4"]
+    [other] = applied(work, tmp_path / "out", first, movies=False, action="visit")
+    [clip] = read_embeddings(other.folder / "embeddings.h5").clips
+    assert clip.action == "visit"  # not that of the call which kept the tokens
 
 
 def test_what_a_killed_command_has_extracted_is_embedded_and_not_extracted_again(

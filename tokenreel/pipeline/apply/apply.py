@@ -18,7 +18,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -315,6 +315,9 @@ class _Application:
             clip, provenance = embedder.embed(target.name)
         except Damaged as error:
             return self._damaged(target, error)
+        probe = self.trained.probe  # tokens of an earlier call may be of another action
+        phases = clip.phases if probe is None else probe.phases
+        clip = replace(clip, action=self.trained.action, phases=phases)
         first = embedder.stores[self.trained.stores[0]]
         applied = write_results(
             target, clip, provenance, self.trained, first, movies=self.options.movies
