@@ -122,6 +122,7 @@ def test_another_file_is_refused_with_what_it_is(tmp_path, data, reason):
         ({"texts": ["x", "", "y"]}, "texts has an empty"),
         ({"prompts": []}, "prompts is empty"),
         ({"pooled": POOLED[:2]}, r"pooled is \(2, 2\) for 3 texts"),
+        ({"pooled": POOLED[:, :0]}, r"pooled is \(3, 0\)"),
         ({"pooled": np.where(POOLED == 1, np.nan, POOLED)}, "NaN"),
         ({"rows": ROWS[:2]}, r"rows is \(2, 2\) for 3 clips"),
         ({"rows": ROWS + 1}, "rows go from 0 to 3 for 3 texts"),
@@ -151,14 +152,18 @@ def test_what_does_not_fit_is_not_written_and_leaves_the_former_file(tmp_path, c
         ("provenance", [canonical_json({"models": []}).decode()], "names no encoder"),
         ("provenance", ["{"], "JSON"),
         ("tokens", None, "tokens and token_counts go together"),
+        ("tokens", np.zeros((5, 4), np.float16), r"tokens is \(5, 4\) for token_counts of 6"),
+        ("token_counts", np.array([1.0, 3.0, 2.0]), r"token_counts is \(3,\) for 3 texts"),
+        ("version", 2, "not version 1 of the file of text vectors, but 2"),
     ],
 )
 def test_a_file_with_a_right_sum_and_wrong_contents_is_refused(tmp_path, name, value, reason):
     path = write(tmp_path / "t.h5")
     with h5py.File(path, "r+") as file:
-        del file[name]
+        contents = file.attrs if name == "version" else file
+        del contents[name]
         if value is not None:
-            file[name] = value
+            contents[name] = value
     with path.open("r+b") as handle:
         handle.write(MAGIC + sum_after_block(path))
     with pytest.raises(EmbeddingFileError, match=reason):

@@ -16,7 +16,7 @@ from tokenreel.cache.tools.status import store_status
 from tokenreel.cache.tools.verify import verify_store
 from tokenreel.cache.write import worker_notes
 from tokenreel.cache.write.store_writer import StoreWriter
-from tokenreel.cache.write.worker_notes import WorkerNotes, note_run, settle_run
+from tokenreel.cache.write.worker_notes import WorkerNote, WorkerNotes, note_run, settle_run
 from tokenreel.pipeline.cli.main import app
 
 NAMES = ("a", "b", "c", "d")
@@ -68,12 +68,16 @@ def test_a_store_in_the_making_from_its_first_clip_to_its_last(store, monkeypatc
         assert row.rstrip().endswith(worker.clips[0])
         assert worker.clips[0].startswith("b-")
         assert verify_store(store).problems == ()
+        now[0] += 10.5
+        notes.update(num_committed=1, num_failed=0, num_frames=178)
+        assert store_status(store).frames_per_second == 10.286  # since the last note
     write(store, "b", "c", "d")
     settle_run(store, NAMES)
     status, output = call("status", store)
     assert status == 0
     assert "4 done, 0 in quarantine, 0 in work, 0 left" in output
     assert "complete" in output.splitlines()
+    note_run(store, NAMES)
     assert not (store / "workers").exists()
 
 
@@ -128,6 +132,9 @@ def test_workers_are_dead_by_their_process_or_by_the_clock_of_the_disk(store, mo
     os.utime(note)
     monkeypatch.setattr("tokenreel.cache.write.worker_notes.process_ended", lambda pid: True)
     assert [worker.state for worker in store_status(store).workers] == ["dead"]
+    elsewhere = WorkerNote("another machine", os.getpid(), "cpu")
+    assert not worker_notes.is_dead(elsewhere, 60)
+    assert worker_notes.is_dead(elsewhere, 600)
     notes.__exit__()
 
 

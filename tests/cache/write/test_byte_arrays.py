@@ -5,12 +5,14 @@ import warnings
 from fractions import Fraction
 from pathlib import Path
 
+import crc32c
 import h5py
 import numpy as np
 import pytest
 import zarr
 
 from tokenreel.cache.errors import ClipNotFound, Damaged, UsageError
+from tokenreel.cache.format.byte_arrays import BytesSpec, pack_strings, read_index
 from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.read.store_reader import open_store
@@ -94,13 +96,15 @@ def test_the_zarr_library_reads_an_array_of_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["c/0", "c/2"])
-@pytest.mark.parametrize("where", ["header", "string", "index", "length"])
+@pytest.mark.parametrize("where", ["header", "string", "index", "length", "short"])
 def test_a_changed_byte_is_damage_and_never_another_string(tmp_path, name, where):
     path = make_store(tmp_path / "s")
     file = path / folder_of(clip_key("a")) / "bytes/jpeg/items" / name
     size = file.stat().st_size
     if where == "length":
         file.write_bytes(file.read_bytes()[1:])
+    elif where == "short":
+        file.write_bytes(file.read_bytes()[:5])
     else:  # string 0 of a file may be empty: the byte before the index is of its last
         change(file, {"header": 0, "string": size - 16 * 64 - 5, "index": size - 1000}[where])
     with pytest.raises(Damaged, match=r"damaged|checksum|end to end"):
@@ -117,6 +121,8 @@ def test_files_of_bytes_that_are_missing_swapped_or_extra_are_found(tmp_path):
     one.write_bytes(keep[1]), two.write_bytes(keep[0])
     with pytest.raises(Damaged, match="unit 0 are damaged"):
         open_store(path).read_bytes("a", "jpeg", [0])
+    with pytest.raises(Damaged, match="unit 64 are damaged"):
+        open_store(path).read_bytes("a", "jpeg", [64])
     one.write_bytes(keep[0]), two.unlink()
     with pytest.raises(Damaged):
         open_store(path).read_bytes("a", "jpeg", [64])
@@ -126,6 +132,19 @@ def test_files_of_bytes_that_are_missing_swapped_or_extra_are_found(tmp_path):
     assert verify_store(path, deep=True).problems == ()
     (folder / FILE.format(9)).write_bytes(b"x")
     assert "does not belong here" in verify_store(path).table()
+
+
+def test_an_index_of_more_strings_than_a_clip_has_is_damage(tmp_path):
+    spec, data = BytesSpec("jpeg", 2), pack_strings([b"a", b"bc"])
+    file = tmp_path / spec.chunk_file(0)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(data)
+    assert read_index(tmp_path, spec, 0).tolist() == [[0, 9], [9, 10]]
+    index = bytearray(data[19:-4])
+    index[32:48] = index[16:32]
+    file.write_bytes(data[:19] + index + crc32c.crc32c(index).to_bytes(4, "little"))
+    with pytest.raises(Damaged, match="not 2 strings end to end"):
+        read_index(tmp_path, spec, 0)
 
 
 def test_a_killed_writers_segments_of_bytes_are_resumed_to_the_same_bytes(tmp_path):

@@ -12,7 +12,7 @@ from tokenreel.cache.errors import UsageError
 from tokenreel.extract.backbone.base import FrameTokens
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.encode.identity import identity_for
-from tokenreel.extract.encode.quantiser import Quantiser
+from tokenreel.extract.encode.quantiser import EncodedView, Quantiser
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])]
@@ -61,10 +61,30 @@ def test_codes_of_the_device_are_the_bytes_of_numpy(name, device):
     view = quantiser.on_host({n: v.cpu().numpy() for n, v in outputs.items()}, slice(1, 3))
     assert view.encoded[7].codes.tobytes() == wanted.codes.tobytes()
     assert (view.encoded[7].scales is None) == (wanted.scales is None)
+    arrays = [array for array in (wanted.codes, wanted.scales) if array is not None]
+    assert view.num_bytes == sum(array.nbytes for array in arrays)
     if wanted.scales is not None:
         assert view.encoded[7].scales.tobytes() == wanted.scales.tobytes()
     np.testing.assert_array_equal(view.cls[7], tokens[1:, 0])
     np.testing.assert_array_equal(view.cls_normed, tokens[1:, 1])
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "pca:8", "pca:8+int8"])
+def test_a_token_without_content_has_the_bytes_of_numpy(name):
+    quantiser, codec = quantiser_of(name)
+    tokens = tokens_of()
+    tokens[1, 4] = 0 if "pca" in name else torch.from_numpy(codec.steps[0][1].channels(7, 192)[1])
+    wanted = codec.encode(tokens.numpy(), block=7, grid=GRID)
+    outputs = {n: v.numpy() for n, v in quantiser.on_device(found_in(tokens)).items()}
+    view = quantiser.on_host(outputs, slice(0, 3))
+    assert view.encoded[7].codes.tobytes() == wanted.codes.tobytes()
+    if wanted.scales is not None:
+        assert view.encoded[7].scales.tobytes() == wanted.scales.tobytes()
+
+
+def test_strings_count_their_bytes():
+    strings = {"jpeg": [b"xy", b""], "text": [b"z"]}
+    assert EncodedView(encoded={}, cls={}, cls_normed=None, strings=strings).num_bytes == 3
 
 
 @pytest.mark.parametrize("name", ["int8", "fp16", "int4", "pca:8+int8", "pca:8"])

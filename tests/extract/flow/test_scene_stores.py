@@ -506,6 +506,8 @@ def test_a_store_says_which_weights_the_word_pretrained_was_beside_their_hash(ba
     made = made_with(config, "toy", torch.device("cpu"))
     assert made["weights"] == "pretrained"
     assert made["pretrained"].startswith(name)
+    assert ("torchvision" in made["versions"]) == backbone.startswith("torchvision:")
+    assert ("transformers" in made["versions"]) == backbone.startswith("videomae:")
     other = ExtractConfig(**fields, weights="random:0")
     assert "pretrained" not in made_with(other, "toy", torch.device("cpu"))
     first, second = ({"w": torch.full((3,), value)} for value in (1.0, 2.0))

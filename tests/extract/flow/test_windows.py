@@ -20,7 +20,7 @@ from tokenreel.extract.backbone.families import (
     load_weights,
 )
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.encode.identity import build_identity, store_name
+from tokenreel.extract.encode.identity import build_identity, open_or_create, store_name
 from tokenreel.extract.flow import runner
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.flow.windows import Windows
@@ -137,6 +137,31 @@ def test_windows_know_what_completes_a_segment():
             assert room % windows.frames == 0
             assert after - after % SEGMENT >= rows
             assert room == 0 or windows.rows_of(frames + room - windows.frames) % SEGMENT != 0
+
+
+def test_frames_of_a_clip_fill_windows_and_a_scene_is_one_row(monkeypatch):
+    of_8, of_6 = (CONFIG.model_copy(update={"frames": f"uniform:{count}"}) for count in (8, 6))
+    assert build_identity(of_8).frames["count"] == 8
+    with pytest.raises(UsageError, match="sees 4 frames at once: give frames=uniform:4, or a mult"):
+        build_identity(of_6)
+    policy = "tokenreel.extract.encode.identity.frames_identity"
+    monkeypatch.setattr(policy, lambda config: {"policy": "scenes"})
+    with pytest.raises(UsageError, match="a row is a scene, but the backbone gives 2 rows"):
+        build_identity(CONFIG)
+
+
+def test_a_codec_is_calibrated_on_whole_windows_that_repeat_the_last_frame(tmp_path):
+    config = CONFIG.model_copy(update={"codec": "int8"})
+    planned, shape = build_identity(config), backbone_shape(config.backbone, config.blocks, None)
+    backbone = build_backbone(config.backbone, load_weights(config.backbone, "random:0"), shape)
+    images = np.random.default_rng(0).integers(0, 256, (9, 3, 32, 32), np.uint8)
+    common = {"config": config, "dataset": "toy", "backbone": backbone}
+    _, found = open_or_create(tmp_path / "9", planned, samples=images, **common)
+    whole = np.concatenate([images, images[8:].repeat(3, axis=0)])
+    _, wanted = open_or_create(tmp_path / "12", planned, samples=whole, **common)
+    assert sorted(found) == sorted(wanted) == ["mean/0", "sd/0"]
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(found[name], values)
 
 
 def test_a_family_that_gives_another_shape_than_it_says_is_refused(manifest, tmp_path):

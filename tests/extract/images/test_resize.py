@@ -26,6 +26,7 @@ def on_device(frame: np.ndarray, parameters: dict, device: str) -> np.ndarray:
     plan = plan_on_device(frame.shape[:2], parameters)
     assert plan is not None
     window = np.ascontiguousarray(frame[plan.window][None])
+    assert window.shape == (1, *plan.window_shape)
     return resize_on_device(torch.from_numpy(window).to(device), plan)[0].cpu().numpy()
 
 
@@ -44,6 +45,12 @@ def test_resizing_on_the_device_gives_the_bytes_of_a_worker_for_other_image_size
     frame = picture(120, 213)
     wanted = apply_transform(frame, parameters).numpy()
     assert wanted.shape[1:] == ((32, 32) if image_size == 32 else image_size)
+    np.testing.assert_array_equal(on_device(frame, parameters, "cpu"), wanted)
+
+
+def test_an_enlargement_by_3_whose_largest_weight_is_1_gives_the_bytes_of_a_worker():
+    parameters, frame = transform_parameters("cover", 96), picture(32, 50)
+    wanted = apply_transform(frame, parameters).numpy()
     np.testing.assert_array_equal(on_device(frame, parameters, "cpu"), wanted)
 
 

@@ -13,10 +13,13 @@ from tokenreel.extract.video.types import VideoError
 FRAME = np.random.default_rng(0).integers(0, 256, (36, 64, 3), np.uint8).repeat(10, 0).repeat(10, 1)
 
 
-def test_dino_is_within_two_levels_of_pil():
-    image = apply_transform(FRAME, transform_parameters("dino-256-224", 224)).permute(1, 2, 0)
-    small = np.asarray(Image.fromarray(FRAME).resize((455, 256), Image.Resampling.BICUBIC), int)
-    wanted = small[16:240, 116:340]
+@pytest.mark.parametrize("is_tall", [False, True])
+def test_dino_is_within_two_levels_of_pil(is_tall):
+    frame = FRAME.transpose(1, 0, 2) if is_tall else FRAME
+    image = apply_transform(frame, transform_parameters("dino-256-224", 224)).permute(1, 2, 0)
+    size = (256, 455) if is_tall else (455, 256)
+    small = np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC), int)
+    wanted = small[116:340, 16:240] if is_tall else small[16:240, 116:340]
     assert np.abs(image.numpy().astype(int) - wanted).max() <= 2
 
 
@@ -47,11 +50,28 @@ def test_crops_lie_at_both_ends_of_the_longer_side(name, is_tall):
 def test_mvformer_eval_is_the_native_centre_of_the_frame():
     image = apply_transform(FRAME, transform_parameters("mvformer-eval", 224))
     np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), FRAME[68:292, 208:432])
+    odd = apply_transform(FRAME[:357, :637], transform_parameters("mvformer-eval", 224))
+    np.testing.assert_array_equal(odd.permute(1, 2, 0).numpy(), FRAME[67:291, 207:431])
 
 
-def test_mvformer_eval_refuses_a_frame_smaller_than_its_crop():
-    with pytest.raises(VideoError, match="64x36 are smaller than the 224x224 crop"):
-        apply_transform(FRAME[::10, ::10], transform_parameters("mvformer-eval", 224))
+@pytest.mark.parametrize(("height", "width"), [(36, 64), (100, 640), (360, 100)])
+def test_mvformer_eval_refuses_a_frame_smaller_than_its_crop(height, width):
+    with pytest.raises(VideoError, match=f"{width}x{height} are smaller than the 224x224 crop"):
+        apply_transform(FRAME[:height, :width], transform_parameters("mvformer-eval", 224))
+
+
+def test_mvformer_train_takes_the_centre_between_3_to_4_and_4_to_3():
+    wide = apply_transform(FRAME[:30, :90], transform_parameters("mvformer-train", (30, 40)))
+    np.testing.assert_array_equal(wide.permute(1, 2, 0).numpy(), FRAME[:30, 25:65])
+    tall = apply_transform(FRAME[:90, :30], transform_parameters("mvformer-train", (40, 30)))
+    np.testing.assert_array_equal(tall.permute(1, 2, 0).numpy(), FRAME[25:65, :30])
+
+
+def test_crops_of_a_square_frame_move_along_its_width():
+    parameters = transform_parameters("dino-256-224", 28)  # the short side is 32
+    for place, left in (("first", 0), ("centre", 2), ("last", 4)):
+        image = apply_transform(FRAME[:32, :32], parameters, place=place).permute(1, 2, 0)
+        np.testing.assert_array_equal(image.numpy(), FRAME[2:30, left : left + 28])
 
 
 def test_an_unknown_preset_is_named():
@@ -108,6 +128,7 @@ def test_another_seed_gives_another_view():
 
 def test_an_image_may_be_longer_than_wide_and_is_never_stretched():
     tall = transform_parameters("dino-256-224", (128, 64))
+    assert tall["short_side"] == 73  # 64 * 8 / 7
     rings = np.zeros((120, 213, 3), np.uint8)
     y, x = np.mgrid[:120, :213]
     rings[(y - 60) ** 2 + (x - 106) ** 2 < 20**2] = 255
