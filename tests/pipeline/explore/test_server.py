@@ -8,7 +8,7 @@ import json
 import shutil
 import socket
 import sys
-import time
+from types import SimpleNamespace
 from urllib.parse import quote, urlencode, urlsplit
 
 import numpy as np
@@ -16,14 +16,17 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.fuse.systems.stan.pixel_stores import write_pixel_store
 from tests.fuse.tiny import write_store
 from tests.pipeline.explore import scene
 from tests.pipeline.explore.conftest import serving
 from tokenreel.cache.errors import UsageError, WrongIdentity
 from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.search import search
+from tokenreel.pipeline.apply.probes import fit_probes
 from tokenreel.pipeline.cli.main import app
-from tokenreel.pipeline.explore import command, frames
+from tokenreel.pipeline.explore import command, frames, runs
 from tokenreel.pipeline.explore.command import serve_store
 from tokenreel.pipeline.explore.frames import FramesUnseen
 from tokenreel.pipeline.explore.server import FILES
@@ -175,6 +178,14 @@ def test_clips_are_chosen_by_split_action_phase_and_text(server):
     assert clip["phases"] == ["go", "come"]
 
 
+def test_a_part_of_an_id_is_found_whatever_its_case():
+    record = SimpleNamespace(clip_id="Val/DANCE.MP4", split="val", action="", num_frames=3)
+    made = Explorer(SimpleNamespace(records={record.clip_id: record}), frames=None)
+    wanted = [{"id": "Val/DANCE.MP4", "split": "val", "action": "", "frames": 3}]
+    for text, clips in (("dance.mp4", wanted), ("L/Da", wanted), ("two", [])):
+        assert made.clips(text=text)["clips"] == clips
+
+
 def test_a_frame_is_the_one_that_the_backbone_saw(server):
     for number in (0, 7):
         status, headers, body = ask(server, "frame", clip="val/two.mp4", frame=number)
@@ -205,7 +216,10 @@ def test_frames_are_decoded_ahead_and_old_ones_forgotten(work, monkeypatch):
     monkeypatch.setattr(frames, "RUNS_OF_CLIP", 0)
     monkeypatch.setattr(frames, "KEPT_BYTES", 1)
     made = frames.ClipFrames(open_store(work / "store"), work / "videos")
+    with pytest.raises(UsageError, match="has frames 0 to 9, not 10"):
+        made.jpeg("train/one.mp4", 10)  # it does not count as the first
     one = made.jpeg("train/one.mp4", 0)
+    made._ahead.submit(lambda: None).result()
     assert len(made._kept) == 1
     made.jpeg("train/one.mp4", 1)
     made._ahead.submit(lambda: None).result()
@@ -221,16 +235,28 @@ def test_frames_are_decoded_ahead_and_old_ones_forgotten(work, monkeypatch):
 
 def test_the_rest_of_a_clip_is_decoded_while_nobody_asks_as_far_as_runs_go(work, monkeypatch):
     monkeypatch.setattr(frames, "RUN", 2)
-    for runs, wanted in ((1, {0, 1, 6, 7, 8, 9}), (9, set(range(10)))):
-        monkeypatch.setattr(frames, "RUNS_OF_CLIP", runs)
+    for number, wanted in ((1, {0, 1, 6, 7, 8, 9}), (9, set(range(10)))):
+        monkeypatch.setattr(frames, "RUNS_OF_CLIP", number)
         made = frames.ClipFrames(open_store(work / "store"), work / "videos")
         made.jpeg("train/one.mp4", 7)
         made.jpeg("train/one.mp4", 6)
-        end = time.monotonic() + 30
-        while (made._begun or len(made._kept) < len(wanted)) and time.monotonic() < end:
-            time.sleep(0.01)
+        for _ in range(6):  # a run is begun before the one that it follows has ended
+            made._ahead.submit(lambda: None).result()
         assert {frame for _, _, frame in made._kept} == wanted
         made.close()
+
+
+def test_the_frame_asked_for_longest_ago_is_forgotten_first(work, monkeypatch):
+    monkeypatch.setattr(frames, "RUN", 1)  # two frames stay whatever their size
+    monkeypatch.setattr(frames, "KEPT_BYTES", 1)
+    made = frames.ClipFrames(open_store(work / "store"), work / "videos")
+    monkeypatch.setattr(made, "_read_ahead", lambda *_: None)
+    image = np.zeros((8, 8, 3), np.uint8)
+    monkeypatch.setattr(made, "read", lambda _, numbers, view: dict.fromkeys(numbers, image))
+    for number in (0, 1, 0, 2):
+        made.jpeg("train/one.mp4", number)
+    assert [frame for _, _, frame in made._kept] == [0, 2]
+    made.close()
 
 
 def values(answer, *shape):
@@ -249,6 +275,14 @@ def test_colours_of_the_store_are_the_same_in_every_clip_and_tell_objects_apart(
     other = get(server, "api/overlay", clip="val/two.mp4", kind="pca-store", **words)
     there = values(other, 3, 64, 3).astype(int)
     assert np.abs(there[1, 63] - colours[1, 63]).max() < 40  # grey in both
+
+
+def test_colours_of_the_store_are_fitted_once_and_are_not_those_of_a_clip(work):
+    made = Explorer(open_store(work / "store"), frames=None)
+    one, two = "train/one.mp4", "val/two.mp4"
+    for clip, kind in ((one, "pca"), (one, "pca-store"), (two, "pca-store")):
+        made.overlay(clip, kind=kind, block=0, view=0, first=0, count=1)
+    assert list(made._axes) == [(one, 0, 0), (None, 0, 0)]
 
 
 def test_norms_are_from_the_least_to_the_greatest_of_the_clip(server, work):
@@ -328,6 +362,8 @@ def test_a_run_gives_distances_phases_alignment_and_attention(server, run):
     assert set(phases["predicted"]) <= {0, 1}
     right = np.mean(np.array(phases["predicted"]) == phases["labels"])
     assert phases["right"] == pytest.approx(float(right))
+    shares = fit_probes(list(clips.values()))[""].probabilities(own)
+    assert phases["probability"] == pytest.approx(shares.max(axis=1).tolist(), abs=1e-4)
     aligned = get(server, "api/align", other="val/two.mp4", **words)
     assert (aligned["matches"][0], aligned["matches"][-1]) == (0, 9)
     assert aligned["matches"] == sorted(aligned["matches"])
@@ -337,6 +373,22 @@ def test_a_run_gives_distances_phases_alignment_and_attention(server, run):
     assert ask(server, "api/near", run=1, clip="train/one.mp4", frame=0)[0] == 404
     assert ask(server, "api/near", frame=10, **words)[0] == 404
     assert ask(server, "api/attention", frame=10, **words)[0] == 404
+
+
+def test_the_attention_of_the_clips_made_last_is_kept(work, run, monkeypatch):
+    made = []
+
+    def attend(path, store, clips, *, device):
+        made.extend(clips)
+        return [SimpleNamespace(weights=np.ones((scene.FRAMES, 3, 8, 8), np.float32))]
+
+    monkeypatch.setattr("tokenreel.fuse.embed.attend.attend", attend)
+    monkeypatch.setattr(runs, "MOST_ATTENTIONS", 2)
+    shown = runs.ExploredRun(run, open_store(work / "store"))
+    one, two, three = "train/one.mp4", "val/two.mp4", "train/three.mp4"
+    for clip in (one, two, three, three, two, one):
+        shown.attention(clip, 4)
+    assert made == [one, two, three, one]
 
 
 def test_a_run_of_another_backbone_is_refused_with_the_fields(run, tmp_path):
@@ -379,6 +431,12 @@ def test_two_explorers_on_one_port_are_one_and_a_sentence(server, work):
         serve_store(work / "store", port=0, clip="nothing")
 
 
+def test_a_store_without_tokens_is_refused(tmp_path):
+    write_pixel_store(tmp_path / "s", {"train0": 2})
+    with pytest.raises(UsageError, match=r"keeps no tokens, only bytes \(pixels\)"):
+        serve_store(tmp_path / "s", port=0)
+
+
 def test_a_port_for_which_rights_lack_is_a_sentence(work, monkeypatch):
     def bind(*_):
         raise PermissionError(13, "Permission denied")
@@ -389,12 +447,15 @@ def test_a_port_for_which_rights_lack_is_a_sentence(work, monkeypatch):
 
 
 def test_a_store_without_videos_cls_and_phases_is_shown_and_a_line_says_why(tmp_path):
-    store = write_store(tmp_path / "s", cls=False, views=2, labelled=False)
+    actions = ("act", "lift")
+    store = write_store(tmp_path / "s", cls=False, views=2, labelled=False, actions=actions)
     with serving(store) as server:
         assert "train0.mp4" in server.unseen_reason
         about = get(server, "api/store")
         assert about["has_cls"] is False
         assert about["views"] == ["clean", "view1"]
+        assert get(server, "api/clips")["num_clips"] == 7
+        assert get(server, "api/clips", action="lift")["num_clips"] == 3
         for view in (0, 1):
             status, _, body = ask(server, "frame", clip="val1", frame=0, view=view)
             assert status == 404
@@ -407,6 +468,24 @@ def test_a_store_without_videos_cls_and_phases_is_shown_and_a_line_says_why(tmp_
             server, "api/along", clicks='[["train0",0,"1",true]]', clip="val1", block=3, view=2
         )
         assert (status, "has views 0 to 1" in body.decode()) == (404, True)
+
+
+def test_searches_keep_codes_as_far_as_the_memory_that_is_given_goes(work, monkeypatch):
+    words = {"clip": "val/two.mp4", "block": 0, "clicks": '[["val/two.mp4", 0, "3", true]]'}
+    read, names = search.read_chunk, []
+
+    def read_chunk(store, clips, *given, **options):
+        names.extend(clips)
+        return read(store, clips, *given, **options)
+
+    monkeypatch.setattr(search, "read_chunk", read_chunk)
+    for memory_bytes, times in ((2**30, 1), (0, 2)):
+        names.clear()
+        with serving(work / "store", root=work / "videos", memory_bytes=memory_bytes) as server:
+            answers = [ask(server, "api/similar", **words)[2].splitlines()[-1] for _ in range(2)]
+        found, again = (json.loads(answer)["patches"] for answer in answers)
+        assert found == again
+        assert len(names) == 4 * times
 
 
 def test_a_damaged_clip_is_told_and_the_others_are_shown(work, tmp_path):

@@ -78,6 +78,10 @@ def test_without_the_videos_patches_are_on_a_blank_grid_and_a_line_says_why(tmp_
     assert "(--root names the videos)" in result.stdout
     picture = np.asarray(Image.open(out).convert("RGB"))
     assert (picture == 236).all(axis=-1).mean() > 0.5
+    side = 222  # of a grid of 2 x 3
+    y, x = np.nonzero((picture[: 8 + side] == strip.QUERY).all(axis=-1))
+    box = (y.min(), y.max() + 1, x.min(), x.max() + 1)
+    assert box == (8, 8 + side, 8 + side // 3, 8 + side)  # of the whole click
 
 
 def test_a_box_and_a_negative_patch_are_taken(work):

@@ -30,9 +30,9 @@ def caption(image: Image, clip: EmbeddedClip, frame: int, share: float) -> Image
     from PIL import ImageDraw, ImageFont
 
     picture = resize(image, height=HEIGHT)
-    width = picture.shape[1] // 2 * 2
+    width = picture.shape[1]
     sheet = Pillow.new("RGB", (width, HEIGHT + CAPTION + BAND), PAPER)
-    sheet.paste(Pillow.fromarray(picture[:, :width]), (0, 0))
+    sheet.paste(Pillow.fromarray(picture), (0, 0))
     draw = ImageDraw.Draw(sheet)
     text = f"{clip.moment(frame)}  {phase_name(clip, frame)}  {100 * share:.0f} %"
     draw.text((6, HEIGHT + 6), text, fill=INK, font=ImageFont.load_default(size=15))

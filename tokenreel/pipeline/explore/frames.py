@@ -42,7 +42,7 @@ class ClipFrames:
         self._store, self._root = store, root
         self._kept: OrderedDict[tuple[str, int, int], bytes] = OrderedDict()
         self._num_bytes = 0
-        self._asked: set[tuple[str, int]] = set()  # clips and views of which a frame was asked
+        self._given: set[tuple[str, int]] = set()  # clips and views of which a frame was given
         self._begun: set[tuple[str, int, int]] = set()  # runs that are decoded ahead, or wait
         self._last: tuple[str, int, int] | None = None  # the clip, view and run asked for last
         self._runs_left = 0  # of its clip
@@ -56,17 +56,17 @@ class ClipFrames:
             FramesUnseen: its video is out of reach; the reason.
             ClipNotFound, UsageError: no such clip, frame or view.
         """
-        self._require(clip_id, [frame], view)
         key = (clip_id, view, frame)
         with self._lock:
             data = self._kept.get(key)
             if data is not None:
                 self._kept.move_to_end(key)
-            is_second = (clip_id, view) in self._asked
-            self._asked.add((clip_id, view))
         if data is None:
             image = self.read(clip_id, [frame], view=view)[frame]
             data = self._keep(key, image)
+        with self._lock:
+            is_second = (clip_id, view) in self._given
+            self._given.add((clip_id, view))
         if is_second:
             last = clip_id, view, frame // RUN
             with self._lock:

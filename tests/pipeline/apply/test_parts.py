@@ -1,0 +1,100 @@
+"""The parts of `fuse apply` by themselves: classifiers, near clips, captions, watched pictures."""
+
+import numpy as np
+import pytest
+
+from tokenreel.cache.embeddings import EmbeddedClip
+from tokenreel.evaluate.methods.probe import fit_logistic
+from tokenreel.extract.video.pictures import LEAST_PICTURES
+from tokenreel.pipeline.apply import results, videos
+from tokenreel.pipeline.apply.captions import BAND, CAPTION, HEIGHT, caption
+from tokenreel.pipeline.apply.probes import fit_probes, labelled_actions
+
+
+def make_clip(name, frames, labels=None, *, split="train", action="act", phases=("a", "b")):
+    """A clip of some vectors, 10 a second."""
+    values = np.asarray(frames, np.float32)
+    numbers = np.full(len(values), -1) if labels is None else np.asarray(labels)
+    times = np.arange(len(values)) / 10
+    return EmbeddedClip(name, split, action, "", values, numbers.astype(np.int16), times, phases)
+
+
+def test_a_classifier_is_fitted_on_labelled_frames_of_training_clips_of_its_action():
+    one = make_clip("one", [[-1, 0], [1, 0], [9, 9]], [0, 1, -1])
+    two = make_clip("two", [[-2, 1], [3, 1]], [0, 1])
+    turned = [[-1, 0], [1, 0]] * 9, [1, 0] * 9
+    others = [make_clip("val", *turned, split="val"), make_clip("other", *turned, action="b")]
+    probe = fit_probes([one, two, *others])["act"]
+    frames = np.array([[-1, 0], [1, 0], [-2, 1], [3, 1]], np.float32)
+    wanted = fit_logistic(frames, np.array([0, 1, 0, 1]))
+    np.testing.assert_array_equal(probe.fit.classes, [0, 1])
+    np.testing.assert_array_equal(probe.fit.weight, wanted.weight)
+    logits = frames[1] @ wanted.weight.T + wanted.bias
+    share = 1 / (1 + np.exp(logits[0] - logits[1]))
+    assert share > 0.5
+    assert probe.probabilities(frames[1:2])[0] == pytest.approx([1 - share, share], abs=1e-6)
+    assert [probe.name(number) for number in (0, 1, 2)] == ["a", "b", "phase 2"]
+
+
+def test_actions_of_which_one_phase_is_labelled_have_no_classifier():
+    frames = [[0, 0], [1, 1]]
+    clips = [
+        make_clip("none", frames, action="none"),
+        make_clip("one", frames, [-1, 0], action="one"),
+        make_clip("two", frames, [0, 1], action="two"),
+        make_clip("val", frames, [0, 1], split="val", action="val"),
+    ]
+    assert labelled_actions(clips) == ["two"]
+    assert list(fit_probes(clips)) == ["two"]
+
+
+def test_ten_clips_are_near_by_the_mean_distance_of_frames_to_their_nearest():
+    own = make_clip("own", [[0, 0], [0, 0], [3, 4]])
+    far = [make_clip(f"c{number}", [[6, 8]]) for number in reversed(range(10))]
+    whole = make_clip("whole", [[0, 0], [3, 4], [99, 0]])  # what it has besides does not count
+    rows = results._nearest(own, [*far, make_clip("half", [[0, 0]]), whole])
+    assert rows[0] == ["clip", "action", "video", "distance"]
+    assert [(row[0], row[3]) for row in rows[1:]] == [
+        ("whole", 0),
+        ("half", round(5 / 3, 6)),
+        *((f"c{number}", round(25 / 3, 6)) for number in range(8)),
+    ]
+
+
+@pytest.mark.parametrize(("frame", "cursor"), [(0, 0), (1, 159), (3, 478)])
+def test_a_caption_has_the_phases_of_all_frames_and_a_cursor_at_its_own(frame, cursor):
+    clip = make_clip("clip", [[0, 0]] * 4, [0, 0, 1, 1])
+    picture = caption(np.zeros((40, 60, 3), np.uint8), clip, frame, 0.5)
+    assert picture.shape == (HEIGHT + CAPTION + BAND, 480, 3)
+    assert not picture[:HEIGHT].any()
+    assert picture[HEIGHT : HEIGHT + CAPTION].max() > 200  # the text
+    is_cursor = (picture[-1] == 255).all(axis=-1)
+    assert np.flatnonzero(is_cursor).tolist() == [cursor, cursor + 1]
+    blue, orange = (31, 119, 180), (255, 127, 14)  # the first colours of tab10
+    halves = np.repeat([blue, orange], 240, axis=0)
+    np.testing.assert_array_equal(picture[-1][~is_cursor], halves[~is_cursor])
+
+
+def test_the_cursor_of_a_video_of_one_frame_is_at_its_beginning():
+    clip = make_clip("clip", [[0, 0]], [1])
+    picture = caption(np.zeros((40, 60, 3), np.uint8), clip, 0, 1.0)
+    assert np.flatnonzero((picture[-1] == 255).all(axis=-1)).tolist() == [0, 1]
+
+
+def test_pictures_in_a_watched_folder_itself_are_not_taken_as_it_grows(tmp_path, monkeypatch):
+    for number in range(LEAST_PICTURES):
+        (tmp_path / f"{number:03}.png").write_bytes(b"x")
+    looks, taken = iter(range(2)), []
+
+    def next_look(_):
+        if next(looks, None) is None:
+            raise KeyboardInterrupt
+
+    def apply(paths, _):
+        taken.extend(paths)
+        return iter(())
+
+    monkeypatch.setattr(videos.time, "sleep", next_look)
+    with pytest.raises(KeyboardInterrupt):
+        list(videos.watch_folder(tmp_path, apply))
+    assert taken == []
