@@ -134,7 +134,7 @@ def test_files_of_bytes_that_are_missing_swapped_or_extra_are_found(tmp_path):
     assert "does not belong here" in verify_store(path).table()
 
 
-def test_an_index_of_more_strings_than_a_clip_has_is_damage(tmp_path):
+def test_an_index_of_more_strings_or_fewer_bytes_than_a_file_has_is_damage(tmp_path):
     spec, data = BytesSpec("jpeg", 2), pack_strings([b"a", b"bc"])
     file = tmp_path / spec.chunk_file(0)
     file.parent.mkdir(parents=True)
@@ -142,9 +142,11 @@ def test_an_index_of_more_strings_than_a_clip_has_is_damage(tmp_path):
     assert read_index(tmp_path, spec, 0).tolist() == [[0, 9], [9, 10]]
     index = bytearray(data[19:-4])
     index[32:48] = index[16:32]
-    file.write_bytes(data[:19] + index + crc32c.crc32c(index).to_bytes(4, "little"))
-    with pytest.raises(Damaged, match="not 2 strings end to end"):
-        read_index(tmp_path, spec, 0)
+    third = data[:19] + index + crc32c.crc32c(index).to_bytes(4, "little")
+    for wrong in (third, data[:19] + b"x" + data[19:]):
+        file.write_bytes(wrong)
+        with pytest.raises(Damaged, match="not 2 strings end to end"):
+            read_index(tmp_path, spec, 0)
 
 
 def test_a_killed_writers_segments_of_bytes_are_resumed_to_the_same_bytes(tmp_path):

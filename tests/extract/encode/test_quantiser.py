@@ -83,8 +83,8 @@ def test_a_token_without_content_has_the_bytes_of_numpy(name):
 
 
 def test_strings_count_their_bytes():
-    strings = {"jpeg": [b"xy", b""], "text": [b"z"]}
-    assert EncodedView(encoded={}, cls={}, cls_normed=None, strings=strings).num_bytes == 3
+    strings = {"jpeg": [b"xyz", b""], "text": [b"z"]}
+    assert EncodedView(encoded={}, cls={}, cls_normed=None, strings=strings).num_bytes == 4
 
 
 @pytest.mark.parametrize("name", ["int8", "fp16", "int4", "pca:8+int8", "pca:8"])
