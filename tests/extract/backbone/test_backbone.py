@@ -151,6 +151,8 @@ def test_identity_records_normalisation_grid_and_image_size_of_the_model():
     assert identity.transform["mean"] == identity.transform["std"] == [0.5, 0.5, 0.5]
     assert identity.transform["image_size"] == [32, 48]
     assert (identity.image_size, identity.grid, identity.blocks) == ((32, 48), (2, 3), (11,))
+    square = identity_for(config.model_copy(update={"image_size": 32}), "0" * 64)
+    assert square.transform["image_size"] == 32
     resnet = config.model_copy(update={"backbone": "resnet50", "blocks": (2,)})
     identity = identity_for(resnet, "0" * 64)
     assert (identity.grid, identity.dim, identity.cls) == ((2, 3), 1024, "none")

@@ -20,7 +20,12 @@ from tokenreel.extract.backbone.families import (
     load_weights,
 )
 from tokenreel.extract.config import ExtractConfig
-from tokenreel.extract.encode.identity import build_identity, open_or_create, store_name
+from tokenreel.extract.encode.identity import (
+    build_identity,
+    open_or_create,
+    require_same_tokens,
+    store_name,
+)
 from tokenreel.extract.flow import runner
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.flow.windows import Windows
@@ -156,7 +161,8 @@ def test_a_codec_is_calibrated_on_whole_windows_that_repeat_the_last_frame(tmp_p
     backbone = build_backbone(config.backbone, load_weights(config.backbone, "random:0"), shape)
     images = np.random.default_rng(0).integers(0, 256, (9, 3, 32, 32), np.uint8)
     common = {"config": config, "dataset": "toy", "backbone": backbone}
-    _, found = open_or_create(tmp_path / "9", planned, samples=images, **common)
+    identity, found = open_or_create(tmp_path / "9", planned, samples=images, **common)
+    require_same_tokens(tmp_path / "9", identity, backbone, batch_frames=12)
     whole = np.concatenate([images, images[8:].repeat(3, axis=0)])
     _, wanted = open_or_create(tmp_path / "12", planned, samples=whole, **common)
     assert sorted(found) == sorted(wanted) == ["mean/0", "sd/0"]
