@@ -50,3 +50,14 @@ def test_images_are_copied_and_their_jpegs_have_half_the_colour(identity):
     picture = Image.open(io.BytesIO(data))
     assert np.unique(np.asarray(picture)).tolist() == [7]
     assert JpegImagePlugin.get_sampling(picture) == 2  # 4:2:0
+
+
+def test_each_row_has_the_pictures_of_its_own_window(identity):
+    every = identity(pixels="all", image_size=32)
+    greys = np.arange(24, dtype=np.uint8) * 10  # two windows of 12 frames
+    images = np.broadcast_to(greys[:, None, None, None], (24, 3, 32, 32))
+    view = JpegEncoder(every).on_host({PIXELS: images}, slice(1, 2))
+    [row] = view.strings[PIXELS]
+    pictures_of_row = [b"\xff\xd8\xff" + part for part in row.split(b"\xff\xd8\xff")[1:]]
+    found = [int(np.asarray(Image.open(io.BytesIO(each))).mean()) for each in pictures_of_row]
+    assert found == greys[12:].tolist()
