@@ -162,7 +162,7 @@ def test_a_codec_is_calibrated_on_whole_windows_that_repeat_the_last_frame(tmp_p
     images = np.random.default_rng(0).integers(0, 256, (9, 3, 32, 32), np.uint8)
     common = {"config": config, "dataset": "toy", "backbone": backbone}
     identity, found = open_or_create(tmp_path / "9", planned, samples=images, **common)
-    require_same_tokens(tmp_path / "9", identity, backbone, batch_frames=12)
+    require_same_tokens(tmp_path / "9", identity, backbone, batch_frames=48)
     whole = np.concatenate([images, images[8:].repeat(3, axis=0)])
     _, wanted = open_or_create(tmp_path / "12", planned, samples=whole, **common)
     assert sorted(found) == sorted(wanted) == ["mean/0", "sd/0"]
