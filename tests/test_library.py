@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tokenreel
+from tests.fuse.tiny import TINY_SETTINGS
 
 GOLDEN = Path(__file__).parent / "golden" / "format1"
 SMALL = {
@@ -18,16 +19,6 @@ SMALL = {
     "blocks": (1, 5),
     "device": "cpu",
     "workers": 1,
-}
-TINY = {
-    "data.num_frames": 6,
-    "data.batch_clips": 2,
-    "pooling.channels": 8,
-    "temporal.hidden": 8,
-    "temporal.heads": 2,
-    "temporal.fc_width": 8,
-    "temporal.feed_forward": 8,
-    "optim.epochs": 1,
 }
 
 
@@ -63,7 +54,9 @@ def test_a_store_is_opened_trained_on_embedded_and_evaluated(store, tmp_path):
     assert len(tokenreel.open_store(store).records) == 5
     run = tmp_path / "run"
     for _ in range(2):
-        result = tokenreel.train_model(store, run, settings=TINY, device="cpu", progress=False)
+        result = tokenreel.train_model(
+            store, run, settings=TINY_SETTINGS, device="cpu", progress=False
+        )
         assert result.error is None
     files = [
         tokenreel.embed_store(run, store, tmp_path / f"{n}.h5", device="cpu", progress=False)

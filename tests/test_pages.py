@@ -13,8 +13,8 @@ import pytest
 from torch.distributed.run import get_args_parser
 
 import tokenreel
+from tests.fuse.tiny import TINY_SETTINGS
 from tests.pipeline.cli.command_words import APPS, ClickUsage, make_files, take
-from tests.test_library import TINY
 from tokenreel.cache.errors import UsageError
 from tokenreel.evaluate.commands.check import check_file
 from tokenreel.extract.config import ExtractConfig
@@ -213,7 +213,7 @@ def test_the_python_of_the_pages_runs(folder, monkeypatch):
 
     def train_model(store, run, *, recipe="sample", settings=None):
         apply_overrides(get_recipe(recipe).fuse, _words(settings), root="fuse")
-        return train(store, run, settings=TINY, device="cpu", progress=False)
+        return train(store, run, settings=TINY_SETTINGS, device="cpu", progress=False)
 
     monkeypatch.setattr(tokenreel, "extract_videos", extract_videos)
     monkeypatch.setattr(tokenreel, "train_model", train_model)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tokenreel
+from tests.fuse.tiny import TINY_SETTINGS
 from tokenreel.cache.bucket.path import bucket_path, store_path
 
 VIDEOS = Path(__file__).parents[1] / "golden" / "format1" / "videos"
@@ -16,16 +17,6 @@ SETTINGS = {
     "blocks": (1,),
     "device": "cpu",
     "workers": 1,
-}
-TINY = {
-    "data.num_frames": 6,
-    "data.batch_clips": 2,
-    "pooling.channels": 8,
-    "temporal.hidden": 8,
-    "temporal.heads": 2,
-    "temporal.fc_width": 8,
-    "temporal.feed_forward": 8,
-    "optim.epochs": 1,
 }
 
 
@@ -48,7 +39,7 @@ def test_an_extraction_and_a_run_on_a_bucket_are_those_on_a_disk(s3, upload, tmp
     found = []
     for store, name in ((tmp_path / "store", "one"), (url, "two")):
         result = tokenreel.train_model(
-            store, tmp_path / name, settings=TINY, device="cpu", progress=False
+            store, tmp_path / name, settings=TINY_SETTINGS, device="cpu", progress=False
         )
         assert result.error is None
         found.append(tokenreel.read_embeddings(result.embeddings))

@@ -22,6 +22,16 @@ from tokenreel.fuse.config import (
 )
 
 GRID, DIM = (2, 3), 8
+TINY_SETTINGS = {
+    "data.num_frames": 6,
+    "data.batch_clips": 2,
+    "pooling.channels": 8,
+    "temporal.hidden": 8,
+    "temporal.heads": 2,
+    "temporal.fc_width": 8,
+    "temporal.feed_forward": 8,
+    "optim.epochs": 1,
+}  # of a training
 SOURCE = SourceInfo("v.mp4", 10, "0" * 64, "pyav", "1", {})
 
 

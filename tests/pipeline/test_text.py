@@ -3,7 +3,8 @@
 import pytest
 
 from tokenreel.cache.errors import UsageError
-from tokenreel.pipeline.text import format_table, on_one_line, parse_bytes, require_gpus
+from tokenreel.cache.files import parse_bytes
+from tokenreel.pipeline.text import format_table, on_one_line, require_gpus
 
 
 def test_no_character_of_a_name_ends_a_line():
@@ -32,3 +33,6 @@ def test_sizes_are_in_thousands_in_either_case():
     assert sizes == [2000, 1500, 7, 3 * 10**12]
     with pytest.raises(UsageError, match="is not a size"):
         parse_bytes("0GB")
+    assert parse_bytes("0", option="--cache-bytes", least=0) == 0
+    with pytest.raises(UsageError, match=r"^--cache-bytes '9999999T' is not a size such as 2GB"):
+        parse_bytes("9999999T", option="--cache-bytes", least=0)

@@ -9,6 +9,7 @@ import errno
 import fnmatch
 import logging
 import os
+import re
 import shutil
 import stat
 import time
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 
 IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST)  # of a rename: another process was faster
@@ -54,6 +57,27 @@ NOT_DAMAGE = {
     errno.ETIMEDOUT,
     errno.EPROTO,
 }
+
+
+def parse_bytes(text: str, *, option: str = "--memory", least: int = 1) -> int:
+    """A size in bytes, of an option or a variable of the environment.
+
+    Args:
+        text: a number with K, M, G or T, each a thousand times the one before.
+        option: named in the error.
+        least: the smallest that is taken.
+
+    Raises:
+        UsageError: no such size.
+
+    >>> parse_bytes("1.5GB"), parse_bytes("200M")
+    (1500000000, 200000000)
+    """
+    match = SIZE.fullmatch(text.strip())
+    size = -1 if match is None else int(float(match[1]) * UNITS[match[2].upper()])
+    if not least <= size < 2**63:
+        raise UsageError(f"{option} {text!r} is not a size such as 2GB or 500M")
+    return size
 
 
 def sync_directory(path: Path) -> None:

@@ -8,8 +8,6 @@ import typer
 
 from tokenreel.cache.errors import UsageError
 
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", re.IGNORECASE)
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 NO_LETTERS = ("Cc", "Zl", "Zp", "Cs")  # control characters, ends of lines, half a character
 GPUS = re.compile(r"all|0*[1-9]\d*|cpu(,cpu)*|\d*(,\d*)+")
@@ -59,21 +57,6 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
         ]
         lines.append("  ".join(parts).rstrip())
     return "\n".join(lines)
-
-
-def parse_bytes(text: str) -> int:
-    """A size in bytes.
-
-    Raises:
-        UsageError: not a number with K, M, G or T.
-
-    >>> parse_bytes("1.5GB"), parse_bytes("200M")
-    (1500000000, 200000000)
-    """
-    match = SIZE.fullmatch(text.strip())
-    if match is None or not float(match[1]):
-        raise UsageError(f"--memory {text!r} is not a size such as 2GB or 500M")
-    return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 def require_device(word: str, *, option: str = "--device ") -> str:

@@ -399,6 +399,9 @@ def test_a_file_that_cannot_be_read_is_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "find_videos", lambda *_: found)
     [failure] = list_videos([tmp_path]).unreadable
     assert str(failure) == "a.bin: open: permission denied"
+    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    watched = next(watch_folder(tmp_path, lambda *_: iter(())))
+    assert str(watched) == "a.bin: open: permission denied"
 
 
 def test_a_watched_folder_gives_a_file_when_it_no_longer_grows(work, tmp_path, monkeypatch):

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from tests.evaluate.clips import labelled_clips, make_clip, write_run
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.files import parse_bytes
 from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.pipeline.cli.evaluate import app
-from tokenreel.pipeline.phases.evaluation import parse_bytes
 
 _path = Path(__file__).parents[2] / "cache/stores.py"
 _spec = importlib.util.spec_from_file_location("stores", _path)

@@ -1,5 +1,6 @@
 """What each command hands to the function behind it, and the status it ends with."""
 
+import os
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,9 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.evaluate.clips import labelled_clips
+from tokenreel.cache.bucket.local_cache import BYTES, FOLDER
 from tokenreel.cache.embeddings import EmbeddingFile
 from tokenreel.cache.errors import ClipFailed, TokenReelError, UsageError
 from tokenreel.pipeline.cli import evaluate, extract, fuse, main
+from tokenreel.pipeline.cli.console import take_cache_options
 
 APPS = {"extract": extract.app, "fuse": fuse.app, "evaluate": evaluate.app, "tokenreel": main.app}
 FAILED = ClipFailed("a", stage="decode", reason="torn")
@@ -484,3 +487,36 @@ def test_import_says_what_was_left_and_hands_over_the_statement(call, monkeypatc
         "1 clip(s) of the store have no file here and stay",
     ):
         assert line in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "left", "folder", "num_bytes"),
+    [
+        ("fuse train --cache-dir a --epochs 2", "fuse train --epochs 2", "a", None),
+        ("store --cache-bytes=0 verify --cache-dir=b", "store verify", "b", "0"),
+        ("--cache-bytes 1.5TB", "", None, "1.5TB"),
+        ("verify s --deep", "verify s --deep", None, None),
+    ],
+)
+def test_any_command_says_where_and_how_much_of_buckets_is_kept(
+    monkeypatch, words, left, folder, num_bytes
+):
+    for name in (FOLDER, BYTES):
+        monkeypatch.setenv(name, "before")  # so that both are as they were afterwards
+        monkeypatch.delenv(name)
+    assert take_cache_options(words.split()) == left.split()
+    assert (os.environ.get(FOLDER), os.environ.get(BYTES)) == (folder, num_bytes)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--cache-dir", "--cache-dir needs a value: --cache-dir FOLDER"),
+        ("--cache-bytes=", "--cache-bytes needs a value"),
+        ("--cache-bytes much", "--cache-bytes 'much' is not a size such as 2GB"),
+        ("--cache-bytes -1", "--cache-bytes '-1' is not a size"),
+    ],
+)
+def test_options_of_the_cache_that_mean_nothing_are_refused(words, message):
+    with pytest.raises(UsageError, match=message):
+        take_cache_options(words.split())

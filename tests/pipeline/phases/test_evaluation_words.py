@@ -21,20 +21,7 @@ from tokenreel.pipeline.phases.evaluation import (
     split_words,
 )
 
-
-@pytest.fixture
-def record(monkeypatch):
-    def replace(name, answer):
-        given = []
-
-        def recorded(*args, **kwargs):
-            given.append((args, kwargs))
-            return answer
-
-        monkeypatch.setattr(evaluation, name, recorded)
-        return given
-
-    return replace
+RECORDED = evaluation
 
 
 def test_files_are_evaluated_by_all_processors_with_published_numbers(record, tmp_path, caplog):

@@ -2,28 +2,11 @@
 
 from pathlib import Path
 
-import pytest
-
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.report import ExtractReport
 from tokenreel.pipeline.phases import library
 
-
-@pytest.fixture
-def record(monkeypatch):
-    """Replace a function of the module; returns the list of what it was given."""
-
-    def replace(name, answer):
-        given = []
-
-        def recorded(*args, **kwargs):
-            given.append((args, kwargs))
-            return answer
-
-        monkeypatch.setattr(library, name, recorded)
-        return given
-
-    return replace
+RECORDED = library
 
 
 def test_videos_of_a_data_set_or_a_manifest_are_extracted(record):

@@ -18,7 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from tokenreel.cache.errors import Damaged, UsageError
+from tokenreel.cache.errors import Damaged
+from tokenreel.cache.files import parse_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,27 +29,10 @@ T = TypeVar("T")
 
 FOLDER, BYTES = "TOKENREEL_CACHE_DIR", "TOKENREEL_CACHE_BYTES"  # of the environment
 MOST_BYTES = 10**11  # by default, and at most half of what is free on its disk
-UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 BLOCK = 4096  # bytes that a file system gives at once
 HAVE = ".have"  # ending of the files that say which frames are there
 
 _open: dict[tuple[Path, int | None], "LocalCache"] = {}
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes of a text such as "200G"; UsageError for any other.
-
-    >>> parse_bytes("1.5K"), parse_bytes("0")
-    (1500, 0)
-    """
-    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in UNITS else (text, "")
-    try:
-        value = float(number) * UNITS.get(unit, 1)
-        if 0 <= value < 2**63:
-            return int(value)
-    except ValueError:
-        pass
-    raise UsageError(f"--cache-bytes {text!r}: give a number of bytes, such as 200G; 0 for none")
 
 
 def local_cache() -> "LocalCache":
@@ -56,14 +40,14 @@ def local_cache() -> "LocalCache":
     default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tokenreel"
     folder = Path(os.environ.get(FOLDER) or default).absolute()
     given = os.environ.get(BYTES)
-    key = folder, None if not given else parse_bytes(given)
+    key = folder, None if not given else parse_bytes(given, option=BYTES, least=0)
     if key not in _open:
         _open[key] = LocalCache(*key)
     return _open[key]
 
 
 class LocalCache:
-    """A folder of at most so many bytes; the files that were not used for longest go first.
+    """A folder of a bounded size; the files that were used longest ago go first.
 
     Args:
         folder: made where there is none.

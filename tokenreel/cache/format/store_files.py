@@ -96,12 +96,11 @@ def create_store(
     """
     path = store_path(path)
     codec_from_identity(identity.codec, calibration or {})
-    if (path / "recipe.json").exists():
-        pass
-    elif is_bucket(path):
+    is_new = not (path / "recipe.json").exists()
+    if is_new and is_bucket(path):
         root = _root_group(identity, made_with, canary or {}, facts or StoreFacts())
         _create_on_bucket(path, identity, root, calibration or {}, canary or {})
-    else:
+    elif is_new:
         beside = temporary_name(path)
         try:
             make_directory(path.parent)

@@ -321,7 +321,7 @@ def remove_writer_file(folder: Path, holder: ClaimHolder) -> None:
 
 
 def is_of_dead_writer(path: Path) -> bool:
-    """Whether a file of the claims' folder is the own file of a writer that has ended."""
+    """Whether a file is the one to which a writer that has ended linked its claims."""
     try:
         return path.name == f".tmp-{read_claim(path).token}" and not is_live(path)
     except (OSError, Damaged):

@@ -123,6 +123,8 @@ def _watch(
             taken.update({path: now[path] for path in settled})
             files = [path for path in settled if path not in pictures]
             found = find_videos(folder, [_name_below(folder, path) for path in files])
+            for name, why in found.unreadable:
+                yield ClipFailed(name, stage="open", reason=why)
             videos = [path_below(folder, name) for name in found.videos]
             videos += [path for path in settled if path in pictures]
             if videos:

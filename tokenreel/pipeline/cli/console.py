@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
-from tokenreel.cache.bucket.local_cache import BYTES, FOLDER, parse_bytes
+from tokenreel.cache.bucket.local_cache import BYTES, FOLDER
 from tokenreel.cache.errors import (
     INTERRUPTED,
     MachineError,
@@ -23,6 +23,7 @@ from tokenreel.cache.errors import (
     UsageError,
     machine_error,
 )
+from tokenreel.cache.files import parse_bytes
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,20 @@ CACHE_HELP = (
 CACHE_OPTIONS = {"--cache-dir": FOLDER, "--cache-bytes": BYTES}
 FORWARDED = (*(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),)
 PR_SET_PDEATHSIG = 1  # of prctl(2)
+# of the engines that extract, or make tables, elsewhere
+Cpus = Annotated[int | None, typer.Option(min=1, help="slurm, ray: cores of a job, worker or task")]
+JobTime = Annotated[
+    str | None, typer.Option(help="slurm: of a job, which resumes after it [4:00:00]")
+]
+Partition = Annotated[str | None, typer.Option(help="slurm: of the cluster")]
+ArrayParallelism = Annotated[
+    int | None, typer.Option(min=1, help="slurm: most jobs that run at once")
+]
+Sbatch = Annotated[list[str] | None, typer.Option(help="slurm: another option, KEY=VALUE; repeat")]
+Address = Annotated[
+    str | None, typer.Option(help="ray: auto or HOST:PORT of a running cluster [none: here]")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="slurm: print the scripts")]
 FollowLinks = Annotated[
     bool, typer.Option(help="take links that leave the root, and enter links to folders")
 ]
@@ -84,7 +99,7 @@ def take_cache_options(words: Sequence[str]) -> list[str]:
     They say where what is read from buckets is kept on this machine; processes of ours inherit it.
 
     Raises:
-        UsageError: an option without its value, or bytes that are no number.
+        UsageError: an option without its value, or what is no size.
     """
     left, rest = [], iter(words)
     for word in rest:
@@ -96,7 +111,7 @@ def take_cache_options(words: Sequence[str]) -> list[str]:
         if not given:
             raise UsageError(f"{name} needs a value: --cache-dir FOLDER, --cache-bytes 200G")
         if name == "--cache-bytes":
-            parse_bytes(given)
+            parse_bytes(given, option=name, least=0)
         os.environ[CACHE_OPTIONS[name]] = given
     return left
 

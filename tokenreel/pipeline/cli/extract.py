@@ -10,7 +10,14 @@ import typer
 
 from tokenreel.cache.errors import TERMINATED, UsageError
 from tokenreel.pipeline.cli.console import (
+    Address,
+    ArrayParallelism,
+    Cpus,
+    DryRun,
     FollowLinks,
+    JobTime,
+    Partition,
+    Sbatch,
     finish,
     link_words,
     new_app,
@@ -80,23 +87,13 @@ def run(
         int | None,
         typer.Option(min=1, help="slurm: jobs, a node each; ray: nodes, or without --gpus workers"),
     ] = None,
-    cpus: Annotated[
-        int | None, typer.Option(min=1, help="slurm, ray: cores of a job or worker")
-    ] = None,
-    time: Annotated[
-        str | None, typer.Option(help="slurm: of a job, which resumes after it [4:00:00]")
-    ] = None,
-    partition: Annotated[str | None, typer.Option(help="slurm: of the cluster")] = None,
-    array_parallelism: Annotated[
-        int | None, typer.Option(min=1, help="slurm: most jobs that run at once")
-    ] = None,
-    sbatch: Annotated[
-        list[str] | None, typer.Option(help="slurm: another option, KEY=VALUE; repeat")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="ray: auto or HOST:PORT of a running cluster [none: here]")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="slurm: print the script")] = False,
+    cpus: Cpus = None,
+    time: JobTime = None,
+    partition: Partition = None,
+    array_parallelism: ArrayParallelism = None,
+    sbatch: Sbatch = None,
+    address: Address = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Write the tokens of every clip of a data set into a store; rerun to resume.
 

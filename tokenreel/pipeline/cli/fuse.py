@@ -6,8 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tokenreel.pipeline.cli.console import finish, new_app, run_app, with_keys
-from tokenreel.pipeline.text import parse_bytes, require_device, say
+from tokenreel.cache.files import parse_bytes
+from tokenreel.pipeline.cli.console import (
+    Address,
+    ArrayParallelism,
+    Cpus,
+    DryRun,
+    JobTime,
+    Partition,
+    Sbatch,
+    finish,
+    new_app,
+    run_app,
+    with_keys,
+)
+from tokenreel.pipeline.text import require_device, say
 
 if TYPE_CHECKING:
     from tokenreel.cache.errors import ClipFailed
@@ -95,23 +108,13 @@ def ablate(
     nodes: Annotated[
         int | None, typer.Option(min=1, help="slurm, ray: jobs or tasks [one a lock-step group]")
     ] = None,
-    cpus: Annotated[
-        int | None, typer.Option(min=1, help="slurm, ray: cores of a job or task")
-    ] = None,
-    time: Annotated[
-        str | None, typer.Option(help="slurm: of a job, which resumes after it [4:00:00]")
-    ] = None,
-    partition: Annotated[str | None, typer.Option(help="slurm: of the cluster")] = None,
-    array_parallelism: Annotated[
-        int | None, typer.Option(min=1, help="slurm: most jobs that run at once")
-    ] = None,
-    sbatch: Annotated[
-        list[str] | None, typer.Option(help="slurm: another option, KEY=VALUE; repeat")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option(help="ray: auto or HOST:PORT of a running cluster [none: here]")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="slurm: print the scripts")] = False,
+    cpus: Cpus = None,
+    time: JobTime = None,
+    partition: Partition = None,
+    array_parallelism: ArrayParallelism = None,
+    sbatch: Sbatch = None,
+    address: Address = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a table in lock-step, one stream over the store, and print it beside the paper's."""
     from tokenreel.pipeline.launch.base import Placement as Where

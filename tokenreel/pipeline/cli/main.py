@@ -150,8 +150,8 @@ def explore(
 
     Nothing but this machine reaches it, by the address that is printed; Ctrl-C ends it.
     """
+    from tokenreel.cache.files import parse_bytes
     from tokenreel.pipeline.explore.command import serve_store
-    from tokenreel.pipeline.text import parse_bytes
 
     size = parse_bytes(memory)
     serving = serve_store(store, run or [], root=root, port=port, clip=clip, memory_bytes=size)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tokenreel.cache.embeddings import read_names, read_provenance
 from tokenreel.cache.errors import EmbeddingFileError, StoreError, UsageError, limit_behind
-from tokenreel.cache.files import make_directory, write_whole
+from tokenreel.cache.files import make_directory, parse_bytes, write_whole
 from tokenreel.cache.plugins import nearest
 from tokenreel.cache.provenance import CHANGES, store_changes
 from tokenreel.cache.read.store_reader import open_store
@@ -25,7 +25,7 @@ from tokenreel.pipeline.defaults import code_version, find_runs, store_of_run
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes import RECIPES
 from tokenreel.pipeline.recipes.base import protocol_of
-from tokenreel.pipeline.text import format_table, parse_bytes
+from tokenreel.pipeline.text import format_table
 
 log = logging.getLogger(__name__)
 
