@@ -3,9 +3,10 @@
     python benchmarks/ray_local.py [--quick]
 
 Both start their workers anew for each repeat, and write a store of their own on the same disk.
-Frames are counted from the moment that each worker has begun a clip to the last commit; starting
-Ray, its actors, and the processes of the local engine is printed apart.  The claim is 90 % of the
-frames a second; the stores hold the same bytes.
+Frames are counted from the moment that each worker has written its first segment to the last
+commit.  Until then is the start, which is printed apart: of Ray and its actors, or of the processes
+of the local engine, and of the decode processes of each.  The claim is 90 % of the frames a second;
+the stores hold the same bytes.
 """
 
 import logging
@@ -34,7 +35,7 @@ LOOK_SECONDS = 0.01
 
 
 class Watch:
-    """Waits beside a call until each worker has begun a clip of the store that the call makes.
+    """Waits beside a call until each worker has written a segment of the store that the call makes.
 
     Attributes:
         begun: when that was seen, seconds since 1970; 0 before.
@@ -57,7 +58,8 @@ class Watch:
     def _look(self) -> None:
         writers: set[str] = set()
         while not self._end.wait(LOOK_SECONDS):
-            writers |= {path.name[-8:] for path in self._store.glob("clips/*/.tmp-*")}
+            shards = [*self._store.glob(f"clips/*/.tmp-*/views/0/crc32c/{BLOCKS[-1]}/c/*")]
+            writers |= {path.relative_to(self._store).parts[2][-8:] for path in shards}
             if len(writers) == WORKERS:
                 self.begun = time.time()
                 whole = self._store.glob(f"clips/*/*/views/0/crc32c/{BLOCKS[-1]}/c/*")
@@ -66,7 +68,7 @@ class Watch:
 
 
 def extract(call: Callable[[Path], object], store: Path, num_frames: int) -> tuple[float, float]:
-    """Seconds until each worker has begun a clip, and frames a second from then on."""
+    """Seconds until each worker has written a segment, and frames a second from then on."""
     started = time.time()
     with Watch(store) as watch:
         call(store)
@@ -85,7 +87,7 @@ def main() -> None:
     """Interleaved repeats; one row."""
     logging.getLogger().setLevel(logging.ERROR)
     quick = quick_flag()
-    clips, frames, repeats = (4, 60, 1) if quick else (16, 150, 3)
+    clips, frames, repeats = (4, 150, 1) if quick else (24, 150, 3)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.chdir(folder)

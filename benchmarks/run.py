@@ -45,7 +45,7 @@ SECONDS = {
     "fuse_scl": 20,
     "fusion": 200,
     "pooling": 90,
-    "ray_local": 240,
+    "ray_local": 260,
     "scale_simulation": 120,
     "scene_pixels": 90,
     "similar": 240,
