@@ -1,10 +1,12 @@
 """Make the pictures of docs/img: `python docs/make_pictures.py` where `tokenreel demo` was run.
 
-The flow and the store are drawn here as SVG; `extract show`, `fuse attend` and the page of the demo
-give the others.  The page is photographed by chromium where there is one.  `--drawings` makes the
-two SVG files alone, which needs no demo.
+The flow, the store and the curve of many workers are drawn here as SVG; `extract show`,
+`fuse attend` and the page of the demo give the others.  The page is photographed by chromium where
+there is one.  `--drawings` makes the SVG files alone, which needs no demo.
 """
 
+import csv
+import math
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 from tokenreel.pipeline.demo.sample import CLIP
 
 IMAGES = Path(__file__).resolve().parent / "img"
+SCALE = IMAGES.parent.parent / "benchmarks" / "results" / "scale_simulation.csv"
 BOX, TEXT, EDGE = "#e8eef6", "#1b2733", "#4a6a8a"
 HEAD = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
@@ -111,6 +114,63 @@ def store() -> str:
     return "".join([*parts, "</svg>\n"])
 
 
+def scale() -> str:
+    """What claims cost and how long the last clips take, over the number of workers."""
+    with SCALE.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if not row["case"].startswith("bucket")]
+    panels = [
+        ("time of a worker that claims take, %", "overhead", 100, [0.0, 0.25, 0.5, 0.75, 1.0]),
+        ("seconds of the last 1 % of the clips", "tail of the last 1 %", 1, [0, 75, 150, 225, 300]),
+    ]
+    lines = {"deaths seen": ("a driver sees deaths", EDGE)}
+    lines |= {"deaths by heartbeat": ("heartbeats alone", "#c0662b")}
+    most = max(int(row["shape"].partition(" ")[0]) for row in rows)
+    width, height, left, top = 350, 190, 60, 50
+    parts = [HEAD.format(width=900, height=310)]
+    for n, (title, case, factor, ticks) in enumerate(panels):
+        x0, y0 = left + 440 * n, top + height
+        parts.append(f'<text x="{x0}" y="{top - 20}" fill="{TEXT}">{title}</text>\n')
+        for tick in ticks:
+            y = y0 - height * tick / (1.1 * ticks[-1])
+            parts.append(
+                f'<path d="M{x0} {y:.1f}h{width}" stroke="{BOX}"/>\n'
+                f'<text x="{x0 - 8}" y="{y + 4:.1f}" text-anchor="end" fill="{TEXT}">'
+                f"{tick:g}</text>\n"
+            )
+        for how, (name, colour) in lines.items():
+            points = {
+                int(row["shape"].partition(" ")[0]): factor * float(row["median"])
+                for row in rows
+                if row["case"] == f"{case}, {how}"
+            }
+            places = [
+                (
+                    x0 + width * math.log(workers) / math.log(most),
+                    y0 - height * value / (1.1 * ticks[-1]),
+                )
+                for workers, value in sorted(points.items())
+            ]
+            path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+            parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>\n')
+            parts += [
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>\n' for x, y in places
+            ]
+            if n == 0:
+                at = left + 230 * [*lines].index(how)
+                parts.append(f'<path d="M{at} 300h24" stroke="{colour}" stroke-width="2"/>\n')
+                parts.append(f'<text x="{at + 32}" y="304" fill="{TEXT}">{name}</text>\n')
+        for workers in sorted(points):
+            x = x0 + width * math.log(workers) / math.log(most)
+            label = (
+                f'<text x="{x:.1f}" y="{y0 + 20}" text-anchor="middle" fill="{TEXT}">{workers:,}'
+            )
+            parts.append(f"{label}</text>\n")
+        middle = x0 + width / 2
+        label = f'<text x="{middle:g}" y="{y0 + 40}" text-anchor="middle" fill="{TEXT}">workers'
+        parts.append(f"{label}</text>\n")
+    return "".join([*parts, "</svg>\n"])
+
+
 def program(name: str, *words: str) -> None:
     """Run a program of this environment."""
     subprocess.run([Path(sys.executable).with_name(name), *words], check=True)
@@ -137,6 +197,7 @@ def main() -> None:
     """Write every picture."""
     (IMAGES / "flow.svg").write_text(flow())
     (IMAGES / "store.svg").write_text(store())
+    (IMAGES / "scale.svg").write_text(scale())
     if "--drawings" not in sys.argv:
         pictures_of_demo()
 

@@ -295,6 +295,7 @@ def test_the_drawings_are_those_of_the_script_and_pictures_are_small():
     drawn, images = load("make_pictures"), TOP / "docs" / "img"
     assert (images / "flow.svg").read_text() == drawn.flow()
     assert (images / "store.svg").read_text() == drawn.store()
+    assert (images / "scale.svg").read_text() == drawn.scale()
     assert sum(path.stat().st_size for path in images.iterdir()) < 1_500_000
 
 
