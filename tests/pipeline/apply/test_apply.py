@@ -245,6 +245,23 @@ def test_each_video_is_written_while_later_ones_are_extracted_and_leaves_no_toke
     assert not (out / "tokens").exists()
 
 
+def test_it_ends_with_equal_embeddings_where_one_video_may_wait(work, tmp_path, monkeypatch):
+    """Videos that share a batch are complete together: nobody waits for a part of one."""
+    for number in range(3):
+        write_video(tmp_path / "videos" / f"{number}.mp4", seed=number, num_frames=6)
+    free = applied(work, tmp_path / "free", tmp_path / "videos", movies=False)
+    monkeypatch.setattr(tokens, "AHEAD_VIDEOS", 1)
+    paused = applied(work, tmp_path / "paused", tmp_path / "videos", movies=False)
+    for one, other in zip(sorted_by_name(free), sorted_by_name(paused), strict=True):
+        mine, theirs = (read_embeddings(each.folder / "embeddings.h5") for each in (one, other))
+        np.testing.assert_array_equal(mine.clips[0].embeddings, theirs.clips[0].embeddings)
+    assert not (tmp_path / "paused" / "tokens").exists()
+
+
+def sorted_by_name(found):
+    return sorted(found, key=lambda one: one.name)
+
+
 def clips_of(store):
     return open_store(store).records if store.exists() else {}
 

@@ -14,6 +14,7 @@ from tokenreel.cache.errors import ClipFailed, UsageError
 from tokenreel.cache.format.store_files import create_twin
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.train.train import train
+from tokenreel.pipeline.apply import apply as module_of_apply
 from tokenreel.pipeline.apply.apply import apply_run
 from tokenreel.pipeline.phases.library import embed_store, extract_videos, train_model
 from tokenreel.pipeline.phases.relabelling import renew_labels
@@ -161,14 +162,24 @@ def test_stores_are_found_by_their_names_or_named(work, tmp_path, monkeypatch):
     assert not one.was_done
 
 
-def test_a_video_that_no_store_can_take_is_listed_once(work, tmp_path):
-    videos = shutil.copytree(work / "new", tmp_path / "videos")
+@pytest.mark.parametrize("at_a_time", [1, 16])
+def test_videos_are_taken_some_at_a_time_and_one_that_no_store_can_take_is_listed_once(
+    work, tmp_path, monkeypatch, at_a_time
+):
+    monkeypatch.setattr(module_of_apply, "AHEAD_VIDEOS", at_a_time)
+    videos, out = shutil.copytree(work / "new", tmp_path / "videos"), tmp_path / "out"
     (videos / "bad.mp4").write_bytes((videos / "a.mp4").read_bytes()[:700])
+    shutil.copy(videos / "a.mp4", videos / "c.mp4")
     options = {"store": named(work), "device": "cpu", "progress": False}
-    found = list(apply_run(work / "tags", [videos], out=tmp_path / "out", **options))
+    found, waiting = [], []
+    for one in apply_run(work / "tags", [videos], out=out, **options):
+        found.append(one)
+        waiting.append([len(open_store(out / "tokens" / name).records) for name in STREAMS])
     assert [one.clip_id for one in found if isinstance(one, ClipFailed)] == ["bad.mp4"]
-    assert [one.name for one in found if not isinstance(one, ClipFailed)] == ["a.mp4"]
-    assert not (tmp_path / "out" / "tokens").exists()
+    made = {one.name: read_scores(one.folder) for one in found if not isinstance(one, ClipFailed)}
+    assert made["a.mp4"] == made["c.mp4"]
+    assert max(map(max, waiting)) == (0 if at_a_time == 1 else 2)
+    assert not (out / "tokens").exists()
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,16 @@ applied.json      written last: which run and which video; the same command pass
 
 Frames are decoded, transformed and encoded as those of the run's store were.  Each video is
 embedded while later ones are extracted; its tokens lie in a store in --out until that is done.
+Extraction pauses while AHEAD_VIDEOS videos, or AHEAD_BYTES of tokens, wait to be embedded; of a run
+of several stores AHEAD_VIDEOS are taken at a time, as each store is filled by its own backbone.
 """
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +36,7 @@ from tokenreel.extract.signals import Stopping, interruption, stop_on_signals
 from tokenreel.fuse.runs.run_folder import twin_of_store
 from tokenreel.pipeline.apply.results import Applied, Target, write_results
 from tokenreel.pipeline.apply.tokens import (
+    AHEAD_VIDEOS,
     Extraction,
     drop_empty,
     drop_tokens,
@@ -216,19 +220,27 @@ class _Application:
                 yield held
 
     def _apply(self, stopping: Stopping) -> Iterator[Applied | ClipFailed]:
-        manifest = self._manifest()
-        lists: dict[Path, Path] = {}  # of the run's scenes, and of those of the new videos
         configs: dict[str, ExtractConfig] = {}
+        yield from self._prepare(configs)
+        names = [name for name in self.pending if name not in self._failed]
+        is_of_one = len(self._stores) == 1  # whose extraction is bounded by itself
+        size = max(len(names), 1) if is_of_one else AHEAD_VIDEOS
+        for start in range(0, len(names), size):
+            yield from self._apply_to(names[start : start + size], configs, stopping)
+
+    def _prepare(self, configs: dict[str, ExtractConfig]) -> Iterator[ClipFailed]:
+        """Make the empty stores, and how each is extracted; videos without scenes, listed."""
+        lists: dict[Path, Path] = {}  # of the run's scenes, and of those of the new videos
         for name, store in self._stores.items():
             known = listed_in(self._sources[name])
             known = known and (self.options.scenes or known)
             if known is not None and known not in lists:
                 lists[known] = self.options.out / SCENES_OF_VIDEOS / name
+                manifest = self._manifest(self.pending)
                 yield from self._new_failures(
                     find_scenes(known, manifest, lists[known], progress=self.options.progress)
                 )
-                manifest = self._manifest()
-                if not manifest.clips:
+                if self._failed >= self.pending.keys():
                     return
             configs[name] = prepare_tokens(
                 self.trained.path,
@@ -238,38 +250,45 @@ class _Application:
                 weights=self.options.weights,
                 device=self.options.device,
             )
+
+    def _apply_to(
+        self,
+        names: Sequence[str],
+        configs: Mapping[str, ExtractConfig],
+        stopping: Stopping,
+    ) -> Iterator[Applied | ClipFailed]:
+        """Extract some videos, and embed each once the last store has it."""
         *before, last = self._stores
-        for name in before:  # a video is embedded once the last store has it
-            with self._extraction(manifest, configs, name, stopping) as extraction:
+        for name in before:
+            with self._extraction(names, configs, name, stopping) as extraction:
                 yield from self._new_failures(extraction)
-            manifest = self._manifest()
-        with ExitStack() as stack:
-            extraction = stack.enter_context(self._extraction(manifest, configs, last, stopping))
-            embedder = self._embedder()
+        with self._extraction(names, configs, last, stopping) as extraction:
+            embedder = self._embedder
             for item in extraction:
                 if isinstance(item, ClipFailed):
                     yield from self._new_failures([item])
                 elif not stopping.event.is_set():
                     yield self._write(embedder, self.pending.pop(item))
-        for name in sorted(self.pending.keys() - self._failed):  # an earlier call extracted them
-            if stopping.event.is_set():
-                raise interruption(stopping.signal)
-            yield self._write(embedder, self.pending[name])
+        for name in names:  # that the extraction did not name
+            if name in self.pending and name not in self._failed:
+                if stopping.event.is_set():
+                    raise interruption(stopping.signal)
+                yield self._write(embedder, self.pending.pop(name))
         if not self.options.keep_tokens:  # what one of several stores could not take
-            for name in self._failed:
+            for name in self._failed.intersection(names):
                 self._drop_tokens(name)
 
-    def _manifest(self) -> Manifest:
-        """The videos that have not failed."""
+    def _manifest(self, names: Iterable[str]) -> Manifest:
+        """Those of some videos that have not failed."""
         clips = tuple(
             Clip(
                 name,
                 name,
                 split="test",
                 action=self.trained.action,
-                picture_fps=self.options.picture_fps if target.video.is_dir() else None,
+                picture_fps=self.options.picture_fps if self.pending[name].video.is_dir() else None,
             )
-            for name, target in self.pending.items()
+            for name in names
             if name not in self._failed
         )
         probe = self.trained.probe
@@ -278,12 +297,12 @@ class _Application:
 
     def _extraction(
         self,
-        manifest: Manifest,
+        names: Iterable[str],
         configs: Mapping[str, ExtractConfig],
         name: str,
         stopping: Stopping,
     ) -> Extraction:
-        progress = self.options.progress
+        manifest, progress = self._manifest(names), self.options.progress
         return Extraction(
             manifest, configs[name], self._stores[name], stopping=stopping, progress=progress
         )
@@ -295,6 +314,7 @@ class _Application:
                 self._failed.add(item.clip_id)
                 yield item
 
+    @cached_property
     def _embedder(self) -> "ClipEmbedder":
         from tokenreel.fuse.distributed.join import find_device
         from tokenreel.fuse.embed.embed import ClipEmbedder
@@ -306,7 +326,11 @@ class _Application:
         """The results of a video whose tokens are there; they are then dropped."""
         try:
             embedder.open(target.name)
-        except (ClipNotFound, UsageError) as error:  # another writer has it, or other units
+        except ClipNotFound as error:  # another writer has it
+            return ClipFailed(target.name, stage="read", reason=str(error))
+        except UsageError as error:  # other units in each store
+            if not self.options.keep_tokens:
+                self._drop_tokens(target.name)
             return ClipFailed(target.name, stage="read", reason=str(error))
         except Damaged as error:
             return self._damaged(target, error)

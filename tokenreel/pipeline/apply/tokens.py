@@ -4,12 +4,15 @@ import logging
 import queue
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenreel.cache.errors import ClipFailed, UsageError
+from tokenreel.cache.files import files_below
 from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.store_files import create_twin, load_identity
@@ -28,6 +31,10 @@ log = logging.getLogger(__name__)
 
 CLEAN = ({"name": "clean"},)  # stored augmentations are for training
 ANY_VIDEO = ("all", "fps", "uniform")  # policies of frames that need no list of a data set
+
+AHEAD_VIDEOS = 16  # whose tokens may wait to be embedded: extraction then pauses
+AHEAD_BYTES = 4 * 10**9  # of these tokens: it pauses earlier where they are large
+LOOK_SECONDS = 0.2  # between two looks at whether a paused extraction is to end
 
 
 def source_of(run: Path, store: Path | None, *, name: str = TOKENS) -> Path:
@@ -155,11 +162,45 @@ def require_any_video(run: Path, identity: StoreIdentity, *, has_scenes: bool) -
         )
 
 
+class Backlog:
+    """Extracted videos that wait to be embedded, oldest first; two threads share it.
+
+    Only videos that are complete count: those that are being extracted may share a batch, which
+    fills with frames of the next one, so to wait for them could take forever.
+    """
+
+    def __init__(self) -> None:
+        self._bytes: deque[int] = deque()  # of the tokens of each
+        self._changed = threading.Condition()
+
+    def add(self, num_bytes: int) -> None:
+        """Another video waits, with the bytes of its tokens."""
+        with self._changed:
+            self._bytes.append(num_bytes)
+
+    def drop_oldest(self) -> None:
+        """The oldest video has been embedded."""
+        with self._changed:
+            self._bytes.popleft()
+            self._changed.notify()
+
+    def wait_for_room(self, is_over: Callable[[], bool]) -> None:
+        """Return once fewer than AHEAD_VIDEOS and AHEAD_BYTES wait, or no video, or `is_over`."""
+        with self._changed:
+            while self._is_full() and not is_over():
+                self._changed.wait(LOOK_SECONDS)
+
+    def _is_full(self) -> bool:
+        too_many = len(self._bytes) >= AHEAD_VIDEOS or sum(self._bytes) >= AHEAD_BYTES
+        return bool(self._bytes) and too_many
+
+
 class Extraction:
     """Extraction of videos in a thread of its own: they come as they are committed, or fail.
 
-    Iterating gives names of committed clips and failures.  Use as a context manager; leaving it
-    before the end stops the extraction.
+    Iterating gives names of committed clips and failures.  A clip that is taken has been embedded
+    when the next is asked for; while too many wait, extraction pauses.  Use as a context manager;
+    leaving it before the end stops the extraction.
 
     Args:
         manifest: the videos.
@@ -185,7 +226,8 @@ class Extraction:
         self._manifest, self._config, self._store = manifest, config, store
         self._stopping, self._progress = stopping, progress
         self._items: queue.SimpleQueue[str | ClipFailed | None] = queue.SimpleQueue()
-        self._num_committed = self._num_failed = 0
+        self._num_ready = self._num_skipped = self._num_failed = 0
+        self._backlog, self._is_left = Backlog(), threading.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenreel-extract")
 
     def __enter__(self) -> "Extraction":
@@ -193,13 +235,16 @@ class Extraction:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is not None:
+        self._is_left.set()
+        if kind is not None or not self._report.done():
             self._stopping.stop(int(signal.SIGTERM))
         self._thread.shutdown()
 
     def __iter__(self) -> Iterator[str | ClipFailed]:
         while (item := self._items.get()) is not None:
             yield item
+            if isinstance(item, str):
+                self._backlog.drop_oldest()
         if number := self._report.result().signal:
             raise interruption(number)
 
@@ -223,13 +268,22 @@ class Extraction:
             self._items.put(None)
 
     def _tell(self, report: "ExtractReport") -> None:
-        """Pass on what has ended since."""
-        for name in report.committed[self._num_committed :]:
-            self._items.put(name)
-            self._num_committed += 1
+        """Pass on what has ended since, and wait while too much has."""
+        for name in report.skipped[self._num_skipped :]:  # an earlier call extracted it
+            self._num_skipped += 1
+            self._pass_on(name)
+        for name in report.committed[self._num_ready :]:
+            self._num_ready += 1
+            self._pass_on(name)
         for failure in report.failed[self._num_failed :]:
             self._items.put(failure)
             self._num_failed += 1
+        self._backlog.wait_for_room(lambda: self._stopping.event.is_set() or self._is_left.is_set())
+
+    def _pass_on(self, name: str) -> None:
+        folder = self._store / folder_of(clip_key(name))
+        self._backlog.add(sum(file.lstat().st_size for file in files_below(folder)))
+        self._items.put(name)
 
 
 def drop_tokens(store: Path, clip_id: str) -> None:
