@@ -10,6 +10,8 @@ import pytest
 from tests.extract.extraction import write_video
 from tests.pipeline.cli.command_words import take
 from tests.programs import call
+from tokenreel.cache.errors import TERMINATED, ClipFailed, UsageError, WrongIdentity
+from tokenreel.extract.signals import GRACE_SECONDS
 
 PAGE = Path(__file__).parents[3] / "docs" / "scale.md"
 SMALL = ["backbone=test_vit", "weights=random:0", "image_size=96", "blocks=5", "device=cpu"]
@@ -75,6 +77,16 @@ def test_the_job_of_slurm_trains_by_the_command_for_several_nodes():
     assert f"--nodes={nodes} --ntasks-per-node=1 --gpus-per-node={gpus} " in script[1]
 
 
+def test_the_job_file_starts_its_command_by_srun_which_alone_gets_the_signal():
+    *_, cores, signal, command = block("## SLURM", 1).splitlines()
+    assert signal == "#SBATCH --signal=USR1@120"
+    srun, option, count, *words = shlex.split(command)
+    assert (srun, option) == ("srun", "--cpus-per-task"), "srun does not inherit it"
+    assert f"--cpus-per-task={count} " in cores
+    take(shlex.join(words))
+    assert words[words.index("--shard") + 1] == "auto"
+
+
 def test_each_pod_of_the_job_does_its_part_of_as_many_as_there_are():
     job = json.loads(block("## Kubernetes", language="json"))
     spec = job["spec"]
@@ -82,3 +94,14 @@ def test_each_pod_of_the_job_does_its_part_of_as_many_as_there_are():
     take(shlex.join(container["command"]))
     assert container["command"][-2:] == ["--shard", f"auto/{spec['completions']}"]
     assert spec["completionMode"] == "Indexed", "else there is no JOB_COMPLETION_INDEX"
+    assert spec["parallelism"] <= spec["completions"]
+    assert spec["template"]["spec"]["restartPolicy"] == "Never", "backoffLimitPerIndex needs it"
+    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] > 3 * GRACE_SECONDS
+    ignored, failed = spec["podFailurePolicy"]["rules"]
+    assert ignored == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
+    assert failed["onExitCodes"]["containerName"] == container["name"]
+    ends = {UsageError.exit_status, ClipFailed.exit_status, WrongIdentity.exit_status}
+    assert {*failed["onExitCodes"]["values"]} == ends
+    assert TERMINATED not in ends, "it is to be started again"
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in spec["template"]["spec"]["volumes"]}

@@ -6,6 +6,9 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -135,6 +138,22 @@ def test_the_script_has_every_option_and_nothing_is_made(folder, words, monkeypa
         (["--engine", "slurm", "--gpus", "all"], "--engine slurm takes the GPUs of each node"),
         (["--engine", "slurm", "--time", "long"], "--time 'long' is no time such as 4:00:00"),
         (["--engine", "slurm", "--sbatch", "account="], "'account=' is not KEY=VALUE"),
+        (["--engine", "slurm", "--time", "0"], "--time '0' is no time"),
+        (
+            ["--engine", "slurm", "--partition", "a\nrm -r /"],
+            "--partition 'a\\nrm -r /': give a word",
+        ),
+        (
+            ["--engine", "slurm", "--sbatch", "account=a\nb"],
+            "--sbatch account 'a\\nb': give a word",
+        ),
+        (["--engine", "slurm", "--sbatch", "a\nb=c"], "is not KEY=VALUE"),
+        (["--engine", "slurm", "--sbatch", "array=0-1"], "gives array to sbatch, from --nodes"),
+        (
+            ["--engine", "slurm", "--sbatch", "cpus_per_task=2"],
+            "cpus-per-task to sbatch, from --cpus",
+        ),
+        (["--engine", "slurm", "--out", "a\nb/c\nd", "--dry-run"], "the folder of the jobs"),
         (["--engine", "slurm", "--shard", "0/2"], "--engine slurm makes the shards"),
         (["--engine", "slurm"], "has no sbatch and srun: run the command on a login node"),
     ],
@@ -165,6 +184,37 @@ def test_without_its_package_the_line_that_installs_an_engine_is_shown(engine, m
     assert not (folder / "stores").exists()
 
 
+def test_a_package_that_is_there_and_cannot_be_imported_is_told_with_the_reason(
+    folder, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    words = ["--root", "videos", "--engine", "slurm", "--dry-run"]
+    status, printed = call("extract", "run", "folder", *words, cwd=folder)
+    assert status == 2
+    assert "--engine slurm needs submitit, which cannot be imported (" in printed
+    assert "pip install --force-reinstall 'tokenreel[slurm]'" in printed
+
+
+def test_the_script_is_one_that_bash_takes_whatever_is_in_its_words(folder, words, tmp_path):
+    options = ["--engine", "slurm", "--dry-run", "--partition", 'a b\'; rm -r "$HOME" #']
+    options += ["--sbatch", "comment=$(touch x)", "--sbatch", "no-requeue", "--nodes", "4"]
+    options += ["--out", "it's a store", "--array-parallelism", "1"]
+    status, printed = call(
+        "extract", "run", "folder", "--root", "videos", *options, *words, cwd=folder
+    )
+    assert status == 0, printed
+    assert "without --dry-run this is refused: --nodes 4: there are 3 clips" in printed
+    lines = printed[printed.index("#!/bin/bash") :].splitlines()
+    assert "#SBATCH --array=0-3%1" in lines
+    assert "#SBATCH --comment='$(touch x)'" in lines
+    assert "#SBATCH --requeue" not in lines
+    commands = [line for line in lines if line and line[0] != "#"]
+    assert commands[0] == "export SUBMITIT_EXECUTOR=slurm"
+    assert [line.split()[0] for line in commands[1:]] == ["srun"]
+    if bash := shutil.which("bash"):
+        subprocess.run([bash, "-n"], input="\n".join(lines), text=True, check=True)
+
+
 @pytest.fixture
 def job(folder, words, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
@@ -177,6 +227,27 @@ def test_a_worker_with_other_versions_is_refused_before_it_writes(job, monkeypat
     with pytest.raises(WrongIdentity, match=r"has other versions(?s:.*)av: 0.1, wanted \d"):
         job()
     assert not list(job.extraction.out.glob("clips/*"))
+
+
+@pytest.mark.parametrize("lost", ["store", "video"])
+def test_a_node_that_lacks_a_disk_is_refused_and_makes_no_store_there(job, lost, monkeypatch):
+    monkeypatch.setattr(base, "SEEN_SECONDS", 0.0)
+    elsewhere = job.extraction.out.with_name("elsewhere")
+    other = replace(job, video=elsewhere / "a.mp4")
+    if lost == "store":
+        other = replace(job, extraction=replace(job.extraction, out=elsewhere))
+    with pytest.raises(UsageError, match=r"does not see .*elsewhere.* a disk that all nodes share"):
+        other()
+    assert not elsewhere.exists()
+    assert not list(job.extraction.out.glob("failed/*"))
+    assert job.video == job.extraction.root / "a.mp4"
+
+
+def test_a_store_that_a_node_sees_late_is_waited_for(tmp_path):
+    late = threading.Timer(0.3, (tmp_path / "recipe.json").touch)
+    late.start()
+    base.require_seen(str(tmp_path), tmp_path, None)
+    late.join()
 
 
 def test_a_store_of_another_identity_at_the_path_is_refused_and_left(job, words):
@@ -202,8 +273,14 @@ def test_an_actor_of_ray_with_other_versions_or_tokens_is_refused_before_it_writ
     assert worker.hello(shared) == (socket.gethostname(), os.getpid())
     with pytest.raises(WrongIdentity, match=r"other versions(?s:.*)av: .*, wanted 0\.1"):
         worker.hello(replace(shared, versions={**versions_here(), "av": "0.1"}))
+    monkeypatch.setattr(base, "SEEN_SECONDS", 0.0)
     with pytest.raises(UsageError, match=r"does not see .*elsewhere"):
         worker.hello(replace(shared, store=store.with_name("elsewhere")))
+    with pytest.raises(UsageError, match=r"does not see .*lost.mp4"):
+        worker.hello(replace(shared, video=store / "lost.mp4"))
+    monkeypatch.setenv("TOKENREEL_CACHE_DIR", "before")
+    worker.hello(replace(shared, environment={"TOKENREEL_CACHE_DIR": "given"}))
+    assert os.environ["TOKENREEL_CACHE_DIR"] == "given"
 
     def others(*args, **options):
         return {b: t + np.float32(0.1) for b, t in tokens(*args, **options).items()}

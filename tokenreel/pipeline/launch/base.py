@@ -2,15 +2,18 @@
 
 import platform
 import socket
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.errors import UsageError, WrongIdentity
-from tokenreel.cache.manifest import Manifest
+from tokenreel.cache.manifest import Manifest, path_below
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.report import ExtractReport
 from tokenreel.pipeline.defaults import code_version, root_of
@@ -19,6 +22,7 @@ from tokenreel.pipeline.phases.extraction import check_limit, make_store, read_w
 if TYPE_CHECKING:  # torch
     from tokenreel.extract.flow.changes import WhenChanged
 
+SEEN_SECONDS = 10.0  # in which a node has to see what another one made: names may come late
 PACKAGES = ("torch", "timm", "transformers", "av", "decord", "numpy", "zarr")  # that make tokens
 
 
@@ -126,6 +130,39 @@ def ready(extraction: Extraction) -> tuple[Extraction, Manifest, ExtractConfig]:
     return replace(extraction, root=root, out=store.absolute()), manifest, config
 
 
+def first_video(manifest: Manifest) -> Path | None:
+    """The first video of a data set that this machine sees; None for one on a bucket."""
+    if not isinstance(manifest.root, Path):
+        return None
+    paths = (path_below(manifest.root, clip.video) for clip in manifest.clips)
+    return next((path.absolute() for path in paths if path.exists()), None)
+
+
+def require_seen(folder: str, store: Path, video: Path | None) -> None:
+    """Refuse to work on a node that lacks a disk: it would make a store there, or fail every clip.
+
+    Args:
+        folder: the current one of the command.
+        store: its directory.
+        video: that the command saw; None for none.
+
+    Raises:
+        UsageError: this machine does not see one of them.
+    """
+    deadline = time.monotonic() + SEEN_SECONDS
+    for path in (Path(folder), store / "recipe.json", *([] if video is None else [video])):
+        while not path.exists():
+            if time.monotonic() > deadline:
+                raise UsageError(
+                    f"{socket.gethostname()} does not see {path}: the store, the videos and the "
+                    "folder of the command have to be on a disk that all nodes share; nothing was "
+                    "written"
+                )
+            with suppress(OSError):  # so that a client of NFS looks at the folder anew
+                list(path.parent.iterdir())
+            time.sleep(0.5)
+
+
 def versions_here() -> dict[str, str]:
     """What decides the tokens that this process computes, beside the weights: code and packages."""
     found = {"tokenreel": code_version(), "python": platform.python_version()}
@@ -169,4 +206,19 @@ def require_package(name: str, extra: str) -> None:
         raise UsageError(
             f"--engine {extra} needs {name}, which is not installed: "
             f"pip install 'tokenreel[{extra}]'"
+        ) from error
+
+
+def import_package(name: str, extra: str) -> Any:
+    """Import the package of an engine.
+
+    Raises:
+        UsageError: it cannot be imported, with the reason.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UsageError(
+            f"--engine {extra} needs {name}, which cannot be imported ({error}): "
+            f"pip install --force-reinstall 'tokenreel[{extra}]'"
         ) from error

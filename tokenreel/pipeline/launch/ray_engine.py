@@ -10,10 +10,11 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tokenreel.cache.bucket.local_cache import BYTES, FOLDER
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.config import ExtractConfig
@@ -26,8 +27,11 @@ from tokenreel.pipeline.launch.base import (
     Extraction,
     Launched,
     Placement,
+    first_video,
+    import_package,
     ready,
     require_package,
+    require_seen,
     require_versions,
     versions_here,
 )
@@ -57,6 +61,8 @@ class Job:
         folder: the current folder of the command.
         versions: of the command.
         processes: workers on the machine of each.
+        video: that the command saw; None for none.
+        environment: variables of --cache-dir and --cache-bytes, where they were given.
     """
 
     manifest: Manifest
@@ -68,6 +74,8 @@ class Job:
     folder: str
     versions: Mapping[str, str]
     processes: int
+    video: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Worker:
@@ -81,16 +89,12 @@ class Worker:
 
         Raises:
             WrongIdentity: it has other versions than the command.
-            UsageError: it does not see the store or the current folder of the command.
+            UsageError: it does not see the store, the videos or the current folder of the command.
         """
         logging.basicConfig(format="%(message)s")
         logging.getLogger("tokenreel").setLevel(logging.INFO)
-        for path in (Path(job.folder), job.store / "recipe.json"):
-            if not path.exists():
-                raise UsageError(
-                    f"{socket.gethostname()} does not see {path}: the store, the videos and the "
-                    "folder of the command have to be on a disk that all nodes share"
-                )
+        os.environ.update(job.environment)
+        require_seen(job.folder, job.store, job.video)
         os.chdir(job.folder)
         require_versions(job.versions)
         return socket.gethostname(), os.getpid()
@@ -153,6 +157,8 @@ def launch(extraction: Extraction, placement: Placement) -> Launched:
             str(Path.cwd()),
             versions_here(),
             max(1, len(os.sched_getaffinity(0)) // cpus) if gpus else 1,
+            first_video(manifest),
+            {name: os.environ[name] for name in (FOLDER, BYTES) if name in os.environ},
         )
         workers = RayWorkers(ray, job, count=count, gpus=gpus, cpus=cpus)
         driver = Driver(workers, manifest, part, store, max_failures=config.max_failures)
@@ -226,8 +232,7 @@ def connected(address: str | None) -> Iterator[Any]:
     """Ray, connected to a cluster, or started on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it reports home
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
+    ray = import_package("ray", "ray")
     options: dict[str, Any] = {"logging_level": logging.WARNING, "configure_logging": True}
     if address is None:
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_BYTES}

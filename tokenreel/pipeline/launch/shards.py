@@ -12,16 +12,17 @@ ARRAY, TASK, INDEX = "SLURM_ARRAY_TASK_ID", "SLURM_PROCID", "JOB_COMPLETION_INDE
 def find_shard(word: str, environment: Mapping[str, str]) -> str:
     """The shard "i/n" that a word of --shard means.
 
-    `auto` reads i and n of a SLURM array, of the tasks of `srun`, or of both; `auto/N` reads i
-    alone, for an indexed Job of Kubernetes, which has no variable for n, and for part of an array
-    that is submitted again: its n is that of the whole array.
+    `auto` reads i and n of a SLURM array, of the tasks of `srun`, or of both; `auto/N` takes N for
+    the number of pods of an indexed Job of Kubernetes, which has no variable for it, or for that of
+    the jobs of the whole array, where a part of it is submitted again.  Tasks of a job of an array
+    divide its part.
 
     Args:
         word: i/n, auto or auto/N.
         environment: variables of the process.
 
     Raises:
-        UsageError: no variable says i or n, or i is outside [0, n).
+        UsageError: no variable says i or n, two contradict each other, or i is outside [0, n).
 
     >>> find_shard("3/8", {})
     '3/8'
@@ -33,9 +34,15 @@ def find_shard(word: str, environment: Mapping[str, str]) -> str:
     match = re.fullmatch(r"auto(?:/(\d+))?", word)
     if match is None:
         return word
+    if INDEX in environment and (ARRAY in environment or TASK in environment):
+        other = ARRAY if ARRAY in environment else TASK
+        raise UsageError(
+            f"--shard {word}: {INDEX} and {other} are both set, so that this is a pod and a job of "
+            "SLURM: unset those of the other, or give --shard i/n"
+        )
     if match[1] is not None:
-        return _checked(*_index(word, environment), int(match[1]))
-    if INDEX in environment and ARRAY not in environment and TASK not in environment:
+        return _of_known_count(word, environment, int(match[1]))
+    if INDEX in environment:
         raise UsageError(
             f"--shard auto: {INDEX} is set, but no variable says how many pods there are: give "
             "--shard auto/N, with the completions of the Job"
@@ -49,11 +56,23 @@ def find_shard(word: str, environment: Mapping[str, str]) -> str:
     return _checked("the job", part * tasks + task, parts * tasks)
 
 
-def _index(word: str, environment: Mapping[str, str]) -> tuple[str, int]:
-    """Name and value of the first variable that says i."""
-    for name in (ARRAY, TASK, INDEX):
-        if name in environment:
-            return name, _number(environment, name)
+def _of_known_count(word: str, environment: Mapping[str, str], count: int) -> str:
+    """The shard where the word says how many pods, jobs of an array or tasks there are."""
+    if ARRAY in environment:
+        number = _number(environment, ARRAY)
+        _checked(ARRAY, number, count)
+        task, tasks = _of_step(environment, is_array=True)
+        return _checked("the job", number * tasks + task, count * tasks)
+    if TASK in environment:
+        started = environment.get("SLURM_STEP_NUM_TASKS", str(count))
+        if started != str(count):
+            raise UsageError(
+                f"--shard {word}: srun started {started} tasks, so that parts would be left out "
+                "or done twice: give --shard auto"
+            )
+        return _checked(TASK, _number(environment, TASK), count)
+    if INDEX in environment:
+        return _checked(INDEX, _number(environment, INDEX), count)
     raise _nothing(word)
 
 
@@ -68,7 +87,7 @@ def _of_array(environment: Mapping[str, str]) -> tuple[int, int]:
     """Part and parts of a SLURM array of consecutive jobs."""
     names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP", "COUNT")]
     number, first, last, step, count = (_number(environment, name) for name in names)
-    if step < 1 or first + step * (count - 1) != last:
+    if step < 1 or first + step * (count - 1) != last or number not in range(first, last + 1, step):
         raise UsageError(
             f"--shard auto: this array has {count} jobs between {first} and {last}, with others "
             "left out, so that their parts would not be those of the whole array: give "
@@ -83,7 +102,7 @@ def _of_step(environment: Mapping[str, str], *, is_array: bool) -> tuple[int, in
         return 0, 1
     if "SLURM_STEP_NUM_TASKS" in environment:
         return _number(environment, TASK), _number(environment, "SLURM_STEP_NUM_TASKS")
-    tasks = int(environment.get("SLURM_NTASKS") or 1)
+    tasks = _number(environment, "SLURM_NTASKS") if environment.get("SLURM_NTASKS") else 1
     if tasks > 1:
         raise UsageError(
             f"--shard auto: the job has {tasks} tasks, but this is its batch script: start the "

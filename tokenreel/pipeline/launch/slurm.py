@@ -20,19 +20,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.errors import TokenReelError, UsageError
-from tokenreel.cache.manifest import first_clips
+from tokenreel.cache.manifest import Manifest, first_clips
 from tokenreel.pipeline.launch.base import (
     Extraction,
     Launched,
     Placement,
+    first_video,
+    import_package,
     ready,
     require_package,
+    require_seen,
     require_versions,
     versions_here,
 )
 from tokenreel.pipeline.launch.local import launch as launch_here
-from tokenreel.pipeline.phases.extraction import read_words
+from tokenreel.pipeline.phases.extraction import check_limit, read_words
 from tokenreel.pipeline.text import say
 
 log = logging.getLogger(__name__)
@@ -42,6 +46,21 @@ OPTIONS = ("gpus", "nodes", "cpus", "time", "partition", "array_parallelism", "s
 REQUEUES = 1000  # most times that a job is put back when its time is over
 SIGNAL_SECONDS = 120  # from the signal to the end of a job
 DEFAULT_TIME = "4:00:00"
+OF_THE_ENGINE = {  # options of sbatch that the engine gives itself, and where they come from
+    "array": "--nodes",
+    "cpus-per-task": "--cpus",
+    "error": "the folder of the jobs",
+    "gpus-per-node": "--gpus",
+    "job-name": "the engine",
+    "nodes": "--nodes",
+    "ntasks": "the engine",
+    "ntasks-per-node": "the engine",
+    "open-mode": "the engine",
+    "output": "the folder of the jobs",
+    "partition": "--partition",
+    "signal": "the engine",
+    "time": "--time",
+}
 
 
 @dataclass(frozen=True)
@@ -53,17 +72,21 @@ class ShardJob:
         gpus: "all" of the job's, or None for its processors.
         folder: the current folder of the command.
         versions: of the process that submitted it.
+        video: that it saw; None for none.
     """
 
     extraction: Extraction
     gpus: str | None
     folder: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    video: Path | None = None
 
     def __call__(self) -> int:
         """Extract the shard; returns the exit status that the command would have."""
         logging.basicConfig(format="%(message)s", stream=sys.stderr)
         logging.getLogger("tokenreel").setLevel(logging.INFO)
+        assert self.extraction.out is not None
+        require_seen(self.folder, store_path(self.extraction.out), self.video)
         os.chdir(self.folder)
         require_versions(self.versions)
         done = launch_here(self.extraction, Placement(gpus=self.gpus))
@@ -114,9 +137,15 @@ def launch(extraction: Extraction, placement: Placement) -> Launched:
     """
     placement.require_only("slurm", OPTIONS)
     require_package("submitit", "slurm")
+    import_package("submitit", "slurm")
     parameters = sbatch_parameters(extraction, placement)
     if placement.dry_run:
-        read_words(extraction.dataset, extraction.words, root=extraction.root)
+        check_limit(extraction.limit)
+        manifest, _ = read_words(extraction.dataset, extraction.words, root=extraction.root)
+        try:
+            _count_of(placement, manifest, extraction.limit)
+        except UsageError as error:
+            log.warning("without --dry-run this is refused: %s", error)
         return Launched(None, None, (script(extraction, placement, parameters),))
     require_login_node()
     from submitit import SlurmExecutor
@@ -162,17 +191,21 @@ def shard_jobs(extraction: Extraction, placement: Placement) -> list[ShardJob]:
         UsageError: a wrong word, or more nodes than clips.
     """
     extraction, manifest, _ = ready(extraction)
-    count, most = placement.nodes or 1, len(first_clips(manifest.clips, extraction.limit))
-    if count > most:
-        raise UsageError(f"--nodes {count}: there are {most} clips, at most one job each")
+    count = _count_of(placement, manifest, extraction.limit)
     gpus = None if placement.gpus is None else "all"
-    versions = versions_here()
+    about: dict[str, Any] = {"versions": versions_here(), "video": first_video(manifest)}
     return [
-        ShardJob(
-            replace(extraction, shard=f"{part}/{count}"), gpus, str(Path.cwd()), versions=versions
-        )
+        ShardJob(replace(extraction, shard=f"{part}/{count}"), gpus, str(Path.cwd()), **about)
         for part in range(count)
     ]
+
+
+def _count_of(placement: Placement, manifest: Manifest, limit: int | None) -> int:
+    """How many jobs there are.  UsageError: more than clips."""
+    count, most = placement.nodes or 1, len(first_clips(manifest.clips, limit))
+    if count > most:
+        raise UsageError(f"--nodes {count}: there are {most} clips, at most one job each")
+    return count
 
 
 def sbatch_parameters(extraction: Extraction, placement: Placement) -> dict[str, Any]:
@@ -195,7 +228,7 @@ def job_parameters(name: str, placement: Placement) -> dict[str, Any]:
         UsageError: an option that SLURM would refuse.
     """
     found: dict[str, Any] = {
-        "job_name": name,
+        "job_name": require_one_line("the name of the jobs", name),
         "time": minutes_of(placement.time or DEFAULT_TIME),
         "nodes": 1,
         "ntasks_per_node": 1,
@@ -207,17 +240,37 @@ def job_parameters(name: str, placement: Placement) -> dict[str, Any]:
         found["gpus_per_node"] = int(placement.gpus)
     if placement.cpus is not None:
         found["cpus_per_task"] = placement.cpus
+        found["srun_args"] = [f"--cpus-per-task={placement.cpus}"]  # which srun does not inherit
     if placement.partition is not None:
-        found["partition"] = placement.partition
+        found["partition"] = require_one_line("--partition", placement.partition)
     if placement.array_parallelism is not None:
         found["array_parallelism"] = placement.array_parallelism
     more: dict[str, Any] = {"requeue": True}
     for word in placement.sbatch:
         key, equals, value = word.removeprefix("--").partition("=")
-        if not key or (equals and not value):
+        if not re.fullmatch("[a-z][a-z0-9_-]*", key) or (equals and not value):
             raise UsageError(f"--sbatch {word!r} is not KEY=VALUE, such as --sbatch account=lab")
-        more[key] = value if equals else True
+        name = key.replace("_", "-")
+        if name in OF_THE_ENGINE:
+            raise UsageError(
+                f"--sbatch {word}: --engine slurm gives {name} to sbatch, from "
+                f"{OF_THE_ENGINE[name]}: leave it out"
+            )
+        more[name] = require_one_line(f"--sbatch {name}", value) if equals else True
+    if "no-requeue" in more:
+        del more["requeue"]
     return found | {"additional_parameters": more}
+
+
+def require_one_line(option: str, value: str) -> str:
+    """A value for the script of a job.
+
+    Raises:
+        UsageError: it has characters that would begin another line, or end the script.
+    """
+    if not value or not value.isprintable():
+        raise UsageError(f"{option} {value!r}: give a word without line breaks")
+    return value
 
 
 def script(extraction: Extraction, placement: Placement, parameters: Mapping[str, Any]) -> str:
@@ -245,7 +298,9 @@ def script_of(folder: Path, count: int, parameters: Mapping[str, Any]) -> str:
 
 def _folder(store: Path) -> Path:
     """Where the files of a store's jobs are."""
-    return (JOBS / store.name).absolute() / "%j"
+    folder = (JOBS / store.name).absolute() / "%j"
+    require_one_line("the folder of the jobs", str(folder))
+    return folder
 
 
 def minutes_of(text: str) -> int:

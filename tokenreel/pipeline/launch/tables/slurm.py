@@ -14,7 +14,7 @@ from tokenreel.cache.canonical import canonical_json, parse_object
 from tokenreel.cache.errors import Damaged, TokenReelError, UsageError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.pipeline.defaults import EMBEDDINGS
-from tokenreel.pipeline.launch.base import Placement, require_package
+from tokenreel.pipeline.launch.base import Placement, import_package, require_package
 from tokenreel.pipeline.launch.slurm import (
     OPTIONS,
     REQUEUES,
@@ -22,6 +22,7 @@ from tokenreel.pipeline.launch.slurm import (
     job_parameters,
     requeue,
     require_login_node,
+    require_one_line,
     script_of,
 )
 from tokenreel.pipeline.launch.tables.base import (
@@ -157,6 +158,7 @@ def launch(request: TableRequest, placement: Placement) -> LaunchedTable:
     """
     placement.require_only("slurm", OPTIONS)
     require_package("submitit", "slurm")
+    import_package("submitit", "slurm")
     if placement.gpus not in (None, "1"):
         raise UsageError(
             f"--gpus {placement.gpus}: a job of a table trains on one GPU: give --gpus 1, and by "
@@ -166,6 +168,7 @@ def launch(request: TableRequest, placement: Placement) -> LaunchedTable:
     parameters = job_parameters(f"ablate-{target.name}", placement)
     jobs = table_jobs(request, placement)
     folder = (target / JOBS).absolute()
+    require_one_line("the folder of the jobs", str(folder))
     if not placement.dry_run:
         require_login_node()
         for path in folder.glob("group-*.json"):  # of the jobs of before
