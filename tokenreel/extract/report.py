@@ -33,6 +33,7 @@ class ExtractReport:
         num_hashed: of them, those that were hashed.
         missing: of each committed clip whose video cannot be looked at, the reason; by id.
         num_unlisted: clips left out, as frames=listed:FILE has no time in them.
+        num_in_work: of those skipped, clips that other writers work on.
         num_frames: frames of the clips committed now.
         num_repeated: frames that were taken again, where a clip or its last window has too few.
         num_moved: frames whose time stamps repeated others', in clips committed now.
@@ -63,6 +64,7 @@ class ExtractReport:
     num_hashed: int = 0
     missing: dict[str, str] = field(default_factory=dict)
     num_unlisted: int = 0
+    num_in_work: int = 0
     num_frames: int = 0
     num_repeated: int = 0
     num_moved: int = 0
@@ -182,6 +184,11 @@ class ExtractReport:
             lines.append(
                 f"{self.num_tried_again} clip(s) in quarantine were tried again: their videos, "
                 "ranges or labels changed since they failed"
+            )
+        if self.num_in_work:
+            lines.append(
+                f"{self.num_in_work} clip(s) are left to other writers, which have them in work: "
+                "`tokenreel status STORE` says how far these are"
             )
         if self.quarantined:
             lines.append("retry clips in quarantine with `extract retry STORE`")

@@ -88,7 +88,9 @@ def test_notes_of_killed_workers_are_removed_once_the_store_is_complete(store, m
     settle_run(store, NAMES)
     assert len(list(store.glob("workers/*"))) == 2
     write(store, "d")
-    monkeypatch.setattr("tokenreel.cache.write.worker_notes.process_ended", lambda pid: True)
+    monkeypatch.setattr(
+        "tokenreel.cache.write.worker_notes.process_ended", lambda pid, started: True
+    )
     settle_run(store, NAMES)
     assert not (store / "workers").exists()
 
@@ -130,7 +132,9 @@ def test_workers_are_dead_by_their_process_or_by_the_clock_of_the_disk(store, mo
     os.utime(note, (now - 600, now - 600))
     assert [worker.state for worker in store_status(store).workers] == ["dead"]
     os.utime(note)
-    monkeypatch.setattr("tokenreel.cache.write.worker_notes.process_ended", lambda pid: True)
+    monkeypatch.setattr(
+        "tokenreel.cache.write.worker_notes.process_ended", lambda pid, started: True
+    )
     assert [worker.state for worker in store_status(store).workers] == ["dead"]
     elsewhere = WorkerNote("another machine", os.getpid(), "cpu")
     assert not worker_notes.is_dead(elsewhere, 60)

@@ -297,3 +297,39 @@ def test_a_folder_in_the_place_of_a_claim_is_damage_and_gives_way(writer):
     assert claims.damaged_claim(path) == f"{path}: a folder, not a claim"
     assert writer.take("a").path.is_file()
     assert names_of(writer._folder) == (["a.json"], 1)
+
+
+def test_containers_of_one_name_do_not_take_each_others_processes_for_ended(tmp_path, monkeypatch):
+    started = claims.start_of(os.getpid())
+    ticks, _, machine = started.partition("@")
+    assert (ticks, len(machine)) == (_started(os.getpid()), 16)
+    here = socket.gethostname()
+    for pid in (os.getpid(), ended_process()):
+        path = claim_of_another(tmp_path, host=here, pid=pid, started="1@another")
+        holder = read_claim(path)
+        assert (holder.has_ended, holder.is_running) == (False, False)
+        with pytest.raises(ClaimHeld, match=f"another on {here} works on it"):
+            take(tmp_path)
+        assert is_live(path)
+    assert read_claim(claim_of_another(tmp_path, host=here, started=started)).is_running
+    assert read_claim(claim_of_another(tmp_path, host=here, started=f"1@{machine}")).has_ended
+    claim_of_another(tmp_path, host=here, started="1@another", age_seconds=90)
+    assert take(tmp_path).is_held
+
+
+def test_a_claim_that_was_taken_over_is_known_and_not_released_after_others_are_taken(tmp_path):
+    writer = WriterClaims(tmp_path, owner="me", expiry_seconds=60)
+    lost = writer.take("clip")
+    assert not lost.is_taken_over
+    other = claim_of_another(tmp_path, token="newer")
+    assert lost.is_taken_over
+    writer.close()  # as the one who took it over does
+    writer.take("next")
+    assert writer.is_fresh
+    lost.release()
+    assert owner_of(tmp_path) == "another"
+    other.unlink()
+    assert lost.is_taken_over, "and the other one has ended"
+    writer.release_all()
+    tmp_path.rmdir()
+    assert not lost.is_taken_over, "there is no store any more"

@@ -77,6 +77,41 @@ def test_two_writers_of_one_clip_one_wins(tmp_path):
     assert verify_store(path, deep=True).problems == ()
 
 
+@pytest.mark.parametrize("frames", [70, 64, 200])  # of which 70 and 64 are written when it stops
+def test_a_writer_that_was_stopped_for_long_leaves_the_clip_to_the_one_who_took_it_over(
+    tmp_path, frames
+):
+    path = stores.make_store(tmp_path / "s")
+    with StoreWriter(path, writer_id="w") as one, StoreWriter(path, writer_id="x") as two:
+        first = stores.begin(one, "a")
+        stores.append(one, first, "a", min(frames, 70))
+        for file in (path / "claims").iterdir():
+            os.utime(file, (1e9, 1e9))
+        one._claims._beaten = float("-inf")  # it was stopped, and is woken after this
+        second = stores.begin(two, "a")
+        assert second.resume_frames == 64
+        one._claims.beat()
+        first.resume_frames = 70
+        count = np.arange(frames)
+
+        def go_on():
+            stores.append(one, first, "a", frames)
+            first.commit(count, count, count * 0, count * 0)
+
+        with pytest.raises(ClaimHeld, match="a: another writer took it over, since this one"):
+            go_on()
+        first.abort()
+        assert (path / "claims" / f"{clip_key('a')}.json").exists(), "that of the second one"
+        stores.append(two, second, "a", frames)
+        assert second.commit(count, count, count * 0, count * 0).num_frames == frames
+        stores.write_clip(one, "b", 3)
+    assert verify_store(path, deep=True).problems == ()
+    assert not list((path / "claims").iterdir())
+    assert not list(path.glob("clips/*/.tmp-*"))
+    lines = [line for log in (path / "manifest").iterdir() for line in log.read_text().splitlines()]
+    assert len(lines) == 2
+
+
 def test_a_writer_sweeps_what_nobody_has_touched_for_long_and_nothing_else(tmp_path):
     path = stores.make_store(tmp_path / "s")
     folder = path / "clips/ab"

@@ -1,11 +1,18 @@
 """Writers that share the clips of a store: each takes its own first, and then helps."""
 
+import os
+import time
+from types import SimpleNamespace
+
 import pytest
 
 from tests.extract.extraction import CONFIG, write_video
+from tokenreel.cache.canonical import canonical_json, seal
 from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.manifest import Clip, Manifest
-from tokenreel.cache.write.claims import take_claim
+from tokenreel.cache.write import claims
+from tokenreel.cache.write.claims import ClaimHeld, take_claim
+from tokenreel.cache.write.clip_writer import ClipWriter
 from tokenreel.extract.flow.clip_queue import MOST_MISSES, HelpOrder, batches_of
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.signals import Stopping
@@ -52,6 +59,80 @@ def test_the_video_of_a_clip_that_another_writer_has_is_not_read(manifest, tmp_p
     assert (report.committed, sorted(report.skipped)) == (["b", "d"], ["a", "c"])
     assert read == ["b.mp4", "d.mp4"]
     assert report.exit_status == 0
+
+
+@pytest.fixture
+def claim_of_another_host(manifest, tmp_path):
+    """A claim on c by a writer of another host, in a store that has a."""
+    extract(manifest, tmp_path / "store", part=manifest.clips[:1])
+    holder = {"owner": "w", "host": "elsewhere", "pid": 1, "token": "t", "started": "5"}
+    path = tmp_path / "store" / "claims" / f"{clip_key('c')}.json"
+    path.write_bytes(canonical_json(seal(holder)))
+    return path
+
+
+def meanwhile(monkeypatch, change):
+    """Call a function in the place of each wait for heartbeats."""
+    waits = SimpleNamespace(**{**vars(time), "sleep": change})
+    monkeypatch.setattr(claims, "time", waits)
+
+
+def test_the_clips_of_a_writer_that_was_lost_with_its_node_are_taken_once_it_is_known(
+    manifest, tmp_path, monkeypatch, claim_of_another_host, caplog
+):
+    caplog.set_level("INFO")
+    seconds, real = [0.0], claims.clock_of
+    monkeypatch.setattr(claims, "clock_of", lambda folder: real(folder) + seconds[0])
+
+    def nothing_comes(wait):
+        seconds[0] += wait
+
+    meanwhile(monkeypatch, nothing_comes)
+    report = extract(manifest, tmp_path / "store")
+    assert (report.committed, report.skipped) == (["b", "d", "c"], ["a"])
+    assert "1 clip(s) are claimed by other writers: waiting for their heartbeats" in caplog.text
+    assert 290 < seconds[0] < 310
+    assert report.num_in_work == 0
+
+
+def test_the_clips_of_a_writer_that_works_elsewhere_are_left_to_it_and_counted(
+    manifest, tmp_path, monkeypatch, claim_of_another_host
+):
+    beat = time.time() - 20
+    os.utime(claim_of_another_host, (beat, beat))
+    meanwhile(monkeypatch, lambda _: os.utime(claim_of_another_host, (beat + 10, beat + 10)))
+    report = extract(manifest, tmp_path / "store")
+    assert (report.committed, report.skipped, report.num_in_work) == (["b", "d"], ["a", "c"], 1)
+    assert "1 clip(s) are left to other writers, which have them in work" in report.table()
+    assert report.exit_status == 0
+    report = extract(manifest, tmp_path / "store", part=manifest.clips)
+    assert report.num_in_work == 0, "the driver of several writers looks after them"
+
+
+def test_a_signal_ends_the_wait_for_heartbeats(
+    manifest, tmp_path, monkeypatch, claim_of_another_host
+):
+    stopping = Stopping()
+    meanwhile(monkeypatch, lambda _: stopping.stop(10))
+    report = extract(manifest, tmp_path / "store", stopping=stopping)
+    assert (report.committed, report.num_in_work) == (["b", "d"], 1)
+
+
+def test_a_clip_that_another_writer_took_over_meanwhile_is_left_to_it(
+    manifest, tmp_path, monkeypatch
+):
+    append = ClipWriter.append
+
+    def taken_over(self, *words):
+        if self._record.clip_id == "b":
+            raise ClaimHeld("b: another writer took it over")
+        append(self, *words)
+
+    monkeypatch.setattr(ClipWriter, "append", taken_over)
+    report = extract(manifest, tmp_path / "store")
+    assert (report.committed, report.skipped) == (["a", "c", "d"], ["b"])
+    assert report.failed == []
+    assert not list((tmp_path / "store").glob("claims/*"))
 
 
 def test_a_run_is_stopped_by_its_caller_in_the_place_of_a_signal(manifest, tmp_path):

@@ -143,19 +143,19 @@ def store_status(path: str | Path, *, expiry_seconds: float = EXPIRY_SECONDS) ->
     )
 
 
-def _claims(path: Path) -> dict[tuple[str, int], list[str]]:
-    """Keys of the clips that live writers have in work, by host and process."""
-    held: dict[tuple[str, int], list[str]] = {}
+def _claims(path: Path) -> dict[tuple[str, int, str], list[str]]:
+    """Keys of the clips that live writers have in work, by host, process and its start."""
+    held: dict[tuple[str, int, str], list[str]] = {}
     for claim in sorted((path / "claims").glob("*.json")):
         with suppress(OSError, Damaged):
             holder = read_claim(claim)
             if is_live(claim):
-                held.setdefault((holder.host, holder.pid), []).append(claim.stem)
+                held.setdefault((holder.host, holder.pid, holder.started), []).append(claim.stem)
     return held
 
 
 def _workers(
-    path: Path, held: dict[tuple[str, int], list[str]], expiry_seconds: float
+    path: Path, held: dict[tuple[str, int, str], list[str]], expiry_seconds: float
 ) -> tuple[WorkerState, ...]:
     states: list[WorkerState] = []
     for note, age, _ in read_worker_notes(path):
@@ -163,7 +163,7 @@ def _workers(
             state = "dead"
         else:
             state = "alive" if age < 3 * BEAT_SECONDS else "silent"
-        clips = held.get((note.host, note.pid), [])
+        clips = held.get((note.host, note.pid, note.started), [])
         states.append(WorkerState(note, tuple(clips), age, state))
     return tuple(sorted(states, key=lambda worker: (worker.note.host, worker.note.pid)))
 

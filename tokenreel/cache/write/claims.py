@@ -10,6 +10,8 @@ heartbeat, or when it is damaged.
 """
 
 import errno
+import functools
+import hashlib
 import logging
 import math
 import os
@@ -19,6 +21,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,7 +54,8 @@ class ClaimHolder:
         owner: a word for people.
         host: name of the machine.
         pid: of the process.
-        started: when the process started, in ticks since boot.
+        started: when the process started, in ticks since boot, and the machine or container whose
+            processes it is one of, see start_of.
         token: of this claim alone.
     """
 
@@ -64,12 +68,16 @@ class ClaimHolder:
     @property
     def has_ended(self) -> bool:
         """Whether it was a process of this host that is no more."""
-        return self.host == socket.gethostname() and _started(self.pid) != self.started
+        return is_here(self.host, self.started) and _started(self.pid) != self._ticks
 
     @property
     def is_running(self) -> bool:
         """Whether it is a process of this host that runs."""
-        return self.host == socket.gethostname() and _started(self.pid) == self.started != ""
+        return is_here(self.host, self.started) and _started(self.pid) == self._ticks != ""
+
+    @property
+    def _ticks(self) -> str:
+        return self.started.partition("@")[0]
 
 
 def read_claim(path: Path) -> ClaimHolder:
@@ -115,6 +123,49 @@ def is_live(path: Path, *, expiry_seconds: float = EXPIRY_SECONDS) -> bool:
         return _age(path) < expiry_seconds
     except FileNotFoundError:
         return False
+
+
+def wait_for_heartbeats(
+    folder: Path,
+    keys: Iterable[str],
+    *,
+    is_over: Callable[[], bool],
+    expiry_seconds: float = EXPIRY_SECONDS,
+) -> set[str]:
+    """Wait until it is known of each claim whether its writer works.
+
+    That of another host works where a heartbeat comes, and does not after `expiry_seconds` without
+    one: it was killed with its node, and what it began would stay undone.
+
+    Args:
+        folder: of the claims.
+        keys: of clips that others have claimed.
+        is_over: called now and then; ends the wait.
+        expiry_seconds: as StoreWriter.
+
+    Returns:
+        Keys of those that nobody works on.
+    """
+    left, free = set(keys), set[str]()
+    first: dict[str, float] = {}
+    while left and not is_over():
+        for key in sorted(left):
+            path = folder / f"{key}.json"
+            try:
+                beat = again_if_stale(path.stat).st_mtime
+                is_running = read_claim(path).is_running
+            except FileNotFoundError:
+                beat, is_running = -math.inf, False
+            except (OSError, Damaged):
+                is_running = False
+            if is_running or first.setdefault(key, beat) != beat:
+                left.discard(key)
+            elif not is_live(path, expiry_seconds=expiry_seconds):
+                left.discard(key)
+                free.add(key)
+        if left:
+            time.sleep(min(expiry_seconds / 60, 5.0))
+    return free
 
 
 def clip_of_temporary(entry: Path) -> str:
@@ -171,12 +222,23 @@ class Claim:
         with suppress(OSError):
             os.utime(self.path)
 
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether another writer has, or had, the clip: this one gave no heartbeat for long."""
+        try:
+            return read_claim(self.path).token != self.token
+        except FileNotFoundError:
+            return self.path.parent.is_dir()
+        except (OSError, Damaged):
+            return False
+
     def release(self) -> None:
         """Remove the file, unless another writer has taken the claim over."""
         self.is_held = False
         self._writer.forget(self)
         with suppress(OSError, Damaged):
-            if self._writer.is_fresh or read_claim(self.path).token == self.token:
+            is_fresh = self.is_link and self._writer.is_fresh  # both names have one heartbeat
+            if is_fresh or read_claim(self.path).token == self.token:
                 self.path.unlink()
 
 
@@ -193,7 +255,7 @@ class WriterClaims:
 
     def __init__(self, folder: Path, *, owner: str, expiry_seconds: float = EXPIRY_SECONDS) -> None:
         pid = os.getpid()
-        self.holder = ClaimHolder(owner, socket.gethostname(), pid, _started(pid), uuid.uuid4().hex)
+        self.holder = ClaimHolder(owner, socket.gethostname(), pid, start_of(pid), uuid.uuid4().hex)
         self._folder, self._expiry_seconds = folder, expiry_seconds
         self._file = _file_of_writer(folder, self.holder)
         self._is_written, self._has_links = False, True
@@ -415,9 +477,47 @@ def steady_clock() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-def process_ended(pid: int) -> bool:
-    """Whether this host has no such process, or only what is left of it."""
-    return _started(pid) == ""
+def is_here(host: str, started: str) -> bool:
+    """Whether a process is one that this process can look at.
+
+    Hosts, and above all containers, may have equal names.
+
+    Args:
+        host: of the process.
+        started: of start_of; earlier versions wrote the ticks alone.
+    """
+    _, is_known, machine = started.partition("@")
+    return host == socket.gethostname() and (not is_known or machine == _machine())
+
+
+def start_of(pid: int) -> str:
+    """When a process started, and of which machine or container it is: "TICKS@MACHINE", or ""."""
+    ticks, machine = _started(pid), _machine()
+    return f"{ticks}@{machine}" if ticks and machine else ticks
+
+
+@functools.cache
+def _machine() -> str:
+    """What tells this machine since it started, and this container, from others; "" if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        processes = os.readlink("/proc/self/ns/pid")  # noqa: PTH115  no path of a file
+    except OSError as error:
+        if error.errno in LIMITS:
+            raise
+        return ""
+    return hashlib.sha256(f"{boot} {processes}".encode()).hexdigest()[:16]
+
+
+def process_ended(pid: int, started: str = "") -> bool:
+    """Whether this host has no such process, or only what is left of it.
+
+    Args:
+        pid: of the process.
+        started: of start_of; another process that has the number now is not it.  "" for unknown.
+    """
+    ticks = _started(pid)
+    return ticks == "" or ticks != (started.partition("@")[0] or ticks)
 
 
 def _started(pid: int) -> str:

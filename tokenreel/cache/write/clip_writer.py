@@ -1,5 +1,6 @@
 """Write one clip into a store: segments of 64 frames, then one atomic commit."""
 
+import errno
 import logging
 import os
 import shutil
@@ -205,6 +206,7 @@ class ClipWriter:
 
         Raises:
             ValueError: shapes that are not the identity's, or values that float16 cannot hold.
+            ClaimHeld: another writer took the clip over, since this one gave no heartbeat for long.
             StoreError: the disk is full, read-only or gone; the store keeps what it had.
         """
         if not self._tracks:
@@ -257,6 +259,7 @@ class ClipWriter:
             ValueError: views or arrays that do not have T frames, or units that end before they
                 begin.
             UsageError: a store of format 1 cannot keep the rules, or when units end.
+            ClaimHeld: as append.
             StoreError: the disk is full, read-only or gone; nothing is committed.
             Damaged: the clip does not read back as it was written.
         """
@@ -334,6 +337,7 @@ class ClipWriter:
                 self._folder.rename(self._final)
         except OSError as error:
             if self._replaces or not self._is_lost(error, record):
+                self._require_own(error)
                 what = f"{record.clip_id}: cannot commit"
                 raise machine_error(error, what) or StoreError(f"{what}: {error}") from error
             self.abort()
@@ -370,11 +374,20 @@ class ClipWriter:
             track.drop()
         self._claim.release()
 
+    def _require_own(self, error: OSError) -> None:
+        """Raise ClaimHeld where an error comes from another writer, who took the clip over."""
+        if error.errno == errno.ENOENT and self._claim.is_taken_over:
+            raise ClaimHeld(
+                f"{self._record.clip_id}: another writer took it over, since this one gave no "
+                "heartbeat for long"
+            ) from error
+
     @contextmanager
     def _disk_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
+            self._require_own(error)
             error.filename = error.filename or str(self._target.path)
             what = f"{self._record.clip_id}: cannot write {error.filename}"
             if found := machine_error(error, what):

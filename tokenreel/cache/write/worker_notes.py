@@ -22,7 +22,12 @@ from tokenreel.cache.files import clock_of, make_directory, temporary_name, writ
 from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.format.index import committed_keys
 from tokenreel.cache.format.store_files import WORKERS
-from tokenreel.cache.write.claims import EXPIRY_SECONDS, process_ended
+from tokenreel.cache.write.claims import (
+    EXPIRY_SECONDS,
+    is_here,
+    process_ended,
+    start_of,
+)
 
 RUN = "run.json"
 BEAT_SECONDS = 10.0
@@ -40,6 +45,7 @@ class WorkerNote:
         num_failed: clips since it began.
         num_frames: written since it began.
         frames_per_second: since its last note.
+        started: of claims.start_of; "" in notes of earlier versions.
     """
 
     host: str
@@ -49,6 +55,7 @@ class WorkerNote:
     num_failed: int = 0
     num_frames: int = 0
     frames_per_second: float = 0.0
+    started: str = ""
 
 
 class WorkerNotes:
@@ -64,6 +71,7 @@ class WorkerNotes:
         self._path = self._folder / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._path = self._path.with_name(self._path.name + ".json")
         self._last, self._frames = time.monotonic(), 0
+        self._started = start_of(os.getpid())
 
     def __enter__(self) -> "WorkerNotes":
         self._write(0, 0, 0, 0.0)
@@ -92,6 +100,7 @@ class WorkerNotes:
             num_failed,
             num_frames,
             round(rate, 3),
+            self._started,
         )
         _write(self._path, asdict(note))
 
@@ -115,7 +124,7 @@ def is_dead(
     note: WorkerNote, age_seconds: float, *, expiry_seconds: float = EXPIRY_SECONDS
 ) -> bool:
     """Whether a worker has ended: its process, on this host, or else its heartbeat."""
-    if note.host == socket.gethostname() and process_ended(note.pid):
+    if is_here(note.host, note.started) and process_ended(note.pid, note.started):
         return True
     return age_seconds > expiry_seconds
 

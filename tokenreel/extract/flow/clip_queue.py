@@ -3,7 +3,7 @@
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -135,6 +135,9 @@ class ClipQueue:
         share: of extract_clips.
         is_last: whether a clip whose video changes while it is extracted fails; otherwise it is to
             be tried again.
+
+    Attributes:
+        taken: clips that were left to other writers.
     """
 
     def __init__(
@@ -162,6 +165,7 @@ class ClipQueue:
         self._align, self._retries = align, retries
         self._windows = Windows(identity.frames_per_window, identity.rows_per_window)
         self._entries: list[OpenClip] = []
+        self.taken: list[Clip] = []
         self._sources = SourceFiles(manifest.root)
         self._is_ending, self._share = False, share
         self._own: set[str] = set()  # videos that no other writer takes before the end
@@ -241,9 +245,14 @@ class ClipQueue:
 
     def _skip(self, clip: Clip) -> None:
         """Leave a clip to the writer that has it."""
-        self._report.skipped.append(clip.clip_id)
+        self._leave([clip])
         if self._help is not None:
             self._help.missed()
+
+    def _leave(self, clips: Iterable[Clip]) -> None:
+        for clip in clips:
+            self._report.skipped.append(clip.clip_id)
+            self.taken.append(clip)
 
     def _check_version(self, clip: Clip, sha256: str) -> None:
         """Raise VideoError where the listed scenes are of another version of a clip's video."""
@@ -296,11 +305,11 @@ class ClipQueue:
         self._help = order = HelpOrder(len(left), self._share)
         yield from (left[number] for number in order)
         self._help = None
-        self._report.skipped += [left[number].clip_id for number in order.left]
+        self._leave(left[number] for number in order.left)
         start = len(in_work) * part // parts
         in_work = [*in_work[start:], *in_work[:start]]
         yield from in_work[:MOST_LOOKS]
-        self._report.skipped += [clip.clip_id for clip in in_work[MOST_LOOKS:]]
+        self._leave(in_work[MOST_LOOKS:])
 
     def _is_tried_again(self, clip: Clip, failure: Mapping[str, Any]) -> bool:
         """Whether the cause of a failure may be gone.

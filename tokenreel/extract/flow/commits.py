@@ -227,6 +227,9 @@ class ClipCommits:
         except ValueError as error:
             self.fail(entry, "write", str(error))
             return
+        except ClaimHeld as held:
+            self._leave(entry, held)
+            return
         entry.num_written += count
         self._report.wrote(count, sum(view.num_bytes for view in views))
         self._commit_if_whole(entry)
@@ -289,6 +292,12 @@ class ClipCommits:
             entry.writer.abort()
             entry.writer = None
 
+    def _leave(self, entry: OpenClip, held: ClaimHeld) -> None:
+        """Leave a clip to the writer that took it over."""
+        log.warning("%s", held)
+        self._give_up(entry)
+        self._report.skipped.append(entry.clip.clip_id)
+
     def close(self, entry: OpenClip, frames: Frames, attempt: Attempt, facts: ClipFacts) -> None:
         """Record the frames of the decoded clip; commit it if all of them are written."""
         if self._is_open(entry, attempt):
@@ -332,6 +341,9 @@ class ClipCommits:
             )
         except UsageError as error:  # the store's format cannot keep it
             self.fail(entry, "rules", str(error))
+            return
+        except ClaimHeld as held:
+            self._leave(entry, held)
             return
         self._note_moved(entry)
         entry.writer = None

@@ -146,6 +146,7 @@ def merge_reports(reports: Sequence[ExtractReport]) -> ExtractReport:
         total.accepts_changed |= report.accepts_changed
         total.left = report.left or total.left
         total.labels = report.labels or total.labels
+        total.num_in_work = max(total.num_in_work, report.num_in_work)
         total.num_unlisted = max(total.num_unlisted, report.num_unlisted)
         total.num_tried_again = max(total.num_tried_again, report.num_tried_again)
         total.num_compared = max(total.num_compared, report.num_compared)

@@ -8,6 +8,7 @@ clip.  A frame's tokens do not depend on the rest of its batch (see `batching`):
 same bytes for any number of workers, shards and restarts.
 """
 
+import logging
 import resource
 import sys
 import time
@@ -23,9 +24,13 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.codec import codec_from_identity, needs_calibration
+from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.cache.format.index import committed_keys
+from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, Manifest, first_clips
 from tokenreel.cache.progress import Progress
+from tokenreel.cache.write.claims import EXPIRY_SECONDS, wait_for_heartbeats
 from tokenreel.cache.write.worker_notes import WorkerNotes, note_run, settle_run
 from tokenreel.extract.backbone.base import Backbone
 from tokenreel.extract.backbone.cpu_threads import in_parts, num_threads
@@ -58,7 +63,10 @@ from tokenreel.extract.frame_policy import FrameList
 from tokenreel.extract.report import STAGES, ExtractReport
 from tokenreel.extract.signals import Stopping, stop_on_signals
 
+log = logging.getLogger(__name__)
+
 CHUNK_FRAMES = 16  # of a slot, at most
+MOST_ROUNDS = 3  # over clips whose writers were killed
 ATTEMPTS = 2  # at a clip whose video changes while it is extracted
 WINDOW_ROOM = 4  # bytes of a slot for each byte of an image, as windows of frames are larger
 
@@ -157,7 +165,7 @@ def extract_clips(
             )
             tick(report)
 
-        for attempt in range(ATTEMPTS):
+        def extract(part: Sequence[Clip], *, is_last: bool) -> ClipQueue:
             clips = ClipQueue(
                 manifest,
                 config,
@@ -170,7 +178,7 @@ def extract_clips(
                 changes=changes,
                 share=share,
                 accepts_new_rules=changed == "replace",
-                is_last=attempt == ATTEMPTS - 1,
+                is_last=is_last,
             )
             with ExitStack() as stack:
                 flow = Flow(machine, config, identity, report, clips, stopping)
@@ -178,15 +186,65 @@ def extract_clips(
                 flow.enter(stack, backbone, quantiser)
                 flow.run(show)
             report.changed |= clips.commits.changed_after_commit()
+            return clips
+
+        def is_over() -> bool:
+            show()
+            return stopping.event.is_set()
+
+        taken: list[Clip] = []
+        for attempt in range(ATTEMPTS):
+            clips = extract(part, is_last=attempt == ATTEMPTS - 1)
+            taken += clips.taken
             part = clips.commits.unsettled
             if not part or stopping.event.is_set():
                 break
+        if given is None and share[0] == 0:  # else the one who started it looks after the others'
+            for _ in range(MOST_ROUNDS):
+                part = _abandoned(store, taken, report, is_over)
+                if not part or stopping.event.is_set():
+                    break
+                taken = extract(part, is_last=True).taken
     if is_whole_run:
         settle_run(store, names)
     _report_changes(report, changes)
     report.signal = stopping.signal
     report.check_failures(config.max_failures)
     return report
+
+
+def _abandoned(
+    store: Path, taken: Sequence[Clip], report: ExtractReport, is_over: Callable[[], bool]
+) -> list[Clip]:
+    """Of the clips that were left to other writers, those that nobody works on any more.
+
+    Args:
+        store: its directory.
+        taken: the clips.
+        report: updated: what others work on is counted, what nobody does is no longer skipped.
+        is_over: ends the wait for their heartbeats.
+    """
+    done = committed_keys(store) if taken else set()
+    done |= (
+        {clip_key(str(record["clip_id"])) for record in read_failures(store)} if taken else set()
+    )
+    left = {clip_key(clip.clip_id): clip for clip in taken}
+    left = {key: clip for key, clip in left.items() if key not in done}
+    if not left:
+        report.num_in_work = 0
+        return []
+    log.info(
+        "%d clip(s) are claimed by other writers: waiting for their heartbeats, %.0f s at most",
+        len(left),
+        EXPIRY_SECONDS,
+    )
+    keys = wait_for_heartbeats(store / "claims", left, is_over=is_over)
+    keys -= committed_keys(store)
+    free = [left[key] for key in sorted(keys)]
+    report.num_in_work = len(left) - len(free)
+    names = {clip.clip_id for clip in free}
+    report.skipped = [name for name in report.skipped if name not in names]
+    return free
 
 
 def _device_name(device: torch.device) -> str:
