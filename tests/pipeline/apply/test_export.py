@@ -4,18 +4,25 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from tests.fuse.tiny import tiny_config, write_store
 from tokenreel.cache.embeddings import read_embeddings
-from tokenreel.cache.errors import UsageError
+from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
+from tokenreel.cache.format.store_files import create_twin
 from tokenreel.cache.read.store_reader import open_store
+from tokenreel.fuse.config import CrossEntropyConfig, OptimConfig
 from tokenreel.fuse.config.model import ClsConfig, LstpConfig
+from tokenreel.fuse.systems.stan.config import StanConfig
 from tokenreel.fuse.train.train import train
 from tokenreel.pipeline.apply.export import export_run
+
+FORMAT_1 = Path(__file__).parents[2] / "golden" / "format1"
 
 PLAIN_TORCH = """
 import sys
@@ -152,3 +159,112 @@ def test_the_same_run_gives_the_same_bytes_but_for_the_program(trained, exported
     for file in exported.iterdir():
         if file.suffix != ".pt2":
             assert file.read_bytes() == (again / file.name).read_bytes(), file.name
+
+
+def test_a_run_is_exported_without_its_store_as_with_it(trained, exported, tmp_path, monkeypatch):
+    """Its folder keeps the identity, the sizes and the arrays of the codec."""
+    monkeypatch.chdir(tmp_path)
+    run = alone(trained, tmp_path)
+    out = export_run(run, tmp_path / "out")
+    assert {file.name for file in out.iterdir()} == {file.name for file in exported.iterdir()}
+    for file in exported.iterdir():
+        if file.suffix != ".pt2":
+            assert file.read_bytes() == (out / file.name).read_bytes(), file.name
+    given = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 6, 16)).astype(np.float32))
+    cls = torch.ones(5, 8)
+    wanted, made = (
+        torch.export.load(folder / "program.pt2").module()(tokens=given, cls=cls)
+        for folder in (exported, out)
+    )
+    assert torch.equal(wanted, made)
+
+
+def alone(trained, folder):
+    """A copy of the run that does not say where its store is."""
+    run = shutil.copytree(trained[1], folder / "run")
+    said = json.loads((run / "run.json").read_bytes())
+    (run / "run.json").write_text(json.dumps(said | {"store_path": "/gone"}))
+    return run
+
+
+def test_only_arrays_that_are_nowhere_else_are_asked_for(trained, exported, tmp_path, monkeypatch):
+    """A run of a version that kept no empty store: the identity is in its run.json."""
+    monkeypatch.chdir(tmp_path)
+    path, _ = trained
+    run = alone(trained, tmp_path)
+    shutil.rmtree(run / "tokens")
+    wanted = (
+        r"did not keep the arrays of its codec \(pca:4\+int8\).* not in \./stores .*--store PATH"
+    )
+    with pytest.raises(UsageError, match=wanted):
+        export_run(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    name = "calibration.safetensors"
+    (tmp_path / "stores").mkdir()
+    (tmp_path / "stores" / path.name).symlink_to(path)
+    found = export_run(run, tmp_path / "found")
+    assert (found / name).read_bytes() == (exported / name).read_bytes()
+
+    plain = shutil.copytree(FORMAT_1 / "runs" / "finished", tmp_path / "plain")
+    said = json.loads((plain / "run.json").read_bytes())
+    said["store_recipe"]["codec"] = {"name": "pool2+fp16", "calibration_sha256": None}
+    (plain / "run.json").write_text(json.dumps(said))
+    out = export_run(plain, tmp_path / "of-format-1")  # of a codec without arrays
+    made = json.loads((out / "identity.json").read_bytes())
+    for key in ("architecture", "weights_sha256", "grid", "transform", "codec"):
+        assert made[key] == said["store_recipe"][key]
+    rows, columns = said["store_recipe"]["grid"]
+    channels = 2 * said["store_recipe"]["dim"]
+    said["store_recipe"]["dim"] = 0
+    (plain / "run.json").write_text(json.dumps(said))
+    with pytest.raises(Damaged, match=r"run\.json: no identity of a store: dim: .*greater than 0"):
+        export_run(plain, tmp_path / "damaged")
+    size = f"`tokens` (T, {rows // 2 * (columns // 2)}, {channels})"
+    assert size in (out / "README.md").read_text()
+
+
+def test_an_empty_store_in_the_run_of_other_tokens_or_arrays_is_refused(trained, tmp_path):
+    path, _ = trained
+    run = alone(trained, tmp_path)
+    shutil.rmtree(run / "tokens")
+    identity = open_store(path).identity
+    other = identity.model_copy(update={"weights_sha256": "1" * 64})
+    create_twin(run / "tokens", path, identity=other)
+    with pytest.raises(WrongIdentity, match="weights_sha256"):
+        export_run(run, tmp_path / "out")
+    shutil.rmtree(run / "tokens")
+    create_twin(run / "tokens", path)
+    shutil.rmtree(run / "tokens" / "calibration" / "mean")
+    with pytest.raises((Damaged, UsageError), match="calibration"):
+        export_run(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_head_that_was_not_trained_needs_the_phases_of_the_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_store(tmp_path / "s")
+    config = tiny_config(loss=CrossEntropyConfig(), optim=OptimConfig(epochs=0, warmup_epochs=0))
+    train(config, store=path, out=tmp_path / "run", device="cpu", progress=False)
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    out = export_run(tmp_path / "run", tmp_path / "out")
+    assert len(load_file(out / "weights.safetensors")["projection.bias"]) == 2
+    path.rename(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="add --store PATH"):
+        export_run(tmp_path / "run", tmp_path / "other")
+
+
+def test_a_store_without_what_the_run_reads_and_a_system_without_a_program_are_refused(
+    trained, tmp_path
+):
+    path, run = trained
+    identity = open_store(path).identity
+    bare = identity.model_copy(update={"cls": "none"})
+    with pytest.raises(UsageError, match="has no clips"):
+        export_run(run, tmp_path / "out", store=create_twin(tmp_path / "bare", path, identity=bare))
+    said = json.loads((run / "run.json").read_bytes())
+    other = shutil.copytree(run, tmp_path / "other")
+    shutil.rmtree(other / "tokens")
+    config = StanConfig().model_dump(mode="json")
+    (other / "run.json").write_text(json.dumps(said | {"config": config}))
+    with pytest.raises(UsageError, match="system=stan, which has no program of plain torch"):
+        export_run(other, tmp_path / "out")

@@ -36,6 +36,7 @@ __all__ = [
     "calibration_hash",
     "codec_from_identity",
     "codec_identity",
+    "kept_grid",
     "needs_calibration",
     "require_fits",
 ]
@@ -205,6 +206,18 @@ def require_fits(name: str, *, num_tokens: int, dim: int, grid: Grid) -> None:
         codec.scale_shape(num_tokens, dim, grid)
     except ValueError as error:
         raise UsageError(f"codec={name}: {error}") from error
+
+
+def kept_grid(name: str, *, num_tokens: int, dim: int, grid: Grid) -> Grid:
+    """Rows and columns of the tokens that a codec keeps of a frame of (N, D) tokens.
+
+    Raises:
+        UsageError: an unknown name.
+
+    >>> kept_grid("pool2+int8", num_tokens=784, dim=384, grid=(28, 28))
+    (14, 14)
+    """
+    return _parse(name, {}).reduced_shape(num_tokens, dim, grid)[2]
 
 
 def calibration_hash(calibration: Calibration) -> str:

@@ -6,8 +6,10 @@ from collections import Counter
 
 import numpy as np
 
+from tokenreel.cache.codec import kept_grid
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.clip import ClipRecord
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.plugins import nearest
 from tokenreel.cache.read.pictures import ARCHITECTURE
 from tokenreel.cache.read.store_reader import Store
@@ -130,8 +132,17 @@ def class_offsets(store: Store) -> tuple[dict[str, int], int]:
 
 def grid_of(store: Store) -> tuple[int, int]:
     """Rows and columns of the tokens of a unit, as the codec keeps them."""
-    identity = store.identity
-    return store.codec.reduced_shape(identity.num_tokens, identity.dim, identity.grid)[2]
+    return grid_of_identity(store.identity)
+
+
+def grid_of_identity(identity: StoreIdentity) -> tuple[int, int]:
+    """Those of a store of an identity."""
+    return kept_grid(
+        str(identity.codec["name"]),
+        num_tokens=identity.num_tokens,
+        dim=identity.dim,
+        grid=identity.grid,
+    )
 
 
 def require_clips(config: SystemConfig, store: Store) -> None:

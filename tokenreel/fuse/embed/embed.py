@@ -35,7 +35,7 @@ from tokenreel.fuse.runs.provenance import (
     read_provenance,
     require_same_tokens,
 )
-from tokenreel.fuse.systems.base import Embedded, make_source, shapes_of, system_of
+from tokenreel.fuse.systems.base import Embedded, Shapes, make_source, shapes_of, system_of
 
 log = logging.getLogger(__name__)
 
@@ -120,15 +120,35 @@ def load_run(run: Path, source_of: Callable[[SystemConfig], TokenSource]) -> Emb
         Damaged: a folder without a readable run.json or checkpoint.
         WrongIdentity: tokens of another width than those it was trained on.
     """
+    found: list[TokenSource] = []
+
+    def sizes_of(config: SystemConfig) -> Shapes:
+        found.append(source_of(config))
+        return shapes_of(found[0])
+
+    embedder = load_model(run, sizes_of)
+    return replace(embedder, model=embedder.model.to(found[0].device))
+
+
+def load_model(run: Path, sizes_of: Callable[[SystemConfig], Shapes]) -> Embedder:
+    """The model of a trained run, on the CPU, for tokens of given sizes.
+
+    Args:
+        run: its folder.
+        sizes_of: gives the sizes of what a config reads; a checkpoint knows its classes itself.
+
+    Raises:
+        As load_run.
+    """
     provenance = read_provenance(run)
     config = read_config(run, provenance).as_trained(provenance)
-    source = source_of(config)
+    shapes = sizes_of(config)
     path = run / "checkpoint.pt"
     state = load_checkpoint(path) if path.exists() else None
     system = system_of(config)
     trained = system.classes_in(state["model"]) if state else None
-    classes = source.num_classes if trained is None else trained
-    shapes = replace(shapes_of(source), num_classes=classes)
+    if trained is not None:
+        shapes = replace(shapes, num_classes=trained)
     if config.uses_tags or config.uses_actions:
         shapes = replace(shapes, class_names=tuple(provenance["class_names"]))
     model = system.build(config, shapes)
@@ -144,7 +164,7 @@ def load_run(run: Path, source_of: Callable[[SystemConfig], TokenSource]) -> Emb
         raise UsageError(f"{run} has no checkpoint.pt yet: train it first")
     else:
         system.begin(model, config)
-    return Embedder(model.to(source.device), config, run / "embeddings.h5", provenance)
+    return Embedder(model, config, run / "embeddings.h5", provenance)
 
 
 def embed_run(

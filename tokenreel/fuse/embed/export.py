@@ -12,12 +12,18 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config.system import SystemConfig
-from tokenreel.fuse.data.source import TokenSource
-from tokenreel.fuse.embed.embed import load_run
-from tokenreel.fuse.runs.provenance import describe_stores, require_same_tokens
-from tokenreel.fuse.systems.base import Portable, make_source, shapes_of, system_of
+from tokenreel.fuse.embed.embed import load_model
+from tokenreel.fuse.systems.base import (
+    Portable,
+    Shapes,
+    shape_of_stream,
+    shapes_of_stores,
+    system_of,
+    wanted_of,
+)
 
 EXAMPLE_ROWS = 3  # torch.export takes a length of 0 or 1 for a constant
 
@@ -41,27 +47,36 @@ class ExportedModel:
     says: str
 
 
-def export_model(run: Path, stores: StoreSet) -> ExportedModel:
+def export_model(
+    run: Path, identities: Mapping[str, StoreIdentity], *, stores: StoreSet | None = None
+) -> ExportedModel:
     """The weights and the program of a trained run, made on the CPU.
 
     Args:
         run: its folder.
-        stores: that it was trained on, or others of the same backbone.
+        identities: of the stores that it was trained on, by name, or of others of the same
+            backbone.
+        stores: the stores; None for a run with a checkpoint, which says all that a model needs of
+            their clips, or for a loss that has no classes.
 
     Raises:
-        UsageError: a run without a checkpoint, or of a system that has no such program.
-        WrongIdentity: stores of another backbone or weights.
+        UsageError: a run that is not trained yet, or of a system that has no such program; stores
+            without what it reads.
     """
-    require_same_tokens(run, describe_stores(stores))
-    found: list[TokenSource] = []
+    streams = {name: shape_of_stream(identity) for name, identity in identities.items()}
+    found: list[Shapes] = []
 
-    def source_of(config: SystemConfig) -> TokenSource:
-        found.append(make_source(stores, [config], torch.device("cpu"), placement="disk"))
+    def sizes_of(config: SystemConfig) -> Shapes:
+        if stores is not None:
+            wanted_of([config], stores)
+            found.append(shapes_of_stores(stores, config))
+        else:
+            found.append(Shapes(streams))
         return found[0]
 
-    embedder = load_run(run, source_of)
+    embedder = load_model(run, sizes_of)
     model, config = embedder.model.eval(), embedder.config
-    portable = system_of(config).portable(run, model, config, shapes_of(found[0]))
+    portable = system_of(config).portable(run, model, config, found[0])
     tensors: dict[str, Tensor] = {
         name: value.detach().clone().contiguous() for name, value in model.state_dict().items()
     }

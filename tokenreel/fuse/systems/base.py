@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.clip import ClipRecord
+from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config.registry import SYSTEMS
@@ -27,7 +28,7 @@ from tokenreel.fuse.data.epoch_plan import Draw, Sampling, shuffled_batches
 from tokenreel.fuse.data.requirements import (
     actions_of,
     class_offsets,
-    grid_of,
+    grid_of_identity,
     require_clips,
     require_training_clips,
     training_clips,
@@ -343,6 +344,13 @@ class System(Protocol):
         )
 
 
+def require_portable(run: Path, config: SystemConfig) -> None:
+    """Raise UsageError for a run of a system that has no program of plain torch."""
+    system = system_of(config)
+    if type(system).portable is System.portable:
+        system.portable(run, None, config, Shapes({}))
+
+
 def system_of(config: SystemConfig) -> System:
     """The system of a config.
 
@@ -417,6 +425,11 @@ def make_source(
     return first
 
 
+def shape_of_stream(identity: StoreIdentity) -> StreamShape:
+    """The sizes of what a store of an identity holds."""
+    return StreamShape(identity.blocks, identity.dim, grid_of_identity(identity))
+
+
 def shapes_of(source: "TokenSource", config: SystemConfig | None = None) -> Shapes:
     """The sizes of what a source reads.
 
@@ -425,8 +438,7 @@ def shapes_of(source: "TokenSource", config: SystemConfig | None = None) -> Shap
         config: of a run; where it learns actions, they are the classes that it tells apart.
     """
     streams = {
-        name: StreamShape(stream.store.identity.blocks, stream.store.identity.dim, stream.grid)
-        for name, stream in source.streams.items()
+        name: shape_of_stream(stream.store.identity) for name, stream in source.streams.items()
     }
     learned = config is not None and config.uses_actions
     names = actions_of(source.store) if learned else source.class_names
@@ -435,10 +447,7 @@ def shapes_of(source: "TokenSource", config: SystemConfig | None = None) -> Shap
 
 def shapes_of_stores(stores: StoreSet, config: SystemConfig) -> Shapes:
     """The sizes of some stores, as :func:`shapes_of` gives them once they are read."""
-    streams = {
-        name: StreamShape(store.identity.blocks, store.identity.dim, grid_of(store))
-        for name, store in stores.items()
-    }
+    streams = {name: shape_of_stream(store.identity) for name, store in stores.items()}
     tags = {tag for record in stores.records.values() for tag in record.tags}
     names = actions_of(stores.first) if config.uses_actions else tuple(sorted(tags))
     counts = _clips_of(stores.first, config)
