@@ -80,7 +80,8 @@ def check_line(line):
         return
     program, *rest = shlex.split(line)
     if program == "srun":
-        program, *rest = rest
+        program, *rest = rest[2:] if rest[0] == "--cpus-per-task" else rest
+        line = shlex.join([program, *rest])
     if program == "torchrun":
         start = next(n for n, word in enumerate(rest) if word in APPS)
         parser = get_args_parser()

@@ -1,113 +1,19 @@
 """The driver of workers that die: what is tried again, alone, and what goes into quarantine."""
 
-import os
 import time
-from collections.abc import Mapping
 
 import pytest
 
 from tests.cache import stores
-from tokenreel.cache.canonical import canonical_json, seal
+from tests.pipeline.launch.fake_workers import Workers, drive, driver_of
 from tokenreel.cache.errors import ClipFailed, MachineError, TokenReelError, WrongIdentity
-from tokenreel.cache.format.clip import clip_key, folder_of
-from tokenreel.cache.format.index import committed_keys
 from tokenreel.cache.format.store_files import read_failures
-from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.cache.manifest import Clip
 from tokenreel.extract.report import ExtractReport
-from tokenreel.extract.signals import Stopping
 from tokenreel.pipeline.launch.attempts import LEDGER
-from tokenreel.pipeline.launch.drive import Away, Done, Driver, Lost, Ready
+from tokenreel.pipeline.launch.drive import Away, Done, Ready
 
 NAMES = ("a", "b", "c", "d", "e", "f")
-
-
-class Workers:
-    """Workers that commit two clips at each look, in claims of processes of another host.
-
-    Args:
-        store: its directory.
-        count: of workers.
-        poison: clips that end their worker.
-        grows: whether each attempt at a poisonous clip leaves another segment.
-    """
-
-    def __init__(self, store, part, count=2, poison=(), grows=False, dies_at_once=False):
-        self.store, self.part, self.count = store, part, count
-        self.poison, self.grows, self.dies_at_once = set(poison), grows, dies_at_once
-        self.begun = {}
-        self.tasks, self.done, self.events = {}, {}, [Ready(n) for n in range(count)]
-        self.log, self.stopped, self.pids = [], 0, 0
-
-    def give(self, worker, task):
-        self.tasks[worker] = task
-        self.done[worker] = []
-        names = [clip.clip_id for clip in task.clips(self.part)]
-        self.log.append((worker, names, bool(task.only)))
-
-    def wait(self, seconds):
-        events, self.events = self.events, []
-        for worker, task in list(self.tasks.items()):
-            events += self.step(worker, task)
-        return events
-
-    def step(self, worker, task):
-        if self.dies_at_once:
-            return self.lose(worker)
-        names = [clip.clip_id for clip in task.clips(self.part)]
-        part, parts = task.share
-        names = names[part::parts] + [n for n in reversed(names) if n not in names[part::parts]]
-        free = [n for n in names if not self.is_taken(n)][:2]
-        if not free or self.stopped:
-            del self.tasks[worker]
-            return [Done(worker, ExtractReport(committed=self.done[worker]))]
-        self.pids += 1
-        for name in free:
-            self.claim(name, self.pids)
-        if self.poison & {*free}:
-            for name in free:
-                if name in self.poison and self.grows:
-                    self.segment(name)
-            return self.lose(worker)
-        for name in free:
-            self.commit(name)
-            self.done[worker].append(name)
-        return []
-
-    def lose(self, worker):
-        del self.tasks[worker]
-        self.events.append(Ready(worker))
-        return [Lost(worker, "killed", "other", self.pids)]
-
-    def is_taken(self, name):
-        return clip_key(name) in committed_keys(self.store) or self.claim_of(name).exists()
-
-    def claim_of(self, name):
-        return self.store / "claims" / f"{clip_key(name)}.json"
-
-    def claim(self, name, pid, age=0.0):
-        holder = {"owner": "x", "host": "other", "pid": pid, "started": "1", "token": f"{pid}"}
-        path = self.claim_of(name)
-        path.write_bytes(canonical_json(seal(holder)))
-        os.utime(path, (time.time() - age,) * 2)
-
-    def segment(self, name):
-        final = self.store / folder_of(clip_key(name))
-        folder = final.with_name(f".tmp-{clip_key(name)}-w")
-        folder.mkdir(parents=True, exist_ok=True)
-        self.begun[name] = self.begun.get(name, 0) + 1
-        (folder / str(self.begun[name])).touch()
-        if self.begun[name] == 4:
-            self.poison.discard(name)
-
-    def commit(self, name):
-        self.claim_of(name).unlink()
-        (self.store / folder_of(clip_key(name))).mkdir(parents=True)
-
-    def reports(self) -> Mapping[int, ExtractReport]:
-        return {}
-
-    def stop(self, number):
-        self.stopped = number or -1
 
 
 @pytest.fixture
@@ -118,11 +24,6 @@ def store(tmp_path):
 @pytest.fixture
 def part():
     return [Clip(name, f"{name}.mp4", split="train") for name in NAMES]
-
-
-def drive(workers, store, part, **options):
-    manifest = Manifest("folder", store.parent, tuple(part), {})
-    return Driver(workers, manifest, part, store, **options).run(Stopping(), progress=False)
 
 
 def test_every_clip_is_committed_once_and_nothing_else_is_left(store, part):
@@ -150,8 +51,7 @@ def test_a_clip_that_ends_its_worker_twice_is_in_quarantine_and_its_neighbour_is
 
 def test_a_driver_that_was_killed_after_the_first_death_leaves_what_the_next_one_needs(store, part):
     workers = Workers(store, part, count=1, poison=["a"])
-    manifest = Manifest("folder", store.parent, tuple(part), {})
-    driver = Driver(workers, manifest, part, store)
+    driver = driver_of(workers, store, part)
     for _ in range(2):
         for event in workers.wait(0):
             driver._take(event)

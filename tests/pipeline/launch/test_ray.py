@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -136,9 +137,51 @@ def test_an_address_without_a_cluster_and_options_of_others_are_refused(words, w
     [
         (Placement(gpus="all"), {"CPU": 4.0}, "--gpus all: the Ray cluster has no GPU"),
         (Placement(gpus="0,1"), {"GPU": 2.0, "CPU": 4.0}, "takes all, or the GPUs of a node"),
-        (Placement(cpus=8), {"CPU": 4.0}, "--cpus 8: the Ray cluster has 4 cores"),
+        (Placement(cpus=8), {"CPU": 4.0}, "--cpus 8: no node .* has 4 cores"),
+        (Placement(gpus="0"), {"GPU": 2.0, "CPU": 4.0}, "--gpus 0: --engine ray takes all"),
     ],
 )
 def test_workers_for_which_a_cluster_has_no_room_are_refused(placement, resources, why):
     with pytest.raises(UsageError, match=why):
-        size_of(placement, resources, 1)
+        size_of(placement, [resources])
+
+
+@pytest.mark.parametrize(
+    ("placement", "nodes", "size"),
+    [
+        (Placement(), [{"CPU": 8.0}, {"CPU": 2.0}], (2, 0, 4)),  # with 5 one would wait
+        (Placement(), [{"CPU": 8.0}] * 3, (3, 0, 8)),
+        (Placement(nodes=3), [{"CPU": 8.0}], (3, 0, 2)),
+        (Placement(gpus="2"), [{"GPU": 4.0, "CPU": 8.0}], (2, 1, 2)),
+        (Placement(gpus="all"), [{"GPU": 2.0, "CPU": 8.0}, {"CPU": 64.0}], (2, 1, 4)),
+        (Placement(gpus="2", nodes=2, cpus=3), [{"GPU": 2.0, "CPU": 6.0}] * 2, (4, 1, 3)),
+    ],
+)
+def test_workers_have_the_cores_with_which_all_run_at_once(placement, nodes, size, caplog):
+    assert size_of(placement, nodes) == size
+    assert "room" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("placement", "nodes", "told"),
+    [
+        (Placement(nodes=3), [{"CPU": 2.0}], "3 workers wanted, .* has room for 2"),
+        (Placement(nodes=2, cpus=5), [{"CPU": 8.0}] * 2, ""),
+        (Placement(nodes=3, cpus=5), [{"CPU": 8.0}] * 2, "3 workers wanted, .* room for 2"),
+        (Placement(gpus="3"), [{"GPU": 2.0, "CPU": 8.0}], "3 workers wanted, .* room for 2"),
+        (Placement(gpus="2", cpus=6), [{"GPU": 2.0, "CPU": 8.0}], "2 workers wanted, .* for 1"),
+    ],
+)
+def test_workers_that_have_to_wait_for_the_cluster_to_grow_are_counted(
+    placement, nodes, told, caplog
+):
+    size_of(placement, nodes)
+    assert re.search(told, caplog.text)
+    assert bool(told) == bool(caplog.text)
+
+
+def test_cores_that_no_node_has_are_refused_though_the_cluster_has_them():
+    with pytest.raises(UsageError, match=r"--cpus 12: no node .* the largest has 8 cores"):
+        size_of(Placement(cpus=12), [{"CPU": 8.0}] * 4)
+    with pytest.raises(UsageError, match="--cpus 12: no node"):
+        size_of(Placement(gpus="all", cpus=12), [{"GPU": 1.0, "CPU": 8.0}, {"CPU": 64.0}])

@@ -119,7 +119,8 @@ def store_status(path: str | Path, *, expiry_seconds: float = EXPIRY_SECONDS) ->
 
     Args:
         path: the store.
-        expiry_seconds: a worker of another host is dead after that long without a heartbeat.
+        expiry_seconds: a worker or claim of another host is dead after that long without a
+            heartbeat.
 
     Raises:
         StoreNotFound: no store there.
@@ -127,7 +128,7 @@ def store_status(path: str | Path, *, expiry_seconds: float = EXPIRY_SECONDS) ->
     path = store_path(path)
     load_identity(path)
     store = open_store(path)
-    held = _claims(path)
+    held = _claims(path, expiry_seconds)
     return StoreStatus(
         path,
         expected_clips(path),
@@ -143,13 +144,13 @@ def store_status(path: str | Path, *, expiry_seconds: float = EXPIRY_SECONDS) ->
     )
 
 
-def _claims(path: Path) -> dict[tuple[str, int, str], list[str]]:
+def _claims(path: Path, expiry_seconds: float) -> dict[tuple[str, int, str], list[str]]:
     """Keys of the clips that live writers have in work, by host, process and its start."""
     held: dict[tuple[str, int, str], list[str]] = {}
     for claim in sorted((path / "claims").glob("*.json")):
         with suppress(OSError, Damaged):
             holder = read_claim(claim)
-            if is_live(claim):
+            if is_live(claim, expiry_seconds=expiry_seconds):
                 held.setdefault((holder.host, holder.pid, holder.started), []).append(claim.stem)
     return held
 

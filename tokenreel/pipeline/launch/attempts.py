@@ -7,6 +7,7 @@ disk, it goes into quarantine.
 
 import logging
 import os
+from collections.abc import Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +47,23 @@ class Attempts:
 
     def __init__(self, store: Path) -> None:
         self._store, self._file = store, store / LEDGER
-        self.found: dict[str, Attempt] = {}
+        data = self._read()
+        self.found = self._attempts_in(data)
+        self._is_torn = bool(data) and not data.endswith(b"\n")
+
+    def _read(self) -> bytes:
         with suppress(FileNotFoundError):
-            for line in self._file.read_bytes().splitlines():
-                with suppress(Damaged, KeyError, TypeError):  # a torn last line
-                    values = parse_object(line, where=self._file)
-                    self.found[str(values["key"])] = Attempt(values["deaths"], values["files"])
+            return self._file.read_bytes()
+        return b""
+
+    def _attempts_in(self, data: bytes) -> dict[str, Attempt]:
+        """The attempts of a ledger by key of the clip; a torn line is left out."""
+        found = {}
+        for line in data.splitlines():
+            with suppress(Damaged, KeyError, TypeError, ValueError):
+                values = parse_object(line, where=self._file)
+                found[str(values["key"])] = Attempt(int(values["deaths"]), int(values["files"]))
+        return found
 
     def note(self, key: str) -> Attempt:
         """Note that a worker died while a clip was in work."""
@@ -67,6 +79,8 @@ class Attempts:
             return self.found[key]
         make_directory(self._file.parent)
         line = canonical_json({"key": key, "deaths": deaths, "files": files}) + b"\n"
+        if self._is_torn:  # the last line, by a driver that was killed: it must not tear this one
+            line, self._is_torn = b"\n" + line, False
         handle = os.open(self._file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             write_all(handle, line)
@@ -74,9 +88,14 @@ class Attempts:
             os.close(handle)
         return self.found[key]
 
-    def forget(self) -> None:
-        """Remove the ledger, once every clip has ended."""
-        self.found = {}
+    def forget(self, ended: Set[str]) -> None:
+        """Remove the ledger, unless it has clips of another command that have not ended.
+
+        Args:
+            ended: keys of the clips that are committed or in quarantine.
+        """
+        if not self._attempts_in(self._read()).keys() <= ended:
+            return
         with suppress(OSError):
             self._file.unlink()
         with suppress(OSError):  # it holds the files of other workers

@@ -84,9 +84,11 @@ def cluster_of(gpus: str | None, nodes: int | None, cpus: int | None) -> Cluster
 def estimate(plan: Plan, cluster: Cluster, num_clips: int) -> Estimate:
     """The cost of clips like those of a plan.
 
+    Processors decode and compute on the same cores, so that these times add up.
+
     Args:
         plan: of a sample of the clips, with the rates of this machine.
-        cluster: the machines; each GPU as fast as the one measured, or each node as this machine.
+        cluster: the machines; each GPU as fast as the one measured, or each core as one of those.
         num_clips: how many.
     """
     survey, rates, size = plan.survey, plan.rates, plan.sizes[0]
@@ -94,15 +96,17 @@ def estimate(plan: Plan, cluster: Cluster, num_clips: int) -> Estimate:
     frames = survey.num_frames * share
     stored = size.num_bytes * share
     video = survey.video_bytes * share
-    devices = cluster.nodes * max(cluster.gpus, 1)
-    backbone = frames * plan.views / rates.backbone_frames / devices
-    decoders = cluster.nodes * cluster.decoders
-    decoding = frames * survey.decoded_per_frame / max(rates.decode_frames, 1e-9) / decoders
-    seconds = {
-        "GPU" if cluster.gpus else "processors": backbone,
-        "decoding": decoding,
-        "disk": stored / rates.write_bytes + video / rates.read_bytes,
-    }
+    images = frames * plan.views / rates.backbone_frames
+    decoding = 0.0  # where no clip could be decoded
+    if rates.decode_frames:
+        decoding = frames * survey.decoded_per_frame / rates.decode_frames / cluster.nodes
+    seconds = {"decoding": decoding / cluster.decoders}
+    if cluster.gpus:
+        seconds["GPU"] = images / cluster.nodes / cluster.gpus
+    else:
+        here = len(os.sched_getaffinity(0))  # of the backbone that was measured
+        seconds["processors"] = (images / cluster.nodes * here + decoding) / cluster.cores
+    seconds["disk"] = stored / rates.write_bytes + video / rates.read_bytes
     longest = max(seconds.values())
     segments = sum(-(-count // SEGMENT) for count in survey.clip_frames.values())
     return Estimate(
@@ -134,11 +138,16 @@ def cluster_table(plan: Plan, cluster: Cluster) -> str:
             ]
         )
     what = f"{cluster.gpus} GPUs" if cluster.gpus else "processors"
+    is_other = (plan.rates.device == "cpu") == bool(cluster.gpus)
+    note = (
+        f"the backbone was measured on {plan.rates.device}, not on {what}: the hours are not those"
+    )
     header = ["clips", "hours", "limit", "TB", "inodes", "PUT", "GET/epoch", "MB/s a node"]
     return "\n".join(
         [
             f"{cluster.nodes} node(s) of {what} and {cluster.cores} cores, each as fast as "
             "measured here, on one disk as fast as this one:",
+            *([f"{note} of such nodes; run the command on one of them"] if is_other else []),
             format_table(header, rows),
         ]
     )

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from tokenreel.cache.errors import MachineError, TokenReelError
-from tokenreel.cache.format.clip import clip_key
+from tokenreel.cache.errors import Damaged, MachineError, TokenReelError
+from tokenreel.cache.format.clip import ClipRecord, clip_key, folder_of, load_clip
 from tokenreel.cache.format.index import committed_keys
 from tokenreel.cache.format.store_files import read_failures, record_failure
 from tokenreel.cache.manifest import Clip, Manifest
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 WAIT_SECONDS = 1.0
 MOST_ROUNDS = 3  # of a clip that nobody claims any more
 MOST_BARREN = 3  # deaths of one worker in a row with no clip in work
+SHOWN = 5  # names of clips in a line
 STOP_SECONDS = 3 * GRACE_SECONDS  # a worker that has not ended by then is given up
 
 
@@ -121,6 +122,7 @@ class _State:
     Attributes:
         idle: workers that can be given a task.
         tasks: of the others.
+        dropped: the task that a worker had when it did not answer, until it gets another one.
         barren: of each worker, deaths in a row with no clip in work.
         served: workers that were given their share.
         is_through: whether a worker has gone through all clips.
@@ -134,6 +136,7 @@ class _State:
 
     idle: set[int] = field(default_factory=set)
     tasks: dict[int, Task] = field(default_factory=dict)
+    dropped: dict[int, Task] = field(default_factory=dict)
     barren: dict[int, int] = field(default_factory=dict)
     served: set[int] = field(default_factory=set)
     is_through: bool = False
@@ -153,6 +156,8 @@ class Driver:
         manifest: of the data set.
         part: the clips.
         store: directory of the store, made before.
+        run: ids of the clips that the store is to have after all shards; the part's when None.
+        replaced: records of the committed clips that are extracted again, by id.
         max_failures: of the configuration.
         expiry_seconds: after which the claims of a run that was killed are dead.
     """
@@ -164,6 +169,8 @@ class Driver:
         part: Sequence[Clip],
         store: Path,
         *,
+        run: Sequence[str] | None = None,
+        replaced: Mapping[str, ClipRecord] | None = None,
         max_failures: int | None = None,
         expiry_seconds: float = EXPIRY_SECONDS,
     ) -> None:
@@ -171,6 +178,9 @@ class Driver:
         self._part, self._max_failures = part, max_failures
         self._expiry_seconds = expiry_seconds
         self._clips = {clip_key(clip.clip_id): clip for clip in part}
+        self._run = [clip.clip_id for clip in part] if run is None else run
+        self._replaced = {clip_key(name): record for name, record in (replaced or {}).items()}
+        self._to_replace = {*self._replaced}
         self._attempts = Attempts(store)
         self._state, self._next_beat = _State(), 0.0
         self._before = committed_keys(store)
@@ -184,7 +194,7 @@ class Driver:
         """
         state = self._state
         left = self._left()
-        note_run(self._store, (clip.clip_id for clip in self._part))
+        note_run(self._store, self._run)
         state.suspects.extend(
             self._clips[key].clip_id for key in self._attempts.found if key in left
         )
@@ -221,8 +231,20 @@ class Driver:
 
     def _left(self) -> set[str]:
         """Keys of the clips that are neither committed nor in quarantine."""
-        held = {clip_key(str(record["clip_id"])) for record in read_failures(self._store)}
-        return self._clips.keys() - committed_keys(self._store) - held
+        done = committed_keys(self._store) - self._still_old()
+        return self._clips.keys() - done - self._in_quarantine()
+
+    def _in_quarantine(self) -> set[str]:
+        """Keys of the clips in quarantine."""
+        return {clip_key(str(record["clip_id"])) for record in read_failures(self._store)}
+
+    def _still_old(self) -> set[str]:
+        """Keys of the clips that are to be replaced and have not been."""
+        for key, record in list(self._replaced.items()):
+            with suppress(Damaged, OSError):  # another writer replaces it just now
+                if load_clip(self._store / folder_of(key), key)[0] != record:
+                    del self._replaced[key]
+        return {*self._replaced}
 
     def _take(self, event: Event) -> None:
         state, worker = self._state, event.worker
@@ -242,6 +264,8 @@ class Driver:
             self._drop(worker)
             if isinstance(event, Lost):
                 self._lose(event)
+            else:
+                log.warning("worker %d does not answer (%s)", worker, event.reason)
 
     def _drop(self, worker: int) -> None:
         """Forget the task of a worker that does not answer; what it did is in its last report."""
@@ -250,23 +274,28 @@ class Driver:
         task = state.tasks.pop(worker, None)
         if worker in state.latest:
             state.reports.append(state.latest.pop(worker))
-        if task is not None and not task.only:
-            state.served.discard(worker)  # its share is not done
+        if task is not None:
+            state.dropped[worker] = task
+            if not task.only:
+                state.served.discard(worker)  # its share is not done
 
     def _lose(self, event: Lost) -> None:
         """Note which clips were in work when a worker died."""
         state, worker = self._state, event.worker
         keys = release_claims(self._store, event.host, event.pid) if event.host else []
-        keys = [key for key in keys if key in self._clips and key in self._left()]
+        left = self._left() if keys else set()
+        keys = [key for key in keys if key in left]
         where = f" on {event.host}" if event.host else ""
         names = ", ".join(self._clips[key].clip_id for key in keys) or "no clip"
         log.warning("worker %d%s died (%s) with %s in work", worker, where, event.reason, names)
+        task = state.dropped.pop(worker, Task())
         for key in keys:
             clip, found = self._clips[key], self._attempts.note(key)
-            if found.deaths >= MOST_DEATHS:
+            if found.deaths >= MOST_DEATHS and task.only == {clip.clip_id}:
                 self._quarantine(clip, event.reason)
-            elif clip.clip_id not in state.suspects:
-                state.suspects.append(clip.clip_id)
+            else:
+                if clip.clip_id not in state.suspects:
+                    state.suspects.append(clip.clip_id)
                 self._hold(key)
         state.barren[worker] = 0 if keys else state.barren.get(worker, 0) + 1
         if state.barren[worker] >= MOST_BARREN and state.error is None:
@@ -277,7 +306,7 @@ class Driver:
 
     def _hold(self, key: str) -> None:
         """Claim a clip that is to be tried alone, so that no worker takes it among others."""
-        with suppress(ClaimHeld):  # another writer was faster
+        with suppress(ClaimHeld):  # another writer was faster, or the driver has it
             self._state.held[self._clips[key].clip_id] = take_claim(
                 self._store / "claims", key, owner="driver", expiry_seconds=self._expiry_seconds
             )
@@ -325,6 +354,7 @@ class Driver:
 
     def _start(self, worker: int, task: Task) -> None:
         self._state.idle.discard(worker)
+        self._state.dropped.pop(worker, None)
         self._state.tasks[worker] = task
         self._workers.give(worker, task)
 
@@ -341,7 +371,10 @@ class Driver:
         return [n for n in names if n not in reached and state.rounds[n] < MOST_ROUNDS]
 
     def _give_free(self, rest: Sequence[str]) -> bool:
-        """Give the clips that nobody claims, or whose claims are dead, to a worker, if there is."""
+        """Give the clips that nobody claims, or whose claims are dead, to a worker, if there is.
+
+        Those that a worker died of are tried alone.
+        """
         state, claims = self._state, self._store / "claims"
         free = [
             name
@@ -350,7 +383,10 @@ class Driver:
         ]
         if free and state.idle:
             state.rounds.update(free)
-            self._start(min(state.idle), Task(only=frozenset(free)))
+            alone = [name for name in free if clip_key(name) in self._attempts.found]
+            state.suspects.extend(alone)
+            if together := frozenset(free) - {*alone}:
+                self._start(min(state.idle), Task(only=together))
         return bool(free)
 
     def _total(self) -> ExtractReport:
@@ -364,18 +400,24 @@ class Driver:
         for claim in state.held.values():
             claim.release()
         left, now = self._left(), committed_keys(self._store)
+        replaced = self._to_replace - self._replaced.keys()
         said = {*total.committed, *total.changed}
         for key, clip in self._clips.items():
-            if key in now and key not in self._before and clip.clip_id not in said:
+            if key in (now - self._before) | replaced and clip.clip_id not in said:
                 total.committed.append(clip.clip_id)
+                total.replaced += [clip.clip_id] if key in replaced else []
         total.skipped = sorted({*total.skipped} - {*total.committed})
         total.skipped = [name for name in total.skipped if clip_key(name) not in left]
         total.note_quarantine(read_failures(self._store), {c.clip_id for c in self._part})
-        settle_run(self._store, (clip.clip_id for clip in self._part))
+        settle_run(self._store, self._run)
         if not left:
-            self._attempts.forget()
+            self._attempts.forget(now | self._in_quarantine())
         if state.error is not None and not stopping.event.is_set():
             raise state.error
+        if left and not stopping.event.is_set():
+            names = sorted(self._clips[key].clip_id for key in left)
+            more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
+            log.warning("not extracted: %s%s: rerun to resume", ", ".join(names[:SHOWN]), more)
         total.signal = stopping.signal
         return total
 

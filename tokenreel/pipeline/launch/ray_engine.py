@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +16,12 @@ from typing import Any
 
 from tokenreel.cache.bucket.local_cache import BYTES, FOLDER
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.cache.manifest import Clip, Manifest, first_clips
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.flow.changes import StoreChanges, WhenChanged, find_changes
 from tokenreel.extract.flow.clip_queue import clips_of_shard
 from tokenreel.extract.flow.runner import extract_clips
+from tokenreel.extract.frame_policy import FrameList
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.signals import Stopping, stop_on_signals
 from tokenreel.pipeline.launch.base import (
@@ -141,12 +142,14 @@ def launch(extraction: Extraction, placement: Placement) -> Launched:
     require_package("ray", "ray")
     shard = parse_shard(extraction.shard)
     with stop_on_signals() as stopping, connected(placement.address) as ray:
-        count, gpus, cpus = size_of(placement, ray.cluster_resources(), len(nodes_of(ray)))
+        count, gpus, cpus = size_of(placement, nodes_of(ray))
         extraction, manifest, config = ready(extraction)
         assert extraction.out is not None
-        store = extraction.out
-        part = clips_of_shard(manifest, shard, limit=extraction.limit)
-        changes = find_changes(manifest, store, part, policy=extraction.changed)
+        store, listed = extraction.out, FrameList(config)
+        clips = first_clips(manifest.clips, extraction.limit)
+        whole = clips_of_shard(manifest, shard, limit=extraction.limit)
+        part = [clip for clip in whole if listed.has(clip)]
+        changes = find_changes(manifest, store, whole, policy=extraction.changed)
         job = Job(
             manifest,
             tuple(part),
@@ -161,9 +164,19 @@ def launch(extraction: Extraction, placement: Placement) -> Launched:
             {name: os.environ[name] for name in (FOLDER, BYTES) if name in os.environ},
         )
         workers = RayWorkers(ray, job, count=count, gpus=gpus, cpus=cpus)
-        driver = Driver(workers, manifest, part, store, max_failures=config.max_failures)
+        driver = Driver(
+            workers,
+            manifest,
+            part,
+            store,
+            run=[clip.clip_id for clip in clips if listed.has(clip)],
+            replaced=changes.replaced,
+            max_failures=config.max_failures,
+        )
         report = driver.run(stopping)
     report.unreadable = list(manifest.unreadable)
+    report.num_over_limit = len(manifest.clips) - len(clips)
+    report.num_unlisted = len(whole) - len(part)
     return Launched(report, store)
 
 
@@ -182,30 +195,28 @@ def device_of(word: str, gpus: int) -> str:
     return "cpu"
 
 
-def size_of(
-    placement: Placement, resources: Mapping[str, float], num_nodes: int
-) -> tuple[int, int, int]:
+def size_of(placement: Placement, nodes: Sequence[Mapping[str, float]]) -> tuple[int, int, int]:
     """Number of workers, and GPUs and cores of each.
 
     Args:
-        placement: of the command.
-        resources: of the cluster.
-        num_nodes: of the cluster.
+        placement: of the command; without its cores as many as let most of the workers run.
+        nodes: resources of each node of the cluster; a worker is on one of them.
 
     Raises:
         UsageError: the cluster has no room for one worker, or GPUs are named by number.
 
-    >>> size_of(Placement(gpus="all"), {"GPU": 8.0, "CPU": 64.0}, 2)
+    >>> size_of(Placement(gpus="all"), [{"GPU": 4.0, "CPU": 32.0}] * 2)
     (8, 1, 8)
-    >>> size_of(Placement(gpus="4", nodes=3), {"GPU": 16.0, "CPU": 64.0}, 4)
+    >>> size_of(Placement(gpus="4", nodes=3), [{"GPU": 4.0, "CPU": 16.0}] * 4)
     (12, 1, 4)
-    >>> size_of(Placement(nodes=2), {"CPU": 2.0}, 1)
+    >>> size_of(Placement(nodes=2), [{"CPU": 2.0}])
     (2, 0, 1)
     """
-    cores, here = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    cores = sum(int(node.get("CPU", 0)) for node in nodes)
+    here = sum(int(node.get("GPU", 0)) for node in nodes)
     gpus = 0
     if placement.gpus is None:
-        count = placement.nodes or num_nodes
+        count = placement.nodes or len(nodes)
     elif placement.gpus == "all":
         count, gpus = here, 1
     elif placement.gpus.isdecimal() and int(placement.gpus):
@@ -214,15 +225,28 @@ def size_of(
         raise UsageError(f"--gpus {placement.gpus}: --engine ray takes all, or the GPUs of a node")
     if gpus and not here:
         raise UsageError(f"--gpus {placement.gpus}: the Ray cluster has no GPU")
-    cpus = placement.cpus or max(1, cores // (here if gpus else count))
-    if cpus > cores:
-        raise UsageError(f"--cpus {cpus}: the Ray cluster has {cores} cores")
-    room = min(here, cores // cpus) if gpus else cores // cpus
-    if count > room:
+
+    def room(cpus: int) -> int:
+        """Workers of so many cores that run at once."""
+        fits = [int(node.get("CPU", 0)) // cpus for node in nodes]
+        devices = [int(node.get("GPU", 0)) for node in nodes]
+        return sum(map(min, fits, devices)) if gpus else sum(fits)
+
+    most = max(1, cores // (here if gpus else count))
+    cpus = placement.cpus or max(
+        range(1, most + 1), key=lambda cpus: (min(room(cpus), count), cpus)
+    )
+    if not room(cpus):
+        largest = max(int(node.get("CPU", 0)) for node in nodes)
+        raise UsageError(
+            f"--cpus {cpus}: no node of the Ray cluster has room for such a worker; the largest "
+            f"has {largest} cores"
+        )
+    if count > room(cpus):
         log.warning(
             "%d workers wanted, the Ray cluster has room for %d: the others wait for it to grow",
             count,
-            room,
+            room(cpus),
         )
     return count, gpus, cpus
 
@@ -271,9 +295,9 @@ def _reachable(address: str) -> str:
     return f"{host}:{port}"
 
 
-def nodes_of(ray: Any) -> list[Any]:
-    """The nodes of the cluster that are alive."""
-    return [node for node in ray.nodes() if node["Alive"]]
+def nodes_of(ray: Any) -> list[Mapping[str, float]]:
+    """Resources of each node of the cluster that is alive."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 class RayWorkers:

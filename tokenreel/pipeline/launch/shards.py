@@ -51,7 +51,7 @@ def find_shard(word: str, environment: Mapping[str, str]) -> str:
     if ARRAY in environment:
         part, parts = _of_array(environment)
     task, tasks = _of_step(environment, is_array=ARRAY in environment)
-    if parts == tasks == 1 and ARRAY not in environment and TASK not in environment:
+    if ARRAY not in environment and TASK not in environment:
         raise _nothing(word)
     return _checked("the job", part * tasks + task, parts * tasks)
 

@@ -42,7 +42,7 @@ def launch(request: TableRequest, placement: Placement) -> LaunchedTable:
     placement.require_only("ray", ["gpus", "nodes", "cpus", "address"])
     require_package("ray", "ray")
     with stop_on_signals() as stopping, connected(placement.address) as ray:
-        count, gpus, cpus = size_of(placement, ray.cluster_resources(), len(nodes_of(ray)))
+        count, gpus, cpus = size_of(placement, nodes_of(ray))
         device = device_of(request.device, gpus)
 
         def train(jobs: Sequence["Job"]) -> list["RunResult"]:
