@@ -66,8 +66,10 @@ def test_the_resource_that_limits_is_named_for_each_size():
     assert {row[2] for row in rows} == {"GPU"}
     assert rows[-1][1] == f"{80 * 10**7 / 100 / 3600:.1f}"
     # a clip: .8 MB of store and .4 MB of video, 70 inodes, 30 objects, 1.5 segments; 100 s of 125
-    assert rows[0][3:7] == ["0.001", "70,000", "30,000", "1,500"]
-    assert rows[0][7] == f"{1200 / 800:.0f}"
+    assert rows[0][3:8] == ["0.0008", "70,000", "30,000", "31,000", "1,500"], "a PUT of each claim"
+    assert rows[0][8] == f"{1200 / 800:.1f}"
+    large = cluster_table(fast, Cluster(1024, 8, 128)).splitlines()[2].split()
+    assert large[1] == "2.7e-05", "80,000 frames over 8,192 GPUs of 100 frames/s"
     narrow = cluster_table(fast, Cluster(nodes=1, gpus=1, cores=3))
     assert {line.split()[2] for line in narrow.splitlines()[2:]} == {"decoding"}
 
@@ -76,7 +78,7 @@ def test_the_machines_are_read_from_the_words():
     assert cluster_of("4", 16, 32) == Cluster(16, 4, 32)
     assert cluster_of("1", None, None) == Cluster(1, 1, len(os.sched_getaffinity(0)))
     assert cluster_of(None, None, 8) == Cluster(1, 0, 8)
-    for gpus in ("all", "0", "0,1", "-1"):
+    for gpus in ("all", "0", "0,1", "-1", "1025", "9" * 400, "1.5"):
         with pytest.raises(UsageError, match=f"--gpus {gpus}: for a plan give the number of GPUs"):
             cluster_of(gpus, 1, 8)
 

@@ -198,9 +198,10 @@ def plan(
     gpus: Annotated[
         str | None, typer.Option(help="of each node: the cost of 10^3 to 10^7 clips on a cluster")
     ] = None,
-    nodes: Annotated[int | None, typer.Option(min=1, help="of the cluster")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="of the cluster")] = None,
     cpus: Annotated[
-        int | None, typer.Option(min=1, help="cores of each node [those of this machine]")
+        int | None,
+        typer.Option(min=1, max=100_000, help="cores of each node [those of this machine]"),
     ] = None,
     limit: Limit = None,
     follow_links: FollowLinks = False,

@@ -7,12 +7,14 @@ core and the shared disk.
 import os
 from dataclasses import dataclass
 
+from tokenreel.cache.canonical import is_whole_number
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.layout import SEGMENT
 from tokenreel.pipeline.phases.planning import Plan
 from tokenreel.pipeline.text import format_table
 
 SIZES = tuple(10**power for power in range(3, 8))
+MOST_GPUS = 1024  # of a node
 RESERVED_CORES = 2  # of each GPU, which feed it and write
 
 
@@ -44,7 +46,8 @@ class Estimate:
         num_clips: how many.
         num_bytes: of the store.
         num_files: inodes on a disk.
-        num_objects: of a bucket, and PUT requests: one for each file.
+        num_objects: of a bucket.
+        num_puts: PUT requests: one for each object, and one for the claim of each clip.
         num_reads: GET requests of an epoch of one block, one for each of its files.
         hours: of each resource, if it alone were the limit.
         node_bytes: a second that each node reads and writes over the network.
@@ -54,6 +57,7 @@ class Estimate:
     num_bytes: float
     num_files: int
     num_objects: int
+    num_puts: int
     num_reads: int
     hours: dict[str, float]
     node_bytes: float
@@ -75,8 +79,10 @@ def cluster_of(gpus: str | None, nodes: int | None, cpus: int | None) -> Cluster
     Raises:
         UsageError: GPUs that are not counted.
     """
-    if gpus is not None and not (gpus.isdecimal() and int(gpus)):
-        raise UsageError(f"--gpus {gpus}: for a plan give the number of GPUs of each node")
+    if gpus is not None and not (is_whole_number(gpus) and 0 < int(gpus) <= MOST_GPUS):
+        raise UsageError(
+            f"--gpus {gpus}: for a plan give the number of GPUs of each node, {MOST_GPUS} at most"
+        )
     cores = cpus or len(os.sched_getaffinity(0))
     return Cluster(nodes or 1, int(gpus or 0), cores)
 
@@ -114,6 +120,7 @@ def estimate(plan: Plan, cluster: Cluster, num_clips: int) -> Estimate:
         stored,
         round((size.num_files + size.num_folders) * share),
         round(size.num_files * share),
+        round(size.num_files * share) + num_clips,
         round(segments * share),
         {name: value / 3600 for name, value in seconds.items()},
         (stored + video) / longest / cluster.nodes,
@@ -128,13 +135,14 @@ def cluster_table(plan: Plan, cluster: Cluster) -> str:
         rows.append(
             [
                 f"{num_clips:,}",
-                f"{found.hours[found.limit]:.1f}",
+                short_number(found.hours[found.limit]),
                 found.limit,
-                f"{found.num_bytes / 1e12:.3f}",
+                short_number(found.num_bytes / 1e12, digits=3),
                 f"{found.num_files:,}",
                 f"{found.num_objects:,}",
+                f"{found.num_puts:,}",
                 f"{found.num_reads:,}",
-                f"{found.node_bytes / 1e6:.0f}",
+                short_number(found.node_bytes / 1e6, digits=0),
             ]
         )
     what = f"{cluster.gpus} GPUs" if cluster.gpus else "processors"
@@ -142,7 +150,8 @@ def cluster_table(plan: Plan, cluster: Cluster) -> str:
     note = (
         f"the backbone was measured on {plan.rates.device}, not on {what}: the hours are not those"
     )
-    header = ["clips", "hours", "limit", "TB", "inodes", "PUT", "GET/epoch", "MB/s a node"]
+    header = ["clips", "hours", "limit", "TB", "inodes"]
+    header += ["objects", "PUT", "GET/epoch", "MB/s a node"]
     return "\n".join(
         [
             f"{cluster.nodes} node(s) of {what} and {cluster.cores} cores, each as fast as "
@@ -151,3 +160,13 @@ def cluster_table(plan: Plan, cluster: Cluster) -> str:
             format_table(header, rows),
         ]
     )
+
+
+def short_number(value: float, *, digits: int = 1) -> str:
+    """A number for people: some digits after the point, and of small ones two digits in all.
+
+    >>> short_number(2222.22), short_number(0.0347), short_number(1.5, digits=0)
+    ('2222.2', '0.035', '1.5')
+    """
+    is_small = value < 10 ** (1 - digits)
+    return f"{value:.2g}" if is_small and value else f"{value:.{digits}f}"
