@@ -5,7 +5,8 @@
 The operations that a clip costs are counted while the code of the claims runs on a folder here; the
 workers, their failures and their stragglers are simulated, with a seed.  So the rows say nothing of
 a machine: they say what the protocol does at 2 ms an operation, as on a shared disk, and at 30 ms a
-request, as on a bucket, where claims are taken in batches: of requests side by side one is counted.
+request, as on a bucket, where claims are taken in batches: of requests side by side one is counted,
+and ended claims are deleted with the heartbeats.
 
 A worker looks at the store's folders when it starts, takes the clips of its share, longest first,
 then lists the store and takes what is left of the others', in the order of the code.  One that
@@ -19,7 +20,6 @@ import io
 import os
 import tempfile
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -31,7 +31,9 @@ from unittest.mock import patch
 
 import numpy as np
 from harness import Row, Timing, make_row, quick_flag, write_rows
+from obstore.store import MemoryStore
 
+from tokenreel.cache.bucket import objects as objects_module
 from tokenreel.cache.bucket.objects import REQUESTS, Bucket, ObjectState
 from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.files import clock_of, names_in
@@ -41,7 +43,7 @@ from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.index import committed_keys, is_committed
 from tokenreel.cache.format.store_files import create_store
 from tokenreel.cache.manifest import Clip
-from tokenreel.cache.write import bucket_claims, store_writer
+from tokenreel.cache.write import bucket_claims, bucket_writer, store_writer
 from tokenreel.cache.write import claims as claims_module
 from tokenreel.cache.write.claims import (
     EXPIRY_SECONDS,
@@ -64,6 +66,7 @@ RESTART_SECONDS = 30.0
 SLOW_SHARE, SLOW_FACTOR = 0.02, 3.0  # stragglers
 REQUEST_SECONDS = 0.03  # a bucket
 OBJECTS_A_CLIP = 30
+BUCKET_WORKERS = 256
 CLIP = {"dataset": "d", "phases": (), "time_base": Fraction(1, 25)}
 CLIP |= {"source": SourceInfo("v", 1, "0" * 64, "pyav", "1", {})}
 SEEDS = 3
@@ -80,7 +83,7 @@ class Operations:
         take: a claim and its end; the clip's own files are not counted.
         refused: a claim that is taken, of the writer's own share.
         look_done: at a clip of another's share that is committed.
-        look_free: at one that is free, before it is claimed.
+        help: a look at one that is free, its claim, and its end.
         look_begun: at one that was free when the store was listed, and has a claim now.
         look_held: at one that had a claim then, and has a live one now.
         take_over: a look at one whose claim is dead, the claim in its place, and its end.
@@ -92,7 +95,7 @@ class Operations:
     take: float
     refused: float
     look_done: float
-    look_free: float
+    help: float
     look_begun: float
     look_held: float
     take_over: float
@@ -141,7 +144,11 @@ def count_operations() -> Operations:
         found["take"] = lambda: mine.take("clip").release()
         found["beat"] = mine.beat
         found["look_done"] = lambda: is_committed(store, "done")
-        found["look_free"] = lambda: (is_committed(store, "clip"), (claims / "clip.json").is_file())
+        found["help"] = lambda: (
+            is_committed(store, "clip"),
+            (claims / "clip.json").is_file(),
+            mine.take("clip").release(),
+        )
         with patch("socket.gethostname", return_value="elsewhere"):
             take_claim(claims, "held", owner="theirs", expiry_seconds=EXPIRY_SECONDS)
             take_claim(claims, "dead", owner="theirs", expiry_seconds=EXPIRY_SECONDS)
@@ -169,30 +176,43 @@ def count_operations() -> Operations:
 
 
 class Requests:
-    """A bucket in memory that counts its requests; of those side by side the longest chain.
+    """Counts the requests to a bucket in memory; of those side by side the longest chain.
 
     Attributes:
         count: of requests that one has to wait for after another.
+        objects_a_page: of a listing.
     """
 
     def __init__(self) -> None:
-        self.count, self._objects = 0, dict[str, tuple[bytes, str]]()
-        self.objects_a_page = 1000
+        self.count, self.objects_a_page = 0, 1000
 
     def patches(self) -> list[Any]:
-        """What puts it in the place of every bucket."""
-        calls = ("get", "head", "put", "delete", "objects", "level", "try_conditions")
-        found = [patch.object(Bucket, name, self._method(name)) for name in calls]
-        modules = (bucket_claims, bucket_store, index, store_writer)
-        found.append(patch.object(Bucket, "_call", side_effect=AssertionError))  # none leaves here
-        return [*found, *(patch.object(m, "in_parallel", self.in_parallel) for m in modules)]
+        """What counts: every request of a bucket, the pages of a listing, and what is parallel."""
+        call, objects, level = Bucket._call, Bucket.objects, Bucket.level
 
-    def _method(self, name: str) -> Any:
-        def call(bucket: Bucket, *args: Any, **options: Any) -> Any:
+        def counted_call(bucket: Bucket, *args: Any, **options: Any) -> Any:
             self.count += 1
-            return getattr(self, name)(*args, **options)
+            return call(bucket, *args, **options)
 
-        return call
+        def counted_objects(bucket: Bucket, prefix: str = "") -> list[ObjectState]:
+            found = objects(bucket, prefix)
+            self.count += max(len(found) - 1, 0) // self.objects_a_page
+            return found
+
+        def counted_level(bucket: Bucket, prefix: str = "") -> tuple[list[str], list[ObjectState]]:
+            folders, found = level(bucket, prefix)
+            if "/clips/" in prefix:  # the folders of 256 are never more than a page
+                self.count += max(len(folders) - 1, 0) // self.objects_a_page
+            return folders, found
+
+        modules = (bucket_claims, bucket_store, bucket_writer, index, store_writer)
+        return [
+            patch.object(Bucket, "_call", counted_call),
+            patch.object(Bucket, "objects", counted_objects),
+            patch.object(Bucket, "level", counted_level),
+            patch.dict(objects_module._clients, {("gs", "bucket"): MemoryStore()}),
+            *(patch.object(module, "in_parallel", self.in_parallel) for module in modules),
+        ]
 
     def in_parallel(self, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         """In the place of objects.in_parallel."""
@@ -206,55 +226,16 @@ class Requests:
             self.count = before + longest
         return found
 
-    def state(self, key: str) -> ObjectState:
-        """Of an object."""
-        if key not in self._objects:
-            raise FileNotFoundError(key)
-        data, tag = self._objects[key]
-        return ObjectState(key, len(data), time.time(), tag)
 
-    head = state
+def count_requests(
+    num_clips: int = CLIPS_A_WORKER, num_workers: int = BUCKET_WORKERS
+) -> Operations:
+    """Count the requests to a bucket that a writer waits for.
 
-    def get(self, key: str) -> bytes:
-        """Bytes of an object."""
-        self.state(key)
-        return self._objects[key][0]
-
-    def put(self, key: str, data: Any, *, tag: str | None = None, new: bool = False) -> str:
-        """Write an object; a refused one is looked at, as Bucket.put does."""
-        held = self._objects.get(key)
-        if (new and held) or (tag is not None and (held is None or held[1] != tag)):
-            self.count += 1
-            raise FileExistsError(key)
-        data = data if isinstance(data, bytes) else Path(data).read_bytes()
-        self._objects[key] = data, uuid.uuid4().hex
-        return self._objects[key][1]
-
-    def try_conditions(self, key: str) -> bool:
-        """Whether puts may have conditions: two of them, and the end of what they made."""
-        self.count += 2
-        return True
-
-    def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects."""
-        for key in keys:
-            self._objects.pop(key, None)
-
-    def objects(self, prefix: str = "") -> list[ObjectState]:
-        """Those below a prefix, some a request."""
-        keys = sorted(key for key in self._objects if key.startswith(f"{prefix}/"))
-        self.count += max(len(keys) - 1, 0) // self.objects_a_page
-        return [self.state(key) for key in keys]
-
-    def level(self, prefix: str = "") -> tuple[list[str], list[ObjectState]]:
-        """Names of the folders, and objects, directly below a prefix."""
-        below = [key.removeprefix(f"{prefix}/") for key in self._objects if key.startswith(prefix)]
-        folders = sorted({name.partition("/")[0] for name in below if "/" in name})
-        return folders, [self.state(f"{prefix}/{name}") for name in below if "/" not in name]
-
-
-def count_requests(num_clips: int = CLIPS_A_WORKER) -> Operations:
-    """Count the requests to a bucket that a writer of so many clips waits for."""
+    Args:
+        num_clips: of its share.
+        num_workers: on the store, each with a share of that size.
+    """
     requests = Requests()
     identity = StoreIdentity(
         architecture="tiny",
@@ -272,8 +253,8 @@ def count_requests(num_clips: int = CLIPS_A_WORKER) -> Operations:
         stack.enter_context(patch.dict(os.environ, {"TOKENREEL_CACHE_DIR": folder}))
         for one in requests.patches():
             stack.enter_context(one)
-        store = create_store(store_path("s3://bucket/store"), identity, made_with={})
-        claims = store / "claims"
+        store = create_store(store_path("gs://bucket/store"), identity, made_with={})
+        claims, bucket = store / "claims", Bucket("gs", "bucket")
         counts: dict[str, float] = {}
 
         def note(what: str, call: Callable[[], Any], share: float = 1.0) -> None:
@@ -288,11 +269,14 @@ def count_requests(num_clips: int = CLIPS_A_WORKER) -> Operations:
             for batch in batches_of([f"c{number}" for number in range(num_clips)]):
                 writer.claim_ahead(batch)
                 for name in batch:
+                    assert writer.is_free_ahead(name)
                     begin(writer, name).abort()
 
-        def refused() -> None:
-            with suppress(ClaimHeld):
-                begin(writer, "held")
+        def look(name: str, *, is_free: bool) -> None:
+            writer.claim_ahead([name])
+            assert writer.is_free_ahead(name) is is_free
+            if is_free:
+                begin(writer, name).abort()
 
         note("start", lambda: StoreWriter(store, writer_id="first"))
         writer = StoreWriter(store, writer_id="mine")
@@ -300,22 +284,21 @@ def count_requests(num_clips: int = CLIPS_A_WORKER) -> Operations:
         note("take", take, 1 / num_clips)
         with patch("socket.gethostname", return_value="elsewhere"):
             begin(StoreWriter(store, writer_id="theirs"), "held")
-        held, free = (claims / f"{clip_key(name)}.json" for name in ("held", "free"))
-        note("refused", refused)
-        note("look_done", lambda: is_committed(store, "done"))
-        note("look_free", lambda: (is_committed(store, "free"), free.is_file()))
-        note("look_begun", lambda: (is_committed(store, "held"), held.is_file()))
-        note("look_held", lambda: (is_committed(store, "held"), is_live(held)))
+        bucket.put(f"store/{folder_of(clip_key('done'))}/zarr.json", b"{}")
+        note("refused", lambda: look("held", is_free=False))
+        counts["look_held"] = counts["look_begun"] = counts["refused"]
+        note("look_done", lambda: look("done", is_free=False))
+        note("help", lambda: look("free", is_free=True))
         begin(writer, "beaten")
-        note("beat", writer._claims.beat)
+        note("beat", writer._claims.beat)  # and the end of the claims until then
         with patch.object(claims_module, "clock_of", return_value=time.time() + 1000):
-            note("take_over", lambda: (is_live(held), begin(writer, "held").abort()))
+            note("take_over", lambda: look("held", is_free=True))
         for number in range(256):  # one clip of each folder, for all of them
             clip = f"store/clips/{number:02x}/clip-{number:02x}000000"
             for name in ("zarr.json", *map(str, range(OBJECTS_A_CLIP - 1))):
-                requests.put(f"{clip}/{name}", b"")
-        requests.objects_a_page = 1000 // num_clips
-        note("listing", lambda: (committed_keys(store), names_in(claims)))
+                bucket.put(f"{clip}/{name}", b"")
+        requests.objects_a_page = max(1000 * 256 // (num_clips * num_workers), 1)
+        note("listing", writer.survey)
     return Operations(**counts)
 
 
@@ -421,7 +404,7 @@ def simulate(
             clip = int(helper.free[number])
             if done_at[clip] > now >= held_until[clip]:
                 helper.order.took()
-                return clip, cost + operations.look_free + operations.take
+                return clip, cost + operations.help
             is_done = done_at[clip] <= now
             cost += operations.look_done if is_done else operations.look_begun
             helper.order.missed()
@@ -540,11 +523,11 @@ def rows_of(
 
 def main() -> None:
     """Simulate with three seeds each, and write the rows."""
-    operations, requests = count_operations(), count_requests()
+    clips = 20 if quick_flag() else CLIPS_A_WORKER
+    operations, requests = count_operations(), count_requests(clips)
     print(f"operations of the claims on a disk: {operations}")
     print(f"requests to a bucket that are waited for: {requests}")
     sizes = WORKERS[:4] if quick_flag() else WORKERS
-    clips = 20 if quick_flag() else CLIPS_A_WORKER
     rows = []
     for workers in sizes:
         words: dict[str, Any] = {"what": "2 ms an operation", "name": ""}

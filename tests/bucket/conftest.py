@@ -97,3 +97,11 @@ def upload(s3):
         return f"{s3}/{name}"
 
     return copy
+
+
+@pytest.fixture
+def memory(credentials) -> str:
+    """The URL of an empty bucket in the memory of this process."""
+    store = pytest.importorskip("obstore.store")
+    objects._clients["gs", "memory"] = store.MemoryStore()
+    return "gs://memory"

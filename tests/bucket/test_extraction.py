@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 
 import tokenreel
+from tests.extract.extraction import CONFIG, write_video
 from tests.fuse.tiny import TINY_SETTINGS
 from tokenreel.cache.bucket.path import bucket_path, store_path
+from tokenreel.cache.format.clip import clip_key
+from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.cache.write.bucket_claims import claim_clip
+from tokenreel.cache.write.store_writer import StoreWriter
+from tokenreel.extract.flow.runner import extract_clips
+from tokenreel.extract.video.source import SourceFiles
 
 VIDEOS = Path(__file__).parents[1] / "golden" / "format1" / "videos"
 SETTINGS = {
@@ -45,3 +52,33 @@ def test_an_extraction_and_a_run_on_a_bucket_are_those_on_a_disk(s3, upload, tmp
         found.append(tokenreel.read_embeddings(result.embeddings))
     for one, two in zip(found[0].clips, found[1].clips, strict=True):
         assert np.array_equal(one.embeddings, two.embeddings)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_clip_of_another_writer_or_committed_meanwhile_is_left_before_its_video_is_read(
+    memory, tmp_path, monkeypatch, parts
+):
+    """Of the clips the writer's own share is claimed in batches, the others one by one."""
+    root, url, read = tmp_path / "videos", f"{memory}/store", []
+    root.mkdir()
+    write_video(root / "video.mp4", 3)
+    data = (root / "video.mp4").read_bytes()
+    for number, name in enumerate("abcd"):
+        (root / f"{name}.mp4").write_bytes(data + bytes(9000 - 1000 * number))
+    clips = tuple(Clip(name, f"{name}.mp4", split="train") for name in "abcd")
+    manifest, config = Manifest("toy", root, clips), CONFIG.model_copy(update={"workers": 1})
+    extract_clips(manifest, config, url, progress=False, part=clips[:1])
+    other = claim_clip(store_path(url), clip_key("b"), owner="another")
+    examine, seen = SourceFiles.examine_settled, StoreWriter._scan_bucket
+
+    def note(self, video, *words, **options):
+        read.append(video)
+        return examine(self, video, *words, **options)
+
+    monkeypatch.setattr(SourceFiles, "examine_settled", note)
+    monkeypatch.setattr(StoreWriter, "_scan_bucket", lambda self: seen(self) - {clip_key("a")})
+    report = extract_clips(manifest, config, url, progress=False, share=(parts - 1, parts))
+    assert (sorted(report.committed), sorted(report.skipped)) == (["c", "d"], ["a", "b"])
+    assert sorted(read) == ["c.mp4", "d.mp4"]
+    other.release()
+    assert list((store_path(url) / "claims").iterdir()) == []

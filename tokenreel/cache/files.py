@@ -41,6 +41,7 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2(2)
 IN_THE_WAY = (errno.ENOTEMPTY, errno.EEXIST)  # of a rename: another process was faster
 UNSEEN_SECONDS = 60.0  # that the entries of a folder may be old, on NFS by default
 NO_FLUSH = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP)  # by a file system
+CLOCK = ".tmp-clock-"  # before the names of files that are made to ask it
 CLOCK_SECONDS = 60.0  # after which the clock of a disk is asked again
 
 _clocks: dict[str, tuple[float, float]] = {}  # folder -> when it was asked, and what it is ahead
@@ -275,12 +276,14 @@ def clock_of(folder: Path) -> float:
     key = str(folder.absolute())
     asked, offset = _clocks.get(key, (-CLOCK_SECONDS, 0.0))
     if time.monotonic() - asked >= CLOCK_SECONDS:
-        probe = folder / f".tmp-clock-{uuid.uuid4().hex[:12]}"
+        probe = folder / f"{CLOCK}{uuid.uuid4().hex[:12]}"
         if not isinstance(folder, Path):  # on a bucket
-            probe.write_bytes(b"clock")
-            _clocks[key] = time.monotonic(), probe.stat().st_mtime - time.monotonic()
-            probe.unlink()
-            return time.monotonic() + _clocks[key][1]
+            with suppress(PermissionError):  # of who may only read: this host's clock counts
+                probe.write_bytes(b"clock")
+                _clocks[key] = time.monotonic(), probe.stat().st_mtime - time.monotonic()
+                probe.unlink()
+                return time.monotonic() + _clocks[key][1]
+            return time.time()
         try:
             handle = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError:

@@ -21,11 +21,23 @@ def simulation():
 def test_the_claims_cost_few_operations(simulation):
     found = simulation.count_operations()
     assert (found.take, found.beat) == (2, 1)  # a link, and its end; a touch for all claims
-    assert (found.look_done, found.look_free, found.look_begun, found.look_held) == (1, 2, 2, 3)
+    assert (found.look_done, found.help, found.look_begun, found.look_held) == (1, 4, 2, 3)
     assert found.refused == 3  # the link, how old the claim is, and whose
     assert found.start == 257, "256 folders, and theirs"
     assert found.listing in range(258, 262), "and the claims"
     assert found.take_over < 16
+
+
+def test_the_claims_on_a_bucket_wait_for_few_requests(simulation):
+    found = simulation.count_requests(200, 256)
+    assert found.take <= 0.2, "some claims side by side; the heartbeat deletes those that ended"
+    assert (found.help, found.look_done, found.look_held, found.take_over) == (1, 1, 2, 3)
+    assert found.beat == 2, "all claims side by side, and the end of those before"
+    assert found.start <= 10
+    assert found.listing <= 10, "256 folders, 32 at once, and the claims"
+    shares = simulation.simulate(256, found, operation_seconds=simulation.REQUEST_SECONDS)
+    assert 0.005 < shares.overhead < 0.02
+    assert shares.seconds / shares.ideal_seconds < 1.1
 
 
 def test_at_256_workers_the_claims_take_less_than_a_hundredth_of_the_time(simulation):
@@ -51,7 +63,7 @@ def test_clips_of_workers_that_fail_are_made_by_others_sooner_where_deaths_are_s
     simulation, monkeypatch
 ):
     monkeypatch.setattr(simulation, "FAILURE_SECONDS", 100.0)
-    operations = simulation.Operations(257, 260, 2, 3, 1, 2, 2, 3, 13, 1)
+    operations = simulation.Operations(257, 260, 2, 3, 1, 4, 2, 3, 13, 1)
     seen, unseen = (
         simulation.simulate(16, operations, clips_a_worker=50, sees_deaths=sees)
         for sees in (True, False)

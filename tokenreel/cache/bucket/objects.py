@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tokenreel.cache.errors import StoreError, UsageError
@@ -65,6 +66,21 @@ class ObjectState:
     tag: str
 
 
+class ObjectExists(FileExistsError):
+    """The condition of a put does not hold.
+
+    Args:
+        url: of the object.
+        data, state: of the object in the way; None where it was not looked at.
+    """
+
+    def __init__(
+        self, url: str, data: bytes | None = None, state: ObjectState | None = None
+    ) -> None:
+        super().__init__(errno.EEXIST, "another writer was first", url)
+        self.data, self.state = data, state
+
+
 class Bucket:
     """One bucket.
 
@@ -81,9 +97,22 @@ class Bucket:
         """Whether it has conditional puts, as far as this process has found; see try_conditions."""
         return (self.scheme, self.name) not in _unconditional
 
+    def note_unconditional(self) -> None:
+        """Note that it has no conditional puts."""
+        _unconditional.add((self.scheme, self.name))
+
     def get(self, key: str) -> bytes:
         """The bytes of an object."""
-        return self._read(key, lambda client, store: bytes(client.get(store, key).bytes()))
+        return self.get_whole(key)[0]
+
+    def get_whole(self, key: str) -> tuple[bytes, ObjectState]:
+        """The bytes of an object, and its state, by one request."""
+
+        def read(client: Any, store: Any) -> tuple[bytes, ObjectState]:
+            found = client.get(store, key)
+            return bytes(found.bytes()), _state(found.meta)
+
+        return self._read(key, read)
 
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
         """Bytes [start, stop) of an object for each of the ranges, requested side by side.
@@ -129,13 +158,22 @@ class Bucket:
             The tag of the new object.
 
         Raises:
-            FileExistsError: the condition does not hold.
+            ObjectExists: the condition does not hold.
+            FileNotFoundError: there is none of this tag.
+            StoreError: more bytes than one request can put.
         """
         mode: Any = "create" if new else "overwrite"
         mode = {"e_tag": tag} if tag is not None else mode
+        is_file = isinstance(data, os.PathLike)
+        num_bytes = Path(data).stat().st_size if is_file else len(data)
+        if num_bytes > MOST_BYTES:
+            raise StoreError(
+                f"{self._url(key)}: {num_bytes} bytes, and one request puts at most {MOST_BYTES}: "
+                "keep this store on a disk"
+            )
 
         def write(client: Any, store: Any) -> str:
-            if isinstance(data, os.PathLike):
+            if is_file:
                 with open(data, "rb") as file:  # noqa: PTH123
                     done = client.put(store, key, file, mode=mode, use_multipart=False)
             else:
@@ -145,13 +183,19 @@ class Bucket:
         try:
             return self._call(key, write, again=True)
         except FileExistsError:
-            # an answer that was lost on its way: the object is ours after all
-            if isinstance(data, bytes):
-                with suppress(OSError):
-                    state = self.head(key)
-                    if state.num_bytes == len(data) and self.get(key) == data:
-                        return state.tag
-            raise
+            found = None
+            if not is_file:
+                with suppress(FileNotFoundError):
+                    found = self.get_whole(key)
+            if found is None:
+                raise ObjectExists(self._url(key)) from None
+            if found[0] == data:  # the answer was lost on its way: the object is ours after all
+                return found[1].tag
+            raise ObjectExists(self._url(key), *found) from None
+
+    def copy(self, key: str, target: str) -> None:
+        """Copy an object within the bucket, in the place of the one there is, if any."""
+        self._call(key, lambda client, store: client.copy(store, key, target), again=True)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are not there are none to delete."""

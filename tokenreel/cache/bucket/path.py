@@ -12,12 +12,13 @@ import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import total_ordering
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NoReturn, cast
 
-from tokenreel.cache.bucket.objects import SCHEMES, Bucket, ObjectState
+from tokenreel.cache.bucket.objects import SCHEMES, Bucket, ObjectExists, ObjectState
 from tokenreel.cache.errors import UsageError
 
 BLOCK_BYTES = 2**17  # that a read of an open object fetches at least
@@ -78,21 +79,56 @@ def object_state(path: Path) -> ObjectState:
     return bucket_path(path).bucket.head(bucket_path(path).key)
 
 
+def read_object(path: Path) -> tuple[bytes, ObjectState]:
+    """The bytes of the object at a path on a bucket, and its state, by one request.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return bucket_path(path).bucket.get_whole(bucket_path(path).key)
+
+
 def put_object(path: Path, data: Any, *, tag: str | None = None) -> str:
     """Put an object at a path on a bucket, and give its tag; see Bucket.put."""
-    bucket = bucket_path(path).bucket
-    return bucket.put(bucket_path(path).key, data, tag=tag if bucket.is_conditional else None)
-
-
-def put_new(path: Path, data: bytes) -> str | None:
-    """Put an object where there is none, and give its tag; None where there is one."""
     bucket, key = bucket_path(path).bucket, bucket_path(path).key
-    if not bucket.is_conditional:
-        return None if path.is_file() else bucket.put(key, data)
+    if tag is not None and bucket.is_conditional:
+        with _no_conditions(bucket):
+            return bucket.put(key, data, tag=tag)
+    return bucket.put(key, data)
+
+
+def put_new(path: Path, data: Any) -> str | None:
+    """Put an object where there is none, and give its tag; None where there is one."""
     try:
-        return bucket.put(key, data, new=True)
-    except FileExistsError:
+        return put_if_absent(path, data)
+    except ObjectExists:
         return None
+
+
+def put_if_absent(path: Path, data: Any) -> str:
+    """Put an object where there is none, and give its tag.
+
+    Raises:
+        ObjectExists: there is one.
+    """
+    bucket, key = bucket_path(path).bucket, bucket_path(path).key
+    if bucket.is_conditional:
+        with _no_conditions(bucket):
+            return bucket.put(key, data, new=True)
+    with suppress(FileNotFoundError):
+        raise ObjectExists(str(path), *bucket.get_whole(key))
+    return bucket.put(key, data)
+
+
+@contextmanager
+def _no_conditions(bucket: Bucket) -> Iterator[None]:
+    """Note a bucket that refuses conditional puts; what follows is then done without them."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        bucket.note_unconditional()
 
 
 def bucket_path(path: object) -> "BucketPath":

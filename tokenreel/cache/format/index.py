@@ -3,14 +3,17 @@
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from tokenreel.cache.bucket.objects import ObjectState, in_parallel
+from tokenreel.cache.bucket.objects import in_parallel
 from tokenreel.cache.bucket.path import bucket_path, is_bucket
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, seal
 from tokenreel.cache.errors import Damaged
 from tokenreel.cache.files import again_if_stale, file_inside, flush, sync_directory, write_all
 from tokenreel.cache.format.clip import ClipRecord, clip_key, folder_of, load_clip
+
+BESIDE = ".tmp-+"  # before the key of a clip; no key begins with "+"
 
 
 def is_committed(path: Path, clip_id: str) -> bool:
@@ -46,7 +49,7 @@ def log_commit(path: Path, record: ClipRecord, *, writer_name: str, format_versi
 def committed_keys(path: Path) -> set[str]:
     """Keys of the committed clips: names of the directories below clips/<hh>/."""
     if is_bucket(path):
-        return set(committed_groups(path))
+        return set(committed_folders(path))
     keys = set()
     clips = file_inside(path, "clips")
     for folder in _entries(clips) if clips.is_dir() else []:
@@ -65,16 +68,72 @@ def committed_keys(path: Path) -> set[str]:
     return keys
 
 
-def committed_groups(path: Path) -> dict[str, ObjectState]:
-    """Of a store on a bucket: key of each committed clip -> the state of its group's zarr.json."""
+def committed_folders(path: Path) -> dict[str, Path]:
+    """Where each committed clip is, by key: on a bucket perhaps beside its place, see find_clip."""
+    if not is_bucket(path):
+        return {key: file_inside(path, folder_of(key)) for key in committed_keys(path)}
+    found, beside = groups_on_bucket(path)
+    return beside | found
+
+
+def groups_on_bucket(path: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Folders of the clips of a store on a bucket, by key: at their places, and beside these."""
     store = bucket_path(path)
-    found = {}
+    found, beside = dict[str, Path](), dict[str, Path]()
+    depth = len(store.parts) + 4  # clips/<hh>/<key>/zarr.json
     for folder in in_parallel(lambda entry: entry.objects(), list((store / "clips").iterdir())):
-        for entry, state in folder:
-            key = entry.parent.name
-            if entry.name == "zarr.json" and entry == store / folder_of(key) / "zarr.json":
-                found[key] = state
-    return found
+        for entry, _ in folder:
+            if entry.name == "zarr.json" and len(entry.parts) == depth:
+                key = entry.parent.name.removeprefix(BESIDE)
+                final = path / folder_of(key)
+                if entry.parent == final:
+                    found[key] = final
+                elif entry.parent == beside_of(final):
+                    beside[key] = beside_of(final)
+    return found, beside
+
+
+def folders_listed(path: Path) -> set[str]:
+    """Names of the folders of clips of a store on a bucket, whether or not these are committed.
+
+    One page of a listing has a thousand of them, but only some thirty clips' objects.
+    """
+    folders = list((bucket_path(path) / "clips").iterdir())
+    found = in_parallel(lambda folder: folder.bucket.level(folder.key)[0], folders)
+    return {name for names in found for name in names if not name.startswith(".tmp-")}
+
+
+def beside_of(final: Path) -> Path:
+    """Where a clip is put on a bucket that is to take the place of a committed one, `final`.
+
+    The new one counts once its group is there, whole, as the old one has to be gone before any
+    object takes the place of another: readers find it there, and the next writer of the store
+    finishes what a killed one began.
+    """
+    return final.with_name(f"{BESIDE}{final.name}")
+
+
+def place_of(path: Path, key: str) -> Path:
+    """Folder of a committed clip; see find_clip."""
+    return find_clip(path, key)[0] if is_bucket(path) else path / folder_of(key)
+
+
+def find_clip(
+    path: Path, key: str, *, fingerprint: str | None = None
+) -> tuple[Path, ClipRecord, dict[str, list[int]]]:
+    """Folder, record and checksums of a committed clip; see load_clip.
+
+    On a bucket a clip that replaces another is beside its place, where the writer was killed.
+    """
+    final = file_inside(path, folder_of(key))
+    try:
+        return final, *load_clip(final, key, fingerprint=fingerprint)
+    except Damaged as error:
+        beside = beside_of(final)
+        is_gone = isinstance(error.__cause__, FileNotFoundError)
+        if not (is_bucket(path) and is_gone and (beside / "zarr.json").is_file()):
+            raise
+    return beside, *load_clip(beside, key, fingerprint=fingerprint)
 
 
 def logged_records(path: Path) -> tuple[dict[str, ClipRecord], list[str]]:
@@ -92,7 +151,7 @@ def logged_records(path: Path) -> tuple[dict[str, ClipRecord], list[str]]:
                 replaced.add(record.key)
     for key in sorted(replaced):
         with suppress(Damaged):  # reported when the clip itself is read
-            records[key] = load_clip(file_inside(path, folder_of(key)), key)[0]
+            records[key] = find_clip(path, key)[1]
     return records, problems
 
 
@@ -124,16 +183,25 @@ def load_records(path: Path) -> dict[str, ClipRecord]:
     logged, _ = logged_records(path)
     found = {}
     keys = committed_keys(path)
-    unlogged = [key for key in keys if key not in logged] if is_bucket(path) else []
-
-    def load(key: str) -> ClipRecord:
-        return load_clip(file_inside(path, folder_of(key)), key)[0]
-
-    logged |= zip(unlogged, in_parallel(load, unlogged), strict=True)
+    unlogged = [key for key in keys if key not in logged]
+    read: dict[str, ClipRecord | None] = {}
+    if is_bucket(path):
+        read |= zip(unlogged, in_parallel(partial(_load, path), unlogged), strict=True)
     for key in keys:
-        record = logged.get(key) or load(key)
-        found[record.clip_id] = record
+        record = logged.get(key) or (read[key] if key in read else _load(path, key))
+        if record is not None:
+            found[record.clip_id] = record
     return dict(sorted(found.items()))
+
+
+def _load(path: Path, key: str) -> ClipRecord | None:
+    """The record of a listed clip; None where it is gone from a bucket since it was listed."""
+    try:
+        return find_clip(path, key)[1]
+    except Damaged as error:
+        if is_bucket(path) and isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:

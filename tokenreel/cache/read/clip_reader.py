@@ -32,12 +32,11 @@ from tokenreel.cache.format.byte_arrays import (
 from tokenreel.cache.format.clip import (
     ClipRecord,
     all_arrays,
-    folder_of,
-    load_clip,
     load_rows,
     load_sums,
 )
 from tokenreel.cache.format.identity import StoreIdentity
+from tokenreel.cache.format.index import find_clip
 from tokenreel.cache.format.layout import SEGMENT, ArraySpec
 from tokenreel.cache.read.bucket_shard import BucketShard
 from tokenreel.cache.read.direct import Shard, aligned_empty
@@ -104,8 +103,9 @@ class OpenClip:
         policy: ReadPolicy,
         kept: Kept,
     ) -> None:
-        self._folder = file_inside(path, folder_of(record.key))
-        found, self._seals = load_clip(self._folder, record.key, fingerprint=identity.fingerprint)
+        self._folder, found, self._seals = find_clip(
+            path, record.key, fingerprint=identity.fingerprint
+        )
         if found != record:
             raise Damaged(f"{record.clip_id}: not the record that the log has; run verify")
         self._key, self._policy, self._kept = record.key, policy, kept

@@ -19,16 +19,13 @@ from tokenreel.cache.canonical import canonical_json
 from tokenreel.cache.codec import Codec, Encoded, codec_from_identity
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import ClipNotFound, Damaged, UsageError
-from tokenreel.cache.files import file_inside
 from tokenreel.cache.format.clip import (
     ClipRecord,
     clip_key,
-    folder_of,
     labels_hash,
-    load_clip,
 )
 from tokenreel.cache.format.identity import StoreIdentity
-from tokenreel.cache.format.index import is_committed, load_records
+from tokenreel.cache.format.index import find_clip, is_committed, load_records
 from tokenreel.cache.format.layout import default_stops
 from tokenreel.cache.format.relabelled import load_relabelled
 from tokenreel.cache.format.store_files import StoreFacts, load_arrays, load_identity
@@ -225,7 +222,7 @@ class Store:
         if not is_committed(self.path, clip_id):
             raise ClipNotFound(f"{self.path} has no clip {clip_id!r}")
         key = clip_key(clip_id)
-        return load_clip(file_inside(self.path, folder_of(key)), key)[0]
+        return find_clip(self.path, key)[1]
 
     def read(
         self,

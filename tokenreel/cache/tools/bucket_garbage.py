@@ -16,8 +16,9 @@ from typing import Any
 
 from tokenreel.cache.bucket.objects import ENDPOINTS, ObjectState
 from tokenreel.cache.bucket.path import bucket_path
-from tokenreel.cache.files import clock_of, newest_change
+from tokenreel.cache.files import CLOCK, clock_of, newest_change
 from tokenreel.cache.format.clip import folder_of
+from tokenreel.cache.format.index import BESIDE, beside_of
 from tokenreel.cache.write.bucket_claims import BucketClaims
 from tokenreel.cache.write.bucket_writer import scratch_of
 from tokenreel.cache.write.claims import ClaimHeld, is_live
@@ -33,7 +34,7 @@ class Leftover:
         name: for people.
         num_bytes: of it.
         keys: of its objects.
-        clip: key of the clip that it is of, or "".
+        clip: folder of the clip that it is of, or None.
         upload: id of a multipart upload, or "".
         folder: on this machine, or None.
     """
@@ -41,7 +42,7 @@ class Leftover:
     name: str
     num_bytes: int = 0
     keys: tuple[str, ...] = ()
-    clip: str = ""
+    clip: Path | None = None
     upload: str = ""
     folder: Path | None = None
 
@@ -71,27 +72,32 @@ def collect_on_bucket(
 
 def _leftovers(path: Path, before: float) -> Iterator[Leftover]:
     store = bucket_path(path)
-    clips: dict[str, list[ObjectState]] = {}
+    folders: dict[Path, list[ObjectState]] = {}
     for entry, state in (store / "clips").objects():
         parts = entry.relative_to(store / "clips").parts
         if len(parts) > 2:  # <hh>/<key>/...
-            clips.setdefault(parts[1], []).append(state)
-    for key, states in clips.items():
-        final = path / folder_of(key)
-        group = bucket_path(final / "zarr.json").key
+            folders.setdefault(path / "clips" / parts[0] / parts[1], []).append(state)
+    for folder, states in folders.items():
+        group = bucket_path(folder / "zarr.json").key
         is_old = max(state.modified for state in states) <= before
         if any(state.key == group for state in states) or not is_old:
-            continue
+            continue  # beside its place a clip that is whole is put there by the next writer
+        key = folder.name.removeprefix(BESIDE)
         if not is_live(path / "claims" / f"{key}.json"):
             names = tuple(state.key for state in states)
-            yield Leftover(str(final), sum(state.num_bytes for state in states), names, key)
+            yield Leftover(str(folder), sum(state.num_bytes for state in states), names, folder)
     for entry, state in (store / "claims").objects():
+        if state.modified > before:
+            continue
         claim = path / "claims" / entry.name
-        if state.modified <= before and not is_live(claim):
-            yield Leftover(str(entry), state.num_bytes, (state.key,), entry.stem)
-    for state in store.bucket.level(store.key)[1]:
-        if "/.tmp-" in f"/{state.key}" and state.modified <= before:
-            yield Leftover(str(store / state.key.rpartition("/")[2]), 0, (state.key,))
+        is_clock = entry.name.startswith(CLOCK)
+        if is_clock or not is_live(claim):
+            of = None if entry.name.startswith(".tmp-") else path / folder_of(entry.stem)
+            yield Leftover(str(entry), state.num_bytes, (state.key,), of)
+    for place in (store, store / "workers"):
+        for state in place.bucket.level(place.key)[1]:
+            if "/.tmp-" in f"/{state.key}" and state.modified <= before:
+                yield Leftover(str(place / state.key.rpartition("/")[2]), 0, (state.key,))
     yield from _uploads(path, before)
     here = scratch_of(path)
     for folder in sorted(here.glob("clips/??/.tmp-*")):
@@ -108,11 +114,11 @@ def _delete(path: Path, left: Leftover, claims: BucketClaims) -> None:
         shutil.rmtree(left.folder, ignore_errors=True)
     elif left.upload:
         _client().abort_multipart_upload(Bucket=bucket.name, Key=left.keys[0], UploadId=left.upload)
-    elif not left.clip:
+    elif left.clip is None:
         bucket.delete(left.keys)
     else:
-        claim = claims.take(left.clip)
-        if not (path / folder_of(left.clip) / "zarr.json").is_file():
+        claim = claims.take(left.clip.name.removeprefix(BESIDE))
+        if not (left.clip / "zarr.json").is_file():
             bucket.delete([key for key in left.keys if "/claims/" not in key])
         claim.release()  # which deletes the claim itself
 
@@ -123,15 +129,22 @@ def _uploads(path: Path, before: float) -> Iterator[Leftover]:
     if store.scheme != "s3":
         return
     try:
-        pages = _client().get_paginator("list_multipart_uploads")
+        from botocore.exceptions import BotoCoreError, ClientError
     except ImportError:
         log.info("%s: multipart uploads are not looked at: pip install boto3", path)
         return
-    for page in pages.paginate(Bucket=store.bucket.name, Prefix=f"{store.key}/"):
-        for upload in page.get("Uploads", ()):
-            if upload["Initiated"].timestamp() <= before:
-                name = f"multipart upload of {store.scheme}://{store.bucket.name}/{upload['Key']}"
-                yield Leftover(name, 0, (upload["Key"],), upload=upload["UploadId"])
+    try:
+        pages = _client().get_paginator("list_multipart_uploads")
+        prefix = f"{store.key}/".lstrip("/")
+        for page in pages.paginate(Bucket=store.bucket.name, Prefix=prefix):
+            for upload in page.get("Uploads", ()):
+                if upload["Initiated"].timestamp() <= before:
+                    name = f"multipart upload of s3://{store.bucket.name}/{upload['Key']}"
+                    yield Leftover(name, 0, (upload["Key"],), upload=upload["UploadId"])
+    except (BotoCoreError, ClientError) as error:
+        reply = getattr(error, "response", {})  # its text may repeat a key
+        why = reply.get("Error", {}).get("Code") or type(error).__name__
+        log.warning("%s: multipart uploads are not looked at (%s)", path, why)
 
 
 def _client() -> Any:
@@ -143,6 +156,7 @@ def _client() -> Any:
 
 def remove_clip(folder: Path) -> None:
     """Remove a committed clip: its group first, so that it is never half in the store."""
-    (folder / "zarr.json").unlink()
-    clip = bucket_path(folder)
-    clip.bucket.delete([state.key for _, state in clip.objects()])
+    for place in (folder, beside_of(folder)):
+        (place / "zarr.json").unlink()
+        clip = bucket_path(place)
+        clip.bucket.delete([state.key for _, state in clip.objects()])

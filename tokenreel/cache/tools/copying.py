@@ -33,7 +33,8 @@ from tokenreel.cache.format.store_files import create_store, create_twin, load_a
 from tokenreel.cache.manifest import Clip
 from tokenreel.cache.read.store_reader import Store, Tokens, open_store
 from tokenreel.cache.tools.imported_clips import record_changes
-from tokenreel.cache.write.claims import EXPIRY_SECONDS, ClaimHeld, take_claim
+from tokenreel.cache.write.bucket_claims import claim_clip
+from tokenreel.cache.write.claims import ClaimHeld
 from tokenreel.cache.write.store_writer import StoreWriter
 
 log = logging.getLogger(__name__)
@@ -176,14 +177,17 @@ def _add_fingerprint(store: Store, folder: Path, key: str) -> bool:
     Raises:
         ClaimHeld: another writer works on the clip.
     """
-    claims = store.path / "claims"
-    claim = take_claim(claims, key, owner="migrate", expiry_seconds=EXPIRY_SECONDS)
+    claim = claim_clip(store.path, key, owner="migrate")
     try:
         if _names_its_store(folder):
             return False
         found, seals = load_clip(folder, key)
+        group = clip_group(found, seals, identity=store.identity)
+        if is_bucket(folder):
+            (folder / "zarr.json").write_bytes(group)
+            return True
         beside = temporary_name(folder)  # not in the clip: a kill leaves it where gc looks
-        write_synced(beside, clip_group(found, seals, identity=store.identity))
+        write_synced(beside, group)
         beside.replace(folder / "zarr.json")
         sync_directory(folder)
     finally:

@@ -38,8 +38,9 @@ from tokenreel.cache.embeddings import labels_of, text_of, times_of
 from tokenreel.cache.errors import EmbeddingFileError, UsageError, limit_behind
 from tokenreel.cache.files import files_in
 from tokenreel.cache.format.byte_arrays import is_array_name
-from tokenreel.cache.format.clip import ClipRecord, clip_key, folder_of, load_clip
+from tokenreel.cache.format.clip import ClipRecord, clip_key
 from tokenreel.cache.format.identity import StoreIdentity, wrong_fields
+from tokenreel.cache.format.index import find_clip
 from tokenreel.cache.format.layout import SEGMENT, default_stops, segments
 from tokenreel.cache.format.store_files import create_store, load_arrays
 from tokenreel.cache.locks import open_hdf5
@@ -242,7 +243,7 @@ def _changes(
 def _own_record(store: Path, clip_id: str) -> ClipRecord:
     """The record that a clip was committed with, whatever its labels are by now."""
     key = clip_key(clip_id)
-    return load_clip(store / folder_of(key), key)[0]
+    return find_clip(store, key)[1]
 
 
 def _step(fps: float) -> Fraction:

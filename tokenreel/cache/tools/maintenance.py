@@ -19,15 +19,14 @@ from tokenreel.cache.format.store_files import load_identity, read_failures
 from tokenreel.cache.read.store_reader import Store, open_store
 from tokenreel.cache.tools.bucket_garbage import collect_on_bucket, remove_clip
 from tokenreel.cache.tools.verify import VerifyReport
+from tokenreel.cache.write.bucket_claims import claim_clip
 from tokenreel.cache.write.claims import (
-    EXPIRY_SECONDS,
     ClaimHeld,
     clip_of_temporary,
     damaged_claim,
     is_in_work,
     is_live,
     is_of_dead_writer,
-    take_claim,
 )
 
 
@@ -216,7 +215,7 @@ def collect_garbage(
                 found.append((entry, key, _size(entry)))
     for entry, key, _ in found if delete else ():
         try:
-            _delete(entry, path / "claims", key)
+            _delete(entry, path, key)
         except (FileNotFoundError, ClaimHeld):
             kept.append(entry)
     return [(str(entry), num_bytes) for entry, _, num_bytes in found if entry not in kept]
@@ -247,12 +246,12 @@ def _leftovers(path: Path) -> Iterator[tuple[Path, str]]:
             yield claim, claim.stem
 
 
-def _delete(entry: Path, claims: Path, key: str) -> None:
+def _delete(entry: Path, path: Path, key: str) -> None:
     """Delete a leftover, under the claim of its clip: no writer takes it over meanwhile."""
     if key:
-        claim = take_claim(claims, key, owner="gc", expiry_seconds=EXPIRY_SECONDS)
+        claim = claim_clip(path, key, owner="gc")
     try:
-        if entry.parent == claims and key:
+        if entry.parent == path / "claims" and key:
             return  # the dead claim: taking it has removed it
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)

@@ -16,7 +16,6 @@ from tokenreel.cache.errors import (
     UsageError,
     WrongIdentity,
 )
-from tokenreel.cache.files import file_inside
 from tokenreel.cache.format.clip import (
     ClipRecord,
     check_clip,
@@ -24,7 +23,7 @@ from tokenreel.cache.format.clip import (
     labels_hash,
     load_clip,
 )
-from tokenreel.cache.format.index import committed_keys, logged_records
+from tokenreel.cache.format.index import committed_folders, logged_records
 from tokenreel.cache.format.layout import segments
 from tokenreel.cache.format.relabelled import LABELS, load_relabelled
 from tokenreel.cache.format.source_notes import NOTES, load_notes
@@ -124,7 +123,7 @@ def verify_store(path: str | Path, deep: bool = False, *, root: Path | None = No
         if (calibration_hash(canary) if canary else None) != attributes["canary_sha256"]:
             problems.append(Problem("", "the canary was altered", str(path / "canary")))
         logged, wrong = logged_records(path)  # before the clips: a writer commits, then logs
-        keys = committed_keys(path)
+        folders = committed_folders(path)
         read_failures(path)
         problems += _notes_problems(path)
     except (WrongIdentity, MachineError):
@@ -141,12 +140,11 @@ def verify_store(path: str | Path, deep: bool = False, *, root: Path | None = No
         for what in damaged
         if what
     ]
-    for key in sorted(logged.keys() - keys):
+    for key in sorted(logged.keys() - folders.keys()):
         where = str(path / folder_of(key))
         problems.append(Problem(logged[key].clip_id, "logged as committed, but missing", where))
     sound = []
-    for key in sorted(keys):
-        folder = file_inside(path, folder_of(key))
+    for key, folder in sorted(folders.items()):
         found = check_clip(folder, key, identity, codec, deep=deep)
         if not found:
             record = load_clip(folder, key)[0]
@@ -162,7 +160,7 @@ def verify_store(path: str | Path, deep: bool = False, *, root: Path | None = No
         problems.append(Problem("", str(error), str(path / LABELS)))
     problems += _look_at_clips(path, sound) if deep else []
     sources = None if root is None else check_sources(path, sound, root)
-    return VerifyReport(len(keys), tuple(problems), sources)
+    return VerifyReport(len(folders), tuple(problems), sources)
 
 
 def _notes_problems(path: Path) -> list[Problem]:

@@ -27,6 +27,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenreel.cache.bucket.objects import ObjectState
+from tokenreel.cache.bucket.path import is_bucket, read_object
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_object, seal
 from tokenreel.cache.errors import LIMITS, Damaged, StoreError
 from tokenreel.cache.files import again_if_stale, clock_of, make_directory, write_new
@@ -92,14 +94,24 @@ def read_claim(path: Path) -> ClaimHolder:
         data = again_if_stale(path.read_bytes)
     except IsADirectoryError as error:
         raise Damaged(f"{path}: a folder, not a claim") from error
-    values = parse_object(data, where=path)
+    return parse_claim(data, where=path)
+
+
+def parse_claim(data: bytes, *, where: object) -> ClaimHolder:
+    """Who holds a claim of these bytes; one on a bucket also counts its puts, as `beat`.
+
+    Raises:
+        Damaged: not what take_claim wrote.
+    """
+    values = parse_object(data, where=where)
     if "crc32c" in values:  # those of earlier versions have no checksum
-        values = open_seal(values, where=path)
+        values = open_seal(values, where=where)
+    values.pop("beat", None)
     kinds: dict[str, Any] = ClaimHolder.__annotations__
     if values.keys() != kinds.keys() or any(
         not isinstance(values[name], kind) for name, kind in kinds.items()
     ):
-        raise Damaged(f"{path}: not a claim")
+        raise Damaged(f"{where}: not a claim")
     return ClaimHolder(**values)
 
 
@@ -109,6 +121,10 @@ def is_live(path: Path, *, expiry_seconds: float = EXPIRY_SECONDS) -> bool:
     A damaged claim belongs to nobody; see damaged_claim.
     """
     holder: ClaimHolder | None
+    if is_bucket(path):
+        with suppress(FileNotFoundError):
+            return is_live_object(path, *read_object(path), expiry_seconds=expiry_seconds)
+        return False
     try:
         holder = read_claim(path)
     except FileNotFoundError:
@@ -152,8 +168,12 @@ def wait_for_heartbeats(
         for key in sorted(left):
             path = folder / f"{key}.json"
             try:
-                beat = again_if_stale(path.stat).st_mtime
-                is_running = read_claim(path).is_running
+                if is_bucket(path):
+                    data, state = read_object(path)
+                    beat, is_running = state.modified, parse_claim(data, where=path).is_running
+                else:
+                    beat = again_if_stale(path.stat).st_mtime
+                    is_running = read_claim(path).is_running
             except FileNotFoundError:
                 beat, is_running = -math.inf, False
             except (OSError, Damaged):
@@ -166,6 +186,17 @@ def wait_for_heartbeats(
         if left:
             time.sleep(min(expiry_seconds / 60, 5.0))
     return free
+
+
+def is_live_object(path: Path, data: bytes, state: ObjectState, *, expiry_seconds: float) -> bool:
+    """As is_live, of a claim on a bucket of which these are the bytes and the state."""
+    try:
+        holder = parse_claim(data, where=path)
+    except Damaged:
+        return False
+    if holder.is_running or holder.has_ended:
+        return holder.is_running
+    return clock_of(path.parent) - state.modified < expiry_seconds
 
 
 def clip_of_temporary(entry: Path) -> str:

@@ -12,6 +12,7 @@ import re
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -33,22 +34,26 @@ from tokenreel.cache.format.clip import (
     clip_key,
     folder_of,
     leaves_root,
-    load_clip,
 )
-from tokenreel.cache.format.index import committed_keys, is_committed
+from tokenreel.cache.format.index import (
+    committed_keys,
+    find_clip,
+    folders_listed,
+    groups_on_bucket,
+    is_committed,
+)
 from tokenreel.cache.format.store_files import (
     load_arrays,
     load_identity,
 )
 from tokenreel.cache.manifest import Clip
-from tokenreel.cache.write.bucket_claims import BucketClaim, BucketClaims
-from tokenreel.cache.write.bucket_writer import BucketClipWriter, scratch_of
+from tokenreel.cache.write.bucket_claims import BucketClaim, BucketClaims, OnlyWriter
+from tokenreel.cache.write.bucket_writer import BucketClipWriter, finish_replacing, scratch_of
 from tokenreel.cache.write.claims import (
     EXPIRY_SECONDS,
     ClaimHeld,
     WriterClaims,
     is_in_work,
-    is_live,
 )
 from tokenreel.cache.write.clip_writer import ClipWriter, WriteTarget, restore_replaced
 
@@ -90,8 +95,10 @@ class StoreWriter:
         self.name = f"{writer_id}-{uuid.uuid4().hex[:8]}"
         self._expiry_seconds = expiry_seconds
         claims, self._log = self.path / "claims", None
+        self._only: OnlyWriter | None = None
         if is_bucket(self.path):
-            _try_conditions(self.path)
+            if not _has_conditions(self.path):
+                self._only = OnlyWriter(claims, owner=self.name, expiry_seconds=expiry_seconds)
             self._log = BucketLog(self.path, self.name, format_version=self.identity.format_version)
             here = scratch_of(self.path)
             make_directory(here)
@@ -106,7 +113,22 @@ class StoreWriter:
         self._looked_at: dict[str, bool] = {}  # claimed ahead: whether it is committed
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
-        self.seen = scan_clips(self.path, sweep_seconds=sweep_seconds, claims=claims)
+        if is_bucket(self.path):
+            self.seen = self._scan_bucket()
+        else:
+            self.seen = scan_clips(self.path, sweep_seconds=sweep_seconds, claims=claims)
+
+    def _scan_bucket(self) -> frozenset[str]:
+        """List the committed clips; finish what killed writers began of clips that lie beside."""
+        found, beside = groups_on_bucket(self.path)
+        for key, folder in beside.items():
+            with suppress(ClaimHeld):  # its writer is at work
+                claim = self._claims.take(key)
+                if (folder / "zarr.json").is_file():
+                    log.info("%s: finished what a killed writer began", key)
+                    finish_replacing(self.path / folder_of(key))
+                claim.release()
+        return frozenset(found | beside)
 
     def __enter__(self) -> "StoreWriter":
         self._heart.start()
@@ -125,10 +147,14 @@ class StoreWriter:
                 self._log.close()
         finally:
             self._claims.release_all()
+            if self._only is not None:
+                self._only.release()
 
     def _beat(self) -> None:
         while not self._stop.wait(self._expiry_seconds / 10):
             self._claims.beat()
+            if self._only is not None:
+                self._only.beat()
 
     def is_committed(self, clip_id: str) -> bool:
         """Whether the clip is in the store, whole."""
@@ -139,11 +165,53 @@ class StoreWriter:
 
         On a disk nothing: there a clip is claimed when it is begun.
         """
+        claims = self._claims
+        if isinstance(claims, BucketClaims):
+            wanted = {name: clip_key(name) for name in clip_ids if claims.is_new(clip_key(name))}
+
+            def look(clip_id: str) -> None:
+                self._looked_at[clip_id] = self.is_committed(clip_id)
+
+            # Side by side: one that another writer commits between the look and the claim is
+            # found committed when it is published.
+            work = [partial(claims.take_one_ahead, key) for key in wanted.values()]
+            in_parallel(lambda call: call(), [*work, *(partial(look, name) for name in wanted)])
+
+    def is_free_ahead(self, clip_id: str, *, is_replaced: bool = False) -> bool | None:
+        """Whether a clip that claim_ahead looked at may be begun; None where it did not.
+
+        A claim on one that may not is given up.
+
+        Args:
+            clip_id: the clip.
+            is_replaced: whether a committed one is to be made again.
+        """
+        claims, key = self._claims, clip_key(clip_id)
+        if not isinstance(claims, BucketClaims) or claims.is_new(key):
+            return None
+        is_there = self._looked_at.get(clip_id, False)
+        if claims.is_ahead(key) and (is_replaced or not is_there):
+            return True
+        self.drop_ahead(clip_id)
+        return False
+
+    def drop_ahead(self, clip_id: str) -> None:
+        """Give up what claim_ahead found of a clip; a claim on it ends."""
         if isinstance(self._claims, BucketClaims):
-            self._claims.take_ahead([clip_key(clip_id) for clip_id in clip_ids])
-            mine = [clip_id for clip_id in clip_ids if self.has_claimed(clip_id)]
-            is_there = in_parallel(self.is_committed, mine)
-            self._looked_at |= dict(zip(mine, is_there, strict=True))
+            self._claims.drop_ahead(clip_key(clip_id))
+            self._looked_at.pop(clip_id, None)
+
+    def survey(self) -> tuple[set[str], set[str], set[str]]:
+        """Keys of the clips that are committed, that are claimed, and, on a bucket, both or begun.
+
+        On a bucket those that a dead writer left there without a claim count as committed: they are
+        made by the writer whose share they are, or by the one who looks after all in the end.
+        """
+        claimed = {name.removesuffix(".json") for name in names_in(self.path / "claims")}
+        if not is_bucket(self.path):
+            return committed_keys(self.path), claimed, set()
+        there = folders_listed(self.path)
+        return {*self.seen, *(there - claimed)}, claimed - there, there & claimed
 
     def has_claimed(self, clip_id: str) -> bool:
         """Whether claim_ahead has claimed a clip that is not begun yet."""
@@ -225,11 +293,12 @@ class StoreWriter:
         log: BucketLog,
         replaces: ClipRecord | None,
     ) -> ClipWriter:
-        final = self.path / folder_of(record.key)
+        if self._only is not None:
+            self._only.require_own()
         is_there = self._looked_at.pop(record.clip_id, None)
-        if is_there is None:  # else it was looked at under this claim
+        if is_there is None:  # else it was looked at beside this claim
             is_there = self.is_committed(record.clip_id)
-        if is_there and (replaces is None or load_clip(final, record.key)[0] != replaces):
+        if is_there and (replaces is None or find_clip(self.path, record.key)[1] != replaces):
             raise ClaimHeld(f"{record.clip_id}: already committed")
         return BucketClipWriter(
             self._target,
@@ -241,26 +310,17 @@ class StoreWriter:
         )
 
 
-def _try_conditions(path: Path) -> None:
-    """Say where a bucket has no conditional puts; there one writer at a time may write.
-
-    Raises:
-        ClaimHeld: another writer is at work there.
-    """
+def _has_conditions(path: Path) -> bool:
+    """Whether a bucket has conditional puts; where it has none, one writer at a time may write."""
     probe = bucket_path(path) / f".tmp-probe-{uuid.uuid4().hex}"
     if probe.bucket.try_conditions(probe.key):
-        return
+        return True
     log.warning(
-        "%s: this bucket has no conditional puts, which keep writers apart: let only one process "
-        "write to it at a time",
+        "%s: this bucket has no conditional puts, which keep writers apart: only one process at a "
+        "time writes to it",
         path,
     )
-    for claim in sorted((path / "claims").glob("*.json")):
-        if is_live(claim):
-            raise ClaimHeld(
-                f"{path}: another writer is at work on {claim.stem}, and this bucket has no "
-                "conditional puts to keep two apart: rerun when it has ended"
-            )
+    return False
 
 
 def scan_clips(path: Path, *, sweep_seconds: float, claims: Path | None = None) -> frozenset[str]:
@@ -276,8 +336,6 @@ def scan_clips(path: Path, *, sweep_seconds: float, claims: Path | None = None) 
     Returns:
         Keys of the clips.
     """
-    if is_bucket(path):
-        return frozenset(committed_keys(path))
     keys: set[str] = set()
     claims, clips = claims or path / "claims", path / "clips"
     for folder in (clips / name for name in names_in(clips) if IS_FOLDER.fullmatch(name)):

@@ -10,11 +10,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tokenreel.cache.bucket.path import is_bucket
 from tokenreel.cache.errors import ClipFailed, UsageError, limit_behind
-from tokenreel.cache.files import names_in
 from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.format.identity import StoreIdentity
-from tokenreel.cache.format.index import committed_keys
 from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, Manifest, first_clips, path_below
 from tokenreel.cache.write.bucket_claims import AHEAD
@@ -211,8 +210,11 @@ class ClipQueue:
             if self._report.has_too_many_failures(self._config.max_failures):
                 return
             is_replaced = clip.clip_id in self._changes.replaced
-            if clip.video not in self._own and self.commits.is_taken(
-                clip, is_replaced=is_replaced, was_free=self._help is not None
+            if self.commits.is_taken(
+                clip,
+                is_replaced=is_replaced,
+                is_own=clip.video in self._own,
+                was_free=self._help is not None,
             ):
                 self._skip(clip)  # before its video is read
                 continue
@@ -227,6 +229,7 @@ class ClipQueue:
             except VideoError as error:
                 if limit := limit_behind(error):  # no fault of the video: no quarantine
                     raise limit from error
+                self.commits.drop_ahead(clip)
                 if self.commits.waits_for(clip):
                     continue
                 details = {"decoder": self._config.decoder, "frame": error.frame}
@@ -292,22 +295,27 @@ class ClipQueue:
             self.commits.claim_ahead(batch)
             yield from batch
         others = [clip for clip in clips if clip.video not in mine]
-        done = committed_keys(self._store) if others else set()
-        claimed = {*names_in(self._store / "claims")} if others else set()
-        left, in_work = list[Clip](), list[Clip]()
+        done, claimed, both = self.commits.survey() if others else (set(), set(), set())
+        left, in_work, ending = list[Clip](), list[Clip](), list[Clip]()
         for clip in others:
             key = clip_key(clip.clip_id)
             if key in done and clip.clip_id not in self._changes.replaced:
                 self._report.skipped.append(clip.clip_id)
+                if is_bucket(self._store):  # which may only look committed, see survey
+                    self.taken.append(clip)
             else:
-                (in_work if f"{key}.json" in claimed else left).append(clip)
+                (ending if key in both else in_work if key in claimed else left).append(clip)
         left.sort(key=self._order, reverse=True)
         self._help = order = HelpOrder(len(left), self._share)
         yield from (left[number] for number in order)
         self._help = None
         self._leave(left[number] for number in order.left)
-        start = len(in_work) * part // parts
-        in_work = [*in_work[start:], *in_work[:start]]
+        in_work = [
+            clip
+            for clips in (in_work, ending)
+            for start in [len(clips) * part // parts]
+            for clip in [*clips[start:], *clips[:start]]
+        ]
         yield from in_work[:MOST_LOOKS]
         self._leave(in_work[MOST_LOOKS:])
 

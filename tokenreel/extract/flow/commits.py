@@ -152,19 +152,39 @@ class ClipCommits:
         """Claim clips that will be begun next; see StoreWriter.claim_ahead."""
         self._writer.claim_ahead([clip.clip_id for clip in clips])
 
-    def is_taken(self, clip: Clip, *, is_replaced: bool, was_free: bool = False) -> bool:
+    def drop_ahead(self, clip: Clip) -> None:
+        """Give up a clip that was claimed ahead and is not begun."""
+        self._writer.drop_ahead(clip.clip_id)
+
+    def survey(self) -> tuple[set[str], set[str], set[str]]:
+        """Keys of clips that are committed, claimed, or both; see StoreWriter.survey."""
+        return self._writer.survey()
+
+    def is_taken(
+        self, clip: Clip, *, is_replaced: bool, is_own: bool = False, was_free: bool = False
+    ) -> bool:
         """Whether another writer has a clip, or has committed one that is not replaced.
+
+        On a bucket it is claimed then, unless it was claimed ahead: one wait for the look and the
+        claim.
 
         Args:
             clip: of the manifest.
             is_replaced: whether a committed one is to be extracted again.
+            is_own: whether no other writer takes it before the end.
             was_free: whether nobody had it just now, so that any claim on it is a live one.
         """
-        if self._writer.has_claimed(clip.clip_id):
+        name = clip.clip_id
+        if not is_own:
+            self._writer.claim_ahead([name])
+        is_free = self._writer.is_free_ahead(name, is_replaced=is_replaced)
+        if is_free is not None:
+            return not is_free
+        if is_own:
             return False
-        if not is_replaced and self.is_committed(clip.clip_id):
+        if not is_replaced and self.is_committed(name):
             return True
-        claim = self._store / "claims" / f"{clip_key(clip.clip_id)}.json"
+        claim = self._store / "claims" / f"{clip_key(name)}.json"
         return again_if_stale(claim.is_file) if was_free else is_live(claim)
 
     def begin(

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenreel.cache.errors import ClipFailed, Damaged, UsageError
-from tokenreel.cache.format.clip import ClipRecord, folder_of, labels_hash, load_rows
+from tokenreel.cache.format.clip import ClipRecord, labels_hash, load_rows
 from tokenreel.cache.format.identity import StoreIdentity
-from tokenreel.cache.format.index import load_records
+from tokenreel.cache.format.index import load_records, place_of
 from tokenreel.cache.format.layout import clip_arrays
 from tokenreel.cache.format.relabelled import (
     RENEWED,
@@ -167,7 +167,7 @@ class LabelTable:
         """An array of a clip that its views share, (T,)."""
         version = self.identity.format_version
         specs = {s.path: s for s in clip_arrays(own.num_frames, format_version=version)}
-        spec, folder = specs[name], self.path / folder_of(own.key)
+        spec, folder = specs[name], place_of(self.path, own.key)
         parts = [load_rows(folder, spec, number, None) for number in range(spec.num_files)]
         return np.concatenate(parts)
 

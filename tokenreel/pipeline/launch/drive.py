@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from tokenreel.cache.errors import Damaged, MachineError, TokenReelError
-from tokenreel.cache.format.clip import ClipRecord, clip_key, folder_of, load_clip
-from tokenreel.cache.format.index import committed_keys
+from tokenreel.cache.format.clip import ClipRecord, clip_key
+from tokenreel.cache.format.index import committed_keys, find_clip
 from tokenreel.cache.format.store_files import read_failures, record_failure
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.progress import Progress
-from tokenreel.cache.write.claims import EXPIRY_SECONDS, Claim, ClaimHeld, is_live, take_claim
+from tokenreel.cache.write.bucket_claims import claim_clip
+from tokenreel.cache.write.claims import EXPIRY_SECONDS, Claim, ClaimHeld, is_live
 from tokenreel.cache.write.worker_notes import note_run, settle_run
 from tokenreel.extract.flow.commits import fingerprint_of_clip
 from tokenreel.extract.flow.gpus import merge_reports
@@ -242,7 +243,7 @@ class Driver:
         """Keys of the clips that are to be replaced and have not been."""
         for key, record in list(self._replaced.items()):
             with suppress(Damaged, OSError):  # another writer replaces it just now
-                if load_clip(self._store / folder_of(key), key)[0] != record:
+                if find_clip(self._store, key)[1] != record:
                     del self._replaced[key]
         return {*self._replaced}
 
@@ -307,8 +308,8 @@ class Driver:
     def _hold(self, key: str) -> None:
         """Claim a clip that is to be tried alone, so that no worker takes it among others."""
         with suppress(ClaimHeld):  # another writer was faster, or the driver has it
-            self._state.held[self._clips[key].clip_id] = take_claim(
-                self._store / "claims", key, owner="driver", expiry_seconds=self._expiry_seconds
+            self._state.held[self._clips[key].clip_id] = claim_clip(
+                self._store, key, owner="driver", expiry_seconds=self._expiry_seconds
             )
 
     def _beat(self) -> None:
