@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bucket.proxy import Proxy
 from tokenreel.cache.bucket import objects
 
 START_SECONDS = 60
@@ -81,6 +82,16 @@ def s3(s3_address, credentials, monkeypatch) -> str:
     request = urllib.request.Request(f"{s3_address}/{name}", method="PUT")
     urllib.request.urlopen(request).close()
     return f"s3://{name}"
+
+
+@pytest.fixture
+def proxy(s3, s3_address, monkeypatch):
+    made = Proxy(s3_address)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", made.address)
+    monkeypatch.setattr(objects, "ANSWER_SECONDS", 1.0)
+    objects.forget_clients()
+    yield made
+    made.close()
 
 
 @pytest.fixture

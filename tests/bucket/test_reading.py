@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.bucket.counts import requests_of
 from tokenreel.cache.bucket import local_cache as caches
-from tokenreel.cache.bucket.objects import Bucket
 from tokenreel.cache.bucket.path import BucketPath, store_path
 from tokenreel.cache.errors import Damaged, StoreError, StoreNotFound, UsageError
 from tokenreel.cache.read.store_reader import Request, open_store
@@ -55,28 +55,10 @@ def test_a_store_on_a_bucket_reads_as_the_one_on_disk(local, upload):
 
 
 @pytest.mark.parametrize("checks", ["never", "always"])
-def test_reads_without_a_cache_and_without_checks_are_the_same(local, upload, monkeypatch, checks):
+def test_reads_without_a_cache_are_the_same(local, upload, monkeypatch, checks):
     monkeypatch.setenv(caches.BYTES, "0")
     there = open_store(upload(local), checks=checks)
     assert read_all(there, "a", [5, 60, 66]) == read_all(open_store(local), "a", [5, 60, 66])
-
-
-def requests_of(monkeypatch) -> list[tuple[str, int]]:
-    """Key and bytes of every read of an object from now on."""
-    seen, get, ranges = [], Bucket.get, Bucket.get_ranges
-
-    def whole(self, key):
-        data = get(self, key)
-        seen.append((key, len(data)))
-        return data
-
-    def parts(self, key, asked):
-        seen.append((key, sum(stop - start for start, stop in asked)))
-        return ranges(self, key, asked)
-
-    monkeypatch.setattr(Bucket, "get", whole)
-    monkeypatch.setattr(Bucket, "get_ranges", parts)
-    return seen
 
 
 def test_a_second_run_fetches_no_token_again(local, upload, monkeypatch):

@@ -43,6 +43,17 @@ def test_the_table_of_the_readme_is_that_of_the_code():
     assert {int(number): text for number, text in rows} == STATUSES
 
 
+def test_what_a_service_does_is_the_machine_s_and_no_file_s_fault():
+    error = errors.ServiceError(errno.EPROTO, "the service refused the request (400)", "s3://b/k")
+    wrapped = ValueError("is damaged")
+    wrapped.__cause__ = error
+    for found in (errors.machine_error(error), errors.limit_behind(wrapped)):
+        assert (str(found), found.exit_status) == (
+            "s3://b/k: the service refused the request (400)",
+            6,
+        )
+
+
 def test_every_error_ends_a_command_with_a_status_of_the_table():
     assert {kind.exit_status for kind in kinds()} <= STATUSES.keys()
     tree = dict(re.findall(r"(\w+) +(\d)(?: |$)", errors.__doc__, re.MULTILINE))
@@ -52,6 +63,7 @@ def test_every_error_ends_a_command_with_a_status_of_the_table():
     assert {kind.__name__ for kind in vars(errors).values() if isinstance(kind, type)} - {
         "partial",
         "Path",
+        "ServiceError",  # an OSError
     } == tree.keys()
     assert (errors.INTERRUPTED, errors.TERMINATED) == (128 + signal.SIGINT, 128 + signal.SIGTERM)
 

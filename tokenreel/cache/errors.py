@@ -85,6 +85,10 @@ class MachineError(StoreError):
     exit_status = 6
 
 
+class ServiceError(OSError):
+    """An object store does not do what it was asked: its fault or the credentials', no object's."""
+
+
 class EmbeddingFileError(TokenReelError):
     """An embedding file is missing, torn or not in the documented layout."""
 
@@ -145,6 +149,8 @@ def machine_error(error: OSError, what: object = "") -> MachineError | None:
     >>> print(machine_error(OSError(errno.EDQUOT, "Disk quota exceeded"), "cannot write a.h5"))
     cannot write a.h5: Disk quota exceeded; make room within the quota and rerun the same command
     """
+    if isinstance(error, ServiceError):
+        return MachineError(f"{what or error.filename}: {error.strerror}")
     if error.errno not in ADVICE:
         return None
     reason, advice = error.strerror or str(error), ADVICE[error.errno]
@@ -162,13 +168,15 @@ def limit_behind(error: BaseException | None) -> MachineError | None:
     """The limit of this process that is behind an error, for one that blames a file; else None.
 
     Where a file is about to be called damaged, wrong or unreadable, this is raised before: too many
-    open files say nothing of it.
+    open files say nothing of it, nor does an object store that refuses or does not answer.
 
     A library runs out of memory for a file too whose header asks for more than there is: that is
     the file's fault where other memory is available.
     """
     cause = error
     while cause is not None:
+        if isinstance(cause, ServiceError):
+            return machine_error(cause)
         number = getattr(cause, "errno", None)
         if number in LIMITS and (number != errno.ENOMEM or is_memory_short()):
             what = error if error is not cause else getattr(error, "filename", None)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 COARSE_NS = 2 * 10**9  # file systems keep times to 2 s at worst
+TAG = "object_tag"  # of a record: the tag of a video on a bucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +25,18 @@ class SourceState:
         mtime_ns: when it was last changed, nanoseconds since 1970.
         inode: device, number and ctime of the file: a file that takes its place has others.
         is_recent: whether it was changed so shortly before that another change may have its time.
+        tag: of an object on a bucket, which changes with its bytes; "" on a disk.
     """
 
     num_bytes: int
     mtime_ns: int
     inode: tuple[int, int, int] = (0, 0, 0)
     is_recent: bool = False
+    tag: str = ""
 
     def seems(self, other: "SourceState") -> bool:
         """Whether nothing was written between the two, as far as the file system can tell."""
-        names = ("num_bytes", "mtime_ns", "inode")
+        names = ("num_bytes", "mtime_ns", "inode", "tag")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
@@ -51,7 +54,7 @@ def source_state(path: Path) -> SourceState:
             num_bytes, mtime_ns = num_bytes + size, max(mtime_ns, changed_ns)
     inode = status.st_dev, status.st_ino, status.st_ctime_ns
     is_recent = abs(time.time_ns() - mtime_ns) < COARSE_NS
-    return SourceState(num_bytes, mtime_ns, inode, is_recent)
+    return SourceState(num_bytes, mtime_ns, inode, is_recent, getattr(status, "tag", ""))
 
 
 def source_sha256(path: Path) -> str:
@@ -72,18 +75,19 @@ def source_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def describe_source(num_bytes: int, mtime_ns: int | None, sha256: str) -> str:
+def describe_source(num_bytes: int, mtime_ns: int | None, sha256: str, tag: str = "") -> str:
     """A video in words.
 
     >>> describe_source(1200, 0, "ab" * 32)
     '1200 bytes of 1970-01-01 00:00:00 (sha256 abababababab)'
-    >>> describe_source(1200, None, "")
-    '1200 bytes'
+    >>> describe_source(1200, None, ""), describe_source(1200, None, "", '"9f2"')
+    ('1200 bytes', '1200 bytes (tag 9f2)')
     """
     when = ""
     if mtime_ns is not None:
         when = f" of {datetime.fromtimestamp(mtime_ns / 1e9, UTC):%Y-%m-%d %H:%M:%S}"
-    return f"{num_bytes} bytes{when}" + (f" (sha256 {sha256[:12]})" if sha256 else "")
+    mark = f" (sha256 {sha256[:12]})" if sha256 else ""
+    return f"{num_bytes} bytes{when}{mark}" + (f" (tag {tag.strip(chr(34))})" if tag else "")
 
 
 def _files_of(folder: Path) -> Iterator[tuple[str, int, int]]:

@@ -1,11 +1,13 @@
 """A bounded cache, on a disk of this machine, of what was read from buckets.
 
-A file holds an object, or a shard of which only the frames that were read are there; beside that
-one lies a file with a byte a frame that says which.  Both survive the process and serve all
-processes of the machine.  Nothing in it is trusted: what is read from it is checked by the
-checksums of the store, and fetched again where it does not match.
+A file holds an object, or a shard of which only the rows that were read are there; beside that one
+lies a file with a byte a row that says which.  Both survive the process and serve all processes of
+the machine, which count together what they write.  Nothing in it is trusted: what is read from it
+is checked by the checksums of the store, and fetched again where it does not match.
 """
 
+import errno
+import fcntl
 import hashlib
 import logging
 import mmap
@@ -13,13 +15,13 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from tokenreel.cache.errors import Damaged
-from tokenreel.cache.files import parse_bytes
+from tokenreel.cache.files import parse_bytes, write_all
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,11 +30,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FOLDER, BYTES = "TOKENREEL_CACHE_DIR", "TOKENREEL_CACHE_BYTES"  # of the environment
-MOST_BYTES = 10**11  # by default, and at most half of what is free on its disk
+MOST_BYTES = 10**11  # by default, and at most half of what its disk has beside other files
 BLOCK = 4096  # bytes that a file system gives at once
-HAVE = ".have"  # ending of the files that say which frames are there
+HAVE = ".have"  # ending of the files that say which rows are there
+COPY = ".copy"  # ending of whole videos, which are there while a process decodes them
+USED = "used"  # the file that says how many bytes all files hold
+WRITERS = "writers"  # the file that is locked while bytes are written
 
 _open: dict[tuple[Path, int | None], "LocalCache"] = {}
+os.register_at_fork(after_in_child=_open.clear)  # a lock may be held by a thread that is not there
 
 
 def local_cache() -> "LocalCache":
@@ -51,7 +57,8 @@ class LocalCache:
 
     Args:
         folder: made where there is none.
-        num_bytes: most that it may hold; None: half of what is free on its disk, at most 100 GB.
+        num_bytes: most that it may hold; None: half of what its disk has beside other files, at
+            most 100 GB.  0: nothing is read there or written.
 
     Attributes:
         num_refetched: times that something in it did not match its checksum.
@@ -60,15 +67,21 @@ class LocalCache:
 
     def __init__(self, folder: Path, num_bytes: int | None = None) -> None:
         self.folder, self.num_refetched, self.num_evicted = folder, 0, 0
-        self._lock, self._used, self._unseen = threading.Lock(), -1, 0
+        self._lock, self._has_failed, self.num_bytes = threading.Lock(), False, num_bytes or 0
+        if num_bytes == 0:
+            return
         try:
-            if num_bytes != 0:
-                folder.mkdir(parents=True, exist_ok=True)
-                free = shutil.disk_usage(folder).free
+            folder.mkdir(parents=True, exist_ok=True)
+            with self._ledger() as ledger:
+                used = self._evict(2**63) if ledger.used < 0 else ledger.used
+                if num_bytes is None:
+                    room = shutil.disk_usage(folder).free + used
+                    self.num_bytes = min(room // 2, MOST_BYTES)
+                if used > self.num_bytes:
+                    used = self._evict(self.num_bytes)
+                ledger.write(used)
         except OSError as error:
-            log.warning("%s: no cache of buckets (%s): give --cache-dir", folder, error.strerror)
-            num_bytes = 0
-        self.num_bytes = min(free // 2, MOST_BYTES) if num_bytes is None else num_bytes
+            self.give_up(error)
 
     def read(self, key: str, fetch: Callable[[], bytes], parse: Callable[[bytes], T]) -> T:
         """What `parse` makes of an object, from here where it is and parses, else fetched.
@@ -79,60 +92,150 @@ class LocalCache:
             parse: checks them; raises Damaged.
         """
         path = self._path(key)
-        with suppress(OSError):
-            data = path.read_bytes()
-            try:
-                value = parse(data)
-            except Damaged:
-                self.count_damage(key)
-                path.unlink(missing_ok=True)
-            else:
-                self._touch(path)
-                return value
+        if self.num_bytes:
+            with suppress(OSError):
+                data = path.read_bytes()
+                try:
+                    value = parse(data)
+                except Damaged:
+                    self.count_damage(key)
+                    path.unlink(missing_ok=True)
+                else:
+                    self._touch(path)
+                    return value
         data = fetch()
         value = parse(data)
-        if self.has_room(len(data)):
-            beside = path.with_name(f".tmp-{uuid.uuid4().hex}")
-            with suppress(OSError):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                beside.write_bytes(data)
-                beside.replace(path)
+        with self.room(len(data)) as fits:
+            if fits:
+                self._put(path, 0, data)
         return value
 
-    def open_frames(
-        self, key: str, num_frames: int, frame_bytes: int, tail: bytes
-    ) -> "FrameFile | None":
+    def open_rows(self, key: str, starts: Sequence[int], tail: bytes) -> "RowFile | None":
         """The file of a shard, made where there is none; None where the cache has no room for it.
 
         Args:
             key: names the shard and its bytes.
-            num_frames: of the shard.
-            frame_bytes: of a frame.
-            tail: what follows the frames in the shard.
+            starts: byte at which each row of the shard begins, and where the last one ends.
+            tail: what follows the rows in the shard.
         """
-        path = self._path(key)
-        if num_frames * frame_bytes > self.num_bytes // 2:
+        path, num_bytes = self._path(key), starts[-1]
+        if num_bytes > self.num_bytes // 2:
             return None
         try:
             if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                beside = path.with_name(f".tmp-{uuid.uuid4().hex}")
-                with beside.open("xb") as file:
-                    file.seek(num_frames * frame_bytes)
-                    file.write(tail)
-                with suppress(FileExistsError):
-                    os.link(beside, path)
-                beside.unlink()
+                with self.room(len(tail) + len(starts)) as fits:
+                    if not fits:
+                        return None
+                    self._put(path, num_bytes, tail)
             self._touch(path)
-            return FrameFile(self, path, num_frames, frame_bytes)
+            return RowFile(self, path, starts)
         except OSError as error:
-            log.debug("%s: not cached: %s", path, error)
+            self.give_up(error)
             return None
+
+    def _put(self, path: Path, offset: int, data: bytes) -> None:
+        """Put a file in its place whole, with nothing before `offset`; another's stays."""
+        beside = path.with_name(f".tmp-{uuid.uuid4().hex}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("xb", buffering=0) as file:
+                file.seek(offset)
+                write_all(file.fileno(), data)
+            try:
+                os.link(beside, path)
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without hard links
+                beside.replace(path)
+        except OSError as error:
+            self.give_up(error)
+        finally:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
+
+    @contextmanager
+    def copy(self, num_bytes: int, parts: Callable[[], Iterable[memoryview]]) -> Iterator[Path]:
+        """A whole object as a file, while it is used: it counts as part of the cache.
+
+        Copies of processes that were killed are removed first.
+
+        Args:
+            num_bytes: of the object.
+            parts: its bytes, in order.
+
+        Raises:
+            OSError: ENOSPC: there is no room for it beside the copies of other processes.
+        """
+        self._remove_dead_copies()
+        path = self._path(uuid.uuid4().hex)
+        path = path.with_name(path.name + COPY)
+        with ExitStack() as stack:
+            with self.room(num_bytes, most=self.num_bytes) as fits:
+                if not fits:
+                    raise OSError(errno.ENOSPC, "no room in the cache", str(self.folder))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(path.open("xb", buffering=0))
+                stack.callback(self._remove_copy, path, num_bytes)
+                with suppress(OSError):  # a disk without locks: see _is_locked
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
+            for part in parts():
+                write_all(file.fileno(), part)
+            yield path
+
+    def _remove_copy(self, path: Path, num_bytes: int) -> None:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+            with self._ledger() as ledger:
+                ledger.write(max(ledger.used - num_bytes, 0))
+
+    def _remove_dead_copies(self) -> None:
+        for path in self.folder.glob(f"??/*{COPY}"):
+            if not _is_locked(path):
+                with suppress(OSError):
+                    path.unlink()
 
     def count_damage(self, key: str) -> None:
         """Note that something here did not match its checksum."""
         self.num_refetched += 1
         log.warning("%s: a damaged copy of %s; it is fetched again", self.folder, key)
+
+    def remove(self, rows: "RowFile") -> None:
+        """Remove a file of rows; processes that have it open keep it until they end."""
+        with suppress(OSError):
+            if rows.path.stat().st_ino == rows.inode:
+                _have_of(rows.path, rows.inode).unlink(missing_ok=True)
+                rows.path.unlink(missing_ok=True)
+
+    @contextmanager
+    def room(self, num_bytes: int, *, most: int | None = None) -> Iterator[bool]:
+        """Whether bytes may be written within; the oldest files are removed to make room.
+
+        Other processes count the bytes from now on, and make no room before they are written.
+
+        Args:
+            num_bytes: of them.
+            most: that may be written at once; None: an eighth of the cache.
+        """
+        num_bytes += 2 * BLOCK
+        fits = not self._has_failed
+        fits = fits and num_bytes <= (self.num_bytes // 8 if most is None else most)
+        with ExitStack() as stack:
+            if fits:
+                try:
+                    with self._lock, self._ledger() as ledger:
+                        used = ledger.used
+                        if used < 0 or used + num_bytes > self.num_bytes:
+                            left = min(self.num_bytes * 3 // 4, self.num_bytes - num_bytes)
+                            with self._flock(WRITERS, fcntl.LOCK_EX):  # those at work end first
+                                used = self._evict(left)
+                        fits = used + num_bytes <= self.num_bytes
+                        ledger.write(used + num_bytes if fits else used)
+                        stack.enter_context(self._flock(WRITERS, fcntl.LOCK_SH))
+                except OSError as error:
+                    self.give_up(error)
+                    fits = False
+            yield fits
 
     def _path(self, key: str) -> Path:
         digest = hashlib.sha256(key.encode()).hexdigest()
@@ -143,63 +246,117 @@ class LocalCache:
         with suppress(OSError):
             os.utime(path)
 
-    def has_room(self, num_bytes: int) -> bool:
-        """Whether some bytes may be written; the oldest files are removed to make room for them."""
-        num_bytes += 2 * BLOCK
-        if num_bytes > self.num_bytes // 8:
-            return False
-        with self._lock:
-            self._unseen += num_bytes
-            is_due = self._unseen > self.num_bytes // 16  # other processes write here too
-            if self._used < 0 or is_due or self._used + self._unseen > self.num_bytes:
-                self._used, self._unseen = self._evict(self.num_bytes * 3 // 4), num_bytes
-        return True
+    def give_up(self, error: OSError) -> None:
+        """Write nothing more, as the disk is full, or may only be read; one line says so."""
+        if not self._has_failed:
+            self._has_failed = True
+            reason = error.strerror or error
+            log.warning(
+                "%s: nothing more of buckets is kept there (%s): make room, or give another folder "
+                "by --cache-dir",
+                self.folder,
+                reason,
+            )
+
+    @contextmanager
+    def _ledger(self) -> Iterator["_Ledger"]:
+        """The count of bytes of all processes, which wait for one another where locks work."""
+        with self._flock(USED, fcntl.LOCK_EX) as handle:
+            yield _Ledger(handle)
+
+    @contextmanager
+    def _flock(self, name: str, kind: int) -> Iterator[int]:
+        handle = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            with suppress(OSError):  # no locks: the count is about right, and made anew when full
+                fcntl.flock(handle, kind)
+            yield handle
+        finally:
+            os.close(handle)
 
     def _evict(self, num_bytes: int) -> int:
-        """Remove the oldest files where there are more bytes than that; the bytes that stay."""
+        """Remove the oldest files until no more bytes than that are left; the bytes that are."""
         files = []
         for path in self.folder.glob("??/*"):
             with suppress(OSError):
                 status = path.stat()
-                files.append((status.st_mtime, status.st_blocks * 512, path))
-        used = sum(size for _, size, _ in files)
-        if used <= self.num_bytes * 7 // 8:
-            return used
-        for _, size, path in sorted(files, key=lambda file: file[0]):
+                files.append((status.st_mtime, status.st_blocks * 512, path, status.st_ino))
+        used = sum(size for _, size, *_ in files)
+        for _, size, path, inode in sorted(files, key=lambda file: file[0]):
             if used <= num_bytes:
                 break
+            if path.suffix == COPY and _is_locked(path):
+                continue
             with suppress(OSError):
-                for have in path.parent.glob(f"{path.name}.*{HAVE}"):
-                    have.unlink(missing_ok=True)  # before its frames: see FrameFile
+                _have_of(path, inode).unlink(missing_ok=True)  # before its rows: see RowFile
                 path.unlink()
                 used -= size
                 self.num_evicted += 1
         return used
 
 
-class FrameFile:
-    """A shard in the cache: its file is a whole shard with holes where no frame was read.
-
-    Which frames are there is a file of its own, named after the number of the other's inode, so
-    that it never speaks for another file of that name.
+class _Ledger:
+    """The file that says how many bytes the files of a cache hold.
 
     Attributes:
-        path: of the shard.
-        inode: number of its file.
-        have: (t,) uint8, 1 for the frames that are there; shared by all processes.
+        used: that many; -1 where the file does not say.
     """
 
-    def __init__(self, cache: LocalCache, path: Path, num_frames: int, frame_bytes: int) -> None:
-        self.path, self._cache, self._frame_bytes = path, cache, frame_bytes
-        self._handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    def __init__(self, handle: int) -> None:
+        self._handle = handle
+        text = os.pread(handle, 32, 0)
+        self.used = int(text) if text.isdigit() else -1
+
+    def write(self, used: int) -> None:
+        """Write another count."""
+        self.used = used
+        os.pwrite(self._handle, b"%020d" % used, 0)
+
+
+def _have_of(path: Path, inode: int) -> Path:
+    """The file that says which rows of a file are there."""
+    return path.with_name(f"{path.name}.{inode}{HAVE}")
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a living process holds a copy; so it is taken where the disk has no locks."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+class RowFile:
+    """A shard in the cache: its file is a whole shard with holes where no row was read.
+
+    Which rows are there is a file of its own, named after the number of the other's inode, so that
+    it never speaks for another file of that name.
+
+    Args:
+        cache: of this machine.
+        path: of the shard.
+        starts: byte at which each row begins, and where the last one ends.
+
+    Attributes:
+        inode: number of its file.
+        have: (t,) uint8, 1 for the rows that are there; shared by all processes.
+    """
+
+    def __init__(self, cache: LocalCache, path: Path, starts: Sequence[int]) -> None:
+        self.path, self._cache, self._starts = path, cache, starts
+        self._handle, num_rows = os.open(path, os.O_RDWR | os.O_CLOEXEC), len(starts) - 1
         try:
             self.inode = os.fstat(self._handle).st_ino
-            beside = os.open(
-                f"{path}.{self.inode}{HAVE}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
-            )
+            name = _have_of(path, self.inode)
+            beside = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                os.truncate(beside, num_frames)
-                pages = mmap.mmap(beside, num_frames)
+                # on a full disk an error here, where a write to a mapped hole ends the process
+                os.posix_fallocate(beside, 0, num_rows)
+                pages = mmap.mmap(beside, num_rows)
             finally:
                 os.close(beside)
         except BaseException:
@@ -214,17 +371,27 @@ class FrameFile:
         if getattr(self, "_handle", -1) >= 0:
             os.close(self._handle)
 
-    def write(self, first: int, data: memoryview) -> bool:
-        """Write frames from `first` on; False where there is no room for them."""
-        if not self._cache.has_room(len(data)):
-            return False
-        try:
-            offset, rest = first * self._frame_bytes, data
-            while rest:
-                count = os.pwrite(self._handle, rest, offset)
-                offset, rest = offset + count, rest[count:]
-        except OSError as error:  # its disk is full
-            log.warning("%s: not cached: %s", self.path, error.strerror)
-            return False
-        self.have[first : first + len(data) // self._frame_bytes] = 1
+    def write(self, rows: range, data: memoryview) -> bool:
+        """Write neighbouring rows; False where there is no room for them."""
+        with self._cache.room(len(data)) as fits:
+            if not fits:
+                return False
+            try:
+                offset, rest = self._starts[rows.start], data
+                while rest:
+                    count = os.pwrite(self._handle, rest, offset)
+                    offset, rest = offset + count, rest[count:]
+            except OSError as error:
+                self._cache.give_up(error)
+                return False
+        self.have[rows.start : rows.stop] = 1
         return True
+
+    def read(self, row: int) -> bytes:
+        """The bytes of a row, fewer where the file ends.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        start = self._starts[row]
+        return os.pread(self._handle, self._starts[row + 1] - start, start)

@@ -1,9 +1,10 @@
 """The objects of a bucket: whole or in ranges, with conditions, and retried where that is safe.
 
 Errors are those of files, so that their users need not know where a file is: FileNotFoundError,
-FileExistsError for a condition that does not hold, PermissionError for credentials, TimeoutError
-for a service that does not answer after every retry.  What the service wrote is never part of a
-message: it may repeat a key or a signed address.
+FileExistsError for a condition that does not hold, PermissionError for one object alone.  What is
+no object's fault is a ServiceError: Refused for credentials, Unanswered for a service that does not
+answer after every retry.  What the service wrote is never part of a message: it may repeat a key or
+a signed address.
 
 Credentials come from the standard chain alone: the environment, files of profiles (s3 with boto3
 installed), and the metadata service of the machine.
@@ -12,16 +13,17 @@ installed), and the metadata service of the machine.
 import errno
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tokenreel.cache.errors import StoreError, UsageError
+from tokenreel.cache.errors import ServiceError, StoreError, UsageError
 
 T = TypeVar("T")
 
@@ -36,17 +38,46 @@ ANSWER_SECONDS = 30.0  # without a byte, after which a request is given up
 
 EXPIRED = re.compile(
     "ExpiredToken|RequestExpired|InvalidToken|TokenRefreshRequired|InvalidAccessKeyId|"
-    "SignatureDoesNotMatch|AccessDenied|InvalidSecurity|AuthenticationFailed|AuthorizationFailure|"
-    "MissingAuthenticationToken|Unauthorized|Forbidden"
+    "SignatureDoesNotMatch|InvalidSecurity|AuthenticationFailed|MissingAuthenticationToken|"
+    "Unauthorized"
 )
+DENIED = re.compile("AccessDenied|AuthorizationFailure|Forbidden")  # perhaps of one object
 STATUS = re.compile(r"status code: (\d{3})")
 CODE = re.compile(r"<Code>(\w+)</Code>")
 CONDITIONS = ("AlreadyExistsError", "PreconditionError")
 REFUSED = ("PermissionDeniedError", "UnauthenticatedError")
+BEAT_SECONDS = 0.5  # between two signs of life of who waits for an answer
 
 _clients: dict[tuple[str, str], Any] = {}
 _unconditional: set[tuple[str, str]] = set()  # buckets without conditional puts
 _used_in: list[int] = []  # the process that the client's threads live in
+_alive: dict[int, Callable[[], None]] = {}  # by thread: called while it waits for an answer
+
+
+class Refused(ServiceError, PermissionError):
+    """The service refuses the credentials, or what they ask for."""
+
+
+class Denied(Refused):
+    """As Refused, perhaps for one object alone."""
+
+
+class Unanswered(ServiceError, TimeoutError):
+    """The service does not answer as it should, after every retry."""
+
+
+@contextmanager
+def signs_of_life(alive: Callable[[], None]) -> Iterator[None]:
+    """Call something twice a second while this thread waits for an answer.
+
+    A service may take minutes to answer after retries, which is no reason to take a process for
+    dead.
+    """
+    _alive[threading.get_ident()] = alive
+    try:
+        yield
+    finally:
+        del _alive[threading.get_ident()]
 
 
 @dataclass(frozen=True)
@@ -114,11 +145,18 @@ class Bucket:
 
         return self._read(key, read)
 
-    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
+    def get_ranges(
+        self, key: str, ranges: Sequence[tuple[int, int]], *, tag: str | None = None
+    ) -> list[memoryview]:
         """Bytes [start, stop) of an object for each of the ranges, requested side by side.
 
+        Args:
+            key: of the object.
+            ranges: of its bytes.
+            tag: only of the object of this tag.
+
         Raises:
-            OSError: ENODATA, the object ends before a range.
+            OSError: ENODATA, the object ends before a range; EBUSY, it has another tag by now.
         """
         parts = [
             (start, min(start + PART_BYTES, stop))
@@ -130,7 +168,20 @@ class Bucket:
             starts, stops = zip(*parts, strict=True)
             return list(client.get_ranges(store, key, starts=starts, ends=stops, coalesce=0))
 
-        found = self._read(key, read) if parts else []
+        def read_if_same(part: tuple[int, int]) -> Any:
+            options = {"range": part, "if_match": tag}
+            return self._read(
+                key, lambda client, store: client.get(store, key, options=options).bytes()
+            )
+
+        try:
+            if tag:
+                found = in_parallel(read_if_same, parts)
+            else:
+                found = self._read(key, read) if parts else []
+        except FileExistsError:
+            what = "another object took its place while it was read"
+            raise OSError(errno.EBUSY, what, self._url(key)) from None
         if any(len(data) != stop - start for data, (start, stop) in zip(found, parts, strict=True)):
             raise OSError(errno.ENODATA, "it ends before its last byte", self._url(key))
         rest = iter(found)
@@ -259,16 +310,42 @@ class Bucket:
         deadline, wait = time.monotonic() + OVERALL_SECONDS, FIRST_SECONDS
         for attempt in range(RETRIES + 1):
             try:
-                return work(client, store)
+                return _answer(work, client, store)
             except (client.exceptions.BaseError, FileNotFoundError, OSError, ValueError) as error:
                 failure = _failure(error, self._url(key))
             if not again or getattr(failure, "errno", 0) != errno.ETIMEDOUT or attempt == RETRIES:
                 break
             if time.monotonic() + wait > deadline:
                 break
+            if alive := _alive.get(threading.get_ident()):
+                alive()
             time.sleep(wait)
             wait = min(2 * wait, MOST_SECONDS)
+        if isinstance(failure, Denied) and key and self._answers(client, store, key):
+            reason = "it is refused, though what is beside it is listed: check the rights to it"
+            failure = PermissionError(errno.EACCES, reason, self._url(key))
         raise failure  # without its cause, which may repeat what is secret
+
+    @staticmethod
+    def _answers(client: Any, store: Any, key: str) -> bool:
+        """Whether the service takes the credentials for a list of what is beside an object."""
+        try:
+            next(iter(client.list(store, key.rpartition("/")[0] or None, chunk_size=1)), None)
+        except (client.exceptions.BaseError, OSError, ValueError):
+            return False
+        return True
+
+
+def _answer(work: Callable[[Any, Any], T], client: Any, store: Any) -> T:
+    """What a request gives; `signs_of_life` meanwhile."""
+    alive = _alive.get(threading.get_ident())
+    if alive is None:
+        return work(client, store)
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work, client, store)
+        while not wait([future], BEAT_SECONDS).done:
+            alive()
+        return future.result()
 
 
 def _state(meta: Any) -> ObjectState:
@@ -288,16 +365,20 @@ def _failure(error: Exception, url: str) -> OSError | UsageError:
         return UsageError(f"{url}: there is no such bucket")
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "no such object", url)
-    if kind in REFUSED or EXPIRED.search(code) or status in ("401", "403"):
+    is_sure = bool(EXPIRED.search(code)) or status == "401"
+    if is_sure or kind in REFUSED or DENIED.search(code) or status == "403":
         advice = "the credentials are refused or have expired: renew them and rerun to resume"
-        return PermissionError(errno.EACCES, f"{advice} ({said})", url)
+        return (Refused if is_sure else Denied)(errno.EACCES, f"{advice} ({said})", url)
     if kind == "NotSupportedError" or status == "501" or code == "NotImplemented":
         return OSError(errno.EOPNOTSUPP, f"the service cannot do that ({said})", url)
     if status == "416" or "Range" in code:
         return OSError(errno.ENODATA, "it ends before its last byte", url)
-    if isinstance(error, ValueError) or (status.startswith("4") and status not in ("408", "429")):
-        return OSError(errno.EPROTO, f"the service refused the request ({said})", url)
-    return TimeoutError(errno.ETIMEDOUT, f"the service does not answer as it should ({said})", url)
+    if isinstance(error, ValueError):  # a key that the library does not take
+        return OSError(errno.EPROTO, f"no name of an object ({said})", url)
+    if status.startswith("4") and status not in ("408", "429"):
+        return ServiceError(errno.EPROTO, f"the service refused the request ({said})", url)
+    reason = f"the service does not answer as it should ({said}): rerun when it does"
+    return Unanswered(errno.ETIMEDOUT, reason, url)
 
 
 def in_parallel(work: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
@@ -384,21 +465,21 @@ def forget_clients() -> None:
     _clients.clear()
 
 
-def spans(frames: Sequence[int], num_bytes: int, most_gap: int) -> Iterator[range]:
-    """Runs of frames that one request reads: a gap of few bytes is read too.
+def spans(rows: Sequence[int], starts: Sequence[int], most_gap: int) -> Iterator[range]:
+    """Runs of rows that one request reads: a gap of few bytes is read too.
 
     Args:
-        frames: sorted and distinct.
-        num_bytes: of a frame.
+        rows: sorted and distinct.
+        starts: byte at which each row of the object begins.
         most_gap: bytes that are rather read than left out.
 
-    >>> [(run.start, run.stop) for run in spans([0, 1, 5, 60], 10, 30)]
+    >>> [(run.start, run.stop) for run in spans([0, 1, 5, 60], range(0, 700, 10), 30)]
     [(0, 6), (60, 61)]
     """
-    start = last = frames[0]
-    for frame in frames[1:]:
-        if (frame - last - 1) * num_bytes > most_gap:
+    start = last = rows[0]
+    for row in rows[1:]:
+        if starts[row] - starts[last + 1] > most_gap:
             yield range(start, last + 1)
-            start = frame
-        last = frame
+            start = row
+        last = row
     yield range(start, last + 1)

@@ -6,6 +6,7 @@ making one does nothing, and everything that needs a disk says so.
 
 import errno
 import fnmatch
+import hashlib
 import io
 import os
 import stat
@@ -139,7 +140,7 @@ def bucket_path(path: object) -> "BucketPath":
 
 @dataclass(frozen=True)
 class Status:
-    """What `stat` says of an object."""
+    """What `stat` says of an object, and its tag."""
 
     st_size: int
     st_mtime: float
@@ -148,6 +149,7 @@ class Status:
     st_mode: int = stat.S_IFREG
     st_dev: int = 0
     st_ctime_ns: int = 0
+    tag: str = ""
 
 
 @total_ordering
@@ -358,8 +360,9 @@ class BucketPath:
 
 def status_of(state: ObjectState) -> Status:
     """The state of an object as that of a file; another object in its place has another number."""
-    number = int.from_bytes(state.tag.encode()[-8:].rjust(8, b"\0"), "big") >> 1
-    return Status(state.num_bytes, state.modified, int(state.modified * 10**9), number)
+    number = int.from_bytes(hashlib.sha256(state.tag.encode()).digest()[:8], "big") >> 1
+    modified_ns = int(state.modified * 10**9)
+    return Status(state.num_bytes, state.modified, modified_ns, number, tag=state.tag)
 
 
 def open_object(path: BucketPath) -> IO[bytes]:
@@ -370,7 +373,8 @@ def open_object(path: BucketPath) -> IO[bytes]:
 class ObjectReader(io.RawIOBase):
     """The bytes of an object by ranged requests, whole blocks and some ahead while reads follow.
 
-    The last blocks are kept for all readers of the process: a video is opened several times.
+    All are of the object that was there when this was opened.  The last blocks are kept for all
+    readers of the process: a video is opened several times.
 
     Args:
         path: of the object.
@@ -380,6 +384,8 @@ class ObjectReader(io.RawIOBase):
         num_fetched: bytes so far.
         fetches: False: bytes that are not there yet read as zeros, for a reader that looks at none
             of them.
+        failure: the first error of a request, which is raised once: FFmpeg may read on after it,
+            and then finds the end.
 
     Raises:
         FileNotFoundError: there is none.
@@ -390,6 +396,7 @@ class ObjectReader(io.RawIOBase):
         state = path.bucket.head(path.key)
         self._path, self._tag, self.num_bytes = path, state.tag, state.num_bytes
         self.name, self.fetches, self.num_fetched = str(path), True, 0
+        self.failure: OSError | None = None
         self._at, self._next, self._ahead = 0, -1, 1
 
     def readable(self) -> bool:
@@ -417,9 +424,13 @@ class ObjectReader(io.RawIOBase):
         target = memoryview(buffer).cast("B")
         number, first = divmod(self._at, BLOCK_BYTES)
         count = min(len(target), BLOCK_BYTES - first, self.num_bytes - self._at)
-        if count <= 0:
+        if count <= 0 or self.failure is not None:
             return 0
-        block = self._block(number)
+        try:
+            block = self._block(number)
+        except OSError as error:
+            self.failure = error
+            raise
         target[:count] = bytes(count) if block is None else block[first : first + count]
         self._at += count
         return count
@@ -433,7 +444,7 @@ class ObjectReader(io.RawIOBase):
         self._ahead = min(2 * self._ahead, MOST_BLOCKS) if number == self._next else 1
         stop = min((number + self._ahead) * BLOCK_BYTES, self.num_bytes)
         ranges = [(number * BLOCK_BYTES, stop)]
-        data = self._path.bucket.get_ranges(self._path.key, ranges)[0]
+        data = self._path.bucket.get_ranges(self._path.key, ranges, tag=self._tag)[0]
         self.num_fetched += len(data)
         self._next = number + self._ahead
         with _guard:

@@ -128,7 +128,21 @@ def read_index(folder: Path, spec: BytesSpec, number: int) -> Array:
             data = file.read()
     except OSError as error:
         raise unreadable(path, error) from error
-    count = spec.units_of(number)
+    return parse_index(data, spec.units_of(number), size, path=path)
+
+
+def parse_index(data: bytes, count: int, size: int, *, path: Path) -> Array:
+    """Places of the strings of a file, from the index at its end; see read_index.
+
+    Args:
+        data: the index.
+        count: strings of the file.
+        size: bytes of the file.
+        path: of the file, for the error.
+
+    Raises:
+        Damaged: torn, or not strings end to end.
+    """
     if len(data) != INDEX_BYTES or crc32c.crc32c(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise Damaged(f"{path}: its index does not match its checksum")
     index = np.frombuffer(data[:-4], "<u8").reshape(SEGMENT, 2)

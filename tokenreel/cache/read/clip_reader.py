@@ -38,7 +38,7 @@ from tokenreel.cache.format.clip import (
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.index import find_clip
 from tokenreel.cache.format.layout import SEGMENT, ArraySpec
-from tokenreel.cache.read.bucket_shard import BucketShard
+from tokenreel.cache.read.bucket_shard import BucketShard, BucketStrings
 from tokenreel.cache.read.direct import Shard, aligned_empty
 
 CLIPS = 256  # whose metadata is kept
@@ -67,7 +67,7 @@ class Kept:
     """What a store keeps open in one process; the oldest is dropped first."""
 
     clips: dict[Hashable, "OpenClip"] = field(default_factory=dict)
-    shards: dict[Hashable, Shard | BucketShard] = field(default_factory=dict)
+    shards: dict[Hashable, Shard | BucketShard | BucketStrings] = field(default_factory=dict)
     chunks: dict[Hashable, Array] = field(default_factory=dict)
 
     @staticmethod
@@ -136,16 +136,37 @@ class OpenClip:
         """Bytes of units in an array of bytes, each checked, in the order of `units`."""
         spec = self._bytes[f"bytes/{name}/items"]
         self._check_metadata(spec)
+        is_there = is_bucket(self._folder)
         distinct, inverse = np.unique(units, return_inverse=True)
         found: list[bytes] = []
         for number in np.unique(distinct // SEGMENT).tolist():
             rows = distinct[distinct // SEGMENT == number] - number * SEGMENT
+            if is_there:
+                found += self._strings_of(spec, number).read(rows.tolist())
+                continue
             places = self._places(spec, number)
             sums = self._chunk(spec.sums, number)
             found += read_strings(
                 self._folder, spec, number, rows.tolist(), places=places, sums=sums
             )
         return [found[place] for place in inverse.tolist()]
+
+    def _strings_of(self, spec: BytesSpec, number: int) -> BucketStrings:
+        """The strings of a file on a bucket."""
+        key = (self._key, spec.path, number)
+        strings = self._kept.shards.get(key)
+        if not isinstance(strings, BucketStrings):
+            seal = self._seals[spec.sums.path][number]
+            strings = BucketStrings(
+                self._folder,
+                spec,
+                number,
+                sums=self._chunk(spec.sums, number),
+                cache=local_cache(),
+                tag=f"{seal:08x}",
+            )
+            Kept.add(self._kept.shards, key, strings, limit=_num_shards())
+        return strings
 
     def string_bytes(self, name: str) -> int:
         """Bytes of all strings of an array of bytes, by the index of each of its files."""
@@ -158,6 +179,8 @@ class OpenClip:
         key = (self._key, spec.path, number)
         places = self._kept.chunks.get(key)
         if places is None:
+            if is_bucket(self._folder):
+                return self._strings_of(spec, number).places
             places = read_index(self._folder, spec, number)
             Kept.add(self._kept.chunks, key, places, limit=CHUNKS)
         return places
@@ -215,19 +238,20 @@ class OpenClip:
     def _shard(self, spec: ArraySpec, number: int) -> Shard | BucketShard:
         key = (self._key, spec.path, number)
         shard = self._kept.shards.get(key)
-        if shard is None:
+        if shard is None or isinstance(shard, BucketStrings):
             self._check_metadata(spec)
             path, policy = file_inside(self._folder, spec.chunk_file(number)), self._policy
             never = policy.checks == "never"
             sums = None if never else load_sums(self._folder, spec, number, self._seals)
-            how: dict[str, Any] = {"sums": sums, "checks": policy.checks, "direct": policy.direct}
+            how: dict[str, Any] = {"checks": policy.checks, "direct": policy.direct}
             if is_bucket(path):
+                assert sums is not None  # see Store
                 seal = self._seals[spec.path.replace("/tokens/", "/crc32c/")][number]
                 shard = BucketShard(
-                    path, spec, number, cache=local_cache(), tag=f"{seal:08x}", **how
+                    path, spec, number, sums=sums, cache=local_cache(), tag=f"{seal:08x}", **how
                 )
             else:
-                shard = Shard(path, spec, number, **how)
+                shard = Shard(path, spec, number, sums=sums, **how)
             Kept.add(self._kept.shards, key, shard, limit=_num_shards())
         return shard
 

@@ -83,7 +83,8 @@ def open_store(
         expect: the identity it must have.
         backend: "direct", "tensorstore" (the reference), or "auto", which is direct.
         checks: whose crc32c is checked: "once", a frame when this process first reads it (again
-            when its shard had to be closed meanwhile); "always", every read; "never".
+            when its shard had to be closed meanwhile); "always", every read; "never", which is
+            "once" on a bucket, where the copies on this machine are checked.
         placement: "disk" reads past the page cache (O_DIRECT), "memory" through it; "auto" chooses
             "disk" when the tokens are more than half of the machine's memory, and logs it.
 
@@ -127,6 +128,8 @@ class Store:
         others = {name: clip.record for name, clip in self._relabelled.items()}
         self.records = {**own, **others}
         direct = placement == "disk" or (placement == "auto" and self._exceeds_memory())
+        if self._is_on_bucket and checks == "never":  # what is on this machine is never trusted
+            checks = "once"
         self._policy = ReadPolicy(backend == "tensorstore", checks, direct)
         self._forget()
 

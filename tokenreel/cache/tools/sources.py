@@ -13,11 +13,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from tokenreel.cache.bucket.path import is_bucket
+from tokenreel.cache.errors import ServiceError
 from tokenreel.cache.format.clip import ClipRecord
 from tokenreel.cache.format.source_notes import Note, add_notes, read_notes
 from tokenreel.cache.manifest import path_below
 from tokenreel.cache.progress import Progress
-from tokenreel.cache.source_state import SourceState, describe_source, source_sha256, source_state
+from tokenreel.cache.source_state import (
+    TAG,
+    SourceState,
+    describe_source,
+    source_sha256,
+    source_state,
+)
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +165,8 @@ def check_sources(
 def _state(path: Path) -> SourceState | OSError:
     try:
         return source_state(path)
+    except ServiceError:  # of all videos
+        raise
     except OSError as error:
         return error
 
@@ -220,15 +229,23 @@ def _is_same(record: ClipRecord, state: SourceState, sha256: str, *, is_hashed: 
         return False
     if sha256 and source["sha256"]:
         return bool(sha256 == source["sha256"])
-    if not is_hashed and source.get("mtime_ns") is not None:  # on a bucket: time and tag as one
+    if state.tag and (tag := source["container"].get(TAG)):
+        return bool(tag == state.tag)
+    if not is_hashed and source.get("mtime_ns") is not None:
         return bool(source["mtime_ns"] == state.mtime_ns)
     return True  # its time is that of the record, or nothing but its size was recorded
 
 
 def _change(record: ClipRecord, state: SourceState, sha256: str) -> SourceChange:
     source = record.source
-    was = describe_source(source["num_bytes"], source.get("mtime_ns"), str(source["sha256"]))
-    return SourceChange(record, was, describe_source(state.num_bytes, state.mtime_ns, sha256))
+    was = describe_source(
+        source["num_bytes"],
+        source.get("mtime_ns"),
+        str(source["sha256"]),
+        str(source["container"].get(TAG, "")),
+    )
+    now = describe_source(state.num_bytes, state.mtime_ns, sha256, state.tag)
+    return SourceChange(record, was, now)
 
 
 def _note(store: Path, videos: Mapping[str, Note]) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tokenreel.cache.bucket.objects import signs_of_life
 from tokenreel.cache.errors import limit_behind, machine_error
 from tokenreel.extract.decode_pool.shared_ring import SharedRing
 from tokenreel.extract.frame_policy import (
@@ -216,12 +217,13 @@ def _decode_clip(
     filler = ChunkFiller(job, take_slot)
     failure: ClipFailure | MachineFailure | None = None
     try:
-        for is_full in fill_chunks(job, filler, beat):
-            if is_full:
-                seconds = time.monotonic() - started
-                pipe.send(Chunk(held.pop(), *filler.empty(), seconds, filler.frame_size))
-            else:
-                beat()
+        with signs_of_life(beat):
+            for is_full in fill_chunks(job, filler, beat):
+                if is_full:
+                    seconds = time.monotonic() - started
+                    pipe.send(Chunk(held.pop(), *filler.empty(), seconds, filler.frame_size))
+                else:
+                    beat()
     except (VideoError, OSError, MemoryError) as error:
         if isinstance(error, BrokenPipeError | ConnectionResetError):
             raise  # of the pipe

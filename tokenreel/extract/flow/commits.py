@@ -17,7 +17,7 @@ from tokenreel.cache.format.clip import ClipRecord, SourceInfo, clip_key
 from tokenreel.cache.format.identity import RULES_VERSION
 from tokenreel.cache.format.store_files import record_failure
 from tokenreel.cache.manifest import Clip, Manifest
-from tokenreel.cache.source_state import SourceState, describe_source
+from tokenreel.cache.source_state import TAG, SourceState, describe_source
 from tokenreel.cache.tools.sources import in_threads
 from tokenreel.cache.write.claims import ClaimHeld, is_live
 from tokenreel.cache.write.clip_writer import ClipWriter
@@ -272,7 +272,7 @@ class ClipCommits:
             return False
         self._give_up(entry)
         source = entry.source
-        was = describe_source(source.num_bytes, source.mtime_ns, source.sha256)
+        was = _in_words(source)
         what = f"{source.video} changed while it was extracted: it was {was}, is {now}"
         if not self._is_last:
             log.warning("%s: %s; it is tried again", entry.clip.clip_id, what)
@@ -297,7 +297,7 @@ class ClipCommits:
         def change(clip_id: str) -> str:
             source, state = self.made_of[clip_id]
             now = self._sources.change_since(source, replace(state, is_recent=False))
-            was = describe_source(source.num_bytes, source.mtime_ns, source.sha256)
+            was = _in_words(source)
             said = f"{clip_id}: {source.video} was {was} when it was extracted, is {now}"
             return said if now else ""
 
@@ -525,3 +525,8 @@ def _other_rules(needed: int, held: int) -> str:
         f"those of this store: `extract run ... --changed replace` adds it by rules {needed}, "
         "another --out makes a store of them"
     )
+
+
+def _in_words(source: SourceInfo) -> str:
+    tag = str(source.container.get(TAG, ""))
+    return describe_source(source.num_bytes, source.mtime_ns, source.sha256, tag)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
+from tokenreel.cache.bucket.objects import signs_of_life
 from tokenreel.cache.errors import (
     MachineError,
     UsageError,
@@ -171,7 +172,8 @@ def _outcome_of(job: SegmentJob, beat: Callable[[], None]) -> Outcome | Exceptio
 
         torch.set_num_threads(1)  # the other cores have videos of their own
     try:
-        return segment(job, beat)
+        with signs_of_life(beat):
+            return segment(job, beat)
     except UsageError as error:
         return error
     except (VideoError, OSError, MemoryError) as error:

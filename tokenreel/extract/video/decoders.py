@@ -1,10 +1,11 @@
 """The two decoders of `video.decode`: PyAV, and decord with guards against its known faults."""
 
+import errno
 import math
 import re
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from tokenreel.cache.bucket.local_cache import local_cache
+from tokenreel.cache.bucket.objects import PART_BYTES
 from tokenreel.cache.bucket.path import ObjectReader, bucket_path, is_bucket
 from tokenreel.extract.video.damage import DamageWatch, errors_so_far
 from tokenreel.extract.video.geometry import (
@@ -27,7 +30,13 @@ from tokenreel.extract.video.geometry import (
 from tokenreel.extract.video.pictures import probe_pictures
 from tokenreel.extract.video.plane_means import mean_of_planes
 from tokenreel.extract.video.rgb import rgb_of
-from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo, check_file
+from tokenreel.extract.video.types import (
+    DecodedFrame,
+    VideoError,
+    VideoInfo,
+    VideoReplaced,
+    check_file,
+)
 
 DECORD_LIMIT_BYTES = 2**30  # decord reads ahead without bound, so a whole video must fit
 DECORD_REFUSES = {"av1"}  # its FFmpeg 4.1 has no decoder for it
@@ -53,19 +62,38 @@ def opened(path: Path, file: Any = None) -> Iterator[tuple[Any, Any]]:
     """
     import av
 
+    if file is None and is_bucket(path):
+        file = ObjectReader(bucket_path(path))
     try:
-        if file is None and is_bucket(path):
-            file = ObjectReader(bucket_path(path))
-        name = str(path.absolute()) if file is None else file  # a name may look like a protocol
-        container = av.open(name)
-    except (av.FFmpegError, UnicodeError) as error:
-        raise VideoError(_reason(error), stage="open") from error
-    with container:
-        stream = _video_stream(container)
-        stream.thread_type = "NONE"
-        if stream.codec_context.name in GREYING:
-            stream.codec_context.options = {"err_detect": "explode"}
-        yield container, stream
+        try:
+            name = str(path.absolute()) if file is None else file  # a name may look like a protocol
+            container = av.open(name)
+        except (av.FFmpegError, UnicodeError) as error:
+            raise VideoError(_reason(error), stage="open") from error
+        with container:
+            stream = _video_stream(container)
+            stream.thread_type = "NONE"
+            if stream.codec_context.name in GREYING:
+                stream.codec_context.options = {"err_detect": "explode"}
+            yield container, stream
+    except Exception:
+        _require_answers(file)
+        raise
+    _require_answers(file)
+
+
+def _require_answers(file: Any) -> None:
+    """Raise what came of a request: FFmpeg may take it for the end of the file, or for damage.
+
+    Raises:
+        VideoReplaced: another object took its place.
+        OSError: any other failure.
+    """
+    error = file.failure if isinstance(file, ObjectReader) else None
+    if error is not None and error.errno == errno.EBUSY:
+        raise VideoReplaced(error.strerror or "") from error
+    if error is not None:
+        raise error
 
 
 def packets_of(container: Any, *streams: Any) -> Iterator[Any]:
@@ -363,32 +391,72 @@ def read_decord(path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
     """Yield the frames of a video with decord, forwards only.
 
     PyAV decodes the video too, without converting pixels, for times and corrupt flags: decord has
-    no flags, and with edit lists it repeats frames.
+    no flags, and with edit lists it repeats frames.  A video on a bucket is copied to this machine
+    while it is decoded.
 
     Raises:
         VideoError: also where decord is known to hang, lacks the codec or needs more than 1 GiB
             of memory, and where it would repeat a frame instead of decoding it.
     """
-    if is_bucket(path):
-        raise _refusal("does not read videos on a bucket")
     if path.is_dir():
         raise _refusal("does not read folders of pictures")
     if info.codec in DECORD_REFUSES or info.container in DECORD_REFUSES_CONTAINERS:
         raise _refusal(f"does not read {info.codec} in {info.container}")
-    frame_bytes = info.width * info.height * 3
-    _require_room(frame_bytes * (info.duration_seconds or 0.0) * float(info.rate or 0))
+    _require_room(
+        info.width * info.height * 3 * (info.duration_seconds or 0.0) * float(info.rate or 0)
+    )
     try:
         import decord
     except ImportError as error:
         raise _refusal("is not installed") from error
-    index, matrix = -1, DisplayMatrix()
     decord.logging.set_level(decord.logging.QUIET)
+    if not is_bucket(path):
+        yield from _read_decord(decord, path, path, info)
+        return
+    with _copy_of(path) as file:
+        yield from _read_decord(decord, file, path, info)
+
+
+@contextmanager
+def _copy_of(path: Path) -> Iterator[Path]:
+    """A video on a bucket as a file in the local cache.
+
+    Raises:
+        VideoError: the cache has no room for it.
+    """
+    place = bucket_path(path)
+    state = place.bucket.head(place.key)
+
+    def parts() -> Iterator[memoryview]:
+        for start in range(0, state.num_bytes, PART_BYTES):
+            ranges = [(start, min(start + PART_BYTES, state.num_bytes))]
+            yield place.bucket.get_ranges(place.key, ranges, tag=state.tag)[0]
+
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(local_cache().copy(state.num_bytes, parts))
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise VideoReplaced(error.strerror or "") from error
+            if error.errno != errno.ENOSPC:
+                raise
+            raise _refusal(
+                f"needs a copy of {state.num_bytes / 1e6:.0f} MB in {local_cache().folder}, which "
+                "has no room for it (--cache-bytes)"
+            ) from error
+        yield file
+
+
+def _read_decord(decord: Any, file: Path, path: Path, info: VideoInfo) -> Iterator[DecodedFrame]:
+    """The frames of a file, which has the bytes of the video at `path`."""
+    frame_bytes = info.width * info.height * 3
+    index, matrix = -1, DisplayMatrix()
     try:
         reader = decord.VideoReader(
-            str(path.absolute()), num_threads=1, fault_tol=REPEATS_TOLERATED
+            str(file.absolute()), num_threads=1, fault_tol=REPEATS_TOLERATED
         )
         _require_room(len(reader) * frame_bytes)
-        for timed, index, ticks, is_timed in _frames_with_ticks(path, info):
+        for timed, index, ticks, is_timed in _frames_with_ticks(file, info):
             found = matrix.of(timed)
             frame = reader.next()
             coded = frame.asnumpy if found is None else partial(_coded_picture, frame, timed, index)

@@ -39,7 +39,7 @@ from tokenreel.extract.video.decoders import (
     read_pyav,
     ticks_of,
 )
-from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo
+from tokenreel.extract.video.types import DecodedFrame, VideoError, VideoInfo, VideoReplaced
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ class PacketIndex:
     first_pts: tuple[int, ...]
 
 
+_said_unlisted: set[str] = set()  # formats of videos on buckets
 examined: "OrderedDict[tuple[object, ...], PacketIndex | str]" = OrderedDict()
 
 
@@ -136,6 +137,8 @@ def _examine(path: Path, info: VideoInfo, alive: Callable[[], None]) -> PacketIn
             _try_out(path, info, index, alive)
     except Untrusted as reason:
         return str(reason)
+    except VideoReplaced:
+        raise
     except VideoError as error:
         return f"its packets cannot be read to the end: {error}"
     return index
@@ -173,7 +176,7 @@ def _packets(path: Path) -> Iterator[tuple[Any, bool]]:
     """Packets of the video stream, and whether each is a key frame; raises at damage.
 
     Of a file on a bucket whose header lists every packet, the packets themselves are not fetched:
-    those have no data, and the header says which are key frames.
+    those have no data, and the header says which are key frames.  Any other is read to its end.
     """
     import av
 
@@ -185,6 +188,14 @@ def _packets(path: Path) -> Iterator[tuple[Any, bool]]:
         if file is not None and _lists_all(container, stream):
             listed = [bool(entry.is_keyframe) for entry in stream.index_entries]
             file.fetches = False
+        elif file is not None and container.format.name not in _said_unlisted:
+            _said_unlisted.add(container.format.name)
+            log.warning(
+                "%s: no packets are listed in its header: to find a clip, its %.1f MB are read "
+                "once by this process, and those of others like it",
+                path,
+                file.num_bytes / 1e6,
+            )
         try:
             for number, packet in enumerate(packets_of(container, stream)):
                 if packet.is_corrupt:
@@ -249,6 +260,8 @@ def _read_from_key(
                     number += 1
             if number != len(index.shown):
                 raise Untrusted(f"{number} frames of {len(index.shown)} packets")
+    except VideoReplaced:
+        raise
     except (VideoError, av.FFmpegError, ValueError) as error:
         raise Untrusted(f"after a seek: {error}") from error
 

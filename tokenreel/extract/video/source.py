@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tokenreel.cache.bucket.path import is_bucket
+from tokenreel.cache.errors import ServiceError
 from tokenreel.cache.format.clip import SourceInfo
 from tokenreel.cache.manifest import path_below
 from tokenreel.cache.source_state import (
+    TAG,
     SourceState,
     describe_source,
     source_sha256,
@@ -70,8 +72,10 @@ class SourceFiles:
                 return ""
             if is_bucket(self._root):  # its state says whether another object took its place
                 same = state.seems(now)
-                return "" if same else describe_source(now.num_bytes, now.mtime_ns, "")
+                return "" if same else describe_source(now.num_bytes, now.mtime_ns, "", now.tag)
             sha256 = source_sha256(path_below(self._root, source.video))
+        except ServiceError:
+            raise
         except (OSError, VideoError) as error:
             return f"unreadable: {getattr(error, 'strerror', None) or error}".lower()
         if (now.num_bytes, sha256) == (source.num_bytes, source.sha256):
@@ -94,7 +98,7 @@ class SourceFiles:
         if now is None or held is None:
             return now is None
         if (now.num_bytes, now.mtime_ns) == (held["num_bytes"], held["mtime_ns"]):
-            return True
+            return bool(now.tag == held.get(TAG, now.tag))
         if now.num_bytes != held["num_bytes"] or not held["sha256"]:
             return False
         try:
@@ -105,6 +109,8 @@ class SourceFiles:
     def _state(self, video: str) -> SourceState:
         try:
             return source_state(path_below(self._root, video))
+        except ServiceError:  # no fault of the video
+            raise
         except OSError as error:
             raise VideoError((error.strerror or str(error)).lower(), stage="open") from error
 
@@ -134,6 +140,7 @@ class SourceFiles:
                 "header_frames": info.header_frames,
                 "start_ticks": info.start_ticks,
                 **_rate_of_pictures(info),
+                **({TAG: state.tag} if state.tag else {}),
             },
             mtime_ns=state.mtime_ns,
             pixel_aspect=None if aspect is None else (aspect.numerator, aspect.denominator),
@@ -163,7 +170,8 @@ def state_fields(state: SourceState | None, sha256: str = "") -> dict[str, objec
     """The state of a video as the record of a failure has it; "" for a hash that is not known."""
     if state is None:
         return None
-    return {"num_bytes": state.num_bytes, "mtime_ns": state.mtime_ns, "sha256": sha256}
+    fields = {"num_bytes": state.num_bytes, "mtime_ns": state.mtime_ns, "sha256": sha256}
+    return {**fields, TAG: state.tag} if state.tag else fields
 
 
 def decoder_version(decoder: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.cache.errors import ServiceError
 from tokenreel.extract.video.geometry import UPRIGHT, Orientation
 
 
@@ -30,6 +31,10 @@ class VideoError(Exception):
         self.stage = stage
         self.frame = frame
         self.final = final
+
+
+class VideoReplaced(VideoError):
+    """Another video took its place while it was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +125,16 @@ class DecodedFrame:
 
 
 def check_file(path: Path) -> None:
-    """Raise VideoError unless the path is a readable file with bytes in it; never blocks."""
+    """Raise VideoError unless the path is a readable file with bytes in it; never blocks.
+
+    Raises:
+        VideoError: it is none.
+        ServiceError: an object store does not say.
+    """
     try:
         status = path.stat()
+    except ServiceError:  # no fault of the video
+        raise
     except OSError as error:
         raise VideoError((error.strerror or str(error)).lower(), stage="open") from error
     if stat.S_ISDIR(status.st_mode):

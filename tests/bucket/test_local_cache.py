@@ -1,0 +1,286 @@
+"""The local cache of buckets: bounded for all processes, whole after a kill, and never trusted."""
+
+import errno
+import importlib.util
+import multiprocessing
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.bucket.counts import requests_of
+from tokenreel.cache.bucket import local_cache as caches
+from tokenreel.cache.bucket.local_cache import LocalCache, local_cache
+from tokenreel.cache.bucket.path import store_path
+from tokenreel.cache.errors import Damaged, UsageError
+from tokenreel.cache.read import bucket_shard
+from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.write.store_writer import StoreWriter
+
+_spec = importlib.util.spec_from_file_location(
+    "stores", Path(__file__).parents[1] / "cache" / "stores.py"
+)
+stores = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(stores)
+
+fork = multiprocessing.get_context("fork")  # of processes that use no bucket
+
+
+def held(folder: Path) -> int:
+    """Bytes that the files of a cache hold on the disk."""
+    total = 0
+    for file in folder.glob("??/*"):
+        with suppress(FileNotFoundError):
+            total += file.stat().st_blocks * 512
+    return total
+
+
+def parsed(data: bytes) -> bytes:
+    if data[:1] * len(data) != data:
+        raise Damaged("other bytes")
+    return data
+
+
+def fill(folder: Path, limit: int, name: str, count: int = 60) -> None:
+    """Read objects of 40 KB each, and a shard, through a cache."""
+    cache = LocalCache(folder, limit)
+    for number in range(count):
+        data = bytes([number]) * 40_000
+        assert cache.read(f"{name} {number}", lambda data=data: data, parsed) == data
+        rows = cache.open_rows(f"{name} shard {number // 10}", range(0, 100_000, 10_000), b"end")
+        if rows is not None and number % 10 < 9:
+            rows.write(range(number % 10, number % 10 + 1), memoryview(bytes(10_000)))
+
+
+def test_several_processes_together_stay_within_the_bytes(tmp_path):
+    limit = 1_000_000
+    processes = [fork.Process(target=fill, args=(tmp_path, limit, str(n))) for n in range(4)]
+    for process in processes:
+        process.start()
+    most = 0
+    while any(process.is_alive() for process in processes):
+        most = max(most, held(tmp_path))
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert limit // 2 < most <= limit
+    assert held(tmp_path) <= int((tmp_path / caches.USED).read_text()) <= limit
+
+
+def test_a_smaller_bound_of_the_next_run_holds_at_once(tmp_path):
+    fill(tmp_path, 2_000_000, "a", 30)
+    assert held(tmp_path) > 600_000
+    cache = LocalCache(tmp_path, 500_000)
+    assert held(tmp_path) <= 500_000
+    assert cache.num_evicted > 3
+    (tmp_path / caches.USED).unlink()  # of an earlier version, or lost
+    LocalCache(tmp_path, 200_000)
+    assert held(tmp_path) <= 200_000
+
+
+def test_by_default_a_cache_takes_half_of_what_other_files_leave(tmp_path, monkeypatch):
+    usage = type("usage", (), {"free": 4_000_000})
+    monkeypatch.setattr(caches.shutil, "disk_usage", lambda _: usage)
+    first = LocalCache(tmp_path)
+    assert first.num_bytes == 2_000_000
+    fill(tmp_path, 2_000_000, "a", 30)
+    used = int((tmp_path / caches.USED).read_text())
+    usage.free -= used
+    assert LocalCache(tmp_path).num_bytes == 2_000_000  # also once it is full itself
+
+
+def killed_in_a_write(folder: Path) -> None:
+    def half(handle: int, data) -> None:
+        os.write(handle, bytes(data)[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    caches.write_all = half
+    LocalCache(folder, 1_000_000).read("key", lambda: b"x" * 60_000, parsed)
+
+
+def test_a_kill_in_mid_write_leaves_nothing_that_is_read(tmp_path):
+    for _ in range(3):
+        process = fork.Process(target=killed_in_a_write, args=(tmp_path,))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    cache, fetched = LocalCache(tmp_path, 1_000_000), []
+    for _ in range(2):
+        assert cache.read("key", lambda: fetched.append(0) or b"x" * 60_000, parsed)[:1] == b"x"
+    assert (len(fetched), cache.num_refetched) == (1, 0)
+    fill(tmp_path, 1_000_000, "more")
+    assert not list(tmp_path.glob("??/.tmp-*"))  # they are the oldest
+    assert held(tmp_path) <= 1_000_000
+
+
+def test_a_full_disk_is_said_once_and_costs_the_cache_alone(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(caches, "write_all", full)
+    monkeypatch.setattr(caches.os, "posix_fallocate", full)  # a hole that is mapped would kill
+    cache = LocalCache(tmp_path, 10**6)
+    for number in range(5):
+        assert cache.read(str(number), lambda: b"dddd", parsed) == b"dddd"
+        assert cache.open_rows("shard", range(0, 500, 100), b"") is None
+    assert caplog.text.count("nothing more of buckets is kept there (No space left") == 1
+    assert not [file for file in tmp_path.glob("??/*") if file.name.startswith(".tmp")]
+
+
+def test_a_disk_that_may_only_be_read_is_said_once(tmp_path, monkeypatch, caplog):
+    fill(tmp_path, 10**6, "a", 3)
+
+    def read_only(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(LocalCache, "_flock", read_only)
+    cache = LocalCache(tmp_path, 10**6)
+    assert cache.read("a 1", lambda: pytest.fail("it is there"), parsed)[:1] == b"\1"
+    assert cache.read("b", lambda: b"b", parsed) == b"b"
+    assert caplog.text.count("(Read-only file system)") == 1
+
+
+def test_a_folder_that_cannot_be_made_is_no_cache(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    cache = LocalCache(tmp_path / "file" / "cache", 10**6)
+    assert cache.read("key", lambda: b"data", bytes) == b"data"
+    assert "by --cache-dir" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "1e9", "5 GiB", "1,5G", "10 000", "nan", "9999999T"])
+def test_what_is_no_size_is_refused_by_the_name_of_its_variable(monkeypatch, text):
+    monkeypatch.setenv(caches.BYTES, text)
+    with pytest.raises(UsageError, match=rf"{caches.BYTES} '{text}' is not a size such as 2GB"):
+        local_cache()
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"), [("0", 0), ("1", 1), ("10GB", 10**10), ("1.5 MB", 1_500_000)]
+)
+def test_sizes_that_are_taken(tmp_path, monkeypatch, text, num_bytes):
+    monkeypatch.setenv(caches.BYTES, text)
+    monkeypatch.setenv(caches.FOLDER, str(tmp_path / "cache"))
+    cache = local_cache()
+    assert cache.num_bytes == num_bytes
+    assert cache.read("key", lambda: b"data", bytes) == b"data"
+    assert cache.open_rows("shard", [0, 10], b"") is None or num_bytes > 1
+    assert (tmp_path / "cache").exists() == (num_bytes > 0)
+    assert bool(list((tmp_path / "cache").glob("??/*"))) == (num_bytes > 1)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory) -> Path:
+    """A store on disk: a clip of two shards with an array of bytes."""
+    path = stores.make_store(tmp_path_factory.mktemp("local") / "s")
+    with StoreWriter(path, writer_id="w") as writer:
+        clip = stores.begin(writer, "a", byte_arrays=("pixels",))
+        stores.append(writer, clip, "a", 70)
+        rng = np.random.default_rng(0)
+        clip.append_bytes("pixels", [rng.bytes(500 + 40 * number) for number in range(70)])
+        count = np.arange(70)
+        clip.commit(count, count * 2, count % 2, np.zeros(70, np.uint8))
+    return path
+
+
+def codes(store, frames=None) -> bytes:
+    return store.read("a", frames, blocks=[1]).codes[1].tobytes()
+
+
+@pytest.mark.parametrize("how", ["cut", "emptied", "other bytes", "rows that are holes"])
+def test_a_damaged_shard_is_fetched_again_and_then_whole(local, upload, monkeypatch, how):
+    url, here = upload(local), codes(open_store(local))
+    assert codes(open_store(url), [1, 2, 3]) == codes(open_store(local), [1, 2, 3])
+    monkeypatch.setattr(bucket_shard, "GAP_BYTES", 0)
+    for file in local_cache().folder.glob("??/*"):
+        if how == "rows that are holes" and file.suffix == caches.HAVE:
+            file.write_bytes(b"\1" * file.stat().st_size)
+        elif file.suffix != caches.HAVE and file.stat().st_size > 10_000:
+            size = file.stat().st_size
+            data = {"cut": size // 2, "emptied": 0}.get(how)
+            if data is not None:
+                os.truncate(file, data)
+            elif how == "other bytes":
+                file.write_bytes(np.random.default_rng(1).bytes(size))
+    before = local_cache().num_refetched
+    assert codes(open_store(url)) == here
+    assert local_cache().num_refetched > before
+    again, counted = requests_of(monkeypatch), local_cache().num_refetched
+    assert codes(open_store(url)) == here
+    assert [key for key, _ in again if "tokens/1/c" in key] == []
+    assert local_cache().num_refetched == counted
+
+
+def test_another_store_at_the_same_url_is_not_read_from_the_cache(local, upload, tmp_path):
+    url = upload(local)
+    first = codes(open_store(url))
+    other = stores.make_store(tmp_path / "other")
+    with StoreWriter(other, writer_id="w") as writer:
+        clip = stores.begin(writer, "a")
+        stores.append(writer, clip, "another", 70)
+        count = np.arange(70)
+        clip.commit(count, count * 2, count % 2, np.zeros(70, np.uint8))
+    assert upload(other) == url  # other objects under the same keys
+    assert codes(open_store(url)) == codes(open_store(other)) != first
+    assert local_cache().num_refetched == 0
+
+
+def test_strings_are_read_by_ranges_and_kept(local, upload, monkeypatch):
+    url, here = upload(local), open_store(local)
+    monkeypatch.setattr(bucket_shard, "GAP_BYTES", 0)
+    seen = requests_of(monkeypatch)
+    wanted, there = [5, 69, 6, 40, 5], open_store(url)
+    strings = here.read_bytes("a", "pixels", wanted)
+    assert there.read_bytes("a", "pixels", wanted) == strings
+    read = [size for key, size in seen if "pixels/items/c/" in key and size not in (1028,)]
+    assert read == [sum(8 + 500 + 40 * n for n in (5, 6, 40)), 8 + 500 + 40 * 69]
+    for store in (there, open_store(url)):
+        seen.clear()
+        assert store.read_bytes("a", "pixels", wanted) == strings
+        assert [key for key, _ in seen if "pixels/" in key] == []
+    assert there.read_bytes("a", "pixels") == here.read_bytes("a", "pixels")
+    assert there.open_clip(there.record("a")).string_bytes("pixels") == sum(
+        map(len, here.read_bytes("a", "pixels"))
+    )
+
+
+def test_strings_of_a_damaged_cache_are_fetched_again_and_of_a_damaged_bucket_refused(
+    local, upload, monkeypatch
+):
+    url, here = store_path(upload(local)), open_store(local).read_bytes("a", "pixels")
+    assert open_store(url).read_bytes("a", "pixels") == here
+    for file in local_cache().folder.glob("??/*"):
+        if file.suffix != caches.HAVE:
+            data = bytearray(file.read_bytes())
+            data[len(data) // 2] ^= 1
+            file.write_bytes(data)
+    before = local_cache().num_refetched
+    for _ in range(2):
+        assert open_store(url).read_bytes("a", "pixels") == here
+    assert local_cache().num_refetched > before
+    monkeypatch.setenv(caches.BYTES, "0")
+    assert open_store(url).read_bytes("a", "pixels") == here
+    (file,) = [path for path in url.rglob("0") if "pixels/items/c/0" in str(path)]
+    data = bytearray(file.read_bytes())
+    data[600] ^= 1
+    file.write_bytes(bytes(data))
+    assert open_store(url).read_bytes("a", "pixels", [5]) == here[5:6]
+    with pytest.raises(Damaged, match="the bytes of unit 1 are damaged"):
+        open_store(url).read_bytes("a", "pixels")
+    file.write_bytes(bytes(data[:-1]))
+    with pytest.raises(Damaged, match="its index does not match"):
+        open_store(url).read_bytes("a", "pixels")
+    file.unlink()
+    with pytest.raises(Damaged, match="no such object"):
+        open_store(url).read_bytes("a", "pixels")
+
+
+def test_a_cache_of_two_runs_at_once_serves_both(local, upload, monkeypatch):
+    url = upload(local)
+    one, two = open_store(url), open_store(url)
+    assert codes(one, [1]) == codes(two, [1])
+    seen = requests_of(monkeypatch)
+    codes(one)
+    seen.clear()
+    assert codes(two) == codes(one)
+    assert [key for key, _ in seen if "tokens/1/c" in key] == []
