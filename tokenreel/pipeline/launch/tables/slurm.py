@@ -190,7 +190,7 @@ def launch(request: TableRequest, placement: Placement) -> LaunchedTable:
             lines.append(script_of(folder / "%j", len(stage), own))
             before = f"JOB_{len(lines)}"
         else:
-            before = _submit(folder, stage, own)
+            before = _submit(folder, stage, own, after=before)
             lines.append(f"job {before}: {len(stage)} {what} queued, logs in {folder}")
     if not placement.dry_run:
         table = folder.parent / "ablation.csv"
@@ -198,8 +198,16 @@ def launch(request: TableRequest, placement: Placement) -> LaunchedTable:
     return LaunchedTable(None, tuple(lines))
 
 
-def _submit(folder: Path, jobs: Sequence[Any], parameters: dict[str, Any]) -> str:
+def _submit(
+    folder: Path, jobs: Sequence[Any], parameters: dict[str, Any], *, after: str = ""
+) -> str:
     """Queue an array of jobs; returns its number.
+
+    Args:
+        folder: of their files.
+        jobs: of the array.
+        parameters: as submitit names them.
+        after: number of the job that was queued before; "" for none.
 
     Raises:
         TokenReelError: SLURM refused it.
@@ -212,7 +220,8 @@ def _submit(folder: Path, jobs: Sequence[Any], parameters: dict[str, Any]) -> st
     try:
         submitted = executor.submit_array(jobs)
     except (FailedJobError, FailedSubmissionError) as error:
-        raise TokenReelError(f"SLURM refused the job: {str(error).strip()}") from error
+        queued = f"; job {after} is queued, `scancel {after}` ends it" if after else ""
+        raise TokenReelError(f"SLURM refused the job: {str(error).strip()}{queued}") from error
     return str(submitted[0].job_id).partition("_")[0]
 
 
