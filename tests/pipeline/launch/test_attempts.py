@@ -35,8 +35,10 @@ def test_deaths_without_a_new_segment_add_up_and_survive_the_driver(store):
 
 
 def test_segments_of_other_clips_are_no_progress(store):
-    key, other = clip_key("a"), clip_key("a") + "0"
-    segment(store, other, "0")
+    key = clip_key("a")
+    folder = (store / folder_of(key)).with_name(f".tmp-{key}0-w")  # of a longer key
+    folder.mkdir(parents=True)
+    (folder / "0").touch()
     Attempts(store).note(key)
     assert Attempts(store).note(key) == Attempt(2, 0)
 
@@ -50,6 +52,7 @@ def test_a_torn_or_altered_line_costs_no_other_line(store):
     attempts.note("c")
     attempts.note("d")
     assert Attempts(store).found == {key: Attempt(1, 0) for key in "acd"}
+    assert b"\n\n" not in (store / LEDGER).read_bytes()
 
 
 def test_the_ledger_is_removed_with_its_folder_once_its_clips_have_ended(store):

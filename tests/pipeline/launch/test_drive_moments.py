@@ -250,8 +250,10 @@ def test_claims_on_clips_that_wait_to_be_tried_alone_are_kept_alive_and_released
     driver._beat()
     assert claim.stat().st_mtime == 1, "ten seconds have not gone by"
     stopping.stop(15)
-    workers.events = []
+    workers.events, driver._next_beat, beats = [], 0.0, []
+    workers.stop = lambda number: beats.append(claim.stat().st_mtime)
     driver.run(stopping, progress=False)
+    assert beats > [1.0]
     assert not claim.exists()
 
 
@@ -292,9 +294,11 @@ def test_a_worker_that_works_between_its_deaths_is_not_given_up(store, part):
 
 
 def test_clips_of_the_ledger_are_left_out_of_the_shares_and_tried_alone(store, part):
-    Attempts(store).note(clip_key("b"))
-    Attempts(store).note(clip_key("elsewhere"))
+    for name in ("b", "d", "elsewhere"):
+        Attempts(store).note(clip_key(name))
     workers = Workers(store, part, count=2)
+    workers.claim("d", 1)
+    workers.commit("d")
     drive(workers, store, part)
     assert ["b" in names for _, names, is_alone in workers.log if not is_alone] == [False, False]
     assert [names for _, names, is_alone in workers.log if is_alone] == [["b"]]

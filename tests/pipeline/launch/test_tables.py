@@ -1,8 +1,11 @@
 """Tables whose groups of runs are spread: over submitit's jobs and tasks of Ray on this machine."""
 
+import contextlib
 import os
 import shutil
 import signal
+import threading
+from pathlib import Path
 
 import pytest
 from submitit import LocalExecutor
@@ -96,12 +99,37 @@ def test_a_group_that_fails_is_listed_and_the_table_is_that_of_the_local_engine_
     assert table_jobs(wanted, Placement()).rows == []
 
 
+def training_in(folder):
+    """Processes of Ray that train in a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            title, where = (path / "cmdline").read_bytes(), (path / "cwd").readlink()
+            if title.startswith(b"ray::") and b"train" in title and where == folder:
+                found.append(int(path.name))
+    return found
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_tasks_of_ray_make_the_table_of_the_local_engine(folder):
+def test_tasks_of_ray_of_which_one_is_killed_make_the_table_of_the_local_engine(folder):
+    killed, ended = [], threading.Event()
+
+    def kill():
+        while not killed and not ended.wait(0.01):
+            if list(folder.glob("ray/runs/*/checkpoint.pt")):
+                killed.extend(training_in(folder)[:1])
+        for process in killed:
+            os.kill(process, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
     more = ["--engine", "ray", "--nodes", "2", "--cpus", "1"]
     status, printed = call("fuse", "ablate", *options("ray", *more), cwd=folder)
+    ended.set()
+    killer.join()
     assert status == 0, printed
     assert "8 runs in 2 task(s)" in printed
+    assert len(killed) == 1
     assert_same_table(folder, "ray")
 
 

@@ -67,7 +67,7 @@ class Attempts:
 
     def note(self, key: str) -> Attempt:
         """Note that a worker died while a clip was in work."""
-        before = self.found.get(key, Attempt(0, -1))
+        before = self.found.get(key, Attempt(0, 0))
         files = self._num_files(key)
         deaths = 1 if files > before.num_files else before.deaths + 1
         self.found[key] = Attempt(deaths, files)
