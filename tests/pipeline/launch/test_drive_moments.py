@@ -212,8 +212,10 @@ def test_workers_that_do_not_end_after_a_signal_are_given_up(store, part, monkey
         return events
 
     workers.wait, workers.stop = wait, stops.append
-    driver_of(workers, store, part).run(stopping, progress=False)
+    workers.reports = lambda: {0: ExtractReport(num_frames=7)}
+    report = driver_of(workers, store, part).run(stopping, progress=False)
     assert stops == [15], "once"
+    assert report.num_frames == 7
     assert now[0] == pytest.approx(3 + drive_module.STOP_SECONDS, abs=1.5)
 
 
