@@ -307,6 +307,83 @@ def test_clips_of_the_ledger_are_left_out_of_the_shares_and_tried_alone(store, p
     assert not (store / LEDGER).exists() or Attempts(store).found.keys() >= {clip_key("elsewhere")}
 
 
+def late(workers, seconds):
+    """Let no worker answer for a while."""
+    events, wait, start = workers.events, workers.wait, time.monotonic()
+    workers.events = []
+
+    def wait_for(timeout):
+        time.sleep(0.02)
+        if events and time.monotonic() > start + seconds:
+            workers.events, events[:] = [*events], []
+        return wait(timeout)
+
+    workers.wait = wait_for
+
+
+def test_clips_of_others_are_not_given_up_before_a_worker_has_looked_at_them(store, part):
+    workers = Workers(store, part, count=1)
+    for name in NAMES:
+        workers.claim(name, 7, age=-3600.0)
+    late(workers, 0.2)
+    drive(workers, store, part, expiry_seconds=0.05)
+    assert workers.log == [(0, [*NAMES], False)]
+
+
+def test_a_clip_that_is_to_be_tried_alone_waits_for_a_worker_that_is_started_again(store, part):
+    workers = Workers(store, part, count=1)
+    for name in "abdef":
+        workers.claim(name, 1)
+        workers.commit(name)
+    driver = driver_of(workers, store, part, expiry_seconds=0.05)
+    driver._attempts.note(clip_key("c"))
+    driver._hold(clip_key("c"))
+    driver._state.is_through = True
+    driver._state.served.add(0)
+    late(workers, 0.2)
+    report = driver.run(Stopping(), progress=False)
+    assert workers.log == [(0, ["c"], True)]
+    assert "c" in report.committed
+
+
+def test_what_a_dead_worker_had_committed_was_not_in_work(store, part, caplog):
+    workers = Workers(store, part, count=1)
+    workers.claim("a", 5)
+    workers.commit("a")
+    workers.claim("a", 5)  # not released yet
+    driver = driver_of(workers, store, part)
+    driver._take(Ready(0))
+    driver._take(Lost(0, "killed", "other", 5))
+    assert (driver._state.idle, [*driver._state.suspects]) == (set(), [])
+    assert "with no clip in work" in caplog.text
+    assert not (store / LEDGER).exists()
+    assert not workers.claim_of("a").exists()
+
+
+def test_a_clip_among_others_that_nobody_claims_is_not_judged_by_their_death(store, part):
+    workers = Workers(store, part, count=1)
+    driver = driver_of(workers, store, part)
+    driver._attempts.note(clip_key("c"))
+    driver._start(0, Task(only=frozenset("ac")))
+    workers.claim("c", 5)
+    driver._take(Lost(0, "killed", "other", 5))
+    assert read_failures(store) == []
+    assert driver._state.suspects == deque(["c"])
+    driver._state.error = first = WrongIdentity("first")
+    for _ in range(3):
+        driver._take(Lost(0, "killed"))
+    assert driver._state.error is first
+
+
+def test_a_clip_that_another_writer_takes_first_is_left_to_it(store, part):
+    workers = Workers(store, part, count=1)
+    driver = driver_of(workers, store, part)
+    workers.claim("c", 5, age=-3600.0)
+    driver._hold(clip_key("c"))
+    assert driver._state.held == {}
+    assert held_by(store, "c") == "x"
+
+
 def test_a_clip_that_is_tried_alone_is_in_no_share_meanwhile(store, part):
     workers = Workers(store, part, count=2)
     driver = driver_of(workers, store, part)
@@ -316,6 +393,7 @@ def test_a_clip_that_is_tried_alone_is_in_no_share_meanwhile(store, part):
     driver._hold(clip_key("d"))
     driver._give()
     assert (workers.log, held_by(store, "d")) == ([(0, ["d"], True)], None)
+    assert driver._state.held == {}, "a claim that is released has no heartbeat"
     driver._take(Ready(1))
     driver._give()
     assert workers.log[1] == (1, ["a", "b", "c", "e", "f"], False)

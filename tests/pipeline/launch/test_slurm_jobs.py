@@ -13,6 +13,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from tokenreel.cache.errors import ClipFailed, TokenReelError, UsageError
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.report import ExtractReport
+from tokenreel.fuse.train.lockstep import Stopped
 from tokenreel.pipeline.launch import slurm
 from tokenreel.pipeline.launch.base import Extraction, Launched, Placement, versions_here
 from tokenreel.pipeline.launch.slurm import (
@@ -23,10 +24,10 @@ from tokenreel.pipeline.launch.slurm import (
     shard_jobs,
 )
 from tokenreel.pipeline.launch.tables import slurm as tables
-from tokenreel.pipeline.launch.tables.base import TableRequest
-from tokenreel.pipeline.launch.tables.slurm import Jobs
+from tokenreel.pipeline.launch.tables.base import Group, TableRequest
+from tokenreel.pipeline.launch.tables.slurm import GroupJob, Jobs, reasons_in
 
-CLIPS = tuple(Clip(name, f"{name}.mp4", split=name) for name in "abc")
+CLIPS = tuple(Clip(name, f"{name}.mp4", split=name[0]) for name in ("a", "b", "c", "c2"))
 
 
 @pytest.fixture
@@ -105,6 +106,8 @@ def test_shards_are_one_for_each_node_and_know_what_made_them(tmp_path, monkeypa
     assert {(job.gpus, job.folder) for job in jobs} == {("all", str(tmp_path))}
     assert jobs[2].versions == versions_here()
     assert jobs[0].video == tmp_path / "b.mp4"
+    with pytest.raises(UsageError, match="--nodes 4: there are 3 clips, at most one job each"):
+        shard_jobs(given, Placement(nodes=4))
     (alone,) = shard_jobs(given, Placement())
     assert (alone.extraction.shard, alone.gpus) == ("0/1", None)
     monkeypatch.setattr(slurm, "ready", lambda wanted: (wanted, Manifest("f", tmp_path, ()), None))
@@ -267,3 +270,40 @@ def test_a_job_that_is_not_of_slurm_is_over_after_a_signal(monkeypatch):
     assert [slurm.is_to_resume(n) for n in (10, 12, 15, 2)] == [True, True, False, False]
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert not slurm.is_to_resume(15), "no scontrol"
+
+
+@pytest.mark.parametrize("absent", ["sbatch", "srun"])
+def test_a_machine_that_lacks_a_program_of_slurm_is_no_login_node(absent, monkeypatch):
+    monkeypatch.setattr(slurm.shutil, "which", lambda name: None if name == absent else name)
+    with pytest.raises(UsageError, match="run the command on a login node"):
+        slurm.require_login_node()
+
+
+def test_a_limit_that_leaves_nothing_is_refused_in_a_dry_run_too():
+    with pytest.raises(UsageError, match="--limit 0"):
+        slurm.launch(Extraction("folder", limit=0), Placement(dry_run=True))
+
+
+@pytest.mark.parametrize("is_back", [True, False])
+def test_a_group_goes_back_into_the_queue_where_slurm_wants_it(tmp_path, monkeypatch, is_back):
+    seen = []
+
+    def stop(group):
+        raise Stopped(15)
+
+    monkeypatch.setattr(Group, "train", stop)
+    monkeypatch.setattr(tables, "is_to_resume", lambda number: seen.append(number) or is_back)
+    monkeypatch.setattr(tables, "requeue", lambda: seen.append("back"))
+    job = GroupJob(Group((), "cpu", "auto", None, ""), tmp_path / "jobs/group-0.json")
+    with pytest.raises(Stopped):
+        job()
+    assert seen == [15] + ["back"] * is_back
+    assert not job.reasons.exists()
+
+
+def test_the_status_of_a_group_says_whether_a_run_failed(tmp_path, monkeypatch):
+    job = GroupJob(Group((), "cpu", "auto", None, ""), tmp_path / "jobs/group-0.json")
+    for found, status in (({"a": None, "b": None}, 0), ({"a": "no", "b": None}, 3)):
+        monkeypatch.setattr(Group, "train", lambda group, found=found: found)
+        assert job() == status
+        assert reasons_in(job.reasons.parent) == found

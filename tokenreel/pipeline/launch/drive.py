@@ -123,7 +123,7 @@ class _State:
     Attributes:
         idle: workers that can be given a task.
         tasks: of the others.
-        dropped: the task that a worker had when it did not answer, until it gets another one.
+        dropped: the last task of a worker that did not answer, until its death is known.
         barren: of each worker, deaths in a row with no clip in work.
         served: workers that were given their share.
         is_through: whether a worker has gone through all clips.
@@ -252,8 +252,8 @@ class Driver:
         if isinstance(event, Ready):
             state.idle.add(worker)
         elif isinstance(event, Done):
-            task = state.tasks.pop(worker, None)
-            state.is_through |= task is not None and not task.only
+            state.tasks.pop(worker, None)
+            state.is_through = True  # its share comes first
             state.latest.pop(worker, None)
             state.barren[worker] = 0
             state.reports.append(event.report)
@@ -355,7 +355,6 @@ class Driver:
 
     def _start(self, worker: int, task: Task) -> None:
         self._state.idle.discard(worker)
-        self._state.dropped.pop(worker, None)
         self._state.tasks[worker] = task
         self._workers.give(worker, task)
 
