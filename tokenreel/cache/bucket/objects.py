@@ -362,7 +362,7 @@ def _failure(error: Exception, url: str) -> OSError | UsageError:
     if kind in CONDITIONS:
         return FileExistsError(errno.EEXIST, "another writer was first", url)
     if "NoSuchBucket" in text or "ContainerNotFound" in text:
-        return UsageError(f"{url}: there is no such bucket")
+        return UsageError(f"{'/'.join(url.split('/')[:3])}: there is no such bucket")
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "no such object", url)
     is_sure = bool(EXPIRED.search(code)) or status == "401"
