@@ -1,4 +1,4 @@
-"""A bucket of S3 on this machine: moto, one process for each module of tests."""
+"""A bucket of S3 on this machine: moto, one process for all tests."""
 
 import itertools
 import os
@@ -25,7 +25,7 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def s3_address() -> Iterator[str]:
     """The address of an S3 server."""
     pytest.importorskip("moto")

@@ -24,6 +24,7 @@ from typing import TypeVar
 from tokenreel.cache.errors import (
     Damaged,
     MachineError,
+    ServiceError,
     StoreError,
     UsageError,
     is_memory_short,
@@ -56,6 +57,7 @@ NOT_DAMAGE = {
     errno.EPERM,
     errno.ESTALE,
     errno.ETIMEDOUT,
+    errno.ENOTCONN,
     errno.EPROTO,
 }
 
@@ -408,6 +410,8 @@ def unreadable(path: Path, error: OSError) -> StoreError:
     'Damaged'
     """
     if error.errno in NOT_DAMAGE:
+        if isinstance(error, ServiceError):
+            return MachineError(f"{path}: {error.strerror}")
         hint = " (see ulimit -n)" if error.errno == errno.EMFILE else ""
         return MachineError(f"{path}: {error.strerror}; this process cannot read it now{hint}")
     return Damaged(f"{path}: {error.strerror or error}; run verify, then repair")

@@ -8,6 +8,7 @@ import typer
 
 from tokenreel.cache.errors import UsageError
 
+URL = re.compile(r"\b(s3|gs|az):/(?=[^/\s])")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 NO_LETTERS = ("Cc", "Zl", "Zp", "Cs")  # control characters, ends of lines, half a character
 GPUS = re.compile(r"all|0*[1-9]\d*|cpu(,cpu)*|\d*(,\d*)+")
@@ -15,7 +16,16 @@ GPUS = re.compile(r"all|0*[1-9]\d*|cpu(,cpu)*|\d*(,\d*)+")
 
 def say(text: str = "") -> None:
     """Print a line for the user on standard output."""
-    typer.echo(text)
+    typer.echo(whole_urls(text))
+
+
+def whole_urls(text: str) -> str:
+    """Text with both slashes of its URLs: a path on a bucket that was given as Path has lost one.
+
+    >>> whole_urls("store: s3:/bucket/store")
+    'store: s3://bucket/store'
+    """
+    return URL.sub(r"\1://", text)
 
 
 def on_one_line(text: str) -> str:

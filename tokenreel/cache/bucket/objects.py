@@ -31,9 +31,11 @@ SCHEMES = ("s3", "gs", "az")
 REQUESTS = 32  # at once, of one call
 PART_BYTES = 2**23  # of one request for a range
 MOST_BYTES = 5 * 10**9  # of an object that is put at once
-RETRIES = 8  # of a request, by the client and by us
+RETRIES = 64  # of a request, by us
+CLIENT_RETRIES = 3  # of each of these, by the client
 FIRST_SECONDS, MOST_SECONDS = 0.1, 5.0  # waits between retries
 OVERALL_SECONDS = 120.0  # after which a request is not retried
+CONNECT_SECONDS = 15.0  # likewise, where no request of the process has had an answer yet
 ANSWER_SECONDS = 30.0  # without a byte, after which a request is given up
 
 EXPIRED = re.compile(
@@ -42,14 +44,17 @@ EXPIRED = re.compile(
     "Unauthorized"
 )
 DENIED = re.compile("AccessDenied|AuthorizationFailure|Forbidden")  # perhaps of one object
+HTTP = re.compile(r"HttpError \{\s*kind: (\w+)")  # of an answer that never came
 STATUS = re.compile(r"status code: (\d{3})")
 CODE = re.compile(r"<Code>(\w+)</Code>")
+AGAIN = (errno.ETIMEDOUT, errno.ENOTCONN)
 CONDITIONS = ("AlreadyExistsError", "PreconditionError")
 REFUSED = ("PermissionDeniedError", "UnauthenticatedError")
 BEAT_SECONDS = 0.5  # between two signs of life of who waits for an answer
 
 _clients: dict[tuple[str, str], Any] = {}
 _unconditional: set[tuple[str, str]] = set()  # buckets without conditional puts
+_reached: set[tuple[str, str]] = set()  # buckets that have answered
 _used_in: list[int] = []  # the process that the client's threads live in
 _alive: dict[int, Callable[[], None]] = {}  # by thread: called while it waits for an answer
 
@@ -211,14 +216,14 @@ class Bucket:
         Raises:
             ObjectExists: the condition does not hold.
             FileNotFoundError: there is none of this tag.
-            StoreError: more bytes than one request can put.
+            UsageError: more bytes than one request can put.
         """
         mode: Any = "create" if new else "overwrite"
         mode = {"e_tag": tag} if tag is not None else mode
         is_file = isinstance(data, os.PathLike)
         num_bytes = Path(data).stat().st_size if is_file else len(data)
         if num_bytes > MOST_BYTES:
-            raise StoreError(
+            raise UsageError(
                 f"{self._url(key)}: {num_bytes} bytes, and one request puts at most {MOST_BYTES}: "
                 "keep this store on a disk"
             )
@@ -307,15 +312,20 @@ class Bucket:
     def _call(self, key: str, work: Callable[..., T], *, again: bool = False) -> T:
         """Do a request; one that may be made again is, where the service or the line failed."""
         client, store = _client_of(self.scheme, self.name)
-        deadline, wait = time.monotonic() + OVERALL_SECONDS, FIRST_SECONDS
+        started, wait, name = time.monotonic(), FIRST_SECONDS, (self.scheme, self.name)
         for attempt in range(RETRIES + 1):
             try:
-                return _answer(work, client, store)
+                done = _answer(work, client, store)
+                _reached.add(name)
+                return done
             except (client.exceptions.BaseError, FileNotFoundError, OSError, ValueError) as error:
                 failure = _failure(error, self._url(key))
-            if not again or getattr(failure, "errno", 0) != errno.ETIMEDOUT or attempt == RETRIES:
+            if getattr(failure, "errno", 0) != errno.ENOTCONN:
+                _reached.add(name)
+            if not again or getattr(failure, "errno", 0) not in AGAIN or attempt == RETRIES:
                 break
-            if time.monotonic() + wait > deadline:
+            most = OVERALL_SECONDS if name in _reached else CONNECT_SECONDS
+            if time.monotonic() + wait > started + most:
                 break
             if alive := _alive.get(threading.get_ident()):
                 alive()
@@ -377,6 +387,12 @@ def _failure(error: Exception, url: str) -> OSError | UsageError:
         return OSError(errno.EPROTO, f"no name of an object ({said})", url)
     if status.startswith("4") and status not in ("408", "429"):
         return ServiceError(errno.EPROTO, f"the service refused the request ({said})", url)
+    if (found := HTTP.search(text)) and found[1] == "Connect":
+        scheme = url.partition(":")[0]
+        where = next((key for key in ENDPOINTS[scheme] if os.environ.get(key)), "")
+        what = f"no connection to the endpoint of {where}" if where else "no connection to it"
+        return Unanswered(errno.ENOTCONN, f"{what}: check the address and the network", url)
+    said = f"no answer: {found[1]}" if found else said
     reason = f"the service does not answer as it should ({said}): rerun when it does"
     return Unanswered(errno.ETIMEDOUT, reason, url)
 
@@ -412,16 +428,28 @@ def _client_of(scheme: str, name: str) -> tuple[Any, Any]:
         try:
             _clients[scheme, name] = _open(scheme, name)
         except (obstore.exceptions.BaseError, ValueError, TypeError) as error:
-            raise UsageError(
-                f"{scheme}://{name}: the settings of the bucket in the environment are wrong "
-                f"({type(error).__name__}): see docs/scale.md"
-            ) from None
+            if "Missing AccessKeyId" in str(error):
+                what = (
+                    "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+                )
+            else:
+                what = f"the settings of the bucket in the environment are wrong ({error})"
+                what = what if isinstance(error, WrongEndpoint) else what.partition(" (")[0]
+            raise UsageError(f"{scheme}://{name}: {what}: see docs/scale.md") from None
     return obstore, _clients[scheme, name]
+
+
+class WrongEndpoint(ValueError):
+    """A variable of the environment that names no endpoint."""
 
 
 def _open(scheme: str, name: str) -> Any:
     from obstore.store import AzureStore, GCSStore, S3Store
 
+    for key in ENDPOINTS[scheme]:  # what it holds is not shown: it may name a user
+        given = os.environ.get(key, "")
+        if given and key.endswith(URLS) and not re.match(r"https?://[^/]", given):
+            raise WrongEndpoint(f"{key} is no https://HOST or http://HOST:PORT")
     options: dict[str, Any] = {
         "client_options": {
             "connect_timeout": timedelta(seconds=5),
@@ -430,7 +458,7 @@ def _open(scheme: str, name: str) -> Any:
             "allow_http": any("http://" in os.environ.get(key, "") for key in ENDPOINTS[scheme]),
         },
         "retry_config": {
-            "max_retries": RETRIES,
+            "max_retries": min(CLIENT_RETRIES, RETRIES),
             "backoff": {
                 "init_backoff": timedelta(seconds=FIRST_SECONDS),
                 "max_backoff": timedelta(seconds=MOST_SECONDS),
@@ -460,9 +488,13 @@ ENDPOINTS = {
 }
 
 
+URLS = ("_URL", "_URL_S3", "_ENDPOINT")  # endings of those that hold an address
+
+
 def forget_clients() -> None:
     """Make new clients on the next request: the environment has changed."""
     _clients.clear()
+    _reached.clear()
 
 
 def spans(rows: Sequence[int], starts: Sequence[int], most_gap: int) -> Iterator[range]:

@@ -9,6 +9,7 @@ import fnmatch
 import hashlib
 import io
 import os
+import re
 import stat
 import threading
 from collections import OrderedDict
@@ -26,6 +27,9 @@ BLOCK_BYTES = 2**17  # that a read of an open object fetches at least
 MOST_BLOCKS = 16  # that one request fetches, where reads follow one another
 KEPT_BLOCKS = 256  # of all open objects of the process
 
+OTHERS = frozenset(("s3a", "s3n", "gcs", "abfs", "wasb", "hdfs", "http", "https", "file"))
+EMPTY = re.compile(r"\w+:///")  # a URL without a bucket
+
 _blocks: OrderedDict[tuple[str, str, int], memoryview] = OrderedDict()
 _guard = threading.Lock()
 
@@ -42,6 +46,15 @@ def store_path(path: "str | Path") -> Path:
         return cast(Path, path)
     text = os.fspath(path)
     parts = PurePosixPath(text).parts
+    word = parts[0].lower() if parts else ""
+    if word.partition(":")[0] in (*SCHEMES, *OTHERS) and ":" in word:
+        if parts[0] not in [f"{name}:" for name in SCHEMES]:
+            raise UsageError(
+                f"{text!r}: no such place: give a path on a disk, or s3://BUCKET/PATH, "
+                "gs://BUCKET/PATH or az://CONTAINER/PATH"
+            )
+        if EMPTY.match(text):
+            raise UsageError(f"{text!r}: the name of the bucket is missing")
     scheme = next((part[:-1] for part in parts if part[:-1] in SCHEMES and part[-1] == ":"), None)
     if scheme is None:
         return Path(path)

@@ -6,12 +6,14 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
+from tokenreel.cache.bucket.objects import in_parallel
 from tokenreel.cache.bucket.path import is_bucket, object_state, put_new, put_object, store_path
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, parse_object, seal
 from tokenreel.cache.codec import calibration_hash, codec_from_identity
@@ -326,9 +328,8 @@ def record_failure(
 ) -> None:
     """Record that a clip failed, in failed/<key>.json, with the number of attempts so far."""
     file = store_path(path) / "failed" / f"{clip_key(clip_id)}.json"
-    attempts = 1 + next(
-        (int(old["attempts"]) for old in read_failures(path) if old["clip_id"] == clip_id), 0
-    )
+    old = _read_failure(store_path(path), file)
+    attempts = 1 + (int(old["attempts"]) if old is not None and old["clip_id"] == clip_id else 0)
     record: dict[str, Any] = {"clip_id": clip_id, "stage": stage, "reason": reason}
     record |= {"details": dict(details), "attempts": attempts}
     if is_bucket(file):
@@ -360,12 +361,23 @@ def read_failures(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         Damaged: one was altered; delete it, and the clip is tried again.
     """
-    found = []
     path = store_path(path)
-    for file in path.glob("failed/*.json"):
+    files = list(path.glob("failed/*.json"))
+    read = partial(_read_failure, path)
+    found = in_parallel(read, files) if is_bucket(path) else map(read, files)
+    records = [record for record in found if record is not None]
+    return sorted(records, key=lambda record: str(record["clip_id"]))
+
+
+def _read_failure(path: Path, file: Path) -> dict[str, Any] | None:
+    """A quarantine record; None where a writer has committed the clip since it was listed."""
+    try:
         data = read_file(file_inside(path, f"failed/{file.name}"))
-        try:
-            found.append(open_seal(parse_json(data, where=file), where=file))
-        except Damaged as error:
-            raise Damaged(f"{error}: delete this file, and its clip is tried again") from error
-    return sorted(found, key=lambda record: str(record["clip_id"]))
+    except Damaged as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+    try:
+        return open_seal(parse_json(data, where=file), where=file)
+    except Damaged as error:
+        raise Damaged(f"{error}: delete this file, and its clip is tried again") from error

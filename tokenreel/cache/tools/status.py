@@ -2,13 +2,23 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from tokenreel.cache.bucket.path import store_path
+from tokenreel.cache.bucket.objects import in_parallel
+from tokenreel.cache.bucket.path import is_bucket, object_state, read_object, store_path
 from tokenreel.cache.errors import ClipFailed, Damaged
+from tokenreel.cache.format.clip import folder_of
 from tokenreel.cache.format.store_files import load_identity, read_failures
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.cache.write.claims import EXPIRY_SECONDS, is_live, read_claim
+from tokenreel.cache.write.claims import (
+    EXPIRY_SECONDS,
+    ClaimHolder,
+    is_live,
+    is_live_object,
+    parse_claim,
+    read_claim,
+)
 from tokenreel.cache.write.worker_notes import (
     BEAT_SECONDS,
     WorkerNote,
@@ -147,12 +157,28 @@ def store_status(path: str | Path, *, expiry_seconds: float = EXPIRY_SECONDS) ->
 def _claims(path: Path, expiry_seconds: float) -> dict[tuple[str, int, str], list[str]]:
     """Keys of the clips that live writers have in work, by host, process and its start."""
     held: dict[tuple[str, int, str], list[str]] = {}
-    for claim in sorted((path / "claims").glob("*.json")):
-        with suppress(OSError, Damaged):
-            holder = read_claim(claim)
-            if is_live(claim, expiry_seconds=expiry_seconds):
-                held.setdefault((holder.host, holder.pid, holder.started), []).append(claim.stem)
+    claims = sorted((path / "claims").glob("*.json"))
+    look = partial(_holder, path, expiry_seconds=expiry_seconds)
+    holders = in_parallel(look, claims) if is_bucket(path) else [look(claim) for claim in claims]
+    for claim, holder in zip(claims, holders, strict=True):
+        if holder is not None:
+            held.setdefault((holder.host, holder.pid, holder.started), []).append(claim.stem)
     return held
+
+
+def _holder(path: Path, claim: Path, *, expiry_seconds: float) -> ClaimHolder | None:
+    """Who holds a claim; None for a dead one, and for one on a bucket whose clip is committed."""
+    with suppress(OSError, Damaged):
+        if not is_bucket(path):
+            return read_claim(claim) if is_live(claim, expiry_seconds=expiry_seconds) else None
+        data, state = read_object(claim)
+        if is_live_object(claim, data, state, expiry_seconds=expiry_seconds):
+            with suppress(FileNotFoundError):  # ended claims are deleted some time later, together
+                group = path / folder_of(claim.stem) / "zarr.json"
+                if object_state(group).modified >= state.modified:
+                    return None
+            return parse_claim(data, where=claim)
+    return None
 
 
 def _workers(

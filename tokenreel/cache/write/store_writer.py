@@ -145,6 +145,8 @@ class StoreWriter:
         try:
             if self._log is not None:
                 self._log.close()
+        except OSError as lost:  # what made the run end, if anything, is raised
+            log.warning("%s; clips that are in no log are read from their own records", lost)
         finally:
             self._claims.release_all()
             if self._only is not None:

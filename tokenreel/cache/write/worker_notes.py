@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenreel.cache.bucket.objects import in_parallel
+from tokenreel.cache.bucket.path import is_bucket, read_object
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_object, seal
 from tokenreel.cache.errors import Damaged
 from tokenreel.cache.files import clock_of, make_directory, temporary_name, write_new
@@ -110,14 +112,21 @@ def read_worker_notes(store: Path) -> list[tuple[WorkerNote, float, Path]]:
 
     The seconds are by the clock of the disk.
     """
-    found = []
-    for path in sorted((store / WORKERS).glob("*.json")):
-        if path.name == RUN:
-            continue
-        with suppress(OSError, Damaged, TypeError):  # it ends just now, or was altered
-            found.append((WorkerNote(**_read(path)), path.stat().st_mtime, path))
+    paths = [path for path in sorted((store / WORKERS).glob("*.json")) if path.name != RUN]
+    read = in_parallel(_read_note, paths) if is_bucket(store) else map(_read_note, paths)
+    found = [note for note in read if note is not None]
     now = clock_of(store / WORKERS) if found else 0.0
     return [(note, max(0.0, now - beat), path) for note, beat, path in found]
+
+
+def _read_note(path: Path) -> tuple[WorkerNote, float, Path] | None:
+    """A note, when it was written, and its file; None where it ends just now, or was altered."""
+    with suppress(OSError, Damaged, TypeError):
+        if not is_bucket(path):
+            return WorkerNote(**_read(path)), path.stat().st_mtime, path
+        data, state = read_object(path)
+        return WorkerNote(**_parse(data, path)), state.modified, path
+    return None
 
 
 def is_dead(
@@ -179,5 +188,9 @@ def _write(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = open_seal(parse_object(path.read_bytes(), where=path), where=path)
+    return _parse(path.read_bytes(), path)
+
+
+def _parse(data: bytes, path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = open_seal(parse_object(data, where=path), where=path)
     return values

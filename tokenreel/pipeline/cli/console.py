@@ -4,6 +4,7 @@ import ctypes
 import errno
 import logging
 import os
+import re
 import resource
 import signal
 import sys
@@ -24,6 +25,7 @@ from tokenreel.cache.errors import (
     machine_error,
 )
 from tokenreel.cache.files import parse_bytes
+from tokenreel.pipeline.text import whole_urls
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ CACHE_HELP = (
     "--cache-bytes 200G, where and how much of it is kept on this machine."
 )
 CACHE_OPTIONS = {"--cache-dir": FOLDER, "--cache-bytes": BYTES}
+NO_BUCKET = re.compile(r"(--\S+=)?(s3|gs|az):///")
 FORWARDED = (*(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2),)
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 # of the engines that extract, or make tables, elsewhere
@@ -99,10 +102,12 @@ def take_cache_options(words: Sequence[str]) -> list[str]:
     They say where what is read from buckets is kept on this machine; processes of ours inherit it.
 
     Raises:
-        UsageError: an option without its value, or what is no size.
+        UsageError: an option without its value, what is no size, or a URL without a bucket.
     """
     left, rest = [], iter(words)
     for word in rest:
+        if NO_BUCKET.match(word):  # Path would make a bucket of the folder
+            raise UsageError(f"{word}: the name of the bucket is missing: s3://BUCKET/PATH")
         name, equals, value = word.partition("=")
         if name not in CACHE_OPTIONS:
             left.append(word)
@@ -221,7 +226,7 @@ def _watch_limited_memory() -> None:
 
 
 def _end(error: TokenReelError) -> NoReturn:
-    typer.echo(f"error: {error}", err=True)
+    typer.echo(f"error: {whole_urls(str(error))}", err=True)
     sys.exit(error.exit_status)
 
 
