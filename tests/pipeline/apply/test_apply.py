@@ -1,6 +1,7 @@
 """A run on new videos: the numbers of extract and embed, without their store, one by one."""
 
 import csv
+import hashlib
 import shutil
 import signal
 import threading
@@ -21,11 +22,13 @@ from tokenreel.cache.format.store_files import create_twin, load_identity
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.video.sniff import VideoFiles
+from tokenreel.fuse.embed import embed
 from tokenreel.pipeline.apply import apply as module_of_apply
-from tokenreel.pipeline.apply import tokens
+from tokenreel.pipeline.apply import tokens, trained
 from tokenreel.pipeline.apply import videos as module
 from tokenreel.pipeline.apply.apply import apply_run, require_applicable
 from tokenreel.pipeline.apply.results import Applied
+from tokenreel.pipeline.apply.trained import read_trained
 from tokenreel.pipeline.apply.videos import list_videos, watch_folder
 from tokenreel.pipeline.cli.fuse import app
 from tokenreel.pipeline.phases.attention import file_name
@@ -274,6 +277,7 @@ def test_tokens_that_were_kept_stay_when_others_are_dropped(work, tmp_path):
     [other] = applied(work, tmp_path / "out", first, movies=False, action="visit")
     [clip] = read_embeddings(other.folder / "embeddings.h5").clips
     assert clip.action == "visit"  # not that of the call which kept the tokens
+    assert clip.phases == ("come", "go")
 
 
 def test_what_a_killed_command_has_extracted_is_embedded_and_not_extracted_again(
@@ -304,6 +308,115 @@ def test_a_part_of_a_clip_that_was_extracted_stays_for_the_next_call(tmp_path):
     part.rmdir()
     tokens.drop_empty(tmp_path, stores)
     assert not (tmp_path / "tokens").exists()
+
+
+def test_kept_tokens_are_of_the_video_as_it_is_and_a_bad_one_is_tried_again(work, tmp_path):
+    videos, options = tmp_path / "videos", {"movies": False, "keep_tokens": True}
+    shutil.copytree(work / "new", videos)
+    (videos / "bad.mp4").write_bytes((videos / "a.mp4").read_bytes()[:700])
+    first = applied(work, tmp_path / "out", videos, **options)
+    record = open_store(tmp_path / "out" / "tokens").record("a.mp4")
+    assert (record.split, record.action, record.phases) == ("test", "lift", ("dark", "bright"))
+    assert not list((tmp_path / "out").rglob("*.mp4/*.mp4"))
+    shutil.copy(videos / "in" / "b.mp4", videos / "a.mp4")
+    again = applied(work, tmp_path / "out", videos, **options)
+    one, other = (
+        [each for each in found if isinstance(each, ClipFailed)] for found in (first, again)
+    )
+    assert len(one) == 1
+    assert list(map(str, one)) == list(map(str, other))
+    [clip] = read_embeddings(tmp_path / "out" / "a.mp4" / "embeddings.h5").clips
+    assert clip.num_frames == 11  # of the new video
+    assert open_store(tmp_path / "out" / "tokens").record("a.mp4").num_frames == 11
+
+
+def test_videos_that_are_done_are_listed_without_the_run_being_loaded(work, done, monkeypatch):
+    monkeypatch.setattr(module_of_apply, "lock_folder", None)
+    again = applied(work, done[0], weights="nowhere.pt")
+    assert [one.was_done for one in again] == [True, True]
+
+
+def test_a_video_that_cannot_be_looked_at_is_listed(work, tmp_path, monkeypatch):
+    reasons = iter([PermissionError(13, "Permission denied"), OSError("odd")])
+
+    def closed(*_, **__):
+        raise next(reasons)
+
+    monkeypatch.setattr(module_of_apply.Target, "of", closed)
+    found = applied(work, tmp_path / "out")
+    assert list(map(str, found)) == ["a.mp4: open: Permission denied", "in/b.mp4: open: odd"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_store_of_a_run_that_kept_none_is_taken_where_it_is_named(work, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = shutil.copytree(work / "run", tmp_path / "run")
+    shutil.rmtree(run / "tokens")
+    options = {"action": "lift", "out": tmp_path / "out"}
+    with pytest.raises(UsageError, match="add --store PATH"):
+        require_applicable(run, **options)
+    require_applicable(run, store=work / "moved", **options)
+
+
+def test_videos_of_which_none_has_scenes_are_listed(work, tmp_path, monkeypatch):
+    names = ["a.mp4", "in/b.mp4"]
+    failures = [ClipFailed(name, stage="open", reason="odd") for name in names]
+    monkeypatch.setattr(module_of_apply, "listed_in", lambda _: tmp_path / "listed")
+    monkeypatch.setattr(module_of_apply, "find_scenes", lambda *_, **__: failures)
+    assert applied(work, tmp_path / "out") == failures
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_video_whose_stores_have_other_units_leaves_no_tokens(work, tmp_path, monkeypatch):
+    def differ(*_):
+        raise UsageError("clip 'a.mp4' has 3 and 4 units")
+
+    monkeypatch.setattr(embed.ClipEmbedder, "open", differ)
+    [failure] = applied(work, tmp_path / "out", work / "new" / "a.mp4")
+    assert str(failure) == "a.mp4: read: clip 'a.mp4' has 3 and 4 units"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_new_videos_have_no_stored_augmentations(work, tmp_path):
+    identity, _ = load_identity(work / "moved")
+    views = ({"name": "clean"}, {"name": "augment-1", "seed": 3, "strength": 1})
+    source = create_twin(
+        tmp_path / "augmented",
+        work / "moved",
+        identity=identity.model_copy(update={"views": views}),
+    )
+    config = tokens.prepare_tokens(
+        work / "run", tmp_path / "new", source, weights="random:5", device="cpu"
+    )
+    assert load_identity(tmp_path / "new")[0].views == ({"name": "clean"},)
+    assert (config.views, config.weights, config.device) == (0, "random:5", "cpu")
+
+
+def test_what_a_run_has_learned_is_read_from_its_training_clips(work, tmp_path, monkeypatch):
+    run = shutil.copytree(work / "run", tmp_path / "run")
+    found = read_trained(run, "lift")
+    assert [clip.split for clip in found.clips] == ["train"] * 4
+    assert found.sha256 == hashlib.sha256((run / "embeddings.h5").read_bytes()).hexdigest()
+    assert (found.action, found.unit, found.score_names) == ("lift", "frame", ())
+    file = read_embeddings(run / "embeddings.h5")
+    [clip] = [clip for clip in file.clips if clip.action == "lift" and clip.split == "train"][:1]
+    many = tuple(
+        replace(clip, clip_id=str(number), action="" if number == 9 else f"act{number}")
+        for number in range(10)
+    )
+    monkeypatch.setattr(trained, "read_embeddings", lambda _: replace(file, clips=many))
+    wanted = r"with --action: \(no name\), act0, act1, act2, act3, act4, act5, act6, \.\.\.$"
+    with pytest.raises(UsageError, match=wanted):
+        read_trained(run, None)
+    assert read_trained(run, "").action == ""
+    bare = tuple(replace(each, labels=np.full_like(each.labels, -1)) for each in many)
+    monkeypatch.setattr(trained, "read_embeddings", lambda _: replace(file, clips=bare))
+    config = {"data": {"action": "act3"}}
+    monkeypatch.setattr(trained, "read_provenance", lambda _: {"config": config})
+    assert (read_trained(run, None).action, read_trained(run, None).probe) == ("act3", None)
+    (run / "embeddings.h5").unlink()
+    with pytest.raises(UsageError, match="type its `fuse train` again to finish it"):
+        read_trained(run, None)
 
 
 def test_results_of_another_video_of_the_same_name_are_not_replaced(work, tmp_path):
@@ -339,7 +452,7 @@ def test_a_video_that_changes_meanwhile_is_taken_again(work, tmp_path, monkeypat
     assert len(read_embeddings(one.folder / "embeddings.h5").clips[0].embeddings) == 8
 
 
-def test_folders_of_pictures_are_videos_and_results_are_not(work, tmp_path):
+def test_folders_of_pictures_are_videos_and_results_are_not(work, tmp_path, monkeypatch):
     videos, pictures = tmp_path / "videos", tmp_path / "videos" / "pictures"
     pictures.mkdir(parents=True)
     for number in range(9):
@@ -348,7 +461,15 @@ def test_folders_of_pictures_are_videos_and_results_are_not(work, tmp_path):
     shutil.copy(work / "new" / "a.mp4", videos / "a.mp4")
     out = videos / "applied"
     options = {"picture_fps": 10.0, "movies": True}
+    make, rates = tokens.Extraction, {}
+
+    def note_rates(manifest, *args, **words):
+        rates.update({clip.clip_id: clip.picture_fps for clip in manifest.clips})
+        return make(manifest, *args, **words)
+
+    monkeypatch.setattr(module_of_apply, "Extraction", note_rates)
     found = applied(work, out, videos, **options)
+    assert rates == {"a.mp4": None, "pictures": 10}
     assert sorted(one.name for one in found) == ["a.mp4", "pictures"]
     [one] = [one for one in found if one.name == "pictures"]
     [clip] = read_embeddings(one.folder / "embeddings.h5").clips

@@ -15,6 +15,7 @@ from tokenreel.cache.format.store_files import create_twin
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.fuse.train.train import train
 from tokenreel.pipeline.apply import apply as module_of_apply
+from tokenreel.pipeline.apply import tokens
 from tokenreel.pipeline.apply.apply import apply_run
 from tokenreel.pipeline.phases.library import embed_store, extract_videos, train_model
 from tokenreel.pipeline.phases.relabelling import renew_labels
@@ -182,6 +183,19 @@ def test_videos_are_taken_some_at_a_time_and_one_that_no_store_can_take_is_liste
     assert not (out / "tokens").exists()
 
 
+def test_tokens_of_a_video_that_one_store_could_not_take_are_dropped(work, tmp_path, monkeypatch):
+    class Failing(tokens.Extraction):
+        def __iter__(self):
+            for name in super().__iter__():
+                odd = ClipFailed(name, stage="decode", reason="odd")
+                yield odd if self._store.name == "temporal" else name
+
+    monkeypatch.setattr(module_of_apply, "Extraction", Failing)
+    [failure] = applied(work / "tags", work, tmp_path / "out", store=named(work))
+    assert str(failure) == "a.mp4: decode: odd"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -195,7 +209,7 @@ def test_words_that_mean_nothing_to_it_are_refused(work, tmp_path, options, mess
     assert not (tmp_path / "out").exists()
 
 
-def test_scenes_of_a_new_video_are_found_as_those_of_the_run(tmp_path):
+def test_scenes_of_a_new_video_are_found_as_those_of_the_run(tmp_path, monkeypatch):
     films = {"train/a": [14, 16, 12], "train/b": [20, 13], "train/c": [15], "val/d": [12, 18]}
     for name, lengths in films.items():
         write_film(tmp_path / "data" / f"{name}.mp4", lengths)
@@ -212,6 +226,13 @@ def test_scenes_of_a_new_video_are_found_as_those_of_the_run(tmp_path):
     words = {"device": "cpu", "progress": False}
     train_model(stores, run, recipe="stan", settings=OF_STREAMS, **words)
     write_film(tmp_path / "new" / "e.mp4", [11, 13, 12])
+    find, searched = module_of_apply.find_scenes, []
+
+    def find_and_count(known, *args, **options):
+        searched.append(known)
+        return find(known, *args, **options)
+
+    monkeypatch.setattr(module_of_apply, "find_scenes", find_and_count)
 
     def apply(out, **options):
         new = [tmp_path / "new"]
@@ -231,6 +252,17 @@ def test_scenes_of_a_new_video_are_found_as_those_of_the_run(tmp_path):
     )
     [clip] = read_embeddings(one.folder / "embeddings.h5").clips
     np.testing.assert_array_equal(clip.embeddings, read_embeddings(wanted).clips[0].embeddings)
+    assert len(searched) == 1  # of the list that both stores have
+    assert (tmp_path / "out" / "scenes" / "spatial" / "scenes.csv").exists()  # as the tokens are
+    (tmp_path / "bad" / "none.mp4").parent.mkdir()
+    (tmp_path / "bad" / "none.mp4").write_bytes((tmp_path / "new" / "e.mp4").read_bytes()[:700])
+    [failure] = apply_run(run, [tmp_path / "bad"], out=tmp_path / "bad-out", store=stores, **words)
+    assert isinstance(failure, ClipFailed)
+    for folder in (listed, tmp_path / "out" / "scenes" / "spatial"):  # of other videos: made anew
+        config = tokens.prepare_tokens(
+            run, tmp_path / "twin", stores["spatial"], scenes=folder, weights=None, device="cpu"
+        )
+        assert config.frames == f"scenes:{folder}"
     listed.rename(tmp_path / "elsewhere")
     with pytest.raises(UsageError, match=r"add --scenes FOLDER, that of its `extract scenes`"):
         apply("other")

@@ -1,12 +1,23 @@
 """The parts of `fuse apply` by themselves: classifiers, near clips, captions, watched pictures."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from safetensors.numpy import load
 
+from tokenreel.cache.canonical import canonical_json, seal
 from tokenreel.cache.embeddings import EmbeddedClip
+from tokenreel.cache.errors import UsageError
+from tokenreel.cache.manifest import Manifest
 from tokenreel.evaluate.methods.probe import fit_logistic
+from tokenreel.extract.scene_list import DESCRIPTION
+from tokenreel.extract.scenes import run as scenes_run
+from tokenreel.extract.scenes.config import ScenesConfig
+from tokenreel.extract.scenes.run import describe_method
 from tokenreel.extract.video.pictures import LEAST_PICTURES
-from tokenreel.pipeline.apply import results, videos
+from tokenreel.pipeline.apply import export, results, tokens, videos
 from tokenreel.pipeline.apply.captions import BAND, CAPTION, HEIGHT, caption
 from tokenreel.pipeline.apply.probes import fit_probes, labelled_actions
 
@@ -98,3 +109,72 @@ def test_pictures_in_a_watched_folder_itself_are_not_taken_as_it_grows(tmp_path,
     with pytest.raises(KeyboardInterrupt):
         list(videos.watch_folder(tmp_path, apply))
     assert taken == []
+
+
+@pytest.fixture
+def known(tmp_path):
+    """The folder of a list of scenes that was made with settings of its own."""
+    made = describe_method(ScenesConfig(threshold=9.5, window=5, min_frames=7))
+    (tmp_path / "known").mkdir()
+    (tmp_path / "known" / DESCRIPTION).write_bytes(canonical_json(seal(made)))
+    return tmp_path / "known"
+
+
+def test_scenes_are_found_by_the_settings_of_the_runs_list(known, tmp_path, monkeypatch):
+    given = []
+
+    def extract(manifest, config, out, *, progress):
+        given.append((config, sorted(path.name for path in out.parent.iterdir()), progress))
+        return SimpleNamespace(signal=0, failed=["one"])
+
+    monkeypatch.setattr(scenes_run, "extract_scenes", extract)
+    out, manifest = tmp_path / "out", Manifest("new", tmp_path, (), {})
+    out.mkdir()
+    (out / "of-other-videos").touch()
+    assert tokens.find_scenes(known, manifest, out, progress=True) == ["one"]
+    [(config, there, progress)] = given
+    assert (config.threshold, config.window, config.min_frames, progress) == (9.5, 5, 7, True)
+    assert there == ["known"]  # what was found of other videos is gone
+    stopped = SimpleNamespace(signal=2, failed=[])
+    monkeypatch.setattr(scenes_run, "extract_scenes", lambda *_, **__: stopped)
+    with pytest.raises(KeyboardInterrupt):
+        tokens.find_scenes(known, manifest, out, progress=True)
+
+
+def test_scenes_that_were_found_by_other_rules_are_refused(known, tmp_path, monkeypatch):
+    monkeypatch.setattr(scenes_run, "RULES_VERSION", 99)
+    manifest = Manifest("new", tmp_path, (), {})
+    with pytest.raises(UsageError, match="this version finds scenes in another way: rules"):
+        tokens.find_scenes(known, manifest, tmp_path / "out", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("frames", "made_with", "folder"),
+    [
+        ({"policy": "all"}, {}, None),
+        ({"policy": "scenes", "sha256": "0" * 64}, {"frames": "scenes:some/where"}, "some/where"),
+        ({"policy": "scenes", "sha256": "0" * 64}, {}, "scenes"),
+    ],
+)
+def test_the_list_of_a_store_of_scenes_lies_where_its_words_say(
+    tmp_path, monkeypatch, frames, made_with, folder
+):
+    found = SimpleNamespace(frames=frames), {"made_with": made_with}
+    monkeypatch.setattr(tokens, "load_identity", lambda _: found)
+    assert tokens.listed_in(tmp_path) == (None if folder is None else Path(folder))
+
+
+def test_arrays_of_an_export_are_written_in_the_order_of_their_axes():
+    turned = np.arange(6.0).reshape(2, 3).T
+    held = load(export._safetensors({"turned": turned}))
+    np.testing.assert_array_equal(held["turned"], turned)
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "write_synced", full)
+    with pytest.raises(OSError, match="No space"):
+        export._write_folder(tmp_path / "deep" / "out", {"a": b"x"})
+    assert list((tmp_path / "deep").iterdir()) == []

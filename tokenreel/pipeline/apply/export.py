@@ -57,14 +57,14 @@ model = torch.export.load("program.pt2").module()
 embeddings = model({call})
 ```
 
-Inputs, float32, T rows, 1 to {longest}:
+Inputs, float32, of T frames, 1 to {longest}:
 
 {inputs}
-It gives embeddings, float32 (T, C). {says}
+Output: embeddings, float32 (T, C). {says}
 
-What a token is stands in `identity.json`: backbone {backbone}, the SHA-256 of its weights
-({weights}), the transform and the frames. Tokens made in any other way give embeddings that mean
-nothing.{calibration}
+`identity.json` says what a token is: backbone {backbone}, the SHA-256 of its weights
+({weights}), the transform and the frames. Tokens that are made in any other way give embeddings
+without meaning.{calibration}
 {probe}"""
 
 PROBE = """

@@ -185,14 +185,13 @@ class Backlog:
             self._changed.notify()
 
     def wait_for_room(self, is_over: Callable[[], bool]) -> None:
-        """Return once fewer than AHEAD_VIDEOS and AHEAD_BYTES wait, or no video, or `is_over`."""
+        """Return once fewer than AHEAD_VIDEOS, and less than AHEAD_BYTES, wait, or `is_over`."""
         with self._changed:
             while self._is_full() and not is_over():
                 self._changed.wait(LOOK_SECONDS)
 
     def _is_full(self) -> bool:
-        too_many = len(self._bytes) >= AHEAD_VIDEOS or sum(self._bytes) >= AHEAD_BYTES
-        return bool(self._bytes) and too_many
+        return len(self._bytes) >= AHEAD_VIDEOS or sum(self._bytes) >= AHEAD_BYTES
 
 
 class Extraction:
@@ -227,7 +226,7 @@ class Extraction:
         self._stopping, self._progress = stopping, progress
         self._items: queue.SimpleQueue[str | ClipFailed | None] = queue.SimpleQueue()
         self._num_ready = self._num_skipped = self._num_failed = 0
-        self._backlog, self._is_left = Backlog(), threading.Event()
+        self._backlog = Backlog()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenreel-extract")
 
     def __enter__(self) -> "Extraction":
@@ -235,7 +234,6 @@ class Extraction:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._is_left.set()
         if kind is not None or not self._report.done():
             self._stopping.stop(int(signal.SIGTERM))
         self._thread.shutdown()
@@ -278,7 +276,7 @@ class Extraction:
         for failure in report.failed[self._num_failed :]:
             self._items.put(failure)
             self._num_failed += 1
-        self._backlog.wait_for_room(lambda: self._stopping.event.is_set() or self._is_left.is_set())
+        self._backlog.wait_for_room(self._stopping.event.is_set)
 
     def _pass_on(self, name: str) -> None:
         folder = self._store / folder_of(clip_key(name))

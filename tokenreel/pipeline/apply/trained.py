@@ -38,13 +38,6 @@ class Trained:
     unit: str = "frame"
     stores: tuple[str, ...] = (TOKENS,)
 
-    @property
-    def kind(self) -> str:
-        """What it says of a video besides its embedding."""
-        if self.probe is not None:
-            return "phases"
-        return "scores" if self.score_names else "embeddings"
-
 
 def read_trained(run: Path, action: str | None) -> Trained:
     """What a run has learned.
@@ -64,7 +57,7 @@ def read_trained(run: Path, action: str | None) -> Trained:
         raise UsageError(f"{run} has no {EMBEDDINGS}: type its `fuse train` again to finish it")
     file = read_embeddings(path)
     sha256 = file_sha256(path)
-    clips = tuple(clip for clip in file.clips if clip.split == "train" and clip.num_frames)
+    clips = tuple(clip for clip in file.clips if clip.split == "train")
     of_one = str(provenance.get("config", {}).get("data", {}).get("action") or "")
     if file.unit == "clip":
         if action is not None:

@@ -239,7 +239,9 @@ def show(
         Path | None, typer.Option(help="instead of a store: folder or file of `extract scenes`")
     ] = None,
     root: Root = None,
-    out: Annotated[Path | None, typer.Option(help="the picture; CLIP.png when left out")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="the picture; named after the clip when left out")
+    ] = None,
     frames: Annotated[int, typer.Option(min=1, help="frames or scenes shown")] = 8,
     view: Annotated[int, typer.Option(min=0, help="0 is the clean view")] = 0,
 ) -> None:

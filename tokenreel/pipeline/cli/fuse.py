@@ -307,7 +307,12 @@ def export(
     run: Annotated[Path, typer.Argument(help="folder of a run")],
     *,
     out: Annotated[Path | None, typer.Option(help="new folder; RUN-export by default")] = None,
-    store: Store = None,
+    store: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="of a run that does not keep enough of it; NAME=PATH for each of several"
+        ),
+    ] = None,
 ) -> None:
     """Write a run as one folder: weights, a program of plain torch, identity, probe, a card."""
     from tokenreel.pipeline.apply.export import export_run

@@ -73,13 +73,14 @@ def portable_of(model: FusionModel, shapes: Shapes) -> Portable:
     if blocks:
         named = ", ".join(map(str, blocks))
         taken.append(
-            f"tokens: the outputs of blocks {named} before the final norm, end to end, row by row"
+            f"`tokens` are the outputs of blocks {named} before the final norm, concatenated by "
+            "channel, patches row by row"
         )
     if pooling.uses_cls:
-        taken.append("cls: the CLS vector of the last block after the final norm")
+        taken.append("`cls` is the CLS vector of the last block after the final norm")
     cut = (
-        f"A clip of more than {config.embed_frames} frames is cut into the fewest pieces of nearly "
-        "equal length, and each is a call"
+        f"Cut a clip of more than {config.embed_frames} frames into the fewest pieces of nearly "
+        "equal length, and call the model on each"
     )
     return Portable(
         PortableModel(model), inputs, config.embed_frames, f"{'; '.join(taken)}. {cut}."
