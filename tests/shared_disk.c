@@ -4,14 +4,17 @@
  *   SHARED_UNSEEN=S  a name that was looked up in vain stays unseen for S seconds, whatever other
  *                    hosts make there meanwhile; what this host makes itself it sees
  *   SHARED_QUOTA=K   the K-th call that makes or writes something, and each after it, fails with
- *                    EDQUOT; a writing one writes half of it, the first time.  Another K, or the
+ *                    EDQUOT; a writing one writes half of it, the first time.  So does closing what
+ *                    was written and not flushed, as a client writes it then.  Another K, or the
  *                    same after none, counts anew
- *   SHARED_STALE=N   every N-th look at a file fails once with ESTALE; the next look works
+ *   SHARED_STALE=N   every N-th look at a file or folder fails once with ESTALE; the next look
+ *                    works.  -N: only the N-th look.  Another N counts anew
  *
  * There are no locks (ENOLCK), and times of files are whole seconds.  What a server decides is
  * not changed: exclusive creation, link, rename and mkdir fail where there is something.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -23,6 +26,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -30,7 +34,6 @@
 static struct { char *path; double until; } unseen[SLOTS];
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
 static __thread char last_stale[PATH_MAX];
-static int looks;
 
 #define REAL(name) static __typeof__(name) *real; if (!real) real = dlsym(RTLD_NEXT, #name)
 
@@ -100,11 +103,22 @@ static void note_below(const char *path) {
     pthread_mutex_unlock(&guard);
 }
 
+/* Whether the look that is made now is a stale one. */
+static int is_stale_look(void) {
+    static int looks; static char last[32];
+    char *s = getenv("SHARED_STALE");
+    if (!s) s = "";
+    pthread_mutex_lock(&guard);
+    if (strncmp(s, last, sizeof last - 1)) { looks = 0; strncpy(last, s, sizeof last - 1); }
+    int every = atoi(s), number = ++looks;
+    pthread_mutex_unlock(&guard);
+    return every > 0 ? number % every == 0 : every < 0 && number == -every;
+}
+
 /* 0, or the error of a look at a path before the server is asked. */
 static int before(const char *full) {
-    int every = (int)option("SHARED_STALE");
     if (is_unseen(full)) return ENOENT;
-    if (every && strcmp(full, last_stale) && __sync_add_and_fetch(&looks, 1) % every == 0) {
+    if (strcmp(full, last_stale) && is_stale_look()) {
         strcpy(last_stale, full);
         return ESTALE;
     }
@@ -140,33 +154,55 @@ static int is_shared_file(int fd) {
     return *path == '/' && is_shared(AT_FDCWD, path, full);
 }
 
-ssize_t write(int fd, const void *data, size_t count) {
-    REAL(write);
-    int first = 0;
-    if (is_shared_file(fd) && quota_of(&first)) {
-        if (first && count > 1) return real(fd, data, count / 2);
-        errno = EDQUOT;
-        return -1;
-    }
-    return real(fd, data, count);
-}
+/* Files that were written since they were flushed last. */
+#define FILES 4096
+static char is_dirty[FILES];
+
+#define WRITE(type, name, declaration, whole, half) type name declaration { \
+    REAL(name); \
+    int first = 0; \
+    if (is_shared_file(fd)) { \
+        if (quota_of(&first)) { \
+            if (first && count > 1) return half; \
+            errno = EDQUOT; \
+            return -1; \
+        } \
+        if (fd >= 0 && fd < FILES) is_dirty[fd] = 1; \
+    } \
+    return whole; }
+WRITE(ssize_t, write, (int fd, const void *data, size_t count), real(fd, data, count), real(fd, data, count / 2))
+WRITE(ssize_t, pwrite, (int fd, const void *data, size_t count, off_t at), real(fd, data, count, at), real(fd, data, count / 2, at))
+WRITE(ssize_t, pwrite64, (int fd, const void *data, size_t count, off64_t at), real(fd, data, count, at), real(fd, data, count / 2, at))
+WRITE(ssize_t, writev, (int fd, const struct iovec *parts, int count), real(fd, parts, count), real(fd, parts, count / 2))
 
 int fsync(int fd) {
     REAL(fsync);
     int first;
     if (is_shared_file(fd) && (errno = quota_of(&first))) return -1;
+    if (fd >= 0 && fd < FILES) is_dirty[fd] = 0;
     return real(fd);
+}
+
+int close(int fd) {
+    REAL(close);
+    int first, fails = fd >= 0 && fd < FILES && is_dirty[fd] && is_shared_file(fd) && quota_of(&first);
+    if (fd >= 0 && fd < FILES) is_dirty[fd] = 0;
+    int status = real(fd);
+    if (!fails) return status;
+    errno = EDQUOT;
+    return -1;
 }
 
 static void coarse(struct stat *s) {
     s->st_mtim.tv_nsec = s->st_ctim.tv_nsec = s->st_atim.tv_nsec = 0;
 }
 
-#define LOOK(at, path, call) \
+#define LOOK_FOR(type, none, at, path, call) \
     char full[PATH_MAX]; int shared = is_shared(at, path, full), error; \
-    if (shared && (error = before(full))) { errno = error; return -1; } \
-    int status = call; \
-    if (shared && status && errno == ENOENT) { note(full, option("SHARED_UNSEEN")); errno = ENOENT; }
+    if (shared && (error = before(full))) { errno = error; return none; } \
+    type status = call; \
+    if (shared && status == none && errno == ENOENT) { note(full, option("SHARED_UNSEEN")); errno = ENOENT; }
+#define LOOK(at, path, call) LOOK_FOR(int, -1, at, path, call)
 
 #define STAT(name) int name(const char *path, struct stat *s) { \
     REAL(name); LOOK(AT_FDCWD, path, real(path, s)) \
@@ -183,6 +219,12 @@ int fstatat64(int at, const char *path, struct stat64 *s, int flags) {
 }
 int fstat(int fd, struct stat *s) { REAL(fstat); int status = real(fd, s); if (!status) coarse(s); return status; }
 int fstat64(int fd, struct stat64 *s) { return fstat(fd, (struct stat *)s); }
+
+int access(const char *path, int mode) { REAL(access); LOOK(AT_FDCWD, path, real(path, mode)) return status; }
+int faccessat(int at, const char *path, int mode, int flags) {
+    REAL(faccessat); LOOK(at, path, real(at, path, mode, flags)) return status;
+}
+DIR *opendir(const char *path) { REAL(opendir); LOOK_FOR(DIR *, NULL, AT_FDCWD, path, real(path)) return status; }
 
 #define OPEN(name, at, declaration, ...) int name(declaration const char *path, int flags, ...) { \
     REAL(name); mode_t mode = 0; va_list more; va_start(more, flags); \
@@ -213,6 +255,15 @@ int rename(const char *from, const char *to) {
     int status = real(from, to), kept = errno;
     char full[PATH_MAX];
     if (!status && is_shared(AT_FDCWD, to, full)) note_below(full);
+    errno = kept;
+    return status;
+}
+int renameat2(int a, const char *from, int b, const char *to, unsigned flags) {
+    REAL(renameat2);
+    int status = real(a, from, b, to, flags), kept = errno;
+    char full[PATH_MAX];
+    if (!status && is_shared(b, to, full)) note_below(full);
+    if (!status && is_shared(a, from, full)) note_below(full);
     errno = kept;
     return status;
 }

@@ -91,7 +91,7 @@ def sync_directory(path: Path) -> None:
 
 def make_directory(path: Path) -> None:
     """Create a directory and its parents, each flushed into the one above it."""
-    if not isinstance(path, Path) or path.is_dir():
+    if not isinstance(path, Path) or again_if_stale(path.is_dir):
         return
     if {"s3:", "gs:", "az:"}.intersection(path.parts):
         raise UsageError(
@@ -176,17 +176,40 @@ def sync_tree(root: Path) -> None:
 
     Several at once, because a journaling file system flushes neighbours in one transaction.
     """
-    files, folders = [], []
-    for folder, _, names in os.walk(root):
-        folders.append(Path(folder))
-        files += [Path(folder) / name for name in names]
+    folders, files = _walk(root)
     with ThreadPoolExecutor(16) as pool:
         for paths in (files, folders):
             list(pool.map(_sync, paths))
 
 
+def _walk(
+    root: Path, *, leaves_out: tuple[type[OSError], ...] = ()
+) -> tuple[list[Path], list[Path]]:
+    """Folders at and below a folder, and the files and links in them.
+
+    Args:
+        root: the folder.
+        leaves_out: errors of folders whose entries are left out.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    folders, files = [root], list[Path]()
+    for folder in folders:
+        with suppress(*leaves_out):
+            for entry in again_if_stale(partial(_entries, folder)):
+                to = folders if entry.is_dir(follow_symlinks=False) else files
+                to.append(Path(entry.path))
+    return folders, files
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return list(entries)
+
+
 def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    handle = again_if_stale(partial(os.open, path, os.O_RDONLY | os.O_CLOEXEC))
     try:
         flush(handle, path)
     finally:
@@ -225,7 +248,7 @@ def entries_of(folder: Path, pattern: str = "*") -> list[Path]:
         StoreError: the folder cannot be read.  `Path.glob` would pass over it in silence.
     """
     try:
-        names = [entry.name for entry in os.scandir(folder)]
+        names = again_if_stale(partial(os.listdir, folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -266,7 +289,10 @@ def files_below(folder: Path) -> list[Path]:
     """Files and links at any depth below a folder, in no order."""
     if not isinstance(folder, Path):
         return list(folder.rglob("*"))
-    return [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    try:
+        return _walk(folder, leaves_out=(PermissionError,))[1]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def clock_of(folder: Path) -> float:
@@ -332,13 +358,14 @@ def is_made_by_another(error: OSError, is_there: Callable[[], bool]) -> bool:
 
 def newest_change(entry: Path) -> float:
     """When a file, or the newest file or folder in a directory, was changed, seconds since 1970."""
-    latest = entry.lstat().st_mtime
-    if entry.is_symlink():
+    status = again_if_stale(entry.lstat)
+    latest = status.st_mtime
+    if not stat.S_ISDIR(status.st_mode):
         return latest
-    for folder, folders, files in os.walk(entry):
-        for name in (*folders, *files):
-            with suppress(FileNotFoundError):
-                latest = max(latest, os.lstat(f"{folder}/{name}").st_mtime)
+    folders, files = _walk(entry)
+    for path in (*folders, *files):
+        with suppress(FileNotFoundError):
+            latest = max(latest, again_if_stale(path.lstat).st_mtime)
     return latest
 
 
@@ -356,7 +383,7 @@ def sweep_temporary(
         keep: whether an entry belongs to a running writer, whatever its age.
     """
     removed = []
-    for entry in sorted(folder.glob(".tmp-*")) if folder.is_dir() else []:
+    for entry in entries_of(folder, ".tmp-*"):
         with suppress(FileNotFoundError):
             if time.time() - newest_change(entry) < older_than_seconds or keep(entry):
                 continue

@@ -17,7 +17,13 @@ from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, rea
 from tokenreel.cache.codec import Codec
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged, UsageError
-from tokenreel.cache.files import file_inside, files_below, read_file, unreadable
+from tokenreel.cache.files import (
+    again_if_stale,
+    file_inside,
+    files_below,
+    read_file,
+    unreadable,
+)
 from tokenreel.cache.format.byte_arrays import (
     BytesSpec,
     byte_arrays,
@@ -290,7 +296,7 @@ def check_shard(
     index = shard_index(num_frames, spec.row_bytes)
     expected = num_frames * spec.row_bytes + len(index)
     try:
-        with path.open("rb") as file:
+        with again_if_stale(lambda: path.open("rb")) as file:
             found = file.seek(0, os.SEEK_END)
             file.seek(0)
             if found != expected:

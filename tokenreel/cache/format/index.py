@@ -28,7 +28,7 @@ def log_commit(path: Path, record: ClipRecord, *, writer_name: str, format_versi
     leaves two records, of which the clip's own counts (see logged_records).
     """
     log = path / "manifest" / f"{writer_name}.jsonl"
-    new = not log.exists()
+    new = not again_if_stale(log.exists)
     line = canonical_json(seal({"record": record.to_dict(format_version=format_version)})) + b"\n"
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
     try:
@@ -52,7 +52,7 @@ def committed_keys(path: Path) -> set[str]:
         return set(committed_folders(path))
     keys = set()
     clips = file_inside(path, "clips")
-    for folder in _entries(clips) if clips.is_dir() else []:
+    for folder in _entries(clips) if again_if_stale(clips.is_dir) else []:
         if folder.is_symlink():
             raise Damaged(f"{folder.path} is a symbolic link; refused")
         if folder.is_dir():
@@ -157,13 +157,14 @@ def logged_records(path: Path) -> tuple[dict[str, ClipRecord], list[str]]:
 
 def logged_lines(path: Path) -> Iterator[tuple[Path, dict[bytes, ClipRecord], list[str]]]:
     """Each writer's log: its intact lines with their records, and the problems of the others."""
-    files = sorted(file_inside(path, "manifest").glob("*.jsonl"))
+    folder = file_inside(path, "manifest")
+    files = again_if_stale(lambda: sorted(folder.glob("*.jsonl")))
     read: dict[Path, bytes] = {}
     if is_bucket(path):
         read = dict(zip(files, in_parallel(lambda file: file.read_bytes(), files), strict=True))
     for file in files:
         good, problems = {}, []
-        data = read[file] if read else file_inside(path, f"manifest/{file.name}").read_bytes()
+        data = read[file] if read else _read_log(path, file.name)
         lines = data.split(b"\n")
         for number, line in enumerate(lines[:-1], 1):
             try:
@@ -172,6 +173,10 @@ def logged_lines(path: Path) -> Iterator[tuple[Path, dict[bytes, ClipRecord], li
             except (Damaged, KeyError, TypeError, ValueError, AttributeError) as error:
                 problems.append(f"{file}:{number}: {error}")
         yield file, good, problems
+
+
+def _read_log(path: Path, name: str) -> bytes:
+    return again_if_stale(file_inside(path, f"manifest/{name}").read_bytes)
 
 
 def load_records(path: Path) -> dict[str, ClipRecord]:
@@ -205,5 +210,8 @@ def _load(path: Path, key: str) -> ClipRecord | None:
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        return list(entries)
+    def look() -> list[os.DirEntry[str]]:
+        with os.scandir(folder) as entries:
+            return list(entries)
+
+    return again_if_stale(look)

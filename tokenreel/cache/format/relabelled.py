@@ -16,7 +16,7 @@ import numpy as np
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, seal
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged
-from tokenreel.cache.files import file_inside, sync_directory, write_whole
+from tokenreel.cache.files import again_if_stale, file_inside, sync_directory, write_whole
 from tokenreel.cache.format.clip import ClipRecord, labels_hash
 
 LABELS = "labels.json"
@@ -66,7 +66,7 @@ def load_relabelled(path: Path, records: Mapping[str, ClipRecord]) -> dict[str, 
     """
     file = file_inside(path, LABELS)
     try:
-        data = file.read_bytes()
+        data = again_if_stale(file.read_bytes)
     except FileNotFoundError:
         return {}
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, seal
 from tokenreel.cache.errors import Damaged
-from tokenreel.cache.files import file_inside, write_whole
+from tokenreel.cache.files import again_if_stale, file_inside, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def load_notes(path: Path) -> SourceNotes:
     """
     file = file_inside(path, NOTES)
     try:
-        data = file.read_bytes()
+        data = again_if_stale(file.read_bytes)
     except FileNotFoundError:
         return SourceNotes()
     try:

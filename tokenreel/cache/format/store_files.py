@@ -28,6 +28,7 @@ from tokenreel.cache.errors import (
     machine_error,
 )
 from tokenreel.cache.files import (
+    again_if_stale,
     file_inside,
     files_below,
     is_made_by_another,
@@ -98,7 +99,7 @@ def create_store(
     """
     path = store_path(path)
     codec_from_identity(identity.codec, calibration or {})
-    is_new = not (path / "recipe.json").exists()
+    is_new = not again_if_stale((path / "recipe.json").exists)
     if is_new and is_bucket(path):
         root = _root_group(identity, made_with, canary or {}, facts or StoreFacts())
         _create_on_bucket(path, identity, root, calibration or {}, canary or {})
@@ -221,10 +222,10 @@ def load_arrays(folder: Path) -> dict[str, Array]:
         Damaged: torn, altered, or metadata that no format writes.
     """
     arrays = {}
-    if folder.is_symlink():
+    if again_if_stale(folder.is_symlink):
         raise Damaged(f"{folder} is a symbolic link; a store holds files only; refused")
     names = {np.dtype(name).name: name for name in ("i1", "u1", "<i2", "<i8", "<u4", "<f2", "<f4")}
-    for file in sorted(folder.rglob("zarr.json")):
+    for file in again_if_stale(lambda: sorted(folder.rglob("zarr.json"))):
         meta = parse_object(read_file(file), where=file)
         try:
             file_inside(folder.parent, file.relative_to(folder.parent).as_posix())
@@ -280,7 +281,7 @@ def load_identity(path: Path) -> tuple[StoreIdentity, dict[str, Any]]:
     """
     path = store_path(path)
     try:
-        is_there = (path / "recipe.json").is_file()
+        is_there = again_if_stale((path / "recipe.json").is_file)
     except OSError as error:  # of a bucket
         raise unreadable(path, error) from error
     if not is_there:
@@ -362,7 +363,7 @@ def read_failures(path: str | Path) -> list[dict[str, Any]]:
         Damaged: one was altered; delete it, and the clip is tried again.
     """
     path = store_path(path)
-    files = list(path.glob("failed/*.json"))
+    files = again_if_stale(lambda: [*path.glob("failed/*.json")])
     read = partial(_read_failure, path)
     found = in_parallel(read, files) if is_bucket(path) else map(read, files)
     records = [record for record in found if record is not None]

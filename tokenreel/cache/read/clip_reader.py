@@ -21,7 +21,7 @@ from tokenreel.cache.canonical import parse_json
 from tokenreel.cache.codec import Codec
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged, StoreError
-from tokenreel.cache.files import file_inside, unreadable
+from tokenreel.cache.files import again_if_stale, file_inside, unreadable
 from tokenreel.cache.format.byte_arrays import (
     HEADER,
     BytesSpec,
@@ -268,7 +268,7 @@ class OpenClip:
             if is_bucket(meta):
                 local_cache().read(str(meta), meta.read_bytes, check)
             else:
-                check(meta.read_bytes())
+                check(again_if_stale(meta.read_bytes))
         except OSError as error:
             raise unreadable(meta, error) from error
         self._known_arrays.add(spec.path)

@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import Damaged
-from tokenreel.cache.files import unreadable
+from tokenreel.cache.files import again_if_stale, unreadable
 from tokenreel.cache.format.layout import INDEX_BYTES, SEGMENT, ArraySpec, shard_index
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class Shard:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
         index = np.empty(INDEX_BYTES, np.uint8)
         try:
-            self._handle = os.open(path, flags)
+            self._handle = again_if_stale(partial(os.open, path, flags))
             if direct:
                 fcntl.fcntl(self._handle, fcntl.F_SETFL, flags | os.O_DIRECT)
         except OSError as error:

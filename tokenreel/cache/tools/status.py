@@ -8,6 +8,7 @@ from pathlib import Path
 from tokenreel.cache.bucket.objects import in_parallel
 from tokenreel.cache.bucket.path import is_bucket, object_state, read_object, store_path
 from tokenreel.cache.errors import ClipFailed, Damaged
+from tokenreel.cache.files import again_if_stale
 from tokenreel.cache.format.clip import folder_of
 from tokenreel.cache.format.store_files import load_identity, read_failures
 from tokenreel.cache.read.store_reader import open_store
@@ -157,7 +158,7 @@ def store_status(path: str | Path, *, expiry_seconds: float = EXPIRY_SECONDS) ->
 def _claims(path: Path, expiry_seconds: float) -> dict[tuple[str, int, str], list[str]]:
     """Keys of the clips that live writers have in work, by host, process and its start."""
     held: dict[tuple[str, int, str], list[str]] = {}
-    claims = sorted((path / "claims").glob("*.json"))
+    claims = again_if_stale(lambda: sorted((path / "claims").glob("*.json")))
     look = partial(_holder, path, expiry_seconds=expiry_seconds)
     holders = in_parallel(look, claims) if is_bucket(path) else [look(claim) for claim in claims]
     for claim, holder in zip(claims, holders, strict=True):

@@ -16,6 +16,7 @@ from tokenreel.cache.errors import (
     UsageError,
     WrongIdentity,
 )
+from tokenreel.cache.files import again_if_stale
 from tokenreel.cache.format.clip import (
     ClipRecord,
     check_clip,
@@ -132,9 +133,15 @@ def verify_store(path: str | Path, deep: bool = False, *, root: Path | None = No
         if getattr(error, "exit_status", 5) == 2 and not (path / "recipe.json").is_file():
             raise
         return VerifyReport(0, (Problem("", str(error), str(path)),))
-    problems += [Problem("", f"{extra}: does not belong here", str(path)) for extra in extras(path)]
+    problems += [
+        Problem("", f"{extra}: does not belong here", str(path))
+        for extra in again_if_stale(lambda: [*extras(path)])
+    ]
     problems += [Problem("", what, str(path / "manifest")) for what in wrong]
-    damaged = (damaged_claim(claim) for claim in sorted((path / "claims").glob("*.json")))
+    damaged = (
+        damaged_claim(claim)
+        for claim in again_if_stale(lambda: sorted((path / "claims").glob("*.json")))
+    )
     problems += [
         Problem("", f"{what}: a claim of nobody, which --repair removes", str(path / "claims"))
         for what in damaged

@@ -1,12 +1,13 @@
 """Write one array of bytes of a clip, segment by segment."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import crc32c
 import numpy as np
 
-from tokenreel.cache.files import write_new
+from tokenreel.cache.files import again_if_stale, write_new
 from tokenreel.cache.format.byte_arrays import BytesSpec, pack_strings
 from tokenreel.cache.format.layout import SEGMENT
 
@@ -62,5 +63,5 @@ class ByteTrack:
 
 def make_room(folder: Path, path: Path) -> None:
     """Make the folder of a file, unless the clip's folder is gone or was taken over."""
-    (folder / "begin.json").stat()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    again_if_stale((folder / "begin.json").stat)
+    again_if_stale(partial(path.parent.mkdir, parents=True, exist_ok=True))

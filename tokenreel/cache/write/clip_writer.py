@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from tokenreel.cache.errors import (
     machine_error,
 )
 from tokenreel.cache.files import (
+    entries_of,
     exchange_folders,
     is_made_by_another,
     make_directory,
@@ -363,16 +364,20 @@ class ClipWriter:
 
     def abort(self) -> None:
         """Give the clip up and remove what was written of it."""
-        for track in self._tracks:
-            track.drop()
+        self._drop_tracks()
         shutil.rmtree(self._folder, ignore_errors=True)
         self._claim.release()
 
     def suspend(self) -> None:
         """Give the clip up but leave its whole segments to the next writer (SIGTERM)."""
-        for track in self._tracks:
-            track.drop()
+        self._drop_tracks()
         self._claim.release()
+
+    def _drop_tracks(self) -> None:
+        """Close what is open of the clip that is given up, whatever becomes of it."""
+        for track in self._tracks:
+            with suppress(OSError):
+                track.drop()
 
     def _require_own(self, error: OSError) -> None:
         """Raise ClaimHeld where an error comes from another writer, who took the clip over."""
@@ -423,7 +428,7 @@ def set_aside_name(final: Path) -> Path:
 
 def restore_replaced(folder: Path, claims: Path) -> None:
     """Bring back the clips of a folder clips/<hh> that a kill left aside, or remove them."""
-    for aside in sorted(folder.glob(".tmp-+*")):
+    for aside in entries_of(folder, ".tmp-+*"):
         final = aside.with_name(aside.name.removeprefix(".tmp-+"))
         if is_live(claims / f"{final.name}.json"):
             continue  # its writer is about to put the other clip in its place
@@ -539,7 +544,12 @@ class Track:
             self._end_segment(self.num_frames % SEGMENT)
 
     def drop(self) -> None:
-        """Close the open shards."""
-        for handle in self._open.values():
-            os.close(handle)
-        self._open = {}
+        """Close the open shards.
+
+        Raises:
+            OSError: what was written cannot be kept: a client of NFS may say so only now.
+        """
+        handles, self._open = list(self._open.values()), {}
+        with ExitStack() as stack:
+            for handle in handles:
+                stack.callback(os.close, handle)

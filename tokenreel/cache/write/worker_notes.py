@@ -20,7 +20,13 @@ from tokenreel.cache.bucket.objects import in_parallel
 from tokenreel.cache.bucket.path import is_bucket, read_object
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_object, seal
 from tokenreel.cache.errors import Damaged
-from tokenreel.cache.files import clock_of, make_directory, temporary_name, write_new
+from tokenreel.cache.files import (
+    again_if_stale,
+    clock_of,
+    make_directory,
+    temporary_name,
+    write_new,
+)
 from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.format.index import committed_keys
 from tokenreel.cache.format.store_files import WORKERS
@@ -112,7 +118,8 @@ def read_worker_notes(store: Path) -> list[tuple[WorkerNote, float, Path]]:
 
     The seconds are by the clock of the disk.
     """
-    paths = [path for path in sorted((store / WORKERS).glob("*.json")) if path.name != RUN]
+    every = again_if_stale(lambda: sorted((store / WORKERS).glob("*.json")))
+    paths = [path for path in every if path.name != RUN]
     read = in_parallel(_read_note, paths) if is_bucket(store) else map(_read_note, paths)
     found = [note for note in read if note is not None]
     now = clock_of(store / WORKERS) if found else 0.0
@@ -161,7 +168,8 @@ def settle_run(store: Path, clip_ids: Iterable[str]) -> None:
 
 def _ended_keys(store: Path) -> set[str]:
     """Keys of the clips that are committed or in quarantine."""
-    return committed_keys(store) | {path.stem for path in (store / "failed").glob("*.json")}
+    failed = again_if_stale(lambda: [*(store / "failed").glob("*.json")])
+    return committed_keys(store) | {path.stem for path in failed}
 
 
 def expected_clips(store: Path) -> int | None:
