@@ -121,14 +121,14 @@ def test_a_damaged_log_is_mended_and_no_clip_is_lost(tmp_path):
 
 def test_a_clip_committed_while_the_store_is_verified_is_no_problem(tmp_path, monkeypatch):
     path = stores.make_store(tmp_path / "s")
-    committed_keys = integrity.committed_keys
+    committed_folders = integrity.committed_folders
 
     def and_one_more(path):
-        keys = committed_keys(path)
+        keys = committed_folders(path)
         commit(path)
         return keys
 
-    monkeypatch.setattr(integrity, "committed_keys", and_one_more)
+    monkeypatch.setattr(integrity, "committed_folders", and_one_more)
     assert verify_store(path).problems == ()
 
 
@@ -347,7 +347,7 @@ def test_what_is_no_store_or_cannot_be_read_now_is_an_error_and_no_report(
     def limit(path):
         raise MachineError("too many open files")
 
-    monkeypatch.setattr(integrity, "committed_keys", limit)
+    monkeypatch.setattr(integrity, "committed_folders", limit)
     with pytest.raises(MachineError, match="too many open files"):
         verify_store(store, deep)
 
