@@ -11,15 +11,16 @@ from tokenreel.cache.canonical import canonical_json, seal
 from tokenreel.cache.embeddings import EmbeddedClip
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Manifest
-from tokenreel.evaluate.methods.probe import fit_logistic
+from tokenreel.evaluate.methods.probe import LogisticFit, fit_logistic
 from tokenreel.extract.scene_list import DESCRIPTION
 from tokenreel.extract.scenes import run as scenes_run
 from tokenreel.extract.scenes.config import ScenesConfig
 from tokenreel.extract.scenes.run import describe_method
 from tokenreel.extract.video.pictures import LEAST_PICTURES
+from tokenreel.fuse.embed.export import ExportedModel
 from tokenreel.pipeline.apply import export, results, tokens, videos
 from tokenreel.pipeline.apply.captions import BAND, CAPTION, HEIGHT, caption
-from tokenreel.pipeline.apply.probes import fit_probes, labelled_actions
+from tokenreel.pipeline.apply.probes import Probe, fit_probes, labelled_actions
 
 
 def make_clip(name, frames, labels=None, *, split="train", action="act", phases=("a", "b")):
@@ -168,6 +169,24 @@ def test_arrays_of_an_export_are_written_in_the_order_of_their_axes():
     turned = np.arange(6.0).reshape(2, 3).T
     held = load(export._safetensors({"turned": turned}))
     np.testing.assert_array_equal(held["turned"], turned)
+
+
+def test_names_on_the_card_of_an_export_are_code_on_one_line():
+    says = "`tokens` are floats."
+    model = ExportedModel(b"", b"", {"tokens": (6, 16), "cls": (8,)}, 50, says)
+    probe = Probe(LogisticFit(np.eye(2), np.zeros(2), np.arange(2), 1), ())
+    identity = SimpleNamespace(architecture="vit", weights_sha256="5e" * 32, codec={"name": "int8"})
+    provenance = {"config": {}, "dataset": "odd `name`"}
+    text = export._card(
+        Path("runs/a`b"), provenance, identity, model, {"lift\n# up": probe}, {"sd": np.ones(1)}
+    )
+    assert text.startswith("# `ab`\n")
+    assert "(commit not recorded) trained: `mvformer` on the data set `odd name`,\nseed 0." in text
+    assert "embeddings = model(tokens=tokens, cls=cls)" in text
+    assert "of T frames, 1 to 50:\n\n- `tokens` (T, 6, 16)\n- `cls` (T, 8)\n" in text
+    assert f"backbone `vit`, the SHA-256 of its weights\n({'5e' * 32})" in text
+    assert "has the arrays of its codec, `int8`." in text
+    assert "- `lift # up`: phases without names\n" in text
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
