@@ -265,7 +265,7 @@ def test_garbage_that_is_taken_over_meanwhile_is_not_said_to_be_deleted(store, m
     def held(*arguments, **given):
         raise maintenance.ClaimHeld("c: another writer works on it")
 
-    monkeypatch.setattr(maintenance, "take_claim", held)
+    monkeypatch.setattr(maintenance, "claim_clip", held)
     assert collect_garbage(store, older_than_seconds=-1, delete=True) == [(str(left), 1)]
     assert list((store / "clips").rglob(".tmp-*"))
 
