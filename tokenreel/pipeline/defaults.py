@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.canonical import read_json
 from tokenreel.cache.errors import StoreError, UsageError
 from tokenreel.cache.files import entries_of
@@ -152,12 +153,21 @@ def videos_of_store(store: Store | Path, root: Path | None = None) -> Path:
         the store was made, or data/<dataset>; data/<dataset> where there is none.
     """
     if root is not None:
-        return root
+        return store_path(root)
     path = store.path if isinstance(store, Store) else store
     attributes = load_identity(path)[1]
     default = DATA / str(attributes["made_with"].get("dataset", ""))
     hints = (read_notes(path).root, StoreFacts.of(attributes).root)
-    return next((Path(hint) for hint in hints if hint and Path(hint).is_dir()), default)
+    return next((store_path(hint) for hint in hints if hint and _is_folder(hint)), default)
+
+
+def _is_folder(hint: str) -> bool:
+    """Whether a folder of videos is where a store says, and this process may look at it."""
+    try:
+        return store_path(hint).is_dir()
+    except (OSError, UsageError) as error:
+        log.warning("%s, where the videos were: %s", hint, error)
+        return False
 
 
 def store_of_run(folder: Path, provenance: Mapping[str, Any]) -> Path | None:

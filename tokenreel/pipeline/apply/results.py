@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.cache.bucket.path import is_bucket, store_path
 from tokenreel.cache.canonical import canonical_json, read_json
 from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
 from tokenreel.cache.errors import Damaged, TokenReelError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.manifest import path_below
 from tokenreel.cache.read.store_reader import Store
-from tokenreel.cache.source_state import source_state
+from tokenreel.cache.source_state import TAG, source_state
 from tokenreel.evaluate.escape import for_spreadsheet
 from tokenreel.evaluate.report.pictures.movie import playback_rate, write_movie
 from tokenreel.extract.video.types import VideoError
@@ -86,6 +87,8 @@ class Target:
             "video_bytes": state.num_bytes,
             "video_mtime_ns": state.mtime_ns,
         }
+        if state.tag:
+            mark[TAG] = state.tag
         if picture_fps is not None and video.is_dir():
             mark["picture_fps"] = picture_fps
         return cls(name, video, out / file_name(name), mark)
@@ -97,7 +100,11 @@ class Target:
     def other_video(self) -> str:
         """The path of another video whose results are in the folder, "" for none."""
         place = str(self._held().get(PLACE, ""))
-        is_other = place and Path(place).exists() and not Path(place).samefile(self.video)
+        there = store_path(place or self.video)
+        if is_bucket(there) or is_bucket(self.video):
+            is_other = there != self.video and there.exists()
+        else:
+            is_other = there.exists() and not there.samefile(self.video)
         return place if is_other else ""
 
     def _held(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenreel.cache.bucket.path import is_bucket, store_path
 from tokenreel.cache.errors import ClipFailed, UsageError
 from tokenreel.cache.manifest import path_below, text_of_name
 from tokenreel.cache.source_state import source_state
@@ -13,6 +14,7 @@ from tokenreel.extract.signals import Stopping, interruption, stop_on_signals
 from tokenreel.extract.video.pictures import LEAST_PICTURES, numbered_pictures
 from tokenreel.extract.video.sniff import find_videos, is_named_video
 from tokenreel.pipeline.apply.results import DONE, Applied
+from tokenreel.pipeline.datasets.tree import walk_tree
 
 POLL_SECONDS = 5.0  # between two looks at a watched folder
 
@@ -38,13 +40,15 @@ def list_videos(
     """The videos of some files and folders, by their names below the folder they have in common.
 
     Args:
-        words: files, and folders of which every video is taken.
+        words: files, and folders of which every video is taken; on a disk, or of one bucket.
         out: folder of results, which are no new videos; neither are those of another --out.
         root: the folder that names begin at, in the place of the common one.
 
     Raises:
         UsageError: a word that is not there, a folder without videos, or no word.
     """
+    if any(is_bucket(store_path(word)) for word in words):
+        return _list_on_bucket([store_path(word) for word in words])
     files: list[Path] = []
     unreadable: list[tuple[Path, str]] = []
     for word in words:
@@ -75,6 +79,38 @@ def list_videos(
     )
 
 
+def _list_on_bucket(words: Sequence[Path]) -> Videos:
+    """The videos of some objects and what is below some prefixes of one bucket.
+
+    Raises:
+        UsageError: a word that is not there or without videos; words of several places.
+    """
+    places = {word.parts[:2] if is_bucket(word) else None for word in words}
+    if len(places) > 1:
+        raise UsageError("videos of a bucket and of another place: name those of one at a time")
+    files: list[Path] = []
+    bad: list[tuple[Path, str]] = []
+    for word in words:
+        if word.is_file():
+            files.append(word)
+            continue
+        names = walk_tree(word, follow_links=False).files
+        if not names:
+            raise UsageError(f"{word} does not exist: name videos or folders of videos")
+        found = find_videos(word, names)
+        if not found.videos and not found.unreadable:
+            raise UsageError(f"{word}: no video in this folder")
+        files += [path_below(word, name) for name in found.videos]
+        bad += [(path_below(word, name), why) for name, why in found.unreadable]
+    parents = [str(path.parent) for path in [*files, *(path for path, _ in bad)]]
+    top = store_path(os.path.commonpath([text.replace("://", ":/") for text in parents]))
+    return Videos(
+        top,
+        sorted({_name_below(top, path) for path in files}),
+        tuple(ClipFailed(_name_below(top, path), stage="open", reason=why) for path, why in bad),
+    )
+
+
 def watch_folder(
     folder: Path,
     apply: Callable[[list[Path], Stopping], Iterator[Applied | ClipFailed]],
@@ -94,6 +130,8 @@ def watch_folder(
         UsageError: no such folder.
         KeyboardInterrupt, SystemExit: from the iteration, where a signal came.
     """
+    if is_bucket(store_path(folder)):
+        raise UsageError(f"--watch {store_path(folder)}: a folder on a disk is watched, no bucket")
     if not folder.is_dir():
         raise UsageError(f"--watch {folder}: no such folder")
     return _watch(folder, apply, out)

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.plugins import Table
 from tokenreel.pipeline.datasets.check import Check, check_survey
@@ -87,5 +88,5 @@ def check_dataset(name: str, root: Path, options: Mapping[str, str]) -> Check:
 def _survey(name: str, root: Path, options: Mapping[str, str]) -> Survey:
     if name in FOLLOWING:
         options = {key: value for key, value in options.items() if key != "follow_links"}
-    found: Survey | Manifest = DATASETS.load(name)(root, options)
+    found: Survey | Manifest = DATASETS.load(name)(store_path(root), options)
     return Survey(found) if isinstance(found, Manifest) else found

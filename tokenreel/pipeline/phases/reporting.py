@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.embeddings import EmbeddedClip, EmbeddingFile
 from tokenreel.cache.errors import Damaged, EmbeddingFileError, StoreError, limit_behind
 from tokenreel.cache.format.clip import leaves_root
@@ -120,7 +121,7 @@ def frames_of(files: Sequence[EmbeddingFile], root: Path | None) -> FrameSource:
     When None: where the videos of their stores were, and data/<dataset> of each.
     """
     if root is not None:
-        return frames_below(root)
+        return frames_below(store_path(root))
     folders: dict[Path, None] = {}
     for file in files:
         store = store_of_run(file.path.parent, file.provenance)

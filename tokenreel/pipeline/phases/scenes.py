@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.canonical import canonical_json
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.format.clip import clip_key
@@ -84,7 +85,7 @@ def show_scenes(
         raise UsageError("give --root, the folder of the videos")
     from tokenreel.extract.preview.scene_strip import draw_scenes, look_at_scenes
 
-    path = path_below(where, video)
+    path = path_below(store_path(where), video)
     try:
         picture = look_at_scenes(path, video, found.scenes[video], made=made, most=most)
     except VideoError as error:

@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.codec import (
     Codec,
     calibrate,
@@ -162,10 +163,10 @@ def fidelity_of(
     """
     for codec in codecs:
         codec_identity(codec)
-    if (Path(name) / "recipe.json").is_file():
+    if (store_path(name) / "recipe.json").is_file():
         if words or root:
             raise UsageError(f"{name} is a store: words and --root are for a data set")
-        return measure_store(Path(name), clips=clips, codecs=codecs, progress=progress)
+        return measure_store(store_path(name), clips=clips, codecs=codecs, progress=progress)
     manifest, config = read_words(name, words, root=root)
     from tokenreel.extract.backbone.families import backbone_shape  # torch: every word is right
     from tokenreel.extract.flow.runner import extract_clips
