@@ -12,14 +12,17 @@ from tokenreel.cache.bucket import path as paths
 from tokenreel.cache.bucket.local_cache import BYTES, local_cache
 from tokenreel.cache.bucket.objects import Bucket
 from tokenreel.cache.bucket.path import ObjectReader, store_path
-from tokenreel.cache.errors import ServiceError
+from tokenreel.cache.errors import ServiceError, UsageError
 from tokenreel.extract.decode_pool.worker import MachineFailure, failure_of
 from tokenreel.extract.video import decoders, seeking
 from tokenreel.extract.video.decode import decode
 from tokenreel.extract.video.seeking import scan_packets
 from tokenreel.extract.video.source import SourceFiles, state_fields
 from tokenreel.extract.video.types import VideoError, VideoReplaced
+from tokenreel.pipeline.apply.videos import list_videos, watch_folder
+from tokenreel.pipeline.datasets import check_dataset
 from tokenreel.pipeline.datasets.tree import walk_tree
+from tokenreel.pipeline.text import say
 
 SECONDS, RATE = 40, 10
 KINDS = {  # ending and flags of a file of the same frames
@@ -325,3 +328,28 @@ def test_what_is_not_there_is_said(film, there):
     torn.write_bytes(film.read_bytes()[:100_000])
     with pytest.raises(VideoError):
         frames_of(torn)
+
+
+def test_words_of_apply_name_videos_of_one_bucket(there, s3, tmp_path):
+    other = store_path(f"{s3}/videos/deeper/b.mp4")
+    other.write_bytes(b"x")
+    store_path(f"{s3}/videos/notes.txt").write_bytes(b"no video")
+    folder = list_videos([Path(f"{s3}/videos")])
+    assert (str(folder.root), folder.names) == (f"{s3}/videos", ["deeper/b.mp4", "long film.mp4"])
+    one = list_videos([Path(f"{s3}/videos/deeper/b.mp4")])
+    assert (str(one.root), one.names) == (f"{s3}/videos/deeper", ["b.mp4"])
+    for words, wanted in (
+        ([f"{s3}/nothing"], "does not exist"),
+        ([f"{s3}/videos/notes.txt", str(tmp_path)], "a bucket and of another place"),
+    ):
+        with pytest.raises(UsageError, match=wanted):
+            list_videos(list(map(Path, words)))
+    with pytest.raises(UsageError, match="a folder on a disk is watched"):
+        watch_folder(Path(f"{s3}/videos"), lambda *_: iter(()))
+
+
+def test_a_folder_of_videos_on_a_bucket_is_checked_and_found_by_its_store(there, s3, capsys):
+    check = check_dataset("folder", Path(f"{s3}/videos"), {})
+    assert (str(check.root), check.is_complete) == (f"{s3}/videos", True)
+    say(f"store: {Path('s3://lab/store')} and gs:/b, not C:/temp or a-s3:")
+    assert capsys.readouterr().out == "store: s3://lab/store and gs://b, not C:/temp or a-s3:\n"
