@@ -1,6 +1,7 @@
 """Tools on a bucket: verify, repair, merge, export, collect garbage."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 
 from tokenreel.cache.bucket.path import bucket_path, store_path
 from tokenreel.cache.errors import UsageError
-from tokenreel.cache.files import make_directory
+from tokenreel.cache.files import files_below, make_directory
 from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.read.store_reader import open_store
-from tokenreel.cache.tools.copying import merge_store
+from tokenreel.cache.tools.copying import merge_store, migrate_store, recode_store
 from tokenreel.cache.tools.export import export_store
+from tokenreel.cache.tools.import_features import ImportStatement, import_features
 from tokenreel.cache.tools.maintenance import (
     collect_garbage,
     diff_stores,
@@ -23,6 +25,7 @@ from tokenreel.cache.tools.maintenance import (
 from tokenreel.cache.tools.status import store_status
 from tokenreel.cache.tools.verify import verify_store
 from tokenreel.cache.write.store_writer import StoreWriter
+from tokenreel.pipeline.phases.relabelling import renew_labels
 
 _spec = importlib.util.spec_from_file_location(
     "stores", Path(__file__).parents[1] / "cache" / "stores.py"
@@ -121,3 +124,59 @@ def test_garbage_of_killed_writers_is_listed_and_deleted(s3, s3_address):
     uploads = client.list_multipart_uploads(Bucket=name)["Uploads"]
     assert [upload["Key"] for upload in uploads] == ["others/big"]
     assert list(open_store(url).records) == ["a"]
+
+
+def contents(path) -> dict[str, bytes]:
+    path = store_path(path)
+    files = {f.relative_to(path).as_posix(): f.read_bytes() for f in files_below(path)}
+    return {name: data for name, data in files.items() if not name.startswith("manifest/")}
+
+
+def test_labels_are_renewed_on_a_bucket_as_on_a_disk(memory, tmp_path):
+    url, here = store_at(f"{memory}/store", "a", "b"), store_at(tmp_path / "store", "a", "b")
+    clips = [{"clip_id": "b", "frame_labels": [1, 1, 0, 0, -1], "split": "val"}]
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({"clips": clips}))
+    for path in (url, Path(str(url)), here):  # as typed, too: Path drops a slash
+        renew_labels(path, manifest=labels)
+    store = open_store(url)
+    assert store.labels("b").tolist() == [1, 1, 0, 0, -1]
+    assert (store.record("b").split, store.record("a").split) == ("val", "train")
+    assert contents(url) == contents(here)
+    labels.write_text(json.dumps({"clips": [{"clip_id": "c"}]}))
+    with pytest.raises(UsageError, match=f"{url} has no clip 'c'"):
+        renew_labels(url, manifest=labels)
+    assert contents(url) == contents(here)
+
+
+def test_features_are_imported_and_replaced_on_a_bucket_as_on_a_disk(memory, tmp_path):
+    stated = {"dataset": "mine", "architecture": "i3d", "weights_sha256": "a" * 64, "blocks": [0]}
+    stated |= {"grid": [1, 1], "dim": 12, "image_size": [8, 8], "transform": {}, "fps": 5}
+    statement, url, here = ImportStatement.model_validate(stated), f"{memory}/s", tmp_path / "s"
+    folder, rng = tmp_path / "features", np.random.default_rng(0)
+    folder.mkdir()
+    for name in "ab":
+        np.save(folder / f"{name}.npy", rng.standard_normal((5, 12)).astype(np.float32))
+    for changed, frames in (("refuse", 70), ("replace", 3)):
+        for path in (url, here):
+            report = import_features(folder, path, statement, changed=changed)
+            assert report.replaced == (["a"] if changed == "replace" else [])
+        assert contents(url) == contents(here)
+        np.save(folder / "a.npy", rng.standard_normal((frames, 12)).astype(np.float32))
+    assert open_store(url).record("a").num_frames == 70
+    with pytest.raises(UsageError, match="features"):
+        import_features(f"{memory}/features", here, statement)
+
+
+def test_stores_are_recoded_and_merged_from_bucket_to_bucket(memory, tmp_path):
+    made = [stores.make_store(path, "fp16") for path in (f"{memory}/s", tmp_path / "s")]
+    for path in made:
+        with StoreWriter(path, writer_id="w") as writer:
+            stores.write_clip(writer, "a", 5)
+    url, here = made
+    recode_store(url, f"{memory}/small", codec="int8")
+    recode_store(here, tmp_path / "small", codec="int8")
+    assert diff_stores(f"{memory}/small", tmp_path / "small") == []
+    assert merge_store(url, f"{memory}/twin").copied == ("a",)
+    assert contents(f"{memory}/twin") == contents(here)
+    assert migrate_store(url) == []

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from tokenreel.cache.bucket.objects import in_parallel
-from tokenreel.cache.bucket.path import bucket_path, is_bucket
+from tokenreel.cache.bucket.path import bucket_path, is_bucket, store_path
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_json, seal
 from tokenreel.cache.errors import Damaged
 from tokenreel.cache.files import again_if_stale, file_inside, flush, sync_directory, write_all
@@ -18,7 +18,7 @@ BESIDE = ".tmp-+"  # before the key of a clip; no key begins with "+"
 
 def is_committed(path: Path, clip_id: str) -> bool:
     """Whether the store at `path` holds a clip, whole."""
-    return again_if_stale((path / folder_of(clip_key(clip_id)) / "zarr.json").is_file)
+    return again_if_stale((store_path(path) / folder_of(clip_key(clip_id)) / "zarr.json").is_file)
 
 
 def log_commit(path: Path, record: ClipRecord, *, writer_name: str, format_version: int) -> None:
@@ -48,9 +48,9 @@ def log_commit(path: Path, record: ClipRecord, *, writer_name: str, format_versi
 
 def committed_keys(path: Path) -> set[str]:
     """Keys of the committed clips: names of the directories below clips/<hh>/."""
+    path, keys = store_path(path), set[str]()
     if is_bucket(path):
         return set(committed_folders(path))
-    keys = set()
     clips = file_inside(path, "clips")
     for folder in _entries(clips) if again_if_stale(clips.is_dir) else []:
         if folder.is_symlink():
@@ -70,6 +70,7 @@ def committed_keys(path: Path) -> set[str]:
 
 def committed_folders(path: Path) -> dict[str, Path]:
     """Where each committed clip is, by key: on a bucket perhaps beside its place, see find_clip."""
+    path = store_path(path)
     if not is_bucket(path):
         return {key: file_inside(path, folder_of(key)) for key in committed_keys(path)}
     found, beside = groups_on_bucket(path)
@@ -185,8 +186,8 @@ def load_records(path: Path) -> dict[str, ClipRecord]:
     Raises:
         Damaged: a clip whose group cannot be read, or a path that leaves the store.
     """
+    path, found = store_path(path), {}
     logged, _ = logged_records(path)
-    found = {}
     keys = committed_keys(path)
     unlogged = [key for key in keys if key not in logged]
     read: dict[str, ClipRecord | None] = {}

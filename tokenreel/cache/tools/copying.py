@@ -156,7 +156,7 @@ def migrate_store(path: str | Path) -> list[str]:
                 changed.append(record.clip_id)
         except ClaimHeld as error:
             held.append(error)
-    log.info("%s: %d clip(s) changed", path, len(changed))
+    log.info("%s: %d clip(s) changed", store.path, len(changed))
     if held:
         raise ClaimHeld(
             f"{path}: {len(changed)} clip(s) changed, {len(held)} left to other writers ({held[0]}"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.errors import ClipFailed, Damaged, UsageError
 from tokenreel.cache.format.clip import ClipRecord, labels_hash, load_rows
 from tokenreel.cache.format.identity import StoreIdentity
@@ -79,7 +80,7 @@ class LabelTable:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path = store_path(path)
         self.identity: StoreIdentity = load_identity(path)[0]
         self.own = load_records(path)
         self.is_damaged = False  # the file of renewed labels
@@ -253,7 +254,7 @@ def relabel_store(path: Path, manifest: Manifest) -> RelabelReport:
             frames of a clip, or tags in a store of format 1: nothing is changed.
         Damaged: the index of the store cannot be read.
     """
-    table = LabelTable(path)
+    table, path = LabelTable(path), store_path(path)
     held = [clip for clip in manifest.clips if clip.clip_id in table.own]
     for clip in held:
         own = table.own[clip.clip_id]

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.canonical import read_json
 from tokenreel.cache.csv_tables import read_lines
 from tokenreel.cache.errors import UsageError
@@ -66,6 +67,7 @@ def renew_labels(
         UsageError: words or a file that mean nothing, or labels that do not fit a clip: nothing is
             changed.
     """
+    store = store_path(store)
     options, rest = data_options(words)
     if rest:
         raise UsageError(f"{rest[0]!r}: relabel takes data.key=value of the data set only")
@@ -95,7 +97,7 @@ def read_labels(store: Path, path: Path) -> Manifest:
         raise UsageError(f"{path}: {where}: {first['msg']}; see docs/store.md") from error
     except ValueError as error:
         raise UsageError(f"{path}: {error}; see docs/store.md") from error
-    table = LabelTable(store)
+    table = LabelTable(store_path(store))
     phases = {table.record(name).action: table.record(name).phases for name in table.own}
     phases |= given.phases
     clips: dict[str, Clip] = {}
