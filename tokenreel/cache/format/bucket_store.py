@@ -8,10 +8,11 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tokenreel.cache.bucket.objects import in_parallel
-from tokenreel.cache.bucket.path import object_state, put_new, put_object
+from tokenreel.cache.bucket.path import bucket_path, object_state, put_new, put_object
 from tokenreel.cache.canonical import canonical_json, seal
 from tokenreel.cache.errors import StoreError
 from tokenreel.cache.files import clock_of
@@ -19,6 +20,7 @@ from tokenreel.cache.format.clip import ClipRecord
 
 CREATING = ".tmp-creating.json"  # of the writer that makes the store
 CREATING_SECONDS = 120.0  # after which that writer is taken for dead
+WAIT_SECONDS = 0.5  # between two looks at a store that another writer makes
 LOG_LINES = 64  # of an object of the log
 
 
@@ -33,34 +35,59 @@ def create_on_bucket(path: Path, files: Mapping[str, bytes]) -> None:
         StoreError: another writer makes it, and does not end.
     """
     lock, first = path / CREATING, time.monotonic()
-    while not _take(lock):
-        if (path / "recipe.json").is_file():
-            return
+    while not (path / "recipe.json").is_file():
+        tag = _take(lock)
+        try:
+            if tag is not None and _make(path, files, lock, tag):
+                return
+        except BaseException:
+            with suppress(OSError):
+                lock.unlink()
+            raise
         if time.monotonic() - first > 2 * CREATING_SECONDS:
             raise StoreError(f"{path}: another writer makes this store; rerun when it has")
-        time.sleep(0.5)
-    try:
-        if not (path / "recipe.json").is_file():  # else made just before the lock was ours
-            names = [name for name in files if name != "recipe.json"]
-            in_parallel(lambda name: put_object(path / name, files[name]), names)
-            put_new(path / "recipe.json", files["recipe.json"])
-    finally:
-        lock.unlink()
+        time.sleep(WAIT_SECONDS)
 
 
-def _take(lock: Path) -> bool:
-    """Take the lock of a store in the making; that of a dead writer is taken over."""
-    data = uuid.uuid4().hex.encode()
-    if put_new(lock, data):
-        return True
+def _make(path: Path, files: Mapping[str, bytes], lock: Path, tag: str) -> bool:
+    """Put the files of a store under its lock; False where another writer took the lock over."""
+    if not (path / "recipe.json").is_file():  # else made just before the lock was ours
+        names = [name for name in files if name != "recipe.json"]
+        for folder in ("calibration", "canary"):  # of a writer that was killed, of another identity
+            found = [entry for entry, _ in bucket_path(path / folder).objects()]
+            wanted = {path / name for name in names}
+            for entry in found:
+                if entry not in wanted:
+                    entry.unlink()
+        in_parallel(lambda name: put_object(path / name, files[name]), names)
+        try:
+            put_object(lock, _new_lock(), tag=tag)
+        except (FileNotFoundError, FileExistsError):
+            return False  # this writer was away for so long that it was taken for dead
+        put_new(path / "recipe.json", files["recipe.json"])
+    lock.unlink()
+    return True
+
+
+def _take(lock: Path) -> str | None:
+    """Take the lock of a store in the making, and give its tag; None where another writer has it.
+
+    That of a dead writer is taken over.
+    """
+    data = _new_lock()
+    if (tag := put_new(lock, data)) is not None:
+        return tag
     try:
         state = object_state(lock)
         if clock_of(lock.parent) - state.modified < CREATING_SECONDS:
-            return False
-        put_object(lock, data, tag=state.tag)
+            return None
+        return put_object(lock, data, tag=state.tag)
     except (FileNotFoundError, FileExistsError):
-        return False
-    return True
+        return None
+
+
+def _new_lock() -> bytes:
+    return uuid.uuid4().hex.encode()
 
 
 class BucketLog:

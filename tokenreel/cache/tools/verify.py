@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenreel.cache.bucket.path import store_path
+from tokenreel.cache.bucket.path import is_bucket, store_path
 from tokenreel.cache.codec import Codec, calibration_hash, codec_from_identity
 from tokenreel.cache.codec.base import Array
 from tokenreel.cache.errors import (
@@ -201,7 +201,8 @@ def extras(path: Path) -> Iterator[Path]:
         "failed": lambda entry: entry.suffix == ".json",
     }
     for entry in sorted(path.iterdir()):
-        if entry.name.startswith(UNFINISHED) and not entry.is_symlink():
+        unfinished = (".tmp-",) if is_bucket(path) else UNFINISHED
+        if entry.name.startswith(unfinished) and not entry.is_symlink():
             continue
         if entry.is_symlink() or entry.name not in (*FOLDERS, WORKERS, *FILES):
             yield entry
