@@ -30,6 +30,13 @@ def test_a_cluster_divides_the_time_of_gpus_and_of_cores_and_not_that_of_the_dis
     assert found.node_bytes == pytest.approx(2.4e9 / 1700 / 5)
 
 
+def test_each_view_is_computed_and_frames_are_decoded_once_for_all(monkeypatch):
+    views = replace(PLAN, config=ExtractConfig(views=2), survey=replace(SURVEY, num_decoded=480))
+    found = estimate(views, Cluster(nodes=5, gpus=2, cores=12), 2_000)
+    assert found.hours["GPU"] * 3600 == pytest.approx(160 * 3)
+    assert found.hours["decoding"] * 3600 == pytest.approx(100 * 3)  # three for each that is kept
+
+
 def test_processors_decode_and_compute_on_the_same_cores(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})  # that were measured
     on_cores = replace(PLAN, rates=replace(RATES, device="cpu"))

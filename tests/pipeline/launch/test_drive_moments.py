@@ -176,12 +176,12 @@ def test_clips_that_are_to_be_replaced_are_left_until_they_are(tmp_path):
     (store / folder_of(keys["b"]) / "zarr.json").rename(tmp_path / "away")  # is swapped just now
     assert driver._left() == {keys["b"]}
     (tmp_path / "away").rename(store / folder_of(keys["b"]) / "zarr.json")
-    driver._state.reports.append(ExtractReport(committed=["c"], skipped=["b"]))
+    driver._state.reports.append(ExtractReport(committed=["c"], skipped=["b", "a"]))
     report = driver._end(Stopping())
     assert (report.committed, report.replaced, report.skipped) == (["c", "a"], ["a"], [])
 
 
-def test_a_signal_lets_the_workers_end_and_gives_nothing_more(store, part):
+def test_a_signal_lets_the_workers_end_and_gives_nothing_more(store, part, caplog):
     workers, stopping = Workers(store, part, count=1), Stopping()
     give = workers.give
 
@@ -195,6 +195,7 @@ def test_a_signal_lets_the_workers_end_and_gives_nothing_more(store, part):
     assert (workers.stopped, len(workers.log)) == (10, 1)
     assert (sorted(report.committed), report.signal) == (["a", "b", "c", "d"], 10)
     assert (report.exit_status, report.num_missing) == (143, 2)
+    assert "not extracted" not in caplog.text, "the report says so"
     assert expected_clips(store) == 6
 
 
@@ -378,7 +379,7 @@ def test_a_clip_among_others_that_nobody_claims_is_not_judged_by_their_death(sto
 def test_a_clip_that_another_writer_takes_first_is_left_to_it(store, part):
     workers = Workers(store, part, count=1)
     driver = driver_of(workers, store, part)
-    workers.claim("c", 5, age=-3600.0)
+    workers.claim("c", 5, age=1.0)
     driver._hold(clip_key("c"))
     assert driver._state.held == {}
     assert held_by(store, "c") == "x"

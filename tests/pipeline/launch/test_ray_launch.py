@@ -70,7 +70,9 @@ def launch(folder, *words, address=None, gpus=None, nodes=None, **options):
     return ray_engine.launch(extraction, Placement(address=address, gpus=gpus, nodes=nodes))
 
 
-def test_two_shards_of_the_listed_videos_are_the_whole_store(folder):
+def test_two_shards_of_the_listed_videos_are_the_whole_store(folder, monkeypatch):
+    monkeypatch.setenv("TOKENREEL_CACHE_BYTES", "1G")
+    monkeypatch.delenv("TOKENREEL_CACHE_DIR", raising=False)
     (folder / "times.csv").write_text("video,time_seconds\na.mp4,0.08\nb.mp4,0\nc.mp4,0\n")
     done = launch(folder, "frames=listed:times.csv", shard="0/2", nodes=2)
     assert (done.report.num_unlisted, done.report.num_missing) == (0, 0)
@@ -81,6 +83,10 @@ def test_two_shards_of_the_listed_videos_are_the_whole_store(folder):
     assert (Inline.made.count, Inline.made.gpus, Inline.made.cpus) == (2, 0, 2)
     assert (job.config.device, job.processes, job.versions) == ("cpu", 1, versions_here())
     assert (job.store, job.folder, job.changed) == (folder / "store", str(folder), "refuse")
+    assert (job.environment, job.video) == (
+        {"TOKENREEL_CACHE_BYTES": "1G"},
+        folder / "videos/a.mp4",
+    )
     done = launch(folder, "frames=listed:times.csv", shard="1/2")
     assert (len(done.report.committed), done.report.num_unlisted) == (1, 1)
     assert done.report.exit_status == 0

@@ -340,13 +340,18 @@ def test_an_actor_reports_while_it_extracts_and_is_stopped_by_a_call(monkeypatch
 def test_an_actor_goes_to_the_folder_of_the_command(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(base, "SEEN_SECONDS", 0.0)
+    monkeypatch.setenv("TOKENREEL_CACHE_BYTES", "1M")
     (tmp_path / "work").mkdir()
     (tmp_path / "recipe.json").touch()
     job = ray_engine.Job(
-        *(None, (), None, tmp_path, None, "refuse", str(tmp_path / "work")), {}, processes=1
+        *(None, (), None, tmp_path, None, "refuse", str(tmp_path / "work")),
+        {},
+        processes=1,
+        environment={"TOKENREEL_CACHE_BYTES": "2G"},
     )
     assert ray_engine.Worker().hello(job) == (socket.gethostname(), os.getpid())
     assert Path.cwd() == tmp_path / "work"
+    assert os.environ["TOKENREEL_CACHE_BYTES"] == "2G"
     (tmp_path / "recipe.json").unlink()
     with pytest.raises(UsageError, match=r"does not see .*recipe\.json"):
         ray_engine.Worker().hello(job)

@@ -252,6 +252,14 @@ def test_the_arrays_of_a_table_wait_for_each_other_and_old_reasons_are_gone(
     )
 
 
+def test_a_table_without_first_weights_has_two_arrays(executor, monkeypatch):
+    monkeypatch.setattr(tables, "table_jobs", lambda *_: Jobs([], ["r"], "table"))
+    found = tables.launch(TableRequest(("t",), 2, out=Path("t")), Placement())
+    assert [jobs for *_, jobs in executor.made] == [["r"], ["table"]]
+    assert executor.made[1][2]["additional_parameters"]["dependency"] == "afterany:71"
+    assert len(found.lines) == 3
+
+
 def test_a_table_of_which_slurm_refuses_a_part_names_what_is_queued(
     executor, request_of_three, monkeypatch
 ):

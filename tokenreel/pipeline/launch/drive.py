@@ -208,7 +208,7 @@ class Driver:
                 state.latest.update(self._workers.reports())
                 total = self._total()
                 bar.set_postfix_str(total.status(), refresh=False)
-                bar.update(max(total.num_appended - bar.n, 0))
+                bar.update(total.num_appended - bar.n)
                 if total.has_too_many_failures(self._max_failures) and state.error is None:
                     state.error = _too_many(total, self._max_failures)
                 if stopping.event.is_set() or state.error is not None:
@@ -410,8 +410,7 @@ class Driver:
         total.skipped = [name for name in total.skipped if clip_key(name) not in left]
         total.note_quarantine(read_failures(self._store), {c.clip_id for c in self._part})
         settle_run(self._store, self._run)
-        if not left:
-            self._attempts.forget(now | self._in_quarantine())
+        self._attempts.forget(now | self._in_quarantine())
         if state.error is not None and not stopping.event.is_set():
             raise state.error
         if left and not stopping.event.is_set():
