@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 
 import tokenreel
+from tests.cache import stores
 from tests.extract.extraction import CONFIG, write_video
 from tests.fuse.tiny import TINY_SETTINGS
 from tokenreel.cache.bucket.path import bucket_path, store_path
 from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.write.bucket_claims import claim_clip
+from tokenreel.cache.write.claims import read_claim
 from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.video.source import SourceFiles
+from tokenreel.pipeline.launch.attempts import Attempt, Attempts, release_claims
 
 VIDEOS = Path(__file__).parents[1] / "golden" / "format1" / "videos"
 SETTINGS = {
@@ -82,3 +85,19 @@ def test_a_clip_of_another_writer_or_committed_meanwhile_is_left_before_its_vide
     assert sorted(read) == ["c.mp4", "d.mp4"]
     other.release()
     assert list((store_path(url) / "claims").iterdir()) == []
+
+
+def test_the_ledger_of_attempts_and_the_claims_of_a_dead_worker_are_on_the_bucket(upload, tmp_path):
+    store = store_path(upload(stores.make_store(tmp_path / "store")))
+    for key in ("a", "b", "a"):
+        Attempts(store).note(key)
+    assert Attempts(store).found == {"a": Attempt(2, 0), "b": Attempt(1, 0)}
+    claim_clip(store, "c", owner="x")
+    holder = read_claim(store / "claims/c.json")
+    assert release_claims(store, holder.host, holder.pid, "another") == []
+    assert release_claims(store, holder.host, holder.pid, holder.started) == ["c"]
+    assert list((store / "claims").glob("*.json")) == []
+    Attempts(store).forget({"a"})
+    assert len(Attempts(store).found) == 2
+    Attempts(store).forget({"a", "b"})
+    assert Attempts(store).found == {}

@@ -68,7 +68,7 @@ class Workers:
     def lose(self, worker):
         del self.tasks[worker]
         self.events.append(Ready(worker))
-        return [Lost(worker, "killed", "other", self.pids)]
+        return [Lost(worker, "killed", "other", self.pids, "1")]
 
     def is_taken(self, name):
         return clip_key(name) in committed_keys(self.store) or self.claim_of(name).exists()

@@ -74,8 +74,8 @@ def test_the_ledger_is_removed_with_its_folder_once_its_clips_have_ended(store):
 def test_only_the_claims_of_the_process_that_ended_are_released(store):
     claims = store / "claims"
 
-    def claim(key, host, pid, token=TOKEN):
-        holder = {"owner": "x", "host": host, "pid": pid, "started": "1", "token": token}
+    def claim(key, host, pid, token=TOKEN, started="1@here"):
+        holder = {"owner": "x", "host": host, "pid": pid, "started": started, "token": token}
         (claims / f"{key}.json").write_bytes(canonical_json(seal(holder)))
 
     for name in (TOKEN, "cd" * 16):
@@ -84,8 +84,9 @@ def test_only_the_claims_of_the_process_that_ended_are_released(store):
     claim("a", "here", 7)
     claim("c", "there", 7, "cd" * 16)
     claim("d", "here", 8, "cd" * 16)
+    claim("f", "here", 7, "cd" * 16, started="1@there")  # a container of the same name
     (claims / "e.json").write_text("{")
-    assert release_claims(store, "here", 7) == ["a", "b"]
+    assert release_claims(store, "here", 7, "1@here") == ["a", "b"]
     left = sorted(path.name for path in claims.iterdir())
-    assert left == [f".tmp-{'cd' * 16}", "c.json", "d.json", "e.json"]
-    assert release_claims(store, "here", 7) == []
+    assert left == [f".tmp-{'cd' * 16}", "c.json", "d.json", "e.json", "f.json"]
+    assert release_claims(store, "here", 7, "1@here") == []

@@ -57,7 +57,7 @@ def test_a_clip_that_ended_two_workers_beside_others_is_tried_alone_before_it_is
     driver._give()
     for pid in (98, 99):
         workers.claim("a", pid)
-        driver._take(Lost(pid - 98, "killed", "other", pid))
+        driver._take(Lost(pid - 98, "killed", "other", pid, "1"))
         assert held_by(store, "a") == "driver"
         driver._state.held.pop("a").release()  # another writer is faster than the driver
         driver._take(Ready(pid - 98))
@@ -83,7 +83,7 @@ def test_a_worker_that_does_not_answer_is_told_and_its_lone_clip_is_judged_when_
     driver._take(Away(0, "no answer"))
     assert "worker 0 does not answer (no answer)" in caplog.text
     assert read_failures(store) == []
-    driver._take(Lost(0, "killed", "other", 5))
+    driver._take(Lost(0, "killed", "other", 5, "1"))
     assert [record["clip_id"] for record in read_failures(store)] == ["c"]
     assert driver._state.idle == set()
 
@@ -155,7 +155,7 @@ def test_clips_that_are_to_be_replaced_are_left_until_they_are(tmp_path):
     keys = {name: clip_key(name) for name in "abc"}
     assert driver._left() == {*keys.values()}
     workers.claim("a", 5)
-    driver._take(Lost(0, "killed", "other", 5))
+    driver._take(Lost(0, "killed", "other", 5, "1"))
     assert driver._state.suspects == deque(["a"])
     with StoreWriter(store, writer_id="w") as writer:
         driver._state.held.pop("a").release()
@@ -242,7 +242,7 @@ def test_claims_on_clips_that_wait_to_be_tried_alone_are_kept_alive_and_released
     workers, stopping = Workers(store, part, count=1), Stopping()
     driver = driver_of(workers, store, part, expiry_seconds=100.0)
     workers.claim("a", 5)
-    driver._take(Lost(0, "killed", "other", 5))
+    driver._take(Lost(0, "killed", "other", 5, "1"))
     claim = workers.claim_of("a")
     os.utime(claim, (1, 1))
     driver._next_beat = 0.0
@@ -271,7 +271,7 @@ def test_what_a_worker_did_before_it_died_is_counted_once(store, part):
     driver._state.latest = {0: ExtractReport(num_frames=3), 1: ExtractReport(num_frames=4)}
     assert driver._total().num_frames == 7
     driver._take(Away(0, "no answer"))
-    driver._take(Lost(0, "killed", "other", 5))
+    driver._take(Lost(0, "killed", "other", 5, "1"))
     assert driver._total().num_frames == 7
     driver._take(Done(1, ExtractReport(num_frames=6)))
     assert driver._total().num_frames == 9
@@ -288,7 +288,7 @@ def test_a_worker_that_works_between_its_deaths_is_not_given_up(store, part):
     assert driver._state.error is None
     for pid in (1, 2, 3):  # with a clip in work
         workers.claim("abc"[pid - 1], pid)
-        driver._take(Lost(0, "killed", "other", pid))
+        driver._take(Lost(0, "killed", "other", pid, "1"))
     assert driver._state.error is None
     for _ in range(3):
         driver._take(Lost(0, "killed"))
@@ -354,7 +354,7 @@ def test_what_a_dead_worker_had_committed_was_not_in_work(store, part, caplog):
     workers.claim("a", 5)  # not released yet
     driver = driver_of(workers, store, part)
     driver._take(Ready(0))
-    driver._take(Lost(0, "killed", "other", 5))
+    driver._take(Lost(0, "killed", "other", 5, "1"))
     assert (driver._state.idle, [*driver._state.suspects]) == (set(), [])
     assert "with no clip in work" in caplog.text
     assert not (store / LEDGER).exists()
@@ -367,7 +367,7 @@ def test_a_clip_among_others_that_nobody_claims_is_not_judged_by_their_death(sto
     driver._attempts.note(clip_key("c"))
     driver._start(0, Task(only=frozenset("ac")))
     workers.claim("c", 5)
-    driver._take(Lost(0, "killed", "other", 5))
+    driver._take(Lost(0, "killed", "other", 5, "1"))
     assert read_failures(store) == []
     assert driver._state.suspects == deque(["c"])
     driver._state.error = first = WrongIdentity("first")

@@ -11,6 +11,7 @@ from ray import exceptions
 
 from tests.pipeline.launch.fake_ray import Call, FakeRay
 from tokenreel.cache.errors import TokenReelError, UsageError
+from tokenreel.cache.write.claims import start_of
 from tokenreel.extract.report import ExtractReport
 from tokenreel.pipeline.launch import base, ray_engine
 from tokenreel.pipeline.launch.drive import Away, Done, Lost, Ready, Task
@@ -50,7 +51,7 @@ def workers(ray):
 def greeted(ray, workers, *places):
     """Answer the greetings; gives the events."""
     for call in ray.open("hello"):
-        call.answer(places[call.actor] if call.actor < len(places) else ("h", 10 + call.actor))
+        call.answer(places[call.actor] if call.actor < len(places) else ("h", 10 + call.actor, "s"))
     return workers.wait(1.0)
 
 
@@ -66,7 +67,7 @@ def test_actors_are_made_with_their_room_and_are_ready_once_they_answer(ray, wor
     assert ray.put_objects == ["job"]
     assert workers.wait(0.7) == []
     assert ray.waits[-1] == (2, 1, 0.7)
-    ray.open("hello")[1].answer(("h", 11))
+    ray.open("hello")[1].answer(("h", 11, "s"))
     assert workers.wait(1.0) == [Ready(1)]
     assert workers.wait(1.0) == [], "said once"
 
@@ -87,7 +88,7 @@ def test_a_task_ends_with_its_report(ray, workers):
     assert len(ray.open("extract")) == 1
 
 
-@pytest.mark.parametrize("place", [("other", 10), ("h", 99)])
+@pytest.mark.parametrize("place", [("other", 10, "s"), ("h", 99, "s"), ("h", 10, "later")])
 @pytest.mark.parametrize("error", [KILLED, DIED, exceptions.WorkerCrashedError()])
 def test_an_actor_that_died_is_greeted_anew_and_lost_where_it_is_another_process(
     ray, workers, clock, error, place
@@ -101,13 +102,13 @@ def test_an_actor_that_died_is_greeted_anew_and_lost_where_it_is_another_process
     clock.now += GREET_SECONDS + 0.01
     assert workers.wait(1.0) == []
     ray.open("hello")[0].answer(place)
-    assert workers.wait(1.0) == [Lost(0, reason_of(error), "h", 10), Ready(0)]
+    assert workers.wait(1.0) == [Lost(0, reason_of(error), "h", 10, "s"), Ready(0)]
     workers.give(0, TASK)
     ray.open("extract")[0].fail(KILLED)
     workers.wait(1.0)
     clock.now += 1
     workers.wait(1.0)
-    ray.open("hello")[0].answer(("third", 1))
+    ray.open("hello")[0].answer(("third", 1, "s"))
     assert workers.wait(1.0) == [Lost(0, reason_of(KILLED), *place), Ready(0)]
 
 
@@ -118,7 +119,7 @@ def test_an_actor_that_was_only_out_of_reach_is_not_lost(ray, workers, clock):
     workers.wait(1.0)
     clock.now += 1
     workers.wait(1.0)
-    ray.open("hello")[0].answer(("h", 10))
+    ray.open("hello")[0].answer(("h", 10, "s"))
     assert workers.wait(1.0) == [Ready(0)]
 
 
@@ -152,8 +153,8 @@ def test_a_process_that_took_an_actors_place_while_it_had_no_task_is_told_too(ra
     assert workers.wait(1.0) == []
     clock.now += 1
     workers.wait(1.0)
-    ray.open("hello")[0].answer(("h", 77))
-    assert workers.wait(1.0) == [Lost(1, reason_of(DIED), "h", 11), Ready(1)]
+    ray.open("hello")[0].answer(("h", 77, "s"))
+    assert workers.wait(1.0) == [Lost(1, reason_of(DIED), "h", 11, "s"), Ready(1)]
 
 
 def test_an_error_of_ours_ends_the_task_with_what_it_had_done(ray, workers):
@@ -349,7 +350,8 @@ def test_an_actor_goes_to_the_folder_of_the_command(monkeypatch, tmp_path):
         processes=1,
         environment={"TOKENREEL_CACHE_BYTES": "2G"},
     )
-    assert ray_engine.Worker().hello(job) == (socket.gethostname(), os.getpid())
+    place = socket.gethostname(), os.getpid(), start_of(os.getpid())
+    assert ray_engine.Worker().hello(job) == place
     assert Path.cwd() == tmp_path / "work"
     assert os.environ["TOKENREEL_CACHE_BYTES"] == "2G"
     (tmp_path / "recipe.json").unlink()

@@ -30,6 +30,7 @@ from tests.pipeline.launch.conftest import (
 )
 from tests.programs import call
 from tokenreel.cache.errors import UsageError, WrongIdentity
+from tokenreel.cache.write.claims import start_of
 from tokenreel.extract.encode import identity
 from tokenreel.extract.flow.changes import StoreChanges
 from tokenreel.pipeline.launch import base, ray_engine
@@ -283,7 +284,7 @@ def test_an_actor_of_ray_with_other_versions_or_tokens_is_refused_before_it_writ
         processes=1,
     )
     worker = ray_engine.Worker()
-    assert worker.hello(shared) == (socket.gethostname(), os.getpid())
+    assert worker.hello(shared) == (socket.gethostname(), os.getpid(), start_of(os.getpid()))
     with pytest.raises(WrongIdentity, match=r"other versions(?s:.*)av: .*, wanted 0\.1"):
         worker.hello(replace(shared, versions={**versions_here(), "av": "0.1"}))
     monkeypatch.setattr(base, "SEEN_SECONDS", 0.0)

@@ -110,13 +110,20 @@ class Attempts:
         return sum(len(files) for folder in folders for _, _, files in os.walk(folder))
 
 
-def release_claims(store: Path, host: str, pid: int) -> list[str]:
-    """Remove the claims of a process that has ended, and list their clips by key."""
+def release_claims(store: Path, host: str, pid: int, started: str) -> list[str]:
+    """Remove the claims of a process that has ended, and list their clips by key.
+
+    Args:
+        store: its directory.
+        host: of the process.
+        pid: of the process.
+        started: of claims.start_of; hosts and containers may have equal names.
+    """
     keys = []
     for path in sorted((store / "claims").glob("*.json")):
         with suppress(OSError, Damaged):
             holder = read_claim(path)
-            if (holder.host, holder.pid) == (host, pid):
+            if (holder.host, holder.pid, holder.started) == (host, pid, started):
                 path.unlink()
                 keys.append(path.stem)
                 remove_writer_file(path.parent, holder)

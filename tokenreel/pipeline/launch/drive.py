@@ -93,6 +93,7 @@ class Lost:
     reason: str
     host: str = ""
     pid: int = 0
+    started: str = ""
 
 
 Event = Ready | Done | Away | Lost
@@ -283,7 +284,8 @@ class Driver:
     def _lose(self, event: Lost) -> None:
         """Note which clips were in work when a worker died."""
         state, worker = self._state, event.worker
-        keys = release_claims(self._store, event.host, event.pid) if event.host else []
+        place = event.host, event.pid, event.started
+        keys = release_claims(self._store, *place) if event.host else []
         left = self._left() if keys else set()
         keys = [key for key in keys if key in left]
         where = f" on {event.host}" if event.host else ""

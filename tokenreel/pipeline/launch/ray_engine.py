@@ -17,6 +17,7 @@ from typing import Any
 from tokenreel.cache.bucket.local_cache import BYTES, FOLDER
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Clip, Manifest, first_clips
+from tokenreel.cache.write.claims import start_of
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.flow.changes import StoreChanges, WhenChanged, find_changes
 from tokenreel.extract.flow.clip_queue import clips_of_shard
@@ -46,6 +47,8 @@ CONNECT_SECONDS = 10.0
 GREET_SECONDS = 0.5  # between two attempts
 CALLS = 4  # at once in an actor: its task, and questions
 PORT = "6379"
+
+Place = tuple[str, int, str]  # host, process, and when it started
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,8 @@ class Worker:
     def __init__(self) -> None:
         self._report, self._stopping = ExtractReport(), Stopping()
 
-    def hello(self, job: Job) -> tuple[str, int]:
-        """Host and process of this worker.
+    def hello(self, job: Job) -> Place:
+        """Host and process of this worker, and when that started.
 
         Raises:
             WrongIdentity: it has other versions than the command.
@@ -98,7 +101,7 @@ class Worker:
         require_seen(job.folder, job.store, job.video)
         os.chdir(job.folder)
         require_versions(job.versions)
-        return socket.gethostname(), os.getpid()
+        return socket.gethostname(), os.getpid(), start_of(os.getpid())
 
     def extract(self, job: Job, task: Task) -> ExtractReport:
         """Do a task.  Raises what extract_clips raises."""
@@ -322,7 +325,7 @@ class RayWorkers:
         )
         self._actors = [actor.remote() for _ in range(count)]
         self._calls: dict[Any, tuple[int, str]] = {}
-        self._places: dict[int, tuple[str, int]] = {}
+        self._places: dict[int, Place] = {}
         self._asked: dict[int, Any] = {}
         self._latest: dict[int, ExtractReport] = {}
         self._due: dict[int, float] = {}  # when to greet the actors that did not answer
