@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,14 +11,16 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.cache import stores
+from tokenreel.cache.canonical import canonical_json, seal
+from tokenreel.cache.errors import ClipFailed, StoreNotFound
 from tokenreel.cache.files import clock_of
 from tokenreel.cache.format.store_files import record_failure
-from tokenreel.cache.tools.status import store_status
+from tokenreel.cache.tools.status import StoreStatus, WorkerState, store_status
 from tokenreel.cache.tools.verify import verify_store
 from tokenreel.cache.write import worker_notes
 from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.cache.write.worker_notes import WorkerNote, WorkerNotes, note_run, settle_run
-from tokenreel.pipeline.cli.main import app
+from tokenreel.pipeline.cli.main import app, worker_table
 
 NAMES = ("a", "b", "c", "d")
 
@@ -160,3 +163,127 @@ def test_a_damaged_note_and_a_disk_that_takes_none_harm_nothing(store, monkeypat
 def test_watching_ends_when_the_store_is_complete(store):
     write(store, "a")
     assert call("status", store, "--watch")[0] == 0
+
+
+def status_of(store, **values):
+    """A status by hand, of two committed clips of 10 and 30 frames."""
+    fields = {"num_expected": None, "num_committed": 2, "num_frames": 40, "num_bytes": 5 * 10**8}
+    fields |= {"failed": (), "num_claimed": 0, "workers": ()}
+    return StoreStatus(store, **fields | values)
+
+
+def worker(state, rate, host="h", pid=1):
+    note = WorkerNote(host, pid, "cpu", frames_per_second=rate)
+    return WorkerState(note, ("a", "b", "c"), 5.0, state)
+
+
+def test_a_store_is_complete_once_all_is_committed_and_nobody_works_on_it(store):
+    failed = (ClipFailed("x", stage="decode", reason="torn"),)
+    complete = [
+        status_of(store),
+        status_of(store, num_expected=2),
+        status_of(store, num_expected=1),
+    ]
+    assert [found.exit_status for found in complete] == [0, 0, 0]
+    assert complete[0].lines()[-1] == "complete"
+    left = [
+        status_of(store, num_expected=3),
+        status_of(store, num_claimed=1),
+        status_of(store, num_expected=2, num_claimed=1),
+        status_of(store, failed=failed),
+        status_of(store, num_committed=0),
+    ]
+    assert [found.exit_status for found in left] == [3] * 5
+    assert [found.num_left for found in left] == [1, 0, 0, 0, 0]
+    assert status_of(store, num_expected=3, failed=failed * 2).num_left == 0
+
+
+def test_the_time_to_go_is_by_the_mean_clip_and_the_workers_that_are_alive(store):
+    workers = (worker("alive", 2.0), worker("alive", 3.0), worker("silent", 7), worker("dead", 9))
+    found = status_of(store, num_expected=5, workers=workers)
+    assert (found.frames_per_second, found.eta_seconds) == (5.0, 3 * 20 / 5)
+    assert found.lines()[1:3] == [
+        "frames  40, 0.500 GB of tokens",
+        "rate    5.0 frames/s, 0 min to go",
+    ]
+    assert status_of(store, num_expected=5, workers=workers, num_committed=0).eta_seconds is None
+    assert status_of(store, num_expected=2, workers=workers).eta_seconds is None
+    assert status_of(store, num_expected=5).eta_seconds is None
+    assert "rate    5.0 frames/s" in status_of(store, num_expected=2, workers=workers).lines()
+
+
+def test_what_is_to_be_done_is_said_where_nobody_does_it(store):
+    assert store_status(store).lines()[-1] == (
+        "no clip yet, and no run says how many there are to be"
+    )
+    idle = "nobody works on it: rerun the command that made it, to resume"
+    assert idle in status_of(store, num_expected=3).lines()
+    assert idle not in status_of(store, num_expected=3, num_claimed=1).lines()
+    assert len(status_of(store, num_expected=3, num_claimed=1).lines()) == 2
+    failed = tuple(ClipFailed(f"c{n:02}", stage="decode", reason="torn") for n in range(12))
+    lines = status_of(store, failed=failed).lines()
+    assert [line for line in lines if line.startswith("in quarantine: ")][-1].startswith(
+        "in quarantine: c09"
+    )
+    assert idle not in lines
+    assert lines[-1] == f"`extract retry {store}` tries 12 clip(s) again, and no other"
+
+
+def claim(store, name, host, pid, age, started="1@there"):
+    path = store / "claims" / f"{name}.json"
+    holder = {"owner": "x", "host": host, "pid": pid, "started": started, "token": name}
+    path.write_bytes(canonical_json(seal(holder)))
+    now = clock_of(store)
+    os.utime(path, (now - age, now - age))
+
+
+def test_claims_and_workers_of_other_hosts_live_by_their_heartbeat(store):
+    for name, host, pid, age in (("a", "z", 2, 5), ("b", "z", 2, 25), ("c", "y", 9, 5)):
+        claim(store, name, host, pid, age)
+    (store / "claims/d.json").write_text("{")
+    (store / "workers").mkdir()
+    for host, pid, age in (("z", 2, 5), ("y", 9, 25), ("y", 1, 35)):
+        values = seal(asdict(WorkerNote(host, pid, "cpu", started="1@there")))
+        path = store / f"workers/{host}-{pid}.json"
+        path.write_bytes(canonical_json(values))
+        now = clock_of(store)
+        os.utime(path, (now - age, now - age))
+    found = store_status(store)
+    assert found.num_claimed == 3
+    rows = [(w.note.host, w.note.pid, w.state, w.clips) for w in found.workers]
+    assert rows == [
+        ("y", 1, "silent", ()),
+        ("y", 9, "alive", ("c",)),
+        ("z", 2, "alive", ("a", "b")),
+    ]
+    found = store_status(store, expiry_seconds=15)
+    assert found.num_claimed == 2
+    assert [w.state for w in found.workers] == ["dead", "dead", "alive"]
+
+
+def test_the_table_names_two_of_the_clips_of_a_worker_and_says_that_there_are_more():
+    rows = worker_table([worker("alive", 2.5), worker("dead", 0.0, "g", 77)]).splitlines()
+    assert rows[1].split()[:4] == ["h:1", "cpu", "alive", "5"]
+    assert rows[1].endswith("a, b, ...")
+    two = replace(worker("alive", 1.0), clips=("a", "b"))
+    assert worker_table([two]).splitlines()[1].rstrip().endswith("a, b")
+
+
+def test_watching_prints_the_status_again_until_it_is_complete(store, monkeypatch):
+    write(store, "a")
+    note_run(store, ["a", "b"])
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 2:
+            write(store, "b")
+
+    monkeypatch.setattr("tokenreel.pipeline.cli.main.time.sleep", sleep)
+    status, output = call("status", store, "--watch", "--seconds", "3")
+    assert (status, slept) == (0, [3.0, 3.0])
+    assert output.count("clips   1 of 2 done") == 2
+    assert output.count("clips   2 of 2 done") == 1
+    assert "worker " not in output, "no table without workers"
+    with pytest.raises(StoreNotFound, match="nowhere"):
+        call("status", store.parent / "nowhere")
