@@ -109,8 +109,26 @@ def test_what_a_limit_leaves_out_and_what_cannot_be_read_is_said(folder, monkeyp
 
 def test_workers_on_gpus_share_the_cores_of_their_machine(folder, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {*range(8)})
-    monkeypatch.setattr(ray_engine.Driver, "run", lambda *_: SimpleNamespace())
-    launch(folder, address="gpus", gpus="all")
+    given, policies = {}, []
+
+    class Driver:
+        def __init__(self, workers, manifest, part, store, **options):
+            given.update(options, part=part, store=store)
+
+        def run(self, stopping):
+            return SimpleNamespace()
+
+    def changes(manifest, store, part, *, policy):
+        policies.append((store, len(part), policy))
+        return SimpleNamespace(replaced={"a.mp4": "record"})
+
+    monkeypatch.setattr(ray_engine, "Driver", Driver)
+    monkeypatch.setattr(ray_engine, "find_changes", changes)
+    launch(folder, "max_failures=5", address="gpus", gpus="all", changed="replace")
+    assert policies == [(folder / "store", 4, "replace")]
+    assert (given["replaced"], given["max_failures"]) == ({"a.mp4": "record"}, 5)
+    assert (len(given["run"]), len(given["part"])) == (4, 4)
+    assert Inline.made.job.changed == "replace"
     made = Inline.made
     assert (made.count, made.gpus, made.cpus) == (2, 1, 2)
     assert (made.job.config.device, made.job.processes) == ("cuda", 4)

@@ -96,14 +96,21 @@ def test_an_actor_that_died_is_greeted_anew_and_lost_where_it_is_another_process
     greeted(ray, workers)
     workers.give(0, TASK)
     ray.open("extract")[0].fail(error)
+    workers.reports()
+    for call in ray.open("report"):
+        call.answer(ExtractReport(num_frames=3))
+    assert workers.reports() == {0: ExtractReport(num_frames=3)}
     assert workers.wait(1.0) == [Away(0, reason_of(error))]
+    assert workers.reports() == {}, "the driver has it already"
     assert workers.wait(1.0) == []
     assert ray.open("hello") == [], "not at once"
     clock.now += GREET_SECONDS + 0.01
-    assert workers.wait(1.0) == []
+    assert workers.wait(1.0) == workers.wait(1.0) == []
+    assert len(ray.open("hello")) == 1
     ray.open("hello")[0].answer(place)
     assert workers.wait(1.0) == [Lost(0, reason_of(error), "h", 10, "s"), Ready(0)]
     workers.give(0, TASK)
+    assert workers.reports() == {}, "nothing of the task of before"
     ray.open("extract")[0].fail(KILLED)
     workers.wait(1.0)
     clock.now += 1

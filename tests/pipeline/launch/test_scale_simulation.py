@@ -2,8 +2,10 @@
 
 import importlib
 import sys
+from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
@@ -70,3 +72,75 @@ def test_clips_of_workers_that_fail_are_made_by_others_sooner_where_deaths_are_s
     )
     assert seen.failures > 3
     assert seen.seconds < unseen.seconds < 2000
+
+
+def costs(simulation, **counts):
+    """Operations that cost nothing, but for those given."""
+    names = [field.name for field in fields(simulation.Operations)]
+    return simulation.Operations(**dict.fromkeys(names, 0) | counts)
+
+
+@pytest.fixture
+def even(simulation, monkeypatch):
+    """Neither failures nor stragglers."""
+    monkeypatch.setattr(simulation, "FAILURE_SECONDS", 1e12)
+    monkeypatch.setattr(simulation, "SLOW_SHARE", 0.0)
+    return simulation
+
+
+def test_one_worker_takes_the_time_that_can_be_added_up(even):
+    count, seconds = 50, 0.002
+    found = even.simulate(1, costs(even, start=7, take=3, beat=11, listing=1000), clips_a_worker=50)
+    drawn = np.random.default_rng([0, 1])
+    length = np.sort(drawn.lognormal(0.0, 0.7, count))[::-1]
+    length /= length.mean()
+    beats = 11 * seconds * 10 / even.EXPIRY_SECONDS
+    spent = seconds * (7 + 3 * count) + beats * count
+    assert found.seconds == pytest.approx(count + spent)
+    assert found.ideal_seconds == pytest.approx(count)
+    assert found.overhead == pytest.approx(spent / found.seconds)
+    assert found.operations_a_second == pytest.approx(spent / seconds / found.seconds)
+    assert found.tail_seconds == pytest.approx(length[-1] * (1 + beats) + 3 * seconds)
+    other = even.simulate(1, costs(even), clips_a_worker=50, seed=1)
+    assert other.tail_seconds != pytest.approx(length[-1])
+
+
+def test_a_worker_lists_the_store_once_when_it_begins_to_help(even):
+    found = even.simulate(8, costs(even, listing=5), clips_a_worker=50)
+    listings = found.overhead * 8 * found.seconds / 0.002 / 5
+    assert listings == pytest.approx(round(listings), abs=1e-6)
+    assert 1 <= round(listings) <= 8
+
+
+def test_refused_claims_of_an_own_share_are_few(even):
+    found = even.simulate(8, costs(even, refused=1, take=0), clips_a_worker=50)
+    refused = found.overhead * 8 * found.seconds / 0.002
+    assert refused == pytest.approx(round(refused), abs=1e-6)
+    assert refused < 50
+    helped = even.simulate(8, costs(even, help=1), clips_a_worker=50)
+    assert 0 < helped.overhead * 8 * helped.seconds / 0.002 < 100
+
+
+def test_a_straggler_leaves_its_share_to_the_others_and_the_first_worker_is_none(even, monkeypatch):
+    monkeypatch.setattr(even, "SLOW_SHARE", 1.0)
+    alone = even.simulate(1, costs(even), clips_a_worker=50)
+    assert alone.seconds == pytest.approx(50)
+    found = even.simulate(2, costs(even), clips_a_worker=100)
+    assert found.seconds / found.ideal_seconds == pytest.approx(2 / (1 + 1 / 3), rel=0.05)
+
+
+def test_a_worker_that_fails_looks_again_at_the_store_and_its_clip_waits_for_its_claim(
+    simulation, monkeypatch
+):
+    monkeypatch.setattr(simulation, "SLOW_SHARE", 0.0)
+    monkeypatch.setattr(simulation, "FAILURE_SECONDS", 30.0)
+    free = costs(simulation, start=1, take_over=2)
+    seen = simulation.simulate(1, free, clips_a_worker=100)
+    assert seen.failures >= 2
+    # each failure costs the restart, what was done of the clip, a start and a take-over
+    low = 100 + simulation.RESTART_SECONDS * seen.failures
+    assert low < seen.seconds < low + 10 * seen.failures
+    spent = seen.overhead * seen.seconds / 0.002
+    assert spent == pytest.approx(1 + 3 * seen.failures)
+    unseen = simulation.simulate(1, free, clips_a_worker=100, sees_deaths=False)
+    assert unseen.seconds > 100 + simulation.EXPIRY_SECONDS * min(unseen.failures, 1)
