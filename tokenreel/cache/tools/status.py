@@ -10,7 +10,7 @@ from tokenreel.cache.bucket.path import is_bucket, object_state, read_object, st
 from tokenreel.cache.errors import ClipFailed, Damaged
 from tokenreel.cache.files import again_if_stale
 from tokenreel.cache.format.clip import folder_of
-from tokenreel.cache.format.store_files import load_identity, read_failures
+from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.write.claims import (
     EXPIRY_SECONDS,
@@ -137,7 +137,6 @@ def store_status(path: str | Path, *, expiry_seconds: float = EXPIRY_SECONDS) ->
         StoreNotFound: no store there.
     """
     path = store_path(path)
-    load_identity(path)
     store = open_store(path)
     held = _claims(path, expiry_seconds)
     return StoreStatus(
