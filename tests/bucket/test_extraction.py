@@ -10,6 +10,7 @@ from tests.cache import stores
 from tests.extract.extraction import CONFIG, write_video
 from tests.fuse.tiny import TINY_SETTINGS
 from tokenreel.cache.bucket.path import bucket_path, store_path
+from tokenreel.cache.errors import MachineError
 from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.write.bucket_claims import claim_clip
@@ -101,3 +102,34 @@ def test_the_ledger_of_attempts_and_the_claims_of_a_dead_worker_are_on_the_bucke
     assert len(Attempts(store).found) == 2
     Attempts(store).forget({"a", "b"})
     assert Attempts(store).found == {}
+
+
+@pytest.mark.slow
+def test_credentials_that_expire_in_a_video_end_a_run_fail_no_clip_and_it_resumes(
+    s3, upload, proxy, tmp_path, capfd
+):
+    videos, out, first = upload(VIDEOS, "videos"), tmp_path / "store", []
+
+    def expire(number, method, path):
+        if method == "GET" and path.endswith("/videos/c.mp4"):  # while a decode process reads it
+            first.append(number)
+        return "403" if first else ""
+
+    proxy.fault = expire
+    with pytest.raises(MachineError, match="credentials are refused or have expired") as caught:
+        tokenreel.extract_videos(videos, out, settings=SETTINGS)
+    assert caught.value.exit_status == 6
+    assert not list(out.glob("failed/*"))
+    proxy.fault = lambda *_: ""
+    report = tokenreel.extract_videos(videos, out, settings=SETTINGS)
+    assert [len(report.committed) + len(report.skipped), report.failed] == [5, []]
+    printed = capfd.readouterr()
+    written = b"".join(file.read_bytes() for file in out.rglob("*") if file.is_file())
+    for secret in ("AKIDOFTESTS", "secret-of-tests"):
+        assert secret not in str(caught.value) + printed.out + printed.err
+        assert secret.encode() not in written
+    path = store_path(f"{videos}/a.mp4")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")  # as large, and perhaps in the same second
+    again = tokenreel.extract_videos(videos, out, settings=SETTINGS)
+    assert list(again.changed) == ["a.mp4"]
+    assert "(tag " in again.changed["a.mp4"]

@@ -386,7 +386,10 @@ def _failure(error: Exception, url: str) -> OSError | UsageError:
     if isinstance(error, ValueError):  # a key that the library does not take
         return OSError(errno.EPROTO, f"no name of an object ({said})", url)
     if status.startswith("4") and status not in ("408", "429"):
-        return ServiceError(errno.EPROTO, f"the service refused the request ({said})", url)
+        advice = "rerun to resume, with new credentials where they have expired"
+        return ServiceError(
+            errno.EPROTO, f"the service refused the request ({said}): {advice}", url
+        )
     if (found := HTTP.search(text)) and found[1] == "Connect":
         scheme = url.partition(":")[0]
         where = next((key for key in ENDPOINTS[scheme] if os.environ.get(key)), "")

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tokenreel.cache.bucket.path import is_bucket
-from tokenreel.cache.errors import ClipFailed, UsageError, limit_behind
+from tokenreel.cache.bucket.path import bucket_path, is_bucket
+from tokenreel.cache.errors import ClipFailed, ServiceError, UsageError, limit_behind
 from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.store_files import read_failures
@@ -39,6 +39,7 @@ T = TypeVar("T")
 VIDEOS_A_SHARD = 8  # with fewer, shards of whole videos differ too much in length
 MOST_MISSES = 32  # in a row: nearly all clips of the others' shares are taken
 MOST_LOOKS = 16  # at claims that may be of dead writers, by each writer
+MOST_SINGLE = 100  # videos on a bucket whose sizes are asked for one by one
 
 
 def clips_of_shard(
@@ -167,6 +168,7 @@ class ClipQueue:
         self.taken: list[Clip] = []
         self._sources = SourceFiles(manifest.root)
         self._is_ending, self._share = False, share
+        self._sizes: dict[str, float] = {}  # of videos, in bytes
         self._own: set[str] = set()  # videos that no other writer takes before the end
         self._help: HelpOrder | None = None  # while it takes clips that were free just now
         self._changes = changes or StoreChanges()
@@ -340,11 +342,25 @@ class ClipQueue:
 
     def _order(self, clip: Clip) -> tuple[float, str, float]:
         """Sort key: largest video first, known without opening it; then by time."""
-        try:
-            size = float(path_below(self._manifest.root, clip.video).stat().st_size)
-        except OSError:
-            size = 0.0
-        return -size, clip.video, clip.start_seconds or 0.0
+        if clip.video not in self._sizes:
+            self._look_at_sizes(clip.video)
+        return -self._sizes[clip.video], clip.video, clip.start_seconds or 0.0
+
+    def _look_at_sizes(self, video: str) -> None:
+        """Note the size of a video; of all on a bucket where they are many, by lists of 1000."""
+        root, wanted = self._manifest.root, {clip.video for clip in self._part}
+        if is_bucket(root) and not self._sizes and len(wanted) > MOST_SINGLE:
+            for path, state in bucket_path(root).objects():
+                name = path.relative_to(bucket_path(root)).as_posix()
+                if name in wanted:
+                    self._sizes[name] = float(state.num_bytes)
+        if video not in self._sizes:
+            try:
+                self._sizes[video] = float(path_below(root, video).stat().st_size)
+            except ServiceError:
+                raise
+            except OSError:
+                self._sizes[video] = 0.0
 
     def receive(self, entry: OpenClip, chunk: DecodedChunk) -> tuple[int, slice]:
         """Record a chunk's frames.
