@@ -59,6 +59,7 @@ class Proxy:
             do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = do  # noqa: N815
 
             def answer(self, status, headers, body, *, cut: bool = False) -> None:
+                proxy.sent.append((self.command, urlsplit(self.path).path, len(body)))
                 self.send_response(status)
                 for name, value in headers.items():
                     if name.lower() not in ("content-length", "connection", "transfer-encoding"):
@@ -66,7 +67,6 @@ class Proxy:
                 length = headers.get("Content-Length") if self.command == "HEAD" else len(body)
                 self.send_header("Content-Length", str(length))
                 self.end_headers()
-                proxy.sent.append((self.command, urlsplit(self.path).path, len(body)))
                 if self.command != "HEAD":
                     self.wfile.write(body[: len(body) // 2] if cut else body)
                 if cut:

@@ -189,3 +189,14 @@ def test_a_forked_process_is_told_to_be_spawned(local, upload, monkeypatch):
     monkeypatch.setattr(objects, "_used_in", [1])
     with pytest.raises(StoreError, match="spawn workers"):
         open_store(url)
+
+
+@pytest.mark.parametrize(
+    "address", ["https://b.amazonaws.com/a?X-Amz-Signature=secret", "https://key:secret@host/a"]
+)
+def test_a_signed_address_is_refused_without_its_signature(address):
+    for given in (address, Path(address)):
+        with pytest.raises(UsageError, match="no such place: give a path") as caught:
+            store_path(given)
+        assert "secret" not in str(caught.value)
+        assert "https:/" in str(caught.value)

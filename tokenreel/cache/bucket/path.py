@@ -50,7 +50,7 @@ def store_path(path: "str | Path") -> Path:
     if word.partition(":")[0] in (*SCHEMES, *OTHERS) and ":" in word:
         if parts[0] not in [f"{name}:" for name in SCHEMES]:
             raise UsageError(
-                f"{text!r}: no such place: give a path on a disk, or s3://BUCKET/PATH, "
+                f"{_shown(text)!r}: no such place: give a path on a disk, or s3://BUCKET/PATH, "
                 "gs://BUCKET/PATH or az://CONTAINER/PATH"
             )
         if EMPTY.match(text):
@@ -68,6 +68,15 @@ def store_path(path: "str | Path") -> Path:
     if ".." in inner:
         raise UsageError(f"{scheme}://{'/'.join(inner)}: a bucket has no '..'")
     return cast(Path, BucketPath(scheme, inner[0], inner[1:]))
+
+
+def _shown(text: str) -> str:
+    """An address without what may be secret: a signature, a user and a password.
+
+    >>> _shown("https://user:word@host/a?X-Amz-Signature=5"), _shown("s3a:/bucket/a")
+    ('https://host/a', 's3a:/bucket/a')
+    """
+    return re.sub(r"(?<=/)[^/@]*@", "", re.split("[?#]", text)[0], count=1)
 
 
 def require_disk(path: Path, what: str) -> None:
