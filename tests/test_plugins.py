@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.extract.extraction import differing
+
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden" / "format1"
 TINY = ["data.num_frames=6", "data.batch_clips=2", "optim.epochs=1"]
@@ -79,6 +81,23 @@ def test_a_data_set_a_backbone_and_a_codec_of_a_package_make_a_store(stored):
     told = stored("tokenreel", "store", "info", "store")
     assert "example-average+int8" in told
     assert "5" in told
+
+
+def test_an_engine_of_the_package_makes_the_same_store(stored):
+    words = ["--root", str(GOLDEN / "videos"), "backbone=example:difference"]
+    words += ["codec=example-average+int8", *SMALL]
+    engine = ["--engine", "example-shards", "--nodes", "2", "--out", "in-shards"]
+    printed = stored("extract", "run", "example-videos", *engine, *words)
+    assert "2 shard(s) were extracted" in printed
+    assert "5 committed" in printed
+    assert differing(stored.folder / "in-shards", stored.folder / "store") == []
+    more = ["--engine", "example-shards", "--time", "1:00:00"]
+    printed = stored("extract", "run", "example-videos", *more, *words, status=2)
+    assert "--time is not an option of --engine example-shards, which takes --nodes" in printed
+    more = ["--engine", "broken-engine"]
+    printed = stored("extract", "run", "example-videos", *more, *words, status=2)
+    assert "engine 'broken-engine' of tokenreel-example 1.0 (tokenreel_broken:launch)" in printed
+    assert "cannot be imported: RuntimeError: this package needs a licence file" in printed
 
 
 def test_a_system_of_the_package_trains_on_it_and_its_metric_judges_the_run(stored):
