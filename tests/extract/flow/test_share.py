@@ -8,11 +8,14 @@ import pytest
 
 from tests.extract.extraction import CONFIG, write_video
 from tokenreel.cache.canonical import canonical_json, seal
+from tokenreel.cache.errors import WrongIdentity
 from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.manifest import Clip, Manifest
-from tokenreel.cache.write import claims
+from tokenreel.cache.write import claims, worker_notes
 from tokenreel.cache.write.claims import ClaimHeld, take_claim
 from tokenreel.cache.write.clip_writer import ClipWriter
+from tokenreel.cache.write.worker_notes import WorkerNotes
+from tokenreel.extract.encode.identity import versions_of
 from tokenreel.extract.flow.clip_queue import MOST_MISSES, HelpOrder, batches_of
 from tokenreel.extract.flow.runner import extract_clips
 from tokenreel.extract.signals import Stopping
@@ -133,6 +136,28 @@ def test_a_clip_that_another_writer_took_over_meanwhile_is_left_to_it(
     assert (report.committed, report.skipped) == (["a", "c", "d"], ["b"])
     assert report.failed == []
     assert not list((tmp_path / "store").glob("claims/*"))
+
+
+def test_a_worker_of_other_versions_than_a_live_one_is_refused_before_it_writes(
+    manifest, tmp_path, monkeypatch
+):
+    store = tmp_path / "store"
+    extract(manifest, store, part=manifest.clips[:1])
+    other = WorkerNotes(store, device="cpu", versions={**versions_of(CONFIG), "av": "0.1"})
+    with other:
+        with pytest.raises(WrongIdentity, match=r"works on it with other versions(?s:.*)there 0.1"):
+            extract(manifest, store, share=(1, 2))
+        assert list((store / "workers").iterdir()) == [other._path]
+        assert not list(store.glob("claims/*"))
+        assert len(list(store.glob("clips/*/*"))) == 1
+        now = time.time()
+        os.utime(other._path, (now - 301, now - 301))
+        monkeypatch.setattr(worker_notes, "is_here", lambda host, started: False)
+        assert extract(manifest, store).committed == ["b", "c", "d"], "the other one was lost"
+    with WorkerNotes(store, device="cpu", versions=versions_of(CONFIG)) as like:
+        like.require_same_versions()
+        with WorkerNotes(store, device="cpu"):  # of an earlier version
+            like.require_same_versions()
 
 
 def test_a_run_is_stopped_by_its_caller_in_the_place_of_a_signal(manifest, tmp_path):

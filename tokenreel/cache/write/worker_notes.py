@@ -12,14 +12,14 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tokenreel.cache.bucket.objects import in_parallel
 from tokenreel.cache.bucket.path import is_bucket, read_object
 from tokenreel.cache.canonical import canonical_json, open_seal, parse_object, seal
-from tokenreel.cache.errors import Damaged
+from tokenreel.cache.errors import Damaged, WrongIdentity
 from tokenreel.cache.files import (
     again_if_stale,
     clock_of,
@@ -39,6 +39,7 @@ from tokenreel.cache.write.claims import (
 
 RUN = "run.json"
 BEAT_SECONDS = 10.0
+MOST_NOTES = 32  # whose versions a worker compares with its own
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class WorkerNote:
         num_frames: written since it began.
         frames_per_second: since its last note.
         started: of claims.start_of; "" in notes of earlier versions.
+        versions: of the packages that make tokens; {} where unknown.
     """
 
     host: str
@@ -64,6 +66,7 @@ class WorkerNote:
     num_frames: int = 0
     frames_per_second: float = 0.0
     started: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 class WorkerNotes:
@@ -72,9 +75,13 @@ class WorkerNotes:
     Args:
         store: its directory.
         device: that it extracts on, with its name.
+        versions: of the packages that make tokens.
     """
 
-    def __init__(self, store: Path, *, device: str) -> None:
+    def __init__(
+        self, store: Path, *, device: str, versions: Mapping[str, str] | None = None
+    ) -> None:
+        self._store, self._versions = store, versions or {}
         self._folder, self._device = store / WORKERS, device
         self._path = self._folder / f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._path = self._path.with_name(self._path.name + ".json")
@@ -90,6 +97,29 @@ class WorkerNotes:
             self._path.unlink()
         with suppress(OSError):  # it holds the files of others
             self._folder.rmdir()
+
+    def require_same_versions(self) -> None:
+        """Refuse to work beside live workers of other versions; MOST_NOTES of them are looked at.
+
+        Raises:
+            WrongIdentity: with what differs.
+        """
+        for note, age, path in read_worker_notes(self._store, most=MOST_NOTES):
+            if path == self._path or not note.versions or is_dead(note, age):
+                continue
+            names = sorted(note.versions.keys() | self._versions.keys())
+            rows = [
+                f"  {name}: {self._versions.get(name)}, there {note.versions.get(name)}"
+                for name in names
+                if self._versions.get(name) != note.versions.get(name)
+            ]
+            if rows:
+                raise WrongIdentity(
+                    f"{self._store}: {note.host}:{note.pid} works on it with other versions than "
+                    f"this process on {socket.gethostname()}:\n" + "\n".join(rows) + "\nnothing "
+                    "was written: install the same versions everywhere, or wait until it has "
+                    f"ended; if it was killed, delete {path}"
+                )
 
     def update(self, *, num_committed: int, num_failed: int, num_frames: int) -> None:
         """Write the note again, if the last one is some seconds old."""
@@ -109,17 +139,25 @@ class WorkerNotes:
             num_frames,
             round(rate, 3),
             self._started,
+            self._versions,
         )
         _write(self._path, asdict(note))
 
 
-def read_worker_notes(store: Path) -> list[tuple[WorkerNote, float, Path]]:
+def read_worker_notes(
+    store: Path, *, most: int | None = None
+) -> list[tuple[WorkerNote, float, Path]]:
     """The notes of a store, each with the seconds since its heartbeat and its file.
 
     The seconds are by the clock of the disk.
+
+    Args:
+        store: its directory.
+        most: notes that are read, spread over all; None for all.
     """
     every = again_if_stale(lambda: sorted((store / WORKERS).glob("*.json")))
     paths = [path for path in every if path.name != RUN]
+    paths = paths[:: -(-len(paths) // most)] if most and paths else paths
     read = in_parallel(_read_note, paths) if is_bucket(store) else map(_read_note, paths)
     found = [note for note in read if note is not None]
     now = clock_of(store / WORKERS) if found else 0.0

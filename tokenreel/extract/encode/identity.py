@@ -155,8 +155,8 @@ def store_name(dataset: str, config: ExtractConfig, identity: StoreIdentity | No
     return f"{dataset}-{backbone_label(config.backbone)}-{label}-{digits}"
 
 
-def made_with(config: ExtractConfig, dataset: str, device: torch.device) -> dict[str, Any]:
-    """Facts recorded beside the identity: versions, device, names."""
+def versions_of(config: ExtractConfig) -> dict[str, str]:
+    """The versions of the packages that make the tokens of an extraction."""
     versions = {}
     own = ["pillow"] if config.pixels else []
     own += ["torchvision"] if config.backbone.startswith("torchvision:") else []
@@ -166,6 +166,11 @@ def made_with(config: ExtractConfig, dataset: str, device: torch.device) -> dict
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "absent"
+    return versions
+
+
+def made_with(config: ExtractConfig, dataset: str, device: torch.device) -> dict[str, Any]:
+    """Facts recorded beside the identity: versions, device, names."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     chosen = {} if config.weights_key is None else {"weights_key": config.weights_key}
     if config.frames.startswith(("listed:", "scenes:")):
@@ -176,7 +181,7 @@ def made_with(config: ExtractConfig, dataset: str, device: torch.device) -> dict
         "weights": "" if config.pixels else weights_label(config.weights, config.weights_key),
         "dataset": dataset,
         "compile_backbone": config.compile_backbone,
-        "versions": versions,
+        "versions": versions_of(config),
         "python": platform.python_version(),
         "device": device.type,
         "gpu": gpu,

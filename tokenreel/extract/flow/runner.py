@@ -43,6 +43,7 @@ from tokenreel.extract.encode.identity import (
     identity_for,
     open_or_create,
     require_same_tokens,
+    versions_of,
 )
 from tokenreel.extract.encode.pictures import JpegEncoder, PassThrough, picture_identity
 from tokenreel.extract.encode.quantiser import EncodedView, Encoder, Quantiser
@@ -113,7 +114,7 @@ def extract_clips(
         The report.  Clips that failed are in it, and in the store's quarantine.
 
     Raises:
-        WrongIdentity: the store was made with other settings.
+        WrongIdentity: the store was made with other settings, or a live worker has other versions.
         UsageError: the backbone, its weights or the device are unavailable.
         TokenReelError: more clips failed than config.max_failures.
     """
@@ -146,13 +147,17 @@ def extract_clips(
         )
     listed = FrameList(config)
     names = [clip.clip_id for clip in first_clips(manifest.clips, limit) if listed.has(clip)]
-    if is_whole_run := given is None and not retries:
-        note_run(store, names)
+    is_whole_run = given is None and not retries
     with (
-        WorkerNotes(store, device=_device_name(machine.device)) as notes,
+        WorkerNotes(
+            store, device=_device_name(machine.device), versions=versions_of(config)
+        ) as notes,
         nullcontext(stopping) if stopping is not None else stop_on_signals() as stopping,
         Progress(desc="extract", unit="frame", enabled=progress) as bar,
     ):
+        notes.require_same_versions()
+        if is_whole_run:
+            note_run(store, names)
 
         def show() -> None:
             report.seconds["total"] = time.monotonic() - started
