@@ -1,7 +1,6 @@
 """A run on new videos: the numbers of extract and embed, without their store, one by one."""
 
 import csv
-import hashlib
 import shutil
 import signal
 import threading
@@ -24,11 +23,10 @@ from tokenreel.extract.report import ExtractReport
 from tokenreel.extract.video.sniff import VideoFiles
 from tokenreel.fuse.embed import embed
 from tokenreel.pipeline.apply import apply as module_of_apply
-from tokenreel.pipeline.apply import tokens, trained
+from tokenreel.pipeline.apply import tokens
 from tokenreel.pipeline.apply import videos as module
 from tokenreel.pipeline.apply.apply import apply_run, require_applicable
 from tokenreel.pipeline.apply.results import Applied
-from tokenreel.pipeline.apply.trained import read_trained
 from tokenreel.pipeline.apply.videos import list_videos, watch_folder
 from tokenreel.pipeline.cli.fuse import app
 from tokenreel.pipeline.phases.attention import file_name
@@ -390,33 +388,6 @@ def test_new_videos_have_no_stored_augmentations(work, tmp_path):
     )
     assert load_identity(tmp_path / "new")[0].views == ({"name": "clean"},)
     assert (config.views, config.weights, config.device) == (0, "random:5", "cpu")
-
-
-def test_what_a_run_has_learned_is_read_from_its_training_clips(work, tmp_path, monkeypatch):
-    run = shutil.copytree(work / "run", tmp_path / "run")
-    found = read_trained(run, "lift")
-    assert [clip.split for clip in found.clips] == ["train"] * 4
-    assert found.sha256 == hashlib.sha256((run / "embeddings.h5").read_bytes()).hexdigest()
-    assert (found.action, found.unit, found.score_names) == ("lift", "frame", ())
-    file = read_embeddings(run / "embeddings.h5")
-    [clip] = [clip for clip in file.clips if clip.action == "lift" and clip.split == "train"][:1]
-    many = tuple(
-        replace(clip, clip_id=str(number), action="" if number == 9 else f"act{number}")
-        for number in range(10)
-    )
-    monkeypatch.setattr(trained, "read_embeddings", lambda _: replace(file, clips=many))
-    wanted = r"with --action: \(no name\), act0, act1, act2, act3, act4, act5, act6, \.\.\.$"
-    with pytest.raises(UsageError, match=wanted):
-        read_trained(run, None)
-    assert read_trained(run, "").action == ""
-    bare = tuple(replace(each, labels=np.full_like(each.labels, -1)) for each in many)
-    monkeypatch.setattr(trained, "read_embeddings", lambda _: replace(file, clips=bare))
-    config = {"data": {"action": "act3"}}
-    monkeypatch.setattr(trained, "read_provenance", lambda _: {"config": config})
-    assert (read_trained(run, None).action, read_trained(run, None).probe) == ("act3", None)
-    (run / "embeddings.h5").unlink()
-    with pytest.raises(UsageError, match="type its `fuse train` again to finish it"):
-        read_trained(run, None)
 
 
 def test_results_of_another_video_of_the_same_name_are_not_replaced(work, tmp_path):

@@ -24,7 +24,8 @@ class Extractor:
         self.num_bytes, self.taken, self.most = num_bytes, [], 0
         self.is_paused = threading.Event()
 
-    def __call__(self, manifest, config, store, *, stopping, tick, **_):
+    def __call__(self, manifest, config, store, *, stopping, tick, **options):
+        self.options = options
         report = ExtractReport(skipped=["old.mp4"])
         for name in ["old.mp4", *NAMES]:
             folder = store / folder_of(clip_key(name)) / "tokens"
@@ -73,6 +74,8 @@ def test_no_more_wait_than_the_bounds_allow(
             extractor.taken.append(name)
     assert extractor.taken == ["old.mp4", *NAMES]  # what an earlier call left comes first
     assert extractor.most == most
+    # a video that failed before is tried again, one of a store of former rules is taken by ours
+    assert extractor.options == {"progress": False, "retries": True, "changed": "replace"}
 
 
 @pytest.mark.parametrize("end", ["dies", "leaves", "signal"])

@@ -15,11 +15,14 @@ from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import Damaged, UsageError, WrongIdentity
 from tokenreel.cache.format.store_files import create_twin
 from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.config import CrossEntropyConfig, OptimConfig
 from tokenreel.fuse.config.model import ClsConfig, LstpConfig
 from tokenreel.fuse.embed import export as of_model
+from tokenreel.fuse.runs.provenance import describe_stores
 from tokenreel.fuse.systems.stan.config import StanConfig
 from tokenreel.fuse.train.train import train
+from tokenreel.pipeline.apply import export
 from tokenreel.pipeline.apply.export import export_run
 
 FORMAT_1 = Path(__file__).parents[2] / "golden" / "format1"
@@ -248,6 +251,21 @@ def test_an_empty_store_in_the_run_of_other_tokens_or_arrays_is_refused(trained,
     with pytest.raises((Damaged, UsageError), match="calibration"):
         export_run(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_of_several_stores_all_are_kept_or_none(tmp_path):
+    """Where one is missing, their identities are those of run.json."""
+    path = write_store(tmp_path / "s", codec="fp16")
+    told = describe_stores(StoreSet({"a": path, "b": path}))
+    provenance = told | {"config": {}, "blocks": [1]}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(json.dumps(provenance))
+    create_twin(tmp_path / "run" / "tokens" / "a", path)
+    for _ in range(2):
+        found = export._tokens_of(tmp_path / "run", provenance, None)
+        identity = open_store(path).identity
+        assert (dict(found.identities), found.stores) == ({"a": identity, "b": identity}, None)
+        create_twin(tmp_path / "run" / "tokens" / "b", path)
 
 
 def test_a_head_that_was_not_trained_needs_the_phases_of_the_store(

@@ -1,5 +1,7 @@
 """The parts of `fuse apply` by themselves: classifiers, near clips, captions, watched pictures."""
 
+import hashlib
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +10,7 @@ import pytest
 from safetensors.numpy import load
 
 from tokenreel.cache.canonical import canonical_json, seal
-from tokenreel.cache.embeddings import EmbeddedClip
+from tokenreel.cache.embeddings import EmbeddedClip, write_embeddings
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.manifest import Manifest
 from tokenreel.evaluate.methods.probe import LogisticFit, fit_logistic
@@ -21,6 +23,7 @@ from tokenreel.fuse.embed.export import ExportedModel
 from tokenreel.pipeline.apply import export, results, tokens, videos
 from tokenreel.pipeline.apply.captions import BAND, CAPTION, HEIGHT, caption
 from tokenreel.pipeline.apply.probes import Probe, fit_probes, labelled_actions
+from tokenreel.pipeline.apply.trained import read_trained
 
 
 def make_clip(name, frames, labels=None, *, split="train", action="act", phases=("a", "b")):
@@ -110,6 +113,56 @@ def test_pictures_in_a_watched_folder_itself_are_not_taken_as_it_grows(tmp_path,
     with pytest.raises(KeyboardInterrupt):
         list(videos.watch_folder(tmp_path, apply))
     assert taken == []
+
+
+def write_run(folder, clips, **data):
+    """The folder of a run that is done, as far as it is read."""
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"config": {"data": data}}))
+    write_embeddings(folder / "embeddings.h5", clips, provenance={})
+    return folder
+
+
+def test_what_a_run_has_learned_is_read_from_its_training_clips(tmp_path):
+    frames, labels = [[-1.0, 0], [1, 0], [2, 1]], [0, 1, 1]
+    clips = [make_clip("v", frames, labels, split="val", action="lift")]
+    clips += [make_clip(f"l{number}", frames, labels, action="lift") for number in range(3)]
+    clips += [make_clip("o", frames, [1, 0, 0], action="other")]
+    run = write_run(tmp_path / "run", clips)
+    found = read_trained(run, "lift")
+    assert [clip.clip_id for clip in found.clips] == ["l0", "l1", "l2", "o"]
+    assert found.sha256 == hashlib.sha256((run / "embeddings.h5").read_bytes()).hexdigest()
+    assert (found.action, found.unit, found.score_names) == ("lift", "frame", ())
+    assert found.probe.probabilities(np.array([[9.0, 0]]))[0].argmax() == 1
+    with pytest.raises(UsageError, match=r"name one with --action: lift, other$"):
+        read_trained(run, None)
+    with pytest.raises(
+        UsageError, match=r"--action jump: the run knows the phases of lift, other$"
+    ):
+        read_trained(run, "jump")
+    (run / "embeddings.h5").unlink()
+    with pytest.raises(UsageError, match="type its `fuse train` again to finish it"):
+        read_trained(run, None)
+
+
+def test_nine_actions_are_listed_as_eight_and_dots_and_one_without_a_name_by_words(tmp_path):
+    frames, labels = [[-1.0, 0], [1, 0]], [0, 1]
+    for number, end in ((8, "act6$"), (9, r"act6, \.\.\.$")):
+        names = ["", *(f"act{place}" for place in range(number - 1))]
+        clips = [make_clip(f"c{name}", frames, labels, action=name) for name in names]
+        run = write_run(tmp_path / f"run{number}", clips)
+        wanted = rf"with --action: \(no name\), act0, act1, act2, act3, act4, act5, {end}"
+        with pytest.raises(UsageError, match=wanted):
+            read_trained(run, None)
+    assert read_trained(run, "").action == ""
+
+
+def test_a_run_without_labels_has_no_probe_and_the_action_that_it_was_trained_on(tmp_path):
+    run = write_run(tmp_path / "run", [make_clip("a", [[1, 2], [3, 4]])], action="act3")
+    found = read_trained(run, None)
+    assert (found.action, found.probe) == ("act3", None)
+    alone = write_run(tmp_path / "one", [make_clip("a", [[0, 2], [3, 4]], [0, 1], action="lift")])
+    assert read_trained(alone, None).action == "lift"
 
 
 @pytest.fixture

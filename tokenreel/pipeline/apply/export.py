@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from tokenreel.cache.canonical import canonical_json
-from tokenreel.cache.codec import codec_from_identity, needs_calibration
+from tokenreel.cache.codec import needs_calibration
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.cache.errors import Damaged, UsageError
 from tokenreel.cache.files import make_directory, sync_directory, temporary_name, write_synced
@@ -168,7 +168,6 @@ def _tokens_of(run: Path, provenance: dict[str, Any], store: Stores | None) -> _
     require_same_tokens(run, describe_stores(stores), of_new_clips=store is None)
     identities = {name: each.identity for name, each in stores.items()}
     calibration = load_arrays(stores.first.path / "calibration")
-    codec_from_identity(stores.first.identity.codec, calibration)  # compares their hash
     return _Tokens(identities, calibration, None if store is None else stores)
 
 

@@ -63,7 +63,7 @@ def read_trained(run: Path, action: str | None) -> Trained:
         if action is not None:
             raise UsageError(f"--action {action}: {run} scores whole clips, and names no phases")
         config = read_config(run, provenance)
-        names = file.class_names or system_of(config).score_names(config, provenance)
+        names = system_of(config).score_names(config, provenance)
         return Trained(run, sha256, clips, None, of_one, names, file.unit, stores)
     known = labelled_actions(file.clips)
     if not known:
