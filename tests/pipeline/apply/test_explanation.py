@@ -1,5 +1,6 @@
 """`fuse explain` by its parts: numbers, words, and what is drawn of a made-up explanation."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,7 +25,7 @@ def store(architecture, frames_per_window=1):
 def made_up():
     """Eleven units of a clip: a map of one stream, attention of two."""
     units = np.arange(5, 5 + UNITS)
-    strength = np.linspace(1, 3, UNITS)[:, None, None] * np.ones((1, 2, 2))
+    strength = np.linspace(0.1, 0.3, UNITS)[:, None, None] * np.ones((1, 2, 2))
     explained = Explained(
         class_names=("war", "drama", "news"),
         scores=np.array([0.4, 0.9, 0.1], np.float32),
@@ -112,18 +113,41 @@ def test_numbers_words_and_pictures_of_eight_units_spread_over_the_clip(
     assert np.isnan(lines["spatial"][2, 1])  # no line from a unit to the next
     assert [line.get_xdata()[0] for line in time_line.lines[2:]] == made_up().seconds[:, 0].tolist()
     assert time_line.get_xlim() == (0, 22)
+    assert time_line.get_ylim()[0] == 0
     assert time_line.get_legend() is not None
 
 
+def test_frames_are_those_of_a_store_with_one_picture_a_unit(monkeypatch, tmp_path, drawn):
+    """Also where the only map is of a store with several."""
+    found = made_up()
+    maps = {"temporal": found.explained.maps["spatial"]}
+    monkeypatch.setattr(found, "explained", replace(found.explained, maps=maps))
+    stores = {"windows": store("pixels:all", 2), "frames": store("pixels:centre")}
+    read = []
+    monkeypatch.setattr(
+        explanation,
+        "read_pictures",
+        lambda of, _, units: read.append(of) or [np.zeros((1, 4, 4, 3), np.uint8)] * len(units),
+    )
+    found.record.tags = ("drama",) * 30
+    explanation._write(found, stores, None, tmp_path)
+    assert read == [stores["frames"]]
+    lines = drawn[0].get_suptitle().splitlines()
+    assert 120 < max(map(len, lines)) <= 128  # as wide as eight pictures
+
+
 def test_a_video_that_is_out_of_reach_leaves_maps_on_no_frames(monkeypatch, tmp_path, drawn):
-    def unseen(*_):
+    def unseen(of, *_):
+        tried.append(of)
         raise VideoError("no such file", stage="open")
 
     monkeypatch.setattr(show, "frames_as_seen", unseen)
     monkeypatch.setattr(explanation, "videos_of_store", lambda *_: tmp_path / "videos")
     stores = {"windows": store("vit"), "frames": store("vit")}
+    tried = []
     files, read = write(monkeypatch, tmp_path, stores, {})
     assert not read
+    assert tried == [stores["frames"]]  # of the two the one that has a map
     assert files.unseen_reason == f"{tmp_path / 'videos' / 'a.mp4'}: no such file"
     frames, maps = drawn[0].axes[:-1:2], drawn[0].axes[1:-1:2]
     assert {int(panel.images[0].get_array().min()) for panel in frames} == {255}
