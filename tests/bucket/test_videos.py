@@ -1,11 +1,13 @@
 """Videos on a bucket: the frames of the files on disk, of which only what is needed is fetched."""
 
+import io
 from contextlib import closing
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from tokenreel.cache.bucket import objects
 from tokenreel.cache.bucket import path as paths
@@ -17,6 +19,8 @@ from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.extract.decode_pool.worker import MachineFailure, failure_of
 from tokenreel.extract.flow import clip_queue
 from tokenreel.extract.flow.clip_queue import ClipQueue
+from tokenreel.extract.scene_list import SceneList, SceneSource, change_of_version
+from tokenreel.extract.scenes import run
 from tokenreel.extract.video import decoders, seeking
 from tokenreel.extract.video.decode import decode
 from tokenreel.extract.video.seeking import scan_packets
@@ -372,3 +376,46 @@ def test_the_sizes_of_many_videos_are_listed_and_not_asked_for_one_by_one(s3, pr
         order = sorted(queue._part, key=queue._order)
         assert [-queue._order(clip)[0] for clip in order[::2]] == wanted
         assert len(proxy.sent) == count
+
+
+def test_a_folder_of_pictures_on_a_bucket_is_a_clip_and_a_change_of_one_is_seen(s3):
+    folder = store_path(f"{s3}/pictures/clip")
+    for number in range(3):
+        data = io.BytesIO()
+        Image.new("RGB", (32, 24), (80 * number, 0, 0)).save(data, "PNG")
+        (folder / f"{number:03}.png").write_bytes(data.getvalue())
+    assert len(frames_of(folder)) == 3
+    files = SourceFiles(folder.parent)
+    source, info, state = files.examine_settled("clip", "pyav")
+    assert (source.sha256, info.width) == ("", 32)
+    assert source.num_bytes == sum(path.stat().st_size for path in folder.iterdir())
+    assert files.change_since(source, state) == ""
+    one = folder / "001.png"
+    one.write_bytes(one.read_bytes()[:-1] + b"x")
+    assert "tag" in files.change_since(source, state)
+    with pytest.raises(VideoError, match="no such object"):
+        files.examine_settled("none", "pyav")
+
+
+def test_scenes_of_a_disk_are_those_of_the_same_video_on_a_bucket():
+    hashed, not_hashed = (
+        SceneList({}, {"v.mp4": SceneSource(10, 0, sha256)}) for sha256 in ("a" * 64, "")
+    )
+    assert change_of_version(hashed, "v.mp4", "", 10) == ""
+    assert change_of_version(not_hashed, "v.mp4", "a" * 64, 10) == ""
+    assert change_of_version(not_hashed, "v.mp4", "", 10) == ""
+    assert "now it has 11 bytes" in change_of_version(hashed, "v.mp4", "", 11)
+    assert "now its sha256 is bbb" in change_of_version(hashed, "v.mp4", "b" * 64, 10)
+
+
+def test_scenes_of_a_bucket_are_found_again_only_where_the_object_is_another(short, s3, tmp_path):
+    there, here = store_path(f"{s3}/v.mp4"), tmp_path / "v.mp4"
+    there.write_bytes(short.read_bytes())
+    here.write_bytes(short.read_bytes())
+    size, of_bucket, of_disk = here.stat().st_size, there.stat().st_mtime_ns, "a" * 64
+    assert run._change(there, SceneSource(size, of_bucket, "")) == ""
+    assert run._change(there, SceneSource(size, 5, of_disk)) == ""
+    assert run._change(here, SceneSource(size, of_bucket, "")) == ""
+    assert "is " in run._change(there, SceneSource(size, 5, ""))
+    assert "is " in run._change(there, SceneSource(size - 1, 5, of_disk))
+    assert "is " in run._change(here, SceneSource(size, 5, of_disk))

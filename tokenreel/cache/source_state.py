@@ -3,6 +3,7 @@
 A source is a video file, or a folder of pictures: its files count together, in order of name.
 """
 
+import errno
 import hashlib
 import os
 import stat
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 COARSE_NS = 2 * 10**9  # file systems keep times to 2 s at worst
 TAG = "object_tag"  # of a record: the tag of a video on a bucket
@@ -46,7 +48,12 @@ def source_state(path: Path) -> SourceState:
     Raises:
         OSError: it is not there, or cannot be looked at.
     """
-    status = path.stat()
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        if isinstance(path, Path):
+            raise
+        return _state_of_objects(path)
     num_bytes, mtime_ns = status.st_size, status.st_mtime_ns
     if stat.S_ISDIR(status.st_mode):
         num_bytes = 0
@@ -55,6 +62,22 @@ def source_state(path: Path) -> SourceState:
     inode = status.st_dev, status.st_ino, status.st_ctime_ns
     is_recent = abs(time.time_ns() - mtime_ns) < COARSE_NS
     return SourceState(num_bytes, mtime_ns, inode, is_recent, getattr(status, "tag", ""))
+
+
+def _state_of_objects(folder: Any) -> SourceState:
+    """The state of a folder of pictures on a bucket: its objects count together.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+    """
+    found = [state for _, state in folder.objects()]
+    if not found:
+        raise FileNotFoundError(errno.ENOENT, "no such object", str(folder))
+    names = "".join(f"{len(state.key)}:{state.key}{state.tag}" for state in found)
+    tag = hashlib.sha256(names.encode()).hexdigest()
+    mtime_ns = int(max(state.modified for state in found) * 10**9)
+    is_recent = abs(time.time_ns() - mtime_ns) < COARSE_NS
+    return SourceState(sum(s.num_bytes for s in found), mtime_ns, is_recent=is_recent, tag=tag)
 
 
 def source_sha256(path: Path) -> str:

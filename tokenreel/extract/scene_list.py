@@ -88,22 +88,28 @@ class SceneList:
         return hashlib.sha256(canonical_json(times)).hexdigest()
 
 
-def change_of_version(listed: SceneList, video: str, sha256: str) -> str:
+def change_of_version(
+    listed: SceneList, video: str, sha256: str, num_bytes: int | None = None
+) -> str:
     """Why the scenes of a video are of another version of its file; "" where they are not.
+
+    A video on a bucket has no hash: then the sizes are compared.
 
     Args:
         listed: the scenes.
         video: its name.
-        sha256: of the file as it is.
+        sha256: of the file as it is; "" when unknown.
+        num_bytes: size of the file as it is.
     """
     source = listed.sources.get(video)
-    if source is None or source.sha256 == sha256:
+    if source is None or source.sha256 == sha256 != "":
+        return ""
+    is_hashed = bool(source.sha256 and sha256)
+    if not is_hashed and num_bytes in (None, source.num_bytes):
         return ""
     was = describe_source(source.num_bytes, source.mtime_ns, source.sha256)
-    return (
-        f"its scenes are of another version of the video, {was}; now its sha256 is "
-        f"{sha256[:12]}: `extract scenes DATASET --changed replace` finds them again"
-    )
+    now = f"now its sha256 is {sha256[:12]}" if is_hashed else f"now it has {num_bytes} bytes"
+    return f"its scenes are of another version of the video, {was}; {now}: `extract scenes DATASET --changed replace` finds them again"
 
 
 def csv_bytes(scenes: ScenesOfVideos) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tokenreel.cache.bucket.path import bucket_path, is_bucket
 from tokenreel.cache.errors import ClipFailed, ServiceError, UsageError, limit_behind
-from tokenreel.cache.format.clip import clip_key
+from tokenreel.cache.format.clip import SourceInfo, clip_key
 from tokenreel.cache.format.identity import StoreIdentity
 from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, Manifest, first_clips, path_below
@@ -225,7 +225,7 @@ class ClipQueue:
                 examined = self._sources.examine_settled(
                     clip.video, self._config.decoder, picture_fps=clip.picture_fps
                 )
-                self._check_version(clip, examined[0].sha256)
+                self._check_version(clip, examined[0])
                 replaces = self._changes.replaced.get(clip.clip_id)
                 entry = self.commits.begin(clip, *examined, replaces=replaces)
             except VideoError as error:
@@ -259,10 +259,12 @@ class ClipQueue:
             self._report.skipped.append(clip.clip_id)
             self.taken.append(clip)
 
-    def _check_version(self, clip: Clip, sha256: str) -> None:
+    def _check_version(self, clip: Clip, source: SourceInfo) -> None:
         """Raise VideoError where the listed scenes are of another version of a clip's video."""
         scenes = self._listed.scenes
-        if scenes is not None and (why := change_of_version(scenes, clip.video, sha256)):
+        if scenes is None:
+            return
+        if why := change_of_version(scenes, clip.video, source.sha256, source.num_bytes):
             raise VideoError(why, stage="open")
 
     def _remaining(self) -> Iterator[Clip]:

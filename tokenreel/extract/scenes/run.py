@@ -24,7 +24,7 @@ from tokenreel.cache.canonical import (
     parse_object,
     seal,
 )
-from tokenreel.cache.errors import ClipFailed, Damaged, UsageError, WrongIdentity
+from tokenreel.cache.errors import ClipFailed, Damaged, ServiceError, UsageError, WrongIdentity
 from tokenreel.cache.files import make_directory, read_file, write_whole
 from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.format.identity import RULES_VERSION
@@ -256,10 +256,15 @@ def _change(path: Path, source: SceneSource) -> str:
         now = source_state(path)
         if (now.num_bytes, now.mtime_ns) == (source.num_bytes, source.mtime_ns):
             return ""
-        sha256 = source_sha256(path) if now.num_bytes == source.num_bytes else ""
+        is_as_large = now.num_bytes == source.num_bytes
+        if is_as_large and bool(now.tag) == bool(source.sha256):
+            return ""  # it was copied to a bucket, or from there, where videos are not hashed
+        sha256 = source_sha256(path) if is_as_large and not now.tag else ""
+    except ServiceError:
+        raise
     except OSError as error:
         return f"was {was}, is unreadable: {(error.strerror or str(error)).lower()}"
-    if sha256 == source.sha256:
+    if sha256 == source.sha256 != "":
         return ""
     return f"was {was}, is {describe_source(now.num_bytes, now.mtime_ns, sha256)}"
 
