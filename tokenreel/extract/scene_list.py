@@ -109,7 +109,10 @@ def change_of_version(
         return ""
     was = describe_source(source.num_bytes, source.mtime_ns, source.sha256)
     now = f"now its sha256 is {sha256[:12]}" if is_hashed else f"now it has {num_bytes} bytes"
-    return f"its scenes are of another version of the video, {was}; {now}: `extract scenes DATASET --changed replace` finds them again"
+    return (
+        f"its scenes are of another version of the video, {was}; {now}: "
+        "`extract scenes DATASET --changed replace` finds them again"
+    )
 
 
 def csv_bytes(scenes: ScenesOfVideos) -> bytes:
