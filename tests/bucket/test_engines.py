@@ -15,13 +15,17 @@ from tests.extract.extraction import write_video
 from tests.pipeline.launch.conftest import WORDS, claimed_by
 from tests.pipeline.launch.test_drive import NAMES, Workers
 from tests.programs import call
+from tokenreel.cache.bucket.objects import Bucket
 from tokenreel.cache.bucket.path import bucket_path, put_object, store_path
 from tokenreel.cache.canonical import canonical_json, seal
+from tokenreel.cache.format import bucket_store
 from tokenreel.cache.format.clip import clip_key, folder_of
 from tokenreel.cache.format.index import committed_keys
 from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.read.store_reader import open_store
+from tokenreel.cache.tools.maintenance import collect_garbage
+from tokenreel.cache.write import claims
 from tokenreel.extract.signals import Stopping
 from tokenreel.pipeline.launch.attempts import LEDGER
 from tokenreel.pipeline.launch.base import Extraction, Placement
@@ -186,3 +190,34 @@ def test_two_processes_by_shard_auto_of_which_one_is_killed_and_what_status_says
     assert (code, "complete" in printed) == (0, True)
     assert contents(url) == contents(folder / "local")
     assert sorted(open_store(url).records) == ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("survives", [1, 12, 30, 50, 70, 90, 120, 150, 170])
+def test_credentials_that_expire_at_any_request_end_a_run_with_one_sentence_and_it_resumes(
+    memory, folder, monkeypatch, survives
+):
+    request, count, url = Bucket._call, [0], f"{memory}/store"
+
+    def expiring(self, key, work, *, again=False):
+        def refuse(client, store):
+            text = "status code: 400 Bad Request <Code>ExpiredToken</Code><Key>AKIDOFTESTS</Key>"
+            raise client.exceptions.GenericError(text)
+
+        count[0] += 1
+        return request(self, key, work if count[0] <= survives else refuse, again=again)
+
+    monkeypatch.setattr(Bucket, "_call", expiring)
+    status, printed = call("extract", "run", "folder", *options(url), cwd=folder)
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+    assert (status, len(errors)) == (6, 1), printed
+    assert errors[0].count("the credentials are refused or have expired") == 1
+    assert "AKID" not in printed
+    assert "Traceback" not in printed
+    monkeypatch.setattr(Bucket, "_call", request)
+    monkeypatch.setattr(claims, "_started", lambda pid: "")  # the process of the first run ended
+    monkeypatch.setattr(bucket_store, "CREATING_SECONDS", 1.0)
+    status, printed = call("extract", "run", "folder", *options(url), cwd=folder)
+    assert status == 0, printed
+    collect_garbage(url, older_than_seconds=-5, delete=True)  # claims that could not be deleted
+    assert contents(url) == contents(folder / "local")

@@ -46,13 +46,23 @@ def test_reads_survive_faults(proxy, upload, local, monkeypatch, kind):
     assert proxy.seen.count(kind) >= 2 or kind == "slow"
 
 
-@pytest.mark.parametrize("kind", ["503", "cut", "lost"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "503",
+        "cut",
+        "lost",
+        pytest.param("500", marks=pytest.mark.slow),
+        pytest.param("slow", marks=pytest.mark.slow),
+    ],
+)
 def test_writes_survive_faults_and_are_done_once(proxy, s3, local, kind):
     url = stores.make_store(f"{s3}/store")
-    proxy.fault = lambda number, method, path: kind if number % 5 == 0 else ""
+    every = 12 if kind == "slow" else 5
+    proxy.fault = lambda number, method, path: kind if number % every == 0 else ""
     with StoreWriter(url, writer_id="w") as writer:
         stores.write_clip(writer, "a", 70)
-    assert len(proxy.seen) > 5
+    assert len(proxy.seen) > 60 / every
     proxy.fault = lambda *_: ""
     assert diff_stores(url, local) == []
     assert verify_store(url, deep=True).problems == ()

@@ -10,6 +10,7 @@ from tests.extract.extraction import CONFIG, write_video
 from tokenreel.cache.canonical import canonical_json, seal
 from tokenreel.cache.errors import WrongIdentity
 from tokenreel.cache.format.clip import clip_key
+from tokenreel.cache.format.store_files import read_failures, record_failure
 from tokenreel.cache.manifest import Clip, Manifest
 from tokenreel.cache.write import claims, worker_notes
 from tokenreel.cache.write.claims import ClaimHeld, take_claim
@@ -217,3 +218,18 @@ def test_clips_that_a_helper_does_not_reach_count_as_the_others(manifest, tmp_pa
     report = extract(manifest, store, share=(1, 2))
     assert (report.committed, sorted(report.skipped)) == (["b", "d"], ["a", "c"])
     assert report.num_missing == 0
+
+
+def test_the_failure_of_a_clip_whose_writer_was_killed_just_after_its_commit_is_forgotten(
+    manifest, tmp_path
+):
+    store = tmp_path / "store"
+    extract(manifest, store, part=manifest.clips[:2])
+    for name in "ac":
+        record_failure(store, name, stage="decode", reason="torn", details={})
+    report = extract(manifest, store, part=manifest.clips[:3])
+    assert (report.skipped, [failure.clip_id for failure in report.quarantined]) == (
+        ["a", "b"],
+        ["c"],
+    )
+    assert [record["clip_id"] for record in read_failures(store)] == ["c"]

@@ -340,6 +340,11 @@ def record_failure(
     write_whole(file, canonical_json(seal(record)))
 
 
+def forget_failure(path: str | Path, clip_id: str) -> None:
+    """Remove the record that a clip failed, if there is one."""
+    (store_path(path) / "failed" / f"{clip_key(clip_id)}.json").unlink(missing_ok=True)
+
+
 def _put_failure(file: Path, record: dict[str, Any]) -> None:
     """Put a record on a bucket; of two writers at once each counts the attempt of the other."""
     for _ in range(8):

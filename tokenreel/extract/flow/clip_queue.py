@@ -14,7 +14,7 @@ from tokenreel.cache.bucket.path import bucket_path, is_bucket
 from tokenreel.cache.errors import ClipFailed, ServiceError, UsageError, limit_behind
 from tokenreel.cache.format.clip import SourceInfo, clip_key
 from tokenreel.cache.format.identity import StoreIdentity
-from tokenreel.cache.format.store_files import read_failures
+from tokenreel.cache.format.store_files import forget_failure, read_failures
 from tokenreel.cache.manifest import Clip, Manifest, first_clips, path_below
 from tokenreel.cache.write.bucket_claims import AHEAD
 from tokenreel.cache.write.claims import ClaimHeld
@@ -269,13 +269,16 @@ class ClipQueue:
 
     def _remaining(self) -> Iterator[Clip]:
         """Clips that are neither committed nor in quarantine, in the order of extraction."""
-        quarantine = {} if self._retries else {f["clip_id"]: f for f in read_failures(self._store)}
+        failures = {failure["clip_id"]: failure for failure in read_failures(self._store)}
+        quarantine = {} if self._retries else failures
         left = []
         for clip in self._part:
             is_replaced = clip.clip_id in self._changes.replaced
             if clip_key(clip.clip_id) in self.commits.seen and not is_replaced:
                 if clip.clip_id not in self._changes.changed:
                     self._report.skipped.append(clip.clip_id)
+                    if clip.clip_id in failures:  # its writer was killed just after the commit
+                        forget_failure(self._store, clip.clip_id)
             elif (found := quarantine.get(clip.clip_id)) and not self._is_tried_again(clip, found):
                 failure = ClipFailed(clip.clip_id, stage=found["stage"], reason=found["reason"])
                 log.warning("in quarantine, not retried: %s", failure)
