@@ -80,6 +80,10 @@ class Proxy:
         self.address = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
+    def forget_listings(self) -> None:
+        """Give no listing of before now as a stale one."""
+        self._listings.clear()
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
