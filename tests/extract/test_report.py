@@ -87,6 +87,8 @@ def test_a_report_of_nothing_says_nothing_but_its_counts():
         ({"unreadable": ["x"]}, 3),
         ({"labels": ["split"]}, 3),
         ({"changed": {"a": "x"}}, 3),
+        ({"committed": ["a"], "skipped": ["b"], "num_clips": 3}, 3),
+        ({"committed": ["a"], "skipped": ["b"], "num_clips": 2}, 0),
         ({"changed": {"a": "x"}, "accepts_changed": True}, 0),
     ],
 )
@@ -102,6 +104,11 @@ def test_a_changed_clip_is_reached_once_whether_it_is_kept_or_replaced():
         assert report.num_missing == missing
     report.quarantined, report.failed = [failed("d")], [failed("e")]
     assert report.num_missing == 0
+
+
+def test_clips_that_were_not_extracted_are_counted():
+    report = ExtractReport(committed=["a"], num_clips=3)
+    assert report.table().splitlines()[-1] == "2 clip(s) were not extracted; rerun to resume"
 
 
 def test_more_failures_than_allowed_name_the_last():

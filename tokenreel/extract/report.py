@@ -105,12 +105,14 @@ class ExtractReport:
     def exit_status(self) -> int:
         """130 (Ctrl-C) or 143 where a signal left clips unreached, else 3 or 0.
 
-        3 where a clip failed, changed or has old labels, or something could not be read.
+        3 where a clip failed, changed, has old labels or was not reached, or something could not be
+        read.
         """
         if self.stopped and (self.num_missing or not self.num_clips):
             return status_of_signal(self.signal)
         is_refused = bool(self.changed) and not self.accepts_changed
         is_partial = self.failed or self.quarantined or self.unreadable or self.labels
+        is_partial = is_partial or self.num_missing
         return 3 if is_partial or is_refused else 0
 
     def require_reached(self) -> None:
@@ -194,6 +196,8 @@ class ExtractReport:
             lines.append("retry clips in quarantine with `extract retry STORE`")
         if self.stopped:
             lines.append(f"stopped early, {self.num_missing} clips missing; rerun to resume")
+        elif self.num_missing:
+            lines.append(f"{self.num_missing} clip(s) were not extracted; rerun to resume")
         return "\n".join(lines)
 
     def _changes(self) -> list[str]:

@@ -288,7 +288,7 @@ def test_the_status_of_a_stopped_run_says_whether_clips_are_missing():
         with pytest.raises(SystemExit, match=str(status)):
             report.require_reached()
     assert ExtractReport(signal=signal.SIGTERM).exit_status == 143  # before the clips were counted
-    assert ExtractReport(committed=["a"], num_clips=3).exit_status == 0
+    assert ExtractReport(committed=["a"], num_clips=3).exit_status == 3
     parts = [
         ExtractReport(committed=["a"], skipped=["b"], num_clips=3),
         ExtractReport(committed=["b"], skipped=["a"], num_clips=3),

@@ -17,6 +17,7 @@ from tokenreel.cache.format.clip import clip_key
 from tokenreel.cache.format.index import committed_keys
 from tokenreel.cache.manifest import Manifest
 from tokenreel.cache.progress import Progress
+from tokenreel.cache.write.claims import is_live
 from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.flow.changes import WhenChanged, find_changes
 from tokenreel.extract.flow.clip_queue import clips_of_shard
@@ -108,8 +109,14 @@ def extract_on_gpus(
                     child.process.terminate()
         is_stopped = stopping.event.is_set()
     report = merge_reports([child.report for child in children])
-    there = committed_keys(store)  # each process left clips to others, which may have stopped
-    report.skipped = [name for name in report.skipped if clip_key(name) in there]
+    there, claims = committed_keys(store), store / "claims"
+
+    def is_done(name: str) -> bool:
+        """Whether a clip that a process left to others is committed, or in work elsewhere."""
+        key = clip_key(name)
+        return key in there or (not is_stopped and is_live(claims / f"{key}.json"))
+
+    report.skipped = [name for name in report.skipped if is_done(name)]
     report.check_failures(config.max_failures)
     for child in children:
         if child.error is not None and not is_stopped:

@@ -7,7 +7,7 @@ claim decides who has a clip.  When a worker dies, the clips that it had in work
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -391,6 +391,12 @@ class Driver:
                 self._start(min(state.idle), Task(only=together))
         return bool(free)
 
+    def _in_work(self, keys: Iterable[str]) -> list[str]:
+        """Ids of the clips that other writers work on."""
+        claims, seconds = self._store / "claims", self._expiry_seconds
+        live = [key for key in keys if is_live(claims / f"{key}.json", expiry_seconds=seconds)]
+        return sorted(self._clips[key].clip_id for key in live)
+
     def _total(self) -> ExtractReport:
         reports = [*self._state.reports, *self._state.latest.values()]
         return merge_reports(reports) if reports else ExtractReport()
@@ -410,15 +416,18 @@ class Driver:
                 total.replaced += [clip.clip_id] if key in replaced else []
         total.skipped = sorted({*total.skipped} - {*total.committed})
         total.skipped = [name for name in total.skipped if clip_key(name) not in left]
+        in_work = [] if stopping.event.is_set() else self._in_work(left)
+        total.skipped, total.num_in_work = total.skipped + in_work, len(in_work)
         total.note_quarantine(read_failures(self._store), {c.clip_id for c in self._part})
         settle_run(self._store, self._run)
         self._attempts.forget(now | self._in_quarantine())
         if state.error is not None and not stopping.event.is_set():
             raise state.error
         if left and not stopping.event.is_set():
-            names = sorted(self._clips[key].clip_id for key in left)
+            names = sorted({self._clips[key].clip_id for key in left} - {*in_work})
             more = f", ... ({len(names)} in all)" if len(names) > SHOWN else ""
-            log.warning("not extracted: %s%s: rerun to resume", ", ".join(names[:SHOWN]), more)
+            if names:
+                log.warning("not extracted: %s%s: rerun to resume", ", ".join(names[:SHOWN]), more)
         total.signal = stopping.signal
         return total
 
