@@ -111,8 +111,8 @@ class ExtractReport:
         if self.stopped and (self.num_missing or not self.num_clips):
             return status_of_signal(self.signal)
         is_refused = bool(self.changed) and not self.accepts_changed
-        is_partial = self.failed or self.quarantined or self.unreadable or self.labels
-        is_partial = is_partial or self.num_missing
+        is_partial = any((self.failed, self.quarantined, self.unreadable, self.labels))
+        is_partial = is_partial or self.num_missing > 0
         return 3 if is_partial or is_refused else 0
 
     def require_reached(self) -> None:
