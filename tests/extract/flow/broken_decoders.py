@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from tokenreel.extract.decode_pool import worker
 
-__all__ = ["beat_for_ever", "crash", "die_midway", "hang", "open_too_many_files"]
+__all__ = ["beat_for_ever", "crash", "die_midway", "hang", "open_too_many_files", "tell_endpoint"]
 
 
 def hang(pipe, ring):
@@ -24,6 +24,11 @@ def crash(pipe, ring):
     """A decoder that dies in native code."""
     pipe.recv()
     os.kill(os.getpid(), 11)
+
+
+def tell_endpoint(pipe, ring):
+    """A process that says which server of S3 it would ask."""
+    pipe.send(os.environ.get("AWS_ENDPOINT_URL"))
 
 
 def beat_for_ever(pipe, ring):

@@ -13,7 +13,12 @@ import numpy as np
 import pytest
 
 from tests.extract.extraction import CONFIG, content, copy_without_clips, differing, write_video
-from tests.extract.flow.broken_decoders import beat_for_ever, die_midway, open_too_many_files
+from tests.extract.flow.broken_decoders import (
+    beat_for_ever,
+    die_midway,
+    open_too_many_files,
+    tell_endpoint,
+)
 from tokenreel.cache.errors import ClipFailed, MachineError, TokenReelError
 from tokenreel.cache.format.store_files import read_failures
 from tokenreel.cache.manifest import Clip, Manifest
@@ -127,6 +132,20 @@ def test_too_many_failures_end_the_run_and_leave_no_claim(root, tmp_path):
     with pytest.raises(TokenReelError, match="1 clips failed, more than max_failures=0"):
         extract_clips(manifest, config, tmp_path / "store", progress=False)
     assert list((tmp_path / "store" / "claims").iterdir()) == []
+
+
+def test_a_decode_process_has_the_environment_of_now_and_not_of_the_first_one(monkeypatch):
+    monkeypatch.setattr(pool, "serve", tell_endpoint)
+    for address in ("http://127.0.0.1:1", None, "http://127.0.0.1:2"):
+        if address is None:
+            monkeypatch.delenv("AWS_ENDPOINT_URL")
+        else:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        process = pool.DecodeProcess(64)
+        try:
+            assert process.pipe.recv() == address
+        finally:
+            process.close(kill=True)
 
 
 def test_sigterm_while_no_frame_arrives_abandons_the_clip_without_a_failure(

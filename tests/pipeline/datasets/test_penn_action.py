@@ -279,14 +279,14 @@ def test_videos_without_frames_are_counted_and_folders_that_cannot_be_read_are_l
     for number in ("0002", "0003", "0004"):
         shutil.copy(folder / "0001.npy", folder / f"{number}.npy")
     (root / "frames" / "0004").mkdir()
-    scans = os.scandir
+    lists = os.listdir
 
     def refuse(path):
         if os.fspath(path).endswith("0004"):
             raise PermissionError(13, "Permission denied", os.fspath(path))
-        return scans(path)
+        return lists(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "listdir", refuse)
     check = check_dataset("penn_action", root, {})
     assert [(s.split, s.listed, s.found) for s in check.splits if s.listed] == [("val", 4, 1)]
     assert check.notes == ("2 of 4 videos have no frames",)

@@ -15,7 +15,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -69,6 +69,23 @@ class Denied(Refused):
 
 class Unanswered(ServiceError, TimeoutError):
     """The service does not answer as it should, after every retry."""
+
+
+def with_environment(
+    environment: Mapping[str, str], work: Callable[..., None], *arguments: Any
+) -> None:
+    """Do the work of a process of a fork server, in the environment of the one that started it.
+
+    The server has the environment of its own start; credentials and endpoints may be others since.
+
+    Args:
+        environment: of the process that starts this one.
+        work: what this one does.
+        arguments: of that.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
+    work(*arguments)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenreel.cache.bucket.objects import with_environment
 from tokenreel.cache.errors import MachineError, TokenReelError
 from tokenreel.extract.decode_pool.shared_ring import SHARED_MEMORY, SharedRing
 from tokenreel.extract.decode_pool.worker import (
@@ -124,7 +125,8 @@ class DecodeProcess:
         _require_room(SLOTS * slot_bytes)
         self.ring = SharedRing((SLOTS, slot_bytes))
         self.pipe, child = context.Pipe()
-        self.process = context.Process(target=serve, args=(child, self.ring), daemon=True)
+        arguments = dict(os.environ), serve, child, self.ring
+        self.process = context.Process(target=with_environment, args=arguments, daemon=True)
         try:
             with blocked_in_children(*STOP_SIGNALS):
                 self.process.start()

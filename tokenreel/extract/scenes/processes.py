@@ -7,13 +7,14 @@ process.
 import atexit
 import multiprocessing
 import multiprocessing.connection
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from tokenreel.cache.bucket.objects import signs_of_life
+from tokenreel.cache.bucket.objects import signs_of_life, with_environment
 from tokenreel.cache.errors import (
     MachineError,
     UsageError,
@@ -106,7 +107,8 @@ class _Process:
         self.job = job
         context = multiprocessing.get_context("forkserver")
         self.pipe, child = context.Pipe()
-        self._process = context.Process(target=_serve, args=(child,), daemon=True)
+        arguments = dict(os.environ), _serve, child
+        self._process = context.Process(target=with_environment, args=arguments, daemon=True)
         with blocked_in_children(*STOP_SIGNALS):
             self._process.start()
             atexit.register(self._process.kill)
