@@ -46,7 +46,7 @@ SECONDS = {
     "fusion": 200,
     "pooling": 90,
     "ray_local": 260,
-    "scale_simulation": 120,
+    "scale_simulation": 20,
     "scene_pixels": 90,
     "similar": 240,
     "stan_step": 900,
