@@ -113,6 +113,25 @@ def test_the_clips_of_a_writer_that_works_elsewhere_are_left_to_it_and_counted(
     assert report.num_in_work == 0, "the driver of several writers looks after them"
 
 
+def test_clips_that_work_elsewhere_stay_counted_where_others_are_taken(
+    manifest, tmp_path, monkeypatch, claim_of_another_host
+):
+    lost = claim_of_another_host.with_name(f"{clip_key('b')}.json")
+    lost.write_bytes(claim_of_another_host.read_bytes())
+    seconds, real = [0.0], claims.clock_of
+    monkeypatch.setattr(claims, "clock_of", lambda folder: real(folder) + seconds[0])
+
+    def only_c_beats(wait):
+        seconds[0] += wait
+        beat = time.time() + seconds[0]
+        os.utime(claim_of_another_host, (beat, beat))
+
+    meanwhile(monkeypatch, only_c_beats)
+    report = extract(manifest, tmp_path / "store")
+    assert (report.committed, report.skipped, report.num_in_work) == (["d", "b"], ["a", "c"], 1)
+    assert report.exit_status == 0
+
+
 def test_a_signal_ends_the_wait_for_heartbeats(
     manifest, tmp_path, monkeypatch, claim_of_another_host
 ):

@@ -142,9 +142,8 @@ class LocalCache:
                 file.seek(offset)
                 write_all(file.fileno(), data)
             try:
-                os.link(beside, path)
-            except FileExistsError:
-                pass
+                with suppress(FileExistsError):
+                    os.link(beside, path)
             except OSError:  # a file system without hard links
                 beside.replace(path)
         except OSError as error:

@@ -209,7 +209,7 @@ def extract_clips(
                 part = _abandoned(store, taken, report, is_over)
                 if not part or stopping.event.is_set():
                     break
-                taken = extract(part, is_last=True).taken
+                taken += extract(part, is_last=True).taken
     if is_whole_run:
         settle_run(store, names)
     _report_changes(report, changes)
@@ -229,10 +229,10 @@ def _abandoned(
         report: updated: what others work on is counted, what nobody does is no longer skipped.
         is_over: ends the wait for their heartbeats.
     """
-    done = committed_keys(store) if taken else set()
-    done |= (
-        {clip_key(str(record["clip_id"])) for record in read_failures(store)} if taken else set()
-    )
+    if not taken:
+        return []
+    done = committed_keys(store)
+    done |= {clip_key(str(record["clip_id"])) for record in read_failures(store)}
     left = {clip_key(clip.clip_id): clip for clip in taken}
     left = {key: clip for key, clip in left.items() if key not in done}
     if not left:

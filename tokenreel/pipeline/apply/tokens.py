@@ -197,9 +197,9 @@ class Backlog:
 class Extraction:
     """Extraction of videos in a thread of its own: they come as they are committed, or fail.
 
-    Iterating gives names of committed clips and failures.  A clip that is taken has been embedded
-    when the next is asked for; while too many wait, extraction pauses.  Use as a context manager;
-    leaving it before the end stops the extraction.
+    Iterating gives names of committed clips and failures.  A clip counts as embedded once the next
+    one is taken; while too many wait, extraction pauses.  Use as a context manager; leaving it
+    before the end stops the extraction.
 
     Args:
         manifest: the videos.

@@ -230,7 +230,7 @@ def size_of(placement: Placement, nodes: Sequence[Mapping[str, float]]) -> tuple
         raise UsageError(f"--gpus {placement.gpus}: the Ray cluster has no GPU")
 
     def room(cpus: int) -> int:
-        """Workers of so many cores that run at once."""
+        """How many workers, of that many cores each, run at once."""
         fits = [int(node.get("CPU", 0)) // cpus for node in nodes]
         devices = [int(node.get("GPU", 0)) for node in nodes]
         return sum(map(min, fits, devices)) if gpus else sum(fits)
