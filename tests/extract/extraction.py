@@ -80,10 +80,14 @@ def differing(one: Path, other: Path) -> list[str]:
     return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
 
 
-def shards(store: Path) -> list[Path]:
-    """Files of whole segments and of those being written, while a process writes the store.
+def files_below(folder: Path) -> list[Path]:
+    """The files below a folder, while a process writes there.
 
     `os.walk`, for it passes over a folder that is renamed or removed meanwhile: rglob raises.
     """
-    files = [Path(folder, name) for folder, _, names in os.walk(store / "clips") for name in names]
-    return [file for file in files if file.match("tokens/*/c/*/0/0")]
+    return [Path(place, name) for place, _, names in os.walk(folder) for name in names]
+
+
+def shards(store: Path) -> list[Path]:
+    """Files of whole segments and of those being written, while a process writes the store."""
+    return [file for file in files_below(store / "clips") if file.match("tokens/*/c/*/0/0")]

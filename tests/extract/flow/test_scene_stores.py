@@ -17,7 +17,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.extract.extraction import CONFIG, copy_without_clips, differing
+from tests.extract.extraction import CONFIG, copy_without_clips, differing, files_below
 from tests.extract.scenes.films import COLOURS, write_film
 from tests.programs import call
 from tokenreel.cache.errors import UsageError
@@ -325,10 +325,11 @@ def test_an_extraction_of_scenes_killed_at_any_moment_ends_in_the_same_files(tmp
 def files_of(store):
     """Every file of the clips, as far as it is there; no unfinished ones."""
     found = {}
-    for path in (store / "clips").rglob("*"):
+    for path in files_below(store / "clips"):
+        name = str(path.relative_to(store))
         with contextlib.suppress(OSError):
-            if path.is_file() and ".tmp" not in str(path):
-                found[str(path.relative_to(store))] = path.read_bytes()
+            if ".tmp" not in name:
+                found[name] = path.read_bytes()
     return found
 
 

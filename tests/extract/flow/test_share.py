@@ -85,17 +85,13 @@ def test_the_clips_of_a_writer_that_was_lost_with_its_node_are_taken_once_it_is_
     manifest, tmp_path, monkeypatch, claim_of_another_host, caplog
 ):
     caplog.set_level("INFO")
-    seconds, real = [0.0], claims.clock_of
-    monkeypatch.setattr(claims, "clock_of", lambda folder: real(folder) + seconds[0])
-
-    def nothing_comes(wait):
-        seconds[0] += wait
-
-    meanwhile(monkeypatch, nothing_comes)
+    last_beat, waits = claim_of_another_host.stat().st_mtime, []
+    monkeypatch.setattr(claims, "clock_of", lambda _: last_beat + sum(waits))
+    meanwhile(monkeypatch, waits.append)
     report = extract(manifest, tmp_path / "store")
     assert (report.committed, report.skipped) == (["b", "d", "c"], ["a"])
     assert "1 clip(s) are claimed by other writers: waiting for their heartbeats" in caplog.text
-    assert 290 < seconds[0] < 310
+    assert sum(waits) == claims.EXPIRY_SECONDS
     assert report.num_in_work == 0
 
 

@@ -1,7 +1,9 @@
 """Stages: in order, bounded, and an error ends the run without blocking anybody."""
 
+import queue
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from tokenreel.extract.flow.batching import Batcher
 from tokenreel.extract.flow.stage import Stage, WriterThreads
 
 
-def wait_until(happens, seconds=10.0):
+def wait_until(happens, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not happens():
         assert time.monotonic() < deadline
@@ -27,25 +29,33 @@ def test_a_stage_processes_every_item_in_order():
     assert done == list(range(50))
 
 
-def test_a_stage_counts_the_seconds_of_its_work_and_of_waiting_between_items():
-    done = threading.Event()
+class SlowQueue(queue.Queue):
+    """Each item comes three seconds after it is asked for, by a pretended clock."""
 
-    def work(_):
-        time.sleep(0.05)
-        done.set()
+    def __init__(self, clock):
+        super().__init__(2)
+        self.clock = clock
 
-    before = time.monotonic()
-    with Stage("s", work, depth=2) as stage:
-        time.sleep(0.05)  # before the first item: not idle
-        for _ in range(2):
-            stage.put(0)
-            assert done.wait(10)
-            done.clear()
-            time.sleep(0.1)  # longer than the rest of the item's work: the stage waits
-    total = time.monotonic() - before
-    assert stage.busy_seconds >= 2 * 0.05
-    assert stage.idle_seconds >= 0.05
-    assert stage.busy_seconds + stage.idle_seconds <= total - 0.05
+    def get(self):
+        item = super().get()
+        self.clock[0] += 3.0
+        return item
+
+
+def test_a_stage_counts_the_seconds_of_its_work_and_of_waiting_between_items(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(stages, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def work(seconds):
+        now[0] += seconds
+
+    stage = Stage("s", work, depth=2)
+    stage._items = SlowQueue(now)
+    with stage:
+        for seconds in (5.0, 7.0, 11.0):
+            stage.put(seconds)
+    assert stage.busy_seconds == 5 + 7 + 11
+    assert stage.idle_seconds == 2 * 3  # before the first item it is not idle
 
 
 def test_put_waits_while_the_queue_is_full():
@@ -172,18 +182,24 @@ def test_items_that_wait_behind_one_that_fails_are_discarded():
 
 def test_the_wait_for_the_first_item_is_no_idle_time():
     with Stage("s", lambda _: None, depth=1) as stage:
-        time.sleep(0.2)
+        time.sleep(0.05)
         stage.put(1)
-    assert stage.idle_seconds < 0.1
+    assert stage.idle_seconds == 0
 
 
 def test_finish_looks_around_while_it_waits(monkeypatch):
     monkeypatch.setattr(stages, "TICK_SECONDS", 0.01)
-    ticks = []
-    with Stage("s", lambda _: time.sleep(0.2), depth=1) as stage:
+    ticks, has_looked = [], threading.Event()
+
+    def look_around():
+        ticks.append(1)
+        if len(ticks) > 3:
+            has_looked.set()
+
+    with Stage("s", lambda _: has_looked.wait(60), depth=1) as stage:
         stage.put(1)
-        stage.finish(lambda: ticks.append(1))
-    assert len(ticks) > 3
+        stage.finish(look_around)
+    assert has_looked.is_set()
 
 
 def test_writer_threads_tell_their_mean_and_follow_each_task_that_was_put():

@@ -103,6 +103,11 @@ def test_every_rate_of_the_machine_is_measured(manifest, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_block_is_written_and_read_where_the_time_is_over_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "DISK_BLOCK_BYTES", 1 << 16)
+    assert min(plan.disk_rates(tmp_path, 0.0)) > 0
+
+
 @pytest.mark.parametrize("out", ["nowhere/a.png", "."])
 def test_picture_that_cannot_be_written_is_an_error(manifest, store, tmp_path, out):
     picture = look_at_clip(open_store(store), "part", root=manifest.root, num_frames=1)

@@ -1,6 +1,7 @@
 """An endpoint on this machine that answers as a script says."""
 
 import json
+import select
 import socket
 import threading
 import time
@@ -46,7 +47,10 @@ def send(data, status=200, kind="application/json", length=None, **headers):
 
 
 def stall(seconds, between=None):
-    """Say nothing for so long; with `between`, a byte now and then."""
+    """Say nothing for so long; with `between`, a byte now and then.  Ends when the client leaves.
+
+    The function that it returns has an attribute `was_left`: how often the client left first.
+    """
 
     def answer(request):
         request.send_response(200)
@@ -58,12 +62,21 @@ def stall(seconds, between=None):
                 if between:
                     request.wfile.write(b" ")
                     request.wfile.flush()
-                time.sleep(between or 0.02)
+                if _has_left(request.connection, between or 0.02):
+                    answer.was_left += 1
+                    break
         except OSError:
-            pass
+            answer.was_left += 1
         request.close_connection = True
 
+    answer.was_left = 0
     return answer
+
+
+def _has_left(connection, seconds):
+    """Whether the client closes its connection within some seconds."""
+    readable, _, _ = select.select([connection], [], [], seconds)
+    return bool(readable) and connection.recv(1, socket.MSG_PEEK) == b""
 
 
 @contextmanager

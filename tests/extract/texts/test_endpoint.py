@@ -1,12 +1,15 @@
 """One question to an endpoint that misbehaves in every way an endpoint does."""
 
 import email.utils
+import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from tests.extract.texts.server import completion, send, serve, stall
+from tests.extract.texts.server import Script, completion, send, serve, stall
 from tokenreel.cache.errors import UsageError
+from tokenreel.extract.texts import endpoint as endpoint_module
 from tokenreel.extract.texts.endpoint import Endpoint, NoAnswer, OutOfRequests, check_url
 
 KEY = "sk-secret"
@@ -30,7 +33,7 @@ def ask(script, answers=6, **options):
     slept = []
     options = {
         "key": KEY,
-        "timeout_seconds": 5,
+        "timeout_seconds": 120,
         "attempts": answers,
         "sleep": slept.append,
     } | options
@@ -68,20 +71,30 @@ def test_what_is_wrong_for_a_moment_is_tried_again_later_and_later(answer):
     assert 1 <= slept[1] <= 3
 
 
-@pytest.mark.parametrize("answer", [stall(3), stall(3, between=0.05)], ids=["silent", "trickling"])
-def test_a_stall_ends_at_the_time_limit_of_a_request(answer):
+@pytest.mark.parametrize("between", [None, 0.05], ids=["silent", "trickling"])
+def test_a_stall_ends_at_the_time_limit_of_a_request(between):
+    answer = stall(120, between)
     with serve(answer) as script:
         started = time.monotonic()
-        found, _, _ = ask(script, timeout_seconds=0.3)
-        assert time.monotonic() - started < 2.5
+        found, _, _ = ask(script, answers=100, timeout_seconds=0.3)
+        assert 0.3 < time.monotonic() - started < 100, "left long before the server ends"
+        wait_for(lambda: answer.was_left == 1)
     assert found.text == "fine"
 
 
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_server_that_is_gone_is_no_answer_after_all_attempts():
-    with serve() as script:
-        pass
-    with pytest.raises(NoAnswer, match=r"no answer in 3 attempts; the last: ConnectError"):
-        ask(script, answers=3)
+    with socket.socket() as port:  # bound, so that nobody else answers there
+        port.bind(("127.0.0.1", 0))
+        gone = Script(url=f"http://127.0.0.1:{port.getsockname()[1]}/v1")
+        with pytest.raises(NoAnswer, match=r"no answer in 3 attempts; the last: ConnectError"):
+            ask(gone, answers=3)
 
 
 def test_a_wait_that_the_server_names_is_kept_as_a_number_or_a_date():
@@ -135,14 +148,21 @@ def test_no_more_requests_are_sent_than_allowed_repeats_counted():
     assert len(script.bodies) == 2
 
 
-def test_requests_start_at_the_rate_that_is_given():
+def test_requests_start_at_the_rate_that_is_given(monkeypatch):
+    now, slept = [100.0], []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(endpoint_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     with serve() as script:
-        slept = []
-        endpoint = Endpoint(script.url, "m", per_minute=60, sleep=slept.append)
-        for _ in range(3):
+        endpoint = Endpoint(script.url, "m", per_minute=60, sleep=sleep)
+        for late in (0.0, 0.25, 5.0, 0.0):
+            now[0] += late
             endpoint.ask("what?", b"")
         endpoint.close()
-    assert [round(seconds) for seconds in slept] == [1, 2]
+    assert slept == [0.75, 1.0]  # the third came late by itself
 
 
 def test_a_stopped_endpoint_sends_nothing():

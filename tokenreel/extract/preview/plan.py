@@ -429,6 +429,8 @@ def _repeat(work: Callable[[], object], seconds: float) -> float:
 def disk_rates(folder: Path, seconds: float) -> tuple[float, float]:
     """Bytes a second written and flushed, and read back without the page cache.
 
+    A block at least is written and read, however short the time.
+
     Raises:
         StoreError: the folder is gone.
         MachineError: it cannot be written.
@@ -437,17 +439,19 @@ def disk_rates(folder: Path, seconds: float) -> tuple[float, float]:
     try:
         limit = min(DISK_LIMIT_BYTES, max(shutil.disk_usage(folder).free // 2, 1))
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-            start = time.perf_counter()
-            while file.tell() < limit and time.perf_counter() - start < seconds / 2:
+            start, spent = time.perf_counter(), 0.0
+            while file.tell() == 0 or (file.tell() < limit and spent < seconds / 2):
                 file.write(block)
                 flush(file.fileno(), folder)
-            num_bytes, spent = file.tell(), time.perf_counter() - start
+                spent = time.perf_counter() - start
+            num_bytes, written = file.tell(), file.tell() / spent
             file.seek(0)
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            start = time.perf_counter()
-            while file.tell() < num_bytes and time.perf_counter() - start < seconds / 2:
+            start, spent = time.perf_counter(), 0.0
+            while file.tell() == 0 or (file.tell() < num_bytes and spent < seconds / 2):
                 file.read(DISK_BLOCK_BYTES)
-            return num_bytes / spent, file.tell() / (time.perf_counter() - start)
+                spent = time.perf_counter() - start
+            return written, file.tell() / spent
     except OSError as error:
         what = f"{folder}: cannot be written"
         raise machine_error(error, what) or StoreError(f"{what}: {error.strerror}") from error
