@@ -1,6 +1,7 @@
 """Addresses of buckets: every form is taken, or refused with what is wrong and what to do."""
 
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,11 @@ def test_an_object_of_more_bytes_than_one_request_puts_is_refused(memory, monkey
     monkeypatch.setattr(objects, "MOST_BYTES", 10)
     with pytest.raises(UsageError, match="11 bytes, and one request puts at most 10"):
         store_path(f"{memory}/x").write_bytes(bytes(11))
+
+
+@pytest.mark.parametrize("name", ["//a.mp4", "/tab%09b.mp4"])
+def test_a_key_that_cannot_be_read_is_named_at_once(s3, s3_address, name):
+    place = f"{s3_address}/{s3.removeprefix('s3://')}/videos{name}"
+    urllib.request.urlopen(urllib.request.Request(place, b"x", method="PUT")).close()
+    with pytest.raises(UsageError, match=r"videos: the key 'videos/.*' below it has .*: rename"):
+        store_path(f"{s3}/videos").objects()

@@ -2,11 +2,14 @@
 
 import importlib.util
 import json
+import urllib.request
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tokenreel.cache.bucket.objects import in_parallel
 from tokenreel.cache.bucket.path import bucket_path, store_path
 from tokenreel.cache.errors import UsageError
 from tokenreel.cache.files import files_below, make_directory
@@ -130,6 +133,59 @@ def contents(path) -> dict[str, bytes]:
     path = store_path(path)
     files = {f.relative_to(path).as_posix(): f.read_bytes() for f in files_below(path)}
     return {name: data for name, data in files.items() if not name.startswith("manifest/")}
+
+
+@pytest.mark.parametrize("prefix", ["claims/store", ".tmp-mine/store", "a/.tmp-/claims"])
+def test_garbage_is_told_from_the_store_whatever_the_folders_above_are_called(memory, prefix):
+    url = store_at(f"{memory}/{prefix}", "a")
+    left = url / folder_of(clip_key("b")) / "pts/c/0"
+    left.write_bytes(b"x")
+    (url / ".tmp-probe").write_bytes(b"x")
+    found = collect_garbage(url, older_than_seconds=-60, delete=True)
+    assert {Path(name).name for name, _ in found} >= {clip_key("b"), ".tmp-probe"}
+    assert not left.is_file()
+    assert not (url / ".tmp-probe").is_file()
+    assert verify_store(url, deep=True).problems == ()
+
+
+def marks_of(url) -> list[str]:
+    """Keys of the empty objects that a console puts for each folder below."""
+    folders = set()
+    for path, _ in url.objects():
+        parts = path.relative_to(url).parts[:-1]
+        parts = () if "views" in parts else parts
+        folders |= {"/".join(parts[:depth]) for depth in range(len(parts) + 1)}
+    return [f"{url.key}/{folder}/".replace("//", "/") for folder in sorted(folders)]
+
+
+def test_empty_objects_that_a_console_puts_for_folders_are_no_files(s3, s3_address):
+    url = bucket_path(store_at(f"{s3}/store", "a"))
+
+    def put(key: str) -> None:
+        place = f"{s3_address}/{s3.removeprefix('s3://')}/{key}"
+        urllib.request.urlopen(urllib.request.Request(place, b"", method="PUT")).close()
+
+    in_parallel(put, [*marks_of(url), "store/failed/", "store/workers/", "store/canary/more/"])
+    assert verify_store(url, deep=True).problems == ()
+    assert "workers" in {path.name for path in url.iterdir()}
+    assert not {path.name for path in (url / "clips").iterdir()} & {"clips", ""}
+    record = open_store(url).record("a")
+    with StoreWriter(url, writer_id="w") as writer:
+        clip = writer.begin(
+            stores.make_clip("a"),
+            dataset="d",
+            phases=("x", "y"),
+            source=stores.SOURCE,
+            time_base=Fraction(1, 25),
+            replaces=record,
+        )
+        stores.append(writer, clip, "a", 7)
+        count = np.arange(7)
+        clip.commit(count, count * 2, count % 2, np.zeros(7, np.uint8))
+    assert open_store(url).record("a").num_frames == 7
+    assert verify_store(url, deep=True).problems == ()
+    (url / "an-empty-file").write_bytes(b"")
+    assert (url / "an-empty-file") in {path for path, _ in url.objects()}
 
 
 def test_labels_are_renewed_on_a_bucket_as_on_a_disk(memory, tmp_path):

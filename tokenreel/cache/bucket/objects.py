@@ -15,6 +15,7 @@ import os
 import re
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -47,6 +48,7 @@ DENIED = re.compile("AccessDenied|AuthorizationFailure|Forbidden")  # perhaps of
 HTTP = re.compile(r"HttpError \{\s*kind: (\w+)")  # of an answer that never came
 STATUS = re.compile(r"status code: (\d{3})")
 CODE = re.compile(r"<Code>(\w+)</Code>")
+INVALID = re.compile(r'\b[Pp]ath:? "(.*?)"')  # key that the client cannot read
 AGAIN = (errno.ETIMEDOUT, errno.ENOTCONN)
 CONDITIONS = ("AlreadyExistsError", "PreconditionError")
 REFUSED = ("PermissionDeniedError", "UnauthenticatedError")
@@ -278,13 +280,31 @@ class Bucket:
                 self._call(part[0], lambda client, store, part=part: client.delete(store, part))
 
     def objects(self, prefix: str = "") -> list[ObjectState]:
-        """Every object whose key begins with the parts of a prefix, in order."""
+        """Every object whose key begins with the parts of a prefix, in order.
+
+        Without the empty objects "a/b/" that consoles and mounted buckets keep for a folder a/b,
+        and that a listing gives as "a/b".
+        """
 
         def read(client: Any, store: Any) -> list[ObjectState]:
             pages = client.list(store, prefix or None, chunk_size=1000)
             return [_state(meta) for page in pages for meta in page]
 
-        return sorted(self._read(prefix, read), key=lambda state: state.key)
+        found = sorted(self._read(prefix, read), key=lambda state: state.key)
+        keys = [state.key for state in found]
+        empty = [key for key, state in zip(keys, found, strict=True) if not state.num_bytes]
+        marks = {key for key in empty if key == prefix or _has_below(keys, key)}
+        others = [key for key in empty if key not in marks]
+        are_there = in_parallel(self._is_there, others)
+        marks |= {key for key, is_there in zip(others, are_there, strict=True) if not is_there}
+        return [state for state in found if state.key not in marks]
+
+    def _is_there(self, key: str) -> bool:
+        try:
+            self.head(key)
+        except FileNotFoundError:
+            return False
+        return True
 
     def level(self, prefix: str = "") -> tuple[list[str], list[ObjectState]]:
         """Names of the "folders" directly below a prefix, and the objects there."""
@@ -294,7 +314,9 @@ class Bucket:
 
         found = self._read(prefix, read)
         folders = sorted(name.rstrip("/").rpartition("/")[2] for name in found["common_prefixes"])
-        return folders, sorted(map(_state, found["objects"]), key=lambda state: state.key)
+        states = [_state(meta) for meta in found["objects"]]  # first that of the folder, see above
+        states = [state for state in states if state.key != prefix]
+        return folders, sorted(states, key=lambda state: state.key)
 
     def try_conditions(self, key: str) -> bool:
         """Find out whether there are conditional puts, on an object that is deleted again."""
@@ -375,6 +397,16 @@ def _answer(work: Callable[[Any, Any], T], client: Any, store: Any) -> T:
         return future.result()
 
 
+def _has_below(keys: Sequence[str], key: str) -> bool:
+    """Whether one of the keys, which are sorted, is below another one.
+
+    >>> _has_below(["a", "a-b", "a/b"], "a"), _has_below(["a", "a-b"], "a")
+    (True, False)
+    """
+    at = bisect_left(keys, f"{key}/")
+    return at < len(keys) and keys[at].startswith(f"{key}/")
+
+
 def _state(meta: Any) -> ObjectState:
     modified = meta["last_modified"].timestamp()
     return ObjectState(meta["path"], meta["size"], modified, meta["e_tag"] or meta["version"] or "")
@@ -396,6 +428,13 @@ def _failure(error: Exception, url: str) -> OSError | UsageError:
     if is_sure or kind in REFUSED or DENIED.search(code) or status == "403":
         advice = "the credentials are refused or have expired: renew them and rerun to resume"
         return (Refused if is_sure else Denied)(errno.EACCES, f"{advice} ({said})", url)
+    if kind == "InvalidPathError":
+        found_key = next(iter(INVALID.findall(text)), "")
+        return UsageError(
+            f"{url}: the key {found_key!r} below it has an empty part ('//'), '.', '..' or a "
+            "control character, which cannot be read: rename or delete that object, or name a "
+            "folder without it"
+        )
     if kind == "NotSupportedError" or status == "501" or code == "NotImplemented":
         return OSError(errno.EOPNOTSUPP, f"the service cannot do that ({said})", url)
     if status == "416" or "Range" in code:

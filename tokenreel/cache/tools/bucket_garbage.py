@@ -96,8 +96,9 @@ def _leftovers(path: Path, before: float) -> Iterator[Leftover]:
             yield Leftover(str(entry), state.num_bytes, (state.key,), of)
     for place in (store, store / "workers"):
         for state in place.bucket.level(place.key)[1]:
-            if "/.tmp-" in f"/{state.key}" and state.modified <= before:
-                yield Leftover(str(place / state.key.rpartition("/")[2]), 0, (state.key,))
+            name = state.key.rpartition("/")[2]
+            if name.startswith(".tmp-") and state.modified <= before:
+                yield Leftover(str(place / name), 0, (state.key,))
     yield from _uploads(path, before)
     here = scratch_of(path)
     for folder in sorted(here.glob("clips/??/.tmp-*")):
@@ -119,7 +120,8 @@ def _delete(path: Path, left: Leftover, claims: BucketClaims) -> None:
     else:
         claim = claims.take(left.clip.name.removeprefix(BESIDE))
         if not (left.clip / "zarr.json").is_file():
-            bucket.delete([key for key in left.keys if "/claims/" not in key])
+            clips = bucket_path(path / "clips").key
+            bucket.delete([key for key in left.keys if key.startswith(f"{clips}/")])
         claim.release()  # which deletes the claim itself
 
 
