@@ -43,7 +43,7 @@ def mutants(data, count, rng):
 
 def test_mutated_results_curves_and_attention_are_read_as_far_as_they_are_sound(run):
     rng = np.random.default_rng(5)
-    started = time.monotonic()
+    started = time.process_time()
     whole = read_rows(run.parent / "results.csv")
     file = read_embeddings(run)
     read = {
@@ -60,7 +60,7 @@ def test_mutated_results_curves_and_attention_are_read_as_far_as_they_are_sound(
                 call()
         path.write_bytes(data)
     assert repr(read_rows(run.parent / "results.csv")) == repr(whole)  # NaN is not NaN
-    assert time.monotonic() - started < 30
+    assert time.process_time() - started < 30  # of this process, whatever others do
 
 
 @pytest.mark.parametrize("damage", ["x" * 200_000, '"' + "a\n" * 70_000, "a\0b,"])

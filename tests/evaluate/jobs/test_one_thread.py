@@ -29,6 +29,6 @@ def test_a_task_that_loads_scipy_has_one_thread_of_blas_too():
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=600,
     )
     assert run.stdout.startswith("[1] "), run.stdout

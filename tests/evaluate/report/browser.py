@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 300
 
 
 def find_chromium():
@@ -95,8 +95,9 @@ class Page:
         return value
 
     def type(self, words):
-        """Type into what has the focus."""
+        """Type into the field that has the focus, and wait until it has the words."""
         self._call("Input.insertText", text=words)
+        self.wait(f"document.activeElement.value.endsWith({json.dumps(words)})")
 
     def screenshot(self, path, *, clip=None):
         """Write what is seen, or a part of the page, as PNG."""

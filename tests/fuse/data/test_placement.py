@@ -1,6 +1,7 @@
 """Where codes stay: what is chosen, why, and that a bound is a bound."""
 
 import logging
+import threading
 import weakref
 
 import numpy as np
@@ -16,6 +17,7 @@ from tokenreel.fuse.data.placement import available_memory_bytes, choose_placeme
 from tokenreel.fuse.data.source import TokenSource
 from tokenreel.fuse.systems.base import make_source
 from tokenreel.fuse.train.memory import most_frames
+from tokenreel.fuse.train.run import Run
 from tokenreel.fuse.train.train import train
 
 CPU = torch.device("cpu")
@@ -120,8 +122,8 @@ def test_codes_in_memory_are_never_more_than_the_bound(
     batch = most_frames(config, opened) * each
     frames = sum(clip.num_frames for clip in opened.select(split="train"))
     stays = frames * each if placement == "ram" else 0
-    held, most = {}, []
-    read = TokenSource.read
+    held, most, is_ahead = {}, [], threading.Event()
+    read, backward = TokenSource.read, Run.backward
 
     def counted(self, pieces):
         found = read(self, pieces)
@@ -130,9 +132,16 @@ def test_codes_in_memory_are_never_more_than_the_bound(
             held[id(memory)] = memory.nbytes()
             weakref.finalize(memory, held.pop, id(memory))
         most.append(sum(held.values()))
+        if len(most) >= used:
+            is_ahead.set()
         return found
 
+    def wait_and_step(*arguments):
+        assert is_ahead.wait(300)  # until batches are read as far ahead as they may be
+        return backward(*arguments)
+
     monkeypatch.setattr(TokenSource, "read", counted)
+    monkeypatch.setattr(Run, "backward", wait_and_step)
     train(
         config,
         store=long_clips,

@@ -8,7 +8,6 @@ import copy
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.ports import free_port
 from tokenreel.cache.embeddings import read_embeddings
 from tokenreel.fuse.data.batches import _share
 from tokenreel.fuse.distributed import join
@@ -88,16 +88,13 @@ def options_of(store, out, recipe):
 
 def fork_processes(words, store, out, *, processes, recipe="sample"):
     """`fuse train` in forked processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", FORKED, str(port), str(processes), "train", recipe]
+    command = [sys.executable, "-c", FORKED, str(free_port()), str(processes), "train", recipe]
     return subprocess.run(
         [*command, *words, *options_of(store, out, recipe)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
 
@@ -111,7 +108,7 @@ def train_in_processes(words, store, out, *, processes, recipe="sample"):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
 

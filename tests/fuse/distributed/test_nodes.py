@@ -19,6 +19,7 @@ import pytest
 
 from tests.fuse.distributed.test_distributed import WORDS
 from tests.fuse.tiny import write_store
+from tests.ports import free_port
 from tokenreel.cache.embeddings import read_embeddings
 
 NODES = """
@@ -56,7 +57,7 @@ def die_at(place):
     descend = run.Run.descend
     def die(training, batch):
         if list(training.position) == place:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.killpg(os.getpgrp(), signal.SIGKILL)
         return descend(training, batch)
     run.Run.descend = die
 
@@ -90,26 +91,22 @@ for round in json.loads(sys.argv[1]):
             except SystemExit as end:
                 os._exit(int(end.code or 0))
             os._exit(0)
+        if rank >= 2:  # the processes of node 1 are a group, which ends at once
+            os.setpgid(children[-1], children[2])
     ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     print(json.dumps(ends), flush=True)
 """
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
 def on_two_nodes(*rounds):
     """Train in rounds, one after another; returns the exit statuses of the processes of each."""
-    given = [{"port": free_port(), "placement": "disk", "words": WORDS, **r} for r in rounds]
+    given = [{"port": str(free_port()), "placement": "disk", "words": WORDS, **r} for r in rounds]
     done = subprocess.run(
         [sys.executable, "-c", NODES, json.dumps(given)],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ from tokenreel.cache.read.store_set import StoreSet
 from tokenreel.fuse.runs import run_folder
 from tokenreel.fuse.runs.provenance import describe_run
 from tokenreel.fuse.runs.run_folder import STALE_SECONDS, RunFolder, RunLocked, heartbeat
+from tokenreel.fuse.train.run import Run
 from tokenreel.fuse.train.train import train
 
 
@@ -25,7 +26,7 @@ def test_a_lock_has_a_heartbeat_while_its_process_waits(store, tmp_path, monkeyp
     with RunFolder(tmp_path / "run", described) as folder:
         with heartbeat([folder]):
             os.utime(lock_of(folder.path), (1, 1))
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 300
             while lock_of(folder.path).stat().st_mtime < 2:
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
@@ -33,9 +34,20 @@ def test_a_lock_has_a_heartbeat_while_its_process_waits(store, tmp_path, monkeyp
 
 
 def test_a_run_beats_while_it_trains(store, tmp_path, monkeypatch):
-    seen = []
+    seen, has_beaten = [], threading.Event()
+    descend = Run.descend
+
+    def beat(folder):
+        seen.append(folder.path.name)
+        has_beaten.set()
+
+    def wait_and_descend(run, batch):
+        assert has_beaten.wait(300)
+        return descend(run, batch)
+
     monkeypatch.setattr(run_folder, "BEAT_SECONDS", 0.001)
-    monkeypatch.setattr(run_folder.RunFolder, "beat", lambda folder: seen.append(folder.path.name))
+    monkeypatch.setattr(run_folder.RunFolder, "beat", beat)
+    monkeypatch.setattr(Run, "descend", wait_and_descend)
     train(tiny_config(), store=store, out=tmp_path / "run", device="cpu", progress=False)
     assert {*seen} == {"run"}
 

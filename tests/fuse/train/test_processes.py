@@ -93,7 +93,8 @@ def test_a_killed_process_is_the_machines_fault(store, tmp_path, monkeypatch):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
 def test_what_a_step_frees_is_kept_for_the_next_one():
     program = """
-        import resource, sys
+        import ctypes, resource, sys
+        ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: no page of 2 MiB
         from tokenreel.fuse.train.processes import keep_freed_memory
         if "keep" in sys.argv and not keep_freed_memory():
             sys.exit("no glibc")
