@@ -1,6 +1,7 @@
 """The local cache of buckets: bounded for all processes, whole after a kill, and never trusted."""
 
 import errno
+import fcntl
 import importlib.util
 import multiprocessing
 import os
@@ -38,6 +39,19 @@ def held(folder: Path) -> int:
     return total
 
 
+def counted_and_held(cache: LocalCache) -> tuple[int, int]:
+    """Bytes that the ledger counts, and that the files hold, at a moment when nobody writes."""
+    with cache._ledger() as ledger, cache._flock(caches.WRITERS, fcntl.LOCK_EX):
+        return ledger.used, held(cache.folder)
+
+
+class User:
+    """Keeps files of rows, and leaves them open."""
+
+    def close_removed(self) -> None:
+        pass
+
+
 def parsed(data: bytes) -> bytes:
     if data[:1] * len(data) != data:
         raise Damaged("other bytes")
@@ -46,26 +60,28 @@ def parsed(data: bytes) -> bytes:
 
 def fill(folder: Path, limit: int, name: str, count: int = 60) -> None:
     """Read objects of 40 KB each, and a shard, through a cache."""
-    cache = LocalCache(folder, limit)
+    cache, user = LocalCache(folder, limit), User()
     for number in range(count):
         data = bytes([number]) * 40_000
         assert cache.read(f"{name} {number}", lambda data=data: data, parsed) == data
-        rows = cache.open_rows(f"{name} shard {number // 10}", range(0, 100_000, 10_000), b"end")
+        key, starts = f"{name} shard {number // 10}", range(0, 100_000, 10_000)
+        rows = cache.open_rows(key, starts, b"end", user=user)
         if rows is not None and number % 10 < 9:
             rows.write(range(number % 10, number % 10 + 1), memoryview(bytes(10_000)))
 
 
 def test_several_processes_together_stay_within_the_bytes(tmp_path):
-    limit = 1_000_000
+    limit, cache = 1_000_000, LocalCache(tmp_path, 1_000_000)
     processes = [fork.Process(target=fill, args=(tmp_path, limit, str(n))) for n in range(4)]
     for process in processes:
         process.start()
-    most = 0
+    seen = []
     while any(process.is_alive() for process in processes):
-        most = max(most, held(tmp_path))
+        seen.append(counted_and_held(cache))
     assert [process.exitcode for process in processes] == [0] * 4
-    assert limit // 2 < most <= limit
-    assert held(tmp_path) <= int((tmp_path / caches.USED).read_text()) <= limit
+    seen.append(counted_and_held(cache))
+    assert all(here <= counted <= limit for counted, here in seen)
+    assert max(here for _, here in seen) > limit // 2
 
 
 def test_a_smaller_bound_of_the_next_run_holds_at_once(tmp_path):
@@ -77,6 +93,49 @@ def test_a_smaller_bound_of_the_next_run_holds_at_once(tmp_path):
     (tmp_path / caches.USED).unlink()  # of an earlier version, or lost
     LocalCache(tmp_path, 200_000)
     assert held(tmp_path) <= 200_000
+
+
+def write_shards(folder: Path, count: int) -> list[tuple[Path, Path]]:
+    """Files of rows, each with that of which are there."""
+    cache, pairs = LocalCache(folder, 1_000_000), []
+    for number in range(count):
+        rows = cache.open_rows(str(number), range(0, 100_000, 10_000), b"end", user=User())
+        assert rows is not None
+        assert rows.write(range(8), memoryview(bytes(80_000)))
+        pairs.append((rows.path, caches._have_of(rows.path, rows.inode)))
+    return pairs
+
+
+@pytest.mark.parametrize("older", [0, 1])
+def test_rows_and_which_are_there_are_as_old_as_the_newer_and_go_together(tmp_path, older):
+    pairs = write_shards(tmp_path, 4)
+    for pair in pairs[2:]:
+        for path, at in zip(pair, ((0, 10), (10, 0))[older], strict=True):
+            os.utime(path, (at, at))
+    for path in (*pairs[0], *pairs[1]):
+        os.utime(path, (5, 5))
+    limit = held(tmp_path) * 3 // 4 - caches.BLOCK
+    cache = LocalCache(tmp_path, limit)
+    counted, here = counted_and_held(cache)
+    assert counted == here <= limit  # nothing is counted twice
+    assert [path.exists() for pair in pairs for path in pair] == [False] * 4 + [True] * 4
+    assert cache.num_evicted == 4
+
+
+def test_a_kill_while_room_is_made_leaves_no_note_of_rows_that_are_gone(tmp_path, monkeypatch):
+    (rows, have), *_ = write_shards(tmp_path, 1)
+    unlink, count = Path.unlink, []
+
+    def one(path: Path, **options: bool) -> None:
+        if count:
+            raise KeyboardInterrupt
+        count.append(path)
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", one)
+    with pytest.raises(KeyboardInterrupt):
+        LocalCache(tmp_path, 1)
+    assert (rows.exists(), have.exists()) == (True, False)
 
 
 def test_by_default_a_cache_takes_half_of_what_other_files_leave(tmp_path, monkeypatch):
@@ -114,6 +173,33 @@ def test_a_kill_in_mid_write_leaves_nothing_that_is_read(tmp_path):
     assert held(tmp_path) <= 1_000_000
 
 
+def test_a_file_that_another_process_removes_as_it_is_opened_costs_that_file_alone(
+    tmp_path, monkeypatch, caplog
+):
+    cache, starts, user = LocalCache(tmp_path, 1_000_000), range(0, 100_000, 10_000), User()
+    assert cache.open_rows("shard", starts, b"end", user=user) is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalCache, "_touch", lambda _, path: path.unlink())  # where it is found
+        assert cache.open_rows("shard", starts, b"end", user=user) is None
+    assert cache.open_rows("shard", starts, b"end", user=user) is not None
+    assert caplog.text == ""
+
+
+def test_nobody_makes_room_while_a_file_of_rows_is_opened(tmp_path, monkeypatch):
+    cache, starts, user = LocalCache(tmp_path, 1_000_000), range(0, 100_000, 10_000), User()
+    have_of, seen = caches._have_of, []
+
+    def looked_at(path: Path, inode: int) -> Path:
+        with (tmp_path / caches.WRITERS).open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        seen.append(path)
+        return have_of(path, inode)
+
+    monkeypatch.setattr(caches, "_have_of", looked_at)
+    assert cache.open_rows("shard", starts, b"end", user=user) is not None
+    assert len(seen) == 1
+
+
 def test_a_full_disk_is_said_once_and_costs_the_cache_alone(tmp_path, monkeypatch, caplog):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -123,7 +209,7 @@ def test_a_full_disk_is_said_once_and_costs_the_cache_alone(tmp_path, monkeypatc
     cache = LocalCache(tmp_path, 10**6)
     for number in range(5):
         assert cache.read(str(number), lambda: b"dddd", parsed) == b"dddd"
-        assert cache.open_rows("shard", range(0, 500, 100), b"") is None
+        assert cache.open_rows("shard", range(0, 500, 100), b"", user=User()) is None
     assert caplog.text.count("nothing more of buckets is kept there (No space left") == 1
     assert not [file for file in tmp_path.glob("??/*") if file.name.startswith(".tmp")]
 
@@ -164,7 +250,7 @@ def test_sizes_that_are_taken(tmp_path, monkeypatch, text, num_bytes):
     cache = local_cache()
     assert cache.num_bytes == num_bytes
     assert cache.read("key", lambda: b"data", bytes) == b"data"
-    assert cache.open_rows("shard", [0, 10], b"") is None or num_bytes > 1
+    assert cache.open_rows("shard", [0, 10], b"", user=User()) is None or num_bytes > 1
     assert (tmp_path / "cache").exists() == (num_bytes > 0)
     assert bool(list((tmp_path / "cache").glob("??/*"))) == (num_bytes > 1)
 
@@ -284,3 +370,80 @@ def test_a_cache_of_two_runs_at_once_serves_both(local, upload, monkeypatch):
     seen.clear()
     assert codes(two) == codes(one)
     assert [key for key, _ in seen if "tokens/1/c" in key] == []
+
+
+def deleted_in(folder: Path) -> list[str]:
+    """Files of a folder that were removed and are still open or mapped by this process."""
+    names = [
+        line.split(maxsplit=5)[-1] for line in Path("/proc/self/maps").read_text().splitlines()
+    ]
+    for handle in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # of the list itself
+            names.append(str(handle.readlink()))
+    return [name for name in names if str(folder) in name and "(deleted)" in name]
+
+
+def by_another_process(folder: Path, num_bytes: int) -> None:
+    """Make the cache smaller as another process does."""
+    process = fork.Process(target=LocalCache, args=(folder, num_bytes))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+@pytest.mark.parametrize("checks", ["once", "always"])
+def test_files_that_another_process_removed_are_closed_at_the_next_read(
+    local, upload, caplog, checks
+):
+    there, here = open_store(upload(local), checks=checks), open_store(local)
+    folder = local_cache().folder
+    for _ in range(2):  # mapped at the second
+        assert codes(there) == codes(here)
+    assert there.read_bytes("a", "pixels") == here.read_bytes("a", "pixels")
+    by_another_process(folder, 1)
+    assert held(folder) == 0 < len(deleted_in(folder))
+    assert codes(there, [3]) == codes(here, [3])  # of one shard of two
+    assert deleted_in(folder) == []  # of both, and of the strings
+    assert there.read_bytes("a", "pixels") == here.read_bytes("a", "pixels")
+    for _ in range(2):
+        assert codes(there) == codes(here)
+    by_another_process(folder, 1)
+    assert there.read_bytes("a", "pixels", [4]) == here.read_bytes("a", "pixels", [4])
+    assert deleted_in(folder) == []
+    assert (local_cache().num_refetched, caplog.text) == (0, "")
+
+
+def test_a_shard_that_another_process_removes_while_it_is_fetched_is_not_damaged(
+    local, upload, monkeypatch, caplog
+):
+    fill_rows = bucket_shard.BucketShard._fill
+
+    def fill_and_lose(shard, file, frames) -> bool:
+        filled = fill_rows(shard, file, frames)
+        file.path.unlink()
+        return filled
+
+    monkeypatch.setattr(bucket_shard.BucketShard, "_fill", fill_and_lose)
+    assert codes(open_store(upload(local))) == codes(open_store(local))
+    assert (local_cache().num_refetched, caplog.text) == (0, "")
+
+
+def test_files_that_make_room_are_closed_by_the_process_that_needs_it(local, upload, monkeypatch):
+    there, here = open_store(upload(local)), open_store(local)
+    assert codes(there) == codes(here)
+    cache = local_cache()
+    cache.num_bytes = 3 * caches.BLOCK
+    with cache.room(1, most=cache.num_bytes) as fits:
+        assert fits
+    assert held(cache.folder) == 0
+    assert deleted_in(cache.folder) == []
+
+
+def test_a_file_that_is_still_read_counts_as_used(local, upload):
+    there = open_store(upload(local))
+    codes(there)
+    files = [shard._local[0].path for shard in there._kept.shards.values()]
+    for file in files:
+        os.utime(file, (0, 0))
+    codes(there)
+    assert min(file.stat().st_mtime for file in files) > 0

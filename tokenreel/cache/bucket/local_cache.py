@@ -14,11 +14,13 @@ import mmap
 import os
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
+from weakref import WeakSet
 
 from tokenreel.cache.errors import Damaged
 from tokenreel.cache.files import parse_bytes, write_all
@@ -32,10 +34,11 @@ T = TypeVar("T")
 FOLDER, BYTES = "TOKENREEL_CACHE_DIR", "TOKENREEL_CACHE_BYTES"  # of the environment
 MOST_BYTES = 10**11  # by default, and at most half of what its disk has beside other files
 BLOCK = 4096  # bytes that a file system gives at once
-HAVE = ".have"  # ending of the files that say which rows are there
+HAVE = ".have"  # ending of the files that say which rows are there, see _have_of
 COPY = ".copy"  # ending of whole videos, which are there while a process decodes them
 USED = "used"  # the file that says how many bytes all files hold
 WRITERS = "writers"  # the file that is locked while bytes are written
+TOUCHED = 60  # seconds after which a file that is still read is marked as used again
 
 _open: dict[tuple[Path, int | None], "LocalCache"] = {}
 os.register_at_fork(after_in_child=_open.clear)  # a lock may be held by a thread that is not there
@@ -50,6 +53,13 @@ def local_cache() -> "LocalCache":
     if key not in _open:
         _open[key] = LocalCache(*key)
     return _open[key]
+
+
+class User(Protocol):
+    """What keeps files of rows open."""
+
+    def close_removed(self) -> None:
+        """Close those that were removed: until then their bytes stay on the disk."""
 
 
 class LocalCache:
@@ -68,6 +78,7 @@ class LocalCache:
     def __init__(self, folder: Path, num_bytes: int | None = None) -> None:
         self.folder, self.num_refetched, self.num_evicted = folder, 0, 0
         self._lock, self._has_failed, self.num_bytes = threading.Lock(), False, num_bytes or 0
+        self._users, self._users_lock = WeakSet[User](), threading.Lock()
         if num_bytes == 0:
             return
         try:
@@ -110,13 +121,16 @@ class LocalCache:
                 self._put(path, 0, data)
         return value
 
-    def open_rows(self, key: str, starts: Sequence[int], tail: bytes) -> "RowFile | None":
+    def open_rows(
+        self, key: str, starts: Sequence[int], tail: bytes, *, user: User
+    ) -> "RowFile | None":
         """The file of a shard, made where there is none; None where the cache has no room for it.
 
         Args:
             key: names the shard and its bytes.
             starts: byte at which each row of the shard begins, and where the last one ends.
             tail: what follows the rows in the shard.
+            user: keeps the file.
         """
         path, num_bytes = self._path(key), starts[-1]
         if num_bytes > self.num_bytes // 2:
@@ -128,7 +142,13 @@ class LocalCache:
                         return None
                     self._put(path, num_bytes, tail)
             self._touch(path)
-            return RowFile(self, path, starts)
+            with self._flock(WRITERS, fcntl.LOCK_SH):  # nobody makes room meanwhile
+                file = RowFile(self, path, starts)
+            with self._users_lock:
+                self._users.add(user)
+            return file
+        except FileNotFoundError:  # another process made room in between
+            return None
         except OSError as error:
             self.give_up(error)
             return None
@@ -200,11 +220,18 @@ class LocalCache:
         log.warning("%s: a damaged copy of %s; it is fetched again", self.folder, key)
 
     def remove(self, rows: "RowFile") -> None:
-        """Remove a file of rows; processes that have it open keep it until they end."""
+        """Remove a file of rows; processes that have it open close it when they next read it."""
         with suppress(OSError):
             if rows.path.stat().st_ino == rows.inode:
                 _have_of(rows.path, rows.inode).unlink(missing_ok=True)
                 rows.path.unlink(missing_ok=True)
+
+    def close_removed(self) -> None:
+        """Close the files of this process that were removed to make room, or as damaged."""
+        with self._users_lock:
+            users = list(self._users)
+        for user in users:
+            user.close_removed()
 
     @contextmanager
     def room(self, num_bytes: int, *, most: int | None = None) -> Iterator[bool]:
@@ -228,6 +255,7 @@ class LocalCache:
                             left = min(self.num_bytes * 3 // 4, self.num_bytes - num_bytes)
                             with self._flock(WRITERS, fcntl.LOCK_EX):  # those at work end first
                                 used = self._evict(left)
+                            self.close_removed()
                         fits = used + num_bytes <= self.num_bytes
                         ledger.write(used + num_bytes if fits else used)
                         stack.enter_context(self._flock(WRITERS, fcntl.LOCK_SH))
@@ -275,22 +303,24 @@ class LocalCache:
 
     def _evict(self, num_bytes: int) -> int:
         """Remove the oldest files until no more bytes than that are left; the bytes that are."""
-        files = []
+        files: dict[str, list[tuple[float, int, Path]]] = {}  # one, or rows and which are there
         for path in self.folder.glob("??/*"):
             with suppress(OSError):
-                status = path.stat()
-                files.append((status.st_mtime, status.st_blocks * 512, path, status.st_ino))
-        used = sum(size for _, size, *_ in files)
-        for _, size, path, inode in sorted(files, key=lambda file: file[0]):
+                status, name = path.stat(), str(path)
+                of = name.removesuffix(HAVE) if name.endswith(HAVE) else f"{name}.{status.st_ino}"
+                files.setdefault(of, []).append((status.st_mtime, status.st_blocks * 512, path))
+        used = sum(size for group in files.values() for _, size, _ in group)
+        for group in sorted(files.values(), key=lambda group: max(group)[0]):
             if used <= num_bytes:
                 break
-            if path.suffix == COPY and _is_locked(path):
-                continue
-            with suppress(OSError):
-                _have_of(path, inode).unlink(missing_ok=True)  # before its rows: see RowFile
-                path.unlink()
-                used -= size
-                self.num_evicted += 1
+            # which rows are there goes before the rows: see RowFile
+            for _, size, path in sorted(group, key=lambda file: file[2].suffix != HAVE):
+                if path.suffix == COPY and _is_locked(path):
+                    continue
+                with suppress(OSError):
+                    path.unlink()
+                    used -= size
+                    self.num_evicted += 1
         return used
 
 
@@ -369,6 +399,18 @@ class RowFile:
     def __del__(self) -> None:
         if getattr(self, "_handle", -1) >= 0:
             os.close(self._handle)
+
+    def is_there(self) -> bool:
+        """Whether nobody has removed the file."""
+        return os.fstat(self._handle).st_nlink > 0
+
+    def use(self) -> bool:
+        """Whether nobody has removed the file; then it counts as used now."""
+        status = os.fstat(self._handle)
+        if abs(time.time() - status.st_mtime) > TOUCHED:
+            with suppress(OSError):
+                os.utime(self._handle)
+        return status.st_nlink > 0
 
     def write(self, rows: range, data: memoryview) -> bool:
         """Write neighbouring rows; False where there is no room for them."""

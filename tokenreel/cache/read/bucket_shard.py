@@ -81,16 +81,25 @@ class BucketShard:
     def read(self, frames: Array, out: Array) -> None:
         """Fill `out`; see Shard.read."""
         file, shard = self._local or (self._open_file(), None)
+        if file is not None and not file.use():
+            self._cache.close_removed()  # and this one once it is read
         if file is not None and self._fill(file, frames):
             try:
                 shard = shard or self._open(file)
                 shard.read(frames, out)
                 return
             except Damaged:
-                self._cache.count_damage(str(self.path))
-                self._cache.remove(file)
-                self._local, file = None, self._open_file()
+                if file.is_there():
+                    self._cache.count_damage(str(self.path))
+                    self._cache.remove(file)
+                file = self._open_file()
         self._fetch(frames, out, file)
+
+    def close_removed(self) -> None:
+        """See User.close_removed."""
+        local = self._local
+        if local is not None and not local[0].is_there():
+            self._local = None
 
     def release_pages(self) -> None:
         """See Shard.release_pages."""
@@ -98,7 +107,7 @@ class BucketShard:
             self._local[1].release_pages()
 
     def _open_file(self) -> RowFile | None:
-        file = self._cache.open_rows(self._key, self._starts, self._index)
+        file = self._cache.open_rows(self._key, self._starts, self._index, user=self)
         self._local = None if file is None else (file, None)
         return file
 
@@ -187,11 +196,11 @@ class BucketStrings:
         self._key = f"{self.path} {tag}"
         parse = partial(self._parse, count=spec.units_of(number))
         try:
-            self.places, index = cache.read(f"{self._key} index", self._fetch_index, parse)
+            self.places, self._index = cache.read(f"{self._key} index", self._fetch_index, parse)
         except OSError as error:
             raise unreadable(self.path, error) from error
         self._starts = [*self.places[:, 0].tolist(), int(self.places[-1].sum())]
-        self._file = cache.open_rows(self._key, self._starts, index)
+        self._file: RowFile | None = None
 
     def read(self, rows: Sequence[int]) -> list[bytes]:
         """Strings of the file, each checked.
@@ -203,7 +212,8 @@ class BucketStrings:
             Damaged: missing, torn, or a string that does not match its checksum.
             MachineError: the bucket cannot be read now.
         """
-        found = self._cached(rows)
+        file = self._open_file()
+        found = {} if file is None else self._cached(file, rows)
         missing = [row for row in rows if row not in found]
         for run, data in fetch_rows(self.path, missing, self._starts) if missing else []:
             first = self._starts[run.start]
@@ -216,19 +226,30 @@ class BucketStrings:
                         "verify"
                     )
                 found[row] = string
-            if self._file is not None:
-                self._file.write(run, data)
+            if file is not None:
+                file.write(run, data)
         return [found[row] for row in rows]
 
     def release_pages(self) -> None:
         """Nothing: no pages are mapped."""
 
-    def _cached(self, rows: Sequence[int]) -> dict[int, bytes]:
+    def close_removed(self) -> None:
+        """See User.close_removed."""
+        file = self._file
+        if file is not None and not file.is_there():
+            self._file = None
+
+    def _open_file(self) -> RowFile | None:
+        file = self._file or self._cache.open_rows(self._key, self._starts, self._index, user=self)
+        self._file = file
+        if file is not None and not file.use():
+            self._cache.close_removed()  # and this one once it is read
+        return file
+
+    def _cached(self, file: RowFile, rows: Sequence[int]) -> dict[int, bytes]:
         """The strings that the cache has, whole."""
         found: dict[int, bytes] = {}
-        file = self._file
-        for row in rows if file is not None else []:
-            assert file is not None
+        for row in rows:
             if not file.have[row]:
                 continue
             try:
