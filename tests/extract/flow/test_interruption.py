@@ -15,9 +15,10 @@ from tests.extract.extraction import differing, shards, write_video
 from tests.programs import call
 
 CALL = (  # the tests' own process may ignore Ctrl-C: one started with & by a script does
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {hold}"
     "from tokenreel.pipeline.cli.extract import main; main()"
 )
+TOP = Path(__file__).parents[3]
 WORDS = ["backbone=test_vit", "weights=random:0", "image_size=96", "blocks=1,5"]
 WORDS += ["device=cpu", "batch_frames=4"]
 
@@ -26,14 +27,17 @@ def words_for(root, store, codec="codec=fp16"):
     return ["run", "folder", "--root", str(root), "--out", str(store), *WORDS, codec]
 
 
-def options(root, store, *codec):
-    """Arguments of a process that extracts the videos of `root`."""
+def options(root, store, *codec, hold=""):
+    """Arguments of a process that extracts the videos of `root`, held by a function of `held`."""
+    held = f"from tests.extract.flow.held import {hold}; {hold}(); " if hold else ""
+    paths = [str(TOP), os.environ.get("PYTHONPATH", "")]
     return {
-        "args": [sys.executable, "-c", CALL, *words_for(root, store, *codec)],
+        "args": [sys.executable, "-c", CALL.format(hold=held), *words_for(root, store, *codec)],
         "stdout": subprocess.PIPE,
         "stderr": subprocess.STDOUT,
         "text": True,
-        "env": os.environ | {"OMP_NUM_THREADS": "1"},
+        "env": os.environ
+        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))},
     }
 
 
@@ -42,9 +46,9 @@ def start():
     """Starts an extraction; what still runs when the test ends is killed."""
     processes = []
 
-    def begin(root, store, *codec):
+    def begin(root, store, *codec, **hold):
         # a session of its own, as a terminal or a scheduler would: signals go to all of it
-        process = subprocess.Popen(**options(root, store, *codec), start_new_session=True)
+        process = subprocess.Popen(**options(root, store, *codec, **hold), start_new_session=True)
         processes.append(process)
         return process
 
@@ -89,7 +93,7 @@ def test_sigterm_finishes_the_segment_releases_claims_and_ends_within_30_seconds
     start, root, whole, tmp_path
 ):
     store = tmp_path / "store"
-    process = start(root, store)
+    process = start(root, store, hold="hold_third_segment")
     wait_for_shards(process, store, 3)  # the first segment is whole: 2 blocks, and one has begun
     begun = time.monotonic()
     os.killpg(process.pid, signal.SIGTERM)  # a scheduler tells the decoders, too
@@ -147,7 +151,8 @@ def test_run_stopped_before_its_first_clip_ends_with_one_line(
 ):
     if not Path("/proc/self/stat").is_file():
         pytest.skip("no /proc to see processes in")
-    process = start(root, tmp_path / "store", "codec=int8")  # int8 is calibrated: decodes at once
+    # int8 is calibrated: it decodes at once
+    process = start(root, tmp_path / "store", "codec=int8", hold="hold_new_store")
     if moment == "imports":
         maps = Path(f"/proc/{process.pid}/maps")
         while process.poll() is None and "libtorch" not in maps.read_text():

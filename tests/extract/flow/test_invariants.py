@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.extract.extraction import CONFIG, differing, write_video
+from tests.extract.flow.held import extract_long_clip
 from tests.extract.flow.test_stage import chunk
 from tests.programs import call
 from tokenreel.cache.codec import codec_from_identity, codec_identity
@@ -220,9 +221,10 @@ def forked(monkeypatch):
     monkeypatch.setattr(gpus.multiprocessing, "get_context", lambda _: context)
 
 
-def test_too_many_failures_in_one_process_end_the_others_too(tmp_path):
+def test_too_many_failures_in_one_process_end_the_others_too(forked, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpus, "_extract", extract_long_clip)
     clips = [Clip(f"c{number}", f"{number}.mp4") for number in range(4)]
-    write_video(tmp_path / "long.mp4", 3000)
+    write_video(tmp_path / "long.mp4", 400)
     manifest = Manifest("toy", tmp_path, (*clips, Clip("long", "long.mp4")))
     config = CONFIG.model_copy(update={"codec": "fp16", "max_failures": 3})
     with pytest.raises(TokenReelError, match="4 clips failed, more than max_failures=3"):
