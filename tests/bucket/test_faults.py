@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tokenreel.cache.bucket import objects
 from tokenreel.cache.bucket.local_cache import BYTES
 from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.errors import MachineError
@@ -104,10 +105,66 @@ def test_a_service_that_stays_away_is_a_fault_of_the_machine(proxy, upload, loca
 def test_a_refused_key_is_said_without_the_key(proxy, upload, local):
     url = upload(local)
     proxy.fault = lambda *_: "403"
-    with pytest.raises(MachineError, match="credentials are refused or have expired") as caught:
+    with pytest.raises(MachineError, match="credentials are refused, have expired, or") as caught:
         open_store(url)
     assert "AKIDOFTESTS" not in str(caught.value)
     assert caught.value.__cause__ is None or "AKID" not in repr(caught.value.__cause__)
+
+
+def deletes(method: str, path: str) -> bool:
+    return method == "DELETE" or (method == "POST" and path.endswith("?delete"))
+
+
+@pytest.mark.parametrize("kind", ["503", "500"])
+def test_a_delete_is_tried_for_as_long_as_a_put(proxy, s3, kind):
+    bucket = store_path(s3).bucket
+    bucket.put("a", b"x")
+    left = [10]  # the client alone gives up after 4
+
+    def fault(number, method, path):
+        left[0] -= deletes(method, path)
+        return kind if deletes(method, path) and left[0] >= 0 else ""
+
+    proxy.fault = fault
+    bucket.delete(["a"])
+    assert proxy.seen.count(kind) == 10
+    assert bucket.objects() == []
+
+
+def test_a_delete_that_may_be_of_another_by_now_is_made_again_only_where_it_was_refused(proxy, s3):
+    bucket = store_path(s3).bucket
+    seen = []
+    proxy.fault = lambda number, method, path: (
+        seen.append(path) or ("503" if len(seen) < 7 else "") if deletes(method, path) else ""
+    )
+    bucket.delete(["a"], again=False)
+    assert len(seen) == 7
+    proxy.fault = lambda number, method, path: "lost" if deletes(method, path) else ""
+    with pytest.raises(TimeoutError, match="does not answer as it should"):
+        bucket.delete(["a"], again=False)
+    assert proxy.seen.count("lost") == 4
+
+
+def test_a_right_to_delete_that_lacks_is_named(proxy, s3):
+    bucket = store_path(s3).bucket
+    bucket.put("a", b"x")
+    proxy.fault = lambda number, method, path: "403" if deletes(method, path) else ""
+    with pytest.raises(PermissionError, match="give the credentials the right to delete objects"):
+        bucket.delete(["a"])
+
+
+def test_the_code_of_one_of_many_objects_that_are_deleted_is_read():
+    class GenericError(Exception):
+        pass
+
+    said = "Generic S3 error: DeleteObjects request failed for key a: no (code: AccessDenied)"
+    assert isinstance(objects._failure(GenericError(said), "s3://b/a"), objects.Denied)
+
+
+def test_a_refused_list_says_that_a_right_may_lack(proxy, s3):
+    proxy.fault = lambda number, method, path: "403" if "list-type" in path else ""
+    with pytest.raises(PermissionError, match="refused, have expired, or lack the right to this"):
+        store_path(f"{s3}/videos").objects()
 
 
 def test_an_answer_to_a_commit_that_is_lost_is_no_lost_commit(proxy, s3):

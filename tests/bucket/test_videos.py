@@ -369,7 +369,7 @@ def test_the_sizes_of_many_videos_are_listed_and_not_asked_for_one_by_one(s3, pr
     queue = ClipQueue.__new__(ClipQueue)
     queue._part = [Clip(f"{n}", f"{n % 6}.mp4", start_seconds=1.0) for n in range(12)]
     queue._manifest, wanted = Manifest("m", root, tuple(queue._part), {}), [4, 3, 2, 1, 0, 0]
-    for most, count in ((3, 2), (100, 6)):  # a list and the one that is missing, or each
+    for most, count in ((3, 3), (100, 6)):  # a list, the empty and the missing one; or each
         monkeypatch.setattr(clip_queue, "MOST_SINGLE", most)
         queue._sizes = {}
         proxy.sent.clear()

@@ -47,7 +47,8 @@ EXPIRED = re.compile(
 DENIED = re.compile("AccessDenied|AuthorizationFailure|Forbidden")  # perhaps of one object
 HTTP = re.compile(r"HttpError \{\s*kind: (\w+)")  # of an answer that never came
 STATUS = re.compile(r"status code: (\d{3})")
-CODE = re.compile(r"<Code>(\w+)</Code>")
+CODE = re.compile(r"<Code>(\w+)</Code>|\(code: (\w+)\)")  # the second of one of many keys
+UNDONE = ("SlowDown", "ServiceUnavailable", "ServerBusy", "TooManyRequests")
 INVALID = re.compile(r'\b[Pp]ath:? "(.*?)"')  # key that the client cannot read
 AGAIN = (errno.ETIMEDOUT, errno.ENOTCONN)
 CONDITIONS = ("AlreadyExistsError", "PreconditionError")
@@ -70,7 +71,13 @@ class Denied(Refused):
 
 
 class Unanswered(ServiceError, TimeoutError):
-    """The service does not answer as it should, after every retry."""
+    """The service does not answer as it should, after every retry.
+
+    Attributes:
+        is_undone: whether it is certain that it did not do what was requested.
+    """
+
+    is_undone = False
 
 
 def with_environment(
@@ -272,12 +279,30 @@ class Bucket:
         """Copy an object within the bucket, in the place of the one there is, if any."""
         self._call(key, lambda client, store: client.copy(store, key, target), again=True)
 
-    def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects; those that are not there are none to delete."""
+    def delete(self, keys: Sequence[str], *, again: bool = True) -> None:
+        """Delete objects; those that are not there are none to delete.
+
+        Args:
+            keys: their names.
+            again: also where the answer was lost, so that they may be another writer's by now.
+        """
         for start in range(0, len(keys), 1000):
             part = list(keys[start : start + 1000])
             with suppress(FileNotFoundError):
-                self._call(part[0], lambda client, store, part=part: client.delete(store, part))
+                try:
+                    self._call(
+                        part[0],
+                        lambda client, store, part=part: client.delete(store, part),
+                        again=again,
+                    )
+                except ServiceError:
+                    raise
+                except PermissionError as error:
+                    reason = (
+                        "it may not be deleted, though what is beside it is listed: give the "
+                        "credentials the right to delete objects"
+                    )
+                    raise PermissionError(errno.EACCES, reason, error.filename) from None
 
     def objects(self, prefix: str = "") -> list[ObjectState]:
         """Every object whose key begins with the parts of a prefix, in order.
@@ -349,7 +374,13 @@ class Bucket:
         return self._call(key, work, again=True)
 
     def _call(self, key: str, work: Callable[..., T], *, again: bool = False) -> T:
-        """Do a request; one that may be made again is, where the service or the line failed."""
+        """Do a request, and do it again where the service or the line failed.
+
+        Args:
+            key: of the object, for messages.
+            work: the request.
+            again: also where the answer was lost, so that the request may have been done.
+        """
         client, store = _client_of(self.scheme, self.name)
         started, wait, name = time.monotonic(), FIRST_SECONDS, (self.scheme, self.name)
         for attempt in range(RETRIES + 1):
@@ -361,7 +392,8 @@ class Bucket:
                 failure = _failure(error, self._url(key))
             if getattr(failure, "errno", 0) != errno.ENOTCONN:
                 _reached.add(name)
-            if not again or getattr(failure, "errno", 0) not in AGAIN or attempt == RETRIES:
+            is_repeatable = again or getattr(failure, "is_undone", False)
+            if not is_repeatable or getattr(failure, "errno", 0) not in AGAIN or attempt == RETRIES:
                 break
             most = OVERALL_SECONDS if name in _reached else CONNECT_SECONDS
             if time.monotonic() + wait > started + most:
@@ -416,7 +448,7 @@ def _failure(error: Exception, url: str) -> OSError | UsageError:
     """The error that says what failed, with nothing of what the service wrote but its code."""
     kind, text = type(error).__name__, str(error)
     status = next(iter(STATUS.findall(text)), "")
-    code = next(iter(CODE.findall(text)), "")
+    code = next((one or other for one, other in CODE.findall(text)), "")
     said = " ".join(filter(None, (status, code))) or kind
     if kind in CONDITIONS:
         return FileExistsError(errno.EEXIST, "another writer was first", url)
@@ -426,8 +458,11 @@ def _failure(error: Exception, url: str) -> OSError | UsageError:
         return FileNotFoundError(errno.ENOENT, "no such object", url)
     is_sure = bool(EXPIRED.search(code)) or status == "401"
     if is_sure or kind in REFUSED or DENIED.search(code) or status == "403":
-        advice = "the credentials are refused or have expired: renew them and rerun to resume"
-        return (Refused if is_sure else Denied)(errno.EACCES, f"{advice} ({said})", url)
+        if is_sure:
+            advice = "the credentials are refused or have expired: renew them and rerun to resume"
+            return Refused(errno.EACCES, f"{advice} ({said})", url)
+        advice = "the credentials are refused, have expired, or lack the right to this"
+        return Denied(errno.EACCES, f"{advice}: renew or extend them, and rerun ({said})", url)
     if kind == "InvalidPathError":
         found_key = next(iter(INVALID.findall(text)), "")
         return UsageError(
@@ -450,10 +485,14 @@ def _failure(error: Exception, url: str) -> OSError | UsageError:
         scheme = url.partition(":")[0]
         where = next((key for key in ENDPOINTS[scheme] if os.environ.get(key)), "")
         what = f"no connection to the endpoint of {where}" if where else "no connection to it"
-        return Unanswered(errno.ENOTCONN, f"{what}: check the address and the network", url)
+        lost = Unanswered(errno.ENOTCONN, f"{what}: check the address and the network", url)
+        lost.is_undone = True
+        return lost
     said = f"no answer: {found[1]}" if found else said
     reason = f"the service does not answer as it should ({said}): rerun when it does"
-    return Unanswered(errno.ETIMEDOUT, reason, url)
+    lost = Unanswered(errno.ETIMEDOUT, reason, url)
+    lost.is_undone = found is None and (status in ("429", "503") or code in UNDONE)
+    return lost
 
 
 def in_parallel(work: Callable[[Any], T], items: Sequence[Any]) -> list[T]:

@@ -229,7 +229,8 @@ class BucketClaims(WriterClaims):
             holders = dict(zip(old, in_parallel(_holder_of, old), strict=True))
             mine = [c.path for c in ended if holders.get(c.path, self.holder) == self.holder]
             if mine:
-                bucket_path(self._folder).bucket.delete([bucket_path(path).key for path in mine])
+                keys = [bucket_path(path).key for path in mine]
+                bucket_path(self._folder).bucket.delete(keys, again=False)
             self._ended = {}
 
     def release_all(self) -> None:
