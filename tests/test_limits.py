@@ -3,9 +3,6 @@
 import errno
 import json
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +11,7 @@ import pytest
 import scipy.io
 
 from tests.cache.stores import begin, make_store, write_clip
+from tests.open_files import no_more_files
 from tokenreel.cache import files
 from tokenreel.cache.csv_tables import read_lines
 from tokenreel.cache.errors import MachineError
@@ -32,25 +30,6 @@ from tokenreel.extract.video.sniff import find_videos
 from tokenreel.fuse.runs.provenance import read_provenance
 from tokenreel.pipeline.datasets.formats.pickles import read_plain_pickle
 from tokenreel.pipeline.datasets.penn_action import _read_labels, _unlabelled
-
-
-@contextmanager
-def no_more_files() -> Iterator[None]:
-    """This process may open no file."""
-    former = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 20
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, former[1]))
-    handles = []
-    try:
-        with suppress(OSError):
-            while True:
-                handles.append(os.open("/dev/null", os.O_RDONLY))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, former)
-        for handle in handles:
-            os.close(handle)
-
 
 READERS = {  # name of the file -> what reads it
     "labels.csv": read_lines,

@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,39 +13,40 @@ import pytest
 
 from tests.bucket.proxy import Proxy
 from tokenreel.cache.bucket import objects
+from tokenreel.cache.bucket import path as paths
 
-START_SECONDS = 60
+SERVER = """
+import sys
+from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
+app = DomainDispatcherApplication(create_backend_app)
+handler = MotoRequestHandler
+server = make_server(
+    "127.0.0.1", 0, app, threaded=True, request_handler=handler, fd=int(sys.argv[1])
+)
+server.serve_forever()
+"""
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever the machine uses
 _numbers = itertools.count()
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
 
 
 @pytest.fixture(scope="session")
 def s3_address() -> Iterator[str]:
-    """The address of an S3 server."""
+    """The address of an S3 server, whose port is taken before it starts and is never free."""
     pytest.importorskip("moto")
-    address = f"http://127.0.0.1:{(port := free_port())}"
     environment = {key: value for key, value in os.environ.items() if key[:4] != "AWS_"}
-    server = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "moto.server", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
+        port = listening.getsockname()[1]
+        server = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", SERVER, str(listening.fileno())],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment | {"MOTO_PORT": str(port)},
+            pass_fds=[listening.fileno()],
+        )
+    address = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/moto-api/", timeout=1).close()
-                break
-            except OSError:
-                assert server.poll() is None, "the server of S3 has ended"
-                assert time.monotonic() < deadline, "no server of S3"
-                time.sleep(0.05)
+        DIRECT.open(f"{address}/moto-api/").close()  # waits; refused where the server has ended
         yield address
     finally:
         server.kill()
@@ -54,14 +54,24 @@ def s3_address() -> Iterator[str]:
 
 
 @pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that nobody listens to, and that nobody else can have meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+@pytest.fixture
 def credentials(monkeypatch, tmp_path) -> None:
     """Credentials of nobody, a cache of this test, and waits that are short."""
-    for key in [key for key in os.environ if key.startswith("AWS_")]:
+    for key in [key for key in os.environ if key[:4] == "AWS_" or key.lower().endswith("_proxy")]:
         monkeypatch.delenv(key)
     for key, value in {
         "AWS_ACCESS_KEY_ID": "AKIDOFTESTS",
         "AWS_SECRET_ACCESS_KEY": "secret-of-tests",
         "AWS_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": str(tmp_path / "no profiles"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no profiles"),
         "TOKENREEL_CACHE_DIR": str(tmp_path / "cache"),
         "TOKENREEL_CACHE_BYTES": "1G",
     }.items():
@@ -70,6 +80,7 @@ def credentials(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(objects, "MOST_SECONDS", 0.05)
     monkeypatch.setattr(objects, "RETRIES", 4)
     objects.forget_clients()
+    paths._blocks.clear()  # buckets in memory have equal names and tags
     yield
     objects.forget_clients()
 
@@ -80,7 +91,7 @@ def s3(s3_address, credentials, monkeypatch) -> str:
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_address)
     name = f"bucket-{next(_numbers)}"
     request = urllib.request.Request(f"{s3_address}/{name}", method="PUT")
-    urllib.request.urlopen(request).close()
+    DIRECT.open(request).close()
     return f"s3://{name}"
 
 
@@ -88,7 +99,6 @@ def s3(s3_address, credentials, monkeypatch) -> str:
 def proxy(s3, s3_address, monkeypatch):
     made = Proxy(s3_address)
     monkeypatch.setenv("AWS_ENDPOINT_URL", made.address)
-    monkeypatch.setattr(objects, "ANSWER_SECONDS", 1.0)
     objects.forget_clients()
     yield made
     made.close()

@@ -1,12 +1,11 @@
 """Addresses of buckets: every form is taken, or refused with what is wrong and what to do."""
 
-import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests.bucket.conftest import free_port
 from tests.cache import stores
 from tests.programs import call
 from tokenreel.cache.bucket import objects
@@ -62,14 +61,22 @@ def test_a_bucket_that_is_none_is_named(s3):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no.such.host.invalid"])
-def test_an_endpoint_that_is_none_is_told_soon_by_its_variable(credentials, monkeypatch, host):
-    monkeypatch.setattr(objects, "CONNECT_SECONDS", 0.3)
-    monkeypatch.setattr(objects, "RETRIES", 64)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{free_port()}")
-    started = time.monotonic()
+def test_an_endpoint_that_is_none_is_told_soon_by_its_variable(
+    credentials, closed_port, monkeypatch, host
+):
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
+    monkeypatch.setattr(objects, "time", clock)
+    for name, value in {"CONNECT_SECONDS": 3.0, "MOST_SECONDS": 1.0, "RETRIES": 64}.items():
+        monkeypatch.setattr(objects, name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{closed_port}")
     with pytest.raises(MachineError, match="no connection to the endpoint of AWS_ENDPOINT_URL"):
         open_store("s3://bucket/store")
-    assert time.monotonic() - started < 10
+    assert 2 < now[0] <= 3.0
 
 
 def test_an_endpoint_without_a_scheme_and_missing_credentials_are_named(credentials, monkeypatch):

@@ -37,12 +37,19 @@ def tokens_of(path) -> list[bytes]:
     return [tokens.codes[block].tobytes() for block in (1, 3)] + [store.labels("a").tobytes()]
 
 
+def be_impatient(monkeypatch) -> None:
+    """Give up requests without an answer soon; only where some never get one."""
+    monkeypatch.setattr(objects, "ANSWER_SECONDS", 1.5)
+    objects.forget_clients()
+
+
 @pytest.mark.parametrize("kind", ["503", "500", "cut", "lost", "slow"])
 def test_reads_survive_faults(proxy, upload, local, monkeypatch, kind):
     url = upload(local)
     monkeypatch.setenv(BYTES, "0")
-    every = 40 if kind == "slow" else 4
-    proxy.fault = lambda number, method, path: kind if number % every == 0 else ""
+    if kind == "slow":
+        be_impatient(monkeypatch)
+    proxy.fail_every(40 if kind == "slow" else 4, kind)
     assert tokens_of(url) == tokens_of(local)
     assert proxy.seen.count(kind) >= 2 or kind == "slow"
 
@@ -57,14 +64,16 @@ def test_reads_survive_faults(proxy, upload, local, monkeypatch, kind):
         pytest.param("slow", marks=pytest.mark.slow),
     ],
 )
-def test_writes_survive_faults_and_are_done_once(proxy, s3, local, kind):
+def test_writes_survive_faults_and_are_done_once(proxy, s3, local, monkeypatch, kind):
+    if kind == "slow":
+        be_impatient(monkeypatch)
     url = stores.make_store(f"{s3}/store")
     every = 12 if kind == "slow" else 5
-    proxy.fault = lambda number, method, path: kind if number % every == 0 else ""
+    proxy.fail_every(every, kind)
     with StoreWriter(url, writer_id="w") as writer:
         stores.write_clip(writer, "a", 70)
     assert len(proxy.seen) > 60 / every
-    proxy.fault = lambda *_: ""
+    proxy.heal()
     assert diff_stores(url, local) == []
     assert verify_store(url, deep=True).problems == ()
     assert not list((url / "claims").iterdir())

@@ -1,6 +1,5 @@
 """A store on az://, written, verified and read once, where azurite is installed."""
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,17 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.cache import stores
+from tests.ports import free_port
 from tokenreel.cache.bucket import objects
 from tokenreel.cache.bucket.local_cache import FOLDER
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.maintenance import diff_stores
 from tokenreel.cache.tools.verify import verify_store
 from tokenreel.cache.write.store_writer import StoreWriter
-
-for name, path in (("stores", "cache/stores.py"), ("bucket_conftest", "bucket/conftest.py")):
-    _spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / path)
-    globals()[name] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(globals()[name])
 
 ACCOUNT = "devstoreaccount1"
 KEY = (  # azurite's own, which is in its documentation
@@ -45,11 +41,11 @@ def run_server(command: list[str], port: int, folder: Path) -> subprocess.Popen:
 
 
 def write_verify_and_read(url: str, here: Path) -> None:
-    stores.make_store(url)  # noqa: F821
-    stores.make_store(here)  # noqa: F821
+    stores.make_store(url)
+    stores.make_store(here)
     for path in (url, here):
         with StoreWriter(path, writer_id="w") as writer:
-            stores.write_clip(writer, "a", 70)  # noqa: F821
+            stores.write_clip(writer, "a", 70)
     assert verify_store(url, deep=True).problems == ()
     assert diff_stores(url, here) == []
     assert list(open_store(url).records) == ["a"]
@@ -60,7 +56,7 @@ def test_a_store_on_az_is_written_verified_and_read(tmp_path, monkeypatch):
     azurite = os.environ.get("TOKENREEL_AZURITE") or shutil.which("azurite-blob")
     if not azurite:
         pytest.skip("npm install azurite, and name its azurite-blob in TOKENREEL_AZURITE")
-    port = bucket_conftest.free_port()  # noqa: F821
+    port = free_port()
     command = [azurite, "--inMemoryPersistence", "--blobPort", str(port), "--skipApiVersionCheck"]
     server = run_server(command, port, tmp_path)
     try:

@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -146,12 +147,12 @@ def test_of_two_that_make_a_store_at_once_both_get_it_or_one_is_refused(
 
 def test_without_conditional_puts_one_of_two_writers_that_begin_at_once_works(memory, monkeypatch):
     url = stores.make_store(f"{memory}/store")
-    monkeypatch.setattr(bucket_claims, "SETTLE_SECONDS", 0.3)
     monkeypatch.setattr(bucket_claims, "is_live", lambda *given, **how: False)  # neither saw any
-    started, begin = [], threading.Barrier(3)
+    started, put = [], threading.Barrier(3)
+    wait = SimpleNamespace(sleep=lambda seconds: put.wait(60))  # until the puts of all are done
+    monkeypatch.setattr(bucket_claims, "time", wait)
 
     def start(name):
-        begin.wait()
         with suppress(ClaimHeld):
             started.append(OnlyWriter(url / "claims", owner=name))
 

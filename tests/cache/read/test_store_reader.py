@@ -267,7 +267,7 @@ class Sums(Dataset):
         return int(self.store.read("a", [frame]).codes[1].astype(int).sum())
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_of_a_data_loader_read_what_this_process_reads(path, method):
@@ -275,7 +275,7 @@ def test_workers_of_a_data_loader_read_what_this_process_reads(path, method):
     wanted = [Sums(store)[i] for i in range(FRAMES)]  # its handles and threads are in use
     store.read_many([Request("a", [0])])
     loader = DataLoader(
-        Sums(store), batch_size=13, num_workers=2, multiprocessing_context=method, timeout=60
+        Sums(store), batch_size=13, num_workers=2, multiprocessing_context=method, timeout=300
     )
     assert torch.cat(list(loader)).tolist() == wanted
 
@@ -359,12 +359,22 @@ def test_threads_are_those_of_the_last_call_and_kept(path):
 
 
 def test_pieces_that_have_not_begun_are_not_run_after_an_error():
-    begun = []
+    begun, futures = [], []
+
+    class Noting(ThreadPoolExecutor):
+        def submit(self, piece):
+            futures.append(super().submit(piece))
+            return futures[-1]
 
     def broken() -> None:
-        time.sleep(0.1)
         raise Damaged("this one")
 
-    with ThreadPoolExecutor(1) as pool, pytest.raises(Damaged, match="this one"):
-        run_pieces([broken, lambda: time.sleep(0.1), lambda: begun.append(1)], pool)
+    def begun_already() -> None:
+        end = time.monotonic() + 60
+        while not futures[-1].cancelled() and time.monotonic() < end:
+            time.sleep(0.001)
+
+    with Noting(1) as pool, pytest.raises(Damaged, match="this one"):
+        run_pieces([broken, begun_already, lambda: begun.append(1)], pool)
+    assert len(futures) == 3
     assert begun == []

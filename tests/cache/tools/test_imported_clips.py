@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -61,7 +62,9 @@ def test_a_note_of_another_size_or_time_is_not_taken(folder, tmp_path, note):
 
 
 def test_each_file_is_looked_at_once_and_a_recent_one_is_not_noted(folder, tmp_path, monkeypatch):
-    (folder / "a.npy").write_bytes(ONE)  # now
+    now = LONG_AGO + 10**10
+    monkeypatch.setattr(time, "time_ns", lambda: now)
+    os.utime(folder / "a.npy", ns=(now, now))
     seen: list[Path] = []
     real = imported_clips.source_sha256
     monkeypatch.setattr(imported_clips, "source_sha256", lambda p: seen.append(p) or real(p))

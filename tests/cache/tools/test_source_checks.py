@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,8 +154,9 @@ def test_a_note_of_another_state_does_not_speak_for_a_video_of_its_recorded_time
     assert (found.changed, found.num_hashed) == ((), 0)
 
 
-def test_what_was_hashed_of_a_recent_file_is_not_noted(folder):
-    (folder[0] / "a").write_bytes(BYTES)  # now
+def test_what_was_hashed_of_a_recent_file_is_not_noted(folder, monkeypatch):
+    monkeypatch.setattr(time, "time_ns", lambda: LONG_AGO + 10**10)
+    put(folder[0] / "a", mtime_ns=LONG_AGO + 10**10 - 10**9)  # a second ago
     assert check(folder, record("1", "a")).num_hashed == 1
     assert load_notes(folder[1]).videos == {}
 

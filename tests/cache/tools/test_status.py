@@ -17,7 +17,7 @@ from tokenreel.cache.files import clock_of
 from tokenreel.cache.format.store_files import record_failure
 from tokenreel.cache.tools.status import StoreStatus, WorkerState, store_status
 from tokenreel.cache.tools.verify import verify_store
-from tokenreel.cache.write import worker_notes
+from tokenreel.cache.write import claims, worker_notes
 from tokenreel.cache.write.store_writer import StoreWriter
 from tokenreel.cache.write.worker_notes import WorkerNote, WorkerNotes, note_run, settle_run
 from tokenreel.pipeline.cli.main import app, worker_table
@@ -229,24 +229,25 @@ def test_what_is_to_be_done_is_said_where_nobody_does_it(store):
     assert lines[-1] == f"`extract retry {store}` tries 12 clip(s) again, and no other"
 
 
-def claim(store, name, host, pid, age, started="1@there"):
+def claim(store, name, host, pid, beat, started="1@there"):
     path = store / "claims" / f"{name}.json"
     holder = {"owner": "x", "host": host, "pid": pid, "started": started, "token": name}
     path.write_bytes(canonical_json(seal(holder)))
+    os.utime(path, (beat, beat))
+
+
+def test_claims_and_workers_of_other_hosts_live_by_their_heartbeat(store, monkeypatch):
     now = clock_of(store)
-    os.utime(path, (now - age, now - age))
-
-
-def test_claims_and_workers_of_other_hosts_live_by_their_heartbeat(store):
+    for module in (claims, worker_notes):
+        monkeypatch.setattr(module, "clock_of", lambda _: now)
     for name, host, pid, age in (("a", "z", 2, 5), ("b", "z", 2, 25), ("c", "y", 9, 5)):
-        claim(store, name, host, pid, age)
+        claim(store, name, host, pid, now - age)
     (store / "claims/d.json").write_text("{")
     (store / "workers").mkdir()
     for host, pid, age in (("z", 2, 5), ("y", 9, 25), ("y", 1, 35)):
         values = seal(asdict(WorkerNote(host, pid, "cpu", started="1@there")))
         path = store / f"workers/{host}-{pid}.json"
         path.write_bytes(canonical_json(values))
-        now = clock_of(store)
         os.utime(path, (now - age, now - age))
     found = store_status(store)
     assert found.num_claimed == 3

@@ -8,13 +8,14 @@ import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from tests.open_files import no_more_files
 from tokenreel.cache import files, locks
 from tokenreel.cache.embeddings import EmbeddedClip, read_embeddings, write_embeddings
 from tokenreel.cache.errors import MachineError, TokenReelError, machine_error
@@ -125,23 +126,13 @@ def test_too_many_open_files_are_the_machines(tmp_path):
         with StoreWriter(path, writer_id="w") as writer:
             stores.write_clip(writer, "b", 3)
 
-    former = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir()) + 20
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, former[1]))
-    found, handles = [], []
-    try:
-        with suppress(OSError):
-            while True:
-                handles.append(os.open("/dev/null", os.O_RDONLY))
+    found = []
+    with no_more_files():
         for read in (open_store, verify_store, write_again, lambda _: read_embeddings(file)):
             try:
                 read(path)
             except MachineError as error:
                 found.append(str(error))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, former)
-        for handle in handles:
-            os.close(handle)
     assert len(found) == 4
     assert all("Too many open files" in words for words in found), found
 
@@ -161,7 +152,7 @@ def test_a_file_that_may_not_grow_is_a_clear_error_and_nothing_is_committed(tmp_
     results = context.Queue()
     child = context.Process(target=_write_with_limit, args=(path, results))
     child.start()
-    assert "b: cannot write" in (words := results.get(timeout=30))
+    assert "b: cannot write" in (words := results.get(timeout=300))
     assert "File too large; make room" in words
     child.join()
     assert list(open_store(path).records) == ["a"]

@@ -166,13 +166,13 @@ def test_hosts_whose_clocks_are_apart_commit_each_clip_once(library, tmp_path):
     hosts = {"early": -600, "late": 600}
     running = [start(store, library, h, ahead=s, stale=397) for h, s in hosts.items()]
     for process in running:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, output
     assert logged(store) == [*NAMES]
     report = verify_store(store, deep=True)
     assert (report.problems, report.num_clips) == ((), len(NAMES))
     alone = stores.make_store(tmp_path / "alone")
-    start(alone, library, "alone", ahead=0, stale=0).communicate(timeout=120)
+    start(alone, library, "alone", ahead=0, stale=0).communicate(timeout=600)
     assert differing(store, alone) == []
 
 
@@ -288,10 +288,11 @@ def test_a_live_claim_of_another_host_is_not_broken_by_a_clock_that_is_off(
 def test_the_clock_of_a_disk_is_that_of_its_files_and_leaves_none(tmp_path, monkeypatch):
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 600)
-    assert abs(clock_of(tmp_path) - real()) < 2
+    before = real()
+    assert before - 1 < clock_of(tmp_path) < real() + 1
     assert list(tmp_path.iterdir()) == []
-    closed = tmp_path / "none"
-    assert abs(clock_of(closed) - time.time()) < 2
+    closed, before = tmp_path / "none", time.time()
+    assert before <= clock_of(closed) <= time.time()
 
 
 def test_a_stale_handle_is_looked_at_once_more_and_other_errors_are_not():

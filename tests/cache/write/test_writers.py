@@ -39,7 +39,7 @@ def test_eight_processes_on_one_list_make_each_clip_once(tmp_path):
     workers = [context.Process(target=_write_list, args=(path, results)) for _ in range(8)]
     for worker in workers:
         worker.start()
-    assert sum(results.get(timeout=60) for _ in workers) == 12
+    assert sum(results.get(timeout=300) for _ in workers) == 12
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0

@@ -79,7 +79,7 @@ def test_a_claim_is_touched_ten_times_within_its_expiry(store):
         begin(writer)
         [claim] = claims(store)
         os.utime(claim, (1, 1))
-        end = time.monotonic() + 10
+        end = time.monotonic() + 300
         while claim.stat().st_mtime < 2 and time.monotonic() < end:
             time.sleep(0.02)
         assert claim.stat().st_mtime > 2
