@@ -26,7 +26,7 @@ def command(name, *words, cwd):
     """Run a console script in a process of its own."""
     path = Path(sys.executable).with_name(name)
     run = subprocess.run(
-        [path, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+        [path, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=600, check=False
     )
     assert run.returncode == 0, f"{name} {words}: {run.stdout}\n{run.stderr}"
     return run.stdout + run.stderr

@@ -65,7 +65,7 @@ def run(overlay, tmp_path_factory):
     command.folder = folder
     yield command
     process.stdin.close()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=300) == 0
     process.stdout.close()
 
 

@@ -23,7 +23,6 @@ CONFIG = ExtractConfig(
     codec="pool2+fp16",
     workers=2,
     batch_frames=8,
-    timeout_seconds=20,
 )
 X264 = {"crf": "12", "bf": "2", "g": "25", "preset": "veryfast"}
 COUNT = 20

@@ -101,7 +101,7 @@ def test_the_store_is_the_same_bytes_for_any_omp_num_threads(tmp_path, threads):
         [sys.executable, "-c", program, *words_for("other")],
         check=True,
         capture_output=True,
-        timeout=240,
+        timeout=600,
         env=rest | ({"OMP_NUM_THREADS": threads} if threads else {}),
     )
     assert differing(tmp_path / "other", tmp_path / "here") == []

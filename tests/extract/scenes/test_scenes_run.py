@@ -254,7 +254,7 @@ def test_a_process_that_dies_fails_its_video_alone(films, tmp_path):
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert "a.mp4: decode: the process died (exit 11)" in done.stdout, done.stderr
     assert "['b/long, film.mp4']" in done.stdout
@@ -311,7 +311,7 @@ def test_a_process_takes_one_video_after_another(tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "_Process", Counted)
-        found = dict(processes.segment_all(made, workers=1, timeout_seconds=60))
+        found = dict(processes.segment_all(made, workers=1, timeout_seconds=300))
     assert [len(found[job].scenes) for job in made] == [2] * 5
     assert len(seen) == 1
     assert not seen[0]._process.is_alive()
@@ -322,7 +322,7 @@ def test_an_idle_process_that_was_killed_is_replaced(tmp_path):
         write_film(tmp_path / name, [13, 14])
     jobs = [SegmentJob(tmp_path, name, None, ScenesConfig()) for name in ("a.mp4", "b.mp4")]
     found = {}
-    for job, outcome in processes.segment_all(jobs, workers=1, timeout_seconds=60):
+    for job, outcome in processes.segment_all(jobs, workers=1, timeout_seconds=300):
         found[job.video] = outcome
         for child in multiprocessing.active_children():
             child.kill()

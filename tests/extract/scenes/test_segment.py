@@ -158,7 +158,8 @@ def test_a_film_without_cuts_takes_8_bytes_a_frame(monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (scene.stop_seconds, scene.num_frames) == (800.0, count)
-    assert peak < 3 * 8 * count + 50_000  # the array is copied where it grows and at the end
+    # the array is copied where it grows and at the end; a list of numbers would be 40 bytes a frame
+    assert peak < 3 * 8 * count + 200_000  # some room for what other threads of the tests do
 
 
 FORMATS = [
