@@ -241,6 +241,15 @@ def test_what_is_no_size_is_refused_by_the_name_of_its_variable(monkeypatch, tex
         local_cache()
 
 
+@pytest.mark.parametrize("text", ["s3://bucket/cache", "s3:/bucket/cache", "az://c/cache"])
+def test_a_cache_on_a_bucket_is_refused_by_the_name_of_its_variable(monkeypatch, text, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(caches.FOLDER, text)
+    with pytest.raises(UsageError, match=rf"{caches.FOLDER} {text[:2]}://.*: name a folder on a"):
+        local_cache()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("text", "num_bytes"), [("0", 0), ("1", 1), ("10GB", 10**10), ("1.5 MB", 1_500_000)]
 )

@@ -512,6 +512,8 @@ def test_any_command_says_where_and_how_much_of_buckets_is_kept(
     ("words", "message"),
     [
         ("--cache-dir", "--cache-dir needs a value: --cache-dir FOLDER"),
+        ("--cache-dir s3://a/b", "--cache-dir s3://a/b: name a folder on a disk of this machine"),
+        ("--cache-dir=gs:/a", "--cache-dir gs://a: name a folder on a disk of this machine"),
         ("--cache-bytes=", "--cache-bytes needs a value"),
         ("--cache-bytes much", "--cache-bytes 'much' is not a size such as 2GB"),
         ("--cache-bytes -1", "--cache-bytes '-1' is not a size"),

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from weakref import WeakSet
 
-from tokenreel.cache.errors import Damaged
+from tokenreel.cache.bucket.path import is_bucket, store_path
+from tokenreel.cache.errors import Damaged, UsageError
 from tokenreel.cache.files import parse_bytes, write_all
 
 if TYPE_CHECKING:
@@ -47,12 +48,23 @@ os.register_at_fork(after_in_child=_open.clear)  # a lock may be held by a threa
 def local_cache() -> "LocalCache":
     """The cache of this process, where the environment says; see docs/scale.md."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tokenreel"
-    folder = Path(os.environ.get(FOLDER) or default).absolute()
+    folder = cache_folder(os.environ.get(FOLDER) or str(default), option=FOLDER).absolute()
     given = os.environ.get(BYTES)
     key = folder, None if not given else parse_bytes(given, option=BYTES, least=0)
     if key not in _open:
         _open[key] = LocalCache(*key)
     return _open[key]
+
+
+def cache_folder(text: str, *, option: str) -> Path:
+    """The folder of the cache that a text names.
+
+    Raises:
+        UsageError: it names a place on a bucket.
+    """
+    if is_bucket(path := store_path(text)):
+        raise UsageError(f"{option} {path}: name a folder on a disk of this machine")
+    return path
 
 
 class User(Protocol):

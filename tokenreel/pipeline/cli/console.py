@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
-from tokenreel.cache.bucket.local_cache import BYTES, FOLDER
+from tokenreel.cache.bucket.local_cache import BYTES, FOLDER, cache_folder
 from tokenreel.cache.errors import (
     INTERRUPTED,
     MachineError,
@@ -102,7 +102,8 @@ def take_cache_options(words: Sequence[str]) -> list[str]:
     They say where what is read from buckets is kept on this machine; processes of ours inherit it.
 
     Raises:
-        UsageError: an option without its value, what is no size, or a URL without a bucket.
+        UsageError: an option without its value, what is no size, no folder of a disk, or a URL
+            without a bucket.
     """
     left, rest = [], iter(words)
     for word in rest:
@@ -117,6 +118,8 @@ def take_cache_options(words: Sequence[str]) -> list[str]:
             raise UsageError(f"{name} needs a value: --cache-dir FOLDER, --cache-bytes 200G")
         if name == "--cache-bytes":
             parse_bytes(given, option=name, least=0)
+        else:
+            cache_folder(given, option=name)
         os.environ[CACHE_OPTIONS[name]] = given
     return left
 
