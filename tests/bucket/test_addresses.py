@@ -10,7 +10,7 @@ from tests.cache import stores
 from tests.programs import call
 from tokenreel.cache.bucket import objects
 from tokenreel.cache.bucket.path import store_path
-from tokenreel.cache.errors import MachineError, UsageError
+from tokenreel.cache.errors import MachineError, StoreError, UsageError
 from tokenreel.cache.files import files_below
 from tokenreel.cache.read.store_reader import open_store
 from tokenreel.cache.tools.maintenance import collect_garbage
@@ -103,3 +103,18 @@ def test_a_key_that_cannot_be_read_is_named_at_once(s3, s3_address, name):
     urllib.request.urlopen(urllib.request.Request(place, b"x", method="PUT")).close()
     with pytest.raises(UsageError, match=r"videos: the key 'videos/.*' below it has .*: rename"):
         store_path(f"{s3}/videos").objects()
+
+
+def test_a_bucket_itself_is_a_folder_and_no_file(s3):
+    (store_path(s3) / "a").write_bytes(b"x")
+    assert [store_path(s3).is_file(), store_path(s3).is_dir()] == [False, True]
+    with pytest.raises(StoreError, match="no token store here"):
+        open_store(s3)
+
+
+def test_a_folder_of_the_cache_that_cannot_be_written_is_named(memory, monkeypatch, tmp_path):
+    url = stores.make_store(f"{memory}/store")
+    (tmp_path / "file").write_bytes(b"x")
+    monkeypatch.setenv("TOKENREEL_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(UsageError, match=r"file: Not a directory: clips .* by --cache-dir"):
+        StoreWriter(url, writer_id="w")

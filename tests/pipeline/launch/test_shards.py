@@ -50,6 +50,7 @@ def test_the_shard_of_a_job_is_read_from_its_variables(word, environment, shard)
         ("auto", array("x"), "SLURM_ARRAY_TASK_ID is 'x', not a whole number"),
         ("auto", {"SLURM_ARRAY_TASK_ID": "1"}, "SLURM_ARRAY_TASK_MIN is '', not a whole number"),
         ("auto", {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "start the command with srun"),
+        ("auto/4", {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "auto/4: the job has 4 tasks, but"),
         ("auto", {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, "nor one of several tasks of srun"),
         ("auto/4", array(4, first=1, last=4), "SLURM_ARRAY_TASK_ID is 4; parts count from 0"),
         ("auto/0", {"JOB_COMPLETION_INDEX": "0"}, "JOB_COMPLETION_INDEX is 0; parts count from 0"),

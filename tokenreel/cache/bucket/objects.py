@@ -169,6 +169,7 @@ class Bucket:
 
     def get_whole(self, key: str) -> tuple[bytes, ObjectState]:
         """The bytes of an object, and its state, by one request."""
+        self._require_key(key)
 
         def read(client: Any, store: Any) -> tuple[bytes, ObjectState]:
             found = client.get(store, key)
@@ -225,6 +226,7 @@ class Bucket:
 
     def head(self, key: str) -> ObjectState:
         """The state of an object."""
+        self._require_key(key)
         return self._read(key, lambda client, store: _state(client.head(store, key)))
 
     def put(self, key: str, data: Any, *, tag: str | None = None, new: bool = False) -> str:
@@ -366,6 +368,11 @@ class Bucket:
             with suppress(OSError):
                 self.delete([key])
         return False
+
+    def _require_key(self, key: str) -> None:
+        """Raise FileNotFoundError for the bucket itself: services answer, but with no object."""
+        if not key:
+            raise FileNotFoundError(errno.ENOENT, "a bucket, and no object in it", self._url(key))
 
     def _url(self, key: str) -> str:
         return f"{self.scheme}://{self.name}/{key}".rstrip("/")

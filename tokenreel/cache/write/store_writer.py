@@ -7,6 +7,7 @@ A kill loses at most the open segment: the next writer of the clip takes over th
 segments that are whole.  If two writers make one clip, the rename decides: the loser's is deleted.
 """
 
+import errno
 import logging
 import re
 import threading
@@ -100,8 +101,7 @@ class StoreWriter:
             if not _has_conditions(self.path):
                 self._only = OnlyWriter(claims, owner=self.name, expiry_seconds=expiry_seconds)
             self._log = BucketLog(self.path, self.name, format_version=self.identity.format_version)
-            here = scratch_of(self.path)
-            make_directory(here)
+            here = _made(scratch_of(self.path))
             scan_clips(here, sweep_seconds=sweep_seconds, claims=claims)
             self._target = WriteTarget(here, self.identity, self.codec, self.name)
             self._claims: WriterClaims = BucketClaims(
@@ -310,6 +310,21 @@ class StoreWriter:
             log=log,
             replaces=replaces is not None,
         )
+
+
+def _made(scratch: Path) -> Path:
+    """The folder on this machine where clips of a store on a bucket are written first; made."""
+    try:
+        make_directory(scratch)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        cache = scratch.parent.parent
+        raise UsageError(
+            f"{cache}: {error.strerror}: clips of a store on a bucket are written in this folder "
+            "first: name one that can be written by --cache-dir or TOKENREEL_CACHE_DIR"
+        ) from error
+    return scratch
 
 
 def _has_conditions(path: Path) -> bool:

@@ -64,6 +64,7 @@ def _of_known_count(word: str, environment: Mapping[str, str], count: int) -> st
         task, tasks = _of_step(environment, is_array=True)
         return _checked("the job", number * tasks + task, count * tasks)
     if TASK in environment:
+        _require_srun(word, environment)
         started = environment.get("SLURM_STEP_NUM_TASKS", str(count))
         if started != str(count):
             raise UsageError(
@@ -102,18 +103,24 @@ def _of_step(environment: Mapping[str, str], *, is_array: bool) -> tuple[int, in
         return 0, 1
     if "SLURM_STEP_NUM_TASKS" in environment:
         return _number(environment, TASK), _number(environment, "SLURM_STEP_NUM_TASKS")
-    tasks = _number(environment, "SLURM_NTASKS") if environment.get("SLURM_NTASKS") else 1
-    if tasks > 1:
-        raise UsageError(
-            f"--shard auto: the job has {tasks} tasks, but this is its batch script: start the "
-            "command with srun"
-        )
+    _require_srun("auto", environment)
     if not is_array:
         raise UsageError(
             "--shard auto: this job is neither of an array nor one of several tasks of srun; give "
             "--shard i/n"
         )
     return 0, 1
+
+
+def _require_srun(word: str, environment: Mapping[str, str]) -> None:
+    """Refuse the batch script of a job of several tasks, which SLURM runs once, as task 0."""
+    if "SLURM_STEP_NUM_TASKS" in environment or not environment.get("SLURM_NTASKS"):
+        return
+    if (tasks := _number(environment, "SLURM_NTASKS")) > 1:
+        raise UsageError(
+            f"--shard {word}: the job has {tasks} tasks, but this is its batch script: start the "
+            "command with srun"
+        )
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
