@@ -121,6 +121,7 @@ def test_workers_and_drivers_killed_5_times_at_random_leave_the_same_store(
     ("words", "why"),
     [
         (["--address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
+        (["--address", "ray://head:10001"], "give HOST:6379 of the head of the cluster"),
         (["--address", "here:there"], "no Ray cluster answers at here:there"),
         (["--partition", "a"], "--partition is not an option of --engine ray, which takes --gpus"),
     ],

@@ -179,6 +179,25 @@ def test_what_slurm_or_an_engine_would_not_take_is_refused(words, why, folder, m
     assert why in printed
 
 
+def test_a_percent_sign_in_the_name_of_a_store_is_not_in_the_paths_of_its_logs(folder):
+    words = [
+        "--engine",
+        "slurm",
+        "--dry-run",
+        "--root",
+        folder / "videos",
+        "--out",
+        "s3://lab/50%j",
+    ]
+    status, printed = call("extract", "run", "folder", *words, cwd=folder)
+    assert status == 0, printed
+    assert "/jobs/50_j/%A_%a/" in printed
+    (folder / "50%").mkdir()
+    status, printed = call("extract", "run", "folder", *words, cwd=folder / "50%")
+    assert status == 2
+    assert "50%/jobs/50_j, has a % in its path, which SLURM replaces" in printed
+
+
 def test_more_nodes_than_clips_are_refused(folder, words, tmp_path):
     extraction = Extraction("folder", words, folder / "videos", tmp_path / "store")
     with pytest.raises(UsageError, match="--nodes 4: there are 3 clips, at most one job each"):

@@ -222,6 +222,8 @@ def test_the_scripts_of_the_jobs_wait_for_each_other(folder):
         (["--engine", "slurm", "--gpus", "4"], "a job of a table trains on one GPU"),
         (["--engine", "slurm", "--time", "long"], "--time 'long' is no time"),
         (["--engine", "slurm"], "has no sbatch and srun"),
+        (["--engine", "slurm", "--dry-run", "--out", "s3://lab/t"], "where tables and runs cannot"),
+        (["--out", "s3://lab/t"], "s3://lab/t is on a bucket, where tables and runs cannot be"),
         (["--engine", "ray", "--time", "1:00"], "--time is not an option of --engine ray"),
     ],
 )

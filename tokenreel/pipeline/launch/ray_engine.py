@@ -284,8 +284,13 @@ def _reachable(address: str) -> str:
     """HOST:PORT of a cluster whose port answers.
 
     Raises:
-        UsageError: nothing listens there.
+        UsageError: nothing listens there, or an address of another kind.
     """
+    if "://" in address:
+        raise UsageError(
+            f"--address {address}: give HOST:{PORT} of the head of the cluster, from one of its "
+            "nodes: Ray's client cannot be used"
+        )
     host, _, port = address.partition(":")
     port = port or PORT
     try:

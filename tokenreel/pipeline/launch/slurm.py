@@ -298,9 +298,22 @@ def script_of(folder: Path, count: int, parameters: Mapping[str, Any]) -> str:
 
 def _folder(store: Path) -> Path:
     """Where the files of a store's jobs are."""
-    folder = (JOBS / store.name).absolute() / "%j"
-    require_one_line("the folder of the jobs", str(folder))
-    return folder
+    return folder_of_jobs(JOBS / store.name.replace("%", "_")) / "%j"
+
+
+def folder_of_jobs(folder: Path) -> Path:
+    """A folder as the scripts of jobs name it.
+
+    Raises:
+        UsageError: its path has characters that sbatch takes for something else.
+    """
+    text = require_one_line("the folder of the jobs", str(folder.absolute()))
+    if "%" in text:
+        raise UsageError(
+            f"the folder of the jobs, {text}, has a % in its path, which SLURM replaces: use "
+            "another folder"
+        )
+    return folder.absolute()
 
 
 def minutes_of(text: str) -> int:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenreel.cache.bucket.path import require_disk, store_path
 from tokenreel.cache.errors import StoreError, TokenReelError, UsageError
 from tokenreel.cache.files import make_directory, write_whole
 from tokenreel.cache.plugins import nearest
@@ -186,9 +187,14 @@ def _train_here(jobs: Sequence["Job"], **options: Any) -> "list[RunResult]":
 def folder_of_table(words: Sequence[str], out: Path | None = None) -> Path:
     """Where the files of a table are.
 
+    Raises:
+        UsageError: a place on a bucket.
+
     >>> folder_of_table(["controls", "optim.epochs=2"]).as_posix()
     'results/controls'
     """
+    if out is not None:
+        require_disk(store_path(out), "tables and runs")
     return out or RESULTS / folder_name([word for word in words if "=" not in word])
 
 

@@ -18,11 +18,11 @@ from tokenreel.pipeline.launch.base import Placement, import_package, require_pa
 from tokenreel.pipeline.launch.slurm import (
     OPTIONS,
     REQUEUES,
+    folder_of_jobs,
     is_to_resume,
     job_parameters,
     requeue,
     require_login_node,
-    require_one_line,
     script_of,
 )
 from tokenreel.pipeline.launch.tables.base import (
@@ -167,8 +167,7 @@ def launch(request: TableRequest, placement: Placement) -> LaunchedTable:
     target = folder_of_table(request.words, request.out)
     parameters = job_parameters(f"ablate-{target.name}", placement)
     jobs = table_jobs(request, placement)
-    folder = (target / JOBS).absolute()
-    require_one_line("the folder of the jobs", str(folder))
+    folder = folder_of_jobs(target / JOBS)
     if not placement.dry_run:
         require_login_node()
         for path in folder.glob("group-*.json"):  # of the jobs of before
