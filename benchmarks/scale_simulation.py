@@ -19,6 +19,7 @@ import heapq
 import io
 import os
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -104,12 +105,14 @@ class Operations:
 
 @contextmanager
 def counted() -> Iterator[Counter[str]]:
-    """Counts the calls that ask a file system."""
+    """Counts the calls of this thread that ask a file system."""
     count: Counter[str] = Counter()
+    thread = threading.get_ident()
 
     def wrap(name: str, real: Any) -> Any:
         def call(*args: Any, **options: Any) -> Any:
-            count[name] += not str(args[0]).startswith("/proc/")  # this host's, not the disk's
+            if threading.get_ident() == thread:
+                count[name] += not str(args[0]).startswith("/proc/")  # this host's, not the disk's
             return real(*args, **options)
 
         return call
@@ -185,13 +188,14 @@ class Requests:
 
     def __init__(self) -> None:
         self.count, self.objects_a_page = 0, 1000
+        self._thread = threading.get_ident()  # the heartbeats of writers are another's
 
     def patches(self) -> list[Any]:
         """What counts: every request of a bucket, the pages of a listing, and what is parallel."""
         call, objects, level = Bucket._call, Bucket.objects, Bucket.level
 
         def counted_call(bucket: Bucket, *args: Any, **options: Any) -> Any:
-            self.count += 1
+            self.count += threading.get_ident() == self._thread
             return call(bucket, *args, **options)
 
         def counted_objects(bucket: Bucket, prefix: str = "") -> list[ObjectState]:

@@ -68,7 +68,7 @@ def test_no_more_wait_than_the_bounds_allow(
     extractor, _, extraction = extract(num_bytes)
     with extraction:
         for name in extraction:
-            until = time.monotonic() + 5
+            until = time.monotonic() + 60
             while extractor.most < most and time.monotonic() < until:  # it runs ahead as it may
                 time.sleep(0.001)
             extractor.taken.append(name)
@@ -101,7 +101,7 @@ def test_a_paused_extraction_ends_with_what_takes_its_videos(extract, monkeypatc
     else:
         with pytest.raises(wanted):
             take_one()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 60  # it looks five times a second
     assert extractor.most < len(NAMES)  # it was stopped before its end
 
 

@@ -385,7 +385,7 @@ def test_retrieve_lists_as_many_frames_as_k(monkeypatch, tmp_path, count):
 
 def test_status_is_printed_until_the_store_is_complete(call, monkeypatch):
     waits = []
-    monkeypatch.setattr("time.sleep", waits.append)
+    monkeypatch.setattr(main, "time", SimpleNamespace(sleep=waits.append))
     states = iter([False, False, True])
 
     class State:

@@ -74,13 +74,13 @@ def kill_and_resume(tmp_path, name, kills):
     while num_killed < kills:
         if count_files(killed) >= num_files:  # all is written: begin anew
             shutil.rmtree(killed)
+        moment = draw.randrange(count_files(killed), num_files)
         job = subprocess.Popen(
             [sys.executable, "-c", CALL, *words(name, root, killed)],
             start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        moment = draw.randrange(count_files(killed), num_files)
         while job.poll() is None and count_files(killed) < moment:
             time.sleep(0.02)
         if job.poll() is None:

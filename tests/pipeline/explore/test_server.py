@@ -36,7 +36,7 @@ from tokenreel.pipeline.explore.views import Explorer
 def ask(server, path, *, method="GET", host=None, headers=(), raw=False, **words):
     """Status, headers and body of a request below the token; `raw` is the whole path."""
     address = urlsplit(server.url)
-    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=300)
     target = path if raw else address.path + path
     if words:
         target += f"?{urlencode(words, quote_via=quote)}"

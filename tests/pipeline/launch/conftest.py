@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.extract.extraction import differing, shards, write_video
+from tests.extract.extraction import differing, write_video
 from tests.programs import call
 from tokenreel.cache.canonical import parse_json
 from tokenreel.cache.errors import Damaged
@@ -58,14 +58,6 @@ def logged_clips(store):
         for line in log.read_bytes().splitlines()
     ]
     return sorted(line["record"]["video"].removesuffix(".mp4") for line in lines)
-
-
-def wait_for_shards(store, count, is_over):
-    """Wait until a store has so many shards, or there will be no more."""
-    deadline = time.monotonic() + 600
-    while len(shards(store)) < count and not is_over():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

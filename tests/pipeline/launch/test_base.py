@@ -1,10 +1,9 @@
 """Shared by the engines: paths that every node can use, versions, and what a node sees."""
 
 import platform
-import threading
-import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,13 +82,29 @@ def test_a_node_that_lacks_a_folder_or_file_is_refused_with_its_name(tmp_path, m
 
 
 def test_what_a_node_sees_late_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "SEEN_SECONDS", 20.0)
-    later = threading.Timer(0.1, (tmp_path / "recipe.json").touch)
-    later.start()
-    started = time.monotonic()
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            (tmp_path / "recipe.json").touch()
+
+    monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: sum(waits), sleep=sleep))
     require_seen(str(tmp_path), tmp_path, None)
-    assert time.monotonic() - started >= 0.1
-    later.join()
+    assert waits == [0.5] * 3
+
+
+def test_a_node_that_was_stopped_for_long_looks_once_more(tmp_path, monkeypatch):
+    clock = iter([0.0, 100.0])
+
+    def stopped():
+        now = next(clock)
+        if now:
+            (tmp_path / "recipe.json").touch()
+        return now
+
+    monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=stopped))
+    require_seen(str(tmp_path), tmp_path, None)
 
 
 def test_versions_are_those_of_the_code_of_python_and_of_what_makes_tokens(monkeypatch):

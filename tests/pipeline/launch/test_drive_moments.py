@@ -109,6 +109,31 @@ def test_clips_of_a_dead_run_that_ended_a_worker_are_tried_alone(store, part):
     assert sorted(report.committed) == [*NAMES]
 
 
+def test_a_claim_that_ends_while_the_driver_is_stopped_is_looked_at_once_more(
+    store, part, monkeypatch
+):
+    workers, now = Workers(store, part, count=1), [0.0]
+    workers.claim("b", 77)
+    wait = workers.wait
+
+    def is_live(path, **options):
+        found = path.exists()
+        if found:  # the driver is stopped after its look, and the claim is released meanwhile
+            now[0] += 1000.0
+            path.unlink()
+        return found
+
+    def wait_a_second(seconds):
+        now[0] += 1.0
+        return wait(seconds)
+
+    workers.wait = wait_a_second
+    monkeypatch.setattr(drive_module, "is_live", is_live)
+    monkeypatch.setattr(drive_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    report = drive(workers, store, part)
+    assert sorted(report.committed) == [*NAMES]
+
+
 def test_clips_that_stay_taken_are_given_three_times_and_then_named(store, part, caplog):
     workers = Workers(store, part, count=1)
     workers.claim("b", 77, age=3600.0)  # dead for the driver, and never broken

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 
@@ -17,14 +16,15 @@ import pytest
 from tests.extract.extraction import differing
 from tests.pipeline.launch.conftest import (
     begin_anew,
-    claimed_by,
     logged_clips,
-    wait_for_shards,
     wait_for_workers,
     workers_of,
 )
+from tests.pipeline.launch.interruptions import ROOT, KilledWorker, mark_of
 from tests.programs import call
 from tokenreel.cache.errors import UsageError
+from tokenreel.cache.write.claims import process_ended
+from tokenreel.pipeline.launch import ray_engine
 from tokenreel.pipeline.launch.base import Placement
 from tokenreel.pipeline.launch.ray_engine import size_of
 
@@ -63,26 +63,21 @@ def start(folder, words):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_an_actor_that_is_killed_is_started_again_and_the_store_is_that_of_the_local_engine(
-    folder, words, tmp_path
+    folder, words, tmp_path, monkeypatch
 ):
-    store, killed, ended = tmp_path / "store", [], threading.Event()
-
-    def kill():
-        wait_for_shards(store, 3, ended.is_set)  # a segment is whole: 2 blocks, and one has begun
-        killed.extend(claimed_by(store))
-        os.kill(killed[0], signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
+    monkeypatch.setattr(ray_engine, "Worker", KilledWorker)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    store = tmp_path / "store"
     options = ["--root", "videos", "--out", store, "--engine", "ray", "--nodes", 1]
     status, output = call("extract", "run", "folder", *options, *words, cwd=folder)
-    ended.set()
-    killer.join()
     assert status == 0, output
-    assert len(killed) == 1
+    assert process_ended(int(mark_of(store).read_text()))
     assert "in work" in output
     assert "3 committed, 0 skipped, 0 failed" in output
     assert differing(store, folder / "local") == []
+    assert list((tmp_path / "home").iterdir()) == [], "two first commands would share a token"
 
 
 @pytest.mark.slow

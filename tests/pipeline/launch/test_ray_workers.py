@@ -261,7 +261,8 @@ def fake_module(monkeypatch):
 
     module = SimpleNamespace(init=init, shutdown=lambda: found.calls.append("shutdown"))
     monkeypatch.setitem(__import__("sys").modules, "ray", module)
-    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
+    names = ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
+    for name in (*names, "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.setenv(name, "x")  # so that it is put back
         monkeypatch.delenv(name)
     return found
@@ -279,11 +280,21 @@ def test_without_an_address_ray_is_started_here_and_ended(fake_module):
     options, end = fake_module.calls
     assert (options["address"], options["include_dashboard"], end) == ("local", False, "shutdown")
     assert options["object_store_memory"] == ray_engine.OBJECT_BYTES
+    token = os.environ["RAY_AUTH_TOKEN"]
+    assert len(token) == 64, "else Ray writes one to the home folder, which two commands share"
+    with connected(None):
+        assert os.environ["RAY_AUTH_TOKEN"] == token, "Ray keeps the first of a process"
+
+
+def test_a_token_of_the_user_is_the_one_of_ray(fake_module, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "token.txt")
+    with connected(None):
+        assert "RAY_AUTH_TOKEN" not in os.environ
 
 
 def test_a_cluster_that_runs_is_joined_as_it_is(fake_module):
     with connected("auto"):
-        pass
+        assert "RAY_AUTH_TOKEN" not in os.environ, "it has its own"
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with connected(f"127.0.0.1:{port}"):

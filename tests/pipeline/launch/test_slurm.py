@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -23,11 +22,11 @@ from submitit import LocalExecutor
 from tests.extract.extraction import differing
 from tests.pipeline.launch.conftest import (
     begin_anew,
-    claimed_by,
     logged_clips,
     wait_for_workers,
     workers_of,
 )
+from tests.pipeline.launch.interruptions import ROOT, PreemptedJob
 from tests.programs import call
 from tokenreel.cache.errors import UsageError, WrongIdentity
 from tokenreel.cache.write.claims import start_of
@@ -51,17 +50,10 @@ def test_jobs_of_which_one_is_preempted_write_the_store_of_the_local_engine(
     jobs = shard_jobs(Extraction("folder", words, folder / "videos", store), Placement(nodes=nodes))
     assert [job.extraction.shard for job in jobs] == [f"{i}/{nodes}" for i in range(nodes)]
     assert (store / "recipe.json").is_file()
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     executor = LocalExecutor(tmp_path / "jobs" / "%j")
-    executor.update_parameters(timeout_min=5)
-    submitted = executor.submit_array(jobs)
-    deadline = time.monotonic() + 120
-    preempted = set()
-    while not all(job.done() for job in submitted) and time.monotonic() < deadline:
-        if not preempted and list(store.glob("clips/*/.tmp-*/views/0/tokens/1/c/2")):
-            preempted = claimed_by(store)  # two segments of the long clip are whole
-            for process in preempted:
-                os.kill(process, signal.SIGUSR2)
-        time.sleep(0.05)
+    executor.update_parameters(timeout_min=30)
+    submitted = executor.submit_array([PreemptedJob(job) for job in jobs])
     assert {job.result() for job in submitted} == {0}
     logs = "".join(job.stderr() or "" for job in submitted)
     assert "received SIGUSR2: stopping after the current segments" in logs
@@ -274,13 +266,6 @@ def test_a_node_that_lacks_a_disk_is_refused_and_makes_no_store_there(job, lost,
     assert not elsewhere.exists()
     assert not list(job.extraction.out.glob("failed/*"))
     assert job.video == job.extraction.root / "a.mp4"
-
-
-def test_a_store_that_a_node_sees_late_is_waited_for(tmp_path):
-    late = threading.Timer(0.3, (tmp_path / "recipe.json").touch)
-    late.start()
-    base.require_seen(str(tmp_path), tmp_path, None)
-    late.join()
 
 
 def test_a_store_of_another_identity_at_the_path_is_refused_and_left(job, words):

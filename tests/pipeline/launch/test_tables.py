@@ -1,21 +1,21 @@
 """Tables whose groups of runs are spread: over submitit's jobs and tasks of Ray on this machine."""
 
-import contextlib
 import os
+import pickle
 import shutil
 import signal
-import threading
-from pathlib import Path
 
 import pytest
 from submitit import LocalExecutor
 
 from tests.fuse.tiny import write_store
+from tests.pipeline.launch.interruptions import ROOT, KilledGroup, mark_of
 from tests.programs import call
+from tokenreel.cache.write.claims import process_ended
 from tokenreel.pipeline.launch import base
 from tokenreel.pipeline.launch.base import Placement, versions_here
 from tokenreel.pipeline.launch.tables import base as tables
-from tokenreel.pipeline.launch.tables import slurm
+from tokenreel.pipeline.launch.tables import ray_engine, slurm
 from tokenreel.pipeline.launch.tables.base import TableRequest, groups_of, spread
 from tokenreel.pipeline.launch.tables.slurm import GroupJob, launch, reasons_in, table_jobs
 
@@ -59,10 +59,6 @@ def assert_same_table(folder, out):
             assert not made.exists() or made.read_bytes() == wanted.read_bytes()
 
 
-def wait_for(executor, jobs):
-    return [job.result() for job in executor.submit_array(jobs)]
-
-
 def test_a_group_that_fails_is_listed_and_the_table_is_that_of_the_local_engine_once_mended(
     folder, monkeypatch, capsys
 ):
@@ -77,8 +73,10 @@ def test_a_group_that_fails_is_listed_and_the_table_is_that_of_the_local_engine_
         job.out.parent.mkdir(parents=True, exist_ok=True)
         job.out.touch()
     executor = LocalExecutor(folder / "spread/jobs/%j")
-    executor.update_parameters(timeout_min=5)
-    assert sorted(wait_for(executor, jobs.rows)) == [0, 0, 3]
+    executor.update_parameters(timeout_min=30)
+    [sent] = executor.submit_array(jobs.rows[:1])
+    assert sorted(pickle.loads(pickle.dumps(job))() for job in jobs.rows[1:]) == [0, 3]
+    assert sent.result() == 0
     assert jobs.table() == 3
     printed = capsys.readouterr().out
     for job in bad:
@@ -99,37 +97,17 @@ def test_a_group_that_fails_is_listed_and_the_table_is_that_of_the_local_engine_
     assert table_jobs(wanted, Placement()).rows == []
 
 
-def training_in(folder):
-    """Processes of Ray that train in a folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            title, where = (path / "cmdline").read_bytes(), (path / "cwd").readlink()
-            if title.startswith(b"ray::") and b"train" in title and where == folder:
-                found.append(int(path.name))
-    return found
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_tasks_of_ray_of_which_one_is_killed_make_the_table_of_the_local_engine(folder):
-    killed, ended = [], threading.Event()
-
-    def kill():
-        while not killed and not ended.wait(0.01):
-            if list(folder.glob("ray/runs/*/checkpoint.pt")):
-                killed.extend(training_in(folder)[:1])
-        for process in killed:
-            os.kill(process, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
+def test_tasks_of_ray_of_which_one_is_killed_make_the_table_of_the_local_engine(
+    folder, monkeypatch
+):
+    monkeypatch.setattr(ray_engine, "Group", KilledGroup)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     more = ["--engine", "ray", "--nodes", "2", "--cpus", "1"]
     status, printed = call("fuse", "ablate", *options("ray", *more), cwd=folder)
-    ended.set()
-    killer.join()
     assert status == 0, printed
     assert "8 runs in 2 task(s)" in printed
-    assert len(killed) == 1
+    assert process_ended(int(mark_of(folder / "ray/runs").read_text()))
     assert_same_table(folder, "ray")
 
 

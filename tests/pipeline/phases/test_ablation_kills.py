@@ -21,7 +21,10 @@ import contextlib, json, os, sys
 import torch
 torch.set_num_threads(1)  # a forked child has no threads of its parent
 from tests.fuse.kills import fork
-import tokenreel.pipeline.phases.ablation
+import scipy.stats, torch.utils.tensorboard  # and all that a child would import
+import tokenreel.evaluate.methods.pairs, tokenreel.fuse.kernels.cpu.compiled
+import tokenreel.fuse.systems.mvformer.embed, tokenreel.fuse.train.train
+import tokenreel.pipeline.launch.tables.local, tokenreel.pipeline.recipes.extraction
 from tokenreel.pipeline.cli.fuse import app
 moments, words = json.loads(sys.argv[1]), ["ablate", *sys.argv[2:]]
 

@@ -165,7 +165,7 @@ def _name(folder, seed, results, seeds):
     results.put(named_store(folder, MANIFEST, CONFIG).name)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_processes_that_start_together_get_one_store(quick, tmp_path):
     context = multiprocessing.get_context("fork")
@@ -176,7 +176,7 @@ def test_processes_that_start_together_get_one_store(quick, tmp_path):
     ]
     for worker in workers:
         worker.start()
-    names = {results.get(timeout=50) for _ in workers}
+    names = {results.get(timeout=240) for _ in workers}
     for worker in workers:
         worker.join()
     assert len(names) == 1

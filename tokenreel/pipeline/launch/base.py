@@ -151,8 +151,9 @@ def require_seen(folder: str, store: Path, video: Path | None) -> None:
     """
     deadline = time.monotonic() + SEEN_SECONDS
     for path in (Path(folder), store / "recipe.json", *([] if video is None else [video])):
+        is_last = False
         while not path.exists():
-            if time.monotonic() > deadline:
+            if is_last:
                 raise UsageError(
                     f"{socket.gethostname()} does not see {path}: the store, the videos and the "
                     "folder of the command have to be on a disk that all nodes share; nothing was "
@@ -160,7 +161,9 @@ def require_seen(folder: str, store: Path, video: Path | None) -> None:
                 )
             with suppress(OSError):  # so that a client of NFS looks at the folder anew
                 list(path.parent.iterdir())
-            time.sleep(0.5)
+            is_last = time.monotonic() > deadline  # a look comes after it, however late this is
+            if not is_last:
+                time.sleep(0.5)
 
 
 def versions_here() -> dict[str, str]:

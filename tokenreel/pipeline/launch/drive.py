@@ -226,7 +226,8 @@ class Driver:
                 if not rest:
                     break
                 deadline = deadline or time.monotonic() + 1.5 * self._expiry_seconds
-                if not self._give_free(rest) and time.monotonic() > deadline:
+                is_last = time.monotonic() > deadline  # before the look, which may be slow
+                if not self._give_free(rest) and is_last:
                     log.warning("%d clip(s) are claimed by other writers", len(rest))
                     break
         return self._end(stopping)

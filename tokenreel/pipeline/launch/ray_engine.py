@@ -6,6 +6,7 @@ decoded beside each actor, in processes of its own, and never cross the network.
 
 import logging
 import os
+import secrets
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -263,6 +264,8 @@ def connected(address: str | None) -> Iterator[Any]:
     options: dict[str, Any] = {"logging_level": logging.WARNING, "configure_logging": True}
     if address is None:
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_BYTES}
+        if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # else Ray writes one to the home folder
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     elif address != "auto":
         address = _reachable(address)
     try:

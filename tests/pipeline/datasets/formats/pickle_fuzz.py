@@ -1,9 +1,9 @@
 """Feed mutated and random pickles to the reader: `python -m ...pickle_fuzz COUNT SECONDS SEED`.
 
 Ends after COUNT inputs or SECONDS and prints how many were tried; those of a seed are always the
-same.  Each must give plain data or a UsageError of one line, within 5 s and
-1 GiB; else the seed, the number and the bytes are printed and the status is 1.  A crash ends the
-process: the last number on stderr is that of the input.
+same.  Each must give plain data or a UsageError of one line, within 5 s of the processor and 1 GiB;
+else the seed, the number and the bytes are printed and the status is 1.  A crash ends the process:
+the last number on stderr is that of the input.
 """
 
 import pickle
@@ -22,7 +22,8 @@ from tokenreel.pipeline.datasets.formats.pickles import read_plain_pickle
 from tokenreel.pipeline.datasets.penn_action import penn_action
 
 MOST_MEMORY = 2**30
-MOST_SECONDS = 5
+MOST_SECONDS = 5  # of the processor
+WAIT_SECONDS = 120
 LONGEST = 20_000  # bytes of what is mutated
 NUMBERS = [0, 1, 2, 7, 8, 63, 127, 128, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1]
 KEPT = [  # inputs that once failed, by hand or by this program
@@ -123,7 +124,8 @@ def make_input(number, seed, originals):
 
 def failure_of(path):
     """What is wrong with how the file is read, as a sentence; "" when nothing is."""
-    signal.alarm(MOST_SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)  # others may have the processor
+    signal.alarm(WAIT_SECONDS)
     try:
         for read in (lambda: read_plain_pickle(path), lambda: penn_action(path.parent, {})):
             try:
@@ -135,6 +137,7 @@ def failure_of(path):
         return f"{type(error).__name__}: {str(error)[:200]}"
     finally:
         signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     return ""
 
 
@@ -145,7 +148,8 @@ def on_alarm(number, frame):
 def main():
     count, seconds, seed = map(int, sys.argv[1:])
     resource.setrlimit(resource.RLIMIT_AS, (used_memory() + MOST_MEMORY, resource.RLIM_INFINITY))
-    signal.signal(signal.SIGALRM, on_alarm)
+    for number in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(number, on_alarm)
     originals, stop, number = seeds(), time.monotonic() + seconds, 0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "train.pkl")
