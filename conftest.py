@@ -7,6 +7,7 @@ import gc
 import importlib.util
 import logging
 import os
+import sys
 
 import pytest
 
@@ -47,3 +48,11 @@ def _same_log_level():
     level = ours.level
     yield
     ours.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    """What a test draws without a seed does not depend on the tests before it in its process."""
+    torch = sys.modules.get("torch")
+    if hasattr(torch, "manual_seed"):
+        torch.manual_seed(0)

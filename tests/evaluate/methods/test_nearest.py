@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tokenreel.evaluate.methods import nearest, retrieval
@@ -42,9 +42,15 @@ def make_clips(lengths, channels, kind, seed):
 
 
 KINDS = ("normal", "ties", "constant", "far", "huge")
+SETTINGS = settings(
+    max_examples=60,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],  # on a busy machine
+)
 
 
-@settings(deadline=None, max_examples=60)
+@SETTINGS
 @given(
     lengths=st.lists(st.integers(0, 40), min_size=1, max_size=7).filter(any),
     channels=st.integers(1, 9),
@@ -95,7 +101,7 @@ def test_equal_distances_that_rounding_parts_are_not_lost(monkeypatch, group):
     np.testing.assert_array_equal(found, slow_in_other_clips(clips, 15))
 
 
-@settings(deadline=None, max_examples=60)
+@SETTINGS
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6),
     channels=st.integers(1, 9),
