@@ -6,6 +6,7 @@ What a killed process did in memory is gone, so what it does to files is all the
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,23 @@ def fork(do: Callable[[], object], *, folder: str, moment: int | str | None = No
         do()
         os._exit(0)
     return os.waitpid(child, 0)[1]
+
+
+def in_one_thread(do: Callable[[], object]) -> None:
+    """Do something before forks: what it imports and compiles, no child has to.
+
+    A child has none of its parent's threads, and may wait for ever for what one of them holds.
+    """
+    import torch
+    from tqdm import tqdm
+
+    torch.set_num_threads(1)
+    tqdm.monitor_interval = 0
+    do()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(60)
+    assert threading.active_count() == 1, threading.enumerate()
 
 
 def die(*_: object) -> None:

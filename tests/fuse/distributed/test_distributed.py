@@ -62,19 +62,23 @@ OPTIONS = ["--standalone", "--no-python", "--nproc-per-node"]
 
 FORKED = """
 import os, sys
-import torch
+from tests.fuse.kills import in_one_thread
 from tokenreel.pipeline.cli.fuse import main
-from tokenreel.pipeline.phases import training
-torch.set_num_threads(1)  # a forked child has no threads of its parent
 port, processes, *words = sys.argv[1:]
+def command(*more):
+    sys.argv = ["fuse", *words, *more]
+    try:
+        main()
+    except SystemExit as end:
+        return end.code
+in_one_thread(lambda: command("--out", "alone"))  # the last --out counts
 children = []
 for rank in range(int(processes)):
     children.append(os.fork())
     if children[-1] == 0:
         os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": processes}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        sys.argv = ["fuse", *words]
-        sys.exit(main())
+        sys.exit(command())
 ends = [os.waitpid(child, 0)[1] for child in children]
 sys.exit(any(ends))
 """
@@ -91,7 +95,8 @@ def fork_processes(words, store, out, *, processes, recipe="sample"):
     command = [sys.executable, "-c", FORKED, str(free_port()), str(processes), "train", recipe]
     return subprocess.run(
         [*command, *words, *options_of(store, out, recipe)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"},
+        cwd=out.parent,
         capture_output=True,
         text=True,
         timeout=900,

@@ -24,16 +24,11 @@ from tokenreel.cache.embeddings import read_embeddings
 
 NODES = """
 import json, os, signal, sys
-import torch
-torch.set_num_threads(1)  # a forked child has no threads of its parent
-import scipy.linalg
+from tests.fuse.kills import in_one_thread
 from tokenreel.cache.read.store_reader import Store
 from tokenreel.fuse.data import batches
-from tokenreel.fuse.kernels.cpu import compiled
-from tokenreel.fuse.systems.mvformer import shared_attention
 from tokenreel.fuse.train import lockstep, run, train
 from tokenreel.pipeline.cli.fuse import main
-from tokenreel.pipeline.phases import training
 
 def count_reads(rank):
     make_batch, read_many, seen = batches.make_batch, Store.read_many, ["embed"]
@@ -77,20 +72,26 @@ def work(round, rank):
     if "dies at" in other:
         die_at(other["dies at"])
     store = other.get("store", round["store"])
-    sys.argv = ["fuse", "train", "sample", *round["words"], "--store", store, "--out", "run"]
-    sys.argv += ["--device", "cpu", "--placement", round["placement"]]
-    main()
+    os._exit(command(round, store))
 
-for round in json.loads(sys.argv[1]):
+def command(round, store, out="run"):
+    sys.argv = ["fuse", "train", "sample", *round["words"], "--store", store, "--out", out]
+    sys.argv += ["--device", "cpu", "--placement", round["placement"]]
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+rounds = json.loads(sys.argv[1])
+alone = rounds[0]["folder"] + "-alone"
+in_one_thread(lambda: command(rounds[0], rounds[0]["store"], out=alone))
+for round in rounds:
     children = []
     for rank in range(4):
         children.append(os.fork())
         if children[-1] == 0:
-            try:
-                work(round, rank)
-            except SystemExit as end:
-                os._exit(int(end.code or 0))
-            os._exit(0)
+            work(round, rank)
         if rank >= 2:  # the processes of node 1 are a group, which ends at once
             os.setpgid(children[-1], children[2])
     ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
@@ -110,7 +111,7 @@ def on_two_nodes(*rounds):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return [json.loads(line) for line in done.stdout.splitlines()[-len(given) :]]
 
 
 def logs(folder):

@@ -56,9 +56,7 @@ def test_a_run_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(
 KILLED = """
 import json, os, sys
 from pathlib import Path
-import torch
-torch.set_num_threads(1)  # a forked child has no threads of its parent
-from tests.fuse.kills import fork
+from tests.fuse.kills import fork, in_one_thread
 from tokenreel.fuse.config import FuseConfig
 from tokenreel.fuse.train.train import train
 config, store, whole, cut, moments = sys.argv[1:]
@@ -67,8 +65,7 @@ def run(out):
     train(FuseConfig.model_validate_json(config), store=Path(store), out=Path(out), device="cpu",
           progress=False)
 
-if fork(lambda: run(whole), folder=whole):
-    sys.exit("the unkilled one failed")
+in_one_thread(lambda: run(whole))
 for number, moment in enumerate(json.loads(moments)):
     if not os.WIFSIGNALED(fork(lambda: run(cut), folder=cut, moment=moment)):
         sys.exit(f"kill {number}, {moment!r}, never came")

@@ -14,9 +14,7 @@ from tests.fuse.systems.stan.pixel_stores import write_pixel_store, write_scenes
 KILLED = """
 import json, os, sys
 from pathlib import Path
-import torch
-torch.set_num_threads(1)  # a forked child has no threads of its parent
-from tests.fuse.kills import fork
+from tests.fuse.kills import fork, in_one_thread
 from tokenreel.pipeline.phases.training import train_recipe
 words, stores, whole, cut, moments = sys.argv[1:]
 
@@ -25,8 +23,7 @@ def run(out):
     train_recipe("stan-small", json.loads(words), store=named, out=Path(out), device="cpu",
                  progress=False)
 
-if fork(lambda: run(whole), folder=whole):
-    sys.exit("the unkilled one failed")
+in_one_thread(lambda: run(whole))
 for number, moment in enumerate(json.loads(moments)):
     if not os.WIFSIGNALED(fork(lambda: run(cut), folder=cut, moment=moment)):
         sys.exit(f"kill {number}, {moment!r}, never came")
