@@ -65,7 +65,7 @@ def test_all_phases_work_where_there_are_no_locks_and_say_so_once_each(tmp_path,
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
         return done.stdout + done.stderr

@@ -173,6 +173,7 @@ def test_two_processes_by_shard_auto_of_which_one_is_killed_and_what_status_says
     while not (store_path(url) / "claims").is_dir():
         assert first.poll() is None, first.communicate()
         time.sleep(0.05)
+    first.send_signal(signal.SIGSTOP)  # it is at work, and ends nothing meanwhile
     code, printed = status()
     assert (code, "of 4 done" in printed, " alive " in printed) == (3, True, True), printed
     first.kill()

@@ -137,7 +137,7 @@ def test_hdf5_files_are_read_on_disks_without_locks(tmp_path, monkeypatch, lines
 def _hold(path, mode, ready, done):
     with h5py.File(path, mode, locking=True):
         ready.set()
-        done.wait(60)
+        done.wait(600)
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def hold():
         ready = context.Event()
         processes.append(context.Process(target=_hold, args=(path, mode, ready, done)))
         processes[-1].start()
-        assert ready.wait(60)
+        assert ready.wait(600)
 
     yield start
     done.set()

@@ -46,20 +46,28 @@ class Disk:
         self._rng = np.random.default_rng(seed)
         self._bytes: dict[int, bytes] = {}
         self._entries: dict[int, dict[str, int]] = {}
-        self._held: list[int] = []  # open, so that no inode number is used again
+        self._folders: dict[int, int] = {}  # inode -> handle, so that no number is used again
+        self._files = cuts / "files"  # links to files, likewise: handles are few
+        self._files.mkdir()
         self._entries[live.stat().st_ino] = {}
 
     def fsync(self, handle: int) -> None:
         """In the place of os.fsync."""
         with self._lock:
             self._flush(handle)
+            path = Path(f"/proc/self/fd/{handle}").readlink()
+            if not path.is_relative_to(self.live):
+                return
             status = os.fstat(handle)
-            self._held.append(os.dup(handle))
             if stat.S_ISDIR(status.st_mode):
+                if status.st_ino not in self._folders:
+                    self._folders[status.st_ino] = os.dup(handle)
                 self._entries[status.st_ino] = {
                     entry.name: entry.inode() for entry in os.scandir(handle)
                 }
             else:
+                if status.st_ino not in self._bytes:
+                    os.link(path, self._files / f"{status.st_ino}")
                 self._bytes[status.st_ino] = Path(f"/proc/self/fd/{handle}").read_bytes()
             self._count += 1
             if self._count % self.every == 0:
@@ -90,7 +98,7 @@ class Disk:
 
     def close(self) -> None:
         """Let go of the inodes."""
-        for handle in self._held:
+        for handle in self._folders.values():
             os.close(handle)
 
 
