@@ -4,8 +4,6 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,12 +11,12 @@ import pytest
 
 from tests.extract.extraction import differing, shards, write_video
 from tests.programs import call
+from tests.warm import WarmProcess
 
 CALL = (  # the tests' own process may ignore Ctrl-C: one started with & by a script does
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {hold}"
     "from tokenreel.pipeline.cli.extract import main; main()"
 )
-TOP = Path(__file__).parents[3]
 WORDS = ["backbone=test_vit", "weights=random:0", "image_size=96", "blocks=1,5"]
 WORDS += ["device=cpu", "batch_frames=4"]
 
@@ -27,37 +25,37 @@ def words_for(root, store, codec="codec=fp16"):
     return ["run", "folder", "--root", str(root), "--out", str(store), *WORDS, codec]
 
 
-def options(root, store, *codec, hold=""):
-    """Arguments of a process that extracts the videos of `root`, held by a function of `held`."""
-    held = f"from tests.extract.flow.held import {hold}; {hold}(); " if hold else ""
-    paths = [str(TOP), os.environ.get("PYTHONPATH", "")]
-    return {
-        "args": [sys.executable, "-c", CALL.format(hold=held), *words_for(root, store, *codec)],
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.STDOUT,
-        "text": True,
-        "env": os.environ
-        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-    }
+@pytest.fixture(scope="module")
+def origins(tmp_path_factory):
+    """Processes that fork: one that has imported all of an extraction, and one without that."""
+    with contextlib.ExitStack() as stack:
+        made = {}
+
+        def origin(*modules):
+            if modules not in made:
+                made[modules] = WarmProcess(*modules, folder=tmp_path_factory.mktemp("output"))
+                stack.callback(made[modules].close)
+            return made[modules]
+
+        yield origin
 
 
 @pytest.fixture
-def start():
+def start(origins):
     """Starts an extraction; what still runs when the test ends is killed."""
     processes = []
 
-    def begin(root, store, *codec, **hold):
-        # a session of its own, as a terminal or a scheduler would: signals go to all of it
-        process = subprocess.Popen(**options(root, store, *codec, **hold), start_new_session=True)
+    def begin(root, store, *codec, hold="", is_warm=True):
+        """A process that extracts the videos of `root`, held by a function of `held`."""
+        held = f"from tests.extract.flow.held import {hold}; {hold}(); " if hold else ""
+        origin = origins("timm", "tokenreel.extract.flow.runner") if is_warm else origins()
+        process = origin.start(CALL.format(hold=held), *words_for(root, store, *codec))
         processes.append(process)
         return process
 
     yield begin
     for process in processes:
-        with contextlib.suppress(ProcessLookupError):  # also decoders that outlived it
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        process.end()  # also decoders that outlived it
 
 
 def run(root, store):
@@ -69,7 +67,7 @@ def run(root, store):
 def wait_for_shards(process, store, count):
     deadline = time.monotonic() + 600
     while len(shards(store)) < count:
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.output()
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -97,7 +95,7 @@ def test_sigterm_finishes_the_segment_releases_claims_and_ends_within_30_seconds
     wait_for_shards(process, store, 3)  # the first segment is whole: 2 blocks, and one has begun
     begun = time.monotonic()
     os.killpg(process.pid, signal.SIGTERM)  # a scheduler tells the decoders, too
-    output, _ = process.communicate(timeout=120)
+    output = process.output()
     assert process.returncode == 143, output
     assert time.monotonic() - begun < 30
     assert "0 failed" in output
@@ -122,7 +120,7 @@ def test_run_killed_at_any_moment_and_resumed_writes_the_same_store(
         wait_for_shards(process, store, 2 * number + 1)
         time.sleep(draw.uniform(0, 0.2))
         process.kill()
-        process.communicate()
+        process.wait()
     run(root, store)
     assert differing(store, whole) == []
 
@@ -152,7 +150,13 @@ def test_run_stopped_before_its_first_clip_ends_with_one_line(
     if not Path("/proc/self/stat").is_file():
         pytest.skip("no /proc to see processes in")
     # int8 is calibrated: it decodes at once
-    process = start(root, tmp_path / "store", "codec=int8", hold="hold_new_store")
+    process = start(
+        root,
+        tmp_path / "store",
+        "codec=int8",
+        hold="hold_new_store",
+        is_warm=moment != "imports",
+    )
     if moment == "imports":
         maps = Path(f"/proc/{process.pid}/maps")
         while process.poll() is None and "libtorch" not in maps.read_text():
@@ -162,7 +166,7 @@ def test_run_stopped_before_its_first_clip_ends_with_one_line(
             time.sleep(0.01)
     time.sleep(seconds)
     os.killpg(process.pid, number)
-    output, _ = process.communicate(timeout=120)
+    output = process.output()
     assert process.returncode == status, output
     assert "Traceback" not in output
     assert "leaked" not in output
