@@ -168,6 +168,8 @@ def test_the_code_of_one_of_many_objects_that_are_deleted_is_read():
 
     said = "Generic S3 error: DeleteObjects request failed for key a: no (code: AccessDenied)"
     assert isinstance(objects._failure(GenericError(said), "s3://b/a"), objects.Denied)
+    said = "status code: 403 Forbidden <Error><Code>RequestTimeTooSkewed</Code></Error>"
+    assert "the clock of this machine" in str(objects._failure(GenericError(said), "s3://b/a"))
 
 
 def test_a_refused_list_says_that_a_right_may_lack(proxy, s3):

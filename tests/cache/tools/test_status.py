@@ -123,6 +123,35 @@ def test_clips_of_other_runs_do_not_stand_for_those_that_are_left(store):
     assert (store_status(store).num_expected, store_status(store).exit_status) == (None, 0)
 
 
+@pytest.mark.parametrize("age", [0, 200, 400])
+def test_a_smaller_run_leaves_what_is_noted_of_a_larger_one_while_that_is_at_work(store, age):
+    note_run(store, NAMES)
+    write(store, "a")
+    there = WorkerNote("elsewhere", 7, "cpu", started="1@there")
+    path = store / "workers" / "elsewhere.json"
+    path.write_bytes(canonical_json(seal(asdict(there))))
+    beat = clock_of(store) - age
+    os.utime(path, (beat, beat))
+    note_run(store, ["a", "b"])
+    is_at_work = age < claims.EXPIRY_SECONDS
+    assert store_status(store).num_expected == (4 if is_at_work else 2)
+    write(store, "b")
+    settle_run(store, ["a", "b"])
+    found = store_status(store)
+    assert (found.num_expected, found.exit_status) == ((4, 3) if is_at_work else (None, 0))
+    assert path.exists() == is_at_work
+    write(store, "c", "d")
+    settle_run(store, NAMES)  # by whoever ends first
+    assert store_status(store).exit_status == 0
+
+
+def test_a_run_of_fewer_clips_after_a_larger_one_that_has_ended_counts_alone(store):
+    with WorkerNotes(store, device="cpu"):  # its own note is none of another
+        note_run(store, NAMES)
+        note_run(store, ["a", "b"])
+    assert store_status(store).num_expected == 2
+
+
 def test_workers_are_dead_by_their_process_or_by_the_clock_of_the_disk(store, monkeypatch):
     notes = WorkerNotes(store, device="cpu").__enter__()
     note = only_note(store)
@@ -219,6 +248,9 @@ def test_what_is_to_be_done_is_said_where_nobody_does_it(store):
     idle = "nobody works on it: rerun the command that made it, to resume"
     assert idle in status_of(store, num_expected=3).lines()
     assert idle not in status_of(store, num_expected=3, num_claimed=1).lines()
+    for state in ("alive", "silent"):  # between two clips
+        assert idle not in status_of(store, num_expected=3, workers=(worker(state, 1),)).lines()
+    assert idle in status_of(store, num_expected=3, workers=(worker("dead", 1),)).lines()
     assert len(status_of(store, num_expected=3, num_claimed=1).lines()) == 2
     failed = tuple(ClipFailed(f"c{n:02}", stage="decode", reason="torn") for n in range(12))
     lines = status_of(store, failed=failed).lines()

@@ -463,6 +463,9 @@ def _failure(error: Exception, url: str) -> OSError | UsageError:
         return UsageError(f"{'/'.join(url.split('/')[:3])}: there is no such bucket")
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "no such object", url)
+    if code == "RequestTimeTooSkewed":
+        what = f"the clock of this machine is not that of the service: set it ({said})"
+        return Refused(errno.EACCES, what, url)
     is_sure = bool(EXPIRED.search(code)) or status == "401"
     if is_sure or kind in REFUSED or DENIED.search(code) or status == "403":
         if is_sure:

@@ -87,6 +87,11 @@ class StoreStatus:
         return 0 if self.is_complete else 3
 
     @property
+    def _are_dead(self) -> bool:
+        """Whether no worker is left; one that is alive has no clip in work between two of them."""
+        return all(worker.state == "dead" for worker in self.workers)
+
+    @property
     def frames_per_second(self) -> float:
         """Of all workers that are alive."""
         return sum(w.note.frames_per_second for w in self.workers if w.state == "alive")
@@ -114,7 +119,7 @@ class StoreStatus:
             lines.append("complete")
         elif self.num_expected is None and not self.num_claimed and not self.failed:
             lines.append("no clip yet, and no run says how many there are to be")
-        elif not self.num_claimed and self.num_left:
+        elif not self.num_claimed and self.num_left and self._are_dead:
             lines.append("nobody works on it: rerun the command that made it, to resume")
         for failure in self.failed[:SHOWN]:
             lines.append(f"in quarantine: {failure}")

@@ -186,22 +186,43 @@ def is_dead(
 def note_run(store: Path, clip_ids: Iterable[str]) -> None:
     """Note how many clips a store is to have, unless all of the run's have ended.
 
-    Those of other runs that are committed, or in quarantine, stay in it.
+    Those of other runs that are committed, or in quarantine, stay in it.  A run of fewer clips
+    takes nothing from what is noted while a larger one is at work.
     """
     keys, ended = {clip_key(name) for name in clip_ids}, _ended_keys(store)
     if keys - ended:
-        _write(store / WORKERS / RUN, {"num_clips": len(keys | ended)})
+        count, noted = len(keys | ended), expected_clips(store) or 0
+        if noted > count and any(
+            _is_at_work(note, age) for note, age, _ in read_worker_notes(store)
+        ):
+            count = noted
+        _write(store / WORKERS / RUN, {"num_clips": count})
 
 
 def settle_run(store: Path, clip_ids: Iterable[str]) -> None:
-    """Remove the notes of a run and of dead workers, once all its clips have ended."""
-    if not {clip_key(name) for name in clip_ids} - _ended_keys(store):
-        dead = [path for note, age, path in read_worker_notes(store) if is_dead(note, age)]
-        for path in (store / WORKERS / RUN, *dead):
-            with suppress(OSError):
-                path.unlink()
-        with suppress(OSError):  # it holds the files of workers
-            (store / WORKERS).rmdir()
+    """Remove the notes of a run and of dead workers, once all its clips have ended.
+
+    What a larger run has noted that others are still at work on stays.
+    """
+    ended = _ended_keys(store)
+    if {clip_key(name) for name in clip_ids} - ended:
+        return
+    notes = read_worker_notes(store)
+    gone = [path for note, age, path in notes if is_dead(note, age)]
+    is_larger = (expected_clips(store) or 0) > len(ended)
+    if not (is_larger and any(_is_at_work(note, age) for note, age, _ in notes)):
+        gone.append(store / WORKERS / RUN)
+    for path in gone:
+        with suppress(OSError):
+            path.unlink()
+    with suppress(OSError):  # it holds the files of workers
+        (store / WORKERS).rmdir()
+
+
+def _is_at_work(note: WorkerNote, age_seconds: float) -> bool:
+    """Whether a note is of another process, which is not dead."""
+    is_own = note.pid == os.getpid() and is_here(note.host, note.started)
+    return not is_own and not is_dead(note, age_seconds)
 
 
 def _ended_keys(store: Path) -> set[str]:
