@@ -165,7 +165,12 @@ def test_sigterm_while_no_frame_arrives_abandons_the_clip_without_a_failure(
 
     give = pool.DecodeProcess.give
     monkeypatch.setattr(pool.DecodeProcess, "give", tell)
-    report = extract_clips(Manifest("toy", root, GOOD), config, store, progress=False)
+    try:
+        report = extract_clips(Manifest("toy", root, GOOD), config, store, progress=False)
+    finally:
+        for timer in told:  # else its signal would end the tests where the run fails before
+            timer.cancel()
+            timer.join()
     assert report.stopped
     assert (report.committed, report.failed, read_failures(store)) == ([], [], [])
     assert list((store / "claims").iterdir()) == []

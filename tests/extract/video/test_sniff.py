@@ -16,7 +16,6 @@ from tokenreel.extract.video.decode import decode
 from tokenreel.extract.video.decoders import probe
 from tokenreel.extract.video.sniff import find_videos, is_video
 
-RNG = np.random.default_rng(0)
 FORMATS = {  # ending -> (format of FFmpeg, encoder, pixel format)
     "gif": ("gif", "gif", "rgb8"),
     "m2ts": ("mpegts", "mpeg2video", "yuv420p"),
@@ -35,11 +34,12 @@ FORMATS = {  # ending -> (format of FFmpeg, encoder, pixel format)
 
 def write_film(path: Path, kind: str, *, num_frames: int = 12, rate: int = 25) -> Path:
     name, encoder, pixel_format = FORMATS[kind]
+    draw = np.random.default_rng(0)
     with av.open(str(path), "w", format=name) as container:
         stream = container.add_stream(encoder, rate=rate)
         stream.width, stream.height, stream.pix_fmt = 64, 48, pixel_format
         for number in range(num_frames):
-            pixels = RNG.integers(0, 255, (48, 64, 3), np.uint8)
+            pixels = draw.integers(0, 255, (48, 64, 3), np.uint8)
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, rate)
             container.mux(stream.encode(frame))
@@ -63,7 +63,8 @@ def test_a_film_is_a_video_in_any_format(tmp_path, kind):
 def junk(folder: Path) -> list[str]:
     """Files of many kinds that are no films, by name."""
     folder.mkdir()
-    picture = Image.fromarray(RNG.integers(0, 255, (40, 60, 3), np.uint8))
+    draw = np.random.default_rng(0)  # the same files in any order of the tests
+    picture = Image.fromarray(draw.integers(0, 255, (40, 60, 3), np.uint8))
     for ending in ("jpg", "png", "bmp", "tiff", "webp", "gif", "ppm", "tga"):
         picture.save(folder / f"picture.{ending}")
     shutil.copyfile(folder / "picture.jpg", folder / "picture_without_ending")
@@ -71,9 +72,9 @@ def junk(folder: Path) -> list[str]:
         sound.setnchannels(1)
         sound.setsampwidth(2)
         sound.setframerate(8000)
-        sound.writeframes(RNG.bytes(16000))
-    np.save(folder / "array.npy", RNG.standard_normal((100, 100)))
-    np.savez(folder / "arrays.npz", a=RNG.standard_normal(100))
+        sound.writeframes(draw.bytes(16000))
+    np.save(folder / "array.npy", draw.standard_normal((100, 100)))
+    np.savez(folder / "arrays.npz", a=draw.standard_normal(100))
     texts = {
         "notes.txt": "notes\n" * 1000,
         "art.nfo": "\x1b[31mred\n" * 200,
@@ -88,8 +89,8 @@ def junk(folder: Path) -> list[str]:
     (folder / "empty.bin").touch()
     (folder / "zeros.dat").write_bytes(bytes(100_000))
     for number in range(8):
-        (folder / f"random{number}.bin").write_bytes(RNG.bytes(100_000))
-        (folder / f"{number}").write_bytes(RNG.bytes(50_000))
+        (folder / f"random{number}.bin").write_bytes(draw.bytes(100_000))
+        (folder / f"{number}").write_bytes(draw.bytes(50_000))
     return sorted(path.name for path in folder.iterdir())
 
 
@@ -107,7 +108,7 @@ def test_what_is_no_film_is_counted_by_ending(tmp_path):
 @pytest.mark.parametrize("name", ["a.mp4", "b.MXF", "c.ts"])
 def test_a_damaged_or_empty_file_that_is_named_a_video_is_one(tmp_path, name):
     (tmp_path / name).touch()
-    (tmp_path / f"damaged_{name}").write_bytes(RNG.bytes(5000))
+    (tmp_path / f"damaged_{name}").write_bytes(np.random.default_rng(0).bytes(5000))
     names = [name, f"damaged_{name}"]
     assert find_videos(tmp_path, names).videos == names
 
