@@ -57,6 +57,16 @@ def test_stores_are_merged_from_disk_to_bucket_to_disk_and_are_equal(s3, tmp_pat
     assert store_status(url).num_committed == 2
 
 
+@pytest.mark.parametrize("name", ["", "store", "a/store"])
+def test_a_store_is_not_merged_into_a_folder_of_its_own(memory, tmp_path, name):
+    url = store_at(f"{memory}/{name}", "a")
+    here = store_at(tmp_path / "store", "a")
+    for store in (url, here):
+        with pytest.raises(UsageError, match=r"copy is inside the store .*: name another"):
+            merge_store(store, f"{store}/clips/copy")
+    assert merge_store(url, tmp_path / "store-2").copied == ("a",)
+
+
 def test_damage_on_a_bucket_is_found_and_removed(s3):
     url = store_at(f"{s3}/store", "a", "b", "c")
     folder = url / folder_of(clip_key("a"))

@@ -59,6 +59,19 @@ def test_quarantine_from_the_first_run_to_the_last(folder, tmp_path):
     assert call(*run)[0] == 0
 
 
+def test_the_retry_that_status_prints_finds_the_videos_where_they_were(
+    folder, tmp_path, monkeypatch
+):
+    (folder / "torn.mp4").unlink()
+    store = tmp_path / "store"
+    assert call("run", "folder", *WORDS, "--root", folder, "--out", store)[0] == 3
+    shutil.copy(tmp_path / "whole.mp4", folder / "text.mp4")
+    monkeypatch.chdir(tmp_path)
+    status, output = call("retry", store)
+    assert (status, read_failures(store)) == (0, []), output
+    assert "1 committed, 0 skipped, 0 failed" in output
+
+
 def test_a_run_tries_a_failed_clip_again_once_its_video_or_labels_changed(folder, tmp_path):
     store = tmp_path / "store"
     run = ["run", "folder", *WORDS, "--root", folder, "--out", store]

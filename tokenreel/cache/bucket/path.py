@@ -251,6 +251,12 @@ class BucketPath:
         return BucketPath(self.scheme, self._name, self._parts[:-1])
 
     @property
+    def parents(self) -> tuple["BucketPath", ...]:
+        """The paths above, the nearest first; the bucket is the last."""
+        ends = range(len(self._parts) - 1, -1, -1)
+        return tuple(BucketPath(self.scheme, self._name, self._parts[:end]) for end in ends)
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """All parts, the scheme first."""
         return (f"{self.scheme}://", self._name, *self._parts)

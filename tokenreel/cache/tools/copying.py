@@ -74,6 +74,8 @@ def merge_store(source: str | Path, into: str | Path, *, writer_id: str = "merge
     """
     store = open_store(source)
     target_path = store_path(into)
+    if store.path.absolute() in target_path.absolute().parents:
+        raise UsageError(f"{into} is inside the store {source}: name another folder")
     is_there = (target_path / "recipe.json").exists()
     if not is_there and (is_bucket(store.path) or is_bucket(target_path)):
         create_twin(target_path, store.path)

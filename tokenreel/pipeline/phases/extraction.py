@@ -33,7 +33,7 @@ from tokenreel.extract.config import ExtractConfig
 from tokenreel.extract.frame_policy import check_list, frames_identity, frames_word
 from tokenreel.extract.report import ExtractReport
 from tokenreel.pipeline.datasets import DATASETS, load_dataset
-from tokenreel.pipeline.defaults import DATA, STORES, root_of
+from tokenreel.pipeline.defaults import STORES, root_of, videos_of_store
 from tokenreel.pipeline.override import apply_overrides
 from tokenreel.pipeline.recipes.extraction import extraction_for
 from tokenreel.pipeline.text import require_device, require_gpus
@@ -101,7 +101,7 @@ def retry_store(
     Args:
         store: the store.
         words: `key=value` that the store does not record: weights=FILE, data.key=value, device.
-        root: folder of the videos; data/<dataset> when None.
+        root: folder of the videos; when None where they were, or data/<dataset>.
         gpus: as extract_dataset.
 
     Raises:
@@ -129,7 +129,7 @@ def _read_store(
     options, rest = data_options(words)
     config = configure_extraction(config_of(identity, made_with), rest)
     dataset = str(made_with["dataset"])
-    return identity, load_dataset(dataset, store_path(root or DATA / dataset), options), config
+    return identity, load_dataset(dataset, videos_of_store(store, root), options), config
 
 
 def config_of(identity: StoreIdentity, made_with: Mapping[str, Any]) -> ExtractConfig:
@@ -382,7 +382,7 @@ def repair_store(
         store: the store.
         report: of verify_store.
         words: `key=value` that the store does not record: weights=FILE, data.key=value, device.
-        root: folder of the videos; data/<dataset> when None.
+        root: folder of the videos; when None where they were, or data/<dataset>.
 
     Returns:
         What the extraction did; None when no clip had to be made again.
