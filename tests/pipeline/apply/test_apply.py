@@ -231,7 +231,7 @@ def test_each_video_is_written_while_later_ones_are_extracted_and_leaves_no_toke
     def tell_and_wait(self, report):
         tell(self, report)
         if report.committed and not waits:
-            waits.append(is_written.wait(60))
+            waits.append(is_written.wait(600))
 
     monkeypatch.setattr(tokens.Extraction, "_tell", tell_and_wait)
     out = tmp_path / "out"
