@@ -15,7 +15,10 @@ from tokenreel.pipeline.launch.ray_engine import Worker
 from tokenreel.pipeline.launch.slurm import ShardJob
 from tokenreel.pipeline.launch.tables.base import Group
 
-ROOT = Path(__file__).parents[3]  # PYTHONPATH of the processes that import this module
+PROCESSES = {  # variables of those that import this module
+    "PYTHONPATH": str(Path(__file__).parents[3]),
+    "RAY_memory_monitor_refresh_ms": "0",  # else it kills them where others fill the memory
+}
 
 
 def mark_of(folder):

@@ -262,7 +262,7 @@ def fake_module(monkeypatch):
     module = SimpleNamespace(init=init, shutdown=lambda: found.calls.append("shutdown"))
     monkeypatch.setitem(__import__("sys").modules, "ray", module)
     names = ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
-    for name in (*names, "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+    for name in (*names, "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", ray_engine.NICENESS):
         monkeypatch.setenv(name, "x")  # so that it is put back
         monkeypatch.delenv(name)
     return found
@@ -280,6 +280,7 @@ def test_without_an_address_ray_is_started_here_and_ended(fake_module):
     options, end = fake_module.calls
     assert (options["address"], options["include_dashboard"], end) == ("local", False, "shutdown")
     assert options["object_store_memory"] == ray_engine.OBJECT_BYTES
+    assert os.environ[ray_engine.NICENESS] == "0", "as the processes of the local engine"
     token = os.environ["RAY_AUTH_TOKEN"]
     assert len(token) == 64, "else Ray writes one to the home folder, which two commands share"
     with connected(None):
@@ -294,7 +295,7 @@ def test_a_token_of_the_user_is_the_one_of_ray(fake_module, monkeypatch):
 
 def test_a_cluster_that_runs_is_joined_as_it_is(fake_module):
     with connected("auto"):
-        assert "RAY_AUTH_TOKEN" not in os.environ, "it has its own"
+        assert {"RAY_AUTH_TOKEN", ray_engine.NICENESS}.isdisjoint(os.environ), "it has its own"
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with connected(f"127.0.0.1:{port}"):

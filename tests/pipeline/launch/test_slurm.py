@@ -26,7 +26,7 @@ from tests.pipeline.launch.conftest import (
     wait_for_workers,
     workers_of,
 )
-from tests.pipeline.launch.interruptions import ROOT, PreemptedJob
+from tests.pipeline.launch.interruptions import PROCESSES, PreemptedJob
 from tests.programs import call
 from tokenreel.cache.errors import UsageError, WrongIdentity
 from tokenreel.cache.write.claims import start_of
@@ -50,7 +50,7 @@ def test_jobs_of_which_one_is_preempted_write_the_store_of_the_local_engine(
     jobs = shard_jobs(Extraction("folder", words, folder / "videos", store), Placement(nodes=nodes))
     assert [job.extraction.shard for job in jobs] == [f"{i}/{nodes}" for i in range(nodes)]
     assert (store / "recipe.json").is_file()
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", PROCESSES["PYTHONPATH"])
     executor = LocalExecutor(tmp_path / "jobs" / "%j")
     executor.update_parameters(timeout_min=30)
     submitted = executor.submit_array([PreemptedJob(job) for job in jobs])

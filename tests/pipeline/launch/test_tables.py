@@ -9,7 +9,7 @@ import pytest
 from submitit import LocalExecutor
 
 from tests.fuse.tiny import write_store
-from tests.pipeline.launch.interruptions import ROOT, KilledGroup, mark_of
+from tests.pipeline.launch.interruptions import PROCESSES, KilledGroup, mark_of
 from tests.programs import call
 from tokenreel.cache.write.claims import process_ended
 from tokenreel.pipeline.launch import base
@@ -102,7 +102,8 @@ def test_tasks_of_ray_of_which_one_is_killed_make_the_table_of_the_local_engine(
     folder, monkeypatch
 ):
     monkeypatch.setattr(ray_engine, "Group", KilledGroup)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for name, value in PROCESSES.items():
+        monkeypatch.setenv(name, value)
     more = ["--engine", "ray", "--nodes", "2", "--cpus", "1"]
     status, printed = call("fuse", "ablate", *options("ray", *more), cwd=folder)
     assert status == 0, printed

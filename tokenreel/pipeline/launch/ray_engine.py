@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 OBJECT_BYTES = 2**28  # of Ray's object store here: it holds the list of clips
 CONNECT_SECONDS = 10.0
 GREET_SECONDS = 0.5  # between two attempts
+NICENESS = "RAY_worker_niceness"  # 15 unless it is set: then they get nothing on busy cores
 CALLS = 4  # at once in an actor: its task, and questions
 PORT = "6379"
 
@@ -264,6 +265,7 @@ def connected(address: str | None) -> Iterator[Any]:
     options: dict[str, Any] = {"logging_level": logging.WARNING, "configure_logging": True}
     if address is None:
         options |= {"include_dashboard": False, "object_store_memory": OBJECT_BYTES}
+        os.environ.setdefault(NICENESS, "0")
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # else Ray writes one to the home folder
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     elif address != "auto":
