@@ -116,7 +116,9 @@ def test_credentials_that_expire_in_a_video_end_a_run_fail_no_clip_and_it_resume
         return "403" if first else ""
 
     proxy.fault = expire
-    with pytest.raises(MachineError, match="credentials are refused or have expired") as caught:
+    with pytest.raises(
+        MachineError, match="credentials are refused, have expired, or lack"
+    ) as caught:
         tokenreel.extract_videos(videos, out, settings=SETTINGS)
     assert caught.value.exit_status == 6
     assert not list(out.glob("failed/*"))
