@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenreel.cache.bucket.path import store_path
 from tokenreel.cache.canonical import read_json
-from tokenreel.cache.errors import StoreError, UsageError
+from tokenreel.cache.errors import MachineError, StoreError, UsageError
 from tokenreel.cache.files import entries_of
 from tokenreel.cache.format.source_notes import read_notes
 from tokenreel.cache.format.store_files import StoreFacts, load_identity
@@ -28,6 +28,8 @@ SCENES = Path("scenes")
 
 SAMPLE = "sample-5"  # what the sample of this version is called: its folder, stores and rows
 
+GIT_SECONDS = 120  # in which it looks at each file, on a slow disk too
+
 EMBEDDINGS = "embeddings.h5"  # the file of a run that phase 3 reads
 
 
@@ -42,13 +44,22 @@ def root_of(dataset: str) -> Path:
 
 @cache
 def code_version() -> str:
-    """The commit of the checkout this package lies in, "-dirty" when changed; else the version."""
+    """The commit of the checkout this package lies in, "-dirty" when changed; else the version.
+
+    Raises:
+        MachineError: git does not answer.
+    """
     package = Path(__file__).parent
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         run = subprocess.run(
-            command, cwd=package, capture_output=True, text=True, timeout=20, check=False
+            command, cwd=package, capture_output=True, text=True, timeout=GIT_SECONDS, check=False
         )
+    except subprocess.TimeoutExpired:
+        raise MachineError(
+            f"{package}: git does not say within {GIT_SECONDS} s which commit this is: run "
+            f"`{' '.join(command)}` there to see why"
+        ) from None
     except OSError:
         return metadata.version("tokenreel")
     return run.stdout.strip() if run.returncode == 0 else metadata.version("tokenreel")

@@ -1,6 +1,7 @@
 """Shared by the engines: paths that every node can use, versions, and what a node sees."""
 
 import platform
+import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from tokenreel.cache.bucket.path import store_path
-from tokenreel.cache.errors import UsageError, WrongIdentity
+from tokenreel.cache.errors import MachineError, UsageError, WrongIdentity
 from tokenreel.cache.manifest import Clip, Manifest
+from tokenreel.pipeline import defaults
 from tokenreel.pipeline.defaults import code_version
 from tokenreel.pipeline.launch import base
 from tokenreel.pipeline.launch.base import (
@@ -137,3 +139,12 @@ def test_a_package_that_is_not_there_is_told_with_its_extra(monkeypatch):
     why = r"--engine ray needs no-such-package, .*: pip install 'tokenreel\[ray\]'"
     with pytest.raises(UsageError, match=why):
         require_package("no-such-package", "ray")
+
+
+def test_a_git_that_does_not_answer_is_named(monkeypatch):
+    def slow(command, **options):
+        raise subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.setattr(defaults.subprocess, "run", slow)
+    with pytest.raises(MachineError, match="git does not say within 120 s which commit this is"):
+        code_version.__wrapped__()
