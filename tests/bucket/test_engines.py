@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -115,7 +116,8 @@ def test_ray_whose_actor_is_killed_writes_the_store_of_the_local_engine(s3, fold
     ended.set()
     killer.join()
     assert status == 0, printed
-    assert "in work" in printed
+    # the other worker may take its clips and end before it is started again
+    assert re.search(r"worker \d.*(died .* in work|does not answer \(it was killed)", printed)
     assert "4 committed, 0 skipped, 0 failed" in printed
     assert contents(url) == contents(folder / "local")
 
