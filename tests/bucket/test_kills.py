@@ -1,7 +1,6 @@
 """A writer on a bucket that is killed at any of its requests loses no clip and makes none twice."""
 
 import itertools
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -49,14 +48,7 @@ def write(url, frames, *, replaces=None):
     with StoreWriter(url, writer_id="w") as writer:
         if replaces is None and writer.is_committed("a"):
             return
-        clip = writer.begin(
-            stores.make_clip("a"),
-            dataset="d",
-            phases=("x", "y"),
-            source=stores.SOURCE,
-            time_base=Fraction(1, 25),
-            replaces=replaces,
-        )
+        clip = stores.begin(writer, "a", replaces=replaces)
         stores.append(writer, clip, "a", frames)
         count = np.arange(frames)
         clip.commit(count, count, count % 2, np.zeros(frames, np.uint8))

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import urllib.request
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -181,14 +180,7 @@ def test_empty_objects_that_a_console_puts_for_folders_are_no_files(s3, s3_addre
     assert not {path.name for path in (url / "clips").iterdir()} & {"clips", ""}
     record = open_store(url).record("a")
     with StoreWriter(url, writer_id="w") as writer:
-        clip = writer.begin(
-            stores.make_clip("a"),
-            dataset="d",
-            phases=("x", "y"),
-            source=stores.SOURCE,
-            time_base=Fraction(1, 25),
-            replaces=record,
-        )
+        clip = stores.begin(writer, "a", replaces=record)
         stores.append(writer, clip, "a", 7)
         count = np.arange(7)
         clip.commit(count, count * 2, count % 2, np.zeros(7, np.uint8))

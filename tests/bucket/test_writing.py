@@ -2,7 +2,6 @@
 
 import importlib.util
 import socket
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -252,14 +251,7 @@ def test_a_clip_is_replaced_and_the_old_one_is_gone_at_once(s3):
     write(url, "a", frames=70)
     old = open_store(url).record("a")
     with StoreWriter(url, writer_id="w") as writer:
-        clip = writer.begin(
-            stores.make_clip("a"),
-            dataset="d",
-            phases=("x", "y"),
-            source=stores.SOURCE,
-            time_base=Fraction(1, 25),
-            replaces=old,
-        )
+        clip = stores.begin(writer, "a", replaces=old)
         assert open_store(url).record("a") == old
         stores.append(writer, clip, "a", 5)
         count = np.arange(5)

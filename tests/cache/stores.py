@@ -49,7 +49,7 @@ def make_clip(clip_id: str) -> Clip:
     return Clip(clip_id, "a/v.mp4", split="val" if clip_id.startswith("v") else "train")
 
 
-def begin(writer: StoreWriter, clip_id: str, byte_arrays: tuple[str, ...] = ()):
+def begin(writer: StoreWriter, clip_id: str, byte_arrays: tuple[str, ...] = (), replaces=None):
     return writer.begin(
         make_clip(clip_id),
         dataset="d",
@@ -57,6 +57,7 @@ def begin(writer: StoreWriter, clip_id: str, byte_arrays: tuple[str, ...] = ()):
         source=SOURCE,
         time_base=Fraction(1, 25),
         byte_arrays=byte_arrays,
+        replaces=replaces,
     )
 
 
